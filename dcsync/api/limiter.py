@@ -1,0 +1,49 @@
+"""The one gate for API calls of a client id: a sliding minute, and a pause that holds for everybody."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dcsync.api.window import CallWindow
+from dcsync.clock import Clock
+from dcsync.core.quota import usable
+from dcsync.errors import RateLimited
+
+#: A pause longer than this is not sat out by a call; the run ends and the work is tried again after it.
+PATIENCE_S = 600.0
+
+
+class Limiter:
+    """Lets calls through in the order they asked, never more than the quota in any minute."""
+
+    def __init__(self, *, requests_per_minute: int, clock: Clock, window: CallWindow) -> None:
+        self.limit = usable(requests_per_minute)
+        self.calls = 0
+        self._clock = clock
+        self._window = window
+        self._turn = asyncio.Lock()
+
+    async def acquire(self) -> None:
+        """Wait until one call may be made, and count it. Cancelling counts nothing.
+
+        Raises `RateLimited` at once when a pause of more than ten minutes is in force.
+        """
+        async with self._turn:
+            while True:
+                wait = await self._window.reserve(limit=self.limit, now=self._clock.monotonic())
+                if wait <= 0:
+                    self.calls += 1
+                    return
+                if wait > PATIENCE_S:
+                    message = f"the API asked for a pause; {wait:.0f} s of it are left"
+                    raise RateLimited(message, status=429, retry_after_s=wait)
+                await self._clock.sleep(wait)
+
+    async def pause(self, seconds: float) -> None:
+        """Let no call begin for `seconds`, in any process that shares the window."""
+        now = self._clock.monotonic()
+        await self._window.pause(until=now + seconds, now=now)
+
+    async def left(self) -> int:
+        """Return the calls that may be made right now."""
+        return max(0, self.limit - await self._window.used(now=self._clock.monotonic()))

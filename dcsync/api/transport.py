@@ -1,0 +1,216 @@
+"""One API call: token, quota, retry, and every answer as JSON or as one of our errors.
+
+aiohttp's exceptions carry whole URLs, so none leaves this module: each is replaced here, `from None`.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+import stamina
+import structlog
+from yarl import URL
+
+from dcsync.api.limiter import Limiter
+from dcsync.clock import Clock
+from dcsync.core import wire
+from dcsync.core.model import Json
+from dcsync.core.ports import TokenSource
+from dcsync.core.quota import MAX_BACKOFF_S, backoff, parse_retry_after
+from dcsync.errors import (
+    AccessRefused,
+    ApiError,
+    ApiFault,
+    ApiUnreachable,
+    BadAnswer,
+    BadRequest,
+    DcsyncError,
+    LoginRequired,
+    NotFound,
+    RateLimited,
+)
+
+log = structlog.get_logger(__name__)
+
+#: A listing of 190,000 entries; more is no answer but an attack on memory (FAULTS A11).
+MAX_BODY = 16 << 20
+#: Attempts at one call: with full jitter up to a minute these outlast a gateway's hiccup, not an outage.
+ATTEMPTS = 5
+#: Beyond this a 60 s URL or a 300 s assertion is at risk, and a person should mend the clock (FAULTS C4).
+MAX_SKEW_S = 120.0
+_TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
+
+
+class ApiTransport:
+    """GET for the API. Its session holds no cookies and follows no redirect; the token goes only to `base_url`."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        base_url: str,
+        tokens: TokenSource,
+        limiter: Limiter,
+        clock: Clock,
+        headers: Mapping[str, str] | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.limiter = limiter
+        self.skew_s: float | None = None
+        self._session = session
+        self._base_url = base_url.rstrip("/")
+        self._tokens = tokens
+        self._clock = clock
+        self._headers = dict(headers or {})
+        self._draw = draw
+        self._throttled = 0
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+        """Return the JSON of `GET path`; `path` is already percent-encoded, `params` are not.
+
+        Retries what may pass, within the quota. Raises an `ApiError` or `AuthError`. Cancelling is safe.
+        """
+        url = URL(self._base_url + path, encoded=True).with_query(dict(params or {}))
+        failures = 0
+
+        def wait_after(error: Exception) -> bool | float:
+            nonlocal failures
+            failures += 1
+            if not isinstance(error, ApiError) or not error.transient or failures >= ATTEMPTS:
+                return False
+            if isinstance(error, RateLimited):
+                # The limiter holds everybody back already; a wait here would only add to it.
+                return 0.0
+            return backoff(failures, base_s=1.0, cap_s=60.0, draw=self._draw())
+
+        async for attempt in stamina.retry_context(on=wait_after, attempts=None, timeout=None):
+            with attempt:
+                return await self._authorized(url, path)
+        raise AssertionError  # the loop returns or raises
+
+    async def _authorized(self, url: URL, path: str) -> Json:
+        token = await self._tokens.access_token()
+        status, headers, body = await self._exchange(url, path, token)
+        if status == 401:
+            # Once: a second 401 with a fresh token is no matter of time (FAULTS A5).
+            token = await self._tokens.access_token(rejected=token)
+            status, headers, body = await self._exchange(url, path, token)
+            if status == 401:
+                message = f"the API does not accept the access token: {_words(headers, body)}"
+                raise LoginRequired(message)
+        if status == 200:
+            try:
+                return wire.decode_json(body)
+            except wire.WireError as error:
+                message = f"GET {path} brought {error}"
+                raise BadAnswer(message, status=status) from None
+        raise await self._error(status, headers, body, path)
+
+    async def _exchange(self, url: URL, path: str, token: str) -> tuple[int, Mapping[str, str], bytes]:
+        await self.limiter.acquire()
+        try:
+            async with self._session.get(
+                url,
+                headers={**self._headers, "Authorization": f"Bearer {token}", "Accept": "application/json"},
+                allow_redirects=False,
+                timeout=_TIMEOUT,
+            ) as response:
+                headers = {key.lower(): value for key, value in response.headers.items()}
+                self._note_date(headers.get("date"))
+                body = await _read_capped(response, path)
+                return response.status, headers, body
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # TimeoutError is an OSError; aiohttp raises ValueErrors for malformed headers and encodings.
+            message = f"GET {path} got no answer: {describe_failure(error)}"
+            raise ApiUnreachable(message) from None
+
+    async def _error(self, status: int, headers: Mapping[str, str], body: bytes, path: str) -> DcsyncError:
+        words = _words(headers, body)
+        message = (
+            f"GET {path} was answered with {status}: {words}" if words else f"GET {path} was answered with {status}"
+        )
+        match status:
+            case 400 | 405 | 406 | 410 | 415 | 422:
+                return BadRequest(message, status=status)
+            case 403:
+                return AccessRefused(message, status=status)
+            case 404:
+                return NotFound(message, status=status)
+            case 429:
+                return RateLimited(message, status=status, retry_after_s=await self._pause_all(headers))
+            case _ if status >= 500:
+                return ApiFault(message, status=status)
+            case _:
+                # A redirect of an API call leads to a login page, not to an answer.
+                return BadAnswer(message, status=status)
+
+    async def _pause_all(self, headers: Mapping[str, str]) -> float:
+        """The quota is shared, so a 429 for one call is one for all."""
+        self._throttled += 1
+        asked = parse_retry_after(headers.get("retry-after"), self._clock.now())
+        # A second of jitter after what was asked keeps the processes that share the quota from coming back as one.
+        seconds = (
+            backoff(self._throttled, base_s=5.0, cap_s=MAX_BACKOFF_S, draw=self._draw()) if asked is None else asked
+        )
+        seconds += self._draw()
+        await self.limiter.pause(seconds)
+        log.warning("api quota used up", pause_seconds=round(seconds, 1), asked=asked is not None)
+        return seconds
+
+    def _note_date(self, value: str | None) -> None:
+        moment = _parse_date(value)
+        if moment is None:
+            return
+        skew = (self._clock.now() - moment).total_seconds()
+        if abs(skew) > MAX_SKEW_S and (self.skew_s is None or abs(self.skew_s) <= MAX_SKEW_S):
+            log.warning("this machine's clock is off", seconds=round(skew), hint="let NTP set the clock")
+        self.skew_s = skew
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return what went wrong with a connection, in words that hold no URL."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            reason = getattr(error, "certificate_error", None) or error.os_error
+            words = reason.verify_message if isinstance(reason, ssl.SSLCertVerificationError) else type(reason).__name__
+            return f"TLS with {error.host} failed ({words})"
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {error.host} could not be resolved"
+        case aiohttp.ClientConnectorError():
+            return f"no connection to {error.host}:{error.port} ({error.os_error.strerror or type(error.os_error).__name__})"
+        case TimeoutError():
+            return "timed out"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
+            return "the connection was closed before the answer was complete"
+        case aiohttp.ClientPayloadError():
+            return "the answer broke off"
+        case _:
+            return type(error).__name__
+
+
+async def _read_capped(response: aiohttp.ClientResponse, path: str) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > MAX_BODY:
+            # Leaving the response unread closes its connection.
+            message = f"GET {path} brought more than {MAX_BODY >> 20} MiB of JSON"
+            raise BadAnswer(message, status=response.status)
+    return bytes(body)
+
+
+def _words(headers: Mapping[str, str], body: bytes) -> str:
+    return wire.error_text(body, headers.get("content-type", ""))
+
+
+def _parse_date(value: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(value or "")
+    except (ValueError, IndexError, TypeError):
+        return None
+    return None if moment.tzinfo is None else moment

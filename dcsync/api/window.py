@@ -1,0 +1,132 @@
+"""The calls of the last minute, shared by all processes on one state folder: a small file under a lock.
+
+A one-shot command beside the daemon, or two in a row, spend the same quota. The file is not made durable: after a power
+cut more than a minute has passed, and after a kill the kernel still has it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Protocol
+
+from dcsync.core.quota import wait_before_next, within_window
+from dcsync.errors import ManifestError
+from dcsync.tasks import DiskThreads
+
+_NUMBER = struct.Struct("<d")
+
+
+class CallWindow(Protocol):
+    """Where the times of past calls are kept."""
+
+    async def reserve(self, *, limit: int, now: float) -> float:
+        """Record a call at `now` and return 0.0, or return the seconds to wait and record nothing."""
+
+    async def pause(self, *, until: float, now: float) -> None:
+        """Let no call begin before `until`, a time on the clock of `now`."""
+
+    async def used(self, *, now: float) -> int:
+        """Return the number of calls in the minute before `now`."""
+
+
+class MemoryWindow:
+    """A window for one process."""
+
+    def __init__(self) -> None:
+        self._calls: list[float] = []
+        self._paused_until = 0.0
+
+    async def reserve(self, *, limit: int, now: float) -> float:
+        """Record a call at `now` and return 0.0, or return the seconds to wait."""
+        wait = wait_before_next(self._calls, limit=limit, now=now, paused_until=self._paused_until)
+        if wait <= 0:
+            self._calls = [*within_window(self._calls, now), now]
+        return wait
+
+    async def pause(self, *, until: float, now: float) -> None:  # noqa: ARG002 - the port's signature
+        """Let no call begin before `until`."""
+        self._paused_until = max(self._paused_until, until)
+
+    async def used(self, *, now: float) -> int:
+        """Return the number of calls in the minute before `now`."""
+        return len(within_window(self._calls, now))
+
+
+class FileWindow:
+    """A window for all processes of this machine that use the same file.
+
+    Times are of the clock that counts from boot, so what an earlier boot wrote lies in the future or is long past.
+    """
+
+    def __init__(self, path: Path, disk: DiskThreads) -> None:
+        self._path = path
+        self._disk = disk
+
+    async def reserve(self, *, limit: int, now: float) -> float:
+        """Record a call at `now` and return 0.0, or return the seconds to wait."""
+        return await self._disk.run(self._reserve, limit, now)
+
+    async def pause(self, *, until: float, now: float) -> None:
+        """Let no call begin before `until`."""
+        await self._disk.run(self._pause, until, now)
+
+    async def used(self, *, now: float) -> int:
+        """Return the number of calls in the minute before `now`."""
+        return await self._disk.run(self._used, now)
+
+    def _reserve(self, limit: int, now: float) -> float:
+        with _Locked(self._path) as file:
+            paused_until, calls = file.read(now)
+            wait = wait_before_next(calls, limit=limit, now=now, paused_until=paused_until)
+            if wait <= 0:
+                file.write(paused_until, [*within_window(calls, now), now])
+            return wait
+
+    def _pause(self, until: float, now: float) -> None:
+        with _Locked(self._path) as file:
+            paused_until, calls = file.read(now)
+            file.write(max(paused_until, until), calls)
+
+    def _used(self, now: float) -> int:
+        try:
+            with _Locked(self._path, read_only=True) as file:
+                return len(within_window(file.read(now)[1], now))
+        except FileNotFoundError:
+            return 0
+
+
+class _Locked:
+    """The file, open and locked: the pause's end, then the calls' times, as little-endian doubles."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        self._flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
+
+    def __enter__(self) -> _Locked:
+        try:
+            self._fd = os.open(self._path, self._flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            message = f"the quota's file {self._path} cannot be opened: {error.strerror}"
+            raise ManifestError(message) from None
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def read(self, now: float) -> tuple[float, list[float]]:
+        # A pause from before a reboot would lie arbitrarily far ahead; no pause is longer than an hour.
+        data = os.pread(self._fd, 1 << 16, 0)
+        numbers = [value for (value,) in _NUMBER.iter_unpack(data[: len(data) // _NUMBER.size * _NUMBER.size])]
+        paused_until, calls = (numbers[0], numbers[1:]) if numbers else (0.0, [])
+        return (paused_until if paused_until - now <= 2 * 3600 else 0.0), calls
+
+    def write(self, paused_until: float, calls: list[float]) -> None:
+        data = b"".join(_NUMBER.pack(value) for value in [paused_until, *calls])
+        os.pwrite(self._fd, data, 0)
+        os.ftruncate(self._fd, len(data))

@@ -1,0 +1,324 @@
+"""The composition root: from a configuration to open adapters, and back to nothing in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import aiohttp
+
+from dcsync import __version__
+from dcsync.api.client import DataConnector
+from dcsync.api.limiter import Limiter
+from dcsync.api.storage import open_storage
+from dcsync.api.transport import ApiTransport
+from dcsync.api.window import FileWindow
+from dcsync.auth.endpoint import Client, TokenEndpoint
+from dcsync.auth.source import REFRESH_LIFE, FixedToken, RefreshingToken
+from dcsync.auth.store import TokenStore
+from dcsync.clock import Clock, SystemClock
+from dcsync.config import Config
+from dcsync.core.model import AccountId, AccountName
+from dcsync.core.plan import Selection
+from dcsync.core.ports import TokenSource
+from dcsync.core.transfer import Throttle
+from dcsync.core.urls import StoragePolicy, is_loopback_url
+from dcsync.errors import ConfigError, DcsyncError, ManifestError, MirrorLocked
+from dcsync.manifest import SqlManifest, open_manifest
+from dcsync.mirror.latest import LatestKind
+from dcsync.mirror.root import FileLock, MirrorRoot, claim, locked, open_root, write_durably
+from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, SyncContext
+from dcsync.ops.recover import recover
+from dcsync.ops.status import Holder, Status, account_statuses
+from dcsync.tasks import DiskThreads
+
+MANIFEST_NAME = "manifest.sqlite"
+_INSTANCE_NAME = "instance"
+_LOCK_NAME = "lock"
+_QUOTA_NAME = "quota"
+
+
+def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
+    """Return the accounts of the configuration, or those of them that are named; `ConfigError` for an unknown name."""
+    known = [account.name for account in config.accounts]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        message = f"there is no account {unknown[0]!r} in the configuration"
+        raise ConfigError(message, hint=f"the accounts are: {', '.join(known)}")
+    return [
+        AccountSettings(
+            name=AccountName(account.name),
+            id=AccountId(account.account_id),
+            projects=tuple(account.projects),
+            requests=tuple(account.requests),
+            selection=Selection(
+                include=tuple(account.include),
+                exclude=tuple(account.exclude),
+                keep_archive=config.mirror.keep_archive,
+            ),
+            start=config.start_of(account),
+        )
+        for account in config.accounts
+        if not names or account.name in names
+    ]
+
+
+@asynccontextmanager
+async def open_api(
+    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, disk: DiskThreads | None = None
+) -> AsyncIterator[tuple[DataConnector, Limiter]]:
+    """Open the API alone: no mirror, no lock; the quota is shared with whatever else runs on the state folder."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        disk = disk or stack.enter_context(DiskThreads())
+        state = await disk.run(_state_folder, config)
+        limiter = Limiter(
+            requests_per_minute=config.api.requests_per_minute,
+            clock=clock,
+            window=FileWindow(state / _QUOTA_NAME, disk),
+        )
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                headers={"User-Agent": f"dcsync/{__version__}"},
+            )
+        )
+        transport = ApiTransport(
+            session,
+            base_url=config.api.base_url,
+            tokens=_token_source(config, state, environ=environ, clock=clock, disk=disk),
+            limiter=limiter,
+            clock=clock,
+            headers=config.api.headers,
+        )
+        yield DataConnector(transport), limiter
+
+
+@asynccontextmanager
+async def open_sync(
+    config: Config,
+    *,
+    environ: Mapping[str, str],
+    observer: Observer | None = None,
+    clock: Clock | None = None,
+    role: str = "sync",
+    writes: bool = True,
+) -> AsyncIterator[SyncContext]:
+    """Open everything a run needs: locks first, then the manifest, the mirror, recovery, and the network.
+
+    Without `writes` (a dry run) nothing is locked, recovered or made. Raises `MirrorLocked`, `MirrorError`s,
+    `ManifestError`s, `DiskError`s, `ConfigError`s.
+    """
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(DiskThreads())
+        state = await disk.run(_state_folder, config)
+        _check_strategy(config)
+        if writes:
+            stack.enter_context(FileLock(state / _LOCK_NAME, f"the state folder {state}", role=role))
+        root = stack.enter_context(open_root(Path(config.mirror.root)))
+        if writes:
+            stack.enter_context(locked(root, role=role))
+        elif not (state / MANIFEST_NAME).exists():
+            message = f"there is no manifest in {state} yet"
+            raise ConfigError(message, hint="a dry run needs one: `dcsync sync` makes it")
+        manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME, read_only=not writes))
+        new_mirror = await _bind(manifest, root, state, disk) if writes else False
+        api, limiter = await stack.enter_async_context(open_api(config, environ=environ, clock=clock, disk=disk))
+        storage = await stack.enter_async_context(
+            open_storage(storage_policy(config), connections=config.transfer.concurrency)
+        )
+        context = SyncContext(
+            api=api,
+            limiter=limiter,
+            storage=storage,
+            manifest=manifest,
+            root=root,
+            clock=clock,
+            disk=disk,
+            settings=MirrorSettings(
+                layout=config.mirror.parsed_layout,
+                zone=config.mirror.zone,
+                latest=LatestKind(config.mirror.latest),
+                min_free=config.mirror.min_free,
+                concurrency=config.transfer.concurrency,
+            ),
+            slots=asyncio.Semaphore(config.transfer.concurrency),
+            throttle=Throttle(config.transfer.bandwidth),
+            observer=observer or Silence(),
+        )
+        if writes:
+            await recover(context, account_settings(config), new_mirror=new_mirror)
+        yield context
+
+
+async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
+    """Read how the mirror stands. Nothing is locked, written or asked of the network."""
+    clock = clock or SystemClock()
+    state = Path(config.state.dir)
+    names = [AccountName(account.name) for account in config.accounts]
+    with DiskThreads() as disk:
+        used = await FileWindow(state / _QUOTA_NAME, disk).used(now=clock.monotonic())
+        pair = await disk.run(TokenStore(state).read) if config.auth.refresh_token is not None else None
+        async with AsyncExitStack() as stack:
+            manifest = None
+            if await disk.run(_is_file, state / MANIFEST_NAME):
+                manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME, read_only=True))
+            accounts = await account_statuses(manifest, names, clock.now())
+        issued_at = None if pair is None else pair.issued_at
+        return Status(
+            accounts=accounts,
+            quota_limit=config.api.requests_per_minute,
+            quota_used=used,
+            token_method=config.auth.method,
+            token_expires_at=None if pair is None else pair.expires_at,
+            token_refresh_by=None if issued_at is None else issued_at + REFRESH_LIFE,
+            free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
+            holder=await disk.run(_holder, state / _LOCK_NAME),
+        )
+
+
+def storage_policy(config: Config) -> StoragePolicy:
+    """Return where signed URLs may lead: a loopback API is a sandbox, whose file store is on loopback too."""
+    return StoragePolicy(
+        hosts=tuple(config.api.allow_storage_hosts), allow_loopback=is_loopback_url(config.api.base_url)
+    )
+
+
+def _token_source(
+    config: Config, state: Path, *, environ: Mapping[str, str], clock: Clock, disk: DiskThreads
+) -> TokenSource:
+    auth = config.auth
+    if auth.method != "token":
+        message = f'auth.method = "{auth.method}" is not available in this version'
+        raise ConfigError(message, hint='use auth.method = "token" with a refresh_token or an access_token')
+    if auth.refresh_token is None:
+        if auth.access_token is None:  # the configuration was checked for this
+            raise AssertionError
+        return FixedToken(auth.access_token.resolve(environ).get_secret_value())
+    client = Client(
+        id=auth.client_id or "",
+        secret=None if auth.client_secret is None else auth.client_secret.resolve(environ).get_secret_value(),
+    )
+    return RefreshingToken(
+        store=TokenStore(state),
+        endpoint=TokenEndpoint(base_url=config.api.base_url, client=client),
+        clock=clock,
+        disk=disk,
+        seed=_seed(auth.refresh_token.resolve, environ),
+    )
+
+
+def _seed(resolve: Callable[[Mapping[str, str]], object], environ: Mapping[str, str]) -> str | None:
+    """The seed is needed once: when the store has taken it over, the variable or file may be gone."""
+    try:
+        value = resolve(environ)
+    except ConfigError:
+        return None
+    secret = getattr(value, "get_secret_value", None)
+    return None if secret is None else str(secret())
+
+
+def _check_strategy(config: Config) -> None:
+    if config.mirror.strategy == "archive":
+        message = 'mirror.strategy = "archive" is not available in this version'
+        raise ConfigError(message, hint='use "auto" or "files"')
+
+
+async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: DiskThreads) -> bool:
+    """Bring state folder, manifest and root under one instance id; return whether the mirror is new.
+
+    The state folder has the id before the root has it: a crash between the two must not leave a root that belongs to
+    nobody.
+    """
+    stored = await disk.run(_read_text, state / _INSTANCE_NAME)
+    in_manifest = await manifest.instance()
+    identifier = in_manifest or stored
+    knows = await manifest.knows_snapshots()
+    if identifier is None and await disk.run(root.marker) is None:
+        identifier = str(uuid.uuid4())
+    if identifier is not None and stored != identifier:
+        await disk.run(_write_instance, state, identifier)
+    identifier, new = await disk.run(lambda: claim(root, state_id=identifier, knows_snapshots=knows))
+    if in_manifest != identifier:
+        await manifest.set_instance(identifier)
+    return new
+
+
+def _state_folder(config: Config) -> Path:
+    path = Path(config.state.dir)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        message = f"state.dir {path} cannot be made: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message, hint="create it for the user that runs dcsync, or correct state.dir") from None
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        message = f"state.dir {path} cannot be written (as uid {os.geteuid()})"
+        raise ManifestError(message, hint="give it to the user that runs dcsync, or correct state.dir")
+    return path
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_instance(state: Path, identifier: str) -> None:
+    with _folder(state) as descriptor:
+        write_durably(descriptor, _INSTANCE_NAME, f"{identifier}\n".encode(), mode=0o600)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        message = f"the manifest {path} cannot be read: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message) from None
+
+
+def _free_bytes(path: Path) -> int | None:
+    try:
+        with open_root(path) as root:
+            return root.free_bytes()
+    except DcsyncError:
+        return None
+
+
+def _holder(path: Path) -> Holder | None:
+    """Return who holds the lock, by trying it: the file stays when its holder is gone."""
+    if not path.is_file():
+        return None
+    try:
+        with FileLock(path, "the state folder", role=None):
+            return None
+    except MirrorLocked as error:
+        return Holder(pid=error.pid, is_daemon=error.role == "run")
+    except DcsyncError:
+        return None

@@ -1,0 +1,189 @@
+"""`dcsync requests` and `dcsync jobs`: the API's own lists, with its own options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES
+
+if TYPE_CHECKING:
+    from dcsync.api.client import DataConnector, ListOptions
+    from dcsync.config import Config
+    from dcsync.core.model import Json
+    from dcsync.ops.context import AccountSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _list_options(command: Callable[P, T]) -> Callable[P, T]:
+    """Add the options that both lists share, as the API documents them."""
+    for option in reversed(
+        [
+            click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account."),
+            click.option(
+                "--filter",
+                "filters",
+                multiple=True,
+                metavar="FIELD=VALUE",
+                help="The API's filter[FIELD]=VALUE, isActive=true say; may be repeated.",
+            ),
+            click.option("--sort", type=click.Choice(["asc", "desc"]), default="desc", show_default=True),
+            click.option("--sort-fields", metavar="FIELD,…", help="The API's sortFields."),
+            click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."),
+            click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out so many first."),
+            click.option("--project", metavar="ID", help="Only this project (project admins must name one)."),
+            click.option("--json", "as_json", is_flag=True, help="Answer as JSON, with every field of the API."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("requests", epilog=EXIT_STATUSES)
+@_list_options
+@click.pass_context
+def requests_command(ctx: click.Context, *, accounts: Sequence[str], as_json: bool, **options: str) -> int:
+    """List the data requests that the configured user created."""
+    from dcsync.core.wire import request_json
+
+    chosen = _options(**options)
+
+    async def ask(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
+        return [request_json(request) for request in await api.requests(account.id, chosen)]
+
+    rows, status = _ask(ctx, accounts, ask)
+    _print(
+        "requests",
+        rows,
+        {
+            "account": "account",
+            "id": "id",
+            "active": "isActive",
+            "schedule": "scheduleInterval",
+            "last queued": "lastQueuedAt",
+            "services": "serviceGroups",
+            "description": "description",
+        },
+        as_json=as_json,
+    )
+    return status
+
+
+@click.command("jobs", epilog=EXIT_STATUSES)
+@_list_options
+@click.option("--request", "request_id", metavar="ID", help="Only jobs of this data request.")
+@click.pass_context
+def jobs_command(
+    ctx: click.Context, *, accounts: Sequence[str], as_json: bool, request_id: str | None, **options: str
+) -> int:
+    """List the jobs of the data requests that the configured user created."""
+    from dcsync.core.model import RequestId
+    from dcsync.core.wire import job_json
+
+    chosen = _options(**options)
+    if request_id is not None and (chosen.filters or chosen.sort_fields or chosen.project_id):
+        message = "the API's list of one request's jobs takes only --sort, --limit and --offset"
+        raise click.UsageError(message)
+
+    async def ask(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
+        request = None if request_id is None else RequestId(request_id)
+        return [job_json(job) for job in await api.jobs(account.id, chosen, request=request)]
+
+    rows, status = _ask(ctx, accounts, ask)
+    _print(
+        "jobs",
+        rows,
+        {
+            "account": "account",
+            "id": "id",
+            "request": "requestId",
+            "status": "status",
+            "completion": "completionStatus",
+            "created": "createdAt",
+            "completed": "completedAt",
+        },
+        as_json=as_json,
+    )
+    return status
+
+
+def _options(  # noqa: PLR0913 - the lists' own
+    *, filters: Sequence[str], sort: str, sort_fields: str | None, limit: int, offset: int, project: str | None
+) -> ListOptions:
+    from dcsync.api.client import ListOptions
+
+    pairs = {}
+    for text in filters:
+        field, equals, value = text.partition("=")
+        if not equals or not field:
+            message = f"{text!r} is not FIELD=VALUE"
+            raise click.BadParameter(message, param_hint="--filter")
+        pairs[field] = value
+    return ListOptions(
+        sort=sort,
+        limit=limit,
+        offset=offset,
+        sort_fields=tuple(field for field in (sort_fields or "").split(",") if field),
+        filters=pairs,
+        project_id=project,
+    )
+
+
+def _ask(
+    ctx: click.Context,
+    accounts: Sequence[str],
+    ask: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
+) -> tuple[list[dict[str, Json]], int]:
+    from dcsync.cli.session import load_config, run_async
+
+    config = load_config(ctx)
+    return run_async(_ask_each(config, accounts, ask))
+
+
+async def _ask_each(
+    config: Config,
+    accounts: Sequence[str],
+    ask: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
+) -> tuple[list[dict[str, Json]], int]:
+    """Ask for each account; one that may not be seen does not hide the others."""
+    from dcsync.app import account_settings, open_api
+    from dcsync.cli.root import show_error
+    from dcsync.errors import ApiError
+
+    rows: list[dict[str, Json]] = []
+    status = 0
+    async with open_api(config, environ=os.environ) as (api, _):
+        for account in account_settings(config, accounts):
+            try:
+                rows += [{"account": account.name, **row} for row in await ask(api, account)]
+            except ApiError as error:
+                show_error(error)
+                status = status or int(error.exit_status)
+    return rows, status
+
+
+def _print(key: str, rows: Sequence[dict[str, Json]], columns: dict[str, str], *, as_json: bool) -> None:
+    from dcsync.cli.output import print_json, print_table
+
+    if as_json:
+        print_json({key: list(rows)})
+        return
+    table = [[_cell(row.get(field)) for field in columns.values()] for row in rows]
+    print_table(list(columns), table, wide=(1,))
+
+
+def _cell(value: Json) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ",".join(str(item) for item in value)
+        case _:
+            return str(value)

@@ -1,0 +1,79 @@
+"""How answers look: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from dcsync.core.model import Json
+from dcsync.core.names import printable
+
+
+def print_json(value: Json) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wide: Sequence[int] = ()) -> None:
+    """Print a table: drawn on a terminal, tab-separated in a pipe so that `cut` and `awk` can read it.
+
+    `wide` are the columns that are never shortened.
+    """
+    import sys
+
+    cells = [[printable(cell, 200) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in [list(headers), *cells]:
+            click.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, header in enumerate(headers):
+        table.add_column(header, no_wrap=index in wide, overflow="fold" if index in wide else "ellipsis")
+    for row in cells:
+        # Text, not markup: a description may hold square brackets.
+        table.add_row(*[Text(cell) for cell in row])
+    Console().print(table)
+
+
+def size_text(size: float) -> str:
+    """Return a size as people read it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def time_text(moment: datetime | None) -> str:
+    """Return a time to the minute, in UTC."""
+    return "-" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")
+
+
+def age_text(moment: datetime | None, now: datetime) -> str:
+    """Return how long ago a time was."""
+    if moment is None:
+        return "never"
+    past = max(now - moment, timedelta(0))
+    if past < timedelta(minutes=2):
+        return f"{past.seconds} s ago"
+    if past < timedelta(hours=2):
+        return f"{past.seconds // 60} min ago"
+    if past < timedelta(days=2):
+        return f"{past / timedelta(hours=1):.0f} h ago"
+    return f"{past.days} days ago"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as people read it."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"

@@ -1,0 +1,73 @@
+"""What every command does first: configuration, log, and a coroutine run with the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import TypeVar
+
+import click
+
+from dcsync.cli.root import Globals
+from dcsync.config import Config, load
+from dcsync.log import configure
+
+T = TypeVar("T")
+
+
+class _Stderr:
+    """The standard error of the moment: progress bars put another one in its place while they stand."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+def load_config(ctx: click.Context) -> Config:
+    """Load the configuration and set up the log by it and by the global options."""
+    options = ctx.obj
+    assert isinstance(options, Globals)  # noqa: S101 - the group sets it
+    config = load(options.config, environ=os.environ)
+    set_up_log(ctx, level=config.log.level, form=config.log.format)
+    return config
+
+
+def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:
+    """Set up the log on stderr; the global options go before what is given here."""
+    options = ctx.obj
+    assert isinstance(options, Globals)  # noqa: S101 - the group sets it
+    configure(options.log_level or level, options.log_format or form, stream=_Stderr())
+
+
+def run_async(work: Coroutine[None, None, T]) -> T:
+    """Run `work`; SIGINT and SIGTERM cancel it, which lets it keep what it has. Raises `KeyboardInterrupt` then."""
+
+    async def with_signals() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - we are in one
+        loop = asyncio.get_running_loop()
+        interrupted = False
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, interrupt)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if interrupted:
+                raise KeyboardInterrupt from None
+            raise
+
+    return asyncio.run(with_signals())

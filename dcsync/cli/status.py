@@ -1,0 +1,65 @@
+"""`dcsync status`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES
+
+if TYPE_CHECKING:
+    from dcsync.ops.status import AccountStatus, Status
+
+
+@click.command("status", epilog=EXIT_STATUSES)
+@click.option("--json", "as_json", is_flag=True, help="Answer as JSON; its keys are stable.")
+@click.pass_context
+def status_command(ctx: click.Context, as_json: bool) -> int:
+    """Show how the mirror stands. Asks the manifest only: no network, no daemon needed."""
+    from dcsync.app import read_status
+    from dcsync.cli.output import print_json
+    from dcsync.cli.session import load_config, run_async
+
+    status = run_async(read_status(load_config(ctx)))
+    if as_json:
+        print_json(status.json())
+    else:
+        _print(status)
+    return 0
+
+
+def _print(status: Status) -> None:
+
+
+    from dcsync.cli.output import size_text, time_text
+
+    now = datetime.now(UTC)
+    for account in status.accounts:
+        _print_account(account, now)
+    free = "unknown (is it mounted?)" if status.free_bytes is None else size_text(status.free_bytes)
+    click.echo(f"disk:  {free} free")
+    click.echo(f"quota: {status.quota_used} of {status.quota_limit} calls used in the last minute")
+    click.echo(f"token: {status.token_method}", nl=False)
+    if status.token_refresh_by is not None:
+        click.echo(f", to be refreshed by {time_text(status.token_refresh_by)}", nl=False)
+    click.echo()
+    if status.holder is not None:
+        click.echo(f"now:   a {'daemon' if status.holder.is_daemon else 'sync'} is running, pid {status.holder.pid}")
+
+
+def _print_account(account: AccountStatus, now: datetime) -> None:
+
+    from dcsync.cli.output import age_text, time_text
+
+    click.secho(account.name, bold=True)
+    click.echo(f"  last poll     {age_text(account.last_poll, now)}")
+    click.echo(f"  last success  {age_text(account.last_success, now)}")
+    newest = account.newest_snapshot or "none yet"
+    when = f" ({time_text(account.newest_completed_at)})" if account.newest_completed_at else ""
+    click.echo(f"  newest        {newest}{when}")
+    counts = ", ".join(f"{count} {state}" for state, count in account.jobs.items() if count)
+    click.echo(f"  jobs          {counts or 'none known'}")
+    for item in account.attention:
+        click.secho(f"  attention     [{item.code}] {item.message}", fg="yellow")

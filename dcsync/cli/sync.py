@@ -1,0 +1,197 @@
+"""`dcsync sync`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES
+
+if TYPE_CHECKING:
+    from dcsync.config import Config
+    from dcsync.core.model import Json
+    from dcsync.ops.sync import AccountOutcome, Planned, Wanted
+
+
+@click.command("sync", epilog=EXIT_STATUSES)
+@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
+@click.option(
+    "--request", "requests", multiple=True, metavar="ID|GLOB", help="Only this data request, by id or description."
+)
+@click.option(
+    "--job", "jobs", multiple=True, metavar="ID", help="Only this job, also if it was given up; may be repeated."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.pass_context
+def sync_command(  # noqa: PLR0913 - its options
+    ctx: click.Context,
+    accounts: Sequence[str],
+    requests: Sequence[str],
+    jobs: Sequence[str],
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Mirror every extract that is not mirrored yet, oldest first, once."""
+    from dcsync.cli.session import load_config, run_async
+    from dcsync.ops.sync import Wanted, exit_status
+
+    config = load_config(ctx)
+    wanted = Wanted(requests=tuple(requests), jobs=tuple(jobs))
+    outcomes = run_async(sync_once(config, accounts, wanted, dry_run=dry_run))
+    print_outcomes(outcomes, as_json=as_json, dry_run=dry_run)
+    missing = _jobs_not_found(outcomes, jobs)
+    if missing and not dry_run:
+        click.echo(f"dcsync: no such job in these accounts: {', '.join(missing)}", err=True)
+    return int(exit_status(outcomes))
+
+
+async def sync_once(
+    config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool
+) -> list[AccountOutcome]:
+    """Open everything, do one run, close everything."""
+    from dcsync.app import account_settings, open_sync
+    from dcsync.cli.progress import watching
+    from dcsync.clock import SystemClock
+    from dcsync.errors import DcsyncError
+    from dcsync.ops.sync import sync
+    from dcsync.tasks import foremost
+
+    clock = SystemClock()
+    selected = account_settings(config, accounts)
+    try:
+        async with (
+            watching(clock) as observer,
+            open_sync(config, environ=os.environ, observer=observer, clock=clock, writes=not dry_run) as context,
+        ):
+            return await sync(context, selected, wanted=wanted, dry_run=dry_run)
+    except BaseExceptionGroup as errors:
+        # The group that owns the reporter wraps what passes through it.
+        error = foremost(errors)
+        raise error from (None if isinstance(error, DcsyncError) else errors)
+
+
+def print_outcomes(outcomes: Sequence[AccountOutcome], *, as_json: bool, dry_run: bool) -> None:
+    """Print what a run did, or would do."""
+    from dcsync.cli.output import print_json
+
+    if as_json:
+        print_json({"accounts": [_outcome_json(outcome) for outcome in outcomes]})
+        return
+    for outcome in outcomes:
+        if dry_run:
+            _print_plans(outcome)
+        _print_outcome(outcome, dry_run=dry_run)
+
+
+def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
+    from dcsync.cli.output import size_text, time_text
+
+    name = outcome.account.name
+    for published in outcome.published:
+        click.echo(
+            f"{name}: published {published.folder}: {published.files} files, "
+            f"{size_text(published.fetched_bytes)} fetched, {size_text(published.linked_bytes)} linked, "
+            f"{published.calls} calls"
+        )
+    for failed in outcome.failed:
+        when = f"; next try {time_text(failed.next_try_at)}" if failed.next_try_at else ""
+        click.echo(f"{name}: job {failed.job} is {failed.state}: {failed.message} [{failed.code}]{when}", err=True)
+        if failed.hint:
+            click.echo(f"  do:   {failed.hint}", err=True)
+    if outcome.error is not None:
+        click.echo(f"{name}: stopped: {outcome.error.message} [{outcome.error.code}]", err=True)
+        click.echo(f"  safe: {outcome.error.safe}", err=True)
+        if outcome.error.advice:
+            click.echo(f"  do:   {outcome.error.advice}", err=True)
+    elif not dry_run and not outcome.published and not outcome.failed:
+        later = f", {outcome.due_later} to be tried again later" if outcome.due_later else ""
+        pending = f", {outcome.waiting} not complete upstream" if outcome.waiting else ""
+        click.echo(f"{name}: nothing new{pending}{later} ({outcome.calls} call{'s' if outcome.calls != 1 else ''})")
+
+
+def _print_plans(outcome: AccountOutcome) -> None:
+    from dcsync.cli.output import duration_text, size_text
+
+    for planned in outcome.planned:
+        plan = planned.plan
+        conditional = sum(fetch.unless is not None for fetch in plan.fetches)
+        click.echo(
+            f"{outcome.account.name}: would publish {planned.folder} (job {planned.job})\n"
+            f"  strategy {plan.strategy}: {plan.calls} signed URLs, at most {size_text(plan.fetch_bytes)}, "
+            f"about {duration_text(planned.expected_s)}\n"
+            f"  {len(plan.fetches)} files, {conditional} of them only if changed; {len(plan.skipped)} left out"
+        )
+    if not outcome.planned and outcome.error is None:
+        click.echo(f"{outcome.account.name}: nothing to do")
+
+
+def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
+    from dcsync.core.wire import time_json
+
+    error = outcome.error
+    return {
+        "name": outcome.account.name,
+        "new_jobs": outcome.new_jobs,
+        "waiting": outcome.waiting,
+        "due_later": outcome.due_later,
+        "calls": outcome.calls,
+        "published": [
+            {
+                "job": published.job,
+                "folder": published.folder,
+                "files": published.files,
+                "fetched_bytes": published.fetched_bytes,
+                "linked_bytes": published.linked_bytes,
+                "calls": published.calls,
+            }
+            for published in outcome.published
+        ],
+        "failed": [
+            {
+                "job": failed.job,
+                "state": failed.state.value,
+                "code": failed.code,
+                "message": failed.message,
+                "hint": failed.hint,
+                "next_try_at": time_json(failed.next_try_at),
+            }
+            for failed in outcome.failed
+        ],
+        "planned": [_plan_json(planned) for planned in outcome.planned],
+        "expiring": list(outcome.expiring),
+        "error": None if error is None else {"code": error.code, "message": error.message, "hint": error.advice},
+    }
+
+
+def _plan_json(planned: Planned) -> dict[str, Json]:
+    plan = planned.plan
+    return {
+        "job": planned.job,
+        "request": planned.request,
+        "folder": planned.folder,
+        "strategy": plan.strategy,
+        "calls": plan.calls,
+        "fetch_bytes": plan.fetch_bytes,
+        "expected_seconds": round(planned.expected_s, 1),
+        "files": [
+            {"name": fetch.name, "size": fetch.file.size, "action": "fetch", "reason": fetch.reason}
+            for fetch in plan.fetches
+        ]
+        + [
+            {"name": skip.file.name, "size": skip.file.size, "action": "skip", "reason": skip.reason}
+            for skip in plan.skipped
+        ],
+    }
+
+
+def _jobs_not_found(outcomes: Sequence[AccountOutcome], jobs: Sequence[str]) -> list[str]:
+    touched = {published.job for outcome in outcomes for published in outcome.published}
+    touched |= {failed.job for outcome in outcomes for failed in outcome.failed}
+    if any(outcome.error for outcome in outcomes):
+        return []
+    known = {job for outcome in outcomes for job in outcome.found_jobs}
+    return sorted(set(jobs) - touched - known)

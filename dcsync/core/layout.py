@@ -1,0 +1,176 @@
+"""Where a snapshot goes below the root: the layout template, pure.
+
+A layout is a path template over `{account} {request} {project} {date:%Y/%m/%d} {time} {job}`. The leading folders that
+do not depend on the job are the request's folder: `latest` stands in it.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+
+from dcsync.core import names
+from dcsync.core.model import AccountName, JobId
+
+#: The two layouts that have a name. Hive's `key=value` folders are what Spark, DuckDB and Athena read as columns.
+NAMED_LAYOUTS = {
+    "dated": "{account}/{request}/{date:%Y/%m/%d}/{time}-{job}",
+    "hive": "account={account}/request={request}/date={date:%Y-%m-%d}/job={job}",
+}
+
+#: Hive readers take every folder in a partition that does not start with `_` or `.` for a partition.
+_HIVE_LATEST = "_latest"
+_FIELDS = ("account", "request", "project", "date", "time", "job")
+_PER_JOB = frozenset({"date", "time", "job"})
+_DATE_DIRECTIVE = re.compile(r"%[YmdjGVuHMSyb]|[A-Za-z0-9=_./-]")
+#: How much of an id is shown in a folder's name; the rest is in `_dcsync.json`.
+SHORT_ID = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A parsed template: the segments of the request's folder, and those of the snapshot below it."""
+
+    request_segments: tuple[str, ...]
+    snapshot_segments: tuple[str, ...]
+    latest_name: str
+
+    @property
+    def holds_one_request(self) -> bool:
+        """Whether the request's folder is that of one request, so that a `latest` in it has one meaning."""
+        return any("{request}" in segment for segment in self.request_segments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one snapshot goes, relative to the root, `/` between components."""
+
+    request_folder: str
+    folder: str
+
+
+def parse_layout(text: str) -> Layout:
+    """Parse a layout's name or template; `ValueError` says what is wrong with it."""
+    template = NAMED_LAYOUTS.get(text, text)
+    segments = _split(template)
+    used: set[str] = set()
+    request_segments: list[str] = []
+    snapshot_segments: list[str] = []
+    for segment in segments:
+        fields = _fields_of(segment)
+        used |= fields
+        if snapshot_segments or fields & _PER_JOB:
+            snapshot_segments.append(segment)
+        else:
+            request_segments.append(segment)
+    if "job" not in used:
+        msg = f"the layout {text!r} lacks {{job}}: two snapshots of a day would share a folder"
+        raise ValueError(msg)
+    if not request_segments:
+        msg = f"the layout {text!r} must begin with a folder that does not depend on the job"
+        raise ValueError(msg)
+    return Layout(
+        request_segments=tuple(request_segments),
+        snapshot_segments=tuple(snapshot_segments),
+        latest_name=_HIVE_LATEST if text == "hive" else "latest",
+    )
+
+
+def place(  # noqa: PLR0913 - the template's own fields
+    layout: Layout,
+    *,
+    account: AccountName,
+    request_slug: str,
+    project: str | None,
+    completed_at: datetime | None,
+    job: JobId,
+    zone: tzinfo = UTC,
+    id_length: int = SHORT_ID,
+) -> Place:
+    """Return the folder of a job's snapshot: by the job's own time in `zone`, never by today's (FAULTS C1, C3).
+
+    A job without a time goes below `undated` (FAULTS C5). `id_length` is raised when two jobs would share a folder.
+    """
+    local = None if completed_at is None else completed_at.astimezone(zone)
+    values = {
+        "account": account,
+        "request": request_slug,
+        "project": "account" if project is None else names.component(project),
+        "time": _time_of(local, zone),
+        "job": names.component(short_id(job, id_length)),
+    }
+    request_folder = "/".join(_fill(segment, values, local) for segment in layout.request_segments)
+    below = "/".join(_fill(segment, values, local) for segment in layout.snapshot_segments)
+    return Place(request_folder=request_folder, folder=f"{request_folder}/{below}")
+
+
+def short_id(identifier: str, length: int = SHORT_ID) -> str:
+    """Return the first `length` characters of an id that is safe in a path, hyphens left out."""
+    return names.component(identifier.replace("-", "")[:length])
+
+
+def request_slug(description: str, request_id: str) -> str:
+    """Return the request's folder name: its description in ASCII words and 8 of its id. Fixed at first sight."""
+    words = re.sub(r"[^a-z0-9]+", "-", names.ascii_fold(description).lower()).strip("-")
+    # 60 keeps the whole name readable in a listing; the id makes it unique.
+    stem = words[:60].strip("-") or "request"
+    return f"{stem}-{short_id(request_id)}"
+
+
+def _split(template: str) -> list[str]:
+    """Split at `/`, but not inside the braces of `{date:%Y/%m/%d}`, which then gives several folders by itself."""
+    segments: list[str] = [""]
+    depth = 0
+    for character in template:
+        depth += (character == "{") - (character == "}")
+        if character == "/" and depth == 0:
+            segments.append("")
+        else:
+            segments[-1] += character
+    if any(segment in {"", ".", ".."} or segment.startswith((".", "~")) for segment in segments):
+        msg = f"the layout {template!r} has an empty, dotted or absolute folder"
+        raise ValueError(msg)
+    return segments
+
+
+def _fields_of(segment: str) -> set[str]:
+    fields: set[str] = set()
+    try:
+        parts = list(string.Formatter().parse(segment))
+    except ValueError as error:
+        msg = f"the layout's folder {segment!r} is malformed: {error}"
+        raise ValueError(msg) from None
+    for literal, name, spec, conversion in parts:
+        if names.component(literal or "x") != (literal or "x") and literal.strip("."):
+            msg = f"the layout's folder {segment!r} has characters that a file name cannot have"
+            raise ValueError(msg)
+        if name is None:
+            continue
+        if name not in _FIELDS or conversion:
+            known = " ".join(f"{{{field}}}" for field in _FIELDS)
+            msg = f"the layout's field {{{name}}} is unknown; there are {known}"
+            raise ValueError(msg)
+        if spec and (name != "date" or _DATE_DIRECTIVE.sub("", spec) or ".." in spec or spec.startswith("/")):
+            msg = f"the layout's field {{{name}:{spec}}} has a format that is not one of %Y %m %d %j %G %V %u %H %M %S"
+            raise ValueError(msg)
+        fields.add(name)
+    return fields
+
+
+def _fill(segment: str, values: dict[str, str], local: datetime | None) -> str:
+    filled: list[str] = []
+    for literal, name, spec, _ in string.Formatter().parse(segment):
+        filled.append(literal)
+        if name == "date":
+            filled.append("undated" if local is None else local.strftime(spec or "%Y-%m-%d"))
+        elif name is not None:
+            filled.append(values[name])
+    return "".join(filled)
+
+
+def _time_of(local: datetime | None, zone: tzinfo) -> str:
+    if local is None:
+        return "000000Z"
+    return local.strftime("%H%M%SZ" if zone is UTC else "%H%M%S%z")

@@ -1,0 +1,116 @@
+"""What can become of a job: one table. A transition that is not in it is a bug and is refused."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from dcsync.core.model import EXTRACT_LIFE_DAYS, JobPhase
+
+
+class JobState(StrEnum):
+    """What is known of a job here (DESIGN §4)."""
+
+    #: Not complete upstream yet.
+    WAITING = "waiting"
+    #: Complete upstream, nothing done here.
+    SEEN = "seen"
+    #: Its data listing was read.
+    LISTED = "listed"
+    #: Files are being fetched.
+    STAGING = "staging"
+    PUBLISHED = "published"
+    PRUNED = "pruned"
+    #: Something went wrong; tried again at its time.
+    FAILED = "failed"
+    #: Failed or cancelled upstream: there is no extract.
+    EMPTY = "empty"
+    #: Gone from the server before it was mirrored, or from the disk after the server had deleted it: a loss.
+    EXPIRED = "expired"
+    #: Its content is wrong each time it is tried; the others go on without it.
+    QUARANTINED = "quarantined"
+
+
+S = JobState
+
+#: From each state, the states it may go to. A state is always reachable from itself (recovery repeats what it did).
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    # A job that is complete when it is first seen goes through SEEN; cancelled while waiting is EMPTY.
+    S.WAITING: frozenset({S.SEEN, S.EMPTY, S.EXPIRED}),
+    S.SEEN: frozenset({S.LISTED, S.FAILED, S.EMPTY, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
+    S.LISTED: frozenset({S.STAGING, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED, S.SEEN}),
+    S.STAGING: frozenset({S.PUBLISHED, S.FAILED, S.EXPIRED, S.QUARANTINED, S.SEEN, S.LISTED}),
+    # SEEN: its folder is gone and the server still has the extract. EXPIRED: the server has not.
+    S.PUBLISHED: frozenset({S.PRUNED, S.SEEN, S.EXPIRED}),
+    S.PRUNED: frozenset({S.SEEN}),
+    S.FAILED: frozenset({S.LISTED, S.STAGING, S.PUBLISHED, S.EXPIRED, S.QUARANTINED, S.SEEN, S.EMPTY}),
+    # A job that upstream first called failed and then complete is mirrored after all.
+    S.EMPTY: frozenset({S.SEEN}),
+    S.EXPIRED: frozenset({S.SEEN, S.PUBLISHED}),
+    # Asked for by name, or its folder was found on the disk.
+    S.QUARANTINED: frozenset({S.SEEN, S.LISTED, S.EXPIRED, S.PUBLISHED}),
+}
+
+#: States in which there is work to do.
+OPEN = frozenset({S.SEEN, S.LISTED, S.STAGING, S.FAILED})
+#: States that upstream's view no longer changes: what is published stays (FAULTS A15).
+SETTLED = frozenset({S.PUBLISHED, S.PRUNED, S.EMPTY, S.EXPIRED, S.QUARANTINED})
+#: States of which a person should hear.
+LOSSES = frozenset({S.EXPIRED, S.QUARANTINED})
+
+#: Poison is tried this often before the job is set aside (FAULTS D13).
+POISON_ATTEMPTS = 3
+#: A listing that is missing for a complete job is looked for this long before it is called lost (FAULTS A8).
+LISTING_PATIENCE = timedelta(hours=24)
+#: From this age on, an extract that is not mirrored is shouted about (DESIGN promise 3).
+WARN_AGE = timedelta(days=20)
+EXTRACT_LIFE = timedelta(days=EXTRACT_LIFE_DAYS)
+RETRY_BASE_S = 60.0
+RETRY_CAP_S = 6 * 3600.0
+
+
+def may_go(current: JobState, new: JobState) -> bool:
+    """Say whether a job may go from one state to another."""
+    return new is current or new in TRANSITIONS[current]
+
+
+def state_for(phase: JobPhase, known: JobState | None) -> JobState:
+    """Return the state of a job as the list shows it, given what is known: upstream never undoes what is done here."""
+    match phase:
+        case JobPhase.SUCCEEDED:
+            upstream = S.SEEN
+        case JobPhase.FAILED | JobPhase.CANCELLED:
+            upstream = S.EMPTY
+        case JobPhase.PENDING | JobPhase.UNKNOWN:
+            upstream = S.WAITING
+    if known is None or known is S.WAITING:
+        return upstream
+    if known is S.EMPTY and upstream is S.SEEN:
+        return S.SEEN
+    return known
+
+
+def is_known_for_good(phase: JobPhase, known: JobState | None) -> bool:
+    """Say whether the list tells nothing new of a job: a page of only such ends the poll."""
+    return known is not None and known is not S.WAITING and state_for(phase, known) is known
+
+
+def has_expired(completed_at: datetime | None, now: datetime) -> bool:
+    """Say whether the server has deleted the extract by now."""
+    return completed_at is not None and now - completed_at >= EXTRACT_LIFE
+
+
+def nears_expiry(completed_at: datetime | None, now: datetime) -> bool:
+    """Say whether an unmirrored extract is old enough to be shouted about."""
+    return completed_at is not None and now - completed_at >= WARN_AGE
+
+
+def next_try_after(attempts: int, *, asked_s: float | None, draw: float) -> timedelta:
+    """Return the wait before a failed job is tried again: what the server asked for, else 1 min to 6 h, half jittered.
+
+    Half, so that a retry never comes at once: what failed was already tried several times within the run.
+    """
+    if asked_s is not None:
+        return timedelta(seconds=asked_s)
+    bound = min(RETRY_CAP_S, RETRY_BASE_S * 2.0 ** min(max(attempts, 1) - 1, 16))
+    return timedelta(seconds=bound * (0.5 + draw / 2))

@@ -1,0 +1,178 @@
+"""The domain's values: what the API names, what a snapshot holds, what is known of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType, TypeAlias
+
+#: A decoded JSON value. `Mapping` and `Sequence` because nothing here changes one.
+Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+
+#: The name an account has in the configuration and as a folder.
+AccountName = NewType("AccountName", str)
+#: Hub id without its leading `b.`.
+AccountId = NewType("AccountId", str)
+RequestId = NewType("RequestId", str)
+JobId = NewType("JobId", str)
+
+#: `autodesk_data_extract.zip` repeats every other file of the extract (API, the data listing).
+ARCHIVE_NAME = "autodesk_data_extract.zip"
+#: A signed URL must be used within this many seconds of the answer that brought it (APS, GET jobs/:jobId/data/:name).
+SIGNED_URL_LIFE_S = 60
+#: The server deletes an extract this many days after its job completed (APS, Data Connector developer guide).
+EXTRACT_LIFE_DAYS = 30
+
+
+class JobPhase(StrEnum):
+    """Where a job stands upstream, by `status` and `completionStatus` together."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    #: A value nobody documented: not ready, look again.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hub:
+    """An account as `GET /project/v1/hubs` shows it."""
+
+    id: str
+    name: str
+    region: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRequest:
+    """A data request: what is extracted, and when. `extra` keeps the fields that are not named here."""
+
+    id: RequestId
+    description: str
+    is_active: bool | None = None
+    account_id: str | None = None
+    project_id: str | None = None
+    project_ids: tuple[str, ...] = ()
+    created_by: str | None = None
+    created_by_email: str | None = None
+    created_at: datetime | None = None
+    updated_by: str | None = None
+    updated_by_email: str | None = None
+    updated_at: datetime | None = None
+    schedule_interval: str | None = None
+    recurring_interval: int | None = None
+    effective_from: datetime | None = None
+    effective_to: datetime | None = None
+    last_queued_at: datetime | None = None
+    service_groups: tuple[str, ...] = ()
+    callback_url: str | None = None
+    send_email: bool | None = None
+    start_date: datetime | None = None
+    end_date: datetime | None = None
+    date_range: str | None = None
+    project_status: str | None = None
+    extra: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether its extracts hold only changed rows (service groups that start with `cdc`), so are no snapshot."""
+        return any(group.lower().startswith("cdc") for group in self.service_groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One execution of a data request. `extra` keeps the fields that are not named here."""
+
+    id: JobId
+    request_id: RequestId
+    status: str
+    completion_status: str | None
+    account_id: str | None = None
+    project_id: str | None = None
+    project_ids: tuple[str, ...] = ()
+    created_by: str | None = None
+    created_by_email: str | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    progress: int | None = None
+    send_email: bool | None = None
+    last_downloaded_by: str | None = None
+    last_downloaded_at: datetime | None = None
+    start_date: datetime | None = None
+    end_date: datetime | None = None
+    extra: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def phase(self) -> JobPhase:
+        """Say where it stands: only `complete` + `success` can be mirrored."""
+        match self.status.lower(), (self.completion_status or "").lower():
+            case ("queued" | "running", _):
+                return JobPhase.PENDING
+            case ("complete", "success"):
+                return JobPhase.SUCCEEDED
+            case ("complete", "failed"):
+                return JobPhase.FAILED
+            case ("complete", "cancelled" | "canceled"):
+                return JobPhase.CANCELLED
+            case _:
+                return JobPhase.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedFile:
+    """One entry of a data listing. The listing gives no hash."""
+
+    name: str
+    size: int
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedFile:
+    """The answer to `GET jobs/:jobId/data/:name`. `url` is a secret for 60 s: it is left out of `repr`."""
+
+    name: str
+    size: int | None
+    url: str = field(repr=False)
+
+
+class How(StrEnum):
+    """How a file came into its snapshot."""
+
+    FETCHED = "fetched"
+    LINKED = "linked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file of a snapshot, as the manifest and `_dcsync.json` record it.
+
+    `name` is the path component on disk, `original` the server's spelling; hashes are lower-case hex, `etag` as the
+    server sent it, quotes included. `mtime_ns` and `inode` tell whether the file on disk is still the recorded one.
+    """
+
+    name: str
+    original: str
+    size: int
+    sha256: str
+    crc32: int
+    md5: str | None = None
+    etag: str | None = None
+    how: How = How.FETCHED
+    mtime_ns: int | None = None
+    inode: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A published snapshot: where it is, below the root, and what it holds."""
+
+    job: JobId
+    request: RequestId
+    folder: str
+    completed_at: datetime | None
+    files: tuple[StoredFile, ...]

@@ -1,0 +1,203 @@
+"""`_dcsync.json` and `SHA256SUMS`: what a snapshot says of itself, so that it can be proved and adopted without us."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
+from dcsync.core.wire import WireError, decode_json, parse_time, time_json
+
+#: Raised when a reader of an older version could misread a newer sidecar.
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """A snapshot against the one before it, by the server's names."""
+
+    against: JobId | None
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    unchanged: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Everything `_dcsync.json` says."""
+
+    dcsync: str
+    account: AccountName
+    account_id: str
+    request: RequestId
+    description: str
+    is_delta: bool
+    job: Job
+    staged_at: datetime
+    strategy: str
+    strategy_reason: str
+    calls: int
+    fetched_bytes: int
+    linked_bytes: int
+    files: tuple[StoredFile, ...]
+    skipped: tuple[tuple[str, str], ...]
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """What adopting a published folder needs to know, read back from its sidecar."""
+
+    account: AccountName
+    description: str
+    is_delta: bool
+    created_at: datetime | None
+    snapshot: Snapshot
+
+
+def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> Changes:
+    """Compare by content: name and SHA-256."""
+    before = {} if previous is None else {stored.original: stored.sha256 for stored in previous.files}
+    now = {stored.original: stored.sha256 for stored in files}
+    common = before.keys() & now.keys()
+    changed = sorted(name for name in common if before[name] != now[name])
+    return Changes(
+        against=None if previous is None else previous.job,
+        added=() if previous is None else tuple(sorted(now.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - now.keys())),
+        changed=tuple(changed),
+        unchanged=len(common) - len(changed),
+    )
+
+
+def render(provenance: Provenance) -> bytes:
+    """Return `_dcsync.json`: indented, since people read it, keys in a fixed order."""
+    job = provenance.job
+    changes = provenance.changes
+    document: dict[str, Json] = {
+        "format": FORMAT,
+        "dcsync": provenance.dcsync,
+        "account": {"name": provenance.account, "id": provenance.account_id},
+        "request": {
+            "id": provenance.request,
+            "description": provenance.description,
+            "delta": provenance.is_delta,
+        },
+        "job": {
+            "id": job.id,
+            "project_id": job.project_id,
+            "created_at": time_json(job.created_at),
+            "started_at": time_json(job.started_at),
+            "completed_at": time_json(job.completed_at),
+        },
+        "staged_at": time_json(provenance.staged_at),
+        "strategy": {"name": provenance.strategy, "reason": provenance.strategy_reason, "calls": provenance.calls},
+        "fetched_bytes": provenance.fetched_bytes,
+        "linked_bytes": provenance.linked_bytes,
+        "files": [_file_json(stored) for stored in provenance.files],
+        "skipped": [{"original": name, "reason": reason} for name, reason in provenance.skipped],
+        "changes": {
+            "against": changes.against,
+            "added": list(changes.added),
+            "removed": list(changes.removed),
+            "changed": list(changes.changed),
+            "unchanged": changes.unchanged,
+        },
+    }
+    return (json.dumps(document, indent=1, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def render_sums(sums: Iterable[tuple[str, str]]) -> bytes:
+    """Return `SHA256SUMS` for pairs of name and hex digest, in `sha256sum`'s format, sorted by name."""
+    # Names passed rule N: no backslash and no line break, which sha256sum would want escaped.
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums)).encode()
+
+
+def parse(body: bytes, *, folder: str) -> Adopted:
+    """Read a sidecar back; `WireError` when it is not one that this version can trust."""
+    document = _mapping(decode_json(body), "the sidecar")
+    if document.get("format") != FORMAT:
+        msg = f"the sidecar has the format {document.get('format')!r}, not {FORMAT}"
+        raise WireError(msg)
+    account, request, job = (_mapping(document.get(key), key) for key in ("account", "request", "job"))
+    listed = document.get("files")
+    if not isinstance(listed, list):
+        msg = "the sidecar has no files"
+        raise WireError(msg)
+    return Adopted(
+        account=AccountName(_string(account, "name")),
+        description=str(request.get("description") or ""),
+        is_delta=request.get("delta") is True,
+        created_at=parse_time(job.get("created_at")),
+        snapshot=Snapshot(
+            job=JobId(_string(job, "id")),
+            request=RequestId(_string(request, "id")),
+            folder=folder,
+            completed_at=parse_time(job.get("completed_at")),
+            files=tuple(_parse_file(_mapping(item, "a file")) for item in listed),
+        ),
+    )
+
+
+def file_json(stored: StoredFile) -> dict[str, Json]:
+    """Return one file's facts as they stand in the sidecar."""
+    return dict(_file_json(stored))
+
+
+def parse_file(value: Json) -> StoredFile:
+    """Read one file's facts back; `WireError` when one is missing."""
+    return _parse_file(_mapping(value, "a file"))
+
+
+def _file_json(stored: StoredFile) -> dict[str, Json]:
+    return {
+        "name": stored.name,
+        "original": stored.original,
+        "size": stored.size,
+        "crc32": f"{stored.crc32:08x}",
+        "md5": stored.md5,
+        "sha256": stored.sha256,
+        "etag": stored.etag,
+        "how": stored.how.value,
+    }
+
+
+def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
+    size, crc32 = entry.get("size"), _string(entry, "crc32")
+    md5, etag = entry.get("md5"), entry.get("etag")
+    if not isinstance(size, int) or size < 0:
+        msg = "a file of the sidecar has no size"
+        raise WireError(msg)
+    try:
+        checksum, how = int(crc32, 16), How(_string(entry, "how"))
+    except ValueError:
+        msg = "a file of the sidecar has no valid crc32 or origin"
+        raise WireError(msg) from None
+    return StoredFile(
+        name=_string(entry, "name"),
+        original=_string(entry, "original"),
+        size=size,
+        sha256=_string(entry, "sha256"),
+        crc32=checksum,
+        md5=md5 if isinstance(md5, str) else None,
+        etag=etag if isinstance(etag, str) else None,
+        how=how,
+    )
+
+
+def _mapping(value: Json, what: str) -> Mapping[str, Json]:
+    if not isinstance(value, Mapping):
+        msg = f"{what} is not an object"
+        raise WireError(msg)
+    return value
+
+
+def _string(entry: Mapping[str, Json], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        msg = f"the sidecar lacks {key}"
+        raise WireError(msg)
+    return value

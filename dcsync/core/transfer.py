@@ -1,0 +1,215 @@
+"""One download's decisions: what to ask for, what an answer means, when to stop, when to try again. Pure.
+
+Storage servers ignore `If-Range` (nine of nine S3 servers measured), so a resumed download asks with `Range` and
+`If-Match`, and what comes back is believed only after its Content-Range and ETag were looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dcsync.core.quota import backoff
+from dcsync.errors import (
+    ContentChanged,
+    DcsyncError,
+    SizeMismatch,
+    StorageError,
+    StorageFault,
+    StorageRefused,
+)
+
+#: Disk is written in pieces of this size: 64 KiB pieces cost 2.4 times curl's time, 1 MiB equal it.
+PIECE_SIZE = 1 << 20
+#: Below 1 KiB/s over a minute a transfer is a slow loris, not a slow line (FAULTS A18).
+MIN_RATE = 1024
+RATE_WINDOW_S = 60.0
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_MD5_ETAG = re.compile(r'"([0-9a-fA-F]{32})"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Have:
+    """The beginning of a file that is on disk: its length and the strong ETag it came with."""
+
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """Write the body at `offset`; 0 throws away what is there."""
+
+    offset: int
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """304: the file is the one in the snapshot before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """416 to a resume at the listed size: everything is there already."""
+
+
+Decision = Write | Unchanged | Complete
+
+
+def headers_for(have: Have | None, unless_etag: str | None) -> dict[str, str]:
+    """Return the headers of a download: nothing but these may go to the file store."""
+    # Signed bytes are stored bytes; an encoded body would have another size than the listing says.
+    headers = {"Accept-Encoding": "identity"}
+    if have is not None and have.size > 0:
+        headers["Range"] = f"bytes={have.size}-"
+        headers["If-Match"] = have.etag
+    elif unless_etag is not None:
+        headers["If-None-Match"] = unless_etag
+    return headers
+
+
+def decide(
+    status: int, headers: Mapping[str, str], *, size: int, have: Have | None, unless_etag: str | None
+) -> Decision:
+    """Say what an answer to a GET with `headers_for(have, unless_etag)` means for a file of `size` listed bytes.
+
+    `headers` has lower-case keys. Raises `ContentChanged` when what is on disk must be thrown away, `SizeMismatch`
+    when the announced length can only be wrong, `StorageRefused` when a new URL is needed, `StorageFault` otherwise.
+    """
+    resumed = have is not None and have.size > 0
+    match status:
+        case 200:
+            _check_length(headers, size)
+            return Write(offset=0, etag=headers.get("etag"))
+        case 206 if have is not None and resumed:
+            return _decide_partial(headers, size, have)
+        case 304 if unless_etag is not None and not resumed:
+            return Unchanged()
+        case 412 if resumed:
+            msg = "the file changed on the server while it was being fetched"
+            raise ContentChanged(msg)
+        case 416 if have is not None and resumed:
+            if have.size == size:
+                return Complete()
+            msg = f"the server has no bytes after {have.size}"
+            raise ContentChanged(msg)
+        case 400 | 401 | 403:
+            # Never parse the words: radosgw sends none. A refusal means a new URL, not a new login.
+            msg = f"the file store refused the signed URL (status {status})"
+            raise StorageRefused(msg)
+        case _:
+            msg = f"the file store answered with status {status}"
+            raise StorageFault(msg)
+
+
+def _check_length(headers: Mapping[str, str], expected: int) -> None:
+    announced = headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) != expected:
+        msg = f"{expected} bytes are due by the listing, the file store announces {announced[:20]}"
+        raise SizeMismatch(msg)
+
+
+def _decide_partial(headers: Mapping[str, str], size: int, have: Have) -> Write:
+    span = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    etag = headers.get("etag")
+    right = (
+        span is not None
+        and int(span[1]) == have.size
+        and int(span[2]) == size - 1
+        and span[3] in {"*", str(size)}
+        and etag in {None, have.etag}
+    )
+    if not right:
+        msg = "the file store sent another part of the file, or of another file, than was asked for"
+        raise ContentChanged(msg)
+    return Write(offset=have.size, etag=have.etag)
+
+
+def resumable_etag(etag: str | None) -> str | None:
+    """Return the ETag if a download may be resumed under it: a strong one (RFC 9110 §13.1.1)."""
+    return etag if etag is not None and len(etag) > 2 and etag.startswith('"') and etag.endswith('"') else None  # noqa: PLR2004 - two quotes
+
+
+def md5_of_etag(etag: str | None) -> str | None:
+    """Return the MD5 an ETag may be: 32 hex digits in quotes, no multipart `-N`. Whether it is one has to be seen."""
+    match = _MD5_ETAG.fullmatch(etag or "")
+    return None if match is None else match[1].lower()
+
+
+class RateGuard:
+    """Notices a transfer below the minimum rate, which a read time-out never sees (a byte every 0.3 s)."""
+
+    def __init__(self, now: float, *, min_rate: int = MIN_RATE, window_s: float = RATE_WINDOW_S) -> None:
+        self._since = now
+        self._bytes = 0
+        self._min_rate = min_rate
+        self._window_s = window_s
+
+    def is_too_slow(self, now: float, received: int) -> bool:
+        """Count `received` bytes at `now`; say whether the window that ends now was too slow."""
+        self._bytes += received
+        elapsed = now - self._since
+        if elapsed < self._window_s:
+            return False
+        slow = self._bytes < self._min_rate * elapsed
+        self._since, self._bytes = now, 0
+        return slow
+
+
+class Throttle:
+    """Spreads bytes over time so that all downloads together keep to `rate` bytes a second."""
+
+    def __init__(self, rate: int | None) -> None:
+        self._rate = rate
+        self._free_at = 0.0
+
+    def wait_s(self, now: float, received: int) -> float:
+        """Return how long to wait after `received` bytes, in seconds."""
+        if self._rate is None:
+            return 0.0
+        self._free_at = max(self._free_at, now) + received / self._rate
+        return max(0.0, self._free_at - now)
+
+
+class Patience:
+    """Decides after each failed attempt at one file whether and when to try again.
+
+    Expiry of a URL is a normal state: signed again at once three times, then with back-off, and never counted as a
+    failed attempt (FAULTS A24). A broken connection that brought bytes is no failed attempt either. Wrong content is
+    tried three times (FAULTS A20).
+    """
+
+    MAX_FAILURES = 5
+    MAX_REFUSALS = 8
+    MAX_MISMATCHES = 3
+    IMMEDIATE_REFUSALS = 3
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._refusals = 0
+        self._mismatches = 0
+
+    def wait_after(self, error: DcsyncError, *, progressed: bool, draw: float) -> float | None:
+        """Return the seconds to wait before the next attempt, or None to give up with `error`."""
+        if not isinstance(error, StorageError) or not error.transient:
+            return None
+        if isinstance(error, StorageRefused):
+            self._refusals += 1
+            if self._refusals > self.MAX_REFUSALS:
+                return None
+            over = self._refusals - self.IMMEDIATE_REFUSALS
+            return 0.0 if over <= 0 else backoff(over, base_s=2.0, cap_s=60.0, draw=draw)
+        if error.poison or isinstance(error, ContentChanged):
+            self._mismatches += 1
+            if self._mismatches >= self.MAX_MISMATCHES:
+                return None
+            return 0.0 if isinstance(error, ContentChanged) else backoff(self._mismatches, base_s=1.0, cap_s=10.0, draw=draw)
+        if progressed:
+            self._failures = 0
+        self._failures += 1
+        if self._failures >= self.MAX_FAILURES:
+            return None
+        return backoff(self._failures, base_s=1.0, cap_s=30.0, draw=draw)

@@ -1,0 +1,91 @@
+"""Where a signed URL may point (FAULTS S6): https to a public host, or what the operator let in. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
+
+from dcsync.core.names import printable
+from dcsync.errors import UnsafeUrl
+
+_HTTPS_PORT = 443
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoragePolicy:
+    """Which hosts the file store may have.
+
+    `hosts` are globs: when there are any, a host must match one, and one that matches may have a private address.
+    `allow_loopback` goes with a loopback `api.base_url` (the sandbox): any port, no TLS, addresses of this machine.
+    """
+
+    hosts: tuple[str, ...] = ()
+    allow_loopback: bool = False
+
+    def names_host(self, host: str) -> bool:
+        """Say whether the operator named this host."""
+        return any(fnmatchcase(host.lower(), glob.lower()) for glob in self.hosts)
+
+    def allows_address(self, host: str, address: str) -> bool:
+        """Say whether a connection to `address`, which `host` resolved to just now, may be made."""
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        if ip.is_loopback:
+            return self.allow_loopback or self.names_host(host)
+        return (ip.is_global and not ip.is_multicast) or self.names_host(host)
+
+
+def check_signed_url(url: str, policy: StoragePolicy) -> str:
+    """Return the URL's host if it may be asked, else raise `UnsafeUrl`; the message never shows path or query."""
+    if not url.isascii() or any(character <= " " or character == "\x7f" for character in url) or "\\" in url:
+        msg = "a signed URL has characters that no URL has"
+        raise UnsafeUrl(msg)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        msg = "a signed URL is malformed"
+        raise UnsafeUrl(msg) from None
+    if not host or host.endswith("."):
+        msg = "a signed URL names no usable host"
+        raise UnsafeUrl(msg)
+    shown = printable(host, 120)
+    if "@" in parts.netloc:
+        msg = f"a signed URL for {shown} carries user information"
+        raise UnsafeUrl(msg)
+    if policy.hosts and not policy.names_host(host) and not (policy.allow_loopback and _is_loopback(host)):
+        msg = f"a signed URL points to {shown}, which api.allow_storage_hosts does not name"
+        raise UnsafeUrl(msg)
+    if policy.allow_loopback and _is_loopback(host) and parts.scheme in {"http", "https"}:
+        return host
+    if parts.scheme != "https" or (port not in {None, _HTTPS_PORT} and not policy.names_host(host)):
+        msg = f"a signed URL for {shown} is not https on port {_HTTPS_PORT}"
+        raise UnsafeUrl(msg)
+    if _is_literal(host) and not policy.allows_address(host, host):
+        msg = f"a signed URL points to the address {shown}, which is not public"
+        raise UnsafeUrl(msg)
+    return host
+
+
+def is_loopback_url(url: str) -> bool:
+    """Say whether a URL's host is this machine by a loopback address or the name localhost."""
+    return _is_loopback(urlsplit(url).hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    return _is_literal(host) and ipaddress.ip_address(host).is_loopback
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,370 @@
+"""The API's JSON, parsed leniently into the domain's values (API §2: documented types are not what comes).
+
+A function here raises `WireError` when what it was given cannot be used at all; a field that is odd but not needed
+becomes `None`. Unknown fields are kept in `extra`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from dcsync.core.model import DataRequest, Hub, Job, JobId, Json, ListedFile, RequestId, SignedFile
+from dcsync.core.names import printable
+
+T = TypeVar("T")
+
+#: A listing with more entries than this is not an extract (a full one has about 260 files).
+MAX_LISTING_ENTRIES = 100_000
+#: No extract holds a file of an exbibyte; a larger number is nonsense and would overflow file offsets.
+MAX_FILE_SIZE = 1 << 60
+_TAG = re.compile(r"<[^>]*>")
+_FRACTION = re.compile(r"\.(\d+)")
+_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+
+class WireError(ValueError):
+    """What came is not what the API documents; the message says where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of a list: its raw results and what the server says of the whole, if it says so."""
+
+    results: tuple[Json, ...]
+    limit: int | None
+    offset: int | None
+    total: int | None
+
+
+def decode_json(body: bytes) -> Json:
+    """Decode a body strictly as JSON in UTF-8: no NaN, no nesting without end; `WireError` shows how it begins."""
+    try:
+        text = body.decode("utf-8-sig")
+        value: Json = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        start = printable(body[:240].decode("utf-8", "replace").strip(), 80)
+        msg = f"no valid JSON, it begins with {start!r}" if start else "an empty body"
+        raise WireError(msg) from None
+    return value
+
+
+def parse_page(value: Json) -> Page:
+    """Parse a list's envelope `{pagination: {…}, results: [...]}`."""
+    envelope = _mapping(value, "the list")
+    results = envelope.get("results")
+    if not _is_sequence(results):
+        msg = f"the list has no `results` array but {_kind(results)}"
+        raise WireError(msg)
+    pagination = envelope.get("pagination")
+    numbers = pagination if isinstance(pagination, Mapping) else {}
+    return Page(
+        results=tuple(results),
+        limit=_integer(numbers.get("limit")),
+        offset=_integer(numbers.get("offset")),
+        total=_integer(numbers.get("totalResults")),
+    )
+
+
+def parse_each(values: Sequence[Json], parse: Callable[[Json], T]) -> tuple[tuple[T, ...], tuple[str, ...]]:
+    """Parse what can be parsed; the second part names what could not, so that one bad entry stops no other."""
+    parsed: list[T] = []
+    problems: list[str] = []
+    for value in values:
+        try:
+            parsed.append(parse(value))
+        except WireError as error:
+            problems.append(str(error))
+    return tuple(parsed), tuple(problems)
+
+
+def parse_hubs(value: Json) -> tuple[Hub, ...]:
+    """Parse `GET /project/v1/hubs` (JSON:API)."""
+    data = _mapping(value, "the hubs").get("data")
+    if not _is_sequence(data):
+        msg = "the hubs have no `data` array"
+        raise WireError(msg)
+    hubs = []
+    for item in data:
+        entry = _mapping(item, "a hub")
+        attributes = entry.get("attributes")
+        facts = attributes if isinstance(attributes, Mapping) else {}
+        hubs.append(
+            Hub(id=_identifier(entry, "id", "a hub"), name=_text(facts.get("name")) or "", region=_text(facts.get("region")))
+        )
+    return tuple(hubs)
+
+
+_REQUEST_FIELDS = frozenset(
+    "id description isActive accountId projectId projectIdList createdBy createdByEmail createdAt updatedBy "
+    "updatedByEmail updatedAt scheduleInterval reoccuringInterval effectiveFrom effectiveTo lastQueuedAt serviceGroups "
+    "callbackUrl sendEmail startDate endDate dateRange projectStatus".split()
+)
+_JOB_FIELDS = frozenset(
+    "id requestId accountId projectId projectIdList createdBy createdByEmail createdAt startedAt completedAt status "
+    "completionStatus progress sendEmail lastDownloadedBy lastDownloadedAt startDate endDate".split()
+)
+
+
+def parse_request(value: Json) -> DataRequest:
+    """Parse a data request."""
+    entry = _mapping(value, "a data request")
+    return DataRequest(
+        id=RequestId(_identifier(entry, "id", "a data request")),
+        description=_text(entry.get("description")) or "",
+        is_active=_boolean(entry.get("isActive")),
+        account_id=_text(entry.get("accountId")),
+        project_id=_text(entry.get("projectId")),
+        project_ids=_texts(entry.get("projectIdList")),
+        created_by=_text(entry.get("createdBy")),
+        created_by_email=_text(entry.get("createdByEmail")),
+        created_at=parse_time(entry.get("createdAt")),
+        updated_by=_text(entry.get("updatedBy")),
+        updated_by_email=_text(entry.get("updatedByEmail")),
+        updated_at=parse_time(entry.get("updatedAt")),
+        schedule_interval=_text(entry.get("scheduleInterval")),
+        recurring_interval=_integer(entry.get("reoccuringInterval")),  # the API's own spelling
+        effective_from=parse_time(entry.get("effectiveFrom")),
+        effective_to=parse_time(entry.get("effectiveTo")),
+        last_queued_at=parse_time(entry.get("lastQueuedAt")),
+        service_groups=_texts(entry.get("serviceGroups")),
+        callback_url=_text(entry.get("callbackUrl")),
+        send_email=_boolean(entry.get("sendEmail")),
+        start_date=parse_time(entry.get("startDate")),
+        end_date=parse_time(entry.get("endDate")),
+        date_range=_text(entry.get("dateRange")),
+        project_status=_text(entry.get("projectStatus")),
+        extra={key: item for key, item in entry.items() if key not in _REQUEST_FIELDS},
+    )
+
+
+def parse_job(value: Json) -> Job:
+    """Parse a job."""
+    entry = _mapping(value, "a job")
+    return Job(
+        id=JobId(_identifier(entry, "id", "a job")),
+        request_id=RequestId(_identifier(entry, "requestId", "a job")),
+        status=_text(entry.get("status")) or "",
+        completion_status=_text(entry.get("completionStatus")),
+        account_id=_text(entry.get("accountId")),
+        project_id=_text(entry.get("projectId")),
+        project_ids=_texts(entry.get("projectIdList")),
+        created_by=_text(entry.get("createdBy")),
+        created_by_email=_text(entry.get("createdByEmail")),
+        created_at=parse_time(entry.get("createdAt")),
+        started_at=parse_time(entry.get("startedAt")),
+        completed_at=parse_time(entry.get("completedAt")),
+        progress=_integer(entry.get("progress")),
+        send_email=_boolean(entry.get("sendEmail")),
+        last_downloaded_by=_text(entry.get("lastDownloadedBy")),
+        last_downloaded_at=parse_time(entry.get("lastDownloadedAt")),
+        start_date=parse_time(entry.get("startDate")),
+        end_date=parse_time(entry.get("endDate")),
+        extra={key: item for key, item in entry.items() if key not in _JOB_FIELDS},
+    )
+
+
+def parse_listing(value: Json) -> tuple[ListedFile, ...]:
+    """Parse a data listing: a bare array. An entry that cannot be fetched or checked makes the listing unusable.
+
+    The same name twice with the same size is one file; with another size there is no telling which is meant.
+    """
+    if not _is_sequence(value):
+        msg = f"the data listing is not an array but {_kind(value)}"
+        raise WireError(msg)
+    if len(value) > MAX_LISTING_ENTRIES:
+        msg = f"the data listing has {len(value)} entries, more than {MAX_LISTING_ENTRIES}"
+        raise WireError(msg)
+    files: dict[str, ListedFile] = {}
+    for item in value:
+        entry = _mapping(item, "an entry of the data listing")
+        name = entry.get("name")
+        if not isinstance(name, str) or not name:
+            msg = f"an entry of the data listing has no name but {_kind(name)}"
+            raise WireError(msg)
+        size = _integer(entry.get("size"))
+        if size is None or not 0 <= size <= MAX_FILE_SIZE:
+            msg = f"the data listing gives {printable(name)!r} the size {printable(str(entry.get('size')), 30)!r}"
+            raise WireError(msg)
+        if name in files and files[name].size != size:
+            msg = f"the data listing has {printable(name)!r} twice, with {files[name].size} and {size} bytes"
+            raise WireError(msg)
+        files[name] = ListedFile(name=name, size=size, created_at=parse_time(entry.get("createdAt")))
+    return tuple(files.values())
+
+
+def parse_signed(value: Json, name: str) -> SignedFile:
+    """Parse `{name, size, signedUrl}` for the file `name`."""
+    entry = _mapping(value, "the signed URL's answer")
+    url = entry.get("signedUrl")
+    if not isinstance(url, str) or not url:
+        msg = f"the answer for {printable(name)!r} has no signedUrl but {_kind(url)}"
+        raise WireError(msg)
+    return SignedFile(name=name, size=_integer(entry.get("size")), url=url)
+
+
+def parse_time(value: Json) -> datetime | None:
+    """Parse ISO 8601 with any fraction, `Z` or an offset; no zone means UTC. Nothing usable gives `None`."""
+    if not isinstance(value, str) or not value:
+        return None
+    # Python takes at most six digits of a fraction.
+    text = _FRACTION.sub(lambda match: "." + match[1][:6].ljust(6, "0"), value.strip(), count=1)
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def error_text(body: bytes, content_type: str = "") -> str:
+    """Return an error body in one printable line, whichever shape it has: the three JSON ones, HTML, or plain."""
+    try:
+        value = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict):
+        words = [
+            value[key]
+            for key in ("developerMessage", "title", "detail", "message", "error", "error_description", "errorCode")
+            if isinstance(value.get(key), str) and value[key]
+        ]
+        if words:
+            return printable(": ".join(dict.fromkeys(words)), 200)
+    text = body[:4096].decode("utf-8", "replace")
+    if "html" in content_type or text.lstrip()[:1] == "<":
+        text = _TAG.sub(" ", text)
+    return printable(" ".join(text.split()), 80)
+
+
+def request_json(request: DataRequest) -> dict[str, Json]:
+    """Return a request under the API's own field names, values cleaned up."""
+    return {
+        "id": request.id,
+        "description": request.description,
+        "isActive": request.is_active,
+        "accountId": request.account_id,
+        "projectId": request.project_id,
+        "projectIdList": list(request.project_ids),
+        "createdBy": request.created_by,
+        "createdByEmail": request.created_by_email,
+        "createdAt": time_json(request.created_at),
+        "updatedBy": request.updated_by,
+        "updatedByEmail": request.updated_by_email,
+        "updatedAt": time_json(request.updated_at),
+        "scheduleInterval": request.schedule_interval,
+        "reoccuringInterval": request.recurring_interval,
+        "effectiveFrom": time_json(request.effective_from),
+        "effectiveTo": time_json(request.effective_to),
+        "lastQueuedAt": time_json(request.last_queued_at),
+        "serviceGroups": list(request.service_groups),
+        "callbackUrl": request.callback_url,
+        "sendEmail": request.send_email,
+        "startDate": time_json(request.start_date),
+        "endDate": time_json(request.end_date),
+        "dateRange": request.date_range,
+        "projectStatus": request.project_status,
+        **request.extra,
+    }
+
+
+def job_json(job: Job) -> dict[str, Json]:
+    """Return a job under the API's own field names, values cleaned up."""
+    return {
+        "id": job.id,
+        "requestId": job.request_id,
+        "accountId": job.account_id,
+        "projectId": job.project_id,
+        "projectIdList": list(job.project_ids),
+        "createdBy": job.created_by,
+        "createdByEmail": job.created_by_email,
+        "createdAt": time_json(job.created_at),
+        "startedAt": time_json(job.started_at),
+        "completedAt": time_json(job.completed_at),
+        "status": job.status,
+        "completionStatus": job.completion_status,
+        "progress": job.progress,
+        "sendEmail": job.send_email,
+        "lastDownloadedBy": job.last_downloaded_by,
+        "lastDownloadedAt": time_json(job.last_downloaded_at),
+        "startDate": time_json(job.start_date),
+        "endDate": time_json(job.end_date),
+        **job.extra,
+    }
+
+
+def time_json(moment: datetime | None) -> str | None:
+    """Return a time as the API writes it: UTC, milliseconds, `Z`."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _refuse_constant(name: str) -> Json:
+    msg = f"{name} is no JSON"
+    raise ValueError(msg)
+
+
+def _is_sequence(value: Json) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _mapping(value: Json, what: str) -> Mapping[str, Json]:
+    if not isinstance(value, Mapping):
+        msg = f"{what} is not an object but {_kind(value)}"
+        raise WireError(msg)
+    return value
+
+
+def _identifier(entry: Mapping[str, Json], key: str, what: str) -> str:
+    """Ids go into URLs' paths and folder names: refuse what no id has, instead of carrying it further."""
+    value = entry.get(key)
+    if not isinstance(value, str) or not _ID.fullmatch(value) or set(value) == {"."}:
+        msg = f"{what} has no usable `{key}` but {printable(str(value), 40)!r}"
+        raise WireError(msg)
+    return value
+
+
+def _kind(value: Json) -> str:
+    if value is None:
+        return "nothing"
+    return "an object" if isinstance(value, Mapping) else type(value).__name__
+
+
+def _text(value: Json) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _texts(value: Json) -> tuple[str, ...]:
+    """An array, null, or an array as a JSON-encoded string (seen for `projectIdList`)."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return (value,) if value else ()
+    if not _is_sequence(value):
+        return ()
+    return tuple(item for item in value if isinstance(item, str))
+
+
+def _integer(value: Json) -> int | None:
+    """An integer, a whole float, or a string of digits (sizes come as strings); `""` and others are `None`."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip()):
+        return int(value)
+    return None
+
+
+def _boolean(value: Json) -> bool | None:
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower())
+    return value if isinstance(value, bool) else None

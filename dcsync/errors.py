@@ -1,0 +1,451 @@
+"""Every error that dcsync raises on purpose: one tree, decided on by class and field, never by text.
+
+Each class knows its stable `code`, the exit status it asks for, whether trying again can help (`transient`), whether
+going on makes no sense (`ends_run`), what is safe meanwhile, and what the operator should do. An exception that is not
+a `DcsyncError` is a bug. No message holds a token or the query of a signed URL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitStatus(IntEnum):
+    """What a command's exit status means (DESIGN §6)."""
+
+    DONE = 0
+    BUG = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    LOCKED = 11
+    LOGIN_REQUIRED = 12
+    PERMISSION_DENIED = 13
+    UNSAFE = 14
+    INTERRUPTED = 130
+
+
+class DcsyncError(Exception):
+    """Base of all. `str()` is one line: what failed, on what, the value seen."""
+
+    code: ClassVar[str] = "DCSYNC"
+    exit_status: ClassVar[ExitStatus] = ExitStatus.INCOMPLETE
+    transient: ClassVar[bool] = False
+    ends_run: ClassVar[bool] = False
+    #: Trying the same thing a few times more is pointless: the content is what is wrong.
+    poison: ClassVar[bool] = False
+    safe: ClassVar[str] = "everything already published is untouched"
+    hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = self.hint if hint is None else hint
+        self.retry_after_s = retry_after_s
+
+
+# --- configuration --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with a configuration: where it stands, what it is, what to write instead."""
+
+    file: str
+    line: int | None
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+
+class ConfigError(DcsyncError):
+    """The configuration or the command line cannot be used."""
+
+    code = "C-CONFIG"
+    exit_status = ExitStatus.USAGE
+    ends_run = True
+    safe = "nothing was done"
+
+
+class ConfigInvalid(ConfigError):
+    """The file has problems; all of them are in `problems`."""
+
+    hint = "correct the lines named above; config.example.toml documents every key"
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class ConfigMissing(ConfigError):
+    """No configuration file was found."""
+
+    code = "C-MISSING"
+    hint = "copy config.example.toml to ~/.config/dcsync/config.toml and edit it, or give one with --config FILE"
+
+
+class SecretUnavailable(ConfigError):
+    """A secret named as `env:`, `file:` or `credential:` is not there."""
+
+    code = "C-SECRET"
+    hint = "set the variable or create the file named above"
+
+
+class SecretExposed(ConfigError):
+    """A file with secrets can be read by others."""
+
+    code = "C-EXPOSED"
+    hint = "chmod 600 the file (and change the secret if others had access)"
+
+
+# --- the API --------------------------------------------------------------------------------------------------------
+
+
+class ApiError(DcsyncError):
+    """The Data Connector API did not give what was asked."""
+
+    code = "A-API"
+    hint = "see the API's own words above"
+
+    def __init__(
+        self, message: str, *, status: int | None = None, hint: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
+        self.status = status
+
+
+class ApiUnreachable(ApiError):
+    """Name resolution, connection, TLS or a time-out: no answer came."""
+
+    code = "A-NETWORK"
+    transient = True
+    hint = "check the network, DNS, the proxy and api.base_url; dcsync tries again by itself"
+
+
+class ApiFault(ApiError):
+    """The server or a gateway failed (5xx)."""
+
+    code = "A-SERVER"
+    transient = True
+    hint = "nothing to do: it is the remote side; dcsync tries again by itself"
+
+
+class RateLimited(ApiError):
+    """429: the quota of calls is used up."""
+
+    code = "A-QUOTA"
+    transient = True
+    hint = "other programs share this client id's 60 calls a minute; lower api.requests_per_minute if they must"
+
+
+class BadAnswer(ApiError):
+    """A success status whose body is not what the API documents: HTML, broken JSON, wrong shape, too long."""
+
+    code = "A-ANSWER"
+    transient = True
+    hint = "often a proxy or a login page in between; check api.base_url"
+
+
+class BadRequest(ApiError):
+    """The API refused the call as malformed (400 or another unexpected 4xx)."""
+
+    code = "A-REQUEST"
+    hint = "check the ids in the configuration ([[account]] id, projects, requests) and the options given"
+
+
+class AccessRefused(ApiError):
+    """403: this user may not see this account or project."""
+
+    code = "A-DENIED"
+    exit_status = ExitStatus.PERMISSION_DENIED
+    hint = "the user (or service account) needs the Executive or Project Administrator role, Insight access, and the "
+    hint += "client id must be added to the account's custom integrations"
+
+
+class NotFound(ApiError):
+    """404: no such thing, or not any more."""
+
+    code = "A-MISSING"
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+class AuthError(DcsyncError):
+    """No usable access token."""
+
+    code = "T-AUTH"
+    ends_run = True
+
+
+class LoginRequired(AuthError):
+    """The token chain is at its end; only a person can start a new one."""
+
+    code = "T-LOGIN"
+    exit_status = ExitStatus.LOGIN_REQUIRED
+    hint = "give a new refresh_token (or access_token) in [auth], or sign in again"
+
+
+class ClientRejected(AuthError):
+    """The token endpoint does not accept the client id or secret."""
+
+    code = "T-CLIENT"
+    exit_status = ExitStatus.USAGE
+    hint = "check auth.client_id and auth.client_secret against the app's page; the refresh token was not spent"
+
+
+class TokenUndecided(AuthError):
+    """It is unknown whether a refresh token was spent; the old one is tried again until a definite answer."""
+
+    code = "T-UNDECIDED"
+    transient = True
+    hint = "nothing to do: dcsync keeps the token and asks again"
+
+
+class TokenEndpointUnavailable(AuthError):
+    """The token endpoint cannot be reached or is overloaded; the token was not spent."""
+
+    code = "T-ENDPOINT"
+    transient = True
+    hint = "check the network; dcsync tries again by itself"
+
+
+class TokenStoreUnusable(AuthError):
+    """The store of the tokens cannot be read or made durable; no token is spent before it can."""
+
+    code = "T-STORE"
+    hint = "make state.dir writable with some free space; the refresh token is kept, not spent"
+
+
+class TokenStoreExposed(AuthError):
+    """The token file can be read by others."""
+
+    code = "T-EXPOSED"
+    exit_status = ExitStatus.USAGE
+    hint = "chmod 600 the file; if others had access, sign in again"
+
+
+# --- storage (signed URLs) ------------------------------------------------------------------------------------------
+
+
+class StorageError(DcsyncError):
+    """A download from the file store failed. Its URL is never part of the message."""
+
+    code = "S-STORAGE"
+    transient = True
+    hint = "nothing to do: dcsync tries again by itself with a new URL"
+
+
+class StorageUnreachable(StorageError):
+    """The connection failed, broke, or timed out."""
+
+    code = "S-NETWORK"
+
+
+class StorageRefused(StorageError):
+    """400 or 403: the URL expired or is not accepted. A new URL is the answer, never a new login."""
+
+    code = "S-REFUSED"
+
+
+class StorageFault(StorageError):
+    """5xx or any other status that is no answer to a GET."""
+
+    code = "S-SERVER"
+
+
+class TooSlow(StorageError):
+    """The transfer fell below the minimum rate."""
+
+    code = "S-SLOW"
+
+
+class ContentChanged(StorageError):
+    """The file is not the one whose beginning is on disk (412, another ETag, a wrong Content-Range)."""
+
+    code = "S-CHANGED"
+
+
+class SizeMismatch(StorageError):
+    """The bytes that came are fewer or more than the listing says."""
+
+    code = "F-SIZE"
+    poison = True
+    hint = "the extract on the server may be damaged; if it stays so, run the data request again"
+
+
+class ChecksumMismatch(StorageError):
+    """CRC32 or MD5 of the bytes differ from what the server promised."""
+
+    code = "F-CHECKSUM"
+    poison = True
+    hint = "the extract on the server may be damaged; if it stays so, run the data request again"
+
+
+class UnsafeUrl(StorageError):
+    """A signed URL points where dcsync must not go."""
+
+    code = "S-UNSAFE"
+    transient = False
+    poison = True
+    hint = "if that host is meant, add it to api.allow_storage_hosts"
+
+
+# --- what the server lists ------------------------------------------------------------------------------------------
+
+
+class BadListing(DcsyncError):
+    """A data listing that cannot be mirrored as it is."""
+
+    code = "L-LISTING"
+    transient = True
+    poison = True
+    hint = "if it stays so, run the data request again"
+
+
+class ExtractMissing(DcsyncError):
+    """The listing of a complete job is not there (404)."""
+
+    code = "L-MISSING"
+    transient = True
+    hint = "dcsync looks again for a day; after that, run the data request again"
+
+
+# --- disk -----------------------------------------------------------------------------------------------------------
+
+
+class DiskError(DcsyncError):
+    """The mirror's file system did not do what was asked."""
+
+    code = "F-DISK"
+    transient = True
+
+
+class DiskFull(DiskError):
+    """No space, or not enough to start."""
+
+    code = "F-SPACE"
+    hint = "free space on the mirror's disk; dcsync goes on by itself"
+
+
+class InodesExhausted(DiskError):
+    """No free inodes."""
+
+    code = "F-INODES"
+    hint = "free inodes (delete files, or a file system with more inodes); dcsync goes on by itself"
+
+
+class DiskReadOnly(DiskError):
+    """The file system is read-only."""
+
+    code = "F-READONLY"
+    hint = "remount it read-write; check the kernel log for disk errors"
+
+
+class DiskDenied(DiskError):
+    """The user that runs dcsync may not write here."""
+
+    code = "F-PERM"
+    transient = False
+    ends_run = True
+    hint = "give the user that runs dcsync the right to write there"
+
+
+class DiskFault(DiskError):
+    """An I/O error: what was being written counts as lost and is fetched again."""
+
+    code = "F-IO"
+    hint = "check the disk and the kernel log; dcsync goes on by itself when writing works again"
+
+
+class MirrorError(DcsyncError):
+    """The mirror's root is not in a state to be written to."""
+
+    code = "M-MIRROR"
+    ends_run = True
+
+
+class MirrorLocked(MirrorError):
+    """Another dcsync holds the mirror or the state folder."""
+
+    code = "M-LOCKED"
+    exit_status = ExitStatus.LOCKED
+    hint = "wait for it to end, or stop it; `dcsync status` works meanwhile"
+
+    def __init__(self, message: str, *, pid: int | None = None, role: str | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.role = role
+
+
+class MirrorNotMounted(MirrorError):
+    """The manifest knows snapshots, but the root has no instance marker."""
+
+    code = "M-UNMOUNTED"
+    exit_status = ExitStatus.UNSAFE
+    safe = "nothing was written"
+    hint = "mount the mirror's disk, or correct mirror.root"
+
+
+class MirrorForeign(MirrorError):
+    """The root belongs to another instance of dcsync."""
+
+    code = "M-FOREIGN"
+    exit_status = ExitStatus.UNSAFE
+    safe = "nothing was written"
+
+
+class MassChange(MirrorError):
+    """So much has vanished at once that a mistake is likelier than an intention."""
+
+    code = "M-MASS"
+    exit_status = ExitStatus.UNSAFE
+    safe = "nothing was changed"
+
+
+class MirrorTampered(MirrorError):
+    """Something in the tree is not what dcsync put there (a symlink instead of a folder, say)."""
+
+    code = "M-TAMPERED"
+    exit_status = ExitStatus.UNSAFE
+    ends_run = False
+
+
+# --- manifest -------------------------------------------------------------------------------------------------------
+
+
+class ManifestError(DcsyncError):
+    """The manifest cannot be read or written."""
+
+    code = "D-MANIFEST"
+    transient = True
+    ends_run = True
+    hint = "check state.dir: space, permissions, disk"
+
+
+class ManifestNewer(ManifestError):
+    """The manifest was written by a newer dcsync."""
+
+    code = "D-NEWER"
+    exit_status = ExitStatus.USAGE
+    transient = False
+    hint = "run the newer dcsync, or restore the manifest that belongs to this one"
+
+
+class ManifestCorrupt(ManifestError):
+    """The manifest is damaged."""
+
+    code = "D-CORRUPT"
+    exit_status = ExitStatus.UNSAFE
+    transient = False
+
+
+class IllegalTransition(DcsyncError):
+    """A job was to go to a state that its state does not lead to: a bug, kept from doing harm."""
+
+    code = "D-STATE"
+    exit_status = ExitStatus.BUG

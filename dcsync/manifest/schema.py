@@ -1,0 +1,137 @@
+"""The tables, as SQLAlchemy Core has them. What makes and changes them are the numbered migrations."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware time as microseconds since 1970: SQLite would give back naive times, PostgreSQL aware ones."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002 - its signature
+        """Store microseconds; integer arithmetic, since a float loses the last ones."""
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - its signature
+        """Give back an aware time in UTC."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+account = Table(
+    "account",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("last_poll_at", Moment),
+    Column("last_success_at", Moment),
+    Column("conditional_works", Boolean),
+    Column("etag_is_md5", Boolean),
+    Column("bytes_per_second", Float),
+    Column("error_code", String),
+    Column("error", Text),
+)
+
+request = Table(
+    "request",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("id", String, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("slug", String, nullable=False),
+    Column("is_delta", Boolean, nullable=False),
+    Column("document", Text),
+    Column("first_seen_at", Moment, nullable=False),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("id", String, primary_key=True),
+    Column("request", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("completed_at", Moment),
+    Column("document", Text, nullable=False),
+    Column("first_seen_at", Moment, nullable=False),
+    Column("changed_at", Moment, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_try_at", Moment),
+    Column("reason_code", String),
+    Column("reason", Text),
+    Column("folder", Text, unique=True),
+    Column("published_at", Moment),
+    Column("strategy", String),
+    Column("calls", Integer),
+    Column("fetched_bytes", BigInteger),
+    Column("linked_bytes", BigInteger),
+    Column("seconds", Float),
+    Index("job_by_state", "account", "state"),
+    Index("job_by_request", "account", "request", "completed_at"),
+)
+
+file = Table(
+    "file",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("job", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("key", String, nullable=False),
+    Column("original", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("crc32", BigInteger, nullable=False),
+    Column("md5", String),
+    Column("sha256", String, nullable=False),
+    Column("etag", Text),
+    Column("how", String, nullable=False),
+    Column("mtime_ns", BigInteger),
+    Column("inode", String),  # as text: an inode number may need all 64 bits, which BigInteger has with a sign
+    ForeignKeyConstraint(["account", "job"], ["job.account", "job.id"], ondelete="CASCADE"),
+    # FAULTS rule N: two names that some file system takes for one never stand in one snapshot.
+    UniqueConstraint("account", "job", "key", name="file_key"),
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("account", String, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("ended_at", Moment, nullable=False),
+    Column("published", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("calls", Integer, nullable=False),
+    Column("fetched_bytes", BigInteger, nullable=False),
+    Column("linked_bytes", BigInteger, nullable=False),
+    Column("error_code", String),
+    Index("run_by_account", "account", "started_at"),
+)

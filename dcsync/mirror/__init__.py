@@ -1,0 +1,1 @@
+"""The mirror on disk: root and lock, staging, publishing. Everything goes through folder descriptors (openat)."""

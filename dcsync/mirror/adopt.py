@@ -1,0 +1,80 @@
+"""Published folders that the manifest does not know: read back from their sidecar, believed after hashing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dcsync.core import names, sidecar
+from dcsync.core.model import StoredFile
+from dcsync.core.sidecar import Adopted
+from dcsync.core.wire import WireError
+from dcsync.errors import DiskError, MirrorTampered
+from dcsync.mirror import disk
+from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
+from dcsync.mirror.staging import hash_descriptor
+
+#: `2026/11/22/163405Z-9bd7c8a0` below account and request is six deep; templates may be deeper, but not without end.
+_MAX_DEPTH = 12
+
+
+def read_snapshot(root: MirrorRoot, folder: str) -> Adopted | None:
+    """Return what a published folder says of itself; None when it has no sidecar that can be used. Blocks."""
+    try:
+        return sidecar.parse(root.read_file(folder, names.SIDECAR_NAME), folder=folder)
+    except (FileNotFoundError, WireError):
+        return None
+
+
+def verify(root: MirrorRoot, adopted: Adopted) -> Adopted:
+    """Hash every file against the sidecar and return the snapshot with what the disk says of them now. Blocks.
+
+    Raises `MirrorTampered` naming the first file that differs or is missing; a file that cannot be read is a
+    `DiskError`, not a difference.
+    """
+    with root.folder(adopted.snapshot.folder) as folder:
+        files = tuple(_verified(folder, adopted.snapshot.folder, stored) for stored in adopted.snapshot.files)
+    return replace(adopted, snapshot=replace(adopted.snapshot, files=files))
+
+
+def find_snapshots(root: MirrorRoot) -> Iterator[str]:
+    """Yield every folder below the root that has a sidecar, without descending into snapshots. Blocks."""
+    pending = [name for name in sorted(os.listdir(root.descriptor)) if name != OWN_FOLDER]
+    while pending:
+        relative = pending.pop(0)
+        try:
+            with root.folder(relative) as folder:
+                if disk.is_there(names.SIDECAR_NAME, below=folder):
+                    yield relative
+                elif relative.count("/") < _MAX_DEPTH:
+                    with os.scandir(folder) as entries:
+                        below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+                    pending.extend(f"{relative}/{name}" for name in below)
+        except (MirrorTampered, DiskError, FileNotFoundError):
+            # A file, a symlink, or a folder that is not ours to read (lost+found): not a snapshot.
+            continue
+
+
+def _verified(folder: int, relative: str, stored: StoredFile) -> StoredFile:
+    shown = disk.shown(f"{relative}/{stored.name}")
+    with disk.disk_errors(f"reading {shown}"):
+        try:
+            descriptor = os.open(stored.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        except FileNotFoundError:
+            descriptor = None
+        if descriptor is None:
+            message = f"{shown} is missing, though {names.SIDECAR_NAME} names it"
+            raise MirrorTampered(message, hint=_ASIDE)
+        try:
+            facts = os.fstat(descriptor)
+            same = facts.st_size == stored.size and hash_descriptor(descriptor).sha256 == stored.sha256
+        finally:
+            os.close(descriptor)
+    if not same:
+        message = f"{shown} is not what {names.SIDECAR_NAME} says"
+        raise MirrorTampered(message, hint=_ASIDE)
+    return replace(stored, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino)
+
+
+_ASIDE = "move the folder aside; dcsync fetches the snapshot again if the server still has it"

@@ -1,0 +1,238 @@
+"""System calls that the standard library lacks or leaves too soft, and their errors as ours.
+
+A folder is held as a descriptor and walked without following symlinks, so that nobody who can write in the tree can
+lead a write out of it (FAULTS F18).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from dcsync.core.names import printable
+from dcsync.errors import (
+    DcsyncError,
+    DiskDenied,
+    DiskError,
+    DiskFault,
+    DiskFull,
+    DiskReadOnly,
+    InodesExhausted,
+    MirrorTampered,
+)
+
+FILE_MODE = 0o444
+FOLDER_MODE = 0o755
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_FALLOC_FL_KEEP_SIZE = 1
+# ioctl FICLONE = _IOW(0x94, 9, int), the same on all architectures that Python wheels exist for.
+_FICLONE = 0x40049409
+#: For libraries without the wrapper (musl): the system call's number.
+_SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "ppc64le": 357, "s390x": 347}
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EPERM})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """Turn an `OSError` within into the `DiskError` that it means; `doing` says what was tried, with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, doing) from None
+
+
+def disk_error(error: OSError, doing: str) -> DcsyncError:
+    """Return the error of ours for one of the system's."""
+    words = f"{doing}: {os.strerror(error.errno) if error.errno else error}"
+    match error.errno:
+        case number if number in _FULL:
+            return DiskFull(words)
+        case errno.EROFS:
+            return DiskReadOnly(words)
+        case errno.EACCES | errno.EPERM:
+            return DiskDenied(f"{words} (as uid {os.geteuid()})")
+        case errno.EIO | errno.ESTALE:
+            return DiskFault(words)
+        case errno.ELOOP | errno.ENOTDIR:
+            return MirrorTampered(
+                f"{words}: there is a symlink or a file where dcsync keeps a folder",
+                hint="look who changed the tree; put the folder back",
+            )
+        case _:
+            return DiskError(words, hint="dcsync tries again by itself")
+
+
+def open_folder(path: str, *, below: int | None = None) -> int:
+    """Open a folder; the last component is not followed if it is a symlink."""
+    return os.open(path, _FOLDER_FLAGS, dir_fd=below)
+
+
+def open_folders(root: int, components: Sequence[str], *, create: bool) -> int:
+    """Walk from `root` component by component and return the last folder's descriptor.
+
+    With `create` missing ones are made with mode 0755 whatever the umask, and each parent of a new one is fsynced.
+    """
+    current = os.dup(root)
+    try:
+        for component in components:
+            try:
+                following = open_folder(component, below=current)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                following = _make_folder(component, current)
+            os.close(current)
+            current = following
+    except BaseException:
+        os.close(current)
+        raise
+    return current
+
+
+def _make_folder(name: str, parent: int) -> int:
+    try:
+        os.mkdir(name, FOLDER_MODE, dir_fd=parent)
+    except FileExistsError:
+        return open_folder(name, below=parent)
+    created = open_folder(name, below=parent)
+    os.fchmod(created, FOLDER_MODE)
+    os.fsync(parent)
+    return created
+
+
+def is_there(name: str, *, below: int | None = None) -> bool:
+    """Say whether a name exists. Only ENOENT means no: `os.path.exists` says no on EACCES and EIO as well."""
+    try:
+        os.stat(name, dir_fd=below, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
+    """Write everything: the last write before a full disk is a short one, without an error."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def preallocate(descriptor: int, size: int) -> None:
+    """Reserve `size` bytes so that a full disk is noticed now; the file's length stays what was written."""
+    if size <= 0:
+        return
+    if _libc.fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, ctypes.c_longlong(0), ctypes.c_longlong(size)) == 0:
+        return
+    number = ctypes.get_errno()
+    if number in _FULL:
+        raise OSError(number, os.strerror(number))
+    # Anything else means that this file system cannot reserve; writing will tell.
+
+
+def rename_noreplace(source: str, source_folder: int, target: str, target_folder: int) -> None:
+    """Rename, or raise `FileExistsError`; where the file system cannot promise that, claim the name by mkdir first."""
+    try:
+        _renameat2(source, source_folder, target, target_folder, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED or error.errno == errno.EXDEV:
+            raise
+        # mkdir is the exclusive claim: a folder may be renamed over an empty folder, and over nothing else.
+        os.mkdir(target, dir_fd=target_folder)
+        os.rename(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder)
+
+
+def exchange(first: str, first_folder: int, second: str, second_folder: int) -> bool:
+    """Swap two names in one step; False where the file system cannot."""
+    try:
+        _renameat2(first, first_folder, second, second_folder, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED:
+            return False
+        raise
+    return True
+
+
+def clone(source: int, target: int) -> bool:
+    """Let `target` share `source`'s blocks (reflink: btrfs, XFS); False where that is not possible."""
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED:
+            return False
+        raise
+    return True
+
+
+def remove_tree(name: str, parent: int) -> None:
+    """Remove a folder of ours with all that is in it; symlinks are removed, not followed. Missing is fine."""
+    try:
+        folder = open_folder(name, below=parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+            raise
+        os.unlink(name, dir_fd=parent)
+        return
+    try:
+        with os.scandir(folder) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.name, folder)
+                else:
+                    os.unlink(entry.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=parent)
+
+
+def check_room(folder: int, *, size: int, entries: int, reserve: int) -> None:
+    """Raise `DiskFull` or `InodesExhausted` unless `size` bytes and `entries` files fit and `reserve` bytes stay free.
+
+    A statvfs that fails fails the check. The twentieth on top is for folders, the sidecar and rounding to blocks.
+    """
+    facts = os.fstatvfs(folder)
+    free = facts.f_bavail * facts.f_frsize
+    needed = size + size // 20 + reserve
+    if free < needed:
+        message = f"{needed} bytes are needed on the mirror's disk ({reserve} of them mirror.min_free), {free} are free"
+        raise DiskFull(message)
+    # A file system without a fixed number of inodes (btrfs) says 0 in all.
+    if facts.f_files and facts.f_favail < entries + 100:
+        message = f"{entries + 100} inodes are needed on the mirror's disk, {facts.f_favail} are free"
+        raise InodesExhausted(message)
+
+
+def is_plain_file(facts: os.stat_result) -> bool:
+    """Say whether it is a regular file."""
+    return stat.S_ISREG(facts.st_mode)
+
+
+def shown(path: str) -> str:
+    """Return a path for a message."""
+    return printable(path, 300)
+
+
+def _renameat2(source: str, source_folder: int, target: str, target_folder: int, flags: int) -> None:
+    arguments = (source_folder, os.fsencode(source), target_folder, os.fsencode(target), flags)
+    if hasattr(_libc, "renameat2"):
+        result = _libc.renameat2(*arguments)
+    elif (number := _SYS_RENAMEAT2.get(platform.machine())) is not None:
+        result = _libc.syscall(number, *arguments)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), source, None, target)

@@ -1,0 +1,90 @@
+"""`latest`: the one thing in the tree that changes, swapped in one step, never absent and never half."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from enum import StrEnum
+
+from dcsync.core import names
+from dcsync.mirror import disk
+from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
+
+
+class LatestKind(StrEnum):
+    """How the newest snapshot is shown."""
+
+    SYMLINK = "symlink"
+    #: A real folder, for clients that follow no symlink (SMB shares, Power BI).
+    HARDLINKS = "hardlinks"
+    NONE = "none"
+
+
+def point_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshot: str, kind: LatestKind) -> None:
+    """Let `<request_folder>/<name>` show `snapshot`, both relative to the root. Blocks. The caller holds the lock."""
+    if kind is LatestKind.NONE:
+        return
+    with (
+        disk.disk_errors(f"moving {disk.shown(f'{request_folder}/{name}')}"),
+        root.folder(request_folder) as folder,
+        root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
+    ):
+        # Made aside, in our own folder: a reader of the tree sees the old one or the new one.
+        aside = names.component(f"latest.{request_folder}")
+        disk.remove_tree(aside, staging)
+        if kind is LatestKind.SYMLINK:
+            target = posixpath.relpath(snapshot, request_folder)
+            if _points_to(folder, name, target):
+                return
+            os.symlink(target, aside, dir_fd=staging)
+        else:
+            if _shows(root, folder, name, snapshot):
+                return
+            _link_all(root, snapshot, aside, staging)
+        _swap(aside, staging, name, folder)
+        os.fsync(folder)
+        disk.remove_tree(aside, staging)
+
+
+def _swap(aside: str, staging: int, name: str, folder: int) -> None:
+    if not disk.is_there(name, below=folder):
+        os.rename(aside, name, src_dir_fd=staging, dst_dir_fd=folder)
+        return
+    if disk.exchange(aside, staging, name, folder):
+        return
+    # Where two names cannot be exchanged, a symlink may still be renamed over a symlink in one step.
+    try:
+        os.rename(aside, name, src_dir_fd=staging, dst_dir_fd=folder)
+    except OSError:
+        # A folder cannot: here alone `latest` is absent for the time between two system calls.
+        disk.remove_tree(name, folder)
+        os.rename(aside, name, src_dir_fd=staging, dst_dir_fd=folder)
+
+
+def _points_to(folder: int, name: str, target: str) -> bool:
+    try:
+        return os.readlink(name, dir_fd=folder) == target
+    except OSError:
+        return False
+
+
+def _shows(root: MirrorRoot, folder: int, name: str, snapshot: str) -> bool:
+    """Say whether the folder of hard links is of this snapshot already: by the identity of its sidecar."""
+    try:
+        shown = os.stat(f"{name}/{names.SIDECAR_NAME}", dir_fd=folder)
+        with root.folder(snapshot) as source:
+            there = os.stat(names.SIDECAR_NAME, dir_fd=source)
+    except OSError:
+        return False
+    return (shown.st_dev, shown.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _link_all(root: MirrorRoot, snapshot: str, aside: str, staging: int) -> None:
+    target = disk.open_folders(staging, [aside], create=True)
+    try:
+        with root.folder(snapshot) as source:
+            for name in os.listdir(source):
+                os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        os.fsync(target)
+    finally:
+        os.close(target)

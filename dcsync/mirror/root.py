@@ -1,0 +1,243 @@
+"""The mirror's root: its marker, its lock, and the way down to a snapshot.
+
+`.dcsync/` below the root holds what is not yet, or no longer, a snapshot: the lock, the instance marker, the staging.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dcsync.core import names
+from dcsync.errors import DiskError, MirrorError, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
+from dcsync.mirror import disk
+
+OWN_FOLDER = ".dcsync"
+STAGING = "staging"
+_MARKER = "instance"
+_LOCK = "lock"
+
+
+class FileLock:
+    """An exclusive lock by flock: the kernel frees it however its holder ends. The file itself is never removed.
+
+    `role` says in the file what the holder is doing; None tries the lock without writing who has it.
+    """
+
+    def __init__(self, path: Path, what: str, *, role: str | None) -> None:
+        self._path = path
+        self._what = what
+        self._role = role
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        with disk.disk_errors(f"opening the lock {self._path}"):
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self._path, flags, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace")
+            os.close(descriptor)
+            raise self._held_by(holder) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise disk.disk_error(error, f"locking {self._path}") from None
+        self._descriptor = descriptor
+        if self._role is not None:
+            with disk.disk_errors(f"writing the lock {self._path}"):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} {self._role} {socket.gethostname()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _held_by(self, holder: str) -> MirrorLocked:
+        words = holder.split()
+        if len(words) == 3 and words[0].isdigit():
+            message = f"another dcsync holds {self._what}: pid {words[0]} ({words[1]}) on {names.printable(words[2])}"
+            return MirrorLocked(message, pid=int(words[0]), role=words[1])
+        return MirrorLocked(f"another dcsync holds {self._what}")
+
+
+class MirrorRoot:
+    """An open root. Every path below it is a sequence of components, walked without following symlinks."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+
+    def check_still_there(self) -> None:
+        """Raise `MirrorError` when the path leads elsewhere now: moved, unmounted, mounted over (FAULTS F15)."""
+        with disk.disk_errors(f"looking at {self.path}"):
+            here, there = os.fstat(self.descriptor), os.stat(self.path)
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            message = f"{self.path} is not the folder any more that it was when dcsync started"
+            raise MirrorError(message, hint="the mirror was moved or another disk was mounted; start dcsync again")
+
+    def check_room(self, *, size: int, entries: int, reserve: int) -> None:
+        """Raise `DiskFull` or `InodesExhausted` when a snapshot of that size would not fit."""
+        with disk.disk_errors(f"asking for the free space of {self.path}"):
+            disk.check_room(self.descriptor, size=size, entries=entries, reserve=reserve)
+
+    def free_bytes(self) -> int:
+        """Return the bytes that this user may still write."""
+        with disk.disk_errors(f"asking for the free space of {self.path}"):
+            facts = os.fstatvfs(self.descriptor)
+        return facts.f_bavail * facts.f_frsize
+
+    @contextmanager
+    def folder(self, relative: str, *, create: bool = False) -> Iterator[int]:
+        """Open a folder below the root; `FileNotFoundError` when it is not there and not to be made."""
+        components = split(relative)
+        try:
+            descriptor = disk.open_folders(self.descriptor, components, create=create)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise disk.disk_error(error, f"opening {disk.shown(relative)} in the mirror") from None
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def has_folder(self, relative: str) -> bool:
+        """Say whether a folder is there. An I/O or permission error is raised, it does not mean no."""
+        try:
+            with self.folder(relative):
+                return True
+        except FileNotFoundError:
+            return False
+
+    def marker(self) -> str | None:
+        """Return the instance id in the marker; None when there is no marker."""
+        try:
+            body = self._read(OWN_FOLDER, _MARKER)
+        except FileNotFoundError:
+            return None
+        try:
+            found = json.loads(body)["id"]
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if not isinstance(found, str) or not found:
+            message = f"the instance marker {self.path / OWN_FOLDER / _MARKER} is unreadable"
+            raise MirrorTampered(
+                message, hint='restore it from a backup, or write {"id": "…"} with the id of the state folder'
+            )
+        return found
+
+    def write_marker(self, identifier: str) -> None:
+        """Bind the root to an instance, durably."""
+        with disk.disk_errors("writing the instance marker"), self.folder(OWN_FOLDER, create=True) as folder:
+            body = json.dumps({"id": identifier}).encode() + b"\n"
+            write_durably(folder, _MARKER, body, mode=0o644)
+
+    def read_file(self, folder: str, name: str) -> bytes:
+        """Return a small file of a snapshot; `FileNotFoundError` when it is missing."""
+        return self._read(folder, name)
+
+    def _read(self, folder: str, name: str) -> bytes:
+        with self.folder(folder) as descriptor:
+            try:
+                opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise disk.disk_error(error, f"reading {disk.shown(f'{folder}/{name}')}") from None
+            with disk.disk_errors(f"reading {disk.shown(f'{folder}/{name}')}"), os.fdopen(opened, "rb") as file:
+                return file.read()
+
+
+@contextmanager
+def open_root(path: Path) -> Iterator[MirrorRoot]:
+    """Open the mirror's root, which must be there: a missing one may be a disk that is not mounted."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        message = f"the mirror's root {path} does not exist"
+        raise MirrorError(message, hint=f"mount its disk, or create it: mkdir -p {path}") from None
+    except NotADirectoryError:
+        message = f"the mirror's root {path} is no folder"
+        raise MirrorError(message, hint="correct mirror.root") from None
+    except OSError as error:
+        raise disk.disk_error(error, f"opening the mirror's root {path}") from None
+    try:
+        yield MirrorRoot(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(root: MirrorRoot, *, role: str) -> Iterator[None]:
+    """Hold the mirror: one writer at a time, whatever its state folder (FAULTS M8)."""
+    with disk.disk_errors(f"preparing {root.path / OWN_FOLDER}"), root.folder(OWN_FOLDER, create=True) as own:
+        own_device = os.fstat(own).st_dev
+    if own_device != os.fstat(root.descriptor).st_dev:
+        message = (
+            f"{root.path / OWN_FOLDER} is on another file system than the mirror: nothing could be renamed into place"
+        )
+        raise DiskError(message, hint="unmount what is mounted on it")
+    with FileLock(root.path / OWN_FOLDER / _LOCK, f"the mirror {root.path}", role=role):
+        yield
+
+
+def claim(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> tuple[str, bool]:
+    """Check that root and state belong together and return the instance's id and whether the marker is new.
+
+    Raises `MirrorNotMounted` when the state knows snapshots and the root has no marker, `MirrorForeign` when the marker
+    is that of another instance (FAULTS F13, F14, M9).
+    """
+    found = root.marker()
+    if found is None:
+        if knows_snapshots:
+            message = f"the manifest knows snapshots, but {root.path} has no {OWN_FOLDER}/{_MARKER}"
+            raise MirrorNotMounted(message)
+        identifier = state_id or str(uuid.uuid4())
+        root.write_marker(identifier)
+        return identifier, True
+    if found != state_id:
+        message = f"{root.path} belongs to the instance {found}, this state folder to {state_id or 'none yet'}"
+        raise MirrorForeign(
+            message,
+            hint="one mirror has one state folder: use the one it was made with. If that is lost for good, write "
+            f"the id {found} into the file `instance` of the new state folder; what is published is then adopted",
+        )
+    return found, False
+
+
+def write_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
+    """Replace a small file: written aside, fsynced, renamed, the folder fsynced. Never half there."""
+    aside = f"{name}.new"
+    descriptor = os.open(
+        aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+    )
+    try:
+        disk.write_all(descriptor, body)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def split(relative: str) -> Sequence[str]:
+    """Return the components of a relative path of ours; a bug that lets `..` in ends here."""
+    components = [component for component in relative.split("/") if component]
+    if not components or any(component in {".", ".."} for component in components):
+        message = f"not a path within the mirror: {disk.shown(relative)!r}"
+        raise MirrorTampered(message)
+    return components

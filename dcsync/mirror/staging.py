@@ -1,0 +1,458 @@
+"""The staging of one job: files come in, are hashed while they are written, and are whole or `.part`.
+
+A journal beside the folder tells a later run what is whole and how an unfinished file may be resumed. It is not
+fsynced: after a kill the kernel has it, and after a power cut what it lacks is fetched again. What it says is proved by
+hashing before it is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from dcsync.core import names, sidecar
+from dcsync.core.model import How, JobId, Json, Snapshot, StoredFile
+from dcsync.core.transfer import PIECE_SIZE, Have, md5_of_etag, resumable_etag
+from dcsync.core.wire import WireError
+from dcsync.errors import MirrorTampered, SizeMismatch
+from dcsync.mirror import disk
+from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
+
+PART = ".part"
+_READ_SIZE = 1 << 20
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """What is known of content by reading it once."""
+
+    size: int
+    sha256: str
+    crc32: int
+    md5: str | None = None
+
+
+class Hashers:
+    """SHA-256, CRC32 and, where it can be compared with an ETag, MD5 of the same bytes.
+
+    All are C and release the interpreter for large pieces. MD5 alone would be a third of the time.
+    """
+
+    def __init__(self, *, with_md5: bool = False) -> None:
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+        self._crc32 = 0
+
+    def update(self, data: bytes | bytearray) -> None:
+        """Take in the next bytes."""
+        self.size += len(data)
+        self._sha256.update(data)
+        if self._md5 is not None:
+            self._md5.update(data)
+        self._crc32 = zlib.crc32(data, self._crc32)
+
+    def digest(self) -> Digest:
+        """Return the hashes of what came so far."""
+        return Digest(
+            size=self.size,
+            sha256=self._sha256.hexdigest(),
+            crc32=self._crc32,
+            md5=None if self._md5 is None else self._md5.hexdigest(),
+        )
+
+
+class Part:
+    """One file on its way: `<name>.part`, 0600 until it is whole. Not for use from two threads at once."""
+
+    def __init__(self, staging: Staging, name: str, original: str, size: int) -> None:
+        self.etag: str | None = None
+        self._staging = staging
+        self._name = name
+        self._original = original
+        self._size = size
+        self._descriptor: int | None = None
+        self._hashers = Hashers()
+
+    @property
+    def have(self) -> Have | None:
+        """What may be resumed: the bytes written under a strong ETag."""
+        if self.etag is None or self._hashers.size == 0:
+            return None
+        return Have(size=self._hashers.size, etag=self.etag)
+
+    @property
+    def written(self) -> int:
+        """The bytes written so far."""
+        return self._hashers.size
+
+    def resume(self, etag: str) -> None:
+        """Take over what an earlier process of this boot wrote: read and hash it anew."""
+        self._hashers = Hashers(with_md5=md5_of_etag(etag) is not None)
+        with disk.disk_errors(f"resuming {self._shown}"):
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(self._name + PART, flags, dir_fd=self._staging.descriptor)
+            offset = 0
+            while piece := os.pread(self._descriptor, _READ_SIZE, offset):
+                self._hashers.update(piece)
+                offset += len(piece)
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+        self.etag = etag
+        if offset > self._size:
+            self.restart()
+
+    def begin(self, etag: str | None) -> None:
+        """Note the ETag of what is coming, from its first byte on, so that a later run can resume it."""
+        self.etag = resumable_etag(etag)
+        self._hashers = Hashers(with_md5=md5_of_etag(etag) is not None)
+        if self.etag is not None and etag is not None:
+            self._staging.note_opened(self._name, self._original, self._size, etag)
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Append bytes. Raises `SizeMismatch` when they are more than were listed, `DiskError`s."""
+        if self._hashers.size + len(data) > self._size:
+            message = f"{self._original_shown} is longer than the {self._size} bytes of the listing"
+            raise SizeMismatch(message)
+        with disk.disk_errors(f"writing {self._shown}"):
+            if self._descriptor is None:
+                self._open()
+            disk.write_all(self._opened, data)
+        self._hashers.update(data)
+
+    def restart(self) -> None:
+        """Throw away what was written."""
+        with disk.disk_errors(f"emptying {self._shown}"):
+            if self._descriptor is not None:
+                os.ftruncate(self._descriptor, 0)
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+        self._hashers = Hashers()
+        self.etag = None
+
+    def digest(self) -> Digest:
+        """Return the hashes of what was written; `SizeMismatch` when it is not as long as listed."""
+        if self._hashers.size != self._size:
+            message = f"{self._original_shown} has {self._hashers.size} bytes, the listing says {self._size}"
+            raise SizeMismatch(message)
+        return self._hashers.digest()
+
+    def finish(self, etag: str | None) -> StoredFile:
+        """Make the file whole and durable under its name and return its record. After an error it is discarded."""
+        digest = self.digest()
+        try:
+            with disk.disk_errors(f"finishing {self._shown}"):
+                if self._descriptor is None:
+                    self._open()
+                os.fchmod(self._opened, disk.FILE_MODE)
+                # Once only: after a failed fsync a second one says that all is well while the data is gone (fsyncgate).
+                os.fsync(self._opened)
+                facts = os.fstat(self._opened)
+                self._close()
+                folder = self._staging.descriptor
+                os.rename(self._name + PART, self._name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            self.discard()
+            raise
+        stored = StoredFile(
+            name=self._name,
+            original=self._original,
+            size=digest.size,
+            sha256=digest.sha256,
+            crc32=digest.crc32,
+            md5=digest.md5,
+            etag=etag,
+            how=How.FETCHED,
+            mtime_ns=facts.st_mtime_ns,
+            inode=facts.st_ino,
+        )
+        self._staging.note_stored(stored)
+        return stored
+
+    def suspend(self) -> None:
+        """Close the file and leave it as it is, for a later resume."""
+        self._close()
+
+    def discard(self) -> None:
+        """Remove the file."""
+        try:
+            self._close()
+        finally:
+            # Already gone, or the disk refuses: start-up clears the staging.
+            with contextlib.suppress(OSError):
+                os.unlink(self._name + PART, dir_fd=self._staging.descriptor)
+            self._hashers = Hashers()
+            self.etag = None
+
+    @property
+    def _opened(self) -> int:
+        assert self._descriptor is not None  # noqa: S101 - every caller opened it
+        return self._descriptor
+
+    @property
+    def _shown(self) -> str:
+        return disk.shown(f"{self._staging.relative}/{self._name}{PART}")
+
+    @property
+    def _original_shown(self) -> str:
+        return repr(names.printable(self._original, 120))
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self._name + PART, flags, 0o600, dir_fd=self._staging.descriptor)
+        disk.preallocate(self._descriptor, self._size)
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
+class Staging:
+    """The folder of one job below `.dcsync/staging`, opened or made. All methods block."""
+
+    def __init__(self, root: MirrorRoot, job: JobId) -> None:
+        self.root = root
+        self.leaf = names.component(job)
+        self.relative = f"{OWN_FOLDER}/{STAGING}/{self.leaf}"
+        with disk.disk_errors(f"making {self.relative}"), root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as parent:
+            self._parent = os.dup(parent)
+            self.descriptor = disk.open_folders(parent, [self.leaf], create=True)
+            os.fchmod(self.descriptor, 0o700)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._journal = os.open(f"{self.leaf}.journal", flags, 0o600, dir_fd=parent)
+        self._boot = _boot_id()
+        self._resumable: dict[str, tuple[int, str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for descriptor in (self._journal, self.descriptor, self._parent):
+            os.close(descriptor)
+
+    def recover(self) -> Mapping[str, StoredFile]:
+        """Return what an earlier run left whole, by name on disk, each file hashed; remove everything else.
+
+        A `.part` stays when the journal has its ETag and it was written since the machine booted: what a process
+        wrote before a kill is in the kernel's cache, what it wrote before a power cut may be zeros.
+        """
+        opened, stored = self._read_journal()
+        found: dict[str, StoredFile] = {}
+        with disk.disk_errors(f"reading {self.relative}"):
+            present = os.listdir(self.descriptor)
+            for name in present:
+                if name.endswith(PART) and name.removesuffix(PART) in opened:
+                    self._resumable[name.removesuffix(PART)] = opened[name.removesuffix(PART)]
+                elif name in stored and self._is_as(name, stored[name]):
+                    found[name] = stored[name]
+                else:
+                    disk.remove_tree(name, self.descriptor)
+        return found
+
+    def part(self, name: str, original: str, size: int) -> Part:
+        """Return the file to write to; it carries what an earlier run wrote when that may be resumed."""
+        part = Part(self, name, original, size)
+        resumable = self._resumable.pop(name, None)
+        if resumable is None:
+            return part
+        if resumable[0] == size:
+            part.resume(resumable[1])
+        else:
+            part.discard()
+        return part
+
+    def link(self, previous: Snapshot, source: StoredFile, name: str) -> StoredFile | None:
+        """Put a file of an earlier snapshot here under `name`; None when that file is not what was recorded any more.
+
+        A hard link where the file system allows one, else a reflink, else a copy. A file whose size, time and inode are
+        as recorded is believed, any other is hashed first.
+        """
+        try:
+            with self.root.folder(previous.folder) as folder:
+                try:
+                    descriptor = os.open(source.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                except FileNotFoundError:
+                    return None
+                with disk.disk_errors(f"linking {disk.shown(f'{previous.folder}/{source.name}')}"):
+                    try:
+                        return self._link_opened(descriptor, folder, source, name)
+                    finally:
+                        os.close(descriptor)
+        except FileNotFoundError:
+            return None
+
+    def drop_parts(self) -> None:
+        """Remove every unfinished file, and with it the room that was reserved for it."""
+        with disk.disk_errors(f"clearing {self.relative}"):
+            for name in os.listdir(self.descriptor):
+                if name.endswith(PART):
+                    os.unlink(name, dir_fd=self.descriptor)
+
+    def write_own(self, name: str, body: bytes) -> None:
+        """Write the sidecar or the sums: 0444, fsynced."""
+        with disk.disk_errors(f"writing {name} in {self.relative}"):
+            if disk.is_there(name, below=self.descriptor):
+                os.unlink(name, dir_fd=self.descriptor)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o600, dir_fd=self.descriptor)
+            try:
+                disk.write_all(descriptor, body)
+                os.fchmod(descriptor, disk.FILE_MODE)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def publish(self, folder: str) -> bool:
+        """Rename the whole folder to `folder` below the root and make that durable; FAULTS rule P, steps 4 and 5.
+
+        Returns False, having changed nothing, when something stands there already. The caller holds the mirror's lock.
+        """
+        parent_path, _, leaf = folder.rpartition("/")
+        with disk.disk_errors(f"publishing {disk.shown(folder)}"):
+            os.fchmod(self.descriptor, disk.FOLDER_MODE)
+            os.fsync(self.descriptor)
+            with self.root.folder(parent_path, create=True) as parent:
+                try:
+                    disk.rename_noreplace(self.leaf, self._parent, leaf, parent)
+                except FileExistsError:
+                    return False
+                # The new name first: a crash between the two may leave the folder in both parents, never in none.
+                os.fsync(parent)
+            os.fsync(self._parent)
+            os.unlink(f"{self.leaf}.journal", dir_fd=self._parent)
+        return True
+
+    def discard(self) -> None:
+        """Remove the folder and its journal."""
+        discard_staging(self.root, self.leaf)
+
+    def note_opened(self, name: str, original: str, size: int, etag: str) -> None:
+        """Put into the journal how an unfinished file may be resumed."""
+        self._note({"opened": name, "original": original, "size": size, "etag": etag, "boot": self._boot})
+
+    def note_stored(self, stored: StoredFile) -> None:
+        """Put a whole file into the journal."""
+        self._note({"stored": sidecar.file_json(stored)})
+
+    def _note(self, entry: Mapping[str, Json]) -> None:
+        with disk.disk_errors(f"writing the journal of {self.relative}"):
+            # One write with O_APPEND: lines of several threads do not mix.
+            disk.write_all(self._journal, json.dumps(entry).encode() + b"\n")
+
+    def _read_journal(self) -> tuple[dict[str, tuple[int, str]], dict[str, StoredFile]]:
+        with disk.disk_errors(f"reading the journal of {self.relative}"):
+            body = b""
+            while piece := os.pread(self._journal, _READ_SIZE, len(body)):
+                body += piece
+        opened: dict[str, tuple[int, str]] = {}
+        stored: dict[str, StoredFile] = {}
+        for line in body.splitlines():
+            try:
+                entry = json.loads(line)
+                if "stored" in entry:
+                    record = sidecar.parse_file(entry["stored"])
+                    stored[record.name] = record
+                elif entry["boot"] == self._boot != "":
+                    opened[str(entry["opened"])] = (int(entry["size"]), str(entry["etag"]))
+            except (ValueError, KeyError, TypeError, WireError):
+                # The last line of a cut run, or one that a power cut left as zeros.
+                continue
+        return opened, stored
+
+    def _is_as(self, name: str, record: StoredFile) -> bool:
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
+        except OSError:
+            return False
+        try:
+            return os.fstat(descriptor).st_size == record.size and hash_descriptor(descriptor).sha256 == record.sha256
+        finally:
+            os.close(descriptor)
+
+    def _link_opened(self, descriptor: int, folder: int, source: StoredFile, name: str) -> StoredFile | None:
+        facts = os.fstat(descriptor)
+        as_recorded = (
+            disk.is_plain_file(facts)
+            and facts.st_size == source.size
+            and (facts.st_mtime_ns, facts.st_ino) == (source.mtime_ns, source.inode)
+        )
+        if not as_recorded and (
+            not disk.is_plain_file(facts)
+            or facts.st_size != source.size
+            or hash_descriptor(descriptor).sha256 != source.sha256
+        ):
+            return None
+        if disk.is_there(name, below=self.descriptor):
+            os.unlink(name, dir_fd=self.descriptor)
+        try:
+            os.link(source.name, name, src_dir_fd=folder, dst_dir_fd=self.descriptor, follow_symlinks=False)
+            made = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            if (made.st_dev, made.st_ino) != (facts.st_dev, facts.st_ino):
+                message = f"{disk.shown(source.name)} was exchanged while it was linked"
+                raise MirrorTampered(message, hint="look who changes the mirror's tree")
+        except OSError:
+            # No hard links here (exFAT, some network shares), or the link count is full.
+            made = self._copy(descriptor, name)
+        linked = replace(source, name=name, how=How.LINKED, mtime_ns=made.st_mtime_ns, inode=made.st_ino)
+        self.note_stored(linked)
+        return linked
+
+    def _copy(self, source: int, name: str) -> os.stat_result:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        target = os.open(name, flags, 0o600, dir_fd=self.descriptor)
+        try:
+            if not disk.clone(source, target):
+                offset = 0
+                while piece := os.pread(source, PIECE_SIZE, offset):
+                    disk.write_all(target, piece)
+                    offset += len(piece)
+            os.fchmod(target, disk.FILE_MODE)
+            os.fsync(target)
+            return os.fstat(target)
+        finally:
+            os.close(target)
+
+
+def hash_descriptor(descriptor: int, *, each: Callable[[int], None] | None = None) -> Digest:
+    """Read a file from its beginning and return its hashes; `each` is told the length of every piece."""
+    hashers = Hashers()
+    while piece := os.pread(descriptor, _READ_SIZE, hashers.size):
+        hashers.update(piece)
+        if each is not None:
+            each(len(piece))
+    return hashers.digest()
+
+
+def discard_staging(root: MirrorRoot, leaf: str) -> None:
+    """Remove the staging of a job that has no use for it any more."""
+    try:
+        with root.folder(f"{OWN_FOLDER}/{STAGING}") as parent, disk.disk_errors(f"clearing the staging of {leaf}"):
+            disk.remove_tree(leaf, parent)
+            disk.remove_tree(f"{leaf}.journal", parent)
+    except FileNotFoundError:
+        return
+
+
+def staged_jobs(root: MirrorRoot) -> set[str]:
+    """Return what stands in the staging: the jobs' folders, and whatever else was left there."""
+    try:
+        with root.folder(f"{OWN_FOLDER}/{STAGING}") as parent:
+            return {name.removesuffix(".journal") for name in os.listdir(parent)}
+    except FileNotFoundError:
+        return set()

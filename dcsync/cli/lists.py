@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
@@ -34,7 +34,9 @@ def _list_options(command: Callable[P, T]) -> Callable[P, T]:
             ),
             click.option("--sort", type=click.Choice(["asc", "desc"]), default="desc", show_default=True),
             click.option("--sort-fields", metavar="FIELD,…", help="The API's sortFields."),
-            click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."),
+            click.option(
+                "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+            ),
             click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out so many first."),
             click.option("--project", metavar="ID", help="Only this project (project admins must name one)."),
             click.option("--json", "as_json", is_flag=True, help="Answer as JSON, with every field of the API."),
@@ -47,11 +49,11 @@ def _list_options(command: Callable[P, T]) -> Callable[P, T]:
 @click.command("requests", epilog=EXIT_STATUSES)
 @_list_options
 @click.pass_context
-def requests_command(ctx: click.Context, *, accounts: Sequence[str], as_json: bool, **options: str) -> int:
+def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, **_: object) -> int:
     """List the data requests that the configured user created."""
     from dcsync.core.wire import request_json
 
-    chosen = _options(**options)
+    chosen = _options(ctx.params)
 
     async def ask(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
         return [request_json(request) for request in await api.requests(account.id, chosen)]
@@ -79,13 +81,13 @@ def requests_command(ctx: click.Context, *, accounts: Sequence[str], as_json: bo
 @click.option("--request", "request_id", metavar="ID", help="Only jobs of this data request.")
 @click.pass_context
 def jobs_command(
-    ctx: click.Context, *, accounts: Sequence[str], as_json: bool, request_id: str | None, **options: str
+    ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, request_id: str | None, **_: object
 ) -> int:
     """List the jobs of the data requests that the configured user created."""
     from dcsync.core.model import RequestId
     from dcsync.core.wire import job_json
 
-    chosen = _options(**options)
+    chosen = _options(ctx.params)
     if request_id is not None and (chosen.filters or chosen.sort_fields or chosen.project_id):
         message = "the API's list of one request's jobs takes only --sort, --limit and --offset"
         raise click.UsageError(message)
@@ -112,25 +114,23 @@ def jobs_command(
     return status
 
 
-def _options(  # noqa: PLR0913 - the lists' own
-    *, filters: Sequence[str], sort: str, sort_fields: str | None, limit: int, offset: int, project: str | None
-) -> ListOptions:
+def _options(params: dict[str, Any]) -> ListOptions:
     from dcsync.api.client import ListOptions
 
     pairs = {}
-    for text in filters:
+    for text in params["filters"]:
         field, equals, value = text.partition("=")
         if not equals or not field:
             message = f"{text!r} is not FIELD=VALUE"
             raise click.BadParameter(message, param_hint="--filter")
         pairs[field] = value
     return ListOptions(
-        sort=sort,
-        limit=limit,
-        offset=offset,
-        sort_fields=tuple(field for field in (sort_fields or "").split(",") if field),
+        sort=params["sort"],
+        limit=params["limit"],
+        offset=params["offset"],
+        sort_fields=tuple(field for field in (params["sort_fields"] or "").split(",") if field),
         filters=pairs,
-        project_id=project,
+        project_id=params["project"],
     )
 
 

@@ -32,7 +32,6 @@ def status_command(ctx: click.Context, as_json: bool) -> int:
 
 def _print(status: Status) -> None:
 
-
     from dcsync.cli.output import size_text, time_text
 
     now = datetime.now(UTC)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 @click.pass_context
-def sync_command(  # noqa: PLR0913 - its options
+def sync_command(
     ctx: click.Context,
     accounts: Sequence[str],
     requests: Sequence[str],
@@ -49,9 +49,7 @@ def sync_command(  # noqa: PLR0913 - its options
     return int(exit_status(outcomes))
 
 
-async def sync_once(
-    config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool
-) -> list[AccountOutcome]:
+async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
     """Open everything, do one run, close everything."""
     from dcsync.app import account_settings, open_sync
     from dcsync.cli.progress import watching

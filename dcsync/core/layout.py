@@ -78,7 +78,7 @@ def parse_layout(text: str) -> Layout:
     )
 
 
-def place(  # noqa: PLR0913 - the template's own fields
+def place(
     layout: Layout,
     *,
     account: AccountName,

@@ -58,6 +58,14 @@ SETTLED = frozenset({S.PUBLISHED, S.PRUNED, S.EMPTY, S.EXPIRED, S.QUARANTINED})
 #: States of which a person should hear.
 LOSSES = frozenset({S.EXPIRED, S.QUARANTINED})
 
+_UPSTREAM = {
+    JobPhase.SUCCEEDED: S.SEEN,
+    JobPhase.FAILED: S.EMPTY,
+    JobPhase.CANCELLED: S.EMPTY,
+    JobPhase.PENDING: S.WAITING,
+    JobPhase.UNKNOWN: S.WAITING,
+}
+
 #: Poison is tried this often before the job is set aside (FAULTS D13).
 POISON_ATTEMPTS = 3
 #: A listing that is missing for a complete job is looked for this long before it is called lost (FAULTS A8).
@@ -76,13 +84,7 @@ def may_go(current: JobState, new: JobState) -> bool:
 
 def state_for(phase: JobPhase, known: JobState | None) -> JobState:
     """Return the state of a job as the list shows it, given what is known: upstream never undoes what is done here."""
-    match phase:
-        case JobPhase.SUCCEEDED:
-            upstream = S.SEEN
-        case JobPhase.FAILED | JobPhase.CANCELLED:
-            upstream = S.EMPTY
-        case JobPhase.PENDING | JobPhase.UNKNOWN:
-            upstream = S.WAITING
+    upstream = _UPSTREAM[phase]
     if known is None or known is S.WAITING:
         return upstream
     if known is S.EMPTY and upstream is S.SEEN:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import NewType, TypeAlias
 
 #: A decoded JSON value. `Mapping` and `Sequence` because nothing here changes one.
-Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 #: The name an account has in the configuration and as a folder.
 AccountName = NewType("AccountName", str)

@@ -26,9 +26,9 @@ _FORBIDDEN = frozenset('/\\<>:"|?*')
 _HEX_PAIR = re.compile(r"[0-9A-Fa-f]{2}")
 # Unicode's default-ignorable code points outside category Cf: invisible, or dropped by HFS+ when names are compared.
 _IGNORABLE = frozenset(
-    [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0]
-    + list(range(0xFE00, 0xFE10))
-    + list(range(0xE0100, 0xE01F0))
+    {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0}
+    | set(range(0xFE00, 0xFE10))
+    | set(range(0xE0100, 0xE01F0))
 )
 # Cc control, Cf format (bidi, zero-width), Cs surrogate, Zl and Zp line separators: invisible or a line break.
 _BAD_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -37,7 +37,7 @@ _EMPTY = "%FF"
 
 
 def component(original: str) -> str:
-    """Return the path component for a name: itself if it is safe, else escaped; over 200 bytes shortened with a hash."""
+    """Return the path component for a name: itself if safe, else escaped; over 200 bytes cut, with a hash."""
     escaped = _escape(original)
     if len(escaped.encode()) <= MAX_BYTES:
         return escaped
@@ -78,7 +78,9 @@ def ascii_fold(text: str) -> str:
 
 def printable(text: str, limit: int = 80) -> str:
     """Return text for a message: one line, nothing that a terminal obeys, at most `limit` characters."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text[:limit])
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text[:limit]
+    )
     return shown + ("…" if len(text) > limit else "")
 
 
@@ -101,11 +103,7 @@ def _must_escape(original: str, index: int, character: str) -> bool:
     if character == "%":
         # Only where it would read as an escape: that keeps `50%.csv` as it is and the mapping injective.
         return _HEX_PAIR.match(original, index + 1) is not None
-    return (
-        character in _FORBIDDEN
-        or unicodedata.category(character) in _BAD_CATEGORIES
-        or ord(character) in _IGNORABLE
-    )
+    return character in _FORBIDDEN or unicodedata.category(character) in _BAD_CATEGORIES or ord(character) in _IGNORABLE
 
 
 def _percent(character: str) -> str:
@@ -119,7 +117,7 @@ def _digest(original: str, length: int = 8) -> str:
 def _with_suffix(name: str, digest: str, limit: int) -> str:
     """Put `~digest` before the extension, and cut the stem at a character so that the whole fits."""
     stem, dot, extension = name.rpartition(".")
-    if not stem or len(extension.encode()) > 16:  # noqa: PLR2004 - longer is no extension but part of the name
+    if not stem or len(extension.encode()) > 16:
         stem, dot, extension = name, "", ""
     tail = f"~{digest}{dot}{extension}"
     room = limit - len(tail.encode())

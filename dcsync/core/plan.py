@@ -14,7 +14,7 @@ from dcsync.core.quota import WINDOW_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
-    """Get it by a signed URL of its own; `unless` is the file of the snapshot before whose ETag makes a 304 possible."""
+    """Get it by a signed URL of its own; `unless` is the file before it, whose ETag makes a 304 possible."""
 
     file: ListedFile
     name: str
@@ -45,7 +45,7 @@ Action: TypeAlias = Fetch | Keep | Skip
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The actions for one extract, fetches with the largest file first so that none is left running alone at the end."""
+    """The actions for one extract. The largest file comes first, so that none is left running alone at the end."""
 
     strategy: str
     actions: tuple[Action, ...]

@@ -130,7 +130,7 @@ def _decide_partial(headers: Mapping[str, str], size: int, have: Have) -> Write:
 
 def resumable_etag(etag: str | None) -> str | None:
     """Return the ETag if a download may be resumed under it: a strong one (RFC 9110 §13.1.1)."""
-    return etag if etag is not None and len(etag) > 2 and etag.startswith('"') and etag.endswith('"') else None  # noqa: PLR2004 - two quotes
+    return etag if etag is not None and len(etag) > 2 and etag.startswith('"') and etag.endswith('"') else None
 
 
 def md5_of_etag(etag: str | None) -> str | None:
@@ -206,7 +206,11 @@ class Patience:
             self._mismatches += 1
             if self._mismatches >= self.MAX_MISMATCHES:
                 return None
-            return 0.0 if isinstance(error, ContentChanged) else backoff(self._mismatches, base_s=1.0, cap_s=10.0, draw=draw)
+            return (
+                0.0
+                if isinstance(error, ContentChanged)
+                else backoff(self._mismatches, base_s=1.0, cap_s=10.0, draw=draw)
+            )
         if progressed:
             self._failures = 0
         self._failures += 1

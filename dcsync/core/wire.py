@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from dcsync.core.model import DataRequest, Hub, Job, JobId, Json, ListedFile, RequestId, SignedFile
 from dcsync.core.names import printable
@@ -94,19 +94,28 @@ def parse_hubs(value: Json) -> tuple[Hub, ...]:
         attributes = entry.get("attributes")
         facts = attributes if isinstance(attributes, Mapping) else {}
         hubs.append(
-            Hub(id=_identifier(entry, "id", "a hub"), name=_text(facts.get("name")) or "", region=_text(facts.get("region")))
+            Hub(
+                id=_identifier(entry, "id", "a hub"),
+                name=_text(facts.get("name")) or "",
+                region=_text(facts.get("region")),
+            )
         )
     return tuple(hubs)
 
 
 _REQUEST_FIELDS = frozenset(
-    "id description isActive accountId projectId projectIdList createdBy createdByEmail createdAt updatedBy "
-    "updatedByEmail updatedAt scheduleInterval reoccuringInterval effectiveFrom effectiveTo lastQueuedAt serviceGroups "
-    "callbackUrl sendEmail startDate endDate dateRange projectStatus".split()
+    str.split(
+        "id description isActive accountId projectId projectIdList createdBy createdByEmail createdAt "
+        "updatedBy updatedByEmail updatedAt scheduleInterval reoccuringInterval effectiveFrom effectiveTo "
+        "lastQueuedAt serviceGroups callbackUrl sendEmail startDate endDate dateRange projectStatus "
+    )
 )
 _JOB_FIELDS = frozenset(
-    "id requestId accountId projectId projectIdList createdBy createdByEmail createdAt startedAt completedAt status "
-    "completionStatus progress sendEmail lastDownloadedBy lastDownloadedAt startDate endDate".split()
+    str.split(
+        "id requestId accountId projectId projectIdList createdBy createdByEmail createdAt startedAt "
+        "completedAt status completionStatus progress sendEmail lastDownloadedBy lastDownloadedAt startDate "
+        "endDate "
+    )
 )
 
 
@@ -309,7 +318,7 @@ def _refuse_constant(name: str) -> Json:
     raise ValueError(msg)
 
 
-def _is_sequence(value: Json) -> bool:
+def _is_sequence(value: Json) -> TypeGuard[Sequence[Json]]:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
@@ -341,14 +350,15 @@ def _text(value: Json) -> str | None:
 
 def _texts(value: Json) -> tuple[str, ...]:
     """An array, null, or an array as a JSON-encoded string (seen for `projectIdList`)."""
+    decoded = value
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            decoded = json.loads(value)
         except (ValueError, RecursionError):
             return (value,) if value else ()
-    if not _is_sequence(value):
+    if not _is_sequence(decoded):
         return ()
-    return tuple(item for item in value if isinstance(item, str))
+    return tuple(item for item in decoded if isinstance(item, str))
 
 
 def _integer(value: Json) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -45,11 +47,13 @@ async def open_manifest(path: Path, *, read_only: bool = False) -> AsyncIterator
     """
     engine = _engine(path, read_only=read_only)
     try:
+        if not read_only:
+            await asyncio.to_thread(_make_private, path)
         with _sql_errors(path):
             async with engine.connect() as connection:
                 await _check(connection, path)
                 if not read_only:
-                    await _migrate(connection, path)
+                    await _migrate(connection)
         yield SqlManifest(engine, path)
     finally:
         await engine.dispose()
@@ -173,7 +177,7 @@ class SqlManifest:
                 values["attempts"] = attempts
             if folder is not None:
                 values["folder"] = folder
-            await connection.execute(_job(sa.update(job_table), account, job).values(**values))
+            await connection.execute(sa.update(job_table).where(_is_job(account, job)).values(**values))
             if current is JobState.PUBLISHED and state is not JobState.PUBLISHED:
                 # Its files are not on the disk any more: no later snapshot may link to them.
                 await connection.execute(
@@ -185,7 +189,9 @@ class SqlManifest:
         async with self._write() as connection:
             await _state_of(connection, account, publication.job, JobState.PUBLISHED)
             await connection.execute(
-                _job(sa.update(job_table), account, publication.job).values(
+                sa.update(job_table)
+                .where(_is_job(account, publication.job))
+                .values(
                     state=JobState.PUBLISHED.value,
                     changed_at=publication.published_at,
                     published_at=publication.published_at,
@@ -307,6 +313,15 @@ class SqlManifest:
                 yield connection
 
 
+def _make_private(path: Path) -> None:
+    """Make the file before SQLite does, so that others can never read it: SQLite gives -wal and -shm its mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        message = f"the manifest {path} cannot be opened: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message) from None
+
+
 class _sql_errors:  # noqa: N801 - reads as a context, like contextlib.suppress
     """Turns the database's exceptions into ours, once, at the edge; its text can hold values of rows."""
 
@@ -341,7 +356,7 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
     mode = "ro" if read_only else "rwc"
     engine = create_async_engine(
         f"sqlite+aiosqlite:///file:{quote(str(path))}?mode={mode}&uri=true",
-        # None: the driver begins no transaction of its own, the event below does (SQLAlchemy, "pysqlite", transactions).
+        # None: the driver begins no transaction of its own, the event below does (SQLAlchemy, "pysqlite").
         connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
         hide_parameters=True,
     )
@@ -374,7 +389,7 @@ async def _check(connection: AsyncConnection, path: Path) -> None:
         raise ManifestNewer(message)
 
 
-async def _migrate(connection: AsyncConnection, path: Path) -> None:
+async def _migrate(connection: AsyncConnection) -> None:
     if await _revision(connection) == REVISIONS[-1]:
         return
     # Imported only when there is something to migrate: 60 ms.
@@ -390,7 +405,6 @@ async def _migrate(connection: AsyncConnection, path: Path) -> None:
 
     await connection.run_sync(upgrade)
     await connection.commit()
-    path.chmod(0o600)
 
 
 async def _revision(connection: AsyncConnection) -> str | None:
@@ -436,7 +450,7 @@ async def _upsert_job(connection: AsyncConnection, account: AccountName, known: 
         "document": json.dumps(wire.job_json(known.job)),
         "changed_at": at,
     }
-    current = await connection.scalar(_job(sa.select(job_table.c.state), account, known.job.id))
+    current = await connection.scalar(sa.select(job_table.c.state).where(_is_job(account, known.job.id)))
     if current is None:
         await connection.execute(
             sa.insert(job_table).values(
@@ -445,11 +459,11 @@ async def _upsert_job(connection: AsyncConnection, account: AccountName, known: 
         )
     else:
         _refuse_illegal(known.job.id, JobState(current), known.state)
-        await connection.execute(_job(sa.update(job_table), account, known.job.id).values(**values))
+        await connection.execute(sa.update(job_table).where(_is_job(account, known.job.id)).values(**values))
 
 
 async def _state_of(connection: AsyncConnection, account: AccountName, job: JobId, new: JobState) -> JobState:
-    found = await connection.scalar(_job(sa.select(job_table.c.state), account, job))
+    found = await connection.scalar(sa.select(job_table.c.state).where(_is_job(account, job)))
     if found is None:
         message = f"job {job} of {account} is not in the manifest"
         raise IllegalTransition(message)
@@ -464,8 +478,8 @@ def _refuse_illegal(job: JobId, current: JobState, new: JobState) -> None:
         raise IllegalTransition(message)
 
 
-def _job(statement: Any, account: AccountName, job: JobId) -> Any:
-    return statement.where(job_table.c.account == account, job_table.c.id == job)
+def _is_job(account: AccountName, job: JobId) -> sa.ColumnElement[bool]:
+    return sa.and_(job_table.c.account == account, job_table.c.id == job)
 
 
 def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:

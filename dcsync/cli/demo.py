@@ -1,0 +1,150 @@
+"""`dcsync demo`: the sandbox and a sync into a folder, nothing to configure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES
+from dcsync.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dcsync.ops.sync import AccountOutcome
+
+_STATE = ".state"
+_FIRST_DAYS = 3
+#: The made-up extracts begin this long ago, so that a new day can be added often before they reach today.
+_DAYS_BACK = 12
+_TOKEN_VARIABLE = "DCSYNC_DEMO_TOKEN"  # noqa: S105 - the variable's name
+
+
+@click.command("demo", epilog=EXIT_STATUSES)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("dcsync-demo"))
+@click.pass_context
+def demo_command(ctx: click.Context, folder: Path) -> int:
+    """Mirror a made-up account into FOLDER (./dcsync-demo) over real HTTP on this machine.
+
+    Run it again: a new day has come, and what did not change is hardlinked.
+    """
+    from dcsync.cli.session import run_async, set_up_log
+    from dcsync.ops.sync import exit_status
+
+    set_up_log(ctx, level="warning", form="auto")
+    folder = folder.absolute()
+    first_day, days = _prepare(folder)
+    again = days > _FIRST_DAYS
+    click.echo(
+        f"A sandbox serves {days} days of two data requests on this machine; dcsync mirrors "
+        f"{'what is new' if again else 'them'} into {folder}\n"
+    )
+    outcomes = run_async(_mirror(folder, first_day, days))
+    (folder / _STATE / "demo.json").write_text(json.dumps({"first_day": first_day.isoformat(), "days": days}))
+    _show_published(outcomes)
+    status = exit_status(outcomes)
+    if status == 0:
+        _show_tree(folder)
+        _show_next(folder)
+    return int(status)
+
+
+def _prepare(folder: Path) -> tuple[date, int]:
+    """Return the first made-up day and how many there are by now; refuse a folder that is something else."""
+    state = folder / _STATE
+    notes = state / "demo.json"
+    try:
+        if notes.is_file():
+            entry = json.loads(notes.read_text())
+            return date.fromisoformat(entry["first_day"]), int(entry["days"]) + 1
+        if folder.is_dir() and not state.is_dir() and any(folder.iterdir()):
+            message = f"{folder} has other files in it"
+            raise ConfigError(message, hint="name a new or empty folder: dcsync demo DIR")
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        message = f"{folder} cannot be used: {error.strerror}"
+        raise ConfigError(message, hint="name a folder that you may write to: dcsync demo DIR") from None
+    except (ValueError, KeyError, TypeError):
+        message = f"{notes} is not what the demo wrote"
+        raise ConfigError(message, hint=f"remove {folder} and run the demo again") from None
+    return datetime.now(UTC).date() - timedelta(days=_DAYS_BACK), _FIRST_DAYS
+
+
+async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
+    from dcsync.app import account_settings, open_sync
+    from dcsync.config import load
+    from dcsync.ops.sync import sync
+    from dcsync.sandbox import Options, Sandbox, World
+
+    world = World.demo(seed=1, days=days, first_day=first_day)
+    # The real quota of 60 calls a minute would make a visitor wait; everything else is as strict as the real side.
+    async with Sandbox(world, options=Options(quota_per_minute=None)) as sandbox:
+        path = folder / _STATE / "config.toml"
+        path.write_text(_config(folder, sandbox.base_url, world.hub_id))
+        environ = {_TOKEN_VARIABLE: sandbox.tokens.issue_access_token("demo", 3600)}
+        config = load(path, environ=environ)
+        async with open_sync(config, environ=environ) as context:
+            return await sync(context, account_settings(config))
+
+
+def _config(folder: Path, base_url: str, hub_id: str) -> str:
+    return f"""# What the demo ran with; the sandbox at this address is gone when it ends.
+[mirror]
+root = {json.dumps(str(folder))}
+
+[state]
+dir = {json.dumps(str(folder / _STATE))}
+
+[api]
+base_url = "{base_url}"
+requests_per_minute = 1000
+
+[auth]
+method = "token"
+access_token = "env:{_TOKEN_VARIABLE}"
+
+[[account]]
+name = "acme"
+id = "{hub_id}"
+"""
+
+
+def _show_published(outcomes: Sequence[AccountOutcome]) -> None:
+    from dcsync.cli.sync import print_outcomes
+
+    print_outcomes(outcomes, as_json=False, dry_run=False)
+    click.echo()
+
+
+def _show_tree(folder: Path) -> None:
+    """Show the requests' folders with their snapshots, and the newest one's files."""
+    click.echo(f"{folder}/")
+    account = folder / "acme"
+    click.echo("  acme/")
+    for request in sorted(path for path in account.iterdir() if path.is_dir()):
+        click.secho(f"    {request.name}/", bold=True)
+        latest = request / "latest"
+        click.echo(f"      latest -> {latest.readlink()}")
+        for snapshot in sorted(path.parent for path in request.glob("[0-9]*/**/_dcsync.json")):
+            files = sorted(path.name for path in snapshot.iterdir())
+            linked = sum(path.stat().st_nlink > 1 for path in snapshot.iterdir())
+            click.echo(
+                f"      {snapshot.relative_to(request)}/  {len(files)} files, {linked} of them shared by hard links"
+            )
+        names = [path.name for path in sorted(latest.iterdir())]
+        shown = ", ".join(names[:5])
+        click.echo(f"        {shown}, … ({len(names)} in all)")
+
+
+def _show_next(folder: Path) -> None:
+    latest = next(iter(sorted(folder.glob("acme/*/latest"))))
+    click.echo(
+        f"""
+Look at:
+  cd {latest} && sha256sum -c --quiet SHA256SUMS && echo whole
+  less {latest}/_dcsync.json        # where each file came from, and how
+  dcsync demo {folder}   # another day: only what changed is fetched"""
+    )

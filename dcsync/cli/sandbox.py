@@ -1,0 +1,89 @@
+"""`dcsync sandbox`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES
+
+if TYPE_CHECKING:
+    from dcsync.sandbox import Sandbox
+
+
+@click.command("sandbox", epilog=EXIT_STATUSES)
+@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="The API's; 0 = any.")
+@click.option("--storage-port", type=click.IntRange(0, 65535), default=0, help="The file store's; 0 = any.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other data.")
+@click.option("--days", type=click.IntRange(1, 29), default=3, show_default=True, help="Days of extracts, up to today.")
+@click.option(
+    "--tables", type=click.IntRange(1, 260), default=40, show_default=True, help="Tables of the full extract."
+)
+@click.option("--quota", type=click.IntRange(min=0), default=60, show_default=True, help="Calls a minute; 0 = off.")
+@click.option("--url-lifetime", type=click.FloatRange(min=0.1), default=60.0, show_default=True, metavar="SECONDS")
+@click.option("--latency", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Of each API call.")
+@click.pass_context
+def sandbox_command(  # noqa: PLR0913 - its options
+    ctx: click.Context,
+    port: int,
+    storage_port: int,
+    seed: int,
+    days: int,
+    tables: int,
+    quota: int,
+    url_lifetime: float,
+    latency: float,
+) -> None:
+    """Serve a stand-in of the API, the token endpoint and the file store on 127.0.0.1, until interrupted.
+
+    It prints a configuration that works with it.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from dcsync.cli.session import run_async, set_up_log
+    from dcsync.sandbox import Options, Sandbox, World
+
+    set_up_log(ctx, level="info", form="auto")
+
+    async def serve() -> None:
+        import asyncio
+
+        first_day = datetime.now(UTC).date() - timedelta(days=days)
+        world = World.demo(seed=seed, days=days, first_day=first_day, tables=tables)
+        options = Options(quota_per_minute=quota or None, url_lifetime_s=url_lifetime, latency_s=latency)
+        async with Sandbox(world, port=port, storage_port=storage_port, options=options) as sandbox:
+            _announce(sandbox)
+            await asyncio.Event().wait()
+
+    try:
+        run_async(serve())
+    except KeyboardInterrupt:
+        click.echo("sandbox stopped", err=True)
+
+
+def _announce(sandbox: Sandbox) -> None:
+    token = sandbox.tokens.issue_refresh_token("sandbox-user")
+    click.echo(f"# The API is at {sandbox.base_url}, the file store at {sandbox.storage_url}; Ctrl-C stops both.")
+    click.echo("# Save this as sandbox.toml (chmod 600) and run: dcsync --config sandbox.toml sync")
+    click.echo(
+        f"""[mirror]
+root = "/tmp/dcsync-sandbox/mirror"       # make it first
+
+[state]
+dir = "/tmp/dcsync-sandbox/state"
+
+[api]
+base_url = "{sandbox.base_url}"
+
+[auth]
+method = "token"
+client_id = "{sandbox.options.client_id}"
+client_secret = "{sandbox.options.client_secret or ""}"
+refresh_token = "{token}"
+
+[[account]]
+name = "sandbox"
+id = "{sandbox.world.hub_id}"
+"""
+    )

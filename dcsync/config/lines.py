@@ -1,0 +1,88 @@
+"""Which line of a TOML text a key stands in: a scan of key paths, good enough to point at a mistake.
+
+tomllib gives values without places. The scan knows tables, arrays of tables, dotted and quoted keys, inline tables by
+their first line, and steps over strings of several lines and arrays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+KeyPath = tuple[str | int, ...]
+
+_TABLE = re.compile(r"\s*\[(\[)?\s*(?P<keys>[^\]]+?)\s*\]\]?\s*(#.*)?$")
+_KEY = re.compile(
+    r"""\s*(?P<keys>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
+)
+_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
+_INLINE = re.compile(r"""[{,]\s*([A-Za-z0-9_-]+|"[^"]*"|'[^']*')\s*=""")
+
+
+def key_lines(text: str) -> dict[KeyPath, int]:
+    """Return the line, from 1, of every table and key, by its path; arrays of tables count from 0."""
+    lines: dict[KeyPath, int] = {}
+    counts: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    closing: str | None = None
+    depth = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if closing is not None:
+            if closing in line:
+                closing = None
+            continue
+        if depth > 0:
+            depth += _balance(line)
+            continue
+        header = _TABLE.match(line)
+        if header is not None:
+            path: KeyPath = _resolve(_parts(header["keys"]), counts)
+            if header[1]:
+                index = counts.get(path, -1) + 1
+                counts[path] = index
+                lines.setdefault(path, number)
+                path = (*path, index)
+            table = path
+            lines.setdefault(table, number)
+            continue
+        key = _KEY.match(line)
+        if key is None:
+            continue
+        path = (*table, *_parts(key["keys"]))
+        for length in range(len(table) + 1, len(path) + 1):
+            lines.setdefault(path[:length], number)
+        value = line[key.end() :]
+        for inner in _INLINE.findall(value):
+            lines.setdefault((*path, inner.strip("\"'")), number)
+        closing = next((q for q in ('"""', "'''") if value.count(q) == 1), None)
+        depth = _balance(value) if closing is None else 0
+    return lines
+
+
+def line_of(path: Sequence[str | int], lines: dict[KeyPath, int]) -> int | None:
+    """Return the line of a path, or of the nearest table above it that is there."""
+    for length in range(len(path), 0, -1):
+        found = lines.get(tuple(path[:length]))
+        if found is not None:
+            return found
+    return None
+
+
+def _parts(keys: str) -> KeyPath:
+    return tuple(part.strip("\"'") for part in _PART.findall(keys))
+
+
+def _resolve(path: KeyPath, counts: dict[KeyPath, int]) -> KeyPath:
+    """`[account.x]` after `[[account]]` belongs to the last of them."""
+    resolved: KeyPath = ()
+    for index, part in enumerate(path):
+        resolved = (*resolved, part)
+        if resolved in counts and index < len(path) - 1:
+            resolved = (*resolved, counts[resolved])
+    return resolved
+
+
+def _balance(text: str) -> int:
+    """Return how many brackets stay open, strings and comments left out."""
+    plain = re.sub(r'"(?:\\.|[^"\\])*"|\'[^\']*\'', "", text).split("#", 1)[0]
+    return plain.count("[") + plain.count("{") - plain.count("]") - plain.count("}")

@@ -1,0 +1,149 @@
+"""Finding, reading and checking the file."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from dcsync.config.lines import key_lines, line_of
+from dcsync.config.model import Config, SecretRef
+from dcsync.errors import ConfigInvalid, ConfigMissing, Problem
+
+_SYSTEM = Path("/etc/dcsync/config.toml")
+
+
+def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
+    """Return the file to read: the one named, `$DCSYNC_CONFIG`, the user's, or the system's."""
+    named = path or (Path(environ["DCSYNC_CONFIG"]) if environ.get("DCSYNC_CONFIG") else None)
+    if named is not None:
+        return named
+    home = Path(environ["XDG_CONFIG_HOME"]) if environ.get("XDG_CONFIG_HOME") else Path("~/.config").expanduser()
+    places = [home / "dcsync" / "config.toml", _SYSTEM]
+    for place in places:
+        if place.is_file():
+            return place
+    message = f"no configuration found; looked for {' and '.join(str(place) for place in places)}"
+    raise ConfigMissing(message)
+
+
+def load(path: Path | None = None, *, environ: Mapping[str, str]) -> Config:
+    """Read and check the configuration.
+
+    Raises `ConfigMissing`, or `ConfigInvalid` with every problem and its line at once.
+    """
+    place = find(path, environ=environ)
+    text, exposed = _read(place)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid((_broken(place, error),)) from None
+    lines = key_lines(text)
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False, include_context=True)
+        problems = [_problem(place, item, lines) for item in details]
+        raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0))) from None
+    if exposed and _has_literal_secret(config):
+        message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
+        raise ConfigInvalid((Problem(file=str(place), line=line_of(("auth",), lines), key="auth", message=message),))
+    return config
+
+
+def _read(place: Path) -> tuple[str, bool]:
+    def fail(message: str, line: int | None = None) -> ConfigInvalid:
+        return ConfigInvalid((Problem(file=str(place), line=line, key="", message=message),))
+
+    try:
+        body = place.read_bytes()
+        exposed = bool(stat.S_IMODE(place.stat().st_mode) & 0o077)
+    except FileNotFoundError:
+        message = f"the configuration {place} does not exist"
+        raise ConfigMissing(message) from None
+    except IsADirectoryError:
+        raise fail("is a folder, not a configuration file") from None
+    except OSError as error:
+        raise fail(f"cannot be read: {error.strerror} (as uid {os.geteuid()})") from None
+    try:
+        return body.decode("utf-8-sig"), exposed
+    except UnicodeDecodeError as error:
+        raise fail("is not UTF-8", body[: error.start].count(b"\n") + 1) from None
+
+
+def _broken(place: Path, error: tomllib.TOMLDecodeError) -> Problem:
+    words = str(error)
+    found = re.search(r"at line (\d+), column (\d+)", words)
+    reason = words.split(" (at ", maxsplit=1)[0]
+    return Problem(
+        file=str(place),
+        line=int(found[1]) if found else None,
+        key="",
+        message=f"not valid TOML: {reason}" + (f" (column {found[2]})" if found else ""),
+    )
+
+
+def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...], int]) -> Problem:
+    path = tuple(item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in path)
+    match item["type"]:
+        case "extra_forbidden":
+            message = "unknown key" + _suggestion(path)
+        case "missing":
+            message = "is missing" if len(path) > 1 else f"the section [{path[0]}] is missing"
+            if path == ("account",):
+                message = "at least one [[account]] is needed"
+        case "literal_error":
+            expected = item.get("ctx", {}).get("expected", "")
+            message = f"must be one of {expected}"
+        case _:
+            pass
+    if not path and ": " in message and re.match(r"[a-z.]+: ", message):
+        key, message = message.split(": ", 1)
+        path = tuple(key.split("."))
+    return Problem(file=str(place), line=line_of(path, lines), key=key, message=message)
+
+
+def _suggestion(path: Sequence[str | int]) -> str:
+    known = _known_keys(Config, path[:-1])
+    close = get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; there are {', '.join(sorted(known))}" if known else ""
+
+
+def _known_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Return the keys of the section that a path leads to."""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = next((field for name, field in model.model_fields.items() if (field.alias or name) == part), None)
+        inner = None if field is None else _model_in(field.annotation)
+        if inner is None:
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an annotation is of no one type
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in {list, UnionType}:
+        return next((found for found in map(_model_in, get_args(annotation)) if found is not None), None)
+    return None
+
+
+def _has_literal_secret(config: Config) -> bool:
+    auth = config.auth
+    secrets = (auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token)
+    return any(isinstance(secret, SecretRef) and secret.kind == "literal" for secret in secrets)

@@ -1,0 +1,429 @@
+"""The sections and keys of the configuration with their defaults (DESIGN §5). Frozen; unknown keys are refused."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from dcsync.config.units import parse_duration, parse_size
+from dcsync.core.layout import Layout, parse_layout
+from dcsync.core.urls import is_loopback_url
+from dcsync.errors import SecretExposed, SecretUnavailable
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ACCOUNT_ID = re.compile(r"(b\.)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class SecretRef:
+    """A secret, or where it is: `env:NAME`, `file:PATH`, `credential:NAME`. Its `repr` never shows a value."""
+
+    def __init__(self, text: str) -> None:
+        kind, colon, rest = text.partition(":")
+        self.kind = kind if colon and kind in {"env", "file", "credential"} else "literal"
+        self._rest = rest if self.kind != "literal" else text
+        if not self._rest:
+            message = f"{kind}: names nothing"
+            raise ValueError(message)
+        if self.kind == "credential" and ("/" in rest or rest in {".", ".."}):
+            message = "credential: takes a name, no path"
+            raise ValueError(message)
+
+    def __repr__(self) -> str:
+        return f"SecretRef({self.describe()!r})"
+
+    def describe(self) -> str:
+        """Return what may be shown."""
+        return "***" if self.kind == "literal" else f"{self.kind}:{self._rest}"
+
+    def resolve(self, environ: Mapping[str, str]) -> SecretStr:
+        """Return the secret, one line break at its end taken off.
+
+        Raises `SecretUnavailable`, or `SecretExposed` for a file that others can read.
+        """
+        match self.kind:
+            case "env":
+                value = environ.get(self._rest)
+                if value is None:
+                    message = f"the environment variable {self._rest} is not set"
+                    raise SecretUnavailable(message)
+            case "file":
+                value = _read_secret(Path(self._rest).expanduser(), private=True)
+            case "credential":
+                folder = environ.get("CREDENTIALS_DIRECTORY")
+                if folder is None:
+                    message = (
+                        f"credential:{self._rest} needs systemd's LoadCredential= ($CREDENTIALS_DIRECTORY is not set)"
+                    )
+                    raise SecretUnavailable(message)
+                # systemd owns that folder and gives its files to the unit's user alone.
+                value = _read_secret(Path(folder) / self._rest, private=False)
+            case _:
+                value = self._rest
+        value = value.removesuffix("\n").removesuffix("\r")
+        if not value:
+            message = f"{self.describe()} is empty"
+            raise SecretUnavailable(message)
+        return SecretStr(value)
+
+
+def _read_secret(path: Path, *, private: bool) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if private and mode & 0o077:
+                message = f"the secret file {path} has mode {mode:04o}: others can read it"
+                raise SecretExposed(message)
+            return file.read(1 << 16)
+    except OSError as error:
+        message = f"the secret file {path} cannot be read: {error.strerror}"
+        raise SecretUnavailable(message) from None
+    except UnicodeDecodeError:
+        message = f"the secret file {path} is no text"
+        raise SecretUnavailable(message) from None
+
+
+def _secret(value: object) -> SecretRef:
+    if isinstance(value, SecretRef):
+        return value
+    if not isinstance(value, str):
+        # The value itself is not shown: it may be the secret.
+        message = 'a secret is a string: "env:NAME", "file:PATH" or "credential:NAME"'
+        raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
+    return SecretRef(value)
+
+
+def _duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else _refuse(value, 'a duration such as "15m"')
+
+
+def _size(value: object) -> object:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return parse_size(value)
+    return _refuse(value, 'a size such as "5 GiB"')
+
+
+def _bandwidth(value: object) -> object:
+    if value is None or value == "unlimited":
+        return None
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        rate = parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
+        return rate or _refuse(value, 'more than 0, or "unlimited"')
+    return _refuse(value, '"unlimited" or a rate such as "20 MiB/s"')
+
+
+def _refuse(value: object, expected: str) -> object:
+    message = f"{value!r} is not {expected}"
+    raise ValueError(message)
+
+
+Secret: TypeAlias = Annotated[SecretRef, BeforeValidator(_secret)]
+Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
+Size: TypeAlias = Annotated[int, BeforeValidator(_size)]
+Bandwidth: TypeAlias = Annotated[int | None, BeforeValidator(_bandwidth)]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, no unknown keys, no input in errors (it may be a secret)."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True, strict=True
+    )
+
+
+class Mirror(Section):
+    """`[mirror]`: where and how."""
+
+    root: Path = Field(strict=False)
+    layout: str = "dated"
+    timezone: str = "UTC"
+    latest: Literal["symlink", "hardlinks", "none"] = "symlink"
+    strategy: Literal["auto", "files", "archive"] = "auto"
+    keep_archive: bool = False
+    trust_crc: bool = True
+    min_free: Size = 5 << 30
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return _absolute_path(value)
+
+    @field_validator("layout")
+    @classmethod
+    def _valid_layout(cls, value: str) -> str:
+        parse_layout(value)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            close = get_close_matches(value, available_timezones(), n=1)
+            hint = f'; did you mean "{close[0]}"?' if close else ""
+            message = f"{value!r} is not a time zone such as UTC or Europe/Berlin{hint}"
+            raise ValueError(message) from None
+        return value
+
+    @model_validator(mode="after")
+    def _has_place_for_latest(self) -> Self:
+        if self.latest != "none" and not self.parsed_layout.holds_one_request:
+            message = f'the layout {self.layout!r} has no folder of one request for `latest`; set latest = "none"'
+            raise ValueError(message)
+        return self
+
+    @property
+    def parsed_layout(self) -> Layout:
+        """The layout, parsed."""
+        return parse_layout(self.layout)
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of the folders' dates."""
+        return UTC if self.timezone == "UTC" else ZoneInfo(self.timezone)
+
+
+class State(Section):
+    """`[state]`: what dcsync must remember."""
+
+    dir: Path = Field(default=Path("/var/lib/dcsync"), strict=False)
+    manifest: str = "sqlite"
+
+    @field_validator("dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return _absolute_path(value)
+
+    @field_validator("manifest")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value.startswith(("postgresql:", "postgres:")):
+            # The URL may hold a password: it is not shown.
+            message = 'a PostgreSQL manifest (several hosts) is not available in this version; use "sqlite"'
+            raise ValueError(message)
+        if value != "sqlite":
+            message = f'{value!r} is not "sqlite"'
+            raise ValueError(message)
+        return value
+
+
+class Poll(Section):
+    """`[poll]`: how often the daemon looks."""
+
+    interval: Duration = timedelta(minutes=15)
+    jitter: Duration = timedelta(minutes=1)
+
+    @field_validator("interval")
+    @classmethod
+    def _not_too_often(cls, value: timedelta) -> timedelta:
+        if value < timedelta(seconds=30):
+            message = "shorter than 30s: the calls are shared with the downloads"
+            raise ValueError(message)
+        return value
+
+
+class Transfer(Section):
+    """`[transfer]`: downloads."""
+
+    concurrency: int = Field(default=16, ge=1, le=256)
+    bandwidth: Bandwidth = None
+
+
+class Api(Section):
+    """`[api]`: the remote side."""
+
+    base_url: str = "https://developer.api.autodesk.com"
+    requests_per_minute: int = Field(default=60, ge=1, le=1000)
+    allow_storage_hosts: list[str] = Field(default_factory=list)
+    headers: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_origin(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            message = f"{value!r} is not an address such as https://developer.api.autodesk.com"
+            raise ValueError(message)
+        if "@" in parts.netloc:
+            message = "an address with user information; secrets belong into [auth]"
+            raise ValueError(message)
+        if parts.scheme == "http" and not is_loopback_url(value):
+            message = f"{value!r} is not https: tokens would go over the network in the clear"
+            raise ValueError(message)
+        return value.rstrip("/")
+
+    @field_validator("headers")
+    @classmethod
+    def _harmless(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, content in value.items():
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not content.isprintable():
+                message = f"{name!r} is not a header's name, or its value is not one line"
+                raise ValueError(message)
+            if name.lower() in {"authorization", "cookie", "host", "content-length"}:
+                message = f"{name} is dcsync's own to set"
+                raise ValueError(message)
+        return value
+
+
+class Auth(Section):
+    """`[auth]`: whose extracts."""
+
+    method: Literal["login", "service-account", "token"] = "login"
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    redirect_uri: str = "http://localhost:8080/callback"
+    account_id: str | None = None
+    key_id: str | None = None
+    private_key: Secret | None = None
+    access_token: Secret | None = None
+    refresh_token: Secret | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {
+            "login": ("client_id",),
+            "service-account": ("client_id", "client_secret", "account_id", "key_id", "private_key"),
+            "token": ("client_id",) if self.refresh_token is not None else (),
+        }[self.method]
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            message = f'method = "{self.method}" needs {", ".join(missing)}'
+            raise ValueError(message)
+        if self.method == "token" and self.access_token is None and self.refresh_token is None:
+            message = 'method = "token" needs refresh_token, or access_token for a short run'
+            raise ValueError(message)
+        return self
+
+
+class Account(Section):
+    """An `[[account]]`."""
+
+    name: str
+    id: str
+    projects: list[str] = Field(default_factory=list)
+    requests: list[str] = Field(default_factory=list)
+    include: list[str] = Field(default_factory=lambda: ["*"])
+    exclude: list[str] = Field(default_factory=list)
+    start: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _one_component(cls, value: str) -> str:
+        if not _NAME.fullmatch(value) or value.endswith("."):
+            message = f"{value!r} cannot be a folder's name: letters, digits, dots, hyphens and underscores, at most 64"
+            raise ValueError(message)
+        return value
+
+    @field_validator("id")
+    @classmethod
+    def _hub_or_account(cls, value: str) -> str:
+        if not _ACCOUNT_ID.fullmatch(value):
+            message = f"{value!r} is not a hub id (b.872264f8-2433-498d-8d36-16649ecb13fe) or account id"
+            raise ValueError(message)
+        return value
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _a_day(cls, value: object) -> object:
+        # TOML has dates of its own; both spellings are meant the same.
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, str) and value:
+            try:
+                date.fromisoformat(value)
+            except ValueError:
+                message = f"{value!r} is not a day such as 2026-01-31"
+                raise ValueError(message) from None
+        return value
+
+    @property
+    def account_id(self) -> str:
+        """The id without the hub's prefix, lower-case as the API writes it."""
+        return self.id.removeprefix("b.").lower()
+
+
+class Keep(Section):
+    """`[keep]`: what prune leaves."""
+
+    last: int = Field(default=0, ge=0)
+    daily: int = Field(default=0, ge=0)
+    weekly: int = Field(default=0, ge=0)
+    monthly: int = Field(default=0, ge=0)
+    yearly: int = Field(default=0, ge=0)
+
+
+class Http(Section):
+    """`[http]`: the daemon's own pages."""
+
+    listen: str = ""
+
+
+class Hook(Section):
+    """A `[[hook]]`."""
+
+    on: list[Literal["snapshot", "failure", "attention", "recovered"]]
+    run: list[str] = Field(min_length=1)
+    timeout: Duration = timedelta(minutes=10)
+
+
+class Log(Section):
+    """`[log]`."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class Config(Section):
+    """A whole configuration. The arrays of tables are `[[account]]` and `[[hook]]`."""
+
+    mirror: Mirror
+    state: State = Field(default_factory=State)
+    poll: Poll = Field(default_factory=Poll)
+    transfer: Transfer = Field(default_factory=Transfer)
+    api: Api = Field(default_factory=Api)
+    auth: Auth
+    accounts: list[Account] = Field(alias="account", min_length=1)
+    keep: Keep = Field(default_factory=Keep)
+    http: Http = Field(default_factory=Http)
+    hooks: list[Hook] = Field(alias="hook", default_factory=list)
+    log: Log = Field(default_factory=Log)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [account.name.casefold() for account in self.accounts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            message = f"account: two accounts have the name {twice[0]!r}; each needs a folder of its own"
+            raise ValueError(message)
+        root, state = self.mirror.root, self.state.dir
+        if root == state or state in root.parents:
+            message = "mirror.root: it must not be state.dir or below it: the state is not for readers of the mirror"
+            raise ValueError(message)
+        if root in state.parents and not state.relative_to(root).parts[0].startswith("."):
+            message = "state.dir: below mirror.root its folder must begin with a dot"
+            raise ValueError(message)
+        return self
+
+    def start_of(self, account: Account) -> datetime | None:
+        """Return the time before which an account's jobs are left alone: midnight in the mirror's zone."""
+        if not account.start:
+            return None
+        day = date.fromisoformat(account.start)
+        return datetime(day.year, day.month, day.day, tzinfo=self.mirror.zone).astimezone(UTC)
+
+
+def _absolute_path(value: Path) -> Path:
+    expanded = value.expanduser()
+    if not expanded.is_absolute():
+        message = f"{str(value)!r} is not an absolute path"
+        raise ValueError(message)
+    return expanded

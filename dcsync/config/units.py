@@ -1,0 +1,48 @@
+"""Durations as `"15m"`, sizes as `"5 GiB"`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "ms": 0.001}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?b?)", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read `"90s"`, `"15m"`, `"1h30m"`, `"1d"`; `ValueError` says what is expected."""
+    rest, seconds = text.strip(), 0.0
+    while rest:
+        match = _DURATION.match(rest)
+        if match is None:
+            message = f'{text!r} is not a duration such as "90s", "15m", "1h30m" or "1d"'
+            raise ValueError(message)
+        seconds += float(match[1]) * _SECONDS[match[2]]
+        rest = rest[match.end() :]
+    if not text.strip():
+        message = 'a duration is empty; write one such as "15m"'
+        raise ValueError(message)
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError:
+        message = f"{text!r} is longer than any duration can be"
+        raise ValueError(message) from None
+
+
+def parse_size(value: str | int) -> int:
+    """Read `"5 GiB"`, `"500 MB"` or a number of bytes; `ValueError` says what is expected."""
+    if isinstance(value, int):
+        number, unit = float(value), ""
+    else:
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            message = f'{value!r} is not a size such as "5 GiB" or "500 MB"'
+            raise ValueError(message)
+        number, unit = float(match[1]), match[2].lower().removesuffix("b")
+    if number < 0:
+        message = f"{value!r} is negative"
+        raise ValueError(message)
+    base = 1024 if unit.endswith("i") else 1000
+    return int(number * base ** _POWERS[unit.removesuffix("i")])

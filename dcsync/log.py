@@ -1,0 +1,118 @@
+"""The log: structlog and the standard library in one stream, one event a line, secrets redacted as a second net."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Protocol
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+#: Keys whose values are secrets whatever they look like.
+_SECRET_KEY = re.compile(r"token|secret|password|passwd|authorization|assertion|signature|private_key", re.IGNORECASE)
+#: Keys that only sound like it: facts about tokens.
+_HARMLESS_KEYS = frozenset({"token_method", "token_expires_at"})
+_URL_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)\?[^\s'\"<>]*", re.IGNORECASE)
+_PAIR = re.compile(
+    r"(?i)\b(x-amz-[a-z0-9-]+|awsaccesskeyid|signature|access_token|refresh_token|client_secret|assertion"
+    r"|authorization|code|password)(['\"]?\s*[=:]\s*['\"]?)([^\s&'\",;}\]]+(?:(?<=Basic)\s+\S+|(?<=Bearer)\s+\S+)?)"
+)
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+# Three parts in base64url, the first of which begins as JSON does.
+_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*")
+
+
+class Stream(Protocol):
+    """Where the log goes."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+
+    def flush(self) -> None:
+        """Write it out."""
+
+    def isatty(self) -> bool:
+        """Say whether a person reads it."""
+
+
+def redact(text: str) -> str:
+    """Return text without what looks like a secret: queries of URLs, bearer tokens, JWTs, pairs that name one."""
+    text = _URL_QUERY.sub(r"\1?…", text)
+    text = _BEARER.sub(r"\1 …", text)
+    text = _JWT.sub("…", text)
+    return _PAIR.sub(r"\1\2…", text)
+
+
+def configure(level: str, form: str, *, stream: Stream) -> None:
+    """Set up the log. `form` is `console`, `json`, or `auto`: console where a person reads it, else JSON lines."""
+    as_console = form == "console" or (form == "auto" and stream.isatty())
+    shared: list[Callable[[WrappedLogger, str, EventDict], Mapping[str, Any]]] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Text, not structures: no renderer that would show the locals of a frame, which hold tokens.
+        structlog.processors.format_exc_info,
+        _redact_event,
+    ]
+    renderer = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if as_console
+        else structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _redact_event,
+            *([_escape_event] if as_console else []),
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Their debug and info lines show whole requests.
+    for name in ("aiohttp", "asyncio", "sqlalchemy", "aiosqlite", "stamina", "alembic", "tenacity"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # stamina announces each retry with the arguments of what it retries, a URL among them.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _redact_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for key, value in list(event.items()):
+        event[key] = _redacted(key, value)
+    return event
+
+
+def _redacted(key: str, value: object) -> object:
+    if key.startswith("_"):
+        # ProcessorFormatter's own, taken out before rendering.
+        return value
+    if _SECRET_KEY.search(key) and key not in _HARMLESS_KEYS and value is not None:
+        return "***"
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, MutableMapping | dict):
+        return {inner: _redacted(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(key, item) for item in value]
+    if isinstance(value, BaseException):
+        return redact(f"{type(value).__name__}: {value}")
+    return value
+
+
+def _escape_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Keep one event on one line: a name with a line break or a terminal's command must not write its own (S10)."""
+    for key, value in event.items():
+        if isinstance(value, str) and key not in {"exception", "stack"}:
+            event[key] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    return event

@@ -1,0 +1,288 @@
+"""The handlers of the Data Connector API, the hubs and the token endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from dcsync.sandbox.faults import Fault
+from dcsync.sandbox.world import JobEntry, job_json, request_json, stamp
+
+if TYPE_CHECKING:
+    from dcsync.sandbox.server import Origin, Sandbox
+
+_DEFAULT_LIMIT = 20
+
+
+class ApiHandlers:
+    """Answers as API.md says. Faults come first, then the token, then the quota, then the answer."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._calls: deque[float] = deque()
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the routes."""
+        account = "/data-connector/v1/accounts/{account}"
+        return [
+            web.get("/project/v1/hubs", self._hubs),
+            web.get(f"{account}/requests", self._requests),
+            web.get(f"{account}/requests/{{request}}", self._request),
+            web.get(f"{account}/requests/{{request}}/jobs", self._request_jobs),
+            web.get(f"{account}/jobs", self._jobs),
+            web.get(f"{account}/jobs/{{job}}", self._job),
+            web.get(f"{account}/jobs/{{job}}/data-listing", self._listing),
+            web.get(f"{account}/jobs/{{job}}/data/{{name:.+}}", self._sign),
+            web.post("/authentication/v2/token", self._token),
+        ]
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Log, break, authorize, count."""
+        sandbox = self._sandbox
+        server: Origin = "token" if request.path.startswith("/authentication/") else "api"
+        status = 0
+        try:
+            if sandbox.options.latency_s:
+                await asyncio.sleep(sandbox.options.latency_s)
+            fault = sandbox.faults.take(server, request.raw_path)
+            request["fault"] = fault
+            response = await self._answer(request, handler, fault, counted=server == "api")
+            status = response.status
+            return response
+        finally:
+            sandbox.note(server, request, status, 0)
+
+    async def _answer(
+        self,
+        request: web.Request,
+        handler: Handler,
+        fault: Fault | None,
+        *,
+        counted: bool,
+    ) -> web.StreamResponse:
+        if fault is not None:
+            broken = await _break(request, fault)
+            if broken is not None:
+                return broken
+        if counted:
+            refusal = self._authorize(request) or self._count(request)
+            if refusal is not None:
+                return refusal
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    def _authorize(self, request: web.Request) -> web.Response | None:
+        if not self._sandbox.options.require_auth:
+            return None
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or not self._sandbox.tokens.accepts(token):
+            body = {
+                "developerMessage": "The access token is invalid or has expired.",
+                "errorCode": "AUTH-006",
+                "moreInfo": "",
+            }
+            return web.json_response(body, status=401)
+        account = request.match_info.get("account")
+        if account is not None and account.lower() != self._sandbox.world.account_id:
+            return web.json_response(
+                {"title": "Forbidden", "detail": "No access to this account", "status": 403}, status=403
+            )
+        return None
+
+    def _count(self, request: web.Request) -> web.Response | None:
+        """60 calls in any 60 s over all Data Connector endpoints."""
+        quota = self._sandbox.options.quota_per_minute
+        if quota is None or not request.path.startswith("/data-connector/"):
+            return None
+        now = time.monotonic()
+        while self._calls and now - self._calls[0] >= 60:
+            self._calls.popleft()
+        if len(self._calls) >= quota:
+            after = max(1, int(61 - (now - self._calls[0])))
+            body = {"developerMessage": "Quota limit exceeded."}
+            return web.json_response(body, status=429, headers={"Retry-After": str(after)})
+        self._calls.append(now)
+        return None
+
+    async def _hubs(self, _: web.Request) -> web.Response:
+        world = self._sandbox.world
+        hub = {"type": "hubs", "id": world.hub_id, "attributes": {"name": "Sandbox Construction", "region": "EMEA"}}
+        return web.json_response({"jsonapi": {"version": "1.0"}, "data": [hub]})
+
+    async def _requests(self, request: web.Request) -> web.Response:
+        world = self._sandbox.world
+        return self._page(request, [request_json(world, entry) for entry in world.requests.values()])
+
+    async def _request(self, request: web.Request) -> web.Response:
+        entry = self._sandbox.world.requests.get(request.match_info["request"])
+        if entry is None:
+            return _not_found("request")
+        return web.json_response(request_json(self._sandbox.world, entry))
+
+    async def _request_jobs(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["request"]
+        world = self._sandbox.world
+        if wanted not in world.requests:
+            return _not_found("request")
+        return self._page(request, [job_json(world, job) for job in world.jobs.values() if job.request.id == wanted])
+
+    async def _jobs(self, request: web.Request) -> web.Response:
+        world = self._sandbox.world
+        rows = [job_json(world, job) for job in world.jobs.values()]
+        project = request.query.get("projectId")
+        if project is not None:
+            rows = [row for row in rows if row["projectId"] == project]
+        return self._page(request, rows)
+
+    async def _job(self, request: web.Request) -> web.Response:
+        job = self._sandbox.world.jobs.get(request.match_info["job"])
+        return _not_found("job") if job is None else web.json_response(job_json(self._sandbox.world, job))
+
+    async def _listing(self, request: web.Request) -> web.Response:
+        world = self._sandbox.world
+        job = world.jobs.get(request.match_info["job"])
+        if job is None or not world.has_extract(job):
+            return _not_found("data listing")
+        if job.listing is not None:
+            return web.json_response(job.listing)
+        rows = [
+            # Sizes come as numbers and as strings.
+            {"name": name, "createdAt": stamp(job.created_at), "size": str(blob.size) if index % 2 else blob.size}
+            for index, (name, blob) in enumerate(world.extract(job.id).items())
+        ]
+        return web.json_response(rows)
+
+    async def _sign(self, request: web.Request) -> web.Response:
+        world = self._sandbox.world
+        job: JobEntry | None = world.jobs.get(request.match_info["job"])
+        name = request.match_info["name"]
+        if job is None or not world.has_extract(job) or name not in world.extract(job.id):
+            return _not_found("file")
+        # As S3 clients write keys: everything but the unreserved characters is escaped, and then some.
+        key = quote(f"sandbox data/{job.id}/{name}", safe="").replace("~", "%7E").replace("%2F", "/", 1)
+        raw_path = f"/dc-extracts/{key}"
+        url = f"{self._sandbox.storage_url}{raw_path}?{self._sandbox.signer.sign(raw_path, world.now())}"
+        return web.json_response({"name": name, "size": world.extract(job.id)[name].size, "signedUrl": url})
+
+    def _page(self, request: web.Request, rows: Sequence[dict[str, object]]) -> web.Response:
+        query = request.query
+        for field, value in query.items():
+            if field.startswith("filter[") and field.endswith("]"):
+                rows = [row for row in rows if _text(row.get(field[7:-1])) == value]
+        try:
+            limit, offset = int(query.get("limit", _DEFAULT_LIMIT)), int(query.get("offset", "0"))
+        except ValueError:
+            return _bad_request("limit and offset are numbers")
+        if limit < 1 or offset < 0 or query.get("sort", "asc") not in {"asc", "desc"}:
+            return _bad_request("limit, offset or sort out of range")
+        top = self._sandbox.options.max_limit
+        limit = limit if top is None else min(limit, top)
+        fields = [field for field in query.get("sortFields", "createdAt").split(",") if field]
+        # Ascending unless told otherwise: page one holds the oldest.
+        ordered = sorted(
+            rows,
+            key=lambda row: [_text(row.get(field)) for field in [*fields, "id"]],
+            reverse=query.get("sort") == "desc",
+        )
+        results = ordered[offset : offset + limit]
+        pagination = {"limit": limit, "offset": offset, "totalResults": len(rows)}
+        return web.json_response({"pagination": pagination, "results": results})
+
+    async def _token(self, request: web.Request) -> web.StreamResponse:
+        form = await request.post()
+        options, tokens = self._sandbox.options, self._sandbox.tokens
+        header = request.headers.get("Authorization")
+        if header is not None and "client_id" in form:
+            return _oauth_error("invalid_request", "credentials in the header and in the body")
+        if header is not None:
+            expected = base64.b64encode(f"{options.client_id}:{options.client_secret or ''}".encode()).decode()
+            known = header == f"Basic {expected}" and options.client_secret is not None
+        else:
+            known = form.get("client_id") == options.client_id and options.client_secret is None
+        if not known:
+            return _oauth_error("invalid_client", "The client is not known", status=401)
+        if form.get("grant_type") != "refresh_token":
+            return _oauth_error("unsupported_grant_type", "only refresh_token is served here")
+        pair = tokens.refresh(str(form.get("refresh_token", "")))
+        if pair is None:
+            return _oauth_error("invalid_grant", "The refresh token is invalid or expired")
+        body = json.dumps(
+            {
+                "token_type": "Bearer",
+                "expires_in": pair.expires_in,
+                "access_token": pair.access_token,
+                "refresh_token": pair.refresh_token,
+            }
+        ).encode()
+        fault = request["fault"]
+        match None if fault is None else fault.kind:
+            case "lose-after-commit":
+                return _hang_up(request)
+            case "garble-after-commit":
+                return web.Response(body=body[: len(body) // 2], content_type="application/json")
+            case "fail-after-commit":
+                return web.Response(
+                    status=fault.status, text="<html><h1>Bad gateway</h1></html>", content_type="text/html"
+                )
+            case _:
+                return web.Response(body=body, content_type="application/json")
+
+
+async def _break(request: web.Request, fault: Fault) -> web.StreamResponse | None:
+    """Do what a fault says; None when the right answer is still due."""
+    match fault.kind:
+        case "status":
+            return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
+        case "json":
+            headers = {"Content-Type": "application/json", **fault.headers}
+            return web.Response(body=fault.body, headers=headers)
+        case "endless":
+            response = web.StreamResponse(headers={"Content-Type": "application/json"})
+            await response.prepare(request)
+            while True:
+                await response.write(b'[{"name": "x"},' * 8192)
+        case "hang":
+            await asyncio.sleep(fault.seconds)
+            return _hang_up(request)
+        case "reset":
+            return _hang_up(request)
+        case "delay":
+            await asyncio.sleep(fault.seconds)
+            return None
+        case _:
+            return None
+
+
+def _hang_up(request: web.Request) -> web.Response:
+    """Close the connection; the response goes nowhere."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _not_found(what: str) -> web.Response:
+    return web.json_response({"detail": f"The {what} was not found"}, status=404)
+
+
+def _bad_request(words: str) -> web.Response:
+    return web.json_response({"title": "Bad request", "detail": words, "status": 400}, status=400)
+
+
+def _oauth_error(code: str, words: str, *, status: int = 400) -> web.Response:
+    return web.json_response({"error": code, "error_description": words}, status=status)

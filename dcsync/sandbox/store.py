@@ -1,0 +1,178 @@
+"""The file store: S3's answers to a signed GET, as far as a download meets them."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from dcsync.sandbox.faults import Fault
+from dcsync.sandbox.world import Blob
+
+if TYPE_CHECKING:
+    from dcsync.sandbox.server import Sandbox
+
+_PIECE = 1 << 18
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+#: Faults that change how a right answer is sent.
+_SENDING = frozenset({"cut", "short", "short-chunked", "long", "long-chunked", "slow", "gzip"})
+
+
+class StoreHandlers:
+    """Answers in the order S3 does: signature and expiry, If-Match, If-None-Match, range."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one request and log it."""
+        sandbox = self._sandbox
+        response: web.StreamResponse | None = None
+        try:
+            response = await self._answer(request)
+            return response
+        finally:
+            sandbox.note("storage", request, 0 if response is None else response.status, request.get("sent", 0))
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        sandbox = self._sandbox
+        raw_path, _, raw_query = request.raw_path.partition("?")
+        fault = sandbox.faults.take("storage", raw_path)
+        if request.method != "GET":
+            return _xml(403, "AccessDenied", "Access Denied")
+        if "Authorization" in request.headers:
+            return _xml(400, "InvalidArgument", "Only one auth mechanism allowed")
+        wrong = sandbox.signer.check(raw_path, raw_query, sandbox.world.now())
+        if wrong == "SignatureDoesNotMatch":
+            return _xml(403, wrong, "The request signature we calculated does not match the signature you provided.")
+        if wrong == "Expired" or (fault is not None and fault.kind == "expired"):
+            return _xml(403, "AccessDenied", "Request has expired")
+        if fault is not None:
+            match fault.kind:
+                case "status":
+                    return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
+                case "reset":
+                    return _hang_up(request)
+                case "hang":
+                    await asyncio.sleep(fault.seconds)
+                    return _hang_up(request)
+                case "delay":
+                    await asyncio.sleep(fault.seconds)
+                case _:
+                    pass
+        _, job, name = unquote(raw_path.removeprefix("/dc-extracts/")).split("/", 2)
+        return await self._serve(request, sandbox.world.extract(job)[name], fault)
+
+    async def _serve(self, request: web.Request, blob: Blob, fault: Fault | None) -> web.StreamResponse:
+        etag = self._etag(blob)
+        if fault is not None and fault.kind == "etag":
+            etag = fault.body.decode()
+        headers = {"ETag": etag, "Accept-Ranges": "bytes", "Content-Type": "binary/octet-stream"}
+        wanted, unwanted = request.headers.get("If-Match"), request.headers.get("If-None-Match")
+        if wanted is not None and wanted not in {etag, "*"}:
+            return _xml(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
+        if unwanted is not None and unwanted in {etag, "*"}:
+            return web.Response(status=304, headers={"ETag": etag})
+        start, stop, status = 0, blob.size, 200
+        span = request.headers.get("Range")
+        honoured = self._sandbox.options.if_range == "ignore" or request.headers.get("If-Range") in {None, etag}
+        if span is not None and honoured and not (fault is not None and fault.kind == "no-range"):
+            found = _span(span, blob.size)
+            if found is None:
+                response = _xml(416, "InvalidRange", "The requested range is not satisfiable")
+                response.headers["Content-Range"] = f"bytes */{blob.size}"
+                return response
+            (start, stop), status = found, 206
+            shown = start + 1 if fault is not None and fault.kind == "wrong-range" else start
+            headers["Content-Range"] = f"bytes {shown}-{stop - 1}/{blob.size}"
+        return await self._send(request, blob, start, stop, status, headers, fault)
+
+    async def _send(
+        self,
+        request: web.Request,
+        blob: Blob,
+        start: int,
+        stop: int,
+        status: int,
+        headers: dict[str, str],
+        fault: Fault | None,
+    ) -> web.StreamResponse:
+        kind = fault.kind if fault is not None and fault.kind in _SENDING else None
+        if kind == "gzip":
+            body = gzip.compress(blob.read(start, stop))
+            return web.Response(status=status, body=body, headers={**headers, "Content-Encoding": "gzip"})
+        amount = fault.amount if fault is not None else 0
+        length = {"short": amount, "long": stop - start + amount}.get(kind or "", stop - start)
+        response = web.StreamResponse(status=status, headers=headers)
+        if kind in {"short-chunked", "long-chunked"}:
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = length
+        await response.prepare(request)
+        end = {"cut": start + amount, "short": start + amount, "short-chunked": start + amount}.get(kind or "", stop)
+        for position in range(start, min(stop, end), _PIECE):
+            piece = blob.read(position, min(stop, end, position + _PIECE))
+            await self._write(request, response, piece, rate=amount if kind == "slow" else None)
+        if kind == "cut":
+            _hang_up(request)
+        elif kind == "long":
+            await self._write(request, response, b"x" * amount, rate=None)
+        elif kind == "long-chunked":
+            while True:
+                await self._write(request, response, b"x" * _PIECE, rate=None)
+        await response.write_eof()
+        return response
+
+    async def _write(
+        self, request: web.Request, response: web.StreamResponse, piece: bytes, *, rate: int | None
+    ) -> None:
+        if rate is None:
+            await response.write(piece)
+            request["sent"] = request.get("sent", 0) + len(piece)
+            return
+        for position in range(0, len(piece), max(1, rate // 10)):
+            part = piece[position : position + max(1, rate // 10)]
+            await response.write(part)
+            request["sent"] = request.get("sent", 0) + len(part)
+            await asyncio.sleep(0.1)
+
+    def _etag(self, blob: Blob) -> str:
+        match self._sandbox.options.etag:
+            case "md5":
+                return f'"{blob.md5}"'
+            case "multipart":
+                return f'"{blob.md5}-7"'
+            case "opaque":
+                # Changes with each look, as the ETag of a store that encrypts anew might.
+                self._sandbox.etag_serial += 1
+                return f'"{self._sandbox.etag_serial:032x}"'
+            case "unequal":
+                # Looks like an MD5 and is none (SSE-KMS).
+                return f'"{blob.md5[::-1]}"'
+
+
+def _span(text: str, size: int) -> tuple[int, int] | None:
+    match = _RANGE.fullmatch(text.strip())
+    if match is None or not (match[1] or match[2]):
+        return 0, size
+    if not match[1]:
+        length = min(int(match[2]), size)
+        return (size - length, size) if length else None
+    start = int(match[1])
+    stop = min(int(match[2]) + 1, size) if match[2] else size
+    return (start, stop) if start < stop else None
+
+
+def _xml(status: int, code: str, words: str) -> web.Response:
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{words}</Message></Error>'
+    return web.Response(status=status, text=body, content_type="application/xml")
+
+
+def _hang_up(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)

@@ -1,0 +1,396 @@
+"""What the stand-in knows: an account, data requests, jobs that come to their end, and their extracts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
+
+from dcsync.sandbox import data
+
+_EXTRACT_LIFE = timedelta(days=30)
+_PIECE = 1 << 20
+
+
+class Blob(Protocol):
+    """Bytes that can be served in ranges."""
+
+    @property
+    def size(self) -> int:
+        """The length in bytes."""
+
+    @property
+    def md5(self) -> str:
+        """The MD5 in hex."""
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`."""
+
+
+class Stored:
+    """Bytes in memory."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._md5: str | None = None
+
+    @property
+    def size(self) -> int:
+        """The length in bytes."""
+        return len(self._body)
+
+    @property
+    def md5(self) -> str:
+        """The MD5 in hex."""
+        if self._md5 is None:
+            self._md5 = hashlib.md5(self._body, usedforsecurity=False).hexdigest()
+        return self._md5
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`."""
+        return self._body[start:stop]
+
+
+class Synthetic:
+    """A large file whose bytes are computed when they are read: a seeded block of 1 MiB, each copy with its number."""
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self._size = size
+        block = b"".join(hashlib.sha256(f"{seed}/{index}".encode()).digest() for index in range(_PIECE // 32))
+        self._tail = block[8:]
+        self._md5: str | None = None
+
+    @property
+    def size(self) -> int:
+        """The length in bytes."""
+        return self._size
+
+    @property
+    def md5(self) -> str:
+        """The MD5 in hex, computed once."""
+        if self._md5 is None:
+            total = hashlib.md5(usedforsecurity=False)
+            for piece in self.pieces():
+                total.update(piece)
+            self._md5 = total.hexdigest()
+        return self._md5
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the whole file in pieces of 1 MiB."""
+        for start in range(0, self._size, _PIECE):
+            yield self.read(start, min(self._size, start + _PIECE))
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`."""
+        out = []
+        while start < stop:
+            number, offset = divmod(start, _PIECE)
+            block = number.to_bytes(8, "big") + self._tail
+            piece = block[offset : offset + stop - start]
+            out.append(piece)
+            start += len(piece)
+        return b"".join(out)
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestEntry:
+    """A data request."""
+
+    id: str
+    description: str
+    service_groups: tuple[str, ...]
+    schedule: str
+    project_id: str | None
+    created_at: datetime
+    is_active: bool = True
+    tables: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class JobEntry:
+    """A job; `takes_s` after `begins_at` it is complete, before half of that it is queued."""
+
+    id: str
+    request: RequestEntry
+    created_at: datetime
+    completed_at: datetime | None
+    status: str
+    completion: str | None
+    day: int
+    files: Mapping[str, Blob] | None
+    with_archive: bool
+    takes_s: float
+    #: Serves as the listing instead of the real one, for tests of odd ones.
+    listing: object | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _View:
+    """A job at a moment."""
+
+    status: str
+    completion: str | None
+    completed_at: datetime | None
+
+
+class World:
+    """One account and all that is in it. `now` is its clock, in seconds since 1970."""
+
+    def __init__(self, *, seed: int = 1, now: Callable[[], float] = time.time) -> None:
+        self.seed = seed
+        self.now = now
+        self.account_id = data.identifier(seed, "account")
+        self.hub_id = f"b.{self.account_id}"
+        self.user_id = "SANDBOXUSER1"
+        self.requests: dict[str, RequestEntry] = {}
+        self.jobs: dict[str, JobEntry] = {}
+        self._extracts: dict[str, dict[str, Blob]] = {}
+        self._shared: dict[bytes, Stored] = {}
+
+    def clock(self) -> datetime:
+        """Return the world's time."""
+        return datetime.fromtimestamp(self.now(), UTC)
+
+    def add_request(
+        self,
+        description: str,
+        *,
+        tables: int | tuple[str, ...] = 12,
+        service_groups: tuple[str, ...] = ("admin", "issues"),
+        schedule: str = "DAY",
+        project_id: str | None = None,
+        created_at: datetime | None = None,
+    ) -> str:
+        """Add a data request and return its id."""
+        names = tuple(data.table_names(tables)) if isinstance(tables, int) else tables
+        entry = RequestEntry(
+            id=data.identifier(self.seed, "request", len(self.requests)),
+            description=description,
+            service_groups=service_groups,
+            schedule=schedule,
+            project_id=project_id,
+            created_at=created_at or self.clock() - timedelta(days=60),
+            tables=names,
+        )
+        self.requests[entry.id] = entry
+        return entry.id
+
+    def add_job(
+        self,
+        request_id: str,
+        *,
+        completed_at: datetime | None = None,
+        created_at: datetime | None = None,
+        status: str = "complete",
+        completion: str | None = "success",
+        day: int = 0,
+        files: Mapping[str, bytes | Blob] | None = None,
+        with_archive: bool = True,
+        takes_s: float = 0.0,
+        job_id: str | None = None,
+    ) -> str:
+        """Add a job and return its id. With `takes_s` it is queued now, then running, then what was given."""
+        if completed_at is None and takes_s == 0 and status == "complete":
+            completed_at = self.clock()
+        began = created_at or (completed_at - timedelta(minutes=20) if completed_at else self.clock())
+        blobs = None if files is None else {name: _blob(body) for name, body in files.items()}
+        entry = JobEntry(
+            id=job_id or data.identifier(self.seed, "job", request_id, len(self.jobs)),
+            request=self.requests[request_id],
+            created_at=began,
+            completed_at=completed_at,
+            status=status,
+            completion=completion if status == "complete" else None,
+            day=day,
+            files=blobs,
+            with_archive=with_archive,
+            takes_s=takes_s,
+        )
+        self.jobs[entry.id] = entry
+        return entry.id
+
+    def view(self, job: JobEntry) -> _View:
+        """Return a job as it stands now."""
+        if job.takes_s:
+            age = self.now() - job.created_at.timestamp()
+            if age < job.takes_s:
+                return _View(
+                    status="queued" if age < job.takes_s / 2 else "running", completion=None, completed_at=None
+                )
+            done = job.completed_at or job.created_at + timedelta(seconds=job.takes_s)
+            return _View(status="complete", completion=job.completion or "success", completed_at=done)
+        return _View(status=job.status, completion=job.completion, completed_at=job.completed_at)
+
+    def has_extract(self, job: JobEntry) -> bool:
+        """Say whether the extract can be had: complete, successful, and not older than 30 days."""
+        view = self.view(job)
+        if view.status != "complete" or view.completion != "success":
+            return False
+        return view.completed_at is None or self.clock() - view.completed_at < _EXTRACT_LIFE
+
+    def extract(self, job_id: str) -> Mapping[str, Blob]:
+        """Return the files of a job's extract by the listing's names, built when first asked for."""
+        if job_id not in self._extracts:
+            self._extracts[job_id] = self._build(self.jobs[job_id])
+        return self._extracts[job_id]
+
+    def replace_file(self, job_id: str, name: str, body: bytes) -> None:
+        """Change a file of an extract, as a server should not."""
+        extract = dict(self.extract(job_id))
+        extract[name] = Stored(body)
+        self._extracts[job_id] = extract
+
+    @classmethod
+    def demo(
+        cls,
+        *,
+        seed: int = 1,
+        days: int = 3,
+        first_day: date,
+        requests: int = 2,
+        tables: int = 40,
+        now: Callable[[], float] = time.time,
+    ) -> World:
+        """Make some days of a full account's request and of a project's narrow one.
+
+        More days leave the ids and bytes of the earlier ones as they are.
+        """
+        world = cls(seed=seed, now=now)
+        midnight = datetime(first_day.year, first_day.month, first_day.day, tzinfo=UTC)
+        created = midnight - timedelta(days=30)
+        ids = [
+            world.add_request("My Company Data Extract", tables=tables, service_groups=("all",), created_at=created),
+            world.add_request(
+                "Tower B - issues and RFIs",
+                tables=tuple(name for name in data.table_names(data.MAX_TABLES) if name.startswith(("issues", "rfis")))[
+                    :12
+                ],
+                service_groups=("issues", "rfis"),
+                project_id=data.identifier(seed, "project"),
+                created_at=created,
+            ),
+        ][:requests]
+        for day in range(days):
+            for index, request_id in enumerate(ids):
+                completed = midnight + timedelta(days=day, hours=2, minutes=34 + 11 * index, seconds=5 + index)
+                world.add_job(
+                    request_id,
+                    completed_at=completed,
+                    day=day,
+                    job_id=data.identifier(seed, "demo", request_id, day),
+                )
+        return world
+
+    def _build(self, job: JobEntry) -> dict[str, Blob]:
+        if job.files is not None:
+            files: dict[str, Blob] = dict(job.files)
+        else:
+            files = {data.README_NAME: self._share(data.readme(job.request.description, 0))}
+            for name in job.request.tables:
+                version = data.versions_on(self.seed, name, job.day)
+                files[name] = self._share(data.table(self.seed, name, version))
+        if job.with_archive:
+            files[data.ARCHIVE_NAME] = _Archive(dict(files))
+        return files
+
+    def _share(self, body: bytes) -> Stored:
+        return self._shared.setdefault(body, Stored(body))
+
+
+@dataclass(slots=True)
+class _Archive:
+    """The ZIP of an extract, packed when it is first looked at: a demo that never asks for it does not wait for it."""
+
+    files: Mapping[str, Blob]
+    packed: Stored | None = field(default=None)
+
+    @property
+    def size(self) -> int:
+        return self._pack().size
+
+    @property
+    def md5(self) -> str:
+        return self._pack().md5
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._pack().read(start, stop)
+
+    def _pack(self) -> Stored:
+        if self.packed is None:
+            plain = {name: blob.read(0, blob.size) for name, blob in self.files.items()}
+            self.packed = Stored(data.archive({**plain, **data.schema_files(list(plain))}))
+        return self.packed
+
+
+def _blob(body: bytes | Blob) -> Blob:
+    return Stored(body) if isinstance(body, bytes) else body
+
+
+def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
+    """Return a request as the API writes it, spelling mistakes included."""
+    return {
+        "id": entry.id,
+        "description": entry.description,
+        "isActive": entry.is_active,
+        "accountId": world.account_id,
+        "projectId": entry.project_id,
+        "projectIdList": [entry.project_id] if entry.project_id else None,
+        "createdBy": world.user_id,
+        "createdByEmail": "sandbox.user@example.com",
+        "createdAt": stamp(entry.created_at),
+        "updatedBy": world.user_id,
+        "updatedAt": stamp(entry.created_at),
+        "scheduleInterval": entry.schedule,
+        "reoccuringInterval": 1,
+        "effectiveFrom": stamp(entry.created_at),
+        "effectiveTo": None,
+        "lastQueuedAt": stamp(
+            max((job.created_at for job in world.jobs.values() if job.request is entry), default=None)
+        ),
+        "serviceGroups": list(entry.service_groups),
+        "callbackUrl": None,
+        "sendEmail": False,
+        "startDate": None,
+        "endDate": None,
+        "dateRange": None,
+        "projectStatus": "all",
+    }
+
+
+def job_json(world: World, job: JobEntry) -> dict[str, object]:
+    """Return a job as the API writes it: a list as JSON in a string, and `""` for a number that is not there."""
+    view = world.view(job)
+    project = job.request.project_id
+    return {
+        "id": job.id,
+        "requestId": job.request.id,
+        "accountId": world.account_id,
+        "projectId": project,
+        "projectIdList": json.dumps([project]) if project else None,
+        "createdBy": world.user_id,
+        "createdByEmail": "sandbox.user@example.com",
+        "createdAt": stamp(job.created_at),
+        "startedAt": stamp(job.created_at),
+        "completedAt": stamp(view.completed_at),
+        "status": view.status,
+        "completionStatus": view.completion,
+        "progress": 100 if view.status == "complete" and job.day % 2 else "",
+        "sendEmail": False,
+        "lastDownloadedBy": "",
+        "lastDownloadedAt": None,
+        "startDate": None,
+        "endDate": None,
+    }
+
+
+def stamp(moment: datetime | None) -> str | None:
+    """Return ISO 8601 with milliseconds and Z."""
+    return (
+        None
+        if moment is None
+        else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03}Z"
+    )

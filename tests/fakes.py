@@ -1,0 +1,111 @@
+"""Fakes that meet the ports, and builders of values. `make_*` gives a valid value; name what the test is about."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dcsync.core.model import DataRequest, How, Job, JobId, ListedFile, RequestId, Snapshot, StoredFile
+
+NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+ACCOUNT_ID = "872264f8-2433-498d-8d36-16649ecb13fe"
+REQUEST_ID = RequestId("ce9bc188-1e18-11eb-adc1-0242ac120002")
+JOB_ID = JobId("9bd7c8a0-5b0c-4b8e-8d0e-0c1e9a5d1f11")
+
+
+class FakeClock:
+    """Meets the port `Clock`. Sleeping moves both clocks on at once; `slept` tells what was asked for."""
+
+    def __init__(self, now: datetime = NOON, monotonic: float = 1000.0) -> None:
+        self.slept: list[float] = []
+        self._now = now
+        self._monotonic = monotonic
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(seconds)
+        # Others get their turn, as they would while time passes.
+        await asyncio.sleep(0)  # noqa: TID251
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += timedelta(seconds=seconds)
+        self._monotonic += seconds
+
+    def set_wall(self, now: datetime) -> None:
+        """Let somebody set the wall clock; the monotonic one does not notice."""
+        self._now = now
+
+
+class FakeTokens:
+    """Meets the port `TokenSource`: `token-1`, and the next one after each rejection."""
+
+    def __init__(self, *, renewable: bool = True) -> None:
+        self.rejected: list[str] = []
+        self._number = 1
+        self._renewable = renewable
+
+    async def access_token(self, *, rejected: str | None = None) -> str:
+        if rejected is not None:
+            self.rejected.append(rejected)
+            if self._renewable:
+                self._number += 1
+        return f"token-{self._number}"
+
+
+def make_job(**changes: Any) -> Job:
+    values: dict[str, Any] = {
+        "id": JOB_ID,
+        "request_id": REQUEST_ID,
+        "status": "complete",
+        "completion_status": "success",
+        "created_at": NOON - timedelta(hours=1),
+        "completed_at": NOON,
+    }
+    return Job(**{**values, **changes})
+
+
+def make_request(**changes: Any) -> DataRequest:
+    values: dict[str, Any] = {"id": REQUEST_ID, "description": "My Company Data Extract", "is_active": True}
+    return DataRequest(**{**values, **changes})
+
+
+def make_listed(name: str = "admin_users.csv", size: int = 120) -> ListedFile:
+    return ListedFile(name=name, size=size, created_at=NOON)
+
+
+def make_stored(name: str = "admin_users.csv", body: bytes = b"id,name\n", **changes: Any) -> StoredFile:
+    md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    values: dict[str, Any] = {
+        "name": name,
+        "original": name,
+        "size": len(body),
+        "sha256": hashlib.sha256(body).hexdigest(),
+        "crc32": zlib.crc32(body),
+        "md5": md5,
+        "etag": f'"{md5}"',
+        "how": How.FETCHED,
+    }
+    return StoredFile(**{**values, **changes})
+
+
+def make_snapshot(files: Mapping[str, bytes] | None = None, **changes: Any) -> Snapshot:
+    bodies = {"admin_users.csv": b"id,name\n"} if files is None else files
+    values: dict[str, Any] = {
+        "job": JobId("0a000000-0000-4000-8000-000000000001"),
+        "request": REQUEST_ID,
+        "folder": "acme/my-company-data-extract-ce9bc188/2026/11/21/120000Z-0a000000",
+        "completed_at": NOON - timedelta(days=1),
+        "files": tuple(make_stored(name, body) for name, body in bodies.items()),
+    }
+    return Snapshot(**{**values, **changes})

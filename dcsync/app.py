@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
 
@@ -124,10 +125,12 @@ async def open_sync(
         root = stack.enter_context(open_root(Path(config.mirror.root)))
         if writes:
             stack.enter_context(locked(root, role=role))
-        elif not (state / MANIFEST_NAME).exists():
-            message = f"there is no manifest in {state} yet"
-            raise ConfigError(message, hint="a dry run needs one: `dcsync sync` makes it")
-        manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME, read_only=not writes))
+        place, read_only = state / MANIFEST_NAME, not writes
+        if not writes and not await disk.run(_is_file, place):
+            # A dry run before the first run: an empty manifest that goes away with it.
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
+            read_only = False
+        manifest = await stack.enter_async_context(open_manifest(place, read_only=read_only))
         new_mirror = await _bind(manifest, root, state, disk) if writes else False
         api, limiter = await stack.enter_async_context(open_api(config, environ=environ, clock=clock, disk=disk))
         storage = await stack.enter_async_context(

@@ -49,19 +49,21 @@ class Storage:
     async def get(self, signed: SignedFile, headers: Mapping[str, str]) -> AsyncIterator[Answer]:
         """Start a download. Raises `UnsafeUrl` or `StorageUnreachable`; any status is an answer."""
         check_signed_url(signed.url, self._policy)
+        # Only the request itself is guarded: an error of the caller's, while it has the answer, is not the store's.
+        async with await self._ask(signed.url, headers) as response:
+            lowered = {key.lower(): value for key, value in response.headers.items()}
+            yield Answer(response.status, lowered, _pieces(response))
+
+    async def _ask(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         try:
             # encoded=True: yarl would turn %2F into / and the signature would not fit any more.
-            async with self._session.get(
-                URL(signed.url, encoded=True),
+            return await self._session.get(
+                URL(url, encoded=True),
                 headers=headers,
                 skip_auto_headers=("Content-Type", "Accept", "User-Agent"),
                 allow_redirects=False,
                 timeout=_TIMEOUT,
-            ) as response:
-                lowered = {key.lower(): value for key, value in response.headers.items()}
-                yield Answer(response.status, lowered, _pieces(response))
-        except UnsafeUrl:
-            raise
+            )
         except (aiohttp.ClientError, TimeoutError, ConnectionError, socket.gaierror, ValueError) as error:
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.__cause__, _ForbiddenAddress):
                 raise UnsafeUrl(str(error.__cause__)) from None

@@ -31,7 +31,7 @@ from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.errors import ConfigError, DcsyncError, ManifestError, MirrorLocked
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
-from dcsync.mirror.root import FileLock, MirrorRoot, claim, locked, open_root, write_durably
+from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
 from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, SyncContext
 from dcsync.ops.recover import recover
 from dcsync.ops.status import Holder, Status, account_statuses
@@ -123,15 +123,17 @@ async def open_sync(
         if writes:
             stack.enter_context(FileLock(state / _LOCK_NAME, f"the state folder {state}", role=role))
         root = stack.enter_context(open_root(Path(config.mirror.root)))
-        if writes:
-            stack.enter_context(locked(root, role=role))
         place, read_only = state / MANIFEST_NAME, not writes
         if not writes and not await disk.run(_is_file, place):
             # A dry run before the first run: an empty manifest that goes away with it.
             place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
             read_only = False
         manifest = await stack.enter_async_context(open_manifest(place, read_only=read_only))
-        new_mirror = await _bind(manifest, root, state, disk) if writes else False
+        new_mirror = False
+        if writes:
+            await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
+            stack.enter_context(locked(root, role=role))
+            new_mirror = await _bind(manifest, root, state, disk)
         api, limiter = await stack.enter_async_context(open_api(config, environ=environ, clock=clock, disk=disk))
         storage = await stack.enter_async_context(
             open_storage(storage_policy(config), connections=config.transfer.concurrency)

@@ -200,15 +200,12 @@ def claim(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> t
     Raises `MirrorNotMounted` when the state knows snapshots and the root has no marker, `MirrorForeign` when the marker
     is that of another instance (FAULTS F13, F14, M9).
     """
-    found = root.marker()
-    if found is None:
-        if knows_snapshots:
-            message = f"the manifest knows snapshots, but {root.path} has no {OWN_FOLDER}/{_MARKER}"
-            raise MirrorNotMounted(message)
+    if is_new(root, knows_snapshots=knows_snapshots):
         identifier = state_id or str(uuid.uuid4())
         root.write_marker(identifier)
         return identifier, True
-    if found != state_id:
+    found = root.marker()
+    if found is None or found != state_id:
         message = f"{root.path} belongs to the instance {found}, this state folder to {state_id or 'none yet'}"
         raise MirrorForeign(
             message,
@@ -216,6 +213,19 @@ def claim(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> t
             f"the id {found} into the file `instance` of the new state folder; what is published is then adopted",
         )
     return found, False
+
+
+def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:
+    """Say whether the root has no marker yet; `MirrorNotMounted` when it should have one. Writes nothing.
+
+    Asked before the lock is taken as well: the lock's file must not appear on a bare mount point.
+    """
+    if root.marker() is not None:
+        return False
+    if knows_snapshots:
+        message = f"the manifest knows snapshots, but {root.path} has no {OWN_FOLDER}/{_MARKER}"
+        raise MirrorNotMounted(message)
+    return True
 
 
 def write_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:

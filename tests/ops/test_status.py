@@ -1,0 +1,86 @@
+"""How the mirror stands, without a network."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from dcsync.app import read_status
+from dcsync.sandbox import Fault
+from tests.rigs.mirror import Mirror, add_extract, tables
+
+
+async def status(mirror: Mirror) -> dict[str, Any]:
+    document: dict[str, Any] = (await read_status(mirror.configuration(), clock=mirror.clock)).json()
+    return document
+
+
+async def test_before_the_first_run_there_is_nothing_to_say(mirror: Mirror) -> None:
+    document = await status(mirror)
+
+    (account,) = document["accounts"]
+    assert account["name"] == "acme"
+    assert account["last_poll"] is None
+    assert account["newest_snapshot"] is None
+    assert set(account["jobs"].values()) == {0}
+    assert document["quota"] == {"limit": 60, "used_last_minute": 0}
+    assert not mirror.state.exists()
+
+
+async def test_after_a_run_it_says_what_is_there(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(2))
+    await mirror.sync()
+    calls = mirror.sandbox.count()
+
+    document = await status(mirror)
+
+    (account,) = document["accounts"]
+    assert account["last_poll"] == account["last_success"] == "2026-11-22T12:00:00.000Z"
+    assert account["newest_snapshot"] == str(mirror.snapshot_of(job).relative_to(mirror.root))
+    assert account["jobs"]["published"] == 1
+    assert account["attention"] == []
+    assert document["quota"]["used_last_minute"] == 5
+    assert document["disk"]["free_bytes"] > 0
+    assert document["daemon"] == {"running": False, "pid": None, "next_poll": None}
+    assert mirror.sandbox.count() == calls
+
+
+async def test_what_needs_a_person_is_listed(mirror: Mirror) -> None:
+    old = add_extract(mirror, tables(1), days_ago=25)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", times=None))
+    await mirror.sync()
+    mirror.environ["TOKEN"] = "wrong"
+    await mirror.sync()
+
+    (account,) = (await status(mirror))["accounts"]
+
+    codes = {item["code"] for item in account["attention"]}
+    assert codes == {"T-LOGIN", "L-MISSING"}
+    assert any(old in item["message"] for item in account["attention"])
+
+
+async def test_the_token_s_last_day_is_shown(mirror: Mirror) -> None:
+    mirror.environ["SEED"] = mirror.sandbox.tokens.issue_refresh_token("tester")
+    mirror.config["auth"] = {
+        "method": "token",
+        "client_id": "sandbox",
+        "client_secret": "sandbox-secret",
+        "refresh_token": "env:SEED",
+    }
+    await mirror.sync()
+
+    document = await status(mirror)
+
+    assert document["token"]["method"] == "token"
+    assert datetime.fromisoformat(document["token"]["expires_at"]) == datetime(2026, 11, 22, 13, tzinfo=UTC)
+    assert datetime.fromisoformat(document["token"]["refresh_by"]) == datetime(2026, 12, 7, 12, tzinfo=UTC)
+
+
+async def test_who_holds_the_mirror_is_shown(mirror: Mirror) -> None:
+    async with mirror.opened():
+        held = await read_status(mirror.configuration(), clock=mirror.clock)
+
+    assert held.holder is not None
+    assert held.holder.pid is not None
+    assert not held.holder.is_daemon
+    assert held.json()["daemon"] == {"running": False, "pid": None, "next_poll": None}

@@ -59,6 +59,9 @@ class ApiHandlers:
             response = await self._answer(request, handler, fault, counted=server == "api")
             status = response.status
             return response
+        except ConnectionError:
+            # The client went away, as it may; nothing is wrong here.
+            return _hang_up(request)
         finally:
             sandbox.note(server, request, status, 0)
 

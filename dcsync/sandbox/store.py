@@ -35,6 +35,9 @@ class StoreHandlers:
         try:
             response = await self._answer(request)
             return response
+        except ConnectionError:
+            # The client went away, as it may; nothing is wrong here.
+            return _hang_up(request)
         finally:
             sandbox.note("storage", request, 0 if response is None else response.status, request.get("sent", 0))
 

@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # what cannot be read is said by the loader, with the user
     metavar="FILE",
     help="The configuration [$DCSYNC_CONFIG, ~/.config/dcsync/config.toml, /etc/dcsync/config.toml].",
 )
@@ -112,9 +112,10 @@ def run(arguments: list[str]) -> int:
         return int(error.exit_status)
     except KeyboardInterrupt:
         return _interrupted()
-    except BrokenPipeError:
-        # The reader went away (`dcsync jobs | head`): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):
+        # The reader went away (`dcsync jobs | head`): nothing is wrong, and nothing more can be said. click makes a
+        # SystemExit of it, the only one there is in this mode.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         return int(ExitStatus.DONE)
     except Exception as error:  # noqa: BLE001 - the last line of defence; the traceback is shown
         return _show_bug(error)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dcsync.cli.root import EXIT_STATUSES
+from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
     from dcsync.config import Config
@@ -43,10 +44,12 @@ def sync_command(
     wanted = Wanted(requests=tuple(requests), jobs=tuple(jobs))
     outcomes = run_async(sync_once(config, accounts, wanted, dry_run=dry_run))
     print_outcomes(outcomes, as_json=as_json, dry_run=dry_run)
+    status = exit_status(outcomes)
     missing = _jobs_not_found(outcomes, jobs)
-    if missing and not dry_run:
+    if missing:
         click.echo(f"dcsync: no such job in these accounts: {', '.join(missing)}", err=True)
-    return int(exit_status(outcomes))
+        status = ExitStatus.USAGE if status is ExitStatus.DONE else status
+    return int(status)
 
 
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:

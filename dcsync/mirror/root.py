@@ -108,7 +108,7 @@ class MirrorRoot:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise disk.disk_error(error, f"opening {disk.shown(relative)} in the mirror") from None
+            raise disk.disk_error(error, f"opening {disk.shown(str(self.path / relative))}") from None
         try:
             yield descriptor
         finally:

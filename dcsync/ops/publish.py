@@ -86,6 +86,8 @@ async def adopt_snapshot(context: SyncContext, account: AccountSettings, found: 
     """Hash a published snapshot and put it into the manifest; its job must be known there."""
     verified = await context.disk.run(adopt.verify, context.root, found)
     await finish(_acknowledge(context, account, verified.snapshot, strategy="adopted", staged=None))
+    # A crash right after the rename leaves the staging's journal behind.
+    await context.disk.run(discard_staging, context.root, names.component(found.snapshot.job))
     log.info(
         "snapshot adopted",
         account=account.name,

@@ -1,0 +1,135 @@
+"""`dcsync requests` and `dcsync jobs`: the API's own lists."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dcsync.sandbox import Fault
+from tests.cli.conftest import Dcsync
+from tests.rigs.served import Served
+
+REQUEST_FIELDS = set(
+    str.split(
+        "account id description isActive accountId projectId projectIdList createdBy createdByEmail createdAt "
+        "updatedBy updatedByEmail updatedAt scheduleInterval reoccuringInterval effectiveFrom effectiveTo "
+        "lastQueuedAt serviceGroups callbackUrl sendEmail startDate endDate dateRange projectStatus"
+    )
+)
+JOB_FIELDS = set(
+    str.split(
+        "account id requestId accountId projectId projectIdList createdBy createdByEmail createdAt startedAt "
+        "completedAt status completionStatus progress sendEmail lastDownloadedBy lastDownloadedAt startDate endDate"
+    )
+)
+
+
+@pytest.fixture
+def many(side: Served) -> Served:
+    world = side.sandbox.world
+    now = datetime.now(UTC)
+    for index in range(3):
+        request = world.add_request(
+            f"Request {index}", project_id=None if index else "0f000000-0000-4000-8000-00000000"
+        )
+        world.requests[request].is_active = index != 1
+        for day in range(50):
+            world.add_job(request, completed_at=now - timedelta(days=day, minutes=index), files={})
+    return side
+
+
+def test_requests_come_with_every_documented_field(many: Served, dcsync: Dcsync) -> None:
+    result = dcsync("requests", "--json")
+
+    assert result.status == 0
+    rows = result.json["requests"]
+    assert len(rows) == 3
+    assert all(row.keys() >= REQUEST_FIELDS for row in rows)
+
+
+def test_jobs_come_with_every_documented_field_newest_first_and_a_hundred_of_them(many: Served, dcsync: Dcsync) -> None:
+    rows = dcsync("jobs", "--json").json["jobs"]
+
+    assert len(rows) == 100
+    assert all(row.keys() >= JOB_FIELDS for row in rows)
+    created = [row["createdAt"] for row in rows]
+    assert created == sorted(created, reverse=True)
+
+
+def test_the_limit_counts_what_is_returned_over_all_pages(many: Served, dcsync: Dcsync) -> None:
+    rows = dcsync("jobs", "--json", "--limit", "130").json["jobs"]
+
+    assert len({row["id"] for row in rows}) == 130
+
+
+def test_filters_sorting_and_paging_go_to_the_api_as_they_are(many: Served, dcsync: Dcsync) -> None:
+    rows = dcsync("requests", "--json", "--filter", "isActive=true", "--sort-fields", "description").json["requests"]
+
+    assert [row["description"] for row in rows] == ["Request 2", "Request 0"]
+    call = many.sandbox.calls[-1]
+    assert call.query["filter[isActive]"] == "true"
+    assert call.query["sortFields"] == "description"
+    assert call.query["sort"] == "desc"
+
+
+def test_ascending_and_an_offset(many: Served, dcsync: Dcsync) -> None:
+    everything = dcsync("jobs", "--json", "--sort", "asc", "--limit", "200").json["jobs"]
+
+    part = dcsync("jobs", "--json", "--sort", "asc", "--offset", "7", "--limit", "5").json["jobs"]
+
+    assert part == everything[7:12]
+
+
+def test_jobs_of_one_request(many: Served, dcsync: Dcsync) -> None:
+    request = next(iter(many.sandbox.world.requests))
+
+    rows = dcsync("jobs", "--json", "--request", request).json["jobs"]
+
+    assert {row["requestId"] for row in rows} == {request}
+    assert len(rows) == 50
+
+
+def test_options_that_a_request_s_jobs_do_not_take_are_refused(many: Served, dcsync: Dcsync) -> None:
+    result = dcsync("jobs", "--request", "x", "--filter", "status=complete")
+
+    assert result.status == 2
+    assert "takes only --sort, --limit and --offset" in result.err
+
+
+def test_a_filter_without_a_value_is_refused(many: Served, dcsync: Dcsync) -> None:
+    result = dcsync("jobs", "--filter", "status")
+
+    assert result.status == 2
+    assert "FIELD=VALUE" in result.err
+
+
+def test_in_a_pipe_a_table_is_tab_separated(many: Served, dcsync: Dcsync) -> None:
+    result = dcsync("requests")
+
+    lines = [line.split("\t") for line in result.out.splitlines()]
+    assert lines[0] == ["account", "id", "active", "schedule", "last queued", "services", "description"]
+    assert {line[-1] for line in lines[1:]} == {"Request 0", "Request 1", "Request 2"}
+    assert {len(line) for line in lines} == {7}
+
+
+def test_an_account_that_may_not_be_seen_is_named_and_the_other_is_listed(many: Served, dcsync: Dcsync) -> None:
+    with many.config.open("a") as file:
+        file.write('[[account]]\nname = "foreign"\nid = "b.00000000-0000-4000-8000-000000000000"\n')
+
+    result = dcsync("requests", "--json")
+
+    assert result.status == 13
+    assert len(result.json["requests"]) == 3
+    assert "A-DENIED" in result.err
+
+
+def test_html_in_the_answer_s_place_is_said(many: Served, dcsync: Dcsync) -> None:
+    many.sandbox.faults.add(Fault(server="api", kind="json", body=b"<html>Sign in</html>", times=None))
+
+    result = dcsync("jobs")
+
+    assert result.status == 3
+    assert "A-ANSWER" in result.err
+    assert "<html>Sign in</html>" in result.err
+    assert "api.base_url" in result.err

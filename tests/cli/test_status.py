@@ -1,0 +1,58 @@
+"""`dcsync status`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from tests.cli.conftest import Dcsync
+from tests.rigs.mirror import tables
+from tests.rigs.served import Served
+
+
+def test_it_works_before_the_first_run(side: Served, dcsync: Dcsync) -> None:
+    result = dcsync("status")
+
+    assert result.status == 0
+    assert "last poll     never" in result.out
+    assert "newest        none yet" in result.out
+
+
+def test_it_shows_the_newest_snapshot_and_the_counts(side: Served, dcsync: Dcsync) -> None:
+    request = side.sandbox.world.add_request("Nightly")
+    side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)
+    dcsync("sync")
+
+    result = dcsync("status")
+
+    assert "1 published" in result.out
+    assert "newest        acme/nightly-" in result.out
+    assert "quota: 4 of 60 calls used in the last minute" in result.out
+
+
+def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
+    dcsync("sync")
+
+    document = dcsync("status", "--json").json
+
+    assert document.keys() == {"accounts", "quota", "token", "disk", "daemon"}
+    assert document["accounts"][0].keys() >= {
+        "name",
+        "last_poll",
+        "last_success",
+        "newest_snapshot",
+        "jobs",
+        "attention",
+    }
+    assert document["quota"].keys() == {"limit", "used_last_minute"}
+    assert document["token"].keys() == {"method", "expires_at", "refresh_by"}
+    assert document["disk"].keys() == {"free_bytes"}
+    assert document["daemon"].keys() == {"running", "pid", "next_poll"}
+
+
+def test_a_root_that_is_gone_does_not_stop_it(side: Served, dcsync: Dcsync) -> None:
+    side.root.rmdir()
+
+    result = dcsync("status")
+
+    assert result.status == 0
+    assert "unknown (is it mounted?)" in result.out

@@ -1,0 +1,281 @@
+"""`dcsync sync`, as its user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dcsync.sandbox import Fault
+from tests.cli.conftest import Dcsync
+from tests.rigs.mirror import assert_identical, tables
+from tests.rigs.served import TOKEN, Served
+
+#: `nobody` on Debian; any user without rights would do.
+NOBODY = 65534
+
+
+def add_job(side: Served, *, description: str = "Nightly", days_ago: float = 0.0, seed: int = 0) -> str:
+    world = side.sandbox.world
+    request = next((entry.id for entry in world.requests.values() if entry.description == description), None)
+    request = request or world.add_request(description)
+    completed = datetime.now(UTC) - timedelta(days=days_ago)
+    return world.add_job(request, completed_at=completed, files=tables(3, seed=seed), with_archive=False)
+
+
+def snapshot(side: Served) -> Path:
+    (found,) = side.root.glob("acme/*/[0-9]*/**/_dcsync.json")
+    return found.parent
+
+
+def test_it_mirrors_and_says_what(side: Served, dcsync: Dcsync) -> None:
+    job = add_job(side)
+
+    result = dcsync("sync")
+
+    assert result.status == 0
+    assert result.out.startswith("acme: published acme/nightly-")
+    assert "3 files, 2.9 KiB fetched, 0 B linked, 4 calls" in result.out
+    assert_identical(snapshot(side), side.sandbox.world, job)
+    assert "snapshot published" in result.err
+
+
+def test_nothing_new_is_one_line_and_silence_in_the_log(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+    dcsync("sync")
+
+    result = dcsync("sync")
+
+    assert result.status == 0
+    assert result.out == "acme: nothing new (1 call)\n"
+    assert result.err == ""
+
+
+def test_json_is_one_document_on_stdout(side: Served, dcsync: Dcsync) -> None:
+    job = add_job(side)
+
+    result = dcsync("sync", "--json")
+
+    (account,) = result.json["accounts"]
+    assert account["name"] == "acme"
+    assert [published["job"] for published in account["published"]] == [job]
+    assert account["error"] is None
+
+
+def test_a_dry_run_on_a_new_machine_shows_the_plan(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+
+    result = dcsync("sync", "--dry-run")
+
+    assert result.status == 0
+    assert "would publish acme/nightly-" in result.out
+    assert "strategy files: 3 signed URLs, at most 2.9 KiB" in result.out
+    assert list(side.root.iterdir()) == []
+
+
+def test_a_dry_run_in_json_names_every_file(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+
+    result = dcsync("sync", "--dry-run", "--json")
+
+    (planned,) = result.json["accounts"][0]["planned"]
+    assert {file["name"]: file["action"] for file in planned["files"]} == dict.fromkeys(tables(3), "fetch")
+
+
+def test_a_run_can_be_limited_to_a_request(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+    add_job(side, description="Weekly")
+
+    dcsync("sync", "--request", "Week*")
+
+    assert [path.name[:6] for path in (side.root / "acme").iterdir()] == ["weekly"]
+
+
+def test_an_unknown_account_is_named_with_those_there_are(side: Served, dcsync: Dcsync) -> None:
+    result = dcsync("sync", "--account", "acne")
+
+    assert result.status == 2
+    assert "no account 'acne'" in result.err
+    assert "acme" in result.err
+
+
+def test_an_unknown_job_is_said(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+
+    result = dcsync("sync", "--job", "11111111-2222-3333-4444-555555555555")
+
+    assert "no such job" in result.err
+    assert result.status == 2
+
+
+def test_a_failed_job_is_told_with_code_time_and_what_to_do(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+    side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+
+    result = dcsync("sync")
+
+    assert result.status == 3
+    assert "[L-MISSING]" in result.err
+    assert "next try" in result.err
+    assert "do:" in result.err
+
+
+def test_a_wrong_token_is_exit_12_and_says_what_to_do(
+    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN, "wrong")
+
+    result = dcsync("sync")
+
+    assert result.status == 12
+    assert "[T-LOGIN]" in result.err
+    assert "fresh access token" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_no_permission_for_the_account_is_exit_13(side: Served, dcsync: Dcsync) -> None:
+    text = side.config.read_text().replace(side.sandbox.world.hub_id, "b.00000000-0000-4000-8000-000000000000")
+    side.config.write_text(text)
+
+    result = dcsync("sync")
+
+    assert result.status == 13
+    assert "No access to this account" in result.err
+    assert "custom integrations" in result.err
+
+
+def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+    dcsync("sync")
+    side.root.rename(side.folder / "elsewhere")
+    side.root.mkdir()
+
+    result = dcsync("sync")
+
+    assert result.status == 14
+    assert "M-UNMOUNTED" in result.err
+    assert "nothing was written" in result.err
+    assert list(side.root.iterdir()) == []
+
+
+def test_a_missing_root_is_said_before_anything_is_made(side: Served, dcsync: Dcsync) -> None:
+    side.root.rmdir()
+
+    result = dcsync("sync")
+
+    assert result.status == 3
+    assert f"{side.root} does not exist" in result.err
+    assert "mkdir -p" in result.err
+
+
+def test_an_api_that_is_not_there_is_said_without_a_traceback(side: Served, dcsync: Dcsync) -> None:
+    text = side.config.read_text().replace(side.sandbox.base_url, "http://127.0.0.1:9")
+    side.config.write_text(text)
+
+    result = subprocess.run(
+        [sys.executable, "-m", "dcsync", "--config", side.config, "status"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_tool("setpriv")
+@pytest.mark.parametrize(
+    ("locked", "code", "status"), [("mirror", "F-PERM", 3), ("state", "D-MANIFEST", 3), ("config.toml", "C-CONFIG", 2)]
+)
+def test_no_permission_is_said_with_the_path_and_the_uid(side: Served, locked: str, code: str, status: int) -> None:
+    add_job(side)
+    side.state.mkdir()
+    path = side.folder / locked
+    os.chown(path, NOBODY, NOBODY)
+    path.chmod(0o600 if path.is_file() else 0o755)
+    # Root without the right to pass over permissions is a user like any other, and can still read this checkout.
+    without = "--bounding-set=-dac_override,-dac_read_search"
+
+    result = subprocess.run(
+        ["setpriv", without, "--inh-caps=-all", sys.executable, "-m", "dcsync", "--config", side.config, "sync"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert f"uid {os.geteuid()}" in result.stderr, result.stderr
+    assert str(path) in result.stderr
+    assert code in result.stderr
+    assert result.returncode == status
+    assert "Traceback" not in result.stderr
+    assert list(side.root.rglob("*.csv")) == []
+
+
+def test_a_second_run_is_exit_11_with_the_first_one_s_pid(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+    side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=30))
+    with subprocess.Popen(
+        [sys.executable, "-m", "dcsync", "sync"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as first:
+        try:
+            while side.sandbox.count("api", path_contains="/data/") == 0:
+                assert first.poll() is None
+
+            result = dcsync("sync")
+
+            assert result.status == 11
+            assert f"pid {first.pid}" in result.err
+        finally:
+            first.send_signal(signal.SIGTERM)
+            out, err = first.communicate(timeout=20)
+
+    assert first.returncode == 130, err
+    assert b"interrupted" in err
+    assert b"Traceback" not in err
+    assert out == b""
+
+
+def test_a_closed_pipe_is_no_error(side: Served) -> None:
+    add_job(side)
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with os.fdopen(writing, "wb") as closed:
+        result = subprocess.run(
+            [sys.executable, "-m", "dcsync", "jobs", "--json"], stdout=closed, stderr=subprocess.PIPE, check=False
+        )
+
+    assert result.stderr == b""
+    assert result.returncode == 0
+
+
+def test_a_refresh_token_in_the_configuration_is_spent_once_over_two_runs(
+    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = side.sandbox.tokens.issue_refresh_token("tester")
+    text = side.config.read_text().replace(
+        f'access_token = "env:{TOKEN}"',
+        'client_id = "sandbox"\nclient_secret = "sandbox-secret"\nrefresh_token = "env:SEED"',
+    )
+    side.config.write_text(text)
+    monkeypatch.setenv("SEED", seed)
+    add_job(side)
+
+    assert dcsync("sync").status == 0
+    monkeypatch.delenv("SEED")
+    assert dcsync("sync").status == 0
+
+    assert side.sandbox.tokens.refresh_count == 1
+    stored = json.loads((side.state / "token.json").read_text())
+    assert stored["refresh_token"] in side.sandbox.tokens.live_refresh_tokens
+    assert (side.state / "token.json").stat().st_mode & 0o777 == 0o600

@@ -32,7 +32,7 @@ from dcsync.errors import ConfigError, DcsyncError, ManifestError, MirrorLocked
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
-from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, SyncContext
+from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
 from dcsync.ops.recover import recover
 from dcsync.ops.status import Holder, Status, account_statuses
 from dcsync.tasks import DiskThreads
@@ -89,6 +89,8 @@ async def open_api(
                 headers={"User-Agent": f"dcsync/{__version__}"},
             )
         )
+        # aiohttp would repeat a GET after a disconnect by itself, past the limiter: a call that nobody counted.
+        session._retry_connection = False  # noqa: SLF001
         transport = ApiTransport(
             session,
             base_url=config.api.base_url,
@@ -119,7 +121,6 @@ async def open_sync(
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
         state = await disk.run(_state_folder, config)
-        _check_strategy(config)
         if writes:
             stack.enter_context(FileLock(state / _LOCK_NAME, f"the state folder {state}", role=role))
         root = stack.enter_context(open_root(Path(config.mirror.root)))
@@ -152,6 +153,8 @@ async def open_sync(
                 latest=LatestKind(config.mirror.latest),
                 min_free=config.mirror.min_free,
                 concurrency=config.transfer.concurrency,
+                strategy=Strategy(config.mirror.strategy),
+                trust_crc=config.mirror.trust_crc,
             ),
             slots=asyncio.Semaphore(config.transfer.concurrency),
             throttle=Throttle(config.transfer.bandwidth),
@@ -227,12 +230,6 @@ def _seed(resolve: Callable[[Mapping[str, str]], object], environ: Mapping[str, 
         return None
     secret = getattr(value, "get_secret_value", None)
     return None if secret is None else str(secret())
-
-
-def _check_strategy(config: Config) -> None:
-    if config.mirror.strategy == "archive":
-        message = 'mirror.strategy = "archive" is not available in this version'
-        raise ConfigError(message, hint='use "auto" or "files"')
 
 
 async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: DiskThreads) -> bool:

@@ -221,6 +221,13 @@ class TokenStoreUnusable(AuthError):
     hint = "make state.dir writable with some free space; the refresh token is kept, not spent"
 
 
+class TokenStoreDamaged(TokenStoreUnusable):
+    """The token file was read, and neither it nor the generation before is one that dcsync wrote."""
+
+    code = "T-DAMAGED"
+    hint = "restore it from a backup, or give a new refresh_token in [auth]; the damaged file is kept aside"
+
+
 class TokenStoreExposed(AuthError):
     """The token file can be read by others."""
 
@@ -268,6 +275,13 @@ class ContentChanged(StorageError):
     """The file is not the one whose beginning is on disk (412, another ETag, a wrong Content-Range)."""
 
     code = "S-CHANGED"
+
+
+class RangeIgnored(StorageError):
+    """The file store does not give parts of a file, so its archive cannot be read from the end."""
+
+    code = "S-RANGE"
+    transient = False
 
 
 class SizeMismatch(StorageError):

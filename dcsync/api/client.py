@@ -125,7 +125,9 @@ class DataConnector:
             entries, problems = wire.parse_each(page.results, parse)
             for problem in problems:
                 log.warning("an entry of a list cannot be used", path=path, problem=printable(problem, 200))
-            if last_id is not None and entries and entries[0].id not in seen and restarts < MAX_RESTARTS:
+            # The overlap is one entry: an empty page means that the list shrank by more than one page.
+            shifted = not page.results or (bool(entries) and entries[0].id not in seen)
+            if last_id is not None and shifted and restarts < MAX_RESTARTS:
                 offset, restarts, last_id = options.offset, restarts + 1, None
                 continue
             new = list({entry.id: entry for entry in entries if entry.id not in seen}.values())

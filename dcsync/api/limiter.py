@@ -24,7 +24,7 @@ class Limiter:
         self._turn = asyncio.Lock()
 
     async def acquire(self) -> None:
-        """Wait until one call may be made, and count it. Cancelling counts nothing.
+        """Wait until one call may be made, and count it. Cancelling counts at most the one that was being counted.
 
         Raises `RateLimited` at once when a pause of more than ten minutes is in force.
         """

@@ -12,7 +12,7 @@ from dcsync.auth.endpoint import Granted, TokenEndpoint
 from dcsync.auth.store import Intent, TokenPair, TokenStore, fingerprint
 from dcsync.clock import Clock
 from dcsync.core.quota import backoff
-from dcsync.errors import ClientRejected, LoginRequired, TokenEndpointUnavailable, TokenUndecided
+from dcsync.errors import ClientRejected, LoginRequired, TokenEndpointUnavailable, TokenStoreDamaged, TokenUndecided
 from dcsync.tasks import DiskThreads, finish
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,8 @@ class RefreshingToken:
         self._seed = seed
         self._turn = asyncio.Lock()
         self._pair: TokenPair | None = None
+        #: What the server gave and the disk did not take. It is not used before it is saved.
+        self._unsaved: TokenPair | None = None
         #: When the token in hand should be renewed, on the clock that no one sets (FAULTS T14).
         self._good_until: float | None = None
 
@@ -85,13 +87,15 @@ class RefreshingToken:
             lock.__exit__(None, None, None)
 
     async def _renew_locked(self, rejected: str | None) -> str:
+        await self._save_what_was_not_saved()
         await self._disk.run(self._store.settle)
-        stored = await self._disk.run(self._store.read)
+        stored = await self._read()
         seed = None if self._seed is None else fingerprint(self._seed)
         if self._seed is not None and (stored is None or (seed is not None and stored.seed not in {None, seed})):
             # A new refresh_token in the configuration begins a new chain; the old generation is kept behind it.
             stored = TokenPair(refresh_token=self._seed, seed=seed)
             await self._disk.run(self._store.save, stored)
+            await self._disk.run(self._store.note_seed, fingerprint(self._seed))
         if stored is None:
             message = "no token is stored in state.dir and [auth] gives no refresh_token"
             raise LoginRequired(message)
@@ -101,6 +105,28 @@ class RefreshingToken:
             self._take(stored, now)
             return stored.access_token
         return await self._spend(stored, now)
+
+    async def _read(self) -> TokenPair | None:
+        """Read the store. A damaged one gives way to a new token in the configuration, and to nothing else.
+
+        The one that began the damaged chain is long spent: to offer it again may revoke the live one.
+        """
+        try:
+            return await self._disk.run(self._store.read)
+        except TokenStoreDamaged as error:
+            last = await self._disk.run(self._store.last_seed)
+            if self._seed is None or last is None or last == fingerprint(self._seed):
+                raise
+            log.warning("a damaged token store is set aside", error=error.message)
+            await self._disk.run(self._store.set_aside)
+            return None
+
+    async def _save_what_was_not_saved(self) -> None:
+        """Try again to save a pair that the disk did not take: it is the only live one."""
+        if self._unsaved is not None:
+            await self._disk.run(self._store.save, self._unsaved)
+            self._unsaved = None
+            await self._disk.run(self._store.clear_intent)
 
     async def _spend(self, stored: TokenPair, now: datetime) -> str:
         spending = fingerprint(stored.refresh_token)
@@ -121,12 +147,14 @@ class RefreshingToken:
             log.warning("login required", reason=error.message, tried_before=attempt > 1)
             raise
         except (ClientRejected, TokenEndpointUnavailable):
-            await self._disk.run(self._store.clear_intent)
+            # Of this attempt it is known that it spent nothing; of an earlier one it may still be unknown.
+            if attempt == 1:
+                await self._disk.run(self._store.clear_intent)
             raise
         pair = _next_pair(stored, granted, self._clock.now())
         # Durable before first use: what the server rotated must not be lost with this process.
-        await self._disk.run(self._store.save, pair)
-        await self._disk.run(self._store.clear_intent)
+        self._unsaved = pair
+        await self._save_what_was_not_saved()
         self._take(pair, self._clock.now())
         log.info("access token renewed", expires_at=pair.expires_at)
         return granted.access_token

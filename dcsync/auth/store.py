@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dcsync.core.wire import parse_time, time_json
-from dcsync.errors import TokenStoreExposed, TokenStoreUnusable
+from dcsync.errors import TokenStoreDamaged, TokenStoreExposed, TokenStoreUnusable
 
 #: A pair of tokens is about 3 KB; the slot is made this large so that a longer one fits as well.
 _SLOT_SIZE = 16 << 10
@@ -67,6 +68,7 @@ class TokenStore:
         self._slot = folder / "token.next"
         self._intent = folder / "token.intent"
         self._lock = folder / "token.lock"
+        self._seed = folder / "token.seed"
         self._folder = folder
 
     @contextmanager
@@ -83,8 +85,8 @@ class TokenStore:
     def read(self) -> TokenPair | None:
         """Return the newest readable generation; None when there was never one.
 
-        Raises `TokenStoreExposed` when others can read the file, `TokenStoreUnusable` when there are files and none of
-        them can be used: that is no reason to spend anything.
+        Raises `TokenStoreExposed` when others can read the file, `TokenStoreDamaged` when there are files and none of
+        them can be used, `TokenStoreUnusable` when they cannot be read: that is no reason to spend anything.
         """
         damaged = False
         # A slot that holds a whole pair was written and fsynced, and lost its rename to a crash: it is the newest.
@@ -98,8 +100,26 @@ class TokenStore:
             damaged = damaged or path != self._slot
         if damaged:
             message = f"the token store {self.path} is damaged, and so is the generation before"
-            raise TokenStoreUnusable(message, hint="restore it from a backup, or give a new refresh_token in [auth]")
+            raise TokenStoreDamaged(message)
         return None
+
+    def last_seed(self) -> str | None:
+        """Return the fingerprint of the configured token that began the chain: known also when the pair is damaged."""
+        body = self._read_private(self._seed)
+        return None if body is None else body.decode("ascii", "replace").strip()
+
+    def note_seed(self, seed: str) -> None:
+        """Remember which configured token was taken over."""
+        with self._usable("writing"):
+            self._replace(self._seed, seed.encode("ascii"))
+
+    def set_aside(self) -> None:
+        """Keep damaged files under another name, so that a new chain can begin. The caller holds the lock."""
+        with self._usable("setting aside"):
+            for path in (self.path, self._previous):
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(path.with_suffix(".damaged"))
+            self._sync_folder()
 
     def settle(self) -> None:
         """Finish a `save` that a crash cut short between its fsync and its rename. The caller holds the lock."""
@@ -154,7 +174,7 @@ class TokenStore:
                 at=at,
                 refused=entry["refused"] is True,
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def note_intent(self, intent: Intent) -> None:
@@ -166,22 +186,25 @@ class TokenStore:
             "refused": intent.refused,
         }
         body = json.dumps(entry).encode()
-        aside = self._intent.with_suffix(".new")
         with self._usable("writing"):
-            descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                _write_all(descriptor, body)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            aside.replace(self._intent)
-            self._sync_folder()
+            self._replace(self._intent, body)
 
     def clear_intent(self) -> None:
         """Forget the intent: the answer was definite."""
         with contextlib.suppress(OSError):
             # One that stays behind only costs a repeated question.
             self._intent.unlink(missing_ok=True)
+
+    def _replace(self, path: Path, body: bytes) -> None:
+        aside = path.with_suffix(".new")
+        descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            _write_all(descriptor, body)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        aside.replace(path)
+        self._sync_folder()
 
     def _keep_previous(self) -> None:
         """Keep the current generation as the previous one, with no moment without either."""
@@ -204,8 +227,13 @@ class TokenStore:
         except OSError as error:
             message = f"the token store {path} cannot be read: {error.strerror} (as uid {os.geteuid()})"
             raise TokenStoreUnusable(message) from None
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(descriptor)
+            message = f"the token store {path} is no file"
+            raise TokenStoreUnusable(message, hint="look who put it there, and move it away")
         with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
+            mode = facts.st_mode & 0o777
             if mode & 0o077:
                 message = f"the token store {path} has mode {mode:04o}: others can use it"
                 raise TokenStoreExposed(message)
@@ -260,7 +288,7 @@ def _parse_pair(body: bytes) -> TokenPair | None:
             issued_at=parse_time(entry["issued_at"]),
             seed=entry["seed"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

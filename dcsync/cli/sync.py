@@ -14,7 +14,8 @@ from dcsync.errors import ExitStatus
 if TYPE_CHECKING:
     from dcsync.config import Config
     from dcsync.core.model import Json
-    from dcsync.ops.sync import AccountOutcome, Planned, Wanted
+    from dcsync.ops.job import Planned
+    from dcsync.ops.sync import AccountOutcome, Wanted
 
 
 @click.command("sync", epilog=EXIT_STATUSES)
@@ -120,12 +121,17 @@ def _print_plans(outcome: AccountOutcome) -> None:
     for planned in outcome.planned:
         plan = planned.plan
         conditional = sum(fetch.unless is not None for fetch in plan.fetches)
+        click.echo(f"{outcome.account.name}: would publish {planned.folder} (job {planned.job})")
         click.echo(
-            f"{outcome.account.name}: would publish {planned.folder} (job {planned.job})\n"
-            f"  strategy {plan.strategy}: {plan.calls} signed URLs, at most {size_text(plan.fetch_bytes)}, "
-            f"about {duration_text(planned.expected_s)}\n"
-            f"  {len(plan.fetches)} files, {conditional} of them only if changed; {len(plan.skipped)} left out"
+            f"  {len(plan.links)} files linked, {len(plan.extracts)} from the archive, {len(plan.fetches)} by their "
+            f"own URLs ({conditional} of them only if changed), {len(plan.skipped)} left out"
         )
+        for way, price in planned.prices.items():
+            mark = "*" if price is planned.price else " "
+            click.echo(
+                f"  {mark} {way.value:<7} {price.calls:>4} calls  {size_text(price.size):>10}  "
+                f"about {duration_text(price.seconds)}"
+            )
     if not outcome.planned and outcome.error is None:
         click.echo(f"{outcome.account.name}: nothing to do")
 
@@ -144,6 +150,7 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
             {
                 "job": published.job,
                 "folder": published.folder,
+                "strategy": published.strategy,
                 "files": published.files,
                 "fetched_bytes": published.fetched_bytes,
                 "linked_bytes": published.linked_bytes,
@@ -169,22 +176,31 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
 
 
 def _plan_json(planned: Planned) -> dict[str, Json]:
-    plan = planned.plan
     return {
         "job": planned.job,
         "request": planned.request,
         "folder": planned.folder,
-        "strategy": plan.strategy,
-        "calls": plan.calls,
-        "fetch_bytes": plan.fetch_bytes,
-        "expected_seconds": round(planned.expected_s, 1),
+        "way": planned.price.way.value,
+        "calls": planned.price.calls,
+        "fetch_bytes": planned.price.size,
+        "expected_seconds": round(planned.price.seconds, 1),
+        "prices": [
+            {
+                "way": price.way.value,
+                "calls": price.calls,
+                "bytes": price.size,
+                "seconds": round(price.seconds, 1),
+            }
+            for price in planned.prices.values()
+        ],
         "files": [
-            {"name": fetch.name, "size": fetch.file.size, "action": "fetch", "reason": fetch.reason}
-            for fetch in plan.fetches
-        ]
-        + [
-            {"name": skip.file.name, "size": skip.file.size, "action": "skip", "reason": skip.reason}
-            for skip in plan.skipped
+            {
+                "name": action.file.name,
+                "size": action.file.size,
+                "action": type(action).__name__.lower(),
+                "reason": action.reason,
+            }
+            for action in planned.plan.actions
         ],
     }
 

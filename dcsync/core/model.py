@@ -163,6 +163,8 @@ class StoredFile:
     md5: str | None = None
     etag: str | None = None
     how: How = How.FETCHED
+    #: Its compressed size in the archive, when the archive was read.
+    packed: int | None = None
     mtime_ns: int | None = None
     inode: int | None = None
 

@@ -15,6 +15,9 @@ from collections.abc import Iterable
 #: Leaves room below the usual 255 bytes for `.part`, a clash suffix, and what archivers add.
 MAX_BYTES = 200
 
+#: Folders that an archive's member may have above it; `schemas/` is one.
+MAX_DEPTH = 8
+
 #: Our own files in a snapshot's folder; in any case, since the target may fold it.
 SIDECAR_NAME = "_dcsync.json"
 SUMS_NAME = "SHA256SUMS"
@@ -68,6 +71,29 @@ def assign(originals: Iterable[str]) -> dict[str, str]:
     return assigned
 
 
+def assign_paths(listed: Iterable[str], extra: Iterable[str]) -> dict[str, str]:
+    """Return a relative path for each name of a listing, and below it for each extra member of the archive.
+
+    Listed names are one component each. An extra one keeps its folders, each made safe; one whose path leads elsewhere
+    or is too deep is left out. What would clash with a file, or with a folder, gets `~` and a hash in one component.
+    """
+    assigned = assign(listed)
+    files = {clash_key(name) for name in assigned.values()}
+    folders: set[str] = set()
+    for original in sorted(set(extra) - assigned.keys()):
+        parts = original.split("/")
+        if len(parts) > MAX_DEPTH or any(part in {"", ".", ".."} for part in parts):
+            continue
+        path = "/".join(component(part) for part in parts)
+        if _is_taken(path, files, folders):
+            path = _with_suffix(component(original), _digest(original), MAX_BYTES)
+        key = clash_key(path)
+        files.add(key)
+        folders |= {key[:place] for place, character in enumerate(key) if character == "/"}
+        assigned[original] = path
+    return assigned
+
+
 def ascii_fold(text: str) -> str:
     """Return text with accents taken off and every other non-ASCII character as a space."""
     decomposed = unicodedata.normalize("NFKD", text)
@@ -82,6 +108,12 @@ def printable(text: str, limit: int = 80) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text[:limit]
     )
     return shown + ("…" if len(text) > limit else "")
+
+
+def _is_taken(path: str, files: set[str], folders: set[str]) -> bool:
+    key = clash_key(path)
+    parents = (key[:place] for place, character in enumerate(key) if character == "/")
+    return key in files or key in folders or any(parent in files for parent in parents)
 
 
 def _escape(original: str) -> str:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from dcsync.core import names
+from dcsync.core.cost import Market, Price, Way
 from dcsync.core.model import ARCHIVE_NAME, ListedFile, Snapshot, StoredFile
-from dcsync.core.quota import WINDOW_S
+from dcsync.core.ziplayout import Directory, Member, Span, coalesce, split
+
+#: Up to this many bytes between two members are read and thrown away rather than asked around: a request of its own
+#: costs about as much as 64 KiB on a slow line.
+GAP = 1 << 16
+#: Ranges of the archive that are worked on side by side, and the least that is worth one.
+SPANS_AT_ONCE = 4
+LEAST_SPAN = 4 << 20
+#: With fewer files than this their own URLs are as cheap as a look at the archive.
+WORTH_A_LOOK = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +30,28 @@ class Fetch:
     name: str
     reason: str
     unless: StoredFile | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extract:
+    """Get it out of the archive. Only a listed one has a URL of its own to fall back on."""
+
+    file: ListedFile
+    name: str
+    reason: str
+    member: Member
+    is_listed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """It is what the snapshot before has: share that."""
+
+    file: ListedFile
+    name: str
+    reason: str
+    source: StoredFile
+    packed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,45 +72,52 @@ class Skip:
     reason: str
 
 
-Action: TypeAlias = Fetch | Keep | Skip
+A = TypeVar("A", Fetch, Extract, Link, Keep, Skip)
+Action: TypeAlias = Fetch | Extract | Link | Keep | Skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The actions for one extract. The largest file comes first, so that none is left running alone at the end."""
 
-    strategy: str
     actions: tuple[Action, ...]
 
     @property
     def fetches(self) -> tuple[Fetch, ...]:
-        """The files to be asked for."""
-        return tuple(action for action in self.actions if isinstance(action, Fetch))
+        """The files to be asked for one by one."""
+        return self._of(Fetch)
+
+    @property
+    def extracts(self) -> tuple[Extract, ...]:
+        """The files to be taken from the archive."""
+        return self._of(Extract)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The files that the snapshot before has."""
+        return self._of(Link)
 
     @property
     def kept(self) -> tuple[Keep, ...]:
         """The files that an earlier run staged."""
-        return tuple(action for action in self.actions if isinstance(action, Keep))
+        return self._of(Keep)
 
     @property
     def skipped(self) -> tuple[Skip, ...]:
         """The files that are left out."""
-        return tuple(action for action in self.actions if isinstance(action, Skip))
+        return self._of(Skip)
 
     @property
-    def fetch_bytes(self) -> int:
-        """The most that may have to be fetched, in bytes: a 304 brings none."""
-        return sum(fetch.file.size for fetch in self.fetches)
+    def new_bytes(self) -> int:
+        """The most that may have to be written, in bytes: a 304 brings none."""
+        return sum(fetch.file.size for fetch in self.fetches) + sum(extract.file.size for extract in self.extracts)
 
-    @property
-    def total_bytes(self) -> int:
-        """The size of the snapshot, in bytes."""
-        return self.fetch_bytes + sum(keep.file.size for keep in self.kept)
+    def by_url(self) -> Plan:
+        """Return the same with every listed file that would come from the archive fetched by a URL of its own."""
+        return replace(self, actions=tuple(_by_url(action) for action in self.actions))
 
-    @property
-    def calls(self) -> int:
-        """The API calls it takes when nothing goes wrong: one signed URL a file."""
-        return len(self.fetches)
+    def _of(self, kind: type[A]) -> tuple[A, ...]:
+        return tuple(action for action in self.actions if isinstance(action, kind))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,52 +139,170 @@ class Selection:
         return None
 
 
-def plan(
-    listing: Sequence[ListedFile],
-    *,
-    previous: Snapshot | None = None,
-    staged: Mapping[str, StoredFile] | None = None,
-    selection: Selection | None = None,
-    conditional: bool = True,
-) -> Plan:
-    """Decide for each listed file, in strategy `files`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What there is to compare a listing with."""
 
-    `staged` maps names on disk to what an earlier run left whole in the staging folder. With `conditional` a file of
-    the same name in `previous` makes the fetch conditional on its ETag.
+    previous: Snapshot | None = None
+    #: What an earlier run left whole in the staging folder, by name on disk.
+    staged: Mapping[str, StoredFile] | None = None
+    directory: Directory | None = None
+    #: Names on disk that could not be linked: what stands there is not what was recorded.
+    unlinkable: Collection[str] = ()
+    #: Members that were found damaged, by the server's name, and how.
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    #: Whether an ETag is worth asking with.
+    conditional: bool = True
+    #: Whether equal CRC32 and sizes mean equal content.
+    trust_crc: bool = True
+
+
+def plan(listing: Sequence[ListedFile], known: Known | None = None, *, selection: Selection | None = None) -> Plan:
+    """Decide for each listed file and for each further member of the archive."""
+    return _Planner(listing, known or Known(), selection or Selection()).plan()
+
+
+def archive_in(listing: Sequence[ListedFile]) -> ListedFile | None:
+    """Return the listing's archive, if it has one."""
+    return next((file for file in listing if file.name == ARCHIVE_NAME), None)
+
+
+def is_worth_a_look(listing: Sequence[ListedFile], selection: Selection) -> bool:
+    """Say whether reading the archive's directory can save calls."""
+    wanted = [file for file in listing if file.name != ARCHIVE_NAME and selection.reason_to_skip(file.name) is None]
+    return len(wanted) >= WORTH_A_LOOK
+
+
+def ways_to(plan: Plan, directory: Directory | None, market: Market) -> dict[Way, Price]:
+    """Return the price of each way to get what a plan wants; without a directory there is one way.
+
+    What the plan fetches one by one anyway costs the same whichever way the rest comes.
     """
-    selection = selection or Selection()
-    on_disk = names.assign(file.name for file in listing)
-    before = {} if previous is None else {stored.original: stored for stored in previous.files}
-    actions: list[Action] = []
-    for file in sorted(listing, key=lambda listed: (-listed.size, listed.name)):
-        name = on_disk[file.name]
-        skip = selection.reason_to_skip(file.name)
-        kept = (staged or {}).get(name)
-        if skip is not None:
-            actions.append(Skip(file=file, reason=skip))
-        elif kept is not None and kept.original == file.name and kept.size == file.size:
-            actions.append(Keep(file=file, name=name, staged=kept))
+    if directory is None:
+        fetches = plan.fetches
+        size = sum(fetch.file.size for fetch in fetches)
+        return {Way.FILES: market.price(Way.FILES, calls=len(fetches), size=size, requests=len(fetches))}
+    extracts = plan.extracts
+    own = len(plan.fetches)
+    own_size = sum(fetch.file.size for fetch in plan.fetches)
+    only_there = [extract for extract in extracts if not extract.is_listed]
+    rest = spans_of([extract.member for extract in only_there], Way.RANGES, directory)
+    listed = [extract for extract in extracts if extract.is_listed]
+    prices = {}
+    for way in Way:
+        if way is Way.FILES:
+            spans, singles = rest, listed
         else:
-            actions.append(_fetch(file, name, before.get(file.name), conditional=conditional))
-    return Plan(strategy="files", actions=tuple(actions))
+            spans, singles = spans_of([extract.member for extract in extracts], way, directory), []
+        prices[way] = market.price(
+            way,
+            calls=own + len(singles) + (1 if spans else 0),
+            size=own_size
+            + sum(span.stop - span.start for span in spans)
+            + sum(extract.file.size for extract in singles),
+            requests=own + len(spans) + len(singles),
+        )
+    return prices
 
 
-def expected_seconds(*, calls: int, calls_left: int, limit: int, size: int, bytes_per_second: float | None) -> float:
-    """Return the time that `calls` signed URLs and `size` bytes take: the slower of the quota and the line.
-
-    `calls_left` of them go at once, then `limit` a minute. Without a measured speed the line counts as endless.
-    """
-    waiting = max(0, calls - calls_left)
-    by_quota = 0.0 if waiting == 0 else -(-waiting // limit) * WINDOW_S
-    by_line = 0.0 if not bytes_per_second else size / bytes_per_second
-    return max(by_quota, by_line)
+def spans_of(members: Sequence[Member], way: Way, directory: Directory) -> tuple[Span, ...]:
+    """Return the ranges of the archive to ask for: around the members, or all of it, cut to be worked on at once."""
+    gap = directory.size if way is Way.WHOLE else GAP
+    return split(coalesce(members, gap=gap), pieces=SPANS_AT_ONCE, least=LEAST_SPAN)
 
 
-def _fetch(file: ListedFile, name: str, before: StoredFile | None, *, conditional: bool) -> Fetch:
-    if before is None:
-        return Fetch(file=file, name=name, reason="not in the snapshot before")
-    if before.size != file.size:
-        return Fetch(file=file, name=name, reason=f"its size changed from {before.size}")
-    if before.etag is None or not conditional:
-        return Fetch(file=file, name=name, reason="of equal size; nothing tells whether it changed")
-    return Fetch(file=file, name=name, reason="of equal size; asked for unless unchanged", unless=before)
+class _Planner:
+    def __init__(self, listing: Sequence[ListedFile], known: Known, selection: Selection) -> None:
+        self._listing = listing
+        self._known = known
+        self._selection = selection
+        previous, directory = known.previous, known.directory
+        self._before = {} if previous is None else {stored.original: stored for stored in previous.files}
+        self._members = {} if directory is None else directory.by_name
+        self._spelled = {(names.clash_key(file.name), file.size): file.name for file in listing}
+        self._refused = {} if directory is None else {refused.name: refused.reason for refused in directory.refused}
+
+    def plan(self) -> Plan:
+        listed = [file.name for file in self._listing]
+        further = [
+            ListedFile(name=member.name, size=member.size)
+            for name, member in self._members.items()
+            if name not in set(listed)
+        ]
+        on_disk = names.assign_paths(listed, [file.name for file in further])
+        actions = [self._decide(file, on_disk.get(file.name), is_listed=True) for file in self._listing]
+        actions += [self._decide(file, on_disk.get(file.name), is_listed=False) for file in further]
+        return Plan(actions=tuple(sorted(actions, key=lambda action: (-action.file.size, action.file.name))))
+
+    def _decide(self, file: ListedFile, name: str | None, *, is_listed: bool) -> Action:
+        skip = self._selection.reason_to_skip(file.name)
+        if skip is not None:
+            return Skip(file=file, reason=skip)
+        twin = None if is_listed else self._spelled.get((names.clash_key(file.name.rpartition("/")[2]), file.size))
+        if twin is not None:
+            return Skip(file=file, reason=f"only in the archive; the listing spells it {twin!r}")
+        if name is None:
+            return Skip(file=file, reason="only in the archive, and its path leads elsewhere")
+        member = None if file.name == ARCHIVE_NAME else self._members.get(file.name)
+        doubt = self._doubt(file, member)
+        staged = (self._known.staged or {}).get(name)
+        if staged is not None and _is_staged(staged, file, member if doubt is None else None):
+            return Keep(file=file, name=name, staged=staged)
+        if doubt is not None and not is_listed:
+            return Skip(file=file, reason=f"only in the archive; {doubt}")
+        before = self._before.get(file.name)
+        if member is None or doubt is not None:
+            return self._fetch(file, name, before, doubt)
+        change = self._change(name, before, member)
+        if change is None and before is not None:
+            reason = "CRC32 and sizes are as in the snapshot before"
+            return Link(file=file, name=name, reason=reason, source=before, packed=member.packed)
+        return Extract(file=file, name=name, reason=change or "", member=member, is_listed=is_listed)
+
+    def _doubt(self, file: ListedFile, member: Member | None) -> str | None:
+        """Return why the archive is not believed for a file."""
+        if file.name in self._known.damaged:
+            return f"damaged in the archive: {self._known.damaged[file.name]}"
+        if file.name in self._refused:
+            return f"refused in the archive: {self._refused[file.name]}"
+        if member is None:
+            return None if self._known.directory is None or file.name == ARCHIVE_NAME else "not in the archive"
+        if member.size != file.size:
+            return f"the archive has {member.size} bytes of it, the listing says {file.size}"
+        return None
+
+    def _change(self, name: str, before: StoredFile | None, member: Member) -> str | None:
+        """Return in what a member differs from the file before it; None when it is the same."""
+        if before is None:
+            return "not in the snapshot before"
+        if name in self._known.unlinkable:
+            return "its file in the snapshot before is not as it was recorded"
+        if before.size != member.size:
+            return f"its size changed from {before.size}"
+        if before.crc32 != member.crc32:
+            return "its CRC32 changed"
+        if before.packed not in {None, member.packed}:
+            return "its compressed size changed"
+        return None if self._known.trust_crc else "of equal CRC32, which is not trusted (mirror.trust_crc = false)"
+
+    def _fetch(self, file: ListedFile, name: str, before: StoredFile | None, doubt: str | None) -> Fetch:
+        prefix = "" if doubt is None else f"{doubt}; "
+        if before is None:
+            return Fetch(file=file, name=name, reason=prefix + "not in the snapshot before")
+        if before.size != file.size:
+            return Fetch(file=file, name=name, reason=prefix + f"its size changed from {before.size}")
+        if before.etag is None or not self._known.conditional:
+            return Fetch(file=file, name=name, reason=prefix + "of equal size; nothing tells whether it changed")
+        return Fetch(file=file, name=name, reason=prefix + "of equal size; asked for unless unchanged", unless=before)
+
+
+def _by_url(action: Action) -> Action:
+    if isinstance(action, Extract) and action.is_listed:
+        return Fetch(file=action.file, name=action.name, reason=action.reason)
+    return action
+
+
+def _is_staged(staged: StoredFile, file: ListedFile, member: Member | None) -> bool:
+    """Say whether a staged file is still the one that is due: the archive may have been built anew since then."""
+    same = staged.original == file.name and staged.size == file.size
+    return same and (member is None or staged.crc32 == member.crc32)

@@ -11,6 +11,9 @@ WINDOW_S = 60.0
 #: Added to the window: our clock's time of a call is when it left, the server's when it arrived, up to this much later
 #: for the call that leaves the window and not at all for the one that enters it.
 WINDOW_MARGIN_S = 1.0
+#: Processes that share the window read the clock before they hold its lock, so a call of another one may lie this far
+#: ahead.
+AHEAD_S = 5.0
 #: Retry-After is honoured between these (FAULTS A1): 0 would hammer, and a day is no pause but a fault.
 MIN_PAUSE_S = 1.0
 MAX_PAUSE_S = 3600.0
@@ -26,9 +29,9 @@ def usable(requests_per_minute: int) -> int:
 def within_window(calls: Sequence[float], now: float) -> list[float]:
     """Return the calls that still count at `now`, oldest first.
 
-    A call that lies in the future is from before a reboot (the clock counts from boot) and is left out.
+    A call that lies further in the future is from before a reboot (the clock counts from boot) and is left out.
     """
-    return sorted(call for call in calls if now - WINDOW_S - WINDOW_MARGIN_S < call <= now)
+    return sorted(call for call in calls if now - WINDOW_S - WINDOW_MARGIN_S < call <= now + AHEAD_S)
 
 
 def wait_before_next(calls: Sequence[float], *, limit: int, now: float, paused_until: float = 0.0) -> float:

@@ -39,10 +39,14 @@ class Provenance:
     staged_at: datetime
     strategy: str
     strategy_reason: str
+    #: What each way would have cost, as it was weighed.
+    prices: tuple[Mapping[str, Json], ...] = ()
     calls: int
     fetched_bytes: int
     linked_bytes: int
     files: tuple[StoredFile, ...]
+    #: Why each file was fetched or linked, by its name on disk.
+    reasons: Mapping[str, str]
     skipped: tuple[tuple[str, str], ...]
     changes: Changes
 
@@ -94,10 +98,17 @@ def render(provenance: Provenance) -> bytes:
             "completed_at": time_json(job.completed_at),
         },
         "staged_at": time_json(provenance.staged_at),
-        "strategy": {"name": provenance.strategy, "reason": provenance.strategy_reason, "calls": provenance.calls},
+        "strategy": {
+            "name": provenance.strategy,
+            "reason": provenance.strategy_reason,
+            "calls": provenance.calls,
+            "prices": list(provenance.prices),
+        },
         "fetched_bytes": provenance.fetched_bytes,
         "linked_bytes": provenance.linked_bytes,
-        "files": [_file_json(stored) for stored in provenance.files],
+        "files": [
+            {**_file_json(stored), "why": provenance.reasons.get(stored.name, "")} for stored in provenance.files
+        ],
         "skipped": [{"original": name, "reason": reason} for name, reason in provenance.skipped],
         "changes": {
             "against": changes.against,
@@ -162,12 +173,13 @@ def _file_json(stored: StoredFile) -> dict[str, Json]:
         "sha256": stored.sha256,
         "etag": stored.etag,
         "how": stored.how.value,
+        "packed": stored.packed,
     }
 
 
 def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
     size, crc32 = entry.get("size"), _string(entry, "crc32")
-    md5, etag = entry.get("md5"), entry.get("etag")
+    md5, etag, packed = entry.get("md5"), entry.get("etag"), entry.get("packed")
     if not isinstance(size, int) or size < 0:
         msg = "a file of the sidecar has no size"
         raise WireError(msg)
@@ -185,6 +197,7 @@ def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
         md5=md5 if isinstance(md5, str) else None,
         etag=etag if isinstance(etag, str) else None,
         how=how,
+        packed=packed if isinstance(packed, int) else None,
     )
 
 

@@ -14,6 +14,7 @@ from dcsync.core.quota import backoff
 from dcsync.errors import (
     ContentChanged,
     DcsyncError,
+    RangeIgnored,
     SizeMismatch,
     StorageError,
     StorageFault,
@@ -96,13 +97,53 @@ def decide(
                 return Complete()
             msg = f"the server has no bytes after {have.size}"
             raise ContentChanged(msg)
-        case 400 | 401 | 403:
-            # Never parse the words: radosgw sends none. A refusal means a new URL, not a new login.
-            msg = f"the file store refused the signed URL (status {status})"
-            raise StorageRefused(msg)
         case _:
-            msg = f"the file store answered with status {status}"
-            raise StorageFault(msg)
+            raise _refusal(status)
+
+
+def decide_range(
+    status: int, headers: Mapping[str, str], *, start: int, stop: int, size: int, etag: str | None
+) -> str | None:
+    """Return the ETag of an answer to a GET of the bytes `start` to `stop` of a container of `size` bytes.
+
+    Raises `ContentChanged` for another container than `etag`'s, `RangeIgnored` when the store knows no ranges, and as
+    `decide` does otherwise.
+    """
+    match status:
+        case 206:
+            span = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+            if span is None or (int(span[1]), int(span[2])) != (start, stop - 1):
+                msg = "the file store sent another part of the archive than was asked for"
+                raise RangeIgnored(msg)
+            found = headers.get("etag")
+            if span[3] not in {"*", str(size)} or (etag is not None and found not in {None, etag}):
+                msg = "the archive is not the one of the listing, or changed while it was read"
+                raise ContentChanged(msg)
+            return found
+        case 200:
+            msg = "the file store sends the whole archive when a part is asked for"
+            raise RangeIgnored(msg)
+        case 412 | 416:
+            msg = "the archive changed on the server while it was read"
+            raise ContentChanged(msg)
+        case _:
+            raise _refusal(status)
+
+
+def range_headers(start: int, stop: int, etag: str | None) -> dict[str, str]:
+    """Return the headers of a GET of the bytes `start` to `stop`, of the container with this strong ETag if any."""
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
+    if resumable_etag(etag) is not None and etag is not None:
+        headers["If-Match"] = etag
+    return headers
+
+
+def _refusal(status: int) -> StorageError:
+    """Return what a status means that is no answer to a GET, whatever was asked for."""
+    if status in {400, 401, 403}:
+        # Never parse the words: radosgw sends none. A refusal means a new URL, not a new login.
+        return StorageRefused(f"the file store refused the signed URL (status {status})")
+    return StorageFault(f"the file store answered with status {status}")
 
 
 def _check_length(headers: Mapping[str, str], expected: int) -> None:

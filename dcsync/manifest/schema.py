@@ -113,6 +113,7 @@ file = Table(
     Column("sha256", String, nullable=False),
     Column("etag", Text),
     Column("how", String, nullable=False),
+    Column("packed", BigInteger),
     Column("mtime_ns", BigInteger),
     Column("inode", String),  # as text: an inode number may need all 64 bits, which BigInteger has with a sign
     ForeignKeyConstraint(["account", "job"], ["job.account", "job.id"], ondelete="CASCADE"),

@@ -32,10 +32,10 @@ from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
 
 #: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 #: How long a writer waits for another process's write (a one-shot command beside the daemon).
 _BUSY_TIMEOUT_S = 30.0
-#: SQLite's limit on bound parameters is 32,766; a file row has 13.
+#: SQLite's limit on bound parameters is 32,766; a file row has 14.
 _ROWS_AT_ONCE = 1000
 
 
@@ -524,6 +524,7 @@ def _file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str,
         "sha256": stored.sha256,
         "etag": stored.etag,
         "how": stored.how.value,
+        "packed": stored.packed,
         "mtime_ns": stored.mtime_ns,
         "inode": None if stored.inode is None else str(stored.inode),
     }
@@ -539,6 +540,7 @@ def _stored_file(row: sa.Row[Any]) -> StoredFile:
         md5=row.md5,
         etag=row.etag,
         how=How(row.how),
+        packed=row.packed,
         mtime_ns=row.mtime_ns,
         inode=None if row.inode is None else int(row.inode),
     )

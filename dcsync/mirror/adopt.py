@@ -60,7 +60,7 @@ def _verified(folder: int, relative: str, stored: StoredFile) -> StoredFile:
     shown = disk.shown(f"{relative}/{stored.name}")
     with disk.disk_errors(f"reading {shown}"):
         try:
-            descriptor = os.open(stored.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            descriptor = disk.open_file(stored.name, below=folder)
         except FileNotFoundError:
             descriptor = None
         if descriptor is None:

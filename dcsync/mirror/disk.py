@@ -111,6 +111,29 @@ def _make_folder(name: str, parent: int) -> int:
     return created
 
 
+@contextmanager
+def parent_of(path: str, *, below: int, create: bool = False) -> Iterator[tuple[int, str]]:
+    """Open the folder of a file at a relative path below a folder; gives it with the file's own name.
+
+    Raises `MirrorTampered` for a path that leads out, and as `open_folders` does.
+    """
+    *folders, name = path.split("/")
+    if any(component in {"", ".", ".."} for component in (*folders, name)):
+        message = f"{printable(path, 300)!r} is no path below a snapshot"
+        raise MirrorTampered(message, hint="look who changed the tree")
+    descriptor = open_folders(below, folders, create=create)
+    try:
+        yield descriptor, name
+    finally:
+        os.close(descriptor)
+
+
+def open_file(path: str, *, below: int) -> int:
+    """Open a file at a relative path for reading; nothing on the way is followed if it is a symlink."""
+    with parent_of(path, below=below) as (folder, name):
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+
+
 def is_there(name: str, *, below: int | None = None) -> bool:
     """Say whether a name exists. Only ENOENT means no: `os.path.exists` says no on EACCES and EIO as well."""
     try:

@@ -83,8 +83,22 @@ def _link_all(root: MirrorRoot, snapshot: str, aside: str, staging: int) -> None
     target = disk.open_folders(staging, [aside], create=True)
     try:
         with root.folder(snapshot) as source:
-            for name in os.listdir(source):
-                os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-        os.fsync(target)
+            _link_folder(source, target)
     finally:
         os.close(target)
+
+
+def _link_folder(source: int, target: int) -> None:
+    with os.scandir(source) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                below = disk.open_folder(entry.name, below=source)
+                made = disk.open_folders(target, [entry.name], create=True)
+                try:
+                    _link_folder(below, made)
+                finally:
+                    os.close(below)
+                    os.close(made)
+            else:
+                os.link(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    os.fsync(target)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -84,6 +84,7 @@ class Part:
         self.etag: str | None = None
         self._staging = staging
         self._name = name
+        self._leaf = staged_leaf(name)
         self._original = original
         self._size = size
         self._descriptor: int | None = None
@@ -106,7 +107,7 @@ class Part:
         self._hashers = Hashers(with_md5=md5_of_etag(etag) is not None)
         with disk.disk_errors(f"resuming {self._shown}"):
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._descriptor = os.open(self._name + PART, flags, dir_fd=self._staging.descriptor)
+            self._descriptor = os.open(self._leaf + PART, flags, dir_fd=self._staging.descriptor)
             offset = 0
             while piece := os.pread(self._descriptor, _READ_SIZE, offset):
                 self._hashers.update(piece)
@@ -150,7 +151,7 @@ class Part:
             raise SizeMismatch(message)
         return self._hashers.digest()
 
-    def finish(self, etag: str | None) -> StoredFile:
+    def finish(self, etag: str | None, *, packed: int | None = None) -> StoredFile:
         """Make the file whole and durable under its name and return its record. After an error it is discarded."""
         digest = self.digest()
         try:
@@ -163,7 +164,7 @@ class Part:
                 facts = os.fstat(self._opened)
                 self._close()
                 folder = self._staging.descriptor
-                os.rename(self._name + PART, self._name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.rename(self._leaf + PART, self._leaf, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             self.discard()
             raise
@@ -176,6 +177,7 @@ class Part:
             md5=digest.md5,
             etag=etag,
             how=How.FETCHED,
+            packed=packed,
             mtime_ns=facts.st_mtime_ns,
             inode=facts.st_ino,
         )
@@ -193,7 +195,7 @@ class Part:
         finally:
             # Already gone, or the disk refuses: start-up clears the staging.
             with contextlib.suppress(OSError):
-                os.unlink(self._name + PART, dir_fd=self._staging.descriptor)
+                os.unlink(self._leaf + PART, dir_fd=self._staging.descriptor)
             self._hashers = Hashers()
             self.etag = None
 
@@ -204,7 +206,7 @@ class Part:
 
     @property
     def _shown(self) -> str:
-        return disk.shown(f"{self._staging.relative}/{self._name}{PART}")
+        return disk.shown(f"{self._staging.relative}/{self._leaf}{PART}")
 
     @property
     def _original_shown(self) -> str:
@@ -212,7 +214,7 @@ class Part:
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self._name + PART, flags, 0o600, dir_fd=self._staging.descriptor)
+        self._descriptor = os.open(self._leaf + PART, flags, 0o600, dir_fd=self._staging.descriptor)
         disk.preallocate(self._descriptor, self._size)
 
     def _close(self) -> None:
@@ -252,7 +254,8 @@ class Staging:
         A `.part` stays when the journal has its ETag and it was written since the machine booted: what a process
         wrote before a kill is in the kernel's cache, what it wrote before a power cut may be zeros.
         """
-        opened, stored = self._read_journal()
+        opened, recorded = self._read_journal()
+        stored = {staged_leaf(record.name): record for record in recorded.values()}
         found: dict[str, StoredFile] = {}
         with disk.disk_errors(f"reading {self.relative}"):
             present = os.listdir(self.descriptor)
@@ -260,7 +263,7 @@ class Staging:
                 if name.endswith(PART) and name.removesuffix(PART) in opened:
                     self._resumable[name.removesuffix(PART)] = opened[name.removesuffix(PART)]
                 elif name in stored and self._is_as(name, stored[name]):
-                    found[name] = stored[name]
+                    found[stored[name].name] = stored[name]
                 else:
                     disk.remove_tree(name, self.descriptor)
         return found
@@ -268,7 +271,7 @@ class Staging:
     def part(self, name: str, original: str, size: int) -> Part:
         """Return the file to write to; it carries what an earlier run wrote when that may be resumed."""
         part = Part(self, name, original, size)
-        resumable = self._resumable.pop(name, None)
+        resumable = self._resumable.pop(staged_leaf(name), None)
         if resumable is None:
             return part
         if resumable[0] == size:
@@ -283,19 +286,37 @@ class Staging:
         A hard link where the file system allows one, else a reflink, else a copy. A file whose size, time and inode are
         as recorded is believed, any other is hashed first.
         """
-        try:
-            with self.root.folder(previous.folder) as folder:
-                try:
-                    descriptor = os.open(source.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-                except FileNotFoundError:
-                    return None
-                with disk.disk_errors(f"linking {disk.shown(f'{previous.folder}/{source.name}')}"):
+        with disk.disk_errors(f"linking {disk.shown(f'{previous.folder}/{source.name}')}"):
+            try:
+                with (
+                    self.root.folder(previous.folder) as folder,
+                    disk.parent_of(source.name, below=folder) as (parent, leaf),
+                ):
+                    descriptor = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
                     try:
-                        return self._link_opened(descriptor, folder, source, name)
+                        return self._link_opened(descriptor, parent, leaf, source, name)
                     finally:
                         os.close(descriptor)
-        except FileNotFoundError:
-            return None
+            except FileNotFoundError:
+                return None
+
+    def unfold(self, paths: Iterable[str]) -> None:
+        """Move the staged files that belong into folders there, and make those durable. The last thing before publish.
+
+        Until then all files stand side by side: a run cut short in between finds folders it does not know, and clears
+        them.
+        """
+        with disk.disk_errors(f"making the folders of {self.relative}"):
+            for path in sorted(paths):
+                if "/" in path:
+                    with disk.parent_of(path, below=self.descriptor, create=True) as (folder, name):
+                        os.rename(staged_leaf(path), name, src_dir_fd=self.descriptor, dst_dir_fd=folder)
+                        os.fsync(folder)
+
+    def open_staged(self, name: str) -> int:
+        """Open a staged file for reading; the caller closes it."""
+        with disk.disk_errors(f"reading {disk.shown(f'{self.relative}/{name}')}"):
+            return os.open(staged_leaf(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
 
     def drop_parts(self) -> None:
         """Remove every unfinished file, and with it the room that was reserved for it."""
@@ -344,7 +365,7 @@ class Staging:
 
     def note_opened(self, name: str, original: str, size: int, etag: str) -> None:
         """Put into the journal how an unfinished file may be resumed."""
-        self._note({"opened": name, "original": original, "size": size, "etag": etag, "boot": self._boot})
+        self._note({"opened": staged_leaf(name), "original": original, "size": size, "etag": etag, "boot": self._boot})
 
     def note_stored(self, stored: StoredFile) -> None:
         """Put a whole file into the journal."""
@@ -385,7 +406,10 @@ class Staging:
         finally:
             os.close(descriptor)
 
-    def _link_opened(self, descriptor: int, folder: int, source: StoredFile, name: str) -> StoredFile | None:
+    def _link_opened(
+        self, descriptor: int, folder: int, source_leaf: str, source: StoredFile, name: str
+    ) -> StoredFile | None:
+        leaf = staged_leaf(name)
         facts = os.fstat(descriptor)
         as_recorded = (
             disk.is_plain_file(facts)
@@ -398,24 +422,24 @@ class Staging:
             or hash_descriptor(descriptor).sha256 != source.sha256
         ):
             return None
-        if disk.is_there(name, below=self.descriptor):
-            os.unlink(name, dir_fd=self.descriptor)
+        if disk.is_there(leaf, below=self.descriptor):
+            os.unlink(leaf, dir_fd=self.descriptor)
         try:
-            os.link(source.name, name, src_dir_fd=folder, dst_dir_fd=self.descriptor, follow_symlinks=False)
-            made = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            os.link(source_leaf, leaf, src_dir_fd=folder, dst_dir_fd=self.descriptor, follow_symlinks=False)
+            made = os.stat(leaf, dir_fd=self.descriptor, follow_symlinks=False)
             if (made.st_dev, made.st_ino) != (facts.st_dev, facts.st_ino):
                 message = f"{disk.shown(source.name)} was exchanged while it was linked"
                 raise MirrorTampered(message, hint="look who changes the mirror's tree")
         except OSError:
             # No hard links here (exFAT, some network shares), or the link count is full.
-            made = self._copy(descriptor, name)
+            made = self._copy(descriptor, leaf)
         linked = replace(source, name=name, how=How.LINKED, mtime_ns=made.st_mtime_ns, inode=made.st_ino)
         self.note_stored(linked)
         return linked
 
-    def _copy(self, source: int, name: str) -> os.stat_result:
+    def _copy(self, source: int, leaf: str) -> os.stat_result:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        target = os.open(name, flags, 0o600, dir_fd=self.descriptor)
+        target = os.open(leaf, flags, 0o600, dir_fd=self.descriptor)
         try:
             if not disk.clone(source, target):
                 offset = 0
@@ -427,6 +451,14 @@ class Staging:
             return os.fstat(target)
         finally:
             os.close(target)
+
+
+def staged_leaf(name: str) -> str:
+    """Return the one component that stands for a file in the staging, where all files are side by side."""
+    leaf = name.replace("/", "%2F")
+    if len(leaf.encode()) <= names.MAX_BYTES:
+        return leaf
+    return "~" + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def hash_descriptor(descriptor: int, *, each: Callable[[int], None] | None = None) -> Digest:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Protocol
 
@@ -44,6 +45,17 @@ class AccountSettings:
         )
 
 
+class Strategy(StrEnum):
+    """How extracts are fetched."""
+
+    #: Whatever is the cheapest in time.
+    AUTO = "auto"
+    #: Each file by a signed URL of its own.
+    FILES = "files"
+    #: Through the archive, wherever it can be used.
+    ARCHIVE = "archive"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorSettings:
     """`[mirror]` and `[transfer]` of the configuration."""
@@ -53,6 +65,8 @@ class MirrorSettings:
     latest: LatestKind = LatestKind.SYMLINK
     min_free: int = 0
     concurrency: int = 16
+    strategy: Strategy = Strategy.AUTO
+    trust_crc: bool = True
 
 
 class Observer(Protocol):

@@ -13,10 +13,8 @@ from dcsync.core.model import How, Job, Snapshot, StoredFile
 from dcsync.core.plan import Fetch
 from dcsync.core.ports import Sign
 from dcsync.core.transfer import (
-    PIECE_SIZE,
     Complete,
     Patience,
-    RateGuard,
     Unchanged,
     Write,
     decide,
@@ -30,11 +28,11 @@ from dcsync.errors import (
     DiskError,
     SizeMismatch,
     StorageError,
-    TooSlow,
 )
 from dcsync.mirror.staging import Part, Staging
 from dcsync.ops.context import SyncContext
-from dcsync.tasks import DiskThreads, each
+from dcsync.ops.pipe import Gauge, WriteBehind
+from dcsync.tasks import each
 
 log = structlog.get_logger(__name__)
 
@@ -173,7 +171,7 @@ class Fetcher:
         self, fetch: Fetch, part: Part, answer: Answer, etag: str | None, attempts: _Attempts
     ) -> StoredFile:
         """Write the body while it comes; the last piece is written, checked and fsynced in one go."""
-        behind = _WriteBehind(self._context.disk, part)
+        behind = WriteBehind(self._context.disk, part.write)
         try:
             await self._read_into(behind, fetch, part.written, answer)
         except StorageError as error:
@@ -185,9 +183,8 @@ class Fetcher:
             await behind.drain()
         return await self._store(fetch, part, behind.rest, etag, attempts)
 
-    async def _read_into(self, behind: _WriteBehind, fetch: Fetch, received: int, answer: Answer) -> None:
-        context, size = self._context, fetch.file.size
-        guard = RateGuard(context.clock.monotonic())
+    async def _read_into(self, behind: WriteBehind[None], fetch: Fetch, received: int, answer: Answer) -> None:
+        context, size, gauge = self._context, fetch.file.size, Gauge(self._context)
         async for piece in answer.pieces:
             received += len(piece)
             if received > size:
@@ -196,13 +193,7 @@ class Fetcher:
             await behind.add(piece)
             self.tally.fetched_bytes += len(piece)
             context.observer.file_advanced(self._job.id, fetch.name, len(piece))
-            now = context.clock.monotonic()
-            if guard.is_too_slow(now, len(piece)):
-                message = "the file store sends less than 1 KiB a second"
-                raise TooSlow(message)
-            wait = context.throttle.wait_s(now, len(piece))
-            if wait > 0:
-                await context.clock.sleep(wait)
+            await gauge.count(len(piece))
 
     async def _store(
         self, fetch: Fetch, part: Part, rest: bytes | bytearray, etag: str | None, attempts: _Attempts
@@ -261,37 +252,6 @@ class Fetcher:
             # The staged file was not touched.
             return stored
         return replace(linked, original=fetch.file.name, etag=stored.etag, md5=stored.md5, how=How.FETCHED)
-
-
-class _WriteBehind:
-    """Gathers pieces of 1 MiB and writes one in a thread while the next one comes. `drain` it whatever happens."""
-
-    def __init__(self, disk: DiskThreads, part: Part) -> None:
-        self.rest = bytearray()
-        self._disk = disk
-        self._part = part
-        self._writing: asyncio.Future[None] | None = None
-
-    async def add(self, piece: bytes) -> None:
-        """Take in a piece; waits while two are on their way to the disk."""
-        self.rest += piece
-        if len(self.rest) >= PIECE_SIZE:
-            await self.drain()
-            # The buffer is handed over, not shared.
-            self._writing, self.rest = self._disk.start(self._part.write, self.rest), bytearray()
-
-    async def drain(self) -> None:
-        """Wait for the write under way and raise its error."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            await self._disk.wait(writing)
-
-    async def flush(self) -> None:
-        """Write everything."""
-        await self.drain()
-        if self.rest:
-            rest, self.rest = self.rest, bytearray()
-            await self._disk.run(self._part.write, rest)
 
 
 @dataclass(slots=True, kw_only=True)

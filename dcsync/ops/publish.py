@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from dcsync import __version__
 from dcsync.core import layout, names, sidecar
+from dcsync.core.cost import Price
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import How, Job, JobId, Snapshot, StoredFile
-from dcsync.core.plan import Plan
+from dcsync.core.model import How, Job, JobId, Json, Snapshot, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest, Publication
 from dcsync.core.sidecar import Adopted, Provenance
 from dcsync.errors import MirrorTampered
@@ -34,7 +35,11 @@ class Staged:
     job: Job
     request: KnownRequest
     folder: str
-    plan: Plan
+    strategy: str
+    reason: str
+    prices: tuple[Price, ...]
+    reasons: Mapping[str, str]
+    skipped: tuple[tuple[str, str], ...]
     previous: Snapshot | None
     files: tuple[StoredFile, ...]
     calls: int
@@ -117,13 +122,15 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
             is_delta=staged.request.is_delta,
             job=staged.job,
             staged_at=context.clock.now(),
-            strategy=staged.plan.strategy,
-            strategy_reason=f"{staged.plan.calls} signed URLs for {staged.plan.fetch_bytes} bytes at most",
+            strategy=staged.strategy,
+            strategy_reason=staged.reason,
+            prices=tuple(_price_json(price) for price in staged.prices),
             calls=staged.calls,
             fetched_bytes=staged.fetched_bytes,
             linked_bytes=staged.linked_bytes,
             files=staged.files,
-            skipped=tuple((skip.file.name, skip.reason) for skip in staged.plan.skipped),
+            reasons=staged.reasons,
+            skipped=staged.skipped,
             changes=changes,
         )
     )
@@ -131,6 +138,7 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
     sums.append((names.SIDECAR_NAME, hashlib.sha256(body).hexdigest()))
 
     def rename() -> bool:
+        staging.unfold(stored.name for stored in staged.files)
         staging.write_own(names.SIDECAR_NAME, body)
         staging.write_own(names.SUMS_NAME, sidecar.render_sums(sums))
         return staging.publish(staged.folder)
@@ -150,13 +158,14 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
             raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then publishes the snapshot")
         snapshot = (await context.disk.run(adopt.verify, context.root, found)).snapshot
         await context.disk.run(discard_staging, context.root, staging.leaf)
-    await _acknowledge(context, account, snapshot, strategy=staged.plan.strategy, staged=staged)
+    await _acknowledge(context, account, snapshot, strategy=staged.strategy, staged=staged)
     log.info(
         "snapshot published",
         account=account.name,
         job=staged.job.id,
         folder=staged.folder,
-        strategy=staged.plan.strategy,
+        strategy=staged.strategy,
+        way=staged.reason.partition(":")[0],
         files=len(staged.files),
         fetched=sum(stored.how is How.FETCHED for stored in staged.files),
         fetched_bytes=staged.fetched_bytes,
@@ -211,6 +220,15 @@ async def move_latest(context: SyncContext, account: AccountSettings, job: JobId
         snapshot=newest,
         kind=context.settings.latest,
     )
+
+
+def _price_json(price: Price) -> dict[str, Json]:
+    return {
+        "way": price.way.value,
+        "calls": price.calls,
+        "bytes": price.size,
+        "seconds": round(price.seconds, 1),
+    }
 
 
 def _place(

@@ -9,7 +9,6 @@ from datetime import datetime
 
 import structlog
 
-from dcsync.core import plan as planning
 from dcsync.core.lifecycle import (
     LISTING_PATIENCE,
     OPEN,
@@ -19,13 +18,12 @@ from dcsync.core.lifecycle import (
     nears_expiry,
     next_try_after,
 )
-from dcsync.core.model import Job, JobId, ListedFile, RequestId, SignedFile, Snapshot, StoredFile
-from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
+from dcsync.core.model import Job, JobId, RequestId
+from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.errors import (
     ApiFault,
     ApiUnreachable,
     AuthError,
-    BadListing,
     DcsyncError,
     DiskError,
     DiskFull,
@@ -34,23 +32,15 @@ from dcsync.errors import (
     InodesExhausted,
     ManifestError,
     MirrorError,
-    NotFound,
     RateLimited,
-    StorageError,
 )
-from dcsync.mirror.staging import Staging
 from dcsync.ops import poll as polling
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.fetch import EtagLore, Fetcher
-from dcsync.ops.publish import Staged, adopt_if_there, choose_folder, publish
+from dcsync.ops.fetch import EtagLore
+from dcsync.ops.job import JobMirror, Learnt, Planned, Published
 from dcsync.tasks import foremost
 
 log = structlog.get_logger(__name__)
-
-#: The weight of the newest download in the moving average of the line's speed.
-_SPEED_WEIGHT = 0.3
-#: Shorter downloads say more of latency than of the line.
-_SPEED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +49,6 @@ class Wanted:
 
     requests: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A snapshot that a run published or adopted."""
-
-    job: JobId
-    folder: str
-    files: int
-    fetched_bytes: int
-    linked_bytes: int
-    calls: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +61,6 @@ class Failed:
     message: str
     hint: str
     next_try_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """What a dry run would do with a job."""
-
-    job: JobId
-    request: RequestId
-    folder: str
-    plan: planning.Plan
-    expected_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -172,15 +139,15 @@ class _AccountRun:
         self._account = outcome.account
         self._wanted = wanted
         self._dry_run = dry_run
-        self._facts = AccountFacts()
-        self._lore = EtagLore(is_md5=None, conditional_works=None)
+        self._learnt = Learnt()
 
     async def run(self) -> None:
         manifest, clock, account = self._context.manifest, self._context.clock, self._account
         started_at = clock.now()
         try:
-            self._facts = await manifest.facts(account.name)
-            self._lore = EtagLore(is_md5=self._facts.etag_is_md5, conditional_works=self._facts.conditional_works)
+            facts = await manifest.facts(account.name)
+            lore = EtagLore(is_md5=facts.etag_is_md5, conditional_works=facts.conditional_works)
+            self._learnt = Learnt(facts=facts, lore=lore)
             await self._poll_and_mirror()
         except DcsyncError as error:
             self._outcome.error = error
@@ -199,7 +166,7 @@ class _AccountRun:
         now = context.clock.now()
         if not self._dry_run and (poll.changed or poll.new_requests):
             await context.manifest.record_poll(account.name, jobs=poll.changed, requests=poll.new_requests, at=now)
-        self._facts = replace(self._facts, last_poll_at=now)
+        self._learnt.facts = replace(self._learnt.facts, last_poll_at=now)
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
         outcome.waiting = sum(known.state is JobState.WAITING for known in selected)
         named = [known for known in selected if known.job.id in self._wanted.jobs]
@@ -242,157 +209,19 @@ class _AccountRun:
         return replace(known, state=JobState.SEEN, attempts=0, next_try_at=None)
 
     async def _mirror(self, known: KnownJob, request: KnownRequest) -> None:
+        mirror = JobMirror(self._context, self._account, self._learnt)
         try:
-            await self._mirror_job(known, request)
+            if self._dry_run:
+                self._outcome.planned.append(await mirror.plan(known, request))
+            else:
+                self._outcome.published.append(await mirror.mirror(known, request))
         except DcsyncError as error:
             if self._dry_run or _stops_account(error):
                 raise
             await self._note_failure(known, error)
         finally:
+            self._outcome.calls += mirror.calls
             self._context.observer.job_done(known.job.id)
-
-    async def _mirror_job(self, known: KnownJob, request: KnownRequest) -> None:
-        context, account, job = self._context, self._account, known.job
-        folder = await choose_folder(context, account, request, known)
-        adopted = None if self._dry_run else await adopt_if_there(context, account, known, folder)
-        if adopted is not None:
-            self._outcome.published.append(
-                Published(job=job.id, folder=folder, files=len(adopted.files), fetched_bytes=0, linked_bytes=0, calls=0)
-            )
-            return
-        listing = await self._list(job)
-        previous = await context.manifest.snapshot_before(account.name, request.id, job.completed_at)
-        if self._dry_run:
-            plan = self._plan(listing, previous, {})
-            self._outcome.planned.append(
-                Planned(
-                    job=job.id, request=request.id, folder=folder, plan=plan, expected_s=await self._expected_s(plan)
-                )
-            )
-            return
-        await self._move(known, JobState.LISTED, folder=folder)
-        context.root.check_still_there()
-        with await context.disk.run(Staging, context.root, job.id) as staging:
-            staged = await context.disk.run(staging.recover)
-            plan = self._plan(listing, previous, staged)
-            await context.disk.run(
-                context.root.check_room,
-                size=plan.fetch_bytes,
-                entries=len(plan.actions) + 2,
-                reserve=context.settings.min_free,
-            )
-            await self._move(known, JobState.STAGING)
-            await self._fetch_and_publish(staging, known.job, request, folder, plan, previous)
-
-    async def _fetch_and_publish(
-        self,
-        staging: Staging,
-        job: Job,
-        request: KnownRequest,
-        folder: str,
-        plan: planning.Plan,
-        previous: Snapshot | None,
-    ) -> None:
-        context, account = self._context, self._account
-        context.observer.job_started(account.name, job.id, folder, files=len(plan.fetches), size=plan.fetch_bytes)
-
-        fetcher = Fetcher(context, job=job, sign=self._sign, staging=staging, previous=previous, lore=self._lore)
-        began = context.clock.monotonic()
-        try:
-            await fetcher.fetch_all(plan.fetches)
-        except DiskFull:
-            # Room for others, and for the next try: what is whole stays.
-            await context.disk.run(staging.drop_parts)
-            raise
-        finally:
-            self._outcome.calls += fetcher.tally.calls
-        seconds = context.clock.monotonic() - began
-        self._learn(fetcher, seconds)
-        if fetcher.tally.failures:
-            raise _first_failure(fetcher.tally.failures)
-        files = [*fetcher.tally.stored.values(), *(kept.staged for kept in plan.kept)]
-        published = await publish(
-            context,
-            account,
-            staging,
-            Staged(
-                job=job,
-                request=request,
-                folder=folder,
-                plan=plan,
-                previous=previous,
-                files=tuple(sorted(files, key=lambda stored: stored.name)),
-                calls=fetcher.tally.calls + 1,
-                fetched_bytes=fetcher.tally.fetched_bytes,
-                seconds=seconds,
-            ),
-        )
-        self._outcome.published.append(
-            Published(
-                job=job.id,
-                folder=published.folder,
-                files=len(published.files),
-                fetched_bytes=fetcher.tally.fetched_bytes,
-                linked_bytes=fetcher.tally.linked_bytes,
-                calls=fetcher.tally.calls + 1,
-            )
-        )
-
-    async def _sign(self, job: Job, name: str) -> SignedFile:
-        return await self._context.api.sign(self._account.id, job.id, name)
-
-    async def _list(self, job: Job) -> tuple[ListedFile, ...]:
-        self._outcome.calls += 1
-        try:
-            listing = await self._context.api.listing(self._account.id, job.id)
-        except NotFound as error:
-            raise ExtractMissing(error.message) from None
-        if not listing:
-            # A complete extract holds a README at least; an empty one published would look like data gone.
-            message = f"the data listing of job {job.id} is empty"
-            raise BadListing(message)
-        return listing
-
-    def _plan(
-        self, listing: Sequence[ListedFile], previous: Snapshot | None, staged: Mapping[str, StoredFile]
-    ) -> planning.Plan:
-        return planning.plan(
-            listing,
-            previous=previous,
-            staged=staged,
-            selection=self._account.selection,
-            conditional=self._lore.conditional_works is not False,
-        )
-
-    async def _expected_s(self, plan: planning.Plan) -> float:
-        return planning.expected_seconds(
-            calls=plan.calls,
-            calls_left=await self._context.limiter.left(),
-            limit=self._context.limiter.limit,
-            size=plan.fetch_bytes,
-            bytes_per_second=self._facts.bytes_per_second,
-        )
-
-    def _learn(self, fetcher: Fetcher, seconds: float) -> None:
-        concluded = self._lore.conclude()
-        if concluded is False and self._lore.conditional_works is not False:
-            log.info(
-                "the file store never answers that a file is unchanged; it is not asked any more",
-                account=self._account.name,
-            )
-        self._lore.conditional_works = concluded
-        speed = self._facts.bytes_per_second
-        if fetcher.tally.fetched_bytes >= _SPEED_BYTES and seconds > 0:
-            measured = fetcher.tally.fetched_bytes / seconds
-            speed = measured if speed is None else speed + _SPEED_WEIGHT * (measured - speed)
-        self._facts = replace(
-            self._facts, conditional_works=concluded, etag_is_md5=self._lore.is_md5, bytes_per_second=speed
-        )
-
-    async def _move(self, known: KnownJob, state: JobState, *, folder: str | None = None) -> None:
-        await self._context.manifest.move(
-            self._account.name, known.job.id, state, at=self._context.clock.now(), folder=folder
-        )
 
     async def _note_failure(self, known: KnownJob, error: DcsyncError) -> None:
         """Decide what becomes of a job that failed, and record it with the time of the next try."""
@@ -445,8 +274,8 @@ class _AccountRun:
         error = outcome.error
         succeeded = error is None and not outcome.failed and not outcome.due_later
         facts = replace(
-            self._facts,
-            last_success_at=now if succeeded else self._facts.last_success_at,
+            self._learnt.facts,
+            last_success_at=now if succeeded else self._learnt.facts.last_success_at,
             error_code=None if error is None else error.code,
             error=None if error is None else error.message,
         )
@@ -482,14 +311,6 @@ def _without_listing(job: Job, now: datetime) -> JobState:
     if job.completed_at is not None and now - job.completed_at > LISTING_PATIENCE:
         return JobState.QUARANTINED
     return JobState.FAILED
-
-
-def _first_failure(failures: Sequence[tuple[str, StorageError]]) -> DcsyncError:
-    """Return the failure that says most of a job: wrong content before a bad line."""
-    name, error = next(((name, error) for name, error in failures if error.poison), failures[0])
-    others = f" (and {len(failures) - 1} more files)" if len(failures) > 1 else ""
-    error.message = f"{name!r}: {error.message}{others}"
-    return error
 
 
 def _age(known: KnownJob) -> tuple[bool, datetime | None, str]:

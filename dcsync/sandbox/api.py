@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dcsync.sandbox.server import Origin, Sandbox
 
 _DEFAULT_LIMIT = 20
+FAULT = web.RequestKey("fault", Fault)
 
 
 class ApiHandlers:
@@ -55,7 +56,8 @@ class ApiHandlers:
             if sandbox.options.latency_s:
                 await asyncio.sleep(sandbox.options.latency_s)
             fault = sandbox.faults.take(server, request.raw_path)
-            request["fault"] = fault
+            if fault is not None:
+                request[FAULT] = fault
             response = await self._answer(request, handler, fault, counted=server == "api")
             status = response.status
             return response
@@ -230,15 +232,14 @@ class ApiHandlers:
                 "refresh_token": pair.refresh_token,
             }
         ).encode()
-        fault = request["fault"]
-        match None if fault is None else fault.kind:
-            case "lose-after-commit":
+        match request.get(FAULT):
+            case Fault(kind="lose-after-commit"):
                 return _hang_up(request)
-            case "garble-after-commit":
+            case Fault(kind="garble-after-commit"):
                 return web.Response(body=body[: len(body) // 2], content_type="application/json")
-            case "fail-after-commit":
+            case Fault(kind="fail-after-commit", status=status):
                 return web.Response(
-                    status=fault.status, text="<html><h1>Bad gateway</h1></html>", content_type="text/html"
+                    status=status, text="<html><h1>Bad gateway</h1></html>", content_type="text/html"
                 )
             case _:
                 return web.Response(body=body, content_type="application/json")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dcsync.sandbox.server import Sandbox
 
 _PIECE = 1 << 18
+SENT = web.RequestKey("sent", int)
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 #: Faults that change how a right answer is sent.
 _SENDING = frozenset({"cut", "short", "short-chunked", "long", "long-chunked", "slow", "gzip"})
@@ -39,7 +40,7 @@ class StoreHandlers:
             # The client went away, as it may; nothing is wrong here.
             return _hang_up(request)
         finally:
-            sandbox.note("storage", request, 0 if response is None else response.status, request.get("sent", 0))
+            sandbox.note("storage", request, 0 if response is None else response.status, request.get(SENT, 0))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         sandbox = self._sandbox
@@ -135,12 +136,12 @@ class StoreHandlers:
     ) -> None:
         if rate is None:
             await response.write(piece)
-            request["sent"] = request.get("sent", 0) + len(piece)
+            request[SENT] = request.get(SENT, 0) + len(piece)
             return
         for position in range(0, len(piece), max(1, rate // 10)):
             part = piece[position : position + max(1, rate // 10)]
             await response.write(part)
-            request["sent"] = request.get("sent", 0) + len(part)
+            request[SENT] = request.get(SENT, 0) + len(part)
             await asyncio.sleep(0.1)
 
     def _etag(self, blob: Blob) -> str:

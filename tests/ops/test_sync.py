@@ -95,6 +95,8 @@ async def test_the_sidecar_says_where_everything_came_from(mirror: Mirror) -> No
             "sha256": hashlib.sha256(body).hexdigest(),
             "etag": f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"',
             "how": "fetched",
+            "packed": None,
+            "why": "not in the snapshot before",
         }
     ]
     assert [skip["original"] for skip in document["skipped"]] == ["autodesk_data_extract.zip"]
@@ -206,16 +208,15 @@ async def test_a_poll_that_finds_nothing_costs_one_call(mirror: Mirror) -> None:
     assert outcome.exit_status is ExitStatus.DONE
 
 
-async def test_a_dry_run_writes_nothing_and_asks_for_no_url(mirror: Mirror) -> None:
-    job = add_extract(mirror, {**tables(3), "autodesk_data_extract.zip": b"PK"})
+async def test_a_dry_run_writes_nothing_and_downloads_nothing(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(3))
 
     outcome = await mirror.sync_one(dry_run=True)
 
     (planned,) = outcome.planned
     assert planned.job == job
-    assert planned.plan.calls == 3
-    assert planned.plan.fetch_bytes == sum(map(len, tables(3).values()))
-    assert [skip.file.name for skip in planned.plan.skipped] == ["autodesk_data_extract.zip"]
+    assert planned.price.calls == 3
+    assert planned.price.size == sum(map(len, tables(3).values()))
     assert mirror.sandbox.count("api", path_contains="/data/") == 0
     assert list(mirror.root.iterdir()) == []
     assert not (mirror.state / "manifest.sqlite").exists()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
+import zipfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from dcsync.ops.sync import AccountOutcome, Wanted, sync
 from dcsync.sandbox import Options, Sandbox, World
 from tests.fakes import FakeClock
 
+ARCHIVE = "autodesk_data_extract.zip"
 #: The middle of a day, so that an hour more or less is the same day.
 TODAY = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -135,17 +138,25 @@ def sidecar(snapshot: Path) -> dict[str, Any]:
 
 
 def assert_identical(snapshot: Path, world: World, job_id: str) -> None:
-    """Check every file of a snapshot against the server's bytes, and that there is nothing else."""
-    extract = {name: blob for name, blob in world.extract(job_id).items() if name != "autodesk_data_extract.zip"}
+    """Check every file of a snapshot against the server's bytes, and that there is nothing else.
+
+    What only the archive has (the `schemas` folder) is compared with it.
+    """
+    extract = {name: blob.read(0, blob.size) for name, blob in world.extract(job_id).items() if name != ARCHIVE}
     recorded = {entry["original"]: entry for entry in sidecar(snapshot)["files"]}
-    assert recorded.keys() == extract.keys()
-    for original, blob in extract.items():
+    further = recorded.keys() - extract.keys() - {ARCHIVE}
+    if further:
+        packed = world.extract(job_id)[ARCHIVE]
+        with zipfile.ZipFile(io.BytesIO(packed.read(0, packed.size))) as archive:
+            extract |= {name: archive.read(name) for name in further}
+    assert recorded.keys() - {ARCHIVE} == extract.keys()
+    for original, expected in extract.items():
         path = snapshot / recorded[original]["name"]
         body = path.read_bytes()
-        assert body == blob.read(0, blob.size), original
+        assert body == expected, original
         assert recorded[original]["sha256"] == hashlib.sha256(body).hexdigest()
     names = {entry["name"] for entry in recorded.values()} | {"_dcsync.json", "SHA256SUMS"}
-    assert {path.name for path in snapshot.iterdir()} == names
+    assert {str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if not path.is_dir()} == names
 
 
 def assert_proved_by_sums(snapshot: Path) -> None:

@@ -1,0 +1,366 @@
+"""One API call: every answer becomes JSON or one of our errors, and none of them tells a secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import aiohttp
+import pytest
+import stamina.instrumentation
+from aioresponses import CallbackResult, aioresponses
+from yarl import URL
+
+from dcsync.api.limiter import Limiter
+from dcsync.api.transport import ATTEMPTS, MAX_BODY, ApiTransport
+from dcsync.api.window import MemoryWindow
+from dcsync.core.ports import TokenSource
+from dcsync.errors import (
+    AccessRefused,
+    ApiError,
+    ApiFault,
+    ApiUnreachable,
+    BadAnswer,
+    BadRequest,
+    DcsyncError,
+    ExitStatus,
+    LoginRequired,
+    NotFound,
+    RateLimited,
+)
+from dcsync.sandbox import Fault, Options, Sandbox, World
+from tests.fakes import NOON, FakeClock, FakeTokens
+
+#: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
+BASE = "https://api.example.com"
+ANY = re.compile(r"https://api\.example\.com/.*")
+QUOTA_BODY = '{"developerMessage": "Quota limit exceeded."}'
+
+
+@dataclass(slots=True)
+class Rig:
+    """A transport on a clock that does not wait; its random numbers are all `drawn`."""
+
+    session: aiohttp.ClientSession
+    base_url: str = BASE
+    tokens: TokenSource = field(default_factory=FakeTokens)
+    drawn: float = 0.0
+    clock: FakeClock = field(default_factory=FakeClock)
+    limiter: Limiter = field(init=False)
+    transport: ApiTransport = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limiter = Limiter(requests_per_minute=1000, clock=self.clock, window=MemoryWindow())
+        self.transport = self.another()
+
+    def another(self) -> ApiTransport:
+        return ApiTransport(
+            self.session,
+            base_url=self.base_url,
+            tokens=self.tokens,
+            limiter=self.limiter,
+            clock=self.clock,
+            headers={"User-Agent": "dcsync/test"},
+            draw=lambda: self.drawn,
+        )
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with aiohttp.ClientSession() as session:
+        yield Rig(session)
+
+
+@pytest.fixture
+def api() -> Iterator[aioresponses]:
+    with aioresponses() as mocked:
+        yield mocked
+
+
+@asynccontextmanager
+async def against_sandbox() -> AsyncIterator[tuple[Rig, Sandbox]]:
+    """A transport against real bytes."""
+    options = Options(require_auth=False, quota_per_minute=None)
+    async with Sandbox(World(), options=options) as sandbox, aiohttp.ClientSession() as session:
+        yield Rig(session, base_url=sandbox.base_url), sandbox
+
+
+def calls(api: aioresponses) -> list[Any]:
+    return [call for found in api.requests.values() for call in found]
+
+
+async def test_an_answer_is_json_and_the_call_carries_token_and_agent(rig: Rig, api: aioresponses) -> None:
+    seen: list[tuple[str, dict[str, str], bool]] = []
+
+    def answer(url: URL, **given: Any) -> CallbackResult:
+        seen.append((str(url), given["headers"], given["allow_redirects"]))
+        return CallbackResult(body=b"\xef\xbb\xbf" + '{"ä": [1, null]}'.encode())
+
+    api.get(ANY, callback=answer)
+
+    value = await rig.transport.get("/a%2Fb", {"filter[x]": "a&b =ä"})
+
+    ((url, headers, redirects),) = seen
+    assert value == {"ä": [1, None]}
+    assert url.startswith(f"{BASE}/a%2Fb?")
+    assert URL(url).query == {"filter[x]": "a&b =ä"}
+    assert headers == {"User-Agent": "dcsync/test", "Authorization": "Bearer token-1", "Accept": "application/json"}
+    assert redirects is False
+    assert rig.limiter.calls == 1
+
+
+async def test_one_401_is_answered_with_a_fresh_token(rig: Rig, api: aioresponses) -> None:
+    api.get(ANY, status=401, body='{"developerMessage": "The access token is invalid"}')
+    api.get(ANY, payload={"fine": True})
+
+    value = await rig.transport.get("/x")
+
+    assert value == {"fine": True}
+    assert isinstance(rig.tokens, FakeTokens)
+    assert rig.tokens.rejected == ["token-1"]
+    assert [call.kwargs["headers"]["Authorization"] for call in calls(api)] == ["Bearer token-1", "Bearer token-2"]
+    assert rig.limiter.calls == 2
+
+
+async def test_a_second_401_asks_for_a_login_and_does_not_loop(rig: Rig, api: aioresponses) -> None:
+    api.get(ANY, status=401, body='{"developerMessage": "The access token is invalid"}', repeat=True)
+
+    with pytest.raises(LoginRequired, match="does not accept the access token: The access token is invalid") as caught:
+        await rig.transport.get("/x")
+
+    assert caught.value.exit_status == ExitStatus.LOGIN_REQUIRED
+    assert len(calls(api)) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "raised"),
+    [(400, BadRequest), (403, AccessRefused), (404, NotFound), (405, BadRequest), (410, BadRequest), (422, BadRequest)],
+)
+async def test_a_definite_refusal_is_not_repeated(
+    rig: Rig, api: aioresponses, status: int, raised: type[ApiError]
+) -> None:
+    api.get(ANY, status=status, payload={"title": "No", "detail": "not you", "status": status}, repeat=True)
+
+    with pytest.raises(ApiError) as caught:
+        await rig.transport.get("/x")
+
+    assert type(caught.value) is raised
+    assert caught.value.status == status
+    assert str(caught.value) == f"GET /x was answered with {status}: No: not you"
+    assert len(calls(api)) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "words"),
+    [
+        ('{"developerMessage": "Bad id", "errorCode": "DC-4", "moreInfo": ""}', "application/json", "Bad id: DC-4"),
+        ('{"title": "Bad", "detail": "The\\nid", "status": 400}', "application/json", "Bad: The\\nid"),
+        ('{"detail": "The job was not found"}', "application/json", "The job was not found"),
+        ("<html>\n<h1>Gate</h1>\x1b[31m\n<p>closed</p></html>", "text/html", "Gate \\x1b[31m closed"),
+        ("just\n words", "text/plain", "just words"),
+    ],
+)
+async def test_an_error_body_of_any_shape_becomes_one_line(
+    rig: Rig, api: aioresponses, body: str, content_type: str, words: str
+) -> None:
+    api.get(ANY, status=400, body=body, content_type=content_type)
+
+    with pytest.raises(BadRequest) as caught:
+        await rig.transport.get("/x")
+
+    assert str(caught.value) == f"GET /x was answered with 400: {words}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"Retry-After": "7"}, 7.25),
+        ({"Retry-After": format_datetime(NOON + timedelta(seconds=90), usegmt=True)}, 90.25),
+        ({"Retry-After": format_datetime(NOON - timedelta(days=1), usegmt=True)}, 1.25),
+        ({"Retry-After": "0"}, 1.25),
+        ({"Retry-After": "soon"}, 1.25 + 0.25),  # a quarter of 5 s, and of the jitter's second
+        ({}, 1.25 + 0.25),
+    ],
+)
+async def test_after_a_429_everybody_pauses_and_the_call_is_made_again(
+    rig: Rig, api: aioresponses, headers: dict[str, str], pause: float
+) -> None:
+    rig.drawn = 0.25
+    api.get(ANY, status=429, headers=headers, body=QUOTA_BODY)
+    api.get(ANY, payload={"fine": True}, repeat=True)
+
+    value = await rig.transport.get("/x")
+    slept = list(rig.clock.slept)
+    await rig.another().get("/y")
+
+    assert value == {"fine": True}
+    assert slept == rig.clock.slept == [pytest.approx(pause)]
+
+
+async def test_429_without_a_time_backs_off_further_each_time_and_gives_up_after_five(
+    rig: Rig, api: aioresponses
+) -> None:
+    rig.drawn = 1.0
+    api.get(ANY, status=429, body=QUOTA_BODY, repeat=True)
+
+    with pytest.raises(RateLimited, match="429: Quota limit exceeded"):
+        await rig.transport.get("/x")
+
+    assert rig.clock.slept == [pytest.approx(pause + 1.0) for pause in (5, 10, 20, 40)]
+    assert len(calls(api)) == ATTEMPTS == 5
+
+
+@pytest.fixture
+def waits() -> Iterator[list[float]]:
+    """The waits that stamina scheduled."""
+    scheduled: list[float] = []
+    stamina.instrumentation.set_on_retry_hooks([lambda details: scheduled.append(details.wait_for)])
+    yield scheduled
+    stamina.instrumentation.set_on_retry_hooks(None)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_5xx_is_repeated_with_growing_waits_and_is_an_error_after_five(
+    rig: Rig, api: aioresponses, waits: list[float], status: int
+) -> None:
+    rig.drawn = 1e-6  # of the bound: 1, 2, 4, 8 seconds
+    api.get(ANY, status=status, body="<html>Bad gateway</html>", content_type="text/html", repeat=True)
+
+    with pytest.raises(ApiFault, match=f"answered with {status}: Bad gateway") as caught:
+        await rig.transport.get("/x")
+
+    assert waits == [pytest.approx(seconds * 1e-6) for seconds in (1, 2, 4, 8)]
+    assert (len(calls(api)), rig.limiter.calls) == (5, 5)
+    assert caught.value.transient
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>" + b"x" * 999, "it begins with '<!DOCTYPE html><title>Sign in"),
+        (b"", "an empty body"),
+        (b'{"results": [', "it begins with '{\"results\": ['"),
+        ('{"a": 1}'.encode("utf-16"), "no valid JSON"),
+        (b'{"a": NaN}', "no valid JSON"),
+        (b"[" * 100_000, "no valid JSON"),
+        (b"1" * 5000, "no valid JSON"),
+    ],
+    ids=["html", "empty", "cut", "utf-16", "nan", "deep", "long number"],
+)
+async def test_a_200_that_is_no_json_says_how_it_begins(rig: Rig, api: aioresponses, body: bytes, words: str) -> None:
+    api.get(ANY, body=body, content_type="text/html", repeat=True)
+
+    with pytest.raises(BadAnswer, match=re.escape(words)) as caught:
+        await rig.transport.get("/x")
+
+    assert len(str(caught.value)) < 160
+    assert "\n" not in str(caught.value)
+    assert len(calls(api)) == 5  # what a proxy says now it need not say in a minute
+
+
+async def test_a_body_of_16_mib_is_the_largest_that_is_taken(rig: Rig, api: aioresponses) -> None:
+    largest = b'"' + b"x" * (MAX_BODY - 2) + b'"'
+    api.get(ANY, body=largest)
+    api.get(ANY, body=largest + b" ", repeat=True)
+
+    value = await rig.transport.get("/x")
+
+    assert isinstance(value, str)
+    assert len(value) == (16 << 20) - 2
+    with pytest.raises(BadAnswer, match="more than 16 MiB"):
+        await rig.transport.get("/x")
+
+
+async def test_a_body_without_end_is_cut_at_16_mib() -> None:
+    async with against_sandbox() as (rig, sandbox):
+        sandbox.faults.add(Fault(server="api", kind="endless"))
+
+        # The first attempt meets the flood, the second the answer: the connection was given up, not drained.
+        with pytest.raises(BadAnswer, match="more than 16 MiB of JSON"):
+            await rig.transport._authorized(URL(rig.base_url + "/project/v1/hubs"), "/project/v1/hubs")
+        value = await rig.transport.get("/project/v1/hubs")
+
+        assert isinstance(value, dict)
+        assert value["jsonapi"] == {"version": "1.0"}
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    async with against_sandbox() as (rig, sandbox):
+        location = f"{sandbox.base_url}/project/v1/hubs?elsewhere"
+        sandbox.faults.add(
+            Fault(server="api", kind="status", status=302, headers={"Location": location}, match="/x$", times=None)
+        )
+
+        with pytest.raises(BadAnswer, match="answered with 302"):
+            await rig.transport.get("/x")
+
+        assert sandbox.count(path_contains="hubs") == 0
+
+
+async def test_a_connection_that_is_closed_is_tried_again() -> None:
+    async with against_sandbox() as (rig, sandbox):
+        sandbox.faults.add(Fault(server="api", kind="reset", times=2))
+
+        assert await rig.transport.get("/project/v1/hubs")
+        assert [call.status for call in sandbox.calls][2:] == [200]
+
+
+async def test_no_connection_names_host_and_port(unused_tcp_port: int) -> None:
+    async with aiohttp.ClientSession() as session:
+        rig = Rig(session, base_url=f"http://127.0.0.1:{unused_tcp_port}/")
+
+        with pytest.raises(
+            ApiUnreachable, match=f"GET /x got no answer: no connection to 127.0.0.1:{unused_tcp_port}"
+        ) as caught:
+            await rig.transport.get("/x")
+
+    assert caught.value.transient
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError(), "timed out"),
+        (aiohttp.ServerDisconnectedError(), "closed before the answer was complete"),
+        (aiohttp.ClientPayloadError(f"{BASE}/x?sig=hidden"), "the answer broke off"),
+        (aiohttp.InvalidURL(f"{BASE}/x?sig=hidden"), "InvalidURL"),
+        (ValueError(f"{BASE}/x?sig=hidden"), "ValueError"),
+    ],
+)
+async def test_a_failed_exchange_is_told_without_the_url(
+    rig: Rig, api: aioresponses, error: Exception, words: str
+) -> None:
+    api.get(ANY, exception=error, repeat=True)
+
+    with pytest.raises(ApiUnreachable, match=words) as caught:
+        await rig.transport.get("/x", {"q": "hidden"})
+
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 418, 429, 500])
+async def test_no_error_shows_the_query_or_the_token(rig: Rig, api: aioresponses, status: int) -> None:
+    api.get(ANY, status=status, headers={"Retry-After": "1"}, repeat=True)
+
+    with pytest.raises(DcsyncError) as caught:
+        await rig.transport.get("/x", {"filter[project]": "hidden"})
+
+    shown = f"{caught.value} {caught.value!r} {caught.value.args} {caught.value.advice}"
+    assert "hidden" not in shown
+    assert "token-" not in shown
+
+
+async def test_a_clock_that_is_off_is_told_from_the_answers_date(rig: Rig, api: aioresponses) -> None:
+    api.get(ANY, headers={"Date": format_datetime(NOON - timedelta(minutes=10), usegmt=True)}, payload=1)
+    api.get(ANY, headers={"Date": "yesterday"}, payload=2)
+
+    assert rig.transport.skew_s is None
+    assert [await rig.transport.get("/x"), rig.transport.skew_s] == [1, 600.0]
+    assert [await rig.transport.get("/x"), rig.transport.skew_s] == [2, 600.0]

@@ -1,0 +1,131 @@
+"""The calls of the last minute: one contract for memory and file, and what only a shared file has to stand."""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dcsync.api.window import CallWindow, FileWindow, MemoryWindow
+from dcsync.errors import ManifestError
+from dcsync.tasks import DiskThreads
+
+
+@pytest.fixture
+def disk() -> Iterator[DiskThreads]:
+    with DiskThreads(2) as threads:
+        yield threads
+
+
+@pytest.fixture(params=["memory", "file"])
+def window(request: pytest.FixtureRequest, tmp_path: Path, disk: DiskThreads) -> CallWindow:
+    return MemoryWindow() if request.param == "memory" else FileWindow(tmp_path / "window", disk)
+
+
+async def test_calls_are_let_through_up_to_the_limit_and_then_told_how_long_to_wait(window: CallWindow) -> None:
+    at = [100.0, 110.0, 120.0, 125.0, 125.0]
+
+    waits = [await window.reserve(limit=3, now=now) for now in at]
+
+    # The oldest leaves the window 61 s after it began: a minute, and a second for the way to the server.
+    assert waits == [0.0, 0.0, 0.0, 36.0, 36.0]
+    assert await window.used(now=125.0) == 3
+
+
+async def test_a_call_that_had_to_wait_is_not_counted_and_a_slot_is_free_61_s_later(window: CallWindow) -> None:
+    for now in (100.0, 130.0):
+        await window.reserve(limit=2, now=now)
+
+    assert await window.reserve(limit=2, now=160.9) == pytest.approx(0.1)
+    assert await window.reserve(limit=2, now=161.0) == 0.0
+    assert await window.used(now=161.0) == 2
+    assert await window.used(now=300.0) == 0
+
+
+async def test_a_pause_holds_and_a_shorter_one_does_not_cut_it_short(window: CallWindow) -> None:
+    await window.pause(until=150.0, now=100.0)
+    await window.pause(until=120.0, now=100.0)
+
+    assert await window.reserve(limit=5, now=119.0) == 31.0
+    assert await window.reserve(limit=5, now=150.0) == 0.0
+    assert await window.used(now=150.0) == 1
+
+
+async def test_two_processes_on_one_file_spend_the_same_quota_and_sit_out_the_same_pause(
+    tmp_path: Path, disk: DiskThreads
+) -> None:
+    one, two = FileWindow(tmp_path / "window", disk), FileWindow(tmp_path / "window", disk)
+
+    waits = [await window.reserve(limit=3, now=100.0) for window in (one, two, one, two)]
+    await one.pause(until=400.0, now=200.0)
+
+    assert waits == [0.0, 0.0, 0.0, 61.0]
+    assert [await window.reserve(limit=3, now=200.0) for window in (one, two)] == [200.0, 200.0]
+
+
+async def test_a_call_of_another_process_that_looks_a_moment_ahead_counts(tmp_path: Path, disk: DiskThreads) -> None:
+    """Each reads the clock before it holds the lock, so the later one may be written first."""
+    first, second = (FileWindow(tmp_path / "window", disk) for _ in range(2))
+
+    await first.reserve(limit=57, now=100.001)
+    await second.reserve(limit=57, now=100.0)
+
+    assert await first.used(now=101.0) == 2
+
+
+async def test_what_an_earlier_boot_wrote_holds_nobody_back(tmp_path: Path, disk: DiskThreads) -> None:
+    window = FileWindow(tmp_path / "window", disk)
+    for _ in range(3):
+        await window.reserve(limit=3, now=900_000.0)
+    await window.pause(until=903_600.0, now=900_000.0)
+
+    assert await window.used(now=50.0) == 0
+    assert await window.reserve(limit=3, now=50.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"\x01", b"\xff" * 4097, struct.pack("<3d", float("nan"), float("inf"), float("-inf")), b"\0" * 16384],
+    ids=["empty", "one byte", "all ones", "no numbers", "zeros"],
+)
+async def test_a_damaged_file_holds_nobody_back_and_counts_again(
+    tmp_path: Path, disk: DiskThreads, damage: bytes
+) -> None:
+    (tmp_path / "window").write_bytes(damage)
+    window = FileWindow(tmp_path / "window", disk)
+
+    waits = [await window.reserve(limit=1, now=1000.0) for _ in range(2)]
+
+    assert waits == [0.0, 61.0]
+
+
+async def test_the_file_is_private_and_stays_small(tmp_path: Path, disk: DiskThreads) -> None:
+    window = FileWindow(tmp_path / "window", disk)
+
+    for call in range(500):
+        await window.reserve(limit=10, now=1000.0 + call * 7)
+
+    found = (tmp_path / "window").stat()
+    await window.reserve(limit=10, now=10_000.0)
+
+    assert stat.S_IMODE(found.st_mode) == 0o600
+    assert found.st_size <= 8 * 11
+    assert (tmp_path / "window").stat().st_size == 8 * 2
+
+
+async def test_asking_what_is_used_makes_no_file(tmp_path: Path, disk: DiskThreads) -> None:
+    assert await FileWindow(tmp_path / "window", disk).used(now=100.0) == 0
+    assert not (tmp_path / "window").exists()
+
+
+async def test_a_symlink_in_place_of_the_file_is_not_followed(tmp_path: Path, disk: DiskThreads) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"precious")
+    (tmp_path / "window").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ManifestError, match="cannot be opened"):
+        await FileWindow(tmp_path / "window", disk).reserve(limit=1, now=100.0)
+
+    assert (tmp_path / "elsewhere").read_bytes() == b"precious"

@@ -1,0 +1,294 @@
+"""Finding, reading and checking the file: every problem at once, each with its line, and no secret in any of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dcsync.config import Config, find, load
+from dcsync.errors import ConfigInvalid, ConfigMissing
+
+CANARY = "hunter2-canary"
+MIRROR = '[mirror]\nroot = "/srv/dcsync"\n'
+AUTH = '[auth]\nmethod = "token"\naccess_token = "env:TOKEN"\n'
+ACCOUNT = '[[account]]\nname = "acme"\nid = "872264f8-2433-498d-8d36-16649ecb13fe"\n'
+#: Nine lines: [mirror] is 1, [auth] 3, [[account]] 6.
+WHOLE = MIRROR + AUTH + ACCOUNT
+NOBODY = 65534
+
+
+def write(folder: Path, text: str | bytes, *, mode: int = 0o600) -> Path:
+    path = folder / "config.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.chmod(mode)
+    return path
+
+
+def load_text(folder: Path, text: str | bytes, *, mode: int = 0o600) -> Config:
+    return load(write(folder, text, mode=mode), environ={})
+
+
+def problems(folder: Path, text: str | bytes, *, mode: int = 0o600) -> list[str]:
+    """Return what is said of a text, the name of the file cut to its last part."""
+    with pytest.raises(ConfigInvalid) as caught:
+        load_text(folder, text, mode=mode)
+    return [line.removeprefix(f"{folder}/") for line in str(caught.value).split("\n")]
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Take root's right to read everything away for a while; another user has none to lose."""
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if me == 0:
+            os.seteuid(0)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_configuration_loads_with_all_defaults(tmp_path: Path) -> None:
+    config = load_text(tmp_path, WHOLE)
+
+    assert config.mirror.root == Path("/srv/dcsync")
+    assert [account.name for account in config.accounts] == ["acme"]
+    assert config.transfer.concurrency == 16
+    assert config.hooks == []
+
+
+@pytest.mark.parametrize("body", [b"\xef\xbb\xbf" + WHOLE.encode(), WHOLE.replace("\n", "\r\n").encode()])
+def test_a_file_written_on_windows_loads(tmp_path: Path, body: bytes) -> None:
+    assert repr(load_text(tmp_path, body)) == repr(load_text(tmp_path, WHOLE))
+
+
+def test_broken_toml_is_named_with_its_line_and_column(tmp_path: Path) -> None:
+    said = problems(tmp_path, WHOLE + "[log]\nlevel = \n")
+
+    assert said == ["config.toml:10: not valid TOML: Invalid value (column 9)"]
+
+
+def test_a_byte_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+    said = problems(tmp_path, b"# one\n# caf\xe9\n" + WHOLE.encode())
+
+    assert said == ["config.toml:2: is not UTF-8"]
+
+
+def test_a_file_that_is_not_there_is_missing_not_invalid(tmp_path: Path) -> None:
+    with pytest.raises(ConfigMissing, match=r"none\.toml does not exist") as caught:
+        load(tmp_path / "none.toml", environ={})
+
+    assert "config.example.toml" in caught.value.advice
+
+
+def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="is a folder, not a configuration file"):
+        load(tmp_path, environ={})
+
+
+def test_a_file_without_permission_is_said_so_with_the_uid(tmp_path: Path) -> None:
+    path = write(tmp_path, WHOLE, mode=0)
+
+    with as_nobody():
+        uid = os.geteuid()
+        with pytest.raises(ConfigInvalid) as caught:
+            load(path, environ={})
+
+    assert str(caught.value) == f"{path}: cannot be read: Permission denied (as uid {uid})"
+
+
+# --- where it is looked for -------------------------------------------------------------------------------------------
+
+
+def make_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(WHOLE)
+    return path
+
+
+def test_the_named_file_comes_first_then_the_variable_then_the_user(tmp_path: Path) -> None:
+    user = make_file(tmp_path / "xdg/dcsync/config.toml")
+    named, variable = make_file(tmp_path / "named.toml"), make_file(tmp_path / "variable.toml")
+    xdg = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+    both = {**xdg, "DCSYNC_CONFIG": str(variable)}
+
+    assert find(named, environ=both) == named
+    assert find(None, environ=both) == variable
+    assert find(None, environ=xdg) == user
+
+
+def test_a_variable_that_names_nothing_is_not_passed_over(tmp_path: Path) -> None:
+    make_file(tmp_path / "xdg/dcsync/config.toml")
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "DCSYNC_CONFIG": str(tmp_path / "typo.toml")}
+
+    with pytest.raises(ConfigMissing, match=r"typo\.toml does not exist"):
+        load(None, environ=environ)
+
+
+def test_without_xdg_it_is_the_dot_config_of_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    user = make_file(tmp_path / ".config/dcsync/config.toml")
+
+    assert find(None, environ={}) == user
+
+
+@pytest.mark.skipif(Path("/etc/dcsync/config.toml").exists(), reason="this machine has a configuration of its own")
+def test_when_there_is_none_the_places_are_named_the_system_s_last(tmp_path: Path) -> None:
+    with pytest.raises(ConfigMissing) as caught:
+        find(None, environ={"XDG_CONFIG_HOME": str(tmp_path)})
+
+    assert str(caught.value).endswith(f"looked for {tmp_path}/dcsync/config.toml and /etc/dcsync/config.toml")
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (
+            MIRROR + 'strategie = "auto"\n' + AUTH + ACCOUNT,
+            3,
+            'mirror.strategie: unknown key; did you mean "strategy"?',
+        ),
+        (WHOLE + "[mirorr]\n", 9, 'mirorr: unknown key; did you mean "mirror"?'),
+        (WHOLE + 'incldue = ["*"]\n', 9, 'account.1.incldue: unknown key; did you mean "include"?'),
+        (
+            WHOLE + '[[hook]]\non = []\nrun = ["x"]\ntimeot = "1m"',
+            12,
+            'hook.1.timeot: unknown key; did you mean "timeout"?',
+        ),
+        (WHOLE + "[log]\nzzzz = 1\n", 10, "log.zzzz: unknown key; there are format, level"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line_and_what_was_meant(
+    tmp_path: Path, text: str, line: int, said: str
+) -> None:
+    assert problems(tmp_path, text) == [f"config.toml:{line}: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[transfer]\nconcurrency = 0\n", "transfer.concurrency: Input should be greater than or equal to 1"),
+        ('[transfer]\nconcurrency = "16"\n', "transfer.concurrency: Input should be a valid integer"),
+        ("[transfer]\nconcurrency = true\n", "transfer.concurrency: Input should be a valid integer"),
+        ('[log]\nlevel = "loud"\n', "log.level: must be one of 'debug', 'info', 'warning' or 'error'"),
+        ('[poll]\ninterval = "5s"\n', "poll.interval: shorter than 30s: the calls are shared with the downloads"),
+        ("[poll]\ninterval = 15\n", 'poll.interval: 15 is not a duration such as "15m"'),
+        ('[http]\nlisten = ["x"]\n', "http.listen: Input should be a valid string"),
+        ("[keep]\ndaily = -1\n", "keep.daily: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_type_or_value_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    assert problems(tmp_path, WHOLE + text) == [f"config.toml:10: {said}"]
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    text = "\n".join(
+        [
+            "[log]",
+            'format = "xml"',
+            "[transfer]",
+            "concurency = 3",
+            "[mirror]",
+            'root = "srv"',
+            "keep_archive = 1",
+            AUTH + 'methd = "token"\n' + ACCOUNT,
+        ]
+    )
+
+    assert problems(tmp_path, text) == [
+        "config.toml:2: log.format: must be one of 'auto', 'console' or 'json'",
+        'config.toml:4: transfer.concurency: unknown key; did you mean "concurrency"?',
+        "config.toml:6: mirror.root: 'srv' is not an absolute path",
+        "config.toml:7: mirror.keep_archive: Input should be a valid boolean",
+        'config.toml:11: auth.methd: unknown key; did you mean "method"?',
+    ]
+
+
+def test_sections_that_are_missing_are_named(tmp_path: Path) -> None:
+    assert problems(tmp_path, "") == [
+        "config.toml: mirror: the section [mirror] is missing",
+        "config.toml: auth: the section [auth] is missing",
+        "config.toml: account: at least one [[account]] is needed",
+    ]
+
+
+def test_a_key_that_is_missing_is_named_at_its_section(tmp_path: Path) -> None:
+    second = '[[account]]\nname = "beta"\n'
+
+    assert problems(tmp_path, WHOLE + second) == ["config.toml:9: account.2.id: is missing"]
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
+def test_a_secret_in_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> None:
+    (said,) = problems(tmp_path, WHOLE.replace("env:TOKEN", CANARY), mode=mode)
+
+    assert said.startswith("config.toml:3: auth: holds a secret and can be read by others: chmod 600")
+    assert CANARY not in said
+
+
+@pytest.mark.parametrize("reference", ["env:TOKEN", "file:/run/secret", "credential:token"])
+def test_a_reference_to_a_secret_may_be_read_by_all(tmp_path: Path, reference: str) -> None:
+    config = load_text(tmp_path, WHOLE.replace("env:TOKEN", reference), mode=0o644)
+
+    assert config.auth.access_token is not None
+    assert config.auth.access_token.describe() == reference
+
+
+def test_a_secret_in_a_private_file_is_taken(tmp_path: Path) -> None:
+    config = load_text(tmp_path, WHOLE.replace("env:TOKEN", CANARY), mode=0o600)
+
+    assert config.auth.access_token is not None
+    assert config.auth.access_token.resolve({}).get_secret_value() == CANARY
+
+
+def test_no_secret_is_in_a_configuration_that_is_shown(tmp_path: Path) -> None:
+    keys = ("client_secret", "private_key", "access_token", "refresh_token")
+    auth = '[auth]\nmethod = "token"\nclient_id = "x"\n' + "".join(f'{key} = "{CANARY}-{key}"\n' for key in keys)
+    config = load_text(tmp_path, MIRROR + auth + ACCOUNT)
+
+    shown = [repr(config), str(config), repr(config.auth), str(config.model_dump()), f"{config.auth.private_key}"]
+
+    assert [text for text in shown if CANARY in text] == []
+    assert "SecretRef('***')" in repr(config)
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        f'method = "token"\naccess_token = ["{CANARY}"]\n',
+        f'method = "token"\naccess_token = {{ env = "{CANARY}" }}\n',
+        f'method = "token"\nacces_token = "{CANARY}"\n',
+        f'method = "nothing"\naccess_token = "{CANARY}"\n',
+        f'method = "service-account"\nclient_id = "x"\nclient_secret = "{CANARY}"\n',
+        f'method = "token"\nrefresh_token = "{CANARY}"\n',
+        f'method = "token"\naccess_token = "{CANARY}\n',
+        f'method = "token"\naccess_token = "{CANARY}"\naccess_token = "{CANARY}"\n',
+        f"method = \"token\"\naccess_token = '{CANARY}'x\n",
+        f'method = "token"\naccess_token = {CANARY}\n',
+    ],
+)
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_no_problem_shows_a_secret(tmp_path: Path, auth: str, mode: int) -> None:
+    said = problems(tmp_path, MIRROR + "[auth]\n" + auth + ACCOUNT, mode=mode)
+
+    assert said
+    assert CANARY not in "\n".join(said)
+
+
+def test_an_address_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, f'{WHOLE}[api]\nbase_url = "https://user:{CANARY}@example.com"\n')
+
+    assert said == "config.toml:10: api.base_url: an address with user information; secrets belong into [auth]"

@@ -1,0 +1,78 @@
+"""What a way to the changed files costs in time, and which one is taken."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcsync.core.cost import Market, Price, Way, cheapest, describe, speed_after
+
+
+def make_price(way: Way = Way.FILES, seconds: float = 1.0, size: int = 0, calls: int = 1) -> Price:
+    return Price(way=way, calls=calls, size=size, requests=1, seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("calls", "size", "requests", "speed", "expected"),
+    [
+        (0, 0, 0, None, 0.0),
+        (57, 0, 0, None, 0.0),  # those that are left go at once
+        (58, 0, 0, None, 60.0),
+        (114, 0, 0, None, 60.0),
+        (115, 0, 0, None, 120.0),
+        (1, 12_500_000, 0, None, 1.0),  # a line that nobody has measured
+        (1, 12_500_000, 0, 0.0, 1.0),
+        (1, 1000, 0, 10.0, 100.0),
+        (58, 1000, 0, 10.0, 100.0),
+        (58, 100, 0, 10.0, 60.0),
+        (1, 0, 4, None, 0.1),
+        (1, 1000, 5, 10.0, 100.2),
+    ],
+)
+def test_a_way_takes_as_long_as_the_slower_of_quota_and_line_and_its_requests(
+    calls: int, size: int, requests: int, speed: float | None, expected: float
+) -> None:
+    market = Market(calls_left=57, limit=57, bytes_per_second=speed, slots=4)
+
+    price = market.price(Way.RANGES, calls=calls, size=size, requests=requests)
+
+    assert price.seconds == pytest.approx(expected)
+    assert (price.way, price.calls, price.size, price.requests) == (Way.RANGES, calls, size, requests)
+
+
+def test_the_fastest_way_is_the_cheapest() -> None:
+    prices = [make_price(Way.FILES, 2.0), make_price(Way.RANGES, 1.5, 900), make_price(Way.WHOLE, 3.0)]
+
+    assert cheapest(prices).way is Way.RANGES
+
+
+def test_of_two_ways_as_fast_the_one_with_fewer_calls_then_fewer_bytes_is_taken() -> None:
+    assert cheapest([make_price(Way.FILES, 1.01, 8, 3), make_price(Way.RANGES, 1.04, 9, 2)]).way is Way.RANGES
+    assert cheapest([make_price(Way.WHOLE, 1.01, 9), make_price(Way.RANGES, 1.04, 8)]).way is Way.RANGES
+
+
+def test_the_first_transfer_gives_the_speed_and_each_later_one_moves_it() -> None:
+    assert speed_after(None, size=10_000_000, seconds=4.0) == 2_500_000.0
+    assert speed_after(1_000_000.0, size=10_000_000, seconds=4.0) == pytest.approx(1_450_000.0)
+
+
+@pytest.mark.parametrize(("size", "seconds"), [((1 << 20) - 1, 1.0), (1 << 20, 0.0), (1 << 20, -1.0)])
+@pytest.mark.parametrize("speed", [None, 5.0])
+def test_a_transfer_that_says_nothing_of_the_line_is_left_out(speed: float | None, size: int, seconds: float) -> None:
+    assert speed_after(speed, size=size, seconds=seconds) == speed
+
+
+@given(st.floats(1.0, 1e9), st.integers(1 << 20, 1 << 40), st.floats(0.01, 1e5))
+def test_the_average_stays_between_what_it_was_and_what_was_measured(speed: float, size: int, seconds: float) -> None:
+    after = speed_after(speed, size=size, seconds=seconds)
+
+    assert after is not None
+    low, high = sorted([speed, size / seconds])
+    assert low * (1 - 1e-9) <= after <= high * (1 + 1e-9)
+
+
+def test_prices_are_told_in_one_line() -> None:
+    told = describe([make_price(Way.FILES, 60.04, 17, 58), make_price(Way.WHOLE, 1.25, 900)])
+
+    assert told == "files: 58 calls, 17 bytes, 60.0 s; whole: 1 calls, 900 bytes, 1.2 s"

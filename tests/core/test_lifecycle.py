@@ -1,0 +1,168 @@
+"""What can become of a job, and when it is tried again or given up."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcsync.core import lifecycle
+from dcsync.core.lifecycle import TRANSITIONS, JobState
+from dcsync.core.model import JobPhase
+from tests.fakes import NOON
+
+S, P = JobState, JobPhase
+STATES, PHASES = st.sampled_from(JobState), st.sampled_from(JobPhase)
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_every_state_may_repeat_itself_and_has_a_way_on(state: JobState) -> None:
+    assert lifecycle.may_go(state, state)
+    assert state not in TRANSITIONS[state]
+    assert TRANSITIONS[state]
+
+
+def test_every_state_can_still_lead_to_a_published_snapshot() -> None:
+    reached = {S.PUBLISHED}
+    while more := {state for state in JobState if TRANSITIONS[state] & reached} - reached:
+        reached |= more
+
+    assert reached == set(JobState)
+
+
+@pytest.mark.parametrize(
+    ("current", "new"),
+    [
+        (S.WAITING, S.SEEN),
+        (S.SEEN, S.LISTED),
+        (S.LISTED, S.STAGING),
+        (S.STAGING, S.PUBLISHED),
+        (S.STAGING, S.FAILED),
+        (S.PUBLISHED, S.PRUNED),
+        (S.PUBLISHED, S.SEEN),  # its folder is gone, the server still has the extract
+        (S.EXPIRED, S.PUBLISHED),  # its folder was found on the disk
+    ],
+)
+def test_a_job_may_go_where_the_table_leads(current: JobState, new: JobState) -> None:
+    assert lifecycle.may_go(current, new)
+
+
+@pytest.mark.parametrize(
+    ("current", "new"),
+    [
+        (S.WAITING, S.PUBLISHED),
+        (S.SEEN, S.STAGING),
+        (S.SEEN, S.WAITING),
+        (S.PUBLISHED, S.FAILED),
+        (S.PUBLISHED, S.EMPTY),
+        (S.PUBLISHED, S.WAITING),
+        (S.PUBLISHED, S.QUARANTINED),
+        (S.PRUNED, S.PUBLISHED),
+        (S.EMPTY, S.PUBLISHED),
+        (S.EXPIRED, S.FAILED),
+    ],
+)
+def test_a_job_may_not_go_where_the_table_does_not_lead(current: JobState, new: JobState) -> None:
+    assert not lifecycle.may_go(current, new)
+
+
+def test_each_state_is_open_settled_or_waiting_and_losses_are_settled() -> None:
+    assert lifecycle.OPEN | lifecycle.SETTLED | {S.WAITING} == set(JobState)
+    assert not lifecycle.OPEN & lifecycle.SETTLED
+    assert lifecycle.LOSSES < lifecycle.SETTLED
+
+
+@pytest.mark.parametrize("known", [None, S.WAITING])
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        (P.SUCCEEDED, S.SEEN),
+        (P.FAILED, S.EMPTY),
+        (P.CANCELLED, S.EMPTY),
+        (P.PENDING, S.WAITING),
+        (P.UNKNOWN, S.WAITING),
+    ],
+)
+def test_a_job_of_which_nothing_is_done_yet_is_as_upstream_shows_it(
+    phase: JobPhase, known: JobState | None, expected: JobState
+) -> None:
+    assert lifecycle.state_for(phase, known) is expected
+
+
+@pytest.mark.parametrize("phase", JobPhase)
+@pytest.mark.parametrize("known", sorted(set(JobState) - {S.WAITING, S.EMPTY}))
+def test_upstream_never_undoes_what_is_done_here(phase: JobPhase, known: JobState) -> None:
+    assert lifecycle.state_for(phase, known) is known
+    assert lifecycle.is_known_for_good(phase, known)
+
+
+def test_a_job_first_called_failed_and_then_complete_is_mirrored_after_all() -> None:
+    assert lifecycle.state_for(P.SUCCEEDED, S.EMPTY) is S.SEEN
+    assert not lifecycle.is_known_for_good(P.SUCCEEDED, S.EMPTY)
+
+
+@pytest.mark.parametrize("phase", sorted(set(JobPhase) - {P.SUCCEEDED}))
+def test_an_empty_job_stays_empty_otherwise(phase: JobPhase) -> None:
+    assert lifecycle.state_for(phase, S.EMPTY) is S.EMPTY
+    assert lifecycle.is_known_for_good(phase, S.EMPTY)
+
+
+@pytest.mark.parametrize("known", [None, S.WAITING])
+@pytest.mark.parametrize("phase", JobPhase)
+def test_a_new_or_waiting_job_keeps_the_poll_going(phase: JobPhase, known: JobState | None) -> None:
+    assert not lifecycle.is_known_for_good(phase, known)
+
+
+@given(PHASES, STATES)
+def test_what_the_list_shows_is_always_a_legal_step(phase: JobPhase, known: JobState) -> None:
+    assert lifecycle.may_go(known, lifecycle.state_for(phase, known))
+
+
+@pytest.mark.parametrize(
+    ("completed_at", "near", "gone"),
+    [
+        (None, False, False),
+        (NOON, False, False),
+        (NOON - timedelta(days=20) + timedelta(seconds=1), False, False),
+        (NOON - timedelta(days=20), True, False),
+        (NOON - timedelta(days=30) + timedelta(seconds=1), True, False),
+        (NOON - timedelta(days=30), True, True),
+        (NOON + timedelta(days=40), False, False),
+    ],
+)
+def test_an_extract_is_shouted_about_after_20_days_and_gone_after_30(
+    completed_at: datetime | None, near: bool, gone: bool
+) -> None:
+    assert lifecycle.nears_expiry(completed_at, NOON) is near
+    assert lifecycle.has_expired(completed_at, NOON) is gone
+
+
+@pytest.mark.parametrize(
+    ("attempts", "draw", "seconds"),
+    [
+        (0, 1.0, 60.0),
+        (1, 0.0, 30.0),
+        (1, 1.0, 60.0),
+        (3, 1.0, 240.0),
+        (9, 1.0, 15360.0),
+        (10, 1.0, 21600.0),
+        (1_000_000, 0.0, 10800.0),
+    ],
+)
+def test_a_failed_job_waits_a_minute_to_six_hours_half_of_it_by_chance(
+    attempts: int, draw: float, seconds: float
+) -> None:
+    assert lifecycle.next_try_after(attempts, asked_s=None, draw=draw) == timedelta(seconds=seconds)
+
+
+def test_a_failed_job_waits_as_long_as_the_server_asked_for() -> None:
+    assert lifecycle.next_try_after(9, asked_s=7.5, draw=0.3) == timedelta(seconds=7.5)
+
+
+@given(st.integers(-5, 10**9), st.floats(0.0, 1.0))
+def test_a_retry_never_comes_at_once_and_never_later_than_six_hours(attempts: int, draw: float) -> None:
+    wait = lifecycle.next_try_after(attempts, asked_s=None, draw=draw)
+
+    assert timedelta(seconds=30) <= wait <= timedelta(hours=6)

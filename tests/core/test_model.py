@@ -1,0 +1,70 @@
+"""The domain's values: what a job's status means, what is a delta, what is kept out of sight."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcsync.core.model import JobPhase, SignedFile
+from tests.fakes import make_job, make_request
+
+
+@pytest.mark.parametrize(
+    ("status", "completion_status", "phase"),
+    [
+        ("queued", None, JobPhase.PENDING),
+        ("running", None, JobPhase.PENDING),
+        ("Running", "success", JobPhase.PENDING),
+        ("complete", "success", JobPhase.SUCCEEDED),
+        ("COMPLETE", "Success", JobPhase.SUCCEEDED),
+        ("complete", "failed", JobPhase.FAILED),
+        ("complete", "cancelled", JobPhase.CANCELLED),
+        ("complete", "canceled", JobPhase.CANCELLED),
+        ("complete", None, JobPhase.UNKNOWN),
+        ("complete", "partial", JobPhase.UNKNOWN),
+        ("", "success", JobPhase.UNKNOWN),
+        ("paused", "success", JobPhase.UNKNOWN),
+    ],
+)
+def test_a_job_s_phase_is_told_by_both_its_statuses(
+    status: str, completion_status: str | None, phase: JobPhase
+) -> None:
+    assert make_job(status=status, completion_status=completion_status).phase is phase
+
+
+@given(st.text(), st.none() | st.text())
+def test_only_a_complete_success_can_be_mirrored(status: str, completion_status: str | None) -> None:
+    job = make_job(status=status, completion_status=completion_status)
+
+    assert job.phase is not JobPhase.SUCCEEDED or (status.lower(), completion_status) == ("complete", "success")
+
+
+@pytest.mark.parametrize(
+    ("service_groups", "expected"),
+    [
+        ((), False),
+        (("admin", "issues"), False),
+        (("admin", "cdcissues"), True),
+        (("CDCadmin",), True),
+        (("acdc",), False),
+    ],
+)
+def test_a_request_with_a_group_of_changes_is_a_delta(service_groups: tuple[str, ...], expected: bool) -> None:
+    assert make_request(service_groups=service_groups).is_delta is expected
+
+
+def test_a_signed_url_is_not_shown() -> None:
+    signed = SignedFile(name="a.csv", size=7, url="https://s3/a?signature=s3cret")
+
+    assert repr(signed) == "SignedFile(name='a.csv', size=7)"
+    assert "s3cret" in signed.url
+
+
+def test_a_value_cannot_be_changed() -> None:
+    job = make_job()
+
+    with pytest.raises(FrozenInstanceError):
+        job.status = "running"  # type: ignore[misc]

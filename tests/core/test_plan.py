@@ -1,0 +1,411 @@
+"""The plan: each listed file, and each further member of the archive, gets one action, with a reason."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcsync.core import names
+from dcsync.core.cost import Market, Way
+from dcsync.core.model import ARCHIVE_NAME, ListedFile, Snapshot, StoredFile
+from dcsync.core.plan import (
+    Extract,
+    Fetch,
+    Keep,
+    Known,
+    Link,
+    Selection,
+    Skip,
+    archive_in,
+    is_worth_a_look,
+    plan,
+    spans_of,
+    ways_to,
+)
+from dcsync.core.ziplayout import Directory, Member, Refused
+from tests.fakes import make_listed, make_snapshot, make_stored
+
+BODY = b"12345678"
+FILE_NAMES = st.sampled_from([ARCHIVE_NAME, "a.csv", "A.csv", "b.csv", "c.txt", "../d", "d/e", "é.csv"]) | st.text(
+    min_size=1, max_size=9
+)
+LISTINGS = st.lists(st.builds(make_listed, FILE_NAMES, st.integers(0, 3)), unique_by=lambda file: file.name)
+BODIES = st.dictionaries(FILE_NAMES, st.sampled_from([b"", b"1", b"22", b"333", b"33x"]), max_size=6)
+# An archive is not in itself.
+MEMBERS = BODIES.map(lambda bodies: {name: body for name, body in bodies.items() if name != ARCHIVE_NAME})
+SELECTIONS = st.builds(
+    Selection,
+    include=st.sampled_from([("*",), ("*.csv",), ("a*", "b*"), ()]),
+    exclude=st.sampled_from([(), ("a*",), ("*",)]),
+    keep_archive=st.booleans(),
+)
+
+
+def make_directory(bodies: Mapping[str, bytes], *, refused: tuple[Refused, ...] = (), spacing: int = 100) -> Directory:
+    """Return the directory of an archive in which each member is 8 bytes long at most and takes up `spacing`."""
+    members = tuple(
+        Member(
+            name=name,
+            raw_name=name.encode(),
+            method=8,
+            flags=0,
+            crc32=zlib.crc32(body),
+            packed=len(body) + 2,
+            size=len(body),
+            offset=index * spacing,
+            stop=(index + 1) * spacing,
+        )
+        for index, (name, body) in enumerate(bodies.items())
+    )
+    return Directory(members=members, refused=refused, size=len(members) * spacing + 500)
+
+
+def make_known(
+    previous: bytes | None = BODY,
+    archive: bytes | None = BODY,
+    *,
+    stored: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Known:
+    """Return what is known of the one file `a.csv`: its content before, and in the archive."""
+    before = (
+        None if previous is None else replace(make_snapshot(), files=(make_stored("a.csv", previous, **stored or {}),))
+    )
+    return Known(previous=before, directory=None if archive is None else make_directory({"a.csv": archive}), **changes)
+
+
+class TestByUrl:
+    def test_a_file_that_is_new_is_fetched(self) -> None:
+        file = make_listed("a.csv", 8)
+
+        assert plan([file]).actions == (Fetch(file=file, name="a.csv", reason="not in the snapshot before"),)
+
+    def test_a_file_of_equal_size_is_asked_for_unless_unchanged(self) -> None:
+        known = make_known(archive=None)
+
+        (fetch,) = plan([make_listed("a.csv", 8)], known).fetches
+
+        assert known.previous is not None
+        assert fetch.unless == known.previous.files[0]
+        assert fetch.reason == "of equal size; asked for unless unchanged"
+
+    @pytest.mark.parametrize(
+        ("size", "known", "reason"),
+        [
+            (9, make_known(archive=None), "its size changed from 8"),
+            (8, make_known(archive=None, conditional=False), "of equal size; nothing tells whether it changed"),
+            (8, make_known(archive=None, stored={"etag": None}), "of equal size; nothing tells whether it changed"),
+        ],
+    )
+    def test_a_file_that_no_etag_can_tell_apart_is_fetched(self, size: int, known: Known, reason: str) -> None:
+        (fetch,) = plan([make_listed("a.csv", size)], known).fetches
+
+        assert (fetch.unless, fetch.reason) == (None, reason)
+
+    def test_the_file_before_is_found_by_the_server_s_name(self) -> None:
+        stored = make_stored("..%2Fa.csv", BODY, original="../a.csv")
+
+        made = plan([make_listed("../a.csv", 8)], Known(previous=replace(make_snapshot(), files=(stored,))))
+
+        assert [(fetch.name, fetch.unless) for fetch in made.fetches] == [("..%2Fa.csv", stored)]
+
+    def test_names_that_clash_on_some_disk_get_two(self) -> None:
+        made = plan([make_listed("a.csv"), make_listed("A.csv")])
+
+        on_disk = {fetch.file.name: fetch.name for fetch in made.fetches}
+        assert on_disk == names.assign(["a.csv", "A.csv"])
+
+    def test_an_empty_listing_is_an_empty_plan(self) -> None:
+        assert plan([]).actions == ()
+
+
+class TestStaged:
+    def test_what_an_earlier_run_staged_is_kept(self) -> None:
+        staged = make_stored("..%2Fa.csv", BODY, original="../a.csv")
+
+        made = plan([make_listed("../a.csv", 8)], Known(staged={"..%2Fa.csv": staged}))
+
+        assert made.actions == (Keep(file=make_listed("../a.csv", 8), name="..%2Fa.csv", staged=staged),)
+        assert made.kept[0].reason == "staged by an earlier run"
+
+    @pytest.mark.parametrize(
+        "staged",
+        [
+            {"a.csv": make_stored("a.csv", b"1234567")},
+            {"a.csv": make_stored("a.csv", BODY, original="A.csv")},
+            {"b.csv": make_stored("b.csv", BODY)},
+        ],
+    )
+    def test_what_is_staged_of_another_file_or_size_is_not_kept(self, staged: Mapping[str, StoredFile]) -> None:
+        made = plan([make_listed("a.csv", 8)], Known(staged=staged))
+
+        assert [type(action) for action in made.actions] == [Fetch]
+
+    def test_what_is_staged_is_checked_against_the_archive_as_far_as_that_is_believed(self) -> None:
+        staged = {"a.csv": make_stored("a.csv", b"87654321")}
+
+        assert plan([make_listed("a.csv", 8)], make_known(staged=staged)).kept == ()
+        assert plan([make_listed("a.csv", 8)], make_known(staged=staged, damaged={"a.csv": "CRC32"})).kept != ()
+        assert plan([make_listed("a.csv", 8)], make_known(archive=b"87654321", staged=staged)).kept != ()
+
+
+class TestArchive:
+    def test_a_file_that_is_as_before_is_linked(self) -> None:
+        known = make_known()
+
+        made = plan([make_listed("a.csv", 8)], known)
+
+        assert known.previous is not None
+        assert made.actions == made.links
+        assert made.links == (
+            Link(
+                file=make_listed("a.csv", 8),
+                name="a.csv",
+                reason="CRC32 and sizes are as in the snapshot before",
+                source=known.previous.files[0],
+                packed=10,
+            ),
+        )
+
+    @pytest.mark.parametrize(
+        ("known", "reason"),
+        [
+            (make_known(previous=None), "not in the snapshot before"),
+            (make_known(previous=b"1234567"), "its size changed from 7"),
+            (make_known(previous=b"1234567x"), "its CRC32 changed"),
+            (make_known(stored={"packed": 9}), "its compressed size changed"),
+            (make_known(trust_crc=False), "of equal CRC32, which is not trusted (mirror.trust_crc = false)"),
+            (make_known(unlinkable={"a.csv"}), "its file in the snapshot before is not as it was recorded"),
+        ],
+    )
+    def test_a_file_that_may_have_changed_is_extracted(self, known: Known, reason: str) -> None:
+        made = plan([make_listed("a.csv", 8)], known)
+
+        assert known.directory is not None
+        assert made.extracts == (
+            Extract(file=make_listed("a.csv", 8), name="a.csv", reason=reason, member=known.directory.members[0]),
+        )
+        assert made.by_url().actions == (Fetch(file=make_listed("a.csv", 8), name="a.csv", reason=reason),)
+
+    def test_a_file_of_the_same_compressed_size_is_linked(self) -> None:
+        assert len(plan([make_listed("a.csv", 8)], make_known(stored={"packed": 10})).links) == 1
+
+    @pytest.mark.parametrize(
+        ("size", "known", "doubt"),
+        [
+            (9, make_known(None), "the archive has 8 bytes of it, the listing says 9"),
+            (8, make_known(None, damaged={"a.csv": "CRC32"}), "damaged in the archive: CRC32"),
+            (8, Known(directory=make_directory({})), "not in the archive"),
+            (
+                8,
+                Known(directory=make_directory({}, refused=(Refused(name="a.csv", reason="encrypted"),))),
+                "refused in the archive: encrypted",
+            ),
+        ],
+    )
+    def test_a_listed_file_of_which_the_archive_is_not_believed_is_fetched(
+        self, size: int, known: Known, doubt: str
+    ) -> None:
+        (fetch,) = plan([make_listed("a.csv", size)], known).fetches
+
+        assert fetch.reason == f"{doubt}; not in the snapshot before"
+
+    def test_a_file_in_doubt_can_still_be_unchanged(self) -> None:
+        (fetch,) = plan([make_listed("a.csv", 8)], make_known(damaged={"a.csv": "CRC32"})).fetches
+
+        assert fetch.unless is not None
+        assert fetch.reason == "damaged in the archive: CRC32; of equal size; asked for unless unchanged"
+
+    def test_a_kept_archive_is_fetched_and_not_looked_for_in_itself(self) -> None:
+        known = Known(directory=make_directory({}))
+
+        (fetch,) = plan([make_listed(ARCHIVE_NAME, 500)], known, selection=Selection(keep_archive=True)).fetches
+
+        assert fetch.reason == "not in the snapshot before"
+
+
+class TestFurtherMembers:
+    def test_a_member_that_is_not_listed_is_extracted_into_its_folder_and_has_no_url(self) -> None:
+        directory = make_directory({"schemas/a.json": b"{}"})
+
+        made = plan([], Known(directory=directory))
+
+        (extract,) = made.extracts
+        assert (extract.name, extract.file, extract.is_listed) == (
+            "schemas/a.json",
+            ListedFile(name="schemas/a.json", size=2),
+            False,
+        )
+        assert made.by_url() == made
+
+    @pytest.mark.parametrize(
+        ("member", "known", "reason"),
+        [
+            ("../x", {}, "only in the archive, and its path leads elsewhere"),
+            ("/etc/x", {}, "only in the archive, and its path leads elsewhere"),
+            ("x", {"damaged": {"x": "CRC32"}}, "only in the archive; damaged in the archive: CRC32"),
+            ("A.CSV", {}, "only in the archive; the listing spells it 'a.csv'"),
+            ("data/a.csv", {}, "only in the archive; the listing spells it 'a.csv'"),
+        ],
+    )
+    def test_a_member_that_is_not_listed_may_be_left_out(self, member: str, known: dict[str, Any], reason: str) -> None:
+        directory = make_directory({member: BODY, "a.csv": BODY})
+
+        made = plan([make_listed("a.csv", 8)], Known(directory=directory, **known))
+
+        assert made.skipped == (Skip(file=ListedFile(name=member, size=8), reason=reason),)
+
+    def test_a_member_of_another_size_is_no_twin_of_a_listed_file(self) -> None:
+        directory = make_directory({"data/a.csv": b"1", "a.csv": BODY})
+
+        assert {extract.name for extract in plan([make_listed("a.csv", 8)], Known(directory=directory)).extracts} == {
+            "a.csv",
+            "data/a.csv",
+        }
+
+
+@pytest.mark.parametrize(
+    ("selection", "name", "reason"),
+    [
+        (Selection(), "a.csv", None),
+        (Selection(), ARCHIVE_NAME, "repeats the other files (mirror.keep_archive = false)"),
+        (Selection(keep_archive=True), ARCHIVE_NAME, None),
+        (Selection(keep_archive=True, include=("*.csv",)), ARCHIVE_NAME, "not in the account's include"),
+        (Selection(include=("admin_*", "issues_*")), "issues_issues.csv", None),
+        (Selection(include=("admin_*",)), "Admin_users.csv", "not in the account's include"),
+        (Selection(include=()), "a.csv", "not in the account's include"),
+        (Selection(include=("a*",), exclude=("a?",)), "ab", "in the account's exclude"),
+        (Selection(include=("a*",), exclude=("a?",)), "abc", None),
+    ],
+)
+def test_a_selection_says_why_a_file_is_left_out(selection: Selection, name: str, reason: str | None) -> None:
+    assert selection.reason_to_skip(name) == reason
+    assert [skip.reason for skip in plan([make_listed(name)], selection=selection).skipped] == (
+        [reason] if reason else []
+    )
+
+
+@given(LISTINGS, BODIES, BODIES, MEMBERS, SELECTIONS, st.booleans())
+def test_each_file_gets_one_action_and_the_largest_comes_first(
+    listing: list[ListedFile],
+    before: dict[str, bytes],
+    staged: dict[str, bytes],
+    archive: dict[str, bytes],
+    selection: Selection,
+    trust_crc: bool,
+) -> None:
+    known = Known(
+        previous=make_snapshot(before),
+        staged={
+            names.component(name): make_stored(names.component(name), body, original=name)
+            for name, body in staged.items()
+        },
+        directory=make_directory(archive) if archive else None,
+        trust_crc=trust_crc,
+    )
+
+    made = plan(listing, known, selection=selection)
+
+    files = [action.file for action in made.actions]
+    sizes = [file.size for file in files]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sorted(file.name for file in files) == sorted({file.name for file in listing} | archive.keys())
+    assert sum(map(len, (made.fetches, made.extracts, made.links, made.kept, made.skipped))) == len(made.actions)
+    on_disk = [action.name for action in made.actions if not isinstance(action, Skip)]
+    assert len({names.clash_key(name) for name in on_disk}) == len(on_disk)
+    listed = {file.name for file in listing}
+    new = [*(fetch.file for fetch in made.fetches), *(extract.file for extract in made.extracts)]
+    assert made.new_bytes == sum(file.size for file in new)
+    assert {fetch.file.name for fetch in made.by_url().fetches} == {file.name for file in new} & listed
+    for link in made.links:
+        assert trust_crc
+        assert before[link.file.name] == archive[link.file.name]
+    for keep in made.kept:
+        assert (keep.staged.original, keep.staged.size) == (keep.file.name, keep.file.size)
+
+
+@given(LISTINGS, MEMBERS)
+def test_the_order_of_the_listing_changes_nothing(listing: list[ListedFile], archive: dict[str, bytes]) -> None:
+    # Two listed files that clash with a member are both right as its spelling: the last one is named.
+    known = Known(directory=make_directory(archive))
+    listing = list({names.clash_key(file.name): file for file in listing}.values())
+
+    assert plan(listing[::-1], known) == plan(listing, known)
+
+
+class TestWays:
+    MARKET = Market(calls_left=57, limit=57, bytes_per_second=None, slots=4)
+
+    def test_without_a_directory_there_is_one_way(self) -> None:
+        made = plan([make_listed("a.csv", 8), make_listed("b.csv", 9), make_listed(ARCHIVE_NAME, 100)])
+
+        (price,) = ways_to(made, None, self.MARKET).values()
+
+        assert (price.way, price.calls, price.size, price.requests) == (Way.FILES, 2, 17, 2)
+
+    def test_each_way_counts_its_calls_bytes_and_requests(self) -> None:
+        bodies = {"a.csv": b"1", "b.csv": b"22", "x/y": b"333"}
+        directory = make_directory(bodies, spacing=100_000)
+        listing = [make_listed("a.csv", 1), make_listed("b.csv", 2), make_listed("own.csv", 50)]
+        made = plan(listing, Known(directory=directory, previous=make_snapshot({"b.csv": b"22"})))
+
+        prices = ways_to(made, directory, self.MARKET)
+
+        assert {way: (price.calls, price.size, price.requests) for way, price in prices.items()} == {
+            Way.FILES: (3, 50 + 1 + 100_000, 3),  # x/y has no URL: it comes by a range whichever way the rest does
+            Way.RANGES: (2, 50 + 200_000, 3),  # b.csv in between is linked, and longer than the gap
+            Way.WHOLE: (2, 50 + 300_000, 2),
+        }
+
+    def test_a_plan_that_wants_nothing_costs_nothing(self) -> None:
+        directory = make_directory({"a.csv": BODY})
+
+        prices = ways_to(plan([make_listed("a.csv", 8)], make_known()), directory, self.MARKET)
+
+        assert {(price.calls, price.size, price.requests) for price in prices.values()} == {(0, 0, 0)}
+
+    def test_a_small_gap_is_read_over(self) -> None:
+        near, far = (
+            make_directory(dict.fromkeys("abc", BODY), spacing=1 << 16),
+            make_directory(dict.fromkeys("abc", BODY), spacing=(1 << 16) + 1),
+        )
+
+        assert len(spans_of([near.members[0], near.members[2]], Way.RANGES, near)) == 1
+        assert len(spans_of([far.members[0], far.members[2]], Way.RANGES, far)) == 2
+        assert len(spans_of([far.members[0], far.members[2]], Way.WHOLE, far)) == 1
+
+    def test_a_long_stretch_is_cut_to_be_worked_on_at_once(self) -> None:
+        directory = make_directory({str(index): BODY for index in range(16)}, spacing=2 << 20)
+
+        spans = spans_of(directory.members, Way.WHOLE, directory)
+
+        assert [span.stop - span.start for span in spans] == [8 << 20] * 4
+
+
+@pytest.mark.parametrize(
+    ("wanted", "selection", "expected"),
+    [("abc", Selection(), True), ("ab", Selection(), False), ("abc", Selection(exclude=("a",)), False)],
+)
+def test_the_archive_is_worth_a_look_from_three_files_on(wanted: str, selection: Selection, expected: bool) -> None:
+    listing = [make_listed(ARCHIVE_NAME, 1000), *map(make_listed, wanted)]
+
+    assert is_worth_a_look(listing, selection) is expected
+
+
+def test_the_archive_is_found_by_its_name() -> None:
+    archive = make_listed(ARCHIVE_NAME, 1000)
+
+    assert archive_in([make_listed("a"), archive]) == archive
+    assert archive_in([make_listed("a")]) is None
+
+
+def test_a_snapshot_that_is_empty_compares_as_none() -> None:
+    empty: Snapshot = make_snapshot({})
+
+    assert plan([make_listed("a.csv", 8)], Known(previous=empty)) == plan([make_listed("a.csv", 8)])

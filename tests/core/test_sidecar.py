@@ -1,0 +1,304 @@
+"""What a snapshot says of itself can be read back, and checked without us."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcsync.core import names, sidecar
+from dcsync.core.model import AccountName, How, JobId, Json, RequestId, StoredFile
+from dcsync.core.sidecar import Adopted, Changes, Provenance
+from dcsync.core.wire import WireError
+from tests.fakes import ACCOUNT_ID, JOB_ID, NOON, REQUEST_ID, make_job, make_snapshot, make_stored
+
+WORDS = st.text(st.characters(codec=None), min_size=1, max_size=20)
+HEX = st.text(st.sampled_from("0123456789abcdef"), min_size=1, max_size=64)
+# The sidecar does not keep what only this disk knows, and times to the millisecond.
+STORED = st.builds(
+    StoredFile,
+    name=WORDS.map(names.component),
+    original=WORDS,
+    size=st.integers(0, 1 << 60),
+    sha256=HEX,
+    crc32=st.integers(0, 0xFFFFFFFF),
+    md5=st.none() | HEX,
+    etag=st.none() | st.text(max_size=40),
+    how=st.sampled_from(How),
+    packed=st.none() | st.integers(0, 1 << 60),
+    mtime_ns=st.none(),
+    inode=st.none(),
+)
+TIMES = st.datetimes(timezones=st.just(UTC)).map(lambda moment: moment.replace(microsecond=0))
+
+
+def make_provenance(**changes: Any) -> Provenance:
+    values: dict[str, Any] = {
+        "dcsync": "1.0",
+        "account": AccountName("acme"),
+        "account_id": ACCOUNT_ID,
+        "request": REQUEST_ID,
+        "description": "My Company Data Extract",
+        "is_delta": False,
+        "job": make_job(started_at=NOON - timedelta(minutes=30), project_id="p1"),
+        "staged_at": NOON + timedelta(minutes=5),
+        "strategy": "files",
+        "strategy_reason": "few files",
+        "calls": 3,
+        "fetched_bytes": 8,
+        "linked_bytes": 5,
+        "files": (make_stored(), make_stored("b.csv", b"hello", how=How.LINKED, md5=None, etag=None, packed=7)),
+        "reasons": {"b.csv": "as before"},
+        "prices": ({"way": "files", "calls": 3},),
+        "skipped": (("autodesk_data_extract.zip", "repeats the other files"),),
+        "changes": Changes(against=JobId("j0"), added=("b.csv",), removed=("c.csv",), unchanged=1),
+    }
+    return Provenance(**{**values, **changes})
+
+
+def make_document(**changes: Json) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(sidecar.render(make_provenance()))
+    return {**document, **changes}
+
+
+def parse(document: Json) -> Adopted:
+    return sidecar.parse(json.dumps(document).encode(), folder="acme/r/2026/11/22/x")
+
+
+def test_a_sidecar_says_everything_of_its_snapshot() -> None:
+    assert json.loads(sidecar.render(make_provenance())) == {
+        "format": 1,
+        "dcsync": "1.0",
+        "account": {"name": "acme", "id": ACCOUNT_ID},
+        "request": {"id": REQUEST_ID, "description": "My Company Data Extract", "delta": False},
+        "job": {
+            "id": JOB_ID,
+            "project_id": "p1",
+            "created_at": "2026-11-22T11:00:00.000Z",
+            "started_at": "2026-11-22T11:30:00.000Z",
+            "completed_at": "2026-11-22T12:00:00.000Z",
+        },
+        "staged_at": "2026-11-22T12:05:00.000Z",
+        "strategy": {"name": "files", "reason": "few files", "calls": 3, "prices": [{"way": "files", "calls": 3}]},
+        "fetched_bytes": 8,
+        "linked_bytes": 5,
+        "files": [
+            {
+                "name": "admin_users.csv",
+                "original": "admin_users.csv",
+                "size": 8,
+                "crc32": "b8d9be87",
+                "md5": "fc1cb85445a6b6c5383b9f16af5ac890",
+                "sha256": "40d6bfdc74eae2ed68a97137ce414fa4ca6de1b3831cfd9a73c4622d8a8942c1",
+                "etag": '"fc1cb85445a6b6c5383b9f16af5ac890"',
+                "how": "fetched",
+                "packed": None,
+                "why": "",
+            },
+            {
+                "name": "b.csv",
+                "original": "b.csv",
+                "size": 5,
+                "crc32": "3610a686",
+                "md5": None,
+                "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+                "etag": None,
+                "how": "linked",
+                "packed": 7,
+                "why": "as before",
+            },
+        ],
+        "skipped": [{"original": "autodesk_data_extract.zip", "reason": "repeats the other files"}],
+        "changes": {"against": "j0", "added": ["b.csv"], "removed": ["c.csv"], "changed": [], "unchanged": 1},
+    }
+
+
+def test_a_sidecar_is_indented_ascii_with_a_line_break_at_its_end() -> None:
+    body = sidecar.render(make_provenance(description="Größe \ud800"))
+
+    assert body.startswith(b'{\n "format": 1,\n "dcsync": "1.0",\n')
+    assert body.endswith(b"\n}\n")
+    assert b'"Gr\\u00f6\\u00dfe \\ud800"' in body
+
+
+def test_a_checksum_keeps_its_leading_zeros() -> None:
+    assert sidecar.file_json(make_stored(crc32=0xAB))["crc32"] == "000000ab"
+
+
+@given(
+    files=st.lists(STORED, max_size=5).map(tuple),
+    description=st.text(st.characters(codec=None)),
+    is_delta=st.booleans(),
+    created_at=st.none() | TIMES,
+    completed_at=st.none() | TIMES,
+)
+def test_what_was_rendered_is_read_back_the_same(
+    files: tuple[StoredFile, ...],
+    description: str,
+    is_delta: bool,
+    created_at: datetime | None,
+    completed_at: datetime | None,
+) -> None:
+    job = make_job(created_at=created_at, completed_at=completed_at)
+    body = sidecar.render(make_provenance(files=files, description=description, is_delta=is_delta, job=job))
+
+    adopted = sidecar.parse(body, folder="f")
+
+    snapshot = make_snapshot(job=JOB_ID, folder="f", completed_at=completed_at)
+    assert adopted == Adopted(
+        account=AccountName("acme"),
+        description=description,
+        is_delta=is_delta,
+        created_at=created_at,
+        snapshot=replace(snapshot, files=files),
+    )
+
+
+@given(STORED)
+def test_one_file_s_facts_are_read_back_the_same(stored: StoredFile) -> None:
+    assert sidecar.parse_file(sidecar.file_json(stored)) == stored
+
+
+def test_what_only_this_disk_knows_is_not_written() -> None:
+    stored = make_stored(mtime_ns=1, inode=2)
+
+    assert sidecar.parse_file(sidecar.file_json(stored)) == replace(stored, mtime_ns=None, inode=None)
+
+
+def test_a_sidecar_without_what_is_not_needed_is_read() -> None:
+    adopted = parse(
+        make_document(
+            request={"id": "r1", "description": None, "delta": "yes"}, job={"id": "j1"}, files=[], skipped=None
+        )
+    )
+
+    assert adopted.snapshot.job == JobId("j1")
+    assert adopted.snapshot.request == RequestId("r1")
+    assert (adopted.description, adopted.is_delta, adopted.created_at) == ("", False, None)
+    assert (adopted.snapshot.completed_at, adopted.snapshot.files) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "the sidecar has the format 2, not 1"),
+        ({"format": None}, "the sidecar has the format None, not 1"),
+        ({"account": None}, "account is not an object"),
+        ({"request": []}, "request is not an object"),
+        ({"job": "j1"}, "job is not an object"),
+        ({"account": {}}, "the sidecar lacks name"),
+        ({"account": {"name": 5}}, "the sidecar lacks name"),
+        ({"job": {"id": ""}}, "the sidecar lacks id"),
+        ({"request": {"description": "x"}}, "the sidecar lacks id"),
+        ({"files": None}, "the sidecar has no files"),
+        ({"files": {}}, "the sidecar has no files"),
+        ({"files": [1]}, "a file is not an object"),
+    ],
+)
+def test_a_sidecar_that_lacks_something_is_refused(changes: dict[str, Json], message: str) -> None:
+    with pytest.raises(WireError) as caught:
+        parse(make_document(**changes))
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff"])
+def test_what_is_no_sidecar_is_refused(body: bytes) -> None:
+    with pytest.raises(WireError):
+        sidecar.parse(body, folder="f")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": None}, "a file of the sidecar has no size"),
+        ({"size": "8"}, "a file of the sidecar has no size"),
+        ({"size": -1}, "a file of the sidecar has no size"),
+        ({"crc32": "xyz"}, "a file of the sidecar has no valid crc32 or origin"),
+        ({"how": "guessed"}, "a file of the sidecar has no valid crc32 or origin"),
+        ({"crc32": 5}, "the sidecar lacks crc32"),
+        ({"how": None}, "a file of the sidecar has no valid crc32 or origin"),
+        ({"name": ""}, "the sidecar lacks name"),
+        ({"original": None}, "the sidecar lacks original"),
+        ({"sha256": 1}, "the sidecar lacks sha256"),
+    ],
+)
+def test_a_file_that_lacks_something_is_refused(changes: dict[str, Json], message: str) -> None:
+    with pytest.raises(WireError) as caught:
+        sidecar.parse_file({**sidecar.file_json(make_stored()), **changes})
+
+    assert str(caught.value) == message
+
+
+def test_an_odd_md5_etag_or_compressed_size_is_none() -> None:
+    stored = sidecar.parse_file({**sidecar.file_json(make_stored()), "md5": 5, "etag": [], "packed": "7"})
+
+    assert (stored.md5, stored.etag, stored.packed) == (None, None, None)
+
+
+@given(
+    st.sampled_from(["format", "account", "request", "job", "files"]),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["id", "name", "size", "crc32", "how"]), inner),
+        max_leaves=8,
+    ),
+)
+def test_a_sidecar_with_anything_in_it_raises_nothing_but_wire_error(key: str, value: Json) -> None:
+    try:
+        adopted = parse(make_document(**{key: value}))
+    except WireError as error:
+        assert str(error)  # noqa: PT017 - either way is right
+    else:
+        assert adopted.snapshot.folder == "acme/r/2026/11/22/x"
+
+
+def test_sums_are_sorted_by_name() -> None:
+    assert sidecar.render_sums([("b é.csv", "2" * 64), ("a.csv", "1" * 64)]) == (
+        b"1" * 64 + b"  a.csv\n" + b"2" * 64 + "  b é.csv\n".encode()
+    )
+
+
+@pytest.mark.needs_tool("sha256sum")
+def test_sha256sum_agrees(tmp_path: Path) -> None:
+    originals = ["a.csv", "b é.csv", "c\nd", "e\\f", " g", "-h", "*i"]
+    stored = {name: make_stored(name, original.encode()) for original, name in names.assign(originals).items()}
+    for original, name in names.assign(originals).items():
+        (tmp_path / name).write_bytes(original.encode())
+
+    sums = sidecar.render_sums((name, file.sha256) for name, file in stored.items())
+
+    check = subprocess.run(["sha256sum", "--check", "--strict", "--quiet"], cwd=tmp_path, input=sums, check=False)
+    assert check.returncode == 0
+
+
+def test_changes_are_told_by_content() -> None:
+    previous = make_snapshot({"same.csv": b"1", "changed.csv": b"2", "gone.csv": b"3", "left.csv": b"4"})
+    files = [make_stored("new.csv", b"3"), make_stored("changed.csv", b"5"), make_stored("same.csv", b"1")]
+
+    assert sidecar.changes_between(previous, files) == Changes(
+        against=previous.job,
+        added=("new.csv",),
+        removed=("gone.csv", "left.csv"),
+        changed=("changed.csv",),
+        unchanged=1,
+    )
+
+
+def test_the_first_snapshot_adds_nothing() -> None:
+    assert sidecar.changes_between(None, [make_stored()]) == Changes(against=None)
+
+
+def test_the_same_file_under_another_name_on_disk_is_unchanged() -> None:
+    changes = sidecar.changes_between(
+        make_snapshot({"a.csv": b"1"}), [make_stored("a~12345678.csv", b"1", original="a.csv")]
+    )
+
+    assert (changes.added, changes.removed, changes.unchanged) == ((), (), 1)

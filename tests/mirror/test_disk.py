@@ -1,0 +1,391 @@
+"""The system calls under the mirror: what they promise, and what their errors become."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dcsync.errors import (
+    DcsyncError,
+    DiskDenied,
+    DiskError,
+    DiskFault,
+    DiskFull,
+    DiskReadOnly,
+    InodesExhausted,
+    MirrorTampered,
+)
+from dcsync.mirror import disk
+
+MIB = 1 << 20
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[int]:
+    """The descriptor of `tmp_path`."""
+    with opened(tmp_path) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def small_disk(path: Path, options: str = "size=1m") -> Iterator[Path]:
+    """A file system of its own, really full when it is full."""
+    path.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+#: As nobody: looks for a name below a folder that only root may search.
+LOOK_AS_NOBODY = """
+import os, sys
+from dcsync.mirror import disk
+below = os.open(sys.argv[1], os.O_RDONLY)
+os.setuid(65534)
+try:
+    print(disk.is_there("private/file", below=below))
+except PermissionError:
+    print("refused")
+"""
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, DiskFull),
+        (errno.EDQUOT, DiskFull),
+        (errno.EFBIG, DiskFull),
+        (errno.EROFS, DiskReadOnly),
+        (errno.EACCES, DiskDenied),
+        (errno.EPERM, DiskDenied),
+        (errno.EIO, DiskFault),
+        (errno.ESTALE, DiskFault),
+        (errno.ELOOP, MirrorTampered),
+        (errno.ENOTDIR, MirrorTampered),
+        (errno.EMFILE, DiskError),
+        (errno.ENOENT, DiskError),
+    ],
+)
+def test_an_error_of_the_system_becomes_the_one_of_ours_that_it_means(number: int, kind: type[DcsyncError]) -> None:
+    with pytest.raises(DcsyncError) as caught, disk.disk_errors("writing /mirror/acme/a.csv"):
+        raise OSError(number, "whatever the caller was told")
+
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith(f"writing /mirror/acme/a.csv: {os.strerror(number)}")
+
+
+def test_a_refusal_names_the_user_that_was_refused() -> None:
+    assert f"(as uid {os.geteuid()})" in str(disk.disk_error(PermissionError(errno.EACCES, "no"), "opening x"))
+
+
+def test_an_error_without_a_number_keeps_its_words() -> None:
+    error = disk.disk_error(OSError("the device said something"), "reading x")
+
+    assert type(error) is DiskError
+    assert str(error) == "reading x: the device said something"
+
+
+def test_what_is_no_error_of_the_system_passes_through() -> None:
+    with pytest.raises(ValueError, match="a bug"), disk.disk_errors("writing x"):
+        raise ValueError("a bug")
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_folders_are_made_for_readers_whatever_the_umask(tmp_path: Path, folder: int) -> None:
+    before = os.umask(0o077)
+    try:
+        made = disk.open_folders(folder, ["2026", "11", "22"], create=True)
+    finally:
+        os.umask(before)
+    os.mkdir("here", dir_fd=made)
+    os.close(made)
+
+    assert (tmp_path / "2026/11/22/here").is_dir()
+    for path in ("2026", "2026/11", "2026/11/22"):
+        assert stat.S_IMODE((tmp_path / path).stat().st_mode) == 0o755
+
+
+def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "2026").mkdir(mode=0o750)
+
+    os.close(disk.open_folders(folder, ["2026", "11"], create=True))
+
+    assert stat.S_IMODE((tmp_path / "2026").stat().st_mode) == 0o750
+
+
+def test_without_create_a_missing_folder_is_said_and_not_made(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "2026").mkdir()
+
+    with pytest.raises(FileNotFoundError):
+        disk.open_folders(folder, ["2026", "11"], create=False)
+
+    assert list((tmp_path / "2026").iterdir()) == []
+
+
+@pytest.mark.parametrize("components", [["link"], ["link", "below"], ["real", "link"]])
+@pytest.mark.parametrize("create", [True, False])
+def test_a_symlink_on_the_way_is_not_followed(tmp_path: Path, folder: int, components: list[str], create: bool) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "real").mkdir()
+    elsewhere.mkdir()
+    (tmp_path / "link").symlink_to(elsewhere)
+    (tmp_path / "real/link").symlink_to(elsewhere)
+
+    with pytest.raises(MirrorTampered), disk.disk_errors("opening"):
+        disk.open_folders(folder, components, create=create)
+
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_walking_leaves_no_descriptor_open(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "a").mkdir()
+    before = set(Path("/proc/self/fd").iterdir())
+
+    os.close(disk.open_folders(folder, ["a", "b", "c"], create=True))
+    with pytest.raises(FileNotFoundError):
+        disk.open_folders(folder, ["a", "b", "x", "y"], create=False)
+
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_name_is_there_also_when_it_is_a_symlink_to_nothing(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+
+    assert disk.is_there("dangling", below=folder)
+    assert not disk.is_there("nowhere", below=folder)
+
+
+def test_a_name_below_a_file_is_an_error_and_not_a_no(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(NotADirectoryError):
+        disk.is_there("file/below", below=folder)
+
+
+@pytest.mark.needs_root
+def test_a_name_that_may_not_be_looked_at_is_an_error_and_not_a_no(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "private" / "file").touch()
+
+    looked = subprocess.run([sys.executable, "-c", LOOK_AS_NOBODY, tmp_path], check=True, capture_output=True)
+
+    assert looked.stdout == b"refused\n"
+
+
+# --- renaming ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_renamed_whole(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "staged").mkdir()
+    (tmp_path / "staged/a.csv").write_bytes(b"a")
+    inode = (tmp_path / "staged").stat().st_ino
+
+    disk.rename_noreplace("staged", folder, "published", folder)
+
+    assert (tmp_path / "published").stat().st_ino == inode
+    assert not (tmp_path / "staged").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "symlink"])
+def test_a_rename_replaces_nothing(tmp_path: Path, folder: int, kind: str) -> None:
+    (tmp_path / "staged").mkdir()
+    target = tmp_path / "published"
+    match kind:
+        case "file":
+            target.write_bytes(b"old")
+        case "symlink":
+            target.symlink_to("nowhere")
+        case _:
+            target.mkdir()
+            if kind == "folder":
+                (target / "a.csv").write_bytes(b"old")
+    before = target.lstat()
+
+    with pytest.raises(FileExistsError):
+        disk.rename_noreplace("staged", folder, "published", folder)
+
+    assert target.lstat() == before
+    assert (tmp_path / "staged").is_dir()
+
+
+@pytest.mark.needs_root
+def test_a_rename_to_another_file_system_is_refused_and_leaves_no_claim(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "staged").mkdir()
+    with small_disk(tmp_path / "other") as other, opened(other) as there:
+        with pytest.raises(OSError, match="cross-device") as caught:
+            disk.rename_noreplace("staged", folder, "published", there)
+
+        assert caught.value.errno == errno.EXDEV
+        assert list(other.iterdir()) == []
+
+
+def test_an_exchange_swaps_a_folder_and_a_symlink(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").symlink_to("somewhere")
+
+    swapped = disk.exchange("first", folder, "second", folder)
+
+    assert swapped
+    assert (tmp_path / "second").is_dir()
+    assert (tmp_path / "first").readlink() == Path("somewhere")
+
+
+def test_an_exchange_with_nothing_is_an_error(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "first").mkdir()
+
+    with pytest.raises(FileNotFoundError):
+        disk.exchange("first", folder, "second", folder)
+
+
+# --- removing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_tree_is_removed_and_what_its_symlinks_lead_to_stays(tmp_path: Path, folder: int) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "a.csv").write_bytes(b"a")
+    (tmp_path / "tree/deep/deeper").mkdir(parents=True)
+    (tmp_path / "tree/deep/b.csv").write_bytes(b"b")
+    (tmp_path / "tree/to-folder").symlink_to(kept)
+    (tmp_path / "tree/deep/to-file").symlink_to(kept / "a.csv")
+
+    disk.remove_tree("tree", folder)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "a.csv").read_bytes() == b"a"
+
+
+def test_removing_a_symlink_removes_the_symlink(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/a.csv").touch()
+    (tmp_path / "link").symlink_to("kept")
+
+    disk.remove_tree("link", folder)
+
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "kept/a.csv").exists()
+
+
+def test_removing_takes_a_file_and_does_not_mind_nothing(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "file").touch()
+
+    disk.remove_tree("file", folder)
+    disk.remove_tree("file", folder)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- writing and room -------------------------------------------------------------------------------------------------
+
+
+def test_reserving_takes_room_and_leaves_the_length(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        disk.preallocate(file.fileno(), 4 * MIB)
+        facts = os.fstat(file.fileno())
+        disk.preallocate(file.fileno(), 0)
+
+    assert facts.st_size == 0
+    assert facts.st_blocks * 512 >= 4 * MIB
+
+
+@pytest.mark.needs_root
+def test_reserving_on_a_full_disk_is_disk_full(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as path, (path / "file").open("wb") as file:
+        disk.preallocate(file.fileno(), MIB // 2)
+
+        with pytest.raises(DiskFull), disk.disk_errors("reserving"):
+            disk.preallocate(file.fileno(), 2 * MIB)
+
+
+@pytest.mark.needs_root
+def test_a_short_write_before_a_full_disk_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as path, (path / "file").open("wb") as file:
+        with pytest.raises(DiskFull), disk.disk_errors("writing"):
+            disk.write_all(file.fileno(), b"x" * (MIB + 1))
+
+        assert os.fstat(file.fileno()).st_size == MIB
+
+
+@pytest.mark.needs_root
+def test_a_disk_that_turned_read_only_says_so(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as path, opened(path) as below:
+        subprocess.run(["mount", "-o", "remount,ro", path], check=True)
+
+        with pytest.raises(DiskReadOnly), disk.disk_errors("making a folder"):
+            disk.open_folders(below, ["acme"], create=True)
+
+
+@pytest.mark.needs_root
+def test_room_is_asked_for_with_a_twentieth_and_the_reserve_on_top(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as path, opened(path) as below:
+        facts = os.fstatvfs(below)
+        free = facts.f_bavail * facts.f_frsize
+        size = 100 * 4096
+
+        disk.check_room(below, size=size, entries=1, reserve=free - size - size // 20)
+        with pytest.raises(DiskFull, match=rf"{free + 1} bytes are needed .*, {free} are free"):
+            disk.check_room(below, size=size, entries=1, reserve=free - size - size // 20 + 1)
+
+
+@pytest.mark.needs_root
+def test_too_few_inodes_are_told_from_too_little_space(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=4m,nr_inodes=200") as path, opened(path) as below:
+        free = os.fstatvfs(below).f_favail
+
+        disk.check_room(below, size=0, entries=free - 100, reserve=0)
+        with pytest.raises(InodesExhausted, match=f"{free + 1} inodes are needed"):
+            disk.check_room(below, size=0, entries=free - 99, reserve=0)
+
+
+def test_a_disk_that_does_not_answer_has_no_room(tmp_path: Path) -> None:
+    closed = os.open(tmp_path, os.O_RDONLY)
+    os.close(closed)
+
+    with pytest.raises(DiskError), disk.disk_errors("asking"):
+        disk.check_room(closed, size=0, entries=0, reserve=0)
+
+
+def test_a_clone_shares_the_content_or_says_that_it_cannot(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"x" * 8192)
+    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb") as target:
+        cloned = disk.clone(source.fileno(), target.fileno())
+
+    assert (tmp_path / "target").read_bytes() == (b"x" * 8192 if cloned else b"")
+
+
+def test_only_a_regular_file_is_a_plain_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+
+    plain = {path.name for path in tmp_path.iterdir() if disk.is_plain_file(path.lstat())}
+
+    assert plain == {"file"}
+
+
+def test_a_path_is_shown_on_one_line() -> None:
+    assert disk.shown("acme/a\nb\x1b[31m.csv") == "acme/a\\nb\\x1b[31m.csv"

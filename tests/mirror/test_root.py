@@ -1,0 +1,415 @@
+"""The root: whose it is, who holds it, and that it is still there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dcsync.errors import (
+    DcsyncError,
+    DiskError,
+    DiskFull,
+    InodesExhausted,
+    MirrorError,
+    MirrorForeign,
+    MirrorLocked,
+    MirrorNotMounted,
+    MirrorTampered,
+)
+from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, split, write_durably
+
+#: Holds the mirror until its standard input ends.
+HOLD = """
+import sys
+from pathlib import Path
+from dcsync.mirror.root import locked, open_root
+with open_root(Path(sys.argv[1])) as root, locked(root, role="daemon"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+#: As nobody: opens a root that only its owner may.
+OPEN_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from dcsync.errors import DiskDenied
+from dcsync.mirror.root import open_root
+os.chdir(sys.argv[1])
+os.setuid(65534)
+try:
+    with open_root(Path("private")):
+        print("opened")
+except DiskDenied as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[MirrorRoot]:
+    """An empty root."""
+    (tmp_path / "mirror").mkdir()
+    with open_root(tmp_path / "mirror") as opened:
+        yield opened
+
+
+@contextmanager
+def held_by_another_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that holds the mirror."""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def tree(path: Path) -> set[str]:
+    return {str(found.relative_to(path)) for found in path.rglob("*")}
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_root_that_is_missing_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(MirrorError, match="does not exist") as caught, open_root(tmp_path / "mirror"):
+        pass
+
+    assert "mkdir -p" in caught.value.advice
+    assert tree(tmp_path) == set()
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mirror").write_bytes(b"")
+
+    with pytest.raises(MirrorError, match="is no folder"), open_root(tmp_path / "mirror"):
+        pass
+
+
+def test_a_root_may_be_reached_by_a_symlink_of_the_operators(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "mirror").symlink_to("disk")
+
+    with open_root(tmp_path / "mirror") as root:
+        assert os.fstat(root.descriptor).st_ino == (tmp_path / "disk").stat().st_ino
+
+
+@pytest.mark.needs_root
+def test_a_root_that_may_not_be_opened_says_for_whom(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir(mode=0o700)
+
+    opened = subprocess.run([sys.executable, "-c", OPEN_AS_NOBODY, tmp_path], check=True, capture_output=True)
+
+    assert opened.stdout == b"opening the mirror's root private: Permission denied (as uid 65534)\n"
+
+
+# --- marker -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_root_is_claimed_with_a_new_id(root: MirrorRoot) -> None:
+    identifier, is_new_marker = claim(root, state_id=None, knows_snapshots=False)
+
+    assert is_new_marker
+    assert json.loads((root.path / ".dcsync/instance").read_bytes()) == {"id": identifier}
+    assert stat.S_IMODE((root.path / ".dcsync/instance").stat().st_mode) == 0o644
+    assert tree(root.path) == {".dcsync", ".dcsync/instance"}
+
+
+def test_each_new_root_gets_an_id_of_its_own(tmp_path: Path) -> None:
+    identifiers = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        with open_root(tmp_path / name) as root:
+            identifiers.add(claim(root, state_id=None, knows_snapshots=False)[0])
+
+    assert len(identifiers) == 2
+
+
+def test_a_new_root_is_claimed_with_the_id_that_the_state_has(root: MirrorRoot) -> None:
+    claimed = claim(root, state_id="the-state's", knows_snapshots=False)
+
+    assert claimed == ("the-state's", True)
+    assert root.marker() == "the-state's"
+
+
+@pytest.mark.parametrize("knows_snapshots", [True, False])
+def test_a_root_that_is_ours_is_ours_again(root: MirrorRoot, knows_snapshots: bool) -> None:
+    identifier, _ = claim(root, state_id=None, knows_snapshots=False)
+    before = (root.path / ".dcsync/instance").stat()
+
+    assert claim(root, state_id=identifier, knows_snapshots=knows_snapshots) == (identifier, False)
+    assert (root.path / ".dcsync/instance").stat() == before
+
+
+@pytest.mark.parametrize("state_id", ["another", None])
+def test_a_root_of_another_instance_is_refused_and_left_as_it_is(root: MirrorRoot, state_id: str | None) -> None:
+    root.write_marker("theirs")
+
+    with pytest.raises(MirrorForeign, match="theirs"):
+        claim(root, state_id=state_id, knows_snapshots=False)
+
+    assert root.marker() == "theirs"
+
+
+def test_a_bare_mount_point_is_not_written_to(root: MirrorRoot) -> None:
+    with pytest.raises(MirrorNotMounted) as caught:
+        claim(root, state_id="ours", knows_snapshots=True)
+
+    assert caught.value.safe == "nothing was written"
+    assert tree(root.path) == set()
+
+
+def test_asking_whether_a_root_is_new_writes_nothing(root: MirrorRoot) -> None:
+    assert is_new(root, knows_snapshots=False)
+    with pytest.raises(MirrorNotMounted):
+        is_new(root, knows_snapshots=True)
+    assert tree(root.path) == set()
+
+    root.write_marker("ours")
+
+    assert not is_new(root, knows_snapshots=True)
+
+
+@pytest.mark.parametrize("body", [b"", b"\0" * 40, b"{}", b'{"id": ""}', b'{"id": 7}', b"[1]", b"\xff"])
+def test_a_marker_that_cannot_be_read_is_neither_new_nor_ours(root: MirrorRoot, body: bytes) -> None:
+    (root.path / ".dcsync").mkdir()
+    (root.path / ".dcsync/instance").write_bytes(body)
+
+    with pytest.raises(MirrorTampered, match="unreadable"):
+        claim(root, state_id="ours", knows_snapshots=False)
+
+    assert (root.path / ".dcsync/instance").read_bytes() == body
+
+
+def test_a_marker_that_is_a_symlink_is_not_followed(root: MirrorRoot, tmp_path: Path) -> None:
+    (tmp_path / "planted").write_text('{"id": "ours"}')
+    (root.path / ".dcsync").mkdir()
+    (root.path / ".dcsync/instance").symlink_to(tmp_path / "planted")
+
+    with pytest.raises(MirrorTampered):
+        root.marker()
+
+
+def test_a_marker_that_a_killed_run_left_half_written_is_no_marker(root: MirrorRoot) -> None:
+    (root.path / ".dcsync").mkdir()
+    (root.path / ".dcsync/instance.new").write_bytes(b'{"id')
+
+    identifier, is_new_marker = claim(root, state_id=None, knows_snapshots=False)
+
+    assert is_new_marker
+    assert root.marker() == identifier
+    assert tree(root.path) == {".dcsync", ".dcsync/instance"}
+
+
+def test_a_small_file_is_replaced_by_a_new_one_and_never_written_into(root: MirrorRoot) -> None:
+    write_durably(root.descriptor, "note", b"old", mode=0o644)
+    with (root.path / "note").open("rb") as reader:
+        write_durably(root.descriptor, "note", b"newer", mode=0o600)
+
+        assert reader.read() == b"old"
+
+    assert (root.path / "note").read_bytes() == b"newer"
+    assert stat.S_IMODE((root.path / "note").stat().st_mode) == 0o600
+    assert tree(root.path) == {"note"}
+
+
+# --- lock -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_holder_is_told_who_the_first_one_is(root: MirrorRoot) -> None:
+    with (
+        held_by_another_process(root.path) as process,
+        pytest.raises(MirrorLocked, match=f"pid {process.pid} \\(daemon\\) on ") as caught,
+        locked(root, role="sync"),
+    ):
+        pass
+
+    assert (caught.value.pid, caught.value.role) == (process.pid, "daemon")
+
+
+def test_the_lock_is_free_at_once_after_its_holder_was_killed(root: MirrorRoot) -> None:
+    with held_by_another_process(root.path) as process:
+        process.kill()
+        process.wait()
+
+        with locked(root, role="sync"):
+            holder = (root.path / ".dcsync/lock").read_text().split()
+
+    assert holder[:2] == [str(os.getpid()), "sync"]
+
+
+def test_the_lock_is_exclusive_within_a_process_too_and_free_when_left(root: MirrorRoot) -> None:
+    with locked(root, role="daemon"), pytest.raises(MirrorLocked) as caught, locked(root, role="sync"):
+        pass
+    assert caught.value.pid == os.getpid()
+
+    with locked(root, role="sync"):
+        pass
+
+    assert (root.path / ".dcsync/lock").exists()
+
+
+def test_trying_the_lock_does_not_write_who_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text("4711 daemon elsewhere\n")
+
+    with FileLock(path, "the mirror", role=None):
+        pass
+
+    assert path.read_text() == "4711 daemon elsewhere\n"
+
+
+@pytest.mark.parametrize("note", ["", "no pid here\n", "\x1b[31m"])
+def test_a_lock_whose_note_cannot_be_read_is_held_all_the_same(tmp_path: Path, note: str) -> None:
+    path = tmp_path / "lock"
+    with FileLock(path, "the state folder", role=None):
+        path.write_text(note)
+
+        with (
+            pytest.raises(MirrorLocked, match=r"another dcsync holds the state folder$") as caught,
+            FileLock(path, "the state folder", role="sync"),
+        ):
+            pass
+
+    assert caught.value.pid is None
+
+
+def test_a_lock_that_is_a_symlink_is_not_followed(root: MirrorRoot, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (root.path / ".dcsync").mkdir()
+    (root.path / ".dcsync/lock").symlink_to(tmp_path / "precious")
+
+    with pytest.raises(MirrorTampered), locked(root, role="sync"):
+        pass
+
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.needs_root
+def test_a_staging_on_another_file_system_is_refused_before_any_work(root: MirrorRoot) -> None:
+    own = root.path / ".dcsync"
+    own.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", own], check=True)
+    try:
+        with pytest.raises(DiskError, match="another file system"), locked(root, role="sync"):
+            pass
+        assert tree(own) == set()
+    finally:
+        subprocess.run(["umount", "-l", own], check=True)
+
+
+# --- still there ------------------------------------------------------------------------------------------------------
+
+
+def test_a_root_that_stayed_is_still_there(root: MirrorRoot) -> None:
+    (root.path / "acme").mkdir()
+
+    root.check_still_there()
+
+
+def test_a_root_that_was_moved_away_is_not_there_any_more(root: MirrorRoot, tmp_path: Path) -> None:
+    root.path.rename(tmp_path / "moved")
+
+    with pytest.raises(DcsyncError, match="mirror"):
+        root.check_still_there()
+
+    assert tree(tmp_path) == {"moved"}
+
+
+def test_a_root_in_whose_place_another_stands_is_not_there_any_more(root: MirrorRoot, tmp_path: Path) -> None:
+    root.path.rename(tmp_path / "moved")
+    root.path.mkdir()
+
+    with pytest.raises(MirrorError, match="not the folder any more"):
+        root.check_still_there()
+
+
+@pytest.mark.needs_root
+def test_a_disk_that_is_mounted_over_the_root_is_noticed(root: MirrorRoot) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", root.path], check=True)
+    try:
+        with pytest.raises(MirrorError, match="not the folder any more"):
+            root.check_still_there()
+    finally:
+        subprocess.run(["umount", "-l", root.path], check=True)
+
+    root.check_still_there()
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relative", ["..", "acme/..", "../acme", "acme/../../etc", ".", "acme/./a", "", "/", "//"])
+def test_a_path_that_leads_out_or_nowhere_is_refused(root: MirrorRoot, relative: str) -> None:
+    with pytest.raises(MirrorTampered, match="not a path within the mirror"):
+        split(relative)
+    with pytest.raises(MirrorTampered), root.folder(relative, create=True):
+        pass
+
+    assert tree(root.path) == set()
+
+
+def test_a_path_is_its_components() -> None:
+    assert list(split("acme/2026/11/120000Z-0a")) == ["acme", "2026", "11", "120000Z-0a"]
+    assert list(split("/acme//...")) == ["acme", "..."]
+
+
+def test_a_folder_is_there_or_not_and_a_symlink_is_neither(root: MirrorRoot, tmp_path: Path) -> None:
+    (root.path / "acme/2026").mkdir(parents=True)
+    (root.path / "acme/link").symlink_to(tmp_path)
+
+    assert root.has_folder("acme/2026")
+    assert not root.has_folder("acme/2025/01")
+    with pytest.raises(MirrorTampered):
+        root.has_folder("acme/link/mirror")
+
+
+def test_a_small_file_is_read_and_a_symlink_in_its_place_is_not(root: MirrorRoot, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (root.path / "acme").mkdir()
+    (root.path / "acme/a").write_bytes(b"a")
+    (root.path / "acme/b").symlink_to(tmp_path / "secret")
+
+    assert root.read_file("acme", "a") == b"a"
+    with pytest.raises(FileNotFoundError):
+        root.read_file("acme", "c")
+    with pytest.raises(MirrorTampered):
+        root.read_file("acme", "b")
+
+
+def test_an_error_of_what_is_done_within_a_folder_is_not_taken_for_the_opening_of_it(root: MirrorRoot) -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+
+    with pytest.raises(OSError, match="inner") as caught, root.folder("acme", create=True):
+        raise OSError(errno.EIO, "inner")
+
+    assert caught.value.errno == errno.EIO
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.needs_root
+def test_the_room_asked_for_is_that_of_the_mirrors_own_disk(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=150", "none", tmp_path / "mirror"], check=True)
+    try:
+        with open_root(tmp_path / "mirror") as root:
+            (root.path / "a.csv").write_bytes(b"x" * (1 << 19))
+
+            assert root.free_bytes() == 1 << 19
+            root.check_room(size=1 << 18, entries=10, reserve=1 << 17)
+            with pytest.raises(DiskFull):
+                root.check_room(size=1 << 19, entries=10, reserve=0)
+            with pytest.raises(InodesExhausted):
+                root.check_room(size=1 << 18, entries=60, reserve=0)
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "mirror"], check=True)

@@ -1,0 +1,112 @@
+"""What the stand-in knows: extracts that agree with themselves, and a demo that grows without changing its past."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+import zlib
+from datetime import UTC, date, datetime
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcsync.sandbox import Synthetic, World, data
+from dcsync.sandbox.world import job_json
+
+FIRST_DAY = date(2026, 11, 20)
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+MIB = 1 << 20
+
+
+def make_demo(days: int, *, seed: int = 1, tables: int = 12, requests: int = 2) -> World:
+    return World.demo(seed=seed, days=days, first_day=FIRST_DAY, tables=tables, requests=requests, now=NOW.timestamp)
+
+
+def bodies(world: World, job: str) -> dict[str, bytes]:
+    return {name: blob.read(0, blob.size) for name, blob in world.extract(job).items()}
+
+
+def test_more_days_leave_the_ids_and_bytes_of_the_earlier_ones() -> None:
+    short, long = make_demo(2), make_demo(4)
+
+    assert list(long.jobs)[: len(short.jobs)] == list(short.jobs)
+    assert list(long.requests) == list(short.requests)
+    assert (len(short.jobs), len(long.jobs)) == (4, 8)
+    for job in short.jobs:
+        assert job_json(long, long.jobs[job]) == job_json(short, short.jobs[job])
+        assert bodies(long, job) == bodies(short, job)
+
+
+def test_from_a_day_to_the_next_some_tables_change_and_most_do_not() -> None:
+    world = make_demo(2, tables=40, requests=1)
+    first, second = (bodies(world, job) for job in world.jobs)
+    plain = [name for name in first if name != data.ARCHIVE_NAME]
+
+    changed = [name for name in plain if first[name] != second[name]]
+
+    assert first.keys() == second.keys()
+    assert 0 < len(changed) < len(plain) / 2
+
+
+def test_a_project_s_request_is_narrow_and_the_account_s_is_not() -> None:
+    whole, narrow = make_demo(1).requests.values()
+
+    assert (whole.project_id, whole.service_groups) == (None, ("all",))
+    assert narrow.project_id is not None
+    assert {name.split("_")[0] for name in narrow.tables} == {"issues", "rfis"}
+
+
+def test_the_archive_holds_all_other_files_and_the_schemas_and_its_checksums_agree() -> None:
+    world = make_demo(1)
+    job = next(iter(world.jobs))
+    plain = bodies(world, job)
+    packed = plain.pop(data.ARCHIVE_NAME)
+
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in plain} == plain
+
+    assert {name: members[name].CRC for name in plain} == {name: zlib.crc32(body) for name, body in plain.items()}
+    more = members.keys() - plain.keys()
+    assert more == {f"schemas/{schema}.json" for schema in {name.split("_")[0] for name in plain if "_" in name}}
+
+
+def test_every_file_says_its_size_and_md5() -> None:
+    world = make_demo(1)
+
+    for blob in world.extract(next(iter(world.jobs))).values():
+        body = blob.read(0, blob.size)
+        assert len(body) == blob.size
+        assert hashlib.md5(body, usedforsecurity=False).hexdigest() == blob.md5
+
+
+def test_a_demo_has_files_with_a_header_alone() -> None:
+    world = make_demo(1, tables=40)
+
+    header = b"id,project_id,title,description,created_by,created_at,status,attributes,amount"
+    found = [name for name, body in bodies(world, next(iter(world.jobs))).items() if body.strip() == header]
+    assert len(found) >= 2
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 3 * MIB), st.lists(st.integers(0, 3 * MIB), min_size=2, max_size=4))
+def test_a_synthetic_file_reads_the_same_in_any_pieces(size: int, cuts: list[int]) -> None:
+    blob = Synthetic(size, seed=3)
+    bounds = sorted({0, size, *(min(cut, size) for cut in cuts)})
+
+    pieces = [blob.read(start, stop) for start, stop in pairwise(bounds)]
+
+    whole = b"".join(blob.pieces())
+    assert len(whole) == blob.size == size
+    assert b"".join(pieces) == whole
+
+
+def test_no_two_pieces_of_a_synthetic_file_are_the_same() -> None:
+    blob = Synthetic(2 * MIB + 5)
+
+    assert blob.read(0, MIB) != blob.read(MIB, 2 * MIB)
+    assert blob.md5 == hashlib.md5(b"".join(blob.pieces()), usedforsecurity=False).hexdigest()
+    assert Synthetic(MIB, seed=1).read(0, MIB) != Synthetic(MIB, seed=2).read(0, MIB)

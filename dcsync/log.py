@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from enum import Enum
 from typing import Any, Protocol
 
 import structlog
@@ -13,11 +16,19 @@ from structlog.typing import EventDict, WrappedLogger
 #: Keys whose values are secrets whatever they look like.
 _SECRET_KEY = re.compile(r"token|secret|password|passwd|authorization|assertion|signature|private_key", re.IGNORECASE)
 #: Keys that only sound like it: facts about tokens.
+#: What structlog's ProcessorFormatter puts in, and takes out before rendering.
+_FORMATTERS_OWN = frozenset({"_record", "_from_structlog"})
 _HARMLESS_KEYS = frozenset({"token_method", "token_expires_at"})
 _URL_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)\?[^\s'\"<>]*", re.IGNORECASE)
+_USER = re.compile(r"(https?://)[^\s/?#@'\"<>]*@", re.IGNORECASE)
+# A key that names a secret, then its value: in quotes of any kind (also escaped ones, JSON within JSON) up to where
+# they close, else up to the next blank. A comma may be part of it.
+_QUOTE = re.compile(r"""\\?["']""")
 _PAIR = re.compile(
-    r"(?i)\b(x-amz-[a-z0-9-]+|awsaccesskeyid|signature|access_token|refresh_token|client_secret|assertion"
-    r"|authorization|code|password)(['\"]?\s*[=:]\s*['\"]?)([^\s&'\",;}\]]+(?:(?<=Basic)\s+\S+|(?<=Bearer)\s+\S+)?)"
+    r"""(?ix)\b(x-amz-[a-z0-9-]+|awsaccesskeyid|signature|sig|(?:access_|refresh_|id_)?token|client_secret|secret
+    |(?:client_)?assertion|code_verifier|private_key|authorization|code|password|passwd)
+    (\\?["']?\s*[=:]\s*)
+    (\\"(?:(?!\\").)*|"(?:\\.|[^"\\])*|'[^']*|(?:(?:basic|bearer|token)\s+)?[^\s&;"'}\])]+)"""
 )
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
 # Three parts in base64url, the first of which begins as JSON does.
@@ -39,10 +50,16 @@ class Stream(Protocol):
 
 def redact(text: str) -> str:
     """Return text without what looks like a secret: queries of URLs, bearer tokens, JWTs, pairs that name one."""
+    text = _USER.sub(r"\1…@", text)
     text = _URL_QUERY.sub(r"\1?…", text)
     text = _BEARER.sub(r"\1 …", text)
     text = _JWT.sub("…", text)
-    return _PAIR.sub(r"\1\2…", text)
+    return _PAIR.sub(_without_value, text)
+
+
+def _without_value(pair: re.Match[str]) -> str:
+    quote = _QUOTE.match(pair[3])
+    return f"{pair[1]}{pair[2]}{quote[0] if quote else ''}…"
 
 
 def configure(level: str, form: str, *, stream: Stream) -> None:
@@ -94,20 +111,22 @@ def _redact_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _redacted(key: str, value: object) -> object:
-    if key.startswith("_"):
-        # ProcessorFormatter's own, taken out before rendering.
+    if key in _FORMATTERS_OWN or value is None or isinstance(value, bool | int | float | datetime | Enum):
         return value
-    if _SECRET_KEY.search(key) and key not in _HARMLESS_KEYS and value is not None:
+    if _SECRET_KEY.search(key) and key not in _HARMLESS_KEYS:
         return "***"
     if isinstance(value, str):
         return redact(value)
-    if isinstance(value, MutableMapping | dict):
-        return {inner: _redacted(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, Mapping):
+        return {redact(str(inner)): _redacted(str(inner), item) for inner, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_redacted(key, item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _redacted(field.name, getattr(value, field.name)) for field in fields(value) if field.repr}
     if isinstance(value, BaseException):
         return redact(f"{type(value).__name__}: {value}")
-    return value
+    # A URL, a path, bytes, anything: as text, like the rest.
+    return redact(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
 
 
 def _escape_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

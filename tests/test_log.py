@@ -6,13 +6,16 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
+from dcsync.auth.store import TokenPair
 from dcsync.errors import ApiUnreachable
 from dcsync.log import configure, redact
 
@@ -301,3 +304,34 @@ def test_libraries_that_show_whole_requests_are_heard_from_warning_on(name: str)
     logging.getLogger(name).warning("trouble")
 
     assert [event["event"] for event in stream.events()] == ["trouble"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        URL("https://h.example/k?Signature=S3CRET"),
+        b"https://h.example/k?Signature=S3CRET",
+        Path("data/https://h.example/k?Signature=S3CRET"),
+        {"https://h.example/k?Signature=S3CRET": 1},
+        TokenPair(refresh_token="S3CRET", access_token="S3CRET"),
+        '{\\"refresh_token\\": \\"S3CRET\\"}',
+        "private_key=S3CRET",
+        "client_assertion=S3CRET",
+        "code_verifier: S3CRET",
+        "sig=S3CRET",
+        "https://user:S3CRET@host/",
+        "Authorization: Token S3CRET",
+        'password="a, S3CRET"',
+        "password=a,S3CRET",
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("key", ["value", "_value"])
+def test_secrets_of_any_shape_and_type_are_taken_out(value: object, key: str) -> None:
+    stream = io.StringIO()
+    configure("info", "json", stream=stream)
+
+    structlog.get_logger("test").info("x", **{key: value})
+
+    assert "S3CRET" not in stream.getvalue()
+    assert "x" in json.loads(stream.getvalue())["event"]

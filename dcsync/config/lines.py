@@ -16,6 +16,7 @@ _KEY = re.compile(
     r"""\s*(?P<keys>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
 )
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
+_TOKEN = re.compile(r"""\"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'|#.*""")
 _INLINE = re.compile(r"""[{,]\s*([A-Za-z0-9_-]+|"[^"]*"|'[^']*')\s*=""")
 
 
@@ -26,7 +27,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     table: KeyPath = ()
     closing: str | None = None
     depth = 0
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if closing is not None:
             if closing in line:
                 closing = None
@@ -54,7 +55,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
         value = line[key.end() :]
         for inner in _INLINE.findall(value):
             lines.setdefault((*path, inner.strip("\"'")), number)
-        closing = next((q for q in ('"""', "'''") if value.count(q) == 1), None)
+        closing = _left_open(value)
         depth = _balance(value) if closing is None else 0
     return lines
 
@@ -80,6 +81,17 @@ def _resolve(path: KeyPath, counts: dict[KeyPath, int]) -> KeyPath:
         if resolved in counts and index < len(path) - 1:
             resolved = (*resolved, counts[resolved])
     return resolved
+
+
+def _left_open(value: str) -> str | None:
+    """Return the quotes of a string of several lines that begins in a value and does not end there."""
+    opened: str | None = None
+    for token in _TOKEN.finditer(value):
+        if opened is None and token[0].startswith("#"):
+            break
+        if token[0] in {'"""', "'''"}:
+            opened = token[0] if opened is None else None if opened == token[0] else opened
+    return opened
 
 
 def _balance(text: str) -> int:

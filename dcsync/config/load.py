@@ -27,13 +27,34 @@ def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
     named = path or (Path(environ["DCSYNC_CONFIG"]) if environ.get("DCSYNC_CONFIG") else None)
     if named is not None:
         return named
-    home = Path(environ["XDG_CONFIG_HOME"]) if environ.get("XDG_CONFIG_HOME") else Path("~/.config").expanduser()
-    places = [home / "dcsync" / "config.toml", _SYSTEM]
+    places = [*_of_the_user(environ), _SYSTEM]
     for place in places:
-        if place.is_file():
+        if _is_there(place):
             return place
     message = f"no configuration found; looked for {' and '.join(str(place) for place in places)}"
     raise ConfigMissing(message)
+
+
+def _of_the_user(environ: Mapping[str, str]) -> list[Path]:
+    if environ.get("XDG_CONFIG_HOME"):
+        return [Path(environ["XDG_CONFIG_HOME"]) / "dcsync" / "config.toml"]
+    try:
+        home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    except RuntimeError:
+        # A system user may have none.
+        return []
+    return [home / ".config" / "dcsync" / "config.toml"]
+
+
+def _is_there(place: Path) -> bool:
+    """Say whether there is something to read; what may not be looked at is there, and reading says why it cannot be."""
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def load(path: Path | None = None, *, environ: Mapping[str, str]) -> Config:

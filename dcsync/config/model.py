@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ class SecretRef:
         self.kind = kind if colon and kind in {"env", "file", "credential"} else "literal"
         self._rest = rest if self.kind != "literal" else text
         if not self._rest:
-            message = f"{kind}: names nothing"
+            message = f"{self.kind}: names nothing" if self.kind != "literal" else "it is empty"
             raise ValueError(message)
         if self.kind == "credential" and ("/" in rest or rest in {".", ".."}):
             message = "credential: takes a name, no path"
@@ -207,11 +208,11 @@ class State(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value.startswith(("postgresql:", "postgres:")):
-            # The URL may hold a password: it is not shown.
             message = 'a PostgreSQL manifest (several hosts) is not available in this version; use "sqlite"'
             raise ValueError(message)
         if value != "sqlite":
-            message = f'{value!r} is not "sqlite"'
+            # The value may be a URL with a password: it is not shown.
+            message = 'it must be "sqlite"'
             raise ValueError(message)
         return value
 
@@ -249,12 +250,13 @@ class Api(Section):
     @field_validator("base_url")
     @classmethod
     def _plain_origin(cls, value: str) -> str:
+        if "@" in value:
+            # Not shown: a password may be part of it.
+            message = "an address with user information; secrets belong into [auth]"
+            raise ValueError(message)
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             message = f"{value!r} is not an address such as https://developer.api.autodesk.com"
-            raise ValueError(message)
-        if "@" in parts.netloc:
-            message = "an address with user information; secrets belong into [auth]"
             raise ValueError(message)
         if parts.scheme == "http" and not is_loopback_url(value):
             message = f"{value!r} is not https: tokens would go over the network in the clear"
@@ -426,4 +428,5 @@ def _absolute_path(value: Path) -> Path:
     if not expanded.is_absolute():
         message = f"{str(value)!r} is not an absolute path"
         raise ValueError(message)
-    return expanded
+    # By its words alone: `a/../b` must not hide from the comparison of root and state.
+    return Path(os.path.normpath(expanded))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from decimal import Decimal
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "ms": 0.001}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?b?)", re.IGNORECASE)
+#: What file offsets can hold.
+_MOST = Decimal(2**63 - 1)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
@@ -34,15 +37,19 @@ def parse_duration(text: str) -> timedelta:
 def parse_size(value: str | int) -> int:
     """Read `"5 GiB"`, `"500 MB"` or a number of bytes; `ValueError` says what is expected."""
     if isinstance(value, int):
-        number, unit = float(value), ""
+        number, unit = Decimal(value), ""
     else:
         match = _SIZE.fullmatch(value.strip())
         if match is None:
             message = f'{value!r} is not a size such as "5 GiB" or "500 MB"'
             raise ValueError(message)
-        number, unit = float(match[1]), match[2].lower().removesuffix("b")
+        number, unit = Decimal(match[1]), match[2].lower().removesuffix("b")
     if number < 0:
         message = f"{value!r} is negative"
         raise ValueError(message)
     base = 1024 if unit.endswith("i") else 1000
-    return int(number * base ** _POWERS[unit.removesuffix("i")])
+    size = number * base ** _POWERS[unit.removesuffix("i")]
+    if size > _MOST:
+        message = "a size beyond every disk"
+        raise ValueError(message)
+    return int(size)

@@ -249,5 +249,5 @@ def split(relative: str) -> Sequence[str]:
     components = [component for component in relative.split("/") if component]
     if not components or any(component in {".", ".."} for component in components):
         message = f"not a path within the mirror: {disk.shown(relative)!r}"
-        raise MirrorTampered(message)
+        raise MirrorTampered(message, hint="look who changed the manifest or the tree")
     return components

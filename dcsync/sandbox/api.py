@@ -238,9 +238,7 @@ class ApiHandlers:
             case Fault(kind="garble-after-commit"):
                 return web.Response(body=body[: len(body) // 2], content_type="application/json")
             case Fault(kind="fail-after-commit", status=status):
-                return web.Response(
-                    status=status, text="<html><h1>Bad gateway</h1></html>", content_type="text/html"
-                )
+                return web.Response(status=status, text="<html><h1>Bad gateway</h1></html>", content_type="text/html")
             case _:
                 return web.Response(body=body, content_type="application/json")
 

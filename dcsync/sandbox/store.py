@@ -84,7 +84,7 @@ class StoreHandlers:
         start, stop, status = 0, blob.size, 200
         span = request.headers.get("Range")
         honoured = self._sandbox.options.if_range == "ignore" or request.headers.get("If-Range") in {None, etag}
-        if span is not None and honoured and not (fault is not None and fault.kind == "no-range"):
+        if span is not None and _is_range(span) and honoured and not (fault is not None and fault.kind == "no-range"):
             found = _span(span, blob.size)
             if found is None:
                 response = _xml(416, "InvalidRange", "The requested range is not satisfiable")
@@ -159,10 +159,17 @@ class StoreHandlers:
                 return f'"{blob.md5[::-1]}"'
 
 
-def _span(text: str, size: int) -> tuple[int, int] | None:
+def _is_range(text: str) -> bool:
+    """Say whether a Range is one that this server knows; any other is ignored (RFC 9110 §14.2)."""
     match = _RANGE.fullmatch(text.strip())
     if match is None or not (match[1] or match[2]):
-        return 0, size
+        return False
+    return not (match[1] and match[2] and int(match[1]) > int(match[2]))
+
+
+def _span(text: str, size: int) -> tuple[int, int] | None:
+    match = _RANGE.fullmatch(text.strip())
+    assert match is not None  # noqa: S101 - it was looked at
     if not match[1]:
         length = min(int(match[2]), size)
         return (size - length, size) if length else None

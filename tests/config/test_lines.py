@@ -160,3 +160,11 @@ def test_every_key_of_a_document_has_the_line_it_was_written_to(
 
     assert document.keys() == tables.keys()
     assert {path: line for path, line in lines.items() if path[-1] != "a" or path in expected} == expected
+
+
+def test_only_line_feeds_end_a_line() -> None:
+    assert key_lines("# a\u2028b\x85c\n[mirror]\nroot = 1\n")["mirror", "root"] == 3
+
+
+def test_quotes_in_a_comment_open_no_string() -> None:
+    assert key_lines('name = "acme"  # """\nid = "1"\n')["id",] == 2

@@ -117,7 +117,7 @@ def test_any_other_text_is_the_secret_itself_and_is_never_shown() -> None:
 
 @pytest.mark.parametrize("text", ["", "env:", "file:", "credential:", "credential:../token", "credential:.."])
 def test_a_reference_to_nothing_or_out_of_its_folder_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"names nothing|takes a name, no path"):
+    with pytest.raises(ValueError, match=r"names nothing|it is empty|takes a name, no path"):
         SecretRef(text)
 
 
@@ -217,7 +217,7 @@ def test_what_is_no_time_zone_is_refused(zone: str) -> None:
 
 def test_only_sqlite_keeps_the_manifest_in_this_version() -> None:
     assert make_config(state={"manifest": "sqlite"}).state.manifest == "sqlite"
-    assert refusal(state={"manifest": "mysql"}) == "'mysql' is not \"sqlite\""
+    assert refusal(state={"manifest": "mysql"}) == 'it must be "sqlite"'
     assert "not available in this version" in refusal(state={"manifest": f"postgres://u:{CANARY}@h/d"})
     assert CANARY not in refusal(state={"manifest": f"postgres://u:{CANARY}@h/d"})
 
@@ -333,3 +333,18 @@ def test_a_hook_needs_events_that_exist_and_a_program() -> None:
     assert make_config(hook=[hook]).hooks[0].timeout == timedelta(minutes=10)
     assert "at least 1 item" in refusal(hook=[{**hook, "run": []}])
     assert "'snapshot', 'failure', 'attention' or 'recovered'" in refusal(hook=[{**hook, "on": ["bogus"]}])
+
+
+@pytest.mark.parametrize("url", ["https://u:hunter2@h?x", "ftp://u:hunter2@h", "http://u:hunter2@example.com"])
+def test_a_password_in_the_address_is_not_shown(url: str) -> None:
+    assert "hunter2" not in refusal(api={"base_url": url})
+
+
+def test_a_password_in_the_manifest_s_address_is_not_shown() -> None:
+    assert "hunter2" not in refusal(state={"manifest": "mysql://u:hunter2@h/db"})
+
+
+def test_root_and_state_are_compared_as_the_folders_they_are() -> None:
+    words = refusal(mirror={"root": "/srv/dcsync/a"}, state={"dir": "/srv/dcsync/b/../a"})
+
+    assert "must not be state.dir" in words

@@ -113,3 +113,9 @@ def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
     except ValueError:
         return
     assert parsed >= 0
+
+
+def test_sizes_are_exact_and_end_where_file_offsets_do() -> None:
+    assert parse_size(2**53 + 1) == 2**53 + 1
+    with pytest.raises(ValueError, match="beyond every disk"):
+        parse_size("9" * 400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -484,22 +485,25 @@ async def test_what_was_acknowledged_is_there_for_the_next_one_who_opens_it(open
 
 async def test_cancelling_at_any_moment_leaves_a_publish_whole_or_not_begun(manifest: Manifest) -> None:
     turns = FakeClock()
-    files = tuple(make_stored(f"{number}.csv") for number in range(1500))
-    jobs = [str(number) for number in range(60)]
-    await know(manifest, *jobs)
+    files = tuple(make_stored(f"{number:04}.csv") for number in range(1100))
+    await know(manifest)
 
-    for count, job in enumerate(jobs):
+    count = 0
+    while await state_of(manifest) is not S.PUBLISHED:
         async with asyncio.TaskGroup() as group:
-            publication = make_publication(JobId(job), f"acme/{job}", files=files)
-            publishing = group.create_task(manifest.publish(ACME, publication))
+            publishing = group.create_task(manifest.publish(ACME, make_publication(files=files)))
             for _ in range(count):
                 await turns.sleep(0)
             publishing.cancel()
+        # What a cancelled statement leaves in a reference cycle would hold the lock.
+        gc.collect()
+        if publishing.cancelled() and await state_of(manifest) is not S.PUBLISHED:
+            assert await manifest.folder_taken_by("acme/x/2026") is None
+            assert (await manifest.jobs(ACME))[JOB_ID].published_at is None
+        count += 1 + count // 4
 
-        if await state_of(manifest, job) is S.PUBLISHED:
-            assert len(await files_of(manifest) or ()) == len(files)
-            await manifest.move(ACME, JobId(job), S.PRUNED, at=LATER)
-        assert await files_of(manifest) is None
+    assert count > 1
+    assert await files_of(manifest) == files
 
 
 async def test_many_write_at_once_and_all_of_it_is_there(manifest: Manifest) -> None:

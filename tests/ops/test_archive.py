@@ -536,7 +536,10 @@ async def test_the_bars_are_told_true_totals(mirror: Mirror) -> None:
 
 async def test_a_backfill_under_the_real_quota_meets_no_429(tmp_path: Path) -> None:
     async with mirroring(tmp_path, url_lifetime_s=1000.0) as mirror:
-        jobs = [add_extract(mirror, tables(40, size=200, seed=day), days_ago=20 - day, with_archive=True) for day in range(20)]
+        jobs = [
+            add_extract(mirror, tables(40, size=200, seed=day), days_ago=20 - day, with_archive=True)
+            for day in range(20)
+        ]
 
         outcome = await mirror.sync_one()
 

@@ -1,0 +1,510 @@
+"""The file behind the manifest: private, durable, migrated once, and never believed when it is damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, JobId
+from dcsync.core.ports import AccountFacts, KnownJob, Publication
+from dcsync.errors import ManifestCorrupt, ManifestError, ManifestNewer
+from dcsync.manifest import SqlManifest, open_manifest, schema
+from dcsync.manifest.store import REVISIONS
+from tests.fakes import JOB_ID, NOON, make_job, make_snapshot
+
+ACME = AccountName("acme")
+HEADER = b"SQLite format 3\0"
+
+#: As nobody: opens the manifest, of which the folder was entered before.
+OPEN_AS_NOBODY = """
+import asyncio, os, sys
+from pathlib import Path
+from dcsync.errors import ManifestError
+from dcsync.manifest import open_manifest
+async def main():
+    try:
+        async with open_manifest(Path("manifest.sqlite")):
+            print("opened")
+    except ManifestError as error:
+        print(error)
+os.chdir(sys.argv[1])
+os.setuid(65534)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "manifest.sqlite"
+
+
+@contextmanager
+def raw(path: Path) -> Iterator[sqlite3.Connection]:
+    """Another program's connection to the file."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+async def fill(path: Path, jobs: int = 1) -> None:
+    """Make a manifest with so many published jobs."""
+    async with open_manifest(path) as manifest:
+        for number in range(jobs):
+            await publish(manifest, f"job-{number}")
+
+
+async def publish(manifest: SqlManifest, job: str) -> None:
+    await manifest.record_poll(
+        ACME, jobs=[KnownJob(job=make_job(id=JobId(job)), state=JobState.SEEN)], requests=[], at=NOON
+    )
+    await manifest.publish(
+        ACME,
+        Publication(
+            job=JobId(job),
+            snapshot=make_snapshot(folder=f"acme/{job}"),
+            published_at=NOON,
+            strategy="files",
+            calls=1,
+            fetched_bytes=8,
+            linked_bytes=0,
+            seconds=0.5,
+        ),
+    )
+
+
+async def pragma(manifest: SqlManifest, name: str) -> Any:
+    async with manifest._engine.connect() as connection:
+        return await connection.scalar(sa.text(f"PRAGMA {name}"))
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {found.name: found.read_bytes() for found in path.parent.iterdir()}
+
+
+# --- how it is opened -------------------------------------------------------------------------------------------------
+
+
+async def test_a_commit_is_on_the_disk_when_it_is_acknowledged(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        # Values by SQLite's documentation: 2 is FULL; with NORMAL (1) a power cut takes acknowledged commits.
+        assert await pragma(manifest, "synchronous") == 2
+        assert await pragma(manifest, "journal_mode") == "wal"
+        assert await pragma(manifest, "foreign_keys") == 1
+        assert await pragma(manifest, "busy_timeout") == 30_000
+
+
+async def test_every_connection_is_set_up_and_not_only_the_first(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        raws = [await manifest._engine.raw_connection() for _ in range(3)]
+        settings = []
+        for connection in raws:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA synchronous")
+            settings.append(cursor.fetchone())
+            cursor.close()
+            connection.close()
+
+    assert settings == [(2,)] * 3
+
+
+async def test_what_was_written_can_be_read_by_others_before_the_manifest_is_closed(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        await publish(manifest, JOB_ID)
+
+        with raw(path) as other:
+            assert other.execute("SELECT state, folder FROM job").fetchall() == [("published", f"acme/{JOB_ID}")]
+            assert other.execute("SELECT name FROM file").fetchall() == [("admin_users.csv",)]
+
+
+async def test_nobody_else_can_read_the_manifest(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        await publish(manifest, JOB_ID)
+
+        modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()}
+
+    assert modes == dict.fromkeys(("manifest.sqlite", "manifest.sqlite-wal", "manifest.sqlite-shm"), 0o600)
+
+
+@pytest.mark.parametrize("name", ["with space", "per%20cent", "que?stion=1&uri", "ha#sh", "ü"])
+async def test_any_name_of_a_folder_will_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+
+    await fill(tmp_path / name / "manifest.sqlite")
+
+    assert [found.name for found in (tmp_path / name).iterdir()] == ["manifest.sqlite"]
+    assert [found.name for found in tmp_path.iterdir()] == [name]
+
+
+async def test_a_state_folder_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"cannot be opened: No such file"):
+        async with open_manifest(tmp_path / "missing" / "manifest.sqlite"):
+            pass
+
+
+@pytest.mark.needs_root
+async def test_a_manifest_that_may_not_be_opened_says_for_whom(path: Path) -> None:
+    await fill(path)
+    path.parent.chmod(0o755)
+
+    opened = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", OPEN_AS_NOBODY, path.parent], check=True, capture_output=True
+    )
+
+    assert opened.stdout == b"the manifest manifest.sqlite cannot be opened: Permission denied (as uid 65534)\n"
+
+
+# --- schema -----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_migrations_give_the_schema_that_the_code_has(path: Path) -> None:
+    await fill(path)
+
+    engine = sa.create_engine(f"sqlite:///{path}")
+    try:
+        with engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, schema.metadata) == []
+            inspected = sa.inspect(connection)
+            # What alembic's comparison leaves out.
+            for table in schema.metadata.tables.values():
+                key = inspected.get_pk_constraint(table.name)["constrained_columns"]
+                assert key == [column.name for column in table.primary_key]
+                nullable = {column["name"]: column["nullable"] for column in inspected.get_columns(table.name)}
+                assert nullable == {column.name: column.nullable for column in table.columns}
+            assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == REVISIONS[-1]
+    finally:
+        engine.dispose()
+
+
+async def test_opening_again_does_not_migrate_again(path: Path) -> None:
+    await fill(path)
+    with raw(path) as other:
+        before = other.execute("PRAGMA schema_version").fetchone()
+
+    async with open_manifest(path) as manifest:
+        assert await manifest.knows_snapshots()
+
+    with raw(path) as other:
+        assert other.execute("PRAGMA schema_version").fetchone() == before
+        assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISIONS[-1],)]
+
+
+async def test_a_manifest_of_the_first_version_is_brought_up_to_date_with_all_it_holds(path: Path) -> None:
+    await fill(path)
+    with raw(path) as other:
+        other.execute("ALTER TABLE file DROP COLUMN packed")
+        other.execute("UPDATE alembic_version SET version_num = '0001'")
+
+    async with open_manifest(path) as manifest:
+        snapshot = await manifest.snapshot_before(ACME, make_job().request_id, None)
+
+    assert snapshot is not None
+    assert snapshot.files == make_snapshot().files
+
+
+async def test_a_migration_that_fails_leaves_the_manifest_at_its_old_version(path: Path) -> None:
+    await fill(path)
+    with raw(path) as other:
+        # The column is there already: adding it fails.
+        other.execute("UPDATE alembic_version SET version_num = '0001'")
+
+    with pytest.raises(ManifestError, match="duplicate column"):
+        async with open_manifest(path):
+            pass
+
+    with raw(path) as other:
+        assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert other.execute("SELECT count(*) FROM file").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_a_manifest_of_a_newer_version_is_refused_and_untouched(path: Path, read_only: bool) -> None:
+    await fill(path)
+    with raw(path) as other:
+        other.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = path.read_bytes()
+
+    with pytest.raises(ManifestNewer, match=f"schema 9999, this dcsync knows up to {REVISIONS[-1]}"):
+        async with open_manifest(path, read_only=read_only):
+            pass
+
+    assert path.read_bytes() == before
+
+
+# --- read only --------------------------------------------------------------------------------------------------------
+
+
+async def test_opened_to_be_read_it_can_be_read_and_not_changed(path: Path) -> None:
+    await fill(path)
+    before = path.read_bytes()
+
+    async with open_manifest(path, read_only=True) as manifest:
+        assert (await manifest.jobs(ACME)).keys() == {"job-0"}
+        with pytest.raises(ManifestError, match="readonly"):
+            await manifest.learn(ACME, AccountFacts(error="x"))
+        assert await manifest.facts(ACME) == AccountFacts(last_poll_at=NOON)
+
+    assert path.read_bytes() == before
+
+
+async def test_opened_to_be_read_an_older_one_is_not_migrated(path: Path) -> None:
+    await fill(path)
+    with raw(path) as other:
+        other.execute("ALTER TABLE file DROP COLUMN packed")
+        other.execute("UPDATE alembic_version SET version_num = '0001'")
+    before = path.read_bytes()
+
+    async with open_manifest(path, read_only=True) as manifest:
+        assert (await manifest.jobs(ACME)).keys() == {"job-0"}
+
+    assert path.read_bytes() == before
+
+
+async def test_opened_to_be_read_a_missing_one_is_not_made(path: Path) -> None:
+    with pytest.raises(ManifestError, match="unable to open"):
+        async with open_manifest(path, read_only=True):
+            pass
+
+    assert contents(path) == {}
+
+
+async def test_it_can_be_read_while_somebody_else_writes(path: Path) -> None:
+    await fill(path)
+    with raw(path) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE job SET state = 'pruned'")
+
+        async with open_manifest(path, read_only=True) as manifest:
+            assert (await manifest.jobs(ACME))[JobId("job-0")].state is JobState.PUBLISHED
+
+        writer.execute("ROLLBACK")
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+async def test_no_page_of_it_can_be_garbage_without_being_noticed(path: Path) -> None:
+    await fill(path, jobs=3)
+    body = path.read_bytes()
+    size = int.from_bytes(body[16:18], "big")
+    assert len(body) // size > 10
+
+    for page in range(len(body) // size):
+        garbage = bytes((7 * index + page) % 251 for index in range(size))
+        path.write_bytes(body[: page * size] + garbage + body[(page + 1) * size :])
+
+        with pytest.raises(ManifestCorrupt, match="is damaged") as caught:
+            async with open_manifest(path):
+                pass
+
+        assert "manifest.sqlite-wal" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda body: b"not a database" * 100, id="another file"),
+        pytest.param(lambda body: HEADER + b"\0" * (len(body) - 16), id="zeros after the header"),
+        pytest.param(lambda body: body[: len(body) // 2], id="half of it"),
+        pytest.param(lambda body: body[:4096], id="one page of it"),
+    ],
+)
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_a_damaged_manifest_is_refused_and_left_as_it_is(path: Path, damage: Any, read_only: bool) -> None:
+    await fill(path, jobs=3)
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+
+    with pytest.raises(ManifestCorrupt):
+        async with open_manifest(path, read_only=read_only):
+            pass
+
+    assert path.read_bytes() == damaged
+
+
+async def test_what_was_not_yet_in_the_file_is_in_its_log(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    async with open_manifest(path) as manifest:
+        await publish(manifest, JOB_ID)
+        # As after a kill: nobody closed it, and the -shm is lost.
+        for name in ("manifest.sqlite", "manifest.sqlite-wal"):
+            shutil.copy(path.with_name(name), copy / name)
+
+    async with open_manifest(copy / "manifest.sqlite") as manifest:
+        assert await manifest.published_folders(ACME) == {JOB_ID: f"acme/{JOB_ID}"}
+
+
+async def test_no_message_holds_the_value_of_a_row(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        await publish(manifest, "a")
+        await manifest.record_poll(
+            ACME, jobs=[KnownJob(job=make_job(id=JobId("b")), state=JobState.SEEN)], requests=[], at=NOON
+        )
+
+        with pytest.raises(ManifestError) as caught:
+            await manifest.move(ACME, JobId("b"), JobState.LISTED, at=NOON, folder="acme/a", reason="a secret")
+
+    assert "job.folder" in str(caught.value)
+    assert "acme/a" not in str(caught.value)
+    assert "a secret" not in str(caught.value)
+
+
+# --- two writers, and writers that are cancelled ----------------------------------------------------------------------
+
+
+async def test_a_writer_waits_until_the_other_one_is_done(path: Path) -> None:
+    await fill(path)
+    facts = AccountFacts(error="written second")
+    async with open_manifest(path) as manifest, asyncio.TaskGroup() as group:
+        with raw(path) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("UPDATE account SET error = 'written first'")
+            writing = group.create_task(manifest.learn(ACME, facts))
+            # The time is not waited for but given: one that does not wait is refused within it.
+            _, waiting = await asyncio.wait({writing}, timeout=0.2)
+            other.execute("COMMIT")
+        await writing
+
+        assert waiting == {writing}
+        assert await manifest.facts(ACME) == facts
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "UPDATE job", "DELETE FROM file", "INSERT INTO file"])
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
+async def test_a_write_that_is_cancelled_at_a_statement_is_rolled_back_whole(
+    path: Path, statement: str, moment: str
+) -> None:
+    async with open_manifest(path) as manifest:
+        await publish(manifest, "before")
+        await manifest.record_poll(ACME, jobs=[KnownJob(job=make_job(), state=JobState.SEEN)], requests=[], at=NOON)
+        before = await manifest.jobs(ACME)
+        reached = []
+
+        def cancel(connection: object, cursor: object, executed: str, *rest: object) -> None:
+            if executed.startswith(statement) and writing is not None and not reached:
+                reached.append(executed)
+                writing.cancel()
+
+        writing: asyncio.Task[None] | None = None
+        sa.event.listen(manifest._engine.sync_engine, moment, cancel)
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(publish(manifest, JOB_ID))
+            if statement != "BEGIN":
+                # Its poll is a transaction of its own; the publication is what is cancelled.
+                assert not reached
+
+        assert writing.cancelled()
+        assert reached
+        gc.collect()
+        assert await manifest.jobs(ACME) == before
+        with raw(path) as other:
+            assert other.execute("SELECT job FROM file").fetchall() == [("before",)]
+
+
+# --- the rest of it ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_manifest_belongs_to_one_mirror(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        assert await manifest.instance() is None
+        await manifest.set_instance("first")
+        await manifest.set_instance("second")
+
+    async with open_manifest(path) as manifest:
+        assert await manifest.instance() == "second"
+
+
+async def test_a_manifest_knows_snapshots_only_while_one_is_published(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        assert not await manifest.knows_snapshots()
+        await publish(manifest, JOB_ID)
+        assert await manifest.knows_snapshots()
+        await manifest.move(ACME, JOB_ID, JobState.PRUNED, at=NOON)
+        assert not await manifest.knows_snapshots()
+
+
+async def test_accounts_are_those_that_were_learnt_polled_or_published(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        await manifest.learn(AccountName("learnt"), AccountFacts())
+        await manifest.record_poll(AccountName("polled"), jobs=[], requests=[], at=NOON)
+        await publish(manifest, JOB_ID)
+
+        assert await manifest.accounts() == ["acme", "learnt", "polled"]
+
+
+async def test_jobs_are_counted_by_state(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        for job in "abc":
+            await publish(manifest, job)
+        await manifest.move(ACME, JobId("a"), JobState.PRUNED, at=NOON)
+
+        assert await manifest.totals(ACME) == {"published": 2, "pruned": 1}
+        assert await manifest.totals(AccountName("other")) == {}
+
+
+async def test_a_run_is_a_row(path: Path) -> None:
+    async with open_manifest(path) as manifest:
+        for error in (None, "A-NETWORK"):
+            await manifest.record_run(
+                ACME,
+                started_at=NOON,
+                ended_at=NOON + timedelta(seconds=3),
+                published=1,
+                failed=2,
+                calls=3,
+                fetched_bytes=2**40,
+                linked_bytes=5,
+                error_code=error,
+            )
+
+    microseconds = int(NOON.timestamp()) * 1_000_000
+    row = ("acme", microseconds, microseconds + 3_000_000, 1, 2, 3, 2**40, 5)
+    with raw(path) as other:
+        assert other.execute("SELECT * FROM run ORDER BY id").fetchall() == [
+            (1, *row, None),
+            (2, *row, "A-NETWORK"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("moment", "microseconds"),
+    [
+        (datetime(1970, 1, 1, tzinfo=UTC), 0),
+        (datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), -1),
+        (datetime(2026, 11, 22, 12, 0, 0, 1, tzinfo=UTC), 1_795_348_800_000_001),
+        (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), 253_402_300_799_999_999),
+        (datetime(2026, 11, 22, 14, 0, tzinfo=timezone(timedelta(hours=2))), 1_795_348_800_000_000),
+    ],
+)
+async def test_a_time_is_stored_as_microseconds_and_comes_back_in_utc(
+    path: Path, moment: datetime, microseconds: int
+) -> None:
+    async with open_manifest(path) as manifest:
+        await manifest.learn(ACME, AccountFacts(last_poll_at=moment))
+        found = (await manifest.facts(ACME)).last_poll_at
+
+        with raw(path) as other:
+            assert other.execute("SELECT last_poll_at FROM account").fetchall() == [(microseconds,)]
+
+    assert found == moment
+    assert found is not None
+    assert found.tzinfo is UTC

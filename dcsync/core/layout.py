@@ -71,6 +71,7 @@ def parse_layout(text: str) -> Layout:
     if not request_segments:
         msg = f"the layout {text!r} must begin with a folder that does not depend on the job"
         raise ValueError(msg)
+    _check_sample([*request_segments, *snapshot_segments], text)
     return Layout(
         request_segments=tuple(request_segments),
         snapshot_segments=tuple(snapshot_segments),
@@ -93,7 +94,7 @@ def place(
 
     A job without a time goes below `undated` (FAULTS C5). `id_length` is raised when two jobs would share a folder.
     """
-    local = None if completed_at is None else completed_at.astimezone(zone)
+    local = None if completed_at is None else _in_zone(completed_at, zone)
     values = {
         "account": account,
         "request": request_slug,
@@ -117,6 +118,16 @@ def request_slug(description: str, request_id: str) -> str:
     # 60 keeps the whole name readable in a listing; the id makes it unique.
     stem = words[:60].strip("-") or "request"
     return f"{stem}-{short_id(request_id)}"
+
+
+def _check_sample(segments: list[str], text: str) -> None:
+    """Refuse a template whose folders are no safe components once they are put together."""
+    values = {"account": "a", "request": "r", "project": "p", "time": "120000Z", "job": "0a1b2c3d"}
+    for segment in segments:
+        for folder in _fill(segment, values, datetime(2026, 11, 22, 12, tzinfo=UTC)).split("/"):
+            if names.component(folder) != folder or folder.startswith(".") or set(folder) <= {"."}:
+                msg = f"the layout {text!r} makes the folder {folder!r}, which is no safe name"
+                raise ValueError(msg)
 
 
 def _split(template: str) -> list[str]:
@@ -164,10 +175,23 @@ def _fill(segment: str, values: dict[str, str], local: datetime | None) -> str:
     for literal, name, spec, _ in string.Formatter().parse(segment):
         filled.append(literal)
         if name == "date":
-            filled.append("undated" if local is None else local.strftime(spec or "%Y-%m-%d"))
+            filled.append("undated" if local is None else _date(local, spec or "%Y-%m-%d"))
         elif name is not None:
             filled.append(values[name])
     return "".join(filled)
+
+
+def _in_zone(moment: datetime, zone: tzinfo) -> datetime:
+    try:
+        return moment.astimezone(zone)
+    except OverflowError:
+        # The first and the last day there is have no other zone.
+        return moment
+
+
+def _date(local: datetime, spec: str) -> str:
+    """strftime, with years of four digits, which the C library does not promise."""
+    return local.strftime(spec.replace("%Y", f"{local.year:04}"))
 
 
 def _time_of(local: datetime | None, zone: tzinfo) -> str:

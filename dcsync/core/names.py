@@ -1,13 +1,14 @@
 """From a name the server gave to one path component that is safe everywhere (FAULTS, rule N).
 
 What cannot be taken is escaped as `%XX` of its UTF-8 bytes, never dropped, so the data is saved all the same; the
-original name stands in `_dcsync.json`. `component` is injective, `assign` also keeps names apart that a file system
-would take for the same.
+original name stands in `_dcsync.json`. `component` is injective for names that need no cutting; `assign` keeps all of
+them apart, also those that a file system would take for the same.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -59,14 +60,10 @@ def assign(originals: Iterable[str]) -> dict[str, str]:
     result does not depend on the order the names came in.
     """
     assigned: dict[str, str] = {}
-    taken: set[str] = set()
+    taken = _Taken()
     for original in sorted(set(originals)):
-        name = component(original)
-        length = 8
-        while clash_key(name) in taken:
-            name = _with_suffix(_escape(original), _digest(original, length), MAX_BYTES)
-            length += 8
-        taken.add(clash_key(name))
+        name = _free(component(original), _escape(original), original, taken)
+        taken.add(name)
         assigned[original] = name
     return assigned
 
@@ -78,18 +75,14 @@ def assign_paths(listed: Iterable[str], extra: Iterable[str]) -> dict[str, str]:
     or is too deep is left out. What would clash with a file, or with a folder, gets `~` and a hash in one component.
     """
     assigned = assign(listed)
-    files = {clash_key(name) for name in assigned.values()}
-    folders: set[str] = set()
+    taken = _Taken(assigned.values())
     for original in sorted(set(extra) - assigned.keys()):
         parts = original.split("/")
         if len(parts) > MAX_DEPTH or any(part in {"", ".", ".."} for part in parts):
             continue
-        path = "/".join(component(part) for part in parts)
-        if _is_taken(path, files, folders):
-            path = _with_suffix(component(original), _digest(original), MAX_BYTES)
-        key = clash_key(path)
-        files.add(key)
-        folders |= {key[:place] for place, character in enumerate(key) if character == "/"}
+        plain = "/".join(component(part) for part in parts)
+        path = _free(plain, _escape(original), original, taken)
+        taken.add(path)
         assigned[original] = path
     return assigned
 
@@ -105,15 +98,42 @@ def ascii_fold(text: str) -> str:
 def printable(text: str, limit: int = 80) -> str:
     """Return text for a message: one line, nothing that a terminal obeys, at most `limit` characters."""
     shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text[:limit]
+        c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text[: limit + 1]
     )
-    return shown + ("…" if len(text) > limit else "")
+    return shown if len(shown) <= limit else shown[:limit] + "…"
 
 
-def _is_taken(path: str, files: set[str], folders: set[str]) -> bool:
-    key = clash_key(path)
-    parents = (key[:place] for place, character in enumerate(key) if character == "/")
-    return key in files or key in folders or any(parent in files for parent in parents)
+def _free(name: str, stem: str, original: str, taken: _Taken) -> str:
+    """Return `name`, or `stem` with a hash of the original that is not taken. Nobody can take them all."""
+    attempts = itertools.count()
+    while name in taken:
+        attempt = next(attempts)
+        name = _with_suffix(stem, _digest(original if attempt == 0 else f"{attempt}/{original}"), MAX_BYTES)
+    return name
+
+
+class _Taken:
+    """The paths of a snapshot so far, as a file system that folds case and form sees them: its files and folders."""
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+        for path in paths:
+            self.add(path)
+
+    def __contains__(self, path: str) -> bool:
+        key = clash_key(path)
+        return key in self._files or key in self._folders or any(parent in self._files for parent in _parents(key))
+
+    def add(self, path: str) -> None:
+        """Take a path, and the folders above it."""
+        key = clash_key(path)
+        self._files.add(key)
+        self._folders.update(_parents(key))
+
+
+def _parents(key: str) -> list[str]:
+    return [key[:place] for place, character in enumerate(key) if character == "/"]
 
 
 def _escape(original: str) -> str:
@@ -123,8 +143,9 @@ def _escape(original: str) -> str:
         _percent(character) if _must_escape(original, index, character) else character
         for index, character in enumerate(original)
     ]
-    lowered = original.lower()
-    if lowered in _OWN_NAMES or lowered.startswith(".dcsync") or _DEVICE.match(original):
+    # As a file system that folds case or form would see it.
+    key = clash_key(original)
+    if key in _OWN_NAMES or key.startswith(".dcsync") or _DEVICE.match(original):
         characters[0] = _percent(original[0])
     if original[-1] in ". ":
         characters[-1] = _percent(original[-1])
@@ -142,8 +163,8 @@ def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def _digest(original: str, length: int = 8) -> str:
-    return hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+def _digest(original: str) -> str:
+    return hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _with_suffix(name: str, digest: str, limit: int) -> str:

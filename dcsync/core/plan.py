@@ -12,9 +12,10 @@ from dcsync.core.cost import Market, Price, Way
 from dcsync.core.model import ARCHIVE_NAME, ListedFile, Snapshot, StoredFile
 from dcsync.core.ziplayout import Directory, Member, Span, coalesce, split
 
-#: Up to this many bytes between two members are read and thrown away rather than asked around: a request of its own
-#: costs about as much as 64 KiB on a slow line.
-GAP = 1 << 16
+#: Up to this many bytes between two members are read and thrown away rather than asked around.
+GAP = 1 << 12
+#: More ranges than this are merged over wider gaps: each is a request, whatever it brings.
+MOST_SPANS = 128
 #: Ranges of the archive that are worked on side by side, and the least that is worth one.
 SPANS_AT_ONCE = 4
 LEAST_SPAN = 4 << 20
@@ -208,7 +209,11 @@ def ways_to(plan: Plan, directory: Directory | None, market: Market) -> dict[Way
 def spans_of(members: Sequence[Member], way: Way, directory: Directory) -> tuple[Span, ...]:
     """Return the ranges of the archive to ask for: around the members, or all of it, cut to be worked on at once."""
     gap = directory.size if way is Way.WHOLE else GAP
-    return split(coalesce(members, gap=gap), pieces=SPANS_AT_ONCE, least=LEAST_SPAN)
+    spans = coalesce(members, gap=gap)
+    while len(spans) > MOST_SPANS:
+        gap *= 2
+        spans = coalesce(members, gap=gap)
+    return split(spans, pieces=SPANS_AT_ONCE, least=LEAST_SPAN)
 
 
 class _Planner:
@@ -232,6 +237,11 @@ class _Planner:
         on_disk = names.assign_paths(listed, [file.name for file in further])
         actions = [self._decide(file, on_disk.get(file.name), is_listed=True) for file in self._listing]
         actions += [self._decide(file, on_disk.get(file.name), is_listed=False) for file in further]
+        actions += [
+            Skip(file=ListedFile(name=name, size=0), reason=f"only in the archive; refused there: {reason}")
+            for name, reason in self._refused.items()
+            if name not in set(listed)
+        ]
         return Plan(actions=tuple(sorted(actions, key=lambda action: (-action.file.size, action.file.name))))
 
     def _decide(self, file: ListedFile, name: str | None, *, is_listed: bool) -> Action:

@@ -180,7 +180,7 @@ def _file_json(stored: StoredFile) -> dict[str, Json]:
 def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
     size, crc32 = entry.get("size"), _string(entry, "crc32")
     md5, etag, packed = entry.get("md5"), entry.get("etag"), entry.get("packed")
-    if not isinstance(size, int) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         msg = "a file of the sidecar has no size"
         raise WireError(msg)
     try:

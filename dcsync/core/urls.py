@@ -11,6 +11,7 @@ from dcsync.core.names import printable
 from dcsync.errors import UnsafeUrl
 
 _HTTPS_PORT = 443
+_WITH_IPV4_AT_THE_END = (ipaddress.ip_network("::/96"), ipaddress.ip_network("64:ff9b::/96"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,10 @@ class StoragePolicy:
             ip = ipaddress.ip_address(address)
         except ValueError:
             return False
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        if ip.is_loopback:
+        every = [ip, *_embedded(ip)]
+        if any(each.is_loopback for each in every):
             return self.allow_loopback or self.names_host(host)
-        return (ip.is_global and not ip.is_multicast) or self.names_host(host)
+        return all(_is_public(each) for each in every) or self.names_host(host)
 
 
 def check_signed_url(url: str, policy: StoragePolicy) -> str:
@@ -70,6 +71,21 @@ def check_signed_url(url: str, policy: StoragePolicy) -> str:
         msg = f"a signed URL points to the address {shown}, which is not public"
         raise UnsafeUrl(msg)
     return host
+
+
+def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    site_local = isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local
+    return ip.is_global and not ip.is_multicast and not site_local
+
+
+def _embedded(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """Return the IPv4 addresses that an IPv6 one leads to: mapped, compatible, 6to4, Teredo, NAT64 (RFC 6052)."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return []
+    found = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+    if any(ip in network for network in _WITH_IPV4_AT_THE_END):
+        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    return [each for each in found if each is not None]
 
 
 def is_loopback_url(url: str) -> bool:

@@ -197,7 +197,7 @@ def parse_listing(value: Json) -> tuple[ListedFile, ...]:
             raise WireError(msg)
         size = _integer(entry.get("size"))
         if size is None or not 0 <= size <= MAX_FILE_SIZE:
-            msg = f"the data listing gives {printable(name)!r} the size {printable(str(entry.get('size')), 30)!r}"
+            msg = f"the data listing gives {printable(name)!r} the size {_shown(entry.get('size'), 30)!r}"
             raise WireError(msg)
         if name in files and files[name].size != size:
             msg = f"the data listing has {printable(name)!r} twice, with {files[name].size} and {size} bytes"
@@ -333,9 +333,14 @@ def _identifier(entry: Mapping[str, Json], key: str, what: str) -> str:
     """Ids go into URLs' paths and folder names: refuse what no id has, instead of carrying it further."""
     value = entry.get(key)
     if not isinstance(value, str) or not _ID.fullmatch(value) or set(value) == {"."}:
-        msg = f"{what} has no usable `{key}` but {printable(str(value), 40)!r}"
+        msg = f"{what} has no usable `{key}` but {_shown(value, 40)!r}"
         raise WireError(msg)
     return value
+
+
+def _shown(value: Json, limit: int) -> str:
+    """Return a value for a message. What holds others is only named: it may be nested without end."""
+    return _kind(value) if isinstance(value, Mapping) or _is_sequence(value) else printable(str(value), limit)
 
 
 def _kind(value: Json) -> str:
@@ -345,7 +350,10 @@ def _kind(value: Json) -> str:
 
 
 def _text(value: Json) -> str | None:
-    return value if isinstance(value, str) and value else None
+    """Text that can be stored: a lone surrogate has no UTF-8."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _texts(value: Json) -> tuple[str, ...]:
@@ -370,7 +378,7 @@ def _integer(value: Json) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip()):
-        return int(value)
+        return int(value.strip())
     return None
 
 

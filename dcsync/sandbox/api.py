@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -109,7 +108,7 @@ class ApiHandlers:
         quota = self._sandbox.options.quota_per_minute
         if quota is None or not request.path.startswith("/data-connector/"):
             return None
-        now = time.monotonic()
+        now = self._sandbox.world.now()
         while self._calls and now - self._calls[0] >= 60:
             self._calls.popleft()
         if len(self._calls) >= quota:

@@ -269,3 +269,45 @@ def test_any_request_s_folder_is_one_safe_component(description: str, request_id
 
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?-[A-Za-z0-9._~%]{1,12}", slug)
     assert not slug.endswith(".")
+
+
+def test_the_last_day_there_is_has_a_place_in_every_zone() -> None:
+    placed = layout.place(
+        layout.parse_layout("dated"),
+        account=AccountName("acme"),
+        request_slug="r",
+        project=None,
+        completed_at=datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+        job=JobId("abc"),
+        zone=timezone(timedelta(hours=1)),
+    )
+
+    assert placed.folder.startswith("acme/r/9999/12/31/")
+
+
+def test_years_have_four_digits() -> None:
+    placed = layout.place(
+        layout.parse_layout("dated"),
+        account=AccountName("acme"),
+        request_slug="r",
+        project=None,
+        completed_at=datetime(999, 12, 31, tzinfo=UTC),
+        job=JobId("abc"),
+    )
+
+    assert placed.folder == "acme/r/0999/12/31/000000Z-abc"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{account}/{date:.}./{date:.}./{job}",
+        "{account}/{date:%Y//%m}/{job}",
+        "{account}/{date:%Y/./%m}/{job}",
+        "{account}/{date:.dcsync/%Y}/{job}",
+        "{account}/{job}.",
+    ],
+)
+def test_a_template_that_makes_no_safe_folder_is_refused(template: str) -> None:
+    with pytest.raises(ValueError, match="layout"):
+        layout.parse_layout(template)

@@ -197,13 +197,35 @@ def test_the_first_of_a_clash_keeps_its_name_and_the_other_gets_a_hash() -> None
     assert names.assign(["users.csv", "Users.csv"]) == {"Users.csv": "Users.csv", "users.csv": f"users~{digest}.csv"}
 
 
-def test_a_clash_with_a_hashed_name_takes_more_of_the_hash() -> None:
-    digest = hashlib.sha256(b"users.csv").hexdigest()
-    planted = f"Users~{digest[:8]}.csv"
+def test_a_clash_with_a_hashed_name_takes_another_hash() -> None:
+    planted = f"Users~{hashlib.sha256(b'users.csv').hexdigest()[:8]}.csv"
+    another = hashlib.sha256(b"1/users.csv").hexdigest()[:8]
 
     assigned = names.assign(["Users.csv", "users.csv", planted])
 
-    assert assigned == {"Users.csv": "Users.csv", planted: planted, "users.csv": f"users~{digest[:16]}.csv"}
+    assert assigned == {"Users.csv": "Users.csv", planted: planted, "users.csv": f"users~{another}.csv"}
+
+
+def test_however_many_hashes_are_planted_there_is_another() -> None:
+    planted = [f"A~{hashlib.sha256(b'a.csv').hexdigest()[:n]}.csv" for n in range(8, 72, 8)]
+    planted += [f"A~{hashlib.sha256(f'{n}/a.csv'.encode()).hexdigest()[:8]}.csv" for n in range(1, 20)]
+
+    assigned = names.assign(["A.csv", "a.csv", *planted])
+
+    assert len({names.clash_key(name) for name in assigned.values()}) == len(assigned) == 2 + len(planted)
+
+
+def test_a_member_never_gets_the_name_of_a_listed_file() -> None:
+    planted = f"a~{hashlib.sha256(b'a.csv').hexdigest()[:8]}.csv"
+
+    paths = names.assign_paths(["A.csv", planted], ["a.csv"])
+
+    assert len(set(paths.values())) == 3
+
+
+@pytest.mark.parametrize("name", ["ſHA256SUMS", "_dcſync.json", ".dcſync"])
+def test_our_own_names_are_guarded_as_a_folding_disk_sees_them(name: str) -> None:
+    assert names.component(name).startswith("%")
 
 
 class TestPaths:

@@ -372,13 +372,39 @@ class TestWays:
 
     def test_a_small_gap_is_read_over(self) -> None:
         near, far = (
-            make_directory(dict.fromkeys("abc", BODY), spacing=1 << 16),
-            make_directory(dict.fromkeys("abc", BODY), spacing=(1 << 16) + 1),
+            make_directory(dict.fromkeys("abc", BODY), spacing=1 << 12),
+            make_directory(dict.fromkeys("abc", BODY), spacing=(1 << 12) + 1),
         )
 
         assert len(spans_of([near.members[0], near.members[2]], Way.RANGES, near)) == 1
         assert len(spans_of([far.members[0], far.members[2]], Way.RANGES, far)) == 2
         assert len(spans_of([far.members[0], far.members[2]], Way.WHOLE, far)) == 1
+
+    def test_many_small_ranges_are_merged_over_wider_gaps(self) -> None:
+        directory = make_directory({str(index): BODY for index in range(600)}, spacing=1 << 13)
+
+        spans = spans_of(directory.members[::2], Way.RANGES, directory)
+
+        assert len(spans) <= 128
+        assert [member for span in spans for member in span.members] == list(directory.members[::2])
+
+    def test_a_refused_member_that_is_not_listed_is_left_out_and_named(self) -> None:
+        refused = Refused(name="schemas/x", reason="it is encrypted")
+        directory = replace(make_directory({"a.csv": BODY}), refused=(refused,))
+
+        made = plan([make_listed("a.csv", len(BODY))], Known(directory=directory))
+
+        assert [(skip.file.name, skip.reason) for skip in made.skipped] == [
+            ("schemas/x", "only in the archive; refused there: it is encrypted")
+        ]
+
+    def test_a_member_that_the_listing_spells_otherwise_is_left_out(self) -> None:
+        directory = make_directory({"extract/A.CSV": BODY})
+
+        made = plan([make_listed("a.csv", len(BODY))], Known(directory=directory))
+
+        assert [skip.reason for skip in made.skipped] == ["only in the archive; the listing spells it 'a.csv'"]
+        assert [fetch.file.name for fetch in made.fetches] == ["a.csv"]
 
     def test_a_long_stretch_is_cut_to_be_worked_on_at_once(self) -> None:
         directory = make_directory({str(index): BODY for index in range(16)}, spacing=2 << 20)

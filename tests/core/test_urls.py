@@ -207,3 +207,23 @@ class TestAddresses:
     def test_no_private_address_is_ever_allowed(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
         assert not ANY.allows_address("h", str(address))
         assert not SANDBOX.allows_address("h", str(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "fec0::1",
+        "64:ff9b::7f00:1",
+        "64:ff9b::a00:1",
+        "2002:7f00:1::",
+        "2002:a9fe:a9fe::",
+        "::7f00:1",
+        "::ffff:10.0.0.1",
+    ],
+)
+def test_an_address_that_leads_to_a_private_one_is_not_public(address: str) -> None:
+    assert not StoragePolicy().allows_address("h.example", address)
+
+
+def test_an_address_that_leads_to_a_public_one_is() -> None:
+    assert StoragePolicy().allows_address("h.example", "64:ff9b::808:808")

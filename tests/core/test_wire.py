@@ -186,7 +186,7 @@ class TestIdentifiers:
             ("a\n", r"'a\\n'"),
             ("é", "'é'"),
             ("x" * 129, f"'{'x' * 40}…'"),
-            (["r1"], "\"['r1']\""),
+            (["r1"], "'list'"),
         ],
     )
     def test_an_id_that_could_lead_elsewhere_is_refused(self, bad: Json, shown: str) -> None:
@@ -509,3 +509,23 @@ class TestErrorText:
     @given(st.binary() | ANY_JSON.map(lambda value: json.dumps(value).encode()), st.sampled_from(["", "text/html"]))
     def test_any_body_gives_one_printable_line(self, body: bytes, content_type: str) -> None:
         assert wire.error_text(body, content_type).isprintable()
+
+
+@pytest.mark.parametrize("size", ["\x1c5", "5\x1f", " 5 "])
+def test_digits_between_odd_blanks_are_a_number(size: str) -> None:
+    assert wire.parse_listing([{"name": "a", "size": size}])[0].size == 5
+
+
+def test_an_id_that_is_nested_without_end_is_refused() -> None:
+    nested: Json = "x"
+    for _ in range(100_000):
+        nested = [nested]
+
+    with pytest.raises(WireError, match="no usable `id` but 'list'"):
+        wire.parse_job({"id": nested, "requestId": "r"})
+
+
+def test_text_with_a_lone_surrogate_can_be_stored() -> None:
+    request = wire.parse_request({"id": "r", "description": "a\ud800b"})
+
+    assert request.description == "a\ufffdb"

@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types imports check lock clean
+.PHONY: help demo test bench format lint types imports check lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -21,6 +21,9 @@ demo: $(VENV)/.package ## Serve a stand-in of the API on loopback and mirror it 
 
 test: $(VENV)/.dev $(VENV)/.debian ## Run all tests (ARGS="tests/core -k names" runs some)
 	$(BIN)/pytest $(if $(ARGS),$(ARGS),$(COVERAGE))
+
+bench: $(VENV)/.dev ## Measure what an extract costs, in calls, bytes, memory and time (ARGS="days explode" runs some)
+	@PYTHONPATH=. $(BIN)/python bench/run.py $(ARGS)
 
 format: $(VENV)/.dev ## Put the code in its form
 	$(BIN)/ruff format .

@@ -1,0 +1,223 @@
+"""What the archive way costs, as ratios measured side by side in one run: `make bench`.
+
+Machines are shared and noisy, so no figure here is asserted by a test; calls and bytes are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from dcsync.core import plan as planning
+from dcsync.core.cost import Way
+from dcsync.core.model import JobId, StoredFile
+from dcsync.core.plan import Known
+from dcsync.core.wire import parse_job
+from dcsync.mirror.root import open_root
+from dcsync.mirror.staging import Staging
+from dcsync.ops.archive import Extractor, StagedArchive, open_directory
+from dcsync.ops.context import SyncContext
+from dcsync.sandbox import Synthetic
+from dcsync.sandbox.world import Blob
+from tests.rigs.mirror import ARCHIVE, Mirror, add_extract, mirroring
+from tests.rigs.served import TOKEN, served
+
+FILES = 260
+MIB = 1 << 20
+PEAK = """
+import sys
+from dcsync.cli.root import run
+status = run(["--config", sys.argv[1], "sync"])
+for line in open("/proc/self/status"):
+    if line.startswith("VmHWM"):
+        print("peak", line.split()[1])
+sys.exit(status)
+"""
+
+
+def tables(seed: int, *, changed: float = 0.0, size: int = 20_000) -> dict[str, bytes]:
+    """Return 260 tables that pack to about a fifth; of a later day a share `changed` differs."""
+    files = {}
+    for index in range(FILES):
+        version = seed if random.Random(f"{seed}/{index}").random() < changed else 0
+        chance = random.Random(f"{index}/{version}")
+        rows = [
+            f"{chance.getrandbits(64):016x},open,2026-11-22,Level 3,{chance.random():.2f}" for _ in range(size // 45)
+        ]
+        files[f"admin_table_{index:03}.csv"] = "\n".join(rows).encode()
+    return files
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="dcsync-bench-") as name:
+        yield Path(name)
+
+
+@asynccontextmanager
+async def mirror_in(**options: Any) -> AsyncIterator[Mirror]:
+    with folder() as path:
+        async with mirroring(path, **options) as mirror:
+            yield mirror
+
+
+def show(what: str, figure: str, bar: str, *, met: bool) -> None:
+    print(f"{'ok  ' if met else 'MISS'} {what:<58} {figure:>28}   bar: {bar}")
+
+
+async def days() -> None:
+    """A first day, an unchanged one, and one with a tenth changed."""
+    async with mirror_in() as mirror:
+        for name, changed, seed in (("first extract", 0.0, 0), ("10 % changed", 0.1, 1), ("unchanged", 0.1, 1)):
+            mirror.clock.advance(86400)
+            job = add_extract(mirror, tables(seed, changed=changed), with_archive=True)
+            calls, size = mirror.sandbox.count("api"), mirror.fetched_bytes()
+            await mirror.sync()
+            calls, size = mirror.sandbox.count("api") - calls, mirror.fetched_bytes() - size
+            whole = mirror.world.extract(job)[ARCHIVE].size
+            mirror.assert_identical(job)
+            show(f"{name} of {FILES} files: API calls", str(calls), "at most 4", met=calls <= 4)
+            if name == "unchanged":
+                show(f"{name}: bytes", f"{size}", "at most 100,000", met=size <= 100_000)
+            else:
+                share, limit = size / whole, 1.2 if name == "first extract" else 0.2
+                show(f"{name}: bytes / bytes of the ZIP", f"{share:.3f}", f"under {limit}", met=share < limit)
+
+
+async def backfill() -> None:
+    """Twenty extracts under a quota that the sandbox enforces, in simulated time: the archive way and file by file."""
+    seconds = {}
+    for strategy in ("auto", "files"):
+        # A URL may grow old while the clock jumps over a pause of the quota: the simulation's doing, not the client's.
+        async with mirror_in(quota_per_minute=60, url_lifetime_s=1e6) as mirror:
+            mirror.config["mirror"] = {"strategy": strategy}
+            for day in range(20):
+                add_extract(mirror, tables(day, changed=1.0, size=2000), days_ago=20 - day, with_archive=True)
+            began = mirror.clock.monotonic()
+            real = time.monotonic()
+            await mirror.sync()
+            # What the calls had to wait for, and what the work itself took.
+            seconds[strategy] = mirror.clock.monotonic() - began + time.monotonic() - real
+            refused = mirror.sandbox.count("api", status=429)
+            calls = mirror.sandbox.count("api")
+            show(f"backfill of 20 extracts, {strategy}: 429s ({calls} calls)", str(refused), "0", met=refused == 0)
+    ratio = seconds["files"] / seconds["auto"]
+    figure = f"{seconds['files']:.0f} s / {seconds['auto']:.0f} s = {ratio:.0f}"
+    show("backfill of 20 extracts: time by files / by archive", figure, "at least 20", met=ratio >= 20)
+
+
+def memory() -> None:
+    """The most memory of a process that mirrors an archive with one large member."""
+    peaks = {}
+    for size in (20 * MIB, 2048 * MIB):
+        with folder() as path, served(path, etag="opaque") as side:
+            packed = path / "archive.zip"
+            body = Synthetic(size)
+            with (
+                zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+                archive.open(zipfile.ZipInfo("forms_forms.csv"), "w", force_zip64=True) as file,
+            ):
+                for piece in body.pieces():
+                    file.write(piece)
+            world = side.sandbox.world
+            files: dict[str, bytes | Blob] = {"forms_forms.csv": body, ARCHIVE: OnDisk(packed)}
+            world.add_job(world.add_request("Large"), completed_at=datetime.now(UTC), files=files, with_archive=False)
+            side.config.write_text(side.config.read_text().replace("[mirror]", '[mirror]\nstrategy = "archive"'))
+            command = [sys.executable, "-c", PEAK, str(side.config)]
+            result = subprocess.run(
+                command, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", TOKEN: side.token}
+            )
+            (mirrored,) = side.root.glob("acme/*/[0-9]*/**/forms_forms.csv")
+            assert mirrored.stat().st_size == size
+            peaks[size] = int(result.stdout.split()[-1]) / 1024
+    small, large = peaks.values()
+    figure = f"{large:.0f} MiB / {small:.0f} MiB = {large / small:.2f}"
+    show("memory with a 2 GiB member / with a 20 MiB one", figure, "at most 1.1", met=large <= 1.1 * small)
+
+
+class OnDisk:
+    """A file served from the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.size = path.stat().st_size
+        self.md5 = "0" * 32
+
+    def read(self, start: int, stop: int) -> bytes:
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+
+async def explode() -> None:
+    """The whole archive into files, checks and SHA-256 and fsync included, against unzip on the same one."""
+    if shutil.which("unzip") is None:
+        print("left out: exploding against unzip (no program `unzip` here)")
+        return
+    async with mirror_in() as mirror:
+        packed = mirror.folder / ARCHIVE
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+            for name, body in tables(0, size=1_000_000).items():
+                archive.writestr(name, body)
+        async with mirror.opened() as context:
+            ours, theirs = [], []
+            for turn in range(5):
+                began = time.perf_counter()
+                await _explode(context, mirror, packed, turn)
+                between = time.perf_counter()
+                await asyncio.to_thread(_unzip, mirror.folder / f"unzipped-{turn}", packed)
+                ours.append(between - began)
+                theirs.append(time.perf_counter() - between)
+        ratio = sorted(a / b for a, b in zip(ours, theirs, strict=True))[2]
+        figure = f"{sorted(ours)[2]:.2f} s / {sorted(theirs)[2]:.2f} s = {ratio:.2f}"
+        what = f"exploding {packed.stat().st_size >> 20} MiB of ZIP / unzip of the same"
+        show(what, figure, "at most 1.3", met=ratio <= 1.3)
+
+
+async def _explode(context: SyncContext, mirror: Mirror, packed: Path, turn: int) -> None:
+    job = parse_job({"id": f"job-{turn}", "requestId": "r", "status": "complete"})
+    with open_root(mirror.root) as root, Staging(root, JobId(job.id)) as staging:
+        place = mirror.root / ".dcsync/staging" / job.id / ARCHIVE
+        place.hardlink_to(packed)
+        stored = StoredFile(name=ARCHIVE, original=ARCHIVE, size=packed.stat().st_size, sha256="", crc32=0)
+        archive = StagedArchive(context, staging, stored)
+        directory = await open_directory(context, archive)
+        extracts = planning.plan((), Known(directory=directory)).extracts
+        extractor = Extractor(context, archive, job=job, staging=staging)
+        spans = planning.spans_of([extract.member for extract in extracts], Way.WHOLE, directory)
+        await extractor.extract(spans, extracts)
+        assert len(extractor.extraction.stored) == FILES, extractor.extraction.damaged
+        await context.disk.run(staging.discard)
+
+
+def _unzip(target: Path, packed: Path) -> None:
+    subprocess.run(["unzip", "-q", str(packed), "-d", str(target)], check=True)
+    shutil.rmtree(target)
+
+
+async def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    wanted = set(sys.argv[1:]) or {"days", "backfill", "explode", "memory"}
+    for part in (days, backfill, explode):
+        if part.__name__ in wanted:
+            await part()
+    if "memory" in wanted:
+        # In a thread, since it serves a sandbox to a process of its own and waits for it.
+        await asyncio.to_thread(memory)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

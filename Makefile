@@ -62,8 +62,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Each stamp says that what it is named for is installed as its sources say.
+# --no-deps: the set is whole, and older pips look for extras (coverage[toml]) past the pin, which then has no hash.
 $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@ $(VENV)/.package
 

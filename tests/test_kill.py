@@ -86,8 +86,9 @@ def assert_nothing_torn(root: Path, world: World) -> int:
     for folder in walk_folders(root):
         names = [path.name for path in folder.iterdir()]
         assert not [name for name in names if name.endswith((".part", ".new"))]
-        # A folder with files is a whole snapshot, nothing else has any.
-        assert folder in snapshots or not [path for path in folder.iterdir() if path.is_file()]
+        # A folder with files is a whole snapshot or within one (`schemas`), nothing else has any.
+        within = not snapshots.isdisjoint({folder, *folder.parents})
+        assert within or not [path for path in folder.iterdir() if path.is_file()]
     for snapshot in snapshots:
         assert_identical(snapshot, world, sidecar(snapshot)["job"]["id"])
     for latest in root.glob("acme/*/latest"):

@@ -13,6 +13,7 @@ Kind = Literal[
     "hang",  # answer nothing for `seconds`
     "reset",  # close the connection before any answer
     "delay",  # wait `seconds`, then do what is due
+    "gather",  # file store: wait until `amount` calls wait here together, `seconds` at most, then do what is due
     "cut",  # the right headers, then only `amount` bytes of the body, then close
     "short",  # `amount` bytes only, with a Content-Length that says so
     "short-chunked",  # `amount` bytes only, without a Content-Length
@@ -44,6 +45,9 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     amount: int = 0
     seconds: float = 0.0
+    #: How many calls wait here now, and the most that ever did (kind "gather").
+    gathered: int = field(default=0, init=False)
+    most_gathered: int = field(default=0, init=False)
 
 
 class Faults:

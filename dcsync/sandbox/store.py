@@ -66,6 +66,8 @@ class StoreHandlers:
                     return _hang_up(request)
                 case "delay":
                     await asyncio.sleep(fault.seconds)
+                case "gather":
+                    await _gather(fault)
                 case _:
                     pass
         _, job, name = unquote(raw_path.removeprefix("/dc-extracts/")).split("/", 2)
@@ -187,3 +189,14 @@ def _hang_up(request: web.Request) -> web.Response:
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=500)
+
+
+async def _gather(fault: Fault) -> None:
+    """Hold a call until enough of them wait; those that come after the first full gathering pass."""
+    fault.gathered += 1
+    fault.most_gathered = max(fault.most_gathered, fault.gathered)
+    waited = 0.0
+    while fault.most_gathered < fault.amount and waited < fault.seconds:
+        await asyncio.sleep(0.01)
+        waited += 0.01
+    fault.gathered -= 1

@@ -93,15 +93,6 @@ def test_broken_toml_is_said_with_its_line(side: Served, dcsync: Dcsync) -> None
     assert "config.toml:2: not valid TOML" in result.err
 
 
-def test_a_strategy_that_is_not_there_yet_is_refused_plainly(side: Served, dcsync: Dcsync) -> None:
-    side.config.write_text(side.config.read_text().replace("[mirror]", '[mirror]\nstrategy = "archive"'))
-
-    result = dcsync("sync")
-
-    assert result.status == 2
-    assert "not available in this version" in result.err
-
-
 def test_a_secret_that_is_not_set_is_named(side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.rigs.served import TOKEN
 

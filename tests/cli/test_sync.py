@@ -75,7 +75,8 @@ def test_a_dry_run_on_a_new_machine_shows_the_plan(side: Served, dcsync: Dcsync)
 
     assert result.status == 0
     assert "would publish acme/nightly-" in result.out
-    assert "strategy files: 3 signed URLs, at most 2.9 KiB" in result.out
+    assert "0 files linked, 0 from the archive, 3 by their own URLs" in result.out
+    assert "* files      3 calls     2.9 KiB" in result.out
     assert list(side.root.iterdir()) == []
 
 

@@ -55,21 +55,9 @@ class StoreHandlers:
             return _xml(403, wrong, "The request signature we calculated does not match the signature you provided.")
         if wrong == "Expired" or (fault is not None and fault.kind == "expired"):
             return _xml(403, "AccessDenied", "Request has expired")
-        if fault is not None:
-            match fault.kind:
-                case "status":
-                    return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
-                case "reset":
-                    return _hang_up(request)
-                case "hang":
-                    await asyncio.sleep(fault.seconds)
-                    return _hang_up(request)
-                case "delay":
-                    await asyncio.sleep(fault.seconds)
-                case "gather":
-                    await _gather(fault)
-                case _:
-                    pass
+        broken = None if fault is None else await _break(request, fault)
+        if broken is not None:
+            return broken
         _, job, name = unquote(raw_path.removeprefix("/dc-extracts/")).split("/", 2)
         return await self._serve(request, sandbox.world.extract(job)[name], fault)
 
@@ -189,6 +177,25 @@ def _hang_up(request: web.Request) -> web.Response:
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=500)
+
+
+async def _break(request: web.Request, fault: Fault) -> web.Response | None:
+    """Do what a fault says before the file is looked at; None when the file is still due."""
+    match fault.kind:
+        case "status":
+            return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
+        case "reset":
+            return _hang_up(request)
+        case "hang":
+            await asyncio.sleep(fault.seconds)
+            return _hang_up(request)
+        case "delay":
+            await asyncio.sleep(fault.seconds)
+        case "gather":
+            await _gather(fault)
+        case _:
+            pass
+    return None
 
 
 async def _gather(fault: Fault) -> None:

@@ -57,28 +57,41 @@ def _is_there(place: Path) -> bool:
     return True
 
 
-def load(path: Path | None = None, *, environ: Mapping[str, str]) -> Config:
-    """Read and check the configuration.
+def load(path: Path | None = None, *, environ: Mapping[str, str], accounts_needed: bool = True) -> Config:
+    """Read and check the configuration. `accounts_needed` is for all but what finds out which accounts there are.
 
     Raises `ConfigMissing`, or `ConfigInvalid` with every problem and its line at once.
     """
     place = find(path, environ=environ)
     text, exposed = _read(place)
+    return parse(text, place=place, exposed=exposed, accounts_needed=accounts_needed)
+
+
+def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: bool = True) -> Config:
+    """Check a configuration's text as `load` does. `exposed`: others can read it, so it must hold no secret."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid((_broken(place, error),)) from None
     lines = key_lines(text)
+    problems = []
+    if accounts_needed and document.get("account", []) == []:
+        message = "at least one [[account]] is needed"
+        line = line_of(("account",), lines)
+        problems.append(Problem(file=str(place), line=line, key="account", message=message))
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=True)
-        problems = [_problem(place, item, lines) for item in details]
-        raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0))) from None
-    if exposed and _has_literal_secret(config):
-        message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
-        raise ConfigInvalid((Problem(file=str(place), line=line_of(("auth",), lines), key="auth", message=message),))
-    return config
+        problems = [*(_problem(place, item, lines) for item in details), *problems]
+    else:
+        if exposed and _has_literal_secret(config):
+            message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
+            line = line_of(("auth",), lines)
+            problems.append(Problem(file=str(place), line=line, key="auth", message=message))
+        if not problems:
+            return config
+    raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0)))
 
 
 def _read(place: Path) -> tuple[str, bool]:
@@ -122,8 +135,6 @@ def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
             message = "unknown key" + _suggestion(path)
         case "missing":
             message = "is missing" if len(path) > 1 else f"the section [{path[0]}] is missing"
-            if path == ("account",):
-                message = "at least one [[account]] is needed"
         case "literal_error":
             expected = item.get("ctx", {}).get("expected", "")
             message = f"must be one of {expected}"

@@ -19,15 +19,16 @@ from dcsync.config.lines import key_lines, line_of
 from dcsync.config.model import Config, SecretRef
 from dcsync.errors import ConfigInvalid, ConfigMissing, Problem
 
-_SYSTEM = Path("/etc/dcsync/config.toml")
+#: The machine's configuration, for a service.
+SYSTEM = Path("/etc/dcsync/config.toml")
 
 
 def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
     """Return the file to read: the one named, `$DCSYNC_CONFIG`, the user's, or the system's."""
-    named = path or (Path(environ["DCSYNC_CONFIG"]) if environ.get("DCSYNC_CONFIG") else None)
+    named = named_place(path, environ)
     if named is not None:
         return named
-    places = [*_of_the_user(environ), _SYSTEM]
+    places = [*places_of_the_user(environ), SYSTEM]
     for place in places:
         if _is_there(place):
             return place
@@ -35,7 +36,13 @@ def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
     raise ConfigMissing(message)
 
 
-def _of_the_user(environ: Mapping[str, str]) -> list[Path]:
+def named_place(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the file that the user named, by option or variable."""
+    return path or (Path(environ["DCSYNC_CONFIG"]) if environ.get("DCSYNC_CONFIG") else None)
+
+
+def places_of_the_user(environ: Mapping[str, str]) -> list[Path]:
+    """Return where the user's own configuration is; nowhere when there is no home."""
     if environ.get("XDG_CONFIG_HOME"):
         return [Path(environ["XDG_CONFIG_HOME"]) / "dcsync" / "config.toml"]
     try:

@@ -1,11 +1,12 @@
 """The configuration: one TOML file, checked whole, every problem named at once with its line."""
 
 from dcsync.config.create import create, new_place, refuse_existing
-from dcsync.config.load import find, load, parse
+from dcsync.config.load import SYSTEM, find, load, parse
 from dcsync.config.model import Account, Config, SecretRef
 from dcsync.config.template import example, fill
 
 __all__ = [
+    "SYSTEM",
     "Account",
     "Config",
     "SecretRef",

@@ -31,6 +31,7 @@ Exit status:
 #: Each command's module is imported when it is called: `dcsync --help` answers in a blink.
 _COMMANDS = {
     "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder; nothing to configure."),
+    "doctor": ("dcsync.cli.doctor", "Check everything, and say what to do."),
     "init": ("dcsync.cli.init", "Write a configuration: asks, or takes flags."),
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),
     "requests": ("dcsync.cli.lists", "List data requests."),

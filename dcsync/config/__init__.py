@@ -2,12 +2,13 @@
 
 from dcsync.config.create import create, new_place, refuse_existing
 from dcsync.config.load import SYSTEM, find, load, parse
-from dcsync.config.model import Account, Config, SecretRef
+from dcsync.config.model import Account, Auth, Config, SecretRef
 from dcsync.config.template import example, fill
 
 __all__ = [
     "SYSTEM",
     "Account",
+    "Auth",
     "Config",
     "SecretRef",
     "create",

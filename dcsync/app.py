@@ -389,4 +389,5 @@ def _secret(auth: Auth, key: str, environ: Mapping[str, str]) -> Secret | None:
     reference: SecretRef | None = getattr(auth, key)
     if reference is None:
         return None
-    return Secret(key=key, where=reference.describe(), resolve=lambda: reference.resolve(environ).get_secret_value())
+    where = "in the configuration" if reference.kind == "literal" else reference.describe()
+    return Secret(key=key, where=where, resolve=lambda: reference.resolve(environ).get_secret_value())

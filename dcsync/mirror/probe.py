@@ -95,9 +95,9 @@ def type_in(table: str, mount: int) -> str | None:
     """Return the type of a mount in the text of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
     for line in table.split("\n"):
         fields = line.split(" ")
-        # A variable number of optional fields ends with a hyphen; the type is next.
-        if fields[0] == str(mount) and "-" in fields[6:-1]:
-            return fields[fields.index("-", 6) + 1]
+        # A variable number of optional fields ends with a hyphen, the type is next. Paths have their blanks escaped.
+        if fields[0] == str(mount) and "-" in fields[:-1]:
+            return fields[fields.index("-") + 1]
     return None
 
 

@@ -603,8 +603,8 @@ async def test_hubs_that_may_not_be_seen_do_not_hide_the_accounts(mirror: Mirror
 
 
 def test_a_hub_that_is_not_seen_is_no_failure_where_its_jobs_are() -> None:
-    account = AccountSettings(name=AccountName("acme"), id=AccountId(FOREIGN))
-    hub = Hub(id=f"b.{FOREIGN.upper()}", name="ACME\nInc", region="EMEA")
+    account = AccountSettings(name=AccountName("acme"), id=AccountId("abcdef00-0000-4000-8000-000000000000"))
+    hub = Hub(id="b.ABCDEF00-0000-4000-8000-000000000000", name="ACME\nInc", region="EMEA")
 
     assert check_api.visible(account, [hub], allowed=True).message == "ACME\\nInc (EMEA) is visible"
     assert check_api.visible(account, [], allowed=True).level is Level.WARN

@@ -6,7 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +23,7 @@ from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
 from dcsync.auth.store import TokenPair, TokenStore, fingerprint
 from dcsync.clock import Clock, SystemClock
-from dcsync.config import Config
+from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.notices import EventKind
 from dcsync.core.plan import Selection
@@ -36,6 +36,7 @@ from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
 from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
+from dcsync.ops.doctor import Check, Secret, Subject, examine, unconfigured
 from dcsync.ops.hooks import Hook
 from dcsync.ops.login import TokenChain
 from dcsync.ops.metrics import write_textfile
@@ -443,3 +444,69 @@ def _holder(path: Path) -> Holder | None:
         return Holder(pid=error.pid, is_daemon=error.role == "run")
     except DcsyncError:
         return None
+
+
+async def diagnose(
+    place: Path | None,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock | None = None,
+    tell: Callable[[Check], None] = lambda _: None,
+) -> list[Check]:
+    """Examine a configuration and all that it names; a failure is a check like another. Nothing that it writes lasts.
+
+    `tell` hears of each check at once.
+    """
+    try:
+        found = find(place, environ=environ)
+        config = load(found, environ=environ, accounts_needed=False)
+    except ConfigError as error:
+        return unconfigured(error, tell)
+    clock = clock or SystemClock()
+    auth, state = config.auth, Path(config.state.dir)
+    chained = auth.method == "login" or (auth.method == "token" and auth.refresh_token is not None)
+    needed = {
+        "login": ("client_secret",),
+        "service-account": ("client_secret", "private_key"),
+        "token": ("client_secret",) if chained else ("access_token",),
+    }[auth.method]
+    with DiskThreads() as disk:
+
+        @asynccontextmanager
+        async def ask() -> AsyncIterator[tuple[DataConnector, Limiter]]:
+            with ExitStack() as stack:
+                used = config
+                if not await disk.run(state.is_dir):
+                    # The state folder is for the first run to make, as the user that it runs as.
+                    folder = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-")))
+                    used = config.model_copy(update={"state": config.state.model_copy(update={"dir": folder})})
+                async with open_api(used, environ=environ, clock=clock, disk=disk) as opened:
+                    yield opened
+
+        subject = Subject(
+            place=found,
+            version=__version__,
+            root=Path(config.mirror.root),
+            min_free=config.mirror.min_free,
+            latest=LatestKind(config.mirror.latest),
+            state=state,
+            manifest=state / MANIFEST_NAME,
+            instance=state / _INSTANCE_NAME,
+            base_url=config.api.base_url,
+            accounts=account_settings(config),
+            method=auth.method,
+            secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
+            seed=_secret(auth, "refresh_token", environ) if auth.method == "token" else None,
+            chained=chained,
+            holder=lambda: _holder(state / _LOCK_NAME),
+            open_api=ask,
+        )
+        return await examine(subject, clock=clock, disk=disk, tell=tell)
+
+
+def _secret(auth: Auth, key: str, environ: Mapping[str, str]) -> Secret | None:
+    reference: SecretRef | None = getattr(auth, key)
+    if reference is None:
+        return None
+    where = "in the configuration" if reference.kind == "literal" else reference.describe()
+    return Secret(key=key, where=where, resolve=lambda: reference.resolve(environ).get_secret_value())

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from dcsync.auth.source import REFRESH_LIFE
 from dcsync.auth.store import TokenPair, TokenStore, fingerprint
+from dcsync.core.signin import REFRESH_LIFE
 from dcsync.errors import (
     ConfigError,
     DiskDenied,

@@ -19,13 +19,14 @@ from dcsync.api.storage import open_storage
 from dcsync.api.transport import ApiTransport
 from dcsync.api.window import FileWindow
 from dcsync.auth.endpoint import Client, TokenEndpoint
-from dcsync.auth.source import REFRESH_LIFE, FixedToken, RefreshingToken
+from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
 from dcsync.auth.store import TokenStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.plan import Selection
 from dcsync.core.ports import TokenSource
+from dcsync.core.signin import REFRESH_LIFE
 from dcsync.core.transfer import Throttle
 from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.errors import ConfigError, DcsyncError, ManifestError, MirrorLocked
@@ -33,6 +34,7 @@ from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
 from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
+from dcsync.ops.login import TokenChain
 from dcsync.ops.recover import recover
 from dcsync.ops.status import Holder, Status, account_statuses
 from dcsync.tasks import DiskThreads
@@ -202,24 +204,58 @@ def _token_source(
     config: Config, state: Path, *, environ: Mapping[str, str], clock: Clock, disk: DiskThreads
 ) -> TokenSource:
     auth = config.auth
-    if auth.method != "token":
-        message = f'auth.method = "{auth.method}" is not available in this version'
-        raise ConfigError(message, hint='use auth.method = "token" with a refresh_token or an access_token')
-    if auth.refresh_token is None:
-        if auth.access_token is None:  # the configuration was checked for this
-            raise AssertionError
+    if auth.method == "service-account":
+        if auth.private_key is None or auth.account_id is None or auth.key_id is None:
+            raise AssertionError  # the configuration was checked for this
+        return ServiceAccountToken(
+            endpoint=token_endpoint(config, environ=environ),
+            account_id=auth.account_id,
+            key_id=auth.key_id,
+            private_key=auth.private_key.resolve(environ).get_secret_value(),
+            clock=clock,
+        )
+    if auth.method == "token" and auth.refresh_token is None:
+        if auth.access_token is None:
+            raise AssertionError  # the same
         return FixedToken(auth.access_token.resolve(environ).get_secret_value())
-    client = Client(
-        id=auth.client_id or "",
-        secret=None if auth.client_secret is None else auth.client_secret.resolve(environ).get_secret_value(),
-    )
     return RefreshingToken(
         store=TokenStore(state),
-        endpoint=TokenEndpoint(base_url=config.api.base_url, client=client),
+        endpoint=token_endpoint(config, environ=environ),
         clock=clock,
         disk=disk,
-        seed=_seed(auth.refresh_token.resolve, environ),
+        seed=None if auth.refresh_token is None else _seed(auth.refresh_token.resolve, environ),
     )
+
+
+def token_endpoint(config: Config, *, environ: Mapping[str, str]) -> TokenEndpoint:
+    """Return the token endpoint as the configured client sees it. Raises `SecretUnavailable`, `SecretExposed`."""
+    auth = config.auth
+    secret = None if auth.client_secret is None else auth.client_secret.resolve(environ).get_secret_value()
+    return TokenEndpoint(base_url=config.api.base_url, client=Client(id=auth.client_id or "", secret=secret))
+
+
+@asynccontextmanager
+async def open_chain(
+    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None
+) -> AsyncIterator[TokenChain]:
+    """Open what signing in and out works on; it takes no lock, so that it works while a daemon runs.
+
+    Raises `ConfigError` for a method that nobody signs in with.
+    """
+    if config.auth.method == "service-account":
+        message = "a service account signs in by itself, with its key: there is nothing to log in to or out of"
+        raise ConfigError(message, hint="dcsync doctor shows whether its key works")
+    if config.auth.method == "token" and config.auth.refresh_token is None:
+        message = "auth.access_token is used as it is: there is nothing to log in to or out of"
+        raise ConfigError(message, hint='set auth.method = "login"')
+    with DiskThreads() as disk:
+        state = await disk.run(_state_folder, config)
+        yield TokenChain(
+            endpoint=token_endpoint(config, environ=environ),
+            store=TokenStore(state),
+            clock=clock or SystemClock(),
+            disk=disk,
+        )
 
 
 def _seed(resolve: Callable[[Mapping[str, str]], object], environ: Mapping[str, str]) -> str | None:

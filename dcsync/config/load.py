@@ -57,8 +57,8 @@ def _is_there(place: Path) -> bool:
     return True
 
 
-def load(path: Path | None = None, *, environ: Mapping[str, str]) -> Config:
-    """Read and check the configuration.
+def load(path: Path | None = None, *, environ: Mapping[str, str], accounts_needed: bool = True) -> Config:
+    """Read and check the configuration; signing in and `accounts` work before there is an `[[account]]`.
 
     Raises `ConfigMissing`, or `ConfigInvalid` with every problem and its line at once.
     """
@@ -69,12 +69,18 @@ def load(path: Path | None = None, *, environ: Mapping[str, str]) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid((_broken(place, error),)) from None
     lines = key_lines(text)
+    missing: list[Problem] = []
+    if accounts_needed and document.get("account", []) == []:
+        message = "at least one [[account]] is needed"
+        missing.append(Problem(file=str(place), line=None, key="account", message=message))
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=True)
-        problems = [_problem(place, item, lines) for item in details]
+        problems = [*[_problem(place, item, lines) for item in details], *missing]
         raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0))) from None
+    if missing:
+        raise ConfigInvalid(tuple(missing))
     if exposed and _has_literal_secret(config):
         message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
         raise ConfigInvalid((Problem(file=str(place), line=line_of(("auth",), lines), key="auth", message=message),))
@@ -122,8 +128,6 @@ def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
             message = "unknown key" + _suggestion(path)
         case "missing":
             message = "is missing" if len(path) > 1 else f"the section [{path[0]}] is missing"
-            if path == ("account",):
-                message = "at least one [[account]] is needed"
         case "literal_error":
             expected = item.get("ctx", {}).get("expected", "")
             message = f"must be one of {expected}"

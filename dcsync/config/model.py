@@ -393,7 +393,7 @@ class Config(Section):
     transfer: Transfer = Field(default_factory=Transfer)
     api: Api = Field(default_factory=Api)
     auth: Auth
-    accounts: list[Account] = Field(alias="account", min_length=1)
+    accounts: list[Account] = Field(alias="account", default_factory=list)
     keep: Keep = Field(default_factory=Keep)
     http: Http = Field(default_factory=Http)
     hooks: list[Hook] = Field(alias="hook", default_factory=list)

@@ -20,7 +20,7 @@ from dcsync.api.transport import ApiTransport
 from dcsync.api.window import FileWindow
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
-from dcsync.auth.store import TokenStore
+from dcsync.auth.store import TokenPair, TokenStore, fingerprint
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.model import AccountId, AccountName
@@ -36,7 +36,7 @@ from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open
 from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
 from dcsync.ops.login import TokenChain
 from dcsync.ops.recover import recover
-from dcsync.ops.status import Holder, Status, account_statuses
+from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_attention
 from dcsync.tasks import DiskThreads
 
 MANIFEST_NAME = "manifest.sqlite"
@@ -174,12 +174,18 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
     names = [AccountName(account.name) for account in config.accounts]
     with DiskThreads() as disk:
         used = await FileWindow(state / _QUOTA_NAME, disk).used(now=clock.monotonic())
-        pair = await disk.run(TokenStore(state).read) if config.auth.refresh_token is not None else None
+        has_chain = config.auth.method == "login" or config.auth.refresh_token is not None
+        pair, token = await disk.run(_token_state, TokenStore(state)) if has_chain else (None, None)
+        # Before the first run with method "token" there is nothing stored, and nothing amiss.
+        if token is not None and not token.is_stored and config.auth.method == "token":
+            token = None
+        trouble = None if token is None else token_attention(token, clock.now())
         async with AsyncExitStack() as stack:
             manifest = None
             if await disk.run(_is_file, state / MANIFEST_NAME):
                 manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME, read_only=True))
-            accounts = await account_statuses(manifest, names, clock.now())
+            common = () if trouble is None else (trouble,)
+            accounts = await account_statuses(manifest, names, clock.now(), common=common)
         issued_at = None if pair is None else pair.issued_at
         return Status(
             accounts=accounts,
@@ -191,6 +197,15 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
             free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
             holder=await disk.run(_holder, state / _LOCK_NAME),
         )
+
+
+def _token_state(store: TokenStore) -> tuple[TokenPair | None, TokenState]:
+    """Read the store without its lock: it is replaced in one step."""
+    pair, intent = store.read(), store.intent()
+    if pair is None:
+        return None, TokenState(is_stored=False, is_refused=False, issued_at=None)
+    refused = intent is not None and intent.refused and intent.spending == fingerprint(pair.refresh_token)
+    return pair, TokenState(is_stored=True, is_refused=refused, issued_at=pair.issued_at)
 
 
 def storage_policy(config: Config) -> StoragePolicy:

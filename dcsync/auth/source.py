@@ -30,6 +30,11 @@ log = structlog.get_logger(__name__)
 MARGIN = timedelta(minutes=5)
 #: An unanswered refresh is asked again after 1 minute, at most 15 (FAULTS rule T5).
 _UNDECIDED_BASE_S, _UNDECIDED_CAP_S = 60.0, 900.0
+#: What ends a chain besides its 15 days: an old copy of it. Offering one may also have revoked the live one.
+_DEAD_CHAIN_HINT = (
+    "sign in again: dcsync login. If state.dir was restored from a backup or is used on a second machine, that is why: "
+    "each needs a login of its own"
+)
 #: A rejected assertion is not signed anew at every poll: a person has to change something first.
 _REJECTED_PAUSE_S = 300.0
 
@@ -223,7 +228,7 @@ class RefreshingToken:
             refused = Intent(spending=spending, attempt=attempt, at=now, refused=True)
             await self._disk.run(self._store.note_intent, refused)
             log.warning("login required", reason=error.message, tried_before=attempt > 1)
-            raise
+            raise LoginRequired(error.message, hint=_DEAD_CHAIN_HINT) from None
         except (ClientRejected, TokenEndpointUnavailable):
             # Of this attempt it is known that it spent nothing; of an earlier one it may still be unknown.
             if attempt == 1:
@@ -241,7 +246,7 @@ class RefreshingToken:
         """Hold back a token that was refused for good, or whose outcome was asked for a moment ago."""
         if earlier.refused:
             message = f"the stored refresh token was refused at {earlier.at:%Y-%m-%d %H:%M} UTC (invalid_grant)"
-            raise LoginRequired(message)
+            raise LoginRequired(message, hint=_DEAD_CHAIN_HINT)
         pause = timedelta(seconds=backoff(earlier.attempt, base_s=_UNDECIDED_BASE_S, cap_s=_UNDECIDED_CAP_S, draw=1.0))
         due = earlier.at + pause
         # An intent from the future is one of a clock that was wrong.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
 import json
@@ -97,14 +98,14 @@ class OAuthHandlers:
                 )
                 refused = "The authorization code is invalid or expired"
             case grant if grant == _JWT_BEARER:
-                return self._mint(request, form)
+                return await self._mint(request, form)
             case _:
                 return _oauth_error("unsupported_grant_type", "not served here")
         if pair is None:
             return _oauth_error("invalid_grant", refused)
-        return _granted(request, pair)
+        return await _granted(request, pair)
 
-    def _mint(self, request: web.Request, form: dict[str, str]) -> web.Response:
+    async def _mint(self, request: web.Request, form: dict[str, str]) -> web.Response:
         options = self._sandbox.options
         if options.client_secret is None:
             return _oauth_error("unauthorized_client", "service accounts need a confidential client")
@@ -113,7 +114,7 @@ class OAuthHandlers:
         if isinstance(minted, str):
             return _oauth_error("invalid_grant", minted)
         access_token, expires_in = minted
-        return _granted(request, Pair(access_token=access_token, refresh_token="", expires_in=expires_in))
+        return await _granted(request, Pair(access_token=access_token, refresh_token="", expires_in=expires_in))
 
     async def _revoke(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
@@ -143,7 +144,7 @@ def hang_up(request: web.Request) -> web.Response:
     return web.Response(status=500)
 
 
-def _granted(request: web.Request, pair: Pair) -> web.Response:
+async def _granted(request: web.Request, pair: Pair) -> web.Response:
     answer = {"token_type": "Bearer", "expires_in": pair.expires_in, "access_token": pair.access_token}
     if pair.refresh_token:
         answer["refresh_token"] = pair.refresh_token
@@ -151,6 +152,9 @@ def _granted(request: web.Request, pair: Pair) -> web.Response:
     match request.get(FAULT):
         case Fault(kind="lose-after-commit"):
             return hang_up(request)
+        case Fault(kind="wait-after-commit", seconds=seconds):
+            await asyncio.sleep(seconds)
+            return web.Response(body=body, content_type="application/json")
         case Fault(kind="garble-after-commit"):
             return web.Response(body=body[: len(body) // 2], content_type="application/json")
         case Fault(kind="fail-after-commit", status=status):

@@ -32,7 +32,7 @@ from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
 
 #: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 #: How long a writer waits for another process's write (a one-shot command beside the daemon).
 _BUSY_TIMEOUT_S = 30.0
 #: SQLite's limit on bound parameters is 32,766; a file row has 14.

@@ -97,7 +97,9 @@ class Unit:
         """Start the unit, which is expected to fail; return how that ended, and whether it was tried again."""
         self.do("reset-failed")
         started = self.do("start")
-        ended = self.until_state("failed", "inactive", "active")
+        with suppress(TimeoutError):
+            self.until_state("failed", "inactive", "active")
+        ended = self.show()
         threading.Event().wait(1.5)  # RestartSec= of the drop-in is shorter
         return {"start": started, "ended": ended, "later": self.show()}
 
@@ -182,21 +184,18 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def drive() -> None:
-    """Do it all, and leave what was seen in `observed.json`."""
+    """Do it all, and leave what was seen in `observed.json`. A step that breaks does not stop the next."""
     observed: dict[str, Any] = {}
-    try:
-        api = start_sandbox()
-        for step in (look_at_setup, run, poll_now, reload, one_pass, confine, hang, refuse, drain):
-            began = monotonic()
+    api = start_sandbox()
+    for step in (look_at_setup, run, poll_now, reload, one_pass, confine, hang, refuse, drain):
+        try:
             observed[step.__name__] = step(api)
-            observed[step.__name__]["seconds"] = monotonic() - began
-    except Exception:  # noqa: BLE001 - told to the tests
-        observed["broke"] = traceback.format_exc()
-    finally:
+        except Exception:  # noqa: BLE001 - told to the tests
+            observed[step.__name__] = {"broke": traceback.format_exc()}
         (OUT / "observed.json").write_text(json.dumps(observed, indent=1))
-        subprocess.run(["journalctl", "--sync"], check=False)
-        with (OUT / "journal").open("w") as file:
-            subprocess.run(["journalctl", "--boot", "--output=short-monotonic"], check=False, stdout=file)
+    subprocess.run(["journalctl", "--sync"], check=False)
+    with (OUT / "journal").open("w") as file:
+        subprocess.run(["journalctl", "--boot", "--output=short-monotonic"], check=False, stdout=file)
 
 
 def look_at_setup(api: Api) -> dict[str, Any]:

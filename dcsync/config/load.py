@@ -170,5 +170,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an a
 
 def _has_literal_secret(config: Config) -> bool:
     auth = config.auth
-    secrets = (auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token)
+    secrets = (
+        *(auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token),
+        *(config.http.callback_secret, config.heartbeat.url, *config.notify.urls),
+    )
     return any(isinstance(secret, SecretRef) and secret.kind == "literal" for secret in secrets)

@@ -38,6 +38,7 @@ _COMMANDS = {
     "login": ("dcsync.cli.login", "Sign in with a browser, here or elsewhere."),
     "logout": ("dcsync.cli.login", "Revoke the stored token and forget it."),
     "requests": ("dcsync.cli.lists", "List data requests."),
+    "run": ("dcsync.cli.run", "Run the daemon."),
     "sandbox": ("dcsync.cli.sandbox", "Serve a stand-in of the API on this machine."),
     "status": ("dcsync.cli.status", "Show how the mirror stands."),
     "sync": ("dcsync.cli.sync", "Mirror what is new, once."),

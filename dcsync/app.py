@@ -19,13 +19,14 @@ from dcsync.api.storage import open_storage
 from dcsync.api.transport import ApiTransport
 from dcsync.api.window import FileWindow
 from dcsync.auth.endpoint import Client, TokenEndpoint
-from dcsync.auth.source import REFRESH_LIFE, FixedToken, RefreshingToken
-from dcsync.auth.store import TokenStore
+from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
+from dcsync.auth.store import TokenPair, TokenStore, fingerprint
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.plan import Selection
 from dcsync.core.ports import TokenSource
+from dcsync.core.signin import REFRESH_LIFE
 from dcsync.core.transfer import Throttle
 from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.errors import ConfigError, DcsyncError, ManifestError, MirrorLocked
@@ -34,8 +35,9 @@ from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
 from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
 from dcsync.ops.doctor import Check, Secret, Subject, examine, unconfigured
+from dcsync.ops.login import TokenChain
 from dcsync.ops.recover import recover
-from dcsync.ops.status import Holder, Status, account_statuses
+from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_attention
 from dcsync.tasks import DiskThreads
 
 MANIFEST_NAME = "manifest.sqlite"
@@ -173,12 +175,18 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
     names = [AccountName(account.name) for account in config.accounts]
     with DiskThreads() as disk:
         used = await FileWindow(state / _QUOTA_NAME, disk).used(now=clock.monotonic())
-        pair = await disk.run(TokenStore(state).read) if config.auth.refresh_token is not None else None
+        has_chain = config.auth.method == "login" or config.auth.refresh_token is not None
+        pair, token = await disk.run(_token_state, TokenStore(state)) if has_chain else (None, None)
+        # Before the first run with method "token" there is nothing stored, and nothing amiss.
+        if token is not None and not token.is_stored and config.auth.method == "token":
+            token = None
+        trouble = None if token is None else token_attention(token, clock.now())
         async with AsyncExitStack() as stack:
             manifest = None
             if await disk.run(_is_file, state / MANIFEST_NAME):
                 manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME, read_only=True))
-            accounts = await account_statuses(manifest, names, clock.now())
+            common = () if trouble is None else (trouble,)
+            accounts = await account_statuses(manifest, names, clock.now(), common=common)
         issued_at = None if pair is None else pair.issued_at
         return Status(
             accounts=accounts,
@@ -192,6 +200,15 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
         )
 
 
+def _token_state(store: TokenStore) -> tuple[TokenPair | None, TokenState]:
+    """Read the store without its lock: it is replaced in one step."""
+    pair, intent = store.read(), store.intent()
+    if pair is None:
+        return None, TokenState(is_stored=False, is_refused=False, issued_at=None)
+    refused = intent is not None and intent.refused and intent.spending == fingerprint(pair.refresh_token)
+    return pair, TokenState(is_stored=True, is_refused=refused, issued_at=pair.issued_at)
+
+
 def storage_policy(config: Config) -> StoragePolicy:
     """Return where signed URLs may lead: a loopback API is a sandbox, whose file store is on loopback too."""
     return StoragePolicy(
@@ -203,24 +220,58 @@ def _token_source(
     config: Config, state: Path, *, environ: Mapping[str, str], clock: Clock, disk: DiskThreads
 ) -> TokenSource:
     auth = config.auth
-    if auth.method != "token":
-        message = f'auth.method = "{auth.method}" is not available in this version'
-        raise ConfigError(message, hint='use auth.method = "token" with a refresh_token or an access_token')
-    if auth.refresh_token is None:
-        if auth.access_token is None:  # the configuration was checked for this
-            raise AssertionError
+    if auth.method == "service-account":
+        if auth.private_key is None or auth.account_id is None or auth.key_id is None:
+            raise AssertionError  # the configuration was checked for this
+        return ServiceAccountToken(
+            endpoint=token_endpoint(config, environ=environ),
+            account_id=auth.account_id,
+            key_id=auth.key_id,
+            private_key=auth.private_key.resolve(environ).get_secret_value(),
+            clock=clock,
+        )
+    if auth.method == "token" and auth.refresh_token is None:
+        if auth.access_token is None:
+            raise AssertionError  # the same
         return FixedToken(auth.access_token.resolve(environ).get_secret_value())
-    client = Client(
-        id=auth.client_id or "",
-        secret=None if auth.client_secret is None else auth.client_secret.resolve(environ).get_secret_value(),
-    )
     return RefreshingToken(
         store=TokenStore(state),
-        endpoint=TokenEndpoint(base_url=config.api.base_url, client=client),
+        endpoint=token_endpoint(config, environ=environ),
         clock=clock,
         disk=disk,
-        seed=_seed(auth.refresh_token.resolve, environ),
+        seed=None if auth.refresh_token is None else _seed(auth.refresh_token.resolve, environ),
     )
+
+
+def token_endpoint(config: Config, *, environ: Mapping[str, str]) -> TokenEndpoint:
+    """Return the token endpoint as the configured client sees it. Raises `SecretUnavailable`, `SecretExposed`."""
+    auth = config.auth
+    secret = None if auth.client_secret is None else auth.client_secret.resolve(environ).get_secret_value()
+    return TokenEndpoint(base_url=config.api.base_url, client=Client(id=auth.client_id or "", secret=secret))
+
+
+@asynccontextmanager
+async def open_chain(
+    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None
+) -> AsyncIterator[TokenChain]:
+    """Open what signing in and out works on; it takes no lock, so that it works while a daemon runs.
+
+    Raises `ConfigError` for a method that nobody signs in with.
+    """
+    if config.auth.method == "service-account":
+        message = "a service account signs in by itself, with its key: there is nothing to log in to or out of"
+        raise ConfigError(message, hint="dcsync doctor shows whether its key works")
+    if config.auth.method == "token" and config.auth.refresh_token is None:
+        message = "auth.access_token is used as it is: there is nothing to log in to or out of"
+        raise ConfigError(message, hint='set auth.method = "login"')
+    with DiskThreads() as disk:
+        state = await disk.run(_state_folder, config)
+        yield TokenChain(
+            endpoint=token_endpoint(config, environ=environ),
+            store=TokenStore(state),
+            clock=clock or SystemClock(),
+            disk=disk,
+        )
 
 
 def _seed(resolve: Callable[[Mapping[str, str]], object], environ: Mapping[str, str]) -> str | None:
@@ -256,8 +307,9 @@ async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: Disk
 def _state_folder(config: Config) -> Path:
     path = Path(config.state.dir)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_folder(path.parent)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync_folder(path.parent)
     except OSError as error:
         message = f"state.dir {path} cannot be made: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message, hint="create it for the user that runs dcsync, or correct state.dir") from None
@@ -345,7 +397,7 @@ async def diagnose(
         return unconfigured(error, tell)
     clock = clock or SystemClock()
     auth, state = config.auth, Path(config.state.dir)
-    chained = auth.method == "login" or (auth.method == "token" and auth.refresh_token is not None)
+    chained = auth.method != "service-account" and (auth.method == "login" or auth.refresh_token is not None)
     needed = {
         "login": ("client_secret",),
         "service-account": ("client_secret", "private_key"),
@@ -377,7 +429,7 @@ async def diagnose(
             accounts=account_settings(config),
             method=auth.method,
             secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
-            seed=_secret(auth, "refresh_token", environ) if auth.method == "token" else None,
+            seed=_secret(auth, "refresh_token", environ) if chained else None,
             chained=chained,
             holder=lambda: _holder(state / _LOCK_NAME),
             open_api=ask,

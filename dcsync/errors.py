@@ -187,7 +187,50 @@ class LoginRequired(AuthError):
 
     code = "T-LOGIN"
     exit_status = ExitStatus.LOGIN_REQUIRED
-    hint = "give a new refresh_token (or access_token) in [auth], or sign in again"
+    hint = 'sign in again: dcsync login (or give a new refresh_token in [auth] with method = "token")'
+
+
+class LoginRefused(AuthError):
+    """Signing in did not come to its end: refused by the person or the server, expired, or not ours."""
+
+    code = "T-REFUSED"
+    exit_status = ExitStatus.LOGIN_REQUIRED
+    safe = "a token that was stored before is untouched"
+    hint = "run dcsync login again; a sign-in must be finished within five minutes"
+
+
+class NobodyToSignIn(AuthError):
+    """Neither a browser nor a person can bring the code of a sign-in."""
+
+    code = "T-NOBODY"
+    exit_status = ExitStatus.LOGIN_REQUIRED
+    safe = "a token that was stored before is untouched"
+    hint = "run dcsync login on a terminal"
+
+
+class WrongUser(AuthError):
+    """Somebody else signed in than the one whose extracts are mirrored."""
+
+    code = "T-USER"
+    exit_status = ExitStatus.USAGE
+    safe = "the token stored before is untouched"
+    hint = "sign in as that user, or say --switch-user if the change is meant: you then see only that user's extracts"
+
+
+class ServiceAccountRejected(AuthError):
+    """The token endpoint does not accept the service account's assertion."""
+
+    code = "T-ACCOUNT"
+    exit_status = ExitStatus.LOGIN_REQUIRED
+    hint = "check auth.account_id, auth.key_id and auth.private_key, that the key is enabled, and this machine's clock"
+
+
+class PrivateKeyUnusable(AuthError):
+    """The service account's private key is none."""
+
+    code = "T-KEY"
+    exit_status = ExitStatus.USAGE
+    hint = "auth.private_key takes the PEM text that was shown once when the key was made"
 
 
 class ClientRejected(AuthError):
@@ -403,6 +446,15 @@ class MirrorNotMounted(MirrorError):
     exit_status = ExitStatus.UNSAFE
     safe = "nothing was written"
     hint = "mount the mirror's disk, or correct mirror.root"
+
+
+class MirrorMissing(MirrorError):
+    """The mirror's root is not there: its disk may not be mounted."""
+
+    code = "M-MISSING"
+    hint = "mount its disk, or create the folder if this is a new mirror"
+    exit_status = ExitStatus.UNSAFE
+    safe = "nothing was written"
 
 
 class MirrorForeign(MirrorError):

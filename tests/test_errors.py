@@ -25,7 +25,9 @@ CODE_TABLE = """
     MirrorNotMounted=M-UNMOUNTED ContentChanged=S-CHANGED StorageUnreachable=S-NETWORK StorageRefused=S-REFUSED
     StorageFault=S-SERVER TooSlow=S-SLOW StorageError=S-STORAGE UnsafeUrl=S-UNSAFE AuthError=T-AUTH
     ClientRejected=T-CLIENT TokenEndpointUnavailable=T-ENDPOINT TokenStoreExposed=T-EXPOSED LoginRequired=T-LOGIN
-    TokenStoreUnusable=T-STORE TokenUndecided=T-UNDECIDED
+    TokenStoreUnusable=T-STORE TokenUndecided=T-UNDECIDED TokenStoreDamaged=T-DAMAGED LoginRefused=T-REFUSED
+    NobodyToSignIn=T-NOBODY WrongUser=T-USER ServiceAccountRejected=T-ACCOUNT PrivateKeyUnusable=T-KEY
+    MirrorMissing=M-MISSING
 """
 CODES = dict(pair.split("=") for pair in CODE_TABLE.split())
 #: Leaves whose hint depends on the case, so that the one who raises gives it.
@@ -33,12 +35,12 @@ HINT_BY_CASE = {"IllegalTransition", "MassChange", "MirrorForeign", "MirrorTampe
 #: Every status but "incomplete, will be retried by the next run".
 STATUSES = {
     1: "IllegalTransition",
-    2: "ClientRejected ConfigError ConfigInvalid ConfigMissing ManifestNewer SecretExposed SecretUnavailable "
-    "TokenStoreExposed",
+    2: "ClientRejected ConfigError ConfigInvalid ConfigMissing ManifestNewer PrivateKeyUnusable SecretExposed "
+    "SecretUnavailable TokenStoreExposed WrongUser",
     11: "MirrorLocked",
-    12: "LoginRequired",
+    12: "LoginRefused LoginRequired NobodyToSignIn ServiceAccountRejected",
     13: "AccessRefused",
-    14: "ManifestCorrupt MassChange MirrorForeign MirrorNotMounted MirrorTampered",
+    14: "ManifestCorrupt MassChange MirrorForeign MirrorMissing MirrorNotMounted MirrorTampered",
 }
 
 

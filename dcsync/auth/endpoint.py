@@ -1,4 +1,4 @@
-"""The token endpoint: one refresh, and what its answer means.
+"""The token endpoint: refresh, code, assertion, revocation, and what an answer means.
 
 The whole difficulty is to know whether a token was spent. Before the request's body leaves, nothing is; after it, only
 an answer tells. `TokenUndecided` says that none came.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -17,11 +17,24 @@ import aiohttp
 
 from dcsync.core import wire
 from dcsync.core.quota import parse_retry_after
-from dcsync.errors import ClientRejected, LoginRequired, TokenEndpointUnavailable, TokenUndecided
+from dcsync.errors import (
+    AuthError,
+    ClientRejected,
+    LoginRefused,
+    LoginRequired,
+    ServiceAccountRejected,
+    TokenEndpointUnavailable,
+    TokenUndecided,
+)
 
+AUTHORIZE_PATH = "/authentication/v2/authorize"
 TOKEN_PATH = "/authentication/v2/token"  # noqa: S105 - a path
+REVOKE_PATH = "/authentication/v2/revoke"
+#: All that the mirror does is reading; the lists are enough, so `data:write` is not asked for (API: GET jobs/:jobId).
+SCOPES = ("data:read",)
 #: Our own time-out is what creates doubt about a token, so it is long (FAULTS rule T2).
 READ_TIMEOUT_S = 90.0
+_JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 _MAX_BODY = 1 << 20
 _MIN_LIFE_S, _MAX_LIFE_S = 60.0, 3600.0
 
@@ -43,12 +56,38 @@ class Client:
     secret: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    status: int
+    body: bytes = field(repr=False)
+    retry_after: str | None
+
+
+async def _nothing() -> None:
+    """What is to be done before a grant that spends nothing of value."""
+
+
 class TokenEndpoint:
-    """Speaks OAuth 2 with `base_url`. Every refresh has a connection of its own: an idle one may be half dead."""
+    """Speaks OAuth 2 with `base_url`. Every grant has a connection of its own: an idle one may be half dead."""
 
     def __init__(self, *, base_url: str, client: Client) -> None:
-        self._url = base_url.rstrip("/") + TOKEN_PATH
+        self._base_url = base_url.rstrip("/")
         self._client = client
+
+    @property
+    def url(self) -> str:
+        """The token endpoint's full URL: an assertion names it as its audience."""
+        return self._base_url + TOKEN_PATH
+
+    @property
+    def authorize_url(self) -> str:
+        """Where a person signs in."""
+        return self._base_url + AUTHORIZE_PATH
+
+    @property
+    def client_id(self) -> str:
+        """The application's id."""
+        return self._client.id
 
     async def refresh(self, refresh_token: str, *, before_spending: Callable[[], Awaitable[None]]) -> Granted:
         """Spend a refresh token. `before_spending` is awaited when the connection is up and nothing was sent yet.
@@ -57,7 +96,44 @@ class TokenEndpoint:
         spent), `TokenUndecided` (no telling). Not to be cancelled: the caller runs it to its end.
         """
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
-        headers = {"Accept": "application/json"}
+        return _meaning(await self._post(TOKEN_PATH, form, before_spending), on_invalid_grant=LoginRequired)
+
+    async def exchange(self, code: str, *, verifier: str, redirect_uri: str) -> Granted:
+        """Change an authorization code for the first pair of a chain. Codes live 5 minutes and work once.
+
+        Raises `LoginRefused` for a code that is not good (any more), else as `refresh`.
+        """
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": verifier,
+        }
+        return _meaning(await self._post(TOKEN_PATH, form, _nothing), on_invalid_grant=LoginRefused)
+
+    async def mint(self, assertion: str) -> Granted:
+        """Change a service account's assertion for an access token; there is no refresh token.
+
+        Raises `ServiceAccountRejected` for an assertion that is not accepted, else as `refresh`.
+        """
+        form = {"grant_type": _JWT_BEARER, "assertion": assertion, "scope": " ".join(SCOPES)}
+        return _meaning(await self._post(TOKEN_PATH, form, _nothing), on_invalid_grant=ServiceAccountRejected)
+
+    async def revoke(self, refresh_token: str) -> None:
+        """Tell the server to forget a refresh token. Raises `TokenEndpointUnavailable` and `ClientRejected`."""
+        form = {"token": refresh_token, "token_type_hint": "refresh_token"}
+        answer = await self._post(REVOKE_PATH, form, _nothing)
+        if answer.status == 200:  # also for a token that it does not know (RFC 7009 §2.2)
+            return
+        message = f"the token was not revoked; the server answered with {answer.status}: {wire.error_text(answer.body)}"
+        if answer.status in {400, 401, 403} and _error_code(answer.body) in _CLIENT_ERRORS:
+            raise ClientRejected(message)
+        raise TokenEndpointUnavailable(message)
+
+    async def _post(
+        self, path: str, form: Mapping[str, str], before_spending: Callable[[], Awaitable[None]]
+    ) -> _Answer:
+        form, headers = dict(form), {"Accept": "application/json"}
         if self._client.secret is None:
             form["client_id"] = self._client.id
         else:
@@ -89,33 +165,40 @@ class TokenEndpoint:
                     timeout=timeout,
                     trace_configs=[trace],
                 ) as session,
-                session.post(self._url, data=form, headers=headers, allow_redirects=False) as response,
+                session.post(self._base_url + path, data=form, headers=headers, allow_redirects=False) as response,
             ):
                 body = await _read(response)
-                status, retry_after = response.status, response.headers.get("Retry-After")
+                return _Answer(status=response.status, body=body, retry_after=response.headers.get("Retry-After"))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             words = type(error).__name__
             if sent:
-                message = f"the token endpoint gave no answer to a refresh ({words})"
+                message = f"the token endpoint gave no answer ({words})"
                 raise TokenUndecided(message) from None
-            message = f"the token endpoint cannot be reached ({words}); the refresh token was not spent"
+            message = f"the token endpoint cannot be reached ({words}); nothing was spent"
             raise TokenEndpointUnavailable(message) from None
-        return _meaning(status, body, retry_after)
 
 
-def _meaning(status: int, body: bytes, retry_after: str | None) -> Granted:
+#: OAuth's words for a client or a request that is wrong, whatever token it brings (RFC 6749 §5.2).
+_CLIENT_ERRORS = frozenset(
+    {"invalid_client", "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_grant_type"}
+)
+
+
+def _meaning(answer: _Answer, *, on_invalid_grant: type[AuthError]) -> Granted:
+    status = answer.status
     if status == 200:
-        return _granted(body)
-    words = wire.error_text(body)
-    error = _error_code(body)
+        return _granted(answer.body)
+    words = wire.error_text(answer.body)
+    error = _error_code(answer.body)
     message = f"the token endpoint answered with {status}: {words}"
     if status in {400, 401, 403} and error == "invalid_grant":
-        raise LoginRequired(message)
-    if status in {400, 401, 403} and error in {"invalid_client", "unauthorized_client", "invalid_request"}:
+        raise on_invalid_grant(message)
+    if status in {400, 401, 403} and error in _CLIENT_ERRORS:
         raise ClientRejected(message)
     if status == 429:
         # Refused at the door: the token was not looked at.
-        raise TokenEndpointUnavailable(message, retry_after_s=parse_retry_after(retry_after, datetime.now(UTC)))
+        asked = parse_retry_after(answer.retry_after, datetime.now(UTC))
+        raise TokenEndpointUnavailable(message, retry_after_s=asked)
     if status in {401, 403}:
         raise ClientRejected(message)
     # 5xx may come from a gateway after the server behind it has rotated; other 4xx say nothing definite of the token.
@@ -158,7 +241,7 @@ def _error_code(body: bytes) -> str | None:
         return None
     if not isinstance(entry, dict):
         return None
-    known = {"invalid_grant", "invalid_client", "unauthorized_client", "invalid_request"}
+    known = {"invalid_grant", *_CLIENT_ERRORS}
     for key in ("error", "errorCode", "developerMessage"):
         value = entry.get(key)
         if isinstance(value, str) and value in known:

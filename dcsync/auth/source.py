@@ -1,4 +1,4 @@
-"""Token sources: the port `TokenSource` for `auth.method = "token"`."""
+"""Token sources: what meets the port `TokenSource` for each `auth.method`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,35 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from dcsync.auth.assertion import sign_assertion
 from dcsync.auth.endpoint import Granted, TokenEndpoint
 from dcsync.auth.store import Intent, TokenPair, TokenStore, fingerprint
 from dcsync.clock import Clock
 from dcsync.core.quota import backoff
-from dcsync.errors import ClientRejected, LoginRequired, TokenEndpointUnavailable, TokenStoreDamaged, TokenUndecided
+from dcsync.core.signin import user_of, wants_keeping_alive
+from dcsync.errors import (
+    ClientRejected,
+    LoginRequired,
+    ServiceAccountRejected,
+    TokenEndpointUnavailable,
+    TokenStoreDamaged,
+    TokenUndecided,
+)
 from dcsync.tasks import DiskThreads, finish
 
 log = structlog.get_logger(__name__)
 
 #: A token with less time left is renewed, so that none ends in the middle of a call.
 MARGIN = timedelta(minutes=5)
-#: Refresh tokens live 15 days and work once (APS, Get a 3-legged token).
-REFRESH_LIFE = timedelta(days=15)
 #: An unanswered refresh is asked again after 1 minute, at most 15 (FAULTS rule T5).
 _UNDECIDED_BASE_S, _UNDECIDED_CAP_S = 60.0, 900.0
+#: What ends a chain besides its 15 days: an old copy of it. Offering one may also have revoked the live one.
+_DEAD_CHAIN_HINT = (
+    "sign in again: dcsync login. If state.dir was restored from a backup or is used on a second machine, that is why: "
+    "each needs a login of its own"
+)
+#: A rejected assertion is not signed anew at every poll: a person has to change something first.
+_REJECTED_PAUSE_S = 300.0
 
 
 class FixedToken:
@@ -37,6 +51,59 @@ class FixedToken:
             message = "the API does not accept auth.access_token: it has expired or is for another application"
             raise LoginRequired(message, hint="put a fresh access token in place; one lives 60 minutes")
         return self._token
+
+
+class ServiceAccountToken:
+    """Access tokens of a service account, minted when they are needed and kept in memory only."""
+
+    def __init__(
+        self, *, endpoint: TokenEndpoint, account_id: str, key_id: str, private_key: str, clock: Clock
+    ) -> None:
+        self._endpoint = endpoint
+        self._account_id = account_id
+        self._key_id = key_id
+        self._private_key = private_key
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._token: str | None = None
+        self._good_until = 0.0
+        self._rejection: tuple[ServiceAccountRejected, float] | None = None
+
+    async def access_token(self, *, rejected: str | None = None) -> str:
+        """Return a token with at least five minutes to live, minting one if need be: one for all who ask at once."""
+        token = self._in_hand(rejected)
+        if token is not None:
+            return token
+        async with self._turn:
+            return self._in_hand(rejected) or await self._mint()
+
+    def _in_hand(self, rejected: str | None) -> str | None:
+        usable = self._token != rejected and self._clock.monotonic() < self._good_until
+        return self._token if usable else None
+
+    async def _mint(self) -> str:
+        now = self._clock.monotonic()
+        if self._rejection is not None and now - self._rejection[1] < _REJECTED_PAUSE_S:
+            raise self._rejection[0]
+        assertion = sign_assertion(
+            client_id=self._endpoint.client_id,
+            account_id=self._account_id,
+            key_id=self._key_id,
+            private_key=self._private_key,
+            audience=self._endpoint.url,
+            now=self._clock.now(),
+        )
+        try:
+            granted = await self._endpoint.mint(assertion)
+        except ServiceAccountRejected as error:
+            self._rejection = (error, now)
+            raise
+        self._rejection = None
+        self._token = granted.access_token
+        lifetime = timedelta(seconds=granted.lifetime_s)
+        self._good_until = now + max(lifetime - MARGIN, lifetime / 2).total_seconds()
+        log.info("service account token minted", lifetime_seconds=granted.lifetime_s)
+        return granted.access_token
 
 
 class RefreshingToken:
@@ -71,6 +138,18 @@ class RefreshingToken:
                 return token
             return await finish(self._renew(rejected))
 
+    async def keep_alive(self) -> bool:
+        """Renew the chain if nothing else did for half of its life; return whether it was (FAULTS T11).
+
+        Raises `AuthError`s as `access_token` does.
+        """
+        async with self._turn:
+            pair = await self._disk.run(self._store.read)
+            if pair is None or not wants_keeping_alive(pair.issued_at, self._clock.now()):
+                return False
+            await finish(self._renew(pair.access_token))
+            return True
+
     def _in_hand(self, rejected: str | None) -> str | None:
         pair = self._pair
         if pair is None or pair.access_token is None or pair.access_token == rejected or self._good_until is None:
@@ -91,6 +170,10 @@ class RefreshingToken:
         await self._disk.run(self._store.settle)
         stored = await self._read()
         seed = None if self._seed is None else fingerprint(self._seed)
+        if stored is None and seed is not None and await self._disk.run(self._store.last_seed) == seed:
+            # It works once, and it was taken over before: to offer it again may only revoke what came of it.
+            message = "the configured refresh_token was used before, and the chain that it began is not stored any more"
+            raise LoginRequired(message)
         if self._seed is not None and (stored is None or (seed is not None and stored.seed not in {None, seed})):
             # A new refresh_token in the configuration begins a new chain; the old generation is kept behind it.
             stored = TokenPair(refresh_token=self._seed, seed=seed)
@@ -145,7 +228,7 @@ class RefreshingToken:
             refused = Intent(spending=spending, attempt=attempt, at=now, refused=True)
             await self._disk.run(self._store.note_intent, refused)
             log.warning("login required", reason=error.message, tried_before=attempt > 1)
-            raise
+            raise LoginRequired(error.message, hint=_DEAD_CHAIN_HINT) from None
         except (ClientRejected, TokenEndpointUnavailable):
             # Of this attempt it is known that it spent nothing; of an earlier one it may still be unknown.
             if attempt == 1:
@@ -163,7 +246,7 @@ class RefreshingToken:
         """Hold back a token that was refused for good, or whose outcome was asked for a moment ago."""
         if earlier.refused:
             message = f"the stored refresh token was refused at {earlier.at:%Y-%m-%d %H:%M} UTC (invalid_grant)"
-            raise LoginRequired(message)
+            raise LoginRequired(message, hint=_DEAD_CHAIN_HINT)
         pause = timedelta(seconds=backoff(earlier.attempt, base_s=_UNDECIDED_BASE_S, cap_s=_UNDECIDED_CAP_S, draw=1.0))
         due = earlier.at + pause
         # An intent from the future is one of a clock that was wrong.
@@ -194,4 +277,10 @@ def _next_pair(stored: TokenPair, granted: Granted, now: datetime) -> TokenPair:
         # Half of a very short life, else such a token would be renewed at every call.
         renew_at=now + max(lifetime - MARGIN, lifetime / 2),
         issued_at=now if rotated else stored.issued_at,
+        user=user_of(granted.access_token) or stored.user,
     )
+
+
+def first_pair(granted: Granted, refresh_token: str, now: datetime) -> TokenPair:
+    """Return the pair that a sign-in begins a chain with."""
+    return _next_pair(TokenPair(refresh_token=refresh_token, issued_at=now), granted, now)

@@ -39,6 +39,8 @@ class TokenPair:
     issued_at: datetime | None = None
     #: SHA-256 of the configured token that began this chain: another one in the configuration begins a new chain.
     seed: str | None = None
+    #: Whose tokens these are, where an access token said so.
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,17 @@ class TokenStore:
             for path in (self.path, self._previous):
                 with contextlib.suppress(FileNotFoundError):
                     path.rename(path.with_suffix(".damaged"))
+            self._sync_folder()
+
+    def forget(self) -> None:
+        """Remove the chain, because a person asked for it (`logout`). The caller holds the lock.
+
+        What stays: the lock, and which configured token began the chain, so that it is not offered again.
+        """
+        with self._usable("forgetting"):
+            # The slot first: whole, it would count as the newest generation. The current file last.
+            for path in (self._slot, self._previous, self._intent, self.path):
+                path.unlink(missing_ok=True)
             self._sync_folder()
 
     def settle(self) -> None:
@@ -268,6 +281,7 @@ def _render_pair(pair: TokenPair) -> bytes:
         "renew_at": time_json(pair.renew_at),
         "issued_at": time_json(pair.issued_at),
         "seed": pair.seed,
+        "user": pair.user,
     }
     text = json.dumps(entry, sort_keys=True)
     # The sum is what tells a flipped bit from a token: a wrong token spent would be taken for a dead chain.
@@ -287,6 +301,7 @@ def _parse_pair(body: bytes) -> TokenPair | None:
             renew_at=parse_time(entry["renew_at"]),
             issued_at=parse_time(entry["issued_at"]),
             seed=entry["seed"],
+            user=entry.get("user"),  # not in what the first version wrote
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -31,11 +31,11 @@ class _Stderr:
         return sys.stderr.isatty()
 
 
-def load_config(ctx: click.Context) -> Config:
+def load_config(ctx: click.Context, *, accounts_needed: bool = True) -> Config:
     """Load the configuration and set up the log by it and by the global options."""
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
-    config = load(options.config, environ=os.environ)
+    config = load(options.config, environ=os.environ, accounts_needed=accounts_needed)
     set_up_log(ctx, level=config.log.level, form=config.log.format)
     return config
 

@@ -65,7 +65,7 @@ def _is_there(place: Path) -> bool:
 
 
 def load(path: Path | None = None, *, environ: Mapping[str, str], accounts_needed: bool = True) -> Config:
-    """Read and check the configuration. `accounts_needed` is for all but what finds out which accounts there are.
+    """Read and check the configuration; signing in and `accounts` work before there is an `[[account]]`.
 
     Raises `ConfigMissing`, or `ConfigInvalid` with every problem and its line at once.
     """

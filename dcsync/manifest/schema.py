@@ -136,3 +136,37 @@ run = Table(
     Column("error_code", String),
     Index("run_by_account", "account", "started_at"),
 )
+
+#: What is amiss now, and when a person last heard of it. `account` is "" for what concerns the whole mirror.
+attention = Table(
+    "attention",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("code", String, primary_key=True),
+    Column("subject", String, primary_key=True),
+    Column("message", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("since", Moment, nullable=False),
+    Column("told_at", Moment),
+)
+
+#: Each hook that an event asked for: `state` is due, done or failed.
+hook_run = Table(
+    "hook_run",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("account", String, nullable=False),
+    Column("job", String),
+    Column("kind", String, nullable=False),
+    Column("argv", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("state", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("next_try_at", Moment),
+    Column("ended_at", Moment),
+    Column("exit_status", Integer),
+    Column("error", Text),
+    Index("hook_run_by_state", "state", "next_try_at"),
+    Index("hook_run_by_job", "account", "job"),
+)

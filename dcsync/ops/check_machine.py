@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from dcsync.auth.source import REFRESH_LIFE
 from dcsync.auth.store import TokenPair, TokenStore, fingerprint
+from dcsync.core.signin import REFRESH_LIFE
 from dcsync.errors import (
     ConfigError,
     DiskDenied,
@@ -210,6 +210,9 @@ def stored_token(store: TokenStore, *, seed: Secret | None, now: datetime) -> Ch
         except ConfigError:
             if pair is None:
                 raise
+    if pair is None and begins is not None and store.last_seed() == begins:
+        message = "the configured refresh_token was used before, and the chain that it began is not stored any more"
+        raise LoginRequired(message)
     if begins is not None and (pair is None or pair.seed not in {None, begins}):
         return ok("token", "auth.refresh_token was not used yet; the first call takes it over")
     if pair is None:

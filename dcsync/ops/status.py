@@ -9,6 +9,7 @@ from datetime import datetime
 from dcsync.core.lifecycle import LOSSES, OPEN, JobState, nears_expiry
 from dcsync.core.model import AccountName, Json
 from dcsync.core.ports import AccountFacts, KnownJob
+from dcsync.core.signin import REFRESH_LIFE, days_old
 from dcsync.core.wire import time_json
 from dcsync.manifest import SqlManifest
 
@@ -86,14 +87,45 @@ class Status:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenState:
+    """What the store says of the chain of refresh tokens, where the method has one."""
+
+    is_stored: bool
+    is_refused: bool
+    issued_at: datetime | None
+
+
+def token_attention(state: TokenState, now: datetime) -> Attention | None:
+    """Return what a person should know of the token: that a login is needed, or when one will be."""
+    if not state.is_stored:
+        return Attention(code="T-LOGIN", message="nobody is signed in: run dcsync login")
+    if state.is_refused:
+        return Attention(code="T-LOGIN", message="the refresh token is not accepted any more: run dcsync login")
+    days = days_old(state.issued_at, now)
+    if days is None or state.issued_at is None:
+        return None
+    if days >= REFRESH_LIFE.days:
+        message = f"the refresh token is from {state.issued_at:%Y-%m-%d} and has ended by its age: run dcsync login"
+        return Attention(code="T-LOGIN", message=message)
+    end = state.issued_at + REFRESH_LIFE
+    message = f"the refresh token was not renewed for {days} days; it ends on {end:%Y-%m-%d %H:%M}Z. Any sync renews it"
+    return Attention(code="T-DEADLINE", message=message)
+
+
 async def account_statuses(
-    manifest: SqlManifest | None, names: Sequence[AccountName], now: datetime
+    manifest: SqlManifest | None, names: Sequence[AccountName], now: datetime, *, common: Sequence[Attention] = ()
 ) -> tuple[AccountStatus, ...]:
-    """Return the status of each configured account; without a manifest there was no run yet."""
-    return tuple([await _account(manifest, name, now) for name in names])
+    """Return the status of each configured account; without a manifest there was no run yet.
+
+    What is `common` (the token's trouble) holds up all of them.
+    """
+    return tuple([await _account(manifest, name, now, common) for name in names])
 
 
-async def _account(manifest: SqlManifest | None, name: AccountName, now: datetime) -> AccountStatus:
+async def _account(
+    manifest: SqlManifest | None, name: AccountName, now: datetime, common: Sequence[Attention]
+) -> AccountStatus:
     facts = AccountFacts() if manifest is None else await manifest.facts(name)
     jobs = {} if manifest is None else await manifest.jobs(name)
     published = [job for job in jobs.values() if job.state is JobState.PUBLISHED]
@@ -108,8 +140,14 @@ async def _account(manifest: SqlManifest | None, name: AccountName, now: datetim
         newest_snapshot=None if newest is None else newest.folder,
         newest_completed_at=None if newest is None else newest.job.completed_at,
         jobs=counts,
-        attention=tuple(_attention(facts, list(jobs.values()), now)),
+        attention=_once((*common, *_attention(facts, list(jobs.values()), now))),
     )
+
+
+def _once(items: Sequence[Attention]) -> tuple[Attention, ...]:
+    """Leave out what says the same of the login a second time: the store knows it, and the last run met it."""
+    login = [item for item in items if item.code == "T-LOGIN"]
+    return tuple(item for item in items if item not in login[1:])
 
 
 def _attention(facts: AccountFacts, jobs: Sequence[KnownJob], now: datetime) -> list[Attention]:

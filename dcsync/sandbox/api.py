@@ -1,10 +1,8 @@
-"""The handlers of the Data Connector API, the hubs and the token endpoint."""
+"""The handlers of the Data Connector API and the hubs; those of OAuth stand beside them."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,13 +12,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from dcsync.sandbox.faults import Fault
+from dcsync.sandbox.oauth_handlers import FAULT, OAuthHandlers, hang_up
 from dcsync.sandbox.world import JobEntry, job_json, request_json, stamp
 
 if TYPE_CHECKING:
     from dcsync.sandbox.server import Origin, Sandbox
 
 _DEFAULT_LIMIT = 20
-FAULT = web.RequestKey("fault", Fault)
 
 
 class ApiHandlers:
@@ -42,7 +40,7 @@ class ApiHandlers:
             web.get(f"{account}/jobs/{{job}}", self._job),
             web.get(f"{account}/jobs/{{job}}/data-listing", self._listing),
             web.get(rf"{account}/jobs/{{job}}/data/{{name:[\s\S]+}}", self._sign),
-            web.post("/authentication/v2/token", self._token),
+            *OAuthHandlers(self._sandbox).routes(),
         ]
 
     @web.middleware
@@ -62,7 +60,7 @@ class ApiHandlers:
             return response
         except ConnectionError:
             # The client went away, as it may; nothing is wrong here.
-            return _hang_up(request)
+            return hang_up(request)
         finally:
             sandbox.note(server, request, status, 0)
 
@@ -205,42 +203,6 @@ class ApiHandlers:
         pagination = {"limit": limit, "offset": offset, "totalResults": len(rows)}
         return web.json_response({"pagination": pagination, "results": results})
 
-    async def _token(self, request: web.Request) -> web.StreamResponse:
-        form = await request.post()
-        options, tokens = self._sandbox.options, self._sandbox.tokens
-        header = request.headers.get("Authorization")
-        if header is not None and "client_id" in form:
-            return _oauth_error("invalid_request", "credentials in the header and in the body")
-        if header is not None:
-            expected = base64.b64encode(f"{options.client_id}:{options.client_secret or ''}".encode()).decode()
-            known = header == f"Basic {expected}" and options.client_secret is not None
-        else:
-            known = form.get("client_id") == options.client_id and options.client_secret is None
-        if not known:
-            return _oauth_error("invalid_client", "The client is not known", status=401)
-        if form.get("grant_type") != "refresh_token":
-            return _oauth_error("unsupported_grant_type", "only refresh_token is served here")
-        pair = tokens.refresh(str(form.get("refresh_token", "")))
-        if pair is None:
-            return _oauth_error("invalid_grant", "The refresh token is invalid or expired")
-        body = json.dumps(
-            {
-                "token_type": "Bearer",
-                "expires_in": pair.expires_in,
-                "access_token": pair.access_token,
-                "refresh_token": pair.refresh_token,
-            }
-        ).encode()
-        match request.get(FAULT):
-            case Fault(kind="lose-after-commit"):
-                return _hang_up(request)
-            case Fault(kind="garble-after-commit"):
-                return web.Response(body=body[: len(body) // 2], content_type="application/json")
-            case Fault(kind="fail-after-commit", status=status):
-                return web.Response(status=status, text="<html><h1>Bad gateway</h1></html>", content_type="text/html")
-            case _:
-                return web.Response(body=body, content_type="application/json")
-
 
 async def _break(request: web.Request, fault: Fault) -> web.StreamResponse | None:
     """Do what a fault says; None when the right answer is still due."""
@@ -257,21 +219,14 @@ async def _break(request: web.Request, fault: Fault) -> web.StreamResponse | Non
                 await response.write(b'[{"name": "x"},' * 8192)
         case "hang":
             await asyncio.sleep(fault.seconds)
-            return _hang_up(request)
+            return hang_up(request)
         case "reset":
-            return _hang_up(request)
+            return hang_up(request)
         case "delay":
             await asyncio.sleep(fault.seconds)
             return None
         case _:
             return None
-
-
-def _hang_up(request: web.Request) -> web.Response:
-    """Close the connection; the response goes nowhere."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=500)
 
 
 def _text(value: object) -> str:
@@ -286,7 +241,3 @@ def _not_found(what: str) -> web.Response:
 
 def _bad_request(words: str) -> web.Response:
     return web.json_response({"title": "Bad request", "detail": words, "status": 400}, status=400)
-
-
-def _oauth_error(code: str, words: str, *, status: int = 400) -> web.Response:
-    return web.json_response({"error": code, "error_description": words}, status=status)

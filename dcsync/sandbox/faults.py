@@ -25,6 +25,7 @@ Kind = Literal[
     "etag",  # answer under the ETag `body`
     "gzip",  # say Content-Encoding: gzip, and encode
     "expired",  # 403 as for an expired URL
+    "wait-after-commit",  # token endpoint: rotate, then wait `seconds` before answering
     "lose-after-commit",  # token endpoint: rotate, then close the connection
     "garble-after-commit",  # token endpoint: rotate, then send half of the JSON
     "fail-after-commit",  # token endpoint: rotate, then answer `status`

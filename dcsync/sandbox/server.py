@@ -37,6 +37,8 @@ class Options:
     client_id: str = "sandbox"
     client_secret: str | None = field(default="sandbox-secret", repr=False)
     access_token_lifetime_s: float = 3600.0
+    #: Where the browser may be sent after signing in; None: anywhere.
+    redirect_uris: tuple[str, ...] | None = ("http://localhost:8080/callback",)
     #: Makes the signed URL of a job's file: for a real S3 server in the place of the sandbox's own store.
     sign: Callable[[str, str], str] | None = None
 

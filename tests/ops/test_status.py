@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from dcsync.app import read_status
+from dcsync.auth.store import TokenPair, TokenStore
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
 
@@ -84,3 +87,63 @@ async def test_who_holds_the_mirror_is_shown(mirror: Mirror) -> None:
     assert held.holder.pid is not None
     assert not held.holder.is_daemon
     assert held.json()["daemon"] == {"running": False, "pid": None, "next_poll": None}
+
+
+def store_chain(mirror: Mirror, *, days_old: float) -> None:
+    """Put a chain into the store, as a sign-in so long ago would have."""
+    mirror.config["auth"] = {"method": "login", "client_id": "sandbox", "client_secret": "sandbox-secret"}
+    mirror.state.mkdir(exist_ok=True)
+    issued_at = mirror.clock.now() - timedelta(days=days_old)
+    token = mirror.sandbox.tokens.issue_refresh_token("anna")
+    TokenStore(mirror.state).save(TokenPair(refresh_token=token, issued_at=issued_at))
+
+
+async def attention(mirror: Mirror) -> list[tuple[str, str]]:
+    (account,) = (await status(mirror))["accounts"]
+    return [(item["code"], item["message"]) for item in account["attention"]]
+
+
+async def test_that_nobody_is_signed_in_is_said(mirror: Mirror) -> None:
+    mirror.config["auth"] = {"method": "login", "client_id": "sandbox"}
+
+    assert await attention(mirror) == [("T-LOGIN", "nobody is signed in: run dcsync login")]
+
+
+async def test_a_token_of_the_configuration_that_was_not_used_yet_is_nothing_to_say(mirror: Mirror) -> None:
+    mirror.config["auth"] = {"method": "token", "client_id": "sandbox", "refresh_token": "env:SEED"}
+
+    assert await attention(mirror) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "code", "words"),
+    [
+        (9.9, None, ""),
+        (10, "T-DEADLINE", "was not renewed for 10 days; it ends on 2026-11-27 12:00Z"),
+        (13, "T-DEADLINE", "for 13 days"),
+        (14.5, "T-DEADLINE", "for 14 days"),
+        (15, "T-LOGIN", "has ended by its age: run dcsync login"),
+    ],
+)
+async def test_a_refresh_token_that_nears_its_end_is_warned_of(
+    mirror: Mirror, days: float, code: str | None, words: str
+) -> None:
+    store_chain(mirror, days_old=days)
+
+    found = await attention(mirror)
+
+    assert [item[0] for item in found] == ([code] if code else [])
+    assert all(words in item[1] for item in found)
+    assert (await status(mirror))["token"]["refresh_by"] is not None
+
+
+async def test_a_dead_token_is_said_once_and_a_login_ends_it(mirror: Mirror) -> None:
+    store_chain(mirror, days_old=1)
+    mirror.sandbox.tokens.live_refresh_tokens.clear()
+    await mirror.sync()
+
+    assert await attention(mirror) == [("T-LOGIN", "the refresh token is not accepted any more: run dcsync login")]
+
+    store_chain(mirror, days_old=0)
+    await mirror.sync()
+    assert await attention(mirror) == []

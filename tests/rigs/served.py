@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,12 @@ class Served:
     def state(self) -> Path:
         return self.folder / "state"
 
-    def write_config(self, *lines: str, mode: int = 0o600) -> Path:
-        """Write the usual configuration; `lines` are put before it, where the top level ends with the first table."""
+    def write_config(self, *lines: str, mode: int = 0o600, auth: Sequence[str] = (), accounts: bool = True) -> Path:
+        """Write the usual configuration; `lines` are put before it, where the top level ends with the first table.
+
+        `auth` are other lines for [auth]; without `accounts` there is none yet.
+        """
+        account = ["[[account]]", 'name = "acme"', f'id = "{self.sandbox.world.hub_id}"']
         text = "\n".join(
             [
                 *lines,
@@ -49,11 +53,8 @@ class Served:
                 "[api]",
                 f"base_url = {json.dumps(self.sandbox.base_url)}",
                 "[auth]",
-                'method = "token"',
-                f'access_token = "env:{TOKEN}"',
-                "[[account]]",
-                'name = "acme"',
-                f'id = "{self.sandbox.world.hub_id}"',
+                *(auth or ['method = "token"', f'access_token = "env:{TOKEN}"']),
+                *(account if accounts else []),
                 "",
             ]
         )

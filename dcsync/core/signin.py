@@ -1,0 +1,120 @@
+"""Signing in with PKCE: the address to open, and what the browser brings back. Pure; chance comes from the caller."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from dcsync.core.names import printable
+from dcsync.errors import LoginRefused
+
+#: Refresh tokens live 15 days and work once (APS, Get a 3-legged token).
+REFRESH_LIFE = timedelta(days=15)
+#: With nothing else to do, a chain is renewed at half of its life (FAULTS rule T7).
+KEEP_ALIVE_AGE = timedelta(days=7)
+#: Ages of a refresh token at which a person is told (FAULTS rule T7).
+WARN_AGES = (timedelta(days=10), timedelta(days=13), timedelta(days=14))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignIn:
+    """One attempt. `url` is for the person; `state` and `verifier` stay here."""
+
+    url: str
+    redirect_uri: str
+    state: str = field(repr=False)
+    verifier: str = field(repr=False)
+
+
+def begin(
+    *, authorize_url: str, client_id: str, redirect_uri: str, scopes: Sequence[str], state: str, verifier: str
+) -> SignIn:
+    """Return an attempt to sign in. `state` and `verifier` are fresh chance: at least 43 URL-safe characters each."""
+    query = {
+        "response_type": "code",
+        "client_id": client_id,
+        "redirect_uri": redirect_uri,
+        "scope": " ".join(scopes),
+        "state": state,
+        "code_challenge": challenge(verifier),
+        "code_challenge_method": "S256",
+    }
+    return SignIn(url=f"{authorize_url}?{urlencode(query)}", redirect_uri=redirect_uri, state=state, verifier=verifier)
+
+
+def challenge(verifier: str) -> str:
+    """Return the S256 challenge of a verifier (RFC 7636 §4.2)."""
+    digest = hashlib.sha256(verifier.encode("ascii")).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def belongs(attempt: SignIn, redirect: str) -> bool:
+    """Say whether an address carries the attempt's `state`: what does not, nobody of ours asked for."""
+    given = parse_qs(urlsplit(redirect).query).get("state", [])
+    return len(given) == 1 and hmac.compare_digest(given[0].encode(), attempt.state.encode())
+
+
+def code_in(attempt: SignIn, redirect: str) -> str:
+    """Return the authorization code that the browser brought to `redirect`, the whole address.
+
+    Raises `LoginRefused` when the address is not the registered one, is of another attempt, or says no.
+    """
+    try:
+        found, expected = urlsplit(redirect.strip().strip("'\"")), urlsplit(attempt.redirect_uri)
+    except ValueError:
+        message = "that is no address"
+        raise LoginRefused(message) from None
+    if (found.scheme, found.netloc.lower(), found.path) != (expected.scheme, expected.netloc.lower(), expected.path):
+        message = f"that address does not begin with {attempt.redirect_uri}?"
+        hint = "copy the whole address from the browser's address bar after signing in, also if its page shows an error"
+        raise LoginRefused(message, hint=hint)
+    if not belongs(attempt, found.geturl()):
+        message = "that address is not of this sign-in (its state differs)"
+        raise LoginRefused(message)
+    values = parse_qs(found.query)
+    if "error" in values:
+        words = values.get("error_description", values["error"])[0]
+        message = f"signing in was refused: {printable(words, 120)}"
+        hint = "allow access on the page; if it names the client, check auth.client_id and auth.redirect_uri"
+        raise LoginRefused(message, hint=hint)
+    codes = values.get("code", [])
+    if len(codes) != 1:
+        message = "that address has no code"
+        raise LoginRefused(message)
+    return codes[0]
+
+
+def user_of(access_token: str) -> str | None:
+    """Return whose token it is, where it says so: APS tokens are JWTs with the claim `userid`.
+
+    Not proved, and not used to grant anything: it tells apart two users of the same operator.
+    """
+    parts = access_token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        return None
+    user = claims.get("userid") if isinstance(claims, dict) else None
+    return user if isinstance(user, str) and user else None
+
+
+def days_old(issued_at: datetime | None, now: datetime) -> int | None:
+    """Return the highest of the warning ages, in days, that a refresh token has reached; None before the first."""
+    if issued_at is None:
+        return None
+    reached = [age.days for age in (*WARN_AGES, REFRESH_LIFE) if now - issued_at >= age]
+    return max(reached, default=None)
+
+
+def wants_keeping_alive(issued_at: datetime | None, now: datetime) -> bool:
+    """Say whether a chain that nobody used lately should be renewed; one of unknown age should."""
+    return issued_at is None or now - issued_at >= KEEP_ALIVE_AGE

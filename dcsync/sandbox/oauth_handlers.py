@@ -1,0 +1,167 @@
+"""The handlers of OAuth: a page to consent on, the token endpoint, revocation."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import html
+import json
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from dcsync.sandbox.faults import Fault
+from dcsync.sandbox.oauth import Pair
+
+if TYPE_CHECKING:
+    from dcsync.sandbox.server import Sandbox
+
+FAULT = web.RequestKey("fault", Fault)
+_JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+
+
+class OAuthHandlers:
+    """`/authentication/v2/…` as API.md §6 says."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/authentication/v2/authorize", self._authorize),
+            web.post("/authentication/v2/authorize", self._consent),
+            web.post("/authentication/v2/token", self._token),
+            web.post("/authentication/v2/revoke", self._revoke),
+        ]
+
+    async def _authorize(self, request: web.Request) -> web.Response:
+        query = request.query
+        wrong = self._wrong(query.get("client_id", ""), query.get("redirect_uri", ""))
+        if wrong is None and (query.get("response_type") != "code" or query.get("code_challenge_method") != "S256"):
+            wrong = "response_type must be code, code_challenge_method S256"
+        if wrong is not None:
+            # Not a redirect: an address that is not registered must not be sent anything (RFC 6749 §4.1.2.1).
+            return web.json_response({"error": "invalid_request", "error_description": wrong}, status=400)
+        kept = "".join(
+            f'<input type="hidden" name="{html.escape(name)}" value="{html.escape(query.get(name, ""))}">'
+            for name in ("client_id", "redirect_uri", "state", "code_challenge")
+        )
+        body = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sandbox: sign in</title></head>
+<body><main><h1>Sandbox</h1><p>The application {html.escape(query["client_id"])} asks to read your data
+({html.escape(query.get("scope", ""))}).</p><form method="post" action="/authentication/v2/authorize">{kept}
+<label>Sign in as <input name="user" value="sandbox-user"></label>
+<button name="answer" value="allow">Allow</button> <button name="answer" value="deny">Deny</button>
+</form></main></body></html>"""
+        return web.Response(text=body, content_type="text/html")
+
+    async def _consent(self, request: web.Request) -> web.Response:
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        redirect_uri = form.get("redirect_uri", "")
+        wrong = self._wrong(form.get("client_id", ""), redirect_uri)
+        if wrong is not None:
+            return web.json_response({"error": "invalid_request", "error_description": wrong}, status=400)
+        if form.get("answer") == "allow":
+            code = self._sandbox.tokens.issue_code(
+                form.get("user", ""), challenge=form.get("code_challenge", ""), redirect_uri=redirect_uri
+            )
+            answer = {"code": code}
+        else:
+            answer = {"error": "access_denied", "error_description": "The user said no"}
+        answer["state"] = form.get("state", "")
+        return web.Response(status=303, headers={"Location": f"{redirect_uri}?{urlencode(answer)}"})
+
+    def _wrong(self, client_id: str, redirect_uri: str) -> str | None:
+        if client_id != self._sandbox.options.client_id:
+            return "the client is not known"
+        registered = self._sandbox.options.redirect_uris
+        if registered is not None and redirect_uri not in registered:
+            return "the redirect_uri is not registered"
+        return None
+
+    async def _token(self, request: web.Request) -> web.StreamResponse:
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        refusal = self._authenticate(request, form)
+        if refusal is not None:
+            return refusal
+        tokens = self._sandbox.tokens
+        match form.get("grant_type"):
+            case "refresh_token":
+                pair = tokens.refresh(form.get("refresh_token", ""))
+                refused = "The refresh token is invalid or expired"
+            case "authorization_code":
+                pair = tokens.redeem(
+                    form.get("code", ""),
+                    verifier=form.get("code_verifier", ""),
+                    redirect_uri=form.get("redirect_uri", ""),
+                )
+                refused = "The authorization code is invalid or expired"
+            case grant if grant == _JWT_BEARER:
+                return await self._mint(request, form)
+            case _:
+                return _oauth_error("unsupported_grant_type", "not served here")
+        if pair is None:
+            return _oauth_error("invalid_grant", refused)
+        return await _granted(request, pair)
+
+    async def _mint(self, request: web.Request, form: dict[str, str]) -> web.Response:
+        options = self._sandbox.options
+        if options.client_secret is None:
+            return _oauth_error("unauthorized_client", "service accounts need a confidential client")
+        audience = f"{self._sandbox.base_url}/authentication/v2/token"
+        minted = self._sandbox.tokens.mint(form.get("assertion", ""), client_id=options.client_id, audience=audience)
+        if isinstance(minted, str):
+            return _oauth_error("invalid_grant", minted)
+        access_token, expires_in = minted
+        return await _granted(request, Pair(access_token=access_token, refresh_token="", expires_in=expires_in))
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        refusal = self._authenticate(request, form)
+        if refusal is not None:
+            return refusal
+        self._sandbox.tokens.revoke(form.get("token", ""))
+        return web.Response(status=200)
+
+    def _authenticate(self, request: web.Request, form: dict[str, str]) -> web.Response | None:
+        options = self._sandbox.options
+        header = request.headers.get("Authorization")
+        if header is not None and "client_id" in form:
+            return _oauth_error("invalid_request", "credentials in the header and in the body")
+        if header is not None:
+            expected = base64.b64encode(f"{options.client_id}:{options.client_secret or ''}".encode()).decode()
+            known = header == f"Basic {expected}" and options.client_secret is not None
+        else:
+            known = form.get("client_id") == options.client_id and options.client_secret is None
+        return None if known else _oauth_error("invalid_client", "The client is not known", status=401)
+
+
+def hang_up(request: web.Request) -> web.Response:
+    """Close the connection; the response goes nowhere."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)
+
+
+async def _granted(request: web.Request, pair: Pair) -> web.Response:
+    answer = {"token_type": "Bearer", "expires_in": pair.expires_in, "access_token": pair.access_token}
+    if pair.refresh_token:
+        answer["refresh_token"] = pair.refresh_token
+    body = json.dumps(answer).encode()
+    match request.get(FAULT):
+        case Fault(kind="lose-after-commit"):
+            return hang_up(request)
+        case Fault(kind="wait-after-commit", seconds=seconds):
+            await asyncio.sleep(seconds)
+            return web.Response(body=body, content_type="application/json")
+        case Fault(kind="garble-after-commit"):
+            return web.Response(body=body[: len(body) // 2], content_type="application/json")
+        case Fault(kind="fail-after-commit", status=status):
+            return web.Response(status=status, text="<html><h1>Bad gateway</h1></html>", content_type="text/html")
+        case _:
+            return web.Response(body=body, content_type="application/json")
+
+
+def _oauth_error(code: str, words: str, *, status: int = 400) -> web.Response:
+    return web.json_response({"error": code, "error_description": words}, status=status)

@@ -1,0 +1,220 @@
+"""`dcsync login`, `logout` and `accounts` as a person uses them: in a browser, by pasting, and where neither can be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+import tomllib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import pytest
+
+from dcsync.auth.store import TokenStore
+from tests.cli.conftest import Dcsync
+from tests.rigs.browser import browsing
+from tests.rigs.served import Served, served
+
+AUTH = ('method = "login"', 'client_id = "sandbox"', 'client_secret = "sandbox-secret"')
+
+
+@pytest.fixture
+def signing_in(tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """The remote side, and a configuration with method "login" and a port of its own."""
+    redirect_uri = f"http://localhost:{unused_tcp_port}/callback"
+    with served(tmp_path, redirect_uris=(redirect_uri,)) as side:
+        side.write_config(auth=(*AUTH, f'redirect_uri = "{redirect_uri}"'))
+        monkeypatch.setenv("DCSYNC_CONFIG", str(side.config))
+        yield side
+
+
+@asynccontextmanager
+async def login(side: Served, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start `dcsync login`, which is ended with the block if it did not end before."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "dcsync", "--config", str(side.config), "login", *options),
+        env={key: value for key, value in os.environ.items() if key not in {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"}},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def address_shown(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    async for line in process.stderr:
+        found = re.fullmatch(r"\s+(http://\S+/authentication/v2/authorize\?\S+)\n", line.decode())
+        if found:
+            return found[1]
+    raise AssertionError
+
+
+async def consent(url: str) -> str:
+    query = {key: values[0] for key, values in parse_qs(urlsplit(url).query).items()}
+    kept = {name: query[name] for name in ("client_id", "redirect_uri", "state", "code_challenge")}
+    form = {**kept, "answer": "allow", "user": "anna"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url.partition("?")[0], data=form, allow_redirects=False) as page,
+    ):
+        return page.headers["Location"]
+
+
+@pytest.mark.needs_tool("chromium")
+async def test_signing_in_with_a_real_browser(signing_in: Served, tmp_path: Path) -> None:
+    async with login(signing_in, "--json") as process, browsing() as browser:
+        page = await browser.new_page()
+        await page.goto(await address_shown(process))
+        await page.get_by_label("Sign in as").fill("anna")
+        await page.get_by_role("button", name="Allow").click()
+        await page.get_by_role("heading", name="You are signed in.").wait_for()
+        await page.screenshot(path=tmp_path / "signed-in.png")
+        out, _ = await process.communicate()
+
+    assert process.returncode == 0
+    answer = json.loads(out)
+    assert answer["user"] == "anna"
+    assert [account["visible"] for account in answer["accounts"]] == [True]
+    assert TokenStore(signing_in.state).read() is not None
+
+
+@pytest.mark.needs_tool("chromium")
+async def test_saying_no_in_a_real_browser(signing_in: Served) -> None:
+    async with login(signing_in) as process, browsing() as browser:
+        page = await browser.new_page()
+        await page.goto(await address_shown(process))
+        await page.get_by_role("button", name="Deny").click()
+        await page.get_by_text("The user said no").wait_for()
+        _, err = await process.communicate()
+
+    assert process.returncode == 12
+    assert "signing in was refused: The user said no" in err.decode()
+    assert "T-REFUSED" in err.decode()
+
+
+async def test_signing_in_by_pasting_the_address(signing_in: Served) -> None:
+    async with login(signing_in) as process:
+        address = await consent(await address_shown(process))
+        out, err = await process.communicate(f"\nrubbish\n{address}\n".encode())
+
+    assert process.returncode == 0, err.decode()
+    assert "signed in as user anna" in out.decode()
+    assert "acme: visible" in out.decode()
+    assert "does not begin with http://localhost:" in err.decode()
+
+
+async def test_where_nobody_can_bring_the_code_it_says_so_at_once(signing_in: Served) -> None:
+    text = signing_in.config.read_text()
+    signing_in.config.write_text(re.sub(r'redirect_uri = ".*"', 'redirect_uri = "https://bim.example/cb"', text))
+    async with login(signing_in) as process:
+        _, err = await process.communicate(b"")
+
+    assert process.returncode == 12
+    assert "Nothing listens for the answer: https://bim.example/cb is not an http address" in err.decode()
+    assert "T-NOBODY" in err.decode()
+
+
+async def test_an_interrupted_sign_in_leaves_everything_as_it_was(signing_in: Served) -> None:
+    async with login(signing_in) as process:
+        await address_shown(process)
+        process.terminate()
+        _, err = await process.communicate()
+
+    assert process.returncode == 130
+    assert "Traceback" not in err.decode()
+    assert TokenStore(signing_in.state).read() is None
+
+
+def store_token(side: Served) -> str:
+    """Put a chain into the store, as a sign-in would."""
+    from dcsync.auth.store import TokenPair
+
+    token = side.sandbox.tokens.issue_refresh_token("anna")
+    side.state.mkdir(exist_ok=True)
+    TokenStore(side.state).save(TokenPair(refresh_token=token))
+    return token
+
+
+def test_syncing_works_with_a_login(signing_in: Served, dcsync: Dcsync) -> None:
+    store_token(signing_in)
+
+    assert dcsync("sync").status == 0
+
+
+def test_without_a_login_every_command_says_which_one_to_run(signing_in: Served, dcsync: Dcsync) -> None:
+    for command in ("sync", "jobs", "accounts"):
+        result = dcsync(command)
+
+        assert result.status == 12, command
+        assert "dcsync login" in result.err
+
+
+def test_logging_out_revokes_the_token(signing_in: Served, dcsync: Dcsync) -> None:
+    token = store_token(signing_in)
+
+    assert dcsync("logout").status == 0
+    assert token not in signing_in.sandbox.tokens.live_refresh_tokens
+    assert "nobody was signed in" in dcsync("logout").out
+
+
+def test_accounts_can_be_pasted_into_a_configuration_that_has_none(signing_in: Served, dcsync: Dcsync) -> None:
+    store_token(signing_in)
+    signing_in.write_config(auth=AUTH, accounts=False)
+
+    result = dcsync("accounts")
+
+    (account,) = tomllib.loads(result.out)["account"]
+    assert account == {"name": "sandbox-construction", "id": signing_in.sandbox.world.hub_id}
+    with signing_in.config.open("a") as file:
+        file.write(result.out)
+    assert dcsync("status").status == 0
+
+
+def test_an_account_that_is_configured_is_shown_as_a_comment(signing_in: Served, dcsync: Dcsync) -> None:
+    store_token(signing_in)
+
+    result = dcsync("accounts")
+
+    assert tomllib.loads(result.out) == {}
+    assert "in the configuration already" in result.out
+    assert [row["configured"] for row in dcsync("accounts", "--json").json["accounts"]] == [True]
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        ('method = "token"', 'access_token = "x"'),
+        (
+            'method = "service-account"',
+            'client_id = "c"',
+            'client_secret = "s"',
+            'account_id = "a"',
+            'key_id = "k"',
+            'private_key = "p"',
+        ),
+    ],
+    ids=["token", "service-account"],
+)
+@pytest.mark.parametrize("command", ["login", "logout"])
+def test_a_method_that_nobody_signs_in_with_says_so(
+    signing_in: Served, dcsync: Dcsync, auth: tuple[str, ...], command: str
+) -> None:
+    signing_in.write_config(auth=auth)
+
+    result = dcsync(command)
+
+    assert result.status == 2
+    assert "there is nothing to log in to" in result.err

@@ -1,0 +1,397 @@
+"""Signing in and out: browser or paste, durable or not at all, beside a daemon that runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import pytest
+
+from dcsync.auth.endpoint import Client, TokenEndpoint
+from dcsync.auth.source import RefreshingToken
+from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.errors import (
+    AuthError,
+    ClientRejected,
+    DcsyncError,
+    LoginRefused,
+    LoginRequired,
+    TokenEndpointUnavailable,
+    TokenStoreUnusable,
+    WrongUser,
+)
+from dcsync.ops.login import TokenChain, login, logout
+from dcsync.sandbox import Fault, Options, Sandbox, World
+from dcsync.tasks import DiskThreads
+from tests.fakes import FakeClock
+
+
+@dataclass(slots=True)
+class Pasting:
+    """Somebody who pastes what a test puts into the queue, and remembers what was shown."""
+
+    url: str = ""
+    listening: bool = False
+    why_not: str = ""
+    complaints: list[str] = field(default_factory=list)
+    shown: asyncio.Event = field(default_factory=asyncio.Event)
+    lines: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+
+    def show(self, url: str, *, listening: bool, why_not: str) -> None:
+        self.url, self.listening, self.why_not = url, listening, why_not
+        self.shown.set()
+
+    async def pasted(self) -> str:
+        return await self.lines.get()
+
+    def complain(self, error: DcsyncError) -> None:
+        self.complaints.append(error.message)
+
+
+@dataclass(slots=True, kw_only=True)
+class Rig:
+    sandbox: Sandbox
+    chain: TokenChain
+    redirect_uri: str
+    clock: FakeClock
+    disk: DiskThreads
+
+    def source(self) -> RefreshingToken:
+        """Return what a daemon has that runs meanwhile."""
+        return RefreshingToken(
+            store=TokenStore(self.chain.store.path.parent),
+            endpoint=self.chain.endpoint,
+            clock=self.clock,
+            disk=self.disk,
+            seed=None,
+        )
+
+
+@asynccontextmanager
+async def rigged(folder: Path, port: int, *, secret: str | None = "sandbox-secret") -> AsyncIterator[Rig]:
+    clock = FakeClock()
+    redirect_uri = f"http://localhost:{port}/callback"
+    options = Options(client_secret=secret, redirect_uris=(redirect_uri,))
+    async with Sandbox(World(now=lambda: clock.now().timestamp()), options=options) as sandbox:
+        with DiskThreads() as disk:
+            endpoint = TokenEndpoint(base_url=sandbox.base_url, client=Client(id="sandbox", secret=secret))
+            chain = TokenChain(endpoint=endpoint, store=TokenStore(folder), clock=clock, disk=disk)
+            yield Rig(sandbox=sandbox, chain=chain, redirect_uri=redirect_uri, clock=clock, disk=disk)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[Rig]:
+    async with rigged(tmp_path, unused_tcp_port) as ready:
+        yield ready
+
+
+async def consent(url: str, *, answer: str = "allow", user: str = "sandbox-user") -> str:
+    """Answer the sandbox's page as a browser without scripts would; return where it sends the browser."""
+    query = {key: values[0] for key, values in parse_qs(urlsplit(url).query).items()}
+    kept = {name: query[name] for name in ("client_id", "redirect_uri", "state", "code_challenge")}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            url.partition("?")[0], data={**kept, "answer": answer, "user": user}, allow_redirects=False
+        ) as page,
+    ):
+        return page.headers["Location"]
+
+
+async def visit(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as page:
+        return page.status, await page.text()
+
+
+async def sign_in(rig: Rig, *, user: str = "sandbox-user", switch_user: bool = False) -> TokenPair:
+    """Sign in by pasting."""
+    person = Pasting()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(
+            login(rig.chain, person, redirect_uri=rig.redirect_uri, switch_user=switch_user), name="login"
+        )
+        await person.shown.wait()
+        person.lines.put_nowait(await consent(person.url, user=user))
+    return task.result()
+
+
+async def failed_sign_in(rig: Rig, **options: object) -> AuthError:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await sign_in(rig, **options)  # type: ignore[arg-type]
+    error = caught.value.exceptions[0]
+    assert isinstance(error, AuthError)
+    return error
+
+
+@pytest.mark.parametrize("secret", ["sandbox-secret", None], ids=["confidential", "public"])
+async def test_the_browser_brings_the_code_and_hears_how_it_ended(
+    tmp_path: Path, unused_tcp_port: int, secret: str | None
+) -> None:
+    async with rigged(tmp_path, unused_tcp_port, secret=secret) as rig:
+        person = Pasting()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(login(rig.chain, person, redirect_uri=rig.redirect_uri))
+            await person.shown.wait()
+            assert person.listening
+            status, page = await visit(await consent(person.url))
+
+        assert (status, "You are signed in." in page) == (200, True)
+        stored = rig.chain.store.read()
+        assert stored == task.result()
+        assert stored is not None
+        assert stored.refresh_token in rig.sandbox.tokens.live_refresh_tokens
+        assert stored.user == "sandbox-user"
+        assert await rig.source().access_token() == stored.access_token
+
+
+async def test_a_pasted_address_does_it_too_after_wrong_ones(rig: Rig) -> None:
+    person = Pasting()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(login(rig.chain, person, redirect_uri=rig.redirect_uri))
+        await person.shown.wait()
+        person.lines.put_nowait("what?")
+        person.lines.put_nowait(f"{rig.redirect_uri}?code=x&state=forged")
+        person.lines.put_nowait(await consent(person.url))
+
+    assert len(person.complaints) == 2
+    assert rig.chain.store.read() is not None
+
+
+async def test_a_redirect_that_nobody_asked_for_is_turned_away_and_ends_nothing(rig: Rig) -> None:
+    person = Pasting()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(login(rig.chain, person, redirect_uri=rig.redirect_uri))
+        await person.shown.wait()
+        forged, _ = await visit(f"{rig.redirect_uri}?code=x&state=forged")
+        elsewhere, _ = await visit(rig.redirect_uri.replace("/callback", "/favicon.ico"))
+        assert not task.done()
+        await visit(await consent(person.url))
+
+    assert (forged, elsewhere) == (400, 404)
+    assert rig.chain.store.read() is not None
+
+
+async def test_a_person_who_says_no_ends_it_and_the_page_says_so(rig: Rig) -> None:
+    person, refusals = Pasting(), []
+
+    async def refused() -> None:
+        with pytest.raises(LoginRefused) as caught:
+            await login(rig.chain, person, redirect_uri=rig.redirect_uri)
+        refusals.append(caught.value.message)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(refused())
+        await person.shown.wait()
+        status, page = await visit(await consent(person.url, answer="deny"))
+
+    assert (status, "The user said no" in page) == (400, True)
+    assert refusals == ["signing in was refused: The user said no"]
+    assert rig.chain.store.read() is None
+
+
+async def test_a_port_that_is_taken_leaves_pasting(rig: Rig) -> None:
+    port = urlsplit(rig.redirect_uri).port
+    blocker = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", port)
+    async with blocker:
+        person = Pasting()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(login(rig.chain, person, redirect_uri=rig.redirect_uri))
+            await person.shown.wait()
+            person.lines.put_nowait(await consent(person.url))
+
+    assert not person.listening
+    assert "Address already in use" in person.why_not
+    assert rig.chain.store.read() is not None
+
+
+async def test_an_address_of_another_machine_is_not_listened_on(rig: Rig) -> None:
+    person = Pasting()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await login(rig.chain, person, redirect_uri="https://bim.example/callback")
+
+    assert "not an http address of this machine" in person.why_not
+
+
+async def test_nobody_who_signs_in_for_a_quarter_of_an_hour_ends_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcsync.ops.login.PATIENCE_S", 0.05)
+
+    with pytest.raises(LoginRefused, match="nobody signed in"):
+        await login(rig.chain, Pasting(), redirect_uri=rig.redirect_uri)
+
+
+async def test_another_user_is_refused_and_the_stored_chain_lives_on(rig: Rig) -> None:
+    """FAULTS T15."""
+    before = await sign_in(rig, user="anna")
+    live = set(rig.sandbox.tokens.live_refresh_tokens)
+
+    error = await failed_sign_in(rig, user="bert")
+
+    assert isinstance(error, WrongUser)
+    assert "bert" in error.message
+    assert "anna" in error.message
+    assert rig.chain.store.read() == before
+    # Bert's chain was revoked, not left lying about.
+    assert rig.sandbox.tokens.live_refresh_tokens == live
+
+
+async def test_another_user_can_be_meant(rig: Rig) -> None:
+    await sign_in(rig, user="anna")
+
+    pair = await sign_in(rig, user="bert", switch_user=True)
+
+    assert pair.user == "bert"
+    assert rig.chain.store.read() == pair
+
+
+async def test_a_daemon_in_need_of_a_login_takes_the_new_chain_up(rig: Rig) -> None:
+    """FAULTS T12: off for 16 days."""
+    await sign_in(rig)
+    rig.clock.advance(16 * 86400)
+    daemon = rig.source()
+    for _ in range(3):
+        with pytest.raises(LoginRequired, match="invalid_grant"):
+            await daemon.access_token()
+    assert rig.sandbox.count("token", status=400) == 1  # asked once, not three times
+
+    pair = await sign_in(rig)
+
+    assert await daemon.access_token() == pair.access_token
+
+
+async def test_a_daemon_that_renews_while_somebody_signs_in_does_not_undo_it(rig: Rig) -> None:
+    await sign_in(rig)
+    daemon = rig.source()
+    await daemon.access_token()
+    person = Pasting()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(login(rig.chain, person, redirect_uri=rig.redirect_uri))
+        await person.shown.wait()
+        rig.clock.advance(3500)
+        await daemon.access_token()  # the store is not locked while a person takes their time
+        person.lines.put_nowait(await consent(person.url))
+
+    rig.clock.advance(3500)
+    token = await daemon.access_token()
+
+    assert rig.chain.store.read() is not None
+    assert rig.sandbox.tokens.accepts(token)
+    assert task.result().refresh_token not in rig.sandbox.tokens.live_refresh_tokens  # the daemon went on from it
+
+
+async def test_a_damaged_store_is_set_aside_by_a_login(rig: Rig) -> None:
+    await sign_in(rig)
+    await sign_in(rig)
+    store = rig.chain.store
+    for path in (store.path, store.path.with_name("token.previous.json")):
+        path.write_bytes(b"rubbish")
+
+    pair = await sign_in(rig)
+
+    assert store.read() == pair
+    assert store.path.with_suffix(".damaged").read_bytes() == b"rubbish"
+
+
+@pytest.mark.needs_root
+async def test_without_room_for_the_token_the_code_is_not_used(tmp_path: Path, rig: Rig) -> None:
+    """FAULTS T6, at sign-in."""
+    rig.chain.store.path.parent.joinpath("token.next").mkdir()  # the slot cannot be written
+
+    error = await failed_sign_in(rig)
+
+    assert isinstance(error, TokenStoreUnusable)
+    assert rig.sandbox.count("token", path_contains="/token") == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        (
+            Fault(server="token", kind="status", status=401, body=b'{"error": "invalid_client"}', match="token"),
+            ClientRejected,
+        ),
+        (
+            Fault(server="token", kind="status", status=400, body=b'{"error": "invalid_grant"}', match="token"),
+            LoginRefused,
+        ),
+        (Fault(server="token", kind="json", body=b'{"access_token": "x"}', match="token"), LoginRefused),
+    ],
+)
+async def test_what_the_endpoint_says_of_the_code_is_told_apart(
+    rig: Rig, fault: Fault, raised: type[AuthError]
+) -> None:
+    rig.sandbox.faults.add(fault)
+
+    error = await failed_sign_in(rig)
+
+    assert isinstance(error, raised)
+    assert rig.chain.store.read() is None
+
+
+async def test_logout_revokes_and_forgets(rig: Rig) -> None:
+    pair = await sign_in(rig)
+
+    assert await logout(rig.chain)
+
+    assert pair.refresh_token not in rig.sandbox.tokens.live_refresh_tokens
+    assert rig.chain.store.read() is None
+    assert [path.name for path in rig.chain.store.path.parent.iterdir()] == ["token.lock"]
+    with pytest.raises(LoginRequired):
+        await rig.source().access_token()
+    assert not await logout(rig.chain)
+
+
+async def test_a_logout_that_cannot_revoke_forgets_nothing_unless_told(rig: Rig) -> None:
+    pair = await sign_in(rig)
+    rig.sandbox.faults.add(Fault(server="token", kind="status", status=503, match="revoke", times=None))
+
+    with pytest.raises(TokenEndpointUnavailable, match="503"):
+        await logout(rig.chain)
+    assert rig.chain.store.read() == pair
+
+    assert await logout(rig.chain, local=True)
+    assert rig.chain.store.read() is None
+
+
+async def test_a_configured_token_is_not_offered_again_after_a_logout(rig: Rig) -> None:
+    seed = rig.sandbox.tokens.issue_refresh_token("anna")
+    store, folder = rig.chain.store, rig.chain.store.path.parent
+
+    def seeded() -> RefreshingToken:
+        return RefreshingToken(
+            store=TokenStore(folder), endpoint=rig.chain.endpoint, clock=rig.clock, disk=rig.disk, seed=seed
+        )
+
+    await seeded().access_token()
+    await logout(rig.chain)
+    asked = rig.sandbox.count("token")
+
+    with pytest.raises(LoginRequired, match="was used before"):
+        await seeded().access_token()
+
+    assert rig.sandbox.count("token") == asked
+    assert store.read() is None
+
+
+async def test_a_chain_that_nobody_uses_is_renewed_on_its_seventh_day(rig: Rig) -> None:
+    """FAULTS T11: idle 13 days."""
+    await sign_in(rig)
+    before = rig.sandbox.tokens.refresh_count
+    renewed_on = []
+    for day in range(1, 14):
+        rig.clock.advance(86400)
+        if await rig.source().keep_alive():
+            renewed_on.append(day)
+
+    assert renewed_on == [7]
+    assert rig.sandbox.tokens.refresh_count == before + 1
+    assert await rig.source().access_token()
+
+
+async def test_without_a_chain_there_is_nothing_to_keep_alive(rig: Rig) -> None:
+    assert not await rig.source().keep_alive()

@@ -65,7 +65,7 @@ def _is_there(place: Path) -> bool:
 
 
 def load(path: Path | None = None, *, environ: Mapping[str, str], accounts_needed: bool = True) -> Config:
-    """Read and check the configuration; signing in and `accounts` work before there is an `[[account]]`.
+    """Read and check the configuration. `accounts_needed` is for all but what finds out which accounts there are.
 
     Raises `ConfigMissing`, or `ConfigInvalid` with every problem and its line at once.
     """
@@ -184,5 +184,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an a
 
 def _has_literal_secret(config: Config) -> bool:
     auth = config.auth
-    secrets = (auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token)
+    secrets = (
+        *(auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token),
+        *(config.http.callback_secret, config.heartbeat.url, *config.notify.urls),
+    )
     return any(isinstance(secret, SecretRef) and secret.kind == "literal" for secret in secrets)

@@ -502,7 +502,7 @@ async def diagnose(
         return unconfigured(error, tell)
     clock = clock or SystemClock()
     auth, state = config.auth, Path(config.state.dir)
-    chained = auth.method == "login" or (auth.method == "token" and auth.refresh_token is not None)
+    chained = auth.method != "service-account" and (auth.method == "login" or auth.refresh_token is not None)
     needed = {
         "login": ("client_secret",),
         "service-account": ("client_secret", "private_key"),
@@ -534,7 +534,7 @@ async def diagnose(
             accounts=account_settings(config),
             method=auth.method,
             secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
-            seed=_secret(auth, "refresh_token", environ) if auth.method == "token" else None,
+            seed=_secret(auth, "refresh_token", environ) if chained else None,
             chained=chained,
             holder=lambda: _holder(state / _LOCK_NAME),
             open_api=ask,

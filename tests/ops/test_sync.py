@@ -25,6 +25,7 @@ from dcsync.ops.context import AccountSettings, Silence
 from dcsync.ops.sync import AccountOutcome, Wanted, exit_status
 from dcsync.sandbox import Fault, Synthetic
 from tests.rigs.mirror import (
+    ARCHIVE,
     Mirror,
     add_extract,
     assert_proved_by_sums,
@@ -33,6 +34,7 @@ from tests.rigs.mirror import (
     tables,
     walk_folders,
 )
+from tests.rigs.zips import make_zip
 
 MIB = 1 << 20
 
@@ -538,6 +540,20 @@ async def test_names_that_no_disk_should_see_are_saved_under_safe_ones(mirror: M
     assert not (mirror.folder / "etc").exists()
 
 
+async def test_names_that_end_in_part_are_files_like_any_other(mirror: Mirror) -> None:
+    files = {"x.csv": b"A" * 700_000, "x.csv.part": b"B" * 3000, "y.csv": b"c" * 600_000, "y.csv.part": b"D" * 700_000}
+    job = add_extract(mirror, files)
+    # The others are whole while these two are half here.
+    for name in ("x.csv", "y.csv"):
+        mirror.sandbox.faults.add(Fault(server="storage", kind="cut", amount=300_000, match=f"{name}$"))
+        mirror.sandbox.faults.add(Fault(server="storage", kind="slow", amount=2_000_000, match=f"{name}$"))
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert_proved_by_sums(mirror.snapshot_of(job))
+
+
 # --- being cut short --------------------------------------------------------------------------------------------------
 
 
@@ -608,6 +624,62 @@ async def test_a_damaged_file_in_the_staging_is_not_believed(mirror: Mirror) -> 
     await mirror.sync()
 
     mirror.assert_identical(job)
+
+
+async def test_an_unfinished_file_that_was_linked_after_all_is_not_published(mirror: Mirror) -> None:
+    files = {f"t{n}.csv": b"%d," % n * 3000 for n in range(4)} | {"large.csv": b"yesterday" * MIB}
+    add_extract(mirror, files, days_ago=1, with_archive=True)
+    await mirror.sync()
+    mirror.config["mirror"] = {"strategy": "files"}
+    job = add_extract(mirror, {**files, "large.csv": b"different" * MIB}, with_archive=True)
+    cancelling = Cancelling(after_bytes=4 * MIB)
+    with pytest.raises(asyncio.CancelledError):
+        await mirror.sync(observer=cancelling)
+    cancelling.task.uncancel()
+    assert list((mirror.root / ".dcsync/staging").rglob("large.csv.part"))
+    mirror.world.replace_file(job, "large.csv", files["large.csv"])
+    mirror.world.replace_file(job, ARCHIVE, make_zip(files))
+    mirror.config["mirror"] = {"strategy": "archive"}
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    hows = {entry["name"]: entry["how"] for entry in sidecar(mirror.snapshot_of(job))["files"]}
+    assert hows["large.csv"] == "linked"
+
+
+async def test_a_member_that_no_later_plan_wants_is_not_published(mirror: Mirror) -> None:
+    files = {f"t{n}.csv": b"%d," % n * 3000 for n in range(5)}
+    job = add_extract(mirror, {**files, "extra.csv": b"not in the archive", ARCHIVE: make_zip({**files, "s/a": b"a"})})
+    mirror.sandbox.faults.add(Fault(server="storage", kind="status", match=r"extra\.csv", times=None))
+    assert (await mirror.sync_one()).failed
+    assert list((mirror.root / ".dcsync/staging").rglob("s%*a"))
+    mirror.sandbox.faults.clear()
+    # Without the archive nothing says what it is.
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match=ARCHIVE, times=None))
+    mirror.clock.advance(7 * 3600)
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert not list(mirror.snapshot_of(job).rglob("*~*"))
+    assert_proved_by_sums(mirror.snapshot_of(job))
+
+
+async def test_what_the_configuration_excludes_by_now_is_not_published(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(3))
+    mirror.sandbox.faults.add(Fault(server="storage", kind="status", match="table_002", times=None))
+    assert (await mirror.sync_one()).failed
+    mirror.sandbox.faults.clear()
+    mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "exclude": ["*_000.csv"]}]
+    mirror.clock.advance(7 * 3600)
+
+    await mirror.sync()
+
+    snapshot = mirror.snapshot_of(job)
+    names = {"admin_table_001.csv", "admin_table_002.csv", "SHA256SUMS", "_dcsync.json"}
+    assert {path.name for path in snapshot.iterdir()} == names
+    assert_proved_by_sums(snapshot)
 
 
 # --- disk -------------------------------------------------------------------------------------------------------------

@@ -403,6 +403,37 @@ async def test_a_bomb_is_not_unpacked(mirror: Mirror) -> None:
     assert not (mirror.snapshot_of(job) / "schemas").exists()
 
 
+async def test_many_members_that_together_unpack_to_too_much_are_not_unpacked(mirror: Mirror) -> None:
+    files = tables(4)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, body in files.items():
+            archive.writestr(name, body)
+        for number in range(20):
+            # Each by itself is below every limit.
+            archive.writestr(f"schemas/{number}.json", random.Random(number).randbytes(25_000) + b"\0" * 4 * MIB)
+    job = add_with(mirror, files, packed.getvalue())
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    snapshot = mirror.snapshot_of(job)
+    assert not (snapshot / "schemas").exists()
+    reasons = {entry["original"]: entry["reason"] for entry in sidecar(snapshot)["skipped"]}
+    assert "with the others that are not listed it would unpack to 84" in reasons["schemas/7.json"]
+
+
+async def test_a_schema_as_long_as_its_table_is_a_file_of_its_own(mirror: Mirror) -> None:
+    files = tables(4)
+    schema = b"a" * len(files["admin_table_002.csv"])
+    job = add_with(mirror, files, make_zip({**files, "schemas/admin_table_002.csv": schema}))
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert (mirror.snapshot_of(job) / "schemas/admin_table_002.csv").read_bytes() == schema
+
+
 async def test_names_that_the_listing_spells_otherwise_come_by_their_own_urls(mirror: Mirror) -> None:
     files = tables(4)
     packed = {f"extract/{name}" if index else name.upper(): body for index, (name, body) in enumerate(files.items())}
@@ -445,6 +476,28 @@ async def test_a_cut_range_goes_on_at_the_member_it_was_in(mirror: Mirror) -> No
     assert all("if-match" in call.headers for call in mirror.sandbox.calls[-2:] if call.server == "storage")
     # And not a call more for it while the URL is fresh.
     assert mirror.sandbox.count("api", path_contains="/data/") == 1
+
+
+@pytest.mark.parametrize("schemas", [{}, {"schemas/a.json": b"{}"}], ids=["all listed", "one not listed"])
+async def test_a_store_that_stops_giving_ranges_leaves_the_single_files(
+    mirror: Mirror, schemas: dict[str, bytes]
+) -> None:
+    files = tables(6, size=50_000)
+    job = add_with(mirror, files, make_zip({**files, **schemas}))
+    # The directory is the first answer.
+    mirror.sandbox.faults.add(Fault(server="storage", kind="no-range", match="zip", skip=1, times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert not outcome.failed
+    mirror.assert_identical(job)
+    document = sidecar(mirror.snapshot_of(job))
+    assert {entry["original"] for entry in document["files"]} == files.keys()
+    reasons = {entry["original"]: entry["reason"] for entry in document["skipped"] if entry["original"] in schemas}
+    assert reasons == dict.fromkeys(
+        schemas,
+        "only in the archive; damaged in the archive: the file store sends the whole archive when a part is asked for",
+    )
 
 
 async def test_a_url_that_grew_old_is_signed_again(mirror: Mirror) -> None:

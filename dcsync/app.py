@@ -132,9 +132,10 @@ async def open_sync(
             place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
             read_only = False
         manifest = await stack.enter_async_context(open_manifest(place, read_only=read_only))
+        # Before anything is written, and also where nothing will be: a bare mount point knows no snapshot.
+        await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         new_mirror = False
         if writes:
-            await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
             stack.enter_context(locked(root, role=role))
             new_mirror = await _bind(manifest, root, state, disk)
         api, limiter = await stack.enter_async_context(open_api(config, environ=environ, clock=clock, disk=disk))

@@ -151,28 +151,33 @@ def test_no_permission_for_the_account_is_exit_13(side: Served, dcsync: Dcsync) 
     assert "custom integrations" in result.err
 
 
-def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync) -> None:
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["sync", "dry run"])
+def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync, options: list[str]) -> None:
     add_job(side)
     dcsync("sync")
     side.root.rename(side.folder / "elsewhere")
     side.root.mkdir()
+    calls = side.sandbox.count()
 
-    result = dcsync("sync")
+    result = dcsync("sync", *options)
 
     assert result.status == 14
     assert "M-UNMOUNTED" in result.err
     assert "nothing was written" in result.err
     assert list(side.root.iterdir()) == []
+    assert side.sandbox.count() == calls
 
 
-def test_a_missing_root_is_said_before_anything_is_made(side: Served, dcsync: Dcsync) -> None:
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["sync", "dry run"])
+def test_a_missing_root_is_said_before_anything_is_made(side: Served, dcsync: Dcsync, options: list[str]) -> None:
     side.root.rmdir()
 
-    result = dcsync("sync")
+    result = dcsync("sync", *options)
 
     assert result.status == 14
     assert f"{side.root} does not exist" in result.err
     assert "mkdir -p" in result.err
+    assert not side.root.exists()
 
 
 def test_an_api_that_is_not_there_is_said_without_a_traceback(side: Served, dcsync: Dcsync) -> None:

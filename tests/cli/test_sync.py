@@ -89,6 +89,58 @@ def test_a_dry_run_in_json_names_every_file(side: Served, dcsync: Dcsync) -> Non
     assert {file["name"]: file["action"] for file in planned["files"]} == dict.fromkeys(tables(3), "fetch")
 
 
+def test_a_dry_run_shows_the_plans_beside_what_cannot_be_planned(side: Served, dcsync: Dcsync) -> None:
+    failing, other = add_job(side, days_ago=1), add_job(side)
+    side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+
+    result = dcsync("sync", "--dry-run")
+
+    assert result.status == 3
+    assert f"(job {other})" in result.out
+    assert f"acme: job {failing} cannot be planned: " in result.err
+    assert "[L-MISSING]" in result.err
+    assert "next try" not in result.err
+
+
+def test_a_dry_run_of_which_nothing_can_be_planned_does_not_say_that_there_is_nothing(
+    side: Served, dcsync: Dcsync
+) -> None:
+    add_job(side)
+    side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+
+    result = dcsync("sync", "--dry-run")
+
+    assert result.out == ""
+    assert "cannot be planned" in result.err
+
+
+def test_a_job_that_was_given_up_is_named_by_every_later_run(side: Served, dcsync: Dcsync) -> None:
+    add_job(side, days_ago=2)
+    side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+    first = dcsync("sync")
+
+    result = dcsync("sync")
+
+    assert "is quarantined" in first.err
+    assert "dcsync sync --job" in first.err
+    assert result.status == 0
+    assert result.out == "acme: nothing new, 1 given up (see dcsync status) (1 call)\n"
+    assert dcsync("sync", "--json").json["accounts"][0]["given_up"] == 1
+
+
+def test_an_extract_that_is_lost_is_not_said_to_be_tried_again(side: Served, dcsync: Dcsync) -> None:
+    add_job(side, days_ago=31)
+
+    result = dcsync("sync")
+
+    assert result.status == 3
+    assert "is expired" in result.err
+    assert "cannot be had any more" in result.err
+    for words in ("next try", "looks again", "tries again", "retried"):
+        assert words not in result.err
+    assert dcsync("sync").out == "acme: nothing new (1 call)\n"
+
+
 def test_a_run_can_be_limited_to_a_request(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     add_job(side, description="Weekly")
@@ -104,6 +156,26 @@ def test_an_unknown_account_is_named_with_those_there_are(side: Served, dcsync: 
     assert result.status == 2
     assert "no account 'acne'" in result.err
     assert "acme" in result.err
+
+
+def test_an_unknown_request_is_named_with_those_there_are(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+    add_job(side, description="Weekly")
+
+    result = dcsync("sync", "--request", "nosuch", "--request", "Week*")
+
+    assert result.status == 2
+    assert "no such data request in these accounts: nosuch; those that ran are 'Nightly' (" in result.err
+    assert "'Weekly' (" in result.err
+    # What is known by its name is mirrored all the same.
+    assert "published acme/weekly-" in result.out
+
+
+def test_an_unknown_request_of_an_account_where_none_ran_is_said(side: Served, dcsync: Dcsync) -> None:
+    result = dcsync("sync", "--request", "nosuch")
+
+    assert result.status == 2
+    assert "no such data request in these accounts: nosuch; none has run yet" in result.err
 
 
 def test_an_unknown_job_is_said(side: Served, dcsync: Dcsync) -> None:

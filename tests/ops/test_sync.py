@@ -224,6 +224,33 @@ async def test_a_dry_run_writes_nothing_and_downloads_nothing(mirror: Mirror) ->
     assert not (mirror.state / "manifest.sqlite").exists()
 
 
+async def test_a_dry_run_goes_on_after_a_job_that_cannot_be_planned_and_records_nothing(mirror: Mirror) -> None:
+    jobs = [add_extract(mirror, tables(4, seed=day), days_ago=3 - day) for day in range(3)]
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+
+    outcome = await mirror.sync_one(dry_run=True)
+
+    assert [planned.job for planned in outcome.planned] == jobs[1:]
+    assert [(failed.job, failed.code, failed.next_try_at) for failed in outcome.failed] == [
+        (jobs[0], "L-MISSING", None)
+    ]
+    assert outcome.exit_status is ExitStatus.INCOMPLETE
+    assert list(mirror.root.iterdir()) == []
+    assert not (mirror.state / "manifest.sqlite").exists()
+
+
+async def test_a_dry_run_stops_at_what_stops_an_account(mirror: Mirror) -> None:
+    for day in range(3):
+        add_extract(mirror, tables(4, seed=day), days_ago=3 - day)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=503, match="/data-listing", times=None))
+
+    outcome = await mirror.sync_one(dry_run=True)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "A-SERVER"
+    assert (outcome.planned, outcome.failed) == ([], [])
+
+
 async def test_a_dry_run_knows_what_is_mirrored_already(mirror: Mirror) -> None:
     add_extract(mirror, tables(1), days_ago=1)
     await mirror.sync()
@@ -378,6 +405,8 @@ async def test_an_extract_that_will_expire_is_shouted_about_and_one_that_expired
 
     assert len(outcome.expiring) == 2
     assert [(failed.job, failed.state) for failed in outcome.failed] == [(gone, JobState.EXPIRED)]
+    assert "cannot be had any more" in outcome.failed[0].hint
+    assert "again for a day" not in outcome.failed[0].hint
     # Said once: the next run is silent about it.
     assert not (await mirror.sync_one()).failed
 
@@ -443,6 +472,13 @@ async def test_a_missing_listing_is_looked_for_a_day_and_then_set_aside(mirror: 
         JobState.QUARANTINED,
     ]
     assert first.failed[0].code == "L-MISSING"
+    assert "looks again for a day" in first.failed[0].hint
+    assert "not tried again unless you ask" in third.failed[0].hint
+    # Set aside is not forgotten, as long as the server has it.
+    assert (await mirror.sync_one()).given_up == 1
+    mirror.clock.advance(30 * 86400)
+    mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester")
+    assert (await mirror.sync_one()).given_up == 0
 
 
 async def test_a_failed_job_waits_for_its_time(mirror: Mirror) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -234,12 +234,14 @@ def _token_source(
         if auth.access_token is None:
             raise AssertionError  # the same
         return FixedToken(auth.access_token.resolve(environ).get_secret_value())
+    seed, problem = _seed(config, environ)
     return RefreshingToken(
         store=TokenStore(state),
         endpoint=token_endpoint(config, environ=environ),
         clock=clock,
         disk=disk,
-        seed=None if auth.refresh_token is None else _seed(auth.refresh_token.resolve, environ),
+        seed=seed,
+        seed_problem=problem,
     )
 
 
@@ -274,14 +276,14 @@ async def open_chain(
         )
 
 
-def _seed(resolve: Callable[[Mapping[str, str]], object], environ: Mapping[str, str]) -> str | None:
-    """The seed is needed once: when the store has taken it over, the variable or file may be gone."""
+def _seed(config: Config, environ: Mapping[str, str]) -> tuple[str | None, ConfigError | None]:
+    """Return the seed, or why it cannot be had: once the store has taken it over, the variable or file may be gone."""
+    if config.auth.refresh_token is None:
+        return None, None
     try:
-        value = resolve(environ)
-    except ConfigError:
-        return None
-    secret = getattr(value, "get_secret_value", None)
-    return None if secret is None else str(secret())
+        return config.auth.refresh_token.resolve(environ).get_secret_value(), None
+    except ConfigError as problem:
+        return None, problem
 
 
 async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: DiskThreads) -> bool:

@@ -24,6 +24,7 @@ from dcsync.errors import (
     ApiFault,
     ApiUnreachable,
     AuthError,
+    ConfigError,
     DcsyncError,
     DiskError,
     DiskFull,
@@ -330,7 +331,7 @@ def _stops_account(error: DcsyncError) -> bool:
     if isinstance(error, DiskFull | InodesExhausted):
         # A smaller one may fit.
         return False
-    account_wide = (AuthError, ApiUnreachable, ApiFault, RateLimited, DiskError, ManifestError)
+    account_wide = (ConfigError, AuthError, ApiUnreachable, ApiFault, RateLimited, DiskError, ManifestError)
     return isinstance(error, account_wide) or (isinstance(error, MirrorError) and error.ends_run)
 
 

@@ -357,3 +357,32 @@ def test_a_refresh_token_in_the_configuration_is_spent_once_over_two_runs(
     stored = json.loads((side.state / "token.json").read_text())
     assert stored["refresh_token"] in side.sandbox.tokens.live_refresh_tokens
     assert (side.state / "token.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("reference", "code", "words"),
+    [
+        ("env:NO_SUCH_SEED", "C-SECRET", "the environment variable NO_SUCH_SEED is not set"),
+        ("file:{folder}/none", "C-SECRET", "/none cannot be read: No such file or directory"),
+        ("file:{folder}/loose", "C-EXPOSED", "/loose has mode 0644: others can read it"),
+    ],
+)
+def test_a_refresh_token_that_cannot_be_read_is_named_and_not_a_missing_login(
+    side: Served, dcsync: Dcsync, reference: str, code: str, words: str
+) -> None:
+    (side.folder / "loose").write_text(side.sandbox.tokens.issue_refresh_token("tester"))
+    (side.folder / "loose").chmod(0o644)
+    text = side.config.read_text().replace(
+        f'access_token = "env:{TOKEN}"',
+        'client_id = "sandbox"\nclient_secret = "sandbox-secret"\n'
+        f'refresh_token = "{reference.format(folder=side.folder)}"',
+    )
+    side.config.write_text(text)
+
+    result = dcsync("sync")
+
+    assert result.status == 2
+    assert words in result.err
+    assert f"[{code}]" in result.err
+    assert "no token is stored" not in result.err
+    assert side.sandbox.count("token") == 0

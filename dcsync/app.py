@@ -6,7 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -311,7 +311,9 @@ def _state_folder(config: Config) -> Path:
     try:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(path.parent)
+            # One that cannot be listed cannot be fsynced either: it is durable when the file system gets to it.
+            with suppress(PermissionError):
+                _sync_folder(path.parent)
     except OSError as error:
         message = f"state.dir {path} cannot be made: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message, hint="create it for the user that runs dcsync, or correct state.dir") from None

@@ -296,6 +296,34 @@ def test_no_permission_is_said_with_the_path_and_the_uid(side: Served, locked: s
     assert list(side.root.rglob("*.csv")) == []
 
 
+@pytest.mark.needs_root
+@pytest.mark.needs_tool("setpriv")
+@pytest.mark.parametrize("there", [True, False], ids=["there", "to be made"])
+def test_a_state_folder_may_be_in_one_that_cannot_be_listed(side: Served, there: bool) -> None:
+    add_job(side)
+    closed = side.folder / "closed"
+    state = closed / "state"
+    state.mkdir(mode=0o700, parents=True)
+    if not there:
+        state.rmdir()
+    os.chown(closed, NOBODY, NOBODY)
+    # Others may go through it, and make things in it, but not see what there is.
+    closed.chmod(0o733)
+    side.config.write_text(side.config.read_text().replace(str(side.state), str(state)))
+    without = "--bounding-set=-dac_override,-dac_read_search"
+
+    result = subprocess.run(
+        ["setpriv", without, "--inh-caps=-all", sys.executable, "-m", "dcsync", "--config", side.config, "sync"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "published acme/nightly-" in result.stdout
+    assert (state / "manifest.sqlite").is_file()
+
+
 def test_a_second_run_is_exit_11_with_the_first_one_s_pid(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=30))

@@ -91,7 +91,7 @@ class JobMirror:
         listing = await self._list(job)
         previous = await self._previous(request, job)
         archive = self._remote_archive(job, listing)
-        directory = None if archive is None else await self._look_at(archive, job)
+        directory = None if archive is None else await self._read_directory(archive, job)
         known_here = replace(self._known(directory), previous=previous)
         plan = planning.plan(listing, known_here, selection=self._account.selection)
         prices = planning.ways_to(plan, directory, await self._market())
@@ -165,7 +165,7 @@ class JobMirror:
         directory = None
         for look in range(_MAX_LOOKS if archive is not None else 0):
             assert archive is not None  # noqa: S101 - else there is no look
-            directory = await self._look_at(archive, job)
+            directory = await self._look_at(archive, gathering)
             plan = await self._link(gathering, directory)
             if look == 0:
                 self._announce(job, folder, plan)
@@ -181,7 +181,18 @@ class JobMirror:
         gathering.plan = gathering.planned(self._known(directory)).by_url()
         if archive is None:
             self._announce(job, folder, gathering.plan)
-        await self._fetch(gathering, gathering.plan.fetches)
+        await self._fetch_rest(gathering)
+
+    async def _fetch_rest(self, gathering: _Gathering) -> None:
+        """Fetch what did not come out of the archive; raise what broke that off if some of it has no URL of its own."""
+        fetches = gathering.plan.fetches
+        if gathering.broken_off is not None and fetches:
+            # One alone first, the smallest: when it is the line that is down, five calls say so and not five for each.
+            await self._fetch(gathering, fetches[-1:])
+            fetches = fetches[:-1]
+        await self._fetch(gathering, fetches)
+        if gathering.broken_off is not None and gathering.plan.extracts:
+            raise gathering.broken_off
 
     def _announce(self, job: Job, folder: str, plan: Plan) -> None:
         files = len(plan.fetches) + len(plan.extracts)
@@ -226,16 +237,23 @@ class JobMirror:
         stored = gathering.staged.get(ARCHIVE_NAME)
         return archive if stored is None else StagedArchive(self._context, gathering.staging, stored)
 
-    async def _look_at(self, archive: Archive, job: Job) -> Directory | None:
-        """Read the archive's directory; None, said once, when it cannot be used."""
+    async def _look_at(self, archive: Archive, gathering: _Gathering) -> Directory | None:
+        """Read the archive's directory; None, said once, when it cannot be used or does not come."""
+        try:
+            return await self._read_directory(archive, gathering.job)
+        except (StorageUnreachable, TooSlow) as error:
+            gathering.broken_off = error
+            _say_unusable(gathering.job, error.message)
+            return None
+
+    async def _read_directory(self, archive: Archive, job: Job) -> Directory | None:
+        """Read the archive's directory; None, said once, when it cannot be used. Raises what the line does."""
         try:
             directory = await open_directory(self._context, archive)
         except (StorageUnreachable, TooSlow):
-            # Single files would only meet the same.
             raise
         except (ZipError, StorageError, NotFound) as error:
-            words = error.message if isinstance(error, DcsyncError) else str(error)
-            log.warning("the archive cannot be used; its files are fetched one by one", job=job.id, reason=words)
+            _say_unusable(job, error.message if isinstance(error, DcsyncError) else str(error))
             return None
         if directory.refused:
             log.warning(
@@ -320,6 +338,15 @@ class JobMirror:
                 for extract in plan.extracts
                 if not extract.is_listed and extract.name not in extractor.extraction.stored
             }
+        except (StorageUnreachable, TooSlow) as error:
+            # It was gone on with at the byte for as long as any came. The listed ones have URLs of their own.
+            gathering.broken_off = error
+            log.warning(
+                "the archive breaks off; what is left is fetched one by one",
+                job=gathering.job.id,
+                code=error.code,
+                reason=error.message,
+            )
         finally:
             received = archive.fetched_bytes - before
             gathering.fetched_bytes += received
@@ -403,6 +430,8 @@ class _Gathering:
     price: Price | None = None
     prices: Mapping[Way, Price] = field(default_factory=dict)
     fetched_bytes: int = 0
+    #: Why the archive gave no more, when that may be the line's fault as well as its own.
+    broken_off: StorageError | None = None
 
     def planned(self, known: Known) -> Plan:
         """Plan with what is known by now."""
@@ -437,6 +466,10 @@ class _Gathering:
         if self.price is None:
             return "no archive that could be used"
         return f"{self.price.way}: the cheapest of {cost.describe(tuple(self.prices.values()))}"
+
+
+def _say_unusable(job: Job, reason: str) -> None:
+    log.warning("the archive cannot be used; its files are fetched one by one", job=job.id, reason=reason)
 
 
 def _choose(prices: Mapping[Way, Price], strategy: Strategy) -> Price:

@@ -460,7 +460,7 @@ async def test_an_extra_member_that_is_damaged_is_left_out_and_said(mirror: Mirr
 # --- being cut short --------------------------------------------------------------------------------------------------
 
 
-async def test_a_cut_range_goes_on_at_the_member_it_was_in(mirror: Mirror) -> None:
+async def test_a_cut_range_goes_on_at_the_byte_it_was_cut_at(mirror: Mirror) -> None:
     files = {f"{n}.csv": random.Random(n).randbytes(MIB) for n in range(10)}
     job = add_extract(mirror, files, with_archive=True)
     size = mirror.world.extract(job)[ARCHIVE].size
@@ -470,12 +470,77 @@ async def test_a_cut_range_goes_on_at_the_member_it_was_in(mirror: Mirror) -> No
     await mirror.sync()
 
     mirror.assert_identical(job)
-    assert mirror.fetched_bytes() < size + 2 * MIB
+    # What was on the line at the cut may be lost, no more.
+    assert mirror.fetched_bytes() < size + MIB
     ranges = [call.headers["range"] for call in mirror.sandbox.calls if call.server == "storage"]
     assert len(ranges) >= 3
     assert all("if-match" in call.headers for call in mirror.sandbox.calls[-2:] if call.server == "storage")
     # And not a call more for it while the URL is fresh.
     assert mirror.sandbox.count("api", path_contains="/data/") == 1
+
+
+async def test_a_large_member_comes_over_a_line_that_keeps_breaking(mirror: Mirror) -> None:
+    """No single answer ever brings all of it."""
+    files = {"large.csv": random.Random(1).randbytes(12 * MIB), **tables(4)}
+    job = add_extract(mirror, files, with_archive=True)
+    size = mirror.world.extract(job)[ARCHIVE].size
+    mirror.sandbox.faults.add(Fault(server="storage", kind="cut", amount=4 * MIB, match="zip", skip=1, times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert not outcome.failed
+    mirror.assert_identical(job)
+    assert mirror.fetched_bytes() < 2 * size
+    assert mirror.sandbox.count("api", path_contains="/large.csv") == 0
+
+
+# --- breaking off for good --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["reset", "cut"])
+@pytest.mark.parametrize("answered", [0, 1], ids=["its directory", "its members"])
+async def test_an_archive_that_does_not_come_leaves_the_single_files(mirror: Mirror, kind: Any, answered: int) -> None:
+    files = tables(6)
+    job = add_with(mirror, files, make_zip(files))
+    mirror.sandbox.faults.add(
+        Fault(server="storage", kind=kind, amount=100, match="extract.zip", skip=answered, times=None)
+    )
+
+    outcome = await mirror.sync_one()
+
+    assert not outcome.failed
+    mirror.assert_identical(job)
+    assert mirror.sandbox.count("api", path_contains="/data/admin") == 6
+
+
+async def test_what_only_a_broken_archive_has_is_waited_for_and_the_rest_is_not(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(6), with_archive=True)
+    fault = Fault(server="storage", kind="reset", match="extract.zip", skip=1, times=None)
+    mirror.sandbox.faults.add(fault)
+
+    first = await mirror.sync_one()
+
+    assert [failed.code for failed in first.failed] == ["S-NETWORK"]
+    assert mirror.visible() == []
+    mirror.sandbox.faults.clear()
+    mirror.clock.advance(7 * 3600)
+    signed = mirror.sandbox.count("api", path_contains="/data/")
+    await mirror.sync()
+    mirror.assert_identical(job)
+    assert (mirror.snapshot_of(job) / "schemas/admin.json").is_file()
+    assert mirror.sandbox.count("api", path_contains="/data/") - signed == 1
+
+
+@pytest.mark.parametrize("answered", [0, 1], ids=["at once", "after the directory"])
+async def test_a_store_that_is_down_is_not_asked_for_every_file(mirror: Mirror, answered: int) -> None:
+    add_extract(mirror, tables(50), with_archive=True)
+    mirror.sandbox.faults.add(Fault(server="storage", kind="reset", skip=answered, times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert [failed.code for failed in outcome.failed] == ["S-NETWORK"]
+    # One call for the archive, five for one file.
+    assert mirror.sandbox.count("api", path_contains="/data/") <= 6
 
 
 @pytest.mark.parametrize("schemas", [{}, {"schemas/a.json": b"{}"}], ids=["all listed", "one not listed"])

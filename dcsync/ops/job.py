@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 #: How often an archive that changes while it is read is looked at anew before its files are fetched one by one.
 _MAX_LOOKS = 3
+#: In how many snapshots a file is looked for that is not as it was recorded in the one before.
+_MAX_COPIES = 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -307,6 +309,7 @@ class JobMirror:
         async def one(link: Link) -> None:
             assert previous is not None  # noqa: S101 - a link has a source
             linked = await disk.run(gathering.staging.link, previous, link.source, link.name)
+            linked = linked or await self._link_older(gathering, previous, link)
             if linked is None:
                 failed.add(link.name)
             else:
@@ -315,6 +318,40 @@ class JobMirror:
         await each(links, one, at_once=self._context.settings.concurrency)
         gathering.unlinkable |= failed
         return failed
+
+    async def _link_older(self, gathering: _Gathering, previous: Snapshot, link: Link) -> StoredFile | None:
+        """Link what the snapshot before does not have as it was recorded from an older one that does."""
+        manifest, account = self._context.manifest, self._account.name
+        for copy in await manifest.copies(account, previous.request, link.source, limit=_MAX_COPIES):
+            if copy.job != previous.job:
+                linked = await self._context.disk.run(gathering.staging.link, copy, copy.files[0], link.name)
+                if linked is not None:
+                    log.warning(
+                        "a file of the snapshot before is not as it was recorded; it is linked from an older one",
+                        job=gathering.job.id,
+                        snapshot=previous.folder,
+                        file=link.source.name,
+                        older=copy.folder,
+                    )
+                    return linked
+        return None
+
+    async def _share(self, gathering: _Gathering, extracted: Sequence[StoredFile]) -> None:
+        """Keep one copy on the disk of what turned out not to have changed; the bytes were read all the same."""
+        previous = gathering.previous
+        before = {} if previous is None else {stored.original: stored for stored in previous.files}
+
+        async def one(stored: StoredFile) -> None:
+            source = before.get(stored.original)
+            if source is None or previous is None or not stored.size:
+                return
+            if (source.size, source.sha256) != (stored.size, stored.sha256):
+                return
+            linked = await self._context.disk.run(gathering.staging.link, previous, source, stored.name)
+            if linked is not None:
+                gathering.staged[stored.name] = replace(linked, how=stored.how, packed=stored.packed)
+
+        await each(extracted, one, at_once=self._context.settings.concurrency)
 
     async def _extract(self, gathering: _Gathering, plan: Plan, archive: Archive, directory: Directory) -> None:
         """Stage members out of the archive by the cheapest way; what is damaged there is left to its own URL."""
@@ -353,6 +390,7 @@ class JobMirror:
             self._learn_speed(received, self._context.clock.monotonic() - began)
             reasons = {extract.name: extract.reason for extract in plan.extracts}
             gathering.stage(extractor.extraction.stored, reasons)
+        await self._share(gathering, tuple(extractor.extraction.stored.values()))
         if extractor.extraction.damaged:
             gathering.damaged |= extractor.extraction.damaged
             name, damage = next(iter(extractor.extraction.damaged.items()))

@@ -263,6 +263,27 @@ async def test_the_archive_s_word_is_not_taken_when_it_is_not_to_be_trusted(mirr
     mirror.assert_identical(job)
 
 
+async def test_what_was_extracted_and_turned_out_unchanged_takes_no_room(mirror: Mirror) -> None:
+    mirror.config["mirror"] = {"trust_crc": False}
+    old = {**tables(6), "empty.csv": b""}
+    yesterday = add_extract(mirror, old, days_ago=1, with_archive=True)
+    await mirror.sync()
+    job = add_extract(mirror, {**old, "admin_table_002.csv": b"changed"}, with_archive=True)
+
+    await mirror.sync()
+
+    before, after = mirror.snapshot_of(yesterday), mirror.snapshot_of(job)
+    shared = {name for name in hows(after) if (before / name).samefile(after / name)}
+    assert shared == hows(after).keys() - {"admin_table_002.csv", "empty.csv"}
+    mirror.assert_identical(job)
+    assert_proved_by_sums(after)
+    # Its record is that of the shared file: the next day links to it without hashing.
+    mirror.config["mirror"] = {"trust_crc": True}
+    tomorrow = add_extract(mirror, {**old, "admin_table_002.csv": b"changed"}, with_archive=True, days_ago=-0.1)
+    await mirror.sync()
+    assert (after / "admin_table_001.csv").samefile(mirror.snapshot_of(tomorrow) / "admin_table_001.csv")
+
+
 async def test_a_file_before_that_was_edited_or_removed_is_not_linked(mirror: Mirror) -> None:
     yesterday = add_extract(mirror, tables(6), days_ago=1, with_archive=True)
     await mirror.sync()
@@ -277,6 +298,52 @@ async def test_a_file_before_that_was_edited_or_removed_is_not_linked(mirror: Mi
     mirror.assert_identical(job)
     how = hows(mirror.snapshot_of(job))
     assert {name for name, value in how.items() if value == "fetched"} == {edited.name, removed.name}
+
+
+def spoil(path: Path) -> None:
+    """Change a file in this snapshot and in no other: an editor that writes aside and renames does so."""
+    body = b"x" * path.stat().st_size
+    path.unlink()
+    path.write_bytes(body)
+
+
+async def test_a_file_that_is_damaged_in_the_snapshot_before_is_linked_from_an_older_one(mirror: Mirror) -> None:
+    days = []
+    for day in (3, 2, 1):
+        days.append(add_extract(mirror, tables(6), days_ago=day, with_archive=True))
+        await mirror.sync()
+    oldest, middle, before = (mirror.snapshot_of(job) for job in days)
+    once, twice, gone = (f"admin_table_00{n}.csv" for n in (1, 2, 3))
+    for path in (before / once, before / twice, middle / twice):
+        spoil(path)
+    (before / gone).unlink()
+    size = mirror.fetched_bytes()
+    job = add_extract(mirror, tables(6), with_archive=True)
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    snapshot = mirror.snapshot_of(job)
+    assert set(hows(snapshot).values()) == {"linked"}
+    for name, source in ((once, middle), (twice, oldest), (gone, oldest)):
+        assert (snapshot / name).samefile(source / name)
+    # The directory, and nothing of what it says.
+    assert mirror.fetched_bytes() - size <= mirror.world.extract(job)[ARCHIVE].size
+
+
+async def test_a_file_that_no_snapshot_has_any_more_is_fetched(mirror: Mirror) -> None:
+    for day in range(10):
+        add_extract(mirror, tables(6), days_ago=20 - day, with_archive=True)
+    await mirror.sync()
+    for snapshot in mirror.snapshots()[1:]:
+        spoil(snapshot / "admin_table_001.csv")
+    (mirror.snapshots()[0] / "admin_table_001.csv").unlink()
+    job = add_extract(mirror, tables(6), with_archive=True)
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert hows(mirror.snapshot_of(job))["admin_table_001.csv"] == "fetched"
 
 
 # --- odd archives -----------------------------------------------------------------------------------------------------

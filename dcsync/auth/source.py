@@ -49,7 +49,7 @@ class FixedToken:
     async def access_token(self, *, rejected: str | None = None) -> str:
         """Return the token; `LoginRequired` when it was just refused."""
         if rejected is not None:
-            message = "the API does not accept auth.access_token: it has expired or is for another application"
+            message = "the API refuses the configured access token, which has expired or is for another application"
             raise LoginRequired(message, hint="put a fresh access token in place; one lives 60 minutes")
         return self._token
 

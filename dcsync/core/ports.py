@@ -54,6 +54,8 @@ class KnownRequest:
     description: str
     slug: str
     is_delta: bool
+    #: Whether it could ever be read. Of one that could not it is unknown whether it is a delta.
+    is_described: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

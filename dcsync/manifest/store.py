@@ -126,7 +126,12 @@ class SqlManifest:
             rows = await connection.execute(sa.select(request_table).where(request_table.c.account == account))
             return {
                 RequestId(row.id): KnownRequest(
-                    id=RequestId(row.id), description=row.description, slug=row.slug, is_delta=row.is_delta
+                    id=RequestId(row.id),
+                    description=row.description,
+                    slug=row.slug,
+                    is_delta=row.is_delta,
+                    # One that was adopted from the tree has a description and no document.
+                    is_described=row.document is not None or bool(row.description),
                 )
                 for row in rows
             }

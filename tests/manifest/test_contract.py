@@ -164,6 +164,18 @@ async def test_a_later_poll_brings_what_is_new_and_keeps_what_was_fixed_at_first
     assert (await manifest.facts(ACME)).last_poll_at == LATER
 
 
+async def test_a_request_that_could_not_be_read_is_known_as_such_until_it_can(manifest: Manifest) -> None:
+    unread = make_known_request(description="", slug="request-1", is_described=False)
+    await manifest.record_poll(ACME, jobs=[], requests=[(unread, None)], at=NOON)
+    assert await manifest.requests(ACME) == {REQUEST_ID: unread}
+
+    # An empty description is one.
+    read = make_known_request(description="", slug="later", is_delta=True)
+    await manifest.record_poll(ACME, jobs=[], requests=[(read, make_request(description=""))], at=LATER)
+
+    assert await manifest.requests(ACME) == {REQUEST_ID: replace(read, slug="request-1")}
+
+
 async def test_a_poll_does_not_forget_the_tries_of_a_job(manifest: Manifest) -> None:
     await know(manifest)
     await manifest.move(ACME, JOB_ID, S.FAILED, at=NOON, attempts=2, next_try_at=LATER, reason_code="F-SPACE")

@@ -59,6 +59,22 @@ async def test_a_lost_manifest_keeps_the_folder_that_the_request_got_at_first_si
     assert [path.name for path in (mirror.root / "acme").iterdir()] == [f"first-name-{request[:8]}"]
 
 
+async def test_a_lost_manifest_does_not_make_a_request_known_that_could_not_be_read(mirror: Mirror) -> None:
+    request = mirror.world.add_request("Changes", service_groups=("cdcissues",))
+    add_extract(mirror, tables(1), request=request, days_ago=1)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=403, match=f"/requests/{request}"))
+    await mirror.sync()
+    drop_manifest(mirror)
+
+    await mirror.sync()
+
+    assert not list(mirror.root.glob("acme/*/latest"))
+    async with mirror.opened() as context:
+        (known,) = (await context.manifest.requests(AccountName("acme"))).values()
+    assert not known.is_described
+    assert len(list((mirror.root / "acme").iterdir())) == 1
+
+
 async def test_an_older_manifest_put_back_overwrites_nothing_and_adopts(mirror: Mirror, tmp_path: Path) -> None:
     add_extract(mirror, tables(2), days_ago=1)
     await mirror.sync()

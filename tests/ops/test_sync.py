@@ -181,6 +181,52 @@ async def test_a_delta_request_has_a_folder_of_its_own_and_no_latest(mirror: Mir
     mirror.assert_identical(job)
 
 
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("groups", [("cdcissues",), ("admin",)], ids=["a delta", "no delta"])
+async def test_a_request_that_cannot_be_read_gets_a_latest_when_it_is_known_to_be_no_delta(
+    mirror: Mirror, status: int, groups: tuple[str, ...]
+) -> None:
+    request = mirror.world.add_request("Nightly", service_groups=groups)
+    first = add_extract(mirror, tables(2), request=request, days_ago=3)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=status, match=f"/requests/{request}", times=2))
+
+    await mirror.sync()
+    second = add_extract(mirror, tables(2, seed=1), request=request, days_ago=2)
+    await mirror.sync()
+
+    assert not list(mirror.root.glob("acme/*/latest"))
+    assert [sidecar(mirror.snapshot_of(job))["request"]["delta"] for job in (first, second)] == [None, None]
+    # Only a new job of it is a reason to ask again.
+    asked = mirror.sandbox.count("api", path_contains=f"/requests/{request}")
+    await mirror.sync()
+    assert mirror.sandbox.count("api", path_contains=f"/requests/{request}") == asked == 2
+    third = add_extract(mirror, tables(2, seed=2), request=request, days_ago=1)
+    await mirror.sync()
+    await mirror.sync()
+    is_delta = groups == ("cdcissues",)
+    assert sidecar(mirror.snapshot_of(third))["request"] == {
+        "id": request,
+        "description": "Nightly",
+        "delta": is_delta,
+    }
+    # The folder that it got at first sight stays its own.
+    assert {path.parents[3] for path in mirror.snapshots()} == {mirror.snapshot_of(first).parents[3]}
+    latest = [path.resolve() for path in mirror.root.glob("acme/*/latest")]
+    assert latest == ([] if is_delta else [mirror.snapshot_of(third)])
+    assert mirror.sandbox.count("api", path_contains=f"/requests/{request}") == 3
+
+
+async def test_requests_that_may_not_be_listed_are_read_one_by_one(mirror: Mirror) -> None:
+    for description in ("Nightly", "Weekly"):
+        add_extract(mirror, tables(1), request=mirror.world.add_request(description))
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=403, match="/requests$", times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert outcome.exit_status is ExitStatus.DONE
+    assert {path.name.partition("-")[0] for path in (mirror.root / "acme").iterdir()} == {"nightly", "weekly"}
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 

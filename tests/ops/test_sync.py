@@ -219,7 +219,7 @@ async def test_a_request_that_cannot_be_read_gets_a_latest_when_it_is_known_to_b
 async def test_requests_that_may_not_be_listed_are_read_one_by_one(mirror: Mirror) -> None:
     for description in ("Nightly", "Weekly"):
         add_extract(mirror, tables(1), request=mirror.world.add_request(description))
-    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=403, match="/requests$", times=None))
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=403, match=r"/requests\?", times=None))
 
     outcome = await mirror.sync_one()
 

@@ -93,7 +93,7 @@ class JobMirror:
         listing = await self._list(job)
         previous = await self._previous(request, job)
         archive = self._remote_archive(job, listing)
-        directory = None if archive is None else await self._read_directory(archive, job)
+        directory, _ = (None, None) if archive is None else await self._look_at(archive, job)
         known_here = replace(self._known(directory), previous=previous)
         plan = planning.plan(listing, known_here, selection=self._account.selection)
         prices = planning.ways_to(plan, directory, await self._market())
@@ -167,7 +167,7 @@ class JobMirror:
         directory = None
         for look in range(_MAX_LOOKS if archive is not None else 0):
             assert archive is not None  # noqa: S101 - else there is no look
-            directory = await self._look_at(archive, gathering)
+            directory, gathering.broken_off = await self._look_at(archive, job)
             plan = await self._link(gathering, directory)
             if look == 0:
                 self._announce(job, folder, plan)
@@ -239,24 +239,17 @@ class JobMirror:
         stored = gathering.staged.get(ARCHIVE_NAME)
         return archive if stored is None else StagedArchive(self._context, gathering.staging, stored)
 
-    async def _look_at(self, archive: Archive, gathering: _Gathering) -> Directory | None:
-        """Read the archive's directory; None, said once, when it cannot be used or does not come."""
-        try:
-            return await self._read_directory(archive, gathering.job)
-        except (StorageUnreachable, TooSlow) as error:
-            gathering.broken_off = error
-            _say_unusable(gathering.job, error.message)
-            return None
+    async def _look_at(self, archive: Archive, job: Job) -> tuple[Directory | None, StorageError | None]:
+        """Read the archive's directory; None, said once, when it cannot be used.
 
-    async def _read_directory(self, archive: Archive, job: Job) -> Directory | None:
-        """Read the archive's directory; None, said once, when it cannot be used. Raises what the line does."""
+        Then with the error if it may be the line's: single files would only meet the same.
+        """
         try:
             directory = await open_directory(self._context, archive)
-        except (StorageUnreachable, TooSlow):
-            raise
         except (ZipError, StorageError, NotFound) as error:
-            _say_unusable(job, error.message if isinstance(error, DcsyncError) else str(error))
-            return None
+            words = error.message if isinstance(error, DcsyncError) else str(error)
+            log.warning("the archive cannot be used; its files are fetched one by one", job=job.id, reason=words)
+            return None, error if isinstance(error, StorageUnreachable | TooSlow) else None
         if directory.refused:
             log.warning(
                 "members of the archive are refused",
@@ -264,7 +257,7 @@ class JobMirror:
                 count=len(directory.refused),
                 first=ziplayout.describe(directory.refused[0]),
             )
-        return directory
+        return directory, None
 
     def _known(self, directory: Directory | None = None) -> Known:
         conditional = self._learnt.lore.conditional_works is not False
@@ -504,10 +497,6 @@ class _Gathering:
         if self.price is None:
             return "no archive that could be used"
         return f"{self.price.way}: the cheapest of {cost.describe(tuple(self.prices.values()))}"
-
-
-def _say_unusable(job: Job, reason: str) -> None:
-    log.warning("the archive cannot be used; its files are fetched one by one", job=job.id, reason=reason)
 
 
 def _choose(prices: Mapping[Way, Price], strategy: Strategy) -> Price:

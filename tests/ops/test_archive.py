@@ -580,6 +580,17 @@ async def test_an_archive_that_does_not_come_leaves_the_single_files(mirror: Mir
     assert mirror.sandbox.count("api", path_contains="/data/admin") == 6
 
 
+async def test_a_dry_run_plans_what_a_run_would_do_without_the_archive(mirror: Mirror) -> None:
+    add_extract(mirror, tables(6), with_archive=True)
+    mirror.sandbox.faults.add(Fault(server="storage", kind="reset", match="extract.zip", times=None))
+
+    outcome = await mirror.sync_one(dry_run=True)
+
+    (planned,) = outcome.planned
+    assert planned.prices.keys() == {Way.FILES}
+    assert len(planned.plan.fetches) == 6
+
+
 async def test_what_only_a_broken_archive_has_is_waited_for_and_the_rest_is_not(mirror: Mirror) -> None:
     job = add_extract(mirror, tables(6), with_archive=True)
     fault = Fault(server="storage", kind="reset", match="extract.zip", skip=1, times=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -205,4 +206,4 @@ def test_of_one_concern_no_two_events_are_closer_than_a_day_while_it_stands(gaps
         now += timedelta(seconds=gap)
         told_at += [now for _ in told.look(now, make_concern(passing=True))]
 
-    assert all(later - earlier >= REMIND_AFTER for earlier, later in zip(told_at, told_at[1:], strict=False))
+    assert all(later - earlier >= REMIND_AFTER for earlier, later in itertools.pairwise(told_at))

@@ -102,6 +102,10 @@ SANDBOX: Final = """[Service]
 ExecStart=/usr/local/bin/units-sandbox
 StandardOutput=file:/run/sandbox.output
 """
+#: Leaves the names in its environment and the event that it was given.
+HOOK: Final = """#!/bin/sh
+{ env | cut -d= -f1 | tr '\\n' ' '; echo; cat; } > "$1.new" && mv "$1.new" "$1"
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +146,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         "/etc/systemd/system/dcsync-probe.service": probe_unit(),
         "/etc/systemd/system/sandbox.service": SANDBOX,
         "/etc/systemd/system/driver.service": DRIVER,
+        "/usr/local/bin/hook": HOOK,
         PROGRAM: nspawn.python("-m dcsync"),
         "/usr/local/bin/confined": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/confined.py"),
         "/usr/local/bin/units-sandbox": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/units_sandbox.py"),
@@ -192,6 +197,13 @@ class TestUnderSystemd:
         assert seen["poll_now"]["kill"]["exit"] == 0
         assert seen["poll_now"]["new"] == 1, seen["poll_now"]["said"]
         assert seen["poll_now"]["same_pid"]
+
+    def test_a_hook_runs_and_cannot_speak_for_the_daemon(self, seen: Seen) -> None:
+        names, event = seen["poll_now"]["hooked"]
+
+        assert "PATH" in names.split()
+        assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"} & set(names.split())
+        assert json.loads(event)
 
     @pytest.mark.parametrize("kind", ["good", "bad", "unreadable", "again"])
     def test_a_reload_keeps_the_process(self, seen: Seen, kind: str) -> None:

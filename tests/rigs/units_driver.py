@@ -141,7 +141,7 @@ strategy = "files"
 [state]
 dir = "{state}"
 [poll]
-interval = "6h"
+interval = "1h"
 [api]
 base_url = "{api.base_url}"
 requests_per_minute = 1000
@@ -152,6 +152,9 @@ client_id = "sandbox"
 [[account]]
 name = "sandbox"
 id = "{api.hub}"
+[[hook]]
+on = ["snapshot"]
+run = ["/usr/local/bin/hook", "{state}/hooked"]
 {more}
 """)
     path.chmod(0o640)
@@ -248,15 +251,19 @@ def run(api: Api) -> dict[str, Any]:
 
 
 def poll_now(api: Api) -> dict[str, Any]:
-    """Ask for a poll by SIGUSR1, hours before the next one is due, when there is a new job."""
+    """Ask for a poll by SIGUSR1, long before the next one is due, when there is a new job; its hook runs."""
+    hooked = STATE / "hooked"
+    hooked.unlink(missing_ok=True)
     SANDBOX.do("kill", "--signal=USR1")
     pid, lines, before = MAIN.pid(), len(MAIN.journal()), len(snapshots(ROOT))
     killed = MAIN.do("kill", "--signal=USR1", "--kill-who=main")
     with suppress(TimeoutError):
         until("the new job is mirrored", lambda: len(snapshots(ROOT)) > before)
+        until("the hook has run", hooked.exists, 5)
     return {
         "kill": killed,
         "new": len(snapshots(ROOT)) - before,
+        "hooked": hooked.read_text().splitlines() if hooked.exists() else [],
         "same_pid": MAIN.pid() == pid,
         "said": MAIN.new_lines(lines),
     }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
+import secrets
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +27,7 @@ from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
 from dcsync.auth.store import TokenPair, TokenStore, fingerprint
 from dcsync.clock import Clock, SystemClock
-from dcsync.config import Config
+from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.notices import EventKind
 from dcsync.core.plan import Selection
@@ -31,11 +35,13 @@ from dcsync.core.ports import TokenSource
 from dcsync.core.signin import REFRESH_LIFE
 from dcsync.core.transfer import Throttle
 from dcsync.core.urls import StoragePolicy, is_loopback_url
+from dcsync.core.wire import parse_time
 from dcsync.errors import ConfigError, DcsyncError, ExitStatus, ManifestError, MirrorLocked
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
 from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
+from dcsync.ops.doctor import Check, Secret, Subject, examine, unconfigured
 from dcsync.ops.hooks import Hook
 from dcsync.ops.login import TokenChain
 from dcsync.ops.metrics import write_textfile
@@ -52,6 +58,8 @@ MANIFEST_NAME = "manifest.sqlite"
 _INSTANCE_NAME = "instance"
 _LOCK_NAME = "lock"
 _QUOTA_NAME = "quota"
+_CALLBACK_NAME = "callback.secret"
+_DAEMON_NAME = "daemon.json"
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
@@ -235,6 +243,7 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
             token_refresh_by=None if issued_at is None else issued_at + REFRESH_LIFE,
             free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
             holder=await disk.run(_holder, state / _LOCK_NAME),
+            next_poll=await disk.run(_next_poll, state / _DAEMON_NAME),
         )
 
 
@@ -264,6 +273,27 @@ def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings
         heartbeat=None if heartbeat is None else heartbeat.resolve(environ).get_secret_value(),
         environ={name: value for name, value in environ.items() if name not in hidden_names(config)},
     )
+
+
+def callback_secret(config: Config, *, environ: Mapping[str, str]) -> str:
+    """Return the last part of the callback's path: the configured one, else one that is made once and kept.
+
+    Raises `ConfigError` for one that could be guessed: fewer than 128 bits.
+    """
+    if config.http.callback_secret is not None:
+        secret = config.http.callback_secret.resolve(environ).get_secret_value()
+        if not re.fullmatch(r"[A-Za-z0-9_-]{22,200}", secret):
+            message = "http.callback_secret needs at least 22 letters, digits, hyphens and underscores (128 bits)"
+            hint = "make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            raise ConfigError(message, hint=hint)
+        return secret
+    state = _state_folder(config)
+    kept = _read_text(state / _CALLBACK_NAME)
+    if kept is None:
+        kept = secrets.token_urlsafe(32)
+        with _folder(state) as descriptor:
+            write_durably(descriptor, _CALLBACK_NAME, f"{kept}\n".encode(), mode=0o600)
+    return kept
 
 
 def hidden_names(config: Config) -> frozenset[str]:
@@ -432,6 +462,15 @@ def _free_bytes(path: Path) -> int | None:
         return None
 
 
+def _next_poll(path: Path) -> datetime | None:
+    """Return when the daemon said that it would poll next."""
+    try:
+        entry = json.loads(path.read_bytes())
+        return parse_time(entry["next_poll"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _holder(path: Path) -> Holder | None:
     """Return who holds the lock, by trying it: the file stays when its holder is gone."""
     if not path.is_file():
@@ -443,3 +482,69 @@ def _holder(path: Path) -> Holder | None:
         return Holder(pid=error.pid, is_daemon=error.role == "run")
     except DcsyncError:
         return None
+
+
+async def diagnose(
+    place: Path | None,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock | None = None,
+    tell: Callable[[Check], None] = lambda _: None,
+) -> list[Check]:
+    """Examine a configuration and all that it names; a failure is a check like another. Nothing that it writes lasts.
+
+    `tell` hears of each check at once.
+    """
+    try:
+        found = find(place, environ=environ)
+        config = load(found, environ=environ, accounts_needed=False)
+    except ConfigError as error:
+        return unconfigured(error, tell)
+    clock = clock or SystemClock()
+    auth, state = config.auth, Path(config.state.dir)
+    chained = auth.method != "service-account" and (auth.method == "login" or auth.refresh_token is not None)
+    needed = {
+        "login": ("client_secret",),
+        "service-account": ("client_secret", "private_key"),
+        "token": ("client_secret",) if chained else ("access_token",),
+    }[auth.method]
+    with DiskThreads() as disk:
+
+        @asynccontextmanager
+        async def ask() -> AsyncIterator[tuple[DataConnector, Limiter]]:
+            with ExitStack() as stack:
+                used = config
+                if not await disk.run(state.is_dir):
+                    # The state folder is for the first run to make, as the user that it runs as.
+                    folder = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-")))
+                    used = config.model_copy(update={"state": config.state.model_copy(update={"dir": folder})})
+                async with open_api(used, environ=environ, clock=clock, disk=disk) as opened:
+                    yield opened
+
+        subject = Subject(
+            place=found,
+            version=__version__,
+            root=Path(config.mirror.root),
+            min_free=config.mirror.min_free,
+            latest=LatestKind(config.mirror.latest),
+            state=state,
+            manifest=state / MANIFEST_NAME,
+            instance=state / _INSTANCE_NAME,
+            base_url=config.api.base_url,
+            accounts=account_settings(config),
+            method=auth.method,
+            secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
+            seed=_secret(auth, "refresh_token", environ) if chained else None,
+            chained=chained,
+            holder=lambda: _holder(state / _LOCK_NAME),
+            open_api=ask,
+        )
+        return await examine(subject, clock=clock, disk=disk, tell=tell)
+
+
+def _secret(auth: Auth, key: str, environ: Mapping[str, str]) -> Secret | None:
+    reference: SecretRef | None = getattr(auth, key)
+    if reference is None:
+        return None
+    where = "in the configuration" if reference.kind == "literal" else reference.describe()
+    return Secret(key=key, where=where, resolve=lambda: reference.resolve(environ).get_secret_value())

@@ -100,7 +100,7 @@ class ConfigMissing(ConfigError):
     """No configuration file was found."""
 
     code = "C-MISSING"
-    hint = "copy config.example.toml to ~/.config/dcsync/config.toml and edit it, or give one with --config FILE"
+    hint = "write one with `dcsync init` (config.example.toml documents every key), or give one with --config FILE"
 
 
 class SecretUnavailable(ConfigError):

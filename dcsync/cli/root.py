@@ -32,10 +32,13 @@ Exit status:
 _COMMANDS = {
     "accounts": ("dcsync.cli.login", "List the accounts (hubs) that you can see."),
     "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder; nothing to configure."),
+    "doctor": ("dcsync.cli.doctor", "Check everything, and say what to do."),
+    "init": ("dcsync.cli.init", "Write a configuration: asks, or takes flags."),
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),
     "login": ("dcsync.cli.login", "Sign in with a browser, here or elsewhere."),
     "logout": ("dcsync.cli.login", "Revoke the stored token and forget it."),
     "requests": ("dcsync.cli.lists", "List data requests."),
+    "run": ("dcsync.cli.run", "Run the daemon."),
     "sandbox": ("dcsync.cli.sandbox", "Serve a stand-in of the API on this machine."),
     "status": ("dcsync.cli.status", "Show how the mirror stands."),
     "sync": ("dcsync.cli.sync", "Mirror what is new, once."),

@@ -450,6 +450,7 @@ class Config(Section):
     transfer: Transfer = Field(default_factory=Transfer)
     api: Api = Field(default_factory=Api)
     auth: Auth
+    #: May be empty before the first `dcsync accounts`; `load` says whether one is needed.
     accounts: list[Account] = Field(alias="account", default_factory=list)
     keep: Keep = Field(default_factory=Keep)
     http: Http = Field(default_factory=Http)

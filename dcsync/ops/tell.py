@@ -140,6 +140,10 @@ class Teller:
         last = parse_time(await self._notes.recall(key))
         if not known or (last is not None and timedelta(0) <= now - last < _LOOK_AGAIN):
             return
+        if last is None:
+            # The first poll described what it found.
+            await self._notes.remember(key, time_json(now) or "")
+            return
         try:
             found = {request.id: request for request in await api.requests(account.id)}
         except (ApiError, AuthError) as error:

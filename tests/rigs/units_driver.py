@@ -149,12 +149,12 @@ requests_per_minute = 1000
 method = "token"
 client_id = "sandbox"
 {auth}
-[[account]]
-name = "sandbox"
-id = "{api.hub}"
 [[hook]]
 on = ["snapshot"]
 run = ["/usr/local/bin/hook", "{state}/hooked"]
+[[account]]
+name = "sandbox"
+id = "{api.hub}"
 {more}
 """)
     path.chmod(0o640)

@@ -184,11 +184,29 @@ async def open_sync(
         yield context
 
 
-async def open_teller(config: Config, context: SyncContext, *, environ: Mapping[str, str]) -> Teller:
+async def open_teller(
+    config: Config, context: SyncContext, *, environ: Mapping[str, str], runs_hooks: bool = True
+) -> Teller:
     """Return what tells of the runs of `context`; snapshots from now on are news."""
-    teller = Teller(manifest=context.manifest, clock=context.clock, settings=tell_settings(config, environ=environ))
+    settings = tell_settings(config, environ=environ)
+    teller = Teller(manifest=context.manifest, clock=context.clock, settings=settings, runs_hooks=runs_hooks)
     await teller.begin(account_settings(config))
     return teller
+
+
+@asynccontextmanager
+async def open_hooks(
+    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, runs: bool
+) -> AsyncIterator[Teller]:
+    """Open what hooks need: the manifest, and with `runs` the state folder's lock, since one process runs them."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(DiskThreads())
+        state = await disk.run(_state_folder, config)
+        if runs:
+            stack.enter_context(FileLock(state / _LOCK_NAME, f"the state folder {state}", role="hooks"))
+        manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME))
+        yield Teller(manifest=manifest, clock=clock, settings=tell_settings(config, environ=environ))
 
 
 async def follow_up(config: Config, context: SyncContext, teller: Teller, outcomes: Sequence[AccountOutcome]) -> Status:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -99,7 +98,8 @@ class Pages:
 @asynccontextmanager
 async def serving(pages: Pages, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
     """Serve the pages; yields the address in fact. Raises `ConfigError` when it cannot be listened on."""
-    started: weakref.WeakSet[object] = weakref.WeakSet()
+    #: Connections of which a request's headers came whole within the patience.
+    started: set[object] = set()
 
     @web.middleware
     async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -128,6 +128,7 @@ async def serving(pages: Pages, host: str, port: int) -> AsyncIterator[tuple[str
         def end_if_slow() -> None:
             if handler not in started and handler.transport is not None:
                 handler.transport.abort()
+            started.discard(handler)
 
         loop.call_later(PATIENCE_S, end_if_slow)
         return handler

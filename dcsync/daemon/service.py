@@ -48,6 +48,7 @@ _HINT_S = 30.0
 #: A status is read anew at most this often, however many ask.
 _STATUS_S = 5.0
 _STATE_NAME = "daemon.json"
+_CHORES, _HOOKS = "\0chores", "\0hooks"  # no account has such a name
 _NIGHT = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
 
 
@@ -148,7 +149,7 @@ class Service:
                 context = await stack.enter_async_context(
                     open_sync(config, environ=self._environ, observer=progress, clock=self._clock, role="run")
                 )
-                teller = await open_teller(config, context, environ=self._environ)
+                teller = await open_teller(config, context, environ=self._environ, runs_hooks=False)
                 self._session = _Session(
                     config, context, teller, progress, notifier=self._notifier, told=self._told, hurry=self._hurry
                 )
@@ -266,6 +267,7 @@ class _Session:
         self._hurry = hurry
         self._accounts = account_settings(config)
         self._wake = {account.name: asyncio.Event() for account in self._accounts}
+        self._hooks_wake = asyncio.Event()
         self._chores: asyncio.Queue[Kind] = asyncio.Queue()
         self._queued: set[Kind] = set()
         self._idle: dict[str, asyncio.Task[None]] = {}
@@ -286,7 +288,8 @@ class _Session:
         async with asyncio.TaskGroup() as group:
             for account in self._accounts:
                 workers[account.name] = group.create_task(self._poll_for_ever(account), name=account.name)
-            workers[""] = group.create_task(self._do_chores(), name="chores")
+            workers[_CHORES] = group.create_task(self._do_chores(), name="chores")
+            workers[_HOOKS] = group.create_task(self._run_hooks(), name="hooks")
             ticker = group.create_task(self._tick(), name="ticker")
             self.schedule.start()
             self.poll_all()
@@ -366,6 +369,7 @@ class _Session:
         clock = self.context.clock
         (outcome,) = await sync(self.context, [account])
         await follow_up(self.config, self.context, self._teller, [outcome])
+        self._hooks_wake.set()
         self._note(outcome)
         expected = [item for _, item in await self._teller.expectations(account.name)]
         wait = next_poll(expected, clock.now(), self.config.poll.interval)
@@ -382,6 +386,19 @@ class _Session:
             self._gone = error
             self._told.set()
         self._login_wanted = error is not None and error.exit_status is ExitStatus.LOGIN_REQUIRED
+
+    async def _run_hooks(self) -> None:
+        """Run what is due, beside the polls: a hook that takes long holds nothing up."""
+        while not self._told.is_set():
+            await self._wait_idle(_HOOKS, self._hooks_wake)
+            self._hooks_wake.clear()
+            self.progress.begin("running hooks")
+            try:
+                await self._teller.run_hooks()
+            except Exception:  # the same as for a poll
+                log.exception("a bug in dcsync; the hooks are tried again")
+            finally:
+                self.progress.end("running hooks")
 
     async def _do_chores(self) -> None:
         while not self._told.is_set():
@@ -401,12 +418,12 @@ class _Session:
     async def _wait_chore(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - we are in one
-        self._idle[""] = task
+        self._idle[_CHORES] = task
         try:
             # Taken out only when it is begun: a cancelled get() must lose nothing.
             self._chores.put_nowait(await self._chores.get())
         finally:
-            del self._idle[""]
+            del self._idle[_CHORES]
 
     async def _chore(self, kind: Kind) -> None:
         match kind:
@@ -425,6 +442,8 @@ class _Session:
         interval = min(TICK_S, self._notifier.watchdog_interval_s or TICK_S)
         while True:
             self.schedule.check()
+            # One that failed is tried again after a minute.
+            self._hooks_wake.set()
             if not self.progress.is_stuck() or self._slow_disk() is not None:
                 # A disk that does not answer cannot be mended by a kill: the kernel would not let go.
                 self._notifier.watchdog()

@@ -238,7 +238,7 @@ def run(api: Api) -> dict[str, Any]:
         check=False,
         capture_output=True,
     )
-    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"] != at_start["StatusText"], 5)
+    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"] != at_start["StatusText"], 12)
     return {
         "start": started,
         "at_start": at_start,
@@ -385,7 +385,7 @@ def drain(api: Api) -> dict[str, Any]:
     def parts() -> dict[str, int]:
         return {path.name: path.stat().st_size for path in (root / ".dcsync/staging").rglob("*.part")}
 
-    write("2 MiB/s")
+    write("1 MiB/s")
     SLOW.drop_in(f"LoadCredential=access-token:{ETC}/access-token\n")
     started = SLOW.do("start")
     until("something is on its way", lambda: any(parts().values()))

@@ -86,6 +86,9 @@ class Service:
         """End: let work under way come to an end for some seconds, then cancel it. A second call cancels at once."""
         if self._stopping:
             self._hurry.set()
+        else:
+            # Only here: a session also ends for a reload, and systemd kills what says STOPPING and then goes on.
+            self._notifier.stopping("ending; downloads are kept where they stand")
         self._stopping = True
         self._told.set()
 
@@ -296,7 +299,6 @@ class _Session:
             self._notifier.ready(self._words())
             await self._told.wait()
             self.schedule.stop()
-            self._notifier.stopping("ending; downloads are kept where they stand")
             await self._drain(workers)
             ticker.cancel()
         await self.context.disk.run(_write_state, self._state_path(), None)

@@ -48,7 +48,7 @@ class Progress:
         if self._jobs:
             names = ", ".join(sorted(set(self._jobs.values())))
             return f"mirroring {len(self._jobs)} extract{'s' if len(self._jobs) > 1 else ''} ({names})"
-        return f"busy with {', '.join(sorted(self._busy))}" if self._busy else ""
+        return ", ".join(sorted(self._busy))
 
     def _note(self) -> None:
         self._last = self._clock.monotonic()

@@ -348,7 +348,7 @@ class _Session:
         while not self._told.is_set():
             await self._wait_idle(account.name, wake)
             wake.clear()
-            self.progress.begin(account.name)
+            self.progress.begin(f"polling {account.name}")
             try:
                 await self._poll(account)
             except DcsyncError as error:
@@ -356,7 +356,7 @@ class _Session:
             except Exception:  # a bug in one account's work must not end the others'
                 log.exception("a bug in dcsync; the next poll tries again", account=account.name)
             finally:
-                self.progress.end(account.name)
+                self.progress.end(f"polling {account.name}")
 
     async def _wait_idle(self, name: str, wake: asyncio.Event) -> None:
         task = asyncio.current_task()
@@ -444,13 +444,13 @@ class _Session:
         interval = min(TICK_S, self._notifier.watchdog_interval_s or TICK_S)
         while True:
             self.schedule.check()
-            # One that failed is tried again after a minute.
-            self._hooks_wake.set()
             if not self.progress.is_stuck() or self._slow_disk() is not None:
                 # A disk that does not answer cannot be mended by a kill: the kernel would not let go.
                 self._notifier.watchdog()
             await self._notice_login()
             await self._say()
+            # One that failed is tried again after a minute. Looking for one must not look like work in what was just said.
+            self._hooks_wake.set()
             await self.context.clock.sleep(interval)
 
     async def _notice_login(self) -> None:

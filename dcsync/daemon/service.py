@@ -43,6 +43,8 @@ TICK_S = 10.0
 DRAIN_S = 6.0
 #: A mirror that cannot be opened is tried again after this.
 _REOPEN_S = 60.0
+#: And so often it is looked at meanwhile whether to end or to read another configuration.
+_PARKED_TICK_S = 1.0
 #: The least time between two polls that a callback asked for (FAULTS S11).
 _HINT_S = 30.0
 #: A status is read anew at most this often, however many ask.
@@ -186,7 +188,7 @@ class Service:
         until = self._clock.monotonic() + _REOPEN_S
         while not self._stopping and self._next_config is None and self._clock.monotonic() < until:
             self._notifier.watchdog()
-            await self._clock.sleep(min(TICK_S, self._notifier.watchdog_interval_s or TICK_S))
+            await self._clock.sleep(min(_PARKED_TICK_S, self._notifier.watchdog_interval_s or _PARKED_TICK_S))
 
     def _recovered(self) -> None:
         if self._trouble is not None:

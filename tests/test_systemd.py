@@ -106,6 +106,12 @@ StandardOutput=file:/run/sandbox.output
 HOOK: Final = """#!/bin/sh
 { env | cut -d= -f1 | tr '\\n' ' '; echo; cat; } > "$1.new" && mv "$1.new" "$1"
 """
+STUBBORN_HOOK: Final = """#!/bin/sh
+trap '' TERM
+touch "$1"
+sleep 1234
+sleep 1234
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +153,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         "/etc/systemd/system/sandbox.service": SANDBOX,
         "/etc/systemd/system/driver.service": DRIVER,
         "/usr/local/bin/hook": HOOK,
+        "/usr/local/bin/stubborn-hook": STUBBORN_HOOK,
         PROGRAM: nspawn.python("-m dcsync"),
         "/usr/local/bin/confined": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/confined.py"),
         "/usr/local/bin/units-sandbox": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/units_sandbox.py"),
@@ -273,6 +280,14 @@ class TestUnderSystemd:
         [size] = drain["left"].values()
         assert 0 < size < units_sandbox.BIG
         assert f'"fetched_bytes": {units_sandbox.BIG - size},' in "\n".join(drain["said"])
+
+    def test_it_stops_in_time_also_when_a_hook_does_not_and_leaves_nothing_running(self, seen: Seen) -> None:
+        stopped, shown = seen["drain"]["stubborn"]
+
+        assert stopped["exit"] == 0
+        assert stopped["seconds"] < 10
+        assert shown["Result"] == "success"
+        assert seen["drain"]["left_running"] == []
 
     def test_an_instance_has_a_state_of_its_own(self, seen: Seen) -> None:
         setup = seen["look_at_setup"]

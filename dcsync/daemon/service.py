@@ -451,7 +451,7 @@ class _Session:
                 self._notifier.watchdog()
             await self._notice_login()
             await self._say()
-            # One that failed is tried again after a minute. Looking for one must not look like work in what was just said.
+            # One that failed is tried again after a minute. Last, so that looking for one is not what is said above.
             self._hooks_wake.set()
             await self.context.clock.sleep(interval)
 

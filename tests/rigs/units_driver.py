@@ -129,7 +129,14 @@ def start_sandbox() -> Api:
 
 
 def write_config(
-    api: Api, name: str = "config", *, root: Path = ROOT, state: Path = STATE, auth: str, more: str = ""
+    api: Api,
+    name: str = "config",
+    *,
+    root: Path = ROOT,
+    state: Path = STATE,
+    auth: str,
+    hook: str = "hook",
+    more: str = "",
 ) -> None:
     """Write a configuration without a secret, as the units' comments advise: root's, readable by the group."""
     path = ETC / f"{name}.toml"
@@ -151,7 +158,7 @@ client_id = "sandbox"
 {auth}
 [[hook]]
 on = ["snapshot"]
-run = ["/usr/local/bin/hook", "{state}/hooked"]
+run = ["/usr/local/bin/{hook}", "{state}/hooked"]
 [[account]]
 name = "sandbox"
 id = "{api.hub}"
@@ -380,7 +387,7 @@ def drain(api: Api) -> dict[str, Any]:
 
     def write(bandwidth: str) -> None:
         more = f'requests = ["Large"]\n[transfer]\nbandwidth = "{bandwidth}"\n'
-        write_config(api, "slow", root=root, state=state, auth=FIXED, more=more)
+        write_config(api, "slow", root=root, state=state, auth=FIXED, hook="stubborn-hook", more=more)
 
     def parts() -> dict[str, int]:
         return {path.name: path.stat().st_size for path in (root / ".dcsync/staging").rglob("*.part")}
@@ -391,14 +398,17 @@ def drain(api: Api) -> dict[str, Any]:
     until("something is on its way", lambda: any(parts().values()))
     busy = SLOW.show()
     stopped = SLOW.do("stop")
-    seen = {"start": started, "busy": busy, "stop": stopped, "after": SLOW.show(), "left": parts()}
+    seen: dict[str, Any] = {"start": started, "busy": busy, "stop": stopped, "after": SLOW.show(), "left": parts()}
     lines = len(SLOW.journal())
 
     write("unlimited")
     SLOW.do("start")
     until("it is mirrored", lambda: len(snapshots(root)) == 1)
     until("nothing is left of it in the staging", lambda: not parts())
-    seen["last"] = SLOW.do("stop")
+    until("its hook hangs", (state / "hooked").exists)
+    seen["stubborn"] = SLOW.do("stop"), SLOW.show()
+    alive = subprocess.run(["pgrep", "--full", "sleep 1234"], check=False, capture_output=True, text=True)
+    seen["left_running"] = alive.stdout.split()
     return {**seen, "state": facts(state), "said": SLOW.new_lines(lines)}
 
 

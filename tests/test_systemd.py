@@ -96,6 +96,7 @@ FailureAction=exit
 [Service]
 Type=oneshot
 ExecStart=/usr/local/bin/units-driver
+StandardError=file:/out/complaint
 TimeoutStartSec=100
 """
 SANDBOX: Final = """[Service]
@@ -161,7 +162,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     }
     booted = nspawn.boot(folder, files=files, unit="driver.service", timeout_s=110)
     report = booted.results / "observed.json"
-    assert report.exists(), booted.console[-4000:]
+    assert report.exists(), (booted.results / "complaint").read_text() + booted.console[-4000:]
     return Seen(steps=json.loads(report.read_text()), booted=booted)
 
 

@@ -124,6 +124,8 @@ class Api:
 def start_sandbox() -> Api:
     """Start the sandbox and read what it prints."""
     SANDBOX.do("start")
+    # Started means forked: the file is there a moment later.
+    until("the sandbox has opened its output", SANDBOX_OUTPUT.exists)
     until("the sandbox has said where it is", lambda: SANDBOX_OUTPUT.read_text().endswith("\n"))
     return Api(**json.loads(SANDBOX_OUTPUT.read_text()))
 

@@ -355,6 +355,7 @@ class _Session:
             await self._wait_idle(account.name, wake)
             wake.clear()
             self.progress.begin(f"polling {account.name}")
+            self._notifier.status(self._words())
             try:
                 await self._poll(account)
             except DcsyncError as error:
@@ -363,6 +364,8 @@ class _Session:
                 log.exception("a bug in dcsync; the next poll tries again", account=account.name)
             finally:
                 self.progress.end(f"polling {account.name}")
+                if not self._told.is_set():
+                    self._notifier.status(self._words())
 
     async def _wait_idle(self, name: str, wake: asyncio.Event) -> None:
         task = asyncio.current_task()

@@ -321,7 +321,7 @@ class SqlManifest:
             .order_by(job_table.c.completed_at.desc(), job_table.c.published_at.desc())
             .limit(limit)
         )
-        async with self._read() as connection:
+        async with self.reading() as connection:
             return [
                 Snapshot(
                     job=JobId(row.job),

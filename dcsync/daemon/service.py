@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -354,18 +354,25 @@ class _Session:
         while not self._told.is_set():
             await self._wait_idle(account.name, wake)
             wake.clear()
-            self.progress.begin(f"polling {account.name}")
-            self._notifier.status(self._words())
-            try:
-                await self._poll(account)
-            except DcsyncError as error:
-                log.warning("a poll failed", account=account.name, code=error.code, error=error.message)
-            except Exception:  # a bug in one account's work must not end the others'
-                log.exception("a bug in dcsync; the next poll tries again", account=account.name)
-            finally:
-                self.progress.end(f"polling {account.name}")
-                if not self._told.is_set():
-                    self._notifier.status(self._words())
+            with self._busy(f"polling {account.name}"):
+                try:
+                    await self._poll(account)
+                except DcsyncError as error:
+                    log.warning("a poll failed", account=account.name, code=error.code, error=error.message)
+                except Exception:  # a bug in one account's work must not end the others'
+                    log.exception("a bug in dcsync; the next poll tries again", account=account.name)
+
+    @contextmanager
+    def _busy(self, what: str) -> Iterator[None]:
+        """Count as work under way, and let the status line say so."""
+        self.progress.begin(what)
+        self._notifier.status(self._words())
+        try:
+            yield
+        finally:
+            self.progress.end(what)
+            if not self._told.is_set():
+                self._notifier.status(self._words())
 
     async def _wait_idle(self, name: str, wake: asyncio.Event) -> None:
         task = asyncio.current_task()
@@ -404,13 +411,11 @@ class _Session:
             await self._wait_idle(_HOOKS, self._hooks_wake)
             self._hooks_wake.clear()
             self._hooks_looked_at = self.context.clock.monotonic()
-            self.progress.begin("running hooks")
-            try:
-                self._hooks_due_at = await self._teller.run_hooks()
-            except Exception:  # the same as for a poll
-                log.exception("a bug in dcsync; the hooks are tried again")
-            finally:
-                self.progress.end("running hooks")
+            with self._busy("running hooks"):
+                try:
+                    self._hooks_due_at = await self._teller.run_hooks()
+                except Exception:  # the same as for a poll
+                    log.exception("a bug in dcsync; the hooks are tried again")
 
     def _hooks_are_due(self) -> bool:
         """Whether one is to be tried again, or it is time to look for what `dcsync hooks rerun` asked for."""
@@ -423,15 +428,13 @@ class _Session:
             await self._wait_chore()
             kind = self._chores.get_nowait()
             self._queued.discard(kind)
-            self.progress.begin(kind.value)
-            try:
-                await self._chore(kind)
-            except DcsyncError as error:
-                log.warning("a chore failed", chore=kind.value, code=error.code, error=error.message)
-            except Exception:  # the same as for a poll
-                log.exception("a bug in dcsync; the next night tries again", chore=kind.value)
-            finally:
-                self.progress.end(kind.value)
+            with self._busy(kind.value):
+                try:
+                    await self._chore(kind)
+                except DcsyncError as error:
+                    log.warning("a chore failed", chore=kind.value, code=error.code, error=error.message)
+                except Exception:  # the same as for a poll
+                    log.exception("a bug in dcsync; the next night tries again", chore=kind.value)
 
     async def _wait_chore(self) -> None:
         task = asyncio.current_task()

@@ -99,7 +99,7 @@ def given_up(account: str, run: HookRun) -> Concern:
         code=hooks.CODE,
         subject=run.argv[0],
         message=f"the hook {run.argv[0]} failed for {run.kind.value} {run.job or ''}".strip() + f": {run.error}",
-        hint=f"mend it, then: dcsync hooks rerun {run.job or ''}".strip(),
+        hint=hooks.advice(run),
     )
 
 

@@ -230,9 +230,9 @@ class Teller:
         return concerns
 
     async def _of_hooks(self, account: str) -> list[Concern]:
-        since = self._clock.now() - timedelta(days=1)
-        failed = [run for run in await self._notes.failed_hooks(since=since) if run.account == account]
-        return [given_up(account, run) for run in failed]
+        # One that is not configured any more is nobody's concern.
+        configured = {hook.argv for hook in self._settings.hooks}
+        return [given_up(account, run) for run in await self._notes.failed_hooks(account) if run.argv in configured]
 
 
 def _told_key(account: str) -> str:

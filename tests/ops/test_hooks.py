@@ -192,6 +192,7 @@ async def test_it_gets_the_environment_without_our_secrets_and_systemd_s_busines
 async def test_one_that_fails_is_tried_after_one_and_after_ten_minutes_and_then_given_up(bench: Bench) -> None:
     argv = await bench.due("echo tried >> tries; echo no such table >&2; exit 7".replace("tries", f"{bench.folder}/n"))
     seen: list[tuple[HookState, int, datetime | None]] = []
+    given_up: list[HookRun] = []
 
     for wait in (timedelta(0), *RETRY_AFTER):
         if wait:

@@ -191,6 +191,13 @@ class Notes:
         )
         return await self._hooks(query.order_by(hook_table.c.id))
 
+    async def next_hook_at(self) -> datetime | None:
+        """Return when the next hook is to be tried."""
+        query = sa.select(sa.func.min(hook_table.c.next_try_at)).where(hook_table.c.state == HookState.DUE.value)
+        async with self._manifest.reading() as connection:
+            found: datetime | None = await connection.scalar(query)
+            return found
+
     async def failed_hooks(self, account: str) -> tuple[HookRun, ...]:
         """Return the hooks of an account that were given up and not made good since, oldest first.
 

@@ -328,3 +328,13 @@ async def test_whether_it_has_the_newest_schema_can_be_asked_before_it_is_read(p
 
     async with open_manifest(path, read_only=True) as manifest:
         assert not await manifest.is_current()
+
+
+async def test_when_the_next_hook_is_to_be_tried_is_the_soonest_of_those_that_are_due(notes: Notes) -> None:
+    assert await notes.next_hook_at() is None
+    done, soon, late = await note(notes, make_event(), make_event(), make_event())
+    await end(notes, done, HookState.DONE)
+    await end(notes, soon, HookState.DUE, next_try_at=NOON + MINUTE)
+    await end(notes, late, HookState.DUE, next_try_at=NOON + 10 * MINUTE)
+
+    assert await notes.next_hook_at() == NOON + MINUTE

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stamina
 
 from dcsync.app import account_settings, follow_up, open_sync, open_teller, tell_settings
 from dcsync.errors import ManifestError, SecretUnavailable
@@ -47,6 +48,12 @@ class Listener:
     async def after_a_run(self, **options: Any) -> list[tuple[str, str]]:
         await run(self._mirror, **options)
         return self.heard()
+
+
+@pytest.fixture(autouse=True)
+def _retries_without_waits() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=100):
+        yield
 
 
 @pytest.fixture

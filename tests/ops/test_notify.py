@@ -18,6 +18,7 @@ from dcsync.core.notices import Event, EventKind
 from dcsync.log import configure
 from dcsync.ops import notify
 from tests.fakes import NOON
+from tests.rigs.mirror import Mirror, add_extract, tables
 
 #: apprise's plugin for e-mail imports it where it still is.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -197,3 +198,43 @@ async def test_what_is_no_address_is_no_heartbeat(url: str, said: io.StringIO) -
     assert not await notify.beat(url)
 
     assert "the heartbeat was not heard" in said.getvalue()
+
+
+# --- after a run ------------------------------------------------------------------------------------------------------
+
+
+async def test_after_a_run_what_changed_is_sent_and_the_watchdog_hears_only_while_all_is_fresh(
+    mirror: Mirror, service: Service
+) -> None:
+    mirror.environ |= {"NOTIFY": service.address(), "BEAT": service.address("http")}
+    mirror.config |= {"notify": {"urls": ["env:NOTIFY"]}, "heartbeat": {"url": "env:BEAT"}}
+    add_extract(mirror, tables(1))
+    await mirror.run()
+    # A snapshot is no message unless that is asked for.
+    assert (len(service.messages), len(service.beats)) == (0, 1)
+
+    token, mirror.environ["TOKEN"] = mirror.environ["TOKEN"], "wrong"
+    for _ in range(3):
+        mirror.clock.advance(60)
+        await mirror.run()
+    assert [message["title"] for message in service.messages] == ["dcsync: acme: attention needed"]
+    assert len(service.beats) == 1
+
+    mirror.environ["TOKEN"] = token
+    await mirror.run()
+    assert [message["title"] for message in service.messages[1:]] == ["dcsync: acme: recovered"]
+    assert len(service.beats) == 2
+
+
+async def test_addresses_that_do_not_answer_fail_no_run(mirror: Mirror, dead_port: int) -> None:
+    mirror.environ |= {"NOTIFY": f"json://127.0.0.1:{dead_port}/{CANARY}", "BEAT": f"http://127.0.0.1:{dead_port}"}
+    mirror.config |= {
+        "notify": {"urls": ["env:NOTIFY"], "on": ["snapshot"]},
+        "heartbeat": {"url": "env:BEAT"},
+    }
+    add_extract(mirror, tables(1))
+
+    outcome = await mirror.run()
+
+    assert outcome.error is None
+    assert len(mirror.snapshots()) == 1

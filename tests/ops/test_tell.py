@@ -15,7 +15,7 @@ from dcsync.app import account_settings, follow_up, open_sync, open_teller, tell
 from dcsync.errors import ManifestError, SecretUnavailable
 from dcsync.manifest import Notes
 from dcsync.ops.context import SyncContext
-from dcsync.ops.sync import AccountOutcome, Wanted, sync
+from dcsync.ops.sync import Wanted, sync
 from dcsync.ops.tell import Teller
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
@@ -46,7 +46,7 @@ class Listener:
         return [(event["event"], event["code"]) for event in self.events()]
 
     async def after_a_run(self, **options: Any) -> list[tuple[str, str]]:
-        await run(self._mirror, **options)
+        await self._mirror.run(**options)
         return self.heard()
 
 
@@ -59,16 +59,6 @@ def _retries_without_waits() -> Iterator[None]:
 @pytest.fixture
 def listener(mirror: Mirror) -> Listener:
     return Listener(mirror)
-
-
-async def run(mirror: Mirror, *, wanted: Wanted | None = None) -> AccountOutcome:
-    """Do one run with all that follows it, as `dcsync sync` does."""
-    config = mirror.configuration()
-    async with open_sync(config, environ=mirror.environ, clock=mirror.clock) as context:
-        teller = await open_teller(config, context, environ=mirror.environ)
-        (outcome,) = await sync(context, account_settings(config), wanted=wanted)
-        await follow_up(config, context, teller, [outcome])
-    return outcome
 
 
 async def run_killed_before_it_told(mirror: Mirror) -> None:
@@ -100,7 +90,7 @@ def schedule(mirror: Mirror, *, days: int = 3, at: timedelta = timedelta(hours=2
 async def test_a_new_snapshot_is_told_once_with_where_it_is(mirror: Mirror, listener: Listener) -> None:
     job = add_extract(mirror, tables(2))
 
-    await run(mirror)
+    await mirror.run()
 
     (event,) = listener.events()
     folder = mirror.snapshot_of(job)
@@ -129,14 +119,14 @@ async def test_a_snapshot_of_a_run_that_was_killed_before_it_told_is_told_by_the
 ) -> None:
     jobs = [add_extract(mirror, tables(1, seed=day), days_ago=2 - day) for day in range(2)]
     mirror.clock.advance(1)
-    await run(mirror)
+    await mirror.run()
     assert [event["job"] for event in listener.events()] == jobs
 
     third = add_extract(mirror, tables(1, seed=3))
     mirror.clock.advance(1)
     await run_killed_before_it_told(mirror)
     mirror.clock.advance(1)
-    await run(mirror)
+    await mirror.run()
 
     assert [event["job"] for event in listener.events()] == [third]
     assert await listener.after_a_run() == []
@@ -163,7 +153,7 @@ async def test_a_mirror_that_exists_is_no_news_to_one_who_begins_to_listen(mirro
     assert await listener.after_a_run() == []
     mirror.clock.advance(1)
     new = add_extract(mirror, tables(1, seed=1))
-    await run(mirror)
+    await mirror.run()
 
     assert [event["job"] for event in listener.events()] == [new]
 
@@ -173,7 +163,7 @@ async def test_a_tree_that_is_adopted_after_its_manifest_was_lost_is_no_news(
 ) -> None:
     for day in range(3):
         add_extract(mirror, tables(1, seed=day), days_ago=3 - day)
-    await run(mirror)
+    await mirror.run()
     assert len(listener.events()) == 3
     for path in mirror.state.glob("manifest.sqlite*"):
         path.unlink()
@@ -186,14 +176,14 @@ async def test_a_snapshot_that_is_adopted_beside_those_that_are_known_is_told(
     mirror: Mirror, listener: Listener, tmp_path: Path
 ) -> None:
     job = add_extract(mirror, tables(1))
-    await run(mirror)
+    await mirror.run()
     listener.events()
     # As after a kill between the rename and the commit.
     folder, aside = mirror.snapshot_of(job), tmp_path / "aside"
     folder.rename(aside)
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", times=None))
     mirror.clock.advance(60)
-    await run(mirror)
+    await mirror.run()
     aside.rename(folder)
     mirror.clock.advance(60)
 
@@ -205,12 +195,12 @@ async def test_a_snapshot_is_told_also_when_the_clock_was_set_back(mirror: Mirro
     now = mirror.clock.now()
     mirror.clock.set_wall(now + timedelta(days=5))
     first = add_extract(mirror, tables(1))
-    await run(mirror)
+    await mirror.run()
     mirror.clock.set_wall(now)
     second = add_extract(mirror, tables(1, seed=1))
-    await run(mirror)
+    await mirror.run()
     third = add_extract(mirror, tables(1, seed=2))
-    await run(mirror)
+    await mirror.run()
 
     assert [event["job"] for event in listener.events()] == [first, second, third]
     mirror.clock.set_wall(now + timedelta(days=6))
@@ -271,7 +261,7 @@ async def test_a_job_that_fails_for_hours_is_told_though_most_runs_do_not_try_it
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", times=None))
     told = []
     for _ in range(12):
-        await run(mirror)
+        await mirror.run()
         told += listener.events()
         mirror.clock.advance(HOUR / 4)
 
@@ -295,7 +285,7 @@ async def test_a_loss_is_told_when_it_is_noticed(mirror: Mirror, listener: Liste
     job = add_extract(mirror, tables(1), days_ago=2)
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", times=None))
 
-    await run(mirror)
+    await mirror.run()
 
     (event,) = listener.events()
     assert (event["event"], event["code"], event["job"]) == ("failure", "L-MISSING", job)
@@ -311,7 +301,7 @@ async def test_an_extract_that_will_be_deleted_upstream_is_told_until_it_is_mirr
     job = add_extract(mirror, tables(1), days_ago=21)
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=503, match="/data-listing", times=None))
 
-    await run(mirror)
+    await mirror.run()
     assert [(event["code"], event["subject"]) for event in listener.events()] == [("L-EXPIRING", job)]
     mirror.sandbox.faults.clear()
     mirror.clock.advance(HOUR)
@@ -333,13 +323,13 @@ async def test_of_what_the_configuration_leaves_out_nothing_is_told(mirror: Mirr
 
 async def test_an_extract_that_is_not_there_is_late_upstream(mirror: Mirror, listener: Listener) -> None:
     schedule(mirror)
-    await run(mirror)
+    await mirror.run()
     listener.events()
     mirror.clock.advance(14 * HOUR + 60)  # 02:01 of the next day
     assert await listener.after_a_run() == []
     mirror.clock.advance(3.5 * HOUR)
 
-    await run(mirror)
+    await mirror.run()
 
     (event,) = listener.events()
     assert (event["event"], event["code"]) == ("attention", "L-LATE")
@@ -354,7 +344,7 @@ async def test_that_nothing_can_be_fetched_is_another_matter_than_an_extract_tha
     mirror: Mirror, listener: Listener
 ) -> None:
     schedule(mirror)
-    await run(mirror)
+    await mirror.run()
     listener.events()
     # While nothing can be fetched, nothing is said to be late.
     mirror.sandbox.faults.add(NO_NETWORK)
@@ -373,9 +363,9 @@ async def test_that_nothing_can_be_fetched_is_another_matter_than_an_extract_tha
 
 async def test_a_late_extract_that_comes_is_over(mirror: Mirror, listener: Listener) -> None:
     request = schedule(mirror)
-    await run(mirror)
+    await mirror.run()
     mirror.clock.advance(20 * HOUR)
-    await run(mirror)
+    await mirror.run()
     listener.events()
     mirror.world.add_job(request, completed_at=mirror.clock.now(), files=tables(1, seed=9), with_archive=False)
 
@@ -384,13 +374,13 @@ async def test_a_late_extract_that_comes_is_over(mirror: Mirror, listener: Liste
 
 async def test_an_extract_whose_job_still_runs_is_slow(mirror: Mirror, listener: Listener) -> None:
     request = schedule(mirror)
-    await run(mirror)
+    await mirror.run()
     listener.events()
     slot = mirror.clock.now() + timedelta(hours=14)
     mirror.world.add_job(request, created_at=slot, status="running")
     mirror.clock.advance(18 * HOUR)
 
-    await run(mirror)
+    await mirror.run()
 
     (event,) = listener.events()
     assert event["code"] == "L-SLOW"
@@ -399,13 +389,13 @@ async def test_an_extract_whose_job_still_runs_is_slow(mirror: Mirror, listener:
 
 async def test_days_late_is_said_in_days(mirror: Mirror, listener: Listener) -> None:
     schedule(mirror)
-    await run(mirror)
+    await mirror.run()
     listener.events()
     mirror.world.requests[next(iter(mirror.world.requests))].schedule = "ONE_TIME"
     mirror.clock.advance(3 * DAY - 5 * HOUR)
     # What is late is the newest that should be there.
     mirror.world.requests[next(iter(mirror.world.requests))].schedule = "DAY"
-    await run(mirror)
+    await mirror.run()
 
     assert "of 2026-11-25 02:00Z (Nightly) is 4 h late" in listener.events()[0]["message"]
 
@@ -421,18 +411,18 @@ async def days_pass(mirror: Mirror, listener: Listener, request: str, days: int 
         mirror.world.add_job(
             request, created_at=slot, completed_at=slot + timedelta(minutes=30), files=tables(1), with_archive=False
         )
-        await run(mirror)
+        await mirror.run()
     listener.events()
 
 
 async def test_a_request_that_was_set_inactive_is_told_and_is_not_late(mirror: Mirror, listener: Listener) -> None:
     request = schedule(mirror)
-    await run(mirror)
+    await mirror.run()
     await days_pass(mirror, listener, request)
     mirror.world.requests[request].is_active = False
     mirror.clock.advance(DAY)
 
-    await run(mirror)
+    await mirror.run()
     (event,) = listener.events()
     assert (event["event"], event["code"], event["subject"]) == ("attention", "L-INACTIVE", request)
     assert event["message"] == "the data request Nightly was set inactive: no new extracts come of it"
@@ -440,7 +430,7 @@ async def test_a_request_that_was_set_inactive_is_told_and_is_not_late(mirror: M
     mirror.world.requests[request].is_active = True
     mirror.world.add_job(request, completed_at=mirror.clock.now(), files=tables(1), with_archive=False)
     mirror.clock.advance(DAY - HOUR)
-    await run(mirror)
+    await mirror.run()
     mirror.clock.advance(HOUR)
     assert ("recovered", "L-INACTIVE") in await listener.after_a_run()
 
@@ -448,7 +438,7 @@ async def test_a_request_that_was_set_inactive_is_told_and_is_not_late(mirror: M
 async def test_a_request_that_ran_once_and_is_inactive_is_as_it_should_be(mirror: Mirror, listener: Listener) -> None:
     request = mirror.world.add_request("Once", schedule="ONE_TIME")
     add_extract(mirror, tables(1), request=request)
-    await run(mirror)
+    await mirror.run()
     listener.events()
     mirror.world.requests[request].is_active = False
 
@@ -461,12 +451,12 @@ async def test_a_request_that_is_not_visible_any_more_is_told_and_is_not_late(
     mirror: Mirror, listener: Listener
 ) -> None:
     request = schedule(mirror)
-    await run(mirror)
+    await mirror.run()
     await days_pass(mirror, listener, request)
     entry = mirror.world.requests.pop(request)
     mirror.clock.advance(DAY)
 
-    await run(mirror)
+    await mirror.run()
     (event,) = listener.events()
     assert (event["code"], event["subject"]) == ("L-GONE", request)
     assert "is not visible any more: deleted, or the permission is gone" in event["message"]
@@ -486,7 +476,7 @@ async def test_the_requests_are_looked_at_once_a_day_with_one_call_and_not_at_fi
     counts = []
     for _ in range(9):
         before = mirror.sandbox.count("api")
-        await run(mirror)
+        await mirror.run()
         counts.append((looks(mirror), mirror.sandbox.count("api") - before))
         mirror.clock.advance(6 * HOUR)
 
@@ -497,12 +487,12 @@ async def test_the_requests_are_looked_at_once_a_day_with_one_call_and_not_at_fi
 
 async def test_a_look_that_is_refused_is_not_made_at_each_poll(mirror: Mirror) -> None:
     schedule(mirror)
-    await run(mirror)
+    await mirror.run()
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=403, match="/requests", times=None))
     mirror.clock.advance(DAY)
 
     for _ in range(5):
-        assert (await run(mirror)).error is None
+        assert (await mirror.run()).error is None
         mirror.clock.advance(HOUR)
 
     assert looks(mirror) == 1
@@ -513,7 +503,7 @@ async def test_where_projects_are_listed_their_requests_are_looked_at(mirror: Mi
     request = mirror.world.add_request("Tower", project_id=project, schedule="ONE_TIME")
     add_extract(mirror, tables(1), request=request)
     mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "projects": [project]}]
-    await run(mirror)
+    await mirror.run()
     listener.events()
     mirror.clock.advance(DAY)
 
@@ -535,8 +525,8 @@ async def test_a_hook_that_fails_for_good_is_told_to_the_others_until_it_is_made
     job = add_extract(mirror, tables(1))
     for wait in (0, 60, 600):
         mirror.clock.advance(wait)
-        await run(mirror)
-    await run(mirror)
+        await mirror.run()
+    await mirror.run()
 
     async with mirror.opened() as context:
         teller = await tell(mirror, context)
@@ -549,7 +539,7 @@ async def test_a_hook_that_fails_for_good_is_told_to_the_others_until_it_is_made
         ready.touch()
         assert await teller.rerun(job) == 2
         await teller.run_hooks()
-    await run(mirror)
+    await mirror.run()
 
     async with mirror.opened() as context:
         assert await standing(context, "H-FAILED") == []
@@ -560,12 +550,12 @@ async def test_a_hook_that_is_not_configured_any_more_is_nobody_s_concern(mirror
     add_extract(mirror, tables(1))
     for wait in (0, 60, 600, 0):
         mirror.clock.advance(wait)
-        await run(mirror)
+        await mirror.run()
     async with mirror.opened() as context:
         assert len(await standing(context, "H-FAILED")) == 1
 
     mirror.config["hook"] = []
-    await run(mirror)
+    await mirror.run()
 
     async with mirror.opened() as context:
         assert await standing(context, "H-FAILED") == []
@@ -578,7 +568,7 @@ async def test_a_rerun_of_what_is_no_snapshot_runs_nothing(mirror: Mirror, liste
 
 async def test_runs_of_hooks_are_forgotten_after_a_season(mirror: Mirror, listener: Listener) -> None:
     add_extract(mirror, tables(1))
-    await run(mirror)
+    await mirror.run()
     mirror.clock.advance(91 * DAY)
 
     async with mirror.opened() as context:
@@ -615,7 +605,7 @@ async def test_a_manifest_that_breaks_never_raises_out_of_what_follows(mirror: M
 
     assert listener.heard() == []
     with pytest.raises(ManifestError):
-        await run(mirror)
+        await mirror.run()
 
 
 async def test_secrets_that_are_not_there_are_said_before_there_is_news(mirror: Mirror) -> None:
@@ -628,7 +618,7 @@ async def test_secrets_that_are_not_there_are_said_before_there_is_news(mirror: 
 async def test_expectations_are_of_the_requests_that_have_a_schedule(mirror: Mirror) -> None:
     request = schedule(mirror)
     add_extract(mirror, tables(1), request=mirror.world.add_request("Once", schedule="ONE_TIME"))
-    await run(mirror)
+    await mirror.run()
 
     async with mirror.opened() as context:
         teller = await tell(mirror, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
@@ -109,3 +110,17 @@ def test_check_says_by_its_status_that_the_disk_is_not_there(side: Served, dcsyn
     side.root.rename(side.folder / "elsewhere")
 
     assert dcsync("status", "--check").status == 14
+
+
+@pytest.mark.needs_root
+def test_root_does_not_work_in_another_user_s_state_folder(side: Served, dcsync: Dcsync) -> None:
+    side.state.mkdir()
+    os.chown(side.state, 65534, 65534)
+
+    result = dcsync("sync")
+
+    assert result.status == 2
+    assert "belongs to the user nobody" in result.err
+    assert "runuser -u nobody -- dcsync" in result.err
+    assert list(side.state.iterdir()) == []
+    assert dcsync("status").status == 0

@@ -211,16 +211,22 @@ async def open_hooks(
         yield Teller(manifest=manifest, clock=clock, settings=tell_settings(config, environ=environ))
 
 
-async def follow_up(config: Config, context: SyncContext, teller: Teller, outcomes: Sequence[AccountOutcome]) -> Status:
+async def follow_up(
+    config: Config, context: SyncContext, teller: Teller, outcomes: Sequence[AccountOutcome]
+) -> Status | None:
     """Do what follows a run: tell what is new and what is amiss, write the figures, tell a watchdog that all is fresh.
 
-    Never fails for what it could not do; returns the status after the run.
+    Never fails for what it could not do; returns the status after the run, if it can be read.
     """
     for outcome in outcomes:
         if outcome.error is None:
             await teller.look_at_requests(context.api, outcome.account)
         await teller.after_run(outcome)
-    status = await read_status(config, clock=context.clock)
+    try:
+        status = await read_status(config, clock=context.clock)
+    except DcsyncError as error:
+        log.warning("the status after the run cannot be read", code=error.code, error=error.message)
+        return None
     if status.check is ExitStatus.DONE:
         await teller.beat()
     textfile = config.metrics.textfile

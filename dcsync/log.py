@@ -96,6 +96,9 @@ def configure(level: str, form: str, *, stream: Stream) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # stamina announces each retry with the arguments of what it retries, a URL among them.
     logging.getLogger("stamina").setLevel(logging.ERROR)
+    # apprise shows an address that it cannot read, and the secret in it; urllib3, which it uses, the path of each one.
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),

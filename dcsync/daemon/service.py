@@ -409,7 +409,8 @@ class _Session:
             return
         (outcome,) = await sync(self.context, [account])
         status = await follow_up(self.config, self.context, self._teller, [outcome])
-        self._codes = sorted({item.code for known in status.accounts for item in known.attention})
+        if status is not None:
+            self._codes = sorted({item.code for known in status.accounts for item in known.attention})
         self._hooks_wake.set()
         self._note(outcome)
         expected = [item for _, item in await self._teller.expectations(account.name)]

@@ -99,8 +99,10 @@ class Notes:
         async with self._manifest.writing() as connection:
             await _remember(connection, key, value)
 
-    async def published_after(self, account: AccountName, moment: datetime) -> tuple[PublishedRow, ...]:
-        """Return the snapshots of an account that were published after that time, in that order."""
+    async def published_after(
+        self, account: AccountName, moment: datetime, *, also: Sequence[str] = ()
+    ) -> tuple[PublishedRow, ...]:
+        """Return the snapshots of an account that were published after that time, and those of `also`, in order."""
         query = (
             sa.select(job_table, request_table.c.description)
             .join(
@@ -111,9 +113,10 @@ class Notes:
             .where(
                 job_table.c.account == account,
                 job_table.c.state == JobState.PUBLISHED.value,
-                job_table.c.published_at > moment,
+                job_table.c.published_at.is_not(None),
+                sa.or_(job_table.c.published_at > moment, job_table.c.id.in_(also)),
             )
-            .order_by(job_table.c.published_at)
+            .order_by(job_table.c.published_at, job_table.c.id)
         )
         async with self._manifest.reading() as connection:
             return tuple(
@@ -178,7 +181,13 @@ class Notes:
         """Return the hooks that should run now, in the order of their events."""
         query = sa.select(hook_table).where(
             hook_table.c.state == HookState.DUE.value,
-            sa.or_(hook_table.c.next_try_at.is_(None), hook_table.c.next_try_at <= now),
+            sa.or_(
+                hook_table.c.next_try_at.is_(None),
+                hook_table.c.next_try_at <= now,
+                # Times ahead of now are of a clock that was wrong: it would wait for years.
+                hook_table.c.created_at > now,
+                hook_table.c.ended_at > now,
+            ),
         )
         return await self._hooks(query.order_by(hook_table.c.id))
 
@@ -189,10 +198,22 @@ class Notes:
             found: datetime | None = await connection.scalar(query)
             return found
 
-    async def failed_hooks(self, *, since: datetime) -> tuple[HookRun, ...]:
-        """Return the hooks that were given up since then."""
+    async def failed_hooks(self, account: str) -> tuple[HookRun, ...]:
+        """Return the hooks of an account that were given up and not made good since, oldest first.
+
+        The hook of a snapshot is made good by a run for that snapshot; of any other event, by the next run that works,
+        since nobody can run it again.
+        """
+        later = hook_table.alias()
+        made_good = sa.exists().where(
+            later.c.account == hook_table.c.account,
+            later.c.argv == hook_table.c.argv,
+            later.c.id > hook_table.c.id,
+            later.c.state == HookState.DONE.value,
+            sa.or_(hook_table.c.kind != EventKind.SNAPSHOT.value, later.c.job == hook_table.c.job),
+        )
         query = sa.select(hook_table).where(
-            hook_table.c.state == HookState.FAILED.value, hook_table.c.ended_at >= since
+            hook_table.c.account == account, hook_table.c.state == HookState.FAILED.value, ~made_good
         )
         return await self._hooks(query.order_by(hook_table.c.id))
 

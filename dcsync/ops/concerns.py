@@ -2,57 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
-from dcsync.core.lifecycle import JobState
-from dcsync.core.model import DataRequest
+from dcsync.core.lifecycle import OPEN, JobState, nears_expiry
+from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.notices import Concern, EventKind
+from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.schedule import Expectation, Stage
+from dcsync.errors import every_error
 from dcsync.manifest import HookRun
 from dcsync.ops import hooks
+from dcsync.ops.context import AccountSettings
 from dcsync.ops.sync import AccountOutcome
+
+_HINTS = {kind.code: kind.hint for kind in every_error()}
+#: Concerns of which only a poll that worked can say that they are over.
+OF_A_POLL = frozenset({"L-LATE", "L-SLOW"})
 
 
 def of_a_run(outcome: AccountOutcome) -> list[Concern]:
-    """Return what a run met: what stopped the account, jobs that failed, extracts that will be deleted upstream."""
+    """Return what stopped an account's part of a run."""
+    error = outcome.error
+    if error is None:
+        return []
+    return [
+        Concern(
+            account=outcome.account.name,
+            code=error.code,
+            message=error.message,
+            hint=error.advice,
+            passing=error.transient,
+            kind=EventKind.FAILURE if error.transient else EventKind.ATTENTION,
+        )
+    ]
+
+
+def of_jobs(
+    outcome: AccountOutcome, jobs: Iterable[KnownJob], requests: Mapping[RequestId, KnownRequest], now: datetime
+) -> list[Concern]:
+    """Return the jobs that failed and wait to be tried again, and those whose extract will be deleted upstream.
+
+    Of all jobs that are known: one that this run did not try, or did not get to, is no better off than before it.
+    """
     name, concerns = outcome.account.name, []
-    if outcome.error is not None:
-        error = outcome.error
-        concerns.append(
-            Concern(
-                account=name,
-                code=error.code,
-                message=error.message,
-                hint=error.advice,
-                passing=error.transient,
-                kind=EventKind.FAILURE if error.transient else EventKind.ATTENTION,
+    hints = {failed.job: failed.hint for failed in outcome.failed}
+    for known in jobs:
+        job, code = known.job, known.reason_code
+        if known.state not in OPEN or not _is_mirrored(outcome.account, known, requests):
+            continue
+        if known.state is JobState.FAILED and code is not None:
+            concerns.append(
+                Concern(
+                    account=name,
+                    code=code,
+                    subject=job.id,
+                    message=f"job {job.id} cannot be mirrored: {known.reason}",
+                    hint=hints.get(job.id) or _HINTS.get(code, ""),
+                    passing=True,
+                    kind=EventKind.FAILURE,
+                )
             )
-        )
-    concerns += [
-        Concern(
-            account=name,
-            code=failed.code,
-            subject=failed.job,
-            message=f"job {failed.job} cannot be mirrored: {failed.message}",
-            hint=failed.hint,
-            passing=True,
-            kind=EventKind.FAILURE,
-        )
-        for failed in outcome.failed
-        if failed.state is JobState.FAILED
-    ]
-    concerns += [
-        Concern(
-            account=name,
-            code="L-EXPIRING",
-            subject=job,
-            message=f"job {job} is not mirrored yet, and the server deletes its extract 30 days after it was made",
-            hint="see dcsync status for what holds it up",
-        )
-        for job in outcome.expiring
-        if job not in {published.job for published in outcome.published}
-    ]
+        if nears_expiry(job.completed_at, now):
+            concerns.append(
+                Concern(
+                    account=name,
+                    code="L-EXPIRING",
+                    subject=job.id,
+                    message=f"job {job.id} is not mirrored yet, and the server deletes its extract 30 days after it "
+                    "was made",
+                    hint="see dcsync status for what holds it up",
+                )
+            )
     return concerns
+
+
+def _is_mirrored(account: AccountSettings, known: KnownJob, requests: Mapping[RequestId, KnownRequest]) -> bool:
+    request = requests.get(known.job.request_id)
+    completed, start = known.job.completed_at, account.start
+    return (
+        request is not None
+        and account.wants_request(request)
+        and (start is None or completed is None or completed >= start)
+    )
 
 
 def late(account: str, request: DataRequest, expected: Expectation, now: datetime) -> Concern:
@@ -99,7 +131,7 @@ def given_up(account: str, run: HookRun) -> Concern:
         code=hooks.CODE,
         subject=run.argv[0],
         message=f"the hook {run.argv[0]} failed for {run.kind.value} {run.job or ''}".strip() + f": {run.error}",
-        hint=f"mend it, then: dcsync hooks rerun {run.job or ''}".strip(),
+        hint=hooks.advice(run),
     )
 
 

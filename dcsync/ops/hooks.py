@@ -26,6 +26,8 @@ RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=10))
 _OUTPUT_TAIL = 2000
 #: Between the polite signal and the other one. With the daemon's drain it stays below the 10 s that a stop may take.
 _TERM_S = 3.0
+#: What was killed is gone after this, and its output read.
+_LAST_S = 0.5
 #: Finished runs are shown for this long.
 KEEP_FOR = timedelta(days=90)
 
@@ -85,10 +87,32 @@ def _next_try(run: HookRun, now: datetime) -> datetime | None:
     return now + RETRY_AFTER[run.attempts] if run.attempts < len(RETRY_AFTER) else None
 
 
+class _Watch(asyncio.SubprocessProtocol):
+    """Hears of a process: the end of its output, its exit, and when the last one that has its output let go of it.
+
+    `Process.wait()` would wait for that last one, too, which may outlive the program by days.
+    """
+
+    def __init__(self) -> None:
+        self.tail = b""
+        self.exited = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - its signature
+        self.tail = (self.tail + data)[-_OUTPUT_TAIL:]
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - its signature
+        self.let_go.set()
+
+
 async def _run(run: HookRun, limit: timedelta, environ: Mapping[str, str]) -> _Outcome:
     try:
         # A session of its own: what it starts is ended with it, and a Ctrl-C of ours is not its own.
-        process = await asyncio.create_subprocess_exec(
+        transport, watch = await asyncio.get_running_loop().subprocess_exec(
+            _Watch,
             *run.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -99,55 +123,69 @@ async def _run(run: HookRun, limit: timedelta, environ: Mapping[str, str]) -> _O
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or type(error).__name__
         return _Outcome(exit_status=None, error=f"{printable(run.argv[0], 100)} cannot be started: {words}")
-    tail = b""
+    in_time = True
     try:
+        _feed(transport, json.dumps(run.event, ensure_ascii=False).encode() + b"\n")
         async with asyncio.timeout(limit.total_seconds()):
-            await _feed(process, json.dumps(run.event, ensure_ascii=False).encode() + b"\n")
-            assert process.stdout is not None  # noqa: S101 - it is a pipe
-            while piece := await process.stdout.read(1 << 16):
-                tail = (tail + piece)[-_OUTPUT_TAIL:]
-            status = await process.wait()
+            await watch.exited.wait()
     except TimeoutError:
-        return _Outcome(exit_status=None, error=f"stopped after {limit}: {_words(tail)}")
+        in_time = False
     finally:
         # Also what it left running: the group is its own.
-        await _end_group(process)
-    return _Outcome(exit_status=status, error=None if status == 0 else _words(tail) or f"exit status {status}")
+        await _end_group(transport, watch)
+    words = _words(watch.tail)
+    if not in_time:
+        return _Outcome(exit_status=None, error=f"stopped after {limit}" + (f": {words}" if words else ""))
+    status = transport.get_returncode()
+    return _Outcome(exit_status=status, error=None if status == 0 else words or f"exit status {status}")
 
 
-async def _feed(process: asyncio.subprocess.Process, body: bytes) -> None:
-    """Give the event; a program that does not read it is as good as one that does."""
-    assert process.stdin is not None  # noqa: S101 - it is a pipe
-    with suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(body)
-        await process.stdin.drain()
-    process.stdin.close()
+def _feed(transport: asyncio.SubprocessTransport, body: bytes) -> None:
+    """Give the event, beside the reading of the output; a program that does not take it is as good as one that does."""
+    pipe = transport.get_pipe_transport(0)
+    assert isinstance(pipe, asyncio.WriteTransport)  # noqa: S101 - it was asked for
+    pipe.write(body)
+    pipe.write_eof()
 
 
-async def _end_group(process: asyncio.subprocess.Process) -> None:
-    if not _signal_group(process, signal.SIGTERM):
-        return
+async def _end_group(transport: asyncio.SubprocessTransport, watch: _Watch) -> None:
+    """End what is left of a hook's process group, and read its output to the end."""
     try:
-        async with asyncio.timeout(_TERM_S):
-            await process.wait()
-    except TimeoutError:
-        pass
+        if _signal_group(transport, signal.SIGTERM):
+            await _let_go(watch, _TERM_S)
     finally:
-        _signal_group(process, signal.SIGKILL)
-        # Reap it: a transport left open would warn.
-        await process.wait()
+        _signal_group(transport, signal.SIGKILL)
+        try:
+            await _let_go(watch, _LAST_S)
+        finally:
+            # One that left the group may still have the output.
+            transport.close()
 
 
-def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> bool:
+async def _let_go(watch: _Watch, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await watch.let_go.wait()
+
+
+def _signal_group(transport: asyncio.SubprocessTransport, number: signal.Signals) -> bool:
     try:
-        os.killpg(process.pid, number)
+        os.killpg(transport.get_pid(), number)
     except (ProcessLookupError, PermissionError):
         return False
     return True
 
 
+def advice(run: HookRun) -> str:
+    """Return what to do about a hook that was given up."""
+    if run.kind is EventKind.SNAPSHOT and run.job is not None:
+        return f"mend it, then: dcsync hooks rerun {run.job}"
+    return "mend it; the next event runs it again"
+
+
 def _words(tail: bytes) -> str:
-    return printable(tail.decode("utf-8", "replace").strip(), _OUTPUT_TAIL)
+    # Escapes make it longer; the end is still what counts.
+    return printable(tail.decode("utf-8", "replace").strip(), 10 * _OUTPUT_TAIL)[-_OUTPUT_TAIL:]
 
 
 def _say(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | None) -> None:
@@ -162,5 +200,5 @@ def _say(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | No
             **facts,
             status=outcome.exit_status,
             error=outcome.error,
-            hint=f"mend it, then: dcsync hooks rerun {run.job or ''}".strip(),
+            hint=advice(run),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 import aiohttp
@@ -15,6 +16,7 @@ log = structlog.get_logger(__name__)
 
 _HEARTBEAT_S = 10.0
 _MESSAGE_S = 60.0
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}")
 _MARKS = {
     EventKind.SNAPSHOT: "new snapshot",
     EventKind.FAILURE: "failure",
@@ -45,7 +47,7 @@ async def send(urls: Sequence[str], events: Sequence[Event]) -> bool:
         worst = apprise.NotifyType.WARNING
     delivered = True
     for number, url in enumerate(urls, 1):
-        service = url.partition(":")[0]
+        service = _service(url)
         try:
             one = apprise.Apprise()
             async with asyncio.timeout(_MESSAGE_S):
@@ -76,6 +78,12 @@ def message(events: Sequence[Event]) -> tuple[str, str]:
     return title, "\n".join(lines)
 
 
+def _service(url: str) -> str:
+    """Return the kind of service, which is no secret; what is no address may be one as a whole."""
+    scheme, found, _ = url.partition("://")
+    return scheme.lower() if found and _SCHEME.fullmatch(scheme) else "unknown"
+
+
 async def beat(url: str) -> bool:
     """Tell a watchdog service that the mirror is fresh; return whether it heard. Never raises; the URL is a secret."""
     timeout = aiohttp.ClientTimeout(total=_HEARTBEAT_S)
@@ -84,7 +92,8 @@ async def beat(url: str) -> bool:
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as session,
             session.get(url, allow_redirects=False) as response,
         ):
-            heard = response.status < 400
+            # A redirect is not followed: whoever it names would be told, not the one that was asked.
+            heard = 200 <= response.status < 300
             if not heard:
                 log.warning("the heartbeat was not heard", status=response.status)
             return heard

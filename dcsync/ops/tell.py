@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from dcsync.api.client import DataConnector
+from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
 from dcsync.core.lifecycle import LOSSES
 from dcsync.core.model import AccountName, DataRequest, Job, RequestId
@@ -21,11 +21,11 @@ from dcsync.core.notices import Concern, Event, EventKind, reconcile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.schedule import Expectation, Stage, expect
 from dcsync.core.wire import parse_time, time_json
-from dcsync.errors import ApiError, AuthError, DcsyncError
+from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, Notes, PublishedRow, SqlManifest
 from dcsync.ops import hooks as running
 from dcsync.ops import notify
-from dcsync.ops.concerns import given_up, gone, inactive, late, of_a_run
+from dcsync.ops.concerns import OF_A_POLL, given_up, gone, inactive, late, of_a_run, of_jobs
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.hooks import Hook
 from dcsync.ops.sync import AccountOutcome, Failed
@@ -60,16 +60,25 @@ class Teller:
         self._settings = settings
 
     async def begin(self, accounts: Sequence[AccountSettings]) -> None:
-        """Note from when on snapshots are told of: a mirror that exists already is no news."""
+        """Note from when on snapshots are told of: a mirror that exists already is no news.
+
+        Also forgets what is too old, for where no daemon does it each night.
+        """
+        await self.tidy()
         for account in accounts:
             if await self._notes.recall(_told_key(account.name)) is None:
-                await self._notes.remember(_told_key(account.name), time_json(self._clock.now()) or "")
+                await self._notes.remember(_told_key(account.name), _exact(self._clock.now()))
 
     async def after_run(self, outcome: AccountOutcome) -> None:
         """Tell what a run of an account brought and what stands now, and run the hooks that are due."""
         name = outcome.account.name
         try:
-            concerns = [*of_a_run(outcome), *await self._of_the_schedule(outcome), *await self._of_hooks(name)]
+            concerns = [
+                *of_a_run(outcome),
+                *await self._of_jobs(outcome),
+                *await self._of_the_schedule(outcome),
+                *await self._of_hooks(name),
+            ]
             events, remembered = await self._happened(outcome)
             told = await self._settle([name], concerns, events, remembered)
         except DcsyncError as error:
@@ -126,28 +135,35 @@ class Teller:
         return found
 
     async def look_at_requests(self, api: DataConnector, account: AccountSettings) -> None:
-        """Once a day, see what became of the requests: set inactive, changed, or not visible any more. One call."""
+        """Once a day, see what became of the requests: set inactive, changed, or not visible any more.
+
+        One call, or one for each project that is listed. Never fails: the next day looks again.
+        """
+        try:
+            await self._look_at_requests(api, account)
+        except DcsyncError as error:
+            log.info("the requests could not be looked at", account=account.name, code=error.code)
+
+    async def _look_at_requests(self, api: DataConnector, account: AccountSettings) -> None:
         now, key = self._clock.now(), f"requests:{account.name}"
         known = await self._manifest.requests(account.name)
         last = parse_time(await self._notes.recall(key))
         if not known or (last is not None and timedelta(0) <= now - last < _LOOK_AGAIN):
             return
+        # Before the call: one that is refused each time must not be made at each poll.
+        await self._notes.remember(key, _exact(now))
         if last is None:
             # The first poll described what it found.
-            await self._notes.remember(key, time_json(now) or "")
             return
-        try:
-            found = {request.id: request for request in await api.requests(account.id)}
-        except (ApiError, AuthError) as error:
-            # The poll meets the same and says so.
-            log.info("the requests could not be looked at", account=account.name, code=error.code)
-            return
+        found: dict[RequestId, DataRequest] = {}
+        for project in account.projects or (None,):
+            listed = await api.requests(account.id, ListOptions(project_id=project))
+            found.update({request.id: request for request in listed})
         changed: list[tuple[KnownRequest, DataRequest | None]] = [
             (request, found[request.id]) for request in known.values() if request.id in found
         ]
         await self._manifest.record_poll(account.name, jobs=(), requests=changed, at=now)
         await self._notes.remember(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
-        await self._notes.remember(key, time_json(now) or "")
 
     async def _settle(
         self, accounts: list[str], concerns: Sequence[Concern], events: Sequence[Event], remembered: Mapping[str, str]
@@ -174,11 +190,13 @@ class Teller:
         """Return the snapshots nobody heard of yet, also those of a run that was killed before it told, and losses."""
         name = outcome.account.name
         last = parse_time(await self._notes.recall(_told_key(name)))
-        rows = () if last is None else await self._notes.published_after(name, last)
+        # This run's own in any case: when the clock was set back, they are older than the last one that was told.
+        own = [published.job for published in outcome.published]
+        rows = await self._notes.published_after(name, last or self._clock.now(), also=own)
         events = [self._snapshot_event(name, row) for row in rows]
         events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
-        remembered = {_told_key(name): _exact(rows[-1].published_at)} if rows else {}
-        return events, remembered
+        newest = [row.published_at for row in rows] + ([] if last is None else [last])
+        return events, {_told_key(name): _exact(max(newest))} if rows else {}
 
     def _snapshot_event(self, account: str, row: PublishedRow) -> Event:
         return Event(
@@ -209,6 +227,11 @@ class Teller:
             job=failed.job,
         )
 
+    async def _of_jobs(self, outcome: AccountOutcome) -> list[Concern]:
+        name = outcome.account.name
+        jobs, requests = await self._manifest.jobs(name), await self._manifest.requests(name)
+        return of_jobs(outcome, jobs.values(), requests, self._clock.now())
+
     async def _of_the_schedule(self, outcome: AccountOutcome) -> list[Concern]:
         name, now = outcome.account.name, self._clock.now()
         concerns = []
@@ -224,17 +247,19 @@ class Teller:
             elif request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
                 concerns.append(inactive(name, request))
         if outcome.error is not None:
-            # Without a poll nothing can be said of what is missing.
-            return concerns
+            # Without a poll nothing new can be said of what is missing, nor that it came.
+            standing = await self._notes.standing([name])
+            kept = [item.concern for item in standing if item.concern.code in OF_A_POLL]
+            return concerns + [concern for concern in kept if concern.subject in mirrored - unseen]
         for request, expected in await self.expectations(name):
             if request.id in mirrored and request.id not in unseen and expected.stage in {Stage.LATE, Stage.SLOW}:
                 concerns.append(late(name, request, expected, now))
         return concerns
 
     async def _of_hooks(self, account: str) -> list[Concern]:
-        since = self._clock.now() - timedelta(days=1)
-        failed = [run for run in await self._notes.failed_hooks(since=since) if run.account == account]
-        return [given_up(account, run) for run in failed]
+        # One that is not configured any more is nobody's concern.
+        configured = {hook.argv for hook in self._settings.hooks}
+        return [given_up(account, run) for run in await self._notes.failed_hooks(account) if run.argv in configured]
 
 
 def _told_key(account: str) -> str:

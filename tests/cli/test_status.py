@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 
 from tests.cli.conftest import Dcsync
 from tests.rigs.mirror import tables
-from tests.rigs.served import Served
+from tests.rigs.served import TOKEN, Served
 
 
 def test_it_works_before_the_first_run(side: Served, dcsync: Dcsync) -> None:
@@ -59,6 +61,55 @@ def test_a_root_that_is_gone_does_not_stop_it(side: Served, dcsync: Dcsync) -> N
 
     assert result.status == 0
     assert "unknown (is it mounted?)" in result.out
+
+
+def test_check_is_fine_after_a_run_that_left_nothing_to_do(side: Served, dcsync: Dcsync) -> None:
+    dcsync("sync")
+
+    result = dcsync("status", "--check")
+
+    assert result.status == 0
+    assert "STALE" not in result.out
+
+
+def test_check_fails_for_an_account_that_was_never_mirrored(side: Served, dcsync: Dcsync) -> None:
+    result = dcsync("status", "--check")
+
+    assert result.status == 3
+    assert "never  STALE" in result.out
+    # Without --check it only shows it.
+    assert dcsync("status").status == 0
+
+
+def test_check_fails_for_an_account_that_is_stale_and_json_says_so(side: Served, dcsync: Dcsync) -> None:
+    dcsync("sync")
+    with closing(sqlite3.connect(side.state / "manifest.sqlite")) as manifest, manifest:
+        manifest.execute("UPDATE account SET last_success_at = last_success_at - 3 * 3600 * 1000000 - 1000000")
+
+    result = dcsync("status", "--check", "--json")
+
+    assert result.status == 3
+    assert result.json["accounts"][0]["stale"] is True
+    # What counts is what the configuration calls stale.
+    side.write_config("[poll]", 'stale_after = "4h"')
+    assert dcsync("status", "--check").status == 0
+
+
+def test_check_says_by_its_status_that_a_login_is_needed(
+    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dcsync("sync")
+    monkeypatch.setenv(TOKEN, "wrong")
+    dcsync("sync")
+
+    assert dcsync("status", "--check").status == 12
+
+
+def test_check_says_by_its_status_that_the_disk_is_not_there(side: Served, dcsync: Dcsync) -> None:
+    dcsync("sync")
+    side.root.rename(side.folder / "elsewhere")
+
+    assert dcsync("status", "--check").status == 14
 
 
 @pytest.mark.needs_root

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dcsync.app import account_settings, open_sync
+from dcsync.app import account_settings, follow_up, open_sync, open_teller
 from dcsync.config import Config
 from dcsync.ops.context import Observer, SyncContext
 from dcsync.ops.sync import AccountOutcome, Wanted, sync
@@ -77,12 +77,21 @@ class Mirror:
     async def sync(
         self, *, wanted: Wanted | None = None, dry_run: bool = False, observer: Observer | None = None
     ) -> list[AccountOutcome]:
-        """Do one run, as `dcsync sync` does."""
+        """Do one run, and nothing of what follows from it."""
         config = self.configuration()
         async with open_sync(
             config, environ=self.environ, clock=self.clock, observer=observer, writes=not dry_run
         ) as context:
             return await sync(context, account_settings(config), wanted=wanted, dry_run=dry_run)
+
+    async def run(self, *, wanted: Wanted | None = None) -> AccountOutcome:
+        """Do one run over the one account with all that follows from it."""
+        config = self.configuration()
+        async with open_sync(config, environ=self.environ, clock=self.clock) as context:
+            teller = await open_teller(config, context, environ=self.environ)
+            (outcome,) = await sync(context, account_settings(config), wanted=wanted)
+            await follow_up(config, context, teller, [outcome])
+        return outcome
 
     async def sync_one(self, **options: Any) -> AccountOutcome:
         """Do one run over the one account."""

@@ -1,0 +1,247 @@
+"""`dcsync hooks` and `dcsync notify`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from dcsync.mirror.root import FileLock
+from tests.cli.conftest import Dcsync
+from tests.rigs.mirror import tables
+from tests.rigs.served import Served
+
+
+def add_job(side: Served) -> str:
+    world = side.sandbox.world
+    request = next(iter(world.requests), None) or world.add_request("Nightly")
+    return world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)
+
+
+def configure(side: Served, script: str, *, on: Sequence[str] = ("snapshot",)) -> None:
+    hook = ["[[hook]]", f"on = {json.dumps(list(on))}", f"run = {json.dumps(['/bin/sh', '-c', script])}"]
+    side.write_config(*hook)
+
+
+def heard(side: Served) -> list[str]:
+    place = side.folder / "heard"
+    return [json.loads(line)["job"] for line in place.read_text().splitlines()] if place.exists() else []
+
+
+@contextmanager
+def held(side: Served, role: str) -> Iterator[None]:
+    """Hold the state folder as another process would."""
+    with FileLock(side.state / "lock", "the state folder", role=role):
+        yield
+
+
+# --- list -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sync_runs_hooks_and_they_are_listed_newest_first(side: Served, dcsync: Dcsync) -> None:
+    configure(side, f"cat >> {side.folder}/heard")
+    jobs = []
+    for _ in range(2):
+        jobs.append(add_job(side))
+        assert dcsync("sync").status == 0
+
+    result = dcsync("hooks", "list")
+
+    assert heard(side) == jobs
+    assert result.status == 0
+    assert [jobs.index(job) for line in result.out.splitlines() for job in jobs if job in line] == [1, 0]
+    assert "done" in result.out
+
+
+def test_a_hook_that_fails_does_not_fail_the_sync_and_is_listed_with_its_words(side: Served, dcsync: Dcsync) -> None:
+    configure(side, "echo no such table; exit 7")
+    job = add_job(side)
+
+    assert dcsync("sync").status == 0
+    (run,) = dcsync("hooks", "list", "--json").json["hooks"]
+
+    assert run.keys() == {
+        "id",
+        "account",
+        "job",
+        "event",
+        "argv",
+        "state",
+        "attempts",
+        "created_at",
+        "next_try_at",
+        "ended_at",
+        "exit_status",
+        "error",
+    }
+    assert (run["account"], run["job"], run["event"], run["state"]) == ("acme", job, "snapshot", "due")
+    assert (run["attempts"], run["exit_status"], run["error"]) == (1, 7, "no such table")
+    assert run["next_try_at"] > run["ended_at"]
+
+
+def test_the_list_is_limited_to_a_job_and_a_number(side: Served, dcsync: Dcsync) -> None:
+    configure(side, "true")
+    jobs = [add_job(side) for _ in range(3)]
+    dcsync("sync")
+
+    assert len(dcsync("hooks", "list", "--limit", "2", "--json").json["hooks"]) == 2
+    assert [run["job"] for run in dcsync("hooks", "list", "--job", jobs[0], "--json").json["hooks"]] == [jobs[0]]
+    assert dcsync("hooks", "list", "--job", "no", "--json").json == {"hooks": []}
+
+
+def test_before_the_first_run_there_is_nothing_to_list(side: Served, dcsync: Dcsync) -> None:
+    assert dcsync("hooks", "list").status == 0
+    assert dcsync("hooks", "list", "--json").json == {"hooks": []}
+
+
+# --- rerun ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rerun_runs_the_hooks_of_a_snapshot_as_they_are_configured_now(side: Served, dcsync: Dcsync) -> None:
+    job = add_job(side)
+    dcsync("sync")
+    configure(side, f"cat >> {side.folder}/heard")
+
+    result = dcsync("hooks", "rerun", job)
+
+    assert (result.status, result.out) == (0, "/bin/sh: done\n")
+    assert heard(side) == [job]
+    dcsync("hooks", "rerun", job)
+    assert heard(side) == [job, job]
+
+
+def test_a_rerun_that_fails_says_so(side: Served, dcsync: Dcsync) -> None:
+    job = add_job(side)
+    dcsync("sync")
+    configure(side, "echo still no table; exit 1")
+
+    result = dcsync("hooks", "rerun", job)
+
+    assert (result.status, result.out) == (3, "/bin/sh: failed: still no table\n")
+
+
+def test_a_rerun_needs_a_snapshot_and_a_hook(side: Served, dcsync: Dcsync) -> None:
+    job = add_job(side)
+    dcsync("sync")
+
+    without_hook = dcsync("hooks", "rerun", job)
+    configure(side, "true", on=["failure"])
+    without_such_a_hook = dcsync("hooks", "rerun", job)
+    configure(side, "true")
+    without_snapshot = dcsync("hooks", "rerun", "no-such-job")
+
+    assert [result.status for result in (without_hook, without_such_a_hook, without_snapshot)] == [2, 2, 2]
+    assert "no hook is configured for snapshots" in without_such_a_hook.err
+    assert "there is no snapshot of a job no-such-job" in without_snapshot.err
+
+
+def test_while_the_daemon_runs_a_rerun_is_for_it_to_do(side: Served, dcsync: Dcsync) -> None:
+    job = add_job(side)
+    dcsync("sync")
+    configure(side, f"cat >> {side.folder}/heard")
+
+    with held(side, "run"):
+        result = dcsync("hooks", "rerun", job)
+    assert result.status == 0
+    assert result.out.startswith("1 to run; the daemon does it")
+    assert heard(side) == []
+
+    dcsync("sync")
+    assert heard(side) == [job]
+
+
+def test_while_a_sync_runs_a_rerun_is_refused(side: Served, dcsync: Dcsync) -> None:
+    job = add_job(side)
+    dcsync("sync")
+    configure(side, f"cat >> {side.folder}/heard")
+
+    with held(side, "sync"):
+        assert dcsync("hooks", "rerun", job).status == 11
+    dcsync("sync")
+
+    assert heard(side) == []
+
+
+# --- sync and what follows --------------------------------------------------------------------------------------------
+
+
+def test_a_sync_writes_the_figures_and_a_dry_run_does_not(side: Served, dcsync: Dcsync) -> None:
+    place = side.folder / "dcsync.prom"
+    side.write_config("[metrics]", f"textfile = {json.dumps(str(place))}")
+    add_job(side)
+
+    dcsync("sync", "--dry-run")
+    assert not place.exists()
+    dcsync("sync")
+
+    assert 'dcsync_snapshots_total{account="acme"} 1.0' in place.read_text()
+
+
+def test_a_dry_run_tells_nobody(side: Served, dcsync: Dcsync) -> None:
+    configure(side, f"cat >> {side.folder}/heard", on=["snapshot", "failure", "attention", "recovered"])
+    add_job(side)
+
+    dcsync("sync", "--dry-run")
+
+    assert heard(side) == []
+
+
+def test_a_secret_that_is_missing_for_messages_is_said_before_the_run(side: Served, dcsync: Dcsync) -> None:
+    side.write_config("[heartbeat]", 'url = "env:DCSYNC_NO_SUCH_VARIABLE"')
+    add_job(side)
+
+    result = dcsync("sync")
+
+    assert result.status == 2
+    assert "DCSYNC_NO_SUCH_VARIABLE is not set" in result.err
+    assert not list(side.root.glob("acme/**/_dcsync.json"))
+
+
+# --- notify -----------------------------------------------------------------------------------------------------------
+
+
+def test_notify_without_addresses_says_what_to_do(side: Served, dcsync: Dcsync) -> None:
+    result = dcsync("notify", "--test")
+
+    assert result.status == 2
+    assert "[notify] has no urls" in result.err
+    assert "https://github.com/caronc/apprise/wiki" in result.err
+
+
+def test_notify_without_test_is_no_command(side: Served, dcsync: Dcsync) -> None:
+    assert dcsync("notify").status == 2
+
+
+def test_without_apprise_it_is_said_what_to_install(
+    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.write_config("[notify]", 'urls = ["json://127.0.0.1:9/hunter2"]')
+    monkeypatch.setitem(sys.modules, "apprise", None)  # as if it were not installed
+    add_job(side)
+
+    for command in (("notify", "--test"), ("sync",)):
+        result = dcsync(*command)
+        assert result.status == 2
+        assert "which is not installed" in result.err
+        assert "dcsync[notify]" in result.err
+        assert "hunter2" not in result.err
+    # A dry run tells nobody, so it needs nothing for it.
+    assert dcsync("sync", "--dry-run").status == 0
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+def test_notify_sends_to_every_address_or_says_which_did_not_take_it(side: Served, dcsync: Dcsync) -> None:
+    # Of the sandbox's servers, any path that it does not know answers 404: nobody takes a message there.
+    port = side.sandbox.base_url.rpartition(":")[2]
+    side.write_config("[notify]", f'urls = ["json://127.0.0.1:{port}/hunter2"]')
+
+    result = dcsync("notify", "--test")
+
+    assert result.status == 3
+    assert result.out == "not every address took it; see the log above\n"
+    assert "service=json" in result.err.replace('"service": "json"', "service=json")
+    assert "hunter2" not in result.err

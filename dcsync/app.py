@@ -33,7 +33,15 @@ from dcsync.errors import ConfigError, DcsyncError, ManifestError, MirrorLocked
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
-from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
+from dcsync.ops.context import (
+    AccountSettings,
+    MirrorSettings,
+    Observer,
+    ReadContext,
+    Silence,
+    Strategy,
+    SyncContext,
+)
 from dcsync.ops.login import TokenChain
 from dcsync.ops.recover import recover
 from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_attention
@@ -165,6 +173,17 @@ async def open_sync(
         if writes:
             await recover(context, account_settings(config), new_mirror=new_mirror)
         yield context
+
+
+@asynccontextmanager
+async def open_reading(config: Config) -> AsyncIterator[ReadContext]:
+    """Open the manifest and the mirror to look at them, beside whatever else runs. Raises as `open_sync` does."""
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(DiskThreads())
+        root = stack.enter_context(open_root(Path(config.mirror.root)))
+        place = Path(config.state.dir) / MANIFEST_NAME
+        manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+        yield ReadContext(manifest=manifest, root=root, disk=disk, zone=config.mirror.zone)
 
 
 async def read_status(config: Config, *, clock: Clock | None = None) -> Status:

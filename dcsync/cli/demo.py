@@ -76,6 +76,7 @@ def _prepare(folder: Path) -> tuple[date, int]:
 async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
     from dcsync.app import account_settings, open_sync
     from dcsync.config import load
+    from dcsync.ops.report import write_report
     from dcsync.ops.sync import sync
     from dcsync.sandbox import Options, Sandbox, World
 
@@ -87,7 +88,10 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
         environ = {_TOKEN_VARIABLE: sandbox.tokens.issue_access_token("demo", 3600)}
         config = load(path, environ=environ)
         async with open_sync(config, environ=environ) as context:
-            return await sync(context, account_settings(config))
+            accounts = account_settings(config)
+            outcomes = await sync(context, accounts)
+            await write_report(context, [account.name for account in accounts])
+            return outcomes
 
 
 def _config(folder: Path, base_url: str, hub_id: str) -> str:
@@ -145,6 +149,7 @@ def _show_next(folder: Path) -> None:
         f"""
 Look at:
   cd {latest} && sha256sum -c --quiet SHA256SUMS && echo whole
+  xdg-open {folder}/index.html      # the report: history, what changed, what to look at
   less {latest}/_dcsync.json        # where each file came from, and how
   dcsync demo {folder}   # another day: only what changed is fetched"""
     )

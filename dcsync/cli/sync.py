@@ -59,6 +59,7 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
     from dcsync.errors import DcsyncError
+    from dcsync.ops.report import write_report
     from dcsync.ops.sync import sync
     from dcsync.tasks import foremost
 
@@ -69,7 +70,10 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
             watching(clock) as observer,
             open_sync(config, environ=os.environ, observer=observer, clock=clock, writes=not dry_run) as context,
         ):
-            return await sync(context, selected, wanted=wanted, dry_run=dry_run)
+            outcomes = await sync(context, selected, wanted=wanted, dry_run=dry_run)
+            if not dry_run:
+                await write_report(context, [account.name for account in account_settings(config)])
+            return outcomes
     except BaseExceptionGroup as errors:
         # The group that owns the reporter wraps what passes through it.
         error = foremost(errors)

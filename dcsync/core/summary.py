@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from dcsync.core.anomaly import Finding
-from dcsync.core.model import Json
+from dcsync.core.model import JobId, Json, RequestId
 from dcsync.core.table import ColumnChange
 
 
@@ -23,6 +24,20 @@ class Summary:
     changed: int = 0
     columns: tuple[ColumnChange, ...] = ()
     warnings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastSnapshot:
+    """A snapshot as the manifest's row has it, without its files. A pruned one is not on the disk any more."""
+
+    job: JobId
+    request: RequestId
+    folder: str
+    completed_at: datetime | None
+    published_at: datetime | None
+    is_pruned: bool
+    fetched_bytes: int
+    summary: Summary
 
 
 def render(summary: Summary) -> str:

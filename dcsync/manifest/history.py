@@ -7,7 +7,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,25 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dcsync.core import summary
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
-from dcsync.core.summary import Summary
+from dcsync.core.summary import PastSnapshot, Summary
 from dcsync.core.table import TableFacts, is_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import header as header_table
 from dcsync.manifest.schema import job as job_table
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastSnapshot:
-    """A snapshot as its row has it, without its files. A pruned one is not on the disk any more."""
-
-    job: JobId
-    request: RequestId
-    folder: str
-    completed_at: datetime | None
-    published_at: datetime | None
-    is_pruned: bool
-    fetched_bytes: int
-    summary: Summary
 
 
 class History:
@@ -122,21 +107,45 @@ class History:
             ]
 
     async def row_counts(
-        self, account: AccountName, jobs: Collection[JobId], names: Collection[str]
+        self, account: AccountName, jobs: Collection[JobId], tables: Collection[str]
     ) -> Mapping[str, Mapping[JobId, int]]:
-        """Return the rows of tables, by their name on disk, in each of these snapshots where they are known."""
+        """Return the rows of tables, by their original name, in each of these snapshots where they are known."""
         columns = file_table.c
         found: defaultdict[str, dict[JobId, int]] = defaultdict(dict)
         async with self._read() as connection:
             for job in jobs:
                 rows = await connection.execute(
-                    sa.select(columns.name, columns.rows).where(
+                    sa.select(columns.original, columns.rows).where(
                         columns.account == account, columns.job == job, columns.rows.is_not(None)
                     )
                 )
-                for row in rows:
-                    if row.name in names:
-                        found[row.name][job] = row.rows
+                for original, counted in rows:
+                    table = json.loads(original)
+                    if table in tables:
+                        found[table][job] = counted
+        return found
+
+    async def headers(self, account: AccountName) -> Mapping[tuple[RequestId, str], Sequence[tuple[str, ...] | None]]:
+        """Return every header that a table had in the published snapshots of a request, by its name on disk.
+
+        None among them stands for snapshots in which nobody looked, and for headers that are cut.
+        """
+        query = (
+            sa.select(job_table.c.request, file_table.c.name, file_table.c.header)
+            .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
+            .where(file_table.c.account == account, job_table.c.state == JobState.PUBLISHED.value)
+            .distinct()
+        )
+        async with self._read() as connection:
+            rows = (await connection.execute(query)).all()
+            known = {
+                row.digest: None if row.is_cut else tuple(json.loads(row.names))
+                for row in await connection.execute(sa.select(header_table))
+            }
+        found: defaultdict[tuple[RequestId, str], list[tuple[str, ...] | None]] = defaultdict(list)
+        for request, name, digest in rows:
+            if is_table(name):
+                found[RequestId(request), name].append(known.get(digest))
         return found
 
 

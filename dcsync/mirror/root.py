@@ -153,6 +153,17 @@ class MirrorRoot:
             body = json.dumps({"id": identifier}).encode() + b"\n"
             write_durably(folder, _MARKER, body, mode=0o644)
 
+    def replace_file(self, name: str, body: bytes) -> None:
+        """Put a file of ours into the root, in one step and durably: a reader sees the old one or the new one. Blocks.
+
+        A symlink of that name is replaced, not followed.
+        """
+        with disk.disk_errors(f"writing {self.path / name}"), self.folder(OWN_FOLDER, create=True) as own:
+            # Made in our own folder: nothing unfinished is ever seen outside of it.
+            write_aside(own, name, body, mode=0o644)
+            os.rename(f"{name}.new", name, src_dir_fd=own, dst_dir_fd=self.descriptor)
+            os.fsync(self.descriptor)
+
     def read_file(self, folder: str, name: str) -> bytes:
         """Return a small file of a snapshot; `FileNotFoundError` when it is missing."""
         return self._read(folder, name)
@@ -238,9 +249,15 @@ def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:
 
 def write_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
     """Replace a small file: written aside, fsynced, renamed, the folder fsynced. Never half there."""
-    aside = f"{name}.new"
+    write_aside(folder, name, body, mode=mode)
+    os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def write_aside(folder: int, name: str, body: bytes, *, mode: int) -> None:
+    """Write a file that is to replace `name`, fsynced, as `name.new`."""
     descriptor = os.open(
-        aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+        f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
     )
     try:
         disk.write_all(descriptor, body)
@@ -248,8 +265,6 @@ def write_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
-    os.fsync(folder)
 
 
 def split(relative: str) -> Sequence[str]:

@@ -52,10 +52,6 @@ class SnapshotDiff:
     size_before: int
     size_after: int
 
-    def of(self, fate: Fate) -> tuple[FileDiff, ...]:
-        """Return the tables of one fate."""
-        return tuple(table for table in self.tables if table.fate is fate)
-
 
 def compare(before: Sequence[StoredFile], after: Sequence[StoredFile]) -> SnapshotDiff:
     """Compare two snapshots by original name and SHA-256."""

@@ -279,7 +279,7 @@ class _View:
             is_delta=request.is_delta,
             newest="none yet" if newest is None else self.time(newest.completed_at),
             newest_target=None if newest is None else link(newest.folder),
-            age="" if newest is None else age_text(newest.completed_at, self.now),
+            age="" if newest is None or newest.completed_at is None else self._age(newest.completed_at),
             late=None if late is None else _interval_text(late),
             count=len(kept),
             pruned=len(request.snapshots) - len(kept),
@@ -307,7 +307,11 @@ class _View:
         return "undated" if past.completed_at is None else f"{past.completed_at.astimezone(self.zone):%Y-%m-%d}"
 
     def _when(self, moment: datetime | None) -> str:
-        return "never" if moment is None else f"{self.time(moment)}, {age_text(moment, self.now)}"
+        return "never" if moment is None else self.time(moment)
+
+    def _age(self, moment: datetime) -> str:
+        # Nothing on the page runs: it may be looked at long after it was written.
+        return f"{age_text(moment, self.now).removesuffix(' ago')} before this page"
 
     def _most(self, most: int) -> int:
         return max(_LEAST, int(most * self.share))

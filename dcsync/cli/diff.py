@@ -67,7 +67,7 @@ def _print(comparison: Comparison) -> None:
         return
     click.echo(f"{len(diff.tables)} tables and {len(diff.others)} other files differ, {diff.unchanged} are the same\n")
     print_table(
-        ("file", "", "rows A", "rows B", "more", "bytes A", "bytes B", "columns"),
+        ("file", "change", "rows A", "rows B", "more", "bytes A", "bytes B", "columns"),
         [_row(entry) for entry in differing],
         wide=(0,),
     )

@@ -203,7 +203,7 @@ def page(accounts: Sequence[AccountHistory], *, now: datetime, zone: tzinfo = UT
 
 def link(folder: str) -> str:
     """Return the relative address of a folder below the root: `./` keeps a colon from reading as a scheme."""
-    return f"./{quote(folder)}/"
+    return f"./{quote(folder, errors='surrogatepass')}/"
 
 
 def late_by(completed: Sequence[datetime], now: datetime) -> timedelta | None:

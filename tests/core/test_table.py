@@ -87,9 +87,9 @@ def test_a_header_up_to_the_cap_is_whole() -> None:
 
 
 def test_a_longer_header_is_cut_and_marked_and_the_rows_counted_all_the_same() -> None:
-    body = ("a,b," + "c" * HEADER_CAP + "\n1,2,3\n").encode()
+    body = ("a,b," + "c" * HEADER_CAP + "\n1,2,3" * 1000).encode()
 
-    assert facts(body) == TableFacts(header=("a", "b"), rows=1, is_cut=True)
+    assert facts(body) == TableFacts(header=("a", "b"), rows=1000, is_cut=True)
     assert count(body[place : place + 999] for place in range(0, len(body), 999)) == facts(body)
 
 

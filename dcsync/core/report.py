@@ -76,11 +76,13 @@ class AccountHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """Something that a person should look at. `anchor` is the request it is about."""
+    """Something that a person should look at: of the account, or of a table in a request's newest snapshot."""
 
     code: str
     text: str
     account: str
+    table: str = ""
+    request: str = ""
     anchor: str | None = None
 
 
@@ -225,11 +227,17 @@ def _attention(account: AccountHistory, index: int) -> list[Item]:
     for place, request in enumerate(account.requests):
         newest = next((past for past in reversed(request.snapshots) if not past.is_pruned), None)
         title = printable(request.description, _COLUMN) or request.id
-        for warning in () if newest is None else newest.summary.warnings:
-            words = (
-                f"{printable(warning.table, _NAME)} {printable(warning.message, _NAME)} (newest snapshot of {title})"
+        items.extend(
+            Item(
+                code=warning.code,
+                text=printable(warning.message, _NAME),
+                account=name,
+                table=printable(warning.table, _NAME),
+                request=title,
+                anchor=_anchor(index, place),
             )
-            items.append(Item(code=warning.code, text=words, account=name, anchor=_anchor(index, place)))
+            for warning in (() if newest is None else newest.summary.warnings)
+        )
     return items
 
 

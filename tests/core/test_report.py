@@ -211,8 +211,10 @@ def test_attention_comes_first_from_the_account_and_then_from_the_newest_snapsho
         Item(code="T-LOGIN", text="run dcsync login", account="acme"),
         Item(
             code="L-ROWS",
-            text=f"t\\u202e.csv has 1 rows (newest snapshot of {REQUEST_ID})",
+            text="has 1 rows",
             account="acme",
+            table="t\\u202e.csv",
+            request=REQUEST_ID,
             anchor="r0-1",
         ),
     )

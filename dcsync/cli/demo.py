@@ -74,7 +74,7 @@ def _prepare(folder: Path) -> tuple[date, int]:
 
 
 async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
-    from dcsync.app import account_settings, open_sync
+    from dcsync.app import account_settings, open_sync, read_status
     from dcsync.config import load
     from dcsync.ops.report import write_report
     from dcsync.ops.sync import sync
@@ -88,9 +88,8 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
         environ = {_TOKEN_VARIABLE: sandbox.tokens.issue_access_token("demo", 3600)}
         config = load(path, environ=environ)
         async with open_sync(config, environ=environ) as context:
-            accounts = account_settings(config)
-            outcomes = await sync(context, accounts)
-            await write_report(context, [account.name for account in accounts])
+            outcomes = await sync(context, account_settings(config))
+            await write_report(context, (await read_status(config)).accounts)
             return outcomes
 
 

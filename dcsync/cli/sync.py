@@ -54,12 +54,11 @@ def sync_command(
 
 
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
-    """Open everything, do one run, close everything."""
-    from dcsync.app import account_settings, open_sync
+    """Open everything, do one run, tell what follows from it, close everything."""
+    from dcsync.app import account_settings, follow_up, open_sync, open_teller
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
     from dcsync.errors import DcsyncError
-    from dcsync.ops.report import write_report
     from dcsync.ops.sync import sync
     from dcsync.tasks import foremost
 
@@ -70,9 +69,11 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
             watching(clock) as observer,
             open_sync(config, environ=os.environ, observer=observer, clock=clock, writes=not dry_run) as context,
         ):
-            outcomes = await sync(context, selected, wanted=wanted, dry_run=dry_run)
-            if not dry_run:
-                await write_report(context, [account.name for account in account_settings(config)])
+            if dry_run:
+                return await sync(context, selected, wanted=wanted, dry_run=True)
+            teller = await open_teller(config, context, environ=os.environ)
+            outcomes = await sync(context, selected, wanted=wanted)
+            await follow_up(config, context, teller, outcomes)
             return outcomes
     except BaseExceptionGroup as errors:
         # The group that owns the reporter wraps what passes through it.

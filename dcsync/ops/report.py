@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import structlog
 
 from dcsync import __version__
+from dcsync.core import anomaly, report, views
 from dcsync.core import diff as diffing
-from dcsync.core import report, views
 from dcsync.core.lifecycle import LOSSES
 from dcsync.core.model import AccountName, JobId, RequestId, Snapshot
 from dcsync.core.ports import KnownRequest
@@ -20,7 +20,7 @@ from dcsync.core.views import RequestTables, TableHistory
 from dcsync.errors import DiskError, ManifestError, MirrorError
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.context import SyncContext
-from dcsync.ops.status import Attention, account_statuses
+from dcsync.ops.status import AccountStatus
 
 log = structlog.get_logger(__name__)
 
@@ -30,15 +30,13 @@ VIEWS_NAME = "views.sql"
 _SPARK_SNAPSHOTS = 30
 
 
-async def write_report(
-    context: SyncContext, accounts: Sequence[AccountName], *, common: Sequence[Attention] = ()
-) -> None:
+async def write_report(context: SyncContext, accounts: Sequence[AccountStatus]) -> None:
     """Write `index.html` and `views.sql` for all of these accounts, whatever the run was limited to.
 
-    `common` is what holds up all accounts. What keeps it from being written is logged, not raised.
+    What keeps it from being written is logged, not raised.
     """
     try:
-        collected = await _Collector(context).collect(accounts, common)
+        collected = await _Collector(context).collect(accounts)
         await context.disk.run(_write, context, collected)
     except (DiskError, ManifestError, MirrorError) as error:
         log.warning("the report could not be written", code=error.code, error=error.message, hint=error.advice)
@@ -83,11 +81,9 @@ class _Collector:
         self._context = context
         self._history = context.manifest.history
 
-    async def collect(self, accounts: Sequence[AccountName], common: Sequence[Attention]) -> _Collected:
-        manifest, now = self._context.manifest, self._context.clock.now()
-        statuses = await account_statuses(manifest, accounts, now, common=common)
+    async def collect(self, accounts: Sequence[AccountStatus]) -> _Collected:
         histories, tables = [], []
-        for status in statuses:
+        for status in accounts:
             requests, found = await self._account(status.name)
             tables += found
             histories.append(
@@ -95,7 +91,10 @@ class _Collector:
                     name=status.name,
                     last_poll=status.last_poll,
                     last_success=status.last_success,
-                    attention=[(item.code, item.message) for item in status.attention],
+                    # Of tables, the page says more: it has them with the snapshot that they are about.
+                    attention=[
+                        (item.code, item.message) for item in status.attention if item.code not in anomaly.CODES
+                    ],
                     requests=requests,
                 )
             )

@@ -227,7 +227,7 @@ async def forget_tables(manifest: Any) -> None:
     """Make the manifest one of a version that did not count."""
     import sqlalchemy as sa
 
-    async with manifest._write() as connection:
+    async with manifest.writing() as connection:
         await connection.execute(sa.text("UPDATE file SET rows = NULL, header = NULL"))
         await connection.execute(sa.text("UPDATE job SET summary = NULL"))
         await connection.execute(sa.text("DELETE FROM header"))

@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
+from dcsync.ops.context import SyncContext
 from dcsync.ops.report import write_report
-from dcsync.ops.status import Attention
+from dcsync.ops.status import Attention, account_statuses
 from dcsync.ops.sync import AccountOutcome
 from tests.ops.test_diff import forget_tables
 from tests.rigs.mirror import Mirror, add_extract, sidecar
@@ -24,10 +25,18 @@ from tests.rigs.mirror import Mirror, add_extract, sidecar
 ACME = AccountName("acme")
 
 
-async def report(mirror: Mirror, **options: Any) -> str:
+async def write(context: SyncContext, **options: Any) -> None:
+    """Write the report as what follows a run does."""
+    statuses = await account_statuses(
+        context.manifest, [ACME], context.clock.now(), stale_after=timedelta(days=2), **options
+    )
+    await write_report(context, statuses)
+
+
+async def report(mirror: Mirror) -> str:
     """Write the report and return the page."""
     async with mirror.opened() as context:
-        await write_report(context, [ACME], **options)
+        await write(context)
     return (mirror.root / "index.html").read_text()
 
 
@@ -73,7 +82,7 @@ async def test_what_holds_up_all_accounts_and_what_is_lost_is_on_top(mirror: Mir
     await mirror.sync()
     async with mirror.opened() as context:
         await context.manifest.move(ACME, JobId(job), JobState.EXPIRED, at=mirror.clock.now(), reason="it is gone")
-        await write_report(context, [ACME], common=[Attention(code="T-LOGIN", message="run dcsync login")])
+        await write(context, common=[Attention(code="T-LOGIN", message="run dcsync login")])
 
     page = (mirror.root / "index.html").read_text()
     attention = page[page.index("<section") : page.index("</section>")]
@@ -149,7 +158,7 @@ async def test_what_keeps_it_from_being_written_is_logged_and_fails_nothing(mirr
     async with mirror.opened() as context:
         structlog.reset_defaults()
         with capture_logs() as logged:
-            await write_report(context, [ACME])
+            await write(context)
 
     (entry,) = logged
     assert entry["event"] == "the report could not be written"

@@ -148,7 +148,12 @@ class SqlManifest:
             rows = await connection.execute(sa.select(request_table).where(request_table.c.account == account))
             return {
                 RequestId(row.id): KnownRequest(
-                    id=RequestId(row.id), description=row.description, slug=row.slug, is_delta=row.is_delta
+                    id=RequestId(row.id),
+                    description=row.description,
+                    slug=row.slug,
+                    is_delta=row.is_delta,
+                    # One that was adopted from the tree has a description and no document.
+                    is_described=row.document is not None or bool(row.description),
                 )
                 for row in rows
             }
@@ -296,6 +301,40 @@ class SqlManifest:
                 completed_at=row.completed_at,
                 files=await files_of(connection, account, JobId(row.id)),
             )
+
+    async def copies(
+        self, account: AccountName, request: RequestId, stored: StoredFile, *, limit: int
+    ) -> Sequence[Snapshot]:
+        """Return published snapshots of a request that have such a file, newest first, each with that file alone.
+
+        Such a one has the same names, size and CRC32. By its name on disk it is found through the primary key.
+        """
+        query = (
+            sa.select(file_table, job_table.c.folder, job_table.c.completed_at)
+            .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
+            .where(
+                job_table.c.account == account,
+                job_table.c.request == request,
+                job_table.c.state == JobState.PUBLISHED.value,
+                file_table.c.name == stored.name,
+                file_table.c.original == json.dumps(stored.original),
+                file_table.c.size == stored.size,
+                file_table.c.crc32 == stored.crc32,
+            )
+            .order_by(job_table.c.completed_at.desc(), job_table.c.published_at.desc())
+            .limit(limit)
+        )
+        async with self.reading() as connection:
+            return [
+                Snapshot(
+                    job=JobId(row.job),
+                    request=request,
+                    folder=row.folder,
+                    completed_at=row.completed_at,
+                    files=(_stored_file(row),),
+                )
+                for row in await connection.execute(query)
+            ]
 
     async def newest_snapshot(self, account: AccountName, request: RequestId) -> str | None:
         """Return the folder of the newest published snapshot of a request."""

@@ -128,7 +128,7 @@ async def _publish(
             account_id=account.id,
             request=staged.request.id,
             description=staged.request.description,
-            is_delta=staged.request.is_delta,
+            is_delta=staged.request.is_delta if staged.request.is_described else None,
             job=staged.job,
             staged_at=context.clock.now(),
             strategy=staged.strategy,
@@ -239,13 +239,16 @@ async def _acknowledge(
 
 
 async def move_latest(context: SyncContext, account: AccountSettings, job: JobId) -> None:
-    """Let `latest` show the newest snapshot of the job's request. A delta request has none: it is no snapshot."""
+    """Let `latest` show the newest snapshot of the job's request. A delta request has none: it is no snapshot.
+
+    Nor has one that could not be read: it may be a delta.
+    """
     requests = await context.manifest.requests(account.name)
     jobs = await context.manifest.jobs(account.name)
     known = jobs[job]
     request = requests.get(known.job.request_id)
     parsed = context.settings.layout
-    if request is None or request.is_delta or not parsed.holds_one_request:
+    if request is None or not request.is_described or request.is_delta or not parsed.holds_one_request:
         return
     newest = await context.manifest.newest_snapshot(account.name, request.id)
     if newest is None or known.state is not JobState.PUBLISHED:

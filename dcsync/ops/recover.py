@@ -78,7 +78,11 @@ async def _introduce(context: SyncContext, account: AccountSettings, found: Adop
         request_slug(found.description, snapshot.request),
     )
     request = KnownRequest(
-        id=snapshot.request, description=found.description, slug=slug.removeprefix("request="), is_delta=found.is_delta
+        id=snapshot.request,
+        description=found.description,
+        slug=slug.removeprefix("request="),
+        is_delta=found.is_delta is True,
+        is_described=found.is_delta is not None,
     )
     known = await context.manifest.jobs(account.name)
     if snapshot.job not in known:

@@ -15,7 +15,7 @@ from dcsync.errors import SEVERITY, ExitStatus, every_error
 from dcsync.manifest import Notes, SqlManifest, Sums
 
 #: Concerns that are found by looking at the API or by running hooks, and cannot be told from the jobs.
-RUNS_ONLY = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "H-FAILED", "L-ROWS", "L-COLUMNS"})
+RUNS_ONLY = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "H-FAILED", "L-ROWS", "L-COLUMNS", "L-TABLE"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,12 +152,16 @@ class History:
 async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:
     """Return the files of a snapshot, by their name on disk."""
     rows = await connection.execute(
-        sa.select(file_table, header_table.c.names, header_table.c.is_cut)
-        .join(header_table, header_table.c.digest == file_table.c.header, isouter=True)
-        .where(file_table.c.account == account, file_table.c.job == job)
-        .order_by(file_table.c.name)
+        file_rows().where(file_table.c.account == account, file_table.c.job == job).order_by(file_table.c.name)
     )
-    return tuple(_stored_file(row) for row in rows)
+    return tuple(stored_file(row) for row in rows)
+
+
+def file_rows() -> sa.Select[Any]:
+    """Return the query for rows that `stored_file` takes."""
+    return sa.select(file_table, header_table.c.names, header_table.c.is_cut).select_from(
+        file_table.join(header_table, header_table.c.digest == file_table.c.header, isouter=True)
+    )
 
 
 async def record_headers(connection: AsyncConnection, files: Sequence[StoredFile]) -> None:
@@ -195,7 +199,8 @@ async def _totals(connection: AsyncConnection, account: AccountName, jobs: Seque
     }
 
 
-def _stored_file(row: sa.Row[Any]) -> StoredFile:
+def stored_file(row: sa.Row[Any]) -> StoredFile:
+    """Return a file as its row, and that of its header, have it."""
     table = None
     if row.names is not None:
         table = TableFacts(header=tuple(json.loads(row.names)), rows=row.rows, is_cut=row.is_cut)

@@ -25,7 +25,7 @@ from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, S
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
 from dcsync.errors import IllegalTransition, ManifestCorrupt, ManifestError, ManifestNewer
 from dcsync.manifest import schema
-from dcsync.manifest.history import History, files_of, header_digest, record_headers
+from dcsync.manifest.history import History, file_rows, files_of, header_digest, record_headers, stored_file
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
@@ -310,7 +310,8 @@ class SqlManifest:
         Such a one has the same names, size and CRC32. By its name on disk it is found through the primary key.
         """
         query = (
-            sa.select(file_table, job_table.c.folder, job_table.c.completed_at)
+            file_rows()
+            .add_columns(job_table.c.folder, job_table.c.completed_at)
             .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
             .where(
                 job_table.c.account == account,
@@ -331,7 +332,7 @@ class SqlManifest:
                     request=request,
                     folder=row.folder,
                     completed_at=row.completed_at,
-                    files=(_stored_file(row),),
+                    files=(stored_file(row),),
                 )
                 for row in await connection.execute(query)
             ]

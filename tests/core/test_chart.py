@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,9 +70,22 @@ def test_however_many_points_the_drawing_stays_small_inside_and_keeps_the_extrem
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in found)
     assert (drawn.least, drawn.most) == (min(values), max(values))
     assert min(y for _, y in found) == (4.0 if max(values) else 116.0)
+    assert max(y for _, y in found) == pytest.approx(116 - 112 * min(values) / max(*values, 1), abs=0.1)
     assert bool(drawn.dots) is (len(found) <= MOST_DOTS)
 
 
 @given(st.lists(st.integers(0, 1 << 60), min_size=2, max_size=40))
 def test_a_small_line_stays_inside(values: list[int]) -> None:
     assert all(0 <= x <= SPARK_WIDTH and 0 <= y <= SPARK_HEIGHT for x, y in places(spark(values)))
+
+
+def test_of_many_points_one_day_up_and_one_day_down_are_still_seen() -> None:
+    values = [500] * 1000
+    values[333], values[777] = 0, 1000
+
+    drawn = chart(points(*values))
+
+    assert drawn is not None
+    found = [y for _, y in places(drawn.line)]
+    assert len(found) <= MOST_POINTS + 2
+    assert (min(found), max(found)) == (4.0, 116.0)

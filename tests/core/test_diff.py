@@ -51,6 +51,12 @@ def test_tables_rows_bytes_and_columns_are_compared() -> None:
     assert (diff.size_before, diff.size_after) == (21, 42)
 
 
+def test_content_is_what_counts_and_not_its_size() -> None:
+    diff = compare([table("a.csv", b"id\n1\n")], [table("a.csv", b"id\n2\n")])
+
+    assert [(one.name, one.fate, one.rows_more) for one in diff.tables] == [("a.csv", Fate.CHANGED, 0)]
+
+
 def test_rows_are_more_only_where_both_are_known() -> None:
     diff = compare(BEFORE, AFTER)
 

@@ -59,7 +59,7 @@ def test_what_the_csv_module_wrote_is_counted_as_it_reads_it(rows: list[list[str
         (b'"a","a"\n', ("a", "a"), 0),
         (b"caf\xe9,x\n", ("caf�", "x"), 0),
         # A lone carriage return in the header: the csv module refuses it.
-        (b"a\rb,c\n1,2\n", ("a\rb", "c"), 1),
+        (b"a\rb,c\r\n1,2\r\n", ("a\rb", "c"), 1),
     ],
 )
 def test_header_and_rows(body: bytes, header: tuple[str, ...], rows: int) -> None:

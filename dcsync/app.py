@@ -158,6 +158,8 @@ async def open_sync(
             place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
             read_only = False
         manifest = await stack.enter_async_context(open_manifest(place, read_only=read_only))
+        if read_only:
+            await _refuse_older(manifest)
         # Before anything is written, and also where nothing will be: a bare mount point knows no snapshot.
         await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         new_mirror = False
@@ -202,6 +204,7 @@ async def open_reading(config: Config) -> AsyncIterator[ReadContext]:
         root = stack.enter_context(open_root(Path(config.mirror.root)))
         place = Path(config.state.dir) / MANIFEST_NAME
         manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+        await _refuse_older(manifest)
         yield ReadContext(manifest=manifest, root=root, disk=disk, zone=config.mirror.zone)
 
 
@@ -440,6 +443,13 @@ async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: Disk
     if in_manifest != bound:
         await manifest.set_instance(bound)
     return new
+
+
+async def _refuse_older(manifest: SqlManifest) -> None:
+    """What only looks does not migrate, and finds columns missing that it asks for."""
+    if not await manifest.is_current():
+        message = "the manifest was written by an older dcsync, and looking at it does not change it"
+        raise ManifestError(message, hint="run dcsync sync, or start the daemon: that brings it up to date")
 
 
 def _state_folder(config: Config) -> Path:

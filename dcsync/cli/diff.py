@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command("diff", epilog=EXIT_STATUSES)
-@click.argument("before", metavar="A", default="previous")
-@click.argument("after", metavar="B", default="latest")
+@click.argument("before", metavar="[A]", default="previous")
+@click.argument("after", metavar="[B]", default="latest")
 @click.option("--account", metavar="NAME", help="Only snapshots of this account.")
 @click.option("--request", metavar="ID|SLUG|GLOB", help="Only snapshots of this data request.")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON; its keys are stable.")

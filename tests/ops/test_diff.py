@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -221,6 +222,25 @@ async def test_before_the_first_run_there_is_no_manifest_to_look_at(mirror: Mirr
             pass
 
     assert isinstance(caught.value, ManifestError)
+
+
+@pytest.mark.parametrize("command", ["diff", "dry run"])
+async def test_a_manifest_of_an_older_version_is_left_to_a_run(mirror: Mirror, command: str) -> None:
+    await two_days(mirror, {"a.csv": b"id\n1\n"}, {"a.csv": b"id\n"})
+    with closing(sqlite3.connect(mirror.state / "manifest.sqlite")) as other, other:
+        other.execute("UPDATE alembic_version SET version_num = '0003'")
+
+    async def look() -> None:
+        if command == "dry run":
+            await mirror.sync(dry_run=True)
+        else:
+            async with reading(mirror):
+                pass
+
+    with pytest.raises(ManifestError, match="older dcsync") as caught:
+        await look()
+
+    assert "dcsync sync" in caught.value.advice
 
 
 async def forget_tables(manifest: Any) -> None:

@@ -41,13 +41,22 @@ from dcsync.errors import ConfigError, DcsyncError, ExitStatus, ManifestError, M
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
-from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
+from dcsync.ops.context import (
+    AccountSettings,
+    MirrorSettings,
+    Observer,
+    ReadContext,
+    Silence,
+    Strategy,
+    SyncContext,
+)
 from dcsync.ops.doctor import Check, Secret, Subject, examine, unconfigured
 from dcsync.ops.hooks import Hook
 from dcsync.ops.login import TokenChain
 from dcsync.ops.metrics import write_textfile
 from dcsync.ops.notify import check_installed
 from dcsync.ops.recover import recover
+from dcsync.ops.report import write_report
 from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_attention
 from dcsync.ops.sync import AccountOutcome
 from dcsync.ops.tell import Teller, TellSettings
@@ -150,6 +159,8 @@ async def open_sync(
             place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
             read_only = False
         manifest = await stack.enter_async_context(open_manifest(place, read_only=read_only))
+        if read_only:
+            await _refuse_older(manifest)
         # Before anything is written, and also where nothing will be: a bare mount point knows no snapshot.
         await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         new_mirror = False
@@ -186,6 +197,18 @@ async def open_sync(
         yield context
 
 
+@asynccontextmanager
+async def open_reading(config: Config) -> AsyncIterator[ReadContext]:
+    """Open the manifest and the mirror to look at them, beside whatever else runs. Raises as `open_sync` does."""
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(DiskThreads())
+        root = stack.enter_context(open_root(Path(config.mirror.root)))
+        place = Path(config.state.dir) / MANIFEST_NAME
+        manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+        await _refuse_older(manifest)
+        yield ReadContext(manifest=manifest, root=root, disk=disk, zone=config.mirror.zone)
+
+
 async def open_teller(
     config: Config, context: SyncContext, *, environ: Mapping[str, str], runs_hooks: bool = True
 ) -> Teller:
@@ -214,7 +237,7 @@ async def open_hooks(
 async def follow_up(
     config: Config, context: SyncContext, teller: Teller, outcomes: Sequence[AccountOutcome]
 ) -> Status | None:
-    """Do what follows a run: tell what is new and what is amiss, write the figures, tell a watchdog that all is fresh.
+    """Do what follows a run: tell what is new and amiss, write report and figures, tell a watchdog that all is fresh.
 
     Never fails for what it could not do; returns the status after the run, if it can be read.
     """
@@ -227,6 +250,7 @@ async def follow_up(
     except DcsyncError as error:
         log.warning("the status after the run cannot be read", code=error.code, error=error.message)
         return None
+    await write_report(context, status.accounts)
     if status.check is ExitStatus.DONE:
         await teller.beat()
     textfile = config.metrics.textfile
@@ -426,6 +450,13 @@ async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: Disk
     if in_manifest != bound:
         await manifest.set_instance(bound)
     return new
+
+
+async def _refuse_older(manifest: SqlManifest) -> None:
+    """What only looks does not migrate, and finds columns missing that it asks for."""
+    if not await manifest.is_current():
+        message = "the manifest was written by an older dcsync, and looking at it does not change it"
+        raise ManifestError(message, hint="run dcsync sync, or start the daemon: that brings it up to date")
 
 
 def _state_folder(config: Config) -> Path:

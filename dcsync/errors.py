@@ -117,6 +117,13 @@ class SecretExposed(ConfigError):
     hint = "chmod 600 the file (and change the secret if others had access)"
 
 
+class SnapshotUnclear(ConfigError):
+    """What was named is no snapshot, or several."""
+
+    code = "C-SNAPSHOT"
+    hint = "name a job id or its beginning, a day such as 2026-11-22, latest, or previous"
+
+
 # --- the API --------------------------------------------------------------------------------------------------------
 
 

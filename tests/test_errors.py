@@ -17,7 +17,8 @@ from dcsync.log import redact
 CODE_TABLE = """
     BadAnswer=A-ANSWER ApiError=A-API AccessRefused=A-DENIED NotFound=A-MISSING ApiUnreachable=A-NETWORK
     RateLimited=A-QUOTA BadRequest=A-REQUEST ApiFault=A-SERVER ConfigError=C-CONFIG ConfigInvalid=C-CONFIG
-    SecretExposed=C-EXPOSED ConfigMissing=C-MISSING SecretUnavailable=C-SECRET ManifestCorrupt=D-CORRUPT
+    SecretExposed=C-EXPOSED ConfigMissing=C-MISSING SecretUnavailable=C-SECRET
+    SnapshotUnclear=C-SNAPSHOT ManifestCorrupt=D-CORRUPT
     ManifestError=D-MANIFEST ManifestNewer=D-NEWER IllegalTransition=D-STATE DcsyncError=DCSYNC
     ChecksumMismatch=F-CHECKSUM DiskError=F-DISK InodesExhausted=F-INODES DiskFault=F-IO DiskDenied=F-PERM
     DiskReadOnly=F-READONLY SizeMismatch=F-SIZE DiskFull=F-SPACE BadListing=L-LISTING ExtractMissing=L-MISSING
@@ -36,7 +37,7 @@ HINT_BY_CASE = {"IllegalTransition", "MassChange", "MirrorForeign", "MirrorTampe
 STATUSES = {
     1: "IllegalTransition",
     2: "ClientRejected ConfigError ConfigInvalid ConfigMissing ManifestNewer PrivateKeyUnusable SecretExposed "
-    "SecretUnavailable TokenStoreExposed WrongUser",
+    "SecretUnavailable SnapshotUnclear TokenStoreExposed WrongUser",
     11: "MirrorLocked",
     12: "LoginRefused LoginRequired NobodyToSignIn ServiceAccountRejected",
     13: "AccessRefused",

@@ -97,8 +97,9 @@ def _not_too_old(first_day: date, days: int, today: date) -> tuple[date, int]:
 
 
 async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
-    from dcsync.app import account_settings, open_sync
+    from dcsync.app import account_settings, open_sync, read_status
     from dcsync.config import load
+    from dcsync.ops.report import write_report
     from dcsync.ops.sync import sync
     from dcsync.sandbox import Options, Sandbox, World
 
@@ -110,7 +111,9 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
         environ = {_TOKEN_VARIABLE: sandbox.tokens.issue_access_token("demo", 3600)}
         config = load(path, environ=environ)
         async with open_sync(config, environ=environ) as context:
-            return await sync(context, account_settings(config))
+            outcomes = await sync(context, account_settings(config))
+            await write_report(context, (await read_status(config)).accounts)
+            return outcomes
 
 
 def _config(folder: Path, base_url: str, hub_id: str) -> str:
@@ -174,6 +177,7 @@ def _show_next(folder: Path) -> None:
         f"""
 Look at:
   cd {shown} && sha256sum -c --quiet SHA256SUMS && echo whole
+  xdg-open {shlex.quote(str(folder / "index.html"))}      # the report: history, what changed, what to look at
   less {shown}/_dcsync.json        # where each file came from, and how
   {_again(folder)}   # another day: only what changed is fetched"""
     )

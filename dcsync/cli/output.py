@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import click
 
+from dcsync.core.figures import age_text, size_text
 from dcsync.core.model import Json
 from dcsync.core.names import printable
+
+__all__ = ["age_text", "duration_text", "print_json", "print_table", "size_text", "time_text"]
 
 
 def print_json(value: Json) -> None:
@@ -42,32 +45,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wide: 
     Console().print(table)
 
 
-def size_text(size: float) -> str:
-    """Return a size as people read it."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
 def time_text(moment: datetime | None) -> str:
     """Return a time to the minute, in UTC."""
     return "-" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")
-
-
-def age_text(moment: datetime | None, now: datetime) -> str:
-    """Return how long ago a time was."""
-    if moment is None:
-        return "never"
-    past = max(now - moment, timedelta(0))
-    if past < timedelta(minutes=2):
-        return f"{past.seconds} s ago"
-    if past < timedelta(hours=2):
-        return f"{past.seconds // 60} min ago"
-    if past < timedelta(days=2):
-        return f"{past / timedelta(hours=1):.0f} h ago"
-    return f"{past.days} days ago"
 
 
 def duration_text(seconds: float) -> str:

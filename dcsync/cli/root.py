@@ -32,6 +32,7 @@ Exit status:
 _COMMANDS = {
     "accounts": ("dcsync.cli.login", "List the accounts (hubs) that you can see."),
     "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder; nothing to configure."),
+    "diff": ("dcsync.cli.diff", "Show what differs between two snapshots."),
     "doctor": ("dcsync.cli.doctor", "Check everything, and say what to do."),
     "hooks": ("dcsync.cli.hooks", "Show what hooks ran, and run those of a snapshot again."),
     "init": ("dcsync.cli.init", "Write a configuration: asks, or takes flags."),

@@ -97,6 +97,7 @@ def print_outcomes(outcomes: Sequence[AccountOutcome], *, as_json: bool, dry_run
 
 def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
     from dcsync.cli.output import size_text, time_text
+    from dcsync.core.names import printable
 
     name = outcome.account.name
     for published in outcome.published:
@@ -105,6 +106,8 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
             f"{size_text(published.fetched_bytes)} fetched, {size_text(published.linked_bytes)} linked, "
             f"{published.calls} calls"
         )
+        for warning in published.warnings:
+            click.echo(f"{name}: {printable(warning.table, 200)} {warning.message} [{warning.code}]", err=True)
     for failed in outcome.failed:
         when = f"; next try {time_text(failed.next_try_at)}" if failed.next_try_at else ""
         what = "cannot be planned" if dry_run else f"is {failed.state}"
@@ -146,6 +149,7 @@ def _print_plans(outcome: AccountOutcome) -> None:
 
 
 def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
+    from dcsync.core.summary import findings_json
     from dcsync.core.wire import time_json
 
     error = outcome.error
@@ -165,6 +169,7 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
                 "fetched_bytes": published.fetched_bytes,
                 "linked_bytes": published.linked_bytes,
                 "calls": published.calls,
+                "warnings": findings_json(published.warnings),
             }
             for published in outcome.published
         ],

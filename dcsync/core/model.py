@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NewType, TypeAlias
 
+from dcsync.core.table import TableFacts
+
 #: A decoded JSON value. `Mapping` and `Sequence` because nothing here changes one.
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -167,6 +169,8 @@ class StoredFile:
     packed: int | None = None
     mtime_ns: int | None = None
     inode: int | None = None
+    #: Header and rows, of a table whose bytes were looked at; snapshots made before dcsync did that lack them.
+    table: TableFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, SignedFile, Snapshot, StoredFile
+from dcsync.core.summary import Summary
 
 
 class TokenSource(Protocol):
@@ -89,6 +90,8 @@ class Publication:
     fetched_bytes: int
     linked_bytes: int
     seconds: float
+    #: What its history keeps of it.
+    summary: Summary | None = None
 
 
 class Manifest(Protocol):

@@ -7,7 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from dcsync.core.anomaly import Finding
+from dcsync.core.diff import total_rows
 from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
+from dcsync.core.summary import (
+    Summary,
+    columns_json,
+    findings_json,
+    parse_columns,
+    parse_findings,
+    texts,
+    whole,
+)
+from dcsync.core.table import ColumnChange, TableFacts, columns_between
 from dcsync.core.wire import WireError, decode_json, parse_time, time_json
 
 #: Raised when a reader of an older version could misread a newer sidecar.
@@ -23,6 +35,8 @@ class Changes:
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     unchanged: int = 0
+    #: The tables in both whose header is another one.
+    columns: tuple[ColumnChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +64,7 @@ class Provenance:
     reasons: Mapping[str, str]
     skipped: tuple[tuple[str, str], ...]
     changes: Changes
+    warnings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +76,12 @@ class Adopted:
     is_delta: bool | None
     created_at: datetime | None
     snapshot: Snapshot
+    changes: Changes
+    warnings: tuple[Finding, ...]
 
 
 def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> Changes:
-    """Compare by content: name and SHA-256."""
+    """Compare by content: name and SHA-256; and the headers of the tables."""
     before = {} if previous is None else {stored.original: stored.sha256 for stored in previous.files}
     now = {stored.original: stored.sha256 for stored in files}
     common = before.keys() & now.keys()
@@ -75,6 +92,21 @@ def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> C
         removed=tuple(sorted(before.keys() - now.keys())),
         changed=tuple(changed),
         unchanged=len(common) - len(changed),
+        columns=_columns_between(() if previous is None else previous.files, files),
+    )
+
+
+def summarize(files: Sequence[StoredFile], changes: Changes, warnings: Sequence[Finding]) -> Summary:
+    """Return what the history keeps of a snapshot."""
+    return Summary(
+        files=len(files),
+        size=sum(stored.size for stored in files),
+        rows=total_rows(files),
+        added=len(changes.added),
+        removed=len(changes.removed),
+        changed=len(changes.changed),
+        columns=changes.columns,
+        warnings=tuple(warnings),
     )
 
 
@@ -117,7 +149,9 @@ def render(provenance: Provenance) -> bytes:
             "removed": list(changes.removed),
             "changed": list(changes.changed),
             "unchanged": changes.unchanged,
+            "columns": columns_json(changes.columns),
         },
+        "warnings": findings_json(provenance.warnings),
     }
     return (json.dumps(document, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
@@ -151,6 +185,8 @@ def parse(body: bytes, *, folder: str) -> Adopted:
             completed_at=parse_time(job.get("completed_at")),
             files=tuple(_parse_file(_mapping(item, "a file")) for item in listed),
         ),
+        changes=_parse_changes(document.get("changes")),
+        warnings=parse_findings(document.get("warnings")),
     )
 
 
@@ -175,7 +211,15 @@ def _file_json(stored: StoredFile) -> dict[str, Json]:
         "etag": stored.etag,
         "how": stored.how.value,
         "packed": stored.packed,
+        **_table_json(stored.table),
     }
+
+
+def _table_json(facts: TableFacts | None) -> dict[str, Json]:
+    if facts is None:
+        return {}
+    cut: dict[str, Json] = {"header_cut": True} if facts.is_cut else {}
+    return {"rows": facts.rows, "header": list(facts.header), **cut}
 
 
 def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
@@ -199,7 +243,39 @@ def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
         etag=etag if isinstance(etag, str) else None,
         how=how,
         packed=packed if isinstance(packed, int) else None,
+        table=_parse_table(entry),
     )
+
+
+def _parse_table(entry: Mapping[str, Json]) -> TableFacts | None:
+    """Read a table's facts back; None where they are not there, as in the sidecars of older versions."""
+    if not isinstance(entry.get("header"), list):
+        return None
+    return TableFacts(
+        header=texts(entry.get("header")), rows=whole(entry.get("rows")), is_cut=entry.get("header_cut") is True
+    )
+
+
+def _parse_changes(value: Json) -> Changes:
+    entry = value if isinstance(value, Mapping) else {}
+    against = entry.get("against")
+    return Changes(
+        against=JobId(against) if isinstance(against, str) else None,
+        added=texts(entry.get("added")),
+        removed=texts(entry.get("removed")),
+        changed=texts(entry.get("changed")),
+        unchanged=whole(entry.get("unchanged")) or 0,
+        columns=parse_columns(entry.get("columns")),
+    )
+
+
+def _columns_between(before: Sequence[StoredFile], now: Sequence[StoredFile]) -> tuple[ColumnChange, ...]:
+    known = {stored.original: stored.table for stored in before}
+    changes = (
+        columns_between(stored.original, known.get(stored.original), stored.table)
+        for stored in sorted(now, key=lambda stored: stored.original)
+    )
+    return tuple(change for change in changes if change is not None)
 
 
 def _mapping(value: Json, what: str) -> Mapping[str, Json]:

@@ -95,6 +95,7 @@ job = Table(
     Column("fetched_bytes", BigInteger),
     Column("linked_bytes", BigInteger),
     Column("seconds", Float),
+    Column("summary", Text),  # JSON, see dcsync.core.summary; it stays when the files are pruned
     Index("job_by_state", "account", "state"),
     Index("job_by_request", "account", "request", "completed_at"),
 )
@@ -116,9 +117,20 @@ file = Table(
     Column("packed", BigInteger),
     Column("mtime_ns", BigInteger),
     Column("inode", String),  # as text: an inode number may need all 64 bits, which BigInteger has with a sign
+    Column("rows", BigInteger),
+    Column("header", String),
     ForeignKeyConstraint(["account", "job"], ["job.account", "job.id"], ondelete="CASCADE"),
     # FAULTS rule N: two names that some file system takes for one never stand in one snapshot.
     UniqueConstraint("account", "job", "key", name="file_key"),
+)
+
+#: Each header once: a table has the same one for years, and 260 of them a day would outgrow all else.
+header = Table(
+    "header",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("names", Text, nullable=False),
+    Column("is_cut", Boolean, nullable=False),
 )
 
 run = Table(

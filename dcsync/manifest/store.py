@@ -19,12 +19,13 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dcsync.core import names, wire
+from dcsync.core import names, summary, wire
 from dcsync.core.lifecycle import JobState, may_go
-from dcsync.core.model import AccountName, DataRequest, How, Job, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
 from dcsync.errors import IllegalTransition, ManifestCorrupt, ManifestError, ManifestNewer
 from dcsync.manifest import schema
+from dcsync.manifest.history import History, file_rows, files_of, header_digest, record_headers, stored_file
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
@@ -33,10 +34,10 @@ from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
 
 #: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0005")
 #: How long a writer waits for another process's write (a one-shot command beside the daemon).
 _BUSY_TIMEOUT_S = 30.0
-#: SQLite's limit on bound parameters is 32,766; a file row has 14.
+#: SQLite's limit on bound parameters is 32,766; a file row has 16.
 _ROWS_AT_ONCE = 1000
 
 
@@ -76,6 +77,11 @@ class SqlManifest:
     def __init__(self, engine: AsyncEngine, path: Path) -> None:
         self._engine = engine
         self._path = path
+
+    @property
+    def history(self) -> History:
+        """What was published, for those who look back."""
+        return History(self.reading)
 
     async def is_current(self) -> bool:
         """Say whether it has the newest schema: opened to be read, it may be an older one."""
@@ -236,11 +242,13 @@ class SqlManifest:
                     fetched_bytes=publication.fetched_bytes,
                     linked_bytes=publication.linked_bytes,
                     seconds=publication.seconds,
+                    summary=None if publication.summary is None else summary.render(publication.summary),
                 )
             )
             await connection.execute(
                 sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == publication.job)
             )
+            await record_headers(connection, publication.snapshot.files)
             rows = [_file_row(account, publication.job, stored) for stored in publication.snapshot.files]
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 await connection.execute(sa.insert(file_table), rows[start : start + _ROWS_AT_ONCE])
@@ -286,17 +294,12 @@ class SqlManifest:
             row = (await connection.execute(query)).first()
             if row is None:
                 return None
-            files = await connection.execute(
-                sa.select(file_table)
-                .where(file_table.c.account == account, file_table.c.job == row.id)
-                .order_by(file_table.c.name)
-            )
             return Snapshot(
                 job=JobId(row.id),
                 request=request,
                 folder=row.folder,
                 completed_at=row.completed_at,
-                files=tuple(_stored_file(entry) for entry in files),
+                files=await files_of(connection, account, JobId(row.id)),
             )
 
     async def copies(
@@ -307,7 +310,8 @@ class SqlManifest:
         Such a one has the same names, size and CRC32. By its name on disk it is found through the primary key.
         """
         query = (
-            sa.select(file_table, job_table.c.folder, job_table.c.completed_at)
+            file_rows()
+            .add_columns(job_table.c.folder, job_table.c.completed_at)
             .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
             .where(
                 job_table.c.account == account,
@@ -328,7 +332,7 @@ class SqlManifest:
                     request=request,
                     folder=row.folder,
                     completed_at=row.completed_at,
-                    files=(_stored_file(row),),
+                    files=(stored_file(row),),
                 )
                 for row in await connection.execute(query)
             ]
@@ -613,20 +617,6 @@ def _file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str,
         "packed": stored.packed,
         "mtime_ns": stored.mtime_ns,
         "inode": None if stored.inode is None else str(stored.inode),
+        "rows": None if stored.table is None else stored.table.rows,
+        "header": None if stored.table is None else header_digest(stored.table),
     }
-
-
-def _stored_file(row: sa.Row[Any]) -> StoredFile:
-    return StoredFile(
-        name=row.name,
-        original=json.loads(row.original),
-        size=row.size,
-        sha256=row.sha256,
-        crc32=row.crc32,
-        md5=row.md5,
-        etag=row.etag,
-        how=How(row.how),
-        packed=row.packed,
-        mtime_ns=row.mtime_ns,
-        inode=None if row.inode is None else int(row.inode),
-    )

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,7 @@ class MirrorRoot:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
+        self._replacing = threading.Lock()
 
     def check_still_there(self) -> None:
         """Raise `MirrorError` when the path leads elsewhere now: moved, unmounted, mounted over (FAULTS F15)."""
@@ -157,6 +159,21 @@ class MirrorRoot:
         with disk.disk_errors("writing the instance marker"), self.folder(OWN_FOLDER, create=True) as folder:
             body = json.dumps({"id": identifier}).encode() + b"\n"
             write_durably(folder, _MARKER, body, mode=0o644)
+
+    def replace_file(self, name: str, body: bytes) -> None:
+        """Put a file of ours into the root, in one step and durably: a reader sees the old one or the new one. Blocks.
+
+        A symlink of that name is replaced, not followed.
+        """
+        with (
+            self._replacing,  # two accounts end their runs at the same time
+            disk.disk_errors(f"writing {self.path / name}"),
+            self.folder(OWN_FOLDER, create=True) as own,
+        ):
+            # Made in our own folder: nothing unfinished is ever seen outside of it.
+            write_aside(own, name, body, mode=0o644)
+            os.rename(f"{name}.new", name, src_dir_fd=own, dst_dir_fd=self.descriptor)
+            os.fsync(self.descriptor)
 
     def read_file(self, folder: str, name: str) -> bytes:
         """Return a small file of a snapshot; `FileNotFoundError` when it is missing."""
@@ -254,9 +271,15 @@ def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:
 
 def write_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
     """Replace a small file: written aside, fsynced, renamed, the folder fsynced. Never half there."""
-    aside = f"{name}.new"
+    write_aside(folder, name, body, mode=mode)
+    os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def write_aside(folder: int, name: str, body: bytes, *, mode: int) -> None:
+    """Write a file that is to replace `name`, fsynced, as `name.new`."""
     descriptor = os.open(
-        aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+        f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
     )
     try:
         disk.write_all(descriptor, body)
@@ -264,8 +287,6 @@ def write_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
-    os.fsync(folder)
 
 
 def split(relative: str) -> Sequence[str]:

@@ -19,6 +19,7 @@ from typing import Self
 
 from dcsync.core import names, sidecar
 from dcsync.core.model import How, JobId, Json, Snapshot, StoredFile
+from dcsync.core.table import TableCounter, TableFacts, is_table
 from dcsync.core.transfer import PIECE_SIZE, Have, md5_of_etag, resumable_etag
 from dcsync.core.wire import WireError
 from dcsync.errors import MirrorTampered, SizeMismatch
@@ -47,19 +48,21 @@ class Digest:
     sha256: str
     crc32: int
     md5: str | None = None
+    table: TableFacts | None = None
 
 
 class Hashers:
-    """SHA-256, CRC32 and, where it can be compared with an ETag, MD5 of the same bytes.
+    """SHA-256, CRC32 and, where it can be compared with an ETag, MD5 of the same bytes; of a table, header and rows.
 
-    All are C and release the interpreter for large pieces. MD5 alone would be a third of the time.
+    The hashes are C and release the interpreter for large pieces. MD5 alone would be a third of the time.
     """
 
-    def __init__(self, *, with_md5: bool = False) -> None:
+    def __init__(self, *, with_md5: bool = False, with_table: bool = False) -> None:
         self.size = 0
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
         self._crc32 = 0
+        self._table = TableCounter() if with_table else None
 
     def update(self, data: bytes | bytearray) -> None:
         """Take in the next bytes."""
@@ -68,6 +71,8 @@ class Hashers:
         if self._md5 is not None:
             self._md5.update(data)
         self._crc32 = zlib.crc32(data, self._crc32)
+        if self._table is not None:
+            self._table.update(data)
 
     def digest(self) -> Digest:
         """Return the hashes of what came so far."""
@@ -76,6 +81,7 @@ class Hashers:
             sha256=self._sha256.hexdigest(),
             crc32=self._crc32,
             md5=None if self._md5 is None else self._md5.hexdigest(),
+            table=None if self._table is None else self._table.facts(),
         )
 
 
@@ -90,7 +96,7 @@ class Part:
         self._original = original
         self._size = size
         self._descriptor: int | None = None
-        self._hashers = Hashers()
+        self._hashers = self._new_hashers()
 
     @property
     def have(self) -> Have | None:
@@ -106,7 +112,7 @@ class Part:
 
     def resume(self, etag: str) -> None:
         """Take over what an earlier process of this boot wrote: read and hash it anew."""
-        self._hashers = Hashers(with_md5=md5_of_etag(etag) is not None)
+        self._hashers = self._new_hashers(etag)
         with disk.disk_errors(f"resuming {self._shown}"):
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(self._leaf + PART, flags, dir_fd=self._staging.descriptor)
@@ -122,7 +128,7 @@ class Part:
     def begin(self, etag: str | None) -> None:
         """Note the ETag of what is coming, from its first byte on, so that a later run can resume it."""
         self.etag = resumable_etag(etag)
-        self._hashers = Hashers(with_md5=md5_of_etag(etag) is not None)
+        self._hashers = self._new_hashers(etag)
         if self.etag is not None and etag is not None:
             self._staging.note_opened(self._name, self._original, self._size, etag)
 
@@ -143,7 +149,7 @@ class Part:
             if self._descriptor is not None:
                 os.ftruncate(self._descriptor, 0)
                 os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self._hashers = Hashers()
+        self._hashers = self._new_hashers()
         self.etag = None
 
     def digest(self) -> Digest:
@@ -182,6 +188,7 @@ class Part:
             packed=packed,
             mtime_ns=facts.st_mtime_ns,
             inode=facts.st_ino,
+            table=digest.table,
         )
         self._staging.note_stored(stored)
         return stored
@@ -198,8 +205,11 @@ class Part:
             # Already gone, or the disk refuses: start-up clears the staging.
             with contextlib.suppress(OSError):
                 os.unlink(self._leaf + PART, dir_fd=self._staging.descriptor)
-            self._hashers = Hashers()
+            self._hashers = self._new_hashers()
             self.etag = None
+
+    def _new_hashers(self, etag: str | None = None) -> Hashers:
+        return Hashers(with_md5=md5_of_etag(etag) is not None, with_table=is_table(self._original))
 
     @property
     def _opened(self) -> int:
@@ -442,7 +452,11 @@ class Staging:
         except OSError:
             # No hard links here (exFAT, some network shares), or the link count is full.
             made = self._copy(descriptor, leaf)
-        linked = replace(source, name=name, how=How.LINKED, mtime_ns=made.st_mtime_ns, inode=made.st_ino)
+        table = source.table
+        if table is None and is_table(source.original):
+            # A snapshot of an older version: counted once, and handed on from link to link.
+            table = count_rows(descriptor)
+        linked = replace(source, name=name, how=How.LINKED, mtime_ns=made.st_mtime_ns, inode=made.st_ino, table=table)
         self.note_stored(linked)
         return linked
 
@@ -475,9 +489,19 @@ def staged_leaf(name: str) -> str:
     return _OURS + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def hash_descriptor(descriptor: int, *, each: Callable[[int], None] | None = None) -> Digest:
+def count_rows(descriptor: int) -> TableFacts | None:
+    """Read a table from its beginning and return its header and rows."""
+    counter = TableCounter()
+    offset = 0
+    while piece := os.pread(descriptor, _READ_SIZE, offset):
+        counter.update(piece)
+        offset += len(piece)
+    return counter.facts()
+
+
+def hash_descriptor(descriptor: int, *, each: Callable[[int], None] | None = None, with_table: bool = False) -> Digest:
     """Read a file from its beginning and return its hashes; `each` is told the length of every piece."""
-    hashers = Hashers()
+    hashers = Hashers(with_table=with_table)
     while piece := os.pread(descriptor, _READ_SIZE, hashers.size):
         hashers.update(piece)
         if each is not None:

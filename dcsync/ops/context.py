@@ -108,6 +108,17 @@ class Silence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadContext:
+    """What looking at a mirror needs: no lock, no network, nothing is written."""
+
+    manifest: SqlManifest
+    root: MirrorRoot
+    disk: DiskThreads
+    #: In which a snapshot's day is told.
+    zone: tzinfo = UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncContext:
     """The open adapters and settings of a run. `slots` are the downloads in flight over all accounts."""
 

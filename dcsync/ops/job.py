@@ -9,6 +9,7 @@ import structlog
 
 from dcsync.core import cost, ziplayout
 from dcsync.core import plan as planning
+from dcsync.core.anomaly import Finding
 from dcsync.core.cost import Market, Price, Way
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import ARCHIVE_NAME, Job, JobId, ListedFile, RequestId, SignedFile, Snapshot, StoredFile
@@ -62,6 +63,8 @@ class Published:
     fetched_bytes: int
     linked_bytes: int
     calls: int
+    #: What looks wrong with its tables beside the snapshots before.
+    warnings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,7 @@ class JobMirror:
                 fetched_bytes=gathering.fetched_bytes,
                 seconds=context.clock.monotonic() - began,
             )
-            snapshot = await publish(context, account, staging, staged)
+            snapshot, warnings = await publish(context, account, staging, staged)
         return Published(
             job=job.id,
             folder=snapshot.folder,
@@ -157,6 +160,7 @@ class JobMirror:
             fetched_bytes=staged.fetched_bytes,
             linked_bytes=staged.linked_bytes,
             calls=staged.calls,
+            warnings=warnings,
         )
 
     async def _gather(self, gathering: _Gathering, known: KnownJob, folder: str) -> None:

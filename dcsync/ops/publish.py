@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import structlog
 
 from dcsync import __version__
-from dcsync.core import layout, names, sidecar
+from dcsync.core import anomaly, layout, names, sidecar
+from dcsync.core.anomaly import Finding
 from dcsync.core.cost import Price
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import How, Job, JobId, Json, Snapshot, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest, Publication
 from dcsync.core.sidecar import Adopted, Provenance
+from dcsync.core.summary import Summary
+from dcsync.core.table import is_table
 from dcsync.errors import MirrorTampered
 from dcsync.mirror import adopt
 from dcsync.mirror.latest import point_latest
@@ -90,7 +93,8 @@ async def adopt_if_there(
 async def adopt_snapshot(context: SyncContext, account: AccountSettings, found: Adopted) -> None:
     """Hash a published snapshot and put it into the manifest; its job must be known there."""
     verified = await context.disk.run(adopt.verify, context.root, found)
-    await finish(_acknowledge(context, account, verified.snapshot, strategy="adopted", staged=None))
+    kept = sidecar.summarize(verified.snapshot.files, verified.changes, verified.warnings)
+    await finish(_acknowledge(context, account, verified.snapshot, kept, strategy="adopted", staged=None))
     # A crash right after the rename leaves the staging's journal behind.
     await context.disk.run(discard_staging, context.root, names.component(found.snapshot.job))
     log.info(
@@ -102,16 +106,21 @@ async def adopt_snapshot(context: SyncContext, account: AccountSettings, found: 
     )
 
 
-async def publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Snapshot:
-    """Publish and acknowledge a staged job. Not interrupted by a cancellation once it has begun.
+async def publish(
+    context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged
+) -> tuple[Snapshot, tuple[Finding, ...]]:
+    """Publish and acknowledge a staged job; return the snapshot and what looks wrong with its tables.
 
-    `latest` moves after the acknowledgement, and only forward.
+    Not interrupted by a cancellation once it has begun. `latest` moves after the acknowledgement, and only forward.
     """
     return await finish(_publish(context, account, staging, staged))
 
 
-async def _publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Snapshot:
+async def _publish(
+    context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged
+) -> tuple[Snapshot, tuple[Finding, ...]]:
     changes = sidecar.changes_between(staged.previous, staged.files)
+    warnings = await _look_back(context, account, staged)
     body = sidecar.render(
         Provenance(
             dcsync=__version__,
@@ -132,6 +141,7 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
             reasons=staged.reasons,
             skipped=staged.skipped,
             changes=changes,
+            warnings=warnings,
         )
     )
     sums = [(stored.name, stored.sha256) for stored in staged.files]
@@ -159,7 +169,8 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
             raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then publishes the snapshot")
         snapshot = (await context.disk.run(adopt.verify, context.root, found)).snapshot
         await context.disk.run(discard_staging, context.root, staging.leaf)
-    await _acknowledge(context, account, snapshot, strategy=staged.strategy, staged=staged)
+    kept = sidecar.summarize(snapshot.files, changes, warnings)
+    await _acknowledge(context, account, snapshot, kept, strategy=staged.strategy, staged=staged)
     log.info(
         "snapshot published",
         account=account.name,
@@ -176,11 +187,39 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
         calls=staged.calls,
         seconds=round(staged.seconds, 3),
     )
-    return snapshot
+    for warning in warnings:
+        log.warning(
+            "a table looks wrong beside the snapshots before",
+            account=account.name,
+            job=staged.job.id,
+            code=warning.code,
+            table=warning.table,
+            what=warning.message,
+        )
+    return snapshot, warnings
+
+
+async def _look_back(context: SyncContext, account: AccountSettings, staged: Staged) -> tuple[Finding, ...]:
+    """Hold the tables of a staged job against those of the snapshots before."""
+    before = await context.manifest.history.tables_before(
+        account.name, staged.request.id, staged.job.completed_at, limit=anomaly.LOOK_BACK
+    )
+    return anomaly.findings(
+        {stored.original: stored.table for stored in staged.files if is_table(stored.original)},
+        before,
+        is_delta=staged.request.is_delta,
+        left_out=frozenset(name for name, _ in staged.skipped),
+    )
 
 
 async def _acknowledge(
-    context: SyncContext, account: AccountSettings, snapshot: Snapshot, *, strategy: str, staged: Staged | None
+    context: SyncContext,
+    account: AccountSettings,
+    snapshot: Snapshot,
+    kept: Summary,
+    *,
+    strategy: str,
+    staged: Staged | None,
 ) -> None:
     await context.manifest.publish(
         account.name,
@@ -193,6 +232,7 @@ async def _acknowledge(
             fetched_bytes=0 if staged is None else staged.fetched_bytes,
             linked_bytes=0 if staged is None else staged.linked_bytes,
             seconds=0.0 if staged is None else staged.seconds,
+            summary=kept,
         ),
     )
     await move_latest(context, account, snapshot.job)

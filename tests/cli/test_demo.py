@@ -121,7 +121,7 @@ def test_the_demo_says_what_it_was_told_to_say_of_how_to_go_on(
 @pytest.mark.needs_tool("make")
 def test_make_demo_says_make_demo() -> None:
     recipe = subprocess.run(
-        ["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()[-1]
 
     assert recipe.startswith("DCSYNC_DEMO_AGAIN='make demo' ")

@@ -14,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsync.core import names, sidecar
+from dcsync.core.anomaly import Finding
 from dcsync.core.model import AccountName, How, JobId, Json, RequestId, StoredFile
 from dcsync.core.sidecar import Adopted, Changes, Provenance
+from dcsync.core.summary import Summary
+from dcsync.core.table import ColumnChange, TableFacts
 from dcsync.core.wire import WireError
 from tests.fakes import ACCOUNT_ID, JOB_ID, NOON, REQUEST_ID, make_job, make_snapshot, make_stored
 
@@ -35,7 +38,16 @@ STORED = st.builds(
     packed=st.none() | st.integers(0, 1 << 60),
     mtime_ns=st.none(),
     inode=st.none(),
+    table=st.none()
+    | st.builds(
+        TableFacts,
+        header=st.lists(WORDS, max_size=4).map(tuple),
+        rows=st.none() | st.integers(0, 1 << 60),
+        is_cut=st.booleans(),
+    ),
 )
+TABLE = TableFacts(header=("id", "name"), rows=3, is_cut=True)
+COLUMNS = (ColumnChange(table="d.csv", added=("x",)),)
 TIMES = st.datetimes(timezones=st.just(UTC)).map(lambda moment: moment.replace(microsecond=0))
 
 
@@ -54,11 +66,15 @@ def make_provenance(**changes: Any) -> Provenance:
         "calls": 3,
         "fetched_bytes": 8,
         "linked_bytes": 5,
-        "files": (make_stored(), make_stored("b.csv", b"hello", how=How.LINKED, md5=None, etag=None, packed=7)),
+        "files": (
+            make_stored(),
+            make_stored("b.csv", b"hello", how=How.LINKED, md5=None, etag=None, packed=7, table=TABLE),
+        ),
         "reasons": {"b.csv": "as before"},
         "prices": ({"way": "files", "calls": 3},),
         "skipped": (("autodesk_data_extract.zip", "repeats the other files"),),
-        "changes": Changes(against=JobId("j0"), added=("b.csv",), removed=("c.csv",), unchanged=1),
+        "changes": Changes(against=JobId("j0"), added=("b.csv",), removed=("c.csv",), unchanged=1, columns=COLUMNS),
+        "warnings": (Finding(code="L-ROWS", table="d.csv", message="has 1 row"),),
     }
     return Provenance(**{**values, **changes})
 
@@ -112,11 +128,22 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
                 "etag": None,
                 "how": "linked",
                 "packed": 7,
+                "rows": 3,
+                "header": ["id", "name"],
+                "header_cut": True,
                 "why": "as before",
             },
         ],
         "skipped": [{"original": "autodesk_data_extract.zip", "reason": "repeats the other files"}],
-        "changes": {"against": "j0", "added": ["b.csv"], "removed": ["c.csv"], "changed": [], "unchanged": 1},
+        "changes": {
+            "against": "j0",
+            "added": ["b.csv"],
+            "removed": ["c.csv"],
+            "changed": [],
+            "unchanged": 1,
+            "columns": [{"table": "d.csv", "added": ["x"], "removed": [], "reordered": False}],
+        },
+        "warnings": [{"code": "L-ROWS", "table": "d.csv", "message": "has 1 row"}],
     }
 
 
@@ -158,6 +185,8 @@ def test_what_was_rendered_is_read_back_the_same(
         is_delta=is_delta,
         created_at=created_at,
         snapshot=replace(snapshot, files=files),
+        changes=make_provenance().changes,
+        warnings=make_provenance().warnings,
     )
 
 
@@ -302,3 +331,48 @@ def test_the_same_file_under_another_name_on_disk_is_unchanged() -> None:
     )
 
     assert (changes.added, changes.removed, changes.unchanged) == ((), (), 1)
+
+
+def test_a_sidecar_of_an_older_version_lacks_what_is_told_of_tables() -> None:
+    document = make_document()
+    for entry in document["files"]:
+        for key in ("rows", "header", "header_cut"):
+            entry.pop(key, None)
+    del document["changes"]["columns"], document["warnings"]
+
+    adopted = parse(document)
+
+    assert [stored.table for stored in adopted.snapshot.files] == [None, None]
+    assert (adopted.changes.columns, adopted.warnings) == ((), ())
+    assert parse({**document, "changes": None}).changes == Changes(against=None)
+
+
+def test_what_the_history_keeps_is_added_up() -> None:
+    files = [make_stored("a.csv", b"12345", table=replace(TABLE, rows=3)), make_stored("b.csv", b"1", table=TABLE)]
+    changes = Changes(against=None, added=("a.csv",), removed=("c.csv", "d.csv"), changed=("b.csv",), columns=COLUMNS)
+
+    assert sidecar.summarize(files, changes, ()) == Summary(
+        files=2, size=6, rows=6, added=1, removed=2, changed=1, columns=COLUMNS
+    )
+
+
+def test_changed_headers_are_told_by_table() -> None:
+    previous = replace(
+        make_snapshot(),
+        files=(
+            make_stored("b.csv", table=TableFacts(header=("id", "old"), rows=1)),
+            make_stored("a.csv", table=TableFacts(header=("id", "old"), rows=1)),
+            make_stored("same.csv", table=TableFacts(header=("id",), rows=1)),
+        ),
+    )
+    files = [
+        make_stored("b.csv", table=TableFacts(header=("new", "id"), rows=1)),
+        make_stored("a.csv", table=TableFacts(header=("old", "id"), rows=1)),
+        make_stored("same.csv", table=TableFacts(header=("id",), rows=2)),
+        make_stored("new.csv", table=TableFacts(header=("id",), rows=2)),
+    ]
+
+    assert sidecar.changes_between(previous, files).columns == (
+        ColumnChange(table="a.csv", reordered=True),
+        ColumnChange(table="b.csv", added=("new",), removed=("old",)),
+    )

@@ -14,6 +14,7 @@ import pytest
 
 from dcsync.core.model import How, JobId, RequestId
 from dcsync.core.sidecar import Adopted
+from dcsync.core.table import TableFacts
 from dcsync.errors import DcsyncError, MirrorTampered
 from dcsync.mirror.adopt import find_snapshots, read_snapshot, verify
 from dcsync.mirror.root import MirrorRoot, open_root
@@ -246,3 +247,24 @@ def test_the_search_ends_in_a_tree_without_end(root: MirrorRoot) -> None:
 
 def test_an_empty_root_has_no_snapshots(root: MirrorRoot) -> None:
     assert list(find_snapshots(root)) == []
+
+
+def test_a_table_that_its_sidecar_does_not_count_is_counted_while_it_is_hashed(root: MirrorRoot) -> None:
+    publish(root, files={"a.csv": b"id\n1\n2\n", "b.html": b"x\n"})
+    adopted = read_snapshot(root, FOLDER)
+    assert adopted is not None
+
+    verified = verify(root, adopted)
+
+    assert [stored.table for stored in verified.snapshot.files] == [TableFacts(header=("id",), rows=2), None]
+
+
+def test_what_a_sidecar_says_of_a_table_is_taken_over(root: MirrorRoot) -> None:
+    path = publish(root, files={"a.csv": b"id\n1\n2\n"})
+    described = document({"a.csv": b"id\n1\n2\n"})
+    described["files"][0] |= {"header": ["said"], "rows": 7}
+    (path / "_dcsync.json").write_text(json.dumps(described))
+    adopted = read_snapshot(root, FOLDER)
+    assert adopted is not None
+
+    assert verify(root, adopted).snapshot.files[0].table == TableFacts(header=("said",), rows=7)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -413,3 +414,36 @@ def test_the_room_asked_for_is_that_of_the_mirrors_own_disk(tmp_path: Path) -> N
                 root.check_room(size=1 << 18, entries=60, reserve=0)
     finally:
         subprocess.run(["umount", "-l", tmp_path / "mirror"], check=True)
+
+
+# --- files of ours in the root ----------------------------------------------------------------------------------------
+
+
+def test_a_file_in_the_root_is_replaced_in_one_step(root: MirrorRoot) -> None:
+    root.replace_file("index.html", b"old")
+    with (root.path / "index.html").open("rb") as reader:
+        root.replace_file("index.html", b"newer")
+        assert reader.read() == b"old"
+
+    assert (root.path / "index.html").read_bytes() == b"newer"
+    assert stat.S_IMODE((root.path / "index.html").stat().st_mode) == 0o644
+    assert {path.name for path in root.path.iterdir()} == {".dcsync", "index.html"}
+    assert list((root.path / ".dcsync").iterdir()) == []
+
+
+def test_a_file_in_the_root_that_two_write_at_once_is_that_of_one(root: MirrorRoot) -> None:
+    bodies = [bytes([letter]) * 300_000 for letter in b"abcdefgh"]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda body: root.replace_file("index.html", body), bodies * 5))
+
+    assert (root.path / "index.html").read_bytes() in bodies
+
+
+def test_a_folder_in_the_place_of_a_file_in_the_root_is_said_and_stays(root: MirrorRoot) -> None:
+    (root.path / "index.html").mkdir()
+
+    with pytest.raises(DiskError, match=r"writing .*index\.html"):
+        root.replace_file("index.html", b"new")
+
+    assert (root.path / "index.html").is_dir()

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from dcsync.core.model import How, JobId, Snapshot, StoredFile
 from dcsync.core.names import assign_paths
+from dcsync.core.table import TableFacts, count
 from dcsync.core.transfer import Have
 from dcsync.errors import DiskError, DiskFull, DiskReadOnly, MirrorTampered, SizeMismatch
 from dcsync.mirror.root import MirrorRoot, open_root
@@ -163,8 +164,32 @@ def test_a_file_is_private_and_part_until_it_is_whole(root: MirrorRoot, staging:
     assert whole.read_bytes() == BODY
     facts = whole.stat()
     assert stored == make_stored(
-        "admin_users.csv", BODY, md5=None, etag=None, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino
+        "admin_users.csv",
+        BODY,
+        md5=None,
+        etag=None,
+        mtime_ns=facts.st_mtime_ns,
+        inode=facts.st_ino,
+        table=count([BODY]),
     )
+
+
+def test_a_table_s_rows_are_counted_and_no_other_file_s(staging: Staging) -> None:
+    assert stage(staging, "a.csv", b'id,"n\n"\n1,"two\nlines"\n2,').table == TableFacts(header=("id", "n\n"), rows=2)
+    assert stage(staging, "README.html", b"a\nb\n").table is None
+
+
+def test_a_linked_table_has_the_rows_that_were_recorded(root: MirrorRoot, staging: Staging) -> None:
+    previous = publish_before(root, {"a.csv": BODY, "b.html": BODY})
+    recorded = TableFacts(header=("said",), rows=99)
+
+    linked = staging.link(previous, replace(previous.files[0], table=recorded), "a.csv")
+    other = staging.link(previous, previous.files[1], "b.html")
+
+    assert linked is not None
+    assert linked.table == recorded
+    assert other is not None
+    assert other.table is None
 
 
 def test_the_record_has_the_md5_when_the_etag_can_be_one(staging: Staging) -> None:
@@ -602,7 +627,7 @@ def test_an_unchanged_file_is_a_hard_link_and_takes_no_room(root: MirrorRoot, st
 
     linked = staging.link(previous, previous.files[0], "admin_users.csv")
 
-    assert linked == replace(previous.files[0], how=How.LINKED)
+    assert linked == replace(previous.files[0], how=How.LINKED, table=count([BODY]))
     assert (staged(root) / "admin_users.csv").stat().st_ino == before.stat().st_ino
     assert before.stat().st_nlink == 2
     assert staging.recover().keys() == {"admin_users.csv"}

@@ -262,6 +262,7 @@ async def test_what_did_not_change_comes_by_304_and_is_the_same_inode(mirror: Mi
         "removed": [],
         "changed": ["changed.csv"],
         "unchanged": 3,
+        "columns": [{"table": "changed.csv", "added": ["new"], "removed": ["old"], "reordered": False}],
     }
 
 

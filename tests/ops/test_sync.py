@@ -98,6 +98,8 @@ async def test_the_sidecar_says_where_everything_came_from(mirror: Mirror) -> No
             "etag": f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"',
             "how": "fetched",
             "packed": None,
+            "rows": 0,
+            "header": ["id"],
             "why": "not in the snapshot before",
         }
     ]

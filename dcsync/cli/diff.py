@@ -1,0 +1,143 @@
+"""`dcsync diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES
+
+if TYPE_CHECKING:
+    from dcsync.config import Config
+    from dcsync.core.diff import FileDiff
+    from dcsync.core.model import Json
+    from dcsync.core.table import ColumnChange
+    from dcsync.ops.diff import Candidate, Comparison
+
+
+@click.command("diff", epilog=EXIT_STATUSES)
+@click.argument("before", metavar="[A]", default="previous")
+@click.argument("after", metavar="[B]", default="latest")
+@click.option("--account", metavar="NAME", help="Only snapshots of this account.")
+@click.option("--request", metavar="ID|SLUG|GLOB", help="Only snapshots of this data request.")
+@click.option("--json", "as_json", is_flag=True, help="Answer as JSON; its keys are stable.")
+@click.pass_context
+def diff_command(
+    ctx: click.Context, before: str, after: str, account: str | None, request: str | None, as_json: bool
+) -> int:
+    """Show what differs between the snapshots A and B: tables, columns, rows, bytes.
+
+    A and B are job ids or their beginnings, days (the newest snapshot of that day), "latest", or "previous", which is
+    the one before the latest. Without them: previous and latest.
+    """
+    from dcsync.cli.output import print_json
+    from dcsync.cli.session import load_config, run_async
+
+    comparison = run_async(_compare(load_config(ctx), before, after, account=account, request=request))
+    if as_json:
+        print_json(_comparison_json(comparison))
+    else:
+        _print(comparison)
+    return 0
+
+
+async def _compare(config: Config, before: str, after: str, *, account: str | None, request: str | None) -> Comparison:
+    from dcsync.app import account_settings, open_reading
+    from dcsync.ops.diff import compare
+
+    accounts = account_settings(config, [] if account is None else [account])
+    async with open_reading(config) as context:
+        return await compare(context, [one.name for one in accounts], before, after, request=request)
+
+
+def _print(comparison: Comparison) -> None:
+    from dcsync.cli.output import print_table, size_text
+
+    diff = comparison.diff
+    for mark, side, files, rows, size in (
+        ("A", comparison.before, comparison.files_before, diff.rows_before, diff.size_before),
+        ("B", comparison.after, comparison.files_after, diff.rows_after, diff.size_after),
+    ):
+        click.echo(f"{mark}: {side.folder}  {files} files, {rows:,} rows, {size_text(size)}")
+    differing = [*diff.tables, *diff.others]
+    if not differing:
+        click.echo("nothing differs")
+        return
+    click.echo(f"{len(diff.tables)} tables and {len(diff.others)} other files differ, {diff.unchanged} are the same\n")
+    print_table(
+        ("file", "change", "rows A", "rows B", "more", "bytes A", "bytes B", "columns"),
+        [_row(entry) for entry in differing],
+        wide=(0,),
+    )
+
+
+def _row(entry: FileDiff) -> tuple[str, ...]:
+    more = entry.rows_more
+    return (
+        entry.name,
+        entry.fate.value,
+        _count(entry.rows_before),
+        _count(entry.rows_after),
+        "-" if more is None else f"{more:+,}",
+        _count(entry.size_before),
+        _count(entry.size_after),
+        _columns(entry.columns),
+    )
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _columns(change: ColumnChange | None) -> str:
+    if change is None:
+        return ""
+    words = [f"+{column}" for column in change.added] + [f"-{column}" for column in change.removed]
+    return " ".join([*words, *(["reordered"] if change.reordered else [])])
+
+
+def _comparison_json(comparison: Comparison) -> dict[str, Json]:
+    diff = comparison.diff
+    return {
+        "a": _side_json(comparison.before, comparison.files_before, diff.rows_before, diff.size_before),
+        "b": _side_json(comparison.after, comparison.files_after, diff.rows_after, diff.size_after),
+        "unchanged": diff.unchanged,
+        "tables": _files_json(diff.tables),
+        "other_files": _files_json(diff.others),
+    }
+
+
+def _side_json(side: Candidate, files: int, rows: int, size: int) -> dict[str, Json]:
+    from dcsync.core.wire import time_json
+
+    return {
+        "account": side.account,
+        "request": side.request,
+        "job": side.job,
+        "folder": side.folder,
+        "completed_at": time_json(side.completed_at),
+        "files": files,
+        "rows": rows,
+        "bytes": size,
+    }
+
+
+def _files_json(files: Sequence[FileDiff]) -> list[Json]:
+    return [
+        {
+            "name": entry.name,
+            "change": entry.fate.value,
+            "rows": {"a": entry.rows_before, "b": entry.rows_after},
+            "bytes": {"a": entry.size_before, "b": entry.size_after},
+            "columns": None
+            if entry.columns is None
+            else {
+                "added": list(entry.columns.added),
+                "removed": list(entry.columns.removed),
+                "reordered": entry.columns.reordered,
+            },
+        }
+        for entry in files
+    ]

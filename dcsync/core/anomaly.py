@@ -1,0 +1,90 @@
+"""What looks wrong with a new snapshot's tables beside those before it: a warning, never a reason not to publish. Pure.
+
+An extract that comes out half empty is as whole, by its bytes, as any other; only what was there before can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from statistics import median
+
+from dcsync.core.table import TableFacts, columns_between
+
+#: Rows are held against the median of so many snapshots: one bad day in them, or three, does not move it.
+LOOK_BACK = 7
+#: A table that keeps less than this share of the median has lost something.
+LEAST_SHARE = 0.5
+
+COLUMNS_LOST = "L-COLUMNS"
+ROWS_LOST = "L-ROWS"
+TABLE_LOST = "L-TABLE"
+CODES = frozenset({COLUMNS_LOST, ROWS_LOST, TABLE_LOST})
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something of a table that a person should look at. `message` begins with what happened, not with the table."""
+
+    code: str
+    table: str
+    message: str
+
+
+def findings(
+    tables: Mapping[str, TableFacts | None],
+    before: Sequence[Mapping[str, TableFacts | None]],
+    *,
+    is_delta: bool = False,
+    left_out: AbstractSet[str] = frozenset(),
+) -> tuple[Finding, ...]:
+    """Compare the tables of a new snapshot with those of up to `LOOK_BACK` snapshots, newest first, by original name.
+
+    A delta extract holds only changed rows: of it, columns alone are compared. `left_out` are tables that the
+    configuration leaves out: they are not missed.
+    """
+    if not before:
+        return ()
+    found: list[Finding] = []
+    for table in sorted(tables):
+        found += _columns_lost(table, tables[table], before[0].get(table))
+        if not is_delta:
+            found += _rows_lost(table, tables[table], [snapshot.get(table) for snapshot in before[:LOOK_BACK]])
+    if not is_delta:
+        for table in sorted(before[0].keys() - tables.keys() - left_out):
+            found += _table_lost(table, before[0][table])
+    return tuple(found)
+
+
+def _columns_lost(table: str, now: TableFacts | None, before: TableFacts | None) -> list[Finding]:
+    change = columns_between(table, before, now)
+    if change is None or before is None or not change.removed:
+        return []
+    shown = ", ".join(repr(column) for column in change.removed[:_SHOWN])
+    more = f" and {len(change.removed) - _SHOWN} more" if len(change.removed) > _SHOWN else ""
+    message = f"lost {len(change.removed)} of its {len(before.header)} columns: {shown}{more}"
+    return [Finding(code=COLUMNS_LOST, table=table, message=message)]
+
+
+def _rows_lost(table: str, now: TableFacts | None, before: Sequence[TableFacts | None]) -> list[Finding]:
+    counts = [facts.rows for facts in before if facts is not None and facts.rows is not None]
+    if now is None or now.rows is None or not counts:
+        return []
+    usual = median(counts)
+    if now.rows >= usual * LEAST_SHARE:
+        return []
+    of = f"the median of the last {len(counts)} snapshots" if len(counts) > 1 else "the snapshot before"
+    message = f"has {now.rows:,} rows, less than half of the {usual:,.0f} that are {of}"
+    return [Finding(code=ROWS_LOST, table=table, message=message)]
+
+
+def _table_lost(table: str, before: TableFacts | None) -> list[Finding]:
+    if before is None or not before.rows:
+        # One without rows comes and goes unnoticed.
+        return []
+    return [
+        Finding(code=TABLE_LOST, table=table, message=f"is gone; the snapshot before had {before.rows:,} rows of it")
+    ]

@@ -1,0 +1,94 @@
+"""A line over time as the numbers of an inline SVG: no library draws it, and none is needed to look at it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+WIDTH = 600
+HEIGHT = 120
+#: More than this many points say nothing more at this width: of each stretch, the least and the most are kept.
+MOST_POINTS = 240
+#: So few snapshots are shown as dots too: a line alone hides where they are.
+MOST_DOTS = 40
+_EDGE = 4
+
+SPARK_WIDTH = 90
+SPARK_HEIGHT = 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A value at a time."""
+
+    at: datetime
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """The drawing of points, from zero up to the most: a line, the area below it, and its dots."""
+
+    line: str
+    area: str
+    dots: tuple[tuple[float, float], ...]
+    first: Point
+    last: Point
+    least: int
+    most: int
+
+
+def chart(points: Sequence[Point], *, width: int = WIDTH, height: int = HEIGHT) -> Chart | None:
+    """Draw points, which are in order of time; None when there are fewer than two: that is no course."""
+    if len(points) < 2:
+        return None
+    kept = _thinned(points)
+    start, span = kept[0].at, (kept[-1].at - kept[0].at).total_seconds()
+    most = max(point.value for point in kept)
+    places = [
+        (
+            _EDGE
+            + (width - 2 * _EDGE)
+            * ((point.at - start).total_seconds() / span if span > 0 else index / (len(kept) - 1)),
+            # From zero: a chart that begins elsewhere makes a landslide of every pebble.
+            height - _EDGE - (height - 2 * _EDGE) * (point.value / most if most > 0 else 0.0),
+        )
+        for index, point in enumerate(kept)
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    bottom = height - _EDGE
+    return Chart(
+        line=line,
+        area=f"{places[0][0]:.1f},{bottom} {line} {places[-1][0]:.1f},{bottom}",
+        dots=tuple((round(x, 1), round(y, 1)) for x, y in places) if len(places) <= MOST_DOTS else (),
+        first=points[0],
+        last=points[-1],
+        least=min(point.value for point in points),
+        most=most,
+    )
+
+
+def spark(values: Sequence[int]) -> str:
+    """Return the points of a small line without an axis; empty when there are fewer than two values."""
+    if len(values) < 2:
+        return ""
+    most = max(*values, 1)
+    step = (SPARK_WIDTH - 4) / (len(values) - 1)
+    return " ".join(
+        f"{2 + step * index:.0f},{SPARK_HEIGHT - 2 - (SPARK_HEIGHT - 4) * value / most:.1f}"
+        for index, value in enumerate(values)
+    )
+
+
+def _thinned(points: Sequence[Point]) -> Sequence[Point]:
+    """Return at most about `MOST_POINTS`, the first, the last, and every extreme among them."""
+    if len(points) <= MOST_POINTS:
+        return points
+    per_stretch = -(-len(points) // (MOST_POINTS // 2))
+    kept = {0, len(points) - 1}
+    for start in range(0, len(points), per_stretch):
+        stretch = range(start, min(start + per_stretch, len(points)))
+        kept.add(min(stretch, key=lambda index: points[index].value))
+        kept.add(max(stretch, key=lambda index: points[index].value))
+    return [points[index] for index in sorted(kept)]

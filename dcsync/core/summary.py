@@ -1,0 +1,133 @@
+"""What is kept of a snapshot for its history, also when it is pruned: totals, schema changes, warnings. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from dcsync.core.anomaly import Finding
+from dcsync.core.model import JobId, Json, RequestId
+from dcsync.core.table import ColumnChange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A snapshot in numbers. `rows` is None when those of no table are known."""
+
+    files: int
+    size: int
+    rows: int | None = None
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    columns: tuple[ColumnChange, ...] = ()
+    warnings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastSnapshot:
+    """A snapshot as the manifest's row has it, without its files. A pruned one is not on the disk any more."""
+
+    job: JobId
+    request: RequestId
+    folder: str
+    completed_at: datetime | None
+    published_at: datetime | None
+    is_pruned: bool
+    fetched_bytes: int
+    summary: Summary
+
+
+def render(summary: Summary) -> str:
+    """Return a summary as the manifest keeps it."""
+    return json.dumps(
+        {
+            "files": summary.files,
+            "size": summary.size,
+            "rows": summary.rows,
+            "added": summary.added,
+            "removed": summary.removed,
+            "changed": summary.changed,
+            "columns": columns_json(summary.columns),
+            "warnings": findings_json(summary.warnings),
+        }
+    )
+
+
+def parse(text: str) -> Summary:
+    """Read a summary back. What is odd in it is left out: nothing but a page depends on it."""
+    entry: Json = json.loads(text)
+    if not isinstance(entry, Mapping):
+        return Summary(files=0, size=0)
+    return Summary(
+        files=whole(entry.get("files")) or 0,
+        size=whole(entry.get("size")) or 0,
+        rows=whole(entry.get("rows")),
+        added=whole(entry.get("added")) or 0,
+        removed=whole(entry.get("removed")) or 0,
+        changed=whole(entry.get("changed")) or 0,
+        columns=parse_columns(entry.get("columns")),
+        warnings=parse_findings(entry.get("warnings")),
+    )
+
+
+def columns_json(changes: Sequence[ColumnChange]) -> Json:
+    """Return schema changes as JSON."""
+    return [
+        {
+            "table": change.table,
+            "added": list(change.added),
+            "removed": list(change.removed),
+            "reordered": change.reordered,
+        }
+        for change in changes
+    ]
+
+
+def parse_columns(value: Json) -> tuple[ColumnChange, ...]:
+    """Read schema changes back; what is none is left out."""
+    return tuple(
+        ColumnChange(
+            table=table,
+            added=texts(entry.get("added")),
+            removed=texts(entry.get("removed")),
+            reordered=entry.get("reordered") is True,
+        )
+        for entry in _mappings(value)
+        if isinstance(table := entry.get("table"), str)
+    )
+
+
+def findings_json(found: Sequence[Finding]) -> Json:
+    """Return warnings as JSON."""
+    return [{"code": finding.code, "table": finding.table, "message": finding.message} for finding in found]
+
+
+def parse_findings(value: Json) -> tuple[Finding, ...]:
+    """Read warnings back; what is none is left out."""
+    found = []
+    for entry in _mappings(value):
+        code, table, message = entry.get("code"), entry.get("table"), entry.get("message")
+        if isinstance(code, str) and isinstance(table, str) and isinstance(message, str):
+            found.append(Finding(code=code, table=table, message=message))
+    return tuple(found)
+
+
+def whole(value: Json) -> int | None:
+    """Return a count; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def texts(value: Json) -> tuple[str, ...]:
+    """Return the strings of a list; none for anything else."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return ()
+    return tuple(item for item in value if isinstance(item, str))
+
+
+def _mappings(value: Json) -> list[Mapping[str, Json]]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return []
+    return [entry for entry in value if isinstance(entry, Mapping)]

@@ -1,0 +1,220 @@
+"""What the manifest knows of published snapshots, for those who look back: diff, the report, the warnings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.core import summary
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.summary import PastSnapshot, Summary
+from dcsync.core.table import TableFacts, is_table
+from dcsync.manifest.schema import file as file_table
+from dcsync.manifest.schema import header as header_table
+from dcsync.manifest.schema import job as job_table
+
+
+class History:
+    """Reads only. Snapshots are ordered by the time their jobs completed, those without one first."""
+
+    def __init__(self, read: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
+        self._read = read
+
+    async def snapshots(self, account: AccountName) -> Sequence[PastSnapshot]:
+        """Return every snapshot of an account, oldest first, pruned ones among them."""
+        columns = job_table.c
+        query = (
+            sa.select(job_table)
+            .where(
+                columns.account == account,
+                columns.state.in_([JobState.PUBLISHED.value, JobState.PRUNED.value]),
+                columns.folder.is_not(None),
+            )
+            .order_by(columns.completed_at.nulls_first(), columns.published_at, columns.id)
+        )
+        async with self._read() as connection:
+            rows = (await connection.execute(query)).all()
+            uncounted = await _totals(connection, account, [row.id for row in rows if row.summary is None])
+        return [
+            PastSnapshot(
+                job=JobId(row.id),
+                request=RequestId(row.request),
+                folder=row.folder,
+                completed_at=row.completed_at,
+                published_at=row.published_at,
+                is_pruned=row.state == JobState.PRUNED.value,
+                fetched_bytes=row.fetched_bytes or 0,
+                summary=uncounted.get(row.id, Summary(files=0, size=0))
+                if row.summary is None
+                else summary.parse(row.summary),
+            )
+            for row in rows
+        ]
+
+    async def snapshot(self, account: AccountName, job: JobId) -> Snapshot | None:
+        """Return a published snapshot with its files."""
+        columns = job_table.c
+        async with self._read() as connection:
+            row = (
+                await connection.execute(
+                    sa.select(columns.request, columns.folder, columns.completed_at).where(
+                        columns.account == account, columns.id == job, columns.state == JobState.PUBLISHED.value
+                    )
+                )
+            ).one_or_none()
+            if row is None:
+                return None
+            return Snapshot(
+                job=job,
+                request=RequestId(row.request),
+                folder=row.folder,
+                completed_at=row.completed_at,
+                files=await files_of(connection, account, job),
+            )
+
+    async def tables_before(
+        self, account: AccountName, request: RequestId, completed_at: datetime | None, *, limit: int
+    ) -> Sequence[Mapping[str, TableFacts | None]]:
+        """Return the tables, by original name, of the snapshots of a request before that time, newest first."""
+        columns = job_table.c
+        query = (
+            sa.select(columns.id)
+            .where(columns.account == account, columns.request == request, columns.state == JobState.PUBLISHED.value)
+            .order_by(columns.completed_at.desc(), columns.published_at.desc())
+            .limit(limit)
+        )
+        if completed_at is not None:
+            query = query.where(columns.completed_at < completed_at)
+        async with self._read() as connection:
+            jobs = (await connection.scalars(query)).all()
+            return [
+                {
+                    stored.original: stored.table
+                    for stored in await files_of(connection, account, job)
+                    if is_table(stored.original)
+                }
+                for job in jobs
+            ]
+
+    async def row_counts(
+        self, account: AccountName, jobs: Collection[JobId], tables: Collection[str]
+    ) -> Mapping[str, Mapping[JobId, int]]:
+        """Return the rows of tables, by their original name, in each of these snapshots where they are known."""
+        columns = file_table.c
+        found: defaultdict[str, dict[JobId, int]] = defaultdict(dict)
+        async with self._read() as connection:
+            for job in jobs:
+                rows = await connection.execute(
+                    sa.select(columns.original, columns.rows).where(
+                        columns.account == account, columns.job == job, columns.rows.is_not(None)
+                    )
+                )
+                for original, counted in rows:
+                    table = json.loads(original)
+                    if table in tables:
+                        found[table][job] = counted
+        return found
+
+    async def headers(self, account: AccountName) -> Mapping[tuple[RequestId, str], Sequence[tuple[str, ...] | None]]:
+        """Return every header that a table had in the published snapshots of a request, by its name on disk.
+
+        None among them stands for snapshots in which nobody looked, and for headers that are cut.
+        """
+        query = (
+            sa.select(job_table.c.request, file_table.c.name, file_table.c.header)
+            .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
+            .where(file_table.c.account == account, job_table.c.state == JobState.PUBLISHED.value)
+            .distinct()
+        )
+        async with self._read() as connection:
+            rows = (await connection.execute(query)).all()
+            known = {
+                row.digest: None if row.is_cut else tuple(json.loads(row.names))
+                for row in await connection.execute(sa.select(header_table))
+            }
+        found: defaultdict[tuple[RequestId, str], list[tuple[str, ...] | None]] = defaultdict(list)
+        for request, name, digest in rows:
+            if is_table(name):
+                found[RequestId(request), name].append(known.get(digest))
+        return found
+
+
+async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:
+    """Return the files of a snapshot, by their name on disk."""
+    rows = await connection.execute(
+        file_rows().where(file_table.c.account == account, file_table.c.job == job).order_by(file_table.c.name)
+    )
+    return tuple(stored_file(row) for row in rows)
+
+
+def file_rows() -> sa.Select[Any]:
+    """Return the query for rows that `stored_file` takes."""
+    return sa.select(file_table, header_table.c.names, header_table.c.is_cut).select_from(
+        file_table.join(header_table, header_table.c.digest == file_table.c.header, isouter=True)
+    )
+
+
+async def record_headers(connection: AsyncConnection, files: Sequence[StoredFile]) -> None:
+    """Put the headers of these files where they are kept once; most are there."""
+    headers = {header_digest(stored.table): stored.table for stored in files if stored.table is not None}
+    rows = [
+        {"digest": digest, "names": json.dumps(facts.header), "is_cut": facts.is_cut}
+        for digest, facts in headers.items()
+    ]
+    if rows:
+        # Each database has a statement of its own for this; a look before would race with another host's publish.
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        await connection.execute(insert(header_table).on_conflict_do_nothing(), rows)
+
+
+def header_digest(facts: TableFacts) -> str:
+    """Return what a header is known by."""
+    return hashlib.sha256(json.dumps([facts.is_cut, *facts.header]).encode()).hexdigest()[:32]
+
+
+async def _totals(connection: AsyncConnection, account: AccountName, jobs: Sequence[str]) -> Mapping[str, Summary]:
+    """Add up the files of snapshots that were published before summaries were kept."""
+    if not jobs:
+        return {}
+    columns, wanted = file_table.c, set(jobs)
+    rows = await connection.execute(
+        sa.select(columns.job, sa.func.count(), sa.func.sum(columns.size), sa.func.sum(columns.rows))
+        .where(columns.account == account)
+        .group_by(columns.job)
+    )
+    return {
+        job: Summary(files=files, size=int(size), rows=None if counted is None else int(counted))
+        for job, files, size, counted in rows
+        if job in wanted
+    }
+
+
+def stored_file(row: sa.Row[Any]) -> StoredFile:
+    """Return a file as its row, and that of its header, have it."""
+    table = None
+    if row.names is not None:
+        table = TableFacts(header=tuple(json.loads(row.names)), rows=row.rows, is_cut=row.is_cut)
+    return StoredFile(
+        name=row.name,
+        original=json.loads(row.original),
+        size=row.size,
+        sha256=row.sha256,
+        crc32=row.crc32,
+        md5=row.md5,
+        etag=row.etag,
+        how=How(row.how),
+        packed=row.packed,
+        mtime_ns=row.mtime_ns,
+        inode=None if row.inode is None else int(row.inode),
+        table=table,
+    )

@@ -1,0 +1,248 @@
+"""Which two snapshots are meant, and what differs between them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, tzinfo
+from fnmatch import fnmatchcase
+
+from dcsync.core import diff as diffing
+from dcsync.core.diff import SnapshotDiff
+from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.names import printable
+from dcsync.core.ports import KnownRequest
+from dcsync.core.table import TableFacts, is_table
+from dcsync.errors import SnapshotUnclear
+from dcsync.mirror import disk
+from dcsync.mirror.root import MirrorRoot
+from dcsync.mirror.staging import count_rows
+from dcsync.ops.context import ReadContext
+
+LATEST = "latest"
+PREVIOUS = "previous"
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+#: Fewer characters of an id say little; the folders show 8.
+_LEAST_PREFIX = 4
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A published snapshot that may be meant."""
+
+    account: AccountName
+    request: RequestId
+    slug: str
+    description: str
+    job: JobId
+    folder: str
+    completed_at: datetime | None
+
+    @property
+    def group(self) -> tuple[AccountName, RequestId]:
+        """The request that it is a snapshot of."""
+        return (self.account, self.request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two snapshots and what differs between them."""
+
+    before: Candidate
+    after: Candidate
+    files_before: int
+    files_after: int
+    diff: SnapshotDiff
+
+
+async def compare(
+    context: ReadContext, accounts: Sequence[AccountName], before: str, after: str, *, request: str | None = None
+) -> Comparison:
+    """Compare the snapshots that two words mean: a job id or its beginning, a day, `latest`, or `previous`.
+
+    Tables that nobody counted yet are read. Raises `SnapshotUnclear`, naming the choices.
+    """
+    candidates = await _candidates(context, accounts, request)
+    old, new = choose(candidates, before, after, context.zone)
+    sides = [await _load(context, side) for side in (old, new)]
+    return Comparison(
+        before=old,
+        after=new,
+        files_before=len(sides[0].files),
+        files_after=len(sides[1].files),
+        diff=diffing.compare(sides[0].files, sides[1].files),
+    )
+
+
+def choose(candidates: Sequence[Candidate], before: str, after: str, zone: tzinfo) -> tuple[Candidate, Candidate]:
+    """Return the snapshots that two words mean. `candidates` are in order of time, oldest first.
+
+    A word that is no id needs to know of which request: that of the id beside it, else the only one there is.
+    """
+    if not candidates:
+        message = "there is no published snapshot to compare"
+        raise SnapshotUnclear(message, hint="run dcsync sync first, or look whether --account and --request are right")
+    by_id = {word: _by_id(candidates, word) for word in (before, after) if not _is_relative(word)}
+    groups = {candidate.group for candidate in by_id.values()}
+    if not groups:
+        groups = _groups_with(candidates, (before, after), zone)
+    found: list[Candidate] = []
+    for word in (before, after):
+        if word in by_id:
+            found.append(by_id[word])
+            continue
+        if len(groups) > 1:
+            raise _several_requests(word, [candidate for candidate in candidates if candidate.group in groups])
+        found.append(_relative([candidate for candidate in candidates if candidate.group in groups], word, zone))
+    return found[0], found[1]
+
+
+def _is_relative(word: str) -> bool:
+    return word in {LATEST, PREVIOUS} or _DAY.fullmatch(word) is not None
+
+
+def _by_id(candidates: Sequence[Candidate], word: str) -> Candidate:
+    wanted = word.replace("-", "").lower()
+    exact = [candidate for candidate in candidates if candidate.job == word]
+    found = exact or [
+        candidate
+        for candidate in candidates
+        if len(wanted) >= _LEAST_PREFIX and candidate.job.replace("-", "").lower().startswith(wanted)
+    ]
+    if not found:
+        message = f"no published snapshot is called {printable(word)!r}"
+        raise SnapshotUnclear(message)
+    if len(found) > 1:
+        jobs = ", ".join(candidate.job for candidate in found[:_SHOWN])
+        message = f"{len(found)} jobs begin with {printable(word)!r}: {jobs}"
+        raise SnapshotUnclear(message, hint="name more of the id")
+    return found[0]
+
+
+def _groups_with(
+    candidates: Sequence[Candidate], words: Sequence[str], zone: tzinfo
+) -> set[tuple[AccountName, RequestId]]:
+    """Return the requests that have a snapshot of each day that was named; all of them, if none has."""
+    groups = {candidate.group for candidate in candidates}
+    days = [_day(word) for word in words if word not in {LATEST, PREVIOUS}]
+    with_days = {
+        group
+        for group in groups
+        if all(
+            any(_is_of(candidate, day, zone) for candidate in candidates if candidate.group == group) for day in days
+        )
+    }
+    return with_days or groups
+
+
+def _relative(candidates: Sequence[Candidate], word: str, zone: tzinfo) -> Candidate:
+    if word == LATEST:
+        return candidates[-1]
+    if word == PREVIOUS:
+        if len(candidates) < 2:
+            message = f"{candidates[-1].slug} has one snapshot only, {candidates[-1].folder}: there is no previous one"
+            raise SnapshotUnclear(message)
+        return candidates[-2]
+    day = _day(word)
+    of_day = [candidate for candidate in candidates if _is_of(candidate, day, zone)]
+    if not of_day:
+        days = sorted({_local(candidate, zone) for candidate in candidates if candidate.completed_at}, reverse=True)
+        message = f"{candidates[-1].slug} has no snapshot of {word}; the newest days are {', '.join(days[:_SHOWN])}"
+        raise SnapshotUnclear(message)
+    return of_day[-1]
+
+
+def _day(word: str) -> date:
+    try:
+        return date.fromisoformat(word)
+    except ValueError:
+        message = f"{word} is no day of the calendar"
+        raise SnapshotUnclear(message) from None
+
+
+def _is_of(candidate: Candidate, day: date, zone: tzinfo) -> bool:
+    return candidate.completed_at is not None and _local(candidate, zone) == day.isoformat()
+
+
+def _local(candidate: Candidate, zone: tzinfo) -> str:
+    return (candidate.completed_at or datetime.min.replace(tzinfo=UTC)).astimezone(zone).date().isoformat()
+
+
+def _several_requests(word: str, candidates: Sequence[Candidate]) -> SnapshotUnclear:
+    choices = sorted({(candidate.account, candidate.slug) for candidate in candidates})
+    shown = "".join(f"\n--account {account} --request {slug}" for account, slug in choices[:_SHOWN])
+    more = f"\n… and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
+    message = f"{word!r} of which request? There are:{shown}{more}"
+    return SnapshotUnclear(message, hint="add one of the lines above, or name job ids")
+
+
+async def _candidates(context: ReadContext, accounts: Sequence[AccountName], wanted: str | None) -> Sequence[Candidate]:
+    found = []
+    for account in accounts:
+        requests = await context.manifest.requests(account)
+        for past in await context.manifest.history.snapshots(account):
+            request = requests.get(past.request)
+            if past.is_pruned or request is None or not _is_wanted(request, wanted):
+                continue
+            found.append(
+                Candidate(
+                    account=account,
+                    request=past.request,
+                    slug=request.slug,
+                    description=request.description,
+                    job=past.job,
+                    folder=past.folder,
+                    completed_at=past.completed_at,
+                )
+            )
+    return found
+
+
+def _is_wanted(request: KnownRequest, wanted: str | None) -> bool:
+    return wanted is None or wanted in {request.id, request.slug} or fnmatchcase(request.description, wanted)
+
+
+async def _load(context: ReadContext, candidate: Candidate) -> Snapshot:
+    snapshot = await context.manifest.history.snapshot(candidate.account, candidate.job)
+    if snapshot is None:
+        message = f"the snapshot {candidate.folder} was pruned just now"
+        raise SnapshotUnclear(message)
+    return await context.disk.run(with_facts, context.root, snapshot)
+
+
+def with_facts(root: MirrorRoot, snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot with the facts of every table: what an older version did not count is read. Blocks.
+
+    A table that is not there any more, or cannot be read, stays uncounted: that is for verify to say.
+    """
+    if not any(_is_uncounted(stored) for stored in snapshot.files):
+        return snapshot
+    try:
+        with root.folder(snapshot.folder) as folder:
+            files = tuple(
+                replace(stored, table=_count(folder, stored)) if _is_uncounted(stored) else stored
+                for stored in snapshot.files
+            )
+    except FileNotFoundError:
+        return snapshot
+    return replace(snapshot, files=files)
+
+
+def _is_uncounted(stored: StoredFile) -> bool:
+    return stored.table is None and is_table(stored.original)
+
+
+def _count(folder: int, stored: StoredFile) -> TableFacts | None:
+    try:
+        descriptor = disk.open_file(stored.name, below=folder)
+    except OSError:
+        return None
+    try:
+        return count_rows(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)

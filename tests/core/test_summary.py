@@ -1,0 +1,62 @@
+"""What is kept of a snapshot can be read back, and what is odd in it harms nothing."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcsync.core import summary
+from dcsync.core.anomaly import Finding
+from dcsync.core.summary import Summary
+from dcsync.core.table import ColumnChange
+
+TEXT = st.text(st.characters(codec=None), max_size=10)
+TEXTS = st.lists(TEXT, max_size=3).map(tuple)
+NUMBER = st.integers(0, 1 << 60)
+SUMMARIES = st.builds(
+    Summary,
+    files=NUMBER,
+    size=NUMBER,
+    rows=st.none() | NUMBER,
+    added=NUMBER,
+    removed=NUMBER,
+    changed=NUMBER,
+    columns=st.lists(
+        st.builds(ColumnChange, table=TEXT, added=TEXTS, removed=TEXTS, reordered=st.booleans()), max_size=3
+    ).map(tuple),
+    warnings=st.lists(st.builds(Finding, code=TEXT, table=TEXT, message=TEXT), max_size=3).map(tuple),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["table", "code", "message"]), inner),
+    max_leaves=6,
+)
+
+
+@given(SUMMARIES)
+def test_what_was_kept_is_read_back_the_same(kept: Summary) -> None:
+    assert summary.parse(summary.render(kept)) == kept
+
+
+@given(st.dictionaries(st.sampled_from(["files", "size", "rows", "columns", "warnings"]), JSON) | JSON)
+def test_anything_at_all_is_read_without_an_error(value: object) -> None:
+    assert summary.parse(json.dumps(value)).files >= 0
+
+
+def test_what_is_odd_is_left_out() -> None:
+    document = {
+        "files": True,
+        "size": -1,
+        "rows": "5",
+        "columns": [1, {"table": 2}, {"table": "t", "added": "abc", "removed": [1, "x"], "reordered": 1}],
+        "warnings": [{"code": "L-ROWS", "table": "t"}, "w", {"code": "c", "table": "t", "message": "m"}],
+    }
+
+    assert summary.parse(json.dumps(document)) == Summary(
+        files=0,
+        size=0,
+        columns=(ColumnChange(table="t", removed=("x",)),),
+        warnings=(Finding(code="c", table="t", message="m"),),
+    )

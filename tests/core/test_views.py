@@ -1,0 +1,133 @@
+"""The text of `views.sql`; that DuckDB takes it is shown in tests/ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dcsync.core import views
+from dcsync.core.views import RequestTables, TableHistory
+from tests.fakes import NOON
+
+
+def make_table(name: str = "admin_users.csv", **changes: Any) -> TableHistory:
+    return TableHistory(**{"name": name, "headers": [("id", "name")], "size": 100, **changes})
+
+
+def make_request(*tables: TableHistory, **changes: Any) -> RequestTables:
+    values: dict[str, Any] = {
+        "account": "acme",
+        "slug": "nightly-ce9bc188",
+        "description": "Nightly",
+        "folder": "acme/nightly-ce9bc188",
+        "latest": "acme/nightly-ce9bc188/latest",
+        "depth": 4,
+        "tables": tables,
+    }
+    return RequestTables(**{**values, **changes})
+
+
+def statements(*requests: RequestTables, root: str = "/srv/dcsync") -> list[str]:
+    text = views.render(root, requests, written_at=NOON)
+    return [line for line in text.splitlines() if line and not line.startswith("--")]
+
+
+EXPECTED = """\
+ATTACH IF NOT EXISTS ':memory:' AS "acme_nightly_ce9bc188";
+CREATE SCHEMA IF NOT EXISTS "acme_nightly_ce9bc188".latest;
+CREATE SCHEMA IF NOT EXISTS "acme_nightly_ce9bc188".history;
+CREATE OR REPLACE VIEW "acme_nightly_ce9bc188".latest."admin_users" AS SELECT * FROM read_csv(\
+'/srv/dcsync/acme/nightly-ce9bc188/latest/admin_users.csv', \
+header = true, delim = ',', quote = '"', escape = '"', sample_size = -1, filename = true);
+CREATE OR REPLACE VIEW "acme_nightly_ce9bc188".history."admin_users" AS SELECT *, filename[35:-17] AS snapshot \
+FROM read_csv('/srv/dcsync/acme/nightly-ce9bc188/*/*/*/*/admin_users.csv', \
+header = true, delim = ',', quote = '"', escape = '"', all_varchar = true, filename = true);
+USE "acme_nightly_ce9bc188";
+"""
+
+
+def test_each_request_has_a_database_with_latest_and_history() -> None:
+    assert statements(make_request(make_table())) == EXPECTED.splitlines()
+
+
+def test_without_a_snapshot_it_says_so() -> None:
+    assert statements() == []
+    assert "-- There is no snapshot yet." in views.render("/srv/dcsync", [], written_at=NOON)
+
+
+@pytest.mark.parametrize("headers", [[("id",), ("id", "name")], [None], [None, ("id",)]])
+def test_a_table_whose_columns_changed_or_are_not_known_is_read_by_name_of_every_file(headers: list[Any]) -> None:
+    (history,) = [line for line in statements(make_request(make_table(headers=headers))) if 'history."' in line]
+
+    assert "union_by_name = true" in history
+
+
+@pytest.mark.parametrize("headers", [[()], [("",)], []])
+def test_a_table_without_columns_has_no_views(headers: list[Any]) -> None:
+    assert not any("VIEW" in line for line in statements(make_request(make_table(headers=headers))))
+
+
+@pytest.mark.parametrize("size", [None, 0])
+def test_a_table_that_the_newest_snapshot_lacks_has_a_history_only(size: int | None) -> None:
+    (view,) = [line for line in statements(make_request(make_table(size=size))) if "VIEW" in line]
+
+    assert ".history." in view
+
+
+def test_without_latest_there_is_the_history_only() -> None:
+    (view,) = [line for line in statements(make_request(make_table(), latest=None)) if "VIEW" in line]
+
+    assert ".history." in view
+
+
+def test_of_a_large_table_the_types_are_told_by_a_sample() -> None:
+    assert "sample_size = 200000" in statements(make_request(make_table(size=1 << 30)))[3]
+
+
+def test_a_column_called_filename_keeps_its_name() -> None:
+    found = statements(make_request(make_table(headers=[("id", "FileName")])))
+
+    assert all("filename = 'source_filename'" in line for line in found if "VIEW" in line)
+    assert not any("AS snapshot" in line for line in found)
+
+
+def test_a_column_called_snapshot_keeps_its_name() -> None:
+    assert not any("AS snapshot" in line for line in statements(make_request(make_table(headers=[("snapshot",)]))))
+
+
+def test_a_snapshot_that_stands_beside_latest_is_not_counted_twice() -> None:
+    deep, flat, bare = (
+        statements(make_request(make_table(), **changes))[-2]
+        for changes in ({}, {"depth": 1}, {"depth": 1, "latest": None})
+    )
+
+    assert "WHERE" not in deep + bare
+    assert flat.endswith(" WHERE NOT starts_with(filename, '/srv/dcsync/acme/nightly-ce9bc188/latest/');")
+
+
+def test_quotes_and_patterns_in_names_stand_for_themselves() -> None:
+    found = statements(make_request(make_table('it\'s [a] "t".CSV')), root="/srv/*?/")
+
+    assert "'/srv/[*][?]/acme/nightly-ce9bc188/*/*/*/*/it''s [[]a] \"t\".CSV'" in found[4]
+    assert '.history."it\'s [a] ""t"""' in found[4]
+
+
+def test_a_table_whose_name_is_its_extension_keeps_it() -> None:
+    assert '.latest.".csv" AS' in statements(make_request(make_table(".csv")))[3]
+
+
+def test_databases_have_names_that_can_be_typed_and_differ() -> None:
+    requests = [
+        make_request(account="Ac-me", slug="x-1"),
+        make_request(account="ac", slug="me-x-1"),
+        make_request(account="...", slug="-"),
+    ]
+
+    found = [line.split('"')[1] for line in statements(*requests) if line.startswith("ATTACH")]
+
+    assert found == ["ac_me_x_1", "ac_me_x_1_2", "mirror"]
+
+
+def test_no_description_breaks_out_of_its_comment() -> None:
+    assert not any("DROP" in line for line in statements(make_request(description="x\nDROP TABLE t;")))

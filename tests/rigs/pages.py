@@ -1,0 +1,52 @@
+"""Builders of what a report page is made of."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from dcsync.core.model import JobId
+from dcsync.core.report import AccountHistory, RequestHistory
+from dcsync.core.summary import PastSnapshot, Summary
+from tests.fakes import NOON, REQUEST_ID
+
+
+def make_past(
+    number: int = 0, *, days_ago: float = 0.0, summary: Summary | None = None, **changes: Any
+) -> PastSnapshot:
+    completed_at = NOON - timedelta(days=days_ago)
+    values: dict[str, Any] = {
+        "job": JobId(f"job-{number}"),
+        "request": REQUEST_ID,
+        "folder": f"acme/nightly-ce9bc188/{completed_at:%Y/%m/%d/%H%M%SZ}-{number:08x}",
+        "completed_at": completed_at,
+        "published_at": completed_at,
+        "is_pruned": False,
+        "fetched_bytes": 1024,
+        "summary": summary or Summary(files=3, size=2048, rows=10),
+    }
+    return PastSnapshot(**{**values, **changes})
+
+
+def make_history(*snapshots: PastSnapshot, **changes: Any) -> RequestHistory:
+    values: dict[str, Any] = {
+        "id": REQUEST_ID,
+        "description": "Nightly",
+        "folder": "acme/nightly-ce9bc188",
+        "latest": "acme/nightly-ce9bc188/latest",
+        "is_delta": False,
+        "snapshots": snapshots,
+        "rows": {},
+    }
+    return RequestHistory(**{**values, **changes})
+
+
+def make_account(*requests: RequestHistory, **changes: Any) -> AccountHistory:
+    values: dict[str, Any] = {
+        "name": "acme",
+        "last_poll": NOON,
+        "last_success": None,
+        "attention": (),
+        "requests": requests,
+    }
+    return AccountHistory(**{**values, **changes})

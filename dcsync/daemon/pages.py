@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from dcsync.clock import Clock, SystemClock
 from dcsync.core.model import Json
 from dcsync.errors import ConfigError
 
@@ -24,6 +26,8 @@ log = structlog.get_logger(__name__)
 MAX_CONNECTIONS = 64
 #: Of a callback's body; the real ones have some 200 bytes.
 MAX_BODY = 16 << 10
+#: Connections taken in each second when they come without end: more than any monitor asks, and little work.
+ACCEPTS_PER_S = 40.0
 #: For the headers, and for the body.
 PATIENCE_S = 5.0
 
@@ -98,7 +102,7 @@ class Pages:
 
 @asynccontextmanager
 async def serving(
-    pages: Pages, host: str, port: int, *, patience_s: float = PATIENCE_S
+    pages: Pages, host: str, port: int, *, clock: Clock | None = None, patience_s: float = PATIENCE_S
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve the pages; yields the address in fact. Raises `ConfigError` when it cannot be listened on."""
     #: Connections of which a request's headers came whole within the patience.
@@ -142,25 +146,53 @@ async def serving(
         loop.call_later(patience_s, end_if_slow)
         return handler
 
+    listener = _listen(host, port)
+    # Not a TaskGroup's: it would wrap what the block raises. It is ended here.
+    accepting = loop.create_task(_accept(listener, connection, clock or SystemClock()))
     try:
-        listener = await _listen(connection, host, port)
-        try:
-            address = listener.sockets[0].getsockname()
-            log.info("pages are served", address=f"http://{host}:{address[1]}")
-            yield host, int(address[1])
-        finally:
-            listener.close()
+        bound = int(listener.getsockname()[1])
+        log.info("pages are served", address=f"http://{host}:{bound}")
+        yield host, bound
     finally:
+        accepting.cancel()
+        with suppress(asyncio.CancelledError):
+            await accepting
+        listener.close()
         await runner.cleanup()
 
 
-async def _listen(connection: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
+async def _accept(listener: socket.socket, connection: Callable[[], asyncio.Protocol], clock: Clock) -> None:
+    """Take connections in, no faster than `ACCEPTS_PER_S` after a burst.
+
+    A flood then waits in the kernel, whose queue is short, and costs the syncing next to nothing.
+    """
+    loop, allowed, before = asyncio.get_running_loop(), float(MAX_CONNECTIONS), clock.monotonic()
+    while True:
+        try:
+            accepted, _ = await loop.sock_accept(listener)
+            await loop.connect_accepted_socket(connection, accepted)
+        except OSError as error:
+            # Out of descriptors, or gone before it was looked at: the next one may be better.
+            log.warning("a connection could not be taken in", error=error.strerror)
+        now = clock.monotonic()
+        allowed, before = min(float(MAX_CONNECTIONS), allowed + (now - before) * ACCEPTS_PER_S) - 1, now
+        if allowed < 0:
+            await clock.sleep(-allowed / ACCEPTS_PER_S)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        return await asyncio.get_running_loop().create_server(connection, host, port, backlog=MAX_CONNECTIONS)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(MAX_CONNECTIONS)
+        listener.settimeout(0)
     except OSError as error:
-        message = f"http.listen {host}:{port} cannot be listened on: {error.strerror}"
+        listener.close()
+        message = f"http.listen {host}:{port} cannot be listened on: {(error.strerror or str(error)).lower()}"
         hint = "choose a free port, or set http.listen to an address of this machine"
         raise ConfigError(message, hint=hint) from None
+    return listener
 
 
 class _Refusal(asyncio.Protocol):

@@ -147,7 +147,8 @@ class Service:
             # The pages stay up while the mirror cannot be opened: that is when somebody looks.
             if config.http.address is not None:
                 secret = callback_secret(config, environ=self._environ)
-                await stack.enter_async_context(serving(Pages(self, secret=secret), *config.http.address))
+                pages = Pages(self, secret=secret)
+                await stack.enter_async_context(serving(pages, *config.http.address, clock=self._clock))
             while not self._stopping and self._next_config is None:
                 self._told.clear()
                 await self._serve(config)

@@ -54,6 +54,7 @@ class KnownRequest:
     description: str
     slug: str
     is_delta: bool
+    first_seen_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,8 @@ class Publication:
     fetched_bytes: int
     linked_bytes: int
     seconds: float
+    #: Of `_dcsync.json`; None where the snapshot has none that can be trusted.
+    sidecar_sha256: str | None = None
 
 
 class Manifest(Protocol):

@@ -306,8 +306,9 @@ async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: Disk
 def _state_folder(config: Config) -> Path:
     path = Path(config.state.dir)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_folder(path.parent)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync_folder(path.parent)
     except OSError as error:
         message = f"state.dir {path} cannot be made: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message, hint="create it for the user that runs dcsync, or correct state.dir") from None

@@ -448,6 +448,15 @@ class MirrorNotMounted(MirrorError):
     hint = "mount the mirror's disk, or correct mirror.root"
 
 
+class MirrorMissing(MirrorError):
+    """The mirror's root is not there: its disk may not be mounted."""
+
+    code = "M-MISSING"
+    hint = "mount its disk, or create the folder if this is a new mirror"
+    exit_status = ExitStatus.UNSAFE
+    safe = "nothing was written"
+
+
 class MirrorForeign(MirrorError):
     """The root belongs to another instance of dcsync."""
 

@@ -27,6 +27,7 @@ CODE_TABLE = """
     ClientRejected=T-CLIENT TokenEndpointUnavailable=T-ENDPOINT TokenStoreExposed=T-EXPOSED LoginRequired=T-LOGIN
     TokenStoreUnusable=T-STORE TokenUndecided=T-UNDECIDED TokenStoreDamaged=T-DAMAGED LoginRefused=T-REFUSED
     NobodyToSignIn=T-NOBODY WrongUser=T-USER ServiceAccountRejected=T-ACCOUNT PrivateKeyUnusable=T-KEY
+    MirrorMissing=M-MISSING
 """
 CODES = dict(pair.split("=") for pair in CODE_TABLE.split())
 #: Leaves whose hint depends on the case, so that the one who raises gives it.
@@ -39,7 +40,7 @@ STATUSES = {
     11: "MirrorLocked",
     12: "LoginRefused LoginRequired NobodyToSignIn ServiceAccountRejected",
     13: "AccessRefused",
-    14: "ManifestCorrupt MassChange MirrorForeign MirrorNotMounted MirrorTampered",
+    14: "ManifestCorrupt MassChange MirrorForeign MirrorMissing MirrorNotMounted MirrorTampered",
 }
 
 

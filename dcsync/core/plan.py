@@ -21,6 +21,8 @@ SPANS_AT_ONCE = 4
 LEAST_SPAN = 4 << 20
 #: With fewer files than this their own URLs are as cheap as a look at the archive.
 WORTH_A_LOOK = 3
+#: What only the archive has may unpack to this many times the listing's bytes (FAULTS S4), and to 64 MiB anyway.
+MOST_FURTHER, FURTHER_ANYWAY = 4, 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +236,14 @@ class _Planner:
             for name, member in self._members.items()
             if name not in set(listed)
         ]
+        # Each is cut off at its size when it unpacks to more, so the sum holds for the real output.
+        total = sum(file.size for file in further)
+        most = max(FURTHER_ANYWAY, MOST_FURTHER * sum(file.size for file in self._listing if file.name != ARCHIVE_NAME))
+        if total > most:
+            self._refused |= {
+                file.name: f"with the others that are not listed it would unpack to {total} bytes" for file in further
+            }
+            further = []
         on_disk = names.assign_paths(listed, [file.name for file in further])
         actions = [self._decide(file, on_disk.get(file.name), is_listed=True) for file in self._listing]
         actions += [self._decide(file, on_disk.get(file.name), is_listed=False) for file in further]
@@ -248,7 +258,7 @@ class _Planner:
         skip = self._selection.reason_to_skip(file.name)
         if skip is not None:
             return Skip(file=file, reason=skip)
-        twin = None if is_listed else self._spelled.get((names.clash_key(file.name.rpartition("/")[2]), file.size))
+        twin = None if is_listed else self._twin(file)
         if twin is not None:
             return Skip(file=file, reason=f"only in the archive; the listing spells it {twin!r}")
         if name is None:
@@ -268,6 +278,15 @@ class _Planner:
             reason = "CRC32 and sizes are as in the snapshot before"
             return Link(file=file, name=name, reason=reason, source=before, packed=member.packed)
         return Extract(file=file, name=name, reason=change or "", member=member, is_listed=is_listed)
+
+    def _twin(self, file: ListedFile) -> str | None:
+        """Return the listed name that a further member is another spelling of.
+
+        Where the archive has the listed name as well, only equal content makes them one (`schemas/a.csv` and `a.csv`).
+        """
+        twin = self._spelled.get((names.clash_key(file.name.rpartition("/")[2]), file.size))
+        own = None if twin is None else self._members.get(twin)
+        return twin if own is None or own.crc32 == self._members[file.name].crc32 else None
 
     def _doubt(self, file: ListedFile, member: Member | None) -> str | None:
         """Return why the archive is not believed for a file."""

@@ -47,8 +47,8 @@ async def open_manifest(path: Path, *, read_only: bool = False) -> AsyncIterator
     """
     engine = _engine(path, read_only=read_only)
     try:
-        if not read_only:
-            await asyncio.to_thread(_make_private, path)
+        # Before the driver tries: it leaves a thread behind when a file cannot be opened.
+        await asyncio.to_thread(_must_exist if read_only else _make_private, path)
         with _sql_errors(path):
             async with engine.connect() as connection:
                 await _check(connection, path)
@@ -311,6 +311,15 @@ class SqlManifest:
         with _sql_errors(self._path):
             async with self._engine.begin() as connection:
                 yield connection
+
+
+def _must_exist(path: Path) -> None:
+    """Say that there is nothing to read, or that it may not be read."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        message = f"the manifest {path} cannot be opened: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message) from None
 
 
 def _make_private(path: Path) -> None:

@@ -17,7 +17,15 @@ from types import TracebackType
 from typing import Self
 
 from dcsync.core import names
-from dcsync.errors import DiskError, MirrorError, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
+from dcsync.errors import (
+    DiskError,
+    MirrorError,
+    MirrorForeign,
+    MirrorLocked,
+    MirrorMissing,
+    MirrorNotMounted,
+    MirrorTampered,
+)
 from dcsync.mirror import disk
 
 OWN_FOLDER = ".dcsync"
@@ -168,7 +176,7 @@ def open_root(path: Path) -> Iterator[MirrorRoot]:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         message = f"the mirror's root {path} does not exist"
-        raise MirrorError(message, hint=f"mount its disk, or create it: mkdir -p {path}") from None
+        raise MirrorMissing(message, hint=f"mount its disk, or create it: mkdir -p {path}") from None
     except NotADirectoryError:
         message = f"the mirror's root {path} is no folder"
         raise MirrorError(message, hint="correct mirror.root") from None

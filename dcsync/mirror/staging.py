@@ -300,6 +300,13 @@ class Staging:
             except FileNotFoundError:
                 return None
 
+    def keep_only(self, paths: Iterable[str]) -> None:
+        """Remove all that no plan wants any more: a `.part` that was linked after all, a file that is left out now."""
+        wanted = {staged_leaf(path) for path in paths}
+        with disk.disk_errors(f"clearing {self.relative}"):
+            for name in set(os.listdir(self.descriptor)) - wanted:
+                disk.remove_tree(name, self.descriptor)
+
     def unfold(self, paths: Iterable[str]) -> None:
         """Move the staged files that belong into folders there, and make those durable. The last thing before publish.
 
@@ -308,7 +315,7 @@ class Staging:
         """
         with disk.disk_errors(f"making the folders of {self.relative}"):
             for path in sorted(paths):
-                if "/" in path:
+                if staged_leaf(path) != path:
                     with disk.parent_of(path, below=self.descriptor, create=True) as (folder, name):
                         os.rename(staged_leaf(path), name, src_dir_fd=self.descriptor, dst_dir_fd=folder)
                         os.fsync(folder)
@@ -456,6 +463,9 @@ class Staging:
 def staged_leaf(name: str) -> str:
     """Return the one component that stands for a file in the staging, where all files are side by side."""
     leaf = name.replace("/", "%2F")
+    if leaf.endswith(PART):
+        # Else it would be the unfinished form of another file. No safe name holds this escape (FAULTS rule N).
+        leaf = leaf.removesuffix(PART) + "%2E" + PART[1:]
     if len(leaf.encode()) <= names.MAX_BYTES:
         return leaf
     return "~" + hashlib.sha256(name.encode()).hexdigest()[:32]

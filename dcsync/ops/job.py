@@ -314,6 +314,12 @@ class JobMirror:
             await extractor.extract(spans, plan.extracts)
         except RangeIgnored as error:
             log.warning("the archive cannot be read on", job=gathering.job.id, reason=error.message)
+            # The listed ones have URLs of their own; what only the archive has cannot be got any more.
+            gathering.damaged |= {
+                extract.file.name: error.message
+                for extract in plan.extracts
+                if not extract.is_listed and extract.name not in extractor.extraction.stored
+            }
         finally:
             received = archive.fetched_bytes - before
             gathering.fetched_bytes += received

@@ -138,6 +138,7 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
     sums.append((names.SIDECAR_NAME, hashlib.sha256(body).hexdigest()))
 
     def rename() -> bool:
+        staging.keep_only(stored.name for stored in staged.files)
         staging.unfold(stored.name for stored in staged.files)
         staging.write_own(names.SIDECAR_NAME, body)
         staging.write_own(names.SUMS_NAME, sidecar.render_sums(sums))

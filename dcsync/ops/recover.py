@@ -20,7 +20,7 @@ from dcsync.errors import DcsyncError, MassChange
 from dcsync.mirror import adopt
 from dcsync.mirror.staging import discard_staging, staged_jobs
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.publish import adopt_snapshot
+from dcsync.ops.publish import adopt_snapshot, move_latest
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ async def recover(context: SyncContext, accounts: Sequence[AccountSettings], *, 
         await _adopt_all(context, accounts)
     for account in accounts:
         await _notice_missing(context, account)
+        await _restore_latest(context, account)
     await _clear_staging(context, accounts)
 
 
@@ -87,6 +88,14 @@ async def _introduce(context: SyncContext, account: AccountSettings, found: Adop
             requests=[(request, None)],
             at=context.clock.now(),
         )
+
+
+async def _restore_latest(context: SyncContext, account: AccountSettings) -> None:
+    """Let `latest` show what was acknowledged: a kill between the commit and the swap leaves the old one behind."""
+    jobs = await context.manifest.jobs(account.name)
+    published = {known.job.request_id: job for job, known in jobs.items() if known.state is JobState.PUBLISHED}
+    for job in published.values():
+        await move_latest(context, account, job)
 
 
 async def _notice_missing(context: SyncContext, account: AccountSettings) -> None:

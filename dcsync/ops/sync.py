@@ -216,9 +216,21 @@ class _AccountRun:
             else:
                 self._outcome.published.append(await mirror.mirror(known, request))
         except DcsyncError as error:
-            if self._dry_run or _stops_account(error):
+            if _stops_account(error):
                 raise
-            await self._note_failure(known, error)
+            if self._dry_run:
+                self._outcome.failed.append(
+                    Failed(
+                        job=known.job.id,
+                        state=known.state,
+                        code=error.code,
+                        message=error.message,
+                        hint=error.advice,
+                        next_try_at=None,
+                    )
+                )
+            else:
+                await self._note_failure(known, error)
         finally:
             self._outcome.calls += mirror.calls
             self._context.observer.job_done(known.job.id)

@@ -170,7 +170,7 @@ def test_a_missing_root_is_said_before_anything_is_made(side: Served, dcsync: Dc
 
     result = dcsync("sync")
 
-    assert result.status == 3
+    assert result.status == 14
     assert f"{side.root} does not exist" in result.err
     assert "mkdir -p" in result.err
 

@@ -281,7 +281,7 @@ async def test_opened_to_be_read_an_older_one_is_not_migrated(path: Path) -> Non
 
 
 async def test_opened_to_be_read_a_missing_one_is_not_made(path: Path) -> None:
-    with pytest.raises(ManifestError, match="unable to open"):
+    with pytest.raises(ManifestError, match="cannot be opened"):
         async with open_manifest(path, read_only=True):
             pass
 

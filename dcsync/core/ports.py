@@ -6,7 +6,7 @@ The fourth port is `dcsync.clock.Clock`. The file system is no port: tests use r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -54,7 +54,7 @@ class KnownRequest:
     description: str
     slug: str
     is_delta: bool
-    first_seen_at: datetime | None = None
+    first_seen_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

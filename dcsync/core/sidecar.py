@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
+from dcsync.core.records import Record, parse_record, record_json
 from dcsync.core.wire import WireError, decode_json, parse_time, time_json
 
 #: Raised when a reader of an older version could misread a newer sidecar.
@@ -49,6 +50,8 @@ class Provenance:
     reasons: Mapping[str, str]
     skipped: tuple[tuple[str, str], ...]
     changes: Changes
+    #: The manifest's row, from which a lost manifest is made anew.
+    record: Record | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,10 @@ class Adopted:
     is_delta: bool
     created_at: datetime | None
     snapshot: Snapshot
+    #: None in a sidecar of an older version.
+    record: Record | None = None
+    #: Of the sidecar itself, when `SHA256SUMS` has the same.
+    sha256: str | None = None
 
 
 def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> Changes:
@@ -117,6 +124,7 @@ def render(provenance: Provenance) -> bytes:
             "changed": list(changes.changed),
             "unchanged": changes.unchanged,
         },
+        "record": None if provenance.record is None else record_json(provenance.record),
     }
     return (json.dumps(document, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
@@ -138,19 +146,31 @@ def parse(body: bytes, *, folder: str) -> Adopted:
     if not isinstance(listed, list):
         msg = "the sidecar has no files"
         raise WireError(msg)
+    snapshot = Snapshot(
+        job=JobId(_string(job, "id")),
+        request=RequestId(_string(request, "id")),
+        folder=folder,
+        completed_at=parse_time(job.get("completed_at")),
+        files=tuple(_parse_file(_mapping(item, "a file")) for item in listed),
+    )
     return Adopted(
         account=AccountName(_string(account, "name")),
         description=str(request.get("description") or ""),
         is_delta=request.get("delta") is True,
         created_at=parse_time(job.get("created_at")),
-        snapshot=Snapshot(
-            job=JobId(_string(job, "id")),
-            request=RequestId(_string(request, "id")),
-            folder=folder,
-            completed_at=parse_time(job.get("completed_at")),
-            files=tuple(_parse_file(_mapping(item, "a file")) for item in listed),
-        ),
+        snapshot=snapshot,
+        record=_record_of(snapshot, document.get("record")),
     )
+
+
+def parse_sums(body: bytes) -> dict[str, str]:
+    """Read `SHA256SUMS`: hex digest by name. Lines that are none are left out."""
+    sums = {}
+    for line in body.decode("utf-8", "replace").splitlines():
+        digest, gap, name = line[:64], line[64:66], line[66:]
+        if gap == "  " and name and not digest.strip("0123456789abcdef"):
+            sums[name] = digest
+    return sums
 
 
 def file_json(stored: StoredFile) -> dict[str, Json]:
@@ -161,6 +181,20 @@ def file_json(stored: StoredFile) -> dict[str, Json]:
 def parse_file(value: Json) -> StoredFile:
     """Read one file's facts back; `WireError` when one is missing."""
     return _parse_file(_mapping(value, "a file"))
+
+
+def _record_of(snapshot: Snapshot, value: Json) -> Record | None:
+    """Return the record, if there is one and it is of this snapshot."""
+    try:
+        record = parse_record(value)
+    except WireError:
+        return None
+    same = (record.job.id, record.job.request_id, record.request.id) == (
+        snapshot.job,
+        snapshot.request,
+        snapshot.request,
+    )
+    return record if same else None
 
 
 def _file_json(stored: StoredFile) -> dict[str, Json]:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dcsync.core import wire
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.ports import KnownRequest
 from dcsync.core.records import ADOPTED, Record
 from dcsync.manifest import seal
 from dcsync.manifest.rows import ROWS_AT_ONCE, file_row, is_job, known_job, known_request, stored_file
@@ -76,10 +77,19 @@ class Records:
             seconds=row.seconds or 0.0,
         )
 
-    async def first_seen(self: _Connections, account: AccountName, job: JobId) -> datetime | None:
-        """Return when a job was first seen."""
+    async def origin(self: _Connections, account: AccountName, job: JobId) -> tuple[datetime, KnownRequest] | None:
+        """Return when a job was first seen, and its request."""
         async with self._read() as connection:
-            return await connection.scalar(sa.select(job_table.c.first_seen_at).where(is_job(account, job)))
+            seen = (
+                await connection.execute(
+                    sa.select(job_table.c.first_seen_at, job_table.c.request).where(is_job(account, job))
+                )
+            ).one_or_none()
+            if seen is None:
+                return None
+            here = sa.and_(request_table.c.account == account, request_table.c.id == seen.request)
+            request = (await connection.execute(sa.select(request_table).where(here))).one_or_none()
+        return None if request is None else (seen.first_seen_at, known_request(request))
 
     async def restore(
         self: _Connections,

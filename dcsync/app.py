@@ -6,11 +6,12 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import aiohttp
+import structlog
 
 from dcsync import __version__
 from dcsync.api.client import DataConnector
@@ -22,22 +23,31 @@ from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
 from dcsync.auth.store import TokenPair, TokenStore, fingerprint
 from dcsync.clock import Clock, SystemClock
-from dcsync.config import Config
+from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.core.model import AccountId, AccountName
+from dcsync.core.notices import EventKind
 from dcsync.core.plan import Selection
 from dcsync.core.ports import TokenSource
 from dcsync.core.signin import REFRESH_LIFE
 from dcsync.core.transfer import Throttle
 from dcsync.core.urls import StoragePolicy, is_loopback_url
-from dcsync.errors import ConfigError, DcsyncError, ManifestError, MirrorLocked
+from dcsync.errors import ConfigError, DcsyncError, ExitStatus, ManifestError, MirrorLocked
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
 from dcsync.ops.context import AccountSettings, MirrorSettings, Observer, Silence, Strategy, SyncContext
+from dcsync.ops.doctor import Check, Secret, Subject, examine, unconfigured
+from dcsync.ops.hooks import Hook
 from dcsync.ops.login import TokenChain
+from dcsync.ops.metrics import write_textfile
+from dcsync.ops.notify import check_installed
 from dcsync.ops.recover import recover
 from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_attention
+from dcsync.ops.sync import AccountOutcome
+from dcsync.ops.tell import Teller, TellSettings
 from dcsync.tasks import DiskThreads
+
+log = structlog.get_logger(__name__)
 
 MANIFEST_NAME = "manifest.sqlite"
 _INSTANCE_NAME = "instance"
@@ -167,6 +177,34 @@ async def open_sync(
         yield context
 
 
+async def open_teller(config: Config, context: SyncContext, *, environ: Mapping[str, str]) -> Teller:
+    """Return what tells of the runs of `context`; snapshots from now on are news."""
+    teller = Teller(manifest=context.manifest, clock=context.clock, settings=tell_settings(config, environ=environ))
+    await teller.begin(account_settings(config))
+    return teller
+
+
+async def follow_up(config: Config, context: SyncContext, teller: Teller, outcomes: Sequence[AccountOutcome]) -> Status:
+    """Do what follows a run: tell what is new and what is amiss, write the figures, tell a watchdog that all is fresh.
+
+    Never fails for what it could not do; returns the status after the run.
+    """
+    for outcome in outcomes:
+        if outcome.error is None:
+            await teller.look_at_requests(context.api, outcome.account)
+        await teller.after_run(outcome)
+    status = await read_status(config, clock=context.clock)
+    if status.check is ExitStatus.DONE:
+        await teller.beat()
+    textfile = config.metrics.textfile
+    if textfile is not None:
+        try:
+            await context.disk.run(write_textfile, textfile, status)
+        except OSError as error:
+            log.warning("the metrics file cannot be written", path=str(textfile), error=error.strerror)
+    return status
+
+
 async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
     """Read how the mirror stands. Nothing is locked, written or asked of the network."""
     clock = clock or SystemClock()
@@ -185,7 +223,9 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
             if await disk.run(_is_file, state / MANIFEST_NAME):
                 manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME, read_only=True))
             common = () if trouble is None else (trouble,)
-            accounts = await account_statuses(manifest, names, clock.now(), common=common)
+            accounts = await account_statuses(
+                manifest, names, clock.now(), common=common, stale_after=config.poll.stale_after
+            )
         issued_at = None if pair is None else pair.issued_at
         return Status(
             accounts=accounts,
@@ -206,6 +246,34 @@ def _token_state(store: TokenStore) -> tuple[TokenPair | None, TokenState]:
         return None, TokenState(is_stored=False, is_refused=False, issued_at=None)
     refused = intent is not None and intent.refused and intent.spending == fingerprint(pair.refresh_token)
     return pair, TokenState(is_stored=True, is_refused=refused, issued_at=pair.issued_at)
+
+
+def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings:
+    """Return who hears of what, secrets resolved. Raises `ConfigError`s: better now than when there is news."""
+    urls = tuple(url.resolve(environ).get_secret_value() for url in config.notify.urls)
+    if urls:
+        check_installed()
+    heartbeat = config.heartbeat.url
+    return TellSettings(
+        root=Path(config.mirror.root),
+        hooks=tuple(
+            Hook(on=frozenset(EventKind(kind) for kind in hook.on), argv=tuple(hook.run), timeout=hook.timeout)
+            for hook in config.hooks
+        ),
+        urls=urls,
+        on=frozenset(EventKind(kind) for kind in config.notify.on),
+        heartbeat=None if heartbeat is None else heartbeat.resolve(environ).get_secret_value(),
+        environ={name: value for name, value in environ.items() if name not in hidden_names(config)},
+    )
+
+
+def hidden_names(config: Config) -> frozenset[str]:
+    """Return the environment variables that a hook must not inherit: our secrets, and systemd's business with us."""
+    auth = config.auth
+    refs = [auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token]
+    refs += [config.http.callback_secret, config.heartbeat.url, *config.notify.urls]
+    ours = {ref.variable for ref in refs if ref is not None and ref.variable is not None}
+    return frozenset({*ours, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 
 
 def storage_policy(config: Config) -> StoragePolicy:
@@ -376,3 +444,69 @@ def _holder(path: Path) -> Holder | None:
         return Holder(pid=error.pid, is_daemon=error.role == "run")
     except DcsyncError:
         return None
+
+
+async def diagnose(
+    place: Path | None,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock | None = None,
+    tell: Callable[[Check], None] = lambda _: None,
+) -> list[Check]:
+    """Examine a configuration and all that it names; a failure is a check like another. Nothing that it writes lasts.
+
+    `tell` hears of each check at once.
+    """
+    try:
+        found = find(place, environ=environ)
+        config = load(found, environ=environ, accounts_needed=False)
+    except ConfigError as error:
+        return unconfigured(error, tell)
+    clock = clock or SystemClock()
+    auth, state = config.auth, Path(config.state.dir)
+    chained = auth.method == "login" or (auth.method == "token" and auth.refresh_token is not None)
+    needed = {
+        "login": ("client_secret",),
+        "service-account": ("client_secret", "private_key"),
+        "token": ("client_secret",) if chained else ("access_token",),
+    }[auth.method]
+    with DiskThreads() as disk:
+
+        @asynccontextmanager
+        async def ask() -> AsyncIterator[tuple[DataConnector, Limiter]]:
+            with ExitStack() as stack:
+                used = config
+                if not await disk.run(state.is_dir):
+                    # The state folder is for the first run to make, as the user that it runs as.
+                    folder = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-")))
+                    used = config.model_copy(update={"state": config.state.model_copy(update={"dir": folder})})
+                async with open_api(used, environ=environ, clock=clock, disk=disk) as opened:
+                    yield opened
+
+        subject = Subject(
+            place=found,
+            version=__version__,
+            root=Path(config.mirror.root),
+            min_free=config.mirror.min_free,
+            latest=LatestKind(config.mirror.latest),
+            state=state,
+            manifest=state / MANIFEST_NAME,
+            instance=state / _INSTANCE_NAME,
+            base_url=config.api.base_url,
+            accounts=account_settings(config),
+            method=auth.method,
+            secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
+            seed=_secret(auth, "refresh_token", environ) if auth.method == "token" else None,
+            chained=chained,
+            holder=lambda: _holder(state / _LOCK_NAME),
+            open_api=ask,
+        )
+        return await examine(subject, clock=clock, disk=disk, tell=tell)
+
+
+def _secret(auth: Auth, key: str, environ: Mapping[str, str]) -> Secret | None:
+    reference: SecretRef | None = getattr(auth, key)
+    if reference is None:
+        return None
+    where = "in the configuration" if reference.kind == "literal" else reference.describe()
+    return Secret(key=key, where=where, resolve=lambda: reference.resolve(environ).get_secret_value())

@@ -7,6 +7,7 @@ a `DcsyncError` is a bug. No message holds a token or the query of a signed URL.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
@@ -24,6 +25,20 @@ class ExitStatus(IntEnum):
     PERMISSION_DENIED = 13
     UNSAFE = 14
     INTERRUPTED = 130
+
+
+#: Which status goes first when several apply: the one that needs a person soonest.
+SEVERITY = (
+    ExitStatus.BUG,
+    ExitStatus.UNSAFE,
+    ExitStatus.USAGE,
+    ExitStatus.LOGIN_REQUIRED,
+    ExitStatus.PERMISSION_DENIED,
+    ExitStatus.LOCKED,
+    ExitStatus.INCOMPLETE,
+    ExitStatus.INTERRUPTED,
+    ExitStatus.DONE,
+)
 
 
 class DcsyncError(Exception):
@@ -85,7 +100,7 @@ class ConfigMissing(ConfigError):
     """No configuration file was found."""
 
     code = "C-MISSING"
-    hint = "copy config.example.toml to ~/.config/dcsync/config.toml and edit it, or give one with --config FILE"
+    hint = "write one with `dcsync init` (config.example.toml documents every key), or give one with --config FILE"
 
 
 class SecretUnavailable(ConfigError):
@@ -516,3 +531,12 @@ class IllegalTransition(DcsyncError):
 
     code = "D-STATE"
     exit_status = ExitStatus.BUG
+
+
+def every_error() -> Iterator[type[DcsyncError]]:
+    """Yield every class of the tree."""
+    waiting: list[type[DcsyncError]] = [DcsyncError]
+    while waiting:
+        kind = waiting.pop()
+        yield kind
+        waiting += kind.__subclasses__()

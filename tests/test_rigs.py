@@ -17,7 +17,7 @@ from aiohttp import ClientSession
 from aioresponses import aioresponses
 from yarl import URL
 
-from tests.rigs import s3
+from tests.rigs import nspawn, s3
 from tests.rigs.s3 import AWKWARD_KEYS, S3Server, Signature
 
 REPOSITORY: Final = Path(__file__).parent.parent
@@ -284,3 +284,26 @@ def test_ci_allows_no_module_to_leave_itself_out(tmp_path: Path) -> None:
 
     assert "1 left out" in inner_session(tmp_path, ci=False, module=module)
     assert "ERROR test_inner.py" in inner_session(tmp_path, ci=True, module=module)
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_tool("systemd-nspawn")
+def test_a_system_that_does_not_end_is_ended_and_leaves_nothing(tmp_path: Path) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    endless = "[Service]\nType=oneshot\nExecStart=touch /out/began\nExecStart=sleep infinity\n"
+    files = {"/etc/systemd/system/endless.service": endless}
+
+    with pytest.raises(AssertionError, match="had not ended after 5 s"):
+        nspawn.boot(tmp_path, files=files, unit="endless.service", timeout_s=5)
+
+    assert (tmp_path / "results/began").exists()
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert list((tmp_path / "overlay").iterdir()) == []
+    assert [path for path in Path("/sys/fs/cgroup").rglob(f"dcsync-{tmp_path.name}-*") if path.is_dir()] == []
+    assert (
+        str(tmp_path)
+        not in subprocess.run(["ps", "ax", "-o", "args"], check=True, capture_output=True, text=True).stdout
+    )

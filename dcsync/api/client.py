@@ -56,6 +56,11 @@ class DataConnector:
     def __init__(self, transport: ApiTransport) -> None:
         self._transport = transport
 
+    @property
+    def skew_s(self) -> float | None:
+        """How far this machine's clock is ahead of the last answer's Date, to the second; None before an answer."""
+        return self._transport.skew_s
+
     async def hubs(self) -> tuple[Hub, ...]:
         """Return the accounts that the user sees."""
         path = "/project/v1/hubs"

@@ -32,6 +32,8 @@ Exit status:
 _COMMANDS = {
     "accounts": ("dcsync.cli.login", "List the accounts (hubs) that you can see."),
     "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder; nothing to configure."),
+    "doctor": ("dcsync.cli.doctor", "Check everything, and say what to do."),
+    "init": ("dcsync.cli.init", "Write a configuration: asks, or takes flags."),
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),
     "login": ("dcsync.cli.login", "Sign in with a browser, here or elsewhere."),
     "logout": ("dcsync.cli.login", "Revoke the stored token and forget it."),

@@ -54,8 +54,8 @@ def sync_command(
 
 
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
-    """Open everything, do one run, close everything."""
-    from dcsync.app import account_settings, open_sync
+    """Open everything, do one run, tell what follows from it, close everything."""
+    from dcsync.app import account_settings, follow_up, open_sync, open_teller
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
     from dcsync.errors import DcsyncError
@@ -69,7 +69,12 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
             watching(clock) as observer,
             open_sync(config, environ=os.environ, observer=observer, clock=clock, writes=not dry_run) as context,
         ):
-            return await sync(context, selected, wanted=wanted, dry_run=dry_run)
+            if dry_run:
+                return await sync(context, selected, wanted=wanted, dry_run=True)
+            teller = await open_teller(config, context, environ=os.environ)
+            outcomes = await sync(context, selected, wanted=wanted)
+            await follow_up(config, context, teller, outcomes)
+            return outcomes
     except BaseExceptionGroup as errors:
         # The group that owns the reporter wraps what passes through it.
         error = foremost(errors)

@@ -1,6 +1,22 @@
 """The configuration: one TOML file, checked whole, every problem named at once with its line."""
 
-from dcsync.config.load import find, load
-from dcsync.config.model import Account, Config, SecretRef
+from dcsync.config.create import create, new_place, refuse_existing
+from dcsync.config.load import SYSTEM, find, load, parse
+from dcsync.config.model import Account, Auth, Config, SecretRef
+from dcsync.config.template import example, fill
 
-__all__ = ["Account", "Config", "SecretRef", "find", "load"]
+__all__ = [
+    "SYSTEM",
+    "Account",
+    "Auth",
+    "Config",
+    "SecretRef",
+    "create",
+    "example",
+    "fill",
+    "find",
+    "load",
+    "new_place",
+    "parse",
+    "refuse_existing",
+]

@@ -19,15 +19,16 @@ from dcsync.config.lines import key_lines, line_of
 from dcsync.config.model import Config, SecretRef
 from dcsync.errors import ConfigInvalid, ConfigMissing, Problem
 
-_SYSTEM = Path("/etc/dcsync/config.toml")
+#: The machine's configuration, for a service.
+SYSTEM = Path("/etc/dcsync/config.toml")
 
 
 def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
     """Return the file to read: the one named, `$DCSYNC_CONFIG`, the user's, or the system's."""
-    named = path or (Path(environ["DCSYNC_CONFIG"]) if environ.get("DCSYNC_CONFIG") else None)
+    named = named_place(path, environ)
     if named is not None:
         return named
-    places = [*_of_the_user(environ), _SYSTEM]
+    places = [*places_of_the_user(environ), SYSTEM]
     for place in places:
         if _is_there(place):
             return place
@@ -35,7 +36,13 @@ def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
     raise ConfigMissing(message)
 
 
-def _of_the_user(environ: Mapping[str, str]) -> list[Path]:
+def named_place(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the file that the user named, by option or variable."""
+    return path or (Path(environ["DCSYNC_CONFIG"]) if environ.get("DCSYNC_CONFIG") else None)
+
+
+def places_of_the_user(environ: Mapping[str, str]) -> list[Path]:
+    """Return where the user's own configuration is; nowhere when there is no home."""
     if environ.get("XDG_CONFIG_HOME"):
         return [Path(environ["XDG_CONFIG_HOME"]) / "dcsync" / "config.toml"]
     try:
@@ -58,33 +65,40 @@ def _is_there(place: Path) -> bool:
 
 
 def load(path: Path | None = None, *, environ: Mapping[str, str], accounts_needed: bool = True) -> Config:
-    """Read and check the configuration; signing in and `accounts` work before there is an `[[account]]`.
+    """Read and check the configuration. `accounts_needed` is for all but what finds out which accounts there are.
 
     Raises `ConfigMissing`, or `ConfigInvalid` with every problem and its line at once.
     """
     place = find(path, environ=environ)
     text, exposed = _read(place)
+    return parse(text, place=place, exposed=exposed, accounts_needed=accounts_needed)
+
+
+def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: bool = True) -> Config:
+    """Check a configuration's text as `load` does. `exposed`: others can read it, so it must hold no secret."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid((_broken(place, error),)) from None
     lines = key_lines(text)
-    missing: list[Problem] = []
+    problems = []
     if accounts_needed and document.get("account", []) == []:
         message = "at least one [[account]] is needed"
-        missing.append(Problem(file=str(place), line=None, key="account", message=message))
+        line = line_of(("account",), lines)
+        problems.append(Problem(file=str(place), line=line, key="account", message=message))
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=True)
-        problems = [*[_problem(place, item, lines) for item in details], *missing]
-        raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0))) from None
-    if missing:
-        raise ConfigInvalid(tuple(missing))
-    if exposed and _has_literal_secret(config):
-        message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
-        raise ConfigInvalid((Problem(file=str(place), line=line_of(("auth",), lines), key="auth", message=message),))
-    return config
+        problems = [*(_problem(place, item, lines) for item in details), *problems]
+    else:
+        if exposed and _has_literal_secret(config):
+            message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
+            line = line_of(("auth",), lines)
+            problems.append(Problem(file=str(place), line=line, key="auth", message=message))
+        if not problems:
+            return config
+    raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0)))
 
 
 def _read(place: Path) -> tuple[str, bool]:
@@ -170,5 +184,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an a
 
 def _has_literal_secret(config: Config) -> bool:
     auth = config.auth
-    secrets = (auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token)
+    secrets = (
+        *(auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token),
+        *(config.http.callback_secret, config.heartbeat.url, *config.notify.urls),
+    )
     return any(isinstance(secret, SecretRef) and secret.kind == "literal" for secret in secrets)

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from dcsync.config.units import parse_duration, parse_size
+from dcsync.config.units import parse_address, parse_duration, parse_size
 from dcsync.core.layout import Layout, parse_layout
 from dcsync.core.urls import is_loopback_url
 from dcsync.errors import SecretExposed, SecretUnavailable
@@ -40,6 +40,11 @@ class SecretRef:
 
     def __repr__(self) -> str:
         return f"SecretRef({self.describe()!r})"
+
+    @property
+    def variable(self) -> str | None:
+        """The environment variable that holds it, if one does."""
+        return self._rest if self.kind == "env" else None
 
     def describe(self) -> str:
         """Return what may be shown."""
@@ -126,6 +131,7 @@ def _refuse(value: object, expected: str) -> object:
     raise ValueError(message)
 
 
+EventName: TypeAlias = Literal["snapshot", "failure", "attention", "recovered"]
 Secret: TypeAlias = Annotated[SecretRef, BeforeValidator(_secret)]
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
 Size: TypeAlias = Annotated[int, BeforeValidator(_size)]
@@ -222,6 +228,7 @@ class Poll(Section):
 
     interval: Duration = timedelta(minutes=15)
     jitter: Duration = timedelta(minutes=1)
+    stale_after: Duration = timedelta(hours=3)
 
     @field_validator("interval")
     @classmethod
@@ -230,6 +237,13 @@ class Poll(Section):
             message = "shorter than 30s: the calls are shared with the downloads"
             raise ValueError(message)
         return value
+
+    @model_validator(mode="after")
+    def _stale_later_than_polled(self) -> Self:
+        if self.stale_after < 2 * (self.interval + self.jitter):
+            message = "stale_after is less than two intervals: the mirror would be called stale while all is well"
+            raise ValueError(message)
+        return self
 
 
 class Transfer(Section):
@@ -367,14 +381,57 @@ class Http(Section):
     """`[http]`: the daemon's own pages."""
 
     listen: str = ""
+    callback_secret: Secret | None = None
+
+    @field_validator("listen")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if value:
+            parse_address(value)
+        return value
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where to listen; None is nowhere. Without a host it is this machine alone."""
+        return parse_address(self.listen) if self.listen else None
 
 
 class Hook(Section):
     """A `[[hook]]`."""
 
-    on: list[Literal["snapshot", "failure", "attention", "recovered"]]
+    on: list[EventName]
     run: list[str] = Field(min_length=1)
     timeout: Duration = timedelta(minutes=10)
+
+
+class Notify(Section):
+    """`[notify]`: messages to people, through apprise."""
+
+    urls: list[Secret] = Field(default_factory=list)
+    on: list[EventName] = Field(default=["failure", "attention", "recovered"])
+
+
+class Heartbeat(Section):
+    """`[heartbeat]`: an address that hears from dcsync only while the mirror is fresh."""
+
+    url: Secret | None = None
+
+
+class Metrics(Section):
+    """`[metrics]`: figures for Prometheus in a file, where nothing scrapes `[http]`."""
+
+    textfile: Path | None = Field(default=None, strict=False)
+
+    @field_validator("textfile")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        path = _absolute_path(value)
+        if path.suffix != ".prom":
+            message = f"{str(path)!r} does not end in .prom: node_exporter reads no other files"
+            raise ValueError(message)
+        return path
 
 
 class Log(Section):
@@ -393,10 +450,14 @@ class Config(Section):
     transfer: Transfer = Field(default_factory=Transfer)
     api: Api = Field(default_factory=Api)
     auth: Auth
+    #: May be empty before the first `dcsync accounts`; `load` says whether one is needed.
     accounts: list[Account] = Field(alias="account", default_factory=list)
     keep: Keep = Field(default_factory=Keep)
     http: Http = Field(default_factory=Http)
     hooks: list[Hook] = Field(alias="hook", default_factory=list)
+    notify: Notify = Field(default_factory=Notify)
+    heartbeat: Heartbeat = Field(default_factory=Heartbeat)
+    metrics: Metrics = Field(default_factory=Metrics)
     log: Log = Field(default_factory=Log)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Durations as `"15m"`, sizes as `"5 GiB"`."""
+"""Durations as `"15m"`, sizes as `"5 GiB"`, addresses as `"127.0.0.1:9321"`."""
 
 from __future__ import annotations
 
@@ -53,3 +53,17 @@ def parse_size(value: str | int) -> int:
         message = "a size beyond every disk"
         raise ValueError(message)
     return int(size)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read `"127.0.0.1:9321"`, `"[::1]:9321"`, or `":9321"` for this machine alone.
+
+    `ValueError` says what is expected.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536 or (":" in bare) != bracketed:
+        message = f'{text!r} is not an address and port such as "127.0.0.1:9321"'
+        raise ValueError(message)
+    return bare or "127.0.0.1", int(port)

@@ -84,7 +84,9 @@ def parse_record(value: Json) -> Record:
         calls=_count(entry, "calls"),
         fetched_bytes=_count(entry, "fetched_bytes"),
         linked_bytes=_count(entry, "linked_bytes"),
-        seconds=float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) else 0.0,
+        seconds=float(min(seconds, 1e12))
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        else 0.0,
         pruned_at=parse_time(entry.get("pruned_at")),
     )
 

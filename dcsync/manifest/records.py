@@ -1,15 +1,12 @@
-"""What pruning, verifying and rebuilding ask of the manifest: a part of `SqlManifest`."""
+"""What pruning, verifying and rebuilding ask of the manifest."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import wire
 from dcsync.core.lifecycle import JobState
@@ -23,36 +20,33 @@ from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
+from dcsync.manifest.store import SqlManifest
 
 #: SQLite takes this many values in one `IN`, and some to spare.
 _VALUES_AT_ONCE = 500
 
 
-class _Connections(Protocol):
-    def _read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
-
-    def _write(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
-
-
 class Records:
     """Whole rows: read to be kept in the tree, written back from it; and the files of snapshots by their content."""
 
-    async def note(self: _Connections, key: str) -> str | None:
+    def __init__(self, manifest: SqlManifest) -> None:
+        self._manifest = manifest
+
+    async def note(self, key: str) -> str | None:
         """Return a note that outlives the process."""
-        async with self._read() as connection:
+        async with self._manifest.reading() as connection:
             return await connection.scalar(sa.select(meta_table.c.value).where(meta_table.c.key == key))
 
-    async def remember(self: _Connections, key: str, value: str | None) -> None:
+    async def remember(self, key: str, value: str | None) -> None:
         """Write a note, or take it away."""
-        async with self._write() as connection:
+        async with self._manifest.writing() as connection:
             await connection.execute(sa.delete(meta_table).where(meta_table.c.key == key))
             if value is not None:
                 await connection.execute(sa.insert(meta_table).values(key=key, value=value))
-            await seal.seal_meta(connection)
 
-    async def record(self: _Connections, account: AccountName, job: JobId) -> Record | None:
+    async def record(self, account: AccountName, job: JobId) -> Record | None:
         """Return the row of a job that is or was published, with its request's; None when there is none."""
-        async with self._read() as connection:
+        async with self._manifest.reading() as connection:
             row = (await connection.execute(sa.select(job_table).where(is_job(account, job)))).one_or_none()
             if row is None or row.published_at is None:
                 return None
@@ -77,9 +71,9 @@ class Records:
             seconds=row.seconds or 0.0,
         )
 
-    async def origin(self: _Connections, account: AccountName, job: JobId) -> tuple[datetime, KnownRequest] | None:
+    async def origin(self, account: AccountName, job: JobId) -> tuple[datetime, KnownRequest] | None:
         """Return when a job was first seen, and its request."""
-        async with self._read() as connection:
+        async with self._manifest.reading() as connection:
             seen = (
                 await connection.execute(
                     sa.select(job_table.c.first_seen_at, job_table.c.request).where(is_job(account, job))
@@ -92,7 +86,7 @@ class Records:
         return None if request is None else (seen.first_seen_at, known_request(request))
 
     async def restore(
-        self: _Connections,
+        self,
         account: AccountName,
         record: Record,
         folder: str,
@@ -106,7 +100,7 @@ class Records:
         """
         pruned = record.pruned_at is not None
         request = record.request
-        async with self._write() as connection:
+        async with self._manifest.writing() as connection:
             if await connection.scalar(sa.select(account_table.c.name).where(account_table.c.name == account)) is None:
                 await connection.execute(sa.insert(account_table).values(name=account))
             here = sa.and_(request_table.c.account == account, request_table.c.id == request.id)
@@ -149,9 +143,9 @@ class Records:
                 await connection.execute(sa.insert(file_table), rows[start : start + ROWS_AT_ONCE])
             await seal.seal_job(connection, account, record.job.id)
 
-    async def snapshot(self: _Connections, account: AccountName, job: JobId) -> tuple[Snapshot, str | None] | None:
+    async def snapshot(self, account: AccountName, job: JobId) -> tuple[Snapshot, str | None] | None:
         """Return a published snapshot and its sidecar's hash, if known; None when it is not published (any more)."""
-        async with self._read() as connection:
+        async with self._manifest.reading() as connection:
             row = (
                 await connection.execute(
                     sa.select(job_table).where(is_job(account, job), job_table.c.state == JobState.PUBLISHED.value)
@@ -174,12 +168,12 @@ class Records:
             return snapshot, row.sidecar_sha256
 
     async def copies(
-        self: _Connections, account: AccountName, contents: Collection[str]
+        self, account: AccountName, contents: Collection[str]
     ) -> Mapping[str, Sequence[tuple[JobId, StoredFile]]]:
         """Return by SHA-256 every file of a published snapshot with that content, and its job."""
         found: dict[str, list[tuple[JobId, StoredFile]]] = {sha256: [] for sha256 in contents}
         wanted = sorted(found)
-        async with self._read() as connection:
+        async with self._manifest.reading() as connection:
             for start in range(0, len(wanted), _VALUES_AT_ONCE):
                 rows = await connection.execute(
                     sa.select(file_table).where(
@@ -191,11 +185,9 @@ class Records:
                     found[row.sha256].append((JobId(row.job), stored_file(row)))
         return found
 
-    async def note_replaced(
-        self: _Connections, account: AccountName, job: JobId, name: str, *, mtime_ns: int, inode: int
-    ) -> None:
+    async def note_replaced(self, account: AccountName, job: JobId, name: str, *, mtime_ns: int, inode: int) -> None:
         """Record that a file of a snapshot is another one on the disk now, with the same content."""
-        async with self._write() as connection:
+        async with self._manifest.writing() as connection:
             await connection.execute(
                 sa.update(file_table)
                 .where(file_table.c.account == account, file_table.c.job == job, file_table.c.name == name)

@@ -1,7 +1,7 @@
 """Digests over the rows: SQLite's own checks see a broken structure, not a byte that changed within a value.
 
 Each job's digest covers its row and its files', each request's its row; `meta.seal` covers the schema, its version and
-the rest of `meta`. They are written in the transaction that changes what they cover. Rows of the other tables hold
+the instance's id. They are written in the transaction that changes what they cover. Rows of the other tables hold
 nothing that the tree could give back; they only have to be readable.
 """
 
@@ -24,7 +24,7 @@ from dcsync.manifest.schema import request as request_table
 #: What it covers and how can never change under this key, lest a manifest of a newer dcsync look damaged to this one.
 #: A version that seals otherwise takes another key and removes this one.
 _SEAL = "seal"
-_SEALED = frozenset({"job", "file", "request", "meta"})
+_SEALED = frozenset({"job", "file", "request"})
 _ROWS_AT_ONCE = 2000
 
 
@@ -64,7 +64,7 @@ async def seal_request(connection: AsyncConnection, account: AccountName, reques
 
 
 async def seal_meta(connection: AsyncConnection) -> None:
-    """Write the digest of schema, version and `meta`, after any of them was changed."""
+    """Write the digest of schema, version and instance, after any of them was changed."""
     digest = await connection.run_sync(_meta_digest)
     await connection.execute(sa.delete(meta).where(meta.c.key == _SEAL))
     await connection.execute(sa.insert(meta).values(key=_SEAL, value=digest))
@@ -82,7 +82,7 @@ async def seal_all(connection: AsyncConnection) -> None:
 
 
 def broken_meta(connection: sa.Connection) -> str | None:
-    """Say what is wrong with schema, version or `meta`; None for nothing, or when there is no seal yet.
+    """Say what is wrong with schema, version or instance; None for nothing, or when there is no seal yet.
 
     Asked first: a version that changed by one bit would look like that of a newer dcsync.
     """
@@ -133,8 +133,8 @@ def _meta_digest(connection: sa.Connection) -> str:
     schema = connection.execute(sa.text("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"))
     parts = [repr(tuple(row)) for row in schema]
     parts += [repr(tuple(row)) for row in connection.execute(sa.text("SELECT version_num FROM alembic_version"))]
-    others = connection.execute(sa.text("SELECT key, value FROM meta WHERE key <> 'seal' ORDER BY key"))
-    return _digest((), [*parts, *(repr(tuple(row)) for row in others)])
+    instance = connection.execute(sa.text("SELECT key, value FROM meta WHERE key = 'instance'"))
+    return _digest((), [*parts, *(repr(tuple(row)) for row in instance)])
 
 
 def _digest(row: Sequence[Any], texts: Iterator[str] | Sequence[str] = ()) -> str:

@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapsh
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
 from dcsync.errors import IllegalTransition, ManifestCorrupt, ManifestError, ManifestNewer
 from dcsync.manifest import schema, seal
-from dcsync.manifest.records import Records
 from dcsync.manifest.rows import ROWS_AT_ONCE, file_row, is_job, known_job, known_request, stored_file
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import file as file_table
@@ -62,35 +62,50 @@ async def open_manifest(path: Path, *, read_only: bool = False) -> AsyncIterator
         await engine.dispose()
 
 
-class SqlManifest(Records):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """Totals over all snapshots that an account ever published."""
+
+    snapshots: int = 0
+    calls: int = 0
+    fetched_bytes: int = 0
+    linked_bytes: int = 0
+
+
+class SqlManifest:
     """Meets the port `Manifest`. Safe for concurrent use from one event loop; cancelling rolls a write back whole."""
 
     def __init__(self, engine: AsyncEngine, path: Path) -> None:
         self._engine = engine
         self._path = path
 
+    async def is_current(self) -> bool:
+        """Say whether it has the newest schema: opened to be read, it may be an older one."""
+        async with self.reading() as connection:
+            return await _revision(connection) == REVISIONS[-1]
+
     async def instance(self) -> str | None:
         """Return the id of the mirror this manifest belongs to."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             return await connection.scalar(sa.select(meta_table.c.value).where(meta_table.c.key == "instance"))
 
     async def set_instance(self, identifier: str) -> None:
         """Bind the manifest to a mirror."""
-        async with self._write() as connection:
+        async with self.writing() as connection:
             await connection.execute(sa.delete(meta_table).where(meta_table.c.key == "instance"))
             await connection.execute(sa.insert(meta_table).values(key="instance", value=identifier))
             await seal.seal_meta(connection)
 
     async def knows_snapshots(self) -> bool:
         """Say whether anything was ever published under this manifest."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             query = sa.select(sa.literal(1)).select_from(job_table)
             found = await connection.scalar(query.where(job_table.c.state == JobState.PUBLISHED.value).limit(1))
             return found is not None
 
     async def accounts(self) -> Sequence[AccountName]:
         """Return the names of all accounts that were ever polled or adopted."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             rows = await connection.scalars(
                 sa.union(sa.select(account_table.c.name), sa.select(job_table.c.account)).order_by("name")
             )
@@ -98,7 +113,7 @@ class SqlManifest(Records):
 
     async def facts(self, account: AccountName) -> AccountFacts:
         """Return what is known of an account; empty facts for a new one."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             row = (
                 await connection.execute(sa.select(account_table).where(account_table.c.name == account))
             ).one_or_none()
@@ -111,7 +126,7 @@ class SqlManifest(Records):
     async def learn(self, account: AccountName, facts: AccountFacts) -> None:
         """Replace what is known of an account."""
         values = {name: getattr(facts, name) for name in AccountFacts.__slots__}
-        async with self._write() as connection:
+        async with self.writing() as connection:
             changed = await connection.execute(
                 sa.update(account_table).where(account_table.c.name == account).values(**values)
             )
@@ -120,15 +135,25 @@ class SqlManifest(Records):
 
     async def jobs(self, account: AccountName) -> Mapping[JobId, KnownJob]:
         """Return all jobs of an account."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             rows = await connection.execute(sa.select(job_table).where(job_table.c.account == account))
             return {JobId(row.id): known_job(row) for row in rows}
 
     async def requests(self, account: AccountName) -> Mapping[RequestId, KnownRequest]:
         """Return all data requests of an account."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             rows = await connection.execute(sa.select(request_table).where(request_table.c.account == account))
             return {RequestId(row.id): known_request(row) for row in rows}
+
+    async def request_documents(self, account: AccountName) -> Mapping[RequestId, DataRequest]:
+        """Return the data requests of an account as the API last described them, where it did."""
+        async with self.reading() as connection:
+            rows = await connection.execute(
+                sa.select(request_table.c.id, request_table.c.document).where(
+                    request_table.c.account == account, request_table.c.document.is_not(None)
+                )
+            )
+            return {RequestId(row.id): wire.parse_request(json.loads(row.document)) for row in rows}
 
     async def record_poll(
         self,
@@ -139,7 +164,7 @@ class SqlManifest(Records):
         at: datetime,
     ) -> None:
         """Store what one complete look at the lists brought, all or nothing: a poll cut short leaves no gap."""
-        async with self._write() as connection:
+        async with self.writing() as connection:
             await _touch_account(connection, account)
             for known, document in requests:
                 await _upsert_request(connection, account, known, document, at)
@@ -163,7 +188,7 @@ class SqlManifest(Records):
         folder: str | None = None,
     ) -> None:
         """Put a job into a state; `IllegalTransition` when the table does not lead there. `folder` once set stays."""
-        async with self._write() as connection:
+        async with self.writing() as connection:
             current = await _state_of(connection, account, job, state)
             values: dict[str, object] = {
                 "state": state.value,
@@ -186,7 +211,7 @@ class SqlManifest(Records):
 
     async def publish(self, account: AccountName, publication: Publication) -> None:
         """Record a published snapshot with its files. When this returns it is acknowledged, and only then."""
-        async with self._write() as connection:
+        async with self.writing() as connection:
             await _state_of(connection, account, publication.job, JobState.PUBLISHED)
             await connection.execute(
                 sa.update(job_table)
@@ -231,7 +256,7 @@ class SqlManifest(Records):
         error_code: str | None,
     ) -> None:
         """Add a row for a run that did something or failed."""
-        async with self._write() as connection:
+        async with self.writing() as connection:
             await connection.execute(
                 sa.insert(run_table).values(
                     account=account,
@@ -253,7 +278,7 @@ class SqlManifest(Records):
         query = _published(account, request)
         if completed_at is not None:
             query = query.where(job_table.c.completed_at < completed_at)
-        async with self._read() as connection:
+        async with self.reading() as connection:
             row = (await connection.execute(query)).first()
             if row is None:
                 return None
@@ -272,13 +297,13 @@ class SqlManifest(Records):
 
     async def newest_snapshot(self, account: AccountName, request: RequestId) -> str | None:
         """Return the folder of the newest published snapshot of a request."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             row = (await connection.execute(_published(account, request))).first()
             return None if row is None else str(row.folder)
 
     async def published_folders(self, account: AccountName) -> Mapping[JobId, str]:
         """Return the folder of each published job."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             rows = await connection.execute(
                 sa.select(job_table.c.id, job_table.c.folder).where(
                     job_table.c.account == account, job_table.c.state == JobState.PUBLISHED.value
@@ -288,13 +313,23 @@ class SqlManifest(Records):
 
     async def folder_taken_by(self, folder: str) -> JobId | None:
         """Return the job that has this folder."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             found = await connection.scalar(sa.select(job_table.c.id).where(job_table.c.folder == folder))
             return None if found is None else JobId(found)
 
+    async def sums(self, account: AccountName) -> Sums:
+        """Return what all published snapshots of an account cost together, pruned ones included."""
+        columns = [job_table.c.calls, job_table.c.fetched_bytes, job_table.c.linked_bytes]
+        query = sa.select(
+            sa.func.count(job_table.c.published_at), *[sa.func.coalesce(sa.func.sum(column), 0) for column in columns]
+        )
+        async with self.reading() as connection:
+            row = (await connection.execute(query.where(job_table.c.account == account))).one()
+            return Sums(snapshots=int(row[0]), calls=int(row[1]), fetched_bytes=int(row[2]), linked_bytes=int(row[3]))
+
     async def totals(self, account: AccountName) -> Mapping[str, int]:
         """Return the number of jobs of an account by state."""
-        async with self._read() as connection:
+        async with self.reading() as connection:
             rows = await connection.execute(
                 sa.select(job_table.c.state, sa.func.count())
                 .where(job_table.c.account == account)
@@ -303,13 +338,15 @@ class SqlManifest(Records):
             return {row[0]: row[1] for row in rows}
 
     @asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection to read with; the database's errors become ours."""
         with _sql_errors(self._path):
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
-    async def _write(self) -> AsyncIterator[AsyncConnection]:
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for one transaction, which is durable after the block and undone by an error in it."""
         with _sql_errors(self._path):
             async with self._engine.begin() as connection:
                 yield connection

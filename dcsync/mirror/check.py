@@ -106,7 +106,7 @@ class Reading:
         os.close(self._descriptor)
 
     def _forget(self) -> None:
-        """Let the kernel drop its copy: before, so that the disk is read; after, so that nobody else's is pushed out."""
+        """Let the kernel drop its copy: before, so that the disk is read; after, so that no other is pushed out."""
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -174,6 +174,19 @@ def rename_noreplace(source: str, source_folder: int, target: str, target_folder
         os.rename(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder)
 
 
+def refuses_to_replace(source: str, target: str, folder: int) -> bool:
+    """Say whether a rename can refuse to replace `target`, which is there, in one step. False may have replaced it."""
+    try:
+        _renameat2(source, folder, target, folder, _RENAME_NOREPLACE)
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED:
+            return False
+        raise
+    return False
+
+
 def exchange(first: str, first_folder: int, second: str, second_folder: int) -> bool:
     """Swap two names in one step; False where the file system cannot."""
     try:

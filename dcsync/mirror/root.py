@@ -205,13 +205,24 @@ def locked(root: MirrorRoot, *, role: str) -> Iterator[None]:
 def claim(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> tuple[str, bool]:
     """Check that root and state belong together and return the instance's id and whether the marker is new.
 
+    Raises as `bound_to` does.
+    """
+    found = bound_to(root, state_id=state_id, knows_snapshots=knows_snapshots)
+    if found is not None:
+        return found, False
+    identifier = state_id or str(uuid.uuid4())
+    root.write_marker(identifier)
+    return identifier, True
+
+
+def bound_to(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> str | None:
+    """Return the instance that root and state both belong to; None when the root has no marker yet. Writes nothing.
+
     Raises `MirrorNotMounted` when the state knows snapshots and the root has no marker, `MirrorForeign` when the marker
     is that of another instance (FAULTS F13, F14, M9).
     """
     if is_new(root, knows_snapshots=knows_snapshots):
-        identifier = state_id or str(uuid.uuid4())
-        root.write_marker(identifier)
-        return identifier, True
+        return None
     found = root.marker()
     if found is None or found != state_id:
         message = f"{root.path} belongs to the instance {found}, this state folder to {state_id or 'none yet'}"
@@ -220,7 +231,7 @@ def claim(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> t
             hint="one mirror has one state folder: use the one it was made with. If that is lost for good, write "
             f"the id {found} into the file `instance` of the new state folder; what is published is then adopted",
         )
-    return found, False
+    return found
 
 
 def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:

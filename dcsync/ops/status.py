@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from dcsync.core.lifecycle import LOSSES, OPEN, JobState, nears_expiry
 from dcsync.core.model import AccountName, Json
 from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.core.signin import REFRESH_LIFE, days_old
 from dcsync.core.wire import time_json
-from dcsync.manifest import SqlManifest
+from dcsync.errors import SEVERITY, ExitStatus, every_error
+from dcsync.manifest import Notes, SqlManifest, Sums
+
+#: Concerns that are found by looking at the API or by running hooks, and cannot be told from the jobs.
+RUNS_ONLY = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "H-FAILED", "L-ROWS", "L-COLUMNS"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,8 @@ class AccountStatus:
     newest_completed_at: datetime | None
     jobs: Mapping[str, int]
     attention: tuple[Attention, ...]
+    is_stale: bool = False
+    sums: Sums = field(default_factory=Sums)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,20 @@ class Status:
     token_refresh_by: datetime | None
     free_bytes: int | None
     holder: Holder | None
+    #: When a daemon that runs will poll next.
+    next_poll: datetime | None = None
+
+    @property
+    def check(self) -> ExitStatus:
+        """Return what a monitor should make of it: the status that asks for a person soonest."""
+        found = {ExitStatus.DONE}
+        if self.free_bytes is None:
+            found.add(ExitStatus.UNSAFE)
+        for account in self.accounts:
+            if account.is_stale:
+                found.add(ExitStatus.INCOMPLETE)
+            found |= {_status_of(item.code) for item in account.attention}
+        return next(status for status in SEVERITY if status in found)
 
     def json(self) -> dict[str, Json]:
         """Return the stable keys of DESIGN §6."""
@@ -68,6 +88,7 @@ class Status:
                     "newest_snapshot": account.newest_snapshot,
                     "newest_completed_at": time_json(account.newest_completed_at),
                     "jobs": dict(account.jobs),
+                    "stale": account.is_stale,
                     "attention": [{"code": item.code, "message": item.message} for item in account.attention],
                 }
                 for account in self.accounts
@@ -82,7 +103,7 @@ class Status:
             "daemon": {
                 "running": daemon,
                 "pid": self.holder.pid if daemon and self.holder is not None else None,
-                "next_poll": None,
+                "next_poll": time_json(self.next_poll) if daemon else None,
             },
         }
 
@@ -114,22 +135,33 @@ def token_attention(state: TokenState, now: datetime) -> Attention | None:
 
 
 async def account_statuses(
-    manifest: SqlManifest | None, names: Sequence[AccountName], now: datetime, *, common: Sequence[Attention] = ()
+    manifest: SqlManifest | None,
+    names: Sequence[AccountName],
+    now: datetime,
+    *,
+    common: Sequence[Attention] = (),
+    stale_after: timedelta,
 ) -> tuple[AccountStatus, ...]:
     """Return the status of each configured account; without a manifest there was no run yet.
 
-    What is `common` (the token's trouble) holds up all of them.
+    What is `common` (the token's trouble) holds up all of them. An account is stale when nothing was brought to its
+    end for `stale_after`.
     """
-    return tuple([await _account(manifest, name, now, common) for name in names])
+    return tuple([await _account(manifest, name, now, common, stale_after) for name in names])
 
 
 async def _account(
-    manifest: SqlManifest | None, name: AccountName, now: datetime, common: Sequence[Attention]
+    manifest: SqlManifest | None,
+    name: AccountName,
+    now: datetime,
+    common: Sequence[Attention],
+    stale_after: timedelta,
 ) -> AccountStatus:
     facts = AccountFacts() if manifest is None else await manifest.facts(name)
     jobs = {} if manifest is None else await manifest.jobs(name)
     published = [job for job in jobs.values() if job.state is JobState.PUBLISHED]
     newest = max(published, key=lambda job: (job.job.completed_at is not None, job.job.completed_at), default=None)
+    standing = [] if manifest is None else await _standing(manifest, name)
     counts = dict.fromkeys((state.value for state in JobState), 0)
     for job in jobs.values():
         counts[job.state.value] += 1
@@ -140,14 +172,37 @@ async def _account(
         newest_snapshot=None if newest is None else newest.folder,
         newest_completed_at=None if newest is None else newest.job.completed_at,
         jobs=counts,
-        attention=_once((*common, *_attention(facts, list(jobs.values()), now))),
+        attention=_once((*common, *_attention(facts, list(jobs.values()), now), *standing)),
+        is_stale=facts.last_success_at is None or now - facts.last_success_at > stale_after,
+        sums=Sums() if manifest is None else await manifest.sums(name),
     )
+
+
+async def _standing(manifest: SqlManifest, name: AccountName) -> list[Attention]:
+    """Return the concerns that only the runs know of: a late extract, a request that is gone, a hook that failed."""
+    if not await manifest.is_current():
+        # Read only, and from an older version that knew of none.
+        return []
+    standing = await Notes(manifest).standing([name])
+    return [
+        Attention(code=item.concern.code, message=item.concern.message)
+        for item in standing
+        if item.concern.code in RUNS_ONLY
+    ]
 
 
 def _once(items: Sequence[Attention]) -> tuple[Attention, ...]:
     """Leave out what says the same of the login a second time: the store knows it, and the last run met it."""
     login = [item for item in items if item.code == "T-LOGIN"]
     return tuple(item for item in items if item not in login[1:])
+
+
+def _status_of(code: str) -> ExitStatus:
+    """Return the exit status that goes with the code of an item of attention."""
+    if code in {"T-DEADLINE", ""}:
+        return ExitStatus.DONE
+    kinds = {kind.code: kind.exit_status for kind in every_error()}
+    return kinds.get(code, ExitStatus.INCOMPLETE)
 
 
 def _attention(facts: AccountFacts, jobs: Sequence[KnownJob], now: datetime) -> list[Attention]:

@@ -21,6 +21,7 @@ from dcsync.core.lifecycle import (
 from dcsync.core.model import Job, JobId, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.errors import (
+    SEVERITY,
     ApiFault,
     ApiUnreachable,
     AuthError,
@@ -90,23 +91,10 @@ class AccountOutcome:
         return ExitStatus.DONE
 
 
-#: Which status a run has when accounts differ: the one that needs a person soonest.
-_SEVERITY = (
-    ExitStatus.BUG,
-    ExitStatus.UNSAFE,
-    ExitStatus.USAGE,
-    ExitStatus.LOGIN_REQUIRED,
-    ExitStatus.PERMISSION_DENIED,
-    ExitStatus.LOCKED,
-    ExitStatus.INCOMPLETE,
-    ExitStatus.DONE,
-)
-
-
 def exit_status(outcomes: Sequence[AccountOutcome]) -> ExitStatus:
     """Return the exit status of a run over these accounts."""
     statuses = {outcome.exit_status for outcome in outcomes}
-    return next((status for status in _SEVERITY if status in statuses), ExitStatus.DONE)
+    return next((status for status in SEVERITY if status in statuses), ExitStatus.DONE)
 
 
 async def sync(

@@ -6,6 +6,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Iterator
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
@@ -70,6 +71,12 @@ def fields() -> dict[tuple[str, str], FieldInfo]:
         for section, model in sections()
         for name, field in model.model_fields.items()
     }
+
+
+def test_the_package_has_the_same_file_for_init() -> None:
+    packaged = resources.files("dcsync.config").joinpath("example.toml")
+
+    assert packaged.read_bytes() == EXAMPLE.read_bytes()
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])

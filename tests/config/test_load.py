@@ -222,6 +222,23 @@ def test_sections_that_are_missing_are_named(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("none", ["", "account = []\n"])
+def test_no_account_is_a_problem_for_all_but_what_finds_out_which_there_are(tmp_path: Path, none: str) -> None:
+    path = write(tmp_path, none + MIRROR + AUTH)
+
+    with pytest.raises(ConfigInvalid, match="at least one"):
+        load(path, environ={})
+
+    assert load(path, environ={}, accounts_needed=False).accounts == []
+
+
+def test_a_missing_account_is_named_with_everything_else(tmp_path: Path) -> None:
+    assert problems(tmp_path, MIRROR + AUTH.replace("env:TOKEN", "env:"), mode=0o644) == [
+        "config.toml: account: at least one [[account]] is needed",
+        "config.toml:5: auth.access_token: env: names nothing",
+    ]
+
+
 def test_a_key_that_is_missing_is_named_at_its_section(tmp_path: Path) -> None:
     second = '[[account]]\nname = "beta"\n'
 

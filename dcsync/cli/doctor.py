@@ -1,0 +1,51 @@
+"""`dcsync doctor`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES, Globals
+
+if TYPE_CHECKING:
+    from dcsync.ops.doctor import Check
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "bright_black"}
+
+
+@click.command("doctor", epilog=EXIT_STATUSES)
+@click.option("--json", "as_json", is_flag=True, help="Answer as JSON; its keys are stable.")
+@click.pass_context
+def doctor_command(ctx: click.Context, as_json: bool) -> int:
+    """Check configuration, disk, token and API, and say what to do about what is not right.
+
+    Each check is ok, warn, fail, or skip (something that it needs failed). Nothing that it writes lasts, and a dcsync
+    at work is not disturbed. It costs a call for the hubs and two for each account. The exit status is 0 when nothing
+    failed, else that of the first failure.
+    """
+    from dcsync.app import diagnose
+    from dcsync.cli.output import print_json
+    from dcsync.cli.session import run_async, set_up_log
+    from dcsync.ops.doctor import exit_status, worst
+
+    options = ctx.obj
+    assert isinstance(options, Globals)  # noqa: S101 - the group sets it
+    # What the log would say, the checks say.
+    set_up_log(ctx, level="error", form="auto")
+    tell = (lambda _: None) if as_json else _print
+    checks = run_async(diagnose(options.config, environ=os.environ, tell=tell))
+    if as_json:
+        print_json({"checks": [check.json() for check in checks], "worst": worst(checks).value})
+    return int(exit_status(checks))
+
+
+def _print(check: Check) -> None:
+    level = check.level.value
+    first, *rest = check.message.split("\n")
+    click.echo(f"{click.style(f'{level:<4}', fg=_COLOURS[level], bold=level == 'fail')}  {check.name}: {first}")
+    for line in rest:
+        click.echo(f"      {line}")
+    if check.advice:
+        click.echo(f"      do: {check.advice}")

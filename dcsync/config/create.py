@@ -1,0 +1,82 @@
+"""Writing a new configuration: where it goes, and that it never replaces one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from dcsync.config.load import SYSTEM, named_place, places_of_the_user
+from dcsync.errors import ConfigError
+
+
+def new_place(path: Path | None, *, environ: Mapping[str, str], is_root: bool) -> Path:
+    """Return the file that a new configuration goes to: the one named, `$DCSYNC_CONFIG`, root's, or the user's."""
+    named = named_place(path, environ)
+    if named is not None:
+        return named
+    places = [SYSTEM] if is_root else places_of_the_user(environ)
+    if not places:
+        message = "this user has no home to put the configuration into"
+        raise ConfigError(message, hint="name the file: dcsync --config FILE init")
+    return places[0]
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `ConfigError` when something is there already, whatever it is."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise _failed(path, error) from None
+    raise _there(path)
+
+
+def create(path: Path, text: str) -> None:
+    """Write a configuration durably with mode 0600, and its missing folders with 0700. Never replaces anything.
+
+    Raises `ConfigError`; then the file is not there, unless it was before.
+    """
+    body = text.encode()
+    try:
+        for folder in reversed([parent for parent in path.absolute().parents if not parent.is_dir()]):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _sync_folder(folder.parent)
+    except OSError as error:
+        raise _failed(path, error) from None
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError:
+        raise _there(path) from None
+    except OSError as error:
+        raise _failed(path, error) from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(path.absolute().parent)
+    except OSError as error:
+        # Half a configuration would be in the way of the next try.
+        path.unlink(missing_ok=True)
+        raise _failed(path, error) from None
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _there(path: Path) -> ConfigError:
+    message = f"{path} is there already; dcsync never overwrites a configuration"
+    return ConfigError(message, hint="edit it, or name another file: dcsync --config FILE init")
+
+
+def _failed(path: Path, error: OSError) -> ConfigError:
+    message = f"the configuration {path} cannot be written: {error.strerror} (as uid {os.geteuid()})"
+    return ConfigError(message, hint="name another file: dcsync --config FILE init")

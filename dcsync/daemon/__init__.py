@@ -1,0 +1,1 @@
+"""The daemon: what `dcsync run` is made of beyond one run."""

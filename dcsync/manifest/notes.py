@@ -1,0 +1,257 @@
+"""What a person was told of, and the hooks that ran: the second half of the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, JobId, Json, RequestId
+from dcsync.core.notices import Concern, Event, EventKind, Standing
+from dcsync.manifest.schema import attention as attention_table
+from dcsync.manifest.schema import hook_run as hook_table
+from dcsync.manifest.schema import job as job_table
+from dcsync.manifest.schema import meta as meta_table
+from dcsync.manifest.schema import request as request_table
+from dcsync.manifest.store import SqlManifest
+
+
+class HookState(StrEnum):
+    """Where a hook's run stands."""
+
+    DUE = "due"
+    DONE = "done"
+    #: Tried as often as it is tried; `dcsync hooks rerun` starts it anew.
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookRun:
+    """One hook for one event."""
+
+    id: int
+    account: str
+    job: str | None
+    kind: EventKind
+    argv: tuple[str, ...]
+    event: Mapping[str, Json]
+    state: HookState
+    attempts: int
+    created_at: datetime
+    next_try_at: datetime | None
+    ended_at: datetime | None
+    exit_status: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRow:
+    """A snapshot that somebody may want to hear of."""
+
+    job: JobId
+    request: RequestId
+    description: str
+    folder: str
+    completed_at: datetime | None
+    published_at: datetime
+    fetched_bytes: int
+    linked_bytes: int
+
+
+class Notes:
+    """The tables `attention` and `hook_run`. Every write is one transaction, durable when the method returns."""
+
+    def __init__(self, manifest: SqlManifest) -> None:
+        self._manifest = manifest
+
+    async def standing(self, accounts: Sequence[str]) -> tuple[Standing, ...]:
+        """Return what stands of these accounts ("" is the whole mirror), oldest first."""
+        async with self._manifest.reading() as connection:
+            rows = await connection.execute(
+                sa.select(attention_table)
+                .where(attention_table.c.account.in_(accounts))
+                .order_by(attention_table.c.since, attention_table.c.code, attention_table.c.subject)
+            )
+            return tuple(
+                Standing(
+                    concern=Concern(
+                        account=row.account, code=row.code, subject=row.subject, message=row.message, hint=row.hint
+                    ),
+                    since=row.since,
+                    told_at=row.told_at,
+                )
+                for row in rows
+            )
+
+    async def recall(self, key: str) -> str | None:
+        """Return what was remembered under a key."""
+        async with self._manifest.reading() as connection:
+            return await connection.scalar(sa.select(meta_table.c.value).where(meta_table.c.key == key))
+
+    async def remember(self, key: str, value: str) -> None:
+        """Remember a value under a key."""
+        async with self._manifest.writing() as connection:
+            await _remember(connection, key, value)
+
+    async def published_after(self, account: AccountName, moment: datetime) -> tuple[PublishedRow, ...]:
+        """Return the snapshots of an account that were published after that time, in that order."""
+        query = (
+            sa.select(job_table, request_table.c.description)
+            .join(
+                request_table,
+                sa.and_(request_table.c.account == job_table.c.account, request_table.c.id == job_table.c.request),
+                isouter=True,
+            )
+            .where(
+                job_table.c.account == account,
+                job_table.c.state == JobState.PUBLISHED.value,
+                job_table.c.published_at > moment,
+            )
+            .order_by(job_table.c.published_at)
+        )
+        async with self._manifest.reading() as connection:
+            return tuple(
+                PublishedRow(
+                    job=JobId(row.id),
+                    request=RequestId(row.request),
+                    description=row.description or "",
+                    folder=row.folder,
+                    completed_at=row.completed_at,
+                    published_at=row.published_at,
+                    fetched_bytes=row.fetched_bytes or 0,
+                    linked_bytes=row.linked_bytes or 0,
+                )
+                for row in await connection.execute(query)
+            )
+
+    async def settle(
+        self,
+        accounts: Sequence[str],
+        *,
+        standing: Sequence[Standing],
+        hooks: Sequence[tuple[Sequence[str], Event]],
+        remembered: Mapping[str, str],
+    ) -> None:
+        """Replace what stands of these accounts, and note the hooks that are due for it: all of it or nothing.
+
+        An event is told once: what says that it was told, and its hooks, are written together.
+        """
+        async with self._manifest.writing() as connection:
+            for key, value in remembered.items():
+                await _remember(connection, key, value)
+            await connection.execute(sa.delete(attention_table).where(attention_table.c.account.in_(accounts)))
+            for item in standing:
+                concern = item.concern
+                await connection.execute(
+                    sa.insert(attention_table).values(
+                        account=concern.account,
+                        code=concern.code,
+                        subject=concern.subject,
+                        message=concern.message,
+                        hint=concern.hint,
+                        since=item.since,
+                        told_at=item.told_at,
+                    )
+                )
+            for argv, event in hooks:
+                await connection.execute(
+                    sa.insert(hook_table).values(
+                        account=event.account,
+                        job=event.job,
+                        kind=event.kind.value,
+                        argv=json.dumps(list(argv)),
+                        event=json.dumps(event.json()),
+                        state=HookState.DUE.value,
+                        attempts=0,
+                        created_at=event.at,
+                        next_try_at=event.at,
+                    )
+                )
+
+    async def due_hooks(self, now: datetime) -> tuple[HookRun, ...]:
+        """Return the hooks that should run now, in the order of their events."""
+        query = sa.select(hook_table).where(
+            hook_table.c.state == HookState.DUE.value,
+            sa.or_(hook_table.c.next_try_at.is_(None), hook_table.c.next_try_at <= now),
+        )
+        return await self._hooks(query.order_by(hook_table.c.id))
+
+    async def failed_hooks(self, *, since: datetime) -> tuple[HookRun, ...]:
+        """Return the hooks that were given up since then."""
+        query = sa.select(hook_table).where(
+            hook_table.c.state == HookState.FAILED.value, hook_table.c.ended_at >= since
+        )
+        return await self._hooks(query.order_by(hook_table.c.id))
+
+    async def hooks_of(self, *, job: str | None = None, limit: int = 100) -> tuple[HookRun, ...]:
+        """Return the newest hook runs, of one job or of all, newest first."""
+        query = sa.select(hook_table)
+        if job is not None:
+            query = query.where(hook_table.c.job == job)
+        return await self._hooks(query.order_by(hook_table.c.id.desc()).limit(limit))
+
+    async def finish_hook(
+        self,
+        run: HookRun,
+        *,
+        state: HookState,
+        at: datetime,
+        exit_status: int | None,
+        error: str | None,
+        next_try_at: datetime | None,
+    ) -> None:
+        """Record how an attempt ended."""
+        async with self._manifest.writing() as connection:
+            await connection.execute(
+                sa.update(hook_table)
+                .where(hook_table.c.id == run.id)
+                .values(
+                    state=state.value,
+                    attempts=run.attempts + 1,
+                    ended_at=at,
+                    exit_status=exit_status,
+                    error=error,
+                    next_try_at=next_try_at,
+                )
+            )
+
+    async def forget_hooks(self, *, before: datetime) -> None:
+        """Remove finished hook runs that are older than that: the table must not grow for years."""
+        async with self._manifest.writing() as connection:
+            await connection.execute(
+                sa.delete(hook_table).where(hook_table.c.state != HookState.DUE.value, hook_table.c.created_at < before)
+            )
+
+    async def _hooks(self, query: sa.Select[tuple[object, ...]]) -> tuple[HookRun, ...]:
+        async with self._manifest.reading() as connection:
+            rows = await connection.execute(query)
+            return tuple(
+                HookRun(
+                    id=row.id,
+                    account=row.account,
+                    job=row.job,
+                    kind=EventKind(row.kind),
+                    argv=tuple(json.loads(row.argv)),
+                    event=json.loads(row.event),
+                    state=HookState(row.state),
+                    attempts=row.attempts,
+                    created_at=row.created_at,
+                    next_try_at=row.next_try_at,
+                    ended_at=row.ended_at,
+                    exit_status=row.exit_status,
+                    error=row.error,
+                )
+                for row in rows
+            )
+
+
+async def _remember(connection: AsyncConnection, key: str, value: str) -> None:
+    changed = await connection.execute(sa.update(meta_table).where(meta_table.c.key == key).values(value=value))
+    if changed.rowcount == 0:
+        await connection.execute(sa.insert(meta_table).values(key=key, value=value))

@@ -1,0 +1,143 @@
+"""What a file system is and can do: looked up, or tried out in a folder that is gone afterwards. For `doctor`."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from dataclasses import dataclass
+
+from dcsync.mirror import disk
+from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
+
+#: Several machines write these, or the server's cache and ours differ. SQLite's write-ahead log needs memory that all
+#: its users share, so one machine's local disk (sqlite.org/wal.html, "All processes … must be on the same host").
+_NETWORK = frozenset(
+    {
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "fuse.glusterfs",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "gfs2",
+        "glusterfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "smb3",
+        "smbfs",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What the mirror makes use of, where it is there."""
+
+    hardlinks: bool
+    #: Two files may share blocks (btrfs, XFS).
+    clones: bool
+    symlinks: bool
+    #: A rename can refuse to replace, in one step.
+    keeps_names: bool
+    #: Two names can be swapped, in one step.
+    exchanges: bool
+
+
+def try_out(root: MirrorRoot) -> Abilities:
+    """Find out what the root's file system can do, by writing to it. Raises `DiskError`s where that is not possible.
+
+    All happens in a new folder with a name of chance, in `.dcsync` if that is there: no lock is needed, and a running
+    dcsync is not disturbed.
+    """
+    doing = f"trying to write to {disk.shown(str(root.path))}"
+    within = f"{OWN_FOLDER}" if root.has_folder(OWN_FOLDER) else ""
+    with disk.disk_errors(doing):
+        parent = disk.open_folders(root.descriptor, [within] if within else [], create=False)
+        try:
+            name = f"{OWN_FOLDER}-doctor-{uuid.uuid4().hex}"
+            os.mkdir(name, 0o700, dir_fd=parent)
+            try:
+                folder = disk.open_folder(name, below=parent)
+                try:
+                    return _try_out_in(folder)
+                finally:
+                    os.close(folder)
+            finally:
+                disk.remove_tree(name, parent)
+        finally:
+            os.close(parent)
+
+
+def file_system(descriptor: int) -> str | None:
+    """Return the type of the file system that a file is on, `ext4` or `nfs4` say; None when the kernel does not say.
+
+    By the mount that the descriptor was opened through: device numbers are not unique where one file system has many
+    (btrfs, overlay).
+    """
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+            mount = re.search(r"^mnt_id:\s*(\d+)$", file.read(), re.MULTILINE)
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            table = file.read()
+    except OSError:
+        return None
+    return None if mount is None else type_in(table, int(mount[1]))
+
+
+def type_in(table: str, mount: int) -> str | None:
+    """Return the type of a mount in the text of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+    for line in table.split("\n"):
+        fields = line.split(" ")
+        # A variable number of optional fields ends with a hyphen, the type is next. Paths have their blanks escaped.
+        if fields[0] == str(mount) and "-" in fields[:-1]:
+            return fields[fields.index("-") + 1]
+    return None
+
+
+def is_network(kind: str | None) -> bool:
+    """Say whether a type is known as one that other machines write to."""
+    return kind in _NETWORK
+
+
+def _try_out_in(folder: int) -> Abilities:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    first = os.open("first", flags, 0o600, dir_fd=folder)
+    second = os.open("second", flags, 0o600, dir_fd=folder)
+    try:
+        disk.write_all(first, b"dcsync\n")
+        os.fsync(first)
+        return Abilities(
+            hardlinks=_links(folder),
+            clones=disk.clone(first, second),
+            symlinks=_symlinks(folder),
+            keeps_names=disk.refuses_to_replace("first", "second", folder),
+            exchanges=disk.exchange("first", folder, "second", folder),
+        )
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+def _links(folder: int) -> bool:
+    try:
+        os.link("first", "linked", src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    facts = os.stat("linked", dir_fd=folder, follow_symlinks=False)
+    # Some network shares make a copy and say nothing.
+    return (facts.st_ino, facts.st_nlink) == (os.stat("first", dir_fd=folder).st_ino, 2)
+
+
+def _symlinks(folder: int) -> bool:
+    try:
+        os.symlink("first", "symlink", dir_fd=folder)
+        return os.readlink("symlink", dir_fd=folder) == "first"
+    except OSError:
+        return False

@@ -1,0 +1,166 @@
+"""The operator's own programs: one process for each event, argv without a shell, the event as JSON on its input."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from dcsync.clock import Clock
+from dcsync.core.names import printable
+from dcsync.core.notices import Event, EventKind
+from dcsync.manifest import HookRun, HookState, Notes
+
+log = structlog.get_logger(__name__)
+
+#: An attempt that failed is made again after these; then the run is given up and said.
+RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=10))
+#: What is kept of a hook's output: its end, where programs say what went wrong.
+_OUTPUT_TAIL = 2000
+#: Between the polite signal and the other one.
+_TERM_S = 5.0
+#: Finished runs are shown for this long.
+KEEP_FOR = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook:
+    """A `[[hook]]` of the configuration."""
+
+    on: frozenset[EventKind]
+    argv: tuple[str, ...]
+    timeout: timedelta
+
+
+def hooks_for(hooks: Sequence[Hook], events: Sequence[Event]) -> list[tuple[Sequence[str], Event]]:
+    """Return which hooks run for which events, in the order of the events."""
+    # A hook that fails is no reason to run hooks: that would never end.
+    return [(hook.argv, event) for event in events for hook in hooks if event.kind in hook.on and event.code != CODE]
+
+
+#: The code of the concern that a hook failed for good.
+CODE = "H-FAILED"
+
+
+async def run_due(notes: Notes, clock: Clock, hooks: Sequence[Hook], environ: Mapping[str, str]) -> list[HookRun]:
+    """Run every hook that is due, one after another, and return those that were given up.
+
+    A hook that is not configured any more runs with the default time-out. Cancelling ends the process under way; its
+    run stays due.
+    """
+    limits = {hook.argv: hook.timeout for hook in hooks}
+    given_up = []
+    for run in await notes.due_hooks(clock.now()):
+        outcome = await _run(run, limits.get(run.argv, timedelta(minutes=10)), environ)
+        now = clock.now()
+        retry = None if outcome.succeeded else _next_try(run, now)
+        state = HookState.DONE if outcome.succeeded else HookState.DUE if retry else HookState.FAILED
+        await notes.finish_hook(
+            run, state=state, at=now, exit_status=outcome.exit_status, error=outcome.error, next_try_at=retry
+        )
+        _say(run, outcome, state, retry)
+        if state is HookState.FAILED:
+            given_up.append(run)
+    return given_up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    exit_status: int | None
+    error: str | None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.exit_status == 0
+
+
+def _next_try(run: HookRun, now: datetime) -> datetime | None:
+    return now + RETRY_AFTER[run.attempts] if run.attempts < len(RETRY_AFTER) else None
+
+
+async def _run(run: HookRun, limit: timedelta, environ: Mapping[str, str]) -> _Outcome:
+    try:
+        # A session of its own: what it starts is ended with it, and a Ctrl-C of ours is not its own.
+        process = await asyncio.create_subprocess_exec(
+            *run.argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            env=dict(environ),
+        )
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or type(error).__name__
+        return _Outcome(exit_status=None, error=f"{printable(run.argv[0], 100)} cannot be started: {words}")
+    tail = b""
+    try:
+        async with asyncio.timeout(limit.total_seconds()):
+            await _feed(process, json.dumps(run.event, ensure_ascii=False).encode() + b"\n")
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            while piece := await process.stdout.read(1 << 16):
+                tail = (tail + piece)[-_OUTPUT_TAIL:]
+            status = await process.wait()
+    except TimeoutError:
+        return _Outcome(exit_status=None, error=f"stopped after {limit}: {_words(tail)}")
+    finally:
+        # Also what it left running: the group is its own.
+        await _end_group(process)
+    return _Outcome(exit_status=status, error=None if status == 0 else _words(tail) or f"exit status {status}")
+
+
+async def _feed(process: asyncio.subprocess.Process, body: bytes) -> None:
+    """Give the event; a program that does not read it is as good as one that does."""
+    assert process.stdin is not None  # noqa: S101 - it is a pipe
+    with suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(body)
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    if not _signal_group(process, signal.SIGTERM):
+        return
+    try:
+        async with asyncio.timeout(_TERM_S):
+            await process.wait()
+    except TimeoutError:
+        pass
+    finally:
+        _signal_group(process, signal.SIGKILL)
+        # Reap it: a transport left open would warn.
+        await process.wait()
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> bool:
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _words(tail: bytes) -> str:
+    return printable(tail.decode("utf-8", "replace").strip(), _OUTPUT_TAIL)
+
+
+def _say(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | None) -> None:
+    facts = {"hook": run.argv[0], "event": run.kind.value, "account": run.account, "job": run.job}
+    if outcome.succeeded:
+        log.info("hook done", **facts)
+    elif state is HookState.DUE:
+        log.warning("hook failed", **facts, status=outcome.exit_status, error=outcome.error, next_try_at=retry)
+    else:
+        log.error(
+            "hook given up",
+            **facts,
+            status=outcome.exit_status,
+            error=outcome.error,
+            hint=f"mend it, then: dcsync hooks rerun {run.job or ''}".strip(),
+        )

@@ -1,0 +1,254 @@
+"""What follows a run: who has to hear what. Concerns, events, hooks, messages, figures, the heartbeat.
+
+It never fails a run: what cannot be told is logged, and told after the next one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from dcsync.api.client import DataConnector
+from dcsync.clock import Clock
+from dcsync.core.lifecycle import LOSSES
+from dcsync.core.model import AccountName, DataRequest, Job, RequestId
+from dcsync.core.notices import Concern, Event, EventKind, Reconciled, reconcile
+from dcsync.core.ports import KnownRequest
+from dcsync.core.schedule import Expectation, Stage, expect
+from dcsync.core.wire import parse_time, time_json
+from dcsync.errors import ApiError, AuthError, DcsyncError
+from dcsync.manifest import Notes, PublishedRow, SqlManifest
+from dcsync.ops import hooks as running
+from dcsync.ops import notify
+from dcsync.ops.concerns import given_up, gone, inactive, late, of_a_run
+from dcsync.ops.context import AccountSettings
+from dcsync.ops.hooks import Hook
+from dcsync.ops.sync import AccountOutcome, Failed
+
+log = structlog.get_logger(__name__)
+
+#: How often an account's requests are looked at: one call, to notice one that was set inactive.
+_LOOK_AGAIN = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellSettings:
+    """`[[hook]]`, `[notify]` and `[heartbeat]` of the configuration, secrets resolved."""
+
+    root: Path
+    hooks: tuple[Hook, ...] = ()
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    on: frozenset[EventKind] = frozenset()
+    heartbeat: str | None = field(default=None, repr=False)
+    #: What hooks get for their environment: no secrets of ours.
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Teller:
+    """Tells what follows from runs."""
+
+    def __init__(self, *, manifest: SqlManifest, clock: Clock, settings: TellSettings) -> None:
+        self._manifest = manifest
+        self._notes = Notes(manifest)
+        self._clock = clock
+        self._settings = settings
+
+    async def begin(self, accounts: Sequence[AccountSettings]) -> None:
+        """Note from when on snapshots are told of: a mirror that exists already is no news."""
+        for account in accounts:
+            if await self._notes.recall(_told_key(account.name)) is None:
+                await self._notes.remember(_told_key(account.name), time_json(self._clock.now()) or "")
+
+    async def after_run(self, outcome: AccountOutcome) -> None:
+        """Tell what a run of an account brought and what stands now, and run the hooks that are due."""
+        name = outcome.account.name
+        try:
+            concerns = [*of_a_run(outcome), *await self._of_the_schedule(outcome), *await self._of_hooks(name)]
+            events, remembered = await self._happened(outcome)
+            told = await self._settle([name], concerns, events, remembered)
+        except DcsyncError as error:
+            log.warning("what follows from a run could not be recorded", code=error.code, error=error.message)
+            return
+        await self._send(told)
+        await self.run_hooks()
+
+    async def note(self, concerns: Sequence[Concern]) -> None:
+        """Tell what stands of the mirror as a whole, instead of what stood."""
+        try:
+            told = await self._settle([""], concerns, [], {})
+        except DcsyncError as error:
+            log.warning("what stands could not be recorded", code=error.code, error=error.message)
+            return
+        await self._send(told)
+        await self.run_hooks()
+
+    async def happened(self, event: Event) -> None:
+        """Tell of one event."""
+        await self._notes.settle([], standing=[], hooks=running.hooks_for(self._settings.hooks, [event]), remembered={})
+        await self._send([event])
+        await self.run_hooks()
+
+    async def run_hooks(self) -> None:
+        """Run the hooks that are due."""
+        try:
+            await running.run_due(self._notes, self._clock, self._settings.hooks, self._settings.environ)
+        except DcsyncError as error:
+            log.warning("hooks could not be run", code=error.code, error=error.message)
+
+    async def tidy(self) -> None:
+        """Forget what is too old to be of use."""
+        await self._notes.forget_hooks(before=self._clock.now() - running.KEEP_FOR)
+
+    async def rerun(self, job: str) -> int:
+        """Make the hooks of a job's snapshot due again, as they are configured now; return how many there are."""
+        for account in await self._manifest.accounts():
+            rows = await self._notes.published_after(account, datetime.fromtimestamp(0, tz=self._clock.now().tzinfo))
+            row = next((row for row in rows if row.job == job), None)
+            if row is not None:
+                due = running.hooks_for(self._settings.hooks, [self._snapshot_event(account, row)])
+                await self._notes.settle([], standing=[], hooks=due, remembered={})
+                return len(due)
+        return 0
+
+    async def beat(self) -> None:
+        """Tell the watchdog service that the mirror is fresh. The caller knows that it is."""
+        if self._settings.heartbeat is not None:
+            await notify.beat(self._settings.heartbeat)
+
+    async def expectations(self, account: AccountName) -> list[tuple[DataRequest, Expectation]]:
+        """Return what is expected of each request of an account that has a schedule."""
+        documents = await self._manifest.request_documents(account)
+        jobs: dict[RequestId, list[Job]] = {}
+        for known in (await self._manifest.jobs(account)).values():
+            jobs.setdefault(known.job.request_id, []).append(known.job)
+        found = []
+        for request in documents.values():
+            expected = expect(request, jobs.get(request.id, []), self._clock.now())
+            if expected is not None:
+                found.append((request, expected))
+        return found
+
+    async def look_at_requests(self, api: DataConnector, account: AccountSettings) -> None:
+        """Once a day, see what became of the requests: set inactive, changed, or not visible any more. One call."""
+        now, key = self._clock.now(), f"requests:{account.name}"
+        known = await self._manifest.requests(account.name)
+        last = parse_time(await self._notes.recall(key))
+        if not known or (last is not None and timedelta(0) <= now - last < _LOOK_AGAIN):
+            return
+        if last is None:
+            # The first poll described what it found.
+            await self._notes.remember(key, time_json(now) or "")
+            return
+        try:
+            found = {request.id: request for request in await api.requests(account.id)}
+        except (ApiError, AuthError) as error:
+            # The poll meets the same and says so.
+            log.info("the requests could not be looked at", account=account.name, code=error.code)
+            return
+        changed: list[tuple[KnownRequest, DataRequest | None]] = [
+            (request, found[request.id]) for request in known.values() if request.id in found
+        ]
+        await self._manifest.record_poll(account.name, jobs=(), requests=changed, at=now)
+        await self._notes.remember(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
+        await self._notes.remember(key, time_json(now) or "")
+
+    async def _settle(
+        self, accounts: list[str], concerns: Sequence[Concern], events: Sequence[Event], remembered: Mapping[str, str]
+    ) -> list[Event]:
+        result: Reconciled = reconcile(await self._notes.standing(accounts), concerns, self._clock.now())
+        told = [*events, *result.events]
+        await self._notes.settle(
+            accounts,
+            standing=result.standing,
+            hooks=running.hooks_for(self._settings.hooks, told),
+            remembered=remembered,
+        )
+        for event in result.events:
+            level = log.info if event.kind is EventKind.RECOVERED else log.warning
+            level(event.kind.value, account=event.account, code=event.code, message=event.message, hint=event.hint)
+        return told
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        wanted = [event for event in events if event.kind in self._settings.on]
+        if wanted and self._settings.urls:
+            await notify.send(self._settings.urls, wanted)
+
+    async def _happened(self, outcome: AccountOutcome) -> tuple[list[Event], dict[str, str]]:
+        """Return the snapshots nobody heard of yet, also those of a run that was killed before it told, and losses."""
+        name = outcome.account.name
+        last = parse_time(await self._notes.recall(_told_key(name)))
+        rows = () if last is None else await self._notes.published_after(name, last)
+        events = [self._snapshot_event(name, row) for row in rows]
+        events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
+        remembered = {_told_key(name): _exact(rows[-1].published_at)} if rows else {}
+        return events, remembered
+
+    def _snapshot_event(self, account: str, row: PublishedRow) -> Event:
+        return Event(
+            kind=EventKind.SNAPSHOT,
+            account=account,
+            at=self._clock.now(),
+            message=f"new snapshot {row.folder}",
+            job=row.job,
+            data={
+                "request": row.request,
+                "description": row.description,
+                "folder": str(self._settings.root / row.folder),
+                "completed_at": time_json(row.completed_at),
+                "published_at": time_json(row.published_at),
+                "fetched_bytes": row.fetched_bytes,
+                "linked_bytes": row.linked_bytes,
+            },
+        )
+
+    def _loss(self, account: str, failed: Failed) -> Event:
+        return Event(
+            kind=EventKind.FAILURE,
+            account=account,
+            at=self._clock.now(),
+            code=failed.code,
+            message=f"job {failed.job} is {failed.state.value}: {failed.message}",
+            hint=failed.hint,
+            job=failed.job,
+        )
+
+    async def _of_the_schedule(self, outcome: AccountOutcome) -> list[Concern]:
+        name, now = outcome.account.name, self._clock.now()
+        concerns = []
+        unseen = set(json.loads(await self._notes.recall(f"gone:{name}") or "[]"))
+        documents = await self._manifest.request_documents(name)
+        known = await self._manifest.requests(name)
+        mirrored = {request.id for request in known.values() if outcome.account.wants_request(request)}
+        for request in documents.values():
+            if request.id not in mirrored:
+                continue
+            if request.id in unseen:
+                concerns.append(gone(name, request))
+            elif request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
+                concerns.append(inactive(name, request))
+        if outcome.error is not None:
+            # Without a poll nothing can be said of what is missing.
+            return concerns
+        for request, expected in await self.expectations(name):
+            if request.id in mirrored and request.id not in unseen and expected.stage in {Stage.LATE, Stage.SLOW}:
+                concerns.append(late(name, request, expected, now))
+        return concerns
+
+    async def _of_hooks(self, account: str) -> list[Concern]:
+        since = self._clock.now() - timedelta(days=1)
+        failed = [run for run in await self._notes.failed_hooks(since=since) if run.account == account]
+        return [given_up(account, run) for run in failed]
+
+
+def _told_key(account: str) -> str:
+    return f"told:{account}"
+
+
+def _exact(moment: datetime) -> str:
+    """Return a time with its microseconds: the same snapshot must not be told of twice."""
+    return moment.isoformat()

@@ -1,0 +1,341 @@
+"""`dcsync init`: with flags, and on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dcsync.config import example, load
+from tests.cli.conftest import Dcsync
+from tests.rigs.served import TOKEN, Served
+
+ACCOUNT = "b.872264f8-2433-498d-8d36-16649ecb13fe"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the configuration goes; nothing of the machine's own is looked at."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DCSYNC_CONFIG", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    return tmp_path / "etc/config.toml"
+
+
+# --- flags ------------------------------------------------------------------------------------------------------------
+
+
+def test_flags_alone_write_a_configuration_that_works(side: Served, dcsync: Dcsync, tmp_path: Path) -> None:
+    written = tmp_path / "written.toml"
+
+    result = dcsync(
+        "--config",
+        written,
+        "init",
+        *("--root", side.root),
+        *("--state-dir", side.state),
+        *("--method", "token"),
+        *("--access-token", f"env:{TOKEN}"),
+        *("--account", f"acme={side.sandbox.world.hub_id}"),
+        *("--base-url", side.sandbox.base_url),
+    )
+
+    assert result.status == 0, result.err
+    assert dcsync("--config", written, "sync").out == "acme: nothing new (1 call)\n"
+
+
+def test_what_is_written_is_the_example_with_its_comments(place: Path, dcsync: Dcsync) -> None:
+    dcsync("--config", place, "init", "--root", "/data", "--client-id", "abc", "--account", f"acme={ACCOUNT}")
+
+    comments = [line for line in place.read_text().splitlines() if line.startswith("# ")]
+    assert {line for line in example().splitlines() if line.startswith("# ")} <= set(comments)
+    config = load(place, environ={})
+    assert (str(config.mirror.root), config.auth.method, config.auth.client_id) == ("/data", "login", "abc")
+    assert config.auth.client_secret is None
+    assert config.auth.refresh_token is None
+    assert [(account.name, account.id) for account in config.accounts] == [("acme", ACCOUNT)]
+    assert place.stat().st_mode & 0o777 == 0o600
+    assert place.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_service_account_is_written_with_all_it_needs(place: Path, dcsync: Dcsync) -> None:
+    result = dcsync(
+        "--config",
+        place,
+        "init",
+        *("--root", "/data", "--method", "service-account", "--client-id", "abc", "--service-account", "sa"),
+        *("--client-secret", "credential:secret", "--key-id", "k", "--private-key", "file:/keys/sa.pem"),
+        *("--account", f"acme={ACCOUNT}", "--account", f"beta={ACCOUNT}"),
+    )
+
+    assert result.status == 0, result.err
+    auth = load(place, environ={}).auth
+    assert (auth.method, auth.account_id, auth.key_id) == ("service-account", "sa", "k")
+    assert auth.client_secret is not None
+    assert auth.client_secret.describe() == "credential:secret"
+    assert auth.private_key is not None
+    assert auth.private_key.describe() == "file:/keys/sa.pem"
+    assert [account.name for account in load(place, environ={}).accounts] == ["acme", "beta"]
+    assert "LoadCredential=secret:" in result.out
+    assert " login" not in result.out
+
+
+def test_a_refresh_token_s_place_has_a_default(place: Path, dcsync: Dcsync) -> None:
+    result = dcsync("--config", place, "init", "--root", "/data", "--method", "token", "--client-id", "abc")
+
+    assert result.status == 0, result.err
+    auth = load(place, environ={}, accounts_needed=False).auth
+    assert auth.refresh_token is not None
+    assert auth.refresh_token.describe() == "env:DCSYNC_REFRESH_TOKEN"
+    assert "export DCSYNC_REFRESH_TOKEN=" in result.out
+
+
+def test_relative_paths_are_of_the_folder_that_one_is_in(
+    place: Path, dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    dcsync("--config", place, "init", "--root", "m", "--client-id", "abc", "--client-secret", "file:~/secret")
+
+    config = load(place, environ={}, accounts_needed=False)
+    assert config.mirror.root == tmp_path / "m"
+    assert config.auth.client_secret is not None
+    assert config.auth.client_secret.describe() == f"file:{tmp_path}/home/secret"
+
+
+def test_without_a_place_it_goes_where_the_commands_look(
+    place: Path, dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCSYNC_CONFIG", str(place))
+
+    result = dcsync("init", "--root", tmp_path, "--client-id", "abc")
+
+    assert result.status == 0
+    assert place.is_file()
+    assert f"Wrote {place}" in result.out
+    assert "\n  dcsync login " in result.out
+
+
+def test_what_to_do_next_is_said(place: Path, dcsync: Dcsync) -> None:
+    result = dcsync("--config", place, "init", "--root", "/no/such root", "--client-id", "abc")
+
+    wanted = [
+        "mkdir -p '/no/such root'",
+        *(f"dcsync --config {place} {command}\n" for command in ("login", "accounts", "doctor", "sync")),
+    ]
+    order = [result.out.index(words) for words in wanted]
+    assert order == sorted(order)
+
+
+def test_everything_that_is_missing_is_named_at_once(place: Path, dcsync: Dcsync) -> None:
+    result = dcsync("--config", place, "init", "--method", "service-account", "--key-id", "k")
+
+    assert result.status == 2
+    assert "missing: --root, --client-id, --client-secret, --service-account, --private-key" in result.err
+    assert not place.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--client-id", "x", "--key-id", "k"], "missing: --method"),
+        (["--client-id", "x", "--method", "login", "--key-id", "k"], "--key-id is for --method service-account"),
+        (["--client-id", "x", "--method", "token", "--redirect-uri", "http://x"], "is for --method login"),
+        (["--client-id", "x", "--account", "acme"], "'acme' is not NAME=ID"),
+        (["--client-id", "x", "--account", "acme=1"], "'1' is not a hub id"),
+        (["--client-id", "x", "--account", f"a/b={ACCOUNT}"], "cannot be a folder's name"),
+        (["--client-id", "x", "--account", f"a={ACCOUNT}", "--account", f"A={ACCOUNT}"], "two accounts have the name"),
+        (["--client-id", "x", "--client-secret", "env:"], "env: names nothing"),
+        (["--client-id", "x", "--base-url", "http://example.org"], "--base-url: 'http://example.org' is not https"),
+        (["--client-id", "x", "--state-dir", "/"], "--root: it must not be state.dir or below it"),
+        (["--client-id", "x\udcff"], "not UTF-8"),
+        (["--client-id", "x", "--root", "~no-such-user/x"], "there is no such home"),
+        (["--client-id", "x", "--root", ""], "it is empty"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_flag_and_nothing_is_written(
+    place: Path, dcsync: Dcsync, flags: Sequence[str], said: str
+) -> None:
+    result = dcsync("--config", place, "init", "--root", "/data", *flags)
+
+    assert result.status == 2
+    assert said in result.err
+    assert not place.parent.exists()
+
+
+@pytest.mark.parametrize("flag", ["--client-secret", "--private-key", "--refresh-token", "--access-token"])
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(place: Path, dcsync: Dcsync, flag: str) -> None:
+    result = dcsync("--config", place, "init", "--root", "/data", "--client-id", "x", flag, "hunter2-canary")
+
+    assert result.status == 2
+    assert "env:NAME, file:PATH" in result.err
+    assert "canary" not in result.out + result.err
+    assert not place.parent.exists()
+
+
+def test_a_configuration_that_is_there_is_never_overwritten(side: Served, dcsync: Dcsync) -> None:
+    before = side.config.read_bytes()
+
+    # $DCSYNC_CONFIG names it.
+    result = dcsync("init", "--root", "/data", "--client-id", "x")
+
+    assert result.status == 2
+    assert f"{side.config} is there already; dcsync never overwrites" in result.err
+    assert side.config.read_bytes() == before
+
+
+# --- on a terminal ----------------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A program that has a terminal, and the hands in front of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
+        self.process = process
+        self.said = ""
+        self._descriptor = descriptor
+
+    def answer(self, question: str, reply: str) -> None:
+        """Wait for a question that was not answered yet, and answer it."""
+        self.until(question)
+        self.said = self.said[self.said.index(question) + len(question) :]
+        os.write(self._descriptor, f"{reply}\n".encode())
+
+    def until(self, words: str) -> None:
+        deadline = time.monotonic() + 20
+        while words not in self.said:
+            assert self._read(deadline), f"{words!r} was not said, but {self.said!r}"
+
+    def finish(self) -> int:
+        deadline = time.monotonic() + 20
+        while self._read(deadline):
+            pass
+        return self.process.wait(10)
+
+    def _read(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        try:
+            piece = os.read(self._descriptor, 4096) if ready else b""
+        except OSError:
+            # Linux gives EIO when the program has closed its end.
+            piece = b""
+        self.said += piece.decode().replace("\r\n", "\n")
+        return piece != b""
+
+
+@contextmanager
+def terminal(*arguments: str | Path, **environ: str) -> Iterator[Terminal]:
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "dcsync", *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, **environ},
+        ) as process:
+            os.close(theirs)
+            try:
+                yield Terminal(process, ours)
+            finally:
+                process.kill()
+    finally:
+        os.close(ours)
+
+
+def test_on_a_terminal_it_asks_and_enter_takes_the_default(place: Path) -> None:
+    with terminal("--config", place, "init") as user:
+        user.answer("Folder of the mirror [", "/data/mirror")
+        user.answer("Folder of tokens and manifest", "")
+        user.answer("How to get access (login, service-account, token) [login]", "")
+        user.answer("Client id of your app: ", "abc")
+        user.answer("Has the app a client secret", "y")
+        user.answer("Where the client secret is [env:DCSYNC_CLIENT_SECRET]", "hunter2-canary")
+        user.answer("env:NAME, file:PATH", "")  # said of a secret: it is asked for again
+        user.answer("Callback URL of the app [http://localhost:8080/callback]", "")
+        user.answer("Account to mirror, as NAME=ID", "acme=1")
+        user.answer("is not a hub id", f"acme={ACCOUNT}")
+        user.answer("Another account", "")
+        user.until("Next:")
+        status = user.finish()
+
+    assert status == 0, user.said
+    config = load(place, environ={})
+    assert str(config.mirror.root) == "/data/mirror"
+    assert config.auth.method == "login"
+    assert config.auth.client_secret is not None
+    assert config.auth.client_secret.describe() == "env:DCSYNC_CLIENT_SECRET"
+    assert config.auth.redirect_uri == "http://localhost:8080/callback"
+    assert [(account.name, account.id) for account in config.accounts] == [("acme", ACCOUNT)]
+    assert "canary" not in place.read_text()
+
+
+def test_on_a_terminal_only_what_was_not_given_is_asked(place: Path) -> None:
+    given = ["--root", "/data", "--state-dir", "/state", "--client-id", "abc", "--service-account", "sa"]
+
+    with terminal("--config", place, "init", *given, "--account", f"acme={ACCOUNT}") as user:
+        user.answer("How to get access", "service-account")
+        user.answer("Where the client secret is", "file:/keys/secret")
+        user.answer("Id of its key", "k")
+        user.answer(f"[file:{place.parent}/service-account.pem]", "")
+        status = user.finish()
+
+    assert status == 0, user.said
+    config = load(place, environ={})
+    assert (str(config.state.dir), config.auth.account_id, config.auth.key_id) == ("/state", "sa", "k")
+    assert config.auth.private_key is not None
+    assert config.auth.private_key.describe() == f"file:{place.parent}/service-account.pem"
+
+
+def test_on_a_terminal_nothing_is_asked_when_nothing_is_missing(place: Path) -> None:
+    with terminal("--config", place, "init", "--root", "/data", "--client-id", "abc") as user:
+        status = user.finish()
+
+    assert status == 0, user.said
+    assert "Folder of the mirror" not in user.said
+    assert place.is_file()
+
+
+def test_a_token_s_client_may_be_public_and_its_account_not_known_yet(place: Path) -> None:
+    with terminal("--config", place, "init", "--root", "/data", "--state-dir", "/state") as user:
+        user.answer("How to get access", "token")
+        user.answer("Client id of your app", "abc")
+        user.answer("Has the app a client secret", "n")
+        user.answer("Where the refresh token is [env:DCSYNC_REFRESH_TOKEN]", "env:SEED")
+        user.answer("Account to mirror", "")
+        status = user.finish()
+
+    assert status == 0, user.said
+    config = load(place, environ={}, accounts_needed=False)
+    assert config.auth.client_secret is None
+    assert config.auth.refresh_token is not None
+    assert config.auth.refresh_token.describe() == "env:SEED"
+    assert config.accounts == []
+
+
+def test_giving_up_in_the_middle_writes_nothing(place: Path) -> None:
+    with terminal("--config", place, "init") as user:
+        user.answer("Folder of the mirror", "/data")
+        user.answer("Folder of tokens", "\x04")  # Ctrl-D
+        status = user.finish()
+
+    assert status == 130
+    assert "Traceback" not in user.said
+    assert not place.parent.exists()
+
+
+def test_a_configuration_that_is_there_is_said_before_anything_is_asked(side: Served) -> None:
+    with terminal("--config", side.config, "init") as user:
+        status = user.finish()
+
+    assert status == 2
+    assert "is there already" in user.said
+    assert "Folder of the mirror" not in user.said

@@ -1,0 +1,399 @@
+"""Runs inside the container that `nspawn.boot` boots: drives the units, and writes down what it saw.
+
+It is started by a unit of its own and judges nothing: it leaves `observed.json` for the tests, as far as it came, and
+with a traceback if it broke.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+OUT: Final = Path("/out")
+MARK: Final = Path("/var/mark")
+ETC: Final = Path("/etc/dcsync")
+DROP_INS: Final = Path("/etc/systemd/system")
+ROOT: Final = Path("/srv/dcsync")
+STATE: Final = Path("/var/lib/dcsync")
+SANDBOX_OUTPUT: Final = Path("/run/sandbox.output")
+TIMEOUT_S: Final = 15.0
+
+
+def until(what: str, claim: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+    """Wait until the claim is true."""
+    deadline = monotonic() + timeout_s
+    while not claim():
+        if monotonic() > deadline:
+            message = f"not so after {timeout_s} s: {what}"
+            raise TimeoutError(message)
+        threading.Event().wait(0.05)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A unit of this system."""
+
+    name: str
+
+    def do(self, *command: str) -> dict[str, Any]:
+        """Run `systemctl <command> <unit>`; return its exit status, how long it took, and what it said."""
+        began = monotonic()
+        done = subprocess.run(["systemctl", *command, self.name], check=False, capture_output=True, text=True)
+        return {"exit": done.returncode, "seconds": monotonic() - began, "said": done.stdout + done.stderr}
+
+    def show(self) -> dict[str, str]:
+        """Return the unit's properties."""
+        done = subprocess.run(["systemctl", "show", self.name], check=True, capture_output=True, text=True)
+        return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+    def pid(self) -> int:
+        """Return the main process's id; 0 when there is none."""
+        return int(self.show()["MainPID"])
+
+    def journal(self) -> list[str]:
+        """Return what the unit and systemd about it have logged so far."""
+        subprocess.run(["journalctl", "--sync"], check=False)
+        done = subprocess.run(
+            ["journalctl", "--boot", "--output=cat", f"--unit={self.name}"], check=True, capture_output=True, text=True
+        )
+        return done.stdout.splitlines()
+
+    def new_lines(self, before: int) -> list[str]:
+        """Return what was logged after the first `before` lines."""
+        return self.journal()[before:]
+
+    def has_spoken(self, before: int) -> bool:
+        """Say whether the program itself has logged anything after the first `before` lines."""
+        return any(not re.match(r"Reload(ing|ed) |\S+\.service: ", line) for line in self.new_lines(before))
+
+    def until_state(self, *states: str, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
+        """Wait for one of these states; return the unit's properties."""
+        until(f"{self.name} is {' or '.join(states)}", lambda: self.show()["ActiveState"] in states, timeout_s)
+        return self.show()
+
+    def drop_in(self, text: str) -> None:
+        """Change the unit by a drop-in."""
+        folder = DROP_INS / f"{self.name}.d"
+        folder.mkdir(exist_ok=True)
+        (folder / "test.conf").write_text(f"[Service]\n{text}")
+        subprocess.run(["systemctl", "daemon-reload"], check=True)
+
+    def refused(self) -> dict[str, Any]:
+        """Start the unit, which is expected to fail; return how that ended, and whether it was tried again."""
+        self.do("reset-failed")
+        started = self.do("start")
+        with suppress(TimeoutError):
+            self.until_state("failed", "inactive", "active")
+        ended = self.show()
+        threading.Event().wait(1.5)  # RestartSec= of the drop-in is shorter
+        return {"start": started, "ended": ended, "later": self.show()}
+
+
+MAIN: Final = Unit(name="dcsync.service")
+SLOW: Final = Unit(name="dcsync@slow.service")
+PASS: Final = Unit(name="dcsync-sync.service")
+PROBE: Final = Unit(name="dcsync-probe.service")
+SANDBOX: Final = Unit(name="sandbox.service")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """The sandbox that runs next to the daemon, and tokens for it."""
+
+    base_url: str
+    hub: str
+    access_token: str
+    refresh_token: str
+
+
+def start_sandbox() -> Api:
+    """Start the sandbox and read what it prints."""
+    SANDBOX.do("start")
+    until("the sandbox has said where it is", lambda: SANDBOX_OUTPUT.read_text().endswith("\n"))
+    return Api(**json.loads(SANDBOX_OUTPUT.read_text()))
+
+
+def write_config(
+    api: Api, name: str = "config", *, root: Path = ROOT, state: Path = STATE, auth: str, more: str = ""
+) -> None:
+    """Write a configuration without a secret, as the units' comments advise: root's, readable by the group."""
+    path = ETC / f"{name}.toml"
+    path.write_text(f"""
+[mirror]
+root = "{root}"
+min_free = 0
+strategy = "files"
+[state]
+dir = "{state}"
+[poll]
+interval = "6h"
+[api]
+base_url = "{api.base_url}"
+requests_per_minute = 1000
+[auth]
+method = "token"
+client_id = "sandbox"
+{auth}
+[[account]]
+name = "sandbox"
+id = "{api.hub}"
+{more}
+""")
+    path.chmod(0o640)
+    shutil.chown(path, "root", "dcsync")
+
+
+def write_secret(name: str, value: str) -> None:
+    """Write a file for LoadCredential=."""
+    path = ETC / name
+    path.write_text(value)
+    path.chmod(0o600)
+
+
+REFRESHING: Final = 'client_secret = "credential:client-secret"\nrefresh_token = "credential:refresh-token"'
+CREDENTIALS: Final = (
+    f"LoadCredential=client-secret:{ETC}/client-secret\nLoadCredential=refresh-token:{ETC}/refresh-token\n"
+)
+FIXED: Final = 'access_token = "credential:access-token"'
+
+
+def snapshots(root: Path) -> list[Path]:
+    """Return the published snapshots."""
+    return sorted(path.parent for path in root.glob("sandbox/*/[0-9]*/**/_dcsync.json"))
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """Return owner and mode."""
+    found = path.lstat()
+    return {"uid": found.st_uid, "gid": found.st_gid, "mode": oct(found.st_mode & 0o7777)}
+
+
+def drive() -> None:
+    """Do it all, and leave what was seen in `observed.json`. A step that breaks does not stop the next."""
+    observed: dict[str, Any] = {}
+    api = start_sandbox()
+    for step in (look_at_setup, run, poll_now, reload, one_pass, confine, hang, refuse, drain):
+        try:
+            observed[step.__name__] = step(api)
+        except Exception:  # noqa: BLE001 - told to the tests
+            observed[step.__name__] = {"broke": traceback.format_exc()}
+        (OUT / "observed.json").write_text(json.dumps(observed, indent=1))
+    subprocess.run(["journalctl", "--sync"], check=False)
+    with (OUT / "journal").open("w") as file:
+        subprocess.run(["journalctl", "--boot", "--output=short-monotonic"], check=False, stdout=file)
+
+
+def look_at_setup(api: Api) -> dict[str, Any]:
+    """See what sysusers, tmpfiles and `systemd-analyze` made of the files."""
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", MAIN.name, SLOW.name, "dcsync-sync.timer"], check=False, capture_output=True
+    )
+    user = pwd.getpwnam("dcsync")
+    return {
+        "verify": verified.stderr.decode(),
+        "uid": user.pw_uid,
+        "gid": user.pw_gid,
+        "shell": user.pw_shell,
+        "root": facts(ROOT),
+        "etc": facts(ETC),
+        "secrets": [api.refresh_token, api.access_token, "sandbox-secret"],
+    }
+
+
+def run(api: Api) -> dict[str, Any]:
+    """Start the daemon and wait until it has mirrored what there is."""
+    write_secret("client-secret", "sandbox-secret\n")
+    write_secret("refresh-token", api.refresh_token)
+    write_secret("access-token", api.access_token)
+    write_config(api, auth=REFRESHING)
+    MAIN.drop_in(f"{CREDENTIALS}RestartSec=500ms\n")
+    MARK.touch()
+    started = MAIN.do("start")
+    at_start = MAIN.show()
+    until("all that there is has been mirrored", lambda: len(snapshots(ROOT)) == 5, 30)
+    until("all latest links stand", lambda: len(list(ROOT.glob("sandbox/*/latest"))) == 3)
+    newest = (next(ROOT.glob("sandbox/*/latest"))).resolve()
+    # A person with no part in dcsync can read and prove it.
+    proof = subprocess.run(
+        ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "sha256sum", "--check", "SHA256SUMS"],
+        cwd=newest,
+        check=False,
+        capture_output=True,
+    )
+    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"] != at_start["StatusText"], 5)
+    return {
+        "start": started,
+        "at_start": at_start,
+        "later": MAIN.show(),
+        "proof": proof.returncode,
+        "owners": sorted({(path.lstat().st_uid, path.lstat().st_gid) for path in (ROOT / "sandbox").rglob("*")}),
+        "modes": sorted({oct(path.stat().st_mode & 0o777) for path in newest.rglob("*") if path.is_file()}),
+        "state": facts(STATE),
+    }
+
+
+def poll_now(api: Api) -> dict[str, Any]:
+    """Ask for a poll by SIGUSR1, hours before the next one is due, when there is a new job."""
+    SANDBOX.do("kill", "--signal=USR1")
+    pid, lines, before = MAIN.pid(), len(MAIN.journal()), len(snapshots(ROOT))
+    killed = MAIN.do("kill", "--signal=USR1", "--kill-who=main")
+    with suppress(TimeoutError):
+        until("the new job is mirrored", lambda: len(snapshots(ROOT)) > before)
+    return {
+        "kill": killed,
+        "new": len(snapshots(ROOT)) - before,
+        "same_pid": MAIN.pid() == pid,
+        "said": MAIN.new_lines(lines),
+    }
+
+
+def reload(api: Api) -> dict[str, Any]:
+    """Reload with a good configuration, with a bad one, and with a good one again."""
+    pid, seen = MAIN.pid(), {}
+    for kind, more in [
+        ("good", '[log]\nlevel = "debug"\n'),
+        ("bad", '[log]\nlevel = "chatty"\n'),
+        ("unreadable", "[log\n"),
+        ("again", ""),
+    ]:
+        lines = len(MAIN.journal())
+        write_config(api, auth=REFRESHING, more=more)
+        done = MAIN.do("reload")
+        with suppress(TimeoutError):
+            until("it speaks of it", functools.partial(MAIN.has_spoken, lines), 5)
+        MAIN.until_state("active")
+        seen[kind] = {
+            "reload": done,
+            "shown": MAIN.show(),
+            "same_pid": MAIN.pid() == pid,
+            "said": MAIN.new_lines(lines),
+        }
+    return seen
+
+
+def one_pass(api: Api) -> dict[str, Any]:
+    """Run the timer's service while the daemon holds the mirror, and the daemon's probe of another one."""
+    PASS.drop_in(
+        f"LoadCredential=client-secret:{ETC}/client-secret\nLoadCredential=refresh-token:{ETC}/refresh-token\n"
+    )
+    beside = PASS.do("start"), PASS.show()
+    stopped = MAIN.do("stop")
+    alone = PASS.do("start"), PASS.show()
+    return {"beside": beside, "stopped": stopped, "stopped_as": MAIN.show(), "alone": alone, "said": PASS.journal()}
+
+
+def confine(api: Api) -> dict[str, Any]:
+    """Start a program in place of the daemon that tries what it should not."""
+    started = PROBE.do("start")
+    result: dict[str, Any] = json.loads((OUT / "confined.json").read_text() or "{}")
+    left = [str(Path(place, "dcsync-was-here")) for place in ("/tmp", "/var/tmp", "/dev/shm")]  # noqa: S108
+    return {
+        "start": started,
+        "can": result,
+        "left_by_hooks": [path for path in left if Path(path).exists()],
+        "said": PROBE.journal(),
+    }
+
+
+def hang(api: Api) -> dict[str, Any]:
+    """Stop the daemon's process from running: the watchdog must notice."""
+    MAIN.drop_in(f"{CREDENTIALS}RestartSec=500ms\nWatchdogSec=2s\n")
+    started = MAIN.do("start")
+    pid = MAIN.pid()
+    threading.Event().wait(3)  # longer than WatchdogSec=: it must live on that long when it is fed
+    fed = MAIN.pid() == pid
+    lines = len(MAIN.journal())
+    os.kill(pid, signal.SIGSTOP)
+    until("it was restarted", lambda: MAIN.show()["NRestarts"] != "0")
+    again = MAIN.until_state("active")
+    return {
+        "start": started,
+        "fed": fed,
+        "again": again,
+        "new_pid": again["MainPID"] != str(pid),
+        "gone": not Path(f"/proc/{pid}").exists(),
+        "said": MAIN.new_lines(lines),
+        "cores": [str(path) for place in (Path("/"), ROOT, STATE, Path("/tmp")) for path in place.glob("*core*")],  # noqa: S108
+    }
+
+
+def refuse(api: Api) -> dict[str, Any]:
+    """Let the daemon find what makes it refuse to start."""
+    MAIN.do("stop")
+    MAIN.drop_in(f"{CREDENTIALS}RestartSec=500ms\n")
+    seen: dict[str, Any] = {}
+
+    write_config(api, auth=REFRESHING, more='[log]\nlevel = "chatty"\n')
+    seen["bad_config"] = MAIN.refused()
+    write_config(api, auth=REFRESHING)
+
+    marker, aside = ROOT / ".dcsync/instance", ROOT / ".dcsync/aside"
+    marker.rename(aside)
+    seen["not_mounted"] = MAIN.refused()
+    aside.rename(marker)
+
+    secret, gone = ETC / "client-secret", ETC / "gone"
+    secret.rename(gone)
+    seen["no_credential"] = MAIN.refused()
+    gone.rename(secret)
+
+    MAIN.do("reset-failed")
+    lines = len(MAIN.journal())
+    with (ROOT / ".dcsync/lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        start = MAIN.do("start", "--no-block")
+        until("it was tried again", lambda: int(MAIN.show()["NRestarts"]) >= 1)
+        held = MAIN.show()
+    freed = MAIN.until_state("active")
+    seen["held"] = {"start": start, "held": held, "freed": freed, "said": MAIN.new_lines(lines)}
+    seen["stop"] = MAIN.do("stop")
+    return seen
+
+
+def drain(api: Api) -> dict[str, Any]:
+    """Stop an instance in the middle of a download, and let it go on."""
+    root, state = ROOT / "slow", STATE / "slow"
+    root.mkdir()
+    shutil.chown(root, "dcsync", "dcsync")
+
+    def write(bandwidth: str) -> None:
+        more = f'requests = ["Large"]\n[transfer]\nbandwidth = "{bandwidth}"\n'
+        write_config(api, "slow", root=root, state=state, auth=FIXED, more=more)
+
+    def parts() -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in (root / ".dcsync/staging").rglob("*.part")}
+
+    write("2 MiB/s")
+    SLOW.drop_in(f"LoadCredential=access-token:{ETC}/access-token\n")
+    started = SLOW.do("start")
+    until("something is on its way", lambda: any(parts().values()))
+    busy = SLOW.show()
+    stopped = SLOW.do("stop")
+    seen = {"start": started, "busy": busy, "stop": stopped, "after": SLOW.show(), "left": parts()}
+    lines = len(SLOW.journal())
+
+    write("unlimited")
+    SLOW.do("start")
+    until("it is mirrored", lambda: len(snapshots(root)) == 1)
+    until("nothing is left of it in the staging", lambda: not parts())
+    seen["last"] = SLOW.do("stop")
+    return {**seen, "state": facts(state), "said": SLOW.new_lines(lines)}
+
+
+if __name__ == "__main__":
+    drive()

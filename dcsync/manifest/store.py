@@ -201,6 +201,8 @@ class SqlManifest:
                 values["attempts"] = attempts
             if folder is not None:
                 values["folder"] = folder
+            if state is not JobState.PUBLISHED:
+                values["sidecar_sha256"] = None
             await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
             if current is JobState.PUBLISHED and state is not JobState.PUBLISHED:
                 # Its files are not on the disk any more: no later snapshot may link to them.

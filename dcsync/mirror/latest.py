@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Collection
 from enum import StrEnum
 
 from dcsync.core import names
@@ -44,6 +45,23 @@ def point_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshot: 
         _swap(aside, staging, name, folder)
         os.fsync(folder)
         disk.remove_tree(aside, staging)
+
+
+def shown_by_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshots: Collection[str]) -> str | None:
+    """Return which of these snapshots `latest` shows now; None for none of them. Blocks."""
+    try:
+        with root.folder(request_folder) as folder, disk.disk_errors(f"reading {disk.shown(request_folder)}/{name}"):
+            try:
+                target = os.readlink(name, dir_fd=folder)
+            except FileNotFoundError:
+                return None
+            except OSError:
+                # No symlink: a folder of hard links.
+                return next((snapshot for snapshot in snapshots if _shows(root, folder, name, snapshot)), None)
+    except FileNotFoundError:
+        return None
+    shown = posixpath.normpath(posixpath.join(request_folder, target))
+    return shown if shown in snapshots else None
 
 
 def _swap(aside: str, staging: int, name: str, folder: int) -> None:

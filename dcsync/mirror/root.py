@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,8 @@ class MirrorRoot:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
+        #: Held while folders on the way to a snapshot are made for it, or removed because they are empty.
+        self.reshaping = threading.Lock()
 
     def check_still_there(self) -> None:
         """Raise `MirrorError` when the path leads elsewhere now: moved, unmounted, mounted over (FAULTS F15)."""

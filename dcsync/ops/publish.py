@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 
@@ -14,12 +15,14 @@ from dcsync.core.cost import Price
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import How, Job, JobId, Json, Snapshot, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest, Publication
+from dcsync.core.records import ADOPTED, Record
 from dcsync.core.sidecar import Adopted, Provenance
 from dcsync.errors import MirrorTampered
+from dcsync.manifest import Records
 from dcsync.mirror import adopt
 from dcsync.mirror.latest import point_latest
 from dcsync.mirror.staging import Staging, discard_staging
-from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -87,10 +90,10 @@ async def adopt_if_there(
     return found.snapshot
 
 
-async def adopt_snapshot(context: SyncContext, account: AccountSettings, found: Adopted) -> None:
+async def adopt_snapshot(context: MirrorContext, account: AccountSettings, found: Adopted) -> None:
     """Hash a published snapshot and put it into the manifest; its job must be known there."""
     verified = await context.disk.run(adopt.verify, context.root, found)
-    await finish(_acknowledge(context, account, verified.snapshot, strategy="adopted", staged=None))
+    await finish(_acknowledge_adopted(context, account, verified))
     # A crash right after the rename leaves the staging's journal behind.
     await context.disk.run(discard_staging, context.root, names.component(found.snapshot.job))
     log.info(
@@ -112,6 +115,7 @@ async def publish(context: SyncContext, account: AccountSettings, staging: Stagi
 
 async def _publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Snapshot:
     changes = sidecar.changes_between(staged.previous, staged.files)
+    now = context.clock.now()
     body = sidecar.render(
         Provenance(
             dcsync=__version__,
@@ -121,7 +125,7 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
             description=staged.request.description,
             is_delta=staged.request.is_delta,
             job=staged.job,
-            staged_at=context.clock.now(),
+            staged_at=now,
             strategy=staged.strategy,
             strategy_reason=staged.reason,
             prices=tuple(_price_json(price) for price in staged.prices),
@@ -132,10 +136,12 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
             reasons=staged.reasons,
             skipped=staged.skipped,
             changes=changes,
+            record=await _record(context, account, staged, now),
         )
     )
     sums = [(stored.name, stored.sha256) for stored in staged.files]
-    sums.append((names.SIDECAR_NAME, hashlib.sha256(body).hexdigest()))
+    written = hashlib.sha256(body).hexdigest()
+    sums.append((names.SIDECAR_NAME, written))
 
     def rename() -> bool:
         staging.keep_only(stored.name for stored in staged.files)
@@ -144,6 +150,7 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
         staging.write_own(names.SUMS_NAME, sidecar.render_sums(sums))
         return staging.publish(staged.folder)
 
+    digest: str | None = written
     snapshot = Snapshot(
         job=staged.job.id,
         request=staged.request.id,
@@ -157,9 +164,23 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
         if found is None or found.snapshot.job != staged.job.id:
             message = f"{staged.folder} is taken by something that is not the snapshot of job {staged.job.id}"
             raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then publishes the snapshot")
-        snapshot = (await context.disk.run(adopt.verify, context.root, found)).snapshot
+        snapshot, digest = (await context.disk.run(adopt.verify, context.root, found)).snapshot, found.sha256
         await context.disk.run(discard_staging, context.root, staging.leaf)
-    await _acknowledge(context, account, snapshot, strategy=staged.strategy, staged=staged)
+    await context.manifest.publish(
+        account.name,
+        Publication(
+            job=snapshot.job,
+            snapshot=snapshot,
+            published_at=now,
+            strategy=staged.strategy,
+            calls=staged.calls,
+            fetched_bytes=staged.fetched_bytes,
+            linked_bytes=staged.linked_bytes,
+            seconds=staged.seconds,
+            sidecar_sha256=digest,
+        ),
+    )
+    await move_latest(context, account, snapshot.job)
     log.info(
         "snapshot published",
         account=account.name,
@@ -179,26 +200,49 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
     return snapshot
 
 
-async def _acknowledge(
-    context: SyncContext, account: AccountSettings, snapshot: Snapshot, *, strategy: str, staged: Staged | None
-) -> None:
-    await context.manifest.publish(
-        account.name,
-        Publication(
-            job=snapshot.job,
-            snapshot=snapshot,
-            published_at=context.clock.now(),
-            strategy=strategy,
-            calls=0 if staged is None else staged.calls,
-            fetched_bytes=0 if staged is None else staged.fetched_bytes,
-            linked_bytes=0 if staged is None else staged.linked_bytes,
-            seconds=0.0 if staged is None else staged.seconds,
-        ),
+async def _record(context: SyncContext, account: AccountSettings, staged: Staged, now: datetime) -> Record:
+    """Return the row that the manifest will have, for the sidecar."""
+    origin = await Records(context.manifest).origin(account.name, staged.job.id)
+    first_seen_at, request = (now, staged.request) if origin is None else origin
+    return Record(
+        job=staged.job,
+        request=request,
+        first_seen_at=first_seen_at,
+        published_at=now,
+        strategy=staged.strategy,
+        calls=staged.calls,
+        fetched_bytes=staged.fetched_bytes,
+        linked_bytes=staged.linked_bytes,
+        seconds=staged.seconds,
     )
+
+
+async def _acknowledge_adopted(context: MirrorContext, account: AccountSettings, found: Adopted) -> None:
+    """Record a snapshot as its sidecar says it was published; one of an older version as adopted."""
+    snapshot = found.snapshot
+    if found.record is not None:
+        await Records(context.manifest).restore(
+            account.name, found.record, snapshot.folder, files=snapshot.files, sidecar_sha256=found.sha256
+        )
+    else:
+        await context.manifest.publish(
+            account.name,
+            Publication(
+                job=snapshot.job,
+                snapshot=snapshot,
+                published_at=context.clock.now(),
+                strategy=ADOPTED,
+                calls=0,
+                fetched_bytes=0,
+                linked_bytes=0,
+                seconds=0.0,
+                sidecar_sha256=found.sha256,
+            ),
+        )
     await move_latest(context, account, snapshot.job)
 
 
-async def move_latest(context: SyncContext, account: AccountSettings, job: JobId) -> None:
+async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId) -> None:
     """Let `latest` show the newest snapshot of the job's request. A delta request has none: it is no snapshot."""
     requests = await context.manifest.requests(account.name)
     jobs = await context.manifest.jobs(account.name)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dcsync.core.model import AccountName, JobId
@@ -83,7 +84,8 @@ def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
     parent_path, _, name = folder.rpartition("/")
     with (
         root.folder(parent_path) as parent,
-        disk.disk_errors(f"moving {disk.shown(folder)} to the trash"),
+        # Not to be found is for the caller to judge, everything else is the disk's.
+        _disk_errors_but_missing(f"moving {disk.shown(folder)} to the trash"),
         root.folder(f"{OWN_FOLDER}/{TRASH}", create=True) as trash,
     ):
         disk.remove_tree(leaf, trash)
@@ -113,6 +115,16 @@ def leaves(root: MirrorRoot) -> set[str]:
             return set(os.listdir(trash))
     except FileNotFoundError:
         return set()
+
+
+@contextmanager
+def _disk_errors_but_missing(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise disk.disk_error(error, doing) from None
 
 
 def _remove_empty(root: MirrorRoot, folder: str, depth: int) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
+import secrets
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,6 +35,7 @@ from dcsync.core.ports import TokenSource
 from dcsync.core.signin import REFRESH_LIFE
 from dcsync.core.transfer import Throttle
 from dcsync.core.urls import StoragePolicy, is_loopback_url
+from dcsync.core.wire import parse_time
 from dcsync.errors import (
     ConfigError,
     DcsyncError,
@@ -64,6 +69,8 @@ MANIFEST_NAME = "manifest.sqlite"
 _INSTANCE_NAME = "instance"
 _LOCK_NAME = "lock"
 _QUOTA_NAME = "quota"
+_CALLBACK_NAME = "callback.secret"
+_DAEMON_NAME = "daemon.json"
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
@@ -262,11 +269,29 @@ async def open_sync(
         )
 
 
-async def open_teller(config: Config, context: SyncContext, *, environ: Mapping[str, str]) -> Teller:
+async def open_teller(
+    config: Config, context: SyncContext, *, environ: Mapping[str, str], runs_hooks: bool = True
+) -> Teller:
     """Return what tells of the runs of `context`; snapshots from now on are news."""
-    teller = Teller(manifest=context.manifest, clock=context.clock, settings=tell_settings(config, environ=environ))
+    settings = tell_settings(config, environ=environ)
+    teller = Teller(manifest=context.manifest, clock=context.clock, settings=settings, runs_hooks=runs_hooks)
     await teller.begin(account_settings(config))
     return teller
+
+
+@asynccontextmanager
+async def open_hooks(
+    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, runs: bool
+) -> AsyncIterator[Teller]:
+    """Open what hooks need: the manifest, and with `runs` the state folder's lock, since one process runs them."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(DiskThreads())
+        state = await disk.run(_state_folder, config)
+        if runs:
+            stack.enter_context(FileLock(state / _LOCK_NAME, f"the state folder {state}", role="hooks"))
+        manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME))
+        yield Teller(manifest=manifest, clock=clock, settings=tell_settings(config, environ=environ))
 
 
 async def follow_up(config: Config, context: SyncContext, teller: Teller, outcomes: Sequence[AccountOutcome]) -> Status:
@@ -321,6 +346,7 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
             token_refresh_by=None if issued_at is None else issued_at + REFRESH_LIFE,
             free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
             holder=await disk.run(_holder, state / _LOCK_NAME),
+            next_poll=await disk.run(_next_poll, state / _DAEMON_NAME),
         )
 
 
@@ -350,6 +376,27 @@ def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings
         heartbeat=None if heartbeat is None else heartbeat.resolve(environ).get_secret_value(),
         environ={name: value for name, value in environ.items() if name not in hidden_names(config)},
     )
+
+
+def callback_secret(config: Config, *, environ: Mapping[str, str]) -> str:
+    """Return the last part of the callback's path: the configured one, else one that is made once and kept.
+
+    Raises `ConfigError` for one that could be guessed: fewer than 128 bits.
+    """
+    if config.http.callback_secret is not None:
+        secret = config.http.callback_secret.resolve(environ).get_secret_value()
+        if not re.fullmatch(r"[A-Za-z0-9_-]{22,200}", secret):
+            message = "http.callback_secret needs at least 22 letters, digits, hyphens and underscores (128 bits)"
+            hint = "make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            raise ConfigError(message, hint=hint)
+        return secret
+    state = _state_folder(config)
+    kept = _read_text(state / _CALLBACK_NAME)
+    if kept is None:
+        kept = secrets.token_urlsafe(32)
+        with _folder(state) as descriptor:
+            write_durably(descriptor, _CALLBACK_NAME, f"{kept}\n".encode(), mode=0o600)
+    return kept
 
 
 def hidden_names(config: Config) -> frozenset[str]:
@@ -518,6 +565,15 @@ def _free_bytes(path: Path) -> int | None:
         return None
 
 
+def _next_poll(path: Path) -> datetime | None:
+    """Return when the daemon said that it would poll next."""
+    try:
+        entry = json.loads(path.read_bytes())
+        return parse_time(entry["next_poll"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _holder(path: Path) -> Holder | None:
     """Return who holds the lock, by trying it: the file stays when its holder is gone."""
     if not path.is_file():
@@ -549,7 +605,7 @@ async def diagnose(
         return unconfigured(error, tell)
     clock = clock or SystemClock()
     auth, state = config.auth, Path(config.state.dir)
-    chained = auth.method == "login" or (auth.method == "token" and auth.refresh_token is not None)
+    chained = auth.method != "service-account" and (auth.method == "login" or auth.refresh_token is not None)
     needed = {
         "login": ("client_secret",),
         "service-account": ("client_secret", "private_key"),
@@ -581,7 +637,7 @@ async def diagnose(
             accounts=account_settings(config),
             method=auth.method,
             secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
-            seed=_secret(auth, "refresh_token", environ) if auth.method == "token" else None,
+            seed=_secret(auth, "refresh_token", environ) if chained else None,
             chained=chained,
             holder=lambda: _holder(state / _LOCK_NAME),
             open_api=ask,

@@ -92,7 +92,7 @@ def configure(level: str, form: str, *, stream: Stream) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # Their debug and info lines show whole requests.
-    for name in ("aiohttp", "asyncio", "sqlalchemy", "aiosqlite", "stamina", "alembic", "tenacity"):
+    for name in ("aiohttp", "apscheduler", "asyncio", "sqlalchemy", "aiosqlite", "stamina", "alembic", "tenacity"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # stamina announces each retry with the arguments of what it retries, a URL among them.
     logging.getLogger("stamina").setLevel(logging.ERROR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -23,6 +24,7 @@ class DiskThreads:
 
     def __init__(self, threads: int = DISK_THREADS) -> None:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="dcsync-disk")
+        self._running: dict[object, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +46,23 @@ class DiskThreads:
     def start(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Begin blocking `function` in a thread. The caller owns the future and must `wait` for it."""
         call = functools.partial(function, *args, **kwargs)
-        return asyncio.get_running_loop().run_in_executor(self._pool, call)
+        return asyncio.get_running_loop().run_in_executor(self._pool, self._timed, call)
+
+    def oldest_s(self) -> float | None:
+        """Return for how many seconds the longest call under way has been running; None without one.
+
+        A disk that hangs shows here: its call does not return, and nothing can make it.
+        """
+        began = min(list(self._running.values()), default=None)
+        return None if began is None else time.monotonic() - began
+
+    def _timed(self, call: Callable[[], T]) -> T:
+        mark = object()
+        self._running[mark] = time.monotonic()
+        try:
+            return call()
+        finally:
+            del self._running[mark]
 
     async def wait(self, future: asyncio.Future[T]) -> T:
         """Return what was started; cancelling waits for its end first."""

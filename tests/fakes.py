@@ -64,6 +64,9 @@ class FakeTokens:
                 self._number += 1
         return f"token-{self._number}"
 
+    async def keep_alive(self) -> bool:
+        return False
+
 
 def make_job(**changes: Any) -> Job:
     values: dict[str, Any] = {

@@ -13,6 +13,7 @@ from dcsync.api.transport import ApiTransport
 from dcsync.core import wire
 from dcsync.core.model import AccountId, DataRequest, Hub, Job, JobId, Json, ListedFile, RequestId, SignedFile
 from dcsync.core.names import printable
+from dcsync.core.ports import TokenSource
 from dcsync.errors import BadAnswer, BadListing
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,11 @@ class DataConnector:
 
     def __init__(self, transport: ApiTransport) -> None:
         self._transport = transport
+
+    @property
+    def tokens(self) -> TokenSource:
+        """Where its access tokens come from."""
+        return self._transport.tokens
 
     @property
     def skew_s(self) -> float | None:

@@ -61,10 +61,10 @@ class ApiTransport:
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.limiter = limiter
+        self.tokens = tokens
         self.skew_s: float | None = None
         self._session = session
         self._base_url = base_url.rstrip("/")
-        self._tokens = tokens
         self._clock = clock
         self._headers = dict(headers or {})
         self._draw = draw
@@ -94,11 +94,11 @@ class ApiTransport:
         raise AssertionError  # the loop returns or raises
 
     async def _authorized(self, url: URL, path: str) -> Json:
-        token = await self._tokens.access_token()
+        token = await self.tokens.access_token()
         status, headers, body = await self._exchange(url, path, token)
         if status == 401:
             # Once: a second 401 with a fresh token is no matter of time (FAULTS A5).
-            token = await self._tokens.access_token(rejected=token)
+            token = await self.tokens.access_token(rejected=token)
             status, headers, body = await self._exchange(url, path, token)
             if status == 401:
                 message = f"the API does not accept the access token: {_words(headers, body)}"

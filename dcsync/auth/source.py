@@ -52,6 +52,10 @@ class FixedToken:
             raise LoginRequired(message, hint="put a fresh access token in place; one lives 60 minutes")
         return self._token
 
+    async def keep_alive(self) -> bool:
+        """Do nothing: it cannot be renewed."""
+        return False
+
 
 class ServiceAccountToken:
     """Access tokens of a service account, minted when they are needed and kept in memory only."""
@@ -76,6 +80,10 @@ class ServiceAccountToken:
             return token
         async with self._turn:
             return self._in_hand(rejected) or await self._mint()
+
+    async def keep_alive(self) -> bool:
+        """Do nothing: a key does not age."""
+        return False
 
     def _in_hand(self, rejected: str | None) -> str | None:
         usable = self._token != rejected and self._clock.monotonic() < self._good_until

@@ -15,9 +15,18 @@ if TYPE_CHECKING:
 
 @click.command("status", epilog=EXIT_STATUSES)
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON; its keys are stable.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with a status other than 0 when an account is stale or needs a person; for monitors.",
+)
 @click.pass_context
-def status_command(ctx: click.Context, as_json: bool) -> int:
-    """Show how the mirror stands. Asks the manifest only: no network, no daemon needed."""
+def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
+    """Show how the mirror stands. Asks the manifest only: no network, no daemon needed.
+
+    With --check the exit status is 3 when an account is stale (poll.stale_after), or what needs attention: 12 a login,
+    13 a permission, 14 a disk.
+    """
     from dcsync.app import read_status
     from dcsync.cli.output import print_json
     from dcsync.cli.session import load_config, run_async
@@ -27,7 +36,7 @@ def status_command(ctx: click.Context, as_json: bool) -> int:
         print_json(status.json())
     else:
         _print(status)
-    return 0
+    return int(status.check) if check else 0
 
 
 def _print(status: Status) -> None:
@@ -45,7 +54,9 @@ def _print(status: Status) -> None:
         click.echo(f", to be refreshed by {time_text(status.token_refresh_by)}", nl=False)
     click.echo()
     if status.holder is not None:
-        click.echo(f"now:   a {'daemon' if status.holder.is_daemon else 'sync'} is running, pid {status.holder.pid}")
+        what = "daemon" if status.holder.is_daemon else "sync"
+        due = f", next poll {time_text(status.next_poll)}" if status.holder.is_daemon and status.next_poll else ""
+        click.echo(f"now:   a {what} is running, pid {status.holder.pid}{due}")
 
 
 def _print_account(account: AccountStatus, now: datetime) -> None:
@@ -54,7 +65,8 @@ def _print_account(account: AccountStatus, now: datetime) -> None:
 
     click.secho(account.name, bold=True)
     click.echo(f"  last poll     {age_text(account.last_poll, now)}")
-    click.echo(f"  last success  {age_text(account.last_success, now)}")
+    stale = click.style("  STALE", fg="red") if account.is_stale else ""
+    click.echo(f"  last success  {age_text(account.last_success, now)}{stale}")
     newest = account.newest_snapshot or "none yet"
     when = f" ({time_text(account.newest_completed_at)})" if account.newest_completed_at else ""
     click.echo(f"  newest        {newest}{when}")

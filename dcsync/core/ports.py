@@ -23,6 +23,9 @@ class TokenSource(Protocol):
         Raises `AuthError`s. Cancelling is safe: a refresh that has begun is finished first.
         """
 
+    async def keep_alive(self) -> bool:
+        """Renew what would end by its age if nobody used it; return whether that was due. Raises `AuthError`s."""
+
 
 class Sign(Protocol):
     """`sign()`: one API call for one fresh signed URL."""

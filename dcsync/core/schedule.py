@@ -47,9 +47,9 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """The next extract of a request: the time it is named by, and when it should be there."""
+    """The next extract of a request: when its job is usually queued, and when it should be there."""
 
-    slot: datetime
+    queued_at: datetime
     due_at: datetime
     stage: Stage
 
@@ -71,16 +71,15 @@ def expect(request: DataRequest, jobs: Sequence[Job], now: datetime) -> Expectat
     slot = _slot_before(request, now - offset)
     if slot is None:
         first = request.effective_from if _step(request) is not None else None
-        return None if first is None else Expectation(slot=first, due_at=first + offset + usual, stage=Stage.UPCOMING)
+        return None if first is None else _expectation(first + offset, usual, Stage.UPCOMING)
     grace = max(_GRACE, usual / 2)
-    queued_at, due_at = slot + offset, slot + offset + usual
+    queued_at = slot + offset
     of_slot = [job for created_at, job in past if created_at >= queued_at - _EARLY]
     if any(job.phase is not JobPhase.PENDING for job in of_slot):
-        following = _slot_after(request, slot)
-        return Expectation(slot=following, due_at=following + offset + usual, stage=Stage.UPCOMING)
-    if now < due_at + grace:
-        return Expectation(slot=slot, due_at=due_at, stage=Stage.DUE)
-    return Expectation(slot=slot, due_at=due_at, stage=Stage.SLOW if of_slot else Stage.LATE)
+        return _expectation(_slot_after(request, slot) + offset, usual, Stage.UPCOMING)
+    if now < queued_at + usual + grace:
+        return _expectation(queued_at, usual, Stage.DUE)
+    return _expectation(queued_at, usual, Stage.SLOW if of_slot else Stage.LATE)
 
 
 def next_poll(expectations: Sequence[Expectation], now: datetime, interval: timedelta) -> timedelta:
@@ -97,6 +96,10 @@ def next_poll(expectations: Sequence[Expectation], now: datetime, interval: time
         elif until <= timedelta(0) and -until < _WATCH and expected.stage is not Stage.UPCOMING:
             wait = min(wait, dense)
     return wait
+
+
+def _expectation(queued_at: datetime, usual: timedelta, stage: Stage) -> Expectation:
+    return Expectation(queued_at=queued_at, due_at=queued_at + usual, stage=stage)
 
 
 def _usual_duration(jobs: Sequence[Job]) -> timedelta:

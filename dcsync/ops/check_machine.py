@@ -210,6 +210,9 @@ def stored_token(store: TokenStore, *, seed: Secret | None, now: datetime) -> Ch
         except ConfigError:
             if pair is None:
                 raise
+    if pair is None and begins is not None and store.last_seed() == begins:
+        message = "the configured refresh_token was used before, and the chain that it began is not stored any more"
+        raise LoginRequired(message)
     if begins is not None and (pair is None or pair.seed not in {None, begins}):
         return ok("token", "auth.refresh_token was not used yet; the first call takes it over")
     if pair is None:

@@ -60,7 +60,7 @@ def late(account: str, request: DataRequest, expected: Expectation, now: datetim
     hours = expected.late_by(now) / timedelta(hours=1)
     by = f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
     why = "its job still runs" if expected.stage is Stage.SLOW else "there is no job for it"
-    message = f"the extract of {expected.slot:%Y-%m-%d %H:%M}Z ({_named(request)}) is {by} late upstream: {why}"
+    message = f"the extract of {expected.queued_at:%Y-%m-%d %H:%M}Z ({_named(request)}) is {by} late upstream: {why}"
     return Concern(
         account=account,
         code="L-SLOW" if expected.stage is Stage.SLOW else "L-LATE",

@@ -151,7 +151,7 @@ def _words(tail: bytes) -> str:
 
 
 def _say(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | None) -> None:
-    facts = {"hook": run.argv[0], "event": run.kind.value, "account": run.account, "job": run.job}
+    facts = {"hook": run.argv[0], "kind": run.kind.value, "account": run.account, "job": run.job}
     if outcome.succeeded:
         log.info("hook done", **facts)
     elif state is HookState.DUE:

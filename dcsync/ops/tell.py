@@ -17,12 +17,12 @@ from dcsync.api.client import DataConnector
 from dcsync.clock import Clock
 from dcsync.core.lifecycle import LOSSES
 from dcsync.core.model import AccountName, DataRequest, Job, RequestId
-from dcsync.core.notices import Concern, Event, EventKind, Reconciled, reconcile
+from dcsync.core.notices import Concern, Event, EventKind, reconcile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.schedule import Expectation, Stage, expect
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import ApiError, AuthError, DcsyncError
-from dcsync.manifest import Notes, PublishedRow, SqlManifest
+from dcsync.manifest import HookRun, Notes, PublishedRow, SqlManifest
 from dcsync.ops import hooks as running
 from dcsync.ops import notify
 from dcsync.ops.concerns import given_up, gone, inactive, late, of_a_run
@@ -50,9 +50,10 @@ class TellSettings:
 
 
 class Teller:
-    """Tells what follows from runs."""
+    """Tells what follows from runs. Without `runs_hooks` it only notes which are due, for somebody else to run."""
 
-    def __init__(self, *, manifest: SqlManifest, clock: Clock, settings: TellSettings) -> None:
+    def __init__(self, *, manifest: SqlManifest, clock: Clock, settings: TellSettings, runs_hooks: bool = True) -> None:
+        self._runs_hooks = runs_hooks
         self._manifest = manifest
         self._notes = Notes(manifest)
         self._clock = clock
@@ -75,23 +76,8 @@ class Teller:
             log.warning("what follows from a run could not be recorded", code=error.code, error=error.message)
             return
         await self._send(told)
-        await self.run_hooks()
-
-    async def note(self, concerns: Sequence[Concern]) -> None:
-        """Tell what stands of the mirror as a whole, instead of what stood."""
-        try:
-            told = await self._settle([""], concerns, [], {})
-        except DcsyncError as error:
-            log.warning("what stands could not be recorded", code=error.code, error=error.message)
-            return
-        await self._send(told)
-        await self.run_hooks()
-
-    async def happened(self, event: Event) -> None:
-        """Tell of one event."""
-        await self._notes.settle([], standing=[], hooks=running.hooks_for(self._settings.hooks, [event]), remembered={})
-        await self._send([event])
-        await self.run_hooks()
+        if self._runs_hooks:
+            await self.run_hooks()
 
     async def run_hooks(self) -> None:
         """Run the hooks that are due."""
@@ -99,6 +85,10 @@ class Teller:
             await running.run_due(self._notes, self._clock, self._settings.hooks, self._settings.environ)
         except DcsyncError as error:
             log.warning("hooks could not be run", code=error.code, error=error.message)
+
+    async def hook_runs(self, *, job: str | None, limit: int) -> Sequence[HookRun]:
+        """Return the newest runs of hooks, newest first."""
+        return await self._notes.hooks_of(job=job, limit=limit)
 
     async def tidy(self) -> None:
         """Forget what is too old to be of use."""
@@ -160,7 +150,7 @@ class Teller:
     async def _settle(
         self, accounts: list[str], concerns: Sequence[Concern], events: Sequence[Event], remembered: Mapping[str, str]
     ) -> list[Event]:
-        result: Reconciled = reconcile(await self._notes.standing(accounts), concerns, self._clock.now())
+        result = reconcile(await self._notes.standing(accounts), concerns, self._clock.now())
         told = [*events, *result.events]
         await self._notes.settle(
             accounts,

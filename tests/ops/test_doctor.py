@@ -25,6 +25,7 @@ from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor import NAMES, Check, Level, exit_status, worst
 from dcsync.ops.findings import ok, skipped, warned
 from dcsync.sandbox import Fault, World
+from tests.auth.test_assertion import pem, public
 from tests.fakes import make_request
 from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables
 
@@ -299,7 +300,7 @@ async def test_a_missing_root_is_said_and_what_needs_it_is_skipped(mirror: Mirro
     of_the_root = ("mount", "staging", "space", "inodes", "write", "hardlinks", "symlinks", "rename")
     assert {(checks[name].level, checks[name].message) for name in of_the_root} == {(Level.SKIP, "needs mirror.root")}
     assert checks["api"].level is Level.OK
-    assert status(checks) == 3
+    assert status(checks) == 14
 
 
 async def test_an_unmounted_root_is_unsafe_and_not_written_to(mirror: Mirror) -> None:
@@ -485,6 +486,58 @@ async def test_a_login_without_a_stored_token_needs_one(mirror: Mirror) -> None:
     assert checks["secrets"].message == "none are needed"
     assert checks["api"].message == "needs token"
     assert status(checks) == 12
+
+
+async def test_a_first_refresh_token_whose_chain_is_gone_is_not_offered_again(mirror: Mirror) -> None:
+    chain(mirror)
+    await mirror.sync()
+    for path in (mirror.state / "token.json", mirror.state / "token.previous.json"):
+        path.unlink()
+
+    checks = await examine(mirror)
+
+    assert "was used before" in checks["token"].message
+    assert status(checks) == 12
+    assert mirror.sandbox.tokens.refresh_count == 1
+
+
+def service_account(mirror: Mirror) -> None:
+    mirror.sandbox.tokens.service_accounts["robot"] = {"key-1": public()}
+    mirror.environ["KEY"] = pem()
+    mirror.config["auth"] = {
+        "method": "service-account",
+        "client_id": "sandbox",
+        "client_secret": "sandbox-secret",
+        "account_id": "robot",
+        "key_id": "key-1",
+        "private_key": "env:KEY",
+    }
+
+
+async def test_a_service_account_is_tried_before_there_is_a_state_folder(mirror: Mirror) -> None:
+    service_account(mirror)
+
+    checks = await examine(mirror)
+
+    assert "without a deadline" in checks["token"].message
+    assert checks["permission.acme"].level is Level.OK
+    assert not mirror.state.exists()
+
+
+@pytest.mark.parametrize(("key", "expected"), [(None, 12), ("no key", 2)])
+async def test_a_service_account_that_is_not_accepted_fails_where_it_asks(
+    mirror: Mirror, key: str | None, expected: int
+) -> None:
+    service_account(mirror)
+    mirror.sandbox.tokens.service_accounts.clear()
+    mirror.environ["KEY"] = key or mirror.environ["KEY"]
+
+    checks = await examine(mirror)
+
+    assert checks["api"].level is Level.FAIL
+    assert "auth." in checks["api"].advice
+    assert {checks[name].level for name in ACCOUNT_CHECKS} == {Level.SKIP}
+    assert status(checks) == expected
 
 
 def make_store(folder: Path, **intent: Any) -> TokenStore:

@@ -1,0 +1,33 @@
+"""`dcsync run`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES
+
+
+@click.command("run", epilog=EXIT_STATUSES)
+@click.pass_context
+def run_command(ctx: click.Context) -> int:
+    """Run the daemon: poll, mirror, keep the token alive, tell what needs a person. Ends with SIGTERM or Ctrl-C.
+
+    SIGHUP reads the configuration again, SIGUSR1 polls at once. systemd hears when it is ready and what it does.
+    """
+    from dcsync.cli.session import load_config
+    from dcsync.daemon.service import Service
+
+    async def serve() -> int:
+        service = Service(lambda: load_config(ctx), environ=os.environ)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, service.stop)
+        loop.add_signal_handler(signal.SIGHUP, service.reload)
+        loop.add_signal_handler(signal.SIGUSR1, service.poll_now)
+        return int(await service.run())
+
+    return asyncio.run(serve())

@@ -385,6 +385,9 @@ class _sql_errors:  # noqa: N801 - reads as a context, like contextlib.suppress
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(cause, UnicodeDecodeError):
+            # The driver's: a name in the schema, or in SQLite's own words about it, is no text.
+            raise _corrupt(self._path, "text in it is no UTF-8") from None
         if not isinstance(cause, sqlite3.Error):
             return
         words = str(cause)

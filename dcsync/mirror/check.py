@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dcsync.core.transfer import PIECE_SIZE
@@ -65,13 +64,29 @@ def _look(descriptor: int, folder: str, prefix: str, found: Survey) -> None:
         except OSError as error:
             found.errors[path] = disk.disk_error(error, f"looking at {disk.shown(f'{folder}/{path}')}")
             continue
-        found.entries[path] = Entry(
-            size=facts.st_size,
-            mtime_ns=facts.st_mtime_ns,
-            device=facts.st_dev,
-            inode=facts.st_ino,
-            is_file=stat.S_ISREG(facts.st_mode),
-        )
+        found.entries[path] = _entry(facts)
+
+
+def look(root: MirrorRoot, folder: str, name: str) -> Entry:
+    """Look at one file; `FileNotFoundError` when it is not there. Blocks."""
+    with root.folder(folder) as descriptor:
+        try:
+            with disk.parent_of(name, below=descriptor) as (parent, leaf):
+                return _entry(os.stat(leaf, dir_fd=parent, follow_symlinks=False))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise disk.disk_error(error, f"looking at {disk.shown(f'{folder}/{name}')}") from None
+
+
+def _entry(facts: os.stat_result) -> Entry:
+    return Entry(
+        size=facts.st_size,
+        mtime_ns=facts.st_mtime_ns,
+        device=facts.st_dev,
+        inode=facts.st_ino,
+        is_file=stat.S_ISREG(facts.st_mode),
+    )
 
 
 class Reading:
@@ -108,16 +123,3 @@ class Reading:
     def _forget(self) -> None:
         """Let the kernel drop its copy: before, so that the disk is read; after, so that no other is pushed out."""
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def read_pieces(root: MirrorRoot, folder: str, name: str) -> Iterator[bytes]:
-    """Yield a file's bytes in pieces of 1 MiB. Blocks."""
-    with root.folder(folder) as parent, disk.disk_errors(f"reading {disk.shown(f'{folder}/{name}')}"):
-        descriptor = disk.open_file(name, below=parent)
-        try:
-            offset = 0
-            while piece := os.pread(descriptor, PIECE_SIZE, offset):
-                yield piece
-                offset += len(piece)
-        finally:
-            os.close(descriptor)

@@ -21,8 +21,13 @@ class LatestKind(StrEnum):
     NONE = "none"
 
 
-def point_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshot: str, kind: LatestKind) -> None:
-    """Let `<request_folder>/<name>` show `snapshot`, both relative to the root. Blocks. The caller holds the lock."""
+def point_latest(
+    root: MirrorRoot, *, request_folder: str, name: str, snapshot: str, kind: LatestKind, anew: bool = False
+) -> None:
+    """Let `<request_folder>/<name>` show `snapshot`, both relative to the root. Blocks. The caller holds the lock.
+
+    With `anew` a folder of hard links is made anew, though it shows that snapshot already.
+    """
     if kind is LatestKind.NONE:
         return
     with (
@@ -39,7 +44,7 @@ def point_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshot: 
                 return
             os.symlink(target, aside, dir_fd=staging)
         else:
-            if _shows(root, folder, name, snapshot):
+            if not anew and _shows(root, folder, name, snapshot):
                 return
             _link_all(root, snapshot, aside, staging)
         _swap(aside, staging, name, folder)

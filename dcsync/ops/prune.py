@@ -16,7 +16,7 @@ from dcsync.errors import MassChange
 from dcsync.manifest import Records
 from dcsync.mirror import trash
 from dcsync.mirror.latest import shown_by_latest
-from dcsync.ops.context import MirrorContext
+from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -95,7 +95,7 @@ class PruneReport:
 
 async def prune(
     context: MirrorContext,
-    accounts: Sequence[AccountName],
+    accounts: Sequence[AccountSettings],
     policy: KeepPolicy,
     *,
     dry_run: bool = False,
@@ -107,7 +107,7 @@ async def prune(
     is neither forced nor a dry run; a single one always may. `DiskError`s end it; what is removed by then is removed
     wholly. Cancelling is safe: it takes effect between two snapshots.
     """
-    requests = [verdicts for account in accounts for verdicts in await _judge(context, account, policy)]
+    requests = [verdicts for account in accounts for verdicts in await _judge(context, account.name, policy)]
     report = PruneReport(dry_run=dry_run, requests=tuple(requests))
     if dry_run:
         return report

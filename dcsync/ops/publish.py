@@ -242,7 +242,7 @@ async def _acknowledge_adopted(context: MirrorContext, account: AccountSettings,
     await move_latest(context, account, snapshot.job)
 
 
-async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId) -> None:
+async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, anew: bool = False) -> None:
     """Let `latest` show the newest snapshot of the job's request. A delta request has none: it is no snapshot."""
     requests = await context.manifest.requests(account.name)
     jobs = await context.manifest.jobs(account.name)
@@ -264,6 +264,7 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
         name=parsed.latest_name,
         snapshot=newest,
         kind=context.settings.latest,
+        anew=anew,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dcsync.core.transfer import Throttle
 from dcsync.errors import DcsyncError
 from dcsync.mirror.check import Entry, Reading
@@ -15,10 +17,13 @@ _SMALL = 1 << 20
 class ContentReader:
     """Hashes files one after another, so that whoever else reads from the disk is not held up."""
 
-    def __init__(self, context: MirrorContext, *, rate: int | None = None) -> None:
+    def __init__(
+        self, context: MirrorContext, *, rate: int | None = None, advanced: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.read_bytes = 0
         self.read_files = 0
         self._context = context
+        self._advanced = advanced
         self._throttle = Throttle(rate)
         self._known: dict[tuple[int, int], Digest | DcsyncError] = {}
 
@@ -77,6 +82,7 @@ class ContentReader:
 
     async def _count(self, size: int) -> None:
         self.read_bytes += size
+        self._advanced(size)
         wait = self._throttle.wait_s(self._context.clock.monotonic(), size)
         if wait > 0:
             await self._context.clock.sleep(wait)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dcsync.app import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
@@ -35,7 +36,7 @@ async def fill(mirror: Mirror, days: int = 5, **options: Any) -> list[str]:
 
 async def pruned(mirror: Mirror, policy: KeepPolicy, **options: Any) -> PruneReport:
     async with mirror.opened() as context:
-        return await prune(context, [ACME], policy, **options)
+        return await prune(context, account_settings(mirror.configuration()), policy, **options)
 
 
 async def states(mirror: Mirror) -> dict[str, JobState]:
@@ -154,7 +155,7 @@ async def test_what_latest_shows_stays_even_when_it_was_left_behind(mirror: Mirr
             shutil.rmtree(latest)
             shutil.copytree(older, latest, copy_function=os.link)
 
-        report = await prune(context, [ACME], KeepPolicy(last=1), force=True)
+        report = await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=1), force=True)
 
     assert report.removed == 0
     assert report.requests[0].verdicts[1].reasons == ("latest",)
@@ -204,7 +205,7 @@ async def test_no_snapshot_is_ever_half_there_for_a_reader(mirror: Mirror) -> No
 
     async with mirror.opened() as context, asyncio.TaskGroup() as group:
         group.create_task(watch())
-        await prune(context, [ACME], KeepPolicy(last=2), force=True)
+        await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=2), force=True)
         done.set()
 
     assert odd == []
@@ -215,7 +216,9 @@ async def test_a_cancelled_run_leaves_each_snapshot_whole_or_gone(mirror: Mirror
     await fill(mirror, days=6)
     before = mirror.snapshots()
     async with mirror.opened() as context, asyncio.TaskGroup() as group:
-        task = group.create_task(prune(context, [ACME], KeepPolicy(last=1), force=True))
+        task = group.create_task(
+            prune(context, account_settings(mirror.configuration()), KeepPolicy(last=1), force=True)
+        )
         while all(path.exists() for path in before):  # noqa: ASYNC110 - nothing tells of it but the disk
             await asyncio.sleep(0)  # noqa: TID251
         task.cancel()
@@ -275,6 +278,6 @@ async def test_a_snapshot_that_somebody_removed_is_not_called_pruned(mirror: Mir
     jobs = await fill(mirror, days=3)
     async with mirror.opened() as context:
         shutil.rmtree(mirror.snapshot_of(jobs[0]))
-        await prune(context, [ACME], KeepPolicy(last=2))
+        await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=2))
 
         assert (await context.manifest.jobs(ACME))[JobId(jobs[0])].state is JobState.PUBLISHED

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dcsync.app import rebuild_manifest
+from dcsync.app import account_settings, rebuild_manifest
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
@@ -354,7 +354,7 @@ async def test_what_was_pruned_is_known_again_and_not_fetched(mirror: Mirror) ->
         add_extract(mirror, tables(1, seed=day), days_ago=3 - day)
     await mirror.sync()
     async with mirror.opened() as context:
-        await prune(context, [ACME], KeepPolicy(last=2))
+        await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=2))
     before = rows(mirror)
     drop_manifest(mirror)
 

@@ -105,7 +105,7 @@ async def _rerun(config: Config, job: str) -> int:
     except MirrorLocked as error:
         if error.role != "run":
             raise
-        # The daemon runs them, within a minute.
+        # The daemon runs them, within five minutes.
         async with open_hooks(config, environ=os.environ, runs=False) as teller:
             count = await teller.rerun(job)
         runs = ()
@@ -113,7 +113,7 @@ async def _rerun(config: Config, job: str) -> int:
         message = f"there is no snapshot of a job {job}"
         raise ConfigError(message, hint="dcsync jobs lists the jobs, dcsync status says how many are mirrored")
     if not runs:
-        click.echo(f"{count} to run; the daemon does it")
+        click.echo(f"{count} to run; the daemon does it within five minutes")
         return 0
     for run in runs:
         words = "done" if run.state is HookState.DONE else f"failed: {run.error}"

@@ -47,8 +47,9 @@ class Daemon(Protocol):
 class Pages:
     """The handlers. `secret` is the last part of the callback's path."""
 
-    def __init__(self, daemon: Daemon, *, secret: str) -> None:
+    def __init__(self, daemon: Daemon, *, secret: str, patience_s: float = PATIENCE_S) -> None:
         self._daemon = daemon
+        self._patience_s = patience_s
         self._secret = secret.encode()
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -82,7 +83,7 @@ class Pages:
         if not hmac.compare_digest(given, self._secret):
             return _nothing(404)
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 body = await _read_capped(request)
         except TimeoutError:
             return _nothing(408)
@@ -96,7 +97,9 @@ class Pages:
 
 
 @asynccontextmanager
-async def serving(pages: Pages, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
+async def serving(
+    pages: Pages, host: str, port: int, *, patience_s: float = PATIENCE_S
+) -> AsyncIterator[tuple[str, int]]:
     """Serve the pages; yields the address in fact. Raises `ConfigError` when it cannot be listened on."""
     #: Connections of which a request's headers came whole within the patience.
     started: set[object] = set()
@@ -114,7 +117,7 @@ async def serving(pages: Pages, host: str, port: int) -> AsyncIterator[tuple[str
     application = web.Application(middlewares=[note], client_max_size=MAX_BODY)
     application.add_routes(pages.routes())
     # No access log: the callback's path is a secret.
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, keepalive_timeout=PATIENCE_S)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, keepalive_timeout=patience_s)
     await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101 - set up
@@ -130,7 +133,7 @@ async def serving(pages: Pages, host: str, port: int) -> AsyncIterator[tuple[str
                 handler.transport.abort()
             started.discard(handler)
 
-        loop.call_later(PATIENCE_S, end_if_slow)
+        loop.call_later(patience_s, end_if_slow)
         return handler
 
     try:

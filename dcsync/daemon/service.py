@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -38,11 +38,13 @@ from dcsync.ops.tell import Teller
 log = structlog.get_logger(__name__)
 
 #: How often the ticker looks around: it feeds the watchdog, mends the schedule, and notices a new login.
-TICK_S = 10.0
+TICK_S = 30.0
 #: How long work under way may go on after SIGTERM before it is cancelled; what is staged is kept (DESIGN §7: 10 s).
 DRAIN_S = 6.0
 #: A mirror that cannot be opened is tried again after this.
 _REOPEN_S = 60.0
+#: How often hooks are looked for that another process made due.
+_HOOKS_S = 300.0
 #: The least time between two polls that a callback asked for (FAULTS S11).
 _HINT_S = 30.0
 #: A status is read anew at most this often, however many ask.
@@ -268,6 +270,8 @@ class _Session:
         self._accounts = account_settings(config)
         self._wake = {account.name: asyncio.Event() for account in self._accounts}
         self._hooks_wake = asyncio.Event()
+        self._hooks_looked_at = context.clock.monotonic()
+        self._hooks_due_at: datetime | None = None
         self._chores: asyncio.Queue[Kind] = asyncio.Queue()
         self._queued: set[Kind] = set()
         self._idle: dict[str, asyncio.Task[None]] = {}
@@ -392,13 +396,20 @@ class _Session:
         while not self._told.is_set():
             await self._wait_idle(_HOOKS, self._hooks_wake)
             self._hooks_wake.clear()
+            self._hooks_looked_at = self.context.clock.monotonic()
             self.progress.begin("running hooks")
             try:
-                await self._teller.run_hooks()
+                self._hooks_due_at = await self._teller.run_hooks()
             except Exception:  # the same as for a poll
                 log.exception("a bug in dcsync; the hooks are tried again")
             finally:
                 self.progress.end("running hooks")
+
+    def _hooks_are_due(self) -> bool:
+        """Whether one is to be tried again, or it is time to look for what `dcsync hooks rerun` asked for."""
+        clock = self.context.clock
+        retry = self._hooks_due_at is not None and self._hooks_due_at <= clock.now()
+        return retry or clock.monotonic() - self._hooks_looked_at >= _HOOKS_S
 
     async def _do_chores(self) -> None:
         while not self._told.is_set():
@@ -442,8 +453,8 @@ class _Session:
         interval = min(TICK_S, self._notifier.watchdog_interval_s or TICK_S)
         while True:
             self.schedule.check()
-            # One that failed is tried again after a minute.
-            self._hooks_wake.set()
+            if self._hooks_are_due():
+                self._hooks_wake.set()
             if not self.progress.is_stuck() or self._slow_disk() is not None:
                 # A disk that does not answer cannot be mended by a kill: the kernel would not let go.
                 self._notifier.watchdog()

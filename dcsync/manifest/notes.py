@@ -182,6 +182,13 @@ class Notes:
         )
         return await self._hooks(query.order_by(hook_table.c.id))
 
+    async def next_hook_at(self) -> datetime | None:
+        """Return when the next hook is to be tried."""
+        query = sa.select(sa.func.min(hook_table.c.next_try_at)).where(hook_table.c.state == HookState.DUE.value)
+        async with self._manifest.reading() as connection:
+            found: datetime | None = await connection.scalar(query)
+            return found
+
     async def failed_hooks(self, *, since: datetime) -> tuple[HookRun, ...]:
         """Return the hooks that were given up since then."""
         query = sa.select(hook_table).where(

@@ -93,8 +93,13 @@ class MirrorRoot:
 
     def check_still_there(self) -> None:
         """Raise `MirrorError` when the path leads elsewhere now: moved, unmounted, mounted over (FAULTS F15)."""
-        with disk.disk_errors(f"looking at {self.path}"):
+        try:
             here, there = os.fstat(self.descriptor), os.stat(self.path)
+        except FileNotFoundError:
+            message = f"the mirror's root {self.path} is not there any more"
+            raise MirrorMissing(message) from None
+        except OSError as error:
+            raise disk.disk_error(error, f"looking at {self.path}") from None
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
             message = f"{self.path} is not the folder any more that it was when dcsync started"
             raise MirrorError(message, hint="the mirror was moved or another disk was mounted; start dcsync again")

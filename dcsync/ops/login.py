@@ -59,7 +59,14 @@ class TokenChain:
             lock.__exit__(None, None, None)
 
 
-async def login(chain: TokenChain, person: Person, *, redirect_uri: str, switch_user: bool = False) -> TokenPair:
+async def login(
+    chain: TokenChain,
+    person: Person,
+    *,
+    redirect_uri: str,
+    switch_user: bool = False,
+    patience_s: float = PATIENCE_S,
+) -> TokenPair:
     """Let a person sign in and begin a new chain with what it brings; a daemon that runs meanwhile takes it up.
 
     Raises `LoginRefused`, `WrongUser` (before anything is stored), `ClientRejected`, `TokenStoreUnusable` and the
@@ -76,7 +83,7 @@ async def login(chain: TokenChain, person: Person, *, redirect_uri: str, switch_
     async with _listening_if_possible(attempt) as (listener, why_not):
         person.show(attempt.url, listening=listener is not None, why_not=why_not)
         try:
-            code = await _code(attempt, listener, person)
+            code = await _code(attempt, listener, person, patience_s)
             pair = await finish(_begin_chain(chain, code, attempt, switch_user=switch_user))
         except DcsyncError as error:
             if listener is not None:
@@ -123,7 +130,7 @@ async def _listening_if_possible(attempt: SignIn) -> AsyncIterator[tuple[Listene
         await manager.__aexit__(None, None, None)
 
 
-async def _code(attempt: SignIn, listener: Listener | None, person: Person) -> str:
+async def _code(attempt: SignIn, listener: Listener | None, person: Person, patience_s: float) -> str:
     """Return the code from whichever comes first: the browser, or a pasted address that is right."""
     found: list[str] = []
     refused: list[LoginRefused] = []
@@ -146,11 +153,11 @@ async def _code(attempt: SignIn, listener: Listener | None, person: Person) -> s
             browser.cancel()
 
     try:
-        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(patience_s), asyncio.TaskGroup() as group:
             waiting = None if listener is None else group.create_task(from_browser(listener))
             pasting = group.create_task(from_person(waiting))
     except TimeoutError:
-        message = f"nobody signed in within {PATIENCE_S / 60:.0f} minutes"
+        message = f"nobody signed in within {patience_s / 60:.0f} minutes"
         raise LoginRefused(message) from None
     except BaseExceptionGroup as errors:
         raise foremost(errors) from None

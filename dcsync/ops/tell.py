@@ -79,12 +79,14 @@ class Teller:
         if self._runs_hooks:
             await self.run_hooks()
 
-    async def run_hooks(self) -> None:
-        """Run the hooks that are due."""
+    async def run_hooks(self) -> datetime | None:
+        """Run the hooks that are due; return when the next one is, if one is to be tried again."""
         try:
             await running.run_due(self._notes, self._clock, self._settings.hooks, self._settings.environ)
+            return await self._notes.next_hook_at()
         except DcsyncError as error:
             log.warning("hooks could not be run", code=error.code, error=error.message)
+            return None
 
     async def hook_runs(self, *, job: str | None, limit: int) -> Sequence[HookRun]:
         """Return the newest runs of hooks, newest first."""

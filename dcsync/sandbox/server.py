@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from dcsync.sandbox.api import ApiHandlers
 from dcsync.sandbox.faults import Faults
@@ -75,6 +76,8 @@ class Sandbox:
         self.tokens = Tokens(world.now, access_lifetime_s=self.options.access_token_lifetime_s)
         self.signer = Signer(secrets.token_bytes(32), lifetime_s=self.options.url_lifetime_s)
         self.calls: list[Call] = []
+        #: Requests under way: with none, a test's time may go on.
+        self.active = 0
         self.etag_serial = 0
         self.base_url = ""
         self.storage_url = ""
@@ -84,9 +87,9 @@ class Sandbox:
 
     async def __aenter__(self) -> Self:
         api = ApiHandlers(self)
-        application = web.Application(middlewares=[api.middleware])
+        application = web.Application(middlewares=[self._count, api.middleware])
         application.add_routes(api.routes())
-        store = web.Application()
+        store = web.Application(middlewares=[self._count])
         store.router.add_route("*", r"/{tail:[\s\S]*}", StoreHandlers(self).handle)
         self.base_url = await self._start(application, self._ports[0])
         self.storage_url = await self._start(store, self._ports[1])
@@ -121,6 +124,14 @@ class Sandbox:
                 body_bytes_sent=sent,
             )
         )
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self.active += 1
+        try:
+            return await handler(request)
+        finally:
+            self.active -= 1
 
     async def _stamp(self, _: web.Request, response: web.StreamResponse) -> None:
         """Date every answer by the world's clock, which need not be the machine's."""

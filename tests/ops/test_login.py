@@ -25,7 +25,7 @@ from dcsync.errors import (
     TokenStoreUnusable,
     WrongUser,
 )
-from dcsync.ops.login import TokenChain, login, logout
+from dcsync.ops.login import PATIENCE_S, TokenChain, login, logout
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from dcsync.tasks import DiskThreads
 from tests.fakes import FakeClock
@@ -218,11 +218,11 @@ async def test_an_address_of_another_machine_is_not_listened_on(rig: Rig) -> Non
     assert "not an http address of this machine" in person.why_not
 
 
-async def test_nobody_who_signs_in_for_a_quarter_of_an_hour_ends_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcsync.ops.login.PATIENCE_S", 0.05)
-
+async def test_nobody_who_signs_in_for_a_quarter_of_an_hour_ends_it(rig: Rig) -> None:
     with pytest.raises(LoginRefused, match="nobody signed in"):
-        await login(rig.chain, Pasting(), redirect_uri=rig.redirect_uri)
+        await login(rig.chain, Pasting(), redirect_uri=rig.redirect_uri, patience_s=0.05)
+
+    assert PATIENCE_S == 15 * 60
 
 
 async def test_another_user_is_refused_and_the_stored_chain_lives_on(rig: Rig) -> None:

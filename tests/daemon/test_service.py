@@ -1,0 +1,253 @@
+"""The daemon over hours and days of simulated time."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.errors import ExitStatus
+from dcsync.sandbox import Fault
+from tests.rigs.daemon import running
+from tests.rigs.mirror import Mirror, add_extract, tables
+
+
+async def test_it_polls_at_once_and_then_at_its_interval(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        assert rig.polls() == 1
+        assert "READY=1" in rig.heard.messages
+
+        await rig.pass_time(hours=5)
+
+        # Every 15 minutes, with a jitter of one: 20 give or take.
+        assert 18 <= rig.polls() - 1 <= 21
+        assert rig.heard.last_status.startswith("STATUS=waiting; next poll at ")
+    assert rig.task.result() is ExitStatus.DONE
+
+
+async def test_a_new_extract_is_there_after_the_next_poll(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        job = add_extract(rig.mirror, tables(3))
+
+        await rig.pass_time(minutes=17)
+
+        rig.mirror.assert_identical(job)
+
+
+async def test_sigusr1_polls_now(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        job = add_extract(rig.mirror, tables(3))
+        rig.service.poll_now()
+        await rig.settle()
+
+        rig.mirror.assert_identical(job)
+
+
+async def test_a_day_with_everything_going_wrong_ends_with_the_mirror_whole(tmp_path: Path) -> None:
+    """FAULTS 4.5 at large: a day in seconds, on the sandbox's real quota."""
+    async with running(tmp_path, quota_per_minute=60) as rig:
+        mirror, faults = rig.mirror, rig.sandbox.faults
+        start = rig.clock.now()
+        full, narrow = mirror.world.add_request("Full"), mirror.world.add_request("Narrow")
+        jobs: list[str] = []
+
+        def at(hours: float, what: object) -> None:
+            assert callable(what)
+            rig.plan.append((start + timedelta(hours=hours), what))
+
+        def job(request: str, **options: object) -> None:
+            jobs.append(add_extract(mirror, tables(12, seed=len(jobs)), request=request, **options))  # type: ignore[arg-type]
+
+        for hour in range(1, 23, 3):
+            at(hour, lambda: job(full, with_archive=True))
+            at(hour + 0.2, lambda: job(narrow))
+        at(2, lambda: faults.add(Fault(server="api", kind="status", status=500, times=40)))
+        at(4, lambda: faults.add(Fault(server="storage", kind="cut", amount=500, times=20)))
+        at(
+            6,
+            lambda: faults.add(Fault(server="api", kind="status", status=429, headers={"Retry-After": "90"}, times=5)),
+        )
+        at(8, lambda: faults.add(Fault(server="storage", kind="status", status=503, times=30)))
+        at(10, lambda: faults.add(Fault(server="api", kind="reset", times=15)))
+        at(12, lambda: faults.add(Fault(server="storage", kind="expired", times=10)))
+        at(14, lambda: faults.add(Fault(server="api", kind="json", body=b"<html>login</html>", times=10)))
+        at(16, lambda: faults.add(Fault(server="storage", kind="short", amount=10, times=4)))
+        at(18, lambda: faults.add(Fault(server="api", kind="status", status=503, match="data-listing", times=10)))
+        await rig.pass_time(hours=30)
+
+        assert len(jobs) == 16
+        for identifier in jobs:
+            mirror.assert_identical(identifier)
+        assert rig.sandbox.count("api", status=429) == 5  # those of the fault: the quota was never hit
+        assert json.loads((mirror.state / "daemon.json").read_text())["status"].startswith("waiting")
+
+
+async def test_sleeping_for_eight_hours_causes_one_poll(tmp_path: Path) -> None:
+    """FAULTS D14."""
+    async with running(tmp_path) as rig:
+        await rig.pass_time(minutes=40)
+        before = rig.polls()
+
+        rig.clock.leap(timedelta(hours=8))
+        await rig.pass_time(minutes=2)
+
+        assert rig.polls() - before == 1
+        await rig.pass_time(hours=1)
+        assert 4 <= rig.polls() - before <= 6
+
+
+async def test_a_wall_clock_that_jumps_causes_no_burst_and_no_silence(tmp_path: Path) -> None:
+    """FAULTS C1."""
+    async with running(tmp_path) as rig:
+        for jump in (timedelta(hours=1), timedelta(hours=-1), timedelta(days=3650), timedelta(days=-3650)):
+            before = rig.polls()
+            rig.clock.set_wall(rig.clock.now() + jump)
+
+            await rig.pass_time(hours=1)
+
+            assert 3 <= rig.polls() - before <= 5, jump
+
+
+async def test_one_account_that_hangs_does_not_hold_up_the_other(tmp_path: Path) -> None:
+    other = "b.11111111-1111-4111-8111-111111111111"
+
+    def prepare(mirror: Mirror) -> None:
+        mirror.config["account"] = [
+            {"name": "acme", "id": mirror.world.hub_id},
+            {"name": "beta", "id": other},
+        ]
+
+    async with running(tmp_path, prepare=prepare) as rig:
+        rig.sandbox.faults.add(Fault(server="api", kind="hang", seconds=20, match=other[2:]))
+        job = add_extract(rig.mirror, tables(2))
+        rig.service.poll_now()
+        while not rig.mirror.snapshots():
+            await rig.clock.advance(timedelta(0), quiet=lambda: True)
+
+        rig.mirror.assert_identical(job)
+        assert rig.sandbox.active == 1  # beta's call still hangs
+        rig.service.stop()
+        rig.service.stop()  # a second time: at once
+
+
+async def test_an_account_that_is_refused_is_told_once_and_the_other_goes_on(tmp_path: Path) -> None:
+    """FAULTS A6."""
+
+    def prepare(mirror: Mirror) -> None:
+        mirror.config["account"] = [
+            {"name": "acme", "id": mirror.world.hub_id},
+            {"name": "beta", "id": "b.11111111-1111-4111-8111-111111111111"},
+        ]
+        hook = ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard.jsonl"]
+        mirror.config["hook"] = [{"on": ["attention", "recovered"], "run": hook}]
+
+    async with running(tmp_path, prepare=prepare) as rig:
+        job = add_extract(rig.mirror, tables(2))
+        await rig.pass_time(hours=3)
+        rig.mirror.assert_identical(job)
+        assert [event["code"] for event in events(tmp_path)] == ["A-DENIED"]
+
+        rig.clock.leap(timedelta(hours=20))
+        await rig.pass_time(hours=2)
+
+        assert [event["account"] for event in events(tmp_path)] == ["beta", "beta"]  # once a day
+
+
+def events(folder: Path) -> list[dict[str, object]]:
+    path = folder / "heard.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def with_login(mirror: Mirror) -> None:
+    mirror.config["auth"] = {"method": "login", "client_id": "sandbox", "client_secret": "sandbox-secret"}
+    mirror.state.mkdir(exist_ok=True)
+    store_login(mirror)
+
+
+def store_login(mirror: Mirror) -> None:
+    token = mirror.sandbox.tokens.issue_refresh_token("anna")
+    TokenStore(mirror.state).save(TokenPair(refresh_token=token, issued_at=mirror.clock.now()))
+
+
+async def test_without_a_login_it_stays_up_calls_nothing_and_goes_on_when_there_is_one(tmp_path: Path) -> None:
+    async with running(tmp_path, prepare=with_login) as rig:
+        rig.sandbox.tokens.live_refresh_tokens.clear()
+        rig.sandbox.tokens.revoke_access()
+        await rig.pass_time(hours=2)
+        asked = rig.sandbox.count()
+
+        await rig.pass_time(hours=3)
+
+        assert rig.sandbox.count() == asked
+        able, document = await rig.service.health()
+        assert (able, document["problems"]) == (False, ["T-LOGIN", "stale: acme"])
+
+        job = add_extract(rig.mirror, tables(2))
+        store_login(rig.mirror)
+        await rig.pass_time(seconds=40)
+
+        rig.mirror.assert_identical(job)
+
+
+async def test_a_chain_with_nothing_to_do_is_kept_alive_at_night(tmp_path: Path) -> None:
+    """FAULTS T11: an interval of weeks, so that nothing else renews it."""
+
+    def prepare(mirror: Mirror) -> None:
+        with_login(mirror)
+        mirror.config["poll"] = {"interval": "20d", "jitter": "0s", "stale_after": "60d"}
+
+    async with running(tmp_path, prepare=prepare) as rig:
+        before = rig.sandbox.tokens.refresh_count
+
+        for _ in range(9):
+            rig.clock.leap(timedelta(hours=23))
+            await rig.pass_time(hours=1)
+
+        assert rig.sandbox.tokens.refresh_count - before == 1
+
+
+async def test_a_mirror_that_goes_away_is_waited_for(tmp_path: Path) -> None:
+    """FAULTS F15 and F7: said once, nothing written elsewhere, and it goes on without a restart."""
+    async with running(tmp_path) as rig:
+        first = add_extract(rig.mirror, tables(2))
+        await rig.pass_time(minutes=20)
+        rig.mirror.root.rename(tmp_path / "elsewhere")
+        second = add_extract(rig.mirror, tables(2, seed=1))
+        await rig.pass_time(minutes=18)
+
+        able, document = await rig.service.health()
+        assert (able, document["problems"]) == (False, ["M-MISSING"])
+        assert rig.heard.last_status.startswith("STATUS=waiting: the mirror's root")
+        assert not rig.mirror.root.exists()
+
+        (tmp_path / "elsewhere").rename(rig.mirror.root)
+        await rig.pass_time(minutes=3)
+
+        rig.mirror.assert_identical(first)
+        rig.mirror.assert_identical(second)
+
+
+async def test_a_good_configuration_is_taken_up_by_sighup(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        add_extract(rig.mirror, tables(1), request=rig.mirror.world.add_request("Other"))
+        rig.mirror.config["account"] = [{"name": "renamed", "id": rig.mirror.world.hub_id}]
+
+        rig.service.reload()
+        await rig.settle()
+
+        assert "RELOADING=1" in rig.heard.messages
+        assert [path.parts[-6] for path in rig.mirror.snapshots()] == ["renamed"]
+
+
+async def test_a_bad_configuration_keeps_the_one_before(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        rig.mirror.config["transfer"] = {"concurrency": 0}
+
+        rig.service.reload()
+
+        assert rig.heard.last_status == "STATUS=running with the configuration from before: config.toml:1: is bad"
+        job = add_extract(rig.mirror, tables(1))
+        await rig.pass_time(minutes=17)
+
+        rig.mirror.assert_identical(job)

@@ -32,6 +32,7 @@ from dcsync.core.model import AccountId, AccountName
 from dcsync.core.notices import EventKind
 from dcsync.core.plan import Selection
 from dcsync.core.ports import TokenSource
+from dcsync.core.retention import KeepPolicy
 from dcsync.core.signin import REFRESH_LIFE
 from dcsync.core.transfer import Throttle
 from dcsync.core.urls import StoragePolicy, is_loopback_url
@@ -218,6 +219,12 @@ def _set_aside(place: Path, root: MirrorRoot, label: str) -> Path | None:
         message = f"{root.path} belongs to the instance {marker}, this state folder to {stored}"
         raise MirrorForeign(message, hint="mount the mirror's own disk: the manifest is made anew from its tree")
     return set_aside(place, label)
+
+
+def keep_policy(config: Config) -> KeepPolicy:
+    """Return `[keep]`."""
+    keep = config.keep
+    return KeepPolicy(last=keep.last, daily=keep.daily, weekly=keep.weekly, monthly=keep.monthly, yearly=keep.yearly)
 
 
 async def rebuild_manifest(config: Config, *, clock: Clock | None = None) -> RebuildReport:

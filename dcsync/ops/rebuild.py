@@ -14,7 +14,7 @@ import structlog
 from dcsync.core import layout
 from dcsync.core.layout import request_slug
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, How, Job, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
 from dcsync.core.names import SIDECAR_NAME, SUMS_NAME, printable
 from dcsync.core.ports import KnownRequest
 from dcsync.core.records import ADOPTED, Record
@@ -62,6 +62,31 @@ class RebuildReport:
     refused: list[tuple[str, str]] = field(default_factory=list)
     pruned: int = 0
     read_bytes: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every snapshot of the tree is in the manifest, and none is damaged."""
+        return not self.refused and not any(rebuilt.damaged for rebuilt in self.snapshots)
+
+    def json(self) -> dict[str, Json]:
+        """Return the report for programs."""
+        return {
+            "set_aside": self.set_aside,
+            "bytes_read": self.read_bytes,
+            "pruned": self.pruned,
+            "snapshots": [
+                {
+                    "account": rebuilt.account,
+                    "job": rebuilt.job,
+                    "folder": rebuilt.folder,
+                    "files": rebuilt.files,
+                    "source": rebuilt.source.value,
+                    "damaged": list(rebuilt.damaged),
+                }
+                for rebuilt in self.snapshots
+            ],
+            "refused": [{"folder": folder, "reason": reason} for folder, reason in self.refused],
+        }
 
 
 async def is_under_way(context: MirrorContext) -> bool:

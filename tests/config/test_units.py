@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.config.units import parse_duration, parse_size
+from dcsync.config.units import parse_duration, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,16 @@ def test_sizes_are_exact_and_end_where_file_offsets_do() -> None:
     assert parse_size(2**53 + 1) == 2**53 + 1
     with pytest.raises(ValueError, match="beyond every disk"):
         parse_size("9" * 400)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("unlimited", None), ("20 MiB/s", 20 << 20), ("5 KB", 5000), ("7", 7), (9, 9)]
+)
+def test_a_rate_is_read(text: str | int, rate: int | None) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["0", 0, "fast", "-1 KB/s", "1/s/s"])
+def test_what_is_no_rate_is_refused(text: str | int) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_rate(text)

@@ -223,19 +223,14 @@ async def test_a_read_error_is_unreadable_and_not_missing(mirror: Mirror, error:
         "    print(json.dumps(report.json()['findings']))\n"
         "asyncio.run(main())\n"
     )
-    result = await asyncio.to_thread(
-        subprocess.run,
-        [
-            *("strace", "-f", "-qq", "-o", "/dev/null", "-P", path),
-            *("-e", "trace=pread64", "-e", f"inject=pread64:error={error}"),
-            *(sys.executable, "-c", code, json.dumps(mirror.document())),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [
+        *("strace", "-f", "-qq", "-o", "/dev/null", "-P", str(path)),
+        *("-e", "trace=pread64", "-e", f"inject=pread64:error={error}"),
+        *(sys.executable, "-c", code, json.dumps(mirror.document())),
+    ]
+    out = await asyncio.to_thread(lambda: subprocess.check_output(command, stderr=subprocess.PIPE, text=True))
 
-    (finding,) = json.loads(result.stdout.splitlines()[-1])
+    (finding,) = json.loads(out.splitlines()[-1])
     assert (finding["kind"], finding["path"]) == ("unreadable", str(path.relative_to(mirror.root)))
     assert finding["detail"]
 

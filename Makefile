@@ -17,7 +17,7 @@ help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.package ## Serve a stand-in of the API on loopback and mirror it into a folder
-	@$(BIN)/dcsync demo
+	@DCSYNC_DEMO_AGAIN='make demo' $(BIN)/dcsync demo
 
 test: $(VENV)/.dev $(VENV)/.debian ## Run all tests (ARGS="tests/core -k names" runs some)
 	$(BIN)/pytest $(if $(ARGS),$(ARGS),$(COVERAGE))

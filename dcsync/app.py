@@ -9,7 +9,7 @@ import re
 import secrets
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -167,9 +167,10 @@ async def open_mirror(
             # A dry run before the first run: an empty manifest that goes away with it.
             place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
             manifest = await stack.enter_async_context(open_manifest(place))
+        # Before anything is written, and also where nothing will be: a bare mount point knows no snapshot.
+        await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         new_mirror = False
         if writes:
-            await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
             stack.enter_context(locked(root, role=role))
             new_mirror = await _bind(manifest, root, state, disk)
         context = MirrorContext(
@@ -440,12 +441,14 @@ def _token_source(
         if auth.access_token is None:
             raise AssertionError  # the same
         return FixedToken(auth.access_token.resolve(environ).get_secret_value())
+    seed, problem = _seed(config, environ)
     return RefreshingToken(
         store=TokenStore(state),
         endpoint=token_endpoint(config, environ=environ),
         clock=clock,
         disk=disk,
-        seed=None if auth.refresh_token is None else _seed(auth.refresh_token.resolve, environ),
+        seed=seed,
+        seed_problem=problem,
     )
 
 
@@ -480,14 +483,14 @@ async def open_chain(
         )
 
 
-def _seed(resolve: Callable[[Mapping[str, str]], object], environ: Mapping[str, str]) -> str | None:
-    """The seed is needed once: when the store has taken it over, the variable or file may be gone."""
+def _seed(config: Config, environ: Mapping[str, str]) -> tuple[str | None, ConfigError | None]:
+    """Return the seed, or why it cannot be had: once the store has taken it over, the variable or file may be gone."""
+    if config.auth.refresh_token is None:
+        return None, None
     try:
-        value = resolve(environ)
-    except ConfigError:
-        return None
-    secret = getattr(value, "get_secret_value", None)
-    return None if secret is None else str(secret())
+        return config.auth.refresh_token.resolve(environ).get_secret_value(), None
+    except ConfigError as problem:
+        return None, problem
 
 
 async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: DiskThreads) -> bool:
@@ -515,7 +518,9 @@ def _state_folder(config: Config) -> Path:
     try:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(path.parent)
+            # One that cannot be listed cannot be fsynced either: it is durable when the file system gets to it.
+            with suppress(PermissionError):
+                _sync_folder(path.parent)
     except OSError as error:
         message = f"state.dir {path} cannot be made: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message, hint="create it for the user that runs dcsync, or correct state.dir") from None

@@ -18,7 +18,8 @@ from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
 from dcsync.sandbox.world import Blob
 from tests.rigs.mirror import assert_identical, assert_proved_by_sums, sidecar, tables, walk_folders
 
-KILLS = 50
+#: Of each kind.
+KILLS = 25
 #: From before the first import to well into the downloads of a run of about two seconds.
 LATEST_S = 2.2
 TOKEN = "KILL_TEST_TOKEN"
@@ -26,16 +27,16 @@ TOKEN = "KILL_TEST_TOKEN"
 CONCURRENCY = 4
 
 
-def make_world() -> World:
+def make_world(*, with_archive: bool) -> World:
     world = World(seed=5)
     now = datetime.now(UTC)
     full, narrow = world.add_request("Full"), world.add_request("Narrow")
     for day in range(6):
         files: dict[str, bytes | Blob] = {**tables(25, size=2000), "forms_forms.csv": Synthetic(2 << 20, day)}
-        world.add_job(full, completed_at=now - timedelta(days=6 - day), files=files, with_archive=False)
-        world.add_job(
-            narrow, completed_at=now - timedelta(days=6 - day, hours=1), files=tables(5, seed=day), with_archive=False
-        )
+        completed = now - timedelta(days=6 - day)
+        world.add_job(full, completed_at=completed, files=files, with_archive=with_archive)
+        files = {**tables(5, seed=day)}
+        world.add_job(narrow, completed_at=completed - timedelta(hours=1), files=files, with_archive=with_archive)
     return world
 
 
@@ -96,9 +97,19 @@ def assert_nothing_torn(root: Path, world: World) -> int:
     return len(snapshots)
 
 
+def assert_latest_is_newest(root: Path) -> None:
+    """Look whether a kill between a commit and the swap left an old one behind."""
+    for request in root.glob("acme/*"):
+        snapshots = [path.parent for path in request.glob("[0-9]*/**/_dcsync.json")]
+        newest = max(snapshots, key=lambda path: str(sidecar(path)["job"]["completed_at"]))
+        assert (request / "latest").resolve() == newest
+
+
 @pytest.mark.timeout(400)
-async def test_fifty_kills_at_random_moments_leave_nothing_torn(tmp_path: Path) -> None:
-    world = make_world()
+@pytest.mark.parametrize("with_archive", [False, True], ids=["by files", "by archive"])
+async def test_kills_at_random_moments_leave_nothing_torn(tmp_path: Path, with_archive: bool) -> None:
+    """Twenty-five of each kind."""
+    world = make_world(with_archive=with_archive)
     chance = random.Random(20261123)
     root = tmp_path / "mirror"
     root.mkdir()
@@ -121,13 +132,15 @@ async def test_fifty_kills_at_random_moments_leave_nothing_torn(tmp_path: Path) 
             if process.returncode == 0:
                 # All is mirrored: another day, so that there is something to interrupt again.
                 request = next(iter(world.requests))
-                world.add_job(request, completed_at=datetime.now(UTC), files=tables(30, seed=100 + killed))
+                more = tables(30, seed=100 + killed)
+                world.add_job(request, completed_at=datetime.now(UTC), files=more, with_archive=with_archive)
 
         last = await start(config, token)
         _, errors = await last.communicate()
 
         assert last.returncode == 0, errors.decode()
         assert assert_nothing_torn(root, world) == len(world.jobs)
+        assert_latest_is_newest(root)
         for path in root.glob("acme/*/[0-9]*/**/_dcsync.json"):
             assert_proved_by_sums(path.parent)
         # Snapshots only ever grew in number, and the kills met runs at work.

@@ -96,11 +96,22 @@ FailureAction=exit
 [Service]
 Type=oneshot
 ExecStart=/usr/local/bin/units-driver
+StandardError=file:/out/complaint
 TimeoutStartSec=100
 """
 SANDBOX: Final = """[Service]
 ExecStart=/usr/local/bin/units-sandbox
 StandardOutput=file:/run/sandbox.output
+"""
+#: Leaves the names in its environment and the event that it was given.
+HOOK: Final = """#!/bin/sh
+{ env | cut -d= -f1 | tr '\\n' ' '; echo; cat; } > "$1.new" && mv "$1.new" "$1"
+"""
+STUBBORN_HOOK: Final = """#!/bin/sh
+trap '' TERM
+touch "$1"
+sleep 1234
+sleep 1234
 """
 
 
@@ -142,6 +153,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         "/etc/systemd/system/dcsync-probe.service": probe_unit(),
         "/etc/systemd/system/sandbox.service": SANDBOX,
         "/etc/systemd/system/driver.service": DRIVER,
+        "/usr/local/bin/hook": HOOK,
+        "/usr/local/bin/stubborn-hook": STUBBORN_HOOK,
         PROGRAM: nspawn.python("-m dcsync"),
         "/usr/local/bin/confined": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/confined.py"),
         "/usr/local/bin/units-sandbox": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/units_sandbox.py"),
@@ -149,7 +162,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     }
     booted = nspawn.boot(folder, files=files, unit="driver.service", timeout_s=110)
     report = booted.results / "observed.json"
-    assert report.exists(), booted.console[-4000:]
+    assert report.exists(), (booted.results / "complaint").read_text() + booted.console[-4000:]
     return Seen(steps=json.loads(report.read_text()), booted=booted)
 
 
@@ -193,6 +206,13 @@ class TestUnderSystemd:
         assert seen["poll_now"]["new"] == 1, seen["poll_now"]["said"]
         assert seen["poll_now"]["same_pid"]
 
+    def test_a_hook_runs_and_cannot_speak_for_the_daemon(self, seen: Seen) -> None:
+        names, event = seen["poll_now"]["hooked"]
+
+        assert "PATH" in names.split()
+        assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"} & set(names.split())
+        assert json.loads(event)
+
     @pytest.mark.parametrize("kind", ["good", "bad", "unreadable", "again"])
     def test_a_reload_keeps_the_process(self, seen: Seen, kind: str) -> None:
         reloaded = seen["reload"][kind]
@@ -204,10 +224,11 @@ class TestUnderSystemd:
     @pytest.mark.parametrize("kind", ["bad", "unreadable"])
     def test_of_a_bad_configuration_it_says_where_and_that_the_old_one_is_kept(self, seen: Seen, kind: str) -> None:
         reloaded = seen["reload"][kind]
-        said = "\n".join(reloaded["said"])
+        place = re.compile(r"/etc/dcsync/config\.toml:\d+: ")
 
-        assert re.search(r"/etc/dcsync/config\.toml:\d+", said)
-        assert re.search(r"kept|keeps", said + reloaded["shown"]["StatusText"])
+        assert place.search("\n".join(reloaded["said"]))
+        assert place.search(reloaded["shown"]["StatusText"])
+        assert "from before" in reloaded["shown"]["StatusText"]
 
     def test_a_pass_beside_the_daemon_is_no_failure(self, seen: Seen) -> None:
         for done, shown in (seen["one_pass"]["beside"], seen["one_pass"]["alone"]):
@@ -260,6 +281,14 @@ class TestUnderSystemd:
         [size] = drain["left"].values()
         assert 0 < size < units_sandbox.BIG
         assert f'"fetched_bytes": {units_sandbox.BIG - size},' in "\n".join(drain["said"])
+
+    def test_it_stops_in_time_also_when_a_hook_does_not_and_leaves_nothing_running(self, seen: Seen) -> None:
+        stopped, shown = seen["drain"]["stubborn"]
+
+        assert stopped["exit"] == 0
+        assert stopped["seconds"] < 10
+        assert shown["Result"] == "success"
+        assert seen["drain"]["left_running"] == []
 
     def test_an_instance_has_a_state_of_its_own(self, seen: Seen) -> None:
         setup = seen["look_at_setup"]

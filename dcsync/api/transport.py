@@ -101,7 +101,7 @@ class ApiTransport:
             token = await self.tokens.access_token(rejected=token)
             status, headers, body = await self._exchange(url, path, token)
             if status == 401:
-                message = f"the API does not accept the access token: {_words(headers, body)}"
+                message = f"the API does not accept the access token ({_words(headers, body)})"
                 raise LoginRequired(message)
         if status == 200:
             try:

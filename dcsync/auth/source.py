@@ -16,6 +16,7 @@ from dcsync.core.quota import backoff
 from dcsync.core.signin import user_of, wants_keeping_alive
 from dcsync.errors import (
     ClientRejected,
+    ConfigError,
     LoginRequired,
     ServiceAccountRejected,
     TokenEndpointUnavailable,
@@ -48,7 +49,7 @@ class FixedToken:
     async def access_token(self, *, rejected: str | None = None) -> str:
         """Return the token; `LoginRequired` when it was just refused."""
         if rejected is not None:
-            message = "the API does not accept auth.access_token: it has expired or is for another application"
+            message = "the API refuses the configured access token, which has expired or is for another application"
             raise LoginRequired(message, hint="put a fresh access token in place; one lives 60 minutes")
         return self._token
 
@@ -118,13 +119,22 @@ class RefreshingToken:
     """Access tokens from a chain of refresh tokens, shared through the store by all tasks and processes."""
 
     def __init__(
-        self, *, store: TokenStore, endpoint: TokenEndpoint, clock: Clock, disk: DiskThreads, seed: str | None
+        self,
+        *,
+        store: TokenStore,
+        endpoint: TokenEndpoint,
+        clock: Clock,
+        disk: DiskThreads,
+        seed: str | None,
+        seed_problem: ConfigError | None = None,
     ) -> None:
         self._store = store
         self._endpoint = endpoint
         self._clock = clock
         self._disk = disk
         self._seed = seed
+        #: Why there is no seed though the configuration names one. It matters only while nothing is stored.
+        self._seed_problem = seed_problem
         self._turn = asyncio.Lock()
         self._pair: TokenPair | None = None
         #: What the server gave and the disk did not take. It is not used before it is saved.
@@ -136,6 +146,7 @@ class RefreshingToken:
         """Return a token with at least five minutes to live, renewing it if need be.
 
         However many tasks ask, one refresh is made. A refresh that has begun is finished when the caller is cancelled.
+        Raises `AuthError`s, and the `ConfigError` of a refresh_token that cannot be read while nothing is stored.
         """
         token = self._in_hand(rejected)
         if token is not None:
@@ -187,6 +198,8 @@ class RefreshingToken:
             stored = TokenPair(refresh_token=self._seed, seed=seed)
             await self._disk.run(self._store.save, stored)
             await self._disk.run(self._store.note_seed, fingerprint(self._seed))
+        if stored is None and self._seed_problem is not None:
+            raise self._seed_problem
         if stored is None:
             message = "no token is stored in state.dir and [auth] gives no refresh_token"
             raise LoginRequired(message)

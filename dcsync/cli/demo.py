@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,7 +24,11 @@ _STATE = ".state"
 _FIRST_DAYS = 3
 #: The made-up extracts begin this long ago, so that a new day can be added often before they reach today.
 _DAYS_BACK = 12
+#: A made-up day that would be older than this comes today's way instead: the server deletes extracts after 30 days.
+_OLDEST_NEXT = 18
 _TOKEN_VARIABLE = "DCSYNC_DEMO_TOKEN"  # noqa: S105 - the variable's name
+#: Whoever starts the demo for a person says here how that person starts it again.
+_AGAIN_VARIABLE = "DCSYNC_DEMO_AGAIN"
 
 
 @click.command("demo", epilog=EXIT_STATUSES)
@@ -38,6 +46,9 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
     folder = folder.absolute()
     first_day, days = _prepare(folder)
     again = days > _FIRST_DAYS
+    first_day, skipped = _not_too_old(first_day, days, datetime.now(UTC).date())
+    if skipped:
+        click.echo(f"The demo was last run long ago: it leaves out {skipped} days and goes on from there.")
     click.echo(
         f"A sandbox serves {days} days of two data requests on this machine; dcsync mirrors "
         f"{'what is new' if again else 'them'} into {folder}\n"
@@ -71,6 +82,18 @@ def _prepare(folder: Path) -> tuple[date, int]:
         message = f"{notes} is not what the demo wrote"
         raise ConfigError(message, hint=f"remove {folder} and run the demo again") from None
     return datetime.now(UTC).date() - timedelta(days=_DAYS_BACK), _FIRST_DAYS
+
+
+def _not_too_old(first_day: date, days: int, today: date) -> tuple[date, int]:
+    """Return the first day, moved so that the newest can still be had, and by how many days.
+
+    The earlier ones move with it, which nobody sees: they are mirrored, and were fixed in the manifest at first sight.
+    """
+    newest = first_day + timedelta(days=days - 1)
+    if (today - newest).days <= _OLDEST_NEXT:
+        return first_day, 0
+    moved = (today - timedelta(days=_DAYS_BACK - _FIRST_DAYS + 1) - newest).days
+    return first_day + timedelta(days=moved), moved
 
 
 async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
@@ -129,22 +152,42 @@ def _show_tree(folder: Path) -> None:
         latest = request / "latest"
         click.echo(f"      latest -> {latest.readlink()}")
         for snapshot in sorted(path.parent for path in request.glob("[0-9]*/**/_dcsync.json")):
-            files = sorted(path.name for path in snapshot.iterdir())
-            linked = sum(path.stat().st_nlink > 1 for path in snapshot.iterdir())
+            files = _files(snapshot)
+            linked = sum((snapshot / name).stat().st_nlink > 1 for name in files)
             click.echo(
                 f"      {snapshot.relative_to(request)}/  {len(files)} files, {linked} of them shared by hard links"
             )
-        names = [path.name for path in sorted(latest.iterdir())]
+        names = _files(latest)
         shown = ", ".join(names[:5])
         click.echo(f"        {shown}, … ({len(names)} in all)")
 
 
+def _files(snapshot: Path) -> list[str]:
+    """Return what a snapshot mirrors, by name: as `sync` counts it, without our own two files."""
+    return [entry["name"] for entry in json.loads((snapshot / "_dcsync.json").read_text())["files"]]
+
+
 def _show_next(folder: Path) -> None:
     latest = next(iter(sorted(folder.glob("acme/*/latest"))))
+    shown = shlex.quote(str(latest))
     click.echo(
         f"""
 Look at:
-  cd {latest} && sha256sum -c --quiet SHA256SUMS && echo whole
-  less {latest}/_dcsync.json        # where each file came from, and how
-  dcsync demo {folder}   # another day: only what changed is fetched"""
+  cd {shown} && sha256sum -c --quiet SHA256SUMS && echo whole
+  less {shown}/_dcsync.json        # where each file came from, and how
+  {_again(folder)}   # another day: only what changed is fetched"""
     )
+
+
+def _again(folder: Path) -> str:
+    """Return the command that runs the demo again, as it can be typed here."""
+    told = os.environ.get(_AGAIN_VARIABLE)
+    if told:
+        return told
+    if shutil.which("dcsync"):
+        command = ["dcsync"]
+    elif Path(sys.argv[0]).name == "dcsync":
+        command = [sys.argv[0]]
+    else:
+        command = [sys.executable, "-m", "dcsync"]
+    return shlex.join([*command, "demo", str(folder)])

@@ -20,7 +20,7 @@ Exit status:
   0   done
   1   a bug in dcsync
   2   usage or configuration
-  3   incomplete, will be retried
+  3   incomplete; what can still be had is retried
   11  another instance holds the mirror
   12  login required
   13  permission denied

@@ -46,10 +46,11 @@ def sync_command(
     outcomes = run_async(sync_once(config, accounts, wanted, dry_run=dry_run))
     print_outcomes(outcomes, as_json=as_json, dry_run=dry_run)
     status = exit_status(outcomes)
-    missing = _jobs_not_found(outcomes, jobs)
-    if missing:
-        click.echo(f"dcsync: no such job in these accounts: {', '.join(missing)}", err=True)
-        status = ExitStatus.USAGE if status is ExitStatus.DONE else status
+    unknown = [*_requests_not_found(outcomes, requests), *_jobs_not_found(outcomes, jobs)]
+    for line in unknown:
+        click.echo(f"dcsync: {line}", err=True)
+    if unknown and status is ExitStatus.DONE:
+        status = ExitStatus.USAGE
     return int(status)
 
 
@@ -106,7 +107,8 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
         )
     for failed in outcome.failed:
         when = f"; next try {time_text(failed.next_try_at)}" if failed.next_try_at else ""
-        click.echo(f"{name}: job {failed.job} is {failed.state}: {failed.message} [{failed.code}]{when}", err=True)
+        what = "cannot be planned" if dry_run else f"is {failed.state}"
+        click.echo(f"{name}: job {failed.job} {what}: {failed.message} [{failed.code}]{when}", err=True)
         if failed.hint:
             click.echo(f"  do:   {failed.hint}", err=True)
     if outcome.error is not None:
@@ -117,7 +119,9 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
     elif not dry_run and not outcome.published and not outcome.failed:
         later = f", {outcome.due_later} to be tried again later" if outcome.due_later else ""
         pending = f", {outcome.waiting} not complete upstream" if outcome.waiting else ""
-        click.echo(f"{name}: nothing new{pending}{later} ({outcome.calls} call{'s' if outcome.calls != 1 else ''})")
+        given_up = f", {outcome.given_up} given up (see dcsync status)" if outcome.given_up else ""
+        calls = f"{outcome.calls} call{'s' if outcome.calls != 1 else ''}"
+        click.echo(f"{name}: nothing new{pending}{later}{given_up} ({calls})")
 
 
 def _print_plans(outcome: AccountOutcome) -> None:
@@ -137,7 +141,7 @@ def _print_plans(outcome: AccountOutcome) -> None:
                 f"  {mark} {way.value:<7} {price.calls:>4} calls  {size_text(price.size):>10}  "
                 f"about {duration_text(price.seconds)}"
             )
-    if not outcome.planned and outcome.error is None:
+    if not outcome.planned and not outcome.failed and outcome.error is None:
         click.echo(f"{outcome.account.name}: nothing to do")
 
 
@@ -150,6 +154,7 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
         "new_jobs": outcome.new_jobs,
         "waiting": outcome.waiting,
         "due_later": outcome.due_later,
+        "given_up": outcome.given_up,
         "calls": outcome.calls,
         "published": [
             {
@@ -216,4 +221,26 @@ def _jobs_not_found(outcomes: Sequence[AccountOutcome], jobs: Sequence[str]) -> 
     if any(outcome.error for outcome in outcomes):
         return []
     known = {job for outcome in outcomes for job in outcome.found_jobs}
-    return sorted(set(jobs) - touched - known)
+    missing = sorted(set(jobs) - touched - known)
+    return [f"no such job in these accounts: {', '.join(missing)}"] if missing else []
+
+
+def _requests_not_found(outcomes: Sequence[AccountOutcome], requests: Sequence[str]) -> list[str]:
+    """Return a line when names lead nowhere: with those that lead somewhere, as for an account."""
+    from dataclasses import replace
+
+    from dcsync.core.names import printable
+
+    if any(outcome.error for outcome in outcomes):
+        return []
+    known = [(outcome.account, request) for outcome in outcomes for request in outcome.requests]
+    missing = sorted(
+        wanted
+        for wanted in set(requests)
+        if not any(replace(account, requests=(wanted,)).wants_request(request) for account, request in known)
+    )
+    if not missing:
+        return []
+    there = sorted({f"{printable(request.description)!r} ({request.id})" for _, request in known})
+    known_words = f"those that ran are {', '.join(there)}" if there else "none has run yet"
+    return [f"no such data request in these accounts: {', '.join(missing)}; {known_words}"]

@@ -9,6 +9,8 @@ from decimal import Decimal
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "ms": 0.001}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?b?)", re.IGNORECASE)
+# A bare IPv6 address has colons of its own: it stands in brackets, which nothing else needs.
+_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F.]*:[0-9a-fA-F:.]*(?:%\w+)?)\]|(?P<host>[\w.-]*)):(?P<port>[0-9]{1,5})")
 #: What file offsets can hold.
 _MOST = Decimal(2**63 - 1)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -60,13 +62,11 @@ def parse_address(text: str) -> tuple[str, int]:
 
     `ValueError` says what is expected.
     """
-    host, colon, port = text.strip().rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536 or (":" in bare) != bracketed:
+    match = _ADDRESS.fullmatch(text.strip())
+    if match is None or not 0 < int(match["port"]) < 65536:
         message = f'{text!r} is not an address and port such as "127.0.0.1:9321"'
         raise ValueError(message)
-    return bare or "127.0.0.1", int(port)
+    return match["six"] or match["host"] or "127.0.0.1", int(match["port"])
 
 
 def parse_rate(value: str | int) -> int | None:

@@ -104,7 +104,8 @@ def reconcile(standing: Sequence[Standing], concerns: Sequence[Concern], now: da
         known = before.get(key)
         item = Standing(
             concern=concern,
-            since=now if known is None else known.since,
+            # A beginning ahead of now is of a clock that was wrong; it would keep patience waiting until then.
+            since=now if known is None else min(known.since, now),
             told_at=None if known is None else known.told_at,
         )
         if _is_due(item, now):

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, SignedFile, Snapshot
+from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, SignedFile, Snapshot, StoredFile
 
 
 class TokenSource(Protocol):
@@ -57,6 +57,8 @@ class KnownRequest:
     description: str
     slug: str
     is_delta: bool
+    #: Whether it could ever be read. Of one that could not it is unknown whether it is a delta.
+    is_described: bool = True
     first_seen_at: datetime | None = field(default=None, compare=False)
 
 
@@ -139,6 +141,14 @@ class Manifest(Protocol):
         self, account: AccountName, request: RequestId, completed_at: datetime | None
     ) -> Snapshot | None:
         """Return the newest published snapshot of a request completed before that time (any, if it is None)."""
+
+    async def copies(
+        self, account: AccountName, request: RequestId, stored: StoredFile, *, limit: int
+    ) -> Sequence[Snapshot]:
+        """Return published snapshots of a request that have such a file, newest first, each with that file alone.
+
+        Such a one has the same names, size and CRC32.
+        """
 
     async def newest_snapshot(self, account: AccountName, request: RequestId) -> str | None:
         """Return the folder of the newest published snapshot of a request."""

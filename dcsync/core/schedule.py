@@ -22,11 +22,16 @@ _FIRST_DURATION = timedelta(minutes=40)
 _GRACE = timedelta(hours=1)
 #: A job may be queued a little before its slot: clocks differ.
 _EARLY = timedelta(minutes=30)
+#: A job from further ahead than this tells nothing.
+_AHEAD = timedelta(days=1)
 #: From when it is due on, it is looked for more often, for this long.
 _WATCH = timedelta(hours=2)
 #: How often at most, whatever the interval.
 _DENSE_MIN = timedelta(minutes=2)
 _DENSE_SHARE = 5
+#: Numbers and years beyond these are no schedule, and past what a date can hold.
+_MOST_TIMES = 1000
+_LAST_YEAR = 9000
 
 _DAYS = {"DAY": 1, "WEEK": 7}
 _MONTHS = {"MONTH": 1, "YEAR": 12}
@@ -65,7 +70,9 @@ def expect(request: DataRequest, jobs: Sequence[Job], now: datetime) -> Expectat
     """
     if request.is_active is False or (request.effective_to is not None and request.effective_to <= now):
         return None
-    past = sorted(((job.created_at, job) for job in jobs if job.created_at is not None), key=lambda pair: pair[0])
+    # A time far ahead of now is of a clock that is wrong.
+    known = [(job.created_at, job) for job in jobs if job.created_at is not None and job.created_at < now + _AHEAD]
+    past = sorted(known, key=lambda pair: pair[0])
     recent = [job for _, job in past[-_RECENT:]]
     offset, usual = _usual_offset(request, recent), _usual_duration(recent)
     slot = _slot_before(request, now - offset)
@@ -128,8 +135,10 @@ def _middle(spans: Sequence[timedelta]) -> timedelta:
 
 def _step(request: DataRequest) -> tuple[int, int] | None:
     """Return the schedule's step in months and days; None for a request that runs once, or in some other way."""
-    interval = (request.schedule_interval or "").upper()
+    interval, first = (request.schedule_interval or "").upper(), request.effective_from
     times = max(request.recurring_interval or 1, 1)
+    if times > _MOST_TIMES or (first is not None and first.year > _LAST_YEAR):
+        return None
     if interval in _MONTHS:
         return _MONTHS[interval] * times, 0
     if interval in _DAYS:

@@ -35,7 +35,8 @@ class Provenance:
     account_id: str
     request: RequestId
     description: str
-    is_delta: bool
+    #: None when the request could not be read.
+    is_delta: bool | None
     job: Job
     staged_at: datetime
     strategy: str
@@ -60,7 +61,7 @@ class Adopted:
 
     account: AccountName
     description: str
-    is_delta: bool
+    is_delta: bool | None
     created_at: datetime | None
     snapshot: Snapshot
     #: None in a sidecar of an older version.
@@ -156,7 +157,7 @@ def parse(body: bytes, *, folder: str) -> Adopted:
     return Adopted(
         account=AccountName(_string(account, "name")),
         description=str(request.get("description") or ""),
-        is_delta=request.get("delta") is True,
+        is_delta=None if request.get("delta") is None else request["delta"] is True,
         created_at=parse_time(job.get("created_at")),
         snapshot=snapshot,
         record=_record_of(snapshot, document.get("record")),

@@ -163,11 +163,6 @@ def split(spans: Iterable[Span], *, pieces: int, least: int) -> tuple[Span, ...]
     return tuple(cut)
 
 
-def rest_of(span: Span, done: int) -> Span:
-    """Return what is left of a span when its first `done` members are whole."""
-    return _span_of(span.members[done:])
-
-
 def content_offset(header: bytes, member: Member) -> int:
     """Return where the content begins after the member's offset, from its local header of 30 bytes and its name.
 

@@ -117,7 +117,13 @@ async def serving(
     application = web.Application(middlewares=[note], client_max_size=MAX_BODY)
     application.add_routes(pages.routes())
     # No access log: the callback's path is a secret.
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, keepalive_timeout=patience_s)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        shutdown_timeout=1.0,
+        keepalive_timeout=patience_s,
+        lingering_time=0,  # what is left of a body that was refused is not waited for
+    )
     await runner.setup()
     server = runner.server
     assert server is not None  # noqa: S101 - set up

@@ -43,6 +43,8 @@ TICK_S = 30.0
 DRAIN_S = 6.0
 #: A mirror that cannot be opened is tried again after this.
 _REOPEN_S = 60.0
+#: And so often it is looked at meanwhile whether to end or to read another configuration.
+_PARKED_TICK_S = 1.0
 #: How often hooks are looked for that another process made due.
 _HOOKS_S = 300.0
 #: The least time between two polls that a callback asked for (FAULTS S11).
@@ -88,6 +90,9 @@ class Service:
         """End: let work under way come to an end for some seconds, then cancel it. A second call cancels at once."""
         if self._stopping:
             self._hurry.set()
+        else:
+            # Only here: a session also ends for a reload, and systemd kills what says STOPPING and then goes on.
+            self._notifier.stopping("ending; downloads are kept where they stand")
         self._stopping = True
         self._told.set()
 
@@ -185,7 +190,7 @@ class Service:
         until = self._clock.monotonic() + _REOPEN_S
         while not self._stopping and self._next_config is None and self._clock.monotonic() < until:
             self._notifier.watchdog()
-            await self._clock.sleep(min(TICK_S, self._notifier.watchdog_interval_s or TICK_S))
+            await self._clock.sleep(min(_PARKED_TICK_S, self._notifier.watchdog_interval_s or _PARKED_TICK_S))
 
     def _recovered(self) -> None:
         if self._trouble is not None:
@@ -300,7 +305,6 @@ class _Session:
             self._notifier.ready(self._words())
             await self._told.wait()
             self.schedule.stop()
-            self._notifier.stopping("ending; downloads are kept where they stand")
             await self._drain(workers)
             ticker.cancel()
         await self.context.disk.run(_write_state, self._state_path(), None)
@@ -350,7 +354,8 @@ class _Session:
         while not self._told.is_set():
             await self._wait_idle(account.name, wake)
             wake.clear()
-            self.progress.begin(account.name)
+            self.progress.begin(f"polling {account.name}")
+            self._notifier.status(self._words())
             try:
                 await self._poll(account)
             except DcsyncError as error:
@@ -358,7 +363,9 @@ class _Session:
             except Exception:  # a bug in one account's work must not end the others'
                 log.exception("a bug in dcsync; the next poll tries again", account=account.name)
             finally:
-                self.progress.end(account.name)
+                self.progress.end(f"polling {account.name}")
+                if not self._told.is_set():
+                    self._notifier.status(self._words())
 
     async def _wait_idle(self, name: str, wake: asyncio.Event) -> None:
         task = asyncio.current_task()

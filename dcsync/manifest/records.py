@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import wire
 from dcsync.core.lifecycle import JobState
@@ -93,10 +94,12 @@ class Records:
         *,
         files: Sequence[StoredFile] = (),
         sidecar_sha256: str | None = None,
+        instead_of: JobId | None = None,
     ) -> None:
         """Write the rows of a snapshot back as they were: published with its files, or pruned without.
 
-        What is there already of its job is replaced, a request that is there stays as it is.
+        What is there already of its job is replaced, a request that is there stays as it is. `instead_of` is the name
+        that the same snapshot had while its ids were not known.
         """
         pruned = record.pruned_at is not None
         request = record.request
@@ -116,6 +119,8 @@ class Records:
                     )
                 )
                 await seal.seal_request(connection, account, request.id)
+            if instead_of is not None:
+                await _forget(connection, account, instead_of)
             await connection.execute(sa.delete(job_table).where(is_job(account, record.job.id)))
             await connection.execute(
                 sa.insert(job_table).values(
@@ -194,3 +199,14 @@ class Records:
                 .values(mtime_ns=mtime_ns, inode=str(inode))
             )
             await seal.seal_job(connection, account, job)
+
+
+async def _forget(connection: AsyncConnection, account: AccountName, job: JobId) -> None:
+    """Remove a job, and its request when no other job is of it."""
+    request = await connection.scalar(sa.select(job_table.c.request).where(is_job(account, job)))
+    await connection.execute(sa.delete(job_table).where(is_job(account, job)))
+    others = sa.select(job_table.c.id).where(job_table.c.account == account, job_table.c.request == request).limit(1)
+    if await connection.scalar(others) is None:
+        await connection.execute(
+            sa.delete(request_table).where(request_table.c.account == account, request_table.c.id == request)
+        )

@@ -12,9 +12,15 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, How, Job, JobId, RequestId, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.manifest.schema import job as job_table
+from dcsync.manifest.schema import request as request_table
 
 #: SQLite's limit on bound parameters is 32,766; a file row has 14.
 ROWS_AT_ONCE = 1000
+
+#: What is read of a job and a request. Not every column there is: a command that only reads may meet a manifest of an
+#: older version, which has no digests yet.
+JOB_COLUMNS = tuple(column for column in job_table.columns if column.name not in {"digest", "sidecar_sha256"})
+REQUEST_COLUMNS = tuple(column for column in request_table.columns if column.name != "digest")
 
 
 def is_job(account: AccountName, job: JobId) -> sa.ColumnElement[bool]:
@@ -45,6 +51,8 @@ def known_request(row: sa.Row[Any]) -> KnownRequest:
         description=row.description,
         slug=row.slug,
         is_delta=row.is_delta,
+        # One that was adopted from the tree has a description and no document.
+        is_described=row.document is not None or bool(row.description),
         first_seen_at=row.first_seen_at,
     )
 

@@ -21,11 +21,20 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from dcsync.core import wire
 from dcsync.core.lifecycle import JobState, may_go
-from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot
+from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
 from dcsync.errors import IllegalTransition, ManifestCorrupt, ManifestError, ManifestNewer
 from dcsync.manifest import schema, seal
-from dcsync.manifest.rows import ROWS_AT_ONCE, file_row, is_job, known_job, known_request, stored_file
+from dcsync.manifest.rows import (
+    JOB_COLUMNS,
+    REQUEST_COLUMNS,
+    ROWS_AT_ONCE,
+    file_row,
+    is_job,
+    known_job,
+    known_request,
+    stored_file,
+)
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
@@ -136,13 +145,13 @@ class SqlManifest:
     async def jobs(self, account: AccountName) -> Mapping[JobId, KnownJob]:
         """Return all jobs of an account."""
         async with self.reading() as connection:
-            rows = await connection.execute(sa.select(job_table).where(job_table.c.account == account))
+            rows = await connection.execute(sa.select(*JOB_COLUMNS).where(job_table.c.account == account))
             return {JobId(row.id): known_job(row) for row in rows}
 
     async def requests(self, account: AccountName) -> Mapping[RequestId, KnownRequest]:
         """Return all data requests of an account."""
         async with self.reading() as connection:
-            rows = await connection.execute(sa.select(request_table).where(request_table.c.account == account))
+            rows = await connection.execute(sa.select(*REQUEST_COLUMNS).where(request_table.c.account == account))
             return {RequestId(row.id): known_request(row) for row in rows}
 
     async def request_documents(self, account: AccountName) -> Mapping[RequestId, DataRequest]:
@@ -296,6 +305,40 @@ class SqlManifest:
                 completed_at=row.completed_at,
                 files=tuple(stored_file(entry) for entry in files),
             )
+
+    async def copies(
+        self, account: AccountName, request: RequestId, stored: StoredFile, *, limit: int
+    ) -> Sequence[Snapshot]:
+        """Return published snapshots of a request that have such a file, newest first, each with that file alone.
+
+        Such a one has the same names, size and CRC32. By its name on disk it is found through the primary key.
+        """
+        query = (
+            sa.select(file_table, job_table.c.folder, job_table.c.completed_at)
+            .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
+            .where(
+                job_table.c.account == account,
+                job_table.c.request == request,
+                job_table.c.state == JobState.PUBLISHED.value,
+                file_table.c.name == stored.name,
+                file_table.c.original == json.dumps(stored.original),
+                file_table.c.size == stored.size,
+                file_table.c.crc32 == stored.crc32,
+            )
+            .order_by(job_table.c.completed_at.desc(), job_table.c.published_at.desc())
+            .limit(limit)
+        )
+        async with self.reading() as connection:
+            return [
+                Snapshot(
+                    job=JobId(row.job),
+                    request=request,
+                    folder=row.folder,
+                    completed_at=row.completed_at,
+                    files=(stored_file(row),),
+                )
+                for row in await connection.execute(query)
+            ]
 
     async def newest_snapshot(self, account: AccountName, request: RequestId) -> str | None:
         """Return the folder of the newest published snapshot of a request."""

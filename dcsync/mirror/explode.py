@@ -49,7 +49,10 @@ class Step:
 
 
 class Exploder:
-    """Takes the bytes of a span in order and stages the wanted members in it."""
+    """Takes the bytes of a span in order and stages the wanted members in it.
+
+    They may come in several goes, each from where `resume` says: a member that was cut goes on in its middle.
+    """
 
     def __init__(
         self, staging: Staging, span: Span, targets: Sequence[Target], *, inflate: Callable[[], Decompressor]
@@ -62,6 +65,12 @@ class Exploder:
         self._at = span.start
         self._reader: MemberReader | None = None
         self._part: Part | None = None
+
+    def resume(self) -> int:
+        """Return the offset in the archive from which the bytes must come next: what lies before it is not needed."""
+        if self._reader is None and self.done < len(self._targets):
+            self._at = max(self._at, self._targets[self.done].member.offset)
+        return self._at
 
     def feed(self, data: bytes | bytearray) -> list[Step]:
         """Take the next bytes and return what they brought. Raises `DiskError`s; a damaged member is a step."""
@@ -83,7 +92,7 @@ class Exploder:
         return steps
 
     def close(self) -> list[Step]:
-        """Drop the member that is not whole: it begins anew, since it cannot be resumed in its middle."""
+        """Drop the member that is not whole: what its decompressor knew is gone with this object."""
         if self._part is None:
             return []
         dropped = Step(target=self._targets[self.done], size=-self._part.written)

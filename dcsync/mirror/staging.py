@@ -26,6 +26,8 @@ from dcsync.mirror import disk
 from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
 
 PART = ".part"
+#: An escape that no safe name holds (FAULTS rule N): `~` is never escaped there, and a `%` before hex always is.
+_OURS = "%7E"
 _READ_SIZE = 1 << 20
 
 
@@ -461,14 +463,16 @@ class Staging:
 
 
 def staged_leaf(name: str) -> str:
-    """Return the one component that stands for a file in the staging, where all files are side by side."""
-    leaf = name.replace("/", "%2F")
-    if leaf.endswith(PART):
-        # Else it would be the unfinished form of another file. No safe name holds this escape (FAULTS rule N).
-        leaf = leaf.removesuffix(PART) + "%2E" + PART[1:]
+    """Return the one component that stands for a file in the staging, where all files are side by side.
+
+    Of two names never the same, nor that of another's unfinished form, also where a file system folds case.
+    """
+    leaf = name.replace("/", _OURS)
+    if leaf.casefold().endswith(PART):
+        leaf += _OURS
     if len(leaf.encode()) <= names.MAX_BYTES:
         return leaf
-    return "~" + hashlib.sha256(name.encode()).hexdigest()[:32]
+    return _OURS + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def hash_descriptor(descriptor: int, *, each: Callable[[int], None] | None = None) -> Digest:

@@ -15,7 +15,7 @@ from dcsync.core.model import ARCHIVE_NAME, Job, SignedFile, StoredFile
 from dcsync.core.plan import Extract
 from dcsync.core.ports import Sign
 from dcsync.core.transfer import PIECE_SIZE, Patience, decide_range, range_headers
-from dcsync.core.ziplayout import TAIL_SIZE, Directory, Span, ZipError, read_directory, rest_of
+from dcsync.core.ziplayout import TAIL_SIZE, Directory, Span, ZipError, read_directory
 from dcsync.errors import ContentChanged, RangeIgnored, StorageError, StorageRefused, StorageUnreachable
 from dcsync.mirror.explode import Exploder, Step, Target, fastest_decompressor
 from dcsync.mirror.staging import Staging
@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 #: A range may begin within 60 s of signing (API §4); after this a new URL is asked for.
 URL_GOOD_S = 40.0
+#: A range that brings less than this before it breaks, and no whole member, has failed like one that brings nothing.
+_PROGRESS = 1 << 16
 #: Reads of the end until the directory is whole: the tail, a Zip64 record before it, the directory before that.
 _MAX_READS = 4
 
@@ -186,37 +188,38 @@ class Extractor:
 
     async def _span(self, span: Span, targets: list[Target]) -> None:
         patience = Patience()
-        while targets:
-            exploder = Exploder(self._staging, span, targets, inflate=self._inflate)
-            try:
-                async with self._context.slots:
-                    await self._stream(span, exploder)
-                error: StorageError = StorageUnreachable("the archive ended before its members did")
-            except (ContentChanged, RangeIgnored):
-                raise
-            except StorageError as failure:
-                error = failure
-            finally:
-                self._note(exploder.close())
-            if exploder.done == len(targets):
-                return
-            # The next attempt begins at the member that was cut.
-            targets = targets[exploder.done :]
-            span = rest_of(span, span.members.index(targets[0].member))
-            wait = patience.wait_after(error, progressed=exploder.done > 0, draw=self._context.draw())
-            if wait is None:
-                raise error
-            log.debug("a range of the archive is asked for again", code=error.code, wait=wait)
-            await self._context.clock.sleep(wait)
+        exploder = Exploder(self._staging, span, targets, inflate=self._inflate)
+        try:
+            while exploder.done < len(targets):
+                start, done = exploder.resume(), exploder.done
+                try:
+                    async with self._context.slots:
+                        await self._stream(start, span.stop, exploder)
+                    error: StorageError = StorageUnreachable("the archive ended before its members did")
+                except (ContentChanged, RangeIgnored):
+                    raise
+                except StorageError as failure:
+                    error = failure
+                if exploder.done == len(targets):
+                    return
+                # The next attempt begins at the byte where this one was cut.
+                progressed = exploder.done > done or exploder.resume() - start >= _PROGRESS
+                wait = patience.wait_after(error, progressed=progressed, draw=self._context.draw())
+                if wait is None:
+                    raise error
+                log.debug("a range of the archive is asked for again", code=error.code, wait=wait)
+                await self._context.clock.sleep(wait)
+        finally:
+            self._note(exploder.close())
 
-    async def _stream(self, span: Span, exploder: Exploder) -> None:
+    async def _stream(self, start: int, stop: int, exploder: Exploder) -> None:
         behind = WriteBehind(self._context.disk, exploder.feed, self._note)
-        async with self._archive.stream(span.start, span.stop) as pieces:
+        async with self._archive.stream(start, stop) as pieces:
             try:
                 async for piece in pieces:
                     await behind.add(piece)
             except StorageError:
-                # What came counts: whole members stay.
+                # What came counts: the next attempt goes on after it.
                 await behind.flush()
                 raise
             finally:

@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=10))
 #: What is kept of a hook's output: its end, where programs say what went wrong.
 _OUTPUT_TAIL = 2000
-#: Between the polite signal and the other one.
-_TERM_S = 5.0
+#: Between the polite signal and the other one. With the daemon's drain it stays below the 10 s that a stop may take.
+_TERM_S = 3.0
 #: Finished runs are shown for this long.
 KEEP_FOR = timedelta(days=90)
 

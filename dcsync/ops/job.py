@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 #: How often an archive that changes while it is read is looked at anew before its files are fetched one by one.
 _MAX_LOOKS = 3
+#: In how many snapshots a file is looked for that is not as it was recorded in the one before.
+_MAX_COPIES = 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,7 +93,7 @@ class JobMirror:
         listing = await self._list(job)
         previous = await self._previous(request, job)
         archive = self._remote_archive(job, listing)
-        directory = None if archive is None else await self._look_at(archive, job)
+        directory, _ = (None, None) if archive is None else await self._look_at(archive, job)
         known_here = replace(self._known(directory), previous=previous)
         plan = planning.plan(listing, known_here, selection=self._account.selection)
         prices = planning.ways_to(plan, directory, await self._market())
@@ -165,7 +167,7 @@ class JobMirror:
         directory = None
         for look in range(_MAX_LOOKS if archive is not None else 0):
             assert archive is not None  # noqa: S101 - else there is no look
-            directory = await self._look_at(archive, job)
+            directory, gathering.broken_off = await self._look_at(archive, job)
             plan = await self._link(gathering, directory)
             if look == 0:
                 self._announce(job, folder, plan)
@@ -181,7 +183,18 @@ class JobMirror:
         gathering.plan = gathering.planned(self._known(directory)).by_url()
         if archive is None:
             self._announce(job, folder, gathering.plan)
-        await self._fetch(gathering, gathering.plan.fetches)
+        await self._fetch_rest(gathering)
+
+    async def _fetch_rest(self, gathering: _Gathering) -> None:
+        """Fetch what did not come out of the archive; raise what broke that off if some of it has no URL of its own."""
+        fetches = gathering.plan.fetches
+        if gathering.broken_off is not None and fetches:
+            # One alone first, the smallest: when it is the line that is down, five calls say so and not five for each.
+            await self._fetch(gathering, fetches[-1:])
+            fetches = fetches[:-1]
+        await self._fetch(gathering, fetches)
+        if gathering.broken_off is not None and gathering.plan.extracts:
+            raise gathering.broken_off
 
     def _announce(self, job: Job, folder: str, plan: Plan) -> None:
         files = len(plan.fetches) + len(plan.extracts)
@@ -226,17 +239,17 @@ class JobMirror:
         stored = gathering.staged.get(ARCHIVE_NAME)
         return archive if stored is None else StagedArchive(self._context, gathering.staging, stored)
 
-    async def _look_at(self, archive: Archive, job: Job) -> Directory | None:
-        """Read the archive's directory; None, said once, when it cannot be used."""
+    async def _look_at(self, archive: Archive, job: Job) -> tuple[Directory | None, StorageError | None]:
+        """Read the archive's directory; None, said once, when it cannot be used.
+
+        Then with the error if it may be the line's: single files would only meet the same.
+        """
         try:
             directory = await open_directory(self._context, archive)
-        except (StorageUnreachable, TooSlow):
-            # Single files would only meet the same.
-            raise
         except (ZipError, StorageError, NotFound) as error:
             words = error.message if isinstance(error, DcsyncError) else str(error)
             log.warning("the archive cannot be used; its files are fetched one by one", job=job.id, reason=words)
-            return None
+            return None, error if isinstance(error, StorageUnreachable | TooSlow) else None
         if directory.refused:
             log.warning(
                 "members of the archive are refused",
@@ -244,7 +257,7 @@ class JobMirror:
                 count=len(directory.refused),
                 first=ziplayout.describe(directory.refused[0]),
             )
-        return directory
+        return directory, None
 
     def _known(self, directory: Directory | None = None) -> Known:
         conditional = self._learnt.lore.conditional_works is not False
@@ -289,6 +302,7 @@ class JobMirror:
         async def one(link: Link) -> None:
             assert previous is not None  # noqa: S101 - a link has a source
             linked = await disk.run(gathering.staging.link, previous, link.source, link.name)
+            linked = linked or await self._link_older(gathering, previous, link)
             if linked is None:
                 failed.add(link.name)
             else:
@@ -297,6 +311,40 @@ class JobMirror:
         await each(links, one, at_once=self._context.settings.concurrency)
         gathering.unlinkable |= failed
         return failed
+
+    async def _link_older(self, gathering: _Gathering, previous: Snapshot, link: Link) -> StoredFile | None:
+        """Link what the snapshot before does not have as it was recorded from an older one that does."""
+        manifest, account = self._context.manifest, self._account.name
+        for copy in await manifest.copies(account, previous.request, link.source, limit=_MAX_COPIES):
+            if copy.job != previous.job:
+                linked = await self._context.disk.run(gathering.staging.link, copy, copy.files[0], link.name)
+                if linked is not None:
+                    log.warning(
+                        "a file of the snapshot before is not as it was recorded; it is linked from an older one",
+                        job=gathering.job.id,
+                        snapshot=previous.folder,
+                        file=link.source.name,
+                        older=copy.folder,
+                    )
+                    return linked
+        return None
+
+    async def _share(self, gathering: _Gathering, extracted: Sequence[StoredFile]) -> None:
+        """Keep one copy on the disk of what turned out not to have changed; the bytes were read all the same."""
+        previous = gathering.previous
+        before = {} if previous is None else {stored.original: stored for stored in previous.files}
+
+        async def one(stored: StoredFile) -> None:
+            source = before.get(stored.original)
+            if source is None or previous is None or not stored.size:
+                return
+            if (source.size, source.sha256) != (stored.size, stored.sha256):
+                return
+            linked = await self._context.disk.run(gathering.staging.link, previous, source, stored.name)
+            if linked is not None:
+                gathering.staged[stored.name] = replace(linked, how=stored.how, packed=stored.packed)
+
+        await each(extracted, one, at_once=self._context.settings.concurrency)
 
     async def _extract(self, gathering: _Gathering, plan: Plan, archive: Archive, directory: Directory) -> None:
         """Stage members out of the archive by the cheapest way; what is damaged there is left to its own URL."""
@@ -320,12 +368,22 @@ class JobMirror:
                 for extract in plan.extracts
                 if not extract.is_listed and extract.name not in extractor.extraction.stored
             }
+        except (StorageUnreachable, TooSlow) as error:
+            # It was gone on with at the byte for as long as any came. The listed ones have URLs of their own.
+            gathering.broken_off = error
+            log.warning(
+                "the archive breaks off; what is left is fetched one by one",
+                job=gathering.job.id,
+                code=error.code,
+                reason=error.message,
+            )
         finally:
             received = archive.fetched_bytes - before
             gathering.fetched_bytes += received
             self._learn_speed(received, self._context.clock.monotonic() - began)
             reasons = {extract.name: extract.reason for extract in plan.extracts}
             gathering.stage(extractor.extraction.stored, reasons)
+        await self._share(gathering, tuple(extractor.extraction.stored.values()))
         if extractor.extraction.damaged:
             gathering.damaged |= extractor.extraction.damaged
             name, damage = next(iter(extractor.extraction.damaged.items()))
@@ -403,6 +461,8 @@ class _Gathering:
     price: Price | None = None
     prices: Mapping[Way, Price] = field(default_factory=dict)
     fetched_bytes: int = 0
+    #: Why the archive gave no more, when that may be the line's fault as well as its own.
+    broken_off: StorageError | None = None
 
     def planned(self, known: Known) -> Plan:
         """Plan with what is known by now."""

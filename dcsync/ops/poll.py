@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -46,9 +47,10 @@ async def look(api: DataConnector, manifest: SqlManifest, clock: Clock, account:
     for project in account.projects or (None,):
         await _look_at(api, account, project, known, found, clock.now())
     changed = tuple(_after(job, known.get(job.id)) for job in found.values() if _differs(job, known.get(job.id)))
-    # Requests are asked for only when a job of theirs is new.
-    unknown = sorted({known_job.job.request_id for known_job in changed} - requests.keys())
-    new_requests = await _describe(api, account, unknown)
+    # Requests are asked for only when a job of theirs is new; those that could not be read, each time.
+    described = {request.id for request in requests.values() if request.is_described}
+    unknown = sorted({known_job.job.request_id for known_job in changed} - described)
+    new_requests = await _describe(api, account, unknown, requests)
     requests.update({request.id: request for request, _ in new_requests})
     known.update({known_job.job.id: known_job for known_job in changed})
     return Poll(changed=changed, new_requests=tuple(new_requests), jobs=known, requests=requests)
@@ -78,30 +80,44 @@ async def _look_at(
 
 
 async def _describe(
-    api: DataConnector, account: AccountSettings, unknown: Sequence[RequestId]
+    api: DataConnector,
+    account: AccountSettings,
+    unknown: Sequence[RequestId],
+    seen: Mapping[RequestId, KnownRequest],
 ) -> list[tuple[KnownRequest, DataRequest | None]]:
     """Return the requests of these ids: one call for one, one list for more."""
     described: dict[RequestId, DataRequest] = {}
     if len(unknown) > 1:
-        described = {request.id: request for request in await api.requests(account.id)}
+        # Who may not see all of them may still see some.
+        with suppress(NotFound, AccessRefused):
+            described = {request.id: request for request in await api.requests(account.id)}
     for identifier in unknown:
         if identifier not in described:
             try:
                 described[identifier] = await api.request(account.id, identifier)
             except (NotFound, AccessRefused) as error:
-                log.warning("a data request cannot be read", account=account.name, request=identifier, code=error.code)
+                log.warning(
+                    "a data request cannot be read; until it can, nothing says whether it is a delta, and it gets no "
+                    "latest",
+                    account=account.name,
+                    request=identifier,
+                    code=error.code,
+                )
     return [
-        (_known_request(identifier, described.get(identifier)), described.get(identifier)) for identifier in unknown
+        (_known_request(identifier, described.get(identifier), seen.get(identifier)), described.get(identifier))
+        for identifier in unknown
     ]
 
 
-def _known_request(identifier: RequestId, request: DataRequest | None) -> KnownRequest:
+def _known_request(identifier: RequestId, request: DataRequest | None, seen: KnownRequest | None) -> KnownRequest:
     description = "" if request is None else request.description
     return KnownRequest(
         id=identifier,
         description=description,
-        slug=request_slug(description, identifier),
+        # Fixed at first sight, also when that was of nothing but its id.
+        slug=request_slug(description, identifier) if seen is None else seen.slug,
         is_delta=request is not None and request.is_delta,
+        is_described=request is not None,
     )
 
 

@@ -140,7 +140,7 @@ async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolic
             for known in published[identifier]
         ]
         # Of a request that cannot be read nobody knows whether it is a delta one.
-        is_delta = request is None or request.is_delta
+        is_delta = request is None or request.is_delta or not request.is_described
         judged.append(
             RequestVerdicts(
                 account=account,

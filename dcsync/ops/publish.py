@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -62,6 +62,9 @@ async def choose_folder(context: SyncContext, account: AccountSettings, request:
     for length in _ID_LENGTHS:
         folder = _place(context, account, request, known.job, length).folder
         taken_by = await context.manifest.folder_taken_by(folder)
+        if taken_by == layout.short_id(known.job.id, length):
+            # A rebuild found it there without its sidecar, and knew no more of the id than the folder's name has.
+            return folder
         if taken_by not in {None, known.job.id}:
             continue
         if not await context.disk.run(context.root.has_folder, folder):
@@ -82,12 +85,40 @@ async def adopt_if_there(
     """
     if not await context.disk.run(context.root.has_folder, folder):
         return None
+    nameless = await _identify(context, account, known, folder)
+    if nameless is not None:
+        return nameless
     found = await context.disk.run(adopt.read_snapshot, context.root, folder)
     if found is None or found.snapshot.job != known.job.id:
         message = f"{folder} is in the mirror, but it is not the snapshot of job {known.job.id}"
         raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then fetches the snapshot")
     await adopt_snapshot(context, account, found)
     return found.snapshot
+
+
+async def _identify(context: SyncContext, account: AccountSettings, known: KnownJob, folder: str) -> Snapshot | None:
+    """Give a snapshot that was rebuilt from its name and hashes the ids that the server now tells."""
+    records, taken_by = Records(context.manifest), await context.manifest.folder_taken_by(folder)
+    if taken_by is None or taken_by == known.job.id or not known.job.id.replace("-", "").startswith(taken_by):
+        return None
+    found, origin = await records.snapshot(account.name, taken_by), await records.origin(account.name, known.job.id)
+    if found is None or origin is None:
+        return None
+    first_seen_at, request = origin
+    snapshot = replace(found[0], job=known.job.id, request=request.id, completed_at=known.job.completed_at)
+    record = Record(
+        job=known.job,
+        request=request,
+        first_seen_at=first_seen_at,
+        published_at=context.clock.now(),
+        strategy=ADOPTED,
+    )
+    await records.restore(
+        account.name, record, folder, files=snapshot.files, sidecar_sha256=found[1], instead_of=taken_by
+    )
+    log.info("a snapshot without a sidecar is known again", account=account.name, job=known.job.id, folder=folder)
+    await move_latest(context, account, known.job.id)
+    return snapshot
 
 
 async def adopt_snapshot(context: MirrorContext, account: AccountSettings, found: Adopted) -> None:
@@ -123,7 +154,7 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
             account_id=account.id,
             request=staged.request.id,
             description=staged.request.description,
-            is_delta=staged.request.is_delta,
+            is_delta=staged.request.is_delta if staged.request.is_described else None,
             job=staged.job,
             staged_at=now,
             strategy=staged.strategy,
@@ -243,13 +274,16 @@ async def _acknowledge_adopted(context: MirrorContext, account: AccountSettings,
 
 
 async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, anew: bool = False) -> None:
-    """Let `latest` show the newest snapshot of the job's request. A delta request has none: it is no snapshot."""
+    """Let `latest` show the newest snapshot of the job's request. A delta request has none: it is no snapshot.
+
+    Nor has one that could not be read: it may be a delta.
+    """
     requests = await context.manifest.requests(account.name)
     jobs = await context.manifest.jobs(account.name)
     known = jobs[job]
     request = requests.get(known.job.request_id)
     parsed = context.settings.layout
-    if request is None or request.is_delta or not parsed.holds_one_request:
+    if request is None or not request.is_described or request.is_delta or not parsed.holds_one_request:
         return
     newest = await context.manifest.newest_snapshot(account.name, request.id)
     if newest is None or known.state is not JobState.PUBLISHED:

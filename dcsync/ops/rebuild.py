@@ -250,7 +250,8 @@ class _Rebuild:
                 id=snapshot.request,
                 description=found.description,
                 slug=slug or request_slug(found.description, snapshot.request),
-                is_delta=found.is_delta,
+                is_delta=found.is_delta is True,
+                is_described=found.is_delta is not None,
             ),
             first_seen_at=now,
             published_at=now,
@@ -271,12 +272,9 @@ class _Rebuild:
         slug = where.request_slug or "request"
         request = next((known for known in requests.values() if known.slug == slug), None)
         if request is None:
-            # Of the id the slug has the last part only.
+            # Of the id the slug has the last part only, and whether it is a delta nothing tells.
             request = KnownRequest(
-                id=RequestId(slug.rpartition("-")[2]),
-                description=slug.rpartition("-")[0].replace("-", " "),
-                slug=slug,
-                is_delta=False,
+                id=RequestId(slug.rpartition("-")[2]), description="", slug=slug, is_delta=False, is_described=False
             )
         try:
             found = await context.disk.run(survey, context.root, folder)
@@ -291,7 +289,7 @@ class _Rebuild:
         return Adopted(
             account=AccountName(account),
             description=request.description,
-            is_delta=request.is_delta,
+            is_delta=request.is_delta if request.is_described else None,
             created_at=None,
             snapshot=Snapshot(
                 job=JobId(where.job),

@@ -25,6 +25,7 @@ from dcsync.errors import (
     ApiFault,
     ApiUnreachable,
     AuthError,
+    ConfigError,
     DcsyncError,
     DiskError,
     DiskFull,
@@ -75,9 +76,13 @@ class AccountOutcome:
     planned: list[Planned] = field(default_factory=list)
     waiting: int = 0
     due_later: int = 0
+    #: Jobs that were set aside, and that the server still has.
+    given_up: int = 0
     expiring: list[JobId] = field(default_factory=list)
     #: Of the jobs asked for by id, those that are known.
     found_jobs: list[JobId] = field(default_factory=list)
+    #: The data requests of the account that are known, and mirrored by its configuration.
+    requests: list[KnownRequest] = field(default_factory=list)
     calls: int = 0
     error: DcsyncError | None = None
 
@@ -89,6 +94,15 @@ class AccountOutcome:
         if self.failed or self.due_later:
             return ExitStatus.INCOMPLETE
         return ExitStatus.DONE
+
+
+#: What to do about a job that is not tried again.
+_ADVICE = {
+    JobState.EXPIRED: "it cannot be had any more: the next extract has the account as it is then. dcsync status "
+    "keeps naming the loss",
+    JobState.QUARANTINED: "it is not tried again unless you ask for it: dcsync sync --job ID. A new run of the data "
+    "request gives a new extract",
+}
 
 
 def exit_status(outcomes: Sequence[AccountOutcome]) -> ExitStatus:
@@ -155,12 +169,16 @@ class _AccountRun:
         if not self._dry_run and (poll.changed or poll.new_requests):
             await context.manifest.record_poll(account.name, jobs=poll.changed, requests=poll.new_requests, at=now)
         self._learnt.facts = replace(self._learnt.facts, last_poll_at=now)
+        outcome.requests.extend(request for request in poll.requests.values() if account.wants_request(request))
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
         outcome.waiting = sum(known.state is JobState.WAITING for known in selected)
         named = [known for known in selected if known.job.id in self._wanted.jobs]
         outcome.found_jobs.extend(known.job.id for known in named)
         if named:
             selected = [await self._reopened(known) for known in named]
+        outcome.given_up = sum(
+            known.state is JobState.QUARANTINED and not has_expired(known.job.completed_at, now) for known in selected
+        )
         due = [known for known in selected if known.state in OPEN]
         for known in sorted(due, key=_age):
             if nears_expiry(known.job.completed_at, now):
@@ -237,6 +255,7 @@ class _AccountRun:
         elif error.poison and attempts >= POISON_ATTEMPTS:
             state = JobState.QUARANTINED
         due = next_try if state is JobState.FAILED else None
+        hint = error.advice if state is JobState.FAILED else _ADVICE[state]
         await self._context.manifest.move(
             self._account.name,
             known.job.id,
@@ -253,7 +272,7 @@ class _AccountRun:
                 state=state,
                 code=error.code,
                 message=error.message,
-                hint=error.advice,
+                hint=hint,
                 next_try_at=due,
             )
         )
@@ -265,7 +284,7 @@ class _AccountRun:
             state=state.value,
             code=error.code,
             error=error.message,
-            hint=error.advice,
+            hint=hint,
             next_try_at=due,
         )
 
@@ -301,7 +320,7 @@ def _stops_account(error: DcsyncError) -> bool:
     if isinstance(error, DiskFull | InodesExhausted):
         # A smaller one may fit.
         return False
-    account_wide = (AuthError, ApiUnreachable, ApiFault, RateLimited, DiskError, ManifestError)
+    account_wide = (ConfigError, AuthError, ApiUnreachable, ApiFault, RateLimited, DiskError, ManifestError)
     return isinstance(error, account_wide) or (isinstance(error, MirrorError) and error.ends_run)
 
 

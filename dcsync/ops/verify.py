@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import structlog
 
 from dcsync.core import sidecar
-from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, JobId, Snapshot
+from dcsync.core.layout import recognise
+from dcsync.core.lifecycle import OPEN, JobState
+from dcsync.core.model import JobId, Snapshot
 from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
 from dcsync.manifest import Records
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 #: The note of the part that a nightly run read last.
 _LAST_PART = "verify.part"
+#: What another process prunes is renamed away this long before its row says so.
+_PRUNING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +138,8 @@ class _Verification:
         for known in published:
             await self._snapshot(known.job.id)
         await self._unknown_folders()
+        if self._findings:
+            await self._forget_pruned()
         if self._repair and self._findings:
             assert isinstance(self._context, SyncContext)  # noqa: S101 - repairing fetches
             folders = await repair_folders(self._context, self._account, self._findings)
@@ -146,14 +151,16 @@ class _Verification:
         if found is None:
             return
         snapshot, sidecar_sha256 = found
-        before = len(self._findings), len(self._damages)
         self._report.snapshots += 1
         await self._look_at(snapshot, sidecar_sha256)
-        if len(self._findings) > before[0]:
-            again = await self._records.snapshot(self._account.name, job)
-            if again is None or again[0].folder != snapshot.folder:
-                # Pruned while it was read: what was missing there is missing rightly.
-                del self._findings[before[0] :], self._damages[before[1] :]
+
+    async def _forget_pruned(self) -> None:
+        """Take back what was found in snapshots that were pruned meanwhile: there it is missing rightly."""
+        # The row follows the rename within the time of some fsyncs.
+        await self._context.clock.sleep(_PRUNING_S)
+        published = await self._context.manifest.published_folders(self._account.name)
+        self._findings = [found for found in self._findings if found.job is None or found.job in published]
+        self._damages = [damage for damage in self._damages if damage.finding.job in published]
 
     async def _look_at(self, snapshot: Snapshot, sidecar_sha256: str | None) -> None:
         root, folder = self._context.root, snapshot.folder
@@ -250,30 +257,45 @@ class _Verification:
         """Find folders that look like snapshots of this account and are not in the manifest."""
         context, name = self._context, self._account.name
         settings = context.settings
-
-        def find() -> list[tuple[str, AccountName | None]]:
-            depth = len(settings.layout.request_segments)
-            found = []
-            for folder in adopt.find_snapshots(context.root):
-                parts = folder.split("/")
-                if len(parts) == depth + 1 and parts[-1] == settings.layout.latest_name:
-                    continue
-                if self._part.has(folder) and folder not in known:
-                    snapshot = adopt.read_snapshot(context.root, folder)
-                    found.append((folder, None if snapshot is None else snapshot.account))
-            return found
-
-        known = set((await context.manifest.published_folders(name)).values())
-        unknown = await context.disk.run(find)
-        now_known = {
+        known = {
             folder
             for account in await context.manifest.accounts()
             for folder in (await context.manifest.published_folders(account)).values()
         }
-        for folder, account in unknown:
-            if folder not in now_known and account in {None, name}:
-                detail = "a snapshot that the manifest does not know; dcsync rebuild takes it in"
-                self._find(Kind.EXTRA, None, folder, detail)
+
+        def is_one(folder: str) -> bool:
+            return recognise(settings.layout, folder, settings.zone) is not None
+
+        def find() -> list[str]:
+            depth = len(settings.layout.request_segments)
+            found = []
+            for folder in adopt.find_snapshots(context.root, is_one=is_one):
+                parts = folder.split("/")
+                is_latest = len(parts) == depth + 1 and parts[-1] == settings.layout.latest_name
+                if not is_latest and self._part.has(folder) and folder not in known and self._is_ours(folder):
+                    found.append(folder)
+            return found
+
+        jobs = await context.manifest.jobs(name)
+        for folder in await context.disk.run(find):
+            job = await context.manifest.folder_taken_by(folder)
+            if job is not None and job in jobs and jobs[job].state in OPEN:
+                # It is being published right now, or the next sync adopts it.
+                continue
+            self._find(
+                Kind.EXTRA, None, folder, "a snapshot that the manifest does not know; dcsync rebuild takes it in"
+            )
+
+    def _is_ours(self, folder: str) -> bool:
+        """Say whether an unknown folder is this account's, or may be. Blocks."""
+        settings = self._context.settings
+        try:
+            snapshot = adopt.read_snapshot(self._context.root, folder)
+        except DcsyncError:
+            snapshot = None
+        where = recognise(settings.layout, folder, settings.zone)
+        account = snapshot.account if snapshot is not None else None if where is None else where.account
+        return account in {None, self._account.name}
 
     def _find(self, kind: Kind, job: JobId | None, path: str, detail: str, *, is_folder: bool = False) -> None:
         finding = Finding(kind=kind, account=self._account.name, job=job, path=path, detail=detail, is_folder=is_folder)

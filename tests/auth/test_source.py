@@ -19,7 +19,9 @@ from dcsync.auth.store import Intent, TokenPair, TokenStore, fingerprint
 from dcsync.core.signin import user_of
 from dcsync.errors import (
     ClientRejected,
+    ConfigError,
     LoginRequired,
+    SecretUnavailable,
     TokenEndpointUnavailable,
     TokenStoreExposed,
     TokenStoreUnusable,
@@ -51,7 +53,12 @@ class Rig:
         return self.sandbox.count("token")
 
     def source(
-        self, *, seed: str | None = "", secret: str = "sandbox-secret", base_url: str | None = None
+        self,
+        *,
+        seed: str | None = "",
+        secret: str = "sandbox-secret",
+        base_url: str | None = None,
+        seed_problem: ConfigError | None = None,
     ) -> RefreshingToken:
         """Return what one process has; the empty seed is the rig's."""
         return RefreshingToken(
@@ -62,6 +69,7 @@ class Rig:
             clock=self.clock,
             disk=self.disk,
             seed=self.seed if seed == "" else seed,
+            seed_problem=seed_problem,
         )
 
     def break_next(self, kind: str, *, times: int | None = 1, **more: object) -> Fault:
@@ -224,6 +232,24 @@ async def test_without_a_stored_and_a_configured_token_a_login_is_required(rig: 
         await rig.source(seed=None).access_token()
 
     assert rig.asked == 0
+
+
+async def test_what_is_wrong_with_the_configured_token_is_said_while_none_is_stored(rig: Rig) -> None:
+    problem = SecretUnavailable("the environment variable SEED is not set")
+
+    with pytest.raises(SecretUnavailable, match="SEED is not set"):
+        await rig.source(seed=None, seed_problem=problem).access_token()
+
+    assert rig.asked == 0
+
+
+async def test_what_is_wrong_with_the_configured_token_is_no_matter_once_one_is_stored(rig: Rig) -> None:
+    await rig.source().access_token()
+    rig.clock.advance(3600)
+
+    token = await rig.source(seed=None, seed_problem=SecretUnavailable("it is gone")).access_token()
+
+    assert rig.sandbox.tokens.accepts(token)
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from tests.cli.conftest import Dcsync
+import pytest
+
+from tests.cli.conftest import Dcsync, Result
 from tests.rigs.mirror import assert_proved_by_sums, sidecar
+
+ROOT = Path(__file__).parents[2]
 
 
 def snapshots(folder: Path) -> list[Path]:
@@ -45,6 +51,80 @@ def test_running_the_demo_again_picks_up_a_new_day_and_links_what_did_not_change
         assert how.count("linked") > how.count("fetched")
         assert_proved_by_sums(snapshot)
     assert "linked" in result.out
+
+
+def test_a_demo_that_was_left_alone_for_months_goes_on(dcsync: Dcsync, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    dcsync("demo", str(folder))
+    notes = folder / ".state/demo.json"
+    for months in (3, 9):
+        # As it would look by then: the time goes on, or the notes go back.
+        entry = json.loads(notes.read_text())
+        entry["first_day"] = (date.fromisoformat(entry["first_day"]) - timedelta(days=30 * months)).isoformat()
+        notes.write_text(json.dumps(entry))
+        before = snapshots(folder)
+
+        result = dcsync("demo", str(folder))
+
+        assert result.status == 0, result.err
+        assert "last run long ago" in result.out
+        new = [snapshot for snapshot in snapshots(folder) if snapshot not in before]
+        assert len(new) == 2
+        assert all(
+            datetime.fromisoformat(sidecar(snapshot)["job"]["completed_at"]) < datetime.now(UTC) for snapshot in new
+        )
+        for latest in folder.glob("acme/*/latest"):
+            assert latest.resolve() in new
+    result = dcsync("demo", str(folder))
+    assert result.status == 0
+    assert "long ago" not in result.out
+
+
+def test_the_demo_counts_the_files_of_a_snapshot_the_same_everywhere(dcsync: Dcsync, tmp_path: Path) -> None:
+    result = dcsync("demo", str(tmp_path / "demo"))
+
+    published = dict(re.findall(r"published acme/(\S+): (\d+) files", result.out))
+    listed = dict(re.findall(r"      (\d\S+)/  (\d+) files", result.out))
+    assert len(published) == len(listed) == 6
+    for folder, count in published.items():
+        assert listed[folder.partition("/")[2]] == count
+        assert f"({count} in all)" in result.out
+        recorded = sidecar(tmp_path / "demo/acme" / folder)["files"]
+        assert len(recorded) == int(count)
+
+
+def last_command(result: Result) -> str:
+    return result.out.strip().splitlines()[-1].partition("   #")[0].strip()
+
+
+def test_the_demo_ends_with_a_command_that_works(
+    dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    folder = tmp_path / "a folder"
+
+    command = last_command(dcsync("demo", str(folder)))
+
+    again = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - as typed
+    assert again.returncode == 0, again.stderr
+    assert len(snapshots(folder)) == 8
+
+
+def test_the_demo_says_what_it_was_told_to_say_of_how_to_go_on(
+    dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCSYNC_DEMO_AGAIN", "make demo")
+
+    assert last_command(dcsync("demo", str(tmp_path / "demo"))) == "make demo"
+
+
+@pytest.mark.needs_tool("make")
+def test_make_demo_says_make_demo() -> None:
+    recipe = subprocess.run(
+        ["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]
+
+    assert recipe.startswith("DCSYNC_DEMO_AGAIN='make demo' ")
 
 
 def test_the_demo_does_not_touch_a_folder_with_other_things(dcsync: Dcsync, tmp_path: Path) -> None:

@@ -89,6 +89,58 @@ def test_a_dry_run_in_json_names_every_file(side: Served, dcsync: Dcsync) -> Non
     assert {file["name"]: file["action"] for file in planned["files"]} == dict.fromkeys(tables(3), "fetch")
 
 
+def test_a_dry_run_shows_the_plans_beside_what_cannot_be_planned(side: Served, dcsync: Dcsync) -> None:
+    failing, other = add_job(side, days_ago=1), add_job(side)
+    side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+
+    result = dcsync("sync", "--dry-run")
+
+    assert result.status == 3
+    assert f"(job {other})" in result.out
+    assert f"acme: job {failing} cannot be planned: " in result.err
+    assert "[L-MISSING]" in result.err
+    assert "next try" not in result.err
+
+
+def test_a_dry_run_of_which_nothing_can_be_planned_does_not_say_that_there_is_nothing(
+    side: Served, dcsync: Dcsync
+) -> None:
+    add_job(side)
+    side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+
+    result = dcsync("sync", "--dry-run")
+
+    assert result.out == ""
+    assert "cannot be planned" in result.err
+
+
+def test_a_job_that_was_given_up_is_named_by_every_later_run(side: Served, dcsync: Dcsync) -> None:
+    add_job(side, days_ago=2)
+    side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+    first = dcsync("sync")
+
+    result = dcsync("sync")
+
+    assert "is quarantined" in first.err
+    assert "dcsync sync --job" in first.err
+    assert result.status == 0
+    assert result.out == "acme: nothing new, 1 given up (see dcsync status) (1 call)\n"
+    assert dcsync("sync", "--json").json["accounts"][0]["given_up"] == 1
+
+
+def test_an_extract_that_is_lost_is_not_said_to_be_tried_again(side: Served, dcsync: Dcsync) -> None:
+    add_job(side, days_ago=31)
+
+    result = dcsync("sync")
+
+    assert result.status == 3
+    assert "is expired" in result.err
+    assert "cannot be had any more" in result.err
+    for words in ("next try", "looks again", "tries again", "retried"):
+        assert words not in result.err
+    assert dcsync("sync").out == "acme: nothing new (1 call)\n"
+
+
 def test_a_run_can_be_limited_to_a_request(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     add_job(side, description="Weekly")
@@ -104,6 +156,26 @@ def test_an_unknown_account_is_named_with_those_there_are(side: Served, dcsync: 
     assert result.status == 2
     assert "no account 'acne'" in result.err
     assert "acme" in result.err
+
+
+def test_an_unknown_request_is_named_with_those_there_are(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+    add_job(side, description="Weekly")
+
+    result = dcsync("sync", "--request", "nosuch", "--request", "Week*")
+
+    assert result.status == 2
+    assert "no such data request in these accounts: nosuch; those that ran are 'Nightly' (" in result.err
+    assert "'Weekly' (" in result.err
+    # What is known by its name is mirrored all the same.
+    assert "published acme/weekly-" in result.out
+
+
+def test_an_unknown_request_of_an_account_where_none_ran_is_said(side: Served, dcsync: Dcsync) -> None:
+    result = dcsync("sync", "--request", "nosuch")
+
+    assert result.status == 2
+    assert "no such data request in these accounts: nosuch; none has run yet" in result.err
 
 
 def test_an_unknown_job_is_said(side: Served, dcsync: Dcsync) -> None:
@@ -151,28 +223,33 @@ def test_no_permission_for_the_account_is_exit_13(side: Served, dcsync: Dcsync) 
     assert "custom integrations" in result.err
 
 
-def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync) -> None:
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["sync", "dry run"])
+def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync, options: list[str]) -> None:
     add_job(side)
     dcsync("sync")
     side.root.rename(side.folder / "elsewhere")
     side.root.mkdir()
+    calls = side.sandbox.count()
 
-    result = dcsync("sync")
+    result = dcsync("sync", *options)
 
     assert result.status == 14
     assert "M-UNMOUNTED" in result.err
     assert "nothing was written" in result.err
     assert list(side.root.iterdir()) == []
+    assert side.sandbox.count() == calls
 
 
-def test_a_missing_root_is_said_before_anything_is_made(side: Served, dcsync: Dcsync) -> None:
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["sync", "dry run"])
+def test_a_missing_root_is_said_before_anything_is_made(side: Served, dcsync: Dcsync, options: list[str]) -> None:
     side.root.rmdir()
 
-    result = dcsync("sync")
+    result = dcsync("sync", *options)
 
     assert result.status == 14
     assert f"{side.root} does not exist" in result.err
     assert "mkdir -p" in result.err
+    assert not side.root.exists()
 
 
 def test_an_api_that_is_not_there_is_said_without_a_traceback(side: Served, dcsync: Dcsync) -> None:
@@ -217,6 +294,34 @@ def test_no_permission_is_said_with_the_path_and_the_uid(side: Served, locked: s
     assert result.returncode == status
     assert "Traceback" not in result.stderr
     assert list(side.root.rglob("*.csv")) == []
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_tool("setpriv")
+@pytest.mark.parametrize("there", [True, False], ids=["there", "to be made"])
+def test_a_state_folder_may_be_in_one_that_cannot_be_listed(side: Served, there: bool) -> None:
+    add_job(side)
+    closed = side.folder / "closed"
+    state = closed / "state"
+    state.mkdir(mode=0o700, parents=True)
+    if not there:
+        state.rmdir()
+    os.chown(closed, NOBODY, NOBODY)
+    # Others may go through it, and make things in it, but not see what there is.
+    closed.chmod(0o733)
+    side.config.write_text(side.config.read_text().replace(str(side.state), str(state)))
+    without = "--bounding-set=-dac_override,-dac_read_search"
+
+    result = subprocess.run(
+        ["setpriv", without, "--inh-caps=-all", sys.executable, "-m", "dcsync", "--config", side.config, "sync"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "published acme/nightly-" in result.stdout
+    assert (state / "manifest.sqlite").is_file()
 
 
 def test_a_second_run_is_exit_11_with_the_first_one_s_pid(side: Served, dcsync: Dcsync) -> None:
@@ -280,3 +385,32 @@ def test_a_refresh_token_in_the_configuration_is_spent_once_over_two_runs(
     stored = json.loads((side.state / "token.json").read_text())
     assert stored["refresh_token"] in side.sandbox.tokens.live_refresh_tokens
     assert (side.state / "token.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("reference", "code", "words"),
+    [
+        ("env:NO_SUCH_SEED", "C-SECRET", "the environment variable NO_SUCH_SEED is not set"),
+        ("file:{folder}/none", "C-SECRET", "/none cannot be read: No such file or directory"),
+        ("file:{folder}/loose", "C-EXPOSED", "/loose has mode 0644: others can read it"),
+    ],
+)
+def test_a_refresh_token_that_cannot_be_read_is_named_and_not_a_missing_login(
+    side: Served, dcsync: Dcsync, reference: str, code: str, words: str
+) -> None:
+    (side.folder / "loose").write_text(side.sandbox.tokens.issue_refresh_token("tester"))
+    (side.folder / "loose").chmod(0o644)
+    text = side.config.read_text().replace(
+        f'access_token = "env:{TOKEN}"',
+        'client_id = "sandbox"\nclient_secret = "sandbox-secret"\n'
+        f'refresh_token = "{reference.format(folder=side.folder)}"',
+    )
+    side.config.write_text(text)
+
+    result = dcsync("sync")
+
+    assert result.status == 2
+    assert words in result.err
+    assert f"[{code}]" in result.err
+    assert "no token is stored" not in result.err
+    assert side.sandbox.count("token") == 0

@@ -19,14 +19,8 @@ from pydantic.fields import FieldInfo
 from dcsync.config import Config, load
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
-#: Active keys that say something else than the default: what only the operator can know, and the one way to sign in
-#: that this version has.
-NOT_DEFAULT = {
-    ("auth", "method"),
-    ("auth", "client_id"),
-    ("auth", "client_secret"),
-    ("auth", "refresh_token"),
-}
+#: Active keys that say something else than the default: what only the operator can know.
+NOT_DEFAULT = {("auth", "client_id"), ("auth", "client_secret")}
 _HEADER = re.compile(r"(?:# )?\[\[?([a-z]+)\]\]?")
 _KEY = re.compile(r"(# )?([a-z_]+) = (.+)")
 
@@ -89,7 +83,7 @@ def test_it_loads_as_it_is(tmp_path: Path, mode: int) -> None:
 
     assert config.mirror.root == Path("/srv/dcsync")
     assert config.accounts[0].account_id == "872264f8-2433-498d-8d36-16649ecb13fe"
-    assert config.auth.method == "token"
+    assert config.auth.method == "login"
 
 
 def test_every_key_of_every_section_is_there_and_no_other() -> None:
@@ -131,11 +125,15 @@ def test_a_key_that_is_only_shown_has_no_default_or_says_it() -> None:
         ("auth", "account_id"),
         ("auth", "key_id"),
         ("auth", "private_key"),
+        ("auth", "refresh_token"),
+        ("heartbeat", "url"),
         ("hook", "on"),
         ("hook", "run"),
         ("hook", "timeout"),
+        ("http", "callback_secret"),
+        ("metrics", "textfile"),
     }
-    assert all(field.default is None for key, field in fields().items() if key in shown and key[0] == "auth")
+    assert all(field.default is None for key, field in fields().items() if key in shown and key[0] != "hook")
     assert config.hooks[0].timeout == fields()["hook", "timeout"].default
     assert config.auth.private_key is not None
 

@@ -348,3 +348,48 @@ def test_root_and_state_are_compared_as_the_folders_they_are() -> None:
     words = refusal(mirror={"root": "/srv/dcsync/a"}, state={"dir": "/srv/dcsync/b/../a"})
 
     assert "must not be state.dir" in words
+
+
+# --- what tells of the mirror -----------------------------------------------------------------------------------------
+
+
+def test_an_account_is_stale_after_two_intervals_with_their_jitter_at_the_soonest() -> None:
+    assert make_config().poll.stale_after == timedelta(hours=3)
+    assert make_config(poll={"stale_after": "32m"}).poll.stale_after == timedelta(minutes=32)
+    assert refusal(poll={"stale_after": "31m59s"}).startswith("stale_after is less than two intervals")
+    assert refusal(poll={"interval": "2h"}).startswith("stale_after is less than two intervals")
+
+
+def test_without_listen_there_are_no_pages() -> None:
+    assert make_config().http.address is None
+    assert make_config(http={"listen": ":9321"}).http.address == ("127.0.0.1", 9321)
+    assert make_config(http={"listen": "[::1]:9321"}).http.address == ("::1", 9321)
+    assert "is not an address and port" in refusal(http={"listen": "9321"})
+
+
+def test_the_callback_s_secret_is_never_shown() -> None:
+    assert CANARY not in repr(make_config(http={"callback_secret": CANARY}))
+
+
+def test_messages_are_for_what_went_wrong_and_when_it_is_over_unless_said_otherwise() -> None:
+    assert make_config().notify.on == ["failure", "attention", "recovered"]
+    assert make_config(notify={"on": ["snapshot"]}).notify.on == ["snapshot"]
+    assert "'snapshot', 'failure', 'attention' or 'recovered'" in refusal(notify={"on": ["bogus"]})
+
+
+def test_addresses_of_messages_and_of_the_heartbeat_are_secrets() -> None:
+    config = make_config(notify={"urls": [f"slack://{CANARY}", "env:N"]}, heartbeat={"url": f"https://hc/{CANARY}"})
+
+    assert CANARY not in repr(config)
+    assert [url.describe() for url in config.notify.urls] == ["***", "env:N"]
+    assert config.heartbeat.url is not None
+    assert config.heartbeat.url.resolve({}).get_secret_value() == f"https://hc/{CANARY}"
+    assert CANARY not in refusal(notify={"urls": [[CANARY]]})
+    assert CANARY not in refusal(heartbeat={"url": {"url": CANARY}})
+
+
+def test_figures_go_to_a_file_that_node_exporter_reads() -> None:
+    assert make_config().metrics.textfile is None
+    assert make_config(metrics={"textfile": "/var/x/../dcsync.prom"}).metrics.textfile == Path("/var/dcsync.prom")
+    assert refusal(metrics={"textfile": "dcsync.prom"}) == "'dcsync.prom' is not an absolute path"
+    assert refusal(metrics={"textfile": "/var/dcsync.txt"}).startswith("'/var/dcsync.txt' does not end in .prom")

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them."""
+"""Durations, sizes and addresses as people write them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.config.units import parse_duration, parse_rate, parse_size
+from dcsync.config.units import parse_address, parse_duration, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,64 @@ def test_sizes_are_exact_and_end_where_file_offsets_do() -> None:
     assert parse_size(2**53 + 1) == 2**53 + 1
     with pytest.raises(ValueError, match="beyond every disk"):
         parse_size("9" * 400)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:9321", ("127.0.0.1", 9321)),
+        (" 127.0.0.1:9321 ", ("127.0.0.1", 9321)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+        ("localhost:65535", ("localhost", 65535)),
+        ("[::1]:9321", ("::1", 9321)),
+        ("[::]:9321", ("::", 9321)),
+        (":9321", ("127.0.0.1", 9321)),
+    ],
+)
+def test_an_address_is_read(text: str, expected: tuple[str, int]) -> None:
+    assert parse_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":",
+        "9321",
+        "localhost",
+        "localhost:",
+        "localhost:http",
+        "localhost:0",
+        "localhost:65536",
+        "localhost:-1",
+        "localhost:+1",
+        "localhost:١",  # a digit, but no port
+        "::1:9321",
+        "::1",
+        "[::1]",
+        "[::1:9321",
+        "::1]:9321",
+        "[localhost]:9321",
+        "[]:9321",
+        "http://localhost:9321",
+        "local host:9321",
+        "localhost :9321",
+        "localhost: 9321",
+    ],
+)
+def test_what_is_no_address_and_port_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r'is not an address and port such as "127\.0\.0\.1:9321"'):
+        parse_address(text)
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    try:
+        host, port = parse_address(text)
+    except ValueError:
+        return
+    assert host
+    assert 0 < port < 65536
 
 
 @pytest.mark.parametrize(

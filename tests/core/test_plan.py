@@ -261,6 +261,21 @@ class TestFurtherMembers:
 
         assert made.skipped == (Skip(file=ListedFile(name=member, size=8), reason=reason),)
 
+    def test_a_member_of_other_content_than_the_listed_one_is_no_other_spelling_of_it(self) -> None:
+        """`schemas/a.csv` may be as long as `a.csv` by chance."""
+        directory = make_directory({"schemas/a.csv": b"87654321", "a.csv": BODY})
+
+        made = plan([make_listed("a.csv", 8)], Known(directory=directory))
+
+        assert {extract.name for extract in made.extracts} == {"a.csv", "schemas/a.csv"}
+        assert made.skipped == ()
+
+    def test_a_member_in_place_of_the_listed_one_is_another_spelling_of_it(self) -> None:
+        made = plan([make_listed("a.csv", 8)], Known(directory=make_directory({"data/a.csv": b"87654321"})))
+
+        assert [skip.reason for skip in made.skipped] == ["only in the archive; the listing spells it 'a.csv'"]
+        assert [fetch.name for fetch in made.fetches] == ["a.csv"]
+
     def test_a_member_of_another_size_is_no_twin_of_a_listed_file(self) -> None:
         directory = make_directory({"data/a.csv": b"1", "a.csv": BODY})
 
@@ -268,6 +283,50 @@ class TestFurtherMembers:
             "a.csv",
             "data/a.csv",
         }
+
+
+class TestMembersWithoutMeasure:
+    """Members that are not listed are limited together; what is listed is limited by its size in the listing."""
+
+    MIB = 1 << 20
+
+    @staticmethod
+    def make(sizes: Mapping[str, int], listed: int) -> tuple[list[ListedFile], Known]:
+        directory = make_directory({**dict.fromkeys(sizes, b""), "a.csv": b""})
+        sizes = {**sizes, "a.csv": listed}
+        members = tuple(replace(member, size=sizes[member.name]) for member in directory.members)
+        return [make_listed("a.csv", listed)], Known(directory=replace(directory, members=members))
+
+    @pytest.mark.parametrize(
+        ("sizes", "listed"),
+        [((32, 32), 0), ((64,), 16), ((100, 100), 50), ((1, 2), 1), ((400,), 100)],
+    )
+    def test_up_to_64_mib_or_four_times_the_listing_is_taken(self, sizes: tuple[int, ...], listed: int) -> None:
+        further = {f"schemas/{n}": size * self.MIB for n, size in enumerate(sizes)}
+        listing, known = self.make(further, listed * self.MIB)
+
+        made = plan(listing, known)
+
+        assert {extract.name for extract in made.extracts} == {*further, "a.csv"}
+
+    @pytest.mark.parametrize(("sizes", "listed"), [((32, 33), 0), ((65,), 16), ((100, 101), 50), ((401,), 100)])
+    def test_more_is_left_out_and_why(self, sizes: tuple[int, ...], listed: int) -> None:
+        further = {f"schemas/{n}": size * self.MIB for n, size in enumerate(sizes)}
+        listing, known = self.make(further, listed * self.MIB)
+
+        made = plan(listing, known)
+
+        assert [extract.name for extract in made.extracts] == ["a.csv"]
+        total = sum(further.values())
+        reason = f"only in the archive; refused there: with the others that are not listed it would unpack to {total}"
+        assert {skip.file.name: skip.reason for skip in made.skipped} == dict.fromkeys(further, f"{reason} bytes")
+
+    def test_the_archive_does_not_count_as_content_of_the_listing(self) -> None:
+        listing, known = self.make({"schemas/a": 65 * self.MIB}, 0)
+
+        made = plan([*listing, make_listed(ARCHIVE_NAME, 1000 * self.MIB)], known)
+
+        assert [extract.name for extract in made.extracts] == ["a.csv"]
 
 
 @pytest.mark.parametrize(

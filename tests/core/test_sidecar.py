@@ -148,14 +148,14 @@ def test_a_checksum_keeps_its_leading_zeros() -> None:
 @given(
     files=st.lists(STORED, max_size=5).map(tuple),
     description=st.text(st.characters(codec=None)),
-    is_delta=st.booleans(),
+    is_delta=st.sampled_from([True, False, None]),
     created_at=st.none() | TIMES,
     completed_at=st.none() | TIMES,
 )
 def test_what_was_rendered_is_read_back_the_same(
     files: tuple[StoredFile, ...],
     description: str,
-    is_delta: bool,
+    is_delta: bool | None,
     created_at: datetime | None,
     completed_at: datetime | None,
 ) -> None:

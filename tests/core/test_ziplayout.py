@@ -21,7 +21,6 @@ from dcsync.core.ziplayout import (
     content_offset,
     describe,
     read_directory,
-    rest_of,
     split,
 )
 from tests.rigs.zips import END_SIGNATURE, directory_of, make_zip, patch_central
@@ -346,13 +345,6 @@ def test_cutting_spans_loses_no_member_and_adds_no_byte(steps: list[tuple[int, i
     assert [member for span in cut for member in span.members] == members
     assert all(span.start == span.members[0].offset and span.stop == span.members[-1].stop for span in cut)
     assert sum(span.stop - span.start for span in cut) <= sum(span.stop - span.start for span in spans)
-
-
-def test_what_is_left_of_a_span_begins_at_the_next_member() -> None:
-    (span,) = coalesce([make_member(0, 50), make_member(50, 100), make_member(100, 150)], gap=0)
-
-    assert rest_of(span, 1).start == 50
-    assert rest_of(span, 2).members == (make_member(100, 150),)
 
 
 def test_a_refused_member_is_described_in_printable_words() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dcsync.core.lifecycle import JobState, may_go
-from dcsync.core.model import AccountName, How, JobId, RequestId, StoredFile
+from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Manifest, Publication
 from dcsync.errors import DcsyncError, IllegalTransition
 from dcsync.manifest import open_manifest
@@ -162,6 +162,18 @@ async def test_a_later_poll_brings_what_is_new_and_keeps_what_was_fixed_at_first
     assert await manifest.jobs(ACME) == {JOB_ID: KnownJob(job=make_job(), state=S.SEEN, first_seen_at=NOON)}
     assert await manifest.requests(ACME) == {REQUEST_ID: replace(renamed, slug="my-extract")}
     assert (await manifest.facts(ACME)).last_poll_at == LATER
+
+
+async def test_a_request_that_could_not_be_read_is_known_as_such_until_it_can(manifest: Manifest) -> None:
+    unread = make_known_request(description="", slug="request-1", is_described=False)
+    await manifest.record_poll(ACME, jobs=[], requests=[(unread, None)], at=NOON)
+    assert await manifest.requests(ACME) == {REQUEST_ID: unread}
+
+    # An empty description is one.
+    read = make_known_request(description="", slug="later", is_delta=True)
+    await manifest.record_poll(ACME, jobs=[], requests=[(read, make_request(description=""))], at=LATER)
+
+    assert await manifest.requests(ACME) == {REQUEST_ID: replace(read, slug="request-1")}
 
 
 async def test_a_poll_does_not_forget_the_tries_of_a_job(manifest: Manifest) -> None:
@@ -465,6 +477,47 @@ async def test_a_microsecond_makes_a_snapshot_older(manifest: Manifest) -> None:
 
     assert await manifest.snapshot_before(ACME, REQUEST_ID, at) is None
     assert await manifest.snapshot_before(ACME, REQUEST_ID, at + timedelta(microseconds=1)) is not None
+
+
+async def publish_file(manifest: Manifest, day: int, stored: StoredFile, request: RequestId = REQUEST_ID) -> None:
+    await publish_days(manifest, day, request=request)
+    job = JobId(f"{request[:2]}-{day}")
+    snapshot = make_snapshot(
+        {"other.csv": b"1"}, job=job, request=request, folder=f"acme/{job}", completed_at=NOON + timedelta(days=day)
+    )
+    snapshot = replace(snapshot, files=(*snapshot.files, stored))
+    await manifest.publish(ACME, make_publication(job, f"acme/{job}", snapshot=snapshot))
+
+
+async def test_copies_of_a_file_are_found_newest_first(manifest: Manifest) -> None:
+    wanted = make_stored("schemas/a.csv", b"same", original="schemas/\ud800a.csv", inode=2**64 - 1, mtime_ns=5)
+    for day in (3, 1, 4, 2):
+        await publish_file(manifest, day, wanted)
+
+    found = await manifest.copies(ACME, REQUEST_ID, wanted, limit=3)
+
+    assert [copy.job for copy in found] == ["ce-4", "ce-3", "ce-2"]
+    assert found[0] == Snapshot(
+        job=JobId("ce-4"),
+        request=REQUEST_ID,
+        folder="acme/ce-4",
+        completed_at=NOON + timedelta(days=4),
+        files=(wanted,),
+    )
+
+
+async def test_what_differs_or_is_of_another_request_or_is_gone_is_no_copy(manifest: Manifest) -> None:
+    wanted = make_stored("a.csv", b"same")
+    await publish_file(manifest, 1, make_stored("a.csv", b"else"))
+    await publish_file(manifest, 2, make_stored("a.csv", b"longer"))
+    await publish_file(manifest, 3, make_stored("a.csv", b"same", original="A.csv"))
+    await publish_file(manifest, 4, make_stored("b.csv", b"same"))
+    await publish_file(manifest, 5, wanted, request=RequestId("another"))
+    await publish_file(manifest, 6, wanted)
+    await manifest.move(ACME, JobId("ce-6"), S.PRUNED, at=NOON)
+
+    assert await manifest.copies(ACME, REQUEST_ID, wanted, limit=9) == []
+    assert await manifest.copies(BETA, REQUEST_ID, wanted, limit=9) == []
 
 
 # --- durability, cancelling, concurrency ------------------------------------------------------------------------------

@@ -287,6 +287,16 @@ async def test_opened_to_be_read_an_older_one_is_not_migrated(path: Path) -> Non
     assert read(path) == before
 
 
+@pytest.mark.parametrize("revision", REVISIONS[2:])
+async def test_opened_to_be_read_an_older_one_tells_of_jobs_and_requests(path: Path, revision: str) -> None:
+    await fill(path)
+    downgrade(path, revision)
+
+    async with open_manifest(path, read_only=True) as manifest:
+        assert (await manifest.jobs(ACME)).keys() == {"job-0"}
+        assert await manifest.requests(ACME) == {}
+
+
 async def test_opened_to_be_read_a_missing_one_is_not_made(path: Path) -> None:
     with pytest.raises(ManifestError, match="cannot be opened"):
         async with open_manifest(path, read_only=True):

@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dcsync.core.model import How, JobId, Snapshot, StoredFile
+from dcsync.core.names import assign_paths
 from dcsync.core.transfer import Have
 from dcsync.errors import DiskError, DiskFull, DiskReadOnly, MirrorTampered, SizeMismatch
 from dcsync.mirror.root import MirrorRoot, open_root
@@ -514,7 +515,7 @@ def test_a_file_of_a_folder_is_staged_beside_the_others_and_unfolded_before_publ
 ) -> None:
     stored = stage(staging, "schemas/deep/a.csv")
     assert stored.name == "schemas/deep/a.csv"
-    assert [path.name for path in staged(root).iterdir()] == ["schemas%2Fdeep%2Fa.csv"]
+    assert [path.name for path in staged(root).iterdir()] == ["schemas%7Edeep%7Ea.csv"]
     assert staging.recover().keys() == {"schemas/deep/a.csv"}
     stage(staging, "b.csv")
 
@@ -531,6 +532,65 @@ def test_two_names_never_share_a_place_in_the_staging(pair: list[str]) -> None:
 
     assert leaves[0] != leaves[1]
     assert all("/" not in leaf and len(leaf.encode()) <= 200 for leaf in leaves)
+
+
+#: Names that look like what the staging makes of others: `.part`, escapes, hashes of long names.
+LONG = "x" * 198
+TOO_LONG = LONG[:194] + ".part"
+HASH_OF_TOO_LONG = "~" + hashlib.sha256(TOO_LONG.encode()).hexdigest()[:32]
+ORIGINALS = st.one_of(
+    st.text(alphabet="a./%27Epart~", max_size=12),
+    st.sampled_from(["a", "a.part", "a.part.part", "a.part%7E", "a.PART", "s/a", "S/a", "s/a.part", "s%2Fa", ".part"]),
+    st.sampled_from([LONG, LONG + ".part", LONG[:190] + "/a.csv", TOO_LONG, HASH_OF_TOO_LONG]),
+)
+
+
+@given(st.lists(ORIGINALS, max_size=6), st.lists(ORIGINALS, max_size=6))
+@example([TOO_LONG, HASH_OF_TOO_LONG], [])
+@example(["s/a"], ["S/a"])
+@example(["a", "a.PART"], [])
+def test_no_name_shares_its_place_with_another_or_with_one_that_is_on_its_way(
+    listed: list[str], further: list[str]
+) -> None:
+    paths = set(assign_paths(listed, further).values())
+
+    leaves = {staged_leaf(path).casefold() for path in paths}
+
+    assert len(leaves) == len(paths)
+    assert leaves.isdisjoint({leaf + ".part" for leaf in leaves})
+    assert all("/" not in leaf and len(leaf.encode()) <= 200 for leaf in leaves)
+
+
+def test_a_file_called_part_is_staged_beside_the_one_it_looks_like_a_part_of(
+    root: MirrorRoot, staging: Staging
+) -> None:
+    first = staging.part("a.csv", "a.csv", 4)
+    first.begin(None)
+    first.write(b"ab")
+    stage(staging, "a.csv.part", b"theirs")
+    first.write(b"cd")
+    first.finish(None)
+    assert staging.recover().keys() == {"a.csv", "a.csv.part"}
+
+    staging.unfold(["a.csv", "a.csv.part"])
+    staging.publish(FOLDER)
+
+    assert listing(root.path / FOLDER) == {"a.csv": b"abcd", "a.csv.part": b"theirs"}
+
+
+def test_only_what_is_wanted_stays_before_publishing(root: MirrorRoot, staging: Staging) -> None:
+    for name in ("a.csv", "b.csv.part", "schemas/a.csv", "schemas/b.csv"):
+        stage(staging, name)
+    half = staging.part("c.csv", "c.csv", 100)
+    half.begin(ETAG)
+    half.write(b"half")
+    half.suspend()
+    (staged(root) / "folder").mkdir()
+    (staged(root) / "folder/x").write_bytes(b"x")
+
+    staging.keep_only(["a.csv", "b.csv.part", "schemas/a.csv"])
+
+    assert {path.name for path in staged(root).iterdir()} == {"a.csv", "b.csv.part%7E", "schemas%7Ea.csv"}
 
 
 # --- linking ----------------------------------------------------------------------------------------------------------
@@ -556,7 +616,7 @@ def test_a_file_is_linked_under_the_name_it_has_now(root: MirrorRoot, staging: S
     assert linked is not None
     assert linked.name == "folder/new.csv"
     assert linked.original == "folder/old.csv"
-    assert listing(staged(root)) == {"folder%2Fnew.csv": BODY}
+    assert listing(staged(root)) == {"folder%7Enew.csv": BODY}
 
 
 @pytest.mark.parametrize("changes", [{"mtime_ns": 1}, {"inode": 1}, {"mtime_ns": None, "inode": None}])

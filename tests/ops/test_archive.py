@@ -263,6 +263,27 @@ async def test_the_archive_s_word_is_not_taken_when_it_is_not_to_be_trusted(mirr
     mirror.assert_identical(job)
 
 
+async def test_what_was_extracted_and_turned_out_unchanged_takes_no_room(mirror: Mirror) -> None:
+    mirror.config["mirror"] = {"trust_crc": False}
+    old = {**tables(6), "empty.csv": b""}
+    yesterday = add_extract(mirror, old, days_ago=1, with_archive=True)
+    await mirror.sync()
+    job = add_extract(mirror, {**old, "admin_table_002.csv": b"changed"}, with_archive=True)
+
+    await mirror.sync()
+
+    before, after = mirror.snapshot_of(yesterday), mirror.snapshot_of(job)
+    shared = {name for name in hows(after) if (before / name).samefile(after / name)}
+    assert shared == hows(after).keys() - {"admin_table_002.csv", "empty.csv"}
+    mirror.assert_identical(job)
+    assert_proved_by_sums(after)
+    # Its record is that of the shared file: the next day links to it without hashing.
+    mirror.config["mirror"] = {"trust_crc": True}
+    tomorrow = add_extract(mirror, {**old, "admin_table_002.csv": b"changed"}, with_archive=True, days_ago=-0.1)
+    await mirror.sync()
+    assert (after / "admin_table_001.csv").samefile(mirror.snapshot_of(tomorrow) / "admin_table_001.csv")
+
+
 async def test_a_file_before_that_was_edited_or_removed_is_not_linked(mirror: Mirror) -> None:
     yesterday = add_extract(mirror, tables(6), days_ago=1, with_archive=True)
     await mirror.sync()
@@ -277,6 +298,52 @@ async def test_a_file_before_that_was_edited_or_removed_is_not_linked(mirror: Mi
     mirror.assert_identical(job)
     how = hows(mirror.snapshot_of(job))
     assert {name for name, value in how.items() if value == "fetched"} == {edited.name, removed.name}
+
+
+def spoil(path: Path) -> None:
+    """Change a file in this snapshot and in no other: an editor that writes aside and renames does so."""
+    body = b"x" * path.stat().st_size
+    path.unlink()
+    path.write_bytes(body)
+
+
+async def test_a_file_that_is_damaged_in_the_snapshot_before_is_linked_from_an_older_one(mirror: Mirror) -> None:
+    days = []
+    for day in (3, 2, 1):
+        days.append(add_extract(mirror, tables(6), days_ago=day, with_archive=True))
+        await mirror.sync()
+    oldest, middle, before = (mirror.snapshot_of(job) for job in days)
+    once, twice, gone = (f"admin_table_00{n}.csv" for n in (1, 2, 3))
+    for path in (before / once, before / twice, middle / twice):
+        spoil(path)
+    (before / gone).unlink()
+    size = mirror.fetched_bytes()
+    job = add_extract(mirror, tables(6), with_archive=True)
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    snapshot = mirror.snapshot_of(job)
+    assert set(hows(snapshot).values()) == {"linked"}
+    for name, source in ((once, middle), (twice, oldest), (gone, oldest)):
+        assert (snapshot / name).samefile(source / name)
+    # The directory, and nothing of what it says.
+    assert mirror.fetched_bytes() - size <= mirror.world.extract(job)[ARCHIVE].size
+
+
+async def test_a_file_that_no_snapshot_has_any_more_is_fetched(mirror: Mirror) -> None:
+    for day in range(10):
+        add_extract(mirror, tables(6), days_ago=20 - day, with_archive=True)
+    await mirror.sync()
+    for snapshot in mirror.snapshots()[1:]:
+        spoil(snapshot / "admin_table_001.csv")
+    (mirror.snapshots()[0] / "admin_table_001.csv").unlink()
+    job = add_extract(mirror, tables(6), with_archive=True)
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert hows(mirror.snapshot_of(job))["admin_table_001.csv"] == "fetched"
 
 
 # --- odd archives -----------------------------------------------------------------------------------------------------
@@ -403,6 +470,37 @@ async def test_a_bomb_is_not_unpacked(mirror: Mirror) -> None:
     assert not (mirror.snapshot_of(job) / "schemas").exists()
 
 
+async def test_many_members_that_together_unpack_to_too_much_are_not_unpacked(mirror: Mirror) -> None:
+    files = tables(4)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, body in files.items():
+            archive.writestr(name, body)
+        for number in range(20):
+            # Each by itself is below every limit.
+            archive.writestr(f"schemas/{number}.json", random.Random(number).randbytes(25_000) + b"\0" * 4 * MIB)
+    job = add_with(mirror, files, packed.getvalue())
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    snapshot = mirror.snapshot_of(job)
+    assert not (snapshot / "schemas").exists()
+    reasons = {entry["original"]: entry["reason"] for entry in sidecar(snapshot)["skipped"]}
+    assert "with the others that are not listed it would unpack to 84" in reasons["schemas/7.json"]
+
+
+async def test_a_schema_as_long_as_its_table_is_a_file_of_its_own(mirror: Mirror) -> None:
+    files = tables(4)
+    schema = b"a" * len(files["admin_table_002.csv"])
+    job = add_with(mirror, files, make_zip({**files, "schemas/admin_table_002.csv": schema}))
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert (mirror.snapshot_of(job) / "schemas/admin_table_002.csv").read_bytes() == schema
+
+
 async def test_names_that_the_listing_spells_otherwise_come_by_their_own_urls(mirror: Mirror) -> None:
     files = tables(4)
     packed = {f"extract/{name}" if index else name.upper(): body for index, (name, body) in enumerate(files.items())}
@@ -429,7 +527,7 @@ async def test_an_extra_member_that_is_damaged_is_left_out_and_said(mirror: Mirr
 # --- being cut short --------------------------------------------------------------------------------------------------
 
 
-async def test_a_cut_range_goes_on_at_the_member_it_was_in(mirror: Mirror) -> None:
+async def test_a_cut_range_goes_on_at_the_byte_it_was_cut_at(mirror: Mirror) -> None:
     files = {f"{n}.csv": random.Random(n).randbytes(MIB) for n in range(10)}
     job = add_extract(mirror, files, with_archive=True)
     size = mirror.world.extract(job)[ARCHIVE].size
@@ -439,12 +537,110 @@ async def test_a_cut_range_goes_on_at_the_member_it_was_in(mirror: Mirror) -> No
     await mirror.sync()
 
     mirror.assert_identical(job)
-    assert mirror.fetched_bytes() < size + 2 * MIB
+    # What was on the line at the cut may be lost, no more.
+    assert mirror.fetched_bytes() < size + MIB
     ranges = [call.headers["range"] for call in mirror.sandbox.calls if call.server == "storage"]
     assert len(ranges) >= 3
     assert all("if-match" in call.headers for call in mirror.sandbox.calls[-2:] if call.server == "storage")
     # And not a call more for it while the URL is fresh.
     assert mirror.sandbox.count("api", path_contains="/data/") == 1
+
+
+async def test_a_large_member_comes_over_a_line_that_keeps_breaking(mirror: Mirror) -> None:
+    """No single answer ever brings all of it."""
+    files = {"large.csv": random.Random(1).randbytes(12 * MIB), **tables(4)}
+    job = add_extract(mirror, files, with_archive=True)
+    size = mirror.world.extract(job)[ARCHIVE].size
+    mirror.sandbox.faults.add(Fault(server="storage", kind="cut", amount=4 * MIB, match="zip", skip=1, times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert not outcome.failed
+    mirror.assert_identical(job)
+    assert mirror.fetched_bytes() < 2 * size
+    assert mirror.sandbox.count("api", path_contains="/large.csv") == 0
+
+
+# --- breaking off for good --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["reset", "cut"])
+@pytest.mark.parametrize("answered", [0, 1], ids=["its directory", "its members"])
+async def test_an_archive_that_does_not_come_leaves_the_single_files(mirror: Mirror, kind: Any, answered: int) -> None:
+    files = tables(6)
+    job = add_with(mirror, files, make_zip(files))
+    mirror.sandbox.faults.add(
+        Fault(server="storage", kind=kind, amount=100, match="extract.zip", skip=answered, times=None)
+    )
+
+    outcome = await mirror.sync_one()
+
+    assert not outcome.failed
+    mirror.assert_identical(job)
+    assert mirror.sandbox.count("api", path_contains="/data/admin") == 6
+
+
+async def test_a_dry_run_plans_what_a_run_would_do_without_the_archive(mirror: Mirror) -> None:
+    add_extract(mirror, tables(6), with_archive=True)
+    mirror.sandbox.faults.add(Fault(server="storage", kind="reset", match="extract.zip", times=None))
+
+    outcome = await mirror.sync_one(dry_run=True)
+
+    (planned,) = outcome.planned
+    assert planned.prices.keys() == {Way.FILES}
+    assert len(planned.plan.fetches) == 6
+
+
+async def test_what_only_a_broken_archive_has_is_waited_for_and_the_rest_is_not(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(6), with_archive=True)
+    fault = Fault(server="storage", kind="reset", match="extract.zip", skip=1, times=None)
+    mirror.sandbox.faults.add(fault)
+
+    first = await mirror.sync_one()
+
+    assert [failed.code for failed in first.failed] == ["S-NETWORK"]
+    assert mirror.visible() == []
+    mirror.sandbox.faults.clear()
+    mirror.clock.advance(7 * 3600)
+    signed = mirror.sandbox.count("api", path_contains="/data/")
+    await mirror.sync()
+    mirror.assert_identical(job)
+    assert (mirror.snapshot_of(job) / "schemas/admin.json").is_file()
+    assert mirror.sandbox.count("api", path_contains="/data/") - signed == 1
+
+
+@pytest.mark.parametrize("answered", [0, 1], ids=["at once", "after the directory"])
+async def test_a_store_that_is_down_is_not_asked_for_every_file(mirror: Mirror, answered: int) -> None:
+    add_extract(mirror, tables(50), with_archive=True)
+    mirror.sandbox.faults.add(Fault(server="storage", kind="reset", skip=answered, times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert [failed.code for failed in outcome.failed] == ["S-NETWORK"]
+    # One call for the archive, five for one file.
+    assert mirror.sandbox.count("api", path_contains="/data/") <= 6
+
+
+@pytest.mark.parametrize("schemas", [{}, {"schemas/a.json": b"{}"}], ids=["all listed", "one not listed"])
+async def test_a_store_that_stops_giving_ranges_leaves_the_single_files(
+    mirror: Mirror, schemas: dict[str, bytes]
+) -> None:
+    files = tables(6, size=50_000)
+    job = add_with(mirror, files, make_zip({**files, **schemas}))
+    # The directory is the first answer.
+    mirror.sandbox.faults.add(Fault(server="storage", kind="no-range", match="zip", skip=1, times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert not outcome.failed
+    mirror.assert_identical(job)
+    document = sidecar(mirror.snapshot_of(job))
+    assert {entry["original"] for entry in document["files"]} == files.keys()
+    reasons = {entry["original"]: entry["reason"] for entry in document["skipped"] if entry["original"] in schemas}
+    assert reasons == dict.fromkeys(
+        schemas,
+        "only in the archive; damaged in the archive: the file store sends the whole archive when a part is asked for",
+    )
 
 
 async def test_a_url_that_grew_old_is_signed_again(mirror: Mirror) -> None:

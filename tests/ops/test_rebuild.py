@@ -279,6 +279,28 @@ async def test_without_sidecars_rows_are_made_from_names_and_hashes(mirror: Mirr
     assert {rebuilt.source.value for rebuilt in report.snapshots} == {"names"}
 
 
+async def test_what_was_rebuilt_without_sidecars_is_known_again_by_the_next_sync_and_not_fetched(
+    mirror: Mirror,
+) -> None:
+    await fill(mirror)
+    before = {(row["id"], row["folder"], row["request"]) for row in rows(mirror)["job"]}
+    requests = {row["id"] for row in rows(mirror)["request"]}
+    for path in mirror.root.glob("acme/**/_dcsync.json"):
+        path.unlink()
+    drop_manifest(mirror)
+    sent = mirror.sandbox.count("storage")
+
+    outcome = await mirror.sync_one()
+
+    assert (outcome.failed, outcome.error) == ([], None)
+    assert mirror.sandbox.count("storage") == sent
+    assert {(row["id"], row["folder"], row["request"]) for row in rows(mirror)["job"]} == before
+    assert {row["id"] for row in rows(mirror)["request"]} == requests
+    # And tomorrow links to them.
+    add_extract(mirror, tables(4, seed=2), request=list(mirror.world.requests)[1], with_archive=True)
+    assert (await mirror.sync_one()).published[0].linked_bytes > 4000
+
+
 @pytest.mark.parametrize("lost", ["_dcsync.json", "SHA256SUMS"])
 async def test_one_sidecar_that_is_lost_takes_its_request_from_its_neighbours(mirror: Mirror, lost: str) -> None:
     jobs = [add_extract(mirror, tables(2, seed=day), days_ago=3 - day) for day in range(3)]

@@ -59,6 +59,22 @@ async def test_a_lost_manifest_keeps_the_folder_that_the_request_got_at_first_si
     assert [path.name for path in (mirror.root / "acme").iterdir()] == [f"first-name-{request[:8]}"]
 
 
+async def test_a_lost_manifest_does_not_make_a_request_known_that_could_not_be_read(mirror: Mirror) -> None:
+    request = mirror.world.add_request("Changes", service_groups=("cdcissues",))
+    add_extract(mirror, tables(1), request=request, days_ago=1)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=403, match=f"/requests/{request}"))
+    await mirror.sync()
+    drop_manifest(mirror)
+
+    await mirror.sync()
+
+    assert not list(mirror.root.glob("acme/*/latest"))
+    async with mirror.opened() as context:
+        (known,) = (await context.manifest.requests(AccountName("acme"))).values()
+    assert not known.is_described
+    assert len(list((mirror.root / "acme").iterdir())) == 1
+
+
 async def test_an_older_manifest_put_back_overwrites_nothing_and_adopts(mirror: Mirror, tmp_path: Path) -> None:
     add_extract(mirror, tables(2), days_ago=1)
     await mirror.sync()
@@ -230,3 +246,38 @@ async def test_a_crash_between_rename_and_commit_is_acknowledged_at_the_next_sta
     assert await states(mirror) == {job: JobState.PUBLISHED}
     (latest,) = mirror.root.glob("acme/*/latest")
     assert latest.resolve() == mirror.snapshot_of(job)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlinks"])
+@pytest.mark.parametrize("there", [True, False], ids=["the old one", "none yet"])
+async def test_a_crash_between_commit_and_latest_is_made_good_at_the_next_start(
+    mirror: Mirror, kind: str, there: bool
+) -> None:
+    """Also when nothing new comes that would move it."""
+    mirror.config["mirror"] = {"latest": kind}
+    old = add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+    (latest,) = mirror.root.glob("acme/*/latest")
+    latest.rename(mirror.folder / "as it was")
+    job = add_extract(mirror, tables(2, seed=1))
+    await mirror.sync()
+    shutil.rmtree(latest) if kind == "hardlinks" else latest.unlink()
+    if there:
+        (mirror.folder / "as it was").rename(latest)
+        assert (latest / "_dcsync.json").samefile(mirror.snapshot_of(old) / "_dcsync.json")
+
+    outcome = await mirror.sync_one()
+
+    assert not outcome.published
+    assert (latest / "_dcsync.json").samefile(mirror.snapshot_of(job) / "_dcsync.json")
+
+
+async def test_latest_of_a_snapshot_that_was_removed_shows_the_one_before(mirror: Mirror) -> None:
+    old = add_extract(mirror, tables(2), days_ago=1)
+    job = add_extract(mirror, tables(2, seed=1))
+    await mirror.sync()
+    (latest,) = mirror.root.glob("acme/*/latest")
+    shutil.rmtree(mirror.snapshot_of(job))
+
+    async with mirror.opened():
+        assert latest.resolve() == mirror.snapshot_of(old)

@@ -25,6 +25,7 @@ from dcsync.ops.context import AccountSettings, Silence
 from dcsync.ops.sync import AccountOutcome, Wanted, exit_status
 from dcsync.sandbox import Fault, Synthetic
 from tests.rigs.mirror import (
+    ARCHIVE,
     Mirror,
     add_extract,
     assert_proved_by_sums,
@@ -33,6 +34,7 @@ from tests.rigs.mirror import (
     tables,
     walk_folders,
 )
+from tests.rigs.zips import make_zip
 
 MIB = 1 << 20
 
@@ -179,6 +181,52 @@ async def test_a_delta_request_has_a_folder_of_its_own_and_no_latest(mirror: Mir
     mirror.assert_identical(job)
 
 
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("groups", [("cdcissues",), ("admin",)], ids=["a delta", "no delta"])
+async def test_a_request_that_cannot_be_read_gets_a_latest_when_it_is_known_to_be_no_delta(
+    mirror: Mirror, status: int, groups: tuple[str, ...]
+) -> None:
+    request = mirror.world.add_request("Nightly", service_groups=groups)
+    first = add_extract(mirror, tables(2), request=request, days_ago=3)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=status, match=f"/requests/{request}", times=2))
+
+    await mirror.sync()
+    second = add_extract(mirror, tables(2, seed=1), request=request, days_ago=2)
+    await mirror.sync()
+
+    assert not list(mirror.root.glob("acme/*/latest"))
+    assert [sidecar(mirror.snapshot_of(job))["request"]["delta"] for job in (first, second)] == [None, None]
+    # Only a new job of it is a reason to ask again.
+    asked = mirror.sandbox.count("api", path_contains=f"/requests/{request}")
+    await mirror.sync()
+    assert mirror.sandbox.count("api", path_contains=f"/requests/{request}") == asked == 2
+    third = add_extract(mirror, tables(2, seed=2), request=request, days_ago=1)
+    await mirror.sync()
+    await mirror.sync()
+    is_delta = groups == ("cdcissues",)
+    assert sidecar(mirror.snapshot_of(third))["request"] == {
+        "id": request,
+        "description": "Nightly",
+        "delta": is_delta,
+    }
+    # The folder that it got at first sight stays its own.
+    assert {path.parents[3] for path in mirror.snapshots()} == {mirror.snapshot_of(first).parents[3]}
+    latest = [path.resolve() for path in mirror.root.glob("acme/*/latest")]
+    assert latest == ([] if is_delta else [mirror.snapshot_of(third)])
+    assert mirror.sandbox.count("api", path_contains=f"/requests/{request}") == 3
+
+
+async def test_requests_that_may_not_be_listed_are_read_one_by_one(mirror: Mirror) -> None:
+    for description in ("Nightly", "Weekly"):
+        add_extract(mirror, tables(1), request=mirror.world.add_request(description))
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=403, match=r"/requests\?", times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert outcome.exit_status is ExitStatus.DONE
+    assert {path.name.partition("-")[0] for path in (mirror.root / "acme").iterdir()} == {"nightly", "weekly"}
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +268,33 @@ async def test_a_dry_run_writes_nothing_and_downloads_nothing(mirror: Mirror) ->
     assert mirror.sandbox.count("api", path_contains="/data/") == 0
     assert list(mirror.root.iterdir()) == []
     assert not (mirror.state / "manifest.sqlite").exists()
+
+
+async def test_a_dry_run_goes_on_after_a_job_that_cannot_be_planned_and_records_nothing(mirror: Mirror) -> None:
+    jobs = [add_extract(mirror, tables(4, seed=day), days_ago=3 - day) for day in range(3)]
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
+
+    outcome = await mirror.sync_one(dry_run=True)
+
+    assert [planned.job for planned in outcome.planned] == jobs[1:]
+    assert [(failed.job, failed.code, failed.next_try_at) for failed in outcome.failed] == [
+        (jobs[0], "L-MISSING", None)
+    ]
+    assert outcome.exit_status is ExitStatus.INCOMPLETE
+    assert list(mirror.root.iterdir()) == []
+    assert not (mirror.state / "manifest.sqlite").exists()
+
+
+async def test_a_dry_run_stops_at_what_stops_an_account(mirror: Mirror) -> None:
+    for day in range(3):
+        add_extract(mirror, tables(4, seed=day), days_ago=3 - day)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=503, match="/data-listing", times=None))
+
+    outcome = await mirror.sync_one(dry_run=True)
+
+    assert outcome.error is not None
+    assert outcome.error.code == "A-SERVER"
+    assert (outcome.planned, outcome.failed) == ([], [])
 
 
 async def test_a_dry_run_knows_what_is_mirrored_already(mirror: Mirror) -> None:
@@ -376,6 +451,8 @@ async def test_an_extract_that_will_expire_is_shouted_about_and_one_that_expired
 
     assert len(outcome.expiring) == 2
     assert [(failed.job, failed.state) for failed in outcome.failed] == [(gone, JobState.EXPIRED)]
+    assert "cannot be had any more" in outcome.failed[0].hint
+    assert "again for a day" not in outcome.failed[0].hint
     # Said once: the next run is silent about it.
     assert not (await mirror.sync_one()).failed
 
@@ -441,6 +518,13 @@ async def test_a_missing_listing_is_looked_for_a_day_and_then_set_aside(mirror: 
         JobState.QUARANTINED,
     ]
     assert first.failed[0].code == "L-MISSING"
+    assert "looks again for a day" in first.failed[0].hint
+    assert "not tried again unless you ask" in third.failed[0].hint
+    # Set aside is not forgotten, as long as the server has it.
+    assert (await mirror.sync_one()).given_up == 1
+    mirror.clock.advance(30 * 86400)
+    mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester")
+    assert (await mirror.sync_one()).given_up == 0
 
 
 async def test_a_failed_job_waits_for_its_time(mirror: Mirror) -> None:
@@ -538,6 +622,20 @@ async def test_names_that_no_disk_should_see_are_saved_under_safe_ones(mirror: M
     assert not (mirror.folder / "etc").exists()
 
 
+async def test_names_that_end_in_part_are_files_like_any_other(mirror: Mirror) -> None:
+    files = {"x.csv": b"A" * 700_000, "x.csv.part": b"B" * 3000, "y.csv": b"c" * 600_000, "y.csv.part": b"D" * 700_000}
+    job = add_extract(mirror, files)
+    # The others are whole while these two are half here.
+    for name in ("x.csv", "y.csv"):
+        mirror.sandbox.faults.add(Fault(server="storage", kind="cut", amount=300_000, match=f"{name}$"))
+        mirror.sandbox.faults.add(Fault(server="storage", kind="slow", amount=2_000_000, match=f"{name}$"))
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert_proved_by_sums(mirror.snapshot_of(job))
+
+
 # --- being cut short --------------------------------------------------------------------------------------------------
 
 
@@ -608,6 +706,62 @@ async def test_a_damaged_file_in_the_staging_is_not_believed(mirror: Mirror) -> 
     await mirror.sync()
 
     mirror.assert_identical(job)
+
+
+async def test_an_unfinished_file_that_was_linked_after_all_is_not_published(mirror: Mirror) -> None:
+    files = {f"t{n}.csv": b"%d," % n * 3000 for n in range(4)} | {"large.csv": b"yesterday" * MIB}
+    add_extract(mirror, files, days_ago=1, with_archive=True)
+    await mirror.sync()
+    mirror.config["mirror"] = {"strategy": "files"}
+    job = add_extract(mirror, {**files, "large.csv": b"different" * MIB}, with_archive=True)
+    cancelling = Cancelling(after_bytes=4 * MIB)
+    with pytest.raises(asyncio.CancelledError):
+        await mirror.sync(observer=cancelling)
+    cancelling.task.uncancel()
+    assert list((mirror.root / ".dcsync/staging").rglob("large.csv.part"))
+    mirror.world.replace_file(job, "large.csv", files["large.csv"])
+    mirror.world.replace_file(job, ARCHIVE, make_zip(files))
+    mirror.config["mirror"] = {"strategy": "archive"}
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    hows = {entry["name"]: entry["how"] for entry in sidecar(mirror.snapshot_of(job))["files"]}
+    assert hows["large.csv"] == "linked"
+
+
+async def test_a_member_that_no_later_plan_wants_is_not_published(mirror: Mirror) -> None:
+    files = {f"t{n}.csv": b"%d," % n * 3000 for n in range(5)}
+    job = add_extract(mirror, {**files, "extra.csv": b"not in the archive", ARCHIVE: make_zip({**files, "s/a": b"a"})})
+    mirror.sandbox.faults.add(Fault(server="storage", kind="status", match=r"extra\.csv", times=None))
+    assert (await mirror.sync_one()).failed
+    assert list((mirror.root / ".dcsync/staging").rglob("s%*a"))
+    mirror.sandbox.faults.clear()
+    # Without the archive nothing says what it is.
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match=ARCHIVE, times=None))
+    mirror.clock.advance(7 * 3600)
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert not list(mirror.snapshot_of(job).rglob("*~*"))
+    assert_proved_by_sums(mirror.snapshot_of(job))
+
+
+async def test_what_the_configuration_excludes_by_now_is_not_published(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(3))
+    mirror.sandbox.faults.add(Fault(server="storage", kind="status", match="table_002", times=None))
+    assert (await mirror.sync_one()).failed
+    mirror.sandbox.faults.clear()
+    mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "exclude": ["*_000.csv"]}]
+    mirror.clock.advance(7 * 3600)
+
+    await mirror.sync()
+
+    snapshot = mirror.snapshot_of(job)
+    names = {"admin_table_001.csv", "admin_table_002.csv", "SHA256SUMS", "_dcsync.json"}
+    assert {path.name for path in snapshot.iterdir()} == names
+    assert_proved_by_sums(snapshot)
 
 
 # --- disk -------------------------------------------------------------------------------------------------------------

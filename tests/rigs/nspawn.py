@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,9 @@ def boot(folder: Path, *, files: dict[str, str], unit: str, timeout_s: float) ->
     place, image, results = folder / "overlay", folder / "image", folder / "results"
     for path in (place, image, results):
         path.mkdir()
-    for name, text in {"/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n", **files}.items():
+    # With an id of its own it is no first boot, whatever this machine is.
+    own = {"/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n", "/etc/machine-id": f"{uuid4().hex}\n"}
+    for name, text in {**own, **files}.items():
         path = image / name.removeprefix("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -124,12 +124,21 @@ class Api:
 def start_sandbox() -> Api:
     """Start the sandbox and read what it prints."""
     SANDBOX.do("start")
+    # Started means forked: the file is there a moment later.
+    until("the sandbox has opened its output", SANDBOX_OUTPUT.exists)
     until("the sandbox has said where it is", lambda: SANDBOX_OUTPUT.read_text().endswith("\n"))
     return Api(**json.loads(SANDBOX_OUTPUT.read_text()))
 
 
 def write_config(
-    api: Api, name: str = "config", *, root: Path = ROOT, state: Path = STATE, auth: str, more: str = ""
+    api: Api,
+    name: str = "config",
+    *,
+    root: Path = ROOT,
+    state: Path = STATE,
+    auth: str,
+    hook: str = "hook",
+    more: str = "",
 ) -> None:
     """Write a configuration without a secret, as the units' comments advise: root's, readable by the group."""
     path = ETC / f"{name}.toml"
@@ -141,7 +150,7 @@ strategy = "files"
 [state]
 dir = "{state}"
 [poll]
-interval = "6h"
+interval = "1h"
 [api]
 base_url = "{api.base_url}"
 requests_per_minute = 1000
@@ -149,6 +158,9 @@ requests_per_minute = 1000
 method = "token"
 client_id = "sandbox"
 {auth}
+[[hook]]
+on = ["snapshot"]
+run = ["/usr/local/bin/{hook}", "{state}/hooked"]
 [[account]]
 name = "sandbox"
 id = "{api.hub}"
@@ -235,7 +247,7 @@ def run(api: Api) -> dict[str, Any]:
         check=False,
         capture_output=True,
     )
-    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"] != at_start["StatusText"], 5)
+    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"] != at_start["StatusText"], 12)
     return {
         "start": started,
         "at_start": at_start,
@@ -248,15 +260,19 @@ def run(api: Api) -> dict[str, Any]:
 
 
 def poll_now(api: Api) -> dict[str, Any]:
-    """Ask for a poll by SIGUSR1, hours before the next one is due, when there is a new job."""
+    """Ask for a poll by SIGUSR1, long before the next one is due, when there is a new job; its hook runs."""
+    hooked = STATE / "hooked"
+    hooked.unlink(missing_ok=True)
     SANDBOX.do("kill", "--signal=USR1")
     pid, lines, before = MAIN.pid(), len(MAIN.journal()), len(snapshots(ROOT))
     killed = MAIN.do("kill", "--signal=USR1", "--kill-who=main")
     with suppress(TimeoutError):
         until("the new job is mirrored", lambda: len(snapshots(ROOT)) > before)
+        until("the hook has run", hooked.exists, 5)
     return {
         "kill": killed,
         "new": len(snapshots(ROOT)) - before,
+        "hooked": hooked.read_text().splitlines() if hooked.exists() else [],
         "same_pid": MAIN.pid() == pid,
         "said": MAIN.new_lines(lines),
     }
@@ -373,25 +389,28 @@ def drain(api: Api) -> dict[str, Any]:
 
     def write(bandwidth: str) -> None:
         more = f'requests = ["Large"]\n[transfer]\nbandwidth = "{bandwidth}"\n'
-        write_config(api, "slow", root=root, state=state, auth=FIXED, more=more)
+        write_config(api, "slow", root=root, state=state, auth=FIXED, hook="stubborn-hook", more=more)
 
     def parts() -> dict[str, int]:
         return {path.name: path.stat().st_size for path in (root / ".dcsync/staging").rglob("*.part")}
 
-    write("2 MiB/s")
+    write("1 MiB/s")
     SLOW.drop_in(f"LoadCredential=access-token:{ETC}/access-token\n")
     started = SLOW.do("start")
     until("something is on its way", lambda: any(parts().values()))
     busy = SLOW.show()
     stopped = SLOW.do("stop")
-    seen = {"start": started, "busy": busy, "stop": stopped, "after": SLOW.show(), "left": parts()}
+    seen: dict[str, Any] = {"start": started, "busy": busy, "stop": stopped, "after": SLOW.show(), "left": parts()}
     lines = len(SLOW.journal())
 
     write("unlimited")
     SLOW.do("start")
     until("it is mirrored", lambda: len(snapshots(root)) == 1)
     until("nothing is left of it in the staging", lambda: not parts())
-    seen["last"] = SLOW.do("stop")
+    until("its hook hangs", (state / "hooked").exists)
+    seen["stubborn"] = SLOW.do("stop"), SLOW.show()
+    alive = subprocess.run(["pgrep", "--full", "sleep 1234"], check=False, capture_output=True, text=True)
+    seen["left_running"] = alive.stdout.split()
     return {**seen, "state": facts(state), "said": SLOW.new_lines(lines)}
 
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from dcsync.sandbox import Options, Sandbox, Synthetic, World
 
-#: Several of the pieces in which a download reaches the disk (1 MiB), so that one can be stopped in between.
-BIG: int = 12 << 20
+#: At 1 MiB/s far longer than the daemon waits for work under way when it is told to stop.
+BIG: int = 24 << 20
 
 
 async def serve() -> None:

@@ -1,0 +1,121 @@
+"""What APScheduler is asked for, and what is done about its wall clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+import time_machine
+
+from dcsync.daemon.schedule import Kind, Schedule, Trigger
+from tests.rigs.virtual import VirtualClock
+
+NOON = datetime(2026, 3, 27, 12, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Rig:
+    clock: VirtualClock
+    schedule: Schedule
+    put: list[tuple[datetime, Trigger]] = field(default_factory=list)
+
+    async def pass_time(self, span: timedelta, *, step: timedelta = timedelta(seconds=30)) -> None:
+        """Let time pass as the daemon's ticker does: it looks in every half minute."""
+        until = self.clock.now() + span
+        while self.clock.now() < until:
+            self.clock.leap(min(step, until - self.clock.now()))
+            self.schedule.check()
+            for _ in range(20):
+                await asyncio.sleep(0)  # noqa: TID251 - the scheduler's own steps
+
+    def times(self, kind: Kind = Kind.POLL) -> list[datetime]:
+        return [at for at, trigger in self.put if trigger.kind is kind]
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    with time_machine.travel(NOON, tick=False) as traveller:
+        clock = VirtualClock(NOON, traveller)
+        ready = Rig(clock, Schedule(lambda trigger: ready.put.append((clock.now(), trigger)), clock))
+        ready.schedule.start()
+        yield ready
+        ready.schedule.stop()
+
+
+def every_quarter(rig: Rig) -> None:
+    rig.schedule.poll("acme", every=timedelta(minutes=15), jitter=timedelta(0), first=NOON + timedelta(minutes=15))
+
+
+async def test_polls_come_at_their_interval(rig: Rig) -> None:
+    every_quarter(rig)
+
+    await rig.pass_time(timedelta(hours=2))
+
+    assert len(rig.times()) == 8
+    assert {trigger.account for _, trigger in rig.put} == {"acme"}
+
+
+async def test_what_was_missed_comes_once(rig: Rig) -> None:
+    every_quarter(rig)
+
+    rig.clock.leap(timedelta(days=3))
+    await rig.pass_time(timedelta(minutes=1))
+
+    assert len(rig.times()) == 1
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-3650), timedelta(hours=-1), timedelta(hours=1), timedelta(days=3650)])
+async def test_a_clock_that_is_set_neither_silences_nor_bursts(rig: Rig, jump: timedelta) -> None:
+    every_quarter(rig)
+    await rig.pass_time(timedelta(minutes=5))
+
+    rig.clock.set_wall(rig.clock.now() + jump)
+    await rig.pass_time(timedelta(minutes=9))
+    assert rig.times() == []
+    await rig.pass_time(timedelta(minutes=52))
+
+    assert len(rig.times()) == 4
+
+
+async def test_one_more_poll_comes_at_its_time_and_the_earlier_of_two_stays(rig: Rig) -> None:
+    every_quarter(rig)
+    rig.schedule.poll_once("acme", NOON + timedelta(minutes=4))
+    rig.schedule.poll_once("acme", NOON + timedelta(minutes=8))
+
+    await rig.pass_time(timedelta(minutes=14))
+
+    assert [at - NOON for at in rig.times()] == [timedelta(minutes=4)]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "Pacific/Apia", "UTC"])
+async def test_a_nightly_chore_comes_once_a_night_also_when_the_clock_changes(rig: Rig, zone: str) -> None:
+    """FAULTS C2: over the change to summer time of 2026-03-29, and half an hour on Lord Howe on 04-05."""
+    rig.schedule.nightly(Kind.PRUNE, hour=2, zone=ZoneInfo(zone))
+
+    await rig.pass_time(timedelta(days=14), step=timedelta(minutes=10))
+
+    nights = [at.astimezone(ZoneInfo(zone)).date() for at in rig.times(Kind.PRUNE)]
+    assert len(nights) == len(set(nights)) == 14
+    hours = {at.astimezone(ZoneInfo(zone)).hour for at in rig.times(Kind.PRUNE)}
+    assert hours <= {1, 2, 3, 4}
+
+
+async def test_the_next_poll_is_told(rig: Rig) -> None:
+    assert rig.schedule.next_poll() is None
+    every_quarter(rig)
+    rig.schedule.nightly(Kind.TIDY, hour=12, zone=UTC)
+
+    assert rig.schedule.next_poll() == NOON + timedelta(minutes=15)
+
+
+async def test_a_stopped_schedule_puts_nothing_down(rig: Rig) -> None:
+    every_quarter(rig)
+    rig.schedule.stop()
+
+    await rig.pass_time(timedelta(hours=1))
+
+    assert rig.put == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import re
 import secrets
 import uuid
@@ -515,6 +516,7 @@ async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: Disk
 
 def _state_folder(config: Config) -> Path:
     path = Path(config.state.dir)
+    _refuse_to_be_root(path)
     try:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -528,6 +530,21 @@ def _state_folder(config: Config) -> Path:
         message = f"state.dir {path} cannot be written (as uid {os.geteuid()})"
         raise ManifestError(message, hint="give it to the user that runs dcsync, or correct state.dir")
     return path
+
+
+def _refuse_to_be_root(path: Path) -> None:
+    """Refuse to work as root in another user's state folder: its owner could not read what is made there."""
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return
+    if os.geteuid() == 0 and owner != 0:
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"#{owner}"
+        message = f"state.dir {path} belongs to the user {name}, who could not read what root makes there"
+        raise ConfigError(message, hint=f"run it as that user: runuser -u {name} -- dcsync …")
 
 
 def _sync_folder(path: Path) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from dcsync.daemon.notify import Notifier
 from dcsync.daemon.pages import Pages, serving
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.schedule import Kind, Schedule, Trigger
-from dcsync.errors import ConfigError, DcsyncError, DiskError, ExitStatus, ManifestError, MirrorError
+from dcsync.errors import DcsyncError, DiskError, ExitStatus, ManifestError, MirrorError
 from dcsync.ops import notify
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.metrics import render
@@ -80,6 +80,8 @@ class Service:
         self._told = asyncio.Event()
         self._session: _Session | None = None
         self._before: Config | None = None
+        #: What the status line says once, after a reload that did not work out.
+        self._notice = ""
         self._trouble: DcsyncError | None = None
         self._status: tuple[float, Status] | None = None
         self._last_hint = float("-inf")
@@ -123,14 +125,21 @@ class Service:
         while not self._stopping:
             try:
                 await self._run_configured(self._config)
-            except ConfigError as error:
+            except DcsyncError as error:
                 if self._before is None:
                     raise
-                log.warning("the new configuration cannot be used; the one before comes back", error=error.message)
-                self._config, self._before = self._before, None
-                continue
-            self._adopt_next()
+                self._fall_back(self._before, error)
+            else:
+                self._adopt_next()
         return ExitStatus.DONE
+
+    def _fall_back(self, before: Config, error: DcsyncError) -> None:
+        """Go back to the configuration from before: the new one did not come to open a mirror."""
+        log.warning(
+            "the new configuration cannot be used; the one before comes back", code=error.code, error=error.message
+        )
+        self._config, self._before, self._next_config = before, None, None
+        self._notice = f"running with the configuration from before: {error.message.splitlines()[0]}"
 
     async def _run_configured(self, config: Config) -> None:
         """Run with one configuration until told to stop or given another one."""
@@ -145,8 +154,8 @@ class Service:
 
     def _adopt_next(self) -> None:
         if self._next_config is not None:
+            # It is proved when a mirror is open with it.
             self._before, self._config, self._next_config = self._config, self._next_config, None
-            log.info("configuration reloaded")
 
     async def _serve(self, config: Config) -> None:
         """Run on one open mirror until told otherwise or the mirror goes away."""
@@ -161,16 +170,21 @@ class Service:
                     config, context, teller, progress, notifier=self._notifier, told=self._told, hurry=self._hurry
                 )
                 self._recovered()
-                self._started = True
-                await self._session.run()
-        except ConfigError:
-            raise
+                await self._session.run(self._opened())
         except (MirrorError, DiskError, ManifestError) as error:
-            if not self._started:
+            if not self._started or self._before is not None:
                 raise
             await self._park(config, error)
         finally:
             self._session = None
+
+    def _opened(self) -> str:
+        """Note that the configuration is good; return what to say of it in the status line."""
+        if self._before is not None:
+            log.info("configuration reloaded")
+        self._started, self._before = True, None
+        notice, self._notice = self._notice, ""
+        return notice
 
     async def _park(self, config: Config, error: DcsyncError) -> None:
         """Stay up without a mirror: say so once, and try again each minute."""
@@ -214,7 +228,7 @@ class Service:
         problems = sorted({item.code for account in status.accounts for item in account.attention})
         problems += [f"stale: {account.name}" for account in status.accounts if account.is_stale]
         problems += ["stuck"] if session.progress.is_stuck() else []
-        able = status.check is ExitStatus.DONE and not session.progress.is_stuck()
+        able = status.health is ExitStatus.DONE and not session.progress.is_stuck()
         return able, {"status": "ok" if able else "not ok", "problems": list(problems)}
 
     async def figures(self) -> bytes:
@@ -238,10 +252,10 @@ class Service:
         if not any(request == request_id for request in known):
             return
         now = self._clock.monotonic()
-        wait = max(0.0, self._last_hint + _HINT_S - now)
-        if wait == 0.0:
-            self._last_hint = now
-        session.schedule.poll_once(names[0], self._clock.now() + timedelta(seconds=wait))
+        if now < self._last_hint:
+            return  # one is planned already
+        self._last_hint = max(now, self._last_hint + _HINT_S)
+        session.schedule.poll_once(names[0], self._clock.now() + timedelta(seconds=self._last_hint - now))
 
     async def _read_status(self) -> Status:
         now = self._clock.monotonic()
@@ -282,6 +296,7 @@ class _Session:
         self._idle: dict[str, asyncio.Task[None]] = {}
         self._gone: DcsyncError | None = None
         self._login_wanted = False
+        self._codes: list[str] = []
         self._token_mtime: int | None = None
         self._last_words: tuple[str, str | None] | None = None
 
@@ -290,8 +305,8 @@ class _Session:
         for wake in self._wake.values():
             wake.set()
 
-    async def run(self) -> None:
-        """Work until told otherwise. Raises the `MirrorError` when the mirror went away."""
+    async def run(self, notice: str) -> None:
+        """Work until told otherwise; `notice` is said first. Raises the `MirrorError` when the mirror went away."""
         self._plan()
         workers: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
@@ -302,7 +317,7 @@ class _Session:
             ticker = group.create_task(self._tick(), name="ticker")
             self.schedule.start()
             self.poll_all()
-            self._notifier.ready(self._words())
+            self._notifier.ready(notice or self._words())
             await self._told.wait()
             self.schedule.stop()
             await self._drain(workers)
@@ -354,18 +369,25 @@ class _Session:
         while not self._told.is_set():
             await self._wait_idle(account.name, wake)
             wake.clear()
-            self.progress.begin(f"polling {account.name}")
-            self._notifier.status(self._words())
-            try:
-                await self._poll(account)
-            except DcsyncError as error:
-                log.warning("a poll failed", account=account.name, code=error.code, error=error.message)
-            except Exception:  # a bug in one account's work must not end the others'
-                log.exception("a bug in dcsync; the next poll tries again", account=account.name)
-            finally:
-                self.progress.end(f"polling {account.name}")
-                if not self._told.is_set():
-                    self._notifier.status(self._words())
+            with self._busy(f"polling {account.name}"):
+                try:
+                    await self._poll(account)
+                except DcsyncError as error:
+                    log.warning("a poll failed", account=account.name, code=error.code, error=error.message)
+                except Exception:  # a bug in one account's work must not end the others'
+                    log.exception("a bug in dcsync; the next poll tries again", account=account.name)
+
+    @contextmanager
+    def _busy(self, what: str) -> Iterator[None]:
+        """Count as work under way, and let the status line say so."""
+        self.progress.begin(what)
+        self._notifier.status(self._words())
+        try:
+            yield
+        finally:
+            self.progress.end(what)
+            if not self._told.is_set():
+                self._notifier.status(self._words())
 
     async def _wait_idle(self, name: str, wake: asyncio.Event) -> None:
         task = asyncio.current_task()
@@ -378,8 +400,15 @@ class _Session:
 
     async def _poll(self, account: AccountSettings) -> None:
         clock = self.context.clock
+        try:
+            # Also when there is nothing new: an unmounted disk is to be heard of before the morning.
+            await self.context.disk.run(self.context.root.check_still_there)
+        except MirrorError as error:
+            self._lose(error)
+            return
         (outcome,) = await sync(self.context, [account])
-        await follow_up(self.config, self.context, self._teller, [outcome])
+        status = await follow_up(self.config, self.context, self._teller, [outcome])
+        self._codes = sorted({item.code for known in status.accounts for item in known.attention})
         self._hooks_wake.set()
         self._note(outcome)
         expected = [item for _, item in await self._teller.expectations(account.name)]
@@ -393,9 +422,7 @@ class _Session:
     def _note(self, outcome: AccountOutcome) -> None:
         error = outcome.error
         if isinstance(error, MirrorError):
-            # Unmounted or moved: everything that is open leads nowhere. Open it again, or wait until that works.
-            self._gone = error
-            self._told.set()
+            self._lose(error)
         self._login_wanted = error is not None and error.exit_status is ExitStatus.LOGIN_REQUIRED
 
     async def _run_hooks(self) -> None:
@@ -404,13 +431,11 @@ class _Session:
             await self._wait_idle(_HOOKS, self._hooks_wake)
             self._hooks_wake.clear()
             self._hooks_looked_at = self.context.clock.monotonic()
-            self.progress.begin("running hooks")
-            try:
-                self._hooks_due_at = await self._teller.run_hooks()
-            except Exception:  # the same as for a poll
-                log.exception("a bug in dcsync; the hooks are tried again")
-            finally:
-                self.progress.end("running hooks")
+            with self._busy("running hooks"):
+                try:
+                    self._hooks_due_at = await self._teller.run_hooks()
+                except Exception:  # the same as for a poll
+                    log.exception("a bug in dcsync; the hooks are tried again")
 
     def _hooks_are_due(self) -> bool:
         """Whether one is to be tried again, or it is time to look for what `dcsync hooks rerun` asked for."""
@@ -418,20 +443,23 @@ class _Session:
         retry = self._hooks_due_at is not None and self._hooks_due_at <= clock.now()
         return retry or clock.monotonic() - self._hooks_looked_at >= _HOOKS_S
 
+    def _lose(self, error: MirrorError) -> None:
+        """End this session: unmounted or moved, everything that is open leads nowhere."""
+        self._gone = error
+        self._told.set()
+
     async def _do_chores(self) -> None:
         while not self._told.is_set():
             await self._wait_chore()
             kind = self._chores.get_nowait()
             self._queued.discard(kind)
-            self.progress.begin(kind.value)
-            try:
-                await self._chore(kind)
-            except DcsyncError as error:
-                log.warning("a chore failed", chore=kind.value, code=error.code, error=error.message)
-            except Exception:  # the same as for a poll
-                log.exception("a bug in dcsync; the next night tries again", chore=kind.value)
-            finally:
-                self.progress.end(kind.value)
+            with self._busy(kind.value):
+                try:
+                    await self._chore(kind)
+                except DcsyncError as error:
+                    log.warning("a chore failed", chore=kind.value, code=error.code, error=error.message)
+                except Exception:  # the same as for a poll
+                    log.exception("a bug in dcsync; the next night tries again", chore=kind.value)
 
     async def _wait_chore(self) -> None:
         task = asyncio.current_task()
@@ -498,7 +526,8 @@ class _Session:
             return doing
         due = self.schedule.next_poll()
         at = "" if due is None else f"; next poll at {due.astimezone(self.config.mirror.zone):%H:%M:%S %Z}"
-        return f"waiting{at}"
+        needs = f"; needs attention: {', '.join(self._codes)} (dcsync status)" if self._codes else ""
+        return f"waiting{at}{needs}"
 
     def _slow_disk(self) -> float | None:
         """Return how long the disk has not answered, when that is long."""

@@ -170,7 +170,7 @@ async def _examine_token(findings: Findings, subject: Subject, clock: Clock, dis
         findings.add(ok("token", "a service account: a new token is made when one is needed, without a deadline"))
     elif not subject.chained:
         advice = 'for unattended runs use method = "login" or "service-account", or a refresh_token'
-        findings.add(warned("token", "auth.access_token: it ends an hour after it was issued, for good", advice))
+        findings.add(warned("token", "auth.access_token ends an hour after it was issued, for good", advice))
     elif (reason := findings.why_not("state.dir")) is not None:
         findings.add(skipped("token", reason))
     else:

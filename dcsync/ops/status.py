@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -14,8 +14,10 @@ from dcsync.core.wire import time_json
 from dcsync.errors import SEVERITY, ExitStatus, every_error
 from dcsync.manifest import Notes, SqlManifest, Sums
 
+#: Concerns that lie with Autodesk's side or with whoever manages the data requests there.
+UPSTREAM = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "L-ROWS", "L-COLUMNS"})
 #: Concerns that are found by looking at the API or by running hooks, and cannot be told from the jobs.
-RUNS_ONLY = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "H-FAILED", "L-ROWS", "L-COLUMNS"})
+RUNS_ONLY = UPSTREAM | {"H-FAILED"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +68,22 @@ class Status:
 
     @property
     def check(self) -> ExitStatus:
-        """Return what a monitor should make of it: the status that asks for a person soonest."""
+        """What a monitor should make of it: the status that asks for a person soonest."""
+        return self._worst(())
+
+    @property
+    def health(self) -> ExitStatus:
+        """The same of this side alone: an extract that is late upstream is no fault of a daemon."""
+        return self._worst(UPSTREAM)
+
+    def _worst(self, ignored: Collection[str]) -> ExitStatus:
         found = {ExitStatus.DONE}
         if self.free_bytes is None:
             found.add(ExitStatus.UNSAFE)
         for account in self.accounts:
             if account.is_stale:
                 found.add(ExitStatus.INCOMPLETE)
-            found |= {_status_of(item.code) for item in account.attention}
+            found |= {_status_of(item.code) for item in account.attention if item.code not in ignored}
         return next(status for status in SEVERITY if status in found)
 
     def json(self) -> dict[str, Json]:

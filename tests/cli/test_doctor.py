@@ -32,7 +32,7 @@ def test_each_check_is_a_line_and_what_is_to_do_is_below(side: Served, dcsync: D
     assert result.err == ""
     lines = result.out.splitlines()
     assert lines[0].startswith(f"ok    configuration: {side.config}, dcsync ")
-    token = lines.index("warn  token: auth.access_token: it ends an hour after it was issued, for good")
+    token = lines.index("warn  token: auth.access_token ends an hour after it was issued, for good")
     assert lines[token + 1].startswith("      do: for unattended runs use ")
     assert "ok    requests.acme: 1 data request can be seen" in lines
     assert {line[:6] for line in lines} == {"ok    ", "warn  ", "      "}

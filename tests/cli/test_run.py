@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from dcsync.auth.store import TokenPair, TokenStore
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
 from tests.rigs.mirror import assert_identical, tables
 
@@ -137,6 +138,37 @@ async def test_sigterm_in_a_download_keeps_what_came_and_the_next_start_goes_on(
         await again.communicate()
         (snapshot,) = [path.parent for path in (tmp_path / "mirror").glob("acme/*/[0-9]*/**/_dcsync.json")]
         assert_identical(snapshot, world, job)
+
+
+async def test_sigterm_in_a_token_refresh_waits_for_the_new_token_and_saves_it(tmp_path: Path) -> None:
+    """FAULTS D8."""
+    auth = '[auth]\nmethod = "login"\nclient_id = "sandbox"\nclient_secret = "sandbox-secret"'
+    (tmp_path / "mirror").mkdir()
+    async with Sandbox(World(), options=Options(quota_per_minute=None)) as sandbox:
+        config = write_config(tmp_path, sandbox)
+        config.write_text(re.sub(r"\[auth\]\n.*\n.*", auth, config.read_text()))
+        config.chmod(0o600)
+        (tmp_path / "state").mkdir()
+        store = TokenStore(tmp_path / "state")
+        store.save(TokenPair(refresh_token=sandbox.tokens.issue_refresh_token("anna")))
+        sandbox.faults.add(Fault(server="token", kind="wait-after-commit", seconds=2))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "dcsync", "--config", str(config), "run"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(30):
+            while sandbox.tokens.refresh_count == 0:  # noqa: ASYNC110 - the sandbox has no event for it
+                await asyncio.sleep(0.01)  # noqa: TID251 - another process's work
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+
+        assert process.returncode == 0
+        saved = store.read()
+        assert saved is not None
+        assert saved.refresh_token in sandbox.tokens.live_refresh_tokens
 
 
 async def test_a_second_daemon_is_refused_with_the_first_one_s_pid(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
+
+import pytest
 
 from tests.cli.conftest import Dcsync
 from tests.rigs.mirror import tables
@@ -56,3 +59,17 @@ def test_a_root_that_is_gone_does_not_stop_it(side: Served, dcsync: Dcsync) -> N
 
     assert result.status == 0
     assert "unknown (is it mounted?)" in result.out
+
+
+@pytest.mark.needs_root
+def test_root_does_not_work_in_another_user_s_state_folder(side: Served, dcsync: Dcsync) -> None:
+    side.state.mkdir()
+    os.chown(side.state, 65534, 65534)
+
+    result = dcsync("sync")
+
+    assert result.status == 2
+    assert "belongs to the user nobody" in result.err
+    assert "runuser -u nobody -- dcsync" in result.err
+    assert list(side.state.iterdir()) == []
+    assert dcsync("status").status == 0

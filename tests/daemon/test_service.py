@@ -240,6 +240,51 @@ async def test_a_good_configuration_is_taken_up_by_sighup(tmp_path: Path) -> Non
         assert [path.parts[-6] for path in rig.mirror.snapshots()] == ["renamed"]
 
 
+async def test_a_configuration_that_opens_no_mirror_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        rig.mirror.config["mirror"] = {"root": str(tmp_path / "nowhere")}
+
+        rig.service.reload()
+        await rig.settle()
+        rig.mirror.config.clear()
+
+        assert any(text.startswith("STATUS=running with the configuration from before") for text in rig.heard.messages)
+        job = add_extract(rig.mirror, tables(1))
+        await rig.pass_time(minutes=17)
+        rig.mirror.assert_identical(job)
+
+
+async def test_a_disk_that_is_mounted_over_is_noticed_with_nothing_new(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        add_extract(rig.mirror, tables(1))
+        await rig.pass_time(minutes=17)
+        rig.mirror.root.rename(tmp_path / "elsewhere")
+        rig.mirror.root.mkdir()
+
+        await rig.pass_time(minutes=18)
+
+        _, document = await rig.service.health()
+        assert document["problems"] == ["M-UNMOUNTED"]
+        assert list(rig.mirror.root.iterdir()) == []
+
+
+async def test_a_flood_of_hints_polls_once_in_half_a_minute(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        request = rig.mirror.world.add_request("Nightly")
+        add_extract(rig.mirror, tables(1), request=request)
+        rig.service.poll_now()
+        await rig.settle()
+        before = rig.polls()
+
+        for _ in range(130):
+            await rig.service.hint(rig.mirror.world.account_id, request)
+            await rig.service.hint(rig.mirror.world.account_id, "an unknown request")
+            await rig.service.hint("an unknown account", request)
+            await rig.pass_time(seconds=1)
+
+        assert 4 <= rig.polls() - before <= 5
+
+
 async def test_a_bad_configuration_keeps_the_one_before(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         rig.mirror.config["transfer"] = {"concurrency": 0}

@@ -97,7 +97,8 @@ class Mirror:
 
     def snapshots(self) -> list[Path]:
         """Return the folders of all published snapshots."""
-        return sorted(path.parent for path in self.root.glob("*/*/[0-9u]*/**/_dcsync.json"))
+        # Not `*`: it would match .dcsync/staging, where a sidecar is written before its folder is published.
+        return sorted(path.parent for path in self.root.glob("[!.]*/*/[0-9u]*/**/_dcsync.json"))
 
     def snapshot_of(self, job_id: str) -> Path:
         """Return the folder of a job's snapshot."""

@@ -247,7 +247,7 @@ def run(api: Api) -> dict[str, Any]:
         check=False,
         capture_output=True,
     )
-    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"] != at_start["StatusText"], 12)
+    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"].startswith("waiting"), 5)
     return {
         "start": started,
         "at_start": at_start,

@@ -33,16 +33,28 @@ from dcsync.core.model import AccountId, AccountName
 from dcsync.core.notices import EventKind
 from dcsync.core.plan import Selection
 from dcsync.core.ports import TokenSource
+from dcsync.core.retention import KeepPolicy
 from dcsync.core.signin import REFRESH_LIFE
 from dcsync.core.transfer import Throttle
 from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.core.wire import parse_time
-from dcsync.errors import ConfigError, DcsyncError, ExitStatus, ManifestError, MirrorLocked
+from dcsync.errors import (
+    ConfigError,
+    DcsyncError,
+    ExitStatus,
+    ManifestCorrupt,
+    ManifestError,
+    MirrorForeign,
+    MirrorLocked,
+    MirrorNotMounted,
+)
 from dcsync.manifest import SqlManifest, open_manifest
+from dcsync.manifest.aside import set_aside
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
 from dcsync.ops.context import (
     AccountSettings,
+    MirrorContext,
     MirrorSettings,
     Observer,
     ReadContext,
@@ -55,6 +67,7 @@ from dcsync.ops.hooks import Hook
 from dcsync.ops.login import TokenChain
 from dcsync.ops.metrics import write_textfile
 from dcsync.ops.notify import check_installed
+from dcsync.ops.rebuild import RebuildReport, rebuild
 from dcsync.ops.recover import recover
 from dcsync.ops.report import write_report
 from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_attention
@@ -132,19 +145,20 @@ async def open_api(
 
 
 @asynccontextmanager
-async def open_sync(
+async def open_mirror(
     config: Config,
     *,
-    environ: Mapping[str, str],
-    observer: Observer | None = None,
     clock: Clock | None = None,
-    role: str = "sync",
+    role: str,
     writes: bool = True,
-) -> AsyncIterator[SyncContext]:
-    """Open everything a run needs: locks first, then the manifest, the mirror, recovery, and the network.
+    anew: str | None = None,
+    notices_missing: bool = True,
+) -> AsyncIterator[MirrorContext]:
+    """Open the mirror without the network: locks first, then the manifest, the root, recovery.
 
-    Without `writes` (a dry run) nothing is locked, recovered or made. Raises `MirrorLocked`, `MirrorError`s,
-    `ManifestError`s, `DiskError`s, `ConfigError`s.
+    A damaged manifest is set aside and made anew from the tree; with `anew`, a label, so is a sound one, and the
+    caller rebuilds and recovers. Without `writes` nothing is locked, recovered or made, and `ManifestCorrupt` is raised
+    for a damaged manifest. Raises `MirrorLocked`, `MirrorError`s, `ManifestError`s, `DiskError`s.
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
@@ -153,28 +167,25 @@ async def open_sync(
         if writes:
             stack.enter_context(FileLock(state / _LOCK_NAME, f"the state folder {state}", role=role))
         root = stack.enter_context(open_root(Path(config.mirror.root)))
-        place, read_only = state / MANIFEST_NAME, not writes
-        if not writes and not await disk.run(_is_file, place):
+        place = state / MANIFEST_NAME
+        if writes:
+            if anew is not None:
+                await disk.run(_set_aside, place, root, anew)
+            manifest = await _open_or_renew(stack, place, root, clock, disk)
+        elif await disk.run(_is_file, place):
+            manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+            await _refuse_older(manifest)
+        else:
             # A dry run before the first run: an empty manifest that goes away with it.
             place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
-            read_only = False
-        manifest = await stack.enter_async_context(open_manifest(place, read_only=read_only))
-        if read_only:
-            await _refuse_older(manifest)
+            manifest = await stack.enter_async_context(open_manifest(place))
         # Before anything is written, and also where nothing will be: a bare mount point knows no snapshot.
         await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         new_mirror = False
         if writes:
             stack.enter_context(locked(root, role=role))
             new_mirror = await _bind(manifest, root, state, disk)
-        api, limiter = await stack.enter_async_context(open_api(config, environ=environ, clock=clock, disk=disk))
-        storage = await stack.enter_async_context(
-            open_storage(storage_policy(config), connections=config.transfer.concurrency)
-        )
-        context = SyncContext(
-            api=api,
-            limiter=limiter,
-            storage=storage,
+        context = MirrorContext(
             manifest=manifest,
             root=root,
             clock=clock,
@@ -188,13 +199,94 @@ async def open_sync(
                 strategy=Strategy(config.mirror.strategy),
                 trust_crc=config.mirror.trust_crc,
             ),
+        )
+        if writes and anew is None:
+            await recover(context, account_settings(config), new_mirror=new_mirror, notices_missing=notices_missing)
+        yield context
+
+
+async def _open_or_renew(
+    stack: AsyncExitStack, place: Path, root: MirrorRoot, clock: Clock, disk: DiskThreads
+) -> SqlManifest:
+    """Open the manifest; a damaged one is set aside for a new, empty one, which recovery fills from the tree."""
+    try:
+        return await stack.enter_async_context(open_manifest(place))
+    except ManifestCorrupt as error:
+        aside = await disk.run(_set_aside, place, root, f"damaged-{clock.now():%Y%m%dT%H%M%SZ}")
+        log.error(  # noqa: TRY400 - handled; where it was found says nothing
+            "the manifest is damaged; it is set aside and made anew from the tree",
+            code=error.code,
+            error=error.message,
+            set_aside=str(aside),
+        )
+    return await stack.enter_async_context(open_manifest(place))
+
+
+def _set_aside(place: Path, root: MirrorRoot, label: str) -> Path | None:
+    """Put the manifest out of the way, if the tree is there from which it can be made anew."""
+    marker, stored = root.marker(), _read_text(place.with_name(_INSTANCE_NAME))
+    if marker is None:
+        message = f"the manifest {place} can only be made anew from the tree, and {root.path} has no marker of a mirror"
+        raise MirrorNotMounted(message)
+    if stored is not None and stored != marker:
+        message = f"{root.path} belongs to the instance {marker}, this state folder to {stored}"
+        raise MirrorForeign(message, hint="mount the mirror's own disk: the manifest is made anew from its tree")
+    return set_aside(place, label)
+
+
+def keep_policy(config: Config) -> KeepPolicy:
+    """Return `[keep]`."""
+    keep = config.keep
+    return KeepPolicy(last=keep.last, daily=keep.daily, weekly=keep.weekly, monthly=keep.monthly, yearly=keep.yearly)
+
+
+async def rebuild_manifest(config: Config, *, clock: Clock | None = None) -> RebuildReport:
+    """Set the manifest aside, sound or not, and make it anew from the tree."""
+    clock = clock or SystemClock()
+    accounts, label = account_settings(config), f"replaced-{clock.now():%Y%m%dT%H%M%SZ}"
+    async with open_mirror(config, clock=clock, role="rebuild", anew=label) as context:
+        report = await rebuild(context, [account.name for account in accounts])
+        await recover(context, accounts, new_mirror=False)
+    aside = Path(config.state.dir) / f"{MANIFEST_NAME}.{label}"
+    report.set_aside = str(aside) if aside.exists() else None
+    return report
+
+
+@asynccontextmanager
+async def open_sync(
+    config: Config,
+    *,
+    environ: Mapping[str, str],
+    observer: Observer | None = None,
+    clock: Clock | None = None,
+    role: str = "sync",
+    writes: bool = True,
+    notices_missing: bool = True,
+) -> AsyncIterator[SyncContext]:
+    """Open everything a run needs: the mirror as `open_mirror` does, and the network. Raises `ConfigError`s besides."""
+    async with AsyncExitStack() as stack:
+        mirror = await stack.enter_async_context(
+            open_mirror(config, clock=clock, role=role, writes=writes, notices_missing=notices_missing)
+        )
+        api, limiter = await stack.enter_async_context(
+            open_api(config, environ=environ, clock=mirror.clock, disk=mirror.disk)
+        )
+        storage = await stack.enter_async_context(
+            open_storage(storage_policy(config), connections=config.transfer.concurrency)
+        )
+        yield SyncContext(
+            api=api,
+            limiter=limiter,
+            storage=storage,
+            manifest=mirror.manifest,
+            root=mirror.root,
+            clock=mirror.clock,
+            disk=mirror.disk,
+            settings=mirror.settings,
             slots=asyncio.Semaphore(config.transfer.concurrency),
             throttle=Throttle(config.transfer.bandwidth),
             observer=observer or Silence(),
         )
-        if writes:
-            await recover(context, account_settings(config), new_mirror=new_mirror)
-        yield context
 
 
 @asynccontextmanager
@@ -483,7 +575,7 @@ def _refuse_to_be_root(path: Path) -> None:
         owner = path.stat().st_uid
     except OSError:
         return
-    if os.geteuid() == 0 and owner != 0:
+    if os.geteuid() == 0 and owner != 0 and os.access(path, os.W_OK):
         try:
             name = pwd.getpwuid(owner).pw_name
         except KeyError:

@@ -530,6 +530,7 @@ class ManifestCorrupt(ManifestError):
     code = "D-CORRUPT"
     exit_status = ExitStatus.UNSAFE
     transient = False
+    hint = "dcsync rebuild sets it aside and makes it anew from the tree; every command that writes does so by itself"
 
 
 class IllegalTransition(DcsyncError):

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dcsync.core.model import DataRequest, How, Job, JobId, ListedFile, RequestId, Snapshot, StoredFile
+from dcsync.core.ports import KnownRequest
+from dcsync.core.records import Record
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 ACCOUNT_ID = "872264f8-2433-498d-8d36-16649ecb13fe"
@@ -112,3 +114,25 @@ def make_snapshot(files: Mapping[str, bytes] | None = None, **changes: Any) -> S
         "files": tuple(make_stored(name, body) for name, body in bodies.items()),
     }
     return Snapshot(**{**values, **changes})
+
+
+def make_record(**changes: Any) -> Record:
+    known = KnownRequest(
+        id=REQUEST_ID,
+        description="My Company Data Extract",
+        slug="my-company-data-extract-ce9bc188",
+        is_delta=False,
+        first_seen_at=NOON - timedelta(days=9),
+    )
+    values: dict[str, Any] = {
+        "job": make_job(),
+        "request": known,
+        "first_seen_at": NOON + timedelta(minutes=1),
+        "published_at": NOON + timedelta(minutes=5, microseconds=7),
+        "strategy": "archive",
+        "calls": 2,
+        "fetched_bytes": 8,
+        "linked_bytes": 5,
+        "seconds": 1.25,
+    }
+    return Record(**{**values, **changes})

@@ -40,11 +40,14 @@ _COMMANDS = {
     "login": ("dcsync.cli.login", "Sign in with a browser, here or elsewhere."),
     "logout": ("dcsync.cli.login", "Revoke the stored token and forget it."),
     "notify": ("dcsync.cli.hooks", "Send a test message to every address of [notify]."),
+    "prune": ("dcsync.cli.prune", "Remove the snapshots that the keep policy does not keep."),
+    "rebuild": ("dcsync.cli.rebuild", "Make the manifest anew from the tree alone."),
     "requests": ("dcsync.cli.lists", "List data requests."),
     "run": ("dcsync.cli.run", "Run the daemon."),
     "sandbox": ("dcsync.cli.sandbox", "Serve a stand-in of the API on this machine."),
     "status": ("dcsync.cli.status", "Show how the mirror stands."),
     "sync": ("dcsync.cli.sync", "Mirror what is new, once."),
+    "verify": ("dcsync.cli.verify", "Read the mirror again and compare it with what was published."),
 }
 
 

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from dcsync.config.units import parse_address, parse_duration, parse_size
+from dcsync.config.units import parse_address, parse_duration, parse_rate, parse_size
 from dcsync.core.layout import Layout, parse_layout
 from dcsync.core.urls import is_loopback_url
 from dcsync.errors import SecretExposed, SecretUnavailable
@@ -118,11 +118,10 @@ def _size(value: object) -> object:
 
 
 def _bandwidth(value: object) -> object:
-    if value is None or value == "unlimited":
+    if value is None:
         return None
     if isinstance(value, str | int) and not isinstance(value, bool):
-        rate = parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
-        return rate or _refuse(value, 'more than 0, or "unlimited"')
+        return parse_rate(value)
     return _refuse(value, '"unlimited" or a rate such as "20 MiB/s"')
 
 
@@ -377,6 +376,13 @@ class Keep(Section):
     yearly: int = Field(default=0, ge=0)
 
 
+class Verify(Section):
+    """`[verify]`: how the mirror is read again."""
+
+    rate: Bandwidth = 50 << 20
+    part_days: int = Field(default=30, ge=1, le=366)
+
+
 class Http(Section):
     """`[http]`: the daemon's own pages."""
 
@@ -453,6 +459,7 @@ class Config(Section):
     #: May be empty before the first `dcsync accounts`; `load` says whether one is needed.
     accounts: list[Account] = Field(alias="account", default_factory=list)
     keep: Keep = Field(default_factory=Keep)
+    verify: Verify = Field(default_factory=Verify)
     http: Http = Field(default_factory=Http)
     hooks: list[Hook] = Field(alias="hook", default_factory=list)
     notify: Notify = Field(default_factory=Notify)

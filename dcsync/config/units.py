@@ -67,3 +67,14 @@ def parse_address(text: str) -> tuple[str, int]:
         message = f'{text!r} is not an address and port such as "127.0.0.1:9321"'
         raise ValueError(message)
     return match["six"] or match["host"] or "127.0.0.1", int(match["port"])
+
+
+def parse_rate(value: str | int) -> int | None:
+    """Read `"20 MiB/s"` or a number of bytes a second; None for `"unlimited"`. `ValueError` says what is expected."""
+    if value == "unlimited":
+        return None
+    rate = parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
+    if not rate:
+        message = f'{value!r} is not more than 0, or "unlimited"'
+        raise ValueError(message)
+    return rate

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
@@ -107,6 +108,41 @@ def place(
     return Place(request_folder=request_folder, folder=f"{request_folder}/{below}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognised:
+    """What the name of a snapshot's folder tells. `job` is as much of the id as stands in it."""
+
+    account: str | None
+    request_slug: str | None
+    completed_at: datetime | None
+    job: str
+
+
+def recognise(layout: Layout, folder: str, zone: tzinfo = UTC) -> Recognised | None:
+    """Read a folder's path below the root back; None when it is not one that `place` gives."""
+    pattern = "/".join(_pattern(segment) for segment in (*layout.request_segments, *layout.snapshot_segments))
+    # A field may stand twice in a template; a group may not.
+    seen: set[str] = set()
+
+    def once(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in seen:
+            return "(?:"
+        seen.add(name)
+        return match[0]
+
+    found = re.fullmatch(re.sub(r"\(\?P<(\w+)>", once, pattern), folder)
+    if found is None:
+        return None
+    parts = found.groupdict()
+    return Recognised(
+        account=parts.get("account"),
+        request_slug=parts.get("request"),
+        completed_at=_moment_of(parts, zone),
+        job=parts["job"],
+    )
+
+
 def short_id(identifier: str, length: int = SHORT_ID) -> str:
     """Return the first `length` characters of an id that is safe in a path, hyphens left out."""
     return names.component(identifier.replace("-", "")[:length])
@@ -179,6 +215,51 @@ def _fill(segment: str, values: dict[str, str], local: datetime | None) -> str:
         elif name is not None:
             filled.append(values[name])
     return "".join(filled)
+
+
+#: What fills the fields of a template.
+_FIELD_PATTERNS = {
+    "account": "(?P<account>[^/]+)",
+    "request": "(?P<request>[^/]+)",
+    "project": "[^/]+",
+    "time": "(?P<time>[0-9]{6}(?:Z|[+-][0-9]{4,6}))",
+    "job": "(?P<job>[^/]+)",
+}
+_DIRECTIVES = {"Y": "[0-9]{4}", "j": "[0-9]{3}", "G": "[0-9]{4}", "u": "[1-7]", "b": "[^/]+"}
+
+
+def _pattern(segment: str) -> str:
+    """Return a regular expression for what `_fill` makes of a segment."""
+    parts: list[str] = []
+    for literal, name, spec, _ in string.Formatter().parse(segment):
+        parts.append(re.escape(literal))
+        if name == "date":
+            dated = re.sub(r"%([A-Za-z])|(.)", _date_pattern, spec or "%Y-%m-%d", flags=re.DOTALL)
+            parts.append(f"(?:undated|{dated})")
+        elif name is not None:
+            parts.append(_FIELD_PATTERNS[name])
+    return "".join(parts)
+
+
+def _date_pattern(match: re.Match[str]) -> str:
+    directive, literal = match[1], match[2]
+    if literal is not None:
+        return re.escape(literal)
+    digits = _DIRECTIVES.get(directive, "[0-9]{2}")
+    return f"(?P<date_{directive}>{digits})" if directive in "Ymdj" else digits
+
+
+def _moment_of(parts: Mapping[str, str | None], zone: tzinfo) -> datetime | None:
+    """Return the time that a folder's date and time tell; None for one that is undated or not whole."""
+    year, month, day, ordinal = (parts.get(f"date_{directive}") for directive in "Ymdj")
+    clock = parts.get("time")
+    text, form = (f"{year}-{ordinal}", "%Y-%j") if ordinal else (f"{year}-{month}-{day}", "%Y-%m-%d")
+    try:
+        if clock is not None:
+            return datetime.strptime(f"{text} {clock}", f"{form} %H%M%S%z").astimezone(UTC)
+        return datetime.strptime(text, form).replace(tzinfo=zone).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _in_zone(moment: datetime, zone: tzinfo) -> datetime:

@@ -6,7 +6,7 @@ The fourth port is `dcsync.clock.Clock`. The file system is no port: tests use r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -60,6 +60,7 @@ class KnownRequest:
     is_delta: bool
     #: Whether it could ever be read. Of one that could not it is unknown whether it is a delta.
     is_described: bool = True
+    first_seen_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,8 @@ class Publication:
     seconds: float
     #: What its history keeps of it.
     summary: Summary | None = None
+    #: Of `_dcsync.json`; None where the snapshot has none that can be trusted.
+    sidecar_sha256: str | None = None
 
 
 class Manifest(Protocol):

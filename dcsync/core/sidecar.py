@@ -10,6 +10,7 @@ from datetime import datetime
 from dcsync.core.anomaly import Finding
 from dcsync.core.diff import total_rows
 from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
+from dcsync.core.records import Record, parse_record, record_json
 from dcsync.core.summary import (
     Summary,
     columns_json,
@@ -65,6 +66,8 @@ class Provenance:
     skipped: tuple[tuple[str, str], ...]
     changes: Changes
     warnings: tuple[Finding, ...] = ()
+    #: The manifest's row, from which a lost manifest is made anew.
+    record: Record | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,10 @@ class Adopted:
     snapshot: Snapshot
     changes: Changes
     warnings: tuple[Finding, ...]
+    #: None in a sidecar of an older version.
+    record: Record | None = None
+    #: Of the sidecar itself, when `SHA256SUMS` has the same.
+    sha256: str | None = None
 
 
 def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> Changes:
@@ -152,6 +159,7 @@ def render(provenance: Provenance) -> bytes:
             "columns": columns_json(changes.columns),
         },
         "warnings": findings_json(provenance.warnings),
+        "record": None if provenance.record is None else record_json(provenance.record),
     }
     return (json.dumps(document, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
@@ -173,21 +181,33 @@ def parse(body: bytes, *, folder: str) -> Adopted:
     if not isinstance(listed, list):
         msg = "the sidecar has no files"
         raise WireError(msg)
+    snapshot = Snapshot(
+        job=JobId(_string(job, "id")),
+        request=RequestId(_string(request, "id")),
+        folder=folder,
+        completed_at=parse_time(job.get("completed_at")),
+        files=tuple(_parse_file(_mapping(item, "a file")) for item in listed),
+    )
     return Adopted(
         account=AccountName(_string(account, "name")),
         description=str(request.get("description") or ""),
         is_delta=None if request.get("delta") is None else request["delta"] is True,
         created_at=parse_time(job.get("created_at")),
-        snapshot=Snapshot(
-            job=JobId(_string(job, "id")),
-            request=RequestId(_string(request, "id")),
-            folder=folder,
-            completed_at=parse_time(job.get("completed_at")),
-            files=tuple(_parse_file(_mapping(item, "a file")) for item in listed),
-        ),
+        snapshot=snapshot,
         changes=_parse_changes(document.get("changes")),
         warnings=parse_findings(document.get("warnings")),
+        record=_record_of(snapshot, document.get("record")),
     )
+
+
+def parse_sums(body: bytes) -> dict[str, str]:
+    """Read `SHA256SUMS`: hex digest by name. Lines that are none are left out."""
+    sums = {}
+    for line in body.decode("utf-8", "replace").splitlines():
+        digest, gap, name = line[:64], line[64:66], line[66:]
+        if gap == "  " and name and not digest.strip("0123456789abcdef"):
+            sums[name] = digest
+    return sums
 
 
 def file_json(stored: StoredFile) -> dict[str, Json]:
@@ -198,6 +218,20 @@ def file_json(stored: StoredFile) -> dict[str, Json]:
 def parse_file(value: Json) -> StoredFile:
     """Read one file's facts back; `WireError` when one is missing."""
     return _parse_file(_mapping(value, "a file"))
+
+
+def _record_of(snapshot: Snapshot, value: Json) -> Record | None:
+    """Return the record, if there is one and it is of this snapshot."""
+    try:
+        record = parse_record(value)
+    except WireError:
+        return None
+    same = (record.job.id, record.job.request_id, record.request.id) == (
+        snapshot.job,
+        snapshot.request,
+        snapshot.request,
+    )
+    return record if same else None
 
 
 def _file_json(stored: StoredFile) -> dict[str, Json]:

@@ -42,25 +42,32 @@ class PastSnapshot:
 
 def render(summary: Summary) -> str:
     """Return a summary as the manifest keeps it."""
-    return json.dumps(
-        {
-            "files": summary.files,
-            "size": summary.size,
-            "rows": summary.rows,
-            "added": summary.added,
-            "removed": summary.removed,
-            "changed": summary.changed,
-            "columns": columns_json(summary.columns),
-            "warnings": findings_json(summary.warnings),
-        }
-    )
+    return json.dumps(summary_json(summary))
+
+
+def summary_json(summary: Summary) -> dict[str, Json]:
+    """Return a summary as JSON."""
+    return {
+        "files": summary.files,
+        "size": summary.size,
+        "rows": summary.rows,
+        "added": summary.added,
+        "removed": summary.removed,
+        "changed": summary.changed,
+        "columns": columns_json(summary.columns),
+        "warnings": findings_json(summary.warnings),
+    }
 
 
 def parse(text: str) -> Summary:
     """Read a summary back. What is odd in it is left out: nothing but a page depends on it."""
-    entry: Json = json.loads(text)
+    return parse_summary(json.loads(text)) or Summary(files=0, size=0)
+
+
+def parse_summary(entry: Json) -> Summary | None:
+    """Read a summary back from JSON; None when there is none."""
     if not isinstance(entry, Mapping):
-        return Summary(files=0, size=0)
+        return None
     return Summary(
         files=whole(entry.get("files")) or 0,
         size=whole(entry.get("size")) or 0,

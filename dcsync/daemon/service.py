@@ -16,10 +16,19 @@ from pathlib import Path
 
 import structlog
 
-from dcsync.app import account_settings, callback_secret, follow_up, open_sync, open_teller, read_status, tell_settings
+from dcsync.app import (
+    account_settings,
+    callback_secret,
+    follow_up,
+    keep_policy,
+    open_sync,
+    open_teller,
+    read_status,
+    tell_settings,
+)
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
-from dcsync.core.model import AccountName, Json
+from dcsync.core.model import AccountName, JobId, Json
 from dcsync.core.notices import Event, EventKind
 from dcsync.core.schedule import next_poll
 from dcsync.core.wire import time_json
@@ -27,13 +36,15 @@ from dcsync.daemon.notify import Notifier
 from dcsync.daemon.pages import Pages, serving
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.schedule import Kind, Schedule, Trigger
-from dcsync.errors import DcsyncError, DiskError, ExitStatus, ManifestError, MirrorError
+from dcsync.errors import DcsyncError, DiskError, ExitStatus, ManifestError, MassChange, MirrorError
 from dcsync.ops import notify
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.metrics import render
+from dcsync.ops.prune import prune
 from dcsync.ops.status import Status
 from dcsync.ops.sync import AccountOutcome, sync
 from dcsync.ops.tell import Teller
+from dcsync.ops.verify import verify_nightly
 
 log = structlog.get_logger(__name__)
 
@@ -480,8 +491,41 @@ class _Session:
                     log.info("the refresh token was renewed by its age")
             case Kind.TIDY:
                 await self._teller.tidy()
-            case Kind.PRUNE | Kind.VERIFY | Kind.POLL:
-                pass
+            case Kind.PRUNE:
+                await self._prune()
+            case Kind.VERIFY:
+                await self._verify()
+            case Kind.POLL:
+                self.poll_all()
+
+    async def _prune(self) -> None:
+        policy = keep_policy(self.config)
+        if not policy.keeps_everything:
+            try:
+                await prune(self.context, self._accounts, policy)
+            except MassChange as error:
+                await self._teller.happened(self._attention("", error.code, error.message, error.advice))
+
+    async def _verify(self) -> None:
+        settings = self.config.verify
+        report = await verify_nightly(
+            self.context,
+            self._accounts,
+            days=settings.part_days,
+            rate=settings.rate,
+            advanced=lambda size: self.progress.file_advanced(JobId(""), "", size),
+        )
+        for account in self._accounts:
+            found = [finding for finding in report.findings if finding.account == account.name]
+            if found:
+                message = f"{len(found)} of the mirror's files are not as they were published: {found[0].path} first"
+                hint = "see and mend it: dcsync verify --repair"
+                await self._teller.happened(self._attention(account.name, "V-DAMAGED", message, hint))
+
+    def _attention(self, account: str, code: str, message: str, hint: str) -> Event:
+        self._hooks_wake.set()
+        now = self.context.clock.now()
+        return Event(kind=EventKind.ATTENTION, account=account, at=now, code=code, message=message, hint=hint)
 
     # --- the ticker ---------------------------------------------------------------------------------------------------
 

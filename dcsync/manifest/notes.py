@@ -11,6 +11,8 @@ from enum import StrEnum
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dcsync.core import summary
+from dcsync.core.anomaly import Finding
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, Json, RequestId
 from dcsync.core.notices import Concern, Event, EventKind, Standing
@@ -62,6 +64,8 @@ class PublishedRow:
     published_at: datetime
     fetched_bytes: int
     linked_bytes: int
+    #: What looks wrong with its tables beside the snapshots before.
+    warnings: tuple[Finding, ...] = ()
 
 
 class Notes:
@@ -129,6 +133,7 @@ class Notes:
                     published_at=row.published_at,
                     fetched_bytes=row.fetched_bytes or 0,
                     linked_bytes=row.linked_bytes or 0,
+                    warnings=() if row.summary is None else summary.parse(row.summary).warnings,
                 )
                 for row in await connection.execute(query)
             )

@@ -71,6 +71,7 @@ request = Table(
     Column("is_delta", Boolean, nullable=False),
     Column("document", Text),
     Column("first_seen_at", Moment, nullable=False),
+    Column("digest", String),  # see dcsync.manifest.seal
 )
 
 job = Table(
@@ -96,6 +97,8 @@ job = Table(
     Column("linked_bytes", BigInteger),
     Column("seconds", Float),
     Column("summary", Text),  # JSON, see dcsync.core.summary; it stays when the files are pruned
+    Column("sidecar_sha256", String),
+    Column("digest", String),  # over the row and its files, see dcsync.manifest.seal
     Index("job_by_state", "account", "state"),
     Index("job_by_request", "account", "request", "completed_at"),
 )

@@ -19,13 +19,22 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dcsync.core import names, summary, wire
+from dcsync.core import summary, wire
 from dcsync.core.lifecycle import JobState, may_go
-from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
 from dcsync.errors import IllegalTransition, ManifestCorrupt, ManifestError, ManifestNewer
-from dcsync.manifest import schema
-from dcsync.manifest.history import History, file_rows, files_of, header_digest, record_headers, stored_file
+from dcsync.manifest import schema, seal
+from dcsync.manifest.history import History, file_rows, files_of, record_headers, stored_file
+from dcsync.manifest.rows import (
+    JOB_COLUMNS,
+    REQUEST_COLUMNS,
+    ROWS_AT_ONCE,
+    file_row,
+    is_job,
+    known_job,
+    known_request,
+)
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
@@ -34,11 +43,12 @@ from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
 
 #: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
-REVISIONS = ("0001", "0002", "0003", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 #: How long a writer waits for another process's write (a one-shot command beside the daemon).
 _BUSY_TIMEOUT_S = 30.0
-#: SQLite's limit on bound parameters is 32,766; a file row has 16.
-_ROWS_AT_ONCE = 1000
+#: Primary codes for what the machine or another process is to blame for (sqlite.org/rescode.html): PERM, ABORT, BUSY,
+#: LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, AUTH.
+_MACHINE = frozenset({3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 23})
 
 
 @asynccontextmanager
@@ -51,9 +61,9 @@ async def open_manifest(path: Path, *, read_only: bool = False) -> AsyncIterator
     try:
         # Before the driver tries: it leaves a thread behind when a file cannot be opened.
         await asyncio.to_thread(_must_exist if read_only else _make_private, path)
-        with _sql_errors(path):
+        with _sql_errors(path, opening=True):
             async with engine.connect() as connection:
-                await _check(connection, path)
+                await _check(connection, path, thorough=not read_only)
                 if not read_only:
                     await _migrate(connection)
         yield SqlManifest(engine, path)
@@ -98,6 +108,7 @@ class SqlManifest:
         async with self.writing() as connection:
             await connection.execute(sa.delete(meta_table).where(meta_table.c.key == "instance"))
             await connection.execute(sa.insert(meta_table).values(key="instance", value=identifier))
+            await seal.seal_meta(connection)
 
     async def knows_snapshots(self) -> bool:
         """Say whether anything was ever published under this manifest."""
@@ -139,24 +150,14 @@ class SqlManifest:
     async def jobs(self, account: AccountName) -> Mapping[JobId, KnownJob]:
         """Return all jobs of an account."""
         async with self.reading() as connection:
-            rows = await connection.execute(sa.select(job_table).where(job_table.c.account == account))
-            return {JobId(row.id): _known_job(row) for row in rows}
+            rows = await connection.execute(sa.select(*JOB_COLUMNS).where(job_table.c.account == account))
+            return {JobId(row.id): known_job(row) for row in rows}
 
     async def requests(self, account: AccountName) -> Mapping[RequestId, KnownRequest]:
         """Return all data requests of an account."""
         async with self.reading() as connection:
-            rows = await connection.execute(sa.select(request_table).where(request_table.c.account == account))
-            return {
-                RequestId(row.id): KnownRequest(
-                    id=RequestId(row.id),
-                    description=row.description,
-                    slug=row.slug,
-                    is_delta=row.is_delta,
-                    # One that was adopted from the tree has a description and no document.
-                    is_described=row.document is not None or bool(row.description),
-                )
-                for row in rows
-            }
+            rows = await connection.execute(sa.select(*REQUEST_COLUMNS).where(request_table.c.account == account))
+            return {RequestId(row.id): known_request(row) for row in rows}
 
     async def request_documents(self, account: AccountName) -> Mapping[RequestId, DataRequest]:
         """Return the data requests of an account as the API last described them, where it did."""
@@ -214,12 +215,15 @@ class SqlManifest:
                 values["attempts"] = attempts
             if folder is not None:
                 values["folder"] = folder
-            await connection.execute(sa.update(job_table).where(_is_job(account, job)).values(**values))
+            if state is not JobState.PUBLISHED:
+                values["sidecar_sha256"] = None
+            await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
             if current is JobState.PUBLISHED and state is not JobState.PUBLISHED:
                 # Its files are not on the disk any more: no later snapshot may link to them.
                 await connection.execute(
                     sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == job)
                 )
+            await seal.seal_job(connection, account, job)
 
     async def publish(self, account: AccountName, publication: Publication) -> None:
         """Record a published snapshot with its files. When this returns it is acknowledged, and only then."""
@@ -227,7 +231,7 @@ class SqlManifest:
             await _state_of(connection, account, publication.job, JobState.PUBLISHED)
             await connection.execute(
                 sa.update(job_table)
-                .where(_is_job(account, publication.job))
+                .where(is_job(account, publication.job))
                 .values(
                     state=JobState.PUBLISHED.value,
                     changed_at=publication.published_at,
@@ -243,15 +247,17 @@ class SqlManifest:
                     linked_bytes=publication.linked_bytes,
                     seconds=publication.seconds,
                     summary=None if publication.summary is None else summary.render(publication.summary),
+                    sidecar_sha256=publication.sidecar_sha256,
                 )
             )
             await connection.execute(
                 sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == publication.job)
             )
             await record_headers(connection, publication.snapshot.files)
-            rows = [_file_row(account, publication.job, stored) for stored in publication.snapshot.files]
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                await connection.execute(sa.insert(file_table), rows[start : start + _ROWS_AT_ONCE])
+            rows = [file_row(account, publication.job, stored) for stored in publication.snapshot.files]
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                await connection.execute(sa.insert(file_table), rows[start : start + ROWS_AT_ONCE])
+            await seal.seal_job(connection, account, publication.job)
             await _touch_account(connection, account)
 
     async def record_run(  # noqa: PLR0913 - a row's columns
@@ -415,31 +421,39 @@ def _make_private(path: Path) -> None:
 class _sql_errors:  # noqa: N801 - reads as a context, like contextlib.suppress
     """Turns the database's exceptions into ours, once, at the edge; its text can hold values of rows."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, opening: bool = False) -> None:
         self._path = path
+        #: While it is opened, a statement that fails for no fault of the machine's means that the schema is damaged.
+        self._opening = opening
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(cause, UnicodeDecodeError):
+            # The driver's: a name in the schema, or in SQLite's own words about it, is no text.
+            raise _corrupt(self._path, "text in it is no UTF-8") from None
         if not isinstance(cause, sqlite3.Error):
             return
         words = str(cause)
-        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(
-            cause, (sqlite3.OperationalError, sqlite3.IntegrityError, sqlite3.ProgrammingError)
-        ):
+        if self._means_damage(cause):
             raise _corrupt(self._path, words) from None
         message = f"the manifest {self._path} cannot be used: {words}"
         raise ManifestError(message) from None
 
+    def _means_damage(self, cause: sqlite3.Error) -> bool:
+        if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            return False
+        if isinstance(cause, sqlite3.OperationalError):
+            # Text that is no UTF-8 is found by the driver, which gives it no code.
+            code = getattr(cause, "sqlite_errorcode", None)
+            return self._opening and (code is None or code & 0xFF not in _MACHINE)
+        return isinstance(cause, sqlite3.DatabaseError)
+
 
 def _corrupt(path: Path, words: str) -> ManifestCorrupt:
-    return ManifestCorrupt(
-        f"the manifest {path} is damaged: {words}",
-        hint=f"move {path.name}, {path.name}-wal and {path.name}-shm aside and run again: "
-        "what is published is adopted from the tree, nothing of it is fetched twice",
-    )
+    return ManifestCorrupt(f"the manifest {path} is damaged: {words}")
 
 
 def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
@@ -469,14 +483,24 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
     return engine
 
 
-async def _check(connection: AsyncConnection, path: Path) -> None:
-    verdict = await connection.scalar(sa.text("PRAGMA quick_check(1)"))
+async def _check(connection: AsyncConnection, path: Path, *, thorough: bool) -> None:
+    """Raise `ManifestCorrupt` or `ManifestNewer`.
+
+    Thorough where it will be written: every row is compared with its digest, every index with its table. Else only the
+    structure is looked at, which takes a third of the time.
+    """
+    verdict = await connection.scalar(sa.text(f"PRAGMA {'integrity_check' if thorough else 'quick_check'}(1)"))
     if verdict != "ok":
         raise _corrupt(path, str(verdict))
-    revision = await _revision(connection)
+    damage = await connection.run_sync(seal.broken_meta)
+    revision = None if damage else await _revision(connection)
     if revision is not None and revision not in REVISIONS:
         message = f"the manifest {path} has the schema {revision}, this dcsync knows up to {REVISIONS[-1]}"
         raise ManifestNewer(message)
+    if thorough and damage is None and revision == REVISIONS[-1]:
+        damage = await connection.run_sync(seal.broken_row)
+    if damage is not None:
+        raise _corrupt(path, damage)
 
 
 async def _migrate(connection: AsyncConnection) -> None:
@@ -494,6 +518,7 @@ async def _migrate(connection: AsyncConnection) -> None:
         command.upgrade(config, "head")
 
     await connection.run_sync(upgrade)
+    await seal.seal_all(connection)
     await connection.commit()
 
 
@@ -530,6 +555,7 @@ async def _upsert_request(
         await connection.execute(
             sa.insert(request_table).values(account=account, id=known.id, slug=known.slug, first_seen_at=at, **values)
         )
+    await seal.seal_request(connection, account, known.id)
 
 
 async def _upsert_job(connection: AsyncConnection, account: AccountName, known: KnownJob, at: datetime) -> None:
@@ -540,7 +566,7 @@ async def _upsert_job(connection: AsyncConnection, account: AccountName, known: 
         "document": json.dumps(wire.job_json(known.job)),
         "changed_at": at,
     }
-    current = await connection.scalar(sa.select(job_table.c.state).where(_is_job(account, known.job.id)))
+    current = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, known.job.id)))
     if current is None:
         await connection.execute(
             sa.insert(job_table).values(
@@ -549,11 +575,12 @@ async def _upsert_job(connection: AsyncConnection, account: AccountName, known: 
         )
     else:
         _refuse_illegal(known.job.id, JobState(current), known.state)
-        await connection.execute(sa.update(job_table).where(_is_job(account, known.job.id)).values(**values))
+        await connection.execute(sa.update(job_table).where(is_job(account, known.job.id)).values(**values))
+    await seal.seal_job(connection, account, known.job.id)
 
 
 async def _state_of(connection: AsyncConnection, account: AccountName, job: JobId, new: JobState) -> JobState:
-    found = await connection.scalar(sa.select(job_table.c.state).where(_is_job(account, job)))
+    found = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, job)))
     if found is None:
         message = f"job {job} of {account} is not in the manifest"
         raise IllegalTransition(message)
@@ -568,10 +595,6 @@ def _refuse_illegal(job: JobId, current: JobState, new: JobState) -> None:
         raise IllegalTransition(message)
 
 
-def _is_job(account: AccountName, job: JobId) -> sa.ColumnElement[bool]:
-    return sa.and_(job_table.c.account == account, job_table.c.id == job)
-
-
 def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:
     return (
         sa.select(job_table.c.id, job_table.c.folder, job_table.c.completed_at)
@@ -583,40 +606,3 @@ def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:
         .order_by(job_table.c.completed_at.desc(), job_table.c.published_at.desc())
         .limit(1)
     )
-
-
-def _known_job(row: sa.Row[Any]) -> KnownJob:
-    job: Job = wire.parse_job(wire.decode_json(row.document.encode()))
-    return KnownJob(
-        job=job,
-        state=JobState(row.state),
-        attempts=row.attempts,
-        next_try_at=row.next_try_at,
-        reason_code=row.reason_code,
-        reason=row.reason,
-        folder=row.folder,
-        first_seen_at=row.first_seen_at,
-        published_at=row.published_at,
-    )
-
-
-def _file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str, object]:
-    return {
-        "account": account,
-        "job": job,
-        "name": stored.name,
-        "key": names.clash_key(stored.name),
-        # JSON's escapes: a lone surrogate in a server's name has no UTF-8.
-        "original": json.dumps(stored.original),
-        "size": stored.size,
-        "crc32": stored.crc32,
-        "md5": stored.md5,
-        "sha256": stored.sha256,
-        "etag": stored.etag,
-        "how": stored.how.value,
-        "packed": stored.packed,
-        "mtime_ns": stored.mtime_ns,
-        "inode": None if stored.inode is None else str(stored.inode),
-        "rows": None if stored.table is None else stored.table.rows,
-        "header": None if stored.table is None else header_digest(stored.table),
-    }

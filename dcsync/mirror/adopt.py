@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from dcsync.core import names, sidecar
@@ -23,9 +24,21 @@ _MAX_DEPTH = 12
 def read_snapshot(root: MirrorRoot, folder: str) -> Adopted | None:
     """Return what a published folder says of itself; None when it has no sidecar that can be used. Blocks."""
     try:
-        return sidecar.parse(root.read_file(folder, names.SIDECAR_NAME), folder=folder)
+        body = root.read_file(folder, names.SIDECAR_NAME)
+        adopted = sidecar.parse(body, folder=folder)
     except (FileNotFoundError, WireError):
         return None
+    digest = hashlib.sha256(body).hexdigest()
+    proved = read_sums(root, folder).get(names.SIDECAR_NAME) == digest
+    return replace(adopted, sha256=digest if proved else None)
+
+
+def read_sums(root: MirrorRoot, folder: str) -> Mapping[str, str]:
+    """Return what `SHA256SUMS` of a snapshot says; nothing when it is missing. Blocks."""
+    try:
+        return sidecar.parse_sums(root.read_file(folder, names.SUMS_NAME))
+    except FileNotFoundError:
+        return {}
 
 
 def verify(root: MirrorRoot, adopted: Adopted) -> Adopted:
@@ -39,14 +52,18 @@ def verify(root: MirrorRoot, adopted: Adopted) -> Adopted:
     return replace(adopted, snapshot=replace(adopted.snapshot, files=files))
 
 
-def find_snapshots(root: MirrorRoot) -> Iterator[str]:
-    """Yield every folder below the root that has a sidecar, without descending into snapshots. Blocks."""
+def find_snapshots(root: MirrorRoot, *, is_one: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
+    """Yield every folder below the root that has a sidecar or sums, without descending into snapshots. Blocks.
+
+    `is_one` may know others by their path.
+    """
     pending = [name for name in sorted(os.listdir(root.descriptor)) if name != OWN_FOLDER]
     while pending:
         relative = pending.pop(0)
         try:
             with root.folder(relative) as folder:
-                if disk.is_there(names.SIDECAR_NAME, below=folder):
+                own = (names.SIDECAR_NAME, names.SUMS_NAME)
+                if any(disk.is_there(name, below=folder) for name in own) or is_one(relative):
                     yield relative
                 elif relative.count("/") < _MAX_DEPTH:
                     with os.scandir(folder) as entries:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Collection
 from enum import StrEnum
 
 from dcsync.core import names
@@ -20,8 +21,13 @@ class LatestKind(StrEnum):
     NONE = "none"
 
 
-def point_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshot: str, kind: LatestKind) -> None:
-    """Let `<request_folder>/<name>` show `snapshot`, both relative to the root. Blocks. The caller holds the lock."""
+def point_latest(
+    root: MirrorRoot, *, request_folder: str, name: str, snapshot: str, kind: LatestKind, anew: bool = False
+) -> None:
+    """Let `<request_folder>/<name>` show `snapshot`, both relative to the root. Blocks. The caller holds the lock.
+
+    With `anew` a folder of hard links is made anew, though it shows that snapshot already.
+    """
     if kind is LatestKind.NONE:
         return
     with (
@@ -38,12 +44,29 @@ def point_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshot: 
                 return
             os.symlink(target, aside, dir_fd=staging)
         else:
-            if _shows(root, folder, name, snapshot):
+            if not anew and _shows(root, folder, name, snapshot):
                 return
             _link_all(root, snapshot, aside, staging)
         _swap(aside, staging, name, folder)
         os.fsync(folder)
         disk.remove_tree(aside, staging)
+
+
+def shown_by_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshots: Collection[str]) -> str | None:
+    """Return which of these snapshots `latest` shows now; None for none of them. Blocks."""
+    try:
+        with root.folder(request_folder) as folder, disk.disk_errors(f"reading {disk.shown(request_folder)}/{name}"):
+            try:
+                target = os.readlink(name, dir_fd=folder)
+            except FileNotFoundError:
+                return None
+            except OSError:
+                # No symlink: a folder of hard links.
+                return next((snapshot for snapshot in snapshots if _shows(root, folder, name, snapshot)), None)
+    except FileNotFoundError:
+        return None
+    shown = posixpath.normpath(posixpath.join(request_folder, target))
+    return shown if shown in snapshots else None
 
 
 def _swap(aside: str, staging: int, name: str, folder: int) -> None:

@@ -89,6 +89,8 @@ class MirrorRoot:
         self.path = path
         self.descriptor = descriptor
         self._replacing = threading.Lock()
+        #: Held while folders on the way to a snapshot are made for it, or removed because they are empty.
+        self.reshaping = threading.Lock()
 
     def check_still_there(self) -> None:
         """Raise `MirrorError` when the path leads elsewhere now: moved, unmounted, mounted over (FAULTS F15)."""

@@ -367,7 +367,7 @@ class Staging:
         with disk.disk_errors(f"publishing {disk.shown(folder)}"):
             os.fchmod(self.descriptor, disk.FOLDER_MODE)
             os.fsync(self.descriptor)
-            with self.root.folder(parent_path, create=True) as parent:
+            with self.root.reshaping, self.root.folder(parent_path, create=True) as parent:
                 try:
                     disk.rename_noreplace(self.leaf, self._parent, leaf, parent)
                 except FileExistsError:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from dcsync.core.lifecycle import OPEN, JobState, nears_expiry
-from dcsync.core.model import DataRequest, RequestId
+from dcsync.core.model import DataRequest, Job, RequestId
 from dcsync.core.notices import Concern, EventKind
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.schedule import Expectation, Stage
@@ -99,6 +99,18 @@ def late(account: str, request: DataRequest, expected: Expectation, now: datetim
         subject=request.id,
         message=message,
         hint="dcsync looks for it at every poll; see the data request in Autodesk's Data Connector",
+    )
+
+
+def failed_upstream(account: str, request: DataRequest, job: Job) -> Concern:
+    """Return that the newest extract failed at Autodesk's: there is nothing to mirror of it."""
+    return Concern(
+        account=account,
+        code="L-FAILED",
+        subject=request.id,
+        message=f"the extract of {job.created_at:%Y-%m-%d %H:%M}Z ({_named(request)}) failed upstream: it has no files",
+        hint="run the data request again in Autodesk's Data Connector, or wait for its next time",
+        kind=EventKind.FAILURE,
     )
 
 

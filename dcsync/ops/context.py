@@ -119,17 +119,23 @@ class ReadContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SyncContext:
-    """The open adapters and settings of a run. `slots` are the downloads in flight over all accounts."""
+class MirrorContext:
+    """The open mirror: what needs neither the network nor a secret."""
 
-    api: DataConnector
-    limiter: Limiter
-    storage: Storage
     manifest: SqlManifest
     root: MirrorRoot
     clock: Clock
     disk: DiskThreads
     settings: MirrorSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncContext(MirrorContext):
+    """The open adapters and settings of a run. `slots` are the downloads in flight over all accounts."""
+
+    api: DataConnector
+    limiter: Limiter
+    storage: Storage
     slots: asyncio.Semaphore
     throttle: Throttle
     observer: Observer = field(default_factory=Silence)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import structlog
 
@@ -15,14 +16,16 @@ from dcsync.core.cost import Price
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import How, Job, JobId, Json, Snapshot, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest, Publication
+from dcsync.core.records import ADOPTED, Record
 from dcsync.core.sidecar import Adopted, Provenance
 from dcsync.core.summary import Summary
 from dcsync.core.table import is_table
 from dcsync.errors import MirrorTampered
+from dcsync.manifest import Records
 from dcsync.mirror import adopt
 from dcsync.mirror.latest import point_latest
 from dcsync.mirror.staging import Staging, discard_staging
-from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -62,6 +65,9 @@ async def choose_folder(context: SyncContext, account: AccountSettings, request:
     for length in _ID_LENGTHS:
         folder = _place(context, account, request, known.job, length).folder
         taken_by = await context.manifest.folder_taken_by(folder)
+        if taken_by == layout.short_id(known.job.id, length):
+            # A rebuild found it there without its sidecar, and knew no more of the id than the folder's name has.
+            return folder
         if taken_by not in {None, known.job.id}:
             continue
         if not await context.disk.run(context.root.has_folder, folder):
@@ -82,6 +88,9 @@ async def adopt_if_there(
     """
     if not await context.disk.run(context.root.has_folder, folder):
         return None
+    nameless = await _identify(context, account, known, folder)
+    if nameless is not None:
+        return nameless
     found = await context.disk.run(adopt.read_snapshot, context.root, folder)
     if found is None or found.snapshot.job != known.job.id:
         message = f"{folder} is in the mirror, but it is not the snapshot of job {known.job.id}"
@@ -90,11 +99,36 @@ async def adopt_if_there(
     return found.snapshot
 
 
-async def adopt_snapshot(context: SyncContext, account: AccountSettings, found: Adopted) -> None:
+async def _identify(context: SyncContext, account: AccountSettings, known: KnownJob, folder: str) -> Snapshot | None:
+    """Give a snapshot that was rebuilt from its name and hashes the ids that the server now tells."""
+    records, taken_by = Records(context.manifest), await context.manifest.folder_taken_by(folder)
+    if taken_by is None or taken_by == known.job.id or not known.job.id.replace("-", "").startswith(taken_by):
+        return None
+    found, origin = await records.snapshot(account.name, taken_by), await records.origin(account.name, known.job.id)
+    if found is None or origin is None:
+        return None
+    first_seen_at, request = origin
+    snapshot = replace(found[0], job=known.job.id, request=request.id, completed_at=known.job.completed_at)
+    record = Record(
+        job=known.job,
+        request=request,
+        first_seen_at=first_seen_at,
+        published_at=context.clock.now(),
+        strategy=ADOPTED,
+        summary=sidecar.summarize(snapshot.files, sidecar.Changes(against=None), ()),
+    )
+    await records.restore(
+        account.name, record, folder, files=snapshot.files, sidecar_sha256=found[1], instead_of=taken_by
+    )
+    log.info("a snapshot without a sidecar is known again", account=account.name, job=known.job.id, folder=folder)
+    await move_latest(context, account, known.job.id)
+    return snapshot
+
+
+async def adopt_snapshot(context: MirrorContext, account: AccountSettings, found: Adopted) -> None:
     """Hash a published snapshot and put it into the manifest; its job must be known there."""
     verified = await context.disk.run(adopt.verify, context.root, found)
-    kept = sidecar.summarize(verified.snapshot.files, verified.changes, verified.warnings)
-    await finish(_acknowledge(context, account, verified.snapshot, kept, strategy="adopted", staged=None))
+    await finish(_acknowledge_adopted(context, account, verified))
     # A crash right after the rename leaves the staging's journal behind.
     await context.disk.run(discard_staging, context.root, names.component(found.snapshot.job))
     log.info(
@@ -120,7 +154,9 @@ async def _publish(
     context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged
 ) -> tuple[Snapshot, tuple[Finding, ...]]:
     changes = sidecar.changes_between(staged.previous, staged.files)
+    now = context.clock.now()
     warnings = await _look_back(context, account, staged)
+    kept = sidecar.summarize(staged.files, changes, warnings)
     body = sidecar.render(
         Provenance(
             dcsync=__version__,
@@ -130,7 +166,7 @@ async def _publish(
             description=staged.request.description,
             is_delta=staged.request.is_delta if staged.request.is_described else None,
             job=staged.job,
-            staged_at=context.clock.now(),
+            staged_at=now,
             strategy=staged.strategy,
             strategy_reason=staged.reason,
             prices=tuple(_price_json(price) for price in staged.prices),
@@ -142,10 +178,12 @@ async def _publish(
             skipped=staged.skipped,
             changes=changes,
             warnings=warnings,
+            record=await _record(context, account, staged, now, summary=kept),
         )
     )
     sums = [(stored.name, stored.sha256) for stored in staged.files]
-    sums.append((names.SIDECAR_NAME, hashlib.sha256(body).hexdigest()))
+    written = hashlib.sha256(body).hexdigest()
+    sums.append((names.SIDECAR_NAME, written))
 
     def rename() -> bool:
         staging.keep_only(stored.name for stored in staged.files)
@@ -154,6 +192,7 @@ async def _publish(
         staging.write_own(names.SUMS_NAME, sidecar.render_sums(sums))
         return staging.publish(staged.folder)
 
+    digest: str | None = written
     snapshot = Snapshot(
         job=staged.job.id,
         request=staged.request.id,
@@ -167,10 +206,24 @@ async def _publish(
         if found is None or found.snapshot.job != staged.job.id:
             message = f"{staged.folder} is taken by something that is not the snapshot of job {staged.job.id}"
             raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then publishes the snapshot")
-        snapshot = (await context.disk.run(adopt.verify, context.root, found)).snapshot
+        snapshot, digest = (await context.disk.run(adopt.verify, context.root, found)).snapshot, found.sha256
         await context.disk.run(discard_staging, context.root, staging.leaf)
-    kept = sidecar.summarize(snapshot.files, changes, warnings)
-    await _acknowledge(context, account, snapshot, kept, strategy=staged.strategy, staged=staged)
+    await context.manifest.publish(
+        account.name,
+        Publication(
+            job=snapshot.job,
+            snapshot=snapshot,
+            published_at=now,
+            strategy=staged.strategy,
+            calls=staged.calls,
+            fetched_bytes=staged.fetched_bytes,
+            linked_bytes=staged.linked_bytes,
+            seconds=staged.seconds,
+            summary=kept,
+            sidecar_sha256=digest,
+        ),
+    )
+    await move_latest(context, account, snapshot.job)
     log.info(
         "snapshot published",
         account=account.name,
@@ -212,33 +265,53 @@ async def _look_back(context: SyncContext, account: AccountSettings, staged: Sta
     )
 
 
-async def _acknowledge(
-    context: SyncContext,
-    account: AccountSettings,
-    snapshot: Snapshot,
-    kept: Summary,
-    *,
-    strategy: str,
-    staged: Staged | None,
-) -> None:
-    await context.manifest.publish(
-        account.name,
-        Publication(
-            job=snapshot.job,
-            snapshot=snapshot,
-            published_at=context.clock.now(),
-            strategy=strategy,
-            calls=0 if staged is None else staged.calls,
-            fetched_bytes=0 if staged is None else staged.fetched_bytes,
-            linked_bytes=0 if staged is None else staged.linked_bytes,
-            seconds=0.0 if staged is None else staged.seconds,
-            summary=kept,
-        ),
+async def _record(
+    context: SyncContext, account: AccountSettings, staged: Staged, now: datetime, *, summary: Summary
+) -> Record:
+    """Return the row that the manifest will have, for the sidecar."""
+    origin = await Records(context.manifest).origin(account.name, staged.job.id)
+    first_seen_at, request = (now, staged.request) if origin is None else origin
+    return Record(
+        job=staged.job,
+        request=request,
+        first_seen_at=first_seen_at,
+        published_at=now,
+        strategy=staged.strategy,
+        calls=staged.calls,
+        fetched_bytes=staged.fetched_bytes,
+        linked_bytes=staged.linked_bytes,
+        seconds=staged.seconds,
+        summary=summary,
     )
+
+
+async def _acknowledge_adopted(context: MirrorContext, account: AccountSettings, found: Adopted) -> None:
+    """Record a snapshot as its sidecar says it was published; one of an older version as adopted."""
+    snapshot = found.snapshot
+    if found.record is not None:
+        await Records(context.manifest).restore(
+            account.name, found.record, snapshot.folder, files=snapshot.files, sidecar_sha256=found.sha256
+        )
+    else:
+        await context.manifest.publish(
+            account.name,
+            Publication(
+                job=snapshot.job,
+                snapshot=snapshot,
+                published_at=context.clock.now(),
+                strategy=ADOPTED,
+                calls=0,
+                fetched_bytes=0,
+                linked_bytes=0,
+                seconds=0.0,
+                summary=sidecar.summarize(snapshot.files, found.changes, found.warnings),
+                sidecar_sha256=found.sha256,
+            ),
+        )
     await move_latest(context, account, snapshot.job)
 
 
-async def move_latest(context: SyncContext, account: AccountSettings, job: JobId) -> None:
+async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, anew: bool = False) -> None:
     """Let `latest` show the newest snapshot of the job's request. A delta request has none: it is no snapshot.
 
     Nor has one that could not be read: it may be a delta.
@@ -263,6 +336,7 @@ async def move_latest(context: SyncContext, account: AccountSettings, job: JobId
         name=parsed.latest_name,
         snapshot=newest,
         kind=context.settings.latest,
+        anew=anew,
     )
 
 

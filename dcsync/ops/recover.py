@@ -10,17 +10,16 @@ from datetime import timedelta
 
 import structlog
 
-from dcsync.core.layout import request_slug
 from dcsync.core.lifecycle import OPEN, JobState, has_expired
-from dcsync.core.model import AccountName, Job
+from dcsync.core.model import AccountName
 from dcsync.core.names import component
-from dcsync.core.ports import KnownJob, KnownRequest
-from dcsync.core.sidecar import Adopted
-from dcsync.errors import DcsyncError, MassChange
-from dcsync.mirror import adopt
+from dcsync.core.ports import KnownJob
+from dcsync.errors import MassChange
+from dcsync.mirror import trash
 from dcsync.mirror.staging import discard_staging, staged_jobs
-from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.publish import adopt_snapshot, move_latest
+from dcsync.ops.context import AccountSettings, MirrorContext
+from dcsync.ops.publish import move_latest
+from dcsync.ops.rebuild import is_under_way, rebuild
 
 log = structlog.get_logger(__name__)
 
@@ -31,70 +30,41 @@ _MASS_COUNT = 3
 _SOON = timedelta(0)
 
 
-async def recover(context: SyncContext, accounts: Sequence[AccountSettings], *, new_mirror: bool) -> None:
+async def recover(
+    context: MirrorContext, accounts: Sequence[AccountSettings], *, new_mirror: bool, notices_missing: bool = True
+) -> None:
     """Adopt what is published without a row, find rows without a folder, clear the staging of what has no use for it.
 
-    Raises `MassChange` before changing anything when too many snapshots are gone.
+    Without `notices_missing` rows keep their state when their folder is gone. Raises `MassChange` before such a row is
+    changed when too many are.
     """
-    if not new_mirror and not await context.manifest.knows_snapshots():
-        # The manifest was lost, or is older than the first snapshot: the tree says what there is.
-        await _adopt_all(context, accounts)
+    if await is_under_way(context) or (not new_mirror and not await context.manifest.knows_snapshots()):
+        # The manifest was lost or damaged, or is older than the first snapshot: the tree says what there is.
+        await rebuild(context, [account.name for account in accounts])
+    await _finish_pruning(context)
     for account in accounts:
-        await _notice_missing(context, account)
+        if notices_missing:
+            await notice_missing(context, account)
         await _restore_latest(context, account)
     await _clear_staging(context, accounts)
 
 
-async def _adopt_all(context: SyncContext, accounts: Sequence[AccountSettings]) -> None:
-    by_name = {account.name: account for account in accounts}
-    for folder in await context.disk.run(lambda: list(adopt.find_snapshots(context.root))):
-        found = await context.disk.run(adopt.read_snapshot, context.root, folder)
-        if found is None or found.account not in by_name:
-            log.warning("a folder looks like a snapshot but cannot be adopted", folder=folder)
-            continue
-        account = by_name[found.account]
-        try:
-            await _introduce(context, account, found)
-            await adopt_snapshot(context, account, found)
-        except DcsyncError as error:
-            log.warning("a snapshot could not be adopted", folder=folder, code=error.code, error=error.message)
+async def _finish_pruning(context: MirrorContext) -> None:
+    """Empty the trash. A snapshot in it whose row still says published was pruned up to its rename: now wholly."""
+    left = await context.disk.run(trash.leaves, context.root)
+    if not left:
+        return
+    for account in await context.manifest.accounts():
+        for job, folder in (await context.manifest.published_folders(account)).items():
+            leaf = trash.trash_leaf(account, job)
+            if leaf in left and not await context.disk.run(context.root.has_folder, folder):
+                log.info("pruning a snapshot is finished", account=account, job=job, folder=folder)
+                await context.manifest.move(account, job, JobState.PRUNED, at=context.clock.now())
+    for leaf in sorted(left):
+        await context.disk.run(trash.empty, context.root, leaf)
 
 
-async def _introduce(context: SyncContext, account: AccountSettings, found: Adopted) -> None:
-    """Make the job and the request of a snapshot known, as far as the sidecar knows them."""
-    snapshot = found.snapshot
-    job = Job(
-        id=snapshot.job,
-        request_id=snapshot.request,
-        status="complete",
-        completion_status="success",
-        created_at=found.created_at,
-        completed_at=snapshot.completed_at,
-    )
-    # The slug was fixed at first sight; the folder still has it.
-    depth = len(context.settings.layout.request_segments)
-    slug = next(
-        (part for part in snapshot.folder.split("/")[:depth] if part.endswith(request_slug("", snapshot.request)[8:])),
-        request_slug(found.description, snapshot.request),
-    )
-    request = KnownRequest(
-        id=snapshot.request,
-        description=found.description,
-        slug=slug.removeprefix("request="),
-        is_delta=found.is_delta is True,
-        is_described=found.is_delta is not None,
-    )
-    known = await context.manifest.jobs(account.name)
-    if snapshot.job not in known:
-        await context.manifest.record_poll(
-            account.name,
-            jobs=[KnownJob(job=job, state=JobState.SEEN)],
-            requests=[(request, None)],
-            at=context.clock.now(),
-        )
-
-
-async def _restore_latest(context: SyncContext, account: AccountSettings) -> None:
+async def _restore_latest(context: MirrorContext, account: AccountSettings) -> None:
     """Let `latest` show what was acknowledged: a kill between the commit and the swap leaves the old one behind."""
     jobs = await context.manifest.jobs(account.name)
     published = {known.job.request_id: job for job, known in jobs.items() if known.state is JobState.PUBLISHED}
@@ -102,7 +72,8 @@ async def _restore_latest(context: SyncContext, account: AccountSettings) -> Non
         await move_latest(context, account, job)
 
 
-async def _notice_missing(context: SyncContext, account: AccountSettings) -> None:
+async def notice_missing(context: MirrorContext, account: AccountSettings) -> None:
+    """Note published snapshots whose folder is gone. Raises `MassChange`, having changed nothing, for too many."""
     folders = await context.manifest.published_folders(account.name)
     if not folders:
         return
@@ -128,7 +99,7 @@ async def _notice_missing(context: SyncContext, account: AccountSettings) -> Non
         await _note_missing(context, account.name, known, lost=has_expired(known.job.completed_at, now))
 
 
-async def _note_missing(context: SyncContext, account: AccountName, known: KnownJob, *, lost: bool) -> None:
+async def _note_missing(context: MirrorContext, account: AccountName, known: KnownJob, *, lost: bool) -> None:
     """A row without a folder: fetched again while the server has the extract, else said to be lost, once."""
     now = context.clock.now()
     if lost:
@@ -157,7 +128,7 @@ async def _note_missing(context: SyncContext, account: AccountName, known: Known
         )
 
 
-async def _clear_staging(context: SyncContext, accounts: Sequence[AccountSettings]) -> None:
+async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings]) -> None:
     """Remove the staging of every job that is not open: published, given up, or of no account any more."""
     useful: set[str] = set()
     for account in accounts:

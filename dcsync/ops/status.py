@@ -15,7 +15,7 @@ from dcsync.errors import SEVERITY, ExitStatus, every_error
 from dcsync.manifest import Notes, SqlManifest, Sums
 
 #: Concerns that lie with Autodesk's side or with whoever manages the data requests there.
-UPSTREAM = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "L-ROWS", "L-COLUMNS", "L-TABLE"})
+UPSTREAM = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "L-ROWS", "L-COLUMNS", "L-TABLE", "L-FAILED"})
 #: Concerns that are found by looking at the API or by running hooks, and cannot be told from the jobs.
 RUNS_ONLY = UPSTREAM | {"H-FAILED"}
 

@@ -16,7 +16,7 @@ import structlog
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
 from dcsync.core.lifecycle import LOSSES
-from dcsync.core.model import AccountName, DataRequest, Job, RequestId
+from dcsync.core.model import AccountName, DataRequest, Job, JobPhase, RequestId
 from dcsync.core.notices import Concern, Event, EventKind, reconcile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.schedule import Expectation, Stage, expect
@@ -25,7 +25,7 @@ from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, Notes, PublishedRow, SqlManifest
 from dcsync.ops import hooks as running
 from dcsync.ops import notify
-from dcsync.ops.concerns import OF_A_POLL, given_up, gone, inactive, late, of_a_run, of_jobs
+from dcsync.ops.concerns import OF_A_POLL, failed_upstream, given_up, gone, inactive, late, of_a_run, of_jobs
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.hooks import Hook
 from dcsync.ops.sync import AccountOutcome, Failed
@@ -87,6 +87,15 @@ class Teller:
         await self._send(told)
         if self._runs_hooks:
             await self.run_hooks()
+
+    async def happened(self, event: Event) -> None:
+        """Tell of one event. Never fails."""
+        try:
+            hooks = running.hooks_for(self._settings.hooks, [event])
+            await self._notes.settle([], standing=[], hooks=hooks, remembered={})
+        except DcsyncError as error:
+            log.warning("an event could not be recorded", code=error.code, error=error.message)
+        await self._send([event])
 
     async def run_hooks(self) -> datetime | None:
         """Run the hooks that are due; return when the next one is, if one is to be tried again."""
@@ -194,6 +203,7 @@ class Teller:
         own = [published.job for published in outcome.published]
         rows = await self._notes.published_after(name, last or self._clock.now(), also=own)
         events = [self._snapshot_event(name, row) for row in rows]
+        events += [self._odd_tables(name, row) for row in rows if row.warnings]
         events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
         newest = [row.published_at for row in rows] + ([] if last is None else [last])
         return events, {_told_key(name): _exact(max(newest))} if rows else {}
@@ -213,6 +223,24 @@ class Teller:
                 "published_at": time_json(row.published_at),
                 "fetched_bytes": row.fetched_bytes,
                 "linked_bytes": row.linked_bytes,
+            },
+        )
+
+    def _odd_tables(self, account: str, row: PublishedRow) -> Event:
+        first, more = row.warnings[0], len(row.warnings) - 1
+        return Event(
+            kind=EventKind.ATTENTION,
+            account=account,
+            at=self._clock.now(),
+            code=first.code,
+            message=f"{first.table} {first.message}" + (f", and {more} more tables look wrong" if more else ""),
+            hint=f"compare: dcsync diff previous {row.job}",
+            job=row.job,
+            data={
+                "folder": str(self._settings.root / row.folder),
+                "tables": [
+                    {"code": found.code, "table": found.table, "message": found.message} for found in row.warnings
+                ],
             },
         )
 
@@ -239,12 +267,20 @@ class Teller:
         documents = await self._manifest.request_documents(name)
         known = await self._manifest.requests(name)
         mirrored = {request.id for request in known.values() if outcome.account.wants_request(request)}
+        jobs: dict[RequestId, list[Job]] = {}
+        for known_job in (await self._manifest.jobs(name)).values():
+            jobs.setdefault(known_job.job.request_id, []).append(known_job.job)
         for request in documents.values():
             if request.id not in mirrored:
                 continue
             if request.id in unseen:
                 concerns.append(gone(name, request))
-            elif request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
+            failed = _failed_upstream(jobs.get(request.id, []))
+            if failed is not None:
+                concerns.append(failed_upstream(name, request, failed))
+            if request.id in unseen:
+                continue
+            if request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
                 concerns.append(inactive(name, request))
         if outcome.error is not None:
             # Without a poll nothing new can be said of what is missing, nor that it came.
@@ -260,6 +296,13 @@ class Teller:
         # One that is not configured any more is nobody's concern.
         configured = {hook.argv for hook in self._settings.hooks}
         return [given_up(account, run) for run in await self._notes.failed_hooks(account) if run.argv in configured]
+
+
+def _failed_upstream(jobs: Sequence[Job]) -> Job | None:
+    """Return the newest job that came to its end, if it failed there: then there is no extract of that day."""
+    ended = [job for job in jobs if job.phase in {JobPhase.FAILED, JobPhase.SUCCEEDED} and job.created_at is not None]
+    newest = max(ended, key=lambda job: (job.created_at, job.id), default=None)
+    return newest if newest is not None and newest.phase is JobPhase.FAILED else None
 
 
 def _told_key(account: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.config.units import parse_address, parse_duration, parse_size
+from dcsync.config.units import parse_address, parse_duration, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -177,3 +177,16 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
         return
     assert host
     assert 0 < port < 65536
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("unlimited", None), ("20 MiB/s", 20 << 20), ("5 KB", 5000), ("7", 7), (9, 9)]
+)
+def test_a_rate_is_read(text: str | int, rate: int | None) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["0", 0, "fast", "-1 KB/s", "1/s/s"])
+def test_what_is_no_rate_is_refused(text: str | int) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_rate(text)

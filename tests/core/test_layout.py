@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -311,3 +311,65 @@ def test_years_have_four_digits() -> None:
 def test_a_template_that_makes_no_safe_folder_is_refused(template: str) -> None:
     with pytest.raises(ValueError, match="layout"):
         layout.parse_layout(template)
+
+
+# --- reading a folder's name back -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["dated", "hive", "{account}/{request}-{project}/{date}/{job}-{time}", "x/{job}"])
+@pytest.mark.parametrize("zone", [UTC, ZoneInfo("Asia/Kolkata"), ZoneInfo("America/St_Johns")])
+@pytest.mark.parametrize("completed_at", [NOON, datetime(999, 2, 28, 1, 2, 3, tzinfo=UTC), None])
+def test_a_folder_s_name_tells_what_it_was_made_of(text: str, zone: tzinfo, completed_at: datetime | None) -> None:
+    parsed = layout.parse_layout(f"{{account}}/{text}" if text.startswith("x/") else text)
+    folder = layout.place(
+        parsed,
+        account=ACME,
+        request_slug=SLUG,
+        project=None,
+        completed_at=completed_at,
+        job=JOB_ID,
+        zone=zone,
+    ).folder
+
+    found = layout.recognise(parsed, folder, zone)
+
+    assert found is not None
+    assert (found.account, found.job) == ("acme", "9bd7c8a0")
+    if "{request}" in text or text in layout.NAMED_LAYOUTS:
+        assert found.request_slug == SLUG
+    if "{time}" in layout.NAMED_LAYOUTS.get(text, text):
+        assert found.completed_at == completed_at
+    elif "date" in layout.NAMED_LAYOUTS.get(text, text) and completed_at is not None:
+        assert found.completed_at is not None
+        assert found.completed_at.astimezone(zone).date() == completed_at.astimezone(zone).date()
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "acme",
+        "acme/r/latest",
+        "acme/r/2026/11/22",
+        "acme/r/2026/11/22/x",
+        "acme/r/2026/11/22/120000Z-a/b",
+        "a/r/1/1/1/1",
+    ],
+)
+def test_a_folder_that_is_no_snapshot_s_is_not_recognised(folder: str) -> None:
+    assert layout.recognise(layout.parse_layout("dated"), folder) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "folder", "day"),
+    [
+        ("{account}/{date:%Y-%j}/{time}-{job}", "acme/2024-060/120000Z-a", datetime(2024, 2, 29, 12, tzinfo=UTC)),
+        ("{account}/{date:%G-W%V}/{time}-{job}", "acme/2026-W47/120000Z-a", None),
+        ("{account}/{date:%Y/%m/%d}/{time}-{job}", "acme/2026/02/30/120000Z-a", None),
+        ("{account}/{date}/{date:%Y}/{job}/{job}", "acme/2026-11-22/2026/a/a", datetime(2026, 11, 22, tzinfo=UTC)),
+    ],
+)
+def test_a_date_that_is_not_whole_or_is_none_is_no_date(template: str, folder: str, day: datetime | None) -> None:
+    found = layout.recognise(layout.parse_layout(template), folder)
+
+    assert found is not None
+    assert (found.completed_at, found.job) == (day, "a")

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from dcsync.core import names, sidecar
 from dcsync.core.anomaly import Finding
 from dcsync.core.model import AccountName, How, JobId, Json, RequestId, StoredFile
+from dcsync.core.records import record_json
 from dcsync.core.sidecar import Adopted, Changes, Provenance
 from dcsync.core.summary import Summary
 from dcsync.core.table import ColumnChange, TableFacts
 from dcsync.core.wire import WireError
-from tests.fakes import ACCOUNT_ID, JOB_ID, NOON, REQUEST_ID, make_job, make_snapshot, make_stored
+from tests.fakes import ACCOUNT_ID, JOB_ID, NOON, REQUEST_ID, make_job, make_record, make_snapshot, make_stored
 
 WORDS = st.text(st.characters(codec=None), min_size=1, max_size=20)
 HEX = st.text(st.sampled_from("0123456789abcdef"), min_size=1, max_size=64)
@@ -144,7 +145,19 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
             "columns": [{"table": "d.csv", "added": ["x"], "removed": [], "reordered": False}],
         },
         "warnings": [{"code": "L-ROWS", "table": "d.csv", "message": "has 1 row"}],
+        "record": None,
     }
+
+
+def test_a_sidecar_carries_the_manifest_s_row() -> None:
+    record = make_record()
+
+    assert parse(json.loads(sidecar.render(make_provenance(record=record)))).record == record
+
+
+@pytest.mark.parametrize("value", [None, {}, {"job": {}}, record_json(make_record(job=make_job(id=JobId("another"))))])
+def test_a_record_that_is_none_or_of_another_snapshot_is_not_believed(value: Json) -> None:
+    assert parse(make_document(record=value)).record is None
 
 
 def test_a_sidecar_is_indented_ascii_with_a_line_break_at_its_end() -> None:
@@ -287,6 +300,17 @@ def test_a_sidecar_with_anything_in_it_raises_nothing_but_wire_error(key: str, v
         assert str(error)  # noqa: PT017 - either way is right
     else:
         assert adopted.snapshot.folder == "acme/r/2026/11/22/x"
+
+
+def test_sums_are_read_back() -> None:
+    sums = {"b é.csv": "2" * 64, "a  b.csv": "a" * 64}
+
+    assert sidecar.parse_sums(sidecar.render_sums(sums.items())) == sums
+
+
+@pytest.mark.parametrize("line", [b"", b"x" * 64 + b"  a.csv", b"1" * 64 + b" a.csv", b"1" * 64 + b"  ", b"\xff\xfe"])
+def test_lines_that_are_no_sums_are_left_out(line: bytes) -> None:
+    assert sidecar.parse_sums(line + b"\n" + b"2" * 64 + b"  b.csv\n") == {"b.csv": "2" * 64}
 
 
 def test_sums_are_sorted_by_name() -> None:

@@ -207,6 +207,31 @@ async def test_a_chain_with_nothing_to_do_is_kept_alive_at_night(tmp_path: Path)
         assert rig.sandbox.tokens.refresh_count - before == 1
 
 
+async def test_each_night_a_part_is_verified_and_what_is_too_old_is_pruned(tmp_path: Path) -> None:
+    def prepare(mirror: Mirror) -> None:
+        mirror.config["keep"] = {"last": 2}
+        mirror.config["verify"] = {"part_days": 2}
+        mirror.config["hook"] = [{"on": ["attention"], "run": ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard.jsonl"]}]
+
+    async with running(tmp_path, prepare=prepare) as rig:
+        jobs = [add_extract(rig.mirror, tables(3, seed=day), days_ago=3 - day) for day in range(3)]
+        rig.service.poll_now()
+        await rig.settle()
+        damaged = rig.mirror.snapshot_of(jobs[2]) / "admin_table_001.csv"
+        damaged.chmod(0o644)
+        damaged.write_bytes(b"x" * damaged.stat().st_size)
+
+        for _ in range(2):
+            rig.clock.leap(timedelta(hours=20))
+            await rig.pass_time(hours=4)
+
+        assert len(rig.mirror.snapshots()) == 2
+        rig.mirror.assert_identical(jobs[1])
+        told = events(tmp_path)
+        assert [event["code"] for event in told if event["code"] == "V-DAMAGED"] == ["V-DAMAGED"]
+        assert "admin_table_001.csv" in str([event["message"] for event in told])
+
+
 async def test_a_mirror_that_goes_away_is_waited_for(tmp_path: Path) -> None:
     """FAULTS F15 and F7: said once, nothing written elsewhere, and it goes on without a restart."""
     async with running(tmp_path) as rig:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from dcsync.core.ports import KnownJob, KnownRequest, Publication
 from dcsync.errors import ManifestError
 from dcsync.manifest import HookRun, HookState, Notes, SqlManifest, Sums, open_manifest
 from tests.fakes import NOON, REQUEST_ID, make_job, make_request, make_snapshot
+from tests.manifest.test_store import downgrade
 
 ACME, BETA = AccountName("acme"), AccountName("beta")
 LOAD = ("/bin/load", "--all")
@@ -323,8 +322,7 @@ async def test_sums_are_of_all_snapshots_of_an_account_pruned_ones_included(mani
 async def test_whether_it_has_the_newest_schema_can_be_asked_before_it_is_read(path: Path) -> None:
     async with open_manifest(path) as manifest:
         assert await manifest.is_current()
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("UPDATE alembic_version SET version_num = '0002'")
+    downgrade(path, "0002")
 
     async with open_manifest(path, read_only=True) as manifest:
         assert not await manifest.is_current()

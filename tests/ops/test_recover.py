@@ -94,13 +94,22 @@ async def test_an_older_manifest_put_back_overwrites_nothing_and_adopts(mirror: 
     assert mirror.snapshot_of(job).stat().st_ino == inode
 
 
-async def test_a_published_folder_that_was_damaged_is_not_adopted(mirror: Mirror) -> None:
-    job = add_extract(mirror, tables(2))
-    await mirror.sync()
+def damage(mirror: Mirror, job: str) -> Path:
     damaged = mirror.snapshot_of(job) / "admin_table_000.csv"
     damaged.chmod(0o644)
     damaged.write_bytes(b"x" * damaged.stat().st_size)
+    return damaged
+
+
+async def test_a_published_folder_without_a_row_that_was_damaged_is_not_adopted(mirror: Mirror, tmp_path: Path) -> None:
+    add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+    shutil.copy(mirror.state / "manifest.sqlite", tmp_path / "old.sqlite")
+    job = add_extract(mirror, tables(2, seed=1))
+    await mirror.sync()
+    damaged = damage(mirror, job)
     drop_manifest(mirror)
+    shutil.copy(tmp_path / "old.sqlite", mirror.state / "manifest.sqlite")
 
     outcome = await mirror.sync_one()
 
@@ -109,6 +118,23 @@ async def test_a_published_folder_that_was_damaged_is_not_adopted(mirror: Mirror
     assert "admin_table_000.csv" in failed.message
     # Left as it is, for a person to look at.
     assert damaged.read_bytes() == b"x" * damaged.stat().st_size
+
+
+async def test_with_a_lost_manifest_a_damaged_snapshot_is_taken_in_as_it_was_published_and_not_linked_to(
+    mirror: Mirror,
+) -> None:
+    job = add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+    original = (mirror.snapshot_of(job) / "admin_table_000.csv").read_bytes()
+    damage(mirror, job)
+    drop_manifest(mirror)
+
+    assert await states(mirror) == {job: JobState.PUBLISHED}
+
+    today = add_extract(mirror, tables(2))
+    (published,) = (await mirror.sync_one()).published
+    assert published.fetched_bytes >= len(original)
+    mirror.assert_identical(today)
 
 
 async def test_a_snapshot_that_was_removed_is_fetched_again_while_the_server_has_it(mirror: Mirror) -> None:

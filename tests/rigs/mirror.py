@@ -68,9 +68,15 @@ class Mirror:
         return document
 
     @asynccontextmanager
-    async def opened(self, observer: Observer | None = None) -> AsyncIterator[SyncContext]:
+    async def opened(
+        self, observer: Observer | None = None, *, notices_missing: bool = True
+    ) -> AsyncIterator[SyncContext]:
         async with open_sync(
-            self.configuration(), environ=self.environ, clock=self.clock, observer=observer
+            self.configuration(),
+            environ=self.environ,
+            clock=self.clock,
+            observer=observer,
+            notices_missing=notices_missing,
         ) as context:
             yield context
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 
 def upgrade() -> None:
@@ -20,6 +20,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # It is over the schema that there was.
+    op.execute("DELETE FROM meta WHERE key = 'seal'")
     with op.batch_alter_table("job") as batch:
         batch.drop_column("summary")
     with op.batch_alter_table("file") as batch:

@@ -1,0 +1,100 @@
+"""`dcsync verify`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from dcsync.cli.root import EXIT_STATUSES
+
+if TYPE_CHECKING:
+    from dcsync.config import Config
+    from dcsync.ops.damage import VerifyReport
+
+_PART = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
+
+
+@click.command("verify", epilog=EXIT_STATUSES)
+@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
+@click.option("--part", metavar="I/N", help="Read only this share of the contents, such as 1/30.")
+@click.option("--repair", is_flag=True, help="Replace what is damaged by what the mirror or the server still has.")
+@click.option("--rate", metavar="RATE", help="Read at most this much a second, instead of verify.rate.")
+@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.pass_context
+def verify_command(
+    ctx: click.Context, accounts: Sequence[str], part: str | None, repair: bool, rate: str | None, as_json: bool
+) -> int:
+    """Read the mirror again and compare every byte with what was published.
+
+    Finds what is changed, missing, extra, truncated or unreadable, by the manifest and by SHA256SUMS. Without --repair
+    it writes nothing and works beside a daemon. --repair replaces a damaged file, in every snapshot that shares it, by
+    a whole copy: one of the mirror, else one that the server keeps for 30 days; the damaged file goes to
+    .dcsync/quarantine. The exit status is 0 when nothing is amiss (any more), 3 when something is, 14 when something is
+    lost for good.
+    """
+    from dcsync.cli.output import print_json
+    from dcsync.cli.session import load_config, run_async
+
+    chosen = _part(part)
+    config = load_config(ctx)
+    limit = config.verify.rate if rate is None else _rate(rate)
+    report = run_async(_verify(config, accounts, part=chosen, repair=repair, rate=limit))
+    if as_json:
+        print_json(report.json())
+    else:
+        _print(report)
+    return int(report.exit_status)
+
+
+async def _verify(
+    config: Config, accounts: Sequence[str], *, part: tuple[int, int] | None, repair: bool, rate: int | None
+) -> VerifyReport:
+    from dcsync.app import account_settings, open_mirror, open_sync
+    from dcsync.ops.verify import verify
+
+    selected = account_settings(config, accounts)
+    if repair:
+        # What is missing is for this command to say, so the start does not see to it.
+        async with open_sync(config, environ=os.environ, role="verify", notices_missing=False) as context:
+            return await verify(context, selected, part=part, repair=True, rate=rate)
+    async with open_mirror(config, role="verify", writes=False) as mirror:
+        return await verify(mirror, selected, part=part, rate=rate)
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = _PART.fullmatch(text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        message = f"{text!r} is not a part such as 1/30"
+        raise click.BadParameter(message, param_hint="--part")
+    return int(match[1]), int(match[2])
+
+
+def _rate(text: str) -> int | None:
+    from dcsync.config.units import parse_rate
+
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--rate") from None
+
+
+def _print(report: VerifyReport) -> None:
+    from dcsync.cli.output import size_text
+    from dcsync.core.names import printable
+
+    for finding in report.findings:
+        kept = f"; the damaged one is kept as {finding.kept}" if finding.kept else ""
+        outcome = "" if finding.outcome.value == "found" else f" [{finding.outcome.value}]"
+        path, detail = printable(finding.path, 300), printable(finding.detail, 400)
+        click.echo(f"{finding.account}: {finding.kind} {path}: {detail}{outcome}{kept}")
+    which = "" if report.part is None else f", part {report.part[0]}/{report.part[1]}"
+    found = f"{len(report.findings)} found amiss" if report.findings else "nothing amiss"
+    click.echo(
+        f"{report.snapshots} snapshots{which}: {report.files} files, {size_text(report.read_bytes)} read, {found}"
+    )

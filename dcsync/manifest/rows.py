@@ -1,0 +1,83 @@
+"""Rows of the manifest to values and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from dcsync.core import names, wire
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, Job, JobId, RequestId, StoredFile
+from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.manifest.history import header_digest
+from dcsync.manifest.schema import job as job_table
+from dcsync.manifest.schema import request as request_table
+
+#: SQLite's limit on bound parameters is 32,766; a file row has 16.
+ROWS_AT_ONCE = 1000
+
+#: What is read of a job and a request. Not every column there is: a command that only reads may meet a manifest of an
+#: older version, which has no digests yet.
+JOB_COLUMNS = tuple(
+    column for column in job_table.columns if column.name not in {"digest", "sidecar_sha256", "summary"}
+)
+REQUEST_COLUMNS = tuple(column for column in request_table.columns if column.name != "digest")
+
+
+def is_job(account: AccountName, job: JobId) -> sa.ColumnElement[bool]:
+    """Return the condition for the row of a job."""
+    return sa.and_(job_table.c.account == account, job_table.c.id == job)
+
+
+def known_job(row: sa.Row[Any]) -> KnownJob:
+    """Return what a row of `job` says."""
+    job: Job = wire.parse_job(wire.decode_json(row.document.encode()))
+    return KnownJob(
+        job=job,
+        state=JobState(row.state),
+        attempts=row.attempts,
+        next_try_at=row.next_try_at,
+        reason_code=row.reason_code,
+        reason=row.reason,
+        folder=row.folder,
+        first_seen_at=row.first_seen_at,
+        published_at=row.published_at,
+    )
+
+
+def known_request(row: sa.Row[Any]) -> KnownRequest:
+    """Return what a row of `request` says."""
+    return KnownRequest(
+        id=RequestId(row.id),
+        description=row.description,
+        slug=row.slug,
+        is_delta=row.is_delta,
+        # One that was adopted from the tree has a description and no document.
+        is_described=row.document is not None or bool(row.description),
+        first_seen_at=row.first_seen_at,
+    )
+
+
+def file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str, object]:
+    """Return the row of a file of a snapshot."""
+    return {
+        "account": account,
+        "job": job,
+        "name": stored.name,
+        "key": names.clash_key(stored.name),
+        # JSON's escapes: a lone surrogate in a server's name has no UTF-8.
+        "original": json.dumps(stored.original),
+        "size": stored.size,
+        "crc32": stored.crc32,
+        "md5": stored.md5,
+        "sha256": stored.sha256,
+        "etag": stored.etag,
+        "how": stored.how.value,
+        "packed": stored.packed,
+        "mtime_ns": stored.mtime_ns,
+        "inode": None if stored.inode is None else str(stored.inode),
+        "rows": None if stored.table is None else stored.table.rows,
+        "header": None if stored.table is None else header_digest(stored.table),
+    }

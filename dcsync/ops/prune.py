@@ -1,0 +1,218 @@
+"""Snapshots that the keep policy does not keep, removed: never half of one in sight, never the newest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, Json, RequestId
+from dcsync.core.ports import KnownJob
+from dcsync.core.retention import Dated, KeepPolicy, Verdict, apply_policy, removes_too_much
+from dcsync.core.wire import time_json
+from dcsync.errors import MassChange
+from dcsync.manifest import Records
+from dcsync.mirror import trash
+from dcsync.mirror.latest import shown_by_latest
+from dcsync.ops.context import AccountSettings, MirrorContext
+from dcsync.tasks import finish
+
+log = structlog.get_logger(__name__)
+
+_LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestVerdicts:
+    """What becomes of the snapshots of one request, newest first."""
+
+    account: AccountName
+    request: RequestId
+    description: str
+    is_delta: bool
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def removed(self) -> tuple[Verdict, ...]:
+        """Those that go."""
+        return tuple(verdict for verdict in self.verdicts if not verdict.keep)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether so many go that it has to be asked for."""
+        return removes_too_much(self.verdicts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneReport:
+    """What was pruned, or would be. `freed_bytes` are those of files that no other snapshot shares."""
+
+    dry_run: bool
+    requests: tuple[RequestVerdicts, ...]
+    freed_bytes: int = 0
+
+    @property
+    def removed(self) -> int:
+        """How many snapshots go."""
+        return sum(len(request.removed) for request in self.requests)
+
+    @property
+    def kept(self) -> int:
+        """How many stay."""
+        return sum(len(request.verdicts) for request in self.requests) - self.removed
+
+    def json(self) -> dict[str, Json]:
+        """Return the report for programs."""
+        return {
+            "dry_run": self.dry_run,
+            "removed": self.removed,
+            "kept": self.kept,
+            "freed_bytes": self.freed_bytes,
+            "requests": [
+                {
+                    "account": request.account,
+                    "request": request.request,
+                    "description": request.description,
+                    "delta": request.is_delta,
+                    "too_much": request.is_too_much,
+                    "snapshots": [
+                        {
+                            "job": verdict.snapshot.job,
+                            "folder": verdict.snapshot.folder,
+                            "completed_at": time_json(verdict.snapshot.completed_at),
+                            "keep": verdict.keep,
+                            "reasons": list(verdict.reasons),
+                        }
+                        for verdict in request.verdicts
+                    ],
+                }
+                for request in self.requests
+            ],
+        }
+
+
+async def prune(
+    context: MirrorContext,
+    accounts: Sequence[AccountSettings],
+    policy: KeepPolicy,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+) -> PruneReport:
+    """Remove the published snapshots that the policy does not keep.
+
+    Raises `MassChange`, having removed nothing at all, when more than 40 % of a request's snapshots would go and that
+    is neither forced nor a dry run; a single one always may. `DiskError`s end it; what is removed by then is removed
+    wholly. Cancelling is safe: it takes effect between two snapshots.
+    """
+    requests = [verdicts for account in accounts for verdicts in await _judge(context, account.name, policy)]
+    report = PruneReport(dry_run=dry_run, requests=tuple(requests))
+    if dry_run:
+        return report
+    if not force:
+        _refuse_mass(requests)
+    freed = 0
+    for request in requests:
+        for verdict in request.removed:
+            freed += await _remove(context, request, verdict.snapshot)
+    return replace(report, freed_bytes=freed)
+
+
+async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolicy) -> list[RequestVerdicts]:
+    requests = await context.manifest.requests(account)
+    published: dict[RequestId, list[KnownJob]] = {}
+    for known in (await context.manifest.jobs(account)).values():
+        if known.state is JobState.PUBLISHED and known.folder is not None:
+            published.setdefault(known.job.request_id, []).append(known)
+    judged = []
+    for identifier in sorted(published):
+        request = requests.get(identifier)
+        shown = await _shown(context, account, identifier, published[identifier])
+        snapshots = [
+            Dated(
+                job=known.job.id,
+                folder=known.folder or "",
+                completed_at=known.job.completed_at,
+                held=(_LATEST,) if known.folder in shown else (),
+            )
+            for known in published[identifier]
+        ]
+        # Of a request that cannot be read nobody knows whether it is a delta one.
+        is_delta = request is None or request.is_delta or not request.is_described
+        judged.append(
+            RequestVerdicts(
+                account=account,
+                request=identifier,
+                description="" if request is None else request.description,
+                is_delta=is_delta,
+                verdicts=tuple(apply_policy(snapshots, policy, context.settings.zone, is_delta=is_delta)),
+            )
+        )
+    return judged
+
+
+async def _shown(
+    context: MirrorContext, account: AccountName, request: RequestId, published: Sequence[KnownJob]
+) -> set[str]:
+    """Return what `latest` shows, and what it should: a run that was cut short may have left it behind."""
+    folders = sorted(known.folder for known in published if known.folder is not None)
+    shown = {await context.manifest.newest_snapshot(account, request)}
+    parsed = context.settings.layout
+    depth = len(parsed.request_segments)
+    for request_folder in sorted({"/".join(folder.split("/")[:depth]) for folder in folders}):
+        shown.add(
+            await context.disk.run(
+                shown_by_latest,
+                context.root,
+                request_folder=request_folder,
+                name=parsed.latest_name,
+                snapshots=folders,
+            )
+        )
+    return {folder for folder in shown if folder is not None}
+
+
+def _refuse_mass(requests: Sequence[RequestVerdicts]) -> None:
+    for request in requests:
+        if request.is_too_much:
+            message = (
+                f"the keep policy would remove {len(request.removed)} of {len(request.verdicts)} snapshots of "
+                f"{request.description!r} ({request.account}), more than 40 %"
+            )
+            raise MassChange(message, hint="look at dcsync prune --dry-run; if that is meant, dcsync prune --force")
+
+
+async def _remove(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:
+    """Remove one snapshot and return the bytes that this freed."""
+    context.root.check_still_there()
+    return await finish(_remove_whole(context, request, snapshot))
+
+
+async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:
+    """Note it, rename it away, record that, and only then remove it: a crash anywhere in between is finished later."""
+    account, job = request.account, snapshot.job
+    now = context.clock.now()
+    record = await Records(context.manifest).record(account, job)
+    leaf = trash.trash_leaf(account, job)
+    depth = len(context.settings.layout.request_segments)
+
+    def discard() -> bool:
+        if record is not None:
+            pruned = trash.Pruned(account=account, folder=snapshot.folder, record=replace(record, pruned_at=now))
+            trash.note_pruned(context.root, pruned)
+        try:
+            trash.discard(context.root, snapshot.folder, leaf, depth=depth)
+        except FileNotFoundError:
+            # Somebody removed it: verify and the next start say so, it was not us.
+            return False
+        return True
+
+    if not await context.disk.run(discard):
+        log.warning("a snapshot that was to be pruned is not there", account=account, job=job, folder=snapshot.folder)
+        return 0
+    await context.manifest.move(account, job, JobState.PRUNED, at=now)
+    freed = await context.disk.run(trash.empty, context.root, leaf)
+    log.info("snapshot pruned", account=account, job=job, folder=snapshot.folder, freed_bytes=freed)
+    return freed

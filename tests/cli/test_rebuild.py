@@ -1,0 +1,76 @@
+"""`dcsync rebuild`, and what becomes of a damaged manifest without it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.conftest import Dcsync
+from tests.cli.test_verify import mirrored, spoil
+from tests.rigs.served import Served
+
+
+def test_it_makes_the_manifest_anew_and_keeps_the_old_one(
+    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrored(side, dcsync, days=2)
+    before = dcsync("status", "--json").json["accounts"][0]["jobs"]
+    token = side.token
+    monkeypatch.delenv("DCSYNC_TEST_TOKEN")
+
+    result = dcsync("rebuild")
+
+    assert result.status == 0
+    assert result.out.splitlines()[0].startswith("2 snapshots; ")
+    (aside,) = side.state.glob("manifest.sqlite.replaced-*Z")
+    assert result.out.splitlines()[1] == f"the manifest before it is kept: {aside}"
+    monkeypatch.setenv("DCSYNC_TEST_TOKEN", token)
+    assert dcsync("status", "--json").json["accounts"][0]["jobs"] == before
+    assert dcsync("sync").out.startswith("acme: nothing new")
+
+
+def test_damage_is_said_and_exit_3(side: Served, dcsync: Dcsync) -> None:
+    (folder,) = mirrored(side, dcsync)
+    spoil(folder / "admin_table_001.csv")
+
+    result = dcsync("rebuild", "--json")
+
+    assert result.status == 3
+    (snapshot,) = result.json["snapshots"]
+    assert snapshot["damaged"] == ["admin_table_001.csv: its content is another one"]
+    assert "admin_table_001.csv" in dcsync("rebuild").out
+
+
+def test_a_damaged_manifest_costs_a_sync_nothing_but_a_line(side: Served, dcsync: Dcsync) -> None:
+    mirrored(side, dcsync, days=2)
+    path = side.state / "manifest.sqlite"
+    path.write_bytes(path.read_bytes()[:6000])
+
+    result = dcsync("sync")
+
+    assert result.status == 0
+    assert "the manifest is damaged; it is set aside and made anew from the tree" in result.err
+    assert result.out.startswith("acme: nothing new")
+    assert dcsync("sync").err == ""
+
+
+def test_what_only_reads_says_that_the_manifest_is_damaged_and_what_to_do(side: Served, dcsync: Dcsync) -> None:
+    mirrored(side, dcsync)
+    path = side.state / "manifest.sqlite"
+    path.write_bytes(b"no database" * 1000)
+
+    result = dcsync("verify")
+
+    assert result.status == 14
+    assert "dcsync rebuild" in result.err
+
+
+def test_an_empty_root_is_not_taken_for_the_mirror(side: Served, dcsync: Dcsync) -> None:
+    mirrored(side, dcsync)
+    side.root.rename(side.folder / "the disk")
+    side.root.mkdir()
+
+    result = dcsync("rebuild")
+
+    assert result.status == 14
+    assert (side.state / "manifest.sqlite").is_file()
+    assert list(side.root.iterdir()) == []

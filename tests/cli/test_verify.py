@@ -1,0 +1,129 @@
+"""`dcsync verify`, as its user meets it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Dcsync
+from tests.rigs.mirror import tables
+from tests.rigs.served import Served
+
+
+def mirrored(side: Served, dcsync: Dcsync, *, days: int = 1) -> list[Path]:
+    """Mirror some days and return their folders, oldest first."""
+    world = side.sandbox.world
+    request = world.add_request("Nightly")
+    for day in range(days):
+        completed = datetime.now(UTC) - timedelta(days=days - day)
+        world.add_job(request, completed_at=completed, files=tables(3, seed=day), with_archive=False)
+    assert dcsync("sync").status == 0
+    return sorted(path.parent for path in side.root.glob("acme/*/[0-9]*/**/_dcsync.json"))
+
+
+def spoil(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_bytes(b"x" * path.stat().st_size)
+
+
+def test_a_sound_mirror_is_one_line_and_exit_0(side: Served, dcsync: Dcsync) -> None:
+    mirrored(side, dcsync)
+
+    result = dcsync("verify")
+
+    assert result.status == 0
+    assert result.out.startswith("1 snapshots: 5 files, ")
+    assert result.out.endswith("read, nothing amiss\n")
+
+
+def test_each_finding_is_a_line_and_exit_3(side: Served, dcsync: Dcsync) -> None:
+    (folder,) = mirrored(side, dcsync)
+    spoil(folder / "admin_table_001.csv")
+    (folder / "admin_table_002.csv").unlink()
+
+    result = dcsync("verify")
+
+    assert result.status == 3
+    lines = result.out.splitlines()
+    relative = folder.relative_to(side.root)
+    assert lines[0].startswith(f"acme: changed {relative}/admin_table_001.csv: its SHA-256 is ")
+    assert lines[1] == f"acme: missing {relative}/admin_table_002.csv: it is not there"
+    assert lines[2].endswith("2 found amiss")
+
+
+def test_json_has_every_finding(side: Served, dcsync: Dcsync) -> None:
+    (folder,) = mirrored(side, dcsync)
+    spoil(folder / "admin_table_001.csv")
+
+    document = dcsync("verify", "--json").json
+
+    assert document.keys() == {"part", "snapshots", "files_read", "bytes_read", "findings"}
+    (finding,) = document["findings"]
+    assert finding.keys() == {"kind", "account", "job", "path", "detail", "outcome", "kept"}
+    assert (finding["kind"], finding["outcome"]) == ("changed", "found")
+
+
+def test_repair_mends_and_says_where_the_damaged_file_is(side: Served, dcsync: Dcsync) -> None:
+    (folder,) = mirrored(side, dcsync)
+    body = (folder / "admin_table_001.csv").read_bytes()
+    spoil(folder / "admin_table_001.csv")
+
+    result = dcsync("verify", "--repair")
+
+    assert result.status == 0
+    assert "[repaired]; the damaged one is kept as .dcsync/quarantine/" in result.out
+    assert (folder / "admin_table_001.csv").read_bytes() == body
+    assert dcsync("verify").status == 0
+
+
+def test_what_is_lost_is_exit_14(side: Served, dcsync: Dcsync) -> None:
+    (folder,) = mirrored(side, dcsync)
+    spoil(folder / "_dcsync.json")
+
+    result = dcsync("verify", "--repair")
+
+    assert result.status == 14
+    assert "[lost]" in result.out
+
+
+def test_a_missing_snapshot_is_told_by_repair_and_fetched_by_the_next_sync(side: Served, dcsync: Dcsync) -> None:
+    folders = mirrored(side, dcsync, days=2)
+    for path in folders[0].iterdir():
+        path.unlink()
+    folders[0].rmdir()
+
+    result = dcsync("verify", "--repair")
+
+    assert result.status == 3
+    assert "[refetch]" in result.out
+    assert dcsync("sync").status == 0
+    assert folders[0].is_dir()
+
+
+def test_a_part_is_a_share(side: Served, dcsync: Dcsync) -> None:
+    mirrored(side, dcsync, days=3)
+    whole = dcsync("verify", "--json").json
+
+    parts = [dcsync("verify", "--part", f"{number}/3", "--json").json for number in (1, 2, 3)]
+
+    assert [part["part"] for part in parts] == ["1/3", "2/3", "3/3"]
+    assert sum(part["files_read"] for part in parts) == whole["files_read"]
+
+
+@pytest.mark.parametrize(
+    "options", [("--part", "0/3"), ("--part", "4/3"), ("--part", "x"), ("--rate", "fast"), ("--rate", "0")]
+)
+def test_a_part_or_a_rate_that_is_none_is_a_usage_error(side: Served, dcsync: Dcsync, options: tuple[str, str]) -> None:
+    result = dcsync("verify", *options)
+
+    assert result.status == 2
+    assert options[0] in result.err
+
+
+def test_it_needs_no_secret_without_repair(side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirrored(side, dcsync)
+    monkeypatch.delenv("DCSYNC_TEST_TOKEN")
+
+    assert dcsync("verify", "--rate", "unlimited").status == 0

@@ -6,7 +6,7 @@ It never fails a run: what cannot be told is logged, and told after the next one
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -132,10 +132,7 @@ class Teller:
 
     async def expectations(self, account: AccountName) -> list[tuple[DataRequest, Expectation]]:
         """Return what is expected of each request of an account that has a schedule."""
-        documents = await self._manifest.request_documents(account)
-        jobs: dict[RequestId, list[Job]] = {}
-        for known in (await self._manifest.jobs(account)).values():
-            jobs.setdefault(known.job.request_id, []).append(known.job)
+        documents, jobs = await self._manifest.request_documents(account), await self._jobs_by_request(account)
         found = []
         for request in documents.values():
             expected = expect(request, jobs.get(request.id, []), self._clock.now())
@@ -262,26 +259,10 @@ class Teller:
 
     async def _of_the_schedule(self, outcome: AccountOutcome) -> list[Concern]:
         name, now = outcome.account.name, self._clock.now()
-        concerns = []
         unseen = set(json.loads(await self._notes.recall(f"gone:{name}") or "[]"))
-        documents = await self._manifest.request_documents(name)
         known = await self._manifest.requests(name)
         mirrored = {request.id for request in known.values() if outcome.account.wants_request(request)}
-        jobs: dict[RequestId, list[Job]] = {}
-        for known_job in (await self._manifest.jobs(name)).values():
-            jobs.setdefault(known_job.job.request_id, []).append(known_job.job)
-        for request in documents.values():
-            if request.id not in mirrored:
-                continue
-            if request.id in unseen:
-                concerns.append(gone(name, request))
-            failed = _failed_upstream(jobs.get(request.id, []))
-            if failed is not None:
-                concerns.append(failed_upstream(name, request, failed))
-            if request.id in unseen:
-                continue
-            if request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
-                concerns.append(inactive(name, request))
+        concerns = await self._of_requests(name, mirrored, unseen)
         if outcome.error is not None:
             # Without a poll nothing new can be said of what is missing, nor that it came.
             standing = await self._notes.standing([name])
@@ -291,6 +272,30 @@ class Teller:
             if request.id in mirrored and request.id not in unseen and expected.stage in {Stage.LATE, Stage.SLOW}:
                 concerns.append(late(name, request, expected, now))
         return concerns
+
+    async def _of_requests(
+        self, name: AccountName, mirrored: Collection[RequestId], unseen: Collection[RequestId]
+    ) -> list[Concern]:
+        """Return what is amiss with requests that are mirrored: gone, inactive, or failed the last time."""
+        concerns = []
+        jobs = await self._jobs_by_request(name)
+        for request in (await self._manifest.request_documents(name)).values():
+            if request.id not in mirrored:
+                continue
+            failed = _failed_upstream(jobs.get(request.id, []))
+            if failed is not None:
+                concerns.append(failed_upstream(name, request, failed))
+            if request.id in unseen:
+                concerns.append(gone(name, request))
+            elif request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
+                concerns.append(inactive(name, request))
+        return concerns
+
+    async def _jobs_by_request(self, name: AccountName) -> Mapping[RequestId, Sequence[Job]]:
+        jobs: dict[RequestId, list[Job]] = {}
+        for known in (await self._manifest.jobs(name)).values():
+            jobs.setdefault(known.job.request_id, []).append(known.job)
+        return jobs
 
     async def _of_hooks(self, account: str) -> list[Concern]:
         # One that is not configured any more is nobody's concern.

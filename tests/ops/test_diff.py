@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,6 +16,7 @@ from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.errors import DcsyncError, ManifestError, SnapshotUnclear
 from dcsync.ops.context import ReadContext
 from dcsync.ops.diff import Candidate, choose, compare
+from tests.manifest.test_store import downgrade
 from tests.rigs.mirror import Mirror, add_extract
 
 ACME = AccountName("acme")
@@ -227,8 +227,7 @@ async def test_before_the_first_run_there_is_no_manifest_to_look_at(mirror: Mirr
 @pytest.mark.parametrize("command", ["diff", "dry run"])
 async def test_a_manifest_of_an_older_version_is_left_to_a_run(mirror: Mirror, command: str) -> None:
     await two_days(mirror, {"a.csv": b"id\n1\n"}, {"a.csv": b"id\n"})
-    with closing(sqlite3.connect(mirror.state / "manifest.sqlite")) as other, other:
-        other.execute("UPDATE alembic_version SET version_num = '0003'")
+    downgrade(mirror.state / "manifest.sqlite", "0003")
 
     async def look() -> None:
         if command == "dry run":
@@ -247,10 +246,13 @@ async def forget_tables(manifest: Any) -> None:
     """Make the manifest one of a version that did not count."""
     import sqlalchemy as sa
 
+    from dcsync.manifest.seal import seal_all
+
     async with manifest.writing() as connection:
         await connection.execute(sa.text("UPDATE file SET rows = NULL, header = NULL"))
         await connection.execute(sa.text("UPDATE job SET summary = NULL"))
         await connection.execute(sa.text("DELETE FROM header"))
+        await seal_all(connection)
 
 
 async def test_a_linked_table_of_an_older_version_is_counted_when_it_is_linked(mirror: Mirror) -> None:

@@ -12,7 +12,7 @@ import pytest
 import stamina
 
 from dcsync.app import account_settings, follow_up, open_sync, open_teller, tell_settings
-from dcsync.errors import ManifestError, SecretUnavailable
+from dcsync.errors import SecretUnavailable
 from dcsync.manifest import Notes
 from dcsync.ops.context import SyncContext
 from dcsync.ops.sync import Wanted, sync
@@ -175,10 +175,13 @@ async def test_a_tree_that_is_adopted_after_its_manifest_was_lost_is_no_news(
 async def test_a_snapshot_that_is_adopted_beside_those_that_are_known_is_told(
     mirror: Mirror, listener: Listener, tmp_path: Path
 ) -> None:
-    job = add_extract(mirror, tables(1))
+    add_extract(mirror, tables(1), days_ago=1)
     await mirror.run()
     listener.events()
     # As after a kill between the rename and the commit.
+    mirror.clock.advance(60)
+    job = add_extract(mirror, tables(1, seed=1))
+    await mirror.sync()
     folder, aside = mirror.snapshot_of(job), tmp_path / "aside"
     folder.rename(aside)
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", times=None))
@@ -604,8 +607,8 @@ async def test_a_manifest_that_breaks_never_raises_out_of_what_follows(mirror: M
         assert await follow_up(config, context, teller, [outcome]) is None
 
     assert listener.heard() == []
-    with pytest.raises(ManifestError):
-        await mirror.run()
+    await mirror.run()
+    assert len(mirror.snapshots()) == 1
 
 
 async def test_secrets_that_are_not_there_are_said_before_there_is_news(mirror: Mirror) -> None:

@@ -25,6 +25,8 @@ from dcsync.core.wire import WireError, decode_json, parse_time, time_json
 
 #: Raised when a reader of an older version could misread a newer sidecar.
 FORMAT = 1
+#: What a file offset can be, and a column of the manifest can hold.
+_LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,11 +261,13 @@ def _table_json(facts: TableFacts | None) -> dict[str, Json]:
 def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
     size, crc32 = entry.get("size"), _string(entry, "crc32")
     md5, etag, packed = entry.get("md5"), entry.get("etag"), entry.get("packed")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _LARGEST:
         msg = "a file of the sidecar has no size"
         raise WireError(msg)
     try:
-        checksum, how = int(crc32, 16), How(_string(entry, "how"))
+        checksum, how = int(crc32[:9], 16), How(_string(entry, "how"))
+        if not 0 <= checksum <= 0xFFFFFFFF:
+            raise ValueError
     except ValueError:
         msg = "a file of the sidecar has no valid crc32 or origin"
         raise WireError(msg) from None
@@ -276,7 +280,7 @@ def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
         md5=md5 if isinstance(md5, str) else None,
         etag=etag if isinstance(etag, str) else None,
         how=how,
-        packed=packed if isinstance(packed, int) else None,
+        packed=packed if isinstance(packed, int) and 0 <= packed <= _LARGEST else None,
         table=_parse_table(entry),
     )
 

@@ -123,8 +123,8 @@ def parse_findings(value: Json) -> tuple[Finding, ...]:
 
 
 def whole(value: Json) -> int | None:
-    """Return a count; None for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """Return a count that a row can hold; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63 else None
 
 
 def texts(value: Json) -> tuple[str, ...]:

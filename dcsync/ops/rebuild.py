@@ -15,7 +15,7 @@ from dcsync.core import layout
 from dcsync.core.layout import request_slug
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
-from dcsync.core.names import SIDECAR_NAME, SUMS_NAME, printable
+from dcsync.core.names import SIDECAR_NAME, SUMS_NAME, clash_key, printable
 from dcsync.core.ports import KnownRequest
 from dcsync.core.records import ADOPTED, Record
 from dcsync.core.sidecar import Adopted, Changes, summarize
@@ -23,7 +23,7 @@ from dcsync.errors import DcsyncError, DiskError, MirrorTampered
 from dcsync.manifest import Records
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.check import Survey, survey
-from dcsync.ops.context import MirrorContext
+from dcsync.ops.context import MirrorContext, MirrorSettings
 from dcsync.ops.reading import ContentReader
 
 log = structlog.get_logger(__name__)
@@ -94,6 +94,12 @@ async def is_under_way(context: MirrorContext) -> bool:
     return await Records(context.manifest).note(REBUILDING) is not None
 
 
+def is_placed(settings: MirrorSettings, folder: str) -> bool:
+    """Say whether a folder is where the layout puts a snapshot. Only a date tells it from any other folder."""
+    where = layout.recognise(settings.layout, folder, settings.zone)
+    return where is not None and where.completed_at is not None
+
+
 async def rebuild(context: MirrorContext, accounts: Sequence[AccountName]) -> RebuildReport:
     """Put every snapshot of the tree into the manifest, each inode hashed once. `accounts` are the configured ones.
 
@@ -154,7 +160,7 @@ class _Rebuild:
             return len(parts) == latest_depth and parts[-1] == settings.layout.latest_name
 
         def is_one(folder: str) -> bool:
-            return layout.recognise(settings.layout, folder, settings.zone) is not None
+            return is_placed(settings, folder)
 
         found = [folder for folder in adopt.find_snapshots(self._context.root, is_one=is_one) if not is_latest(folder)]
         # Where the layout puts them first: whatever else holds the same snapshot is a copy.
@@ -181,6 +187,13 @@ class _Rebuild:
         if (found.account, found.snapshot.job) in self._jobs:
             self._refuse(folder, f"it is a copy: job {found.snapshot.job} has another folder already")
             return
+        taken_by = await context.manifest.folder_taken_by(folder)
+        if taken_by not in {None, found.snapshot.job}:
+            self._refuse(folder, f"the manifest has it for job {taken_by}")
+            return
+        if len({clash_key(stored.name) for stored in found.snapshot.files}) != len(found.snapshot.files):
+            self._refuse(folder, f"{SIDECAR_NAME} has a name twice")
+            return
         try:
             survey_ = await context.disk.run(survey, context.root, folder)
             sums = await context.disk.run(adopt.read_sums, context.root, folder)
@@ -188,6 +201,9 @@ class _Rebuild:
             await self._records.restore(found.account, record, folder, files=files, sidecar_sha256=found.sha256)
         except (DiskError, MirrorTampered, FileNotFoundError) as error:
             self._refuse(folder, str(error))
+            return
+        except UnicodeEncodeError:
+            self._refuse(folder, f"{SIDECAR_NAME} has text that is no Unicode")
             return
         self._jobs.add((found.account, found.snapshot.job))
         rebuilt = Rebuilt(
@@ -267,7 +283,7 @@ class _Rebuild:
         account = None if where is None else where.account
         if account is None and len(self._accounts) == 1:
             account = self._accounts[0]
-        if where is None or account is None:
+        if where is None or where.completed_at is None or account is None:
             self._refuse(folder, f"it has no {SIDECAR_NAME} that can be used, and its name is not one of the layout")
             return None
         requests = await context.manifest.requests(AccountName(account))
@@ -328,7 +344,11 @@ class _Rebuild:
                 # Its folder is there: the pruning was cut short, or it was fetched again.
                 continue
             if await context.manifest.folder_taken_by(pruned.folder) in {None, pruned.record.job.id}:
-                await self._records.restore(pruned.account, pruned.record, pruned.folder)
+                try:
+                    await self._records.restore(pruned.account, pruned.record, pruned.folder)
+                except UnicodeEncodeError:
+                    log.warning("the line of a pruned snapshot has text that is no Unicode", folder=repr(pruned.folder))
+                    continue
                 self._report.pruned += 1
 
     def _refuse(self, folder: str, reason: str) -> None:

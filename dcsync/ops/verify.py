@@ -24,6 +24,7 @@ from dcsync.mirror.check import Entry, Survey, survey
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.ops.damage import Damage, Finding, Kind, Outcome, VerifyReport
 from dcsync.ops.reading import ContentReader
+from dcsync.ops.rebuild import is_placed
 from dcsync.ops.repair import repair_files, repair_folders
 
 log = structlog.get_logger(__name__)
@@ -264,7 +265,7 @@ class _Verification:
         }
 
         def is_one(folder: str) -> bool:
-            return recognise(settings.layout, folder, settings.zone) is not None
+            return is_placed(settings, folder)
 
         def find() -> list[str]:
             depth = len(settings.layout.request_segments)

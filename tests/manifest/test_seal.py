@@ -60,10 +60,7 @@ async def test_an_untouched_manifest_opens(path: Path) -> None:
         "UPDATE file SET size = size + 1",
         "UPDATE file SET etag = NULL",
         "DELETE FROM file WHERE name = 'b.csv'",
-        (
-            "INSERT INTO file SELECT account, 'nobody', name, key, original, size, crc32, md5, sha256, etag, how, "
-            "packed, mtime_ns, inode, rows, header FROM file LIMIT 1"
-        ),
+        "UPDATE file SET job = 'nobody' WHERE name = 'b.csv'",
         "UPDATE request SET slug = slug || 'x'",
         "UPDATE request SET is_delta = 1",
         "UPDATE meta SET value = 'another' WHERE key = 'instance'",

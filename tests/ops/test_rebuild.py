@@ -359,6 +359,43 @@ async def test_a_copy_of_a_snapshot_elsewhere_in_the_tree_is_refused(mirror: Mir
     assert [folder for folder, _ in report.refused] == ["zzz-copy"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ('"etag": ', '"etag": "\\ud800", "was": ', "no Unicode"),
+        ('"name": "admin_table_001.csv"', '"name": "ADMIN_TABLE_000.csv"', "a name twice"),
+    ],
+)
+async def test_a_sidecar_that_no_row_can_hold_stops_nothing(
+    mirror: Mirror, before: str, after: str, reason: str
+) -> None:
+    sound = add_extract(mirror, tables(2), days_ago=1)
+    job = add_extract(mirror, tables(2, seed=1))
+    await mirror.sync()
+    path = mirror.snapshot_of(job) / "_dcsync.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace(before, after))
+
+    report = await rebuild(mirror)
+
+    assert [rebuilt.job for rebuilt in report.snapshots] == [sound]
+    assert reason in report.refused[0][1]
+    await reopen(mirror)
+
+
+async def test_a_folder_of_the_operator_s_is_not_taken_for_a_snapshot(mirror: Mirror) -> None:
+    mirror.config["mirror"] = {"layout": "{account}/{request}/{job}"}
+    job = add_extract(mirror, tables(1))
+    await mirror.sync()
+    (mirror.root / "acme/notes/mine").mkdir(parents=True)
+    (mirror.root / "acme/notes/mine/todo.txt").write_text("buy a disk")
+
+    report = await rebuild(mirror)
+
+    assert [rebuilt.job for rebuilt in report.snapshots] == [job]
+    assert report.refused == []
+
+
 async def test_a_latest_of_hard_links_is_not_taken_for_a_snapshot(mirror: Mirror) -> None:
     mirror.config["mirror"] = {"latest": "hardlinks"}
     add_extract(mirror, tables(2))

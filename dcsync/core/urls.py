@@ -52,7 +52,8 @@ def check_signed_url(url: str, policy: StoragePolicy) -> str:
     except ValueError:
         msg = "a signed URL is malformed"
         raise UnsafeUrl(msg) from None
-    if not host or host.endswith("."):
+    # "%": urlsplit takes it for an IPv6 zone and leaves the case behind it; no name of a store has one.
+    if not host or host.endswith(".") or "%" in host:
         msg = "a signed URL names no usable host"
         raise UnsafeUrl(msg)
     shown = printable(host, 120)

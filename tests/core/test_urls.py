@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dcsync.core.urls import StoragePolicy, check_signed_url, is_loopback_url
@@ -81,6 +81,7 @@ def test_a_refusal_never_shows_path_or_query(start: str) -> None:
 
 
 @given(st.text() | st.text(st.sampled_from("htps:/[]@.:1270%?#localhost\\")))
+@example("%A")
 def test_any_text_is_refused_or_has_a_host_over_https(text: str) -> None:
     for url in (text, "https://" + text):
         try:

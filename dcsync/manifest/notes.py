@@ -98,8 +98,8 @@ class Notes:
         async with self._manifest.reading() as connection:
             return await connection.scalar(sa.select(meta_table.c.value).where(meta_table.c.key == key))
 
-    async def remember(self, key: str, value: str) -> None:
-        """Remember a value under a key."""
+    async def remember(self, key: str, value: str | None) -> None:
+        """Remember a value under a key; None forgets it."""
         async with self._manifest.writing() as connection:
             await _remember(connection, key, value)
 
@@ -284,7 +284,10 @@ class Notes:
             )
 
 
-async def _remember(connection: AsyncConnection, key: str, value: str) -> None:
+async def _remember(connection: AsyncConnection, key: str, value: str | None) -> None:
+    if value is None:
+        await connection.execute(sa.delete(meta_table).where(meta_table.c.key == key))
+        return
     changed = await connection.execute(sa.update(meta_table).where(meta_table.c.key == key).values(value=value))
     if changed.rowcount == 0:
         await connection.execute(sa.insert(meta_table).values(key=key, value=value))

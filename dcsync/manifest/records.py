@@ -20,7 +20,6 @@ from dcsync.manifest.rows import ROWS_AT_ONCE, file_row, is_job, known_job, know
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
-from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.store import SqlManifest
 
@@ -33,18 +32,6 @@ class Records:
 
     def __init__(self, manifest: SqlManifest) -> None:
         self._manifest = manifest
-
-    async def note(self, key: str) -> str | None:
-        """Return a note that outlives the process."""
-        async with self._manifest.reading() as connection:
-            return await connection.scalar(sa.select(meta_table.c.value).where(meta_table.c.key == key))
-
-    async def remember(self, key: str, value: str | None) -> None:
-        """Write a note, or take it away."""
-        async with self._manifest.writing() as connection:
-            await connection.execute(sa.delete(meta_table).where(meta_table.c.key == key))
-            if value is not None:
-                await connection.execute(sa.insert(meta_table).values(key=key, value=value))
 
     async def record(self, account: AccountName, job: JobId) -> Record | None:
         """Return the row of a job that is or was published, with its request's; None when there is none."""

@@ -20,7 +20,7 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.records import ADOPTED, Record
 from dcsync.core.sidecar import Adopted, Changes, summarize
 from dcsync.errors import DcsyncError, DiskError, MirrorTampered
-from dcsync.manifest import Records
+from dcsync.manifest import Notes, Records
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.check import Survey, survey
 from dcsync.ops.context import MirrorContext, MirrorSettings
@@ -91,7 +91,7 @@ class RebuildReport:
 
 async def is_under_way(context: MirrorContext) -> bool:
     """Say whether a rebuild was cut short."""
-    return await Records(context.manifest).note(REBUILDING) is not None
+    return await Notes(context.manifest).recall(REBUILDING) is not None
 
 
 def is_placed(settings: MirrorSettings, folder: str) -> bool:
@@ -122,7 +122,7 @@ class _Rebuild:
 
     async def run(self) -> RebuildReport:
         context, report = self._context, self._report
-        await self._records.remember(REBUILDING, "yes")
+        await Notes(context.manifest).remember(REBUILDING, "yes")
         folders = await context.disk.run(self._find)
         # Those with a sidecar first: they know the ids of requests, of which the others' names have only a part.
         unmarked = []
@@ -140,7 +140,7 @@ class _Rebuild:
             if found is not None:
                 await self._take(folder, found, Source.NAMES)
         await self._restore_pruned()
-        await self._records.remember(REBUILDING, None)
+        await Notes(context.manifest).remember(REBUILDING, None)
         report.read_bytes = self._reader.read_bytes
         log.warning(
             "the manifest was made anew from the tree",

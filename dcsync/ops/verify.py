@@ -18,7 +18,7 @@ from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.model import JobId, Snapshot
 from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
-from dcsync.manifest import Records
+from dcsync.manifest import Notes, Records
 from dcsync.mirror import adopt
 from dcsync.mirror.check import Entry, Survey, survey
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
@@ -89,13 +89,13 @@ async def verify_nightly(
 
     A night that is missed or cut short moves the parts on by one night; none is passed over.
     """
-    records = Records(context.manifest)
-    last = await records.note(_LAST_PART)
+    notes = Notes(context.manifest)
+    last = await notes.recall(_LAST_PART)
     number = 1
     if last is not None and last.endswith(f"/{days}") and last.partition("/")[0].isdigit():
         number = int(last.partition("/")[0]) % days + 1
     report = await verify(context, accounts, part=(number, days), repair=repair, rate=rate, advanced=advanced)
-    await records.remember(_LAST_PART, f"{number}/{days}")
+    await notes.remember(_LAST_PART, f"{number}/{days}")
     return report
 
 

@@ -12,7 +12,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.core.ports import AccountFacts
 from dcsync.errors import ManifestCorrupt
-from dcsync.manifest import Records, open_manifest
+from dcsync.manifest import Notes, Records, open_manifest
 from tests.fakes import JOB_ID, NOON, make_record, make_stored
 
 ACME = AccountName("acme")
@@ -97,8 +97,8 @@ async def test_every_write_keeps_the_seal(path: Path) -> None:
     async with open_manifest(path) as manifest:
         records = Records(manifest)
         await records.note_replaced(ACME, JOB_ID, "b.csv", mtime_ns=5, inode=7)
-        await records.remember("a note", "x")
-        await records.remember("a note", None)
+        await Notes(manifest).remember("a note", "x")
+        await Notes(manifest).remember("a note", None)
         await manifest.set_instance("another")
         await manifest.move(ACME, JOB_ID, JobState.PRUNED, at=NOON)
     await opens(path)

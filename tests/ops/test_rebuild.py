@@ -17,7 +17,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
 from dcsync.errors import ManifestCorrupt, MirrorForeign, MirrorNotMounted
-from dcsync.manifest import Records
+from dcsync.manifest import Notes
 from dcsync.ops.prune import prune
 from dcsync.ops.rebuild import REBUILDING, RebuildReport
 from tests.rigs.mirror import Mirror, add_extract, tables
@@ -429,8 +429,7 @@ async def test_a_rebuild_that_was_cut_short_goes_on_at_the_next_start(mirror: Mi
     await fill(mirror)
     before = rows(mirror)
     async with mirror.opened() as context:
-        records = Records(context.manifest)
-        await records.remember(REBUILDING, "yes")
+        await Notes(context.manifest).remember(REBUILDING, "yes")
     with closing(sqlite3.connect(manifest_file(mirror))) as connection:
         # As after a kill: the first ones are in, the others are not.
         connection.execute("PRAGMA foreign_keys = ON")
@@ -441,7 +440,7 @@ async def test_a_rebuild_that_was_cut_short_goes_on_at_the_next_start(mirror: Mi
 
     assert rows(mirror) == before
     async with mirror.opened() as context:
-        assert await Records(context.manifest).note(REBUILDING) is None
+        assert await Notes(context.manifest).recall(REBUILDING) is None
 
 
 async def test_a_snapshot_of_an_older_version_s_sidecar_is_adopted(mirror: Mirror) -> None:

@@ -70,7 +70,7 @@ from dcsync.ops.notify import check_installed
 from dcsync.ops.rebuild import RebuildReport, rebuild
 from dcsync.ops.recover import recover
 from dcsync.ops.report import write_report
-from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_attention
+from dcsync.ops.status import Attention, Holder, Status, TokenState, account_statuses, token_attention
 from dcsync.ops.sync import AccountOutcome
 from dcsync.ops.tell import Teller, TellSettings
 from dcsync.tasks import DiskThreads
@@ -333,10 +333,11 @@ async def follow_up(
 
     Never fails for what it could not do; returns the status after the run, if it can be read.
     """
+    token = await _token_trouble(config, context)
     for outcome in outcomes:
         if outcome.error is None:
             await teller.look_at_requests(context.api, outcome.account)
-        await teller.after_run(outcome)
+        await teller.after_run(outcome, token=token)
     try:
         status = await read_status(config, clock=context.clock)
     except DcsyncError as error:
@@ -354,6 +355,14 @@ async def follow_up(
     return status
 
 
+async def _token_trouble(config: Config, context: SyncContext) -> Attention | None:
+    try:
+        return (await context.disk.run(_look_at_token, config, context.clock.now()))[1]
+    except DcsyncError:
+        # A store that cannot be read is what the run met, and says.
+        return None
+
+
 async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
     """Read how the mirror stands. Nothing is locked, written or asked of the network."""
     clock = clock or SystemClock()
@@ -361,12 +370,7 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
     names = [AccountName(account.name) for account in config.accounts]
     with DiskThreads() as disk:
         used = await FileWindow(state / _QUOTA_NAME, disk).used(now=clock.monotonic())
-        has_chain = config.auth.method == "login" or config.auth.refresh_token is not None
-        pair, token = await disk.run(_token_state, TokenStore(state)) if has_chain else (None, None)
-        # Before the first run with method "token" there is nothing stored, and nothing amiss.
-        if token is not None and not token.is_stored and config.auth.method == "token":
-            token = None
-        trouble = None if token is None else token_attention(token, clock.now())
+        pair, trouble = await disk.run(_look_at_token, config, clock.now())
         async with AsyncExitStack() as stack:
             manifest = None
             if await disk.run(_is_file, state / MANIFEST_NAME):
@@ -387,6 +391,17 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
             holder=await disk.run(_holder, state / _LOCK_NAME),
             next_poll=await disk.run(_next_poll, state / _DAEMON_NAME),
         )
+
+
+def _look_at_token(config: Config, now: datetime) -> tuple[TokenPair | None, Attention | None]:
+    """Return the stored tokens, and what a person should know of them. Nothing is spent, locked or asked."""
+    if config.auth.method != "login" and config.auth.refresh_token is None:
+        return None, None
+    pair, token = _token_state(TokenStore(Path(config.state.dir)))
+    # Before the first run with method "token" there is nothing stored, and nothing amiss.
+    if not token.is_stored and config.auth.method == "token":
+        return None, None
+    return pair, token_attention(token, now)
 
 
 def _token_state(store: TokenStore) -> tuple[TokenPair | None, TokenState]:

@@ -14,6 +14,7 @@ from dcsync.errors import every_error
 from dcsync.manifest import HookRun
 from dcsync.ops import hooks
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.status import Attention
 from dcsync.ops.sync import AccountOutcome
 
 _HINTS = {kind.code: kind.hint for kind in every_error()}
@@ -100,6 +101,11 @@ def late(account: str, request: DataRequest, expected: Expectation, now: datetim
         message=message,
         hint="dcsync looks for it at every poll; see the data request in Autodesk's Data Connector",
     )
+
+
+def of_the_token(account: str, token: Attention) -> Concern:
+    """Return that a login is needed, or when one will be."""
+    return Concern(account=account, code=token.code, message=token.message, hint="sign in again: dcsync login")
 
 
 def failed_upstream(account: str, request: DataRequest, job: Job) -> Concern:

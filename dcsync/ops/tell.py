@@ -25,9 +25,20 @@ from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, Notes, PublishedRow, SqlManifest
 from dcsync.ops import hooks as running
 from dcsync.ops import notify
-from dcsync.ops.concerns import OF_A_POLL, failed_upstream, given_up, gone, inactive, late, of_a_run, of_jobs
+from dcsync.ops.concerns import (
+    OF_A_POLL,
+    failed_upstream,
+    given_up,
+    gone,
+    inactive,
+    late,
+    of_a_run,
+    of_jobs,
+    of_the_token,
+)
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.hooks import Hook
+from dcsync.ops.status import Attention
 from dcsync.ops.sync import AccountOutcome, Failed
 
 log = structlog.get_logger(__name__)
@@ -69,11 +80,16 @@ class Teller:
             if await self._notes.recall(_told_key(account.name)) is None:
                 await self._notes.remember(_told_key(account.name), _exact(self._clock.now()))
 
-    async def after_run(self, outcome: AccountOutcome) -> None:
-        """Tell what a run of an account brought and what stands now, and run the hooks that are due."""
+    async def after_run(self, outcome: AccountOutcome, *, token: Attention | None = None) -> None:
+        """Tell what a run of an account brought and what stands now, and run the hooks that are due.
+
+        `token` is what a person should know of the refresh token: it is told before the chain ends, not after.
+        """
         name = outcome.account.name
         try:
             concerns = [
+                *([] if token is None else [of_the_token(name, token)]),
+                # After it: what a run met says the same of a login in more words.
                 *of_a_run(outcome),
                 *await self._of_jobs(outcome),
                 *await self._of_the_schedule(outcome),

@@ -12,6 +12,7 @@ import pytest
 import stamina
 
 from dcsync.app import account_settings, follow_up, open_sync, open_teller, tell_settings
+from dcsync.auth.store import TokenPair, TokenStore
 from dcsync.errors import SecretUnavailable
 from dcsync.manifest import Notes
 from dcsync.ops.context import SyncContext
@@ -628,3 +629,24 @@ async def test_expectations_are_of_the_requests_that_have_a_schedule(mirror: Mir
         (found,) = await teller.expectations(account_settings(mirror.configuration())[0].name)
 
     assert (found[0].id, found[1].queued_at) == (request, datetime.fromisoformat("2026-11-23T02:00:00+00:00"))
+
+
+@pytest.mark.parametrize(("days", "told"), [(9, []), (11, [("attention", "T-DEADLINE")])])
+async def test_a_refresh_token_that_nears_its_end_is_told_before_it_ends(
+    mirror: Mirror, listener: Listener, days: int, told: list[tuple[str, str]]
+) -> None:
+    mirror.config["auth"] = {"method": "login", "client_id": "sandbox", "client_secret": "sandbox-secret"}
+    mirror.state.mkdir(exist_ok=True)
+    issued_at = mirror.clock.now() - timedelta(days=days)
+    # A server that gives no new refresh token: its age goes on.
+    fresh = mirror.clock.now() + timedelta(minutes=50)
+    pair = TokenPair(
+        refresh_token=mirror.sandbox.tokens.issue_refresh_token("anna"),
+        access_token=mirror.sandbox.tokens.issue_access_token("anna"),
+        expires_at=fresh,
+        renew_at=fresh,
+        issued_at=issued_at,
+    )
+    TokenStore(mirror.state).save(pair)
+
+    assert await listener.after_a_run() == told

@@ -11,6 +11,8 @@ import pytest
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.core.ports import AccountFacts
+from dcsync.core.summary import Summary
+from dcsync.core.table import TableFacts
 from dcsync.errors import ManifestCorrupt
 from dcsync.manifest import Notes, Records, open_manifest
 from tests.fakes import JOB_ID, NOON, make_record, make_stored
@@ -24,7 +26,9 @@ async def path(tmp_path: Path) -> Path:
     """A manifest with one snapshot, closed."""
     async with open_manifest(tmp_path / "manifest.sqlite") as manifest:
         await manifest.set_instance("an instance")
-        await Records(manifest).restore(ACME, make_record(), FOLDER, files=[make_stored(), make_stored("b.csv")])
+        table = TableFacts(header=("id", "name"), rows=0, is_cut=False)
+        files = [make_stored(table=table), make_stored("b.csv")]
+        await Records(manifest).restore(ACME, make_record(summary=Summary(files=2, size=16)), FOLDER, files=files)
         await manifest.learn(ACME, AccountFacts(bytes_per_second=0.1))
     return tmp_path / "manifest.sqlite"
 
@@ -63,6 +67,9 @@ async def test_an_untouched_manifest_opens(path: Path) -> None:
         "UPDATE file SET job = 'nobody' WHERE name = 'b.csv'",
         "UPDATE request SET slug = slug || 'x'",
         "UPDATE request SET is_delta = 1",
+        "UPDATE header SET names = replace(names, 'id', 'ix')",
+        "UPDATE header SET is_cut = 1",
+        "UPDATE job SET summary = replace(summary, '2', '3')",
         "UPDATE meta SET value = 'another' WHERE key = 'instance'",
         "UPDATE meta SET value = 'x' WHERE key = 'seal'",
         "UPDATE alembic_version SET version_num = '0003'",

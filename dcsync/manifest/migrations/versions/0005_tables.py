@@ -20,8 +20,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # It is over the schema that there was.
+    # They are over the schema that there was, and over columns that go.
     op.execute("DELETE FROM meta WHERE key = 'seal'")
+    op.execute("UPDATE job SET digest = NULL")
     with op.batch_alter_table("job") as batch:
         batch.drop_column("summary")
     with op.batch_alter_table("file") as batch:

@@ -51,6 +51,10 @@ class Notifier:
         """Say that the service is ending by itself or as it was told to."""
         self._send("STOPPING=1", _status(status))
 
+    def opening(self, status: str) -> None:
+        """Say that the start goes on: for two minutes more it is not taken for one that hangs."""
+        self._send("EXTEND_TIMEOUT_USEC=120000000", "WATCHDOG=1", _status(status))
+
     def watchdog(self) -> None:
         """Say that there is progress. Without this for `WatchdogSec=` systemd kills the service and starts it again."""
         self._send("WATCHDOG=1")

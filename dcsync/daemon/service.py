@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -87,6 +87,7 @@ class Service:
         self._stopping = False
         #: Whether a mirror was ever open: before that, what is wrong ends the start.
         self._started = False
+        self._opener: asyncio.Task[object] | None = None
         self._hurry = asyncio.Event()
         self._told = asyncio.Event()
         self._session: _Session | None = None
@@ -108,6 +109,8 @@ class Service:
             self._notifier.stopping("ending; downloads are kept where they stand")
         self._stopping = True
         self._told.set()
+        if self._opener is not None:
+            self._opener.cancel()
 
     def reload(self) -> None:
         """Read the configuration again; a bad one is said and the old one stays."""
@@ -174,21 +177,46 @@ class Service:
         progress = Progress(self._clock)
         try:
             async with AsyncExitStack() as stack:
-                context = await stack.enter_async_context(
-                    open_sync(config, environ=self._environ, observer=progress, clock=self._clock, role="run")
-                )
+                async with self._opening():
+                    context = await stack.enter_async_context(
+                        open_sync(config, environ=self._environ, observer=progress, clock=self._clock, role="run")
+                    )
                 teller = await open_teller(config, context, environ=self._environ, runs_hooks=False)
                 self._session = _Session(
                     config, context, teller, progress, notifier=self._notifier, told=self._told, hurry=self._hurry
                 )
                 self._recovered()
                 await self._session.run(self._opened())
+        except asyncio.CancelledError:
+            # Ours, while the mirror was being opened: a rebuild may take hours, and goes on at the next start.
+            task = asyncio.current_task()
+            if not self._stopping or task is None or task.uncancel() > 0:
+                raise
         except (MirrorError, DiskError, ManifestError) as error:
             if not self._started or self._before is not None:
                 raise
             await self._park(config, error)
         finally:
             self._session = None
+
+    @asynccontextmanager
+    async def _opening(self) -> AsyncIterator[None]:
+        """Tell systemd that the start goes on, however long it takes, and let `stop` cut it short."""
+
+        async def tell() -> None:
+            while True:
+                self._notifier.opening("opening the mirror; a manifest that is made anew reads all of it")
+                await self._clock.sleep(TICK_S)
+
+        self._opener = asyncio.current_task()
+        telling = asyncio.get_running_loop().create_task(tell())
+        try:
+            yield
+        finally:
+            self._opener = None
+            telling.cancel()
+            with suppress(asyncio.CancelledError):
+                await telling
 
     def _opened(self) -> str:
         """Note that the configuration is good; return what to say of it in the status line."""

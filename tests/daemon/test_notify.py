@@ -62,8 +62,12 @@ def make_notifier(listener: Listener, **environ: str) -> Notifier:
         (lambda notifier: notifier.status("fetching 3 of 40"), ["STATUS=fetching 3 of 40"]),
         (lambda notifier: notifier.stopping("draining"), ["STOPPING=1", "STATUS=draining"]),
         (lambda notifier: notifier.watchdog(), ["WATCHDOG=1"]),
+        (
+            lambda notifier: notifier.opening("rebuilding"),
+            ["EXTEND_TIMEOUT_USEC=120000000", "WATCHDOG=1", "STATUS=rebuilding"],
+        ),
     ],
-    ids=["ready", "status", "stopping", "watchdog"],
+    ids=["ready", "status", "stopping", "watchdog", "opening"],
 )
 def test_each_thing_said_is_one_message(listener: Listener, say: Callable[[Notifier], None], lines: list[str]) -> None:
     say(make_notifier(listener))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from pathlib import Path
 
 from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.daemon.service import Service
 from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
-from tests.rigs.daemon import running
+from tests.rigs.daemon import running, started
 from tests.rigs.mirror import Mirror, add_extract, tables
 
 
@@ -321,3 +323,38 @@ async def test_a_bad_configuration_keeps_the_one_before(tmp_path: Path) -> None:
         await rig.pass_time(minutes=17)
 
         rig.mirror.assert_identical(job)
+
+
+async def test_a_damaged_manifest_is_made_anew_at_the_start_while_systemd_waits(tmp_path: Path) -> None:
+    """FAULTS M3: no crash loop, and no start that is taken for one that hangs."""
+    async with running(tmp_path) as first:
+        mirror = first.mirror
+        job = add_extract(mirror, tables(3))
+        await first.pass_time(minutes=17)
+        first.service.stop()
+        await first.task
+        (mirror.state / "manifest.sqlite").write_bytes(b"no database" * 1000)
+
+        async with started(mirror, first.clock) as rig:
+            extended = rig.heard.messages.index("EXTEND_TIMEOUT_USEC=120000000")
+            assert extended < rig.heard.messages.index("READY=1")
+            mirror.assert_identical(job)
+            able, _ = await rig.service.health()
+            assert able
+        assert list(mirror.state.glob("manifest.sqlite.damaged-*"))
+
+
+async def test_a_stop_while_the_mirror_is_being_opened_ends_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        service = Service(rig.mirror.configuration, environ=rig.mirror.environ, clock=rig.clock)
+
+        async def open_for_ever() -> None:
+            async with service._opening():
+                await asyncio.Event().wait()
+
+        async with asyncio.TaskGroup() as group:
+            opening = group.create_task(open_for_ever())
+            await rig.settle()
+            service.stop()
+
+        assert opening.cancelled()

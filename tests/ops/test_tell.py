@@ -650,3 +650,35 @@ async def test_a_refresh_token_that_nears_its_end_is_told_before_it_ends(
     TokenStore(mirror.state).save(pair)
 
     assert await listener.after_a_run() == told
+
+
+async def test_a_table_that_loses_a_column_is_told_with_its_snapshot(mirror: Mirror, listener: Listener) -> None:
+    add_extract(mirror, {"a.csv": b"id,name\n1,x\n"}, days_ago=1)
+    await listener.after_a_run()
+    mirror.clock.advance(60)
+    job = add_extract(mirror, {"a.csv": b"id\n1\n"})
+
+    await mirror.run()
+
+    snapshot, event = listener.events()
+    assert snapshot["event"] == "snapshot"
+    assert (event["event"], event["code"]) == ("attention", "L-COLUMNS")
+    assert event["job"] == job
+    assert "a.csv" in event["message"]
+    assert f"dcsync diff previous {job}" in event["hint"]
+    assert await listener.after_a_run() == []
+
+
+async def test_an_extract_that_failed_upstream_is_told_until_one_succeeds(mirror: Mirror, listener: Listener) -> None:
+    request = mirror.world.add_request("Nightly")
+    add_extract(mirror, tables(1), request=request, days_ago=1)
+    await listener.after_a_run()
+    mirror.clock.advance(60)
+    mirror.world.add_job(request, completed_at=mirror.clock.now(), completion="failed")
+
+    assert await listener.after_a_run() == [("failure", "L-FAILED")]
+    assert await listener.after_a_run() == []
+
+    mirror.clock.advance(1800)
+    add_extract(mirror, tables(1, seed=1), request=request)
+    assert await listener.after_a_run() == [("snapshot", ""), ("recovered", "L-FAILED")]

@@ -7,12 +7,17 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from dcsync.auth.store import TokenPair, TokenStore
 from dcsync.daemon.service import Service
 from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
 from tests.rigs.daemon import running, started
 from tests.rigs.mirror import Mirror, add_extract, tables
+
+#: Hours of a daemon take seconds, and on a busy machine a minute.
+pytestmark = pytest.mark.timeout(240)
 
 
 async def test_it_polls_at_once_and_then_at_its_interval(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def run_command(ctx: click.Context) -> int:
 
     SIGHUP reads the configuration again, SIGUSR1 polls at once. systemd hears when it is ready and what it does.
     """
-    from dcsync.cli.session import load_config
+    from dcsync.cli.session import load_config, run_loop
     from dcsync.daemon.service import Service
 
     async def serve() -> int:
@@ -30,4 +30,4 @@ def run_command(ctx: click.Context) -> int:
         loop.add_signal_handler(signal.SIGUSR1, service.poll_now)
         return int(await service.run())
 
-    return asyncio.run(serve())
+    return run_loop(serve())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -70,4 +71,13 @@ def run_async(work: Coroutine[None, None, T]) -> T:
                 raise KeyboardInterrupt from None
             raise
 
-    return asyncio.run(with_signals())
+    return run_loop(with_signals())
+
+
+def run_loop(work: Coroutine[None, None, T]) -> T:
+    """Run `work` in an event loop, with the garbage collector that `main` had turned off for the imports."""
+    if not gc.isenabled():
+        # What was imported stays as long as the process: it is never looked at again.
+        gc.freeze()
+        gc.enable()
+    return asyncio.run(work)

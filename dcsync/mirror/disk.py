@@ -33,6 +33,7 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _FALLOC_FL_KEEP_SIZE = 1
+_SYNC_FILE_RANGE_WRITE = 2
 # ioctl FICLONE = _IOW(0x94, 9, int), the same on all architectures that Python wheels exist for.
 _FICLONE = 0x40049409
 #: For libraries without the wrapper (musl): the system call's number.
@@ -160,6 +161,15 @@ def preallocate(descriptor: int, size: int) -> None:
     if number in _FULL:
         raise OSError(number, os.strerror(number))
     # Anything else means that this file system cannot reserve; writing will tell.
+
+
+def start_writeback(descriptor: int, offset: int, size: int) -> None:
+    """Let the kernel begin to write a part of a file to the disk, so that the fsync at its end finds little left.
+
+    A hint: what it cannot do, and what goes wrong, the fsync says.
+    """
+    if hasattr(_libc, "sync_file_range"):
+        _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
 
 def rename_noreplace(source: str, source_folder: int, target: str, target_folder: int) -> None:

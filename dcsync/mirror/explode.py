@@ -8,25 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dcsync.core.inflate import Decompressor, MemberReader, zlib_decompressor
+from dcsync.core.inflate import Decompressor, MemberReader
 from dcsync.core.model import StoredFile
 from dcsync.core.ziplayout import Member, Span, ZipError
 from dcsync.errors import StorageError
 from dcsync.mirror.staging import Part, Staging
-
-
-def fastest_decompressor() -> Callable[[], Decompressor]:
-    """Return isal's if it is installed (a third of zlib's CPU), else zlib's."""
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib_decompressor
-
-    def make() -> Decompressor:
-        made: Decompressor = isal_zlib.decompressobj(-15)
-        return made
-
-    return make
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from dcsync.core.ports import Sign
 from dcsync.core.transfer import PIECE_SIZE, Patience, decide_range, range_headers
 from dcsync.core.ziplayout import TAIL_SIZE, Directory, Span, ZipError, read_directory
 from dcsync.errors import ContentChanged, RangeIgnored, StorageError, StorageRefused, StorageUnreachable
-from dcsync.mirror.explode import Exploder, Step, Target, fastest_decompressor
+from dcsync.mirror.explode import Exploder, Step, Target
+from dcsync.mirror.fast import fastest_decompressor
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
 from dcsync.ops.pipe import Gauge, WriteBehind

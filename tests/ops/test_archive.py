@@ -704,7 +704,8 @@ async def test_a_cancelled_run_keeps_whole_members_and_the_next_one_takes_the_re
     await mirror.sync()
 
     mirror.assert_identical(job)
-    assert mirror.fetched_bytes() - before < mirror.world.extract(job)[ARCHIVE].size - 2 * MIB
+    # One member at least was whole; the directory, at the archive's end, is read again.
+    assert mirror.fetched_bytes() - before < mirror.world.extract(job)[ARCHIVE].size - 2 * MIB + (1 << 17)
     assert "staged by an earlier run" in whys(mirror.snapshot_of(job)).values()
 
 

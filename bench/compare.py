@@ -1,0 +1,460 @@
+"""dcsync beside what a user would take instead, turn about in one run: `make bench ARGS=compare`.
+
+Each side starts as a process in an empty folder and ends with every byte fsynced and hashed. The figures are medians of
+whole processes, start-up included; what is compared is the medians' ratio. nginx serves the bytes, the sandbox the API.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+from bench import peers as other
+from bench.origin import Origin, serving
+from bench.table import Row, Table
+from dcsync.sandbox.world import Blob
+from tests.rigs.served import TOKEN, Served, served
+
+MIB = 1 << 20
+ARCHIVE = "autodesk_data_extract.zip"
+#: Of one call to the API, there and back.
+LATENCY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is done: the full form, or the small one in which only calls and bytes count."""
+
+    rounds: int = 5
+    files: int = 260
+    file_bytes: int = 20_000
+    large_bytes: int = 2_000_000_000
+    memory_bytes: tuple[int, int] = (200_000_000, 2_000_000_000)
+    memory_files: int = 16
+    known_jobs: tuple[int, int] = (10, 1000)
+    days: int = 30
+
+
+SMALL = Size(
+    rounds=1,
+    files=12,
+    file_bytes=4000,
+    large_bytes=3_000_000,
+    memory_bytes=(100_000, 1_000_000),
+    memory_files=4,
+    known_jobs=(2, 12),
+    days=3,
+)
+
+
+class OnDisk:
+    """A file served from the disk by somebody else: of it the API knows the size."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.size = path.stat().st_size
+        self.md5 = "0" * 32
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`."""
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """The remote side: an API with one data request, and nginx with the bytes of its jobs."""
+
+    side: Served
+    origin: Origin
+    folder: Path
+    request: str
+
+    def add(self, files: Mapping[str, bytes | Blob], *, days_ago: float = 0.0, with_archive: bool = True) -> str:
+        """Add a job, and put its bytes where nginx serves them."""
+        world = self.side.sandbox.world
+        completed = datetime.now(UTC) - timedelta(days=days_ago)
+        job = world.add_job(self.request, completed_at=completed, files=files, with_archive=with_archive)
+        place = self.folder / "files" / job
+        place.mkdir(parents=True)
+        for name, blob in world.extract(job).items():
+            if not isinstance(blob, OnDisk):
+                (place / name).write_bytes(blob.read(0, blob.size))
+        return job
+
+    def extract(self, job: str, *, at_once: int) -> other.Extract:
+        """Return what the scripts are told of a job."""
+        account = self.side.sandbox.world.account_id
+        url = f"{self.side.sandbox.base_url}/data-connector/v1/accounts/{account}/jobs/{job}"
+        return other.Extract(job_url=url, token=self.side.token, at_once=at_once)
+
+    @contextmanager
+    def mirror(self, *lines: str) -> Iterator[Served]:
+        """Give a new configuration with an empty mirror and an empty state folder."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as place:
+            side = replace(self.side, folder=Path(place))
+            side.root.mkdir()
+            side.write_config()
+            text = side.config.read_text()
+            for line in lines:
+                table, _, rest = line.partition(" ")
+                text = (
+                    text.replace(f"{table}\n", f"{table}\n{rest}\n", 1) if table in text else f"{table}\n{rest}\n{text}"
+                )
+            side.config.write_text(text)
+            yield side
+
+    def run(self, side: Served, *arguments: str) -> tuple[float, float]:
+        """Run dcsync; return how long it took in seconds, and the most memory that it had in MiB."""
+        environ = {"PATH": "/usr/bin:/bin", TOKEN: self.side.token, "SSL_CERT_FILE": str(self.origin.authority)}
+        command = [sys.executable, "-m", "dcsync", "--config", str(side.config), "--log-level", "error", *arguments]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, process.returncode
+        return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+    def api_calls(self) -> int:
+        """Return how many calls the API has had."""
+        return self.side.sandbox.count("api")
+
+    def fetched(self) -> int:
+        """Return how many bytes nginx has sent."""
+        time.sleep(0.2)  # it writes a line when the answer is through
+        return self.origin.sent()[1]
+
+
+@contextmanager
+def staged(*, scheme: str = "http", quota: int | None = None, latency_s: float = 0.0) -> Iterator[Stage]:
+    """Serve an empty world."""
+    with tempfile.TemporaryDirectory(prefix="dcsync-bench-") as place:
+        folder = Path(place)
+        (folder / "files").mkdir()
+        with serving(folder / "files", folder / "nginx") as origin:
+
+            def sign(job: str, name: str) -> str:
+                return f"{origin.at(scheme)}/{job}/{quote(name)}?X-Amz-Signature=bench"
+
+            with served(folder, sign=sign, quota_per_minute=quota, latency_s=latency_s) as side:
+                request = side.sandbox.world.add_request("My Company Data Extract")
+                yield Stage(side=side, origin=origin, folder=folder, request=request)
+
+
+def tables(size: Size, day: int, *, changed: float = 0.1) -> dict[str, bytes]:
+    """Return an extract's tables, which pack to about a fifth; each day a share of them differs from the first day."""
+    files = {}
+    for index in range(size.files):
+        version = day if day and (index + day) % round(1 / changed) == 0 else 0
+        rows = [
+            f"{(index * 7919 + version * 104729 + row) * 2654435761 % 2**64:016x},open,2026-11-22,Level 3,{row}"
+            for row in range(size.file_bytes // 45)
+        ]
+        files[f"admin_table_{index:03}.csv"] = ("id,status,day,level,number\n" + "\n".join(rows)).encode()
+    return files
+
+
+def large_file(path: Path, size: int) -> None:
+    """Write a table of `size` bytes."""
+    block = b"".join(b"%016x,open,2026-11-22,Level 3,%d\n" % (row * 2654435761 % 2**64, row) for row in range(30_000))
+    with path.open("wb") as file:
+        left = size
+        while left:
+            left -= file.write(block[:left])
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def in_empty_folder(peer: other.Peer, stage: Stage) -> float:
+    """Return the seconds of a peer."""
+    with tempfile.TemporaryDirectory(dir=stage.folder) as place:
+        return timed(lambda: peer(Path(place)))
+
+
+def turn_about(rounds: int, works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Return the median seconds of each, all run once in each round, so that what else the machine does meets all."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            seconds[name].append(work())
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def one_file(table: Table, size: Size) -> None:
+    """One large file, over http and https."""
+    for scheme in ("http", "https"):
+        with staged(scheme=scheme) as stage:
+            source = stage.folder / "files" / "large.csv"
+            large_file(source, size.large_bytes)
+            job = stage.add({"large.csv": OnDisk(source)}, with_archive=False)
+            source.rename(source.with_name(job) / "large.csv")
+            url = f"{stage.origin.at(scheme)}/{job}/large.csv"
+
+            def ours(stage: Stage = stage) -> float:
+                with stage.mirror() as side:
+                    return stage.run(side, "sync")[0]
+
+            peers = {
+                name: (lambda peer=peer, stage=stage: in_empty_folder(peer, stage))
+                for name, peer in other.one_file(url, stage.origin.authority).items()
+            }
+            seconds = turn_about(size.rounds, {"dcsync": ours, **peers})
+        bars = {"curl, sha256sum, sync": 0.5, "curl, sync (no hash)": 1.1}
+        _against(table, f"a file of {size.large_bytes / 1e9:g} GB, {scheme}", seconds, bars)
+
+
+def many_files(table: Table, size: Size) -> None:
+    """All files of an extract, without the quota: by their own URLs, and the way that dcsync would choose."""
+    for at_once in (16, 64):
+        with staged(latency_s=LATENCY_S) as stage:
+            job = stage.add(tables(size, 0))
+
+            def ours(strategy: str, stage: Stage = stage, at_once: int = at_once) -> float:
+                limits = (f"[transfer] concurrency = {at_once}", "[api] requests_per_minute = 1000")
+                with stage.mirror(f'[mirror] strategy = "{strategy}"', *limits) as side:
+                    return stage.run(side, "sync")[0]
+
+            peers = {
+                name: (lambda peer=peer, stage=stage: in_empty_folder(peer, stage))
+                for name, peer in other.many_files(stage.extract(job, at_once=at_once)).items()
+            }
+            ways = {"dcsync": lambda: ours("files"), "dcsync as it is set": lambda: ours("auto")}
+            seconds = turn_about(size.rounds, {**ways, **peers})
+        bars = {"script (curl, jq, xargs)": 0.4, "curl -Z in two batches": 0.95}
+        auto = seconds.pop("dcsync as it is set")
+        work = f"{size.files} files, 50 ms, {at_once} in flight"
+        _against(table, f"{work}, each by its URL", seconds, bars)
+        _against(table, f"{work}, as dcsync is set", {**seconds, "dcsync": auto}, bars, only=tuple(bars))
+
+
+def with_quota(table: Table, size: Size) -> None:
+    """A first day and the next one under 60 calls a minute.
+
+    The scripts run side by side, each against an API of its own: they wait for most of the time.
+    """
+    script = "script (curl, jq, xargs)"
+
+    def theirs() -> float:
+        with staged(quota=60, latency_s=LATENCY_S) as stage:
+            extract = stage.extract(stage.add(tables(size, 0)), at_once=16)
+            return in_empty_folder(other.many_files(extract)[script], stage)
+
+    with concurrent.futures.ThreadPoolExecutor(size.rounds) as pool:
+        waiting = statistics.median(pool.map(lambda _: theirs(), range(size.rounds)))
+    first, following, wholes, shares, calls = [], [], [], [], []
+    for _ in range(size.rounds):
+        with staged(quota=60, latency_s=LATENCY_S) as stage, stage.mirror() as side:
+            stage.add(tables(size, 0), days_ago=1)
+            first.append(stage.run(side, "sync")[0])
+            job = stage.add(tables(size, 1))
+            extract = stage.side.sandbox.world.extract(job)
+            wholes.append(sum(blob.size for name, blob in extract.items() if name != ARCHIVE))
+            before, asked = stage.fetched(), stage.api_calls()
+            following.append(stage.run(side, "sync")[0])
+            shares.append((stage.fetched() - before) / wholes[-1])
+            calls.append(stage.api_calls() - asked)
+            assert stage.side.sandbox.count("api", status=429) == 0
+    day = statistics.median(following)
+    _row(table, f"{size.files} files, 60 calls a minute", script, statistics.median(first), waiting, 0.05)
+    _row(table, "the next day, a tenth changed: time", script, day, waiting, 0.1)
+    share = statistics.median(shares)
+    table.add(
+        Row(
+            work="the next day, a tenth changed: bytes",
+            against="all files",
+            dcsync=f"{share * wholes[0] / 1e3:.0f} kB",
+            other=f"{wholes[0] / 1e3:.0f} kB",
+            ratio=share,
+            bar=0.1,
+        )
+    )
+    table.add(
+        Row(
+            work="the next day: calls",
+            against="one a file and two",
+            dcsync=f"{max(calls)}",
+            other=f"{size.files + 2}",
+            ratio=max(calls) / (size.files + 2),
+            bar=0.05,
+        )
+    )
+
+
+def backfill(table: Table, size: Size) -> None:
+    """A month of extracts, each a new one, under the quota."""
+    with staged(quota=60, latency_s=LATENCY_S) as stage, stage.mirror() as side:
+        for day in range(size.days):
+            stage.add(tables(size, day + 1, changed=1.0), days_ago=size.days - 0.5 - day)
+        stage.run(side, "sync")
+        sandbox = stage.side.sandbox
+        refused, calls = sandbox.count("api", status=429), sandbox.count("api")
+        published = len(list(side.root.glob("acme/*/[0-9]*/**/_dcsync.json")))
+    assert published == size.days, published
+    assert refused == 0, refused
+    table.add(
+        Row(
+            work=f"backfill of {size.days} days: calls an extract, no 429",
+            against="one a file and two",
+            dcsync=f"{calls / size.days:.2f}",
+            other=f"{size.files + 2}",
+            ratio=calls / size.days / (size.files + 2),
+            bar=4 / (size.files + 2),
+        )
+    )
+
+
+def quiet_polls(table: Table, size: Size) -> None:
+    """A poll with nothing new, by how many jobs are known already."""
+    seconds, memory = {}, {}
+    with (
+        staged() as few,
+        staged() as many,
+        few.mirror("[api] requests_per_minute = 1000") as a,
+        many.mirror("[api] requests_per_minute = 1000") as b,
+    ):
+        for stage, side, jobs in ((few, a, size.known_jobs[0]), (many, b, size.known_jobs[1])):
+            for number in range(jobs):
+                stage.add({"admin_users.csv": b"id\n%d\n" % number}, days_ago=28 * (1 - number / jobs))
+            while len(list(side.root.glob("acme/*/[0-9]*/**/_dcsync.json"))) < jobs:
+                stage.run(side, "sync")
+
+        def poll(stage: Stage, side: Served, name: str) -> float:
+            before = stage.api_calls()
+            took, memory[name] = stage.run(side, "sync")
+            assert stage.api_calls() - before == 1, stage.api_calls() - before
+            return took
+
+        seconds = turn_about(
+            2 * size.rounds + 1, {"few": lambda: poll(few, a, "few"), "many": lambda: poll(many, b, "many")}
+        )
+    first, last = size.known_jobs
+    _row(table, f"a poll with nothing new, one call, {last} jobs known", f"{first} known", *_pair(seconds), 1.2)
+    table.add(
+        Row(
+            work=f"its memory, {last} jobs known",
+            against=f"{first} known",
+            dcsync=f"{memory['many']:.0f} MiB",
+            other=f"{memory['few']:.0f} MiB",
+            ratio=memory["many"] / memory["few"],
+            bar=1.1,
+        )
+    )
+
+
+def _pair(seconds: Mapping[str, float]) -> tuple[float, float]:
+    return seconds["many"], seconds["few"]
+
+
+def memory(table: Table, size: Size) -> None:
+    """The most memory with large files in flight, by how large they are."""
+    peaks = []
+    for length in size.memory_bytes:
+        with staged(scheme="https") as stage:
+            source = stage.folder / "large.csv"
+            large_file(source, length)
+            names = [f"large_{index:02}.csv" for index in range(size.memory_files)]
+            job = stage.add({name: OnDisk(source) for name in names}, with_archive=False)
+            for name in names:
+                (stage.folder / "files" / job / name).hardlink_to(source)
+            with stage.mirror("[api] requests_per_minute = 1000") as side:
+                peaks.append(stage.run(side, "sync")[1])
+    small, large = peaks
+    work = f"memory, {size.memory_files} files of {size.memory_bytes[1] / 1e6:g} MB in flight"
+    for against, limit, bar in (
+        (f"of {size.memory_bytes[0] / 1e6:g} MB", small, 1.1),
+        ("180 MB", 180e6 / MIB, 1.0),
+    ):
+        figures = {"dcsync": f"{large:.0f} MiB", "other": f"{limit:.0f} MiB"}
+        table.add(Row(work=work, against=against, ratio=large / limit, bar=bar, **figures))
+
+
+def start(table: Table, size: Size) -> None:
+    """How fast the command line answers, against an interpreter that imports click."""
+    with staged() as stage, stage.mirror() as side:
+        stage.add({"admin_users.csv": b"id\n1\n"})
+        stage.run(side, "sync")
+
+        def click() -> float:
+            return timed(lambda: subprocess.run([sys.executable, "-c", "import click"], check=True))
+
+        seconds = turn_about(
+            4 * size.rounds + 1,
+            {
+                "click": click,
+                "help": lambda: stage.run(side, "--help")[0],
+                "status": lambda: stage.run(side, "status")[0],
+            },
+        )
+    _row(table, "dcsync --help", 'python -c "import click"', seconds["help"], seconds["click"], 2.0)
+    _row(table, "dcsync status", 'python -c "import click"', seconds["status"], seconds["click"], 8.0)
+
+
+PARTS: Sequence[Callable[[Table, Size], None]] = (
+    one_file,
+    many_files,
+    with_quota,
+    backfill,
+    quiet_polls,
+    memory,
+    start,
+)
+
+
+def compare(names: Sequence[str], *, size: Size, folder: Path | None = None) -> bool:
+    """Run the parts that are named, or all; write table and plot into `folder`. Return whether all bars were met."""
+    missing = other.missing_programs()
+    if missing:
+        message = f"the comparison needs {', '.join(missing)} (bench/debian-packages.txt)"
+        raise SystemExit(message)
+    table = Table()
+    for part in PARTS:
+        if not names or part.__name__ in names:
+            part(table, size)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "performance.md").write_text(table.markdown(), encoding="utf-8")
+        (folder / "performance.svg").write_text(table.plot(), encoding="utf-8")
+    return all(row.met for row in table.rows)
+
+
+def _against(
+    table: Table,
+    work: str,
+    seconds: Mapping[str, float],
+    bars: Mapping[str, float],
+    *,
+    only: Sequence[str] = (),
+) -> None:
+    for name, theirs in seconds.items():
+        if name != "dcsync" and (not only or name in only):
+            _row(table, work, name, seconds["dcsync"], theirs, bars.get(name, 1.0))
+
+
+def _row(table: Table, work: str, against: str, ours: float, theirs: float, bar: float | None) -> None:
+    figures = {"dcsync": f"{ours:.2f} s", "other": f"{theirs:.2f} s"}
+    table.add(Row(work=work, against=against, ratio=ours / theirs, bar=bar, **figures))
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    small = "--small" in arguments
+    wanted = [argument for argument in arguments if not argument.startswith("--")]
+    met = compare(wanted, size=SMALL if small else Size(), folder=Path("build/bench"))
+    sys.exit(0 if met else 1)

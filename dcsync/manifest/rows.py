@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,9 +34,8 @@ def is_job(account: AccountName, job: JobId) -> sa.ColumnElement[bool]:
 
 def known_job(row: sa.Row[Any]) -> KnownJob:
     """Return what a row of `job` says."""
-    job: Job = wire.parse_job(wire.decode_json(row.document.encode()))
     return KnownJob(
-        job=job,
+        job=_parsed(row.document),
         state=JobState(row.state),
         attempts=row.attempts,
         next_try_at=row.next_try_at,
@@ -45,6 +45,12 @@ def known_job(row: sa.Row[Any]) -> KnownJob:
         first_seen_at=row.first_seen_at,
         published_at=row.published_at,
     )
+
+
+@lru_cache(maxsize=4096)
+def _parsed(document: str) -> Job:
+    """Return the job that the API described. A run looks at all jobs ten times, and what it sees seldom changes."""
+    return wire.parse_job(wire.decode_json(document.encode()))
 
 
 def known_request(row: sa.Row[Any]) -> KnownRequest:

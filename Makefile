@@ -26,7 +26,7 @@ torture: $(VENV)/.dev $(VENV)/.debian $(VENV)/.torture ## Kill, cut the power an
 	@DCSYNC_TORTURE_SLICE=$(SLICE) DCSYNC_TORTURE_SEED=$(SEED) DCSYNC_TORTURE_FIGURES=$(FIGURES) \
 		$(BIN)/pytest $(if $(ARGS),$(ARGS),tests/torture)
 
-bench: $(VENV)/.dev ## Measure what an extract costs, in calls, bytes, memory and time (ARGS="days explode" runs some)
+bench: $(VENV)/.dev $(VENV)/.debian ## Measure what an extract costs, beside curl, aria2, rclone, wget, unzip (ARGS="days one_file" runs some)
 	@PYTHONPATH=. $(BIN)/python bench/run.py $(ARGS)
 
 format: $(VENV)/.dev ## Put the code in its form

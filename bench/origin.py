@@ -66,7 +66,7 @@ def serving(files: Path, folder: Path) -> Iterator[Origin]:
     """Serve `files` until the end of the block; `folder` takes the server's own files."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None:
-        message = "the comparison needs nginx (bench/debian-packages.txt)"
+        message = "the comparison needs nginx (tests/debian-packages.txt)"
         raise SystemExit(message)
     folder.mkdir(parents=True)
     authority = _certify(folder)

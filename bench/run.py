@@ -5,6 +5,7 @@ Machines are shared and noisy, so no figure here is asserted by a test; calls an
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
 import shutil
@@ -15,14 +16,17 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from bench import compare
+from bench.compare import OnDisk
 from dcsync.core import plan as planning
 from dcsync.core.cost import Way
 from dcsync.core.model import JobId, ListedFile, StoredFile
@@ -39,6 +43,7 @@ from tests.rigs.served import TOKEN, served
 
 FILES = 260
 MIB = 1 << 20
+_BEGIN, _END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 PEAK = """
 import sys
 from dcsync.cli.root import run
@@ -76,13 +81,24 @@ async def mirror_in(**options: Any) -> AsyncIterator[Mirror]:
             yield mirror
 
 
-#: Whether each bar so far was met.
-met_bars: list[bool] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A figure of dcsync alone."""
+
+    what: str
+    figure: str
+    bar: str
+    met: bool
+
+
+#: What was shown so far.
+shown_lines: list[Line] = []
 
 
 def show(what: str, figure: str, bar: str, *, met: bool) -> None:
-    met_bars.append(met)
-    print(f"{'ok  ' if met else 'MISS'} {what:<58} {figure:>28}   bar: {bar}")
+    """Note and print a figure."""
+    shown_lines.append(Line(what=what, figure=figure, bar=bar, met=met))
+    print(f"{'ok  ' if met else 'MISS'} {what:<58} {figure:>28}   bar: {bar}", flush=True)
 
 
 async def days() -> None:
@@ -191,20 +207,6 @@ def _pack_deflated(packed: Path, size: int) -> Blob:
     return Synthetic(size)
 
 
-class OnDisk:
-    """A file served from the disk."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.size = path.stat().st_size
-        self.md5 = "0" * 32
-
-    def read(self, start: int, stop: int) -> bytes:
-        with self._path.open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
-
-
 async def explode() -> None:
     """The whole archive into files, checks and SHA-256 and fsync included, against unzip on the same one."""
     if shutil.which("unzip") is None:
@@ -261,18 +263,54 @@ async def flood() -> None:
     show("a sync under a flood of callbacks / without", f"{ratio:.2f}", "at most 1.1", met=ratio <= 1.1)
 
 
-async def main() -> int:
-    """Measure what the arguments name, or everything; return 1 if a bar was missed."""
+PARTS = ("days", "backfill", "explode", "memory", "flood", *(part.__name__ for part in compare.PARTS))
+
+
+async def main(arguments: Sequence[str]) -> int:
+    """Measure what the arguments name, or everything; return 1 if a bar was missed.
+
+    Table and plot go to build/bench; with `--into FILE` also into that document, between its marks, the plot beside it.
+    """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    wanted = set(sys.argv[1:]) or {"days", "backfill", "explode", "memory", "flood"}
+    options = argparse.ArgumentParser(prog="bench")
+    options.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    options.add_argument("--small", action="store_true", help="little work and one round: to try it out")
+    options.add_argument("--into", type=Path, metavar="FILE", help="a document that takes the table")
+    given = options.parse_args(arguments)
+    unknown = set(given.parts) - set(PARTS)
+    if unknown:
+        options.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    wanted = set(given.parts) or set(PARTS)
     for part in (days, backfill, explode, flood):
         if part.__name__ in wanted:
             await part()
+    # In threads, since they serve a sandbox to processes of their own and wait for them.
     if "memory" in wanted:
-        # In a thread, since it serves a sandbox to a process of its own and waits for it.
         await asyncio.to_thread(memory)
-    return 0 if all(met_bars) else 1
+    size = compare.SMALL if given.small else compare.Size()
+    table = await asyncio.to_thread(compare.compare, sorted(wanted), size=size)
+    document = "\n".join([table.markdown(), *_lines()]) if table.rows else "\n".join(_lines())
+    out = Path("build/bench")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "performance.md").write_text(document, encoding="utf-8")
+    (out / "performance.svg").write_text(table.plot(), encoding="utf-8")
+    if given.into is not None:
+        into: Path = given.into
+        before, _, rest = into.read_text(encoding="utf-8").partition(_BEGIN)
+        _, _, after = rest.partition(_END)
+        into.write_text(f"{before}{_BEGIN}\n{document}\n{_END}{after}", encoding="utf-8")
+        into.with_suffix(".svg").write_text(table.plot(), encoding="utf-8")
+    return 0 if all(shown.met for shown in shown_lines) and all(row.met for row in table.rows) else 1
+
+
+def _lines() -> list[str]:
+    if not shown_lines:
+        return []
+    rows = [
+        f"| {line.what} | {line.figure} | {line.bar} {'met' if line.met else '**missed**'} |" for line in shown_lines
+    ]
+    return ["| dcsync by itself | figure | bar |", "|---|---|---|", *rows, ""]
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(main(sys.argv[1:])))

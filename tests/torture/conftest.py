@@ -10,7 +10,8 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +51,13 @@ def need(*programs: str) -> None:
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Return a source of random numbers of the test's own, the same again for the same seed."""
     return random.Random(f"{SEED}/{request.node.nodeid}")
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """Return a folder in memory, for what would otherwise spend its time on fsync."""
+    with tempfile.TemporaryDirectory(prefix="dcsync-torture-", dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

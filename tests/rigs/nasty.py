@@ -93,7 +93,7 @@ SEEDS: Final = (
     "admin_users.csv",
     "ADMIN_USERS.CSV",
 )
-_SIGNS: Final = [
+_SIGNS: Final[list[str]] = [
     *"%./\\:*?\"<>| ~'aAsSkKiIeE25Ff_-",
     "\0",
     "\n",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import structlog
 
 SLICE: Final = bool(os.environ.get("DCSYNC_TORTURE_SLICE"))
 SEED: Final = int(os.environ.get("DCSYNC_TORTURE_SEED") or random.randrange(1 << 32))
@@ -58,6 +59,14 @@ def memory_path() -> Iterator[Path]:
     """Return a folder in memory, for what would otherwise spend its time on fsync."""
     with tempfile.TemporaryDirectory(prefix="dcsync-torture-", dir="/dev/shm") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Log errors only: for what goes wrong a hundred thousand times."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

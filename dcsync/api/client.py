@@ -121,11 +121,13 @@ class DataConnector:
         Newest first, a job that appears while paging pushes the others to later pages: they come twice and are known by
         their id. One that disappears pulls them to earlier pages, where they would be missed: then the overlapping
         entry is not the one expected, and the list is read from the top again (FAULTS A13). Which page is the last is
-        told by an empty one, by one that brings nothing new (a server that ignores `offset`, FAULTS A17), or by a short
-        one that the total does not contradict.
+        told by an empty one, by one that brings nothing new where nothing was read before (a server that ignores
+        `offset`, FAULTS A17), or by a short one that the total does not contradict.
         """
         seen: set[str] = set()
         offset, restarts, last_id = options.offset, 0, None
+        # How far it was read before it was begun anew: up to there a page that brings nothing new says nothing.
+        reached = offset
         for _ in range(MAX_PAGES):
             want = PAGE_SIZE if options.limit is None else min(PAGE_SIZE, max(1, options.limit - len(seen) + 1))
             page = _parsed(
@@ -139,13 +141,14 @@ class DataConnector:
             # The overlap is one entry: an empty page means that the list shrank by more than one page.
             shifted = not page.results or (bool(entries) and entries[0].id not in seen)
             if last_id is not None and shifted and restarts < MAX_RESTARTS:
+                reached = max(reached, offset)
                 offset, restarts, last_id = options.offset, restarts + 1, None
                 continue
             new = list({entry.id: entry for entry in entries if entry.id not in seen}.values())
             seen.update(entry.id for entry in new)
             if new:
                 yield new
-            if not page.results or not new or _is_last(page, offset, want):
+            if not page.results or (not new and offset >= reached) or _is_last(page, offset, want):
                 return
             last_id = entries[-1].id
             offset += len(page.results) - 1

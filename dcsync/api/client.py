@@ -121,13 +121,13 @@ class DataConnector:
         Newest first, a job that appears while paging pushes the others to later pages: they come twice and are known by
         their id. One that disappears pulls them to earlier pages, where they would be missed: then the overlapping
         entry is not the one expected, and the list is read from the top again (FAULTS A13). Which page is the last is
-        told by an empty one, by one that brings nothing new where nothing was read before (a server that ignores
+        told by an empty one, by two that bring nothing new where nothing was read before (a server that ignores
         `offset`, FAULTS A17), or by a short one that the total does not contradict.
         """
         seen: set[str] = set()
         offset, restarts, last_id = options.offset, 0, None
         # How far it was read before it was begun anew: up to there a page that brings nothing new says nothing.
-        reached = offset
+        reached, stale = offset, 0
         for _ in range(MAX_PAGES):
             want = PAGE_SIZE if options.limit is None else min(PAGE_SIZE, max(1, options.limit - len(seen) + 1))
             page = _parsed(
@@ -148,7 +148,12 @@ class DataConnector:
             seen.update(entry.id for entry in new)
             if new:
                 yield new
-            if not page.results or (not new and offset >= reached) or _is_last(page, offset, want):
+            if not page.results or _is_last(page, offset, want):
+                return
+            # One page of nothing new may be what jobs that appeared have pushed down; after a second one, or where
+            # there is nothing but the overlap, the server gives no more.
+            stale = 0 if new or offset < reached else stale + 1
+            if stale > 1 or (stale and len(page.results) == 1):
                 return
             last_id = entries[-1].id
             offset += len(page.results) - 1

@@ -175,6 +175,16 @@ async def test_a_job_that_disappears_from_a_later_page_ends_no_list(call: int) -
     assert len(found) == len(set(found))
 
 
+async def test_a_page_full_of_jobs_that_appear_meanwhile_ends_no_list() -> None:
+    """They push all that was seen to the next page, which brings nothing new then."""
+    server = ListServer(down_from(40, 40), top=6, before={3: lambda n: n.__setitem__(slice(0, 0), down_from(45, 5))})
+
+    found = await jobs_of(server)
+
+    assert set(down_from(40, 40)) <= set(found)
+    assert len(found) == len(set(found))
+
+
 @pytest.mark.parametrize(("count", "top", "gone"), [(4, 3, 2), (20, 6, 15)])
 async def test_a_list_that_shrinks_by_more_than_a_page_is_read_anew(count: int, top: int, gone: int) -> None:
     def shrink(numbers: list[int]) -> None:

@@ -28,12 +28,18 @@ Figure = Callable[[str, str], None]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the table."""
+    config.addinivalue_line("markers", "last: runs when all the other torture is over, and looks at what it left")
     config.stash[_FIGURES] = []
 
 
 def pytest_report_header() -> str:
     """Print what replays this run."""
     return f"torture: {'slice' if SLICE else 'full'}, seed {SEED} (again: make torture SEED={SEED})"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put last what looks at everything that the others left."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 def pick(full: int, part: int) -> int:

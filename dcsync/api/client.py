@@ -121,13 +121,12 @@ class DataConnector:
         Newest first, a job that appears while paging pushes the others to later pages: they come twice and are known by
         their id. One that disappears pulls them to earlier pages, where they would be missed: then the overlapping
         entry is not the one expected, and the list is read from the top again (FAULTS A13). Which page is the last is
-        told by an empty one, by two that bring nothing new where nothing was read before (a server that ignores
-        `offset`, FAULTS A17), or by a short one that the total does not contradict.
+        told by an empty one, by the same one three times (a server that ignores `offset`, FAULTS A17), or by a short
+        one that the total does not contradict.
         """
         seen: set[str] = set()
         offset, restarts, last_id = options.offset, 0, None
-        # How far it was read before it was begun anew: up to there a page that brings nothing new says nothing.
-        reached, stale = offset, 0
+        before, repeats = None, 0
         for _ in range(MAX_PAGES):
             want = PAGE_SIZE if options.limit is None else min(PAGE_SIZE, max(1, options.limit - len(seen) + 1))
             page = _parsed(
@@ -141,22 +140,21 @@ class DataConnector:
             # The overlap is one entry: an empty page means that the list shrank by more than one page.
             shifted = not page.results or (bool(entries) and entries[0].id not in seen)
             if last_id is not None and shifted and restarts < MAX_RESTARTS:
-                reached = max(reached, offset)
                 offset, restarts, last_id = options.offset, restarts + 1, None
                 continue
             new = list({entry.id: entry for entry in entries if entry.id not in seen}.values())
             seen.update(entry.id for entry in new)
             if new:
                 yield new
-            if not page.results or _is_last(page, offset, want):
+            # Nothing new is not the end: a list that is begun anew repeats itself first, and jobs that appear push what
+            # was seen to later pages. The same page three times is.
+            ids = [entry.id for entry in entries]
+            repeats, before = (repeats + 1 if ids == before else 0), ids
+            at_end = not page.results or _is_last(page, offset, want) or (not new and len(page.results) == 1)
+            if at_end or repeats > 1:
                 return
-            # One page of nothing new may be what jobs that appeared have pushed down; after a second one, or where
-            # there is nothing but the overlap, the server gives no more.
-            stale = 0 if new or offset < reached else stale + 1
-            if stale > 1 or (stale and len(page.results) == 1):
-                return
-            last_id = entries[-1].id
-            offset += len(page.results) - 1
+            last_id = ids[-1] if ids else last_id
+            offset += max(1, len(page.results) - 1)
         log.warning("a list has no end", path=path, pages=MAX_PAGES)
 
 

@@ -349,7 +349,7 @@ async def test_a_list_that_drifts_while_it_is_read_is_read_whole(
     """FAULTS A13, A14, A15: jobs appear, disappear and change their mind between pages; none is missed or twice."""
     runs = pick(1_000, 40)
     found: Counter[str] = Counter()
-    async with mirroring(tmp_path, max_limit=9) as mirror, mirror.opened() as context:
+    async with mirroring(tmp_path, max_limit=9, require_auth=False) as mirror, mirror.opened() as context:
         request = mirror.world.add_request("Nightly")
         account = the_account(mirror)
         for run in range(runs):
@@ -381,7 +381,7 @@ async def test_polls_over_a_drifting_list_leave_no_job_behind(
     for number in range(rounds):
         folder = tmp_path / str(number)
         folder.mkdir()
-        async with mirroring(folder, max_limit=20) as mirror, mirror.opened() as context:
+        async with mirroring(folder, max_limit=20, require_auth=False) as mirror, mirror.opened() as context:
             account = the_account(mirror)
             jobs = Drifting(mirror, chance, mirror.world.add_request("Nightly"), vanish=0, minds=2)
 

@@ -306,3 +306,20 @@ async def test_a_redirect_of_the_store_is_a_fault_and_goes_nowhere(
     said = "".join(capfd.readouterr())
     assert CANARY not in said
     assert "meta-data" not in said
+
+
+async def test_proxies_of_the_environment_are_not_asked(
+    tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS A28: a variable that somebody left behind sends neither the token nor a signed URL elsewhere."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{unused_tcp_port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    async with mirroring(tmp_path) as mirror:
+        job = add_extract(mirror, tables(3))
+        with watched() as connections:
+            await mirror.sync()
+
+        mirror.assert_identical(job)
+        assert connections
+        assert not [address for address in connections if isinstance(address, tuple) and address[1] == unused_tcp_port]

@@ -20,6 +20,8 @@ import structlog
 
 SLICE: Final = bool(os.environ.get("DCSYNC_TORTURE_SLICE"))
 SEED: Final = int(os.environ.get("DCSYNC_TORTURE_SEED") or random.randrange(1 << 32))
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - with folders of our own
+_IN_MEMORY: Final = "dcsync-torture-"
 _FIGURES: Final = pytest.StashKey[list[tuple[str, str, str]]]()
 
 #: `figure("kill -9 at random", "100, nothing torn")` puts a line into the table.
@@ -30,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the table."""
     config.addinivalue_line("markers", "last: runs when all the other torture is over, and looks at what it left")
     config.stash[_FIGURES] = []
+    _clear_memory()
 
 
 def pytest_report_header() -> str:
@@ -63,8 +66,16 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 @pytest.fixture
 def memory_path() -> Iterator[Path]:
     """Return a folder in memory, for what would otherwise spend its time on fsync."""
-    with tempfile.TemporaryDirectory(prefix="dcsync-torture-", dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{_IN_MEMORY}{os.getpid()}-", dir=_MEMORY) as folder:
         yield Path(folder)
+
+
+def _clear_memory() -> None:
+    """Remove what runs that were killed left in memory: their processes are gone."""
+    for folder in _MEMORY.glob(f"{_IN_MEMORY}*"):
+        process = folder.name.removeprefix(_IN_MEMORY).partition("-")[0]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

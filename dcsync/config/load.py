@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from dcsync.config.lines import key_lines, line_of
 from dcsync.config.model import Config, SecretRef
+from dcsync.core.names import printable
 from dcsync.errors import ConfigInvalid, ConfigMissing, Problem
 
 #: The machine's configuration, for a service.
@@ -150,7 +151,8 @@ def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
     if not path and ": " in message and re.match(r"[a-z.]+: ", message):
         key, message = message.split(": ", 1)
         path = tuple(key.split("."))
-    return Problem(file=str(place), line=line_of(path, lines), key=key, message=message)
+    # A key in quotes may hold anything.
+    return Problem(file=str(place), line=line_of(path, lines), key=printable(key, 200), message=message)
 
 
 def _suggestion(path: Sequence[str | int]) -> str:

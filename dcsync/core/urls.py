@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
@@ -11,7 +12,15 @@ from dcsync.core.names import printable
 from dcsync.errors import UnsafeUrl
 
 _HTTPS_PORT = 443
-_WITH_IPV4_AT_THE_END = (ipaddress.ip_network("::/96"), ipaddress.ip_network("64:ff9b::/96"))
+#: A host that ends so is an address in one of its old forms (2130706433, 127.1, 0x7f.1), which resolvers know and
+#: `ipaddress` does not; no top-level domain is a number (WHATWG URL, "ends in a number checker").
+_ENDS_IN_A_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)", re.IGNORECASE)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_WITH_IPV4_AT_THE_END = (ipaddress.ip_network("::/96"), _NAT64)
+#: All that IANA has given out for the public internet (IPv6 Global Unicast Address Assignments).
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+#: Of IANA's special-purpose registries, what older interpreters hold to be global.
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,7 @@ def check_signed_url(url: str, policy: StoragePolicy) -> str:
         msg = "a signed URL is malformed"
         raise UnsafeUrl(msg) from None
     # "%": urlsplit takes it for an IPv6 zone and leaves the case behind it; no name of a store has one.
-    if not host or host.endswith(".") or "%" in host:
+    if not host or host.endswith(".") or "%" in host or (_ENDS_IN_A_NUMBER.fullmatch(host) and not _is_literal(host)):
         msg = "a signed URL names no usable host"
         raise UnsafeUrl(msg)
     shown = printable(host, 120)
@@ -75,8 +84,13 @@ def check_signed_url(url: str, policy: StoragePolicy) -> str:
 
 
 def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    site_local = isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local
-    return ip.is_global and not ip.is_multicast and not site_local
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None or ip in _NAT64:
+            # It leads to an IPv4 address, which is looked at by itself.
+            return True
+        if ip not in _GLOBAL_UNICAST:
+            return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
 
 
 def _embedded(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:

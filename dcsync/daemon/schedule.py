@@ -6,14 +6,15 @@ that one jumps or the machine slept.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -41,6 +42,28 @@ class Trigger:
 
     kind: Kind
     account: str = ""
+
+
+class Nightly(BaseTrigger):  # type: ignore[misc]
+    """Once on each day of a zone's calendar, `after` an hour of it began, whatever the law does to clocks that night.
+
+    APScheduler's own CronTrigger, with a jitter, goes back in the hour that comes twice in autumn, and never returns.
+    """
+
+    def __init__(self, *, hour: int, after: timedelta, zone: tzinfo) -> None:
+        self._hour, self._after, self._zone = time(hour), after, zone
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Return the first such moment after the previous one, or from now on."""
+        least = now if previous_fire_time is None else previous_fire_time + timedelta(microseconds=1)
+        least = least.astimezone(UTC)
+        day = least.astimezone(self._zone).date() - timedelta(days=2)
+        while True:
+            # In UTC from here on: there no hour comes twice, and none is left out.
+            moment = datetime.combine(day, self._hour, self._zone).astimezone(UTC) + self._after
+            if moment >= least:
+                return moment
+            day += timedelta(days=1)
 
 
 class Schedule:
@@ -94,8 +117,7 @@ class Schedule:
         """Put a trigger down each night, within an hour from `hour` on: several mirrors need not start as one."""
         self._scheduler.add_job(
             self._fire,
-            # By the hour's name, not in crontab's numbers: 0 is Monday here.
-            CronTrigger(hour=hour, minute=30, jitter=1800, timezone=zone),
+            Nightly(hour=hour, after=timedelta(seconds=random.uniform(0, 3600)), zone=zone),  # noqa: S311 - no secret
             args=[Trigger(kind=kind)],
             id=kind.value,
             replace_existing=True,
@@ -114,7 +136,7 @@ class Schedule:
         if abs(jump) > _JUMP:
             log.warning("the wall clock was set", by_seconds=round(jump.total_seconds()))
             for job in self._scheduler.get_jobs():
-                if isinstance(job.trigger, CronTrigger):
+                if isinstance(job.trigger, Nightly):
                     job.modify(next_run_time=job.trigger.get_next_fire_time(None, now))
                 elif job.next_run_time is not None:
                     # What was due in five minutes is due in five minutes.

@@ -62,7 +62,8 @@ class Tokens:
 
     def issue_refresh_token(self, user: str, *, family: str | None = None) -> str:
         """Begin a chain, or go on with one, and return its live token."""
-        token = secrets.token_urlsafe(32)
+        # By its beginning it is known where it has no business.
+        token = f"sandbox-refresh-{secrets.token_urlsafe(32)}"
         self._refresh[token] = _Refresh(user=user, family=family or token, issued_at=self._now())
         self.live_refresh_tokens.add(token)
         return token

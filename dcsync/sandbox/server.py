@@ -49,6 +49,8 @@ class Call:
     """A request as it came."""
 
     at: float
+    #: When it was by the world's clock, in seconds since 1970.
+    dated: float
     server: Origin
     method: str
     path: str
@@ -115,6 +117,7 @@ class Sandbox:
         self.calls.append(
             Call(
                 at=time.monotonic(),
+                dated=self.world.now(),
                 server=server,
                 method=request.method,
                 path=request.raw_path.partition("?")[0],

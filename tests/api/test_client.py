@@ -164,6 +164,27 @@ async def test_after_a_job_disappears_while_paging_the_list_is_read_anew_and_non
     assert [query["offset"] for query in server.queries[:3]] == ["0", "5", "0"]
 
 
+@pytest.mark.parametrize("call", [3, 4, 5, 6])
+async def test_a_job_that_disappears_from_a_later_page_ends_no_list(call: int) -> None:
+    """Begun anew, the first pages bring nothing new; what comes behind them was not read yet."""
+    server = ListServer(down_from(40, 40), top=6, before={call: lambda n: n.remove(n[5 * (call - 1) - 2])})
+
+    found = await jobs_of(server)
+
+    assert sorted(found, reverse=True) == down_from(40, 40)
+    assert len(found) == len(set(found))
+
+
+async def test_a_page_full_of_jobs_that_appear_meanwhile_ends_no_list() -> None:
+    """They push all that was seen to the next page, which brings nothing new then."""
+    server = ListServer(down_from(40, 40), top=6, before={3: lambda n: n.__setitem__(slice(0, 0), down_from(45, 5))})
+
+    found = await jobs_of(server)
+
+    assert set(down_from(40, 40)) <= set(found)
+    assert len(found) == len(set(found))
+
+
 @pytest.mark.parametrize(("count", "top", "gone"), [(4, 3, 2), (20, 6, 15)])
 async def test_a_list_that_shrinks_by_more_than_a_page_is_read_anew(count: int, top: int, gone: int) -> None:
     def shrink(numbers: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -239,6 +240,41 @@ async def test_a_5xx_is_repeated_with_growing_waits_and_is_an_error_after_five(
     assert waits == [pytest.approx(seconds * 1e-6) for seconds in (1, 2, 4, 8)]
     assert (len(calls(api)), rig.limiter.calls) == (5, 5)
     assert caught.value.transient
+
+
+async def test_an_api_that_is_down_is_asked_once_a_minute_until_it_answers(rig: Rig, api: aioresponses) -> None:
+    """FAULTS A4."""
+    for _ in range(7):
+        api.get(ANY, status=503)
+    api.get(ANY, payload={}, repeat=True)
+    made = []
+    for _ in range(3):
+        with pytest.raises(ApiFault):
+            await rig.transport.get("/x")
+        made.append(len(calls(api)))
+
+    for path in ("/x", "/y", "/x"):
+        await rig.transport.get(path)
+
+    assert made == [5, 6, 7]
+    assert len(calls(api)) == 10
+    assert [seconds for seconds in rig.clock.slept if seconds] == [60.0, 60.0, 60.0]
+
+
+async def test_one_address_that_fails_while_another_answers_holds_nobody_up(rig: Rig, api: aioresponses) -> None:
+    api.get(f"{BASE}/broken", status=500, repeat=True)
+    api.get(f"{BASE}/sound", payload={}, repeat=True)
+
+    async def fail() -> None:
+        with pytest.raises(ApiFault):
+            await rig.transport.get("/broken")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail())
+        group.create_task(rig.transport.get("/sound"))
+    await rig.transport.get("/sound")
+
+    assert [seconds for seconds in rig.clock.slept if seconds] == []
 
 
 @pytest.mark.parametrize(

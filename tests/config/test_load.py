@@ -166,6 +166,7 @@ def test_when_there_is_none_the_places_are_named_the_system_s_last(tmp_path: Pat
             'hook.1.timeot: unknown key; did you mean "timeout"?',
         ),
         (WHOLE + "[log]\nzzzz = 1\n", 10, "log.zzzz: unknown key; there are format, level"),
+        (WHOLE + '[log]\n"\\u001b[2J" = 1\n', 9, "log.\\x1b[2J: unknown key; there are format, level"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_line_and_what_was_meant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import time_machine
 
-from dcsync.daemon.schedule import Kind, Schedule, Trigger
+from dcsync.daemon.schedule import Kind, Nightly, Schedule, Trigger
 from tests.rigs.virtual import VirtualClock
 
 NOON = datetime(2026, 3, 27, 12, tzinfo=UTC)
@@ -102,6 +103,30 @@ async def test_a_nightly_chore_comes_once_a_night_also_when_the_clock_changes(ri
     assert len(nights) == len(set(nights)) == 14
     hours = {at.astimezone(ZoneInfo(zone)).hour for at in rig.times(Kind.PRUNE)}
     assert hours <= {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("zone", "first"),
+    [
+        ("Europe/Berlin", datetime(2026, 10, 22, 12, tzinfo=UTC)),
+        ("America/New_York", datetime(2026, 10, 29, 12, tzinfo=UTC)),
+        ("Australia/Lord_Howe", datetime(2026, 4, 2, 12, tzinfo=UTC)),
+        ("Pacific/Apia", datetime(2011, 12, 27, 12, tzinfo=UTC)),
+    ],
+)
+@pytest.mark.parametrize("hour", [0, 1, 2, 3])
+def test_a_night_with_an_hour_twice_or_without_a_day_has_its_chore_once(zone: str, first: datetime, hour: int) -> None:
+    """FAULTS C2."""
+    trigger = Nightly(hour=hour, after=timedelta(minutes=55), zone=ZoneInfo(zone))
+    moments = [trigger.get_next_fire_time(None, first)]
+    for _ in range(5):
+        # Looked at a little late, as the ticker does.
+        moments.append(trigger.get_next_fire_time(moments[-1], moments[-1] + timedelta(minutes=10)))
+
+    days = [moment.astimezone(ZoneInfo(zone)).date() for moment in moments]
+    assert len(set(days)) == 6
+    spans = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert all(timedelta(hours=23) <= span <= timedelta(hours=25) for span in spans)
 
 
 async def test_the_next_poll_is_told(rig: Rig) -> None:

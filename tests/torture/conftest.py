@@ -10,14 +10,18 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+import structlog
 
 SLICE: Final = bool(os.environ.get("DCSYNC_TORTURE_SLICE"))
 SEED: Final = int(os.environ.get("DCSYNC_TORTURE_SEED") or random.randrange(1 << 32))
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - with folders of our own
+_IN_MEMORY: Final = "dcsync-torture-"
 _FIGURES: Final = pytest.StashKey[list[tuple[str, str, str]]]()
 
 #: `figure("kill -9 at random", "100, nothing torn")` puts a line into the table.
@@ -26,12 +30,19 @@ Figure = Callable[[str, str], None]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the table."""
+    config.addinivalue_line("markers", "last: runs when all the other torture is over, and looks at what it left")
     config.stash[_FIGURES] = []
+    _clear_memory()
 
 
 def pytest_report_header() -> str:
     """Print what replays this run."""
     return f"torture: {'slice' if SLICE else 'full'}, seed {SEED} (again: make torture SEED={SEED})"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put last what looks at everything that the others left."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 def pick(full: int, part: int) -> int:
@@ -50,6 +61,29 @@ def need(*programs: str) -> None:
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Return a source of random numbers of the test's own, the same again for the same seed."""
     return random.Random(f"{SEED}/{request.node.nodeid}")
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """Return a folder in memory, for what would otherwise spend its time on fsync."""
+    with tempfile.TemporaryDirectory(prefix=f"{_IN_MEMORY}{os.getpid()}-", dir=_MEMORY) as folder:
+        yield Path(folder)
+
+
+def _clear_memory() -> None:
+    """Remove what runs that were killed left in memory: their processes are gone."""
+    for folder in _MEMORY.glob(f"{_IN_MEMORY}*"):
+        process = folder.name.removeprefix(_IN_MEMORY).partition("-")[0]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Log errors only: for what goes wrong a hundred thousand times."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -1,0 +1,491 @@
+"""Whatever the other side sends: names, listings, JSON, archives, and what an operator writes into the configuration.
+
+Nothing but our own typed errors comes out, nothing is written outside its place, and no line of the log obeys a name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import random
+import resource
+import tempfile
+import tomllib
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import structlog
+
+from dcsync import log
+from dcsync.auth.endpoint import _Answer, _meaning
+from dcsync.config.load import parse as parse_config
+from dcsync.core import names, sidecar, wire
+from dcsync.core.model import JobId
+from dcsync.core.names import clash_key
+from dcsync.core.records import parse_record
+from dcsync.core.wire import WireError
+from dcsync.core.ziplayout import Directory, ZipError, coalesce, describe, read_directory
+from dcsync.errors import AuthError, ConfigInvalid, LoginRequired
+from dcsync.mirror.explode import Exploder, Target, fastest_decompressor
+from dcsync.mirror.root import open_root
+from dcsync.mirror.staging import Staging, staged_leaf
+from dcsync.sandbox.world import World, job_json, request_json
+from tests.rigs import nasty
+from tests.rigs.mirror import add_extract, mirroring, tables
+from tests.torture.conftest import Figure, pick
+
+pytestmark = pytest.mark.timeout(1800)
+
+#: What a name on the disk must not hold (FAULTS, rule N).
+FORBIDDEN: Final = frozenset('/\\<>:"|?*\0')
+BATCH: Final = 500
+
+
+@contextmanager
+def logged(form: str) -> Iterator[io.StringIO]:
+    """Give what the log writes in a form, and put everything back."""
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    stream = io.StringIO()
+    log.configure("debug", form, stream=stream)
+    try:
+        yield stream
+    finally:
+        structlog.reset_defaults()
+        logging.getLogger().handlers[:] = handlers
+        logging.getLogger().setLevel(level)
+
+
+def assert_one_line_each(text: str, events: int) -> None:
+    """FAULTS S10: one event is one line, with nothing in it that a terminal obeys."""
+    assert text.count("\n") == events
+    assert text.endswith("\n")
+    bad = {sign for sign in set(text) - {"\n"} if unicodedata.category(sign) in {"Cc", "Zl", "Zp"} or sign == "\u202e"}
+    assert not bad, bad
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_million_names_stay_inside_and_apart(tmp_path: Path, chance: random.Random, figure: Figure) -> None:
+    """FAULTS S1, S2."""
+    wanted, seen, made = pick(1_000_000, 20_000), 0, 0
+    before: list[str] = []
+    root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        while seen < wanted:
+            originals = {nasty.name(chance, before) for _ in range(BATCH)}
+            seen += BATCH
+            assigned = names.assign(originals)
+            assert assigned.keys() == originals
+            keys = {clash_key(name) for name in assigned.values()}
+            assert len(keys) == len(originals)
+            for name in assigned.values():
+                assert 0 < len(name.encode()) <= names.MAX_BYTES
+                assert not FORBIDDEN & set(name)
+                assert name[-1] not in ". "
+            assert not keys & {"_dcsync.json", "sha256sums"}
+            assert not any(key.startswith(".dcsync") for key in keys)
+            # Also as paths of an archive, each made of safe components.
+            extra = {nasty.name(chance, before) for _ in range(20)}
+            paths = names.assign_paths(list(originals)[:20], extra)
+            for path in paths.values():
+                assert all(part not in {"", ".", ".."} and not FORBIDDEN & set(part) for part in path.split("/"))
+            if chance.random() < 0.05:
+                made += _make_all(root, tmp_path, list(assigned.values())[:60])
+    finally:
+        os.close(root)
+    assert made > 0
+    figure("hostile names", f"{seen:,}, 0 outside, 0 clashes, {made:,} of them made on the disk")
+
+
+def _make_all(root: int, folder: Path, made: list[str]) -> int:
+    """Make files of these names and look where they are: exactly there, all of them."""
+    for name in made:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600, dir_fd=root))
+    assert sorted(os.listdir(root)) == sorted(made)
+    assert {path.parent for path in folder.rglob("*")} == {folder}
+    for name in made:
+        os.unlink(name, dir_fd=root)
+    return len(made)
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_no_name_writes_its_own_line_into_the_log(chance: random.Random, figure: Figure, form: str) -> None:
+    """FAULTS S10."""
+    count = pick(20_000, 1_000)
+    before: list[str] = []
+    with logged(form) as stream:
+        said = structlog.get_logger("fuzz")
+        for number in range(count):
+            text = nasty.name(chance, before)
+            match number % 4:
+                case 0:
+                    said.warning("a file could not be fetched", file=text, error=text, folder=[text])
+                case 1:
+                    said.info("an event", reasons={text: text})
+                case 2:
+                    logging.getLogger("library").warning("it said %s", text)
+                case _:
+                    said.warning(names.printable(text, 100), path=Path("/srv") / text.replace("\0", ""))
+    assert_one_line_each(stream.getvalue(), count)
+    figure(f"log lines with hostile names, {form}", f"{count:,}, one line each")
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def good_documents() -> dict[str, tuple[Any, Callable[[Any], object]]]:
+    """Return an example of each answer of the API with what reads it."""
+    world = World(seed=3)
+    request = world.add_request("Nightly", schedule="WEEK")
+    for _ in range(3):
+        world.add_job(request, files=tables(2))
+    jobs = [job_json(world, job) for job in world.jobs.values()]
+    requests = [request_json(world, entry) for entry in world.requests.values()]
+    listing = [{"name": f"t{n}.csv", "createdAt": "2026-11-22T12:00:00.000Z", "size": n} for n in range(6)]
+    page = {"pagination": {"limit": 20, "offset": 0, "totalResults": 3}, "results": jobs}
+
+    def each(parse: Callable[[Any], object]) -> Callable[[Any], object]:
+        return lambda value: wire.parse_each(wire.parse_page(value).results, parse)
+
+    return {
+        "jobs": (page, each(wire.parse_job)),
+        "requests": ({**page, "results": requests}, each(wire.parse_request)),
+        "job": (jobs[0], wire.parse_job),
+        "request": (requests[0], wire.parse_request),
+        "listing": (listing, wire.parse_listing),
+        "signed": (
+            {"name": "a.csv", "size": 5, "signedUrl": "https://h/x"},
+            lambda value: wire.parse_signed(value, "a"),
+        ),
+        "hubs": ({"data": [{"id": "b.1", "attributes": {"name": "n", "region": "EMEA"}}]}, wire.parse_hubs),
+        "record": ({"job": jobs[0], "request": requests[0]}, parse_record),
+        "file": (
+            {"name": "a", "original": "a", "size": 1, "sha256": "0" * 64, "crc32": "00000000", "how": "fetched"},
+            sidecar.parse_file,
+        ),
+    }
+
+
+def test_any_answer_is_read_or_refused_in_our_own_words(chance: random.Random, figure: Figure) -> None:
+    """FAULTS A9, A10, C5."""
+    documents = good_documents()
+    for document, parse in documents.values():
+        parsed = wire.decode_json(json.dumps(document).encode())
+        if parse is not parse_record:
+            parse(parsed)
+    read = refused = 0
+    count = pick(10_000, 400)
+    for document, parse in documents.values():
+        for _ in range(count):
+            body = nasty.body(chance, document)
+            try:
+                parse(wire.decode_json(body))
+                read += 1
+            except WireError as error:
+                refused += 1
+                assert str(error).isprintable()  # noqa: PT017 - one of thousands
+                assert len(str(error)) < 400  # noqa: PT017 - the same
+            words = wire.error_text(body, chance.choice(("", "text/html", "application/json")))
+            assert words.isprintable()
+            assert len(words) <= 201
+    assert min(read, refused) > count // 4
+    figure("answers of the API, bent", f"{read + refused:,}: {read:,} read, {refused:,} refused, no other error")
+
+
+def test_any_listing_is_mirrored_as_safe_names_or_refused(chance: random.Random, figure: Figure) -> None:
+    """FAULTS A10, A14, S1: what is taken can be written."""
+    taken = refused = 0
+    before: list[str] = []
+    for _ in range(pick(10_000, 400)):
+        rows: list[Any] = [
+            {"name": nasty.name(chance, before), "size": chance.choice((5, "5", 0, 1 << 40, " 7 "))}
+            for _ in range(chance.randrange(30))
+        ]
+        if chance.random() < 0.5:
+            rows = nasty.bent(chance, rows)
+        body = json.dumps(rows).encode()
+        try:
+            files = wire.parse_listing(wire.decode_json(body))
+        except WireError as error:
+            refused += 1
+            assert str(error).isprintable()  # noqa: PT017 - one of thousands
+            continue
+        taken += 1
+        assert all(file.name and 0 <= file.size <= wire.MAX_FILE_SIZE for file in files)
+        assigned = names.assign(file.name for file in files)
+        assert len({clash_key(name) for name in assigned.values()}) == len(files)
+    assert min(taken, refused) > 0
+    figure("data listings, bent", f"{taken + refused:,}: {taken:,} read, {refused:,} refused")
+
+
+def test_any_answer_of_the_token_endpoint_is_tokens_or_a_definite_word(chance: random.Random, figure: Figure) -> None:
+    """FAULTS T8, T9, T10: only `invalid_grant` asks for a login, whatever else comes."""
+    good = {"access_token": "a" * 40, "refresh_token": "r" * 40, "expires_in": 3599, "token_type": "Bearer"}
+    granted = refused = logins = 0
+    for _ in range(pick(10_000, 400)):
+        status = chance.choice((200, 200, 200, 400, 401, 403, 404, 429, 500, 502, 503))
+        document = good if status == 200 else {"error": chance.choice(("invalid_grant", "invalid_client", "x"))}
+        if chance.random() < 0.3:
+            document = {**document, "expires_in": nasty.value(chance)}
+        body = nasty.body(chance, document)
+        try:
+            answer = _meaning(
+                _Answer(status=status, body=body, retry_after=chance.choice((None, "5", "x", "-1"))),
+                on_invalid_grant=LoginRequired,
+            )
+        except LoginRequired:
+            logins += 1
+            assert b"invalid_grant" in body
+            assert status in {400, 401, 403}
+        except AuthError as error:
+            refused += 1
+            assert error.message.isprintable()  # noqa: PT017 - the same
+        else:
+            granted += 1
+            assert 60 <= answer.lifetime_s <= 3600
+            assert answer.access_token
+    assert min(granted, refused, logins) > 0
+    figure("answers of the token endpoint, bent", f"{granted + refused + logins:,}: {logins:,} of them ask for a login")
+
+
+async def test_a_job_with_any_listing_stops_no_other(memory_path: Path, chance: random.Random, figure: Figure) -> None:
+    """FAULTS A10 through a whole run: the job beside it is mirrored, and nothing half is seen."""
+    before: list[str] = []
+    good: list[str] = []
+    codes: set[str] = set()
+    for batch in range(pick(15, 1)):
+        folder = memory_path / str(batch)
+        folder.mkdir()
+        async with mirroring(folder) as mirror:
+            for number in range(15):
+                rows = [{"name": nasty.name(chance, before), "size": chance.randrange(50)} for _ in range(3)]
+                bad = add_extract(mirror, tables(1, seed=number), days_ago=0.5, job_id=f"bad-{number}")
+                mirror.world.jobs[bad].listing = nasty.bent(chance, nasty.bent(chance, rows))
+                good.append(add_extract(mirror, tables(2, seed=number), job_id=f"good-{number}"))
+                outcome = await mirror.sync_one()
+                codes |= {failed.code for failed in outcome.failed}
+                assert outcome.error is None
+                assert good[-1] in {published.job for published in outcome.published}
+                mirror.assert_identical(good[-1])
+    assert codes <= {"L-LISTING", "A-MISSING", "F-SIZE", "S-STORAGE"}
+    figure("runs with a bent listing beside a good one", f"{len(good)}, the good one mirrored in each")
+
+
+# --- archives ---------------------------------------------------------------------------------------------------------
+
+
+def test_any_archive_writes_only_what_it_should_where_it_should(
+    memory_path: Path, chance: random.Random, figure: Figure
+) -> None:
+    """FAULTS S3, S4, S5: ten thousand bent archives into one staging."""
+    corpus = [body for _, body in nasty.archives()]
+    for body in corpus:
+        Explosion(memory_path).run(body)
+    peak = peak_bytes()
+    total = Explosion(memory_path)
+    rounds = pick(10_000, 2_000)
+    for _ in range(rounds):
+        total.run(nasty.mutated(chance, corpus))
+
+    assert total.taken > rounds
+    assert total.unreadable > rounds // 10
+    assert total.damaged > rounds // 50
+    # What is held at a time is a piece of 1 MiB, not a member, and not a bomb.
+    assert peak_bytes() - peak < 64 << 20
+    figure(
+        "bent archives",
+        f"{rounds:,}: {total.unreadable:,} unreadable, {total.taken:,} members taken, {total.damaged:,} damaged, "
+        f"{total.refused:,} refused, 0 outside",
+    )
+
+
+class Explosion:
+    """Unpacks archives into a staging and checks what they left, counting."""
+
+    def __init__(self, folder: Path) -> None:
+        self.unreadable = self.taken = self.damaged = self.refused = 0
+        self._folder = folder
+        self._mirror = folder / "mirror"
+        self._mirror.mkdir(exist_ok=True)
+        (folder / "outside").write_bytes(b"untouched")
+
+    def run(self, body: bytes) -> None:
+        """Read an archive as a run does, from its end, and unpack all it may."""
+        try:
+            directory = self._directory(body)
+        except ZipError as error:
+            assert str(error).isprintable()  # noqa: PT017 - one of thousands
+            self.unreadable += 1
+            return
+        self.refused += len(directory.refused)
+        for refused in directory.refused:
+            assert describe(refused).isprintable()
+        paths = names.assign_paths([], [member.name for member in directory.members])
+        members = [member for member in directory.members if member.name in paths and member.size <= 64 << 20]
+        spans = coalesce(members, gap=1 << 16)
+        assert all(0 <= span.start < span.stop <= len(body) for span in spans)
+        job = JobId("fuzz")
+        with open_root(self._mirror) as root, Staging(root, job) as staging:
+            stored = {}
+            for span in spans:
+                targets = [Target(member=each, name=paths[each.name], original=each.name) for each in span.members]
+                exploder = Exploder(staging, span, targets, inflate=fastest_decompressor())
+                written = 0
+                for at in range(span.start, span.stop, 1 << 18):
+                    for step in exploder.feed(body[at : min(at + (1 << 18), span.stop)]):
+                        written += step.size
+                        if step.stored is not None:
+                            stored[step.stored.name] = step.stored
+                            assert (step.stored.size, step.stored.crc32) == (
+                                step.target.member.size,
+                                step.target.member.crc32,
+                            )
+                        elif step.damage is not None:
+                            self.damaged += 1
+                            assert step.damage.isprintable()
+                exploder.close()
+                # Counted on real output: never more than was promised for what was kept.
+                assert written <= sum(target.member.size for target in targets)
+            self.taken += len(stored)
+            place = self._mirror / ".dcsync/staging" / job
+            assert {path.name for path in place.iterdir()} == {staged_leaf(name) for name in stored}
+            assert all(path.is_file() and not path.is_symlink() for path in place.iterdir())
+            assert sum(path.stat().st_size for path in place.iterdir()) == sum(each.size for each in stored.values())
+            staging.discard()
+        assert (self._folder / "outside").read_bytes() == b"untouched"
+        assert {path.name for path in self._folder.iterdir()} == {"mirror", "outside"}
+        assert {path.name for path in self._mirror.iterdir()} == {".dcsync"}
+
+    @staticmethod
+    def _directory(body: bytes) -> Directory:
+        start = max(0, len(body) - 70_000)
+        for _ in range(5):
+            found = read_directory(body[start:], size=len(body))
+            if isinstance(found, Directory):
+                return found
+            if not 0 <= found.start < start:
+                message = "its directory cannot be found"
+                raise ZipError(message)
+            start = found.start
+        message = "its directory asks for more without end"
+        raise ZipError(message)
+
+
+def test_a_bomb_costs_what_it_says_and_not_what_it_holds(tmp_path: Path, figure: Figure) -> None:
+    """FAULTS S4: 281 terabytes in a few megabytes are refused at the directory."""
+    claimed = 0
+    for members in (100, 1000, 10_000, 60_000):
+        body = nasty.overlapping(members)
+        claimed += members << 20
+        explosion = Explosion(tmp_path)
+        explosion.run(body)
+        assert explosion.taken == 0
+        assert explosion.unreadable == (members > 10_000)
+    figure("members that share their bytes", f"{claimed >> 30} GiB claimed, 0 bytes written")
+
+
+# --- the configuration ------------------------------------------------------------------------------------------------
+
+
+def test_any_configuration_loads_or_is_named_with_its_lines(chance: random.Random, figure: Figure) -> None:
+    """Every problem at once, no traceback, no secret and no terminal's command in the words."""
+    secret = "canary-literal-secret-90af"
+    example = (Path(__file__).parents[2] / "config.example.toml").read_text(encoding="utf-8")
+    base = example.replace('client_id = ""', f'client_id = "x"\nclient_secret = "{secret}"')
+    assert tomllib.loads(base)
+    loaded = refused = 0
+    for _ in range(pick(10_000, 300)):
+        text = base
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            text = _edited(chance, text)
+        if chance.random() < 0.2:
+            text = nasty.scratched(chance, text.encode()).decode("utf-8", "replace")
+        try:
+            parse_config(text, place=Path("config.toml"))
+            loaded += 1
+        except ConfigInvalid as error:
+            refused += 1
+            assert error.problems  # noqa: PT017 - one of thousands
+            for problem in error.problems:
+                assert str(problem).isprintable(), str(problem)
+                assert secret not in str(problem)
+    assert min(loaded, refused) > 0
+    figure("configurations, bent", f"{loaded + refused:,}: {loaded:,} load, {refused:,} named with what is wrong")
+
+
+_WORDS: Final = (
+    *(
+        '""',
+        '"x"',
+        "0",
+        "-1",
+        "1e400",
+        "nan",
+        "inf",
+        "true",
+        "[]",
+        "[1]",
+        "{}",
+        "{a = 1}",
+        "2026-11-22",
+        "99999999999999999999",
+    ),
+    *(
+        '"15m"',
+        '"5 GiB"',
+        '"999999999999d"',
+        '"-5m"',
+        '"../x"',
+        '"/"',
+        '"\\u0000"',
+        '"\\u001b[2J"',
+        '"\\u202e"',
+        '"env:X"',
+    ),
+    *('"file:/x"', '"https://u:p@h/?q=s"', '"postgresql://u:p@h/d"', "[[]]", '["*", 5]', '"UTC\\n"', '"Europe/Berlim"'),
+)
+
+
+def _edited(chance: random.Random, text: str) -> str:
+    """Change a line: its value, its key, or whether it is there."""
+    lines = text.split("\n")
+    places = [number for number, line in enumerate(lines) if "=" in line and not line.startswith("# ")]
+    if not places:
+        return text
+    at = chance.choice(places)
+    key, _, _ = lines[at].lstrip("#").partition("=")
+    match chance.randrange(6):
+        case 0 | 1 | 2:
+            lines[at] = f"{key}= {chance.choice(_WORDS)}"
+        case 3:
+            other = chance.choice(("x", key.strip() + "s", '"\\u001b[2J"', '"a.b"', key.strip()[:-1] or "y"))
+            lines[at] = f"{other} = 1"
+        case 4:
+            del lines[at]
+        case _:
+            lines.insert(at, chance.choice(("[auth]", "[[account]]", "[x]", "[mirror.root]", lines[at], "= 1", "[")))
+    return "\n".join(lines)
+
+
+def test_the_checks_above_can_fail() -> None:
+    """A line that a name broke in two, or a control that came through, is noticed."""
+    with pytest.raises(AssertionError):
+        assert_one_line_each("a\nb\n", 1)
+    with pytest.raises(AssertionError):
+        assert_one_line_each("a\x1b[2J\n", 1)
+    with tempfile.TemporaryDirectory() as folder:
+        explosion = Explosion(Path(folder))
+        (Path(folder) / "mirror/escaped").write_bytes(b"")
+        with pytest.raises(AssertionError):
+            explosion.run(nasty.overlapping(1))

@@ -32,7 +32,8 @@ from dcsync.core.records import parse_record
 from dcsync.core.wire import WireError
 from dcsync.core.ziplayout import Directory, ZipError, coalesce, describe, read_directory
 from dcsync.errors import AuthError, ConfigInvalid, LoginRequired
-from dcsync.mirror.explode import Exploder, Target, fastest_decompressor
+from dcsync.mirror.explode import Exploder, Target
+from dcsync.mirror.fast import fastest_decompressor
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staging import Staging, staged_leaf
 from dcsync.sandbox.world import World, job_json, request_json

@@ -24,6 +24,8 @@ _OURS: Final = "dcsync-torture."
 _GOING_DOWN: Final = 0x8004587D
 _NO_LOG_FLUSH: Final = struct.pack("I", 2)
 _LOOP_MAJOR: Final = 7
+#: Nodes that a container may lack, though the kernel has what is behind them.
+_NODES: Final = {"/dev/loop-control": (10, 237), "/dev/fuse": (10, 229)}
 
 Kind: TypeAlias = Literal["ext4", "xfs", "btrfs"]
 #: Of a file system's image; the least that its maker takes. Sparse: only what is written takes memory.
@@ -125,6 +127,9 @@ class Workshop:
 @contextmanager
 def workshop() -> Iterator[Workshop]:
     """Lend a workshop; all that was mounted, attached or frozen in it is released at the end, also after a SIGTERM."""
+    for node, numbers in _NODES.items():
+        if not Path(node).exists():
+            os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(*numbers))
     sweep()
     folder = _HOME / f"{_OURS}{os.getpid()}"
     number = 0

@@ -144,9 +144,9 @@ class _Notes:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _break_close(self, at: int, number: int) -> None:
-        """Let the `at`-th close of a file that was written below the broken folder fail. The descriptor is closed, as Linux does it even then.
+        """Let the `at`-th close of a file that was opened for writing below the broken folder fail.
 
-        strace would leave it open, and the lock on it held.
+        The descriptor is closed, as Linux does it even then; strace would leave it open, and the lock on it held.
         """
         close, seen = os.close, 0
         below = self._order["close_below"]

@@ -20,7 +20,7 @@ import structlog
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountId, AccountName, JobId
-from dcsync.errors import AccessRefused, ExitStatus, LoginRequired, MirrorNotMounted
+from dcsync.errors import AccessRefused, ExitStatus, LoginRequired, ManifestError, MirrorNotMounted
 from dcsync.log import configure
 from dcsync.ops.context import AccountSettings, Silence
 from dcsync.ops.sync import AccountOutcome, Wanted, exit_status
@@ -182,6 +182,18 @@ async def test_a_latest_that_cannot_be_moved_takes_no_published_snapshot_back(
     assert latest.resolve() == mirror.snapshot_of(first)
     await mirror.sync()
     assert latest.resolve() == mirror.snapshot_of(second)
+
+
+@pytest.mark.parametrize(("name", "what"), [("instance.new", "written"), ("instance", "read")])
+async def test_a_state_folder_that_does_not_keep_the_instance_is_an_error_of_ours(
+    mirror: Mirror, name: str, what: str
+) -> None:
+    (mirror.state / name).mkdir(parents=True)
+
+    with pytest.raises(ManifestError, match=rf"instance cannot be {what}: Is a directory"):
+        await mirror.sync()
+
+    assert mirror.visible() == []
 
 
 async def test_latest_only_moves_forward(mirror: Mirror) -> None:

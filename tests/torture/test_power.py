@@ -50,10 +50,10 @@ def test_an_acked_snapshot_outlives_a_cut_right_after_its_ack(
 ) -> None:
     """What random cuts miss: no fsync of a folder shows only here, and only on two file systems (FAULTS D4)."""
     with staged(tmp_path, hatchery) as stage, powered(shop, stage, kind, on_two=on_two) as mirror:
-        report = power.cut_after_each_ack(mirror, rounds=pick(25, 2))
+        report = power.cut_after_each_ack(mirror, rounds=pick(12, 2))
 
     assert report.wrong == []
-    assert report.acks == len(stage.world.jobs) * pick(25, 2)
+    assert report.acks == len(stage.world.jobs) * pick(12, 2)
     figure(f"power cut right after each ack, {where(kind, on_two)}", told(report))
 
 

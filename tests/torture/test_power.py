@@ -68,12 +68,12 @@ def test_a_cut_after_any_step_leaves_a_folder_whole_or_absent(
     kind: Kind,
     on_two: bool,
 ) -> None:
-    """Each fsync and rename of a first run, in the middle of a publish too (FAULTS D5); the next run completes it."""
+    """The fsyncs and renames of a first run, in the middle of a publish too (FAULTS D5); the next run completes it."""
     with staged(tmp_path, hatchery, chained=True) as stage:
         steps = sum(event.kind == "step" for event in stage.run().events)
         with powered(shop, stage, kind, on_two=on_two) as mirror:
             chosen = range(1, steps + 1)
-            some = chance.sample(chosen, min(steps, pick(steps, 8)))
+            some = chance.sample(chosen, min(steps, pick(60, 6)))
             report = power.cut_at_steps(mirror, some)
 
     assert report.wrong == []

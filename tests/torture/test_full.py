@@ -71,13 +71,9 @@ def balloon(place: Path, *, leaves: int) -> Iterator[None]:
     path = place / "balloon"
     facts = os.statvfs(place)
     size = max(0, facts.f_bavail * facts.f_frsize - leaves)
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file, suppress(OSError):
         while size > 0:
-            try:
-                size -= file.write(b"x" * min(size, 4096))
-                file.flush()
-            except OSError:
-                break
+            size -= file.write(b"x" * min(size, 4096))
     try:
         yield
     finally:

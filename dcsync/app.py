@@ -448,8 +448,7 @@ def callback_secret(config: Config, *, environ: Mapping[str, str]) -> str:
     kept = _read_text(state / _CALLBACK_NAME)
     if kept is None:
         kept = secrets.token_urlsafe(32)
-        with _folder(state) as descriptor:
-            write_durably(descriptor, _CALLBACK_NAME, f"{kept}\n".encode(), mode=0o600)
+        _write_text(state, _CALLBACK_NAME, kept)
     return kept
 
 
@@ -552,7 +551,7 @@ async def _bind(manifest: SqlManifest, root: MirrorRoot, state: Path, disk: Disk
     if identifier is None and await disk.run(root.marker) is None:
         identifier = str(uuid.uuid4())
     if identifier is not None and stored != identifier:
-        await disk.run(_write_instance, state, identifier)
+        await disk.run(_write_text, state, _INSTANCE_NAME, identifier)
     bound, new = await disk.run(lambda: claim(root, state_id=identifier, knows_snapshots=knows))
     if in_manifest != bound:
         await manifest.set_instance(bound)
@@ -607,9 +606,13 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_instance(state: Path, identifier: str) -> None:
-    with _folder(state) as descriptor:
-        write_durably(descriptor, _INSTANCE_NAME, f"{identifier}\n".encode(), mode=0o600)
+def _write_text(state: Path, name: str, text: str) -> None:
+    try:
+        with _folder(state) as descriptor:
+            write_durably(descriptor, name, f"{text}\n".encode(), mode=0o600)
+    except OSError as error:
+        message = f"{state / name} cannot be written: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message) from None
 
 
 @contextmanager
@@ -626,6 +629,9 @@ def _read_text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
         return None
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message) from None
 
 
 def _is_file(path: Path) -> bool:

@@ -111,13 +111,21 @@ class _Locked:
         except FileNotFoundError:
             raise
         except OSError as error:
-            message = f"the quota's file {self._path} cannot be opened: {error.strerror}"
-            raise ManifestError(message) from None
+            raise self._unusable(error, "opened") from None
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            os.close(self._fd)
+        except OSError as failure:
+            error = error or failure
+        if isinstance(error, OSError):
+            # A full or broken disk: a call that nobody counted is not made.
+            raise self._unusable(error, "used") from None
+
+    def _unusable(self, error: OSError, what: str) -> ManifestError:
+        return ManifestError(f"the quota's file {self._path} cannot be {what}: {error.strerror}")
 
     def read(self, now: float) -> tuple[float, list[float]]:
         # A pause from before a reboot would lie arbitrarily far ahead; no pause is longer than an hour.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sqlite3
@@ -401,18 +402,29 @@ class SqlManifest:
 
 
 def _must_exist(path: Path) -> None:
-    """Say that there is nothing to read, or that it may not be read."""
+    """Say that there is nothing to read, or that it may not be read.
+
+    Without opening it: a process that closes a file loses all of its locks on it (fcntl(2)), SQLite's as well. Another
+    process would then take its log away while it is written to.
+    """
     try:
-        path.open("rb").close()
+        path.stat()
+        if not os.access(path, os.R_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         message = f"the manifest {path} cannot be opened: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message) from None
 
 
 def _make_private(path: Path) -> None:
-    """Make the file before SQLite does, so that others can never read it: SQLite gives -wal and -shm its mode."""
+    """Make the file before SQLite does, so that others can never read it: SQLite gives -wal and -shm its mode.
+
+    One that is there is not opened, as in `_must_exist`.
+    """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        _must_exist(path)
     except OSError as error:
         message = f"the manifest {path} cannot be opened: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message) from None

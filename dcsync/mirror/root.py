@@ -12,7 +12,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -71,7 +71,9 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            # Free it is all the same, and what it says of its holder no longer matters.
+            with suppress(OSError):
+                os.close(self._descriptor)
             self._descriptor = None
 
     def _held_by(self, holder: str) -> MirrorLocked:

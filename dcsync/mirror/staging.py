@@ -204,8 +204,11 @@ class Part:
         return stored
 
     def suspend(self) -> None:
-        """Close the file and leave it as it is, for a later resume."""
-        self._close()
+        """Close the file and leave it as it is, for a later resume. One that cannot be closed whole is discarded."""
+        try:
+            self._close()
+        except OSError:
+            self.discard()
 
     def discard(self) -> None:
         """Remove the file."""
@@ -268,7 +271,10 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for descriptor in (self._journal, self.descriptor, self._parent):
+        # What the journal lacks is fetched again; it takes nothing back that was published.
+        with contextlib.suppress(OSError):
+            os.close(self._journal)
+        for descriptor in (self.descriptor, self._parent):
             os.close(descriptor)
 
     def recover(self) -> Mapping[str, StoredFile]:

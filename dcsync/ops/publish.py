@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -20,7 +21,7 @@ from dcsync.core.records import ADOPTED, Record
 from dcsync.core.sidecar import Adopted, Provenance
 from dcsync.core.summary import Summary
 from dcsync.core.table import is_table
-from dcsync.errors import MirrorTampered
+from dcsync.errors import DiskError, MirrorTampered
 from dcsync.manifest import Records
 from dcsync.mirror import adopt
 from dcsync.mirror.latest import point_latest
@@ -121,7 +122,8 @@ async def _identify(context: SyncContext, account: AccountSettings, known: Known
         account.name, record, folder, files=snapshot.files, sidecar_sha256=found[1], instead_of=taken_by
     )
     log.info("a snapshot without a sidecar is known again", account=account.name, job=known.job.id, folder=folder)
-    await move_latest(context, account, known.job.id)
+    with _following(account, known.job.id):
+        await move_latest(context, account, known.job.id)
     return snapshot
 
 
@@ -129,8 +131,9 @@ async def adopt_snapshot(context: MirrorContext, account: AccountSettings, found
     """Hash a published snapshot and put it into the manifest; its job must be known there."""
     verified = await context.disk.run(adopt.verify, context.root, found)
     await finish(_acknowledge_adopted(context, account, verified))
-    # A crash right after the rename leaves the staging's journal behind.
-    await context.disk.run(discard_staging, context.root, names.component(found.snapshot.job))
+    with _following(account, found.snapshot.job):
+        # A crash right after the rename leaves the staging's journal behind.
+        await context.disk.run(discard_staging, context.root, names.component(found.snapshot.job))
     log.info(
         "snapshot adopted",
         account=account.name,
@@ -223,7 +226,8 @@ async def _publish(
             sidecar_sha256=digest,
         ),
     )
-    await move_latest(context, account, snapshot.job)
+    with _following(account, snapshot.job):
+        await move_latest(context, account, snapshot.job)
     log.info(
         "snapshot published",
         account=account.name,
@@ -250,6 +254,21 @@ async def _publish(
             what=warning.message,
         )
     return snapshot, warnings
+
+
+@contextmanager
+def _following(account: AccountSettings, job: JobId) -> Iterator[None]:
+    """Do what follows an acknowledgement: what goes wrong with it cannot take that back. The next start does it."""
+    try:
+        yield
+    except (DiskError, MirrorTampered) as error:
+        log.warning(
+            "a snapshot is published, but latest may not show it yet; the next start sees to it",
+            account=account.name,
+            job=job,
+            code=error.code,
+            error=error.message,
+        )
 
 
 async def _look_back(context: SyncContext, account: AccountSettings, staged: Staged) -> tuple[Finding, ...]:
@@ -308,7 +327,8 @@ async def _acknowledge_adopted(context: MirrorContext, account: AccountSettings,
                 sidecar_sha256=found.sha256,
             ),
         )
-    await move_latest(context, account, snapshot.job)
+    with _following(account, snapshot.job):
+        await move_latest(context, account, snapshot.job)
 
 
 async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, anew: bool = False) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 import struct
 from collections.abc import Iterator
@@ -129,3 +131,22 @@ async def test_a_symlink_in_place_of_the_file_is_not_followed(tmp_path: Path, di
         await FileWindow(tmp_path / "window", disk).reserve(limit=1, now=100.0)
 
     assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("call", ["pwrite", "ftruncate", "pread"])
+async def test_a_call_that_a_broken_disk_does_not_count_is_not_made(
+    tmp_path: Path, disk: DiskThreads, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    window = FileWindow(tmp_path / "window", disk)
+    await window.reserve(limit=5, now=100.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        with pytest.raises(ManifestError, match=r"the quota's file .* cannot be used: Read-only file system"):
+            await window.reserve(limit=5, now=101.0)
+
+    # Nor is the lock still held.
+    assert await window.reserve(limit=5, now=102.0) == 0.0

@@ -136,6 +136,31 @@ async def test_what_was_written_can_be_read_by_others_before_the_manifest_is_clo
             assert other.execute("SELECT name FROM file").fetchall() == [("admin_users.csv",)]
 
 
+@pytest.mark.parametrize("again", ["read", "written"])
+async def test_another_process_that_ends_does_not_take_the_log_away(path: Path, again: str) -> None:
+    """A process that closes a file loses its locks on it: to look at the manifest once more must not open it itself."""
+    look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(c.execute(sys.argv[2]).fetchall()); c.close()"
+
+    def other(query: str) -> str:
+        argv = [sys.executable, "-c", look, str(path), query]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+    async with open_manifest(path) as manifest:
+        await manifest.set_instance("first")
+        if again == "read":
+            async with open_manifest(path, read_only=True) as status:
+                assert await status.instance() == "first"
+        else:
+            async with open_manifest(path) as hooks:
+                assert await hooks.instance() == "first"
+        log = path.with_name("manifest.sqlite-wal").stat().st_ino
+        other("SELECT count(*) FROM meta")
+
+        assert path.with_name("manifest.sqlite-wal").stat().st_ino == log
+        await manifest.set_instance("second")
+        assert "second" in other("SELECT value FROM meta WHERE key = 'instance'")
+
+
 async def test_nobody_else_can_read_the_manifest(path: Path) -> None:
     async with open_manifest(path) as manifest:
         await publish(manifest, JOB_ID)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -364,6 +365,27 @@ def test_a_later_run_goes_on_where_the_last_one_stopped(root: MirrorRoot, etag: 
     assert (staged(root) / "a.csv").read_bytes() == BODY
     assert (stored.sha256, stored.crc32) == (hashlib.sha256(BODY).hexdigest(), zlib.crc32(BODY))
     assert stored.md5 == (None if etag == ETAG else etag.strip('"'))
+
+
+def test_a_file_that_cannot_be_closed_whole_is_not_gone_on_with(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network share tells at the close what it did not take; the journal's own does not matter."""
+    close, refused = os.close, []
+
+    def refuse(descriptor: int) -> None:
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        close(descriptor)
+        if name.endswith((".part", ".journal")):
+            refused.append(name.rpartition(".")[2])
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", refuse)
+        suspended(root, "a.csv", BODY[:1000])
+
+    assert refused == ["part", "journal"]
+    assert list(staged(root).iterdir()) == []
 
 
 def test_what_is_on_disk_is_hashed_and_not_what_the_journal_thinks(root: MirrorRoot) -> None:

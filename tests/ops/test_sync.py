@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import logging
@@ -19,7 +20,7 @@ import structlog
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountId, AccountName, JobId
-from dcsync.errors import AccessRefused, ExitStatus, LoginRequired, MirrorNotMounted
+from dcsync.errors import AccessRefused, ExitStatus, LoginRequired, ManifestError, MirrorNotMounted
 from dcsync.log import configure
 from dcsync.ops.context import AccountSettings, Silence
 from dcsync.ops.sync import AccountOutcome, Wanted, exit_status
@@ -157,6 +158,42 @@ async def test_latest_as_hard_links_is_a_real_folder(mirror: Mirror) -> None:
     assert {path.name: path.stat().st_ino for path in latest.iterdir()} == {
         path.name: path.stat().st_ino for path in snapshot.iterdir()
     }
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+async def test_a_latest_that_cannot_be_moved_takes_no_published_snapshot_back(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The disk is full between the commit and the swap: the next start moves it."""
+    first = add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+    second = add_extract(mirror, tables(2, seed=1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "symlink", refuse)
+        outcome = await mirror.sync_one()
+
+    assert [published.job for published in outcome.published] == [second]
+    assert (outcome.failed, outcome.error) == ([], None)
+    (latest,) = mirror.root.glob("acme/*/latest")
+    assert latest.resolve() == mirror.snapshot_of(first)
+    await mirror.sync()
+    assert latest.resolve() == mirror.snapshot_of(second)
+
+
+@pytest.mark.parametrize(("name", "what"), [("instance.new", "written"), ("instance", "read")])
+async def test_a_state_folder_that_does_not_keep_the_instance_is_an_error_of_ours(
+    mirror: Mirror, name: str, what: str
+) -> None:
+    (mirror.state / name).mkdir(parents=True)
+
+    with pytest.raises(ManifestError, match=rf"instance cannot be {what}: Is a directory"):
+        await mirror.sync()
+
+    assert mirror.visible() == []
 
 
 async def test_latest_only_moves_forward(mirror: Mirror) -> None:

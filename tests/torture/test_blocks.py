@@ -1,0 +1,51 @@
+"""What a disk may hold after a power cut, out of a log of its writes: dropped, reordered, torn (FAULTS D3, D6)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rigs.disks import Kind, workshop
+from tests.rigs.hatchery import Hatchery, hatching
+from tests.rigs.stage import staged
+from tests.torture import blocks
+from tests.torture.conftest import Figure, need, pick
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def hatchery() -> Iterator[Hatchery]:
+    with hatching() as hatchery:
+        yield hatchery
+
+
+@pytest.mark.parametrize(
+    ("kind", "grains"),
+    # btrfs trusts a disk to write its 4 KiB whole: its superblock is one of them.
+    [("ext4", (4096, 512)), ("xfs", (4096, 512)), ("btrfs", (4096,))],
+    ids=["ext4", "xfs", "btrfs"],
+)
+def test_whatever_a_cut_leaves_of_the_writes_no_ack_is_lost(
+    tmp_path: Path, hatchery: Hatchery, figure: Figure, chance: random.Random, kind: Kind, grains: tuple[int, ...]
+) -> None:
+    need("nbdkit", "nbdfuse", f"mkfs.{kind}", "losetup")
+    with workshop() as shop, staged(tmp_path, hatchery) as stage:
+        report = blocks.crash_everywhere(
+            shop, stage, kind, chance, images=pick(120, 14), grains=grains, complete_each=pick(4, 5)
+        )
+
+    assert report.wrong == []
+    assert report.images == pick(120, 14)
+    assert report.completed > 0
+    # The cuts took something away, and there was something to be kept.
+    assert report.lost_bytes > 0
+    assert report.acks > 0
+    figure(
+        f"block log replayed, {kind}, in pieces of {' and '.join(str(grain) for grain in grains)} bytes",
+        f"{report.images} disks out of {report.flushes} flushes, {report.lost_bytes >> 10} KiB of writes lost, "
+        f"{report.acks} acked snapshots: all there; {report.completed} completed",
+    )

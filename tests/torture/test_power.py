@@ -1,0 +1,138 @@
+"""The power is cut on ext4 and XFS, tree and manifest on one file system or on two (FAULTS D3, D4, D5, T; rig PL)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rigs.disks import Kind, Workshop, workshop
+from tests.rigs.hatchery import Hatchery, hatching
+from tests.rigs.stage import staged
+from tests.torture import power
+from tests.torture.conftest import Figure, need, pick
+from tests.torture.power import Report, powered
+
+pytestmark = pytest.mark.timeout(900)
+
+ON_ONE_AND_TWO = pytest.mark.parametrize("on_two", [False, True], ids=["one", "two"])
+KINDS = pytest.mark.parametrize("kind", ["ext4", "xfs"])
+
+
+@pytest.fixture(scope="module")
+def hatchery() -> Iterator[Hatchery]:
+    with hatching() as hatchery:
+        yield hatchery
+
+
+@pytest.fixture
+def shop() -> Iterator[Workshop]:
+    need("mkfs.ext4", "mkfs.xfs", "losetup")
+    with workshop() as shop:
+        yield shop
+
+
+def told(report: Report) -> str:
+    return f"{report.cuts} cuts, {report.acks} acks, {report.rows} rows looked at: nothing torn, missing or lost"
+
+
+def where(kind: str, on_two: bool) -> str:
+    return f"{kind}, {'tree and manifest on two file systems' if on_two else 'on one file system'}"
+
+
+@KINDS
+@ON_ONE_AND_TWO
+def test_an_acked_snapshot_outlives_a_cut_right_after_its_ack(
+    tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, kind: Kind, on_two: bool
+) -> None:
+    """What random cuts miss: no fsync of a folder shows only here, and only on two file systems (FAULTS D4)."""
+    with staged(tmp_path, hatchery) as stage, powered(shop, stage, kind, on_two=on_two) as mirror:
+        report = power.cut_after_each_ack(mirror, rounds=pick(12, 2))
+
+    assert report.wrong == []
+    assert report.acks == len(stage.world.jobs) * pick(12, 2)
+    figure(f"power cut right after each ack, {where(kind, on_two)}", told(report))
+
+
+@KINDS
+@ON_ONE_AND_TWO
+def test_a_cut_after_any_step_leaves_a_folder_whole_or_absent(
+    tmp_path: Path,
+    hatchery: Hatchery,
+    shop: Workshop,
+    figure: Figure,
+    chance: random.Random,
+    kind: Kind,
+    on_two: bool,
+) -> None:
+    """The fsyncs and renames of a first run, in the middle of a publish too (FAULTS D5); the next run completes it."""
+    with staged(tmp_path, hatchery, chained=True) as stage:
+        steps = sum(event.kind == "step" for event in stage.run().events)
+        with powered(shop, stage, kind, on_two=on_two) as mirror:
+            chosen = range(1, steps + 1)
+            some = chance.sample(chosen, min(steps, pick(60, 6)))
+            report = power.cut_at_steps(mirror, some)
+
+    assert report.wrong == []
+    # A run more or less orders its fsyncs otherwise; nearly every cut came.
+    assert report.cuts > 0.8 * len(some)
+    figure(f"power cut after the N-th fsync or rename of {steps}, {where(kind, on_two)}", told(report))
+
+
+@KINDS
+@ON_ONE_AND_TWO
+def test_cuts_at_random_moments_lose_nothing_that_was_acked(
+    tmp_path: Path,
+    hatchery: Hatchery,
+    shop: Workshop,
+    figure: Figure,
+    chance: random.Random,
+    kind: Kind,
+    on_two: bool,
+) -> None:
+    """Again and again in one mirror; the token store is cut as well (FAULTS D3, rule T)."""
+    with (
+        staged(tmp_path, hatchery, chained=True) as stage,
+        powered(shop, stage, kind, on_two=on_two) as mirror,
+    ):
+        began = time.monotonic()
+        assert stage.run().status == 0
+        report = power.cut_at_random(mirror, chance, cuts=pick(120, 12), longest_s=time.monotonic() - began)
+
+    assert report.wrong == []
+    assert report.cuts == pick(120, 12)
+    figure(f"power cut at random, {where(kind, on_two)}", told(report))
+
+
+@KINDS
+def test_a_token_that_was_used_is_saved(
+    tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, kind: Kind
+) -> None:
+    with (
+        staged(tmp_path, hatchery, chained=True) as stage,
+        powered(shop, stage, kind, on_two=False) as mirror,
+    ):
+        report = power.cut_after_use_of_a_token(mirror, rounds=pick(60, 5))
+
+    assert report.wrong == []
+    assert report.cuts == pick(60, 5)
+    assert stage.sandbox.tokens.refresh_count >= report.cuts
+    figure(f"power cut at the first use of a new token, {kind}", f"{report.cuts} cuts: each was saved")
+
+
+@KINDS
+def test_a_token_that_is_lost_on_the_way_was_noted_before(
+    tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, kind: Kind
+) -> None:
+    with (
+        staged(tmp_path, hatchery, chained=True) as stage,
+        powered(shop, stage, kind, on_two=False) as mirror,
+    ):
+        report = power.cut_while_refreshing(mirror, rounds=pick(30, 3))
+
+    assert report.wrong == []
+    assert report.cuts == pick(30, 3)
+    figure(f"power cut between the server's commit and its answer, {kind}", f"{report.cuts} cuts: each intent is there")

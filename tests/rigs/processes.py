@@ -78,15 +78,21 @@ class Cold:
         if closed:
             # Only a shell starts a program with a descriptor closed.
             command = ["sh", "-c", f'exec "$@" {" ".join(f"{number}>&-" for number in closed)}', "sh", *command]
-        with (self.folder / "stdout").open("ab") as stdout, (self.folder / "stderr").open("ab") as stderr:
+        # Not by open(): a pipe has no end to append to.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        outputs = [os.open(self.folder / name, flags, 0o600) for name in ("stdout", "stderr")]
+        try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 env={**os.environ, **(environ or {})},
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
+                stdout=outputs[0],
+                stderr=outputs[1],
                 start_new_session=True,
             )
+        finally:
+            for descriptor in outputs:
+                os.close(descriptor)
         return _Cold(process=process)
 
 

@@ -1,0 +1,176 @@
+"""Signals in any order and at any moment, with and without somebody to read what is said (FAULTS D7, D10)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dcsync.sandbox import Fault, Options, Sandbox
+from tests.rigs.kills import TOKEN, Witness, make_world, write_config
+from tests.rigs.mirror import tables
+from tests.rigs.processes import Cold, Run, forking
+from tests.torture.conftest import Figure, pick
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
+#: What else than a file the outputs may be: nothing at all, or a pipe whose reader goes away some time.
+OUTPUTS = ("files", "files", "no stdout", "no stderr", "neither", "pipes")
+#: DESIGN §6: done, or interrupted. Nothing fails here but by the signals.
+STATUSES = {0, 130}
+_COLD_EACH = 10
+
+
+def uncaught(run: Run) -> set[int]:
+    """Return the signals that would end the process now, since it has not (yet, any more) said what to do with them."""
+    try:
+        status = Path(f"/proc/{run.pid}/status").read_text()
+    except FileNotFoundError:
+        return set()
+    masks = {line.partition(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Sig")}
+    handled = int(masks["SigCgt"], 16) | int(masks["SigIgn"], 16)
+    return {number for number in SIGNALS if not handled >> (number - 1) & 1}
+
+
+@dataclass(slots=True)
+class Pipes:
+    """Pipes for both outputs, and whoever reads them until he has enough."""
+
+    folder: Path
+    readers: list[int] = field(default_factory=list)
+    heard: bytes = b""
+
+    def listen(self) -> None:
+        """Take in what has been said so far."""
+        for reader in self.readers:
+            with suppress(BlockingIOError):
+                while piece := os.read(reader, 1 << 16):
+                    self.heard += piece
+
+    def leave(self) -> None:
+        """Go away."""
+        self.listen()
+        while self.readers:
+            os.close(self.readers.pop())
+
+
+@contextmanager
+def pipes(folder: Path) -> Iterator[Pipes]:
+    """Make the pipes in a folder of their own."""
+    folder.mkdir()
+    for name in ("stdout", "stderr"):
+        os.mkfifo(folder / name)
+    made = Pipes(folder)
+    made.readers = [os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK) for name in ("stdout", "stderr")]
+    try:
+        yield made
+    finally:
+        made.leave()
+
+
+@dataclass(slots=True, kw_only=True)
+class Fuzz:
+    """One sequence: what is run, how, and what it gets to hear."""
+
+    command: str
+    outputs: str
+    #: Each signal, and how long after the one before it comes.
+    signals: tuple[tuple[signal.Signals, float], ...]
+    cold: bool
+    #: After how many of the signals the readers of the pipes go away.
+    leaves_after: int
+
+    @property
+    def closed(self) -> tuple[int, ...]:
+        return {"no stdout": (1,), "no stderr": (2,), "neither": (1, 2)}.get(self.outputs, ())
+
+
+def make_fuzz(number: int, chance: random.Random) -> Fuzz:
+    count = chance.randint(1, 5)
+    return Fuzz(
+        command=chance.choice(["sync", "run"]),
+        outputs=chance.choice(OUTPUTS),
+        signals=tuple((chance.choice(SIGNALS), chance.choice([0.0, chance.uniform(0.0, 0.3)])) for _ in range(count)),
+        cold=number % _COLD_EACH == 0,
+        leaves_after=chance.randint(0, count),
+    )
+
+
+async def play(fuzz: Fuzz, run: Run, made: Pipes | None) -> tuple[int, set[int]]:
+    """Send the signals, end what is left, and return the exit status and the other ones that are right."""
+    fatal = set[int]()
+    for number, (one, pause) in enumerate(fuzz.signals):
+        await asyncio.sleep(pause)  # noqa: TID251 - when it comes is what is played with
+        if made is not None and number == fuzz.leaves_after:
+            made.leave()
+        fatal |= {-one} & {-number for number in uncaught(run)}
+        run.send(one)
+    ending = asyncio.ensure_future(run.wait())  # noqa: TID251 - awaited right below, whatever comes
+    try:
+        async with asyncio.timeout(60):
+            while not ending.done():
+                if made is not None:
+                    made.listen()
+                await asyncio.wait({ending}, timeout=0.3)
+                if not ending.done() and fuzz.command == "run":
+                    fatal |= {-signal.SIGTERM} & {-number for number in uncaught(run)}
+                    run.send(signal.SIGTERM)
+    finally:
+        run.send(signal.SIGKILL)
+        status = await ending
+    return status, fatal
+
+
+@pytest.mark.timeout(1200)
+async def test_signals_in_any_order_leave_no_traceback_and_nothing_torn(
+    tmp_path: Path, chance: random.Random, figure: Figure
+) -> None:
+    world, ends = make_world(with_archive=False, days=3), Counter[str]()
+    (tmp_path / "mirror").mkdir()
+    witness = Witness(tmp_path / "mirror", world)
+    async with (
+        Sandbox(world, options=Options(quota_per_minute=None, latency_s=0.01)) as sandbox,
+        forking(tmp_path) as forked,
+    ):
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.02, times=None))
+        config = write_config(tmp_path, sandbox)
+        environ = {TOKEN: sandbox.tokens.issue_access_token("tester", 86400)}
+        for number in range(pick(200, 24)):
+            fuzz = make_fuzz(number, chance)
+            folder = tmp_path / f"outputs-{number}"
+            made = None
+            with pipes(folder) if fuzz.outputs == "pipes" else made_folder(folder) as made:
+                starter = Cold(folder) if fuzz.cold else replace(forked, folder=folder)
+                run = await starter("--config", str(config), fuzz.command, environ=environ, closed=fuzz.closed)
+                status, fatal = await play(fuzz, run, made)
+                heard = "" if made is None else made.heard.decode(errors="replace")
+            said = heard + "".join(path.read_text() for path in folder.iterdir() if path.is_file())
+            assert status in STATUSES | fatal, (fuzz, said)
+            assert "Traceback" not in said, (fuzz, said)
+            ends[signal.Signals(-status).name if status < 0 else str(status)] += 1
+            if witness.look() == len(world.jobs):
+                files = tables(30, seed=100 + number)
+                request = next(iter(world.requests))
+                world.add_job(request, completed_at=datetime.now(UTC), files=files, with_archive=False)
+        last = await forked("--config", str(config), "sync", environ=environ)
+        assert await last.wait() == 0
+        witness.assert_all_mirrored()
+    words = ", ".join(f"{count} × {end}" for end, count in sorted(ends.items()))
+    figure(
+        "signals in any order, outputs closed", f"{ends.total()} runs ended with {words}; no traceback, nothing torn"
+    )
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder in which the outputs are files."""
+    folder.mkdir()
+    yield None

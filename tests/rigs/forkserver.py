@@ -2,7 +2,8 @@
 
 A request is a line of JSON on stdin: `argv`, `env`, `outputs` (the paths of stdout and stderr; null closes one), and
 `watch`: null, or the path of a socket at which somebody listens for the calls that change files
-(tests/rigs/syscalls.py). The answers are two lines on stdout: `{"pid": …}`, and `{"status": …}` when the run has ended.
+(tests/rigs/syscalls.py). The answers are two lines on stdout: `{"pid": …}` when the run begins, `{"status": …}` when it
+has ended.
 """
 
 from __future__ import annotations
@@ -35,11 +36,18 @@ def serve(requests: TextIO, answers: TextIO) -> Callable[[], object] | None:
     """Answer requests until there are no more; in a forked run return what it is to do."""
     for line in requests:
         request = json.loads(line)
+        ready, say_ready = os.pipe()
         pid = os.fork()
         if pid == 0:
             requests.close()
             answers.close()
-            return prepared(request)
+            os.close(ready)
+            main = prepared(request)
+            os.close(say_ready)
+            return main
+        os.close(say_ready)
+        os.read(ready, 1)
+        os.close(ready)
         print(json.dumps({"pid": pid}), file=answers, flush=True)
         _, status = os.waitpid(pid, 0)
         print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), file=answers, flush=True)

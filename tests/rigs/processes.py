@@ -53,17 +53,29 @@ async def run_of(start: Starter, *argv: str, environ: Mapping[str, str] | None =
 @dataclass(slots=True, kw_only=True)
 class _Cold:
     process: asyncio.subprocess.Process
+    handle: int
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def send(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            self.process.send_signal(number)
+        # Not by the process's own method: it polls, and whoever waits then never hears of the status.
+        _send(self.handle, number)
 
     async def wait(self) -> int:
-        return await self.process.wait()
+        status = await self.process.wait()
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+        return status
+
+
+def _send(handle: int, number: signal.Signals) -> None:
+    """Send a signal by a process's descriptor: its number may be another one's by now."""
+    if handle >= 0:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +105,7 @@ class Cold:
         finally:
             for descriptor in outputs:
                 os.close(descriptor)
-        return _Cold(process=process)
+        return _Cold(process=process, handle=os.pidfd_open(process.pid))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,9 +116,7 @@ class _Forked:
     status: int | None = None
 
     def send(self, number: signal.Signals) -> None:
-        # By its descriptor: its number may be another process's by now.
-        with suppress(ProcessLookupError, OSError):
-            signal.pidfd_send_signal(self.handle, number)
+        _send(self.handle, number)
 
     async def wait(self) -> int:
         if self.status is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import dcsync
 from dcsync.sandbox import Fault, Options, Sandbox
 from tests.rigs.kills import TOKEN, Witness, make_world, write_config
 from tests.rigs.mirror import tables
@@ -24,8 +26,12 @@ from tests.torture.conftest import Figure, pick
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
 #: What else than a file the outputs may be: nothing at all, or a pipe whose reader goes away some time.
 OUTPUTS = ("files", "files", "no stdout", "no stderr", "neither", "pipes")
-#: DESIGN §6: done, or interrupted. Nothing fails here but by the signals.
-STATUSES = {0, 130}
+#: DESIGN §6: done, or interrupted, for which a shell takes a death by SIGINT as well. Nothing else fails here.
+STATUSES = {0, 130, -signal.SIGINT}
+#: An interrupt while the interpreter starts, before the first line of ours, is its own to tell of.
+OWN_TRACEBACK = re.compile(
+    rf'Traceback(?s:.*)File "{re.escape(str(Path(dcsync.__file__).parent))}/(?!__main__|__init__|cli/__init__)'
+)
 _COLD_EACH = 10
 
 
@@ -95,11 +101,15 @@ class Fuzz:
 
 def make_fuzz(number: int, chance: random.Random) -> Fuzz:
     count = chance.randint(1, 5)
+    pauses = [chance.choice([0.0, chance.uniform(0.0, 0.3)]) for _ in range(count)]
+    # Mostly when it is at work, sometimes before its first line.
+    cold = number % _COLD_EACH == 0
+    pauses[0] = chance.choice([0.0, *(chance.uniform(0.2, 1.8 if cold else 0.8) for _ in range(4))])
     return Fuzz(
         command=chance.choice(["sync", "run"]),
         outputs=chance.choice(OUTPUTS),
-        signals=tuple((chance.choice(SIGNALS), chance.choice([0.0, chance.uniform(0.0, 0.3)])) for _ in range(count)),
-        cold=number % _COLD_EACH == 0,
+        signals=tuple((chance.choice(SIGNALS), pause) for pause in pauses),
+        cold=cold,
         leaves_after=chance.randint(0, count),
     )
 
@@ -115,7 +125,7 @@ async def play(fuzz: Fuzz, run: Run, made: Pipes | None) -> tuple[int, set[int]]
         run.send(one)
     ending = asyncio.ensure_future(run.wait())  # noqa: TID251 - awaited right below, whatever comes
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(60):  # the daemon's own limits are 10 s
             while not ending.done():
                 if made is not None:
                     made.listen()
@@ -127,6 +137,11 @@ async def play(fuzz: Fuzz, run: Run, made: Pipes | None) -> tuple[int, set[int]]
         run.send(signal.SIGKILL)
         status = await ending
     return status, fatal
+
+
+def interpreters_own(fuzz: Fuzz) -> set[int]:
+    """Return the status of an interpreter that was interrupted while it started, before the first line of ours."""
+    return {1} if fuzz.cold and signal.SIGINT in dict(fuzz.signals) else set()
 
 
 @pytest.mark.timeout(1200)
@@ -146,15 +161,14 @@ async def test_signals_in_any_order_leave_no_traceback_and_nothing_torn(
         for number in range(pick(200, 24)):
             fuzz = make_fuzz(number, chance)
             folder = tmp_path / f"outputs-{number}"
-            made = None
             with pipes(folder) if fuzz.outputs == "pipes" else made_folder(folder) as made:
                 starter = Cold(folder) if fuzz.cold else replace(forked, folder=folder)
                 run = await starter("--config", str(config), fuzz.command, environ=environ, closed=fuzz.closed)
                 status, fatal = await play(fuzz, run, made)
                 heard = "" if made is None else made.heard.decode(errors="replace")
             said = heard + "".join(path.read_text() for path in folder.iterdir() if path.is_file())
-            assert status in STATUSES | fatal, (fuzz, said)
-            assert "Traceback" not in said, (fuzz, said)
+            assert status in STATUSES | fatal | interpreters_own(fuzz), (fuzz, said)
+            assert not OWN_TRACEBACK.search(said), (fuzz, said)
             ends[signal.Signals(-status).name if status < 0 else str(status)] += 1
             if witness.look() == len(world.jobs):
                 files = tables(30, seed=100 + number)

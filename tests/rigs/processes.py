@@ -80,9 +80,10 @@ def _send(handle: int, number: signal.Signals) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """Starts the interpreter anew for each run."""
+    """Starts the interpreter anew for each run; in a control group, when its `cgroup.procs` is given."""
 
     folder: Path
+    group: Path | None = None
 
     async def __call__(self, *argv: str, environ: Mapping[str, str] | None = None, closed: Sequence[int] = ()) -> Run:
         """Start a run."""
@@ -90,6 +91,8 @@ class Cold:
         if closed:
             # Only a shell starts a program with a descriptor closed.
             command = ["sh", "-c", f'exec "$@" {" ".join(f"{number}>&-" for number in closed)}', "sh", *command]
+        if self.group is not None:
+            command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.group), *command]
         # Not by open(): a pipe has no end to append to.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         outputs = [os.open(self.folder / name, flags, 0o600) for name in ("stdout", "stderr")]

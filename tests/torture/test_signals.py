@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 import dcsync
-from dcsync.sandbox import Fault, Options, Sandbox
-from tests.rigs.kills import TOKEN, Witness, make_world, write_config
+from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
+from tests.rigs.kills import TOKEN, Witness, due_bytes, make_world, sent_bytes, write_config
 from tests.rigs.mirror import tables
-from tests.rigs.processes import Cold, Run, forking
+from tests.rigs.processes import Cold, Run, forking, said
 from tests.torture.conftest import Figure, pick
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
@@ -158,7 +158,7 @@ async def test_signals_in_any_order_leave_no_traceback_and_nothing_torn(
         sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.02, times=None))
         config = write_config(tmp_path, sandbox)
         environ = {TOKEN: sandbox.tokens.issue_access_token("tester", 86400)}
-        for number in range(pick(200, 24)):
+        for number in range(pick(200, 20)):
             fuzz = make_fuzz(number, chance)
             folder = tmp_path / f"outputs-{number}"
             with pipes(folder) if fuzz.outputs == "pipes" else made_folder(folder) as made:
@@ -166,9 +166,9 @@ async def test_signals_in_any_order_leave_no_traceback_and_nothing_torn(
                 run = await starter("--config", str(config), fuzz.command, environ=environ, closed=fuzz.closed)
                 status, fatal = await play(fuzz, run, made)
                 heard = "" if made is None else made.heard.decode(errors="replace")
-            said = heard + "".join(path.read_text() for path in folder.iterdir() if path.is_file())
-            assert status in STATUSES | fatal | interpreters_own(fuzz), (fuzz, said)
-            assert not OWN_TRACEBACK.search(said), (fuzz, said)
+            told = heard + "".join(path.read_text() for path in folder.iterdir() if path.is_file())
+            assert status in STATUSES | fatal | interpreters_own(fuzz), (fuzz, told)
+            assert not OWN_TRACEBACK.search(told), (fuzz, told)
             ends[signal.Signals(-status).name if status < 0 else str(status)] += 1
             if witness.look() == len(world.jobs):
                 files = tables(30, seed=100 + number)
@@ -177,9 +177,10 @@ async def test_signals_in_any_order_leave_no_traceback_and_nothing_torn(
         last = await forked("--config", str(config), "sync", environ=environ)
         assert await last.wait() == 0
         witness.assert_all_mirrored()
-    words = ", ".join(f"{count} × {end}" for end, count in sorted(ends.items()))
+    words = ", ".join(f"{end} ({count})" for end, count in sorted(ends.items()))
     figure(
-        "signals in any order, outputs closed", f"{ends.total()} runs ended with {words}; no traceback, nothing torn"
+        "signals in any order, some with closed outputs",
+        f"{ends.total()} runs ended with {words}; no traceback, nothing torn",
     )
 
 
@@ -188,3 +189,77 @@ def made_folder(folder: Path) -> Iterator[None]:
     """Make a folder in which the outputs are files."""
     folder.mkdir()
     yield None
+
+
+#: Of one file, and the speed at which it comes: SIGTERM meets it at work.
+_FILE_SIZE, _BYTES_PER_SECOND = 8 << 20, 12 << 20
+#: What has come and was not written yet when a download is ended: a piece in memory, and the store's last burst.
+_IN_FLIGHT = (1 << 20) + _BYTES_PER_SECOND // 10
+
+
+@pytest.mark.timeout(600)
+async def test_sigterm_at_any_point_of_a_download_keeps_what_came(
+    tmp_path: Path, chance: random.Random, figure: Figure
+) -> None:
+    """FAULTS D7. The daemon would let the download come to its end for some seconds; a second SIGTERM hurries it."""
+    world = World(seed=3)
+    request, rounds, kept = world.add_request("Big"), pick(100, 6), 0
+    (tmp_path / "mirror").mkdir()
+    witness, staging = Witness(tmp_path / "mirror", world), tmp_path / "mirror/.dcsync/staging"
+
+    def part() -> tuple[str, int]:
+        """Return the file that has begun, and how far it has come."""
+        found = list(staging.rglob("*.part"))
+        assert len(found) <= 1
+        return (found[0].parent.name, found[0].stat().st_size) if found else ("", 0)
+
+    def add_job(number: int) -> None:
+        files = {"forms.csv": Synthetic(_FILE_SIZE + number, seed=number)}
+        world.add_job(request, completed_at=datetime.now(UTC), files=files, with_archive=False)
+
+    add_job(0)
+    async with (
+        Sandbox(world, options=Options(quota_per_minute=None)) as sandbox,
+        forking(tmp_path) as start,
+    ):
+        sandbox.faults.add(Fault(server="storage", kind="slow", amount=_BYTES_PER_SECOND, times=None))
+        config = write_config(tmp_path, sandbox)
+        environ = {TOKEN: sandbox.tokens.issue_access_token("tester", 86400)}
+        for number in range(1, rounds + 1):
+            command, before, calls = chance.choice(["sync", "run"]), part(), len(sandbox.calls)
+            run = await start("--config", str(config), command, environ=environ)
+            try:
+                async with asyncio.timeout(60):
+                    while not any("/data/" in call.path for call in sandbox.calls[calls:]):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)  # noqa: TID251 - another process's work
+                    await asyncio.sleep(chance.uniform(0.0, 0.5))  # noqa: TID251 - the point at random
+                    run.send(signal.SIGTERM)
+                    run.send(signal.SIGTERM)
+                    status = await run.wait()
+            finally:
+                run.send(signal.SIGKILL)
+                await run.wait()
+            published = witness.look() == len(world.jobs)
+            assert status in ({0} if command == "run" else {0, 130, -signal.SIGTERM} if published else {130})
+            asked = next((call for call in sandbox.calls[calls:] if call.server == "storage"), None)
+            if before[1] and asked is not None:
+                # It went on at the byte that was there.
+                assert asked.headers["range"] == f"bytes={before[1]}-"
+            if not published:
+                # Nothing that had come is gone.
+                assert part() >= before
+                kept += part()[1] > 0
+            else:
+                assert not list(staging.iterdir())
+                add_job(number)
+        last = await start("--config", str(config), "sync", environ=environ)
+        assert await last.wait() == 0, said(tmp_path)
+        witness.assert_all_mirrored()
+        assert "Traceback" not in said(tmp_path)
+        assert kept > 0
+        assert sent_bytes(sandbox) <= due_bytes(world) + rounds * _IN_FLIGHT
+        share = sent_bytes(sandbox) / due_bytes(world)
+    figure(
+        "SIGTERM in a download",
+        f"{rounds} times, {kept} of them a part was kept and gone on with at its byte; {share:.2f} of the bytes sent",
+    )

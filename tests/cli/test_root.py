@@ -150,3 +150,32 @@ def test_a_sync_that_nobody_hears_ends_with_the_status_of_what_it_did(side: Serv
 
     assert run_in_shell(side.config, "2>/dev/null | true") == 3
     assert len(list(side.root.glob("acme/*/[0-9]*/**/_dcsync.json"))) == 1
+
+
+#: Presses Ctrl-C when a module is imported, and again when something is said.
+IMPATIENT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+class Stderr:
+    def __getattr__(self, name):
+        return getattr(sys.__stderr__, name)
+    def write(self, text):
+        os.kill(os.getpid(), signal.SIGINT)
+        return sys.__stderr__.write(text)
+sys.meta_path.insert(0, Finder())
+sys.stderr = Stderr()
+from dcsync.cli import main
+sys.argv[1:] = ["sync"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["dcsync.cli.root", "click", "dcsync.cli.session", "dcsync.config"])
+def test_an_interrupt_at_the_start_and_one_more_leave_no_traceback(module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPATIENT, module], check=False, capture_output=True, text=True)
+
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr

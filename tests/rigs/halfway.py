@@ -25,7 +25,7 @@ from alembic.config import Config
 from dcsync.auth.store import Intent, TokenPair, TokenStore, fingerprint
 from dcsync.manifest import schema
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
-from tests.rigs.kills import Witness, sent_bytes, write_config
+from tests.rigs.kills import Witness, assert_rows_have_folders, sent_bytes, write_config
 from tests.rigs.processes import Forking, run_of, said
 from tests.rigs.syscalls import Watch
 
@@ -88,6 +88,7 @@ class Halfway:
         else:
             status = await self.start.watched(watch, *argv)
         self.witness.look()
+        assert_rows_have_folders(self.folder / "state", self.folder / "mirror")
         return status
 
     def holds_live_token(self) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 import signal
+import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
 from dcsync.sandbox.world import Blob
@@ -131,6 +134,21 @@ class Witness:
         assert list((self.root / ".dcsync/staging").iterdir()) == []
 
 
+def assert_rows_have_folders(state: Path, root: Path) -> None:
+    """Look that every snapshot that the manifest acknowledges is there, right after a kill (FAULTS rule P, step 6).
+
+    A copy of the manifest is looked at: opening it would bring it to order, which is what the next run has to do.
+    """
+    with TemporaryDirectory() as folder:
+        for path in state.glob("manifest.sqlite*"):
+            shutil.copy(path, folder)
+        with closing(sqlite3.connect(Path(folder) / "manifest.sqlite")) as connection:
+            there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'job'").fetchone()
+            query = "SELECT folder FROM job WHERE state = 'published'"
+            acknowledged = connection.execute(query).fetchall() if there else []
+    assert [path for (path,) in acknowledged if not (root / path / "_dcsync.json").is_file()] == []
+
+
 def sent_bytes(sandbox: Sandbox) -> int:
     """Return the bytes of files that the store has sent."""
     return sum(call.body_bytes_sent for call in sandbox.calls if call.server == "storage")
@@ -188,6 +206,7 @@ async def kill_at_random(
             killed += status != 0
             ended += status == 0
             seen.append(witness.look())
+            assert_rows_have_folders(folder / "state", folder / "mirror")
             if status == 0:
                 request = next(iter(world.requests))
                 more = tables(30, seed=100 + ended)

@@ -394,6 +394,15 @@ class ExtractMissing(DcsyncError):
     hint = "dcsync looks again for a day; after that, run the data request again"
 
 
+class JobBug(DcsyncError):
+    """Something that nobody foresaw came up with one job: a bug, which must not hold up the other jobs (FAULTS D13)."""
+
+    code = "D-BUG"
+    exit_status = ExitStatus.BUG
+    poison = True
+    hint = "please report it with the lines of the log; an update may mend it, then dcsync sync --job ID"
+
+
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ CODE_TABLE = """
     RateLimited=A-QUOTA BadRequest=A-REQUEST ApiFault=A-SERVER ConfigError=C-CONFIG ConfigInvalid=C-CONFIG
     SecretExposed=C-EXPOSED ConfigMissing=C-MISSING SecretUnavailable=C-SECRET
     SnapshotUnclear=C-SNAPSHOT ManifestCorrupt=D-CORRUPT
-    ManifestError=D-MANIFEST ManifestNewer=D-NEWER IllegalTransition=D-STATE DcsyncError=DCSYNC
+    ManifestError=D-MANIFEST ManifestNewer=D-NEWER IllegalTransition=D-STATE DcsyncError=DCSYNC JobBug=D-BUG
     ChecksumMismatch=F-CHECKSUM DiskError=F-DISK InodesExhausted=F-INODES DiskFault=F-IO DiskDenied=F-PERM
     DiskReadOnly=F-READONLY SizeMismatch=F-SIZE DiskFull=F-SPACE BadListing=L-LISTING ExtractMissing=L-MISSING
     MirrorForeign=M-FOREIGN MirrorLocked=M-LOCKED MassChange=M-MASS MirrorError=M-MIRROR MirrorTampered=M-TAMPERED
@@ -35,7 +35,7 @@ CODES = dict(pair.split("=") for pair in CODE_TABLE.split())
 HINT_BY_CASE = {"IllegalTransition", "MassChange", "MirrorForeign", "MirrorTampered"}
 #: Every status but "incomplete, will be retried by the next run".
 STATUSES = {
-    1: "IllegalTransition",
+    1: "IllegalTransition JobBug",
     2: "ClientRejected ConfigError ConfigInvalid ConfigMissing ManifestNewer PrivateKeyUnusable SecretExposed "
     "SecretUnavailable SnapshotUnclear TokenStoreExposed WrongUser",
     11: "MirrorLocked",
@@ -153,6 +153,7 @@ def test_a_file_that_is_wrong_each_time_is_told_from_one_that_was_unlucky() -> N
     assert {kind.__name__ for kind in ALL if kind.poison} == {
         "BadListing",
         "ChecksumMismatch",
+        "JobBug",
         "SizeMismatch",
         "UnsafeUrl",
     }

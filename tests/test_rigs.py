@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from yarl import URL
 
 from tests.rigs import nspawn, s3
 from tests.rigs.s3 import AWKWARD_KEYS, S3Server, Signature
+from tests.rigs.syscalls import Call, Watch, watching
 
 REPOSITORY: Final = Path(__file__).parent.parent
 BODY: Final = bytes(range(256)) * 512
@@ -307,3 +309,51 @@ def test_a_system_that_does_not_end_is_ended_and_leaves_nothing(tmp_path: Path) 
         str(tmp_path)
         not in subprocess.run(["ps", "ax", "-o", "args"], check=True, capture_output=True, text=True).stdout
     )
+
+
+# --- kills before a call ----------------------------------------------------------------------------------------------
+
+#: Two threads, one after the other, make four folders each; what else a program does changes no file there.
+EIGHT_FOLDERS: Final = """
+import os, socket, sys, threading
+from tests.rigs.syscalls import announce
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(sys.argv[1])
+    announce(connection)
+def work(name):
+    for number in range(4):
+        os.mkdir(f"{sys.argv[2]}/{name}{number}")
+        os.stat(sys.argv[2])
+thread = threading.Thread(target=work, args="a")
+thread.start()
+thread.join()
+work("b")
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("kill_at", "made"), [(1, 0), (4, 3), (5, 4), (8, 7), (9, 8), (None, 8)])
+def test_a_process_is_killed_before_its_nth_call_whichever_thread_makes_it(
+    tmp_path: Path, kill_at: int | None, made: int
+) -> None:
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    watch = Watch(folder=folder, kill_at=kill_at)
+
+    with watching(tmp_path / "socket", watch):
+        done = subprocess.run(
+            [sys.executable, "-c", EIGHT_FOLDERS, tmp_path / "socket", folder],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+        )
+
+    names = [f"{thread}{number}" for thread in "ab" for number in range(4)]
+    assert sorted(path.name for path in folder.iterdir()) == names[:made]
+    if made < len(names):
+        assert done.returncode == -signal.SIGKILL
+        assert watch.killed_before == Call(name="mkdir", path=names[made])
+    else:
+        assert (done.returncode, done.stdout, watch.killed_before) == (0, "done\n", None)
+    assert [call.path for call in watch.calls] == names[: made + 1]

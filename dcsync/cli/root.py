@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
@@ -102,25 +101,17 @@ def dcsync(ctx: click.Context, config: Path | None, log_level: str | None, log_f
     ctx.obj = Globals(config=config, log_level=log_level, log_format=log_format)
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with a status of DESIGN §6; no error leaves as a traceback but a bug."""
-    # What is imported stays: looking through it for garbage took a fifth of the start. `run_async` turns it on again.
-    gc.disable()
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: list[str]) -> int:
     """Run the command line with these arguments and return the exit status."""
     try:
         result = dcsync.main(arguments, prog_name="dcsync", standalone_mode=False)
-        # A closed pipe shows up at the last flush; better here than as a traceback at exit.
-        sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.Abort:
         return _interrupted()
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):  # nobody is there to hear it
+            error.show()
         return int(ExitStatus.USAGE)
     except DcsyncError as error:
         show_error(error)
@@ -140,17 +131,19 @@ def run(arguments: list[str]) -> int:
 def show_error(error: DcsyncError) -> None:
     """Say on stderr what failed, what is safe, and what to do (FAULTS rule E)."""
     lines = error.message.splitlines() or [type(error).__name__]
-    click.secho(f"dcsync: {lines[0]}", fg="red", err=True)
-    for line in lines[1:]:
-        click.echo(f"        {line}", err=True)
-    click.echo(f"  code: {error.code}", err=True)
-    click.echo(f"  safe: {error.safe}", err=True)
-    if error.advice:
-        click.echo(f"  do:   {error.advice}", err=True)
+    with suppress(OSError):  # nobody is there to hear it
+        click.secho(f"dcsync: {lines[0]}", fg="red", err=True)
+        for line in lines[1:]:
+            click.echo(f"        {line}", err=True)
+        click.echo(f"  code: {error.code}", err=True)
+        click.echo(f"  safe: {error.safe}", err=True)
+        if error.advice:
+            click.echo(f"  do:   {error.advice}", err=True)
 
 
 def _interrupted() -> int:
-    click.echo("dcsync: interrupted; what is staged is kept, the next run goes on from there", err=True)
+    with suppress(OSError):  # nobody is there to hear it
+        click.echo("dcsync: interrupted; what is staged is kept, the next run goes on from there", err=True)
     return int(ExitStatus.INTERRUPTED)
 
 
@@ -158,6 +151,7 @@ def _show_bug(error: Exception) -> int:
     from dcsync.log import redact
 
     # No locals and no chained contexts of other libraries' exceptions beyond their text; secrets are redacted.
-    click.echo(redact("".join(traceback.format_exception(error))), err=True)
-    click.secho("dcsync: this is a bug in dcsync; please report it with the lines above", fg="red", err=True)
+    with suppress(OSError):  # nobody is there to hear it
+        click.echo(redact("".join(traceback.format_exception(error))), err=True)
+        click.secho("dcsync: this is a bug in dcsync; please report it with the lines above", fg="red", err=True)
     return int(ExitStatus.BUG)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -44,7 +45,8 @@ def sync_command(
     config = load_config(ctx)
     wanted = Wanted(requests=tuple(requests), jobs=tuple(jobs))
     outcomes = run_async(sync_once(config, accounts, wanted, dry_run=dry_run))
-    print_outcomes(outcomes, as_json=as_json, dry_run=dry_run)
+    with suppress(BrokenPipeError):  # who listened has gone; the status is that of what was done
+        print_outcomes(outcomes, as_json=as_json, dry_run=dry_run)
     status = exit_status(outcomes)
     unknown = [*_requests_not_found(outcomes, requests), *_jobs_not_found(outcomes, jobs)]
     for line in unknown:

@@ -104,12 +104,13 @@ class Service:
         """End: let work under way come to an end for some seconds, then cancel it. A second call cancels at once."""
         if self._stopping:
             self._hurry.set()
-        else:
-            # Only here: a session also ends for a reload, and systemd kills what says STOPPING and then goes on.
-            self._notifier.stopping("ending; downloads are kept where they stand")
+            return
+        # Only here: a session also ends for a reload, and systemd kills what says STOPPING and then goes on.
+        self._notifier.stopping("ending; downloads are kept where they stand")
         self._stopping = True
         self._told.set()
         if self._opener is not None:
+            # Once: cancelled again while it cleans up, it would end as something that nobody asked for.
             self._opener.cancel()
 
     def reload(self) -> None:

@@ -42,6 +42,7 @@ from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
+from dcsync.tasks import finish
 
 #: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
 REVISIONS = ("0001", "0002", "0003", "0004", "0005")
@@ -69,7 +70,8 @@ async def open_manifest(path: Path, *, read_only: bool = False) -> AsyncIterator
                     await _migrate(connection)
         yield SqlManifest(engine, path)
     finally:
-        await engine.dispose()
+        # To its end, also when a second signal cancels it again: a connection half closed is told of with a traceback.
+        await finish(engine.dispose())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

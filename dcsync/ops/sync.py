@@ -32,6 +32,7 @@ from dcsync.errors import (
     ExitStatus,
     ExtractMissing,
     InodesExhausted,
+    JobBug,
     ManifestError,
     MirrorError,
     RateLimited,
@@ -91,6 +92,8 @@ class AccountOutcome:
         """Return the status that this account's part of the run asks for."""
         if self.error is not None:
             return self.error.exit_status
+        if any(failed.code == JobBug.code for failed in self.failed):
+            return ExitStatus.BUG
         if self.failed or self.due_later:
             return ExitStatus.INCOMPLETE
         return ExitStatus.DONE
@@ -224,22 +227,30 @@ class _AccountRun:
         except DcsyncError as error:
             if _stops_account(error):
                 raise
-            if self._dry_run:
-                self._outcome.failed.append(
-                    Failed(
-                        job=known.job.id,
-                        state=known.state,
-                        code=error.code,
-                        message=error.message,
-                        hint=error.advice,
-                        next_try_at=None,
-                    )
-                )
-            else:
-                await self._note_failure(known, error)
+            await self._fail(known, error)
+        except Exception as error:  # whatever it is, the other jobs can be mirrored
+            log.exception("a bug in dcsync met one job; the others go on", account=self._account.name, job=known.job.id)
+            # Only its kind: the text of a stranger's exception may hold anything.
+            await self._fail(known, JobBug(f"an unexpected {type(error).__name__}; the log has where it came up"))
         finally:
             self._outcome.calls += mirror.calls
             self._context.observer.job_done(known.job.id)
+
+    async def _fail(self, known: KnownJob, error: DcsyncError) -> None:
+        """Put a job that failed into the outcome, and into the manifest unless nothing is to be written."""
+        if not self._dry_run:
+            await self._note_failure(known, error)
+            return
+        self._outcome.failed.append(
+            Failed(
+                job=known.job.id,
+                state=known.state,
+                code=error.code,
+                message=error.message,
+                hint=error.advice,
+                next_try_at=None,
+            )
+        )
 
     async def _note_failure(self, known: KnownJob, error: DcsyncError) -> None:
         """Decide what becomes of a job that failed, and record it with the time of the next try."""

@@ -10,7 +10,9 @@ import pytest
 
 import dcsync
 from dcsync.cli.root import _COMMANDS
+from dcsync.sandbox import Fault
 from tests.cli.conftest import Dcsync
+from tests.rigs.mirror import assert_identical, tables
 from tests.rigs.served import Served
 
 
@@ -109,3 +111,71 @@ def test_the_module_runs_as_a_program() -> None:
     result = subprocess.run([sys.executable, "-m", "dcsync", "--version"], capture_output=True, text=True, check=True)
 
     assert dcsync.__version__ in result.stdout
+
+
+# --- who listens ------------------------------------------------------------------------------------------------------
+
+
+def run_in_shell(config: Path, words: str, command: str = "sync") -> int:
+    """Run a command with `words` after it, which say what becomes of its outputs."""
+    line = f'"{sys.executable}" -m dcsync --config "{config}" {command} {words}'
+    return subprocess.run(["bash", "-o", "pipefail", "-c", line], check=False).returncode
+
+
+@pytest.mark.parametrize("words", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_outputs_are_no_bug(side: Served, words: str) -> None:
+    """FAULTS D10."""
+    world = side.sandbox.world
+    job = world.add_job(world.add_request("Nightly"), files=tables(2), with_archive=False)
+
+    status = run_in_shell(side.config, words)
+
+    assert status == 0
+    (snapshot,) = [path.parent for path in side.root.glob("acme/*/[0-9]*/**/_dcsync.json")]
+    assert_identical(snapshot, world, job)
+
+
+@pytest.mark.parametrize("words", ["2> >(true)", "2>&1 | true", "2>&1 >&- | true"])
+def test_an_error_that_nobody_hears_has_its_status_all_the_same(side: Served, words: str) -> None:
+    side.config.write_text(side.config.read_text().replace("min_free = 0", "min_free = -1"))
+
+    assert run_in_shell(side.config, words) == 2
+
+
+def test_a_sync_that_nobody_hears_ends_with_the_status_of_what_it_did(side: Served) -> None:
+    world = side.sandbox.world
+    request = world.add_request("Nightly")
+    bad, _ = (world.add_job(request, files=tables(2, seed=seed), with_archive=False) for seed in range(2))
+    side.sandbox.faults.add(Fault(server="storage", kind="short", amount=1, times=None, match=bad))
+
+    assert run_in_shell(side.config, "2>/dev/null | true") == 3
+    assert len(list(side.root.glob("acme/*/[0-9]*/**/_dcsync.json"))) == 1
+
+
+#: Presses Ctrl-C when a module is imported, and again when something is said.
+IMPATIENT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+class Stderr:
+    def __getattr__(self, name):
+        return getattr(sys.__stderr__, name)
+    def write(self, text):
+        os.kill(os.getpid(), signal.SIGINT)
+        return sys.__stderr__.write(text)
+sys.meta_path.insert(0, Finder())
+sys.stderr = Stderr()
+from dcsync.cli import main
+sys.argv[1:] = ["sync"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["dcsync.cli.root", "click", "dcsync.cli.session", "dcsync.config"])
+def test_an_interrupt_at_the_start_and_one_more_leave_no_traceback(module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPATIENT, module], check=False, capture_output=True, text=True)
+
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr

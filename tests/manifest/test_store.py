@@ -477,6 +477,28 @@ async def test_a_write_that_is_cancelled_at_a_statement_is_rolled_back_whole(
 # --- the rest of it ---------------------------------------------------------------------------------------------------
 
 
+async def test_closing_comes_to_its_end_however_often_it_is_cancelled(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FAULTS D10: a second SIGTERM comes while the first one closes everything."""
+    opened = asyncio.Event()
+
+    async def hold() -> None:
+        async with open_manifest(path):
+            opened.set()
+            await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        holding = group.create_task(hold())
+        await opened.wait()
+        while not holding.done():
+            holding.cancel()
+            await asyncio.sleep(0)  # noqa: TID251 - one turn of the loop
+
+    assert holding.cancelled()
+    assert caplog.records == []
+
+
 async def test_a_manifest_belongs_to_one_mirror(path: Path) -> None:
     async with open_manifest(path) as manifest:
         assert await manifest.instance() is None

@@ -902,3 +902,33 @@ def test_the_status_of_a_run_is_that_of_the_account_that_needs_a_person_soonest(
     assert exit_status([later, denied]) is ExitStatus.PERMISSION_DENIED
     assert exit_status([login, denied]) is ExitStatus.LOGIN_REQUIRED
     assert exit_status([login, unsafe]) is ExitStatus.UNSAFE
+
+
+async def test_a_bug_that_one_job_meets_is_quarantined_after_three_runs_and_the_others_go_on(mirror: Mirror) -> None:
+    """FAULTS D13."""
+    poison = add_extract(mirror, tables(2), days_ago=2)
+    good = add_extract(mirror, tables(2, seed=1), days_ago=1)
+
+    class Broken(Silence):
+        def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
+            if job == poison:
+                message = "a secret"
+                raise RuntimeError(message)
+
+    outcomes = []
+    for _ in range(3):
+        outcomes.append(await mirror.sync_one(observer=Broken()))
+        mirror.clock.advance(7 * 3600)
+    calls_before = len(mirror.sandbox.calls)
+    last = await mirror.sync_one(observer=Broken())
+
+    assert [outcome.failed[0].state for outcome in outcomes] == [
+        JobState.FAILED,
+        JobState.FAILED,
+        JobState.QUARANTINED,
+    ]
+    assert {outcome.exit_status for outcome in outcomes} == {ExitStatus.BUG}
+    assert outcomes[0].failed[0].message == "an unexpected RuntimeError; the log has where it came up"
+    assert mirror.snapshots() == [mirror.snapshot_of(good)]
+    assert len(mirror.sandbox.calls) - calls_before == 1
+    assert (last.failed, last.given_up) == ([], 1)

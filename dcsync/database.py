@@ -70,8 +70,13 @@ class Database:
         _prepare(engine.sync_engine)
         return engine
 
-    def blocking_engine(self, *, label: str = "", idle_s: int = IDLE_IN_TRANSACTION_S) -> sa.Engine:
-        """Return an engine for threads; the caller disposes of it."""
+    def blocking_engine(
+        self, *, label: str = "", idle_s: int = IDLE_IN_TRANSACTION_S, lock_s: int = _LOCK_TIMEOUT_S
+    ) -> sa.Engine:
+        """Return an engine for threads; the caller disposes of it.
+
+        A transaction in which nothing happens for `idle_s` is undone by the server; a lock is waited for `lock_s`.
+        """
         import psycopg
 
         engine = sa.create_engine(
@@ -80,7 +85,7 @@ class Database:
             pool_pre_ping=True,
             hide_parameters=True,
         )
-        _prepare(engine, idle_s=idle_s)
+        _prepare(engine, idle_s=idle_s, lock_s=lock_s)
         return engine
 
     def conninfo_of(self, label: str) -> str:
@@ -164,12 +169,13 @@ class database_errors:  # noqa: N801 - reads as a context, like contextlib.suppr
         return ManifestError(f"{self._shown} cannot be used: {said}", hint="look into PostgreSQL's log")
 
 
-def _prepare(engine: sa.Engine, *, idle_s: int = IDLE_IN_TRANSACTION_S) -> None:
-    settings = _SETTINGS.format(idle=idle_s, lock=_LOCK_TIMEOUT_S)
+def _prepare(engine: sa.Engine, *, idle_s: int = IDLE_IN_TRANSACTION_S, lock_s: int = _LOCK_TIMEOUT_S) -> None:
+    settings = _SETTINGS.format(idle=idle_s, lock=lock_s)
 
     @sa.event.listens_for(engine, "connect")
-    def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-        connection.driver_connection.adapters.register_dumper(str, _dumper())
+    def _set_up(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        assert entry.driver_connection is not None  # noqa: S101 - it was just made
+        entry.driver_connection.adapters.register_dumper(str, _dumper())
         cursor = connection.cursor()
         cursor.execute(settings)
         cursor.close()

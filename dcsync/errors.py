@@ -533,6 +533,13 @@ class ManifestCorrupt(ManifestError):
     hint = "dcsync rebuild sets it aside and makes it anew from the tree; every command that writes does so by itself"
 
 
+class ManifestMissing(ManifestError):
+    """The shared database holds no manifest yet."""
+
+    code = "D-MISSING"
+    hint = "the first dcsync sync or dcsync run makes it"
+
+
 class DatabaseUnreachable(ManifestError):
     """The shared database does not answer, or let go of us."""
 

@@ -29,7 +29,7 @@ CODE_TABLE = """
     TokenStoreUnusable=T-STORE TokenUndecided=T-UNDECIDED TokenStoreDamaged=T-DAMAGED LoginRefused=T-REFUSED
     NobodyToSignIn=T-NOBODY WrongUser=T-USER ServiceAccountRejected=T-ACCOUNT PrivateKeyUnusable=T-KEY
     MirrorMissing=M-MISSING DatabaseUnreachable=D-DATABASE DatabaseBusy=D-BUSY DatabaseRefused=D-REFUSED
-    Fenced=D-FENCED
+    Fenced=D-FENCED ManifestMissing=D-MISSING
 """
 CODES = dict(pair.split("=") for pair in CODE_TABLE.split())
 #: Leaves whose hint depends on the case, so that the one who raises gives it.

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dcsync.database import Database
-from dcsync.errors import ManifestCorrupt, ManifestError
+from dcsync.errors import ManifestCorrupt, ManifestMissing
 from dcsync.manifest import queue_schema, seal
 from dcsync.manifest.migrate import migrate, refuse_newer
 
@@ -89,7 +89,7 @@ async def _check(connection: AsyncConnection, database: Database, *, read_only: 
     found = await refuse_newer(connection, f"the manifest in {database.shown}")
     if found is None and read_only:
         message = f"{database.shown} holds no manifest yet"
-        raise ManifestError(message, hint="the first dcsync sync or dcsync run makes it")
+        raise ManifestMissing(message)
     damage = await connection.run_sync(seal.broken_meta)
     if damage is not None:
         message = f"the manifest in {database.shown} is damaged: {damage}"

@@ -147,9 +147,16 @@ class SqlManifest:
         del values["name"]
         return AccountFacts(**values)
 
-    async def learn(self, account: AccountName, facts: AccountFacts) -> None:
-        """Replace what is known of an account."""
+    async def learn(self, account: AccountName, facts: AccountFacts, *, before: AccountFacts | None = None) -> None:
+        """Replace what is known of an account; with `before`, only where it differs from that.
+
+        What another host learnt meanwhile of the rest then stays.
+        """
         values = {name: getattr(facts, name) for name in AccountFacts.__slots__}
+        if before is not None:
+            values = {name: value for name, value in values.items() if value != getattr(before, name)}
+            if not values:
+                return
         async with self.writing() as connection:
             changed = await connection.execute(
                 sa.update(account_table).where(account_table.c.name == account).values(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -82,7 +83,7 @@ def make_status(*accounts: AccountStatus, **changes: Any) -> Status:
 def test_a_status_is_figures_with_names_that_stay() -> None:
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
     assert figures(render(make_status(make_account()))) == {
-        ("build_info", __version__): 1,
+        ("build_info", socket.gethostname(), __version__): 1,
         ("last_success_timestamp_seconds", "acme"): NOON_S,
         ("last_poll_timestamp_seconds", "acme"): NOON_S + 3600,
         ("newest_snapshot_timestamp_seconds", "acme"): NOON_S - 3600,

@@ -211,7 +211,9 @@ class Service:
             if not self._stopping or task is None or task.uncancel() > 0:
                 raise
         except (MirrorError, DiskError, ManifestError) as error:
-            if not self._started or self._before is not None:
+            # A database that is not up yet, at boot say, is waited for: every start would only find the same.
+            waits = self._started or isinstance(error, DatabaseUnreachable)
+            if not waits or self._before is not None:
                 raise
             await self._park(config, error)
         finally:

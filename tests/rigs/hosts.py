@@ -118,7 +118,7 @@ id = "{self.sandbox.world.hub_id}"
         assert host.process is not None
         host.process.kill()
         await host.process.wait()
-        host.process = None
+        host.process, host.is_paused = None, False
 
     def pause(self, host: Host) -> None:
         """Freeze a host, as a hypervisor does."""

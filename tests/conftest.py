@@ -147,11 +147,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
+def postgres_server() -> Iterator[postgres.Postgres]:
     """A real PostgreSQL on loopback, one for the session: take a database of your own."""
     if postgres.programs() is None:
         pytest.skip("needs the program `postgres` (see tests/debian-packages.txt)")
-    with postgres.serving(tmp_path_factory.mktemp("postgres")) as server:
+    with postgres.serving() as server:
         yield server
 
 

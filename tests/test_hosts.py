@@ -160,7 +160,7 @@ async def test_hosts_that_are_killed_and_frozen_at_random_lose_double_and_tear_n
     tmp_path: Path, postgres_server: Postgres
 ) -> None:
     """The quota of one is kept by all, one refreshes at a time, and what each left is done by the others."""
-    quota = 300
+    quota = 160
     # A kill may come between the server's commit and our save (FAULTS T1): only a server with grace lets that heal.
     options = Options(quota_per_minute=quota, latency_s=0.01, access_token_lifetime_s=60.0)
     async with Watched(make_world(100 if ROUNDS >= 50 else 30, files=3), options=options) as sandbox:
@@ -180,7 +180,8 @@ async def test_hosts_that_are_killed_and_frozen_at_random_lose_double_and_tear_n
             assert set(statuses) == {0}
             assert_all_of_it_once(hosts, jobs)
             assert sandbox.count("api", status=429) == 0
-            assert quota / 2 < most_calls_in_a_minute(sandbox) <= quota
+            # It was what they waited for, so that a call too many would have shown.
+            assert quota * 0.8 < most_calls_in_a_minute(sandbox) <= quota
             assert sandbox.most_refreshing == 1
             assert [host.number for host in hosts.hosts if host.said("a bug in dcsync")] == []
             # The kills and pauses met hosts at work, and what was in their hands was taken up.
@@ -245,7 +246,8 @@ async def told(host: Host, *command: str) -> tuple[int, str]:
     """Run a command on a host beside its daemon; return its status and all that it said."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dcsync", "--config", str(host.config), *command),
-        env={**os.environ, SEED: "not-used"},
+        # The configured token began the chain long ago: nobody needs it any more.
+        env={name: value for name, value in os.environ.items() if name != SEED},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         stdin=asyncio.subprocess.DEVNULL,
@@ -272,7 +274,7 @@ async def test_at_the_usual_pace_the_job_of_a_killed_host_is_another_one_s_withi
 
             await hosts.published(1, within_s=90)
 
-            assert second.said("a task of a host that is gone is taken up again") == 1
+            assert second.said("a task of a host that is gone is taken up again") > 0
             assert second.said("snapshot published") == 1
             assert_all_of_it_once(hosts, 1)
 
@@ -292,6 +294,7 @@ async def test_status_shows_the_hosts_and_one_shots_wait_for_none(tmp_path: Path
             await hosts.start(first)
             await hosts.start(second)
             await until(lambda: sandbox.active > 0)
+            await until(lambda: len(hosts.query("SELECT 1 FROM host_worker JOIN host ON host.id = host")) == 6)
             await until(lambda: len(hosts.query("SELECT 1 FROM host WHERE doing <> ''")) > 0)
 
             status, out = await told(third, "status", "--json")

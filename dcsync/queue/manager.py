@@ -6,13 +6,15 @@ free the lock that keeps the snapshots of a request in order.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NoReturn
 
 import structlog
 from procrastinate.connector import BaseConnector
 from procrastinate.exceptions import ConnectorException, UniqueViolation
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
+from psycopg.errors import ForeignKeyViolation
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +51,8 @@ class FencedJobManager(JobManager):
         lost: Callable[[int], None],
     ) -> None:
         super().__init__(connector)
-        self.forgotten = False
+        #: Workers of this host that the others forgot, and that are to come again as new ones.
+        self.forgotten: set[int] = set()
         self._arrived = arrived
         self._held_here = held
         self._lost = lost
@@ -91,14 +94,26 @@ class FencedJobManager(JobManager):
         """Say that the worker is alive, and look whether what it has in hand is still its own."""
         await super().update_heartbeat(worker_id)
         if not await self.connector.execute_query_all_async(_IS_KNOWN, worker=worker_id):
-            self.forgotten = True
-            message = "the worker was forgotten"
-            raise Forgotten(message)
+            self._forget(worker_id)
         rows = await self.connector.execute_query_all_async(_HELD, worker=worker_id)
         there = {(row["id"], row["attempts"]) for row in rows}
         for identifier, attempts in self._held_here(worker_id):
             if (identifier, attempts) not in there:
                 self._lost(identifier)
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
+        """Take a task, as a worker that the others know."""
+        try:
+            return await super().fetch_job(queues, worker_id)
+        except ConnectorException as error:
+            if isinstance(error.__cause__, ForeignKeyViolation):
+                self._forget(worker_id)
+            raise
+
+    def _forget(self, worker: int) -> NoReturn:
+        self.forgotten.add(worker)
+        message = "the worker was forgotten"
+        raise Forgotten(message)
 
     async def _one(self, query: str, job: Job) -> bool:
         rows = await self.connector.execute_query_all_async(

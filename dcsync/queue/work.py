@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -175,12 +175,12 @@ class Queue:
             )
             self._workers.append(worker)
             try:
-                with self._errors():
+                with self._errors(), suppress(Forgotten):
                     await worker.run()  # type: ignore[no-untyped-call] # the same
             finally:
                 self._workers.remove(worker)
             if self._manager.forgotten:
-                self._manager.forgotten = False
+                self._manager.forgotten.pop()
                 log.warning("this host was not heard of for too long; what it had in hand is done by others")
             elif not self._is_stopping():
                 message = f"{self._database.shown} let go of the queue"
@@ -262,7 +262,7 @@ class Queue:
         try:
             with self._database.errors():
                 yield
-        except (ConnectorException, Forgotten) as error:
+        except ConnectorException as error:
             cause = error.__cause__
             words = str(cause).strip().splitlines() if isinstance(cause, psycopg.Error) else []
             message = f"{self._database.shown} does not answer: {words[0] if words else type(error).__name__}"

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 PACKAGES = Path("/usr/lib/postgresql")
 #: It refuses to run as root.
@@ -109,16 +110,18 @@ class Postgres:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Postgres]:
-    """Make a server in a folder, run it during the block, and end it."""
+def serving() -> Iterator[Postgres]:
+    """Make a server, run it during the block, and leave nothing of it."""
+    # Not below pytest's own folder, which nobody else may look into.
+    with TemporaryDirectory(prefix="dcsync-postgres-") as name:
+        yield from _serving(Path(name))
+
+
+def _serving(folder: Path) -> Iterator[Postgres]:
     server = programs()
     assert server is not None
     user = _user()
     if user is not None:
-        # The way down to it must be open to that user.
-        for above in (folder, *folder.parents):
-            if above.owner() == "root" and above.stat().st_mode & 0o011 == 0:
-                above.chmod(above.stat().st_mode | 0o011)
         os.chown(folder, user.pw_uid, user.pw_gid)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -149,7 +152,8 @@ def serving(folder: Path) -> Iterator[Postgres]:
             "fsync": "off",
             "full_page_writes": "off",
             "max_connections": "200",
-            "log_min_messages": "warning",
+            "log_min_messages": "fatal",
+            "log_min_error_statement": "panic",
         },
     )
     # One role has to give a password; the others are trusted.
@@ -190,8 +194,8 @@ def _help() -> str:
     return subprocess.run(["setpriv", "--help"], check=True, capture_output=True, text=True).stdout
 
 
-if __name__ == "__main__":  # a server by hand: python -m tests.rigs.postgres FOLDER
-    with serving(Path(sys.argv[1])) as by_hand:
+if __name__ == "__main__":  # a server by hand: python -m tests.rigs.postgres, until its input ends
+    with serving() as by_hand:
         sys.stdout.write(f"{by_hand.url()}\n")
         sys.stdout.flush()
         sys.stdin.readline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -268,8 +269,9 @@ async def _withdraw(context: SyncContext, account: AccountSettings, snapshot: Sn
     if known is None or known.state is not JobState.PRUNED:
         return
     leaf, depth = trash.trash_leaf(account.name, snapshot.job), len(context.settings.layout.request_segments)
-    await context.disk.run(lambda: trash.discard(context.root, snapshot.folder, leaf, depth=depth))
-    await context.disk.run(trash.empty, context.root, leaf)
+    with suppress(FileNotFoundError):  # or it came before, and was pruned with its row
+        await context.disk.run(lambda: trash.discard(context.root, snapshot.folder, leaf, depth=depth))
+        await context.disk.run(trash.empty, context.root, leaf)
 
 
 def _discard_all(root: MirrorRoot, job: JobId) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,9 @@ def parse_database(address: str) -> Database:
     Raises `ConfigError` when it is none, or when the extra `cluster` is not installed.
     """
     try:
-        import procrastinate  # noqa: F401 - the extra is one whole
+        # The extra is one whole; half of it would only show when the work begins.
+        if find_spec("procrastinate") is None:
+            raise ImportError
         import psycopg
         from psycopg.conninfo import conninfo_to_dict
     except ImportError:

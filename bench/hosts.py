@@ -18,7 +18,7 @@ from tests.rigs.hosts import fleet
 from tests.rigs.mirror import tables
 from tests.rigs.postgres import Postgres, serving
 
-TURNS = 3
+TURNS = 2
 EXTRACTS, REQUESTS, FILES = 48, 16, 8
 
 
@@ -35,7 +35,7 @@ async def throughput(server: Postgres, hosts: int, delay_s: float) -> float:
         async with Sandbox(world, options=Options(quota_per_minute=None)) as sandbox:
             if delay_s:
                 sandbox.faults.add(Fault(server="storage", kind="delay", seconds=delay_s, times=None))
-            async with fleet(Path(place), sandbox, server, hosts=hosts) as ready:
+            async with fleet(Path(place), sandbox, server, hosts=hosts, pace="usual") as ready:
                 for host in ready.hosts:
                     await ready.start(host)
                 await ready.published(1, within_s=120)

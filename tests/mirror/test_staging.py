@@ -934,11 +934,6 @@ def test_clearing_a_holder_s_staging_is_all_or_nothing_for_who_still_has_it(root
         ("job%7E12%7Eabc", ("job", 12)),
         ("latest.x%7Eh3", ("latest.x", 0)),
     ],
-        ("job", ("job", 0)),
-        ("job%7E12", ("job", 12)),
-        ("job%7E12%7Eabc", ("job", 12)),
-        ("latest.x%7Eh3", ("latest.x", 0)),
-    ],
 )
 def test_a_name_in_the_staging_tells_its_job_and_holder(leaf: str, holder: tuple[str, int]) -> None:
     assert holder_of(leaf) == holder

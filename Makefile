@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench format lint types imports check lock clean
+.PHONY: help demo test torture bench format lint types imports check lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -21,6 +21,10 @@ demo: $(VENV)/.package ## Serve a stand-in of the API on loopback and mirror it 
 
 test: $(VENV)/.dev $(VENV)/.debian ## Run all tests (ARGS="tests/core -k names" runs some)
 	$(BIN)/pytest $(if $(ARGS),$(ARGS),$(COVERAGE))
+
+torture: $(VENV)/.dev $(VENV)/.debian $(VENV)/.torture ## Kill, cut the power and break the disk, as root (SLICE=1: CI's part; SEED=N again; FIGURES=file)
+	@DCSYNC_TORTURE_SLICE=$(SLICE) DCSYNC_TORTURE_SEED=$(SEED) DCSYNC_TORTURE_FIGURES=$(FIGURES) \
+		$(BIN)/pytest $(if $(ARGS),$(ARGS),tests/torture)
 
 bench: $(VENV)/.dev ## Measure what an extract costs, in calls, bytes, memory and time (ARGS="days explode" runs some)
 	@PYTHONPATH=. $(BIN)/python bench/run.py $(ARGS)
@@ -67,6 +71,10 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@ $(VENV)/.package
+
+$(VENV)/.torture: tests/torture/debian-packages.txt | $(BIN)/python
+	@scripts/debian-packages tests/torture/debian-packages.txt
+	@touch $@
 
 # Only what a user gets. With the pinned set there already, nothing is left to do.
 $(VENV)/.package: pyproject.toml | $(BIN)/python

@@ -27,6 +27,8 @@ from dcsync.errors import ManifestError, TokenStoreDamaged, TokenStoreUnusable
 
 #: A refresh takes two and a half minutes at most (`dcsync.auth.endpoint`).
 HOLD_S = 180
+#: Who waits for it does so a little longer.
+_MORE_S = 30
 _CURRENT, _PREVIOUS, _INTENT, _SEED, _SPARE = "current", "previous", "intent", "seed", "spare"
 #: As much as a longer pair than any takes, and nothing that could be packed.
 _SPARE_SIZE = 16 << 10
@@ -50,7 +52,7 @@ class DatabaseTokenStore:
     def __init__(self, database: Database, client: str) -> None:
         self._database = database
         self._client = client
-        self._engine = database.blocking_engine(label="tokens", idle_s=HOLD_S, lock_s=HOLD_S)
+        self._engine = database.blocking_engine(label="tokens", idle_s=HOLD_S, lock_s=HOLD_S + _MORE_S)
 
     def close(self) -> None:
         """Close what is open."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -142,6 +143,20 @@ class MirrorRoot:
                 return True
         except FileNotFoundError:
             return False
+
+    def drop_claim(self, relative: str) -> bool:
+        """Remove a folder that is empty: a name that was claimed, and nothing came; return whether it was that."""
+        parent, _, leaf = relative.rpartition("/")
+        try:
+            with self.folder(parent) as descriptor:
+                os.rmdir(leaf, dir_fd=descriptor)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                return False
+            raise disk.disk_error(error, f"removing {disk.shown(relative)}") from None
+        return True
 
     def marker(self) -> str | None:
         """Return the instance id in the marker; None when there is no marker."""

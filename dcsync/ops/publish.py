@@ -96,6 +96,9 @@ async def adopt_if_there(
     if nameless is not None:
         return nameless
     found = await context.disk.run(adopt.read_snapshot, context.root, folder)
+    if found is None and await context.disk.run(context.root.drop_claim, folder):
+        # Where a rename cannot refuse to replace, the name is claimed first; a kill came in between.
+        return None
     if found is None or found.snapshot.job != known.job.id:
         message = f"{folder} is in the mirror, but it is not the snapshot of job {known.job.id}"
         raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then fetches the snapshot")

@@ -45,7 +45,7 @@ async def recover(
     many are.
     """
     if not alone:
-        await _clear_staging(context, accounts)
+        await _clear_staging(context, accounts, alone=False)
         return
     if await is_under_way(context) or (not new_mirror and not await context.manifest.knows_snapshots()):
         # The manifest was lost or damaged, or is older than the first snapshot: the tree says what there is.
@@ -55,7 +55,7 @@ async def recover(
         if notices_missing:
             await notice_missing(context, account)
         await _restore_latest(context, account)
-    await _clear_staging(context, accounts)
+    await _clear_staging(context, accounts, alone=True)
 
 
 async def finish_pruning(context: MirrorContext) -> None:
@@ -137,7 +137,7 @@ async def _note_missing(context: MirrorContext, account: AccountName, known: Kno
         )
 
 
-async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings]) -> None:
+async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings], *, alone: bool) -> None:
     """Remove the staging of every job that is not open: published, given up, or of no account any more.
 
     Of an open job the one that has it may be any of several hosts.
@@ -148,8 +148,8 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
         useful |= {component(job.job.id) for job in jobs.values() if job.state in OPEN}
     for leaf in sorted(await context.disk.run(staged_jobs, context.root)):
         component_, number = holder_of(leaf)
-        if component_ in useful or (context.manifest.is_shared and not number):
-            # Without a number it is what another host makes aside, or of the time when there was only one.
+        if component_ in useful or (not alone and not number):
+            # Without a number it is what another host makes aside.
             continue
         log.info("staging cleared", job=leaf)
         await context.disk.run(discard_staging, context.root, leaf)

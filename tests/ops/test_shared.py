@@ -162,6 +162,20 @@ async def test_a_frozen_host_brings_back_nothing_that_was_pruned_meanwhile(pair:
         await pair.other.manifest.move(ACME, JobId(job), JobState.SEEN, at=pair.mirror.clock.now())
 
 
+async def test_a_name_that_was_claimed_and_never_filled_is_used(pair: Pair) -> None:
+    """A host was killed between its mkdir and its rename, on a file system that cannot refuse to replace."""
+    job = add_extract(pair.mirror, tables(3))
+    await poll(pair)
+    folder = "acme/request/2026/11/22/claimed"
+    await pair.one.manifest.move(ACME, JobId(job), JobState.LISTED, at=pair.mirror.clock.now(), folder=folder)
+    (pair.mirror.root / folder).mkdir(parents=True)
+
+    outcome = await mirror_job(pair.other, pair.account, JobId(job))
+
+    assert [published.folder for published in outcome.published] == [folder]
+    pair.assert_one_snapshot(job)
+
+
 async def test_a_job_that_is_done_already_is_looked_at_and_left_alone(pair: Pair) -> None:
     job = add_extract(pair.mirror, tables(3))
     await poll(pair)

@@ -8,9 +8,11 @@ import os
 import pwd
 import re
 import secrets
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,12 +25,12 @@ from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.api.storage import open_storage
 from dcsync.api.transport import ApiTransport
-from dcsync.api.window import FileWindow
+from dcsync.api.window import CallWindow, FileWindow
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
-from dcsync.auth.store import TokenPair, TokenStore, fingerprint
+from dcsync.auth.store import ChainStore, TokenPair, TokenStore, fingerprint
 from dcsync.clock import Clock, SystemClock
-from dcsync.config import Auth, Config, SecretRef, find, load
+from dcsync.config import Auth, Config, ManifestRef, SecretRef, find, load
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.notices import EventKind
 from dcsync.core.plan import Selection
@@ -38,18 +40,22 @@ from dcsync.core.signin import REFRESH_LIFE
 from dcsync.core.transfer import Throttle
 from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.core.wire import parse_time
+from dcsync.database import Database, parse_database
 from dcsync.errors import (
     ConfigError,
     DcsyncError,
     ExitStatus,
     ManifestCorrupt,
     ManifestError,
+    ManifestMissing,
     MirrorForeign,
     MirrorLocked,
     MirrorNotMounted,
 )
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.manifest.aside import set_aside
+from dcsync.manifest.copy import copy_rows, move_out
+from dcsync.manifest.hosts import Host, Hosts
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, write_durably
 from dcsync.ops.context import (
@@ -81,8 +87,24 @@ MANIFEST_NAME = "manifest.sqlite"
 _INSTANCE_NAME = "instance"
 _LOCK_NAME = "lock"
 _QUOTA_NAME = "quota"
+#: The role under which several hosts work side by side.
+_DAEMON = "run"
 _CALLBACK_NAME = "callback.secret"
 _DAEMON_NAME = "daemon.json"
+_HOST_NAME = "host"
+#: How often a host that comes up looks whether the one before it is done.
+_TURN_S = 1.0
+
+
+def manifest_place(config: Config, *, environ: Mapping[str, str] | None = None) -> Path | Database:
+    """Return where the manifest is: a file of the state folder, or the database that several hosts share.
+
+    Raises `ConfigError`s for an address that cannot be had or read, or without the extra `cluster`.
+    """
+    reference = config.state.manifest
+    if not reference.is_shared:
+        return Path(config.state.dir) / MANIFEST_NAME
+    return parse_database(reference.resolve(os.environ if environ is None else environ).get_secret_value())
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
@@ -118,12 +140,14 @@ async def open_api(
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         disk = disk or stack.enter_context(DiskThreads())
-        state = await disk.run(_state_folder, config)
+        await disk.run(_state_folder, config)
+        place = manifest_place(config, environ=environ)
         limiter = Limiter(
             requests_per_minute=config.api.requests_per_minute,
             clock=clock,
-            window=FileWindow(state / _QUOTA_NAME, disk),
+            window=await _open_window(stack, config, place, disk),
         )
+        store, threads = await _open_store(stack, config, place, disk)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -136,12 +160,50 @@ async def open_api(
         transport = ApiTransport(
             session,
             base_url=config.api.base_url,
-            tokens=_token_source(config, state, environ=environ, clock=clock, disk=disk),
+            tokens=_token_source(config, store, environ=environ, clock=clock, disk=threads),
             limiter=limiter,
             clock=clock,
             headers=config.api.headers,
         )
         yield DataConnector(transport), limiter
+
+
+async def _open_window(
+    stack: AsyncExitStack, config: Config, place: Path | Database, disk: DiskThreads, *, makes: bool = True
+) -> CallWindow:
+    """Open where the calls of the last minute are counted: for this machine, or for all hosts.
+
+    With `makes` the tables that it needs are made: signing in may come before the first run of all.
+    """
+    if isinstance(place, Path):
+        return FileWindow(place.with_name(_QUOTA_NAME), disk)
+    from dcsync.api.shared import DatabaseWindow
+
+    if makes:
+        await _make_tables(place)
+    engine = place.engine(label=f"quota {_host_name()}")  # noqa: ASYNC240 - a database, no path
+    stack.push_async_callback(engine.dispose)
+    return DatabaseWindow(engine, place, config.auth.client_id or "")
+
+
+async def _make_tables(place: Database) -> None:
+    async with open_manifest(place, label=_host_name()):
+        pass
+
+
+async def _open_store(
+    stack: AsyncExitStack, config: Config, place: Path | Database, disk: DiskThreads, *, makes: bool = True
+) -> tuple[ChainStore, DiskThreads]:
+    """Open where the chain of tokens is kept, and the threads to use it from: a database's lock may be waited for."""
+    if isinstance(place, Path):
+        return TokenStore(place.parent), disk
+    from dcsync.auth.shared import DatabaseTokenStore
+
+    if makes:
+        await _make_tables(place)
+    store = DatabaseTokenStore(place, config.auth.client_id or "")
+    stack.callback(store.close)
+    return store, stack.enter_context(DiskThreads(2))
 
 
 @asynccontextmanager
@@ -153,12 +215,15 @@ async def open_mirror(
     writes: bool = True,
     anew: str | None = None,
     notices_missing: bool = True,
+    environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[MirrorContext]:
     """Open the mirror without the network: locks first, then the manifest, the root, recovery.
 
     A damaged manifest is set aside and made anew from the tree; with `anew`, a label, so is a sound one, and the
     caller rebuilds and recovers. Without `writes` nothing is locked, recovered or made, and `ManifestCorrupt` is raised
-    for a damaged manifest. Raises `MirrorLocked`, `MirrorError`s, `ManifestError`s, `DiskError`s.
+    for a damaged manifest. Where several hosts share a manifest, their daemons (`role` run) work side by side, and
+    whatever else writes waits for none of them: `MirrorLocked`. Raises that, `MirrorError`s, `ManifestError`s,
+    `DiskError`s, and the `ConfigError`s of the manifest's address.
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
@@ -167,48 +232,141 @@ async def open_mirror(
         if writes:
             stack.enter_context(FileLock(state / _LOCK_NAME, f"the state folder {state}", role=role))
         root = stack.enter_context(open_root(Path(config.mirror.root)))
-        place = state / MANIFEST_NAME
+        place = manifest_place(config, environ=environ)
         if writes:
             if anew is not None:
-                await disk.run(_set_aside, place, root, anew)
+                await _put_aside(place, root, state, anew, disk)
             manifest = await _open_or_renew(stack, place, root, clock, disk)
-        elif await disk.run(_is_file, place):
-            manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
-            await _refuse_older(manifest)
         else:
-            # A dry run before the first run: an empty manifest that goes away with it.
-            place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
-            manifest = await stack.enter_async_context(open_manifest(place))
+            manifest = await _open_to_look(stack, place, disk)
         # Before anything is written, and also where nothing will be: a bare mount point knows no snapshot.
         await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
-        new_mirror = False
-        if writes:
-            stack.enter_context(locked(root, role=role))
-            new_mirror = await _bind(manifest, root, state, disk)
-        context = MirrorContext(
-            manifest=manifest,
-            root=root,
-            clock=clock,
-            disk=disk,
-            settings=MirrorSettings(
-                layout=config.mirror.parsed_layout,
-                zone=config.mirror.zone,
-                latest=LatestKind(config.mirror.latest),
-                min_free=config.mirror.min_free,
-                concurrency=config.transfer.concurrency,
-                strategy=Strategy(config.mirror.strategy),
-                trust_crc=config.mirror.trust_crc,
-            ),
-        )
-        if writes and anew is None:
-            await recover(context, account_settings(config), new_mirror=new_mirror, notices_missing=notices_missing)
+        async with _turn_to_open(manifest, clock, writes=writes):
+            others = [host for host in await _hosts(manifest, writes=writes) if host.is_alive]
+            new_mirror, number = False, None
+            if writes:
+                shared = manifest.is_shared and role == _DAEMON
+                if others and not shared:
+                    raise _at_work(others)
+                stack.enter_context(locked(root, role=role, shared=shared))
+                new_mirror = await _bind(manifest, root, state, disk)
+                number = await _arrive(stack, manifest, root, state, role, disk)
+            context = MirrorContext(
+                manifest=manifest,
+                root=root,
+                clock=clock,
+                disk=disk,
+                settings=MirrorSettings(
+                    layout=config.mirror.parsed_layout,
+                    zone=config.mirror.zone,
+                    latest=LatestKind(config.mirror.latest),
+                    min_free=config.mirror.min_free,
+                    concurrency=config.transfer.concurrency,
+                    strategy=Strategy(config.mirror.strategy),
+                    trust_crc=config.mirror.trust_crc,
+                ),
+                host=number,
+            )
+            if writes and anew is None:
+                await recover(
+                    context,
+                    account_settings(config),
+                    new_mirror=new_mirror,
+                    notices_missing=notices_missing,
+                    alone=not others,
+                )
         yield context
 
 
+async def _open_to_look(stack: AsyncExitStack, place: Path | Database, disk: DiskThreads) -> SqlManifest:
+    if isinstance(place, Database) or await disk.run(_is_file, place):
+        with suppress(ManifestMissing):
+            manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+            await _refuse_older(manifest)
+            return manifest
+    # A dry run before the first run: an empty manifest that goes away with it.
+    place = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-"))) / MANIFEST_NAME
+    return await stack.enter_async_context(open_manifest(place))
+
+
+@asynccontextmanager
+async def _turn_to_open(manifest: SqlManifest, clock: Clock, *, writes: bool) -> AsyncIterator[None]:
+    """Let hosts come up one after another: what one finds and mends, another must not be mending."""
+    if not writes or not manifest.is_shared:
+        yield
+        return
+    from dcsync.manifest.postgres import PostgresBackend
+
+    assert isinstance(manifest.backend, PostgresBackend)  # noqa: S101 - there is no other that is shared
+    told = False
+    while True:
+        async with manifest.backend.opening() as ours:
+            if ours:
+                yield
+                return
+        if not told:
+            log.info("another host is opening the mirror; this one comes after it")
+            told = True
+        await clock.sleep(_TURN_S)
+
+
+async def _hosts(manifest: SqlManifest, *, writes: bool = True) -> Sequence[Host]:
+    """Return the hosts that share the manifest; none where it is a file."""
+    return await Hosts(manifest).known() if writes and manifest.is_shared else ()
+
+
+def _at_work(others: Sequence[Host]) -> MirrorLocked:
+    names = ", ".join(sorted({host.name for host in others}))
+    message = f"daemons on the same manifest are at work: {names}"
+    hint = "they do what is due by themselves; dcsync status shows them. For this command, stop them"
+    error = MirrorLocked(message, pid=None, role=_DAEMON)
+    error.advice = hint
+    return error
+
+
+async def _arrive(
+    stack: AsyncExitStack, manifest: SqlManifest, root: MirrorRoot, state: Path, role: str, disk: DiskThreads
+) -> int | None:
+    """Note this start among the hosts; it is taken back at the end."""
+    if not manifest.is_shared:
+        return None
+    identifier = await disk.run(_host_id, state)
+    hosts, name = Hosts(manifest), _host_name()
+    number = await hosts.arrive(state=identifier, name=name, pid=os.getpid(), version=__version__, role=role)
+
+    async def leave() -> None:
+        # When the database is away, those who look see soon enough that nothing is heard.
+        with suppress(ManifestError):
+            await hosts.leave(number)
+
+    stack.push_async_callback(leave)
+    # As in the staging: %7E is in no name that comes from elsewhere.
+    root.mark = f"%7Eh{number}"
+    return number
+
+
+def _host_id(state: Path) -> str:
+    """Return the id of the state folder, which is locked: whoever had it before is gone."""
+    kept = _read_text(state / _HOST_NAME)
+    if kept is None:
+        kept = str(uuid.uuid4())
+        _write_text(state, _HOST_NAME, kept)
+    return kept
+
+
+def _host_name() -> str:
+    return socket.gethostname()
+
+
 async def _open_or_renew(
-    stack: AsyncExitStack, place: Path, root: MirrorRoot, clock: Clock, disk: DiskThreads
+    stack: AsyncExitStack, place: Path | Database, root: MirrorRoot, clock: Clock, disk: DiskThreads
 ) -> SqlManifest:
-    """Open the manifest; a damaged one is set aside for a new, empty one, which recovery fills from the tree."""
+    """Open the manifest; a damaged file is set aside for a new, empty one, which recovery fills from the tree.
+
+    A damaged database is for its operator: it holds what other hosts are at, and cannot be moved out of the way.
+    """
+    if isinstance(place, Database):
+        return await stack.enter_async_context(open_manifest(place, label=_host_name()))
     try:
         return await stack.enter_async_context(open_manifest(place))
     except ManifestCorrupt as error:
@@ -224,6 +382,11 @@ async def _open_or_renew(
 
 def _set_aside(place: Path, root: MirrorRoot, label: str) -> Path | None:
     """Put the manifest out of the way, if the tree is there from which it can be made anew."""
+    _may_be_made_anew(place, root)
+    return set_aside(place, label)
+
+
+def _may_be_made_anew(place: Path, root: MirrorRoot) -> None:
     marker, stored = root.marker(), _read_text(place.with_name(_INSTANCE_NAME))
     if marker is None:
         message = f"the manifest {place} can only be made anew from the tree, and {root.path} has no marker of a mirror"
@@ -231,7 +394,21 @@ def _set_aside(place: Path, root: MirrorRoot, label: str) -> Path | None:
     if stored is not None and stored != marker:
         message = f"{root.path} belongs to the instance {marker}, this state folder to {stored}"
         raise MirrorForeign(message, hint="mount the mirror's own disk: the manifest is made anew from its tree")
-    return set_aside(place, label)
+
+
+async def _put_aside(place: Path | Database, root: MirrorRoot, state: Path, label: str, disk: DiskThreads) -> None:
+    """Put the manifest out of the way: a file under another name, a database's rows into such a file."""
+    file = state / MANIFEST_NAME
+    if isinstance(place, Path):
+        await disk.run(_set_aside, place, root, label)
+        return
+    await disk.run(_may_be_made_anew, file, root)
+
+    async with open_manifest(place, label=_host_name()) as manifest:
+        others = [host for host in await _hosts(manifest) if host.is_alive]
+        if others:
+            raise _at_work(others)
+        await move_out(manifest, file.with_name(f"{file.name}.{label}"))
 
 
 def keep_policy(config: Config) -> KeepPolicy:
@@ -252,6 +429,87 @@ async def rebuild_manifest(config: Config, *, clock: Clock | None = None) -> Reb
     return report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """What was copied, and where to. `to` shows no password."""
+
+    jobs: int
+    tokens: bool
+    to: str
+    instance: str
+
+
+async def copy_manifest(
+    config: Config, target: str, *, replace: bool = False, environ: Mapping[str, str], clock: Clock | None = None
+) -> Copied:
+    """Copy the manifest and the tokens to `target`, a place as `state.manifest` names one, and bind the mirror to it.
+
+    The mirror's marker gets another id with it, so that the manifest before is refused. A crash before that leaves the
+    mirror with the old one, and after it with the new one. Raises `ConfigError` for a target that is none or is the
+    source, `ManifestError` for one that holds a manifest unless it is to be replaced, and as `open_mirror` does.
+    """
+    try:
+        reference = ManifestRef(target)
+    except ValueError as problem:
+        message = f"--to: {problem}"
+        raise ConfigError(message) from None
+    updated = config.model_copy(update={"state": config.state.model_copy(update={"manifest": reference})})
+    source_place, place = manifest_place(config, environ=environ), manifest_place(updated, environ=environ)
+    if source_place == place:
+        message = "the manifest is there already"
+        raise ConfigError(message, hint="name another place with --to")
+    clock, identifier = clock or SystemClock(), str(uuid.uuid4())
+    async with AsyncExitStack() as stack:
+        context = await stack.enter_async_context(open_mirror(config, clock=clock, role="copy", environ=environ))
+        there = await stack.enter_async_context(open_manifest(place, label=_host_name()))
+        others = [host for host in await _hosts(there) if host.is_alive]
+        if others:
+            raise _at_work(others)
+        if not replace and await there.instance() is not None:
+            message = "there is a manifest already where the copy would go"
+            raise ManifestError(message, hint="name another place, or replace it: --replace")
+        jobs = await copy_rows(context.manifest, there, instance=identifier)
+        tokens = await _copy_tokens(stack, updated, source_place, place, context.disk)
+        await context.disk.run(context.root.write_marker, identifier)
+        await context.disk.run(_write_text, Path(config.state.dir), _INSTANCE_NAME, identifier)
+        if tokens:
+            store, threads = await _open_store(stack, config, source_place, context.disk)
+            await threads.run(_forget, store)
+    if isinstance(source_place, Path):
+        set_aside(source_place, f"moved-{clock.now():%Y%m%dT%H%M%SZ}")
+    shown = place.shown if isinstance(place, Database) else str(place)
+    return Copied(jobs=jobs, tokens=tokens, to=shown, instance=identifier)
+
+
+async def _copy_tokens(
+    stack: AsyncExitStack, config: Config, source: Path | Database, target: Path | Database, disk: DiskThreads
+) -> bool:
+    """Copy the chain of tokens, if there is one; the lock is held, so that nobody spends one meanwhile."""
+    before, _ = await _open_store(stack, config, source, disk)
+    after, _ = await _open_store(stack, config, target, disk)
+
+    def copy() -> bool:
+        with before.locked(), after.locked():
+            before.settle()
+            pair, seed, intent = before.read(), before.last_seed(), before.intent()
+            if seed is not None:
+                after.note_seed(seed)
+            if pair is None:
+                return False
+            after.save(pair)
+            after.clear_intent()
+            if intent is not None:
+                after.note_intent(intent)
+            return True
+
+    return await disk.run(copy)
+
+
+def _forget(store: ChainStore) -> None:
+    with store.locked():
+        store.forget()
+
+
 @asynccontextmanager
 async def open_sync(
     config: Config,
@@ -266,7 +524,7 @@ async def open_sync(
     """Open everything a run needs: the mirror as `open_mirror` does, and the network. Raises `ConfigError`s besides."""
     async with AsyncExitStack() as stack:
         mirror = await stack.enter_async_context(
-            open_mirror(config, clock=clock, role=role, writes=writes, notices_missing=notices_missing)
+            open_mirror(config, clock=clock, role=role, writes=writes, notices_missing=notices_missing, environ=environ)
         )
         api, limiter = await stack.enter_async_context(
             open_api(config, environ=environ, clock=mirror.clock, disk=mirror.disk)
@@ -283,6 +541,7 @@ async def open_sync(
             clock=mirror.clock,
             disk=mirror.disk,
             settings=mirror.settings,
+            host=mirror.host,
             slots=asyncio.Semaphore(config.transfer.concurrency),
             throttle=Throttle(config.transfer.bandwidth),
             observer=observer or Silence(),
@@ -295,8 +554,7 @@ async def open_reading(config: Config) -> AsyncIterator[ReadContext]:
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
         root = stack.enter_context(open_root(Path(config.mirror.root)))
-        place = Path(config.state.dir) / MANIFEST_NAME
-        manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+        manifest = await stack.enter_async_context(open_manifest(manifest_place(config), read_only=True))
         await _refuse_older(manifest)
         yield ReadContext(manifest=manifest, root=root, disk=disk, zone=config.mirror.zone)
 
@@ -322,7 +580,11 @@ async def open_hooks(
         state = await disk.run(_state_folder, config)
         if runs:
             stack.enter_context(FileLock(state / _LOCK_NAME, f"the state folder {state}", role="hooks"))
-        manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME))
+        place = manifest_place(config, environ=environ)
+        manifest = await stack.enter_async_context(open_manifest(place, label=_host_name()))
+        others = [host for host in await _hosts(manifest) if host.is_alive]
+        if runs and others:
+            raise _at_work(others)
         yield Teller(manifest=manifest, clock=clock, settings=tell_settings(config, environ=environ))
 
 
@@ -333,7 +595,7 @@ async def follow_up(
 
     Never fails for what it could not do; returns the status after the run, if it can be read.
     """
-    token = await _token_trouble(config, context)
+    token = await token_trouble(config, context)
     for outcome in outcomes:
         if outcome.error is None:
             await teller.look_at_requests(context.api, outcome.account)
@@ -355,26 +617,37 @@ async def follow_up(
     return status
 
 
-async def _token_trouble(config: Config, context: SyncContext) -> Attention | None:
+async def token_trouble(config: Config, context: SyncContext) -> Attention | None:
+    """Return what a person should know of the stored tokens; None for nothing. Never fails."""
     try:
-        return (await context.disk.run(_look_at_token, config, context.clock.now()))[1]
+        async with AsyncExitStack() as stack:
+            store, threads = await _open_store(stack, config, _place_of(context, config), context.disk, makes=False)
+            return (await threads.run(_look_at_token, config, store, context.clock.now()))[1]
     except DcsyncError:
         # A store that cannot be read is what the run met, and says.
         return None
 
 
-async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
+async def read_status(
+    config: Config, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None
+) -> Status:
     """Read how the mirror stands. Nothing is locked, written or asked of the network."""
     clock = clock or SystemClock()
     state = Path(config.state.dir)
     names = [AccountName(account.name) for account in config.accounts]
+    place = manifest_place(config, environ=environ)
     with DiskThreads() as disk:
-        used = await FileWindow(state / _QUOTA_NAME, disk).used(now=clock.monotonic())
-        pair, trouble = await disk.run(_look_at_token, config, clock.now())
         async with AsyncExitStack() as stack:
-            manifest = None
-            if await disk.run(_is_file, state / MANIFEST_NAME):
-                manifest = await stack.enter_async_context(open_manifest(state / MANIFEST_NAME, read_only=True))
+            manifest, used, pair, trouble = None, 0, None, None
+            if isinstance(place, Database) or await disk.run(_is_file, place):
+                with suppress(ManifestMissing):
+                    manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+            if manifest is not None or isinstance(place, Path):
+                window = await _open_window(stack, config, place, disk, makes=False)
+                used = await window.used(now=clock.monotonic())
+                store, threads = await _open_store(stack, config, place, disk, makes=False)
+                pair, trouble = await threads.run(_look_at_token, config, store, clock.now())
+            hosts = () if manifest is None else await _hosts(manifest)
             common = () if trouble is None else (trouble,)
             accounts = await account_statuses(
                 manifest, names, clock.now(), common=common, stale_after=config.poll.stale_after
@@ -390,21 +663,37 @@ async def read_status(config: Config, *, clock: Clock | None = None) -> Status:
             free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
             holder=await disk.run(_holder, state / _LOCK_NAME),
             next_poll=await disk.run(_next_poll, state / _DAEMON_NAME),
+            hosts=tuple(hosts),
         )
 
 
-def _look_at_token(config: Config, now: datetime) -> tuple[TokenPair | None, Attention | None]:
+def shared_database(context: MirrorContext) -> Database:
+    """Return the database of a context whose manifest several hosts share."""
+    from dcsync.manifest.postgres import PostgresBackend
+
+    assert isinstance(context.manifest.backend, PostgresBackend)  # noqa: S101 - there is no other that is shared
+    return context.manifest.backend.database
+
+
+def _place_of(context: MirrorContext, config: Config) -> Path | Database:
+    """Return where the open manifest of a context is."""
+    if not context.manifest.is_shared:
+        return Path(config.state.dir) / MANIFEST_NAME
+    return shared_database(context)
+
+
+def _look_at_token(config: Config, store: ChainStore, now: datetime) -> tuple[TokenPair | None, Attention | None]:
     """Return the stored tokens, and what a person should know of them. Nothing is spent, locked or asked."""
     if config.auth.method != "login" and config.auth.refresh_token is None:
         return None, None
-    pair, token = _token_state(TokenStore(Path(config.state.dir)))
+    pair, token = _token_state(store)
     # Before the first run with method "token" there is nothing stored, and nothing amiss.
     if not token.is_stored and config.auth.method == "token":
         return None, None
     return pair, token_attention(token, now)
 
 
-def _token_state(store: TokenStore) -> tuple[TokenPair | None, TokenState]:
+def _token_state(store: ChainStore) -> tuple[TokenPair | None, TokenState]:
     """Read the store without its lock: it is replaced in one step."""
     pair, intent = store.read(), store.intent()
     if pair is None:
@@ -456,8 +745,9 @@ def hidden_names(config: Config) -> frozenset[str]:
     """Return the environment variables that a hook must not inherit: our secrets, and systemd's business with us."""
     auth = config.auth
     refs = [auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token]
-    refs += [config.http.callback_secret, config.heartbeat.url, *config.notify.urls]
+    refs += [config.http.callback_secret, config.heartbeat.url, *config.notify.urls, config.state.manifest]
     ours = {ref.variable for ref in refs if ref is not None and ref.variable is not None}
+    ours |= {"PGPASSWORD", "PGPASSFILE"} if config.state.manifest.is_shared else set()
     return frozenset({*ours, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 
 
@@ -469,7 +759,7 @@ def storage_policy(config: Config) -> StoragePolicy:
 
 
 def _token_source(
-    config: Config, state: Path, *, environ: Mapping[str, str], clock: Clock, disk: DiskThreads
+    config: Config, store: ChainStore, *, environ: Mapping[str, str], clock: Clock, disk: DiskThreads
 ) -> TokenSource:
     auth = config.auth
     if auth.method == "service-account":
@@ -488,7 +778,7 @@ def _token_source(
         return FixedToken(auth.access_token.resolve(environ).get_secret_value())
     seed, problem = _seed(config, environ)
     return RefreshingToken(
-        store=TokenStore(state),
+        store=store,
         endpoint=token_endpoint(config, environ=environ),
         clock=clock,
         disk=disk,
@@ -518,13 +808,12 @@ async def open_chain(
     if config.auth.method == "token" and config.auth.refresh_token is None:
         message = "auth.access_token is used as it is: there is nothing to log in to or out of"
         raise ConfigError(message, hint='set auth.method = "login"')
-    with DiskThreads() as disk:
-        state = await disk.run(_state_folder, config)
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(DiskThreads())
+        await disk.run(_state_folder, config)
+        store, threads = await _open_store(stack, config, manifest_place(config, environ=environ), disk)
         yield TokenChain(
-            endpoint=token_endpoint(config, environ=environ),
-            store=TokenStore(state),
-            clock=clock or SystemClock(),
-            disk=disk,
+            endpoint=token_endpoint(config, environ=environ), store=store, clock=clock or SystemClock(), disk=threads
         )
 
 
@@ -690,6 +979,10 @@ async def diagnose(
         config = load(found, environ=environ, accounts_needed=False)
     except ConfigError as error:
         return unconfigured(error, tell)
+    try:
+        manifest_place(config, environ=environ)
+    except ConfigError as error:
+        return unconfigured(error, tell)
     clock = clock or SystemClock()
     auth, state = config.auth, Path(config.state.dir)
     chained = auth.method != "service-account" and (auth.method == "login" or auth.refresh_token is not None)
@@ -718,7 +1011,8 @@ async def diagnose(
             min_free=config.mirror.min_free,
             latest=LatestKind(config.mirror.latest),
             state=state,
-            manifest=state / MANIFEST_NAME,
+            manifest=manifest_place(config, environ=environ),
+            open_store=lambda: _store_to_look(config, environ, disk),
             instance=state / _INSTANCE_NAME,
             base_url=config.api.base_url,
             accounts=account_settings(config),
@@ -730,6 +1024,15 @@ async def diagnose(
             open_api=ask,
         )
         return await examine(subject, clock=clock, disk=disk, tell=tell)
+
+
+@asynccontextmanager
+async def _store_to_look(
+    config: Config, environ: Mapping[str, str], disk: DiskThreads
+) -> AsyncIterator[tuple[ChainStore, DiskThreads]]:
+    async with AsyncExitStack() as stack:
+        place = manifest_place(config, environ=environ)
+        yield await _open_store(stack, config, place, disk, makes=False)
 
 
 def _secret(auth: Auth, key: str, environ: Mapping[str, str]) -> Secret | None:

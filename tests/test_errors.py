@@ -28,7 +28,8 @@ CODE_TABLE = """
     ClientRejected=T-CLIENT TokenEndpointUnavailable=T-ENDPOINT TokenStoreExposed=T-EXPOSED LoginRequired=T-LOGIN
     TokenStoreUnusable=T-STORE TokenUndecided=T-UNDECIDED TokenStoreDamaged=T-DAMAGED LoginRefused=T-REFUSED
     NobodyToSignIn=T-NOBODY WrongUser=T-USER ServiceAccountRejected=T-ACCOUNT PrivateKeyUnusable=T-KEY
-    MirrorMissing=M-MISSING
+    MirrorMissing=M-MISSING DatabaseUnreachable=D-DATABASE DatabaseBusy=D-BUSY DatabaseRefused=D-REFUSED
+    Fenced=D-FENCED ManifestMissing=D-MISSING
 """
 CODES = dict(pair.split("=") for pair in CODE_TABLE.split())
 #: Leaves whose hint depends on the case, so that the one who raises gives it.
@@ -36,8 +37,8 @@ HINT_BY_CASE = {"IllegalTransition", "MassChange", "MirrorForeign", "MirrorTampe
 #: Every status but "incomplete, will be retried by the next run".
 STATUSES = {
     1: "IllegalTransition JobBug",
-    2: "ClientRejected ConfigError ConfigInvalid ConfigMissing ManifestNewer PrivateKeyUnusable SecretExposed "
-    "SecretUnavailable SnapshotUnclear TokenStoreExposed WrongUser",
+    2: "ClientRejected ConfigError ConfigInvalid ConfigMissing DatabaseRefused ManifestNewer PrivateKeyUnusable "
+    "SecretExposed SecretUnavailable SnapshotUnclear TokenStoreExposed WrongUser",
     11: "MirrorLocked",
     12: "LoginRefused LoginRequired NobodyToSignIn ServiceAccountRejected",
     13: "AccessRefused",

@@ -19,6 +19,7 @@ from aioresponses import aioresponses
 from yarl import URL
 
 from tests.rigs import nspawn, s3
+from tests.rigs.postgres import Postgres
 from tests.rigs.s3 import AWKWARD_KEYS, S3Server, Signature
 from tests.rigs.syscalls import Call, Watch, watching
 
@@ -357,3 +358,38 @@ def test_a_process_is_killed_before_its_nth_call_whichever_thread_makes_it(
     else:
         assert (done.returncode, done.stdout, watch.killed_before) == (0, "done\n", None)
     assert [call.path for call in watch.calls] == names[: made + 1]
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def test_the_database_server_is_on_loopback_alone_and_not_root_s(postgres_server: Postgres) -> None:
+    listening = [
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{postgres_server.port:04X}") and line.split()[3] == "0A"
+    ]
+    owner = (postgres_server.folder / "data/PG_VERSION").stat().st_uid
+
+    assert listening == [f"0100007F:{postgres_server.port:04X}"]
+    assert owner != 0
+
+
+def test_each_database_is_a_new_one_and_what_was_committed_survives_the_server(postgres_server: Postgres) -> None:
+    one, other = (postgres_server.fresh().rsplit("/", 1)[1] for _ in range(2))
+    postgres_server.execute("CREATE TABLE kept AS SELECT 1 AS number", database=one)
+
+    postgres_server.restart()
+
+    assert postgres_server.execute("SELECT number FROM kept", database=one) == [(1,)]
+    assert postgres_server.execute("SELECT to_regclass('kept')", database=other) == [(None,)]
+
+
+def test_the_database_sorts_by_a_language_and_one_role_must_give_its_password(postgres_server: Postgres) -> None:
+    import psycopg
+
+    rows = postgres_server.execute("SELECT name FROM (VALUES ('b'), ('B-a'), ('a')) AS names (name) ORDER BY name")
+    assert [row[0] for row in rows] == ["a", "b", "B-a"]
+    with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+        psycopg.connect(postgres_server.url().replace("dcsync@", "guarded@"), passfile="/nonexistent")

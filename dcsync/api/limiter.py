@@ -6,11 +6,13 @@ import asyncio
 
 from dcsync.api.window import CallWindow
 from dcsync.clock import Clock
-from dcsync.core.quota import usable
+from dcsync.core.quota import WINDOW_MARGIN_S, usable
 from dcsync.errors import RateLimited
 
 #: A pause longer than this is not sat out by a call; the run ends and the work is tried again after it.
 PATIENCE_S = 600.0
+#: So many slots are let go unused, one after another, because they came late; a database that is slow must not eat all.
+_MAX_UNUSED = 3
 
 
 class Limiter:
@@ -29,10 +31,17 @@ class Limiter:
         Raises `RateLimited` at once when a pause of more than ten minutes is in force.
         """
         async with self._turn:
+            unused = 0
             while True:
-                wait = await self._window.reserve(limit=self.limit, now=self._clock.monotonic())
+                asked = self._clock.monotonic()
+                wait = await self._window.reserve(limit=self.limit, now=asked)
                 if wait <= 0:
                     self.calls += 1
+                    if self._clock.monotonic() - asked > WINDOW_MARGIN_S and unused < _MAX_UNUSED:
+                        # This machine slept over it: made now, the call would fall into another minute than it was
+                        # counted in.
+                        unused += 1
+                        continue
                     return
                 if wait > PATIENCE_S:
                     message = f"the API asked for a pause; {wait:.0f} s of it are left"

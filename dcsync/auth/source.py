@@ -10,7 +10,7 @@ import structlog
 
 from dcsync.auth.assertion import sign_assertion
 from dcsync.auth.endpoint import Granted, TokenEndpoint
-from dcsync.auth.store import Intent, TokenPair, TokenStore, fingerprint
+from dcsync.auth.store import ChainStore, Intent, TokenPair, fingerprint
 from dcsync.clock import Clock
 from dcsync.core.quota import backoff
 from dcsync.core.signin import user_of, wants_keeping_alive
@@ -121,7 +121,7 @@ class RefreshingToken:
     def __init__(
         self,
         *,
-        store: TokenStore,
+        store: ChainStore,
         endpoint: TokenEndpoint,
         clock: Clock,
         disk: DiskThreads,
@@ -137,8 +137,8 @@ class RefreshingToken:
         self._seed_problem = seed_problem
         self._turn = asyncio.Lock()
         self._pair: TokenPair | None = None
-        #: What the server gave and the disk did not take. It is not used before it is saved.
-        self._unsaved: TokenPair | None = None
+        #: What the server gave and the disk did not take, and for which token. It is not used before it is saved.
+        self._unsaved: tuple[TokenPair, str] | None = None
         #: When the token in hand should be renewed, on the clock that no one sets (FAULTS T14).
         self._good_until: float | None = None
 
@@ -182,7 +182,7 @@ class RefreshingToken:
         try:
             return await self._renew_locked(rejected)
         finally:
-            lock.__exit__(None, None, None)
+            await self._disk.run(lock.__exit__, None, None, None)
 
     async def _renew_locked(self, rejected: str | None) -> str:
         await self._save_what_was_not_saved()
@@ -227,10 +227,21 @@ class RefreshingToken:
 
     async def _save_what_was_not_saved(self) -> None:
         """Try again to save a pair that the disk did not take: it is the only live one."""
-        if self._unsaved is not None:
-            await self._disk.run(self._store.save, self._unsaved)
-            self._unsaved = None
+        if self._unsaved is None:
+            return
+        pair, spent = self._unsaved
+        if not await self._is_superseded(spent):
+            await self._disk.run(self._store.save, pair)
             await self._disk.run(self._store.clear_intent)
+        self._unsaved = None
+
+    async def _is_superseded(self, spent: str) -> bool:
+        """Say whether somebody signed in anew meanwhile, here or on another host: that chain goes before ours."""
+        try:
+            stored = await self._disk.run(self._store.read)
+        except TokenStoreDamaged:
+            return False
+        return stored is not None and fingerprint(stored.refresh_token) != spent
 
     async def _spend(self, stored: TokenPair, now: datetime) -> str:
         spending = fingerprint(stored.refresh_token)
@@ -257,7 +268,7 @@ class RefreshingToken:
             raise
         pair = _next_pair(stored, granted, self._clock.now())
         # Durable before first use: what the server rotated must not be lost with this process.
-        self._unsaved = pair
+        self._unsaved = (pair, spending)
         await self._save_what_was_not_saved()
         self._take(pair, self._clock.now())
         log.info("access token renewed", expires_at=pair.expires_at)

@@ -13,11 +13,13 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
+from dcsync.core.model import Json
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import TokenStoreDamaged, TokenStoreExposed, TokenStoreUnusable
 
@@ -61,6 +63,46 @@ def fingerprint(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+class ChainStore(Protocol):
+    """Where a chain of tokens is kept. All methods block; what they say is in `TokenStore`, in a folder's words."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the lock between all that use the store, waiting for it."""
+
+    def read(self) -> TokenPair | None:
+        """Return the newest readable generation; None when there was never one."""
+
+    def last_seed(self) -> str | None:
+        """Return the fingerprint of the configured token that began the chain."""
+
+    def note_seed(self, seed: str) -> None:
+        """Remember which configured token was taken over."""
+
+    def set_aside(self) -> None:
+        """Keep what is damaged under another name, so that a new chain can begin."""
+
+    def forget(self) -> None:
+        """Remove the chain."""
+
+    def settle(self) -> None:
+        """Finish what a crash cut short."""
+
+    def prepare(self) -> None:
+        """Prove that a new pair can be stored."""
+
+    def save(self, pair: TokenPair) -> None:
+        """Make a pair the current one, durably, keeping the one before."""
+
+    def intent(self) -> Intent | None:
+        """Return the refresh whose outcome is unknown, if there is one."""
+
+    def note_intent(self, intent: Intent) -> None:
+        """Write durably that a token is about to be spent."""
+
+    def clear_intent(self) -> None:
+        """Forget the intent."""
+
+
 class TokenStore:
     """The tokens of one client id below `state.dir`."""
 
@@ -96,7 +138,7 @@ class TokenStore:
             body = self._read_private(path)
             if body is None or (path == self._slot and not body.strip(b"\0 \n")):
                 continue
-            pair = _parse_pair(body)
+            pair = parse_pair(body)
             if pair is not None:
                 return pair
             damaged = damaged or path != self._slot
@@ -137,7 +179,7 @@ class TokenStore:
     def settle(self) -> None:
         """Finish a `save` that a crash cut short between its fsync and its rename. The caller holds the lock."""
         body = self._read_private(self._slot)
-        if body is not None and _parse_pair(body) is not None:
+        if body is not None and parse_pair(body) is not None:
             with self._usable("writing"):
                 self._keep_previous()
                 self._slot.replace(self.path)
@@ -160,7 +202,7 @@ class TokenStore:
 
     def save(self, pair: TokenPair) -> None:
         """Make a pair the current one, durably: slot, fsync, keep the old one, rename, fsync."""
-        body = _render_pair(pair).ljust(_SLOT_SIZE, b" ")
+        body = render_pair(pair).ljust(_SLOT_SIZE, b" ")
         with self._usable("writing"):
             descriptor = os.open(self._slot, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -175,30 +217,11 @@ class TokenStore:
 
     def intent(self) -> Intent | None:
         """Return the refresh whose outcome is unknown, if there is one."""
-        body = self._read_private(self._intent)
-        try:
-            entry = json.loads(body or b"")
-            at = parse_time(entry["at"])
-            if at is None:
-                return None
-            return Intent(
-                spending=str(entry["spending"]),
-                attempt=int(entry["attempt"]),
-                at=at,
-                refused=entry["refused"] is True,
-            )
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
+        return parse_intent(self._read_private(self._intent) or b"")
 
     def note_intent(self, intent: Intent) -> None:
         """Write durably that a token is about to be spent."""
-        entry = {
-            "spending": intent.spending,
-            "attempt": intent.attempt,
-            "at": time_json(intent.at),
-            "refused": intent.refused,
-        }
-        body = json.dumps(entry).encode()
+        body = json.dumps(intent_json(intent)).encode()
         with self._usable("writing"):
             self._replace(self._intent, body)
 
@@ -272,7 +295,8 @@ class TokenStore:
             os.close(descriptor)
 
 
-def _render_pair(pair: TokenPair) -> bytes:
+def render_pair(pair: TokenPair) -> bytes:
+    """Return a pair as it is stored, with its sum."""
     entry = {
         "format": _FORMAT,
         "refresh_token": pair.refresh_token,
@@ -288,7 +312,8 @@ def _render_pair(pair: TokenPair) -> bytes:
     return json.dumps({**entry, "sum": fingerprint(text)}).encode()
 
 
-def _parse_pair(body: bytes) -> TokenPair | None:
+def parse_pair(body: str | bytes) -> TokenPair | None:
+    """Return a pair as it was stored; None when its sum is another one."""
     try:
         entry = json.loads(body)
         claimed = entry.pop("sum")
@@ -304,6 +329,33 @@ def _parse_pair(body: bytes) -> TokenPair | None:
             user=entry.get("user"),  # not in what the first version wrote
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def intent_json(intent: Intent) -> dict[str, Json]:
+    """Return an intent as it is written."""
+    return {
+        "spending": intent.spending,
+        "attempt": intent.attempt,
+        "at": time_json(intent.at),
+        "refused": intent.refused,
+    }
+
+
+def parse_intent(body: str | bytes) -> Intent | None:
+    """Return an intent as it was written; None for anything else."""
+    try:
+        entry = json.loads(body)
+        at = parse_time(entry["at"])
+        if at is None:
+            return None
+        return Intent(
+            spending=str(entry["spending"]),
+            attempt=int(entry["attempt"]),
+            at=at,
+            refused=entry["refused"] is True,
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -39,6 +39,7 @@ _COMMANDS = {
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),
     "login": ("dcsync.cli.login", "Sign in with a browser, here or elsewhere."),
     "logout": ("dcsync.cli.login", "Revoke the stored token and forget it."),
+    "manifest": ("dcsync.cli.manifest", "Copy the manifest to PostgreSQL for several hosts, or back."),
     "notify": ("dcsync.cli.hooks", "Send a test message to every address of [notify]."),
     "prune": ("dcsync.cli.prune", "Remove the snapshots that the keep policy does not keep."),
     "rebuild": ("dcsync.cli.rebuild", "Make the manifest anew from the tree alone."),

@@ -41,7 +41,7 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
 
 def _print(status: Status) -> None:
 
-    from dcsync.cli.output import size_text, time_text
+    from dcsync.cli.output import age_text, size_text, time_text
 
     now = datetime.now(UTC)
     for account in status.accounts:
@@ -53,6 +53,9 @@ def _print(status: Status) -> None:
     if status.token_refresh_by is not None:
         click.echo(f", to be refreshed by {time_text(status.token_refresh_by)}", nl=False)
     click.echo()
+    for host in status.hosts:
+        words = f"{host.doing or 'waiting'}" if host.is_alive else f"not heard of {age_text(host.seen_at, now)}"
+        click.secho(f"host:  {host.name}, pid {host.pid}: {words}", fg=None if host.is_alive else "yellow")
     if status.holder is not None:
         what = "daemon" if status.holder.is_daemon else "sync"
         due = f", next poll {time_text(status.next_poll)}" if status.holder.is_daemon and status.next_poll else ""

@@ -2,7 +2,7 @@
 
 from dcsync.config.create import create, new_place, refuse_existing
 from dcsync.config.load import SYSTEM, find, load, parse
-from dcsync.config.model import Account, Auth, Config, SecretRef
+from dcsync.config.model import Account, Auth, Config, ManifestRef, SecretRef
 from dcsync.config.template import example, fill
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Account",
     "Auth",
     "Config",
+    "ManifestRef",
     "SecretRef",
     "create",
     "example",

@@ -93,6 +93,10 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
         details = error.errors(include_input=False, include_url=False, include_context=True)
         problems = [*(_problem(place, item, lines) for item in details), *problems]
     else:
+        if exposed and config.state.manifest.holds_password:
+            message = "holds a password and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
+            line = line_of(("state", "manifest"), lines)
+            problems.append(Problem(file=str(place), line=line, key="state.manifest", message=message))
         if exposed and _has_literal_secret(config):
             message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
             line = line_of(("auth",), lines)

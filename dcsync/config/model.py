@@ -107,6 +107,51 @@ def _secret(value: object) -> SecretRef:
     return SecretRef(value)
 
 
+class ManifestRef(SecretRef):
+    """`sqlite`, a database's address, or where one is. An address may hold a password: it is treated as a secret."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        if self.kind == "literal" and text != "sqlite" and not text.startswith(("postgresql://", "postgres://")):
+            # Not shown: it may be an address with a password.
+            message = 'it must be "sqlite", "postgresql://user@host/database", or where that is, as "env:NAME"'
+            raise ValueError(message)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ManifestRef) and (self.kind, self._rest) == (other.kind, other._rest)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self._rest))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is a database that several hosts share."""
+        return self.kind != "literal" or self._rest != "sqlite"
+
+    @property
+    def holds_password(self) -> bool:
+        """Whether a password stands in the configuration itself."""
+        if self.kind != "literal" or not self.is_shared:
+            return False
+        parts = urlsplit(self._rest)
+        return "password=" in parts.query or ":" in parts.netloc.rpartition("@")[0]
+
+    def describe(self) -> str:
+        """Return what may be shown."""
+        if self.kind != "literal":
+            return super().describe()
+        return "postgresql" if self.is_shared else "sqlite"
+
+
+def _manifest(value: object) -> ManifestRef:
+    if isinstance(value, ManifestRef):
+        return value
+    if not isinstance(value, str):
+        message = 'it must be "sqlite" or the address of a PostgreSQL database'
+        raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
+    return ManifestRef(value)
+
+
 def _duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else _refuse(value, 'a duration such as "15m"')
 
@@ -131,6 +176,7 @@ def _refuse(value: object, expected: str) -> object:
 
 
 EventName: TypeAlias = Literal["snapshot", "failure", "attention", "recovered"]
+ManifestPlace: TypeAlias = Annotated[ManifestRef, BeforeValidator(_manifest)]
 Secret: TypeAlias = Annotated[SecretRef, BeforeValidator(_secret)]
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
 Size: TypeAlias = Annotated[int, BeforeValidator(_size)]
@@ -202,24 +248,12 @@ class State(Section):
     """`[state]`: what dcsync must remember."""
 
     dir: Path = Field(default=Path("/var/lib/dcsync"), strict=False)
-    manifest: str = "sqlite"
+    manifest: ManifestPlace = Field(default_factory=lambda: ManifestRef("sqlite"))
 
     @field_validator("dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return _absolute_path(value)
-
-    @field_validator("manifest")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value.startswith(("postgresql:", "postgres:")):
-            message = 'a PostgreSQL manifest (several hosts) is not available in this version; use "sqlite"'
-            raise ValueError(message)
-        if value != "sqlite":
-            # The value may be a URL with a password: it is not shown.
-            message = 'it must be "sqlite"'
-            raise ValueError(message)
-        return value
 
 
 class Poll(Section):

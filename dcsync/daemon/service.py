@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -36,7 +37,15 @@ from dcsync.daemon.notify import Notifier
 from dcsync.daemon.pages import Pages, serving
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.schedule import Kind, Schedule, Trigger
-from dcsync.errors import DcsyncError, DiskError, ExitStatus, ManifestError, MassChange, MirrorError
+from dcsync.errors import (
+    DatabaseUnreachable,
+    DcsyncError,
+    DiskError,
+    ExitStatus,
+    ManifestError,
+    MassChange,
+    MirrorError,
+)
 from dcsync.ops import notify
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.metrics import render
@@ -46,6 +55,10 @@ from dcsync.ops.sync import AccountOutcome, sync
 from dcsync.ops.tell import Teller
 from dcsync.ops.verify import verify_nightly
 
+if TYPE_CHECKING:
+    from dcsync.daemon.shared import SharedSession
+    from dcsync.queue.work import Pace
+
 log = structlog.get_logger(__name__)
 
 #: How often the ticker looks around: it feeds the watchdog, mends the schedule, and notices a new login.
@@ -54,6 +67,8 @@ TICK_S = 30.0
 DRAIN_S = 6.0
 #: A mirror that cannot be opened is tried again after this.
 _REOPEN_S = 60.0
+#: A database that went away is most often back soon, and a look for it costs nothing.
+_RECONNECT_S = 5.0
 #: And so often it is looked at meanwhile whether to end or to read another configuration.
 _PARKED_TICK_S = 1.0
 #: How often hooks are looked for that another process made due.
@@ -68,7 +83,10 @@ _NIGHT = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
 
 
 class Service:
-    """The daemon. `load` reads the configuration, anew at each SIGHUP; `environ` is where its secrets are."""
+    """The daemon. `load` reads the configuration, anew at each SIGHUP; `environ` is where its secrets are.
+
+    `pace` is how soon hosts that share a manifest notice each other; None is the usual one.
+    """
 
     def __init__(
         self,
@@ -77,8 +95,10 @@ class Service:
         environ: Mapping[str, str],
         clock: Clock | None = None,
         notifier: Notifier | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._load = load
+        self._pace = pace
         self._environ = environ
         self._clock = clock or SystemClock()
         self._notifier = notifier or Notifier(environ)
@@ -90,7 +110,7 @@ class Service:
         self._opener: asyncio.Task[object] | None = None
         self._hurry = asyncio.Event()
         self._told = asyncio.Event()
-        self._session: _Session | None = None
+        self._session: _Session | SharedSession | None = None
         self._before: Config | None = None
         #: What the status line says once, after a reload that did not work out.
         self._notice = ""
@@ -183,9 +203,7 @@ class Service:
                         open_sync(config, environ=self._environ, observer=progress, clock=self._clock, role="run")
                     )
                 teller = await open_teller(config, context, environ=self._environ, runs_hooks=False)
-                self._session = _Session(
-                    config, context, teller, progress, notifier=self._notifier, told=self._told, hurry=self._hurry
-                )
+                self._session = self._make_session(config, context, teller, progress)
                 self._recovered()
                 await self._session.run(self._opened())
         except asyncio.CancelledError:
@@ -194,11 +212,34 @@ class Service:
             if not self._stopping or task is None or task.uncancel() > 0:
                 raise
         except (MirrorError, DiskError, ManifestError) as error:
-            if not self._started or self._before is not None:
+            # A database that is not up yet, at boot say, is waited for: every start would only find the same.
+            waits = self._started or isinstance(error, DatabaseUnreachable)
+            if not waits or self._before is not None:
                 raise
             await self._park(config, error)
         finally:
             self._session = None
+
+    def _make_session(
+        self, config: Config, context: SyncContext, teller: Teller, progress: Progress
+    ) -> _Session | SharedSession:
+        if context.host is None:
+            return _Session(
+                config, context, teller, progress, notifier=self._notifier, told=self._told, hurry=self._hurry
+            )
+        # Imported for those who have several hosts.
+        from dcsync.daemon.shared import SharedSession
+
+        return SharedSession(
+            config,
+            context,
+            teller,
+            progress,
+            notifier=self._notifier,
+            told=self._told,
+            hurry=self._hurry,
+            pace=self._pace,
+        )
 
     @asynccontextmanager
     async def _opening(self) -> AsyncIterator[None]:
@@ -242,7 +283,8 @@ class Service:
             await self._send(config, event)
         self._trouble = error
         self._notifier.ready(f"waiting: {error.message}")
-        until = self._clock.monotonic() + _REOPEN_S
+        reopen_s = _RECONNECT_S if isinstance(error, DatabaseUnreachable) else _REOPEN_S
+        until = self._clock.monotonic() + reopen_s
         while not self._stopping and self._next_config is None and self._clock.monotonic() < until:
             self._notifier.watchdog()
             await self._clock.sleep(min(_PARKED_TICK_S, self._notifier.watchdog_interval_s or _PARKED_TICK_S))
@@ -296,12 +338,12 @@ class Service:
         if now < self._last_hint:
             return  # one is planned already
         self._last_hint = max(now, self._last_hint + _HINT_S)
-        session.schedule.poll_once(names[0], self._clock.now() + timedelta(seconds=self._last_hint - now))
+        session.poll_soon(names[0], timedelta(seconds=self._last_hint - now))
 
     async def _read_status(self) -> Status:
         now = self._clock.monotonic()
         if self._status is None or now - self._status[0] >= _STATUS_S:
-            self._status = (now, await read_status(self._config, clock=self._clock))
+            self._status = (now, await read_status(self._config, clock=self._clock, environ=self._environ))
         return self._status[1]
 
 
@@ -345,6 +387,10 @@ class _Session:
         """Poll every account now."""
         for wake in self._wake.values():
             wake.set()
+
+    def poll_soon(self, account: str, wait: timedelta) -> None:
+        """Poll an account once more after a wait."""
+        self.schedule.poll_once(account, self.context.clock.now() + wait)
 
     async def run(self, notice: str) -> None:
         """Work until told otherwise; `notice` is said first. Raises the `MirrorError` when the mirror went away."""

@@ -1,7 +1,19 @@
-"""The manifest: known jobs, files and runs, in SQLite (WAL, `synchronous=FULL`)."""
+"""The manifest: known jobs, files and runs, in SQLite (WAL, `synchronous=FULL`) or, for several hosts, PostgreSQL."""
 
+from dcsync.manifest.claims import Claim, Ticket
 from dcsync.manifest.notes import HookRun, HookState, Notes, PublishedRow
 from dcsync.manifest.records import Records
 from dcsync.manifest.store import SqlManifest, Sums, open_manifest
 
-__all__ = ["HookRun", "HookState", "Notes", "PublishedRow", "Records", "SqlManifest", "Sums", "open_manifest"]
+__all__ = [
+    "Claim",
+    "HookRun",
+    "HookState",
+    "Notes",
+    "PublishedRow",
+    "Records",
+    "SqlManifest",
+    "Sums",
+    "Ticket",
+    "open_manifest",
+]

@@ -90,7 +90,7 @@ class History:
         query = (
             sa.select(columns.id)
             .where(columns.account == account, columns.request == request, columns.state == JobState.PUBLISHED.value)
-            .order_by(columns.completed_at.desc(), columns.published_at.desc())
+            .order_by(columns.completed_at.desc().nulls_last(), columns.published_at.desc())
             .limit(limit)
         )
         if completed_at is not None:
@@ -151,10 +151,9 @@ class History:
 
 async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:
     """Return the files of a snapshot, by their name on disk."""
-    rows = await connection.execute(
-        file_rows().where(file_table.c.account == account, file_table.c.job == job).order_by(file_table.c.name)
-    )
-    return tuple(stored_file(row) for row in rows)
+    rows = await connection.execute(file_rows().where(file_table.c.account == account, file_table.c.job == job))
+    # Sorted here: a database may have another order than that of characters.
+    return tuple(sorted((stored_file(row) for row in rows), key=lambda stored: stored.name))
 
 
 def file_rows() -> sa.Select[Any]:

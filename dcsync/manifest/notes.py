@@ -145,12 +145,18 @@ class Notes:
         standing: Sequence[Standing],
         hooks: Sequence[tuple[Sequence[str], Event]],
         remembered: Mapping[str, str],
-    ) -> None:
+        unless: tuple[str, str | None] | None = None,
+    ) -> bool:
         """Replace what stands of these accounts, and note the hooks that are due for it: all of it or nothing.
 
-        An event is told once: what says that it was told, and its hooks, are written together.
+        An event is told once: what says that it was told, and its hooks, are written together. Returns False, having
+        written nothing, when what is remembered under the key of `unless` is not its value any more: another host told.
         """
         async with self._manifest.writing() as connection:
+            if unless is not None:
+                here = meta_table.c.key == unless[0]
+                if await connection.scalar(sa.select(meta_table.c.value).where(here)) != unless[1]:
+                    return False
             for key, value in remembered.items():
                 await _remember(connection, key, value)
             await connection.execute(sa.delete(attention_table).where(attention_table.c.account.in_(accounts)))
@@ -181,6 +187,7 @@ class Notes:
                         next_try_at=event.at,
                     )
                 )
+        return True
 
     async def due_hooks(self, now: datetime) -> tuple[HookRun, ...]:
         """Return the hooks that should run now, in the order of their events."""

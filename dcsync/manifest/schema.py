@@ -185,3 +185,59 @@ hook_run = Table(
     Index("hook_run_by_state", "state", "next_try_at"),
     Index("hook_run_by_job", "account", "job"),
 )
+
+#: The number under which a job may be written of, see `dcsync.manifest.claims`.
+claim = Table(
+    "claim",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("job", String, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+#: The daemons on a shared manifest, one row for each start. `state` is the id of the state folder.
+host = Table(
+    "host",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("state", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    Column("doing", Text, nullable=False),
+)
+
+#: The queue's workers of a host.
+host_worker = Table(
+    "host_worker",
+    metadata,
+    Column("worker", BigInteger, primary_key=True, autoincrement=False),
+    Column("host", Integer, nullable=False),
+)
+
+#: The calls of the last minute of a client id, in microseconds of the database's clock, as JSON: see `dcsync.api`.
+quota = Table(
+    "quota",
+    metadata,
+    Column("client", String, primary_key=True),
+    Column("paused_until", BigInteger, nullable=False),
+    Column("calls", Text, nullable=False),
+)
+
+#: The row of this is locked while a refresh token is spent: see `dcsync.auth`.
+token_chain = Table("token_chain", metadata, Column("client", String, primary_key=True))
+
+#: What the files of a token store hold, by their part of the name.
+token_slot = Table(
+    "token_slot",
+    metadata,
+    Column("client", String, primary_key=True),
+    Column("slot", String, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+#: What belongs to the hosts at work, and not to the mirror: it is not copied from one manifest to another.
+OF_HOSTS = frozenset({"claim", "host", "host_worker", "quota", "token_chain", "token_slot"})

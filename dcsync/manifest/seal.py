@@ -36,8 +36,8 @@ def _columns(table: sa.Table) -> str:
     return ", ".join(f'"{column.name}"' for column in table.columns if column.name != "digest")
 
 
-# Joined by SQLite itself, since there may be a million of them. No float is among them: its text is no constant.
-_FILE_TEXT = " || '|' || ".join(f"ifnull(\"{column.name}\", '~')" for column in file_table.columns)
+# Joined by the database itself, since there may be a million of them. No float is among them: its text is no constant.
+_FILE_TEXT = " || '|' || ".join(f"coalesce(CAST(\"{column.name}\" AS TEXT), '~')" for column in file_table.columns)
 _JOB = f"SELECT account, id, digest, {_columns(job_table)} FROM job"  # noqa: S608 - names of our own columns
 _FILES = f"SELECT account, job, {_FILE_TEXT} FROM file"  # noqa: S608 - the same
 _REQUEST = f"SELECT digest, {_columns(request_table)} FROM request"  # noqa: S608 - the same
@@ -48,7 +48,7 @@ async def seal_job(connection: AsyncConnection, account: AccountName, job: JobId
     values = {"account": account, "job": job}
     row = (await connection.execute(sa.text(f"{_JOB} WHERE account = :account AND id = :job"), values)).one()
     files = await connection.execute(
-        sa.text(f"{_FILES} WHERE account = :account AND job = :job ORDER BY account, job, name"), values
+        sa.text(f"{_FILES} WHERE account = :account AND job = :job {_order(connection, 'name')}"), values
     )
     digest = _digest(tuple(row)[3:], (file[2] for file in files))
     await connection.execute(
@@ -90,7 +90,7 @@ def broken_meta(connection: sa.Connection) -> str | None:
 
     Asked first: a version that changed by one bit would look like that of a newer dcsync.
     """
-    if connection.scalar(sa.text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'")) is None:
+    if connection.scalar(sa.text(_has_meta(connection))) is None:
         return None
     sealed = connection.scalar(sa.text("SELECT value FROM meta WHERE key = 'seal'"))
     if sealed is None or sealed == _meta_digest(connection):
@@ -107,11 +107,11 @@ def broken_row(connection: sa.Connection) -> str | None:
 
 
 def _broken_job(connection: sa.Connection) -> str | None:
-    statement = sa.text(f"{_FILES} ORDER BY account, job, name")
+    statement = sa.text(f"{_FILES} {_order(connection, 'account', 'job', 'name')}")
     rows = connection.execute(statement.execution_options(stream_results=True, yield_per=_ROWS_AT_ONCE))
     files: Iterator[tuple[Any, Iterator[Any]]] = groupby(rows, key=lambda row: (row[0], row[1]))
     found = next(files, None)
-    for job in connection.execute(sa.text(f"{_JOB} ORDER BY account, id")).all():
+    for job in connection.execute(sa.text(f"{_JOB} {_order(connection, 'account', 'id')}")).all():
         texts: list[str] = []
         if found is not None and found[0] == (job[0], job[1]):
             texts = [row[2] for row in found[1]]
@@ -146,15 +146,44 @@ def _unreadable_row(connection: sa.Connection) -> str | None:
 
 
 def _meta_digest(connection: sa.Connection) -> str:
-    schema = connection.execute(sa.text("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"))
-    parts = [repr(tuple(row)) for row in schema]
+    parts = [repr(tuple(row)) for row in connection.execute(sa.text(_schema(connection)))]
     parts += [repr(tuple(row)) for row in connection.execute(sa.text("SELECT version_num FROM alembic_version"))]
     instance = connection.execute(sa.text("SELECT key, value FROM meta WHERE key = 'instance'"))
     return _digest((), [*parts, *(repr(tuple(row)) for row in instance)])
 
 
+def _is_postgres(connection: sa.Connection | AsyncConnection) -> bool:
+    return connection.dialect.name == "postgresql"
+
+
+def _order(connection: sa.Connection | AsyncConnection, *columns: str) -> str:
+    """Return the order by the characters of these columns; PostgreSQL would take that of a language."""
+    collation = ' COLLATE "C"' if _is_postgres(connection) else ""
+    return "ORDER BY " + ", ".join(f"{column}{collation}" for column in columns)
+
+
+def _has_meta(connection: sa.Connection) -> str:
+    if _is_postgres(connection):
+        return "SELECT 1 WHERE to_regclass('meta') IS NOT NULL"
+    return "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'"
+
+
+def _schema(connection: sa.Connection) -> str:
+    """Return the query for what the schema is. In PostgreSQL: our tables' columns, and not the queue's."""
+    if _is_postgres(connection):
+        names = ", ".join(f"'{name}'" for name in sorted(metadata.tables))
+        return (
+            "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns "  # noqa: S608 - ours
+            f"WHERE table_schema = current_schema() AND table_name IN ({names}) "
+            'ORDER BY table_name COLLATE "C", ordinal_position'
+        )
+    return "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+
+
 def _digest(row: Sequence[Any], texts: Iterator[str] | Sequence[str] = ()) -> str:
-    digest = hashlib.sha256(repr(tuple(row)).encode("utf-8", "surrogatepass"))
+    # The one database has numbers for what is true, the other has not.
+    values = tuple(int(value) if isinstance(value, bool) else value for value in row)
+    digest = hashlib.sha256(repr(values).encode("utf-8", "surrogatepass"))
     for text in texts:
         digest.update(b"\n" + text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import json
-import os
-import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import summary, wire
 from dcsync.core.lifecycle import JobState, may_go
 from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
-from dcsync.errors import IllegalTransition, ManifestCorrupt, ManifestError, ManifestNewer
-from dcsync.manifest import schema, seal
+from dcsync.database import Database
+from dcsync.errors import IllegalTransition
+from dcsync.manifest import claims, seal
+from dcsync.manifest.backend import Backend
+from dcsync.manifest.claims import Claim, Ticket
 from dcsync.manifest.history import History, file_rows, files_of, record_headers, stored_file
+from dcsync.manifest.migrate import REVISIONS, revision
 from dcsync.manifest.rows import (
     JOB_COLUMNS,
     REQUEST_COLUMNS,
@@ -42,36 +39,27 @@ from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
-from dcsync.tasks import finish
-
-#: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
-#: How long a writer waits for another process's write (a one-shot command beside the daemon).
-_BUSY_TIMEOUT_S = 30.0
-#: Primary codes for what the machine or another process is to blame for (sqlite.org/rescode.html): PERM, ABORT, BUSY,
-#: LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, AUTH.
-_MACHINE = frozenset({3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 23})
+from dcsync.manifest.sqlite import sqlite_backend
 
 
 @asynccontextmanager
-async def open_manifest(path: Path, *, read_only: bool = False) -> AsyncIterator[SqlManifest]:
-    """Open the manifest, bringing it up to date first; closing it is what leaving does.
+async def open_manifest(
+    place: Path | Database, *, read_only: bool = False, label: str = ""
+) -> AsyncIterator[SqlManifest]:
+    """Open the manifest in a file or a database, bringing it up to date first; closing it is what leaving does.
 
-    With `read_only` nothing is changed or migrated. Raises `ManifestNewer`, `ManifestCorrupt`, `ManifestError`.
+    With `read_only` nothing is changed or migrated. `label` is what PostgreSQL shows of our connections. Raises
+    `ManifestNewer`, `ManifestCorrupt`, `ManifestError`.
     """
-    engine = _engine(path, read_only=read_only)
-    try:
-        # Before the driver tries: it leaves a thread behind when a file cannot be opened.
-        await asyncio.to_thread(_must_exist if read_only else _make_private, path)
-        with _sql_errors(path, opening=True):
-            async with engine.connect() as connection:
-                await _check(connection, path, thorough=not read_only)
-                if not read_only:
-                    await _migrate(connection)
-        yield SqlManifest(engine, path)
-    finally:
-        # To its end, also when a second signal cancels it again: a connection half closed is told of with a traceback.
-        await finish(engine.dispose())
+    if isinstance(place, Path):
+        async with sqlite_backend(place, read_only=read_only) as file:
+            yield SqlManifest(file)
+        return
+    # Imported for those who have several hosts.
+    from dcsync.manifest.postgres import postgres_backend
+
+    async with postgres_backend(place, read_only=read_only, label=label) as backend:
+        yield SqlManifest(backend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +75,30 @@ class Sums:
 class SqlManifest:
     """Meets the port `Manifest`. Safe for concurrent use from one event loop; cancelling rolls a write back whole."""
 
-    def __init__(self, engine: AsyncEngine, path: Path) -> None:
-        self._engine = engine
-        self._path = path
+    def __init__(self, backend: Backend, *, claim: Claim | None = None) -> None:
+        self.backend = backend
+        self.claim = claim
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other hosts write to it as well."""
+        return self.backend.is_shared
+
+    async def claimed(self, account: AccountName, job: JobId, ticket: Ticket | None = None) -> SqlManifest:
+        """Take a job up: return this manifest as its holder writes to it. Whoever held it before is fenced off.
+
+        With the queue's `ticket` only while that is good. What is written through it raises `Fenced`, and changes
+        nothing, from the moment on that somebody else takes the job up.
+        """
+        async with self.writing() as connection:
+            claim = await claims.take(connection, account, job, ticket)
+        return SqlManifest(self.backend, claim=claim)
+
+    async def check_claim(self) -> None:
+        """Raise `Fenced` when somebody else has taken up the job meanwhile; without a claim do nothing."""
+        if self.claim is not None:
+            async with self.reading() as connection:
+                await claims.check(connection, self.claim)
 
     @property
     def history(self) -> History:
@@ -99,7 +108,7 @@ class SqlManifest:
     async def is_current(self) -> bool:
         """Say whether it has the newest schema: opened to be read, it may be an older one."""
         async with self.reading() as connection:
-            return await _revision(connection) == REVISIONS[-1]
+            return await revision(connection) == REVISIONS[-1]
 
     async def instance(self) -> str | None:
         """Return the id of the mirror this manifest belongs to."""
@@ -123,10 +132,8 @@ class SqlManifest:
     async def accounts(self) -> Sequence[AccountName]:
         """Return the names of all accounts that were ever polled or adopted."""
         async with self.reading() as connection:
-            rows = await connection.scalars(
-                sa.union(sa.select(account_table.c.name), sa.select(job_table.c.account)).order_by("name")
-            )
-            return [AccountName(row) for row in rows]
+            rows = await connection.scalars(sa.union(sa.select(account_table.c.name), sa.select(job_table.c.account)))
+            return [AccountName(row) for row in sorted(rows)]
 
     async def facts(self, account: AccountName) -> AccountFacts:
         """Return what is known of an account; empty facts for a new one."""
@@ -140,9 +147,16 @@ class SqlManifest:
         del values["name"]
         return AccountFacts(**values)
 
-    async def learn(self, account: AccountName, facts: AccountFacts) -> None:
-        """Replace what is known of an account."""
+    async def learn(self, account: AccountName, facts: AccountFacts, *, before: AccountFacts | None = None) -> None:
+        """Replace what is known of an account; with `before`, only where it differs from that.
+
+        What another host learnt meanwhile of the rest then stays.
+        """
         values = {name: getattr(facts, name) for name in AccountFacts.__slots__}
+        if before is not None:
+            values = {name: value for name, value in values.items() if value != getattr(before, name)}
+            if not values:
+                return
         async with self.writing() as connection:
             changed = await connection.execute(
                 sa.update(account_table).where(account_table.c.name == account).values(**values)
@@ -331,7 +345,7 @@ class SqlManifest:
                 file_table.c.size == stored.size,
                 file_table.c.crc32 == stored.crc32,
             )
-            .order_by(job_table.c.completed_at.desc(), job_table.c.published_at.desc())
+            .order_by(job_table.c.completed_at.desc().nulls_last(), job_table.c.published_at.desc())
             .limit(limit)
         )
         async with self.reading() as connection:
@@ -391,157 +405,16 @@ class SqlManifest:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection to read with; the database's errors become ours."""
-        with _sql_errors(self._path):
-            async with self._engine.connect() as connection:
-                yield connection
+        async with self.backend.reading() as connection:
+            yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection for one transaction, which is durable after the block and undone by an error in it."""
-        with _sql_errors(self._path):
-            async with self._engine.begin() as connection:
-                yield connection
-
-
-def _must_exist(path: Path) -> None:
-    """Say that there is nothing to read, or that it may not be read.
-
-    Without opening it: a process that closes a file loses all of its locks on it (fcntl(2)), SQLite's as well. Another
-    process would then take its log away while it is written to.
-    """
-    try:
-        path.stat()
-        if not os.access(path, os.R_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        message = f"the manifest {path} cannot be opened: {error.strerror} (as uid {os.geteuid()})"
-        raise ManifestError(message) from None
-
-
-def _make_private(path: Path) -> None:
-    """Make the file before SQLite does, so that others can never read it: SQLite gives -wal and -shm its mode.
-
-    One that is there is not opened, as in `_must_exist`.
-    """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        _must_exist(path)
-    except OSError as error:
-        message = f"the manifest {path} cannot be opened: {error.strerror} (as uid {os.geteuid()})"
-        raise ManifestError(message) from None
-
-
-class _sql_errors:  # noqa: N801 - reads as a context, like contextlib.suppress
-    """Turns the database's exceptions into ours, once, at the edge; its text can hold values of rows."""
-
-    def __init__(self, path: Path, *, opening: bool = False) -> None:
-        self._path = path
-        #: While it is opened, a statement that fails for no fault of the machine's means that the schema is damaged.
-        self._opening = opening
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        if isinstance(cause, UnicodeDecodeError):
-            # The driver's: a name in the schema, or in SQLite's own words about it, is no text.
-            raise _corrupt(self._path, "text in it is no UTF-8") from None
-        if not isinstance(cause, sqlite3.Error):
-            return
-        words = str(cause)
-        if self._means_damage(cause):
-            raise _corrupt(self._path, words) from None
-        message = f"the manifest {self._path} cannot be used: {words}"
-        raise ManifestError(message) from None
-
-    def _means_damage(self, cause: sqlite3.Error) -> bool:
-        if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-            return False
-        if isinstance(cause, sqlite3.OperationalError):
-            # Text that is no UTF-8 is found by the driver, which gives it no code.
-            code = getattr(cause, "sqlite_errorcode", None)
-            return self._opening and (code is None or code & 0xFF not in _MACHINE)
-        return isinstance(cause, sqlite3.DatabaseError)
-
-
-def _corrupt(path: Path, words: str) -> ManifestCorrupt:
-    return ManifestCorrupt(f"the manifest {path} is damaged: {words}")
-
-
-def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
-    mode = "ro" if read_only else "rwc"
-    engine = create_async_engine(
-        f"sqlite+aiosqlite:///file:{quote(str(path))}?mode={mode}&uri=true",
-        # None: the driver begins no transaction of its own, the event below does (SQLAlchemy, "pysqlite").
-        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
-        hide_parameters=True,
-    )
-
-    @sa.event.listens_for(engine.sync_engine, "connect")
-    def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-        cursor = connection.cursor()
-        if not read_only:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            # NORMAL loses acknowledged commits in a power cut: 315 of 792 in FAULTS' measurement.
-            cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    @sa.event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        # A deferred writer that finds another one gets SQLITE_BUSY at once, whatever the time-out says.
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-async def _check(connection: AsyncConnection, path: Path, *, thorough: bool) -> None:
-    """Raise `ManifestCorrupt` or `ManifestNewer`.
-
-    Thorough where it will be written: every row is compared with its digest, every index with its table. Else only the
-    structure is looked at, which takes a third of the time.
-    """
-    verdict = await connection.scalar(sa.text(f"PRAGMA {'integrity_check' if thorough else 'quick_check'}(1)"))
-    if verdict != "ok":
-        raise _corrupt(path, str(verdict))
-    damage = await connection.run_sync(seal.broken_meta)
-    revision = None if damage else await _revision(connection)
-    if revision is not None and revision not in REVISIONS:
-        message = f"the manifest {path} has the schema {revision}, this dcsync knows up to {REVISIONS[-1]}"
-        raise ManifestNewer(message)
-    if thorough and damage is None and revision == REVISIONS[-1]:
-        damage = await connection.run_sync(seal.broken_row)
-    if damage is not None:
-        raise _corrupt(path, damage)
-
-
-async def _migrate(connection: AsyncConnection) -> None:
-    if await _revision(connection) == REVISIONS[-1]:
-        return
-    # Imported only when there is something to migrate: 60 ms.
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations").replace("%", "%%"))
-
-    def upgrade(sync_connection: sa.Connection) -> None:
-        config.attributes["connection"] = sync_connection
-        command.upgrade(config, "head")
-
-    await connection.run_sync(upgrade)
-    await seal.seal_all(connection)
-    await connection.commit()
-
-
-async def _revision(connection: AsyncConnection) -> str | None:
-    query = sa.text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'")
-    if await connection.scalar(query) is None:
-        return None
-    found: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    return found
+        async with self.backend.writing() as connection:
+            if self.claim is not None:
+                await claims.check(connection, self.claim)
+            yield connection
 
 
 async def _touch_account(connection: AsyncConnection, account: AccountName) -> None:
@@ -617,6 +490,6 @@ def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:
             job_table.c.request == request,
             job_table.c.state == JobState.PUBLISHED.value,
         )
-        .order_by(job_table.c.completed_at.desc(), job_table.c.published_at.desc())
+        .order_by(job_table.c.completed_at.desc().nulls_last(), job_table.c.published_at.desc())
         .limit(1)
     )

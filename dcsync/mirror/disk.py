@@ -179,9 +179,19 @@ def rename_noreplace(source: str, source_folder: int, target: str, target_folder
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED or error.errno == errno.EXDEV:
             raise
-        # mkdir is the exclusive claim: a folder may be renamed over an empty folder, and over nothing else.
-        os.mkdir(target, dir_fd=target_folder)
-        os.rename(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder)
+        # mkdir is the exclusive claim: a folder may be renamed over an empty folder, and over nothing else. One that is
+        # there and empty is the claim of a process that ended, or of another host's: whoever renames first has it.
+        try:
+            os.mkdir(target, dir_fd=target_folder)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(source, dir_fd=source_folder, follow_symlinks=False).st_mode):
+                raise
+        try:
+            os.rename(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder)
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+            raise
 
 
 def refuses_to_replace(source: str, target: str, folder: int) -> bool:

@@ -36,7 +36,7 @@ def point_latest(
         root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
     ):
         # Made aside, in our own folder: a reader of the tree sees the old one or the new one.
-        aside = names.component(f"latest.{request_folder}")
+        aside = names.component(f"latest.{request_folder}") + root.mark
         disk.remove_tree(aside, staging)
         if kind is LatestKind.SYMLINK:
             target = posixpath.relpath(snapshot, request_folder)

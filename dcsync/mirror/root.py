@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -38,13 +39,15 @@ _LOCK = "lock"
 class FileLock:
     """An exclusive lock by flock: the kernel frees it however its holder ends. The file itself is never removed.
 
-    `role` says in the file what the holder is doing; None tries the lock without writing who has it.
+    `role` says in the file what the holder is doing; None tries the lock without writing who has it. `shared` is held
+    beside others that share it.
     """
 
-    def __init__(self, path: Path, what: str, *, role: str | None) -> None:
+    def __init__(self, path: Path, what: str, *, role: str | None, shared: bool = False) -> None:
         self._path = path
         self._what = what
         self._role = role
+        self._shared = shared
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
@@ -52,7 +55,7 @@ class FileLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self._path, flags, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace")
             os.close(descriptor)
@@ -90,6 +93,8 @@ class MirrorRoot:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
+        #: Ends the names of what this process makes aside in `.dcsync`, where other hosts do the same at the same time.
+        self.mark = ""
         self._replacing = threading.Lock()
         #: Held while folders on the way to a snapshot are made for it, or removed because they are empty.
         self.reshaping = threading.Lock()
@@ -141,6 +146,20 @@ class MirrorRoot:
         except FileNotFoundError:
             return False
 
+    def drop_claim(self, relative: str) -> bool:
+        """Remove a folder that is empty: a name that was claimed, and nothing came; return whether it was that."""
+        parent, _, leaf = relative.rpartition("/")
+        try:
+            with self.folder(parent) as descriptor:
+                os.rmdir(leaf, dir_fd=descriptor)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                return False
+            raise disk.disk_error(error, f"removing {disk.shown(relative)}") from None
+        return True
+
     def marker(self) -> str | None:
         """Return the instance id in the marker; None when there is no marker."""
         try:
@@ -175,8 +194,9 @@ class MirrorRoot:
             self.folder(OWN_FOLDER, create=True) as own,
         ):
             # Made in our own folder: nothing unfinished is ever seen outside of it.
-            write_aside(own, name, body, mode=0o644)
-            os.rename(f"{name}.new", name, src_dir_fd=own, dst_dir_fd=self.descriptor)
+            aside = f"{name}{self.mark}"
+            write_aside(own, aside, body, mode=0o644)
+            os.rename(f"{aside}.new", name, src_dir_fd=own, dst_dir_fd=self.descriptor)
             os.fsync(self.descriptor)
 
     def read_file(self, folder: str, name: str) -> bytes:
@@ -215,8 +235,8 @@ def open_root(path: Path) -> Iterator[MirrorRoot]:
 
 
 @contextmanager
-def locked(root: MirrorRoot, *, role: str) -> Iterator[None]:
-    """Hold the mirror: one writer at a time, whatever its state folder (FAULTS M8)."""
+def locked(root: MirrorRoot, *, role: str, shared: bool = False) -> Iterator[None]:
+    """Hold the mirror: one writer at a time, whatever its state folder (FAULTS M8); `shared`, with other hosts'."""
     with disk.disk_errors(f"preparing {root.path / OWN_FOLDER}"), root.folder(OWN_FOLDER, create=True) as own:
         own_device = os.fstat(own).st_dev
     if own_device != os.fstat(root.descriptor).st_dev:
@@ -224,7 +244,7 @@ def locked(root: MirrorRoot, *, role: str) -> Iterator[None]:
             f"{root.path / OWN_FOLDER} is on another file system than the mirror: nothing could be renamed into place"
         )
         raise DiskError(message, hint="unmount what is mounted on it")
-    with FileLock(root.path / OWN_FOLDER / _LOCK, f"the mirror {root.path}", role=role):
+    with FileLock(root.path / OWN_FOLDER / _LOCK, f"the mirror {root.path}", role=role, shared=shared):
         yield
 
 
@@ -254,8 +274,9 @@ def bound_to(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -
         message = f"{root.path} belongs to the instance {found}, this state folder to {state_id or 'none yet'}"
         raise MirrorForeign(
             message,
-            hint="one mirror has one state folder: use the one it was made with. If that is lost for good, write "
-            f"the id {found} into the file `instance` of the new state folder; what is published is then adopted",
+            hint="one mirror has one manifest: use the state folder it was made with, or the database that the other "
+            f"hosts use (state.manifest). If that is lost for good, write the id {found} into the file `instance` of "
+            "the new state folder; what is published is then adopted",
         )
     return found
 

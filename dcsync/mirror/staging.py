@@ -250,11 +250,15 @@ class Part:
 
 
 class Staging:
-    """The folder of one job below `.dcsync/staging`, opened or made. All methods block."""
+    """The folder of one job below `.dcsync/staging`, opened or made. All methods block.
 
-    def __init__(self, root: MirrorRoot, job: JobId) -> None:
+    With a fencing `number`, from 1 on, it is this holder's alone: what those with lower numbers left whole is moved
+    over, and they can neither publish nor go on with what they have.
+    """
+
+    def __init__(self, root: MirrorRoot, job: JobId, number: int = 0) -> None:
         self.root = root
-        self.leaf = names.component(job)
+        self.leaf = staging_leaf(job, number)
         self.relative = f"{OWN_FOLDER}/{STAGING}/{self.leaf}"
         with disk.disk_errors(f"making {self.relative}"), root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as parent:
             self._parent = os.dup(parent)
@@ -264,6 +268,10 @@ class Staging:
             self._journal = os.open(f"{self.leaf}.journal", flags, 0o600, dir_fd=parent)
         self._boot = _boot_id()
         self._resumable: dict[str, tuple[int, str]] = {}
+        if number:
+            for leaf in sorted(staged_jobs(root) - {self.leaf}):
+                if holder_of(leaf) < (names.component(job), number) and holder_of(leaf)[0] == names.component(job):
+                    self._take_over(leaf)
 
     def __enter__(self) -> Self:
         return self
@@ -407,6 +415,28 @@ class Staging:
         """Put a whole file into the journal."""
         self._note({"stored": sidecar.file_json(stored)})
 
+    def _take_over(self, leaf: str) -> None:
+        """Move what an earlier holder left whole into this folder. It may be paused, and wake up at any moment.
+
+        Its folder is renamed first: from then on it publishes nothing. What is unfinished it may still write to; that
+        is fetched anew.
+        """
+        with disk.disk_errors(f"taking over {leaf}"):
+            recorded = _read_journal(leaf, self._parent)
+            taken = _take_away(leaf, self._parent, self.leaf)
+            if taken is None:
+                return
+            folder = disk.open_folder(taken, below=self._parent)
+            try:
+                for record in recorded.values():
+                    with contextlib.suppress(FileNotFoundError):
+                        name = staged_leaf(record.name)
+                        os.rename(name, name, src_dir_fd=folder, dst_dir_fd=self.descriptor)
+                        self.note_stored(record)
+            finally:
+                os.close(folder)
+            _remove_taken(taken, self._parent)
+
     def _note(self, entry: Mapping[str, Json]) -> None:
         with disk.disk_errors(f"writing the journal of {self.relative}"):
             # One write with O_APPEND: lines of several threads do not mix.
@@ -417,20 +447,7 @@ class Staging:
             body = b""
             while piece := os.pread(self._journal, _READ_SIZE, len(body)):
                 body += piece
-        opened: dict[str, tuple[int, str]] = {}
-        stored: dict[str, StoredFile] = {}
-        for line in body.splitlines():
-            try:
-                entry = json.loads(line)
-                if "stored" in entry:
-                    record = sidecar.parse_file(entry["stored"])
-                    stored[record.name] = record
-                elif entry["boot"] == self._boot != "":
-                    opened[str(entry["opened"])] = (int(entry["size"]), str(entry["etag"]))
-            except (ValueError, KeyError, TypeError, WireError):
-                # The last line of a cut run, or one that a power cut left as zeros.
-                continue
-        return opened, stored
+        return _parse_journal(body, self._boot)
 
     def _is_as(self, name: str, record: StoredFile) -> bool:
         try:
@@ -493,6 +510,19 @@ class Staging:
             os.close(target)
 
 
+def staging_leaf(job: JobId, number: int = 0) -> str:
+    """Return the name of a job's staging: with a fencing number, one for each holder."""
+    leaf = names.component(job)
+    return leaf if number == 0 else f"{leaf}{_OURS}{number}"
+
+
+def holder_of(leaf: str) -> tuple[str, int]:
+    """Return the job's component and the fencing number of a name in the staging; 0 for none."""
+    component, _, rest = leaf.partition(_OURS)
+    number = rest.partition(_OURS)[0]
+    return component, int(number) if number.isascii() and number.isdigit() else 0
+
+
 def staged_leaf(name: str) -> str:
     """Return the one component that stands for a file in the staging, where all files are side by side.
 
@@ -530,10 +560,64 @@ def discard_staging(root: MirrorRoot, leaf: str) -> None:
     """Remove the staging of a job that has no use for it any more."""
     try:
         with root.folder(f"{OWN_FOLDER}/{STAGING}") as parent, disk.disk_errors(f"clearing the staging of {leaf}"):
+            if holder_of(leaf)[1]:
+                # Its holder may be paused just before it publishes: whole or not at all.
+                taken = _take_away(leaf, parent, root.mark)
+                if taken is not None:
+                    _remove_taken(taken, parent)
+                return
             disk.remove_tree(leaf, parent)
             disk.remove_tree(f"{leaf}.journal", parent)
     except FileNotFoundError:
         return
+
+
+def _take_away(leaf: str, parent: int, by: str) -> str | None:
+    """Rename a staging so that its holder finds it no more; return its new name, None when it is gone already."""
+    # The holder's number stays in front: what a crash leaves here is cleared as what it was.
+    component, number = holder_of(leaf)
+    taken = f"{component}{_OURS}{number}{_OURS}{hashlib.sha256(f'{leaf}/{by}'.encode()).hexdigest()[:12]}"
+    try:
+        os.rename(leaf, taken, src_dir_fd=parent, dst_dir_fd=parent)
+    except FileNotFoundError:
+        return None
+    finally:
+        disk.remove_tree(f"{leaf}.journal", parent)
+    return taken
+
+
+def _remove_taken(taken: str, parent: int) -> None:
+    # Its old holder may be making files in it: what is left then goes with the next clearing.
+    with contextlib.suppress(OSError):
+        disk.remove_tree(taken, parent)
+
+
+def _read_journal(leaf: str, parent: int) -> dict[str, StoredFile]:
+    """Return the whole files that a staging's journal records, by name on disk."""
+    try:
+        descriptor = os.open(f"{leaf}.journal", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return {}
+    with os.fdopen(descriptor, "rb") as file:
+        return _parse_journal(file.read(), "")[1]
+
+
+def _parse_journal(body: bytes, boot: str) -> tuple[dict[str, tuple[int, str]], dict[str, StoredFile]]:
+    """Return what may be resumed, if it was opened since that boot, and what is whole, each by name."""
+    opened: dict[str, tuple[int, str]] = {}
+    stored: dict[str, StoredFile] = {}
+    for line in body.splitlines():
+        try:
+            entry = json.loads(line)
+            if "stored" in entry:
+                record = sidecar.parse_file(entry["stored"])
+                stored[record.name] = record
+            elif entry["boot"] == boot != "":
+                opened[str(entry["opened"])] = (int(entry["size"]), str(entry["etag"]))
+        except (ValueError, KeyError, TypeError, WireError):
+            # The last line of a cut run, or one that a power cut left as zeros.
+            continue
+    return opened, stored
 
 
 def staged_jobs(root: MirrorRoot) -> set[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from dcsync.auth.store import TokenPair, TokenStore, fingerprint
+from dcsync.auth.store import ChainStore, TokenPair, fingerprint
 from dcsync.core.signin import REFRESH_LIFE
 from dcsync.errors import (
     ConfigError,
@@ -197,7 +197,7 @@ def lock(holder: Holder | None) -> Check:
     return ok("lock", f"held by a {'daemon' if holder.is_daemon else 'sync'}, pid {holder.pid}")
 
 
-def stored_token(store: TokenStore, *, seed: Secret | None, now: datetime) -> Check:
+def stored_token(store: ChainStore, *, seed: Secret | None, now: datetime) -> Check:
     """Check the chain of refresh tokens: whether there is one, whether it is alive, and until when. Spends nothing.
 
     `seed` begins a chain; once it has, its variable or file may be gone.

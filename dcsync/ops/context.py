@@ -127,6 +127,14 @@ class MirrorContext:
     clock: Clock
     disk: DiskThreads
     settings: MirrorSettings
+    #: Which start of which host this is, where several share the manifest.
+    host: int | None = None
+
+    @property
+    def number(self) -> int:
+        """The fencing number under which this context's job is worked on; 0 where only one host is."""
+        claim = self.manifest.claim
+        return 0 if claim is None else claim.number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,10 @@ from typing import ParamSpec
 
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
-from dcsync.auth.store import TokenStore
+from dcsync.auth.store import ChainStore
 from dcsync.clock import Clock
-from dcsync.errors import ConfigError, DcsyncError
+from dcsync.database import Database
+from dcsync.errors import ConfigError, DcsyncError, ManifestMissing
 from dcsync.manifest import open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops import check_api, check_machine
@@ -60,7 +61,9 @@ class Subject:
     min_free: int
     latest: LatestKind
     state: Path
-    manifest: Path
+    manifest: Path | Database
+    #: Opens the store of tokens to look at it, and what to look from.
+    open_store: Callable[[], AbstractAsyncContextManager[tuple[ChainStore, DiskThreads]]]
     instance: Path
     base_url: str
     accounts: Sequence[AccountSettings]
@@ -92,7 +95,7 @@ async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, tell: Ca
     await findings.take("state.dir", disk.run(check_machine.state_folder, subject.state))
     await _examine_mirror(findings, subject, disk)
     findings.add(check_machine.lock(await disk.run(subject.holder)))
-    await _examine_token(findings, subject, clock, disk)
+    await _examine_token(findings, subject, clock)
     await findings.take("network", check_api.network(subject.base_url))
     await _examine_api(findings, subject, disk)
     return findings.checks
@@ -154,18 +157,23 @@ async def _examine_manifest(findings: Findings, subject: Subject, disk: DiskThre
     async def look() -> Check:
         nonlocal stored, knows
         stored = await disk.run(check_machine.instance, subject.instance)
-        if not await disk.run(check_machine.has_content, subject.manifest):
+        place = subject.manifest
+        if isinstance(place, Path) and not await disk.run(check_machine.has_content, place):
             return ok("manifest", "none yet; the first run makes it")
-        async with open_manifest(subject.manifest, read_only=True) as manifest:
-            stored = await manifest.instance() or stored
-            knows = await manifest.knows_snapshots()
-        return ok("manifest", "whole; it knows snapshots" if knows else "whole; it knows no snapshot yet")
+        where = "" if isinstance(place, Path) else f", in {place.shown}"
+        try:
+            async with open_manifest(place, read_only=True) as manifest:
+                stored = await manifest.instance() or stored
+                knows = await manifest.knows_snapshots()
+        except ManifestMissing:
+            return ok("manifest", f"none yet{where}; the first run makes it")
+        return ok("manifest", ("whole; it knows snapshots" if knows else "whole; it knows no snapshot yet") + where)
 
     await findings.take("manifest", look())
     return stored, knows
 
 
-async def _examine_token(findings: Findings, subject: Subject, clock: Clock, disk: DiskThreads) -> None:
+async def _examine_token(findings: Findings, subject: Subject, clock: Clock) -> None:
     if subject.method == "service-account":
         findings.add(ok("token", "a service account: a new token is made when one is needed, without a deadline"))
     elif not subject.chained:
@@ -174,8 +182,12 @@ async def _examine_token(findings: Findings, subject: Subject, clock: Clock, dis
     elif (reason := findings.why_not("state.dir")) is not None:
         findings.add(skipped("token", reason))
     else:
-        store = TokenStore(subject.state)
-        await findings.take("token", disk.run(check_machine.stored_token, store, seed=subject.seed, now=clock.now()))
+        await findings.take("token", _look_at_store(subject, clock))
+
+
+async def _look_at_store(subject: Subject, clock: Clock) -> Check:
+    async with subject.open_store() as (store, threads):
+        return await threads.run(check_machine.stored_token, store, seed=subject.seed, now=clock.now())
 
 
 async def _examine_api(findings: Findings, subject: Subject, disk: DiskThreads) -> None:

@@ -14,7 +14,7 @@ import structlog
 from dcsync.auth.endpoint import SCOPES, TokenEndpoint
 from dcsync.auth.listener import Listener, listening
 from dcsync.auth.source import first_pair
-from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.auth.store import ChainStore, TokenPair
 from dcsync.clock import Clock
 from dcsync.core.signin import SignIn, begin, code_in
 from dcsync.errors import AuthError, DcsyncError, LoginRefused, TokenStoreDamaged, WrongUser
@@ -44,7 +44,7 @@ class TokenChain:
     """What signing in works on: the endpoint, the store, and what they run on."""
 
     endpoint: TokenEndpoint
-    store: TokenStore
+    store: ChainStore
     clock: Clock
     disk: DiskThreads
 
@@ -56,7 +56,7 @@ class TokenChain:
         try:
             yield
         finally:
-            lock.__exit__(None, None, None)
+            await self.disk.run(lock.__exit__, None, None, None)
 
 
 async def login(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -46,9 +47,11 @@ def write_textfile(path: Path, status: Status) -> None:
 def _metrics(status: Status) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
-    info = GaugeMetricFamily("dcsync_build_info", "The version that runs.", labels=["version"])
-    info.add_metric([__version__], 1)
+    info = GaugeMetricFamily("dcsync_build_info", "The version that runs, and where.", labels=["version", "host"])
+    info.add_metric([__version__, socket.gethostname()], 1)
     yield info
+    if status.hosts:
+        yield from _hosts(status)
     yield from _times(status)
     yield from _states(status)
     yield from _totals(status)
@@ -62,6 +65,21 @@ def _metrics(status: Status) -> Iterator[Metric]:
             "When the refresh token ends if it is not renewed.",
             value=status.token_refresh_by.timestamp(),
         )
+
+
+def _hosts(status: Status) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    labels = ["host", "pid"]
+    up = GaugeMetricFamily("dcsync_host_up", "1 while the host was heard of in the last half minute.", labels=labels)
+    seen = GaugeMetricFamily("dcsync_host_seen_timestamp_seconds", "When the host was last heard of.", labels=labels)
+    busy = GaugeMetricFamily("dcsync_host_busy", "1 while the host has something in hand.", labels=labels)
+    for host in status.hosts:
+        names = [host.name, str(host.pid)]
+        up.add_metric(names, float(host.is_alive))
+        seen.add_metric(names, host.seen_at.timestamp())
+        busy.add_metric(names, float(host.is_alive and bool(host.doing)))
+    yield from (up, seen, busy)
 
 
 def _times(status: Status) -> Iterator[Metric]:

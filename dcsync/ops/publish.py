@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -21,16 +21,19 @@ from dcsync.core.records import ADOPTED, Record
 from dcsync.core.sidecar import Adopted, Provenance
 from dcsync.core.summary import Summary
 from dcsync.core.table import is_table
-from dcsync.errors import DiskError, MirrorTampered
+from dcsync.errors import DiskError, Fenced, MirrorTampered
 from dcsync.manifest import Records
-from dcsync.mirror import adopt
+from dcsync.mirror import adopt, trash
 from dcsync.mirror.latest import point_latest
-from dcsync.mirror.staging import Staging, discard_staging
+from dcsync.mirror.root import MirrorRoot
+from dcsync.mirror.staging import Staging, discard_staging, holder_of, staged_jobs
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
 
+#: How often `latest` is looked at again while other hosts move it, too.
+_LATEST_TRIES = 5
 #: Ids that begin alike in the same second get a longer one in their folder's name.
 _ID_LENGTHS = (layout.SHORT_ID, 16, 64)
 
@@ -93,6 +96,9 @@ async def adopt_if_there(
     if nameless is not None:
         return nameless
     found = await context.disk.run(adopt.read_snapshot, context.root, folder)
+    if found is None and await context.disk.run(context.root.drop_claim, folder):
+        # Where a rename cannot refuse to replace, the name is claimed first; a kill came in between.
+        return None
     if found is None or found.snapshot.job != known.job.id:
         message = f"{folder} is in the mirror, but it is not the snapshot of job {known.job.id}"
         raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then fetches the snapshot")
@@ -133,7 +139,7 @@ async def adopt_snapshot(context: MirrorContext, account: AccountSettings, found
     await finish(_acknowledge_adopted(context, account, verified))
     with _following(account, found.snapshot.job):
         # A crash right after the rename leaves the staging's journal behind.
-        await context.disk.run(discard_staging, context.root, names.component(found.snapshot.job))
+        await context.disk.run(_discard_all, context.root, found.snapshot.job)
     log.info(
         "snapshot adopted",
         account=account.name,
@@ -195,6 +201,9 @@ async def _publish(
         staging.write_own(names.SUMS_NAME, sidecar.render_sums(sums))
         return staging.publish(staged.folder)
 
+    # Looked at now, so that a host that was paused and lost the job shows nothing of it; and again, for good, in the
+    # transaction that records it. What was renamed in between is whole: the job's new holder finds it, and adopts it.
+    await context.manifest.check_claim()
     digest: str | None = written
     snapshot = Snapshot(
         job=staged.job.id,
@@ -203,7 +212,8 @@ async def _publish(
         completed_at=staged.job.completed_at,
         files=staged.files,
     )
-    if not await context.disk.run(rename):
+    ours = await context.disk.run(rename)
+    if not ours:
         # Never overwritten: what stands there is adopted if it is this job's, else a person is needed.
         found = await context.disk.run(adopt.read_snapshot, context.root, staged.folder)
         if found is None or found.snapshot.job != staged.job.id:
@@ -211,21 +221,24 @@ async def _publish(
             raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then publishes the snapshot")
         snapshot, digest = (await context.disk.run(adopt.verify, context.root, found)).snapshot, found.sha256
         await context.disk.run(discard_staging, context.root, staging.leaf)
-    await context.manifest.publish(
-        account.name,
-        Publication(
-            job=snapshot.job,
-            snapshot=snapshot,
-            published_at=now,
-            strategy=staged.strategy,
-            calls=staged.calls,
-            fetched_bytes=staged.fetched_bytes,
-            linked_bytes=staged.linked_bytes,
-            seconds=staged.seconds,
-            summary=kept,
-            sidecar_sha256=digest,
-        ),
+    publication = Publication(
+        job=snapshot.job,
+        snapshot=snapshot,
+        published_at=now,
+        strategy=staged.strategy,
+        calls=staged.calls,
+        fetched_bytes=staged.fetched_bytes,
+        linked_bytes=staged.linked_bytes,
+        seconds=staged.seconds,
+        summary=kept,
+        sidecar_sha256=digest,
     )
+    try:
+        await context.manifest.publish(account.name, publication)
+    except Fenced:
+        if ours:
+            await _withdraw(context, account, snapshot)
+        raise
     with _following(account, snapshot.job):
         await move_latest(context, account, snapshot.job)
     log.info(
@@ -269,6 +282,24 @@ def _following(account: AccountSettings, job: JobId) -> Iterator[None]:
             code=error.code,
             error=error.message,
         )
+
+
+async def _withdraw(context: SyncContext, account: AccountSettings, snapshot: Snapshot) -> None:
+    """Take back a folder that came so late that its job was published and pruned meanwhile: nobody would adopt it."""
+    known = (await context.manifest.jobs(account.name)).get(snapshot.job)
+    if known is None or known.state is not JobState.PRUNED:
+        return
+    leaf, depth = trash.trash_leaf(account.name, snapshot.job), len(context.settings.layout.request_segments)
+    with suppress(FileNotFoundError):  # or it came before, and was pruned with its row
+        await context.disk.run(lambda: trash.discard(context.root, snapshot.folder, leaf, depth=depth))
+        await context.disk.run(trash.empty, context.root, leaf)
+
+
+def _discard_all(root: MirrorRoot, job: JobId) -> None:
+    """Remove a job's staging, and those of all its earlier holders."""
+    component = names.component(job)
+    for leaf in {component, *(leaf for leaf in staged_jobs(root) if holder_of(leaf)[0] == component)}:
+        discard_staging(root, leaf)
 
 
 async def _look_back(context: SyncContext, account: AccountSettings, staged: Staged) -> tuple[Finding, ...]:
@@ -343,9 +374,20 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
     parsed = context.settings.layout
     if request is None or not request.is_described or request.is_delta or not parsed.holds_one_request:
         return
-    newest = await context.manifest.newest_snapshot(account.name, request.id)
-    if newest is None or known.state is not JobState.PUBLISHED:
-        return
+    shown: str | None = None
+    for _ in range(_LATEST_TRIES):
+        newest = await context.manifest.newest_snapshot(account.name, request.id)
+        if newest is None or newest == shown or known.state is not JobState.PUBLISHED:
+            return
+        await _point_latest(context, newest, anew=anew)
+        if not context.manifest.is_shared:
+            return
+        # Another host may have published a newer one, and shown it, while this one was about to: look again.
+        shown = newest
+
+
+async def _point_latest(context: MirrorContext, newest: str, *, anew: bool) -> None:
+    parsed = context.settings.layout
     # How deep the request's folder is, the layout knows; its name stands in the folder that was fixed at first sight.
     depth = len(parsed.request_segments)
     request_folder = "/".join(newest.split("/")[:depth])

@@ -16,7 +16,7 @@ from dcsync.core.names import component
 from dcsync.core.ports import KnownJob
 from dcsync.errors import MassChange
 from dcsync.mirror import trash
-from dcsync.mirror.staging import discard_staging, staged_jobs
+from dcsync.mirror.staging import discard_staging, holder_of, staged_jobs
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.publish import move_latest
 from dcsync.ops.rebuild import is_under_way, rebuild
@@ -31,25 +31,34 @@ _SOON = timedelta(0)
 
 
 async def recover(
-    context: MirrorContext, accounts: Sequence[AccountSettings], *, new_mirror: bool, notices_missing: bool = True
+    context: MirrorContext,
+    accounts: Sequence[AccountSettings],
+    *,
+    new_mirror: bool,
+    notices_missing: bool = True,
+    alone: bool = True,
 ) -> None:
     """Adopt what is published without a row, find rows without a folder, clear the staging of what has no use for it.
 
-    Without `notices_missing` rows keep their state when their folder is gone. Raises `MassChange` before such a row is
-    changed when too many are.
+    Without `notices_missing` rows keep their state when their folder is gone. When other hosts are at work, so that it
+    is not `alone`, what they may have in hand stays as it is. Raises `MassChange` before such a row is changed when too
+    many are.
     """
+    if not alone:
+        await _clear_staging(context, accounts, alone=False)
+        return
     if await is_under_way(context) or (not new_mirror and not await context.manifest.knows_snapshots()):
         # The manifest was lost or damaged, or is older than the first snapshot: the tree says what there is.
         await rebuild(context, [account.name for account in accounts])
-    await _finish_pruning(context)
+    await finish_pruning(context)
     for account in accounts:
         if notices_missing:
             await notice_missing(context, account)
         await _restore_latest(context, account)
-    await _clear_staging(context, accounts)
+    await _clear_staging(context, accounts, alone=True)
 
 
-async def _finish_pruning(context: MirrorContext) -> None:
+async def finish_pruning(context: MirrorContext) -> None:
     """Empty the trash. A snapshot in it whose row still says published was pruned up to its rename: now wholly."""
     left = await context.disk.run(trash.leaves, context.root)
     if not left:
@@ -128,12 +137,19 @@ async def _note_missing(context: MirrorContext, account: AccountName, known: Kno
         )
 
 
-async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings]) -> None:
-    """Remove the staging of every job that is not open: published, given up, or of no account any more."""
+async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings], *, alone: bool) -> None:
+    """Remove the staging of every job that is not open: published, given up, or of no account any more.
+
+    Of an open job the one that has it may be any of several hosts.
+    """
     useful: set[str] = set()
     for account in accounts:
         jobs = await context.manifest.jobs(account.name)
         useful |= {component(job.job.id) for job in jobs.values() if job.state in OPEN}
-    for leaf in sorted(await context.disk.run(staged_jobs, context.root) - useful):
+    for leaf in sorted(await context.disk.run(staged_jobs, context.root)):
+        component_, number = holder_of(leaf)
+        if component_ in useful or (not alone and not number):
+            # Without a number it is what another host makes aside.
+            continue
         log.info("staging cleared", job=leaf)
         await context.disk.run(discard_staging, context.root, leaf)

@@ -13,6 +13,7 @@ from dcsync.core.signin import REFRESH_LIFE, days_old
 from dcsync.core.wire import time_json
 from dcsync.errors import SEVERITY, ExitStatus, every_error
 from dcsync.manifest import Notes, SqlManifest, Sums
+from dcsync.manifest.hosts import Host
 
 #: Concerns that lie with Autodesk's side or with whoever manages the data requests there.
 UPSTREAM = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "L-ROWS", "L-COLUMNS", "L-TABLE", "L-FAILED"})
@@ -65,6 +66,8 @@ class Status:
     holder: Holder | None
     #: When a daemon that runs will poll next.
     next_poll: datetime | None = None
+    #: Those that share the manifest, where it is one to share.
+    hosts: tuple[Host, ...] = ()
 
     @property
     def check(self) -> ExitStatus:
@@ -115,6 +118,19 @@ class Status:
                 "pid": self.holder.pid if daemon and self.holder is not None else None,
                 "next_poll": time_json(self.next_poll) if daemon else None,
             },
+            "hosts": [
+                {
+                    "name": host.name,
+                    "pid": host.pid,
+                    "role": host.role,
+                    "version": host.version,
+                    "alive": host.is_alive,
+                    "started_at": time_json(host.started_at),
+                    "seen_at": time_json(host.seen_at),
+                    "doing": host.doing,
+                }
+                for host in self.hosts
+            ],
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from dcsync.core.lifecycle import (
     next_try_after,
 )
 from dcsync.core.model import Job, JobId, RequestId
-from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.errors import (
     SEVERITY,
     ApiFault,
@@ -31,12 +31,14 @@ from dcsync.errors import (
     DiskFull,
     ExitStatus,
     ExtractMissing,
+    Fenced,
     InodesExhausted,
     JobBug,
     ManifestError,
     MirrorError,
     RateLimited,
 )
+from dcsync.manifest import Ticket
 from dcsync.ops import poll as polling
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.fetch import EtagLore
@@ -135,34 +137,89 @@ async def sync(
     return outcomes
 
 
+async def poll_account(context: SyncContext, account: AccountSettings) -> tuple[AccountOutcome, list[KnownJob]]:
+    """Look for new jobs and mirror none: return what is due, oldest first, for whichever host takes it up."""
+    outcome = AccountOutcome(account=account)
+    run = _AccountRun(context, outcome, Wanted(), dry_run=False)
+    due: list[KnownJob] = []
+
+    async def look() -> bool:
+        due.extend(known for known, _ in await run.look())
+        return not due
+
+    await run.run(look)
+    return outcome, due
+
+
+async def mirror_job(
+    context: SyncContext, account: AccountSettings, job: JobId, *, ticket: Ticket | None = None
+) -> AccountOutcome:
+    """Mirror one known job, if there is still something to do; whoever had it before is fenced off.
+
+    With the queue's `ticket` only while that is good. The outcome is empty when another host has the job by now.
+    """
+    outcome = AccountOutcome(account=account)
+    run = _AccountRun(context, outcome, Wanted(), dry_run=False, ticket=ticket)
+    await run.run(lambda: run.mirror_known(job))
+    return outcome
+
+
 class _AccountRun:
     """One account's part of a run."""
 
-    def __init__(self, context: SyncContext, outcome: AccountOutcome, wanted: Wanted, *, dry_run: bool) -> None:
+    def __init__(
+        self,
+        context: SyncContext,
+        outcome: AccountOutcome,
+        wanted: Wanted,
+        *,
+        dry_run: bool,
+        ticket: Ticket | None = None,
+    ) -> None:
         self._context = context
         self._outcome = outcome
         self._account = outcome.account
         self._wanted = wanted
         self._dry_run = dry_run
+        self._ticket = ticket
         self._learnt = Learnt()
 
-    async def run(self) -> None:
+    async def run(self, work: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Do `work`, which returns whether nothing is left to do; without it the whole of a run."""
         manifest, clock, account = self._context.manifest, self._context.clock, self._account
         started_at = clock.now()
+        facts, is_done = AccountFacts(), True
         try:
             facts = await manifest.facts(account.name)
             lore = EtagLore(is_md5=facts.etag_is_md5, conditional_works=facts.conditional_works)
             self._learnt = Learnt(facts=facts, lore=lore)
-            await self._poll_and_mirror()
+            is_done = await (work or self._poll_and_mirror)()
         except DcsyncError as error:
             self._outcome.error = error
             log.warning(
                 "account stopped", account=account.name, code=error.code, error=error.message, hint=error.advice
             )
         if not self._dry_run:
-            await self._remember(started_at)
+            await self._remember(started_at, facts, is_done=is_done)
 
-    async def _poll_and_mirror(self) -> None:
+    async def _poll_and_mirror(self) -> bool:
+        for known, request in await self.look():
+            await self._mirror(known, request)
+        return True
+
+    async def mirror_known(self, job: JobId) -> bool:
+        """Mirror one job; return whether nothing else of the account is open."""
+        manifest, name = self._context.manifest, self._account.name
+        jobs, requests = await manifest.jobs(name), await manifest.requests(name)
+        known = jobs.get(job)
+        if known is not None and known.state in OPEN and self._wants(known, requests):
+            await self._mirror(known, requests[known.job.request_id])
+        # The other hosts' as well.
+        jobs = await manifest.jobs(name)
+        return not any(other.state in OPEN and self._wants(other, requests) for other in jobs.values())
+
+    async def look(self) -> list[tuple[KnownJob, KnownRequest]]:
+        """Poll, record what is new, and return what is due, oldest first."""
         context, account, outcome = self._context, self._account, self._outcome
         calls_before = context.limiter.calls
         poll = await polling.look(context.api, context.manifest, context.clock, account)
@@ -182,8 +239,8 @@ class _AccountRun:
         outcome.given_up = sum(
             known.state is JobState.QUARANTINED and not has_expired(known.job.completed_at, now) for known in selected
         )
-        due = [known for known in selected if known.state in OPEN]
-        for known in sorted(due, key=_age):
+        due = []
+        for known in sorted((known for known in selected if known.state in OPEN), key=_age):
             if nears_expiry(known.job.completed_at, now):
                 outcome.expiring.append(known.job.id)
                 log.warning(
@@ -195,7 +252,8 @@ class _AccountRun:
             if known.next_try_at is not None and known.next_try_at > now and not self._wanted.jobs:
                 outcome.due_later += 1
                 continue
-            await self._mirror(known, poll.requests[known.job.request_id])
+            due.append((known, poll.requests[known.job.request_id]))
+        return due
 
     def _wants(self, known: KnownJob, requests: Mapping[RequestId, KnownRequest]) -> bool:
         request = requests.get(known.job.request_id)
@@ -218,28 +276,46 @@ class _AccountRun:
         return replace(known, state=JobState.SEEN, attempts=0, next_try_at=None)
 
     async def _mirror(self, known: KnownJob, request: KnownRequest) -> None:
-        mirror = JobMirror(self._context, self._account, self._learnt)
+        if self._dry_run or not self._context.manifest.is_shared:
+            await self._mirror_in(self._context, known, request)
+            return
+        manifest, account, job = self._context.manifest, self._account.name, known.job.id
+        try:
+            held = replace(self._context, manifest=await manifest.claimed(account, job, self._ticket))
+            # As it is now that it is ours: the one before may have come to its end.
+            known = (await manifest.jobs(account))[job]
+            if known.state in OPEN:
+                await self._mirror_in(held, known, request)
+        except Fenced:
+            log.warning(
+                "another host has taken the job up; what was done here is not recorded", account=account, job=job
+            )
+
+    async def _mirror_in(self, context: SyncContext, known: KnownJob, request: KnownRequest) -> None:
+        mirror = JobMirror(context, self._account, self._learnt)
         try:
             if self._dry_run:
                 self._outcome.planned.append(await mirror.plan(known, request))
             else:
                 self._outcome.published.append(await mirror.mirror(known, request))
         except DcsyncError as error:
-            if _stops_account(error):
+            if _stops_account(error) or isinstance(error, Fenced):
                 raise
-            await self._fail(known, error)
+            await self._fail(context, known, error)
         except Exception as error:  # whatever it is, the other jobs can be mirrored
             log.exception("a bug in dcsync met one job; the others go on", account=self._account.name, job=known.job.id)
             # Only its kind: the text of a stranger's exception may hold anything.
-            await self._fail(known, JobBug(f"an unexpected {type(error).__name__}; the log has where it came up"))
+            await self._fail(
+                context, known, JobBug(f"an unexpected {type(error).__name__}; the log has where it came up")
+            )
         finally:
             self._outcome.calls += mirror.calls
             self._context.observer.job_done(known.job.id)
 
-    async def _fail(self, known: KnownJob, error: DcsyncError) -> None:
+    async def _fail(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
         """Put a job that failed into the outcome, and into the manifest unless nothing is to be written."""
         if not self._dry_run:
-            await self._note_failure(known, error)
+            await self._note_failure(context, known, error)
             return
         self._outcome.failed.append(
             Failed(
@@ -252,7 +328,7 @@ class _AccountRun:
             )
         )
 
-    async def _note_failure(self, known: KnownJob, error: DcsyncError) -> None:
+    async def _note_failure(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
         """Decide what becomes of a job that failed, and record it with the time of the next try."""
         now = self._context.clock.now()
         # Only failures of one kind in a row count: a bad network does not bring a job nearer to quarantine.
@@ -267,7 +343,7 @@ class _AccountRun:
             state = JobState.QUARANTINED
         due = next_try if state is JobState.FAILED else None
         hint = error.advice if state is JobState.FAILED else _ADVICE[state]
-        await self._context.manifest.move(
+        await context.manifest.move(
             self._account.name,
             known.job.id,
             state,
@@ -299,10 +375,10 @@ class _AccountRun:
             next_try_at=due,
         )
 
-    async def _remember(self, started_at: datetime) -> None:
+    async def _remember(self, started_at: datetime, before: AccountFacts, *, is_done: bool) -> None:
         outcome, now = self._outcome, self._context.clock.now()
         error = outcome.error
-        succeeded = error is None and not outcome.failed and not outcome.due_later
+        succeeded = is_done and error is None and not outcome.failed and not outcome.due_later
         facts = replace(
             self._learnt.facts,
             last_success_at=now if succeeded else self._learnt.facts.last_success_at,
@@ -311,7 +387,8 @@ class _AccountRun:
         )
         if isinstance(error, ManifestError):
             return
-        await self._context.manifest.learn(self._account.name, facts)
+        shared = self._context.manifest.is_shared
+        await self._context.manifest.learn(self._account.name, facts, before=before if shared else None)
         if outcome.published or outcome.failed or error is not None:
             await self._context.manifest.record_run(
                 self._account.name,

@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 #: How often an account's requests are looked at: one call, to notice one that was set inactive.
 _LOOK_AGAIN = timedelta(days=1)
+#: The clocks of hosts that share a manifest are taken to differ by less.
+_CLOCKS = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,24 +87,36 @@ class Teller:
 
         `token` is what a person should know of the refresh token: it is told before the chain ends, not after.
         """
-        name = outcome.account.name
         try:
-            concerns = [
-                *([] if token is None else [of_the_token(name, token)]),
-                # After it: what a run met says the same of a login in more words.
-                *of_a_run(outcome),
-                *await self._of_jobs(outcome),
-                *await self._of_the_schedule(outcome),
-                *await self._of_hooks(name),
-            ]
-            events, remembered = await self._happened(outcome)
-            told = await self._settle([name], concerns, events, remembered)
+            told = await self._settle_once(outcome, token)
+            while told is None:
+                # Another host told of the account meanwhile: what is left to tell is told anew.
+                told = await self._settle_once(outcome, token)
         except DcsyncError as error:
             log.warning("what follows from a run could not be recorded", code=error.code, error=error.message)
             return
         await self._send(told)
         if self._runs_hooks:
             await self.run_hooks()
+
+    async def _settle_once(self, outcome: AccountOutcome, token: Attention | None) -> list[Event] | None:
+        """Record what is to be told, and return it; None when another host came between."""
+        name = outcome.account.name
+        version = f"settled:{name}"
+        before = await self._notes.recall(version) if self._manifest.is_shared else None
+        concerns = [
+            *([] if token is None else [of_the_token(name, token)]),
+            # After it: what a run met says the same of a login in more words.
+            *of_a_run(outcome),
+            *await self._of_jobs(outcome),
+            *await self._of_the_schedule(outcome),
+            *await self._of_hooks(name),
+        ]
+        events, remembered = await self._happened(outcome)
+        if not self._manifest.is_shared:
+            return await self._settle([name], concerns, events, remembered, None)
+        remembered = {**remembered, version: str(int(before or 0) + 1)}
+        return await self._settle([name], concerns, events, remembered, (version, before))
 
     async def happened(self, event: Event) -> None:
         """Tell of one event. Never fails."""
@@ -188,16 +202,24 @@ class Teller:
         await self._notes.remember(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
 
     async def _settle(
-        self, accounts: list[str], concerns: Sequence[Concern], events: Sequence[Event], remembered: Mapping[str, str]
-    ) -> list[Event]:
+        self,
+        accounts: list[str],
+        concerns: Sequence[Concern],
+        events: Sequence[Event],
+        remembered: Mapping[str, str],
+        unless: tuple[str, str | None] | None,
+    ) -> list[Event] | None:
         result = reconcile(await self._notes.standing(accounts), concerns, self._clock.now())
         told = [*events, *result.events]
-        await self._notes.settle(
+        done = await self._notes.settle(
             accounts,
             standing=result.standing,
             hooks=running.hooks_for(self._settings.hooks, told),
             remembered=remembered,
+            unless=unless,
         )
+        if not done:
+            return None
         for event in result.events:
             level = log.info if event.kind is EventKind.RECOVERED else log.warning
             level(event.kind.value, account=event.account, code=event.code, message=event.message, hint=event.hint)
@@ -214,12 +236,29 @@ class Teller:
         last = parse_time(await self._notes.recall(_told_key(name)))
         # This run's own in any case: when the clock was set back, they are older than the last one that was told.
         own = [published.job for published in outcome.published]
+        if self._manifest.is_shared:
+            return await self._happened_anywhere(outcome, last or self._clock.now())
         rows = await self._notes.published_after(name, last or self._clock.now(), also=own)
         events = [self._snapshot_event(name, row) for row in rows]
         events += [self._odd_tables(name, row) for row in rows if row.warnings]
         events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
         newest = [row.published_at for row in rows] + ([] if last is None else [last])
         return events, {_told_key(name): _exact(max(newest))} if rows else {}
+
+    async def _happened_anywhere(self, outcome: AccountOutcome, last: datetime) -> tuple[list[Event], dict[str, str]]:
+        """The same where several hosts publish, whose clocks differ: the last hour's are told of by their ids."""
+        name, key = outcome.account.name, f"told-jobs:{outcome.account.name}"
+        rows = await self._notes.published_after(name, last - _CLOCKS)
+        kept = await self._notes.recall(key)
+        # The first time, what was told of by its time.
+        told = json.loads(kept) if kept is not None else [row.job for row in rows if row.published_at <= last]
+        news = [row for row in rows if row.job not in told]
+        events = [self._snapshot_event(name, row) for row in news]
+        events += [self._odd_tables(name, row) for row in news if row.warnings]
+        events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
+        until = max([last, *(row.published_at for row in news)])
+        recent = [row.job for row in rows if row.published_at > until - _CLOCKS]
+        return events, {key: json.dumps(recent), _told_key(name): _exact(until)}
 
     def _snapshot_event(self, account: str, row: PublishedRow) -> Event:
         return Event(

@@ -142,3 +142,39 @@ async def test_a_cancelled_wait_counts_nothing_and_lets_the_next_one_in() -> Non
     assert behind.done()
     assert limiter.calls == 3
     assert await limiter.left() == 1
+
+
+class SleepyWindow(MemoryWindow):
+    """A window at which the machine sleeps, after its call was counted."""
+
+    def __init__(self, clock: FakeClock, *naps: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self._naps = list(naps)
+
+    async def reserve(self, *, limit: int, now: float) -> float:
+        wait = await super().reserve(limit=limit, now=now)
+        self._clock.advance(self._naps.pop(0) if self._naps else 0.0)
+        return wait
+
+
+async def test_a_call_that_was_counted_before_a_sleep_is_counted_again_and_not_made_late() -> None:
+    """A host that is paused in between would make it in a minute in which others spend all of the quota."""
+    clock = FakeClock()
+    window = SleepyWindow(clock, 0.5, 40.0)
+    limiter = Limiter(requests_per_minute=60, clock=clock, window=window)
+
+    await limiter.acquire()
+    await limiter.acquire()
+
+    assert limiter.calls == 3
+    assert await window.used(now=clock.monotonic()) == 3
+
+
+async def test_a_window_that_is_slow_each_time_does_not_eat_the_quota() -> None:
+    clock = FakeClock()
+    limiter = Limiter(requests_per_minute=60, clock=clock, window=SleepyWindow(clock, *[2.0] * 10))
+
+    await limiter.acquire()
+
+    assert limiter.calls == 4

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from dcsync.api.shared import DatabaseWindow
 from dcsync.api.window import CallWindow, FileWindow, MemoryWindow
+from dcsync.database import Database, parse_database
 from dcsync.errors import ManifestError
+from dcsync.manifest import open_manifest
 from dcsync.tasks import DiskThreads
 
 
@@ -22,9 +30,25 @@ def disk() -> Iterator[DiskThreads]:
         yield threads
 
 
-@pytest.fixture(params=["memory", "file"])
-def window(request: pytest.FixtureRequest, tmp_path: Path, disk: DiskThreads) -> CallWindow:
-    return MemoryWindow() if request.param == "memory" else FileWindow(tmp_path / "window", disk)
+@pytest.fixture(params=["memory", "file", "database"])
+async def window(request: pytest.FixtureRequest, tmp_path: Path, disk: DiskThreads) -> AsyncIterator[CallWindow]:
+    if request.param == "memory":
+        yield MemoryWindow()
+    elif request.param == "file":
+        yield FileWindow(tmp_path / "window", disk)
+    else:
+        database = parse_database(request.getfixturevalue("database"))
+        async with open_manifest(database), opened(database) as engine:
+            yield DatabaseWindow(engine, database, "client", own_clock=True)
+
+
+@asynccontextmanager
+async def opened(database: Database) -> AsyncIterator[AsyncEngine]:
+    engine = database.engine()
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 async def test_calls_are_let_through_up_to_the_limit_and_then_told_how_long_to_wait(window: CallWindow) -> None:
@@ -150,3 +174,47 @@ async def test_a_call_that_a_broken_disk_does_not_count_is_not_made(
 
     # Nor is the lock still held.
     assert await window.reserve(limit=5, now=102.0) == 0.0
+
+
+# --- several hosts ----------------------------------------------------------------------------------------------------
+
+
+async def test_hosts_that_ask_at_once_get_the_quota_of_one_and_wait_the_same(database: str) -> None:
+    """Whatever their clocks say: it is the database's that counts."""
+    place = parse_database(database)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_manifest(place))
+        engines = [await stack.enter_async_context(opened(place)) for _ in range(3)]
+        hosts = [DatabaseWindow(engine, place, "client") for engine in engines]
+
+        async with asyncio.TaskGroup() as group:
+            waits = [
+                group.create_task(host.reserve(limit=10, now=1e6 * number)) for number in range(10) for host in hosts
+            ]
+
+        assert sorted(wait.result() <= 0 for wait in waits) == [False] * 20 + [True] * 10
+        assert all(0 <= wait.result() <= 61 for wait in waits)
+        assert [await host.used(now=0.0) for host in hosts] == [10, 10, 10]
+
+
+async def test_a_pause_that_one_host_was_told_holds_for_all_and_one_client_s_is_not_another_s(database: str) -> None:
+    place = parse_database(database)
+    async with open_manifest(place), opened(place) as engine:
+        one, other = (DatabaseWindow(engine, place, "client") for _ in range(2))
+
+        await one.pause(until=130.0, now=100.0)
+
+        assert 28 < await other.reserve(limit=10, now=5.0) <= 30
+        assert await DatabaseWindow(engine, place, "another").reserve(limit=10, now=5.0) == 0.0
+
+
+async def test_calls_from_a_database_clock_that_was_set_back_still_count(database: str) -> None:
+    place = parse_database(database)
+    async with open_manifest(place) as manifest, opened(place) as engine:
+        window = DatabaseWindow(engine, place, "client")
+        await window.reserve(limit=1, now=0.0)
+        ahead = round((time.time() + 3000) * 1e6)
+        async with manifest.writing() as connection:
+            await connection.execute(sa.text(f"UPDATE quota SET calls = '[{ahead}]'"))  # noqa: S608 - a number
+
+        assert 60 < await window.reserve(limit=1, now=0.0) <= 61

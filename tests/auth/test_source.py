@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken
-from dcsync.auth.store import Intent, TokenPair, TokenStore, fingerprint
+from dcsync.auth.store import ChainStore, Intent, TokenPair, TokenStore, fingerprint
 from dcsync.core.signin import user_of
 from dcsync.errors import (
     ClientRejected,
@@ -43,10 +43,17 @@ class Rig:
     clock: FakeClock
     disk: DiskThreads
     seed: str
+    #: Opens what one process has of the store.
+    open_store: Callable[[], ChainStore]
 
     @property
-    def store(self) -> TokenStore:
-        return TokenStore(self.folder)
+    def store(self) -> ChainStore:
+        return self.open_store()
+
+    @property
+    def path(self) -> Path:
+        """The file, where the store is a folder."""
+        return self.folder / "token.json"
 
     @property
     def asked(self) -> int:
@@ -62,7 +69,7 @@ class Rig:
     ) -> RefreshingToken:
         """Return what one process has; the empty seed is the rig's."""
         return RefreshingToken(
-            store=TokenStore(self.folder),
+            store=self.open_store(),
             endpoint=TokenEndpoint(
                 base_url=base_url or self.sandbox.base_url, client=Client(id="sandbox", secret=secret)
             ),
@@ -85,16 +92,29 @@ class Rig:
 
 
 @asynccontextmanager
-async def rigged(folder: Path) -> AsyncIterator[Rig]:
+async def rigged(folder: Path, open_store: Callable[[], ChainStore]) -> AsyncIterator[Rig]:
     async with Sandbox(World()) as sandbox:
         with DiskThreads() as disk:
             seed = sandbox.tokens.issue_refresh_token("tester")
-            yield Rig(sandbox=sandbox, folder=folder, clock=FakeClock(), disk=disk, seed=seed)
+            yield Rig(sandbox=sandbox, folder=folder, clock=FakeClock(), disk=disk, seed=seed, open_store=open_store)
+
+
+@pytest.fixture(params=["folder", "database"])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    """One for each kind of store: the rule is the same."""
+    with ExitStack() as stack:
+        opener = request.getfixturevalue("shared_store") if request.param == "database" else None
+
+        def open_store() -> ChainStore:
+            return TokenStore(tmp_path) if opener is None else stack.enter_context(closing(opener()))
+
+        async with rigged(tmp_path, open_store) as ready:
+            yield ready
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with rigged(tmp_path) as ready:
+async def folder_rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with rigged(tmp_path, lambda: TokenStore(tmp_path)) as ready:
         yield ready
 
 
@@ -302,7 +322,8 @@ async def test_cancelling_the_caller_still_saves_the_new_token(rig: Rig) -> None
 # --- the store first --------------------------------------------------------------------------------------------------
 
 
-async def test_a_token_that_could_not_be_saved_is_not_used_and_is_found_later(rig: Rig) -> None:
+async def test_a_token_that_could_not_be_saved_is_not_used_and_is_found_later(folder_rig: Rig) -> None:
+    rig = folder_rig
     await rig.source().access_token()
     rig.clock.advance(3600)
     in_the_way = rig.folder / "token.previous.new"
@@ -321,7 +342,8 @@ async def test_a_token_that_could_not_be_saved_is_not_used_and_is_found_later(ri
     assert {rig.stored().refresh_token} == rig.sandbox.tokens.live_refresh_tokens
 
 
-async def test_a_pair_whose_rename_a_crash_cut_off_survives_the_next_refresh(rig: Rig) -> None:
+async def test_a_pair_whose_rename_a_crash_cut_off_survives_the_next_refresh(folder_rig: Rig) -> None:
+    rig = folder_rig
     await rig.source().access_token()
     newest = rig.stored()
     (rig.folder / "token.json").rename(rig.folder / "token.next")
@@ -336,7 +358,8 @@ async def test_a_pair_whose_rename_a_crash_cut_off_survives_the_next_refresh(rig
     assert rig.stored() == newest
 
 
-async def test_with_a_full_disk_no_request_is_made_and_the_token_is_kept(rig: Rig) -> None:
+async def test_with_a_full_disk_no_request_is_made_and_the_token_is_kept(folder_rig: Rig) -> None:
+    rig = folder_rig
     await rig.source().access_token()
     rig.clock.advance(3600)
     kept = rig.stored()
@@ -352,7 +375,8 @@ async def test_with_a_full_disk_no_request_is_made_and_the_token_is_kept(rig: Ri
     assert rig.sandbox.tokens.refresh_count == 2
 
 
-async def test_an_intent_that_cannot_be_noted_keeps_the_token_from_leaving(rig: Rig) -> None:
+async def test_an_intent_that_cannot_be_noted_keeps_the_token_from_leaving(folder_rig: Rig) -> None:
+    rig = folder_rig
     await rig.source().access_token()
     rig.clock.advance(3600)
     (rig.folder / "token.new").mkdir()
@@ -364,9 +388,10 @@ async def test_an_intent_that_cannot_be_noted_keeps_the_token_from_leaving(rig: 
     assert {rig.stored().refresh_token} == rig.sandbox.tokens.live_refresh_tokens
 
 
-async def test_a_store_that_others_can_read_makes_no_request(rig: Rig) -> None:
+async def test_a_store_that_others_can_read_makes_no_request(folder_rig: Rig) -> None:
+    rig = folder_rig
     await rig.source().access_token()
-    rig.store.path.chmod(0o644)
+    rig.path.chmod(0o644)
     rig.clock.advance(3600)
 
     with pytest.raises(TokenStoreExposed):
@@ -375,7 +400,8 @@ async def test_a_store_that_others_can_read_makes_no_request(rig: Rig) -> None:
     assert rig.asked == 1
 
 
-async def test_a_damaged_store_makes_no_request_and_is_left_as_it_is(rig: Rig) -> None:
+async def test_a_damaged_store_makes_no_request_and_is_left_as_it_is(folder_rig: Rig) -> None:
+    rig = folder_rig
     await rig.source().access_token()
     for name in ("token.json", "token.previous.json"):
         (rig.folder / name).write_bytes(b"damage")
@@ -384,10 +410,11 @@ async def test_a_damaged_store_makes_no_request_and_is_left_as_it_is(rig: Rig) -
         await rig.source().access_token()
 
     assert rig.asked == 1
-    assert rig.store.path.read_bytes() == b"damage"
+    assert rig.path.read_bytes() == b"damage"
 
 
-async def test_a_new_configured_token_begins_a_new_chain_over_a_damaged_store(rig: Rig) -> None:
+async def test_a_new_configured_token_begins_a_new_chain_over_a_damaged_store(folder_rig: Rig) -> None:
+    rig = folder_rig
     await rig.source().access_token()
     for name in ("token.json", "token.previous.json"):
         (rig.folder / name).write_bytes(b"damage")
@@ -400,9 +427,10 @@ async def test_a_new_configured_token_begins_a_new_chain_over_a_damaged_store(ri
     assert rig.stored().refresh_token in rig.sandbox.tokens.live_refresh_tokens
 
 
-async def test_a_damaged_store_of_an_unknown_chain_is_not_given_up_for_any_configured_token(rig: Rig) -> None:
-    rig.store.path.write_bytes(b"damage")
-    rig.store.path.chmod(0o600)
+async def test_a_damaged_store_of_an_unknown_chain_is_not_given_up_for_any_configured_token(folder_rig: Rig) -> None:
+    rig = folder_rig
+    rig.path.write_bytes(b"damage")
+    rig.path.chmod(0o600)
 
     with pytest.raises(TokenStoreUnusable, match="damaged"):
         await rig.source().access_token()

@@ -215,11 +215,31 @@ def test_what_is_no_time_zone_is_refused(zone: str) -> None:
     assert "is not a time zone such as UTC or Europe/Berlin" in refusal(mirror={"timezone": zone})
 
 
-def test_only_sqlite_keeps_the_manifest_in_this_version() -> None:
-    assert make_config(state={"manifest": "sqlite"}).state.manifest == "sqlite"
-    assert refusal(state={"manifest": "mysql"}) == 'it must be "sqlite"'
-    assert "not available in this version" in refusal(state={"manifest": f"postgres://u:{CANARY}@h/d"})
-    assert CANARY not in refusal(state={"manifest": f"postgres://u:{CANARY}@h/d"})
+def test_the_manifest_is_a_file_or_a_database_that_several_hosts_share() -> None:
+    assert not make_config(state={"manifest": "sqlite"}).state.manifest.is_shared
+    assert make_config(state={"manifest": "postgresql://u@h/d"}).state.manifest.is_shared
+    assert make_config(state={"manifest": "env:DATABASE"}).state.manifest.is_shared
+    assert refusal(state={"manifest": "mysql"}).startswith('it must be "sqlite", "postgresql://')
+    assert CANARY not in refusal(state={"manifest": f"mysql://u:{CANARY}@h/d"})
+    assert "it must be" in refusal(state={"manifest": 5})
+
+
+@pytest.mark.parametrize(
+    ("address", "holds"),
+    [
+        (f"postgresql://u:{CANARY}@h/d", True),
+        (f"postgresql://h/d?user=u&password={CANARY}", True),
+        ("postgresql://u@h:5432/d", False),
+        ("postgresql:///d", False),
+        ("env:DATABASE", False),
+        ("sqlite", False),
+    ],
+)
+def test_a_password_in_the_address_is_noticed_and_never_shown(address: str, holds: bool) -> None:
+    config = make_config(state={"manifest": address})
+
+    assert config.state.manifest.holds_password is holds
+    assert CANARY not in repr(config)
 
 
 @pytest.mark.parametrize(("value", "expected"), [("5 GiB", 5 << 30), ("0", 0), (1024, 1024), ("500 MB", 500_000_000)])

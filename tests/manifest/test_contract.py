@@ -17,9 +17,11 @@ import pytest
 from dcsync.core.lifecycle import JobState, may_go
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Manifest, Publication
+from dcsync.database import Database, parse_database
 from dcsync.errors import DcsyncError, IllegalTransition
 from dcsync.manifest import open_manifest
 from tests.fakes import JOB_ID, NOON, REQUEST_ID, FakeClock, make_job, make_request, make_snapshot, make_stored
+from tests.rigs.postgres import Postgres
 
 ACME = AccountName("acme")
 BETA = AccountName("beta")
@@ -33,11 +35,18 @@ def open_sqlite(folder: Path) -> AbstractAsyncContextManager[Manifest]:
     return open_manifest(folder / "manifest.sqlite")
 
 
-@pytest.fixture(params=[pytest.param(open_sqlite, id="sqlite")])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def opener(request: pytest.FixtureRequest) -> Opener:
     """Opens a manifest in a folder; the same folder gives the same manifest again."""
-    chosen: Opener = request.param
-    return chosen
+    if request.param == "sqlite":
+        return open_sqlite
+    server: Postgres = request.getfixturevalue("postgres_server")
+    databases: dict[Path, Database] = {}
+
+    def open_postgres(folder: Path) -> AbstractAsyncContextManager[Manifest]:
+        return open_manifest(databases.setdefault(folder, parse_database(server.fresh())))
+
+    return open_postgres
 
 
 @pytest.fixture

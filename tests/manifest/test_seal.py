@@ -73,7 +73,7 @@ async def test_an_untouched_manifest_opens(path: Path) -> None:
         "UPDATE meta SET value = 'another' WHERE key = 'instance'",
         "UPDATE meta SET value = 'x' WHERE key = 'seal'",
         "UPDATE alembic_version SET version_num = '0003'",
-        "UPDATE alembic_version SET version_num = '0006'",
+        "UPDATE alembic_version SET version_num = '0099'",
         "DROP INDEX job_by_state",
         "ALTER TABLE job RENAME COLUMN strategy TO strategx",
         "ALTER TABLE run RENAME TO rum",

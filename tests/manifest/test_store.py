@@ -27,7 +27,8 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import AccountFacts, KnownJob, Publication
 from dcsync.errors import ManifestCorrupt, ManifestError, ManifestNewer
 from dcsync.manifest import SqlManifest, open_manifest, schema
-from dcsync.manifest.store import REVISIONS
+from dcsync.manifest.migrate import REVISIONS
+from dcsync.manifest.sqlite import SqliteBackend
 from tests.fakes import JOB_ID, NOON, make_job, make_snapshot
 
 ACME = AccountName("acme")
@@ -72,6 +73,11 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
+def backend_of(manifest: SqlManifest) -> SqliteBackend:
+    assert isinstance(manifest.backend, SqliteBackend)
+    return manifest.backend
+
+
 async def fill(path: Path, jobs: int = 1) -> None:
     """Make a manifest with so many published jobs."""
     async with open_manifest(path) as manifest:
@@ -99,7 +105,7 @@ async def publish(manifest: SqlManifest, job: str) -> None:
 
 
 async def pragma(manifest: SqlManifest, name: str) -> Any:
-    async with manifest._engine.connect() as connection:
+    async with backend_of(manifest)._engine.connect() as connection:
         return await connection.scalar(sa.text(f"PRAGMA {name}"))
 
 
@@ -442,10 +448,10 @@ async def cancel_at(manifest: SqlManifest, statement: str, moment: str) -> bool:
             reached = True
             publishing.cancel()
 
-    sa.event.listen(manifest._engine.sync_engine, moment, cancel)
+    sa.event.listen(backend_of(manifest)._engine.sync_engine, moment, cancel)
     async with asyncio.TaskGroup() as group:
         publishing = group.create_task(publish(manifest, JOB_ID))
-    sa.event.remove(manifest._engine.sync_engine, moment, cancel)
+    sa.event.remove(backend_of(manifest)._engine.sync_engine, moment, cancel)
     return reached and publishing.cancelled()
 
 

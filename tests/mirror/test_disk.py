@@ -232,6 +232,40 @@ def test_a_rename_replaces_nothing(tmp_path: Path, folder: int, kind: str) -> No
     assert (tmp_path / "staged").is_dir()
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "symlink", "empty folder"])
+def test_where_a_rename_cannot_refuse_it_replaces_nothing_but_an_empty_claim(
+    tmp_path: Path, folder: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS: an empty folder is the name that a host claimed before it was killed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "as NFS answers")
+
+    monkeypatch.setattr(disk, "_renameat2", refuse)
+    (tmp_path / "staged").mkdir()
+    (tmp_path / "staged/b.csv").write_bytes(b"new")
+    target = tmp_path / "published"
+    match kind:
+        case "file":
+            target.write_bytes(b"old")
+        case "symlink":
+            target.symlink_to("staged")
+        case _:
+            target.mkdir()
+            if kind == "folder":
+                (target / "a.csv").write_bytes(b"old")
+    before = target.lstat()
+
+    if kind == "empty folder":
+        disk.rename_noreplace("staged", folder, "published", folder)
+        assert [path.name for path in target.iterdir()] == ["b.csv"]
+    else:
+        with pytest.raises(FileExistsError):
+            disk.rename_noreplace("staged", folder, "published", folder)
+        assert target.lstat() == before
+        assert (tmp_path / "staged/b.csv").is_file()
+
+
 @pytest.mark.needs_root
 def test_a_rename_to_another_file_system_is_refused_and_leaves_no_claim(tmp_path: Path, folder: int) -> None:
     (tmp_path / "staged").mkdir()

@@ -29,8 +29,10 @@ from dcsync.mirror.staging import (
     Staging,
     discard_staging,
     hash_descriptor,
+    holder_of,
     staged_jobs,
     staged_leaf,
+    staging_leaf,
 )
 from tests.fakes import JOB_ID, make_snapshot, make_stored
 
@@ -883,3 +885,77 @@ def test_a_closed_staging_leaves_no_descriptor_open(root: MirrorRoot) -> None:
         staging.publish(FOLDER)
 
     assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+# --- several holders, one after another -------------------------------------------------------------------------------
+
+
+def stage_whole(staging: Staging, name: str, body: bytes) -> None:
+    part = staging.part(name, name, len(body))
+    part.write(body)
+    part.finish(None)
+
+
+def test_a_later_holder_gets_what_an_earlier_one_left_whole_and_nothing_unfinished(root: MirrorRoot) -> None:
+    with Staging(root, JOB_ID, 1) as earlier:
+        stage_whole(earlier, "whole.csv", b"id\n1\n")
+        unfinished = earlier.part("part.csv", "part.csv", 10)
+        unfinished.begin('"etag"')
+        unfinished.write(b"id\n")
+
+        with Staging(root, JOB_ID, 2) as later:
+            found = later.recover()
+
+            assert set(found) == {"whole.csv"}
+            # What the earlier one still writes goes nowhere.
+            unfinished.write(b"2\n")
+            with pytest.raises(DiskError):
+                earlier.publish("acme/x/2026/one")
+            assert later.publish("acme/x/2026/one")
+    assert sorted(path.name for path in (root.path / "acme/x/2026/one").iterdir()) == ["whole.csv"]
+
+
+def test_an_earlier_holder_and_another_job_are_left_alone(root: MirrorRoot) -> None:
+    with Staging(root, JOB_ID, 5) as later, Staging(root, JobId("another"), 1) as another:
+        stage_whole(later, "a.csv", b"a\n")
+        stage_whole(another, "b.csv", b"b\n")
+
+        with Staging(root, JOB_ID, 4) as earlier:
+            assert earlier.recover() == {}
+
+        assert set(later.recover()) == {"a.csv"}
+        assert set(another.recover()) == {"b.csv"}
+
+
+def test_what_one_host_left_without_numbers_is_taken_over_too(root: MirrorRoot) -> None:
+    """The manifest moved to a database in the middle of a job."""
+    with Staging(root, JOB_ID) as alone:
+        stage_whole(alone, "a.csv", b"a\n")
+
+    with Staging(root, JOB_ID, 1) as first:
+        assert set(first.recover()) == {"a.csv"}
+    assert staged_jobs(root) == {staging_leaf(JOB_ID, 1)}
+
+
+def test_clearing_a_holder_s_staging_is_all_or_nothing_for_who_still_has_it(root: MirrorRoot) -> None:
+    with Staging(root, JOB_ID, 1) as holder:
+        stage_whole(holder, "a.csv", b"a\n")
+
+        discard_staging(root, staging_leaf(JOB_ID, 1))
+
+        with pytest.raises(DiskError):
+            holder.publish("acme/x/2026/one")
+    assert staged_jobs(root) == set()
+
+
+@pytest.mark.parametrize(
+    ("leaf", "holder"),
+    [
+        ("job", ("job", 0)),
+        ("job%7E12", ("job", 12)),
+        ("job%7E12%7Eabc", ("job", 12)),
+        ("latest.x%7Eh3", ("latest.x", 0)),
+    ],
+)
+def test_a_name_in_the_staging_tells_its_job_and_holder(leaf: str, holder: tuple[str, int]) -> None:
+    assert holder_of(leaf) == holder

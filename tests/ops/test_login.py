@@ -60,11 +60,12 @@ class Rig:
     redirect_uri: str
     clock: FakeClock
     disk: DiskThreads
+    store: TokenStore
 
     def source(self) -> RefreshingToken:
         """Return what a daemon has that runs meanwhile."""
         return RefreshingToken(
-            store=TokenStore(self.chain.store.path.parent),
+            store=TokenStore(self.store.path.parent),
             endpoint=self.chain.endpoint,
             clock=self.clock,
             disk=self.disk,
@@ -80,8 +81,9 @@ async def rigged(folder: Path, port: int, *, secret: str | None = "sandbox-secre
     async with Sandbox(World(now=lambda: clock.now().timestamp()), options=options) as sandbox:
         with DiskThreads() as disk:
             endpoint = TokenEndpoint(base_url=sandbox.base_url, client=Client(id="sandbox", secret=secret))
-            chain = TokenChain(endpoint=endpoint, store=TokenStore(folder), clock=clock, disk=disk)
-            yield Rig(sandbox=sandbox, chain=chain, redirect_uri=redirect_uri, clock=clock, disk=disk)
+            store = TokenStore(folder)
+            chain = TokenChain(endpoint=endpoint, store=store, clock=clock, disk=disk)
+            yield Rig(sandbox=sandbox, store=store, chain=chain, redirect_uri=redirect_uri, clock=clock, disk=disk)
 
 
 @pytest.fixture
@@ -287,7 +289,7 @@ async def test_a_daemon_that_renews_while_somebody_signs_in_does_not_undo_it(rig
 async def test_a_damaged_store_is_set_aside_by_a_login(rig: Rig) -> None:
     await sign_in(rig)
     await sign_in(rig)
-    store = rig.chain.store
+    store = rig.store
     for path in (store.path, store.path.with_name("token.previous.json")):
         path.write_bytes(b"rubbish")
 
@@ -300,7 +302,7 @@ async def test_a_damaged_store_is_set_aside_by_a_login(rig: Rig) -> None:
 @pytest.mark.needs_root
 async def test_without_room_for_the_token_the_code_is_not_used(tmp_path: Path, rig: Rig) -> None:
     """FAULTS T6, at sign-in."""
-    rig.chain.store.path.parent.joinpath("token.next").mkdir()  # the slot cannot be written
+    rig.store.path.parent.joinpath("token.next").mkdir()  # the slot cannot be written
 
     error = await failed_sign_in(rig)
 
@@ -340,7 +342,7 @@ async def test_logout_revokes_and_forgets(rig: Rig) -> None:
 
     assert pair.refresh_token not in rig.sandbox.tokens.live_refresh_tokens
     assert rig.chain.store.read() is None
-    assert [path.name for path in rig.chain.store.path.parent.iterdir()] == ["token.lock"]
+    assert [path.name for path in rig.store.path.parent.iterdir()] == ["token.lock"]
     with pytest.raises(LoginRequired):
         await rig.source().access_token()
     assert not await logout(rig.chain)
@@ -360,7 +362,7 @@ async def test_a_logout_that_cannot_revoke_forgets_nothing_unless_told(rig: Rig)
 
 async def test_a_configured_token_is_not_offered_again_after_a_logout(rig: Rig) -> None:
     seed = rig.sandbox.tokens.issue_refresh_token("anna")
-    store, folder = rig.chain.store, rig.chain.store.path.parent
+    store, folder = rig.store, rig.store.path.parent
 
     def seeded() -> RefreshingToken:
         return RefreshingToken(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from dcsync.app import read_status
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.manifest import Sums
+from dcsync.manifest.hosts import Host
 from dcsync.ops.metrics import CONTENT_TYPE, render, write_textfile
 from dcsync.ops.status import AccountStatus, Attention, Status
 from dcsync.sandbox import Fault
@@ -82,7 +84,7 @@ def make_status(*accounts: AccountStatus, **changes: Any) -> Status:
 def test_a_status_is_figures_with_names_that_stay() -> None:
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
     assert figures(render(make_status(make_account()))) == {
-        ("build_info", __version__): 1,
+        ("build_info", socket.gethostname(), __version__): 1,
         ("last_success_timestamp_seconds", "acme"): NOON_S,
         ("last_poll_timestamp_seconds", "acme"): NOON_S + 3600,
         ("newest_snapshot_timestamp_seconds", "acme"): NOON_S - 3600,
@@ -229,3 +231,29 @@ async def test_a_file_that_cannot_be_written_is_said_and_no_more(mirror: Mirror)
 
 def test_a_status_of_no_account_is_figures_too() -> None:
     assert figures(render(replace(make_status(), accounts=())))["quota_limit",] == 60
+
+
+def test_hosts_that_share_a_manifest_are_figures_by_their_names() -> None:
+    host = Host(
+        id=1,
+        name="alpha",
+        pid=7,
+        version="1",
+        role="run",
+        started_at=NOON,
+        seen_at=NOON + timedelta(minutes=1),
+        is_alive=True,
+        doing="mirroring",
+    )
+    silent = replace(host, id=2, name="beta", pid=8, is_alive=False)
+
+    found = figures(render(make_status(hosts=(host, silent))))
+
+    assert {key: value for key, value in found.items() if key[0].startswith("host_")} == {
+        ("host_up", "alpha", "7"): 1,
+        ("host_up", "beta", "8"): 0,
+        ("host_busy", "alpha", "7"): 1,
+        ("host_busy", "beta", "8"): 0,
+        ("host_seen_timestamp_seconds", "alpha", "7"): NOON_S + 60,
+        ("host_seen_timestamp_seconds", "beta", "8"): NOON_S + 60,
+    }

@@ -13,7 +13,7 @@ import time_machine
 
 from dcsync.config import Config
 from dcsync.daemon.notify import Notifier
-from dcsync.daemon.service import Service
+from dcsync.daemon.service import Service, _Session
 from dcsync.errors import ConfigInvalid, ExitStatus, Problem
 from dcsync.sandbox import Options, Sandbox, World
 from dcsync.tasks import foremost
@@ -77,6 +77,7 @@ class Rig:
         session = self.service._session
         if self.task.done():
             return True
+        assert session is None or isinstance(session, _Session)
         # The ticker sleeps, or it is on its round.
         if session is None or self.sandbox.active or self.service._told.is_set() or self.clock.next_due() is None:
             return False

@@ -16,7 +16,7 @@ from dcsync.auth.source import RefreshingToken
 from dcsync.auth.store import TokenStore
 from dcsync.core import transfer
 from dcsync.errors import DiskError
-from dcsync.manifest import SqlManifest, store
+from dcsync.manifest import SqlManifest, sqlite
 from dcsync.mirror import adopt, disk
 from dcsync.mirror.root import MirrorRoot
 from dcsync.mirror.staging import Part, Staging
@@ -37,7 +37,7 @@ def no_fsync_of_folders() -> None:
 
 def commits_not_durable() -> None:
     """`PRAGMA synchronous = NORMAL`: a commit waits for no disk."""
-    engine = store._engine
+    engine = sqlite._engine
 
     def careless(path: Path, *, read_only: bool) -> Any:
         made = engine(path, read_only=read_only)
@@ -48,7 +48,7 @@ def commits_not_durable() -> None:
 
         return made
 
-    store._engine = careless
+    sqlite._engine = careless
 
 
 def commit_before_rename() -> None:

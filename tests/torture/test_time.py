@@ -18,7 +18,7 @@ import stamina
 from dcsync.api.client import ListOptions
 from dcsync.app import account_settings
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import JobId
+from dcsync.core.model import AccountName, JobId
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.poll import look
 from dcsync.sandbox import Fault, World
@@ -244,7 +244,7 @@ async def test_extracts_that_nobody_can_fetch_are_shouted_about_and_then_named_a
 
         session = rig.service._session
         assert session is not None
-        known = await session.context.manifest.jobs(session._accounts[0].name)
+        known = await session.context.manifest.jobs(AccountName("acme"))
         assert {known[JobId(job)].state for job in jobs} == {JobState.EXPIRED}
         told = (tmp_path / "heard").read_text()
         assert "EXPIR" in told.upper()

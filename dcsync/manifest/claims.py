@@ -1,0 +1,68 @@
+"""Fencing numbers: who may write of a job.
+
+A host that takes a job up raises its number, in the manifest. Each later write of that host compares, in the write's
+own transaction, the number it has with the one that stands there: a host that was paused, and whose job another one has
+taken up meanwhile, changes nothing any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.core.model import AccountName, JobId
+from dcsync.errors import Fenced
+from dcsync.manifest.schema import claim as claim_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A job, and the number under which its holder may write of it; from 1 on."""
+
+    account: AccountName
+    job: JobId
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """The queue's word that a task is ours: it stays as it is until the task ends or somebody takes it up again."""
+
+    id: int
+    worker: int
+    attempts: int
+
+
+async def take(connection: AsyncConnection, account: AccountName, job: JobId, ticket: Ticket | None) -> Claim:
+    """Raise the job's number. Raises `Fenced` when the ticket is not good any more: it is for another host now."""
+    if ticket is not None:
+        # FOR SHARE: it cannot be taken up by somebody else before this is committed.
+        query = sa.text(
+            "SELECT 1 FROM procrastinate_jobs WHERE id = :id AND worker_id = :worker AND attempts = :attempts "
+            "AND status = 'doing' FOR SHARE"
+        )
+        values = {"id": ticket.id, "worker": ticket.worker, "attempts": ticket.attempts}
+        if await connection.scalar(query, values) is None:
+            raise _fenced(job)
+    here = sa.and_(claim_table.c.account == account, claim_table.c.job == job)
+    changed = await connection.execute(sa.update(claim_table).where(here).values(number=claim_table.c.number + 1))
+    if changed.rowcount == 0:
+        await connection.execute(sa.insert(claim_table).values(account=account, job=job, number=1))
+    number = await connection.scalar(sa.select(claim_table.c.number).where(here))
+    assert number is not None  # noqa: S101 - written above
+    return Claim(account=account, job=job, number=number)
+
+
+async def check(connection: AsyncConnection, claim: Claim) -> None:
+    """Raise `Fenced` when somebody raised the number since."""
+    number = await connection.scalar(
+        sa.select(claim_table.c.number).where(claim_table.c.account == claim.account, claim_table.c.job == claim.job)
+    )
+    if number != claim.number:
+        raise _fenced(claim.job)
+
+
+def _fenced(job: JobId) -> Fenced:
+    return Fenced(f"job {job} was taken up by another host meanwhile")

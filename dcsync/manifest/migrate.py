@@ -1,0 +1,59 @@
+"""From the schema that a manifest has to the newest one, in one transaction, on SQLite as on PostgreSQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.errors import ManifestNewer
+from dcsync.manifest import schema, seal
+
+#: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+
+
+async def revision(connection: AsyncConnection) -> str | None:
+    """Return the revision that a manifest is at; None for an empty database."""
+    if not await has_table(connection, "alembic_version"):
+        return None
+    found: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return found
+
+
+async def has_table(connection: AsyncConnection, name: str) -> bool:
+    """Say whether a table is there."""
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
+    if connection.dialect.name == "postgresql":
+        query = "SELECT 1 WHERE to_regclass(:name) IS NOT NULL"
+    return await connection.scalar(sa.text(query), {"name": name}) is not None
+
+
+async def refuse_newer(connection: AsyncConnection, shown: str) -> str | None:
+    """Return the revision, or raise `ManifestNewer` when this version does not know it."""
+    found = await revision(connection)
+    if found is not None and found not in REVISIONS:
+        message = f"{shown} has the schema {found}, this dcsync knows up to {REVISIONS[-1]}"
+        raise ManifestNewer(message)
+    return found
+
+
+async def migrate(connection: AsyncConnection) -> bool:
+    """Bring a manifest up to date within the connection's transaction, and seal it; return whether it was behind."""
+    if await revision(connection) == REVISIONS[-1]:
+        return False
+    # Imported only when there is something to migrate: 60 ms.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations").replace("%", "%%"))
+
+    def upgrade(sync_connection: sa.Connection) -> None:
+        config.attributes["connection"] = sync_connection
+        command.upgrade(config, "head")
+
+    await connection.run_sync(upgrade)
+    await seal.seal_all(connection)
+    return True

@@ -1,0 +1,46 @@
+"""procrastinate's tables in the manifest's database, brought up by its own scripts.
+
+Its release notes ask for each script once, in the order of their names; `meta` remembers the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.manifest.migrate import has_table
+from dcsync.manifest.schema import meta
+
+_KEY = "queue"
+
+
+async def bring_up(connection: AsyncConnection) -> None:
+    """Make or update the tables within the connection's transaction; the caller holds the lock of migrations."""
+    from procrastinate.schema import SchemaManager
+
+    scripts = await asyncio.to_thread(_scripts, SchemaManager.get_migrations_path())
+    newest = scripts[-1][0]
+    last = await connection.scalar(sa.select(meta.c.value).where(meta.c.key == _KEY))
+    if last is not None and last >= newest:
+        # Also one of a newer procrastinate on another host: its tables serve the older one, by its own promise.
+        return
+    if last is not None:
+        pending = [text for name, text in scripts if name > last]
+    elif await has_table(connection, "procrastinate_jobs"):
+        pending = []
+    else:
+        pending = [SchemaManager.get_schema()]
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None  # noqa: S101 - it is open
+    for statements in pending:
+        # Past SQLAlchemy: several statements at once, with percent signs that are no parameters.
+        await raw.driver_connection.execute(statements.encode())
+    await connection.execute(sa.delete(meta).where(meta.c.key == _KEY))
+    await connection.execute(sa.insert(meta).values(key=_KEY, value=newest))
+
+
+def _scripts(folder: str) -> list[tuple[str, str]]:
+    return [(path.name, path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.sql"))]

@@ -1,0 +1,33 @@
+"""A token store in a database of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dcsync.auth.shared import DatabaseTokenStore
+from dcsync.database import Database, parse_database
+from dcsync.manifest import open_manifest
+
+
+async def _make(database: Database) -> None:
+    async with open_manifest(database):
+        pass
+
+
+@pytest.fixture
+def shared_database(database: str) -> Database:
+    """A database with the tables of a manifest."""
+    ready = parse_database(database)
+    with ThreadPoolExecutor(1) as other:  # a loop of a test's own may be running here
+        other.submit(asyncio.run, _make(ready)).result()
+    return ready
+
+
+@pytest.fixture
+def shared_store(shared_database: Database) -> Callable[[], DatabaseTokenStore]:
+    """Opens the same store again and again, as several hosts would; each is to be closed."""
+    return lambda: DatabaseTokenStore(shared_database, "sandbox")

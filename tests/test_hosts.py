@@ -1,0 +1,340 @@
+"""Several hosts on one mirror: nothing lost, nothing doubled, nothing torn, whoever is killed, frozen or cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from dcsync.sandbox import Fault, Options, Sandbox, World
+from tests.rigs.hosts import SEED, Fleet, Host, fleet
+from tests.rigs.kills import Witness
+from tests.rigs.mirror import sidecar, tables
+from tests.rigs.postgres import Postgres
+
+#: Kills, and pauses, of the torture. `DCSYNC_HOSTS_TORTURE=50` is what a release is judged by; it takes ten minutes.
+ROUNDS = int(os.environ.get("DCSYNC_HOSTS_TORTURE", "10"))
+#: A pause longer than the fast pace's silence makes a zombie; a shorter one does not.
+LONGEST_PAUSE_S = 6.0
+
+
+class Watched(Sandbox):
+    """A sandbox that sees how many refreshes are under way at the same time."""
+
+    refreshing = most_refreshing = 0
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_refresh = request.path.endswith("/token")
+        self.refreshing += is_refresh
+        self.most_refreshing = max(self.most_refreshing, self.refreshing)
+        try:
+            return await handler(request)
+        finally:
+            self.refreshing -= is_refresh
+
+
+def make_world(jobs: int, *, requests: int = 5, files: int = 4, seed: int = 5) -> World:
+    """Return a world with that many extracts, shared out over some data requests."""
+    world = World(seed=seed)
+    now = datetime.now(UTC) - timedelta(hours=1)
+    identifiers = [world.add_request(f"Request {number}") for number in range(requests)]
+    for number in range(jobs):
+        add_job(world, identifiers[number % requests], number, files, now - timedelta(hours=jobs - number))
+    return world
+
+
+def add_job(world: World, request: str, number: int, files: int, completed_at: datetime) -> str:
+    body = {**tables(files - 1, size=2000), "admin_day.csv": f"id\n{number}\n".encode()}
+    return world.add_job(request, completed_at=completed_at, files=body, with_archive=False)
+
+
+def assert_all_of_it_once(hosts: Fleet, jobs: int) -> None:
+    """Each job is one folder, whole, and one row; `latest` is the newest; nothing is left in the staging."""
+    witness = Witness(hosts.root, hosts.sandbox.world)
+    assert witness.look() == jobs
+    found = [path.parent for path in hosts.root.glob("acme/*/[0-9]*/**/_dcsync.json")]
+    assert len({sidecar(path)["job"]["id"] for path in found}) == jobs
+    witness.assert_all_mirrored()
+    assert hosts.states() == {"published": jobs}
+    rows = hosts.query("SELECT folder FROM job")
+    assert {str(row[0]) for row in rows} == {str(path.relative_to(hosts.root)) for path in found}
+
+
+@pytest.mark.timeout(120)
+async def test_three_hosts_share_the_work_and_mirror_each_extract_once(
+    tmp_path: Path, postgres_server: Postgres
+) -> None:
+    jobs = 40
+    async with Sandbox(make_world(jobs), options=Options(quota_per_minute=None, latency_s=0.01)) as sandbox:
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.05, times=None))
+        async with fleet(tmp_path, sandbox, postgres_server) as hosts:
+            for host in hosts.hosts:
+                await hosts.start(host)
+            await hosts.published(jobs, within_s=90)
+            statuses = [await hosts.stop(host) for host in hosts.hosts]
+
+            assert statuses == [0, 0, 0]
+            assert_all_of_it_once(hosts, jobs)
+            # Every file once: nobody fetched what another one did.
+            assert sandbox.count("storage") == jobs * 4
+            assert all(host.said("snapshot published") > 0 for host in hosts.hosts)
+            assert sum(host.said("snapshot published") for host in hosts.hosts) == jobs
+            assert sandbox.tokens.refresh_count == 1
+            assert all(host.said("a bug in dcsync") == 0 for host in hosts.hosts)
+
+
+def most_calls_in_a_minute(sandbox: Sandbox) -> int:
+    """Return the most API calls that came within any 60 s."""
+    times = sorted(call.at for call in sandbox.calls if call.server == "api")
+    first = most = 0
+    for last, at in enumerate(times):
+        while at - times[first] > 60.0:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+async def tend(hosts: Fleet, waking: dict[int, float]) -> None:
+    """Wake the hosts whose time has come, start those that are down, and fail for one that ended by itself."""
+    for host in hosts.hosts:
+        if host.is_paused and waking[host.number] <= asyncio.get_running_loop().time():
+            del waking[host.number]
+            hosts.wake(host)
+        elif host.process is None:
+            await hosts.start(host)
+        elif host.process.returncode is not None:
+            message = f"host {host.number} ended with {host.process.returncode}: {host.log.read_text()[-2000:]}"
+            raise AssertionError(message)
+
+
+async def torture(hosts: Fleet, chance: random.Random, rounds: int) -> dict[str, int]:
+    """Kill and freeze hosts at random moments, so often each; return how many of each met a host that was at work."""
+    left = ["kill"] * rounds + ["pause"] * rounds
+    chance.shuffle(left)
+    waking: dict[int, float] = {}
+    met = {"kill": 0, "pause": 0, "zombie": 0}
+    loop, began = asyncio.get_running_loop(), datetime.now(UTC)
+    while left or waking:
+        await asyncio.sleep(chance.uniform(0.1, 1.2))  # noqa: TID251 - other processes' work
+        await tend(hosts, waking)
+        host = chance.choice(hosts.hosts)
+        if not left or host.process is None or (left[-1] == "pause" and host.is_paused):
+            continue
+        action = left.pop()
+        met[action] += bool(
+            hosts.query("SELECT 1 FROM procrastinate_jobs WHERE status = 'doing' AND queue_name = 'mirror'")
+        )
+        if action == "kill":
+            # Also one that is frozen: it never wakes.
+            waking.pop(host.number, None)
+            await hosts.kill(host)
+        else:
+            hosts.pause(host)
+            span = chance.uniform(0.05, LONGEST_PAUSE_S)
+            met["zombie"] += span > 3.0
+            waking[host.number] = loop.time() + span
+        if hosts.states().get("published", 0) + 15 > len(hosts.sandbox.world.jobs):
+            # So that there is something to interrupt.
+            world = hosts.sandbox.world
+            for _ in range(5):
+                number, request = len(world.jobs), chance.choice(list(world.requests))
+                # Each in a second of its own: two of the same have no order.
+                add_job(world, request, number, 3, began - timedelta(hours=1) + timedelta(seconds=2 * number))
+    return met
+
+
+@pytest.mark.timeout(150 + 30 * ROUNDS)
+async def test_hosts_that_are_killed_and_frozen_at_random_lose_double_and_tear_nothing(
+    tmp_path: Path, postgres_server: Postgres
+) -> None:
+    """The quota of one is kept by all, one refreshes at a time, and what each left is done by the others."""
+    quota = 160
+    # A kill may come between the server's commit and our save (FAULTS T1): only a server with grace lets that heal.
+    options = Options(quota_per_minute=quota, latency_s=0.01, access_token_lifetime_s=60.0)
+    async with Watched(make_world(100 if ROUNDS >= 50 else 30, files=3), options=options) as sandbox:
+        sandbox.tokens.mode = "grace"
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.1, times=None))
+        sandbox.faults.add(Fault(server="token", kind="delay", seconds=0.1, times=None))
+        async with fleet(tmp_path, sandbox, postgres_server, requests_per_minute=quota) as hosts:
+            for host in hosts.hosts:
+                await hosts.start(host)
+            await hosts.published(1, within_s=60)
+
+            met = await torture(hosts, random.Random(20261124), ROUNDS)
+            jobs = len(sandbox.world.jobs)
+            await hosts.published(jobs, within_s=120 + 6 * ROUNDS)
+            statuses = [await hosts.stop(host) for host in hosts.hosts if host.process is not None]
+
+            assert set(statuses) == {0}
+            assert_all_of_it_once(hosts, jobs)
+            assert sandbox.count("api", status=429) == 0
+            # It was what they waited for, so that a call too many would have shown.
+            assert quota * 0.8 < most_calls_in_a_minute(sandbox) <= quota
+            assert sandbox.most_refreshing == 1
+            assert [host.number for host in hosts.hosts if host.said("a bug in dcsync")] == []
+            # The kills and pauses met hosts at work, and what was in their hands was taken up.
+            assert met["kill"] > ROUNDS // 3
+            assert met["pause"] > ROUNDS // 3
+            taken_up = sum(host.said("taken up again") for host in hosts.hosts)
+            fenced = sum(host.said("by now") for host in hosts.hosts)
+            assert taken_up > 0
+            # For whoever looks: pytest -s.
+            sys.stdout.write(
+                f"\n{jobs} extracts, {ROUNDS} kills and {ROUNDS} pauses ({met}), tasks taken up again {taken_up}, "
+                f"told of their loss {fenced}, calls in a minute {most_calls_in_a_minute(sandbox)} of {quota}, "
+                f"refreshes {sandbox.tokens.refresh_count}\n"
+            )
+            assert_in_order(hosts)
+
+
+def assert_in_order(hosts: Fleet) -> None:
+    """The snapshots that were there from the start were published in their requests' order."""
+    rows = hosts.query("SELECT request, published_at FROM job ORDER BY request, completed_at, id")
+    by_request: dict[object, list[int]] = {}
+    for request, published_at in rows:
+        by_request.setdefault(request, []).append(int(str(published_at)))
+    early = [times[:5] for times in by_request.values()]
+    assert all(before < after for times in early for before, after in pairwise(times))
+
+
+@pytest.mark.timeout(200)
+async def test_a_database_that_restarts_and_is_away_for_half_a_minute_is_sat_out(
+    tmp_path: Path, postgres_server: Postgres
+) -> None:
+    jobs = 40
+    async with Sandbox(make_world(jobs), options=Options(quota_per_minute=None)) as sandbox:
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.3, times=None))
+        async with fleet(tmp_path, sandbox, postgres_server) as hosts:
+            for host in hosts.hosts:
+                await hosts.start(host)
+            await hosts.published(3, within_s=60)
+
+            postgres_server.restart()
+            await hosts.published(8, within_s=60)
+            before = len(list(hosts.root.glob("acme/*/[0-9]*/**/_dcsync.json")))
+            assert before < jobs
+            with postgres_server.outage():
+                await asyncio.sleep(30)  # noqa: TID251 - other processes' work
+                during = await told(hosts.hosts[0], "status")
+            await hosts.published(jobs, within_s=120)
+            statuses = [await hosts.stop(host) for host in hosts.hosts]
+
+            assert statuses == [0, 0, 0]
+            assert_all_of_it_once(hosts, jobs)
+            assert during[0] == 3
+            assert "the database" in during[1]
+            assert "does not answer" in during[1]
+            for host in hosts.hosts:
+                assert host.said("the mirror cannot be used") in {1, 2}
+                assert host.said("the mirror can be used again") == host.said("the mirror cannot be used")
+                assert host.said("a bug in dcsync") == 0
+
+
+async def told(host: Host, *command: str) -> tuple[int, str]:
+    """Run a command on a host beside its daemon; return its status and all that it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dcsync", "--config", str(host.config), *command),
+        # The configured token began the chain long ago: nobody needs it any more.
+        env={name: value for name, value in os.environ.items() if name != SEED},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        stdin=asyncio.subprocess.DEVNULL,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+@pytest.mark.timeout(200)
+async def test_at_the_usual_pace_the_job_of_a_killed_host_is_another_one_s_within_90_s(
+    tmp_path: Path, postgres_server: Postgres
+) -> None:
+    async with Sandbox(make_world(1), options=Options(quota_per_minute=None)) as sandbox:
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=300, times=None))
+        async with fleet(tmp_path, sandbox, postgres_server, hosts=2, pace="usual") as hosts:
+            first, second = hosts.hosts
+            await hosts.start(first)
+            await until(lambda: sandbox.active > 0)
+            await hosts.start(second)
+            await until(lambda: second.log.exists() and second.said("is opening the mirror") >= 0)
+            await hosts.kill(first)
+            sandbox.faults.clear()
+
+            await hosts.published(1, within_s=90)
+
+            assert second.said("a task of a host that is gone is taken up again") > 0
+            assert second.said("snapshot published") == 1
+            assert_all_of_it_once(hosts, 1)
+
+
+async def until(is_so: Callable[[], bool], *, within_s: float = 60.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not is_so():  # noqa: ASYNC110 - other processes have no event for it
+            await asyncio.sleep(0.1)  # noqa: TID251 - other processes' work
+
+
+@pytest.mark.timeout(120)
+async def test_status_shows_the_hosts_and_one_shots_wait_for_none(tmp_path: Path, postgres_server: Postgres) -> None:
+    async with Sandbox(make_world(3), options=Options(quota_per_minute=None)) as sandbox:
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=300, times=None))
+        async with fleet(tmp_path, sandbox, postgres_server, hosts=3) as hosts:
+            first, second, third = hosts.hosts
+            await hosts.start(first)
+            await hosts.start(second)
+            await until(lambda: sandbox.active > 0)
+            await until(lambda: len(hosts.query("SELECT 1 FROM host_worker JOIN host ON host.id = host")) == 6)
+            await until(lambda: len(hosts.query("SELECT 1 FROM host WHERE doing <> ''")) > 0)
+
+            status, out = await told(third, "status", "--json")
+            shown = json.loads(out)["hosts"]
+            sync = await told(third, "sync")
+            text = await told(third, "status")
+            accounts = await told(third, "accounts")
+
+            assert status == 0
+            assert len(shown) == 2
+            assert all(host["alive"] and host["role"] == "run" for host in shown)
+            assert {host["pid"] for host in shown} == {
+                host.process.pid for host in (first, second) if host.process is not None
+            }
+            assert any("mirroring" in host["doing"] for host in shown)
+            assert sync[0] == 11
+            assert "daemons on the same manifest are at work" in sync[1]
+            assert "host:" in text[1]
+            # The token of the others serves this host, too.
+            assert accounts[0] == 0
+            assert sandbox.tokens.refresh_count == 1
+
+
+@pytest.mark.timeout(120)
+async def test_a_host_with_another_manifest_is_refused(tmp_path: Path, postgres_server: Postgres) -> None:
+    """FAULTS M9."""
+    async with (
+        Sandbox(make_world(1), options=Options(quota_per_minute=None)) as sandbox,
+        fleet(tmp_path, sandbox, postgres_server, hosts=3) as hosts,
+    ):
+        first, other, file = hosts.hosts
+        await hosts.start(first)
+        await hosts.published(1, within_s=60)
+        other.config.write_text(other.config.read_text().replace(hosts.address, postgres_server.fresh()))
+        file.config.write_text(file.config.read_text().replace(hosts.address, "sqlite"))
+
+        while_it_runs = [await told(host, "run") for host in (other, file)]
+        await hosts.stop(first)
+        after = [await told(host, "sync") for host in (other, file)]
+
+        assert [status for status, _ in while_it_runs] == [14, 11]
+        assert [status for status, _ in after] == [14, 14]
+        assert all("M-FOREIGN" in out for _, out in after)
+        assert_all_of_it_once(hosts, 1)

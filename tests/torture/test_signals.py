@@ -197,6 +197,12 @@ _FILE_SIZE, _BYTES_PER_SECOND = 8 << 20, 12 << 20
 _IN_FLIGHT = (1 << 20) + _BYTES_PER_SECOND // 10
 
 
+async def all_answered(sandbox: Sandbox) -> None:
+    """Wait until each call is logged, which it is when its answer has ended: none may count as the next run's."""
+    while sandbox.active:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)  # noqa: TID251 - the stand-in's work
+
+
 @pytest.mark.timeout(600)
 async def test_sigterm_at_any_point_of_a_download_keeps_what_came(
     tmp_path: Path, chance: random.Random, figure: Figure
@@ -239,9 +245,7 @@ async def test_sigterm_at_any_point_of_a_download_keeps_what_came(
             finally:
                 run.send(signal.SIGKILL)
                 await run.wait()
-                # A call is logged when its answer has ended: none of this run's may count as the next one's.
-                while sandbox.active:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)  # noqa: TID251 - the stand-in's work
+                await all_answered(sandbox)
             published = witness.look() == len(world.jobs)
             assert status in ({0} if command == "run" else {0, 130, -signal.SIGTERM} if published else {130})
             asked = next((call for call in sandbox.calls[calls:] if call.server == "storage"), None)

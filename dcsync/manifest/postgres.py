@@ -19,7 +19,7 @@ from dcsync.manifest.migrate import migrate, refuse_newer
 from dcsync.tasks import finish
 
 #: Advisory locks are numbers that all programs on a database share: any that nobody else is likely to take.
-_WRITER, _MIGRATION, OPENING = 7_231_406_001, 7_231_406_002, 7_231_406_003
+_WRITER, _OPENING = 7_231_406_001, 7_231_406_002
 
 
 class PostgresBackend:
@@ -60,12 +60,12 @@ class PostgresBackend:
         """
         with self.database.errors():
             async with self._opener.connect() as connection:
-                has = bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_lock(OPENING))))
+                has = bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_OPENING))))
                 try:
                     yield has
                 finally:
                     if has:
-                        await connection.execute(sa.select(sa.func.pg_advisory_unlock(OPENING)))
+                        await connection.execute(sa.select(sa.func.pg_advisory_unlock(_OPENING)))
 
 
 @asynccontextmanager
@@ -74,14 +74,15 @@ async def postgres_backend(database: Database, *, read_only: bool, label: str = 
     engine = database.engine(label=label)
     try:
         with database.errors():
-            async with engine.begin() as connection:
-                if not read_only:
-                    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION)))
+            # Of one moment: another host that binds the manifest meanwhile must not look like damage. So either as a
+            # reader, or with nobody else writing.
+            backend = PostgresBackend(engine, database)
+            async with backend.reading() if read_only else backend.writing() as connection:
                 await _check(connection, database, read_only=read_only)
                 if not read_only:
                     await migrate(connection)
                     await queue_schema.bring_up(connection)
-        yield PostgresBackend(engine, database)
+        yield backend
     finally:
         # To its end, as with a file.
         await finish(engine.dispose())

@@ -56,6 +56,26 @@ async def test_eight_hosts_that_come_up_at_once_migrate_once(database: str) -> N
         assert await manifest.is_current()
 
 
+async def test_a_host_that_opens_while_another_one_binds_the_manifest_finds_no_damage(database: str) -> None:
+    """What the seal is over, and the seal, are looked at as they are at one moment."""
+    place = parse_database(database)
+    async with open_manifest(place) as manifest:
+        over = asyncio.Event()
+
+        async def bind() -> None:
+            number = 0
+            while not over.is_set():
+                number += 1
+                await manifest.set_instance(f"instance-{number}")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(bind())
+            for number in range(30):
+                async with open_manifest(place, read_only=number % 2 == 0):
+                    pass
+            over.set()
+
+
 async def test_a_newer_manifest_is_refused_and_left_alone(database: str) -> None:
     async with open_manifest(parse_database(database)) as manifest, manifest.writing() as connection:
         await connection.execute(sa.text("DELETE FROM meta WHERE key = 'seal'"))

@@ -197,8 +197,10 @@ _FILE_SIZE, _BYTES_PER_SECOND = 8 << 20, 12 << 20
 _IN_FLIGHT = (1 << 20) + _BYTES_PER_SECOND // 10
 
 
-async def all_answered(sandbox: Sandbox) -> None:
-    """Wait until each call is logged, which it is when its answer has ended: none may count as the next run's."""
+async def ended(run: Run, sandbox: Sandbox) -> None:
+    """End a run, and wait until each of its calls is logged, when its answer has ended: none may count as the next's."""
+    run.send(signal.SIGKILL)
+    await run.wait()
     while sandbox.active:  # noqa: ASYNC110
         await asyncio.sleep(0.01)  # noqa: TID251 - the stand-in's work
 
@@ -243,9 +245,7 @@ async def test_sigterm_at_any_point_of_a_download_keeps_what_came(
                     run.send(signal.SIGTERM)
                     status = await run.wait()
             finally:
-                run.send(signal.SIGKILL)
-                await run.wait()
-                await all_answered(sandbox)
+                await ended(run, sandbox)
             published = witness.look() == len(world.jobs)
             assert status in ({0} if command == "run" else {0, 130, -signal.SIGTERM} if published else {130})
             asked = next((call for call in sandbox.calls[calls:] if call.server == "storage"), None)

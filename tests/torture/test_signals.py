@@ -198,7 +198,7 @@ _IN_FLIGHT = (1 << 20) + _BYTES_PER_SECOND // 10
 
 
 async def ended(run: Run, sandbox: Sandbox) -> None:
-    """End a run, and wait until each of its calls is logged, when its answer has ended: none may count as the next's."""
+    """End a run, and wait until its calls are logged, when their answers have ended: none may count as the next's."""
     run.send(signal.SIGKILL)
     await run.wait()
     while sandbox.active:  # noqa: ASYNC110

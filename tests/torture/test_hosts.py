@@ -1,0 +1,123 @@
+"""Several hosts on one mirror, killed and frozen at random: each extract is mirrored once all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from dcsync.sandbox import Fault, Options
+from tests.rigs.hosts import Fleet, fleet
+from tests.rigs.postgres import Postgres
+from tests.test_hosts import Watched, add_job, assert_all_of_it_once, make_world, most_calls_in_a_minute
+from tests.torture.conftest import Figure, pick
+
+#: A pause longer than the fast pace's silence makes a zombie; a shorter one does not.
+LONGEST_PAUSE_S = 6.0
+
+
+async def tend(hosts: Fleet, waking: dict[int, float]) -> None:
+    """Wake the hosts whose time has come, start those that are down, and fail for one that ended by itself."""
+    for host in hosts.hosts:
+        if host.is_paused and waking[host.number] <= asyncio.get_running_loop().time():
+            del waking[host.number]
+            hosts.wake(host)
+        elif host.process is None:
+            await hosts.start(host)
+        elif host.process.returncode is not None:
+            message = f"host {host.number} ended with {host.process.returncode}: {host.log.read_text()[-2000:]}"
+            raise AssertionError(message)
+
+
+async def torture(hosts: Fleet, chance: random.Random, rounds: int) -> dict[str, int]:
+    """Kill and freeze hosts at random moments, so often each; return how many of each met a host that was at work."""
+    left = ["kill"] * rounds + ["pause"] * rounds
+    chance.shuffle(left)
+    waking: dict[int, float] = {}
+    met = {"kill": 0, "pause": 0, "zombie": 0}
+    loop, began = asyncio.get_running_loop(), datetime.now(UTC)
+    while left or waking:
+        await asyncio.sleep(chance.uniform(0.1, 1.2))  # noqa: TID251 - other processes' work
+        await tend(hosts, waking)
+        host = chance.choice(hosts.hosts)
+        if not left or host.process is None or (left[-1] == "pause" and host.is_paused):
+            continue
+        action = left.pop()
+        met[action] += bool(
+            hosts.query("SELECT 1 FROM procrastinate_jobs WHERE status = 'doing' AND queue_name = 'mirror'")
+        )
+        if action == "kill":
+            # Also one that is frozen: it never wakes.
+            waking.pop(host.number, None)
+            await hosts.kill(host)
+        else:
+            hosts.pause(host)
+            span = chance.uniform(0.05, LONGEST_PAUSE_S)
+            met["zombie"] += span > 3.0
+            waking[host.number] = loop.time() + span
+        if hosts.states().get("published", 0) + 15 > len(hosts.sandbox.world.jobs):
+            # So that there is something to interrupt.
+            world = hosts.sandbox.world
+            for _ in range(5):
+                number, request = len(world.jobs), chance.choice(list(world.requests))
+                # Each in a second of its own: two of the same have no order.
+                add_job(world, request, number, 3, began - timedelta(hours=1) + timedelta(seconds=2 * number))
+    return met
+
+
+@pytest.mark.timeout(1800)
+async def test_hosts_that_are_killed_and_frozen_at_random_lose_double_and_tear_nothing(
+    tmp_path: Path, postgres_server: Postgres, chance: random.Random, figure: Figure
+) -> None:
+    """The quota of one is kept by all, one refreshes at a time, and what each left is done by the others."""
+    quota, rounds = 160, pick(50, 10)
+    # A kill may come between the server's commit and our save (FAULTS T1): only a server with grace lets that heal.
+    options = Options(quota_per_minute=quota, latency_s=0.01, access_token_lifetime_s=60.0)
+    async with Watched(make_world(pick(100, 30), files=3), options=options) as sandbox:
+        sandbox.tokens.mode = "grace"
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.1, times=None))
+        sandbox.faults.add(Fault(server="token", kind="delay", seconds=0.1, times=None))
+        async with fleet(tmp_path, sandbox, postgres_server, requests_per_minute=quota) as hosts:
+            for host in hosts.hosts:
+                await hosts.start(host)
+            await hosts.published(1, within_s=60)
+
+            met = await torture(hosts, chance, rounds)
+            jobs = len(sandbox.world.jobs)
+            await hosts.published(jobs, within_s=120 + 6 * rounds)
+            statuses = [await hosts.stop(host) for host in hosts.hosts if host.process is not None]
+
+            assert set(statuses) == {0}
+            assert_all_of_it_once(hosts, jobs)
+            assert sandbox.count("api", status=429) == 0
+            # It was what they waited for, so that a call too many would have shown.
+            assert quota * 0.8 < most_calls_in_a_minute(sandbox) <= quota
+            assert sandbox.most_refreshing == 1
+            assert [host.number for host in hosts.hosts if host.said("a bug in dcsync")] == []
+            # The kills and pauses met hosts at work, and what was in their hands was taken up.
+            assert met["kill"] > rounds // 3
+            assert met["pause"] > rounds // 3
+            taken_up = sum(host.said("taken up again") for host in hosts.hosts)
+            fenced = sum(host.said("by now") for host in hosts.hosts)
+            assert taken_up > 0
+            figure(
+                f"three hosts, {rounds} kills and {rounds} pauses",
+                f"{jobs} extracts, each mirrored once; {met['kill']} and {met['pause']} met a job in hand, {met['zombie']} "
+                f"made a zombie; {taken_up} tasks taken up again, {fenced} told of their loss; never two refreshes at "
+                f"a time; {most_calls_in_a_minute(sandbox)} of {quota} calls in the fullest minute",
+            )
+            assert_in_order(hosts)
+
+
+def assert_in_order(hosts: Fleet) -> None:
+    """The snapshots that were there from the start were published in their requests' order."""
+    rows = hosts.query("SELECT request, published_at FROM job ORDER BY request, completed_at, id")
+    by_request: dict[object, list[int]] = {}
+    for request, published_at in rows:
+        by_request.setdefault(request, []).append(int(str(published_at)))
+    early = [times[:5] for times in by_request.values()]
+    assert all(before < after for times in early for before, after in pairwise(times))

@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from dcsync.api.transport import describe_failure
+from dcsync.api.transport import EXCHANGE_ERRORS, describe_failure
 from dcsync.core.model import SignedFile
 from dcsync.core.urls import StoragePolicy, check_signed_url
 from dcsync.errors import StorageUnreachable, UnsafeUrl
@@ -64,7 +64,7 @@ class Storage:
                 allow_redirects=False,
                 timeout=_TIMEOUT,
             )
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, socket.gaierror, ValueError) as error:
+        except EXCHANGE_ERRORS as error:
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.__cause__, _ForbiddenAddress):
                 raise UnsafeUrl(str(error.__cause__)) from None
             message = f"the file store: {describe_failure(error)}"
@@ -116,6 +116,6 @@ async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     try:
         async for piece in response.content.iter_any():
             yield piece
-    except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+    except EXCHANGE_ERRORS as error:
         message = f"the file store: {describe_failure(error)}"
         raise StorageUnreachable(message) from None

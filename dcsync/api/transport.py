@@ -49,6 +49,11 @@ MAX_SKEW_S = 120.0
 _TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
 
 
+#: What aiohttp raises when an exchange goes wrong. TimeoutError is an OSError; ValueErrors are malformed headers and
+#: encodings; a RuntimeError is what reading from a connection gives that was lost between two pieces.
+EXCHANGE_ERRORS = (aiohttp.ClientError, OSError, ValueError, RuntimeError)
+
+
 class ApiTransport:
     """GET for the API. Its session holds no cookies and follows no redirect; the token goes only to `base_url`."""
 
@@ -162,8 +167,7 @@ class ApiTransport:
                 self._note_date(headers.get("date"))
                 body = await _read_capped(response, path)
                 return response.status, headers, body
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # TimeoutError is an OSError; aiohttp raises ValueErrors for malformed headers and encodings.
+        except EXCHANGE_ERRORS as error:
             message = f"GET {path} got no answer: {describe_failure(error)}"
             raise ApiUnreachable(message) from None
 
@@ -224,7 +228,7 @@ def describe_failure(error: BaseException) -> str:
             return f"no connection to {error.host}:{error.port} ({reason})"
         case TimeoutError():
             return "timed out"
-        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | RuntimeError():
             return "the connection was closed before the answer was complete"
         case aiohttp.ClientPayloadError():
             return "the answer broke off"

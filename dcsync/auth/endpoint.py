@@ -169,7 +169,7 @@ class TokenEndpoint:
             ):
                 body = await _read(response)
                 return _Answer(status=response.status, body=body, retry_after=response.headers.get("Retry-After"))
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             words = type(error).__name__
             if sent:
                 message = f"the token endpoint gave no answer ({words})"

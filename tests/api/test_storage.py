@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
-from dcsync.api.storage import Answer, PublicResolver, Storage, open_storage
+from dcsync.api.storage import Answer, PublicResolver, Storage, _pieces, open_storage
 from dcsync.api.transport import ApiTransport
 from dcsync.api.window import MemoryWindow
 from dcsync.core.model import AccountId, JobId, SignedFile
@@ -313,3 +316,17 @@ async def test_a_session_with_a_bearer_token_is_not_taken() -> None:
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer x"}) as session:
         with pytest.raises(AssertionError):
             Storage(session, STRICT)
+
+
+async def test_a_connection_that_is_lost_between_two_pieces_is_unreachable_and_no_bug() -> None:
+    """Aiohttp raises a RuntimeError then, which is none of its own errors."""
+    loop = asyncio.get_running_loop()
+    lost = aiohttp.StreamReader(ResponseHandler(loop=loop), limit=1024, loop=loop)
+    lost.feed_data(b"the first piece")
+    response = SimpleNamespace(content=lost)
+
+    pieces = _pieces(response)  # type: ignore[arg-type]
+
+    assert await anext(pieces) == b"the first piece"
+    with pytest.raises(StorageUnreachable, match="closed before the answer was complete"):
+        await anext(pieces)

@@ -97,7 +97,9 @@ def _not_too_old(first_day: date, days: int, today: date) -> tuple[date, int]:
 
 
 async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
-    from dcsync.app import account_settings, open_sync, read_status
+    from dcsync.app.settings import account_settings
+    from dcsync.app.status import read_status
+    from dcsync.app.sync import open_sync
     from dcsync.config import load
     from dcsync.ops.report import write_report
     from dcsync.ops.sync import sync

@@ -44,7 +44,8 @@ def diff_command(
 
 
 async def _compare(config: Config, before: str, after: str, *, account: str | None, request: str | None) -> Comparison:
-    from dcsync.app import account_settings, open_reading
+    from dcsync.app.reading import open_reading
+    from dcsync.app.settings import account_settings
     from dcsync.ops.diff import compare
 
     accounts = account_settings(config, [] if account is None else [account])

@@ -25,7 +25,7 @@ def doctor_command(ctx: click.Context, as_json: bool) -> int:
     at work is not disturbed. It costs a call for the hubs and two for each account. The exit status is 0 when nothing
     failed, else that of the first failure.
     """
-    from dcsync.app import diagnose
+    from dcsync.app.doctor import diagnose
     from dcsync.cli.output import print_json
     from dcsync.cli.session import run_async, set_up_log
     from dcsync.ops.doctor import exit_status, worst

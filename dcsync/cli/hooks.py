@@ -87,14 +87,14 @@ def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - 
 
 
 async def _runs(config: Config, job: str | None, limit: int) -> Sequence[HookRun]:
-    from dcsync.app import open_hooks
+    from dcsync.app.hooks import open_hooks
 
     async with open_hooks(config, environ=os.environ, runs=False) as teller:
         return await teller.hook_runs(job=job, limit=limit)
 
 
 async def _rerun(config: Config, job: str) -> int:
-    from dcsync.app import open_hooks
+    from dcsync.app.hooks import open_hooks
     from dcsync.manifest import HookState
 
     try:
@@ -122,7 +122,7 @@ async def _rerun(config: Config, job: str) -> int:
 
 
 async def _notify(config: Config) -> bool:
-    from dcsync.app import tell_settings
+    from dcsync.app.settings import tell_settings
     from dcsync.clock import SystemClock
     from dcsync.core.notices import Event, EventKind
     from dcsync.ops.notify import send

@@ -151,7 +151,8 @@ async def _ask_each(
     ask: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
 ) -> tuple[list[dict[str, Json]], int]:
     """Ask for each account; one that may not be seen does not hide the others."""
-    from dcsync.app import account_settings, open_api
+    from dcsync.app.api import open_api
+    from dcsync.app.settings import account_settings
     from dcsync.cli.root import show_error
     from dcsync.errors import ApiError
 

@@ -174,7 +174,7 @@ def _open_browser(url: str) -> bool:
 
 
 async def _login(config: Config, person: Terminal, *, switch_user: bool, as_json: bool) -> int:
-    from dcsync.app import open_chain
+    from dcsync.app.login import open_chain
     from dcsync.cli.output import print_json, time_text
     from dcsync.core.signin import REFRESH_LIFE
     from dcsync.ops.login import login
@@ -215,7 +215,7 @@ async def _visible(config: Config) -> tuple[Sequence[Hub], DcsyncError | None]:
 
 
 async def _logout(config: Config, *, local: bool) -> bool:
-    from dcsync.app import open_chain
+    from dcsync.app.login import open_chain
     from dcsync.ops.login import logout
 
     async with open_chain(config, environ=os.environ) as chain:
@@ -223,7 +223,7 @@ async def _logout(config: Config, *, local: bool) -> bool:
 
 
 async def _hubs(config: Config) -> Sequence[Hub]:
-    from dcsync.app import open_api
+    from dcsync.app.api import open_api
 
     async with open_api(config, environ=os.environ) as (api, _):
         return await api.hubs()

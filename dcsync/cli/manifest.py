@@ -32,7 +32,7 @@ def copy_command(ctx: click.Context, target: str, replace: bool, as_json: bool) 
     it is refused, so that no host goes on with it. Set state.manifest to the new place, on every host. Nothing else may
     be at work on the mirror.
     """
-    from dcsync.app import copy_manifest
+    from dcsync.app.copy import copy_manifest
     from dcsync.cli.output import print_json
     from dcsync.cli.session import load_config, run_async
 

@@ -40,7 +40,8 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
 
 
 async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, force: bool) -> PruneReport:
-    from dcsync.app import account_settings, keep_policy, open_mirror
+    from dcsync.app.mirror import open_mirror
+    from dcsync.app.settings import account_settings, keep_policy
     from dcsync.ops.prune import prune
 
     selected = account_settings(config, accounts)

@@ -24,7 +24,7 @@ def rebuild_command(ctx: click.Context, as_json: bool) -> int:
     manifest needs no rebuild by hand: every command that writes does it. The exit status is 3 when a snapshot is
     damaged or could not be taken in.
     """
-    from dcsync.app import rebuild_manifest
+    from dcsync.app.rebuild import rebuild_manifest
     from dcsync.cli.output import print_json
     from dcsync.cli.session import load_config, run_async
 

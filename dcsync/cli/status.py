@@ -27,7 +27,7 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
     With --check the exit status is 3 when an account is stale (poll.stale_after), or what needs attention: 12 a login,
     13 a permission, 14 a disk.
     """
-    from dcsync.app import read_status
+    from dcsync.app.status import read_status
     from dcsync.cli.output import print_json
     from dcsync.cli.session import load_config, run_async
 

@@ -58,7 +58,8 @@ def sync_command(
 
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
     """Open everything, do one run, tell what follows from it, close everything."""
-    from dcsync.app import account_settings, follow_up, open_sync, open_teller
+    from dcsync.app.settings import account_settings
+    from dcsync.app.sync import follow_up, open_sync, open_teller
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
     from dcsync.errors import DcsyncError

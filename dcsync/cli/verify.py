@@ -53,7 +53,9 @@ def verify_command(
 async def _verify(
     config: Config, accounts: Sequence[str], *, part: tuple[int, int] | None, repair: bool, rate: int | None
 ) -> VerifyReport:
-    from dcsync.app import account_settings, open_mirror, open_sync
+    from dcsync.app.mirror import open_mirror
+    from dcsync.app.settings import account_settings
+    from dcsync.app.sync import open_sync
     from dcsync.ops.verify import verify
 
     selected = account_settings(config, accounts)

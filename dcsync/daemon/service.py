@@ -17,16 +17,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from dcsync.app import (
-    account_settings,
-    callback_secret,
-    follow_up,
-    keep_policy,
-    open_sync,
-    open_teller,
-    read_status,
-    tell_settings,
-)
+from dcsync.app.settings import account_settings, callback_secret, keep_policy, tell_settings
+from dcsync.app.status import read_status
+from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.model import AccountName, JobId, Json

@@ -14,7 +14,9 @@ from typing import NoReturn
 
 import structlog
 
-from dcsync.app import account_settings, follow_up, keep_policy, shared_database, token_trouble
+from dcsync.app.mirror import shared_database
+from dcsync.app.settings import account_settings, keep_policy
+from dcsync.app.sync import follow_up, token_trouble
 from dcsync.config import Config
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.notices import Event, EventKind

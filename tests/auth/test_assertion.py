@@ -196,7 +196,9 @@ async def test_an_assertion_signed_by_another_key_is_rejected() -> None:
 
 
 def test_pyjwt_is_imported_only_when_something_is_signed() -> None:
-    script = "import sys, dcsync.app, dcsync.auth.source; print('jwt' in sys.modules, 'cryptography' in sys.modules)"
+    script = (
+        "import sys, dcsync.app.sync, dcsync.auth.source; print('jwt' in sys.modules, 'cryptography' in sys.modules)"
+    )
 
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 

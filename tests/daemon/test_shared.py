@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dcsync.app import open_sync, open_teller
+from dcsync.app.sync import open_sync, open_teller
 from dcsync.daemon.notify import Notifier
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.shared import SharedSession

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from dcsync.app import open_reading
+from dcsync.app.reading import open_reading
 from dcsync.core.diff import Fate
 from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.errors import DcsyncError, ManifestError, SnapshotUnclear

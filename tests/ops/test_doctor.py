@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dcsync.app import diagnose
+from dcsync.app.doctor import diagnose
 from dcsync.auth.store import Intent, TokenPair, TokenStore, fingerprint
 from dcsync.core.model import AccountId, AccountName, DataRequest, Hub, RequestId
 from dcsync.errors import ApiUnreachable, DiskError, DiskReadOnly, ExitStatus, SecretUnavailable

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dcsync.app import hidden_names, tell_settings
+from dcsync.app.settings import hidden_names, tell_settings
 from dcsync.config import Config
 from dcsync.core.notices import Event, EventKind
 from dcsync.manifest import HookRun, HookState, Notes, open_manifest

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from dcsync import __version__
-from dcsync.app import read_status
+from dcsync.app.status import read_status
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.manifest import Sums

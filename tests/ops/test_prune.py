@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dcsync.app import account_settings
+from dcsync.app.settings import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dcsync.app import account_settings, rebuild_manifest
+from dcsync.app.rebuild import rebuild_manifest
+from dcsync.app.settings import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dcsync.app import account_settings, open_sync
+from dcsync.app.settings import account_settings
+from dcsync.app.sync import open_sync
 from dcsync.config import Config
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
@@ -266,7 +267,7 @@ async def paired_again(config: Config, mirror: Mirror) -> AsyncIterator[SyncCont
     """Bring back the rows of a host that was killed, and start it again."""
     import psycopg
 
-    from dcsync.app import manifest_place
+    from dcsync.app.places import manifest_place
     from dcsync.database import Database
 
     place = manifest_place(config)

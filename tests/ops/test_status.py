@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dcsync.app import read_status
+from dcsync.app.status import read_status
 from dcsync.auth.store import TokenPair, TokenStore
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import stamina
 
-from dcsync.app import account_settings, follow_up, open_sync, open_teller, tell_settings
+from dcsync.app.settings import account_settings, tell_settings
+from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.auth.store import TokenPair, TokenStore
 from dcsync.errors import SecretUnavailable
 from dcsync.manifest import Notes

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from dcsync.app import account_settings, open_mirror
+from dcsync.app.mirror import open_mirror
+from dcsync.app.settings import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ExitStatus
@@ -213,7 +214,8 @@ async def test_a_read_error_is_unreadable_and_not_missing(mirror: Mirror, error:
     path = mirror.snapshot_of(job) / "admin_table_001.csv"
     code = (
         "import asyncio, json, sys\n"
-        "from dcsync.app import account_settings, open_mirror\n"
+        "from dcsync.app.mirror import open_mirror\n"
+        "from dcsync.app.settings import account_settings\n"
         "from dcsync.config import Config\n"
         "from dcsync.ops.verify import verify\n"
         "async def main():\n"

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 MODULES = (
     "aiosqlite",
     "alembic.command",
-    "dcsync.app",
+    "dcsync.app.sync",
     "dcsync.cli.output",
     "dcsync.cli.progress",
     "dcsync.cli.run",

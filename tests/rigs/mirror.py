@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dcsync.app import account_settings, follow_up, open_sync, open_teller
+from dcsync.app.settings import account_settings
+from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.config import Config
 from dcsync.ops.context import Observer, SyncContext
 from dcsync.ops.sync import AccountOutcome, Wanted, sync

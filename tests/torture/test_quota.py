@@ -21,7 +21,7 @@ import pytest
 
 from dcsync.api.limiter import PATIENCE_S, Limiter
 from dcsync.api.window import FileWindow
-from dcsync.app import open_api
+from dcsync.app.api import open_api
 from dcsync.core.model import AccountId
 from dcsync.core.quota import usable
 from dcsync.sandbox import Fault, Options, Sandbox, World

@@ -16,7 +16,7 @@ import pytest
 import stamina
 
 from dcsync.api.client import ListOptions
-from dcsync.app import account_settings
+from dcsync.app.settings import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.ops.context import AccountSettings, SyncContext

@@ -1,0 +1,105 @@
+"""The API, opened with whatever signs its calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import aiohttp
+
+from dcsync import __version__
+from dcsync.api.client import DataConnector
+from dcsync.api.limiter import Limiter
+from dcsync.api.transport import ApiTransport
+from dcsync.app.places import manifest_place, state_folder
+from dcsync.app.stores import open_store, open_window
+from dcsync.auth.endpoint import Client, TokenEndpoint
+from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
+from dcsync.auth.store import ChainStore
+from dcsync.clock import Clock, SystemClock
+from dcsync.config import Config
+from dcsync.core.ports import TokenSource
+from dcsync.errors import ConfigError
+from dcsync.tasks import DiskThreads
+
+
+@asynccontextmanager
+async def open_api(
+    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, disk: DiskThreads | None = None
+) -> AsyncIterator[tuple[DataConnector, Limiter]]:
+    """Open the API alone: no mirror, no lock; the quota is shared with whatever else runs on the state folder."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        disk = disk or stack.enter_context(DiskThreads())
+        await disk.run(state_folder, config)
+        place = manifest_place(config, environ=environ)
+        limiter = Limiter(
+            requests_per_minute=config.api.requests_per_minute,
+            clock=clock,
+            window=await open_window(stack, config, place, disk),
+        )
+        store, threads = await open_store(stack, config, place, disk)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                headers={"User-Agent": f"dcsync/{__version__}"},
+            )
+        )
+        # aiohttp would repeat a GET after a disconnect by itself, past the limiter: a call that nobody counted.
+        session._retry_connection = False  # noqa: SLF001
+        transport = ApiTransport(
+            session,
+            base_url=config.api.base_url,
+            tokens=_token_source(config, store, environ=environ, clock=clock, disk=threads),
+            limiter=limiter,
+            clock=clock,
+            headers=config.api.headers,
+        )
+        yield DataConnector(transport), limiter
+
+
+def _token_source(
+    config: Config, store: ChainStore, *, environ: Mapping[str, str], clock: Clock, disk: DiskThreads
+) -> TokenSource:
+    auth = config.auth
+    if auth.method == "service-account":
+        if auth.private_key is None or auth.account_id is None or auth.key_id is None:
+            raise AssertionError  # the configuration was checked for this
+        return ServiceAccountToken(
+            endpoint=token_endpoint(config, environ=environ),
+            account_id=auth.account_id,
+            key_id=auth.key_id,
+            private_key=auth.private_key.resolve(environ).get_secret_value(),
+            clock=clock,
+        )
+    if auth.method == "token" and auth.refresh_token is None:
+        if auth.access_token is None:
+            raise AssertionError  # the same
+        return FixedToken(auth.access_token.resolve(environ).get_secret_value())
+    seed, problem = _seed(config, environ)
+    return RefreshingToken(
+        store=store,
+        endpoint=token_endpoint(config, environ=environ),
+        clock=clock,
+        disk=disk,
+        seed=seed,
+        seed_problem=problem,
+    )
+
+
+def token_endpoint(config: Config, *, environ: Mapping[str, str]) -> TokenEndpoint:
+    """Return the token endpoint as the configured client sees it. Raises `SecretUnavailable`, `SecretExposed`."""
+    auth = config.auth
+    secret = None if auth.client_secret is None else auth.client_secret.resolve(environ).get_secret_value()
+    return TokenEndpoint(base_url=config.api.base_url, client=Client(id=auth.client_id or "", secret=secret))
+
+
+def _seed(config: Config, environ: Mapping[str, str]) -> tuple[str | None, ConfigError | None]:
+    """Return the seed, or why it cannot be had: once the store has taken it over, the variable or file may be gone."""
+    if config.auth.refresh_token is None:
+        return None, None
+    try:
+        return config.auth.refresh_token.resolve(environ).get_secret_value(), None
+    except ConfigError as problem:
+        return None, problem

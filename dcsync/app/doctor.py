@@ -1,0 +1,104 @@
+"""The examination of a configuration and of all that it names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dcsync import __version__
+from dcsync.api.client import DataConnector
+from dcsync.api.limiter import Limiter
+from dcsync.app.api import open_api
+from dcsync.app.places import INSTANCE_NAME, LOCK_NAME, manifest_place
+from dcsync.app.settings import account_settings
+from dcsync.app.status import lock_holder
+from dcsync.app.stores import open_store
+from dcsync.auth.store import ChainStore
+from dcsync.clock import Clock, SystemClock
+from dcsync.config import Auth, Config, SecretRef, find, load
+from dcsync.errors import ConfigError
+from dcsync.mirror.latest import LatestKind
+from dcsync.ops.doctor import Check, Secret, Subject, examine, unconfigured
+from dcsync.tasks import DiskThreads
+
+
+async def diagnose(
+    place: Path | None,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock | None = None,
+    tell: Callable[[Check], None] = lambda _: None,
+) -> list[Check]:
+    """Examine a configuration and all that it names; a failure is a check like another. Nothing that it writes lasts.
+
+    `tell` hears of each check at once.
+    """
+    try:
+        found = find(place, environ=environ)
+        config = load(found, environ=environ, accounts_needed=False)
+    except ConfigError as error:
+        return unconfigured(error, tell)
+    try:
+        manifest_place(config, environ=environ)
+    except ConfigError as error:
+        return unconfigured(error, tell)
+    clock = clock or SystemClock()
+    auth, state = config.auth, Path(config.state.dir)
+    chained = auth.method != "service-account" and (auth.method == "login" or auth.refresh_token is not None)
+    needed = {
+        "login": ("client_secret",),
+        "service-account": ("client_secret", "private_key"),
+        "token": ("client_secret",) if chained else ("access_token",),
+    }[auth.method]
+    with DiskThreads() as disk:
+
+        @asynccontextmanager
+        async def ask() -> AsyncIterator[tuple[DataConnector, Limiter]]:
+            with ExitStack() as stack:
+                used = config
+                if not await disk.run(state.is_dir):
+                    # The state folder is for the first run to make, as the user that it runs as.
+                    folder = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-")))
+                    used = config.model_copy(update={"state": config.state.model_copy(update={"dir": folder})})
+                async with open_api(used, environ=environ, clock=clock, disk=disk) as opened:
+                    yield opened
+
+        subject = Subject(
+            place=found,
+            version=__version__,
+            root=Path(config.mirror.root),
+            min_free=config.mirror.min_free,
+            latest=LatestKind(config.mirror.latest),
+            state=state,
+            manifest=manifest_place(config, environ=environ),
+            open_store=lambda: _store_to_look(config, environ, disk),
+            instance=state / INSTANCE_NAME,
+            base_url=config.api.base_url,
+            accounts=account_settings(config),
+            method=auth.method,
+            secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
+            seed=_secret(auth, "refresh_token", environ) if chained else None,
+            chained=chained,
+            holder=lambda: lock_holder(state / LOCK_NAME),
+            open_api=ask,
+        )
+        return await examine(subject, clock=clock, disk=disk, tell=tell)
+
+
+@asynccontextmanager
+async def _store_to_look(
+    config: Config, environ: Mapping[str, str], disk: DiskThreads
+) -> AsyncIterator[tuple[ChainStore, DiskThreads]]:
+    async with AsyncExitStack() as stack:
+        place = manifest_place(config, environ=environ)
+        yield await open_store(stack, config, place, disk, makes=False)
+
+
+def _secret(auth: Auth, key: str, environ: Mapping[str, str]) -> Secret | None:
+    reference: SecretRef | None = getattr(auth, key)
+    if reference is None:
+        return None
+    where = "in the configuration" if reference.kind == "literal" else reference.describe()
+    return Secret(key=key, where=where, resolve=lambda: reference.resolve(environ).get_secret_value())

@@ -1,0 +1,35 @@
+"""What hooks need without a run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from dcsync.app.hosts import at_work, known_hosts
+from dcsync.app.places import LOCK_NAME, host_name, manifest_place, state_folder
+from dcsync.app.settings import tell_settings
+from dcsync.clock import Clock, SystemClock
+from dcsync.config import Config
+from dcsync.manifest import open_manifest
+from dcsync.mirror.root import FileLock
+from dcsync.ops.tell import Teller
+from dcsync.tasks import DiskThreads
+
+
+@asynccontextmanager
+async def open_hooks(
+    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, runs: bool
+) -> AsyncIterator[Teller]:
+    """Open what hooks need: the manifest, and with `runs` the state folder's lock, since one process runs them."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(DiskThreads())
+        state = await disk.run(state_folder, config)
+        if runs:
+            stack.enter_context(FileLock(state / LOCK_NAME, f"the state folder {state}", role="hooks"))
+        place = manifest_place(config, environ=environ)
+        manifest = await stack.enter_async_context(open_manifest(place, label=host_name()))
+        others = [host for host in await known_hosts(manifest) if host.is_alive]
+        if runs and others:
+            raise at_work(others)
+        yield Teller(manifest=manifest, clock=clock, settings=tell_settings(config, environ=environ))

@@ -1,0 +1,125 @@
+"""The names of our files, where the manifest is, and the state folder that has the rest."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dcsync.config import Config
+from dcsync.database import Database, parse_database
+from dcsync.errors import ConfigError, ManifestError
+from dcsync.mirror.root import write_durably
+
+MANIFEST_NAME = "manifest.sqlite"
+INSTANCE_NAME = "instance"
+LOCK_NAME = "lock"
+QUOTA_NAME = "quota"
+CALLBACK_NAME = "callback.secret"
+DAEMON_NAME = "daemon.json"
+HOST_NAME = "host"
+
+
+def manifest_place(config: Config, *, environ: Mapping[str, str] | None = None) -> Path | Database:
+    """Return where the manifest is: a file of the state folder, or the database that several hosts share.
+
+    Raises `ConfigError`s for an address that cannot be had or read, or without the extra `cluster`.
+    """
+    reference = config.state.manifest
+    if not reference.is_shared:
+        return Path(config.state.dir) / MANIFEST_NAME
+    return parse_database(reference.resolve(os.environ if environ is None else environ).get_secret_value())
+
+
+def host_name() -> str:
+    """Return what other hosts know this one by."""
+    return socket.gethostname()
+
+
+def state_folder(config: Config) -> Path:
+    """Return the state folder, made if it is not there.
+
+    Raises `ManifestError` for one that cannot be made or used, `ConfigError` where root would work in another user's.
+    """
+    path = Path(config.state.dir)
+    _refuse_to_be_root(path)
+    try:
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # One that cannot be listed cannot be fsynced either: it is durable when the file system gets to it.
+            with suppress(PermissionError):
+                _sync_folder(path.parent)
+    except OSError as error:
+        message = f"state.dir {path} cannot be made: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message, hint="create it for the user that runs dcsync, or correct state.dir") from None
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        message = f"state.dir {path} cannot be written (as uid {os.geteuid()})"
+        raise ManifestError(message, hint="give it to the user that runs dcsync, or correct state.dir")
+    return path
+
+
+def _refuse_to_be_root(path: Path) -> None:
+    """Refuse to work as root in another user's state folder: its owner could not read what is made there."""
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return
+    if os.geteuid() == 0 and owner != 0 and os.access(path, os.W_OK):
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"#{owner}"
+        message = f"state.dir {path} belongs to the user {name}, who could not read what root makes there"
+        raise ConfigError(message, hint=f"run it as that user: runuser -u {name} -- dcsync …")
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(state: Path, name: str, text: str) -> None:
+    """Write a line to a file of the state folder, durably. Raises `ManifestError`."""
+    try:
+        with _folder(state) as descriptor:
+            write_durably(descriptor, name, f"{text}\n".encode(), mode=0o600)
+    except OSError as error:
+        message = f"{state / name} cannot be written: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message) from None
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: Path) -> str | None:
+    """Return what `write_text` wrote; None for a file that is empty or not there. Raises `ManifestError`."""
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message) from None
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is a manifest: a file with something in it. Raises `ManifestError` if that cannot be seen."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        message = f"the manifest {path} cannot be read: {error.strerror} (as uid {os.geteuid()})"
+        raise ManifestError(message) from None

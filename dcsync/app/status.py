@@ -1,0 +1,114 @@
+"""How the mirror stands. Answers in a blink: imports neither the network nor the log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+
+from dcsync.app.hosts import known_hosts
+from dcsync.app.places import DAEMON_NAME, LOCK_NAME, is_file, manifest_place
+from dcsync.app.stores import open_store, open_window
+from dcsync.auth.store import ChainStore, TokenPair, fingerprint
+from dcsync.clock import Clock, SystemClock
+from dcsync.config import Config
+from dcsync.core.model import AccountName
+from dcsync.core.signin import REFRESH_LIFE
+from dcsync.core.wire import parse_time
+from dcsync.database import Database
+from dcsync.errors import DcsyncError, ManifestMissing, MirrorLocked
+from dcsync.manifest import open_manifest
+from dcsync.mirror.root import FileLock, open_root
+from dcsync.ops.status import Attention, Holder, Status, TokenState, account_statuses, token_attention
+from dcsync.tasks import DiskThreads
+
+
+async def read_status(
+    config: Config, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None
+) -> Status:
+    """Read how the mirror stands. Nothing is locked, written or asked of the network."""
+    clock = clock or SystemClock()
+    state = Path(config.state.dir)
+    names = [AccountName(account.name) for account in config.accounts]
+    place = manifest_place(config, environ=environ)
+    with DiskThreads() as disk:
+        async with AsyncExitStack() as stack:
+            manifest, used, pair, trouble = None, 0, None, None
+            if isinstance(place, Database) or await disk.run(is_file, place):
+                with suppress(ManifestMissing):
+                    manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+            if manifest is not None or isinstance(place, Path):
+                window = await open_window(stack, config, place, disk, makes=False)
+                used = await window.used(now=clock.monotonic())
+                store, threads = await open_store(stack, config, place, disk, makes=False)
+                pair, trouble = await threads.run(look_at_token, config, store, clock.now())
+            hosts = () if manifest is None else await known_hosts(manifest)
+            common = () if trouble is None else (trouble,)
+            accounts = await account_statuses(
+                manifest, names, clock.now(), common=common, stale_after=config.poll.stale_after
+            )
+        issued_at = None if pair is None else pair.issued_at
+        return Status(
+            accounts=accounts,
+            quota_limit=config.api.requests_per_minute,
+            quota_used=used,
+            token_method=config.auth.method,
+            token_expires_at=None if pair is None else pair.expires_at,
+            token_refresh_by=None if issued_at is None else issued_at + REFRESH_LIFE,
+            free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
+            holder=await disk.run(lock_holder, state / LOCK_NAME),
+            next_poll=await disk.run(_next_poll, state / DAEMON_NAME),
+            hosts=tuple(hosts),
+        )
+
+
+def look_at_token(config: Config, store: ChainStore, now: datetime) -> tuple[TokenPair | None, Attention | None]:
+    """Return the stored tokens, and what a person should know of them. Nothing is spent, locked or asked."""
+    if config.auth.method != "login" and config.auth.refresh_token is None:
+        return None, None
+    pair, token = _token_state(store)
+    # Before the first run with method "token" there is nothing stored, and nothing amiss.
+    if not token.is_stored and config.auth.method == "token":
+        return None, None
+    return pair, token_attention(token, now)
+
+
+def _token_state(store: ChainStore) -> tuple[TokenPair | None, TokenState]:
+    """Read the store without its lock: it is replaced in one step."""
+    pair, intent = store.read(), store.intent()
+    if pair is None:
+        return None, TokenState(is_stored=False, is_refused=False, issued_at=None)
+    refused = intent is not None and intent.refused and intent.spending == fingerprint(pair.refresh_token)
+    return pair, TokenState(is_stored=True, is_refused=refused, issued_at=pair.issued_at)
+
+
+def _free_bytes(path: Path) -> int | None:
+    try:
+        with open_root(path) as root:
+            return root.free_bytes()
+    except DcsyncError:
+        return None
+
+
+def _next_poll(path: Path) -> datetime | None:
+    """Return when the daemon said that it would poll next."""
+    try:
+        entry = json.loads(path.read_bytes())
+        return parse_time(entry["next_poll"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def lock_holder(path: Path) -> Holder | None:
+    """Return who holds the lock, by trying it: the file stays when its holder is gone."""
+    if not path.is_file():
+        return None
+    try:
+        with FileLock(path, "the state folder", role=None):
+            return None
+    except MirrorLocked as error:
+        return Holder(pid=error.pid, is_daemon=error.role == "run")
+    except DcsyncError:
+        return None

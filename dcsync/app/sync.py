@@ -1,0 +1,126 @@
+"""All that a run needs, and what follows it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from dcsync.api.storage import open_storage
+from dcsync.app.api import open_api
+from dcsync.app.mirror import open_mirror, shared_database
+from dcsync.app.places import MANIFEST_NAME
+from dcsync.app.settings import account_settings, storage_policy, tell_settings
+from dcsync.app.status import look_at_token, read_status
+from dcsync.app.stores import open_store
+from dcsync.clock import Clock
+from dcsync.config import Config
+from dcsync.core.transfer import Throttle
+from dcsync.database import Database
+from dcsync.errors import DcsyncError, ExitStatus
+from dcsync.ops.context import MirrorContext, Observer, Silence, SyncContext
+from dcsync.ops.metrics import write_textfile
+from dcsync.ops.report import write_report
+from dcsync.ops.status import Attention, Status
+from dcsync.ops.sync import AccountOutcome
+from dcsync.ops.tell import Teller
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def open_sync(
+    config: Config,
+    *,
+    environ: Mapping[str, str],
+    observer: Observer | None = None,
+    clock: Clock | None = None,
+    role: str = "sync",
+    writes: bool = True,
+    notices_missing: bool = True,
+) -> AsyncIterator[SyncContext]:
+    """Open everything a run needs: the mirror as `open_mirror` does, and the network. Raises `ConfigError`s besides."""
+    async with AsyncExitStack() as stack:
+        mirror = await stack.enter_async_context(
+            open_mirror(config, clock=clock, role=role, writes=writes, notices_missing=notices_missing, environ=environ)
+        )
+        api, limiter = await stack.enter_async_context(
+            open_api(config, environ=environ, clock=mirror.clock, disk=mirror.disk)
+        )
+        storage = await stack.enter_async_context(
+            open_storage(storage_policy(config), connections=config.transfer.concurrency)
+        )
+        yield SyncContext(
+            api=api,
+            limiter=limiter,
+            storage=storage,
+            manifest=mirror.manifest,
+            root=mirror.root,
+            clock=mirror.clock,
+            disk=mirror.disk,
+            settings=mirror.settings,
+            host=mirror.host,
+            slots=asyncio.Semaphore(config.transfer.concurrency),
+            throttle=Throttle(config.transfer.bandwidth),
+            observer=observer or Silence(),
+        )
+
+
+async def open_teller(
+    config: Config, context: SyncContext, *, environ: Mapping[str, str], runs_hooks: bool = True
+) -> Teller:
+    """Return what tells of the runs of `context`; snapshots from now on are news."""
+    settings = tell_settings(config, environ=environ)
+    teller = Teller(manifest=context.manifest, clock=context.clock, settings=settings, runs_hooks=runs_hooks)
+    await teller.begin(account_settings(config))
+    return teller
+
+
+async def follow_up(
+    config: Config, context: SyncContext, teller: Teller, outcomes: Sequence[AccountOutcome]
+) -> Status | None:
+    """Do what follows a run: tell what is new and amiss, write report and figures, tell a watchdog that all is fresh.
+
+    Never fails for what it could not do; returns the status after the run, if it can be read.
+    """
+    token = await token_trouble(config, context)
+    for outcome in outcomes:
+        if outcome.error is None:
+            await teller.look_at_requests(context.api, outcome.account)
+        await teller.after_run(outcome, token=token)
+    try:
+        status = await read_status(config, clock=context.clock)
+    except DcsyncError as error:
+        log.warning("the status after the run cannot be read", code=error.code, error=error.message)
+        return None
+    await write_report(context, status.accounts)
+    if status.check is ExitStatus.DONE:
+        await teller.beat()
+    textfile = config.metrics.textfile
+    if textfile is not None:
+        try:
+            await context.disk.run(write_textfile, textfile, status)
+        except OSError as error:
+            log.warning("the metrics file cannot be written", path=str(textfile), error=error.strerror)
+    return status
+
+
+async def token_trouble(config: Config, context: SyncContext) -> Attention | None:
+    """Return what a person should know of the stored tokens; None for nothing. Never fails."""
+    try:
+        async with AsyncExitStack() as stack:
+            store, threads = await open_store(stack, config, _place_of(context, config), context.disk, makes=False)
+            return (await threads.run(look_at_token, config, store, context.clock.now()))[1]
+    except DcsyncError:
+        # A store that cannot be read is what the run met, and says.
+        return None
+
+
+def _place_of(context: MirrorContext, config: Config) -> Path | Database:
+    """Return where the open manifest of a context is."""
+    if not context.manifest.is_shared:
+        return Path(config.state.dir) / MANIFEST_NAME
+    return shared_database(context)

@@ -14,7 +14,6 @@ import click
 
 from dcsync.cli.root import Globals
 from dcsync.config import Config, load
-from dcsync.log import configure
 
 T = TypeVar("T")
 
@@ -32,17 +31,24 @@ class _Stderr:
         return sys.stderr.isatty()
 
 
-def load_config(ctx: click.Context, *, accounts_needed: bool = True) -> Config:
-    """Load the configuration and set up the log by it and by the global options."""
+def load_config(ctx: click.Context, *, accounts_needed: bool = True, logs: bool = True) -> Config:
+    """Load the configuration and set up the log by it and by the global options.
+
+    A command that logs nothing does without (`logs`), and without the time that it takes to import it. Where the
+    manifest is in a database it is set up all the same: else the driver's own lines would stand beside the answer.
+    """
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
     config = load(options.config, environ=os.environ, accounts_needed=accounts_needed)
-    set_up_log(ctx, level=config.log.level, form=config.log.format)
+    if logs or config.state.manifest.is_shared:
+        set_up_log(ctx, level=config.log.level, form=config.log.format)
     return config
 
 
 def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:
     """Set up the log on stderr; the global options go before what is given here."""
+    from dcsync.log import configure
+
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
     configure(options.log_level or level, options.log_format or form, stream=_Stderr())

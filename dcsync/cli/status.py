@@ -31,7 +31,7 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
     from dcsync.cli.output import print_json
     from dcsync.cli.session import load_config, run_async
 
-    status = run_async(read_status(load_config(ctx)))
+    status = run_async(read_status(load_config(ctx, logs=False)))
     if as_json:
         print_json(status.json())
     else:

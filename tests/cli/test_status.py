@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -124,3 +126,23 @@ def test_root_does_not_work_in_another_user_s_state_folder(side: Served, dcsync:
     assert "runuser -u nobody -- dcsync" in result.err
     assert list(side.state.iterdir()) == []
     assert dcsync("status").status == 0
+
+
+@pytest.mark.parametrize(("option", "said"), [("--check", "1 published"), ("--json", '"published": 1')])
+def test_it_imports_nothing_that_it_does_not_need(side: Served, dcsync: Dcsync, option: str, said: str) -> None:
+    """The start is most of what it takes, and a monitor asks it again and again."""
+    request = side.sandbox.world.add_request("Nightly")
+    side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)
+    dcsync("sync")
+    code = (
+        "import sys; from dcsync.cli.root import run; status = run(sys.argv[1:]); "
+        "print(*sorted(sys.modules)); sys.exit(status)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code, "status", option], capture_output=True, text=True, check=True)
+
+    assert said in done.stdout
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert "dcsync.app.status" in modules
+    unneeded = {"aiohttp", "alembic", "apscheduler", "procrastinate", "psycopg", "psycopg_pool", "rich", "structlog"}
+    assert modules & unneeded == set()

@@ -164,7 +164,8 @@ async def test_at_the_usual_pace_the_job_of_a_killed_host_is_another_one_s_withi
             await hosts.published(1, within_s=90)
 
             assert second.said("a task of a host that is gone is taken up again") > 0
-            assert second.said("snapshot published") == 1
+            # It is told after it is in the manifest.
+            await until(lambda: second.said("snapshot published") == 1)
             assert_all_of_it_once(hosts, 1)
 
 

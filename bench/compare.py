@@ -254,7 +254,7 @@ def one_file(table: Table, size: Size) -> None:
             url = f"{stage.origin.at(scheme)}/{job}/large.csv"
 
             def command(stage: Stage = stage) -> float:
-                with stage.mirror() as side:
+                with stage.mirror({'name = "acme"': f'requests = ["{stage.request}"]'}) as side:
                     return stage.run(side, "sync")[0]
 
             def daemon(stage: Stage = stage, source: Path = source) -> float:

@@ -26,6 +26,9 @@ pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("quiet")]
 FIRST: Final = 100
 #: And how many come with one poll.
 AT_ONCE: Final = 25
+#: A pool takes another thread when more is to be done at once than ever before, up to its bound. A leak is one for each
+#: job, or for each poll.
+MORE_THREADS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ async def publish(daemon: Counting, world: World, request: str, upto: int) -> No
 
 
 async def test_a_thousand_jobs_leave_no_more_behind_than_a_hundred(tmp_path: Path, figure: Figure) -> None:
-    """Descriptors and threads equal, memory within a tenth."""
+    """Descriptors equal, no threads but for those that a busier moment calls for, memory within a tenth."""
     world = World(seed=31)
     request = world.add_request("Nightly")
     async with running(tmp_path, world=world) as started:
@@ -70,7 +73,8 @@ async def test_a_thousand_jobs_leave_no_more_behind_than_a_hundred(tmp_path: Pat
         await publish(daemon, world, request, pick(1000, FIRST + 2 * AT_ONCE))
         after = await at_rest(daemon)
 
-        assert (after.descriptors, after.threads) == (before.descriptors, before.threads)
+        assert after.descriptors == before.descriptors
+        assert after.threads <= before.threads + MORE_THREADS
         # What the allocator keeps; a leak of 10 kB a job would show as more.
         assert after.resident < 1.1 * before.resident, (before, after)
         for job in list(world.jobs)[:: max(1, len(world.jobs) // 50)]:
@@ -114,7 +118,8 @@ async def test_a_thousand_jobs_leave_no_task_and_no_thread_behind(memory_path: P
         assert len(rig.mirror.snapshots()) == len(rig.mirror.world.jobs)
 
         first, last = counts[FIRST], counts[max(counts)]
-        assert first == last, counts
+        assert first[:2] == last[:2], counts
+        assert last[2] <= first[2] + MORE_THREADS, counts
     figure(f"tasks, descriptors and threads after {FIRST} and {max(counts):,} jobs", f"{first} and {last}")
 
 

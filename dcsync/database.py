@@ -159,7 +159,9 @@ class database_errors:  # noqa: N801 - reads as a context, like contextlib.suppr
         state = cause.sqlstate or ""
         # The server's own words about what it was asked, or libpq's about the way to it: the first line. Not the
         # detail, which quotes rows.
-        words = (cause.diag.message_primary or str(cause)).strip().splitlines()
+        lines = (cause.diag.message_primary or str(cause)).strip().splitlines()
+        # libpq asks back in lines that begin with a tab.
+        words = [line for line in lines if not line.startswith("\t")]
         said = words[-1] if words and not state else (words[0] if words else type(cause).__name__)
         if state.startswith(("28", "42501")) or "authentication failed" in said:
             return DatabaseRefused(f"{self._shown} does not let us in: {said}")

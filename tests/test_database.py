@@ -65,6 +65,7 @@ async def test_nobody_who_answers_is_an_outage_that_passes(postgres_server: Post
     assert isinstance(error, DatabaseUnreachable)
     assert error.transient
     assert error.message.startswith("the database mirror at 127.0.0.1:1 does not answer: ")
+    assert error.message.endswith("Connection refused")
 
 
 async def test_a_wrong_password_is_for_the_operator_and_shown_nowhere(postgres_server: Postgres) -> None:

@@ -19,13 +19,18 @@ def main() -> NoReturn:
         from dcsync.cli.root import run
 
         status = run(sys.argv[1:])
+        _let_interrupts_end_it()
     except KeyboardInterrupt:
         # During the start, or a second one while the first was told of.
         status = 130
-    # All is done: until the interpreter has gone down, an interrupt just ends it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _let_interrupts_end_it()
     _let_go()
     sys.exit(status)
+
+
+def _let_interrupts_end_it() -> None:
+    """Let an interrupt just end the process: all is done, and the interpreter is about to go down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _open_outputs() -> None:

@@ -10,6 +10,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from tempfile import TemporaryDirectory
 PACKAGES = Path("/usr/lib/postgresql")
 #: It refuses to run as root.
 _USERS = ("postgres", "nobody")
-_START_S = 30.0
+_START_S = 60.0
+_STOP_S = 20.0
 
 
 def programs() -> Path | None:
@@ -62,27 +64,35 @@ class Postgres:
             return cursor.fetchall() if cursor.description else []
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it answers.
+
+        After a crash it may find something of its former self that is about to go, and end at once: it is tried again.
+        """
         server = programs()
         assert server is not None
         command = [server / "postgres", "-D", self.folder / "data"]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                _unprivileged(command), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-            )
         until = time.monotonic() + _START_S
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > until:
-                message = f"PostgreSQL did not start:\n{(self.folder / 'log').read_text()[-2000:]}"
-                raise AssertionError(message)
+            if time.monotonic() > until:
+                raise AssertionError(self._told("did not start"))
+            if self._process is None or self._process.poll() is not None:
+                with (self.folder / "log").open("ab") as log:
+                    self._process = subprocess.Popen(
+                        _unprivileged(command), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                    )
             time.sleep(0.05)  # noqa: TID251 - another process's start
 
     def stop(self) -> None:
         """End it at once, as a crash would: connections break, nothing is said."""
         if self._process is not None:
             # SIGQUIT: immediate shutdown. To the one process that was started here; it ends its own children.
-            self._process.send_signal(3)
-            self._process.wait(30)
+            self._process.send_signal(signal.SIGQUIT)
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                # Its children see that it is gone. It waits for each client that it has yet to refuse.
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
     def restart(self) -> None:
@@ -98,6 +108,9 @@ class Postgres:
             yield
         finally:
             self.start()
+
+    def _told(self, what: str) -> str:
+        return f"PostgreSQL {what}:\n{(self.folder / 'log').read_text()[-2000:]}"
 
     def _answers(self) -> bool:
         import psycopg
@@ -123,8 +136,7 @@ def _serving(folder: Path) -> Iterator[Postgres]:
     user = _user()
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = _free_port()
     password = f"canary-{secrets.token_hex(12)}"
     secret = folder / "password"
     secret.write_text(password)
@@ -152,7 +164,7 @@ def _serving(folder: Path) -> Iterator[Postgres]:
             "fsync": "off",
             "full_page_writes": "off",
             "max_connections": "200",
-            "log_min_messages": "fatal",
+            "log_min_messages": "log",
             "log_min_error_statement": "panic",
         },
     )
@@ -166,6 +178,18 @@ def _serving(folder: Path) -> Iterator[Postgres]:
         yield ready
     finally:
         ready.stop()
+
+
+def _free_port() -> int:
+    """Return a port that is free, and that stays so while the server is down: not one of those that come by chance."""
+    first, _ = (int(word) for word in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    while True:
+        try:
+            with socket.create_server(("127.0.0.1", first - 1 - secrets.randbelow(10_000))) as probe:
+                port: int = probe.getsockname()[1]
+                return port
+        except OSError:
+            continue
 
 
 def _configure(data: Path, settings: Mapping[str, str]) -> None:

@@ -23,7 +23,7 @@ _LATEST_S, _LATEST_COLD_S = 0.5, 1.6
 async def test_kills_at_random_moments_leave_nothing_torn(
     tmp_path: Path, with_archive: bool, chance: random.Random, figure: Figure
 ) -> None:
-    kills, began = pick(250, 30), time.monotonic()
+    kills, began = pick(250, 50), time.monotonic()
     async with forking(tmp_path) as forked:
         cold = Cold(tmp_path)
 

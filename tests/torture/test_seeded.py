@@ -87,7 +87,9 @@ TRIALS: Final[dict[str, Trial]] = {
     "LW, block log replayed": _crashed,
     "EI, failing fsync": _fsync_fails,
     "EI, folders that cannot be looked at": _staged(errnos.cannot_look, error="EIO"),
-    "RL, short writes": _staged(trials.short_writes, world={"jobs": 1, "big": 1_500_000}, limit=1_200_000),
+    # A byte below the whole: it is the last write that is short, however the bytes came. After any other one the next
+    # write fails, which is what is told without the bug as well.
+    "RL, short writes": _staged(trials.short_writes, world={"jobs": 1, "big": 1_500_000}, limit=1_499_999),
     "FS, short answers": _staged(trials.short_answers, etag="multipart"),
     "FS, broken answers": _staged(trials.broken_answers, world={"jobs": 1, "big": 2_000_000}),
     "K, killed before the rename, manifest lost": _staged(trials.killed_before_the_rename),

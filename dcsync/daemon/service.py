@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from dcsync.app.settings import account_settings, callback_secret, keep_policy, tell_settings
+from dcsync.app.settings import account_settings, callback_secret, tell_settings
 from dcsync.app.status import read_status
 from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
-from dcsync.core.model import AccountName, JobId, Json
+from dcsync.core.model import AccountName, Json
 from dcsync.core.notices import Event, EventKind
 from dcsync.core.schedule import next_poll
 from dcsync.core.wire import time_json
+from dcsync.daemon.chores import NIGHT, Chores
 from dcsync.daemon.notify import Notifier
 from dcsync.daemon.pages import Pages, serving
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
@@ -36,17 +37,14 @@ from dcsync.errors import (
     DiskError,
     ExitStatus,
     ManifestError,
-    MassChange,
     MirrorError,
 )
 from dcsync.ops import notify
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.metrics import render
-from dcsync.ops.prune import prune
 from dcsync.ops.status import Status
 from dcsync.ops.sync import AccountOutcome, sync
 from dcsync.ops.tell import Teller
-from dcsync.ops.verify import verify_nightly
 
 if TYPE_CHECKING:
     from dcsync.daemon.shared import SharedSession
@@ -72,7 +70,6 @@ _HINT_S = 30.0
 _STATUS_S = 5.0
 _STATE_NAME = "daemon.json"
 _CHORES, _HOOKS = "\0chores", "\0hooks"  # no account has such a name
-_NIGHT = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
 
 
 class Service:
@@ -367,6 +364,9 @@ class _Session:
         self._hooks_wake = asyncio.Event()
         self._hooks_looked_at = context.clock.monotonic()
         self._hooks_due_at: datetime | None = None
+        self._nightly = Chores(
+            config=config, context=context, teller=teller, progress=progress, accounts=self._accounts
+        )
         self._chores: asyncio.Queue[Kind] = asyncio.Queue()
         self._queued: set[Kind] = set()
         self._idle: dict[str, asyncio.Task[None]] = {}
@@ -430,7 +430,7 @@ class _Session:
         for account in self._accounts:
             first = now + poll.interval
             self.schedule.poll(account.name, every=poll.interval, jitter=poll.jitter, first=first)
-        for kind, hour in _NIGHT.items():
+        for kind, hour in NIGHT.items():
             self.schedule.nightly(kind, hour=hour, zone=self.config.mirror.zone)
 
     def _put(self, trigger: Trigger) -> None:
@@ -553,47 +553,8 @@ class _Session:
             del self._idle[_CHORES]
 
     async def _chore(self, kind: Kind) -> None:
-        match kind:
-            case Kind.KEEP_ALIVE:
-                if await self.context.api.tokens.keep_alive():
-                    log.info("the refresh token was renewed by its age")
-            case Kind.TIDY:
-                await self._teller.tidy()
-            case Kind.PRUNE:
-                await self._prune()
-            case Kind.VERIFY:
-                await self._verify()
-            case Kind.POLL:
-                self.poll_all()
-
-    async def _prune(self) -> None:
-        policy = keep_policy(self.config)
-        if not policy.keeps_everything:
-            try:
-                await prune(self.context, self._accounts, policy)
-            except MassChange as error:
-                await self._teller.happened(self._attention("", error.code, error.message, error.advice))
-
-    async def _verify(self) -> None:
-        settings = self.config.verify
-        report = await verify_nightly(
-            self.context,
-            self._accounts,
-            days=settings.part_days,
-            rate=settings.rate,
-            advanced=lambda size: self.progress.file_advanced(JobId(""), "", size),
-        )
-        for account in self._accounts:
-            found = [finding for finding in report.findings if finding.account == account.name]
-            if found:
-                message = f"{len(found)} of the mirror's files are not as they were published: {found[0].path} first"
-                hint = "see and mend it: dcsync verify --repair"
-                await self._teller.happened(self._attention(account.name, "V-DAMAGED", message, hint))
-
-    def _attention(self, account: str, code: str, message: str, hint: str) -> Event:
-        self._hooks_wake.set()
-        now = self.context.clock.now()
-        return Event(kind=EventKind.ATTENTION, account=account, at=now, code=code, message=message, hint=hint)
+        if await self._nightly.do(kind):
+            self._hooks_wake.set()
 
     # --- the ticker ---------------------------------------------------------------------------------------------------
 

@@ -15,32 +15,27 @@ from typing import NoReturn
 import structlog
 
 from dcsync.app.mirror import shared_database
-from dcsync.app.settings import account_settings, keep_policy
+from dcsync.app.settings import account_settings
 from dcsync.app.sync import follow_up, token_trouble
 from dcsync.config import Config
 from dcsync.core.model import AccountName, JobId
-from dcsync.core.notices import Event, EventKind
 from dcsync.core.schedule import next_poll
 from dcsync.core.wire import parse_time
+from dcsync.daemon.chores import NIGHT, Chores
 from dcsync.daemon.notify import Notifier
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.schedule import Kind
-from dcsync.errors import DcsyncError, ExitStatus, MassChange, MirrorError
+from dcsync.errors import DcsyncError, ExitStatus, MirrorError
 from dcsync.manifest import Notes, Ticket
 from dcsync.manifest.hosts import Hosts
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.prune import prune
-from dcsync.ops.recover import finish_pruning
 from dcsync.ops.sync import AccountOutcome, mirror_job, poll_account
 from dcsync.ops.tell import Teller
-from dcsync.ops.verify import verify_nightly
 from dcsync.queue.work import Ours, Pace, Queue
 from dcsync.tasks import foremost
 
 log = structlog.get_logger(__name__)
 
-#: From which hour on, in the mirror's zone, each is done once a day.
-_NIGHT = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
 #: The time between the last poll's end and when the next is due is kept to the minute in which the queue looks.
 _ROUNDING = timedelta(seconds=30)
 
@@ -73,6 +68,9 @@ class SharedSession:
         self._hurry = hurry
         self._pace = pace or Pace()
         self._accounts = {account.name: account for account in account_settings(config)}
+        self._nightly = Chores(
+            config=config, context=context, teller=teller, progress=progress, accounts=list(self._accounts.values())
+        )
         self._wanted: asyncio.Queue[tuple[AccountName, float]] = asyncio.Queue()
         self._gone: DcsyncError | None = None
         self._codes: list[str] = []
@@ -166,7 +164,8 @@ class SharedSession:
             return
         with self._busy(kind):
             if await self._is_mounted():
-                await self._nightly(Kind(kind))
+                if await self._nightly.do(Kind(kind)):
+                    await self._queue.chore("hooks")
                 await self._notes.remember(f"night:{kind}", self._today())
 
     async def due(self) -> None:
@@ -178,7 +177,7 @@ class SharedSession:
             if when is None or when <= now + _ROUNDING or when > now + 2 * self.config.poll.interval:
                 await self._queue.poll(name)
         hour = now.astimezone(self.config.mirror.zone).hour
-        for kind, begins in _NIGHT.items():
+        for kind, begins in NIGHT.items():
             if begins <= hour < begins + 6 and await self._notes.recall(f"night:{kind.value}") != self._today():
                 await self._queue.chore(kind.value)
         if await self._notes.due_hooks(now):
@@ -208,51 +207,6 @@ class SharedSession:
 
     async def _remember_poll(self, account: str, when: datetime) -> None:
         await self._notes.remember(f"poll:{account}", when.isoformat())
-
-    async def _nightly(self, kind: Kind) -> None:
-        match kind:
-            case Kind.KEEP_ALIVE:
-                if await self.context.api.tokens.keep_alive():
-                    log.info("the refresh token was renewed by its age")
-            case Kind.TIDY:
-                await self._teller.tidy()
-            case Kind.PRUNE:
-                await self._prune()
-            case Kind.VERIFY:
-                await self._verify()
-            case Kind.POLL:
-                self.poll_all()
-
-    async def _prune(self) -> None:
-        # What a host that is gone left half pruned: this chore is done by one at a time.
-        await finish_pruning(self.context)
-        policy = keep_policy(self.config)
-        if not policy.keeps_everything:
-            try:
-                await prune(self.context, list(self._accounts.values()), policy)
-            except MassChange as error:
-                await self._attention("", error.code, error.message, error.advice)
-
-    async def _verify(self) -> None:
-        settings = self.config.verify
-        report = await verify_nightly(
-            self.context,
-            list(self._accounts.values()),
-            days=settings.part_days,
-            rate=settings.rate,
-            advanced=lambda size: self.progress.file_advanced(JobId(""), "", size),
-        )
-        for name in self._accounts:
-            found = [finding for finding in report.findings if finding.account == name]
-            if found:
-                message = f"{len(found)} of the mirror's files are not as they were published: {found[0].path} first"
-                await self._attention(name, "V-DAMAGED", message, "see and mend it: dcsync verify --repair")
-
-    async def _attention(self, account: str, code: str, message: str, hint: str) -> None:
-        now = self.context.clock.now()
-        event = Event(kind=EventKind.ATTENTION, account=account, at=now, code=code, message=message, hint=hint)
-        await self._teller.happened(event)
-        await self._queue.chore("hooks")
 
     async def _is_mounted(self) -> bool:
         try:

@@ -176,7 +176,7 @@ async def test_nobody_else_can_read_the_manifest(path: Path) -> None:
     assert modes == dict.fromkeys(("manifest.sqlite", "manifest.sqlite-wal", "manifest.sqlite-shm"), 0o600)
 
 
-@pytest.mark.parametrize("name", ["with space", "a&b=c;d+e", "ü"])
+@pytest.mark.parametrize("name", ["with space", "a&b=c;d+e", "ü", "50%20off", "why?", "a#b", "no\udcfftext"])
 async def test_any_name_of_a_folder_will_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
 

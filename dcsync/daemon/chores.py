@@ -1,0 +1,90 @@
+"""What the daemon does by night, the same on one host as on several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from dcsync.app.settings import keep_policy
+from dcsync.config import Config
+from dcsync.core.model import JobId
+from dcsync.core.notices import Event, EventKind
+from dcsync.daemon.progress import Progress
+from dcsync.daemon.schedule import Kind
+from dcsync.errors import MassChange
+from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.prune import prune
+from dcsync.ops.recover import finish_pruning
+from dcsync.ops.tell import Teller
+from dcsync.ops.verify import verify_nightly
+
+log = structlog.get_logger(__name__)
+
+#: From which hour on, in the mirror's zone, each is done once a day.
+NIGHT: Final = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chores:
+    """The chores of a whole mirror, one at a time."""
+
+    config: Config
+    context: SyncContext
+    teller: Teller
+    progress: Progress
+    accounts: Sequence[AccountSettings]
+
+    async def do(self, kind: Kind) -> bool:
+        """Do one; return whether something was found that hooks may want to hear of. A poll is no chore."""
+        match kind:
+            case Kind.KEEP_ALIVE:
+                if await self.context.api.tokens.keep_alive():
+                    log.info("the refresh token was renewed by its age")
+            case Kind.TIDY:
+                await self.teller.tidy()
+            case Kind.PRUNE:
+                return await self._prune()
+            case Kind.VERIFY:
+                return await self._verify()
+            case Kind.POLL:
+                pass
+        return False
+
+    async def _prune(self) -> bool:
+        # What was left half pruned, by a disk that failed or by a host that is gone: one at a time does this.
+        await finish_pruning(self.context)
+        policy = keep_policy(self.config)
+        if policy.keeps_everything:
+            return False
+        try:
+            await prune(self.context, self.accounts, policy)
+        except MassChange as error:
+            await self._attention("", error.code, error.message, error.advice)
+            return True
+        return False
+
+    async def _verify(self) -> bool:
+        settings = self.config.verify
+        report = await verify_nightly(
+            self.context,
+            self.accounts,
+            days=settings.part_days,
+            rate=settings.rate,
+            advanced=lambda size: self.progress.file_advanced(JobId(""), "", size),
+        )
+        told = False
+        for account in self.accounts:
+            found = [finding for finding in report.findings if finding.account == account.name]
+            if found:
+                message = f"{len(found)} of the mirror's files are not as they were published: {found[0].path} first"
+                await self._attention(account.name, "V-DAMAGED", message, "see and mend it: dcsync verify --repair")
+                told = True
+        return told
+
+    async def _attention(self, account: str, code: str, message: str, hint: str) -> None:
+        now = self.context.clock.now()
+        event = Event(kind=EventKind.ATTENTION, account=account, at=now, code=code, message=message, hint=hint)
+        await self.teller.happened(event)

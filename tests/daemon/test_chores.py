@@ -1,0 +1,91 @@
+"""The chores of the night: each does its work, and says whether there is something to tell."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dcsync.app.settings import account_settings
+from dcsync.app.sync import open_teller
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, JobId
+from dcsync.daemon.chores import NIGHT, Chores
+from dcsync.daemon.progress import Progress
+from dcsync.daemon.schedule import Kind
+from dcsync.manifest import Notes
+from dcsync.mirror import trash
+from tests.rigs.mirror import Mirror, add_extract, tables
+
+ACME = AccountName("acme")
+
+
+@asynccontextmanager
+async def chores(mirror: Mirror) -> AsyncIterator[Chores]:
+    mirror.config["hook"] = [{"on": ["attention"], "run": ["true"]}]
+    config = mirror.configuration()
+    async with mirror.opened() as context:
+        teller = await open_teller(config, context, environ=mirror.environ, runs_hooks=False)
+        progress, accounts = Progress(mirror.clock), account_settings(config)
+        yield Chores(config=config, context=context, teller=teller, progress=progress, accounts=accounts)
+
+
+async def fill(mirror: Mirror, days: int) -> list[str]:
+    jobs = [add_extract(mirror, tables(2, seed=day), days_ago=days - day) for day in range(days)]
+    await mirror.sync()
+    return jobs
+
+
+async def waiting(work: Chores) -> int:
+    """Return how many hooks are due."""
+    return len(await Notes(work.context.manifest).due_hooks(work.context.clock.now()))
+
+
+@pytest.mark.parametrize("kind", NIGHT)
+async def test_a_mirror_that_is_as_it_should_be_has_nothing_to_tell(mirror: Mirror, kind: Kind) -> None:
+    mirror.config["keep"] = {"last": 2}
+    await fill(mirror, 3)
+
+    async with chores(mirror) as work:
+        assert not await work.do(kind)
+        assert await waiting(work) == 0
+    assert len(mirror.snapshots()) == (2 if kind is Kind.PRUNE else 3)
+
+
+async def test_more_than_may_go_at_once_is_told_and_stays(mirror: Mirror) -> None:
+    mirror.config["keep"] = {"last": 1}
+    await fill(mirror, 4)
+
+    async with chores(mirror) as work:
+        assert await work.do(Kind.PRUNE)
+        assert await waiting(work) == 1
+    assert len(mirror.snapshots()) == 4
+
+
+async def test_a_snapshot_that_was_left_half_pruned_is_pruned_whole(mirror: Mirror) -> None:
+    """Without a policy as well: it was begun under one."""
+    jobs = await fill(mirror, 2)
+
+    async with chores(mirror) as work:
+        root, manifest = work.context.root, work.context.manifest
+        folder = (await manifest.published_folders(ACME))[JobId(jobs[0])]
+        trash.discard(root, folder, trash.trash_leaf(ACME, JobId(jobs[0])), depth=2)
+
+        assert not await work.do(Kind.PRUNE)
+
+        states = {job: known.state for job, known in (await manifest.jobs(ACME)).items()}
+        assert states == {jobs[0]: JobState.PRUNED, jobs[1]: JobState.PUBLISHED}
+        assert trash.leaves(root) == set()
+
+
+async def test_what_is_damaged_is_told_for_its_account(mirror: Mirror) -> None:
+    mirror.config["verify"] = {"part_days": 1}
+    (job,) = await fill(mirror, 1)
+    damaged = mirror.snapshot_of(job) / "admin_table_001.csv"
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+
+    async with chores(mirror) as work:
+        assert await work.do(Kind.VERIFY)
+        assert await waiting(work) == 1

@@ -72,7 +72,8 @@ def expect(request: DataRequest, jobs: Sequence[Job], now: datetime) -> Expectat
         return None
     # A time far ahead of now is of a clock that is wrong.
     known = [(job.created_at, job) for job in jobs if job.created_at is not None and job.created_at < now + _AHEAD]
-    past = sorted(known, key=lambda pair: pair[0])
+    # By the id where several were queued at once: the same ones are recent, whatever the order they come in.
+    past = sorted(known, key=lambda pair: (pair[0], pair[1].id))
     recent = [job for _, job in past[-_RECENT:]]
     offset, usual = _usual_offset(request, recent), _usual_duration(recent)
     slot = _slot_before(request, now - offset)

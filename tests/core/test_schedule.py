@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -298,7 +299,7 @@ jobs_of_a_while = st.lists(
         st.sampled_from(["complete", "running", "bogus"]),
     ),
     max_size=10,
-)
+).map(lambda jobs: [replace(job, id=JobId(f"job-{number}")) for number, job in enumerate(jobs)])
 
 
 @given(requests, jobs_of_a_while, st.integers(-2000, 2000))
@@ -320,6 +321,12 @@ def test_an_expectation_is_told_in_the_stage_it_is_in(request: DataRequest, jobs
 @given(requests, jobs_of_a_while)
 def test_the_order_of_the_jobs_does_not_matter(request: DataRequest, jobs: list[Job]) -> None:
     assert expect(request, jobs, NOON) == expect(request, jobs[::-1], NOON)
+
+
+def test_of_more_jobs_at_once_than_tell_what_is_usual_the_same_ones_do_in_any_order() -> None:
+    jobs = [made(TODAY, takes=(1 + number // 4) * HOUR, id=JobId(f"job-{number}")) for number in range(8)]
+
+    assert expected(make_daily(), jobs) == expected(make_daily(), jobs[::-1])
 
 
 # --- when to look -----------------------------------------------------------------------------------------------------

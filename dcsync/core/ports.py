@@ -5,7 +5,7 @@ The fourth port is `dcsync.clock.Clock`. The file system is no port: tests use r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -106,8 +106,13 @@ class Manifest(Protocol):
     async def learn(self, account: AccountName, facts: AccountFacts) -> None:
         """Replace what is known of an account."""
 
-    async def jobs(self, account: AccountName) -> Mapping[JobId, KnownJob]:
-        """Return all jobs of an account."""
+    async def jobs(
+        self, account: AccountName, *, states: Collection[JobState] | None = None
+    ) -> Mapping[JobId, KnownJob]:
+        """Return all jobs of an account, or those in some states: of thousands, few are open."""
+
+    async def job(self, account: AccountName, job: JobId) -> KnownJob | None:
+        """Return one job; None for one that is not known."""
 
     async def requests(self, account: AccountName) -> Mapping[RequestId, KnownRequest]:
         """Return all data requests of an account."""

@@ -16,7 +16,7 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.records import ADOPTED, Record
 from dcsync.manifest import seal
 from dcsync.manifest.history import file_rows, files_of, record_headers, stored_file
-from dcsync.manifest.rows import ROWS_AT_ONCE, file_row, is_job, known_job, known_request
+from dcsync.manifest.rows import ROWS_AT_ONCE, described_job, file_row, is_job, known_request
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
@@ -49,7 +49,7 @@ class Records:
         if request is None:
             return None
         return Record(
-            job=known_job(row).job,
+            job=described_job(row.document),
             request=known_request(request),
             first_seen_at=row.first_seen_at,
             published_at=row.published_at,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,10 +20,19 @@ from dcsync.manifest.schema import request as request_table
 #: SQLite's limit on bound parameters is 32,766; a file row has 16.
 ROWS_AT_ONCE = 1000
 
-#: What is read of a job and a request. Not every column there is: a command that only reads may meet a manifest of an
-#: older version, which has no digests yet.
-JOB_COLUMNS = tuple(
-    column for column in job_table.columns if column.name not in {"digest", "sidecar_sha256", "summary"}
+#: What is read of a job, in the order in which `known_job` takes it, and of a request. Not every column there is: a
+#: command that only reads may meet a manifest of an older version, which has no digests yet.
+JOB_COLUMNS = (
+    job_table.c.id,
+    job_table.c.document,
+    job_table.c.state,
+    job_table.c.attempts,
+    job_table.c.next_try_at,
+    job_table.c.reason_code,
+    job_table.c.reason,
+    job_table.c.folder,
+    job_table.c.first_seen_at,
+    job_table.c.published_at,
 )
 REQUEST_COLUMNS = tuple(column for column in request_table.columns if column.name != "digest")
 
@@ -32,24 +42,25 @@ def is_job(account: AccountName, job: JobId) -> sa.ColumnElement[bool]:
     return sa.and_(job_table.c.account == account, job_table.c.id == job)
 
 
-def known_job(row: sa.Row[Any]) -> KnownJob:
-    """Return what a row of `job` says."""
+def known_job(row: Sequence[Any]) -> KnownJob:
+    """Return what a row of `JOB_COLUMNS` says. By position: there are thousands of them."""
+    _, document, state, attempts, next_try_at, reason_code, reason, folder, first_seen_at, published_at = row
     return KnownJob(
-        job=_parsed(row.document),
-        state=JobState(row.state),
-        attempts=row.attempts,
-        next_try_at=row.next_try_at,
-        reason_code=row.reason_code,
-        reason=row.reason,
-        folder=row.folder,
-        first_seen_at=row.first_seen_at,
-        published_at=row.published_at,
+        job=described_job(document),
+        state=JobState(state),
+        attempts=attempts,
+        next_try_at=next_try_at,
+        reason_code=reason_code,
+        reason=reason,
+        folder=folder,
+        first_seen_at=first_seen_at,
+        published_at=published_at,
     )
 
 
 @lru_cache(maxsize=4096)
-def _parsed(document: str) -> Job:
-    """Return the job that the API described. A run looks at all jobs ten times, and what it sees seldom changes."""
+def described_job(document: str) -> Job:
+    """Return the job that the API described. A run looks at all jobs several times, and what it sees seldom changes."""
     return wire.parse_job(wire.decode_json(document.encode()))
 
 

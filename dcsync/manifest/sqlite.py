@@ -141,7 +141,9 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
     mode = "ro" if read_only else "rwc"
     engine = create_async_engine(
         # From its parts: read from a text, a path with a "%" in it would be decoded once more than it was encoded.
-        sa.URL.create("sqlite+aiosqlite", database=f"file:{quote(os.fsencode(path))}", query={"mode": mode, "uri": "true"}),
+        sa.URL.create(
+            "sqlite+aiosqlite", database=f"file:{quote(os.fsencode(path))}", query={"mode": mode, "uri": "true"}
+        ),
         # None: the driver begins no transaction of its own, the event below does (SQLAlchemy, "pysqlite").
         connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
         hide_parameters=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -164,11 +164,21 @@ class SqlManifest:
             if changed.rowcount == 0:
                 await connection.execute(sa.insert(account_table).values(name=account, **values))
 
-    async def jobs(self, account: AccountName) -> Mapping[JobId, KnownJob]:
-        """Return all jobs of an account."""
+    async def jobs(
+        self, account: AccountName, *, states: Collection[JobState] | None = None
+    ) -> Mapping[JobId, KnownJob]:
+        """Return all jobs of an account, or those in some states: of thousands, few are open."""
+        query = sa.select(*JOB_COLUMNS).where(job_table.c.account == account)
+        if states is not None:
+            query = query.where(job_table.c.state.in_([state.value for state in states]))
         async with self.reading() as connection:
-            rows = await connection.execute(sa.select(*JOB_COLUMNS).where(job_table.c.account == account))
-            return {JobId(row.id): known_job(row) for row in rows}
+            return {JobId(row[0]): known_job(row) for row in await connection.execute(query)}
+
+    async def job(self, account: AccountName, job: JobId) -> KnownJob | None:
+        """Return one job; None for one that is not known."""
+        async with self.reading() as connection:
+            row = (await connection.execute(sa.select(*JOB_COLUMNS).where(is_job(account, job)))).one_or_none()
+            return None if row is None else known_job(row)
 
     async def requests(self, account: AccountName) -> Mapping[RequestId, KnownRequest]:
         """Return all data requests of an account."""

@@ -123,8 +123,8 @@ async def prune(
 async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolicy) -> list[RequestVerdicts]:
     requests = await context.manifest.requests(account)
     published: dict[RequestId, list[KnownJob]] = {}
-    for known in (await context.manifest.jobs(account)).values():
-        if known.state is JobState.PUBLISHED and known.folder is not None:
+    for known in (await context.manifest.jobs(account, states={JobState.PUBLISHED})).values():
+        if known.folder is not None:
             published.setdefault(known.job.request_id, []).append(known)
     judged = []
     for identifier in sorted(published):

@@ -286,7 +286,7 @@ def _following(account: AccountSettings, job: JobId) -> Iterator[None]:
 
 async def _withdraw(context: SyncContext, account: AccountSettings, snapshot: Snapshot) -> None:
     """Take back a folder that came so late that its job was published and pruned meanwhile: nobody would adopt it."""
-    known = (await context.manifest.jobs(account.name)).get(snapshot.job)
+    known = await context.manifest.job(account.name, snapshot.job)
     if known is None or known.state is not JobState.PRUNED:
         return
     leaf, depth = trash.trash_leaf(account.name, snapshot.job), len(context.settings.layout.request_segments)
@@ -368,11 +368,12 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
     Nor has one that could not be read: it may be a delta.
     """
     requests = await context.manifest.requests(account.name)
-    jobs = await context.manifest.jobs(account.name)
-    known = jobs[job]
-    request = requests.get(known.job.request_id)
+    known = await context.manifest.job(account.name, job)
+    request = None if known is None else requests.get(known.job.request_id)
     parsed = context.settings.layout
-    if request is None or not request.is_described or request.is_delta or not parsed.holds_one_request:
+    if known is None or request is None or not request.is_described or request.is_delta:
+        return
+    if not parsed.holds_one_request:
         return
     shown: str | None = None
     for _ in range(_LATEST_TRIES):

@@ -75,8 +75,8 @@ async def finish_pruning(context: MirrorContext) -> None:
 
 async def _restore_latest(context: MirrorContext, account: AccountSettings) -> None:
     """Let `latest` show what was acknowledged: a kill between the commit and the swap leaves the old one behind."""
-    jobs = await context.manifest.jobs(account.name)
-    published = {known.job.request_id: job for job, known in jobs.items() if known.state is JobState.PUBLISHED}
+    jobs = await context.manifest.jobs(account.name, states={JobState.PUBLISHED})
+    published = {known.job.request_id: job for job, known in jobs.items()}
     for job in published.values():
         await move_latest(context, account, job)
 
@@ -101,7 +101,9 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
             hint="bring the folders back. If they were removed on purpose, remove them a few at a time, so that "
             "dcsync can tell it from a broken disk",
         )
-    jobs = await context.manifest.jobs(account.name)
+    if not missing:
+        return
+    jobs = await context.manifest.jobs(account.name, states={JobState.PUBLISHED})
     now = context.clock.now()
     for identifier in missing:
         known = next(job for job in jobs.values() if job.job.id == identifier)
@@ -144,8 +146,8 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
     """
     useful: set[str] = set()
     for account in accounts:
-        jobs = await context.manifest.jobs(account.name)
-        useful |= {component(job.job.id) for job in jobs.values() if job.state in OPEN}
+        jobs = await context.manifest.jobs(account.name, states=OPEN)
+        useful |= {component(job.job.id) for job in jobs.values()}
     for leaf in sorted(await context.disk.run(staged_jobs, context.root)):
         component_, number = holder_of(leaf)
         if component_ in useful or (not alone and not number):

@@ -105,8 +105,8 @@ class _Collector:
         for past in await self._history.snapshots(account):
             snapshots[past.request].append(past)
         missing: defaultdict[RequestId, list[Missing]] = defaultdict(list)
-        for known in (await self._context.manifest.jobs(account)).values():
-            if known.state in LOSSES and known.job.completed_at is not None:
+        for known in (await self._context.manifest.jobs(account, states=LOSSES)).values():
+            if known.job.completed_at is not None:
                 words = f"no snapshot: {known.reason or known.state.value}"
                 missing[known.job.request_id].append(Missing(completed_at=known.job.completed_at, words=words))
         headers = await self._history.headers(account)

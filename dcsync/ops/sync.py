@@ -210,13 +210,12 @@ class _AccountRun:
     async def mirror_known(self, job: JobId) -> bool:
         """Mirror one job; return whether nothing else of the account is open."""
         manifest, name = self._context.manifest, self._account.name
-        jobs, requests = await manifest.jobs(name), await manifest.requests(name)
-        known = jobs.get(job)
+        known, requests = await manifest.job(name, job), await manifest.requests(name)
         if known is not None and known.state in OPEN and self._wants(known, requests):
             await self._mirror(known, requests[known.job.request_id])
         # The other hosts' as well.
-        jobs = await manifest.jobs(name)
-        return not any(other.state in OPEN and self._wants(other, requests) for other in jobs.values())
+        still_open = await manifest.jobs(name, states=OPEN)
+        return not any(self._wants(other, requests) for other in still_open.values())
 
     async def look(self) -> list[tuple[KnownJob, KnownRequest]]:
         """Poll, record what is new, and return what is due, oldest first."""
@@ -283,9 +282,9 @@ class _AccountRun:
         try:
             held = replace(self._context, manifest=await manifest.claimed(account, job, self._ticket))
             # As it is now that it is ours: the one before may have come to its end.
-            known = (await manifest.jobs(account))[job]
-            if known.state in OPEN:
-                await self._mirror_in(held, known, request)
+            now = await manifest.job(account, job)
+            if now is not None and now.state in OPEN:
+                await self._mirror_in(held, now, request)
         except Fenced:
             log.warning(
                 "another host has taken the job up; what was done here is not recorded", account=account, job=job

@@ -15,7 +15,7 @@ import structlog
 
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
-from dcsync.core.lifecycle import LOSSES
+from dcsync.core.lifecycle import LOSSES, OPEN
 from dcsync.core.model import AccountName, DataRequest, Job, JobPhase, RequestId
 from dcsync.core.notices import Concern, Event, EventKind, reconcile
 from dcsync.core.ports import KnownRequest
@@ -160,9 +160,13 @@ class Teller:
         if self._settings.heartbeat is not None:
             await notify.beat(self._settings.heartbeat)
 
-    async def expectations(self, account: AccountName) -> list[tuple[DataRequest, Expectation]]:
-        """Return what is expected of each request of an account that has a schedule."""
-        documents, jobs = await self._manifest.request_documents(account), await self._jobs_by_request(account)
+    async def expectations(
+        self, account: AccountName, jobs: Mapping[RequestId, Sequence[Job]] | None = None
+    ) -> list[tuple[DataRequest, Expectation]]:
+        """Return what is expected of each request of an account that has a schedule; its jobs are read if not given."""
+        documents = await self._manifest.request_documents(account)
+        if jobs is None:
+            jobs = await self._jobs_by_request(account)
         found = []
         for request in documents.values():
             expected = expect(request, jobs.get(request.id, []), self._clock.now())
@@ -309,7 +313,7 @@ class Teller:
 
     async def _of_jobs(self, outcome: AccountOutcome) -> list[Concern]:
         name = outcome.account.name
-        jobs, requests = await self._manifest.jobs(name), await self._manifest.requests(name)
+        jobs, requests = await self._manifest.jobs(name, states=OPEN), await self._manifest.requests(name)
         return of_jobs(outcome, jobs.values(), requests, self._clock.now())
 
     async def _of_the_schedule(self, outcome: AccountOutcome) -> list[Concern]:
@@ -317,23 +321,27 @@ class Teller:
         unseen = set(json.loads(await self._notes.recall(f"gone:{name}") or "[]"))
         known = await self._manifest.requests(name)
         mirrored = {request.id for request in known.values() if outcome.account.wants_request(request)}
-        concerns = await self._of_requests(name, mirrored, unseen)
+        jobs = await self._jobs_by_request(name)
+        concerns = await self._of_requests(name, jobs, mirrored, unseen)
         if outcome.error is not None:
             # Without a poll nothing new can be said of what is missing, nor that it came.
             standing = await self._notes.standing([name])
             kept = [item.concern for item in standing if item.concern.code in OF_A_POLL]
             return concerns + [concern for concern in kept if concern.subject in mirrored - unseen]
-        for request, expected in await self.expectations(name):
+        for request, expected in await self.expectations(name, jobs):
             if request.id in mirrored and request.id not in unseen and expected.stage in {Stage.LATE, Stage.SLOW}:
                 concerns.append(late(name, request, expected, now))
         return concerns
 
     async def _of_requests(
-        self, name: AccountName, mirrored: Collection[RequestId], unseen: Collection[RequestId]
+        self,
+        name: AccountName,
+        jobs: Mapping[RequestId, Sequence[Job]],
+        mirrored: Collection[RequestId],
+        unseen: Collection[RequestId],
     ) -> list[Concern]:
         """Return what is amiss with requests that are mirrored: gone, inactive, or failed the last time."""
         concerns = []
-        jobs = await self._jobs_by_request(name)
         for request in (await self._manifest.request_documents(name)).values():
             if request.id not in mirrored:
                 continue

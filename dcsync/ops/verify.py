@@ -132,8 +132,8 @@ class _Verification:
         self._damages: list[Damage] = []
 
     async def run(self) -> None:
-        jobs = await self._context.manifest.jobs(self._account.name)
-        published = [known for known in jobs.values() if known.state is JobState.PUBLISHED]
+        jobs = await self._context.manifest.jobs(self._account.name, states={JobState.PUBLISHED})
+        published = list(jobs.values())
         # The newest first: what is damaged there is what the next snapshot would link to.
         published.sort(key=lambda known: (known.folder or "", known.job.id), reverse=True)
         for known in published:
@@ -277,10 +277,10 @@ class _Verification:
                     found.append(folder)
             return found
 
-        jobs = await context.manifest.jobs(name)
         for folder in await context.disk.run(find):
             job = await context.manifest.folder_taken_by(folder)
-            if job is not None and job in jobs and jobs[job].state in OPEN:
+            taker = None if job is None else await context.manifest.job(name, job)
+            if taker is not None and taker.state in OPEN:
                 # It is being published right now, or the next sync adopts it.
                 continue
             self._find(

@@ -149,6 +149,7 @@ def test_the_sandbox_prints_a_configuration_that_works(tmp_path: Path) -> None:
             lines: list[str] = []
             while not lines or not lines[-1].startswith("id = "):
                 lines.append(sandbox.stdout.readline())
+                assert lines[-1], "it ended before it had said all"
             text = re.sub(r'"[^"]*/dcsync-sandbox/', f'"{tmp_path}/', "".join(lines))
             config = tmp_path / "sandbox.toml"
             config.write_text(text)

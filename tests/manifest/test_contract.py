@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dcsync.core.lifecycle import JobState, may_go
+from dcsync.core.lifecycle import OPEN, JobState, may_go
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Manifest, Publication
 from dcsync.database import Database, parse_database
@@ -214,6 +214,22 @@ async def test_a_poll_with_one_wrong_entry_changes_nothing_at_all(manifest: Mani
     assert await manifest.jobs(ACME) == jobs
     assert await manifest.requests(ACME) == {}
     assert await manifest.facts(ACME) == facts
+
+
+async def test_one_job_and_those_in_some_states_are_as_they_are_among_all(manifest: Manifest) -> None:
+    for number, state in enumerate(S):
+        await know(manifest, f"job-{number}", state=state)
+    await know(manifest, "job-0", state=S.FAILED, account=BETA)
+    jobs = await manifest.jobs(ACME)
+
+    assert len(jobs) == len(S)
+    for job, known in jobs.items():
+        assert await manifest.job(ACME, job) == known
+        assert await manifest.jobs(ACME, states={known.state}) == {job: known}
+    assert await manifest.jobs(ACME, states=OPEN) == {job: one for job, one in jobs.items() if one.state in OPEN}
+    assert await manifest.jobs(ACME, states=()) == {}
+    assert await manifest.job(ACME, JobId("nobody's")) is None
+    assert await manifest.job(BETA, JobId("job-1")) is None
 
 
 async def test_a_poll_keeps_what_else_is_known_of_the_account(manifest: Manifest) -> None:

@@ -163,7 +163,8 @@ async def test_a_host_that_ends_gives_its_work_to_another_at_once(place: Databas
         await until(lambda: other.came)
 
     assert other.came == [("mirror", "acme", "job")]
-    assert other.tickets[0].attempts == one.tickets[0].attempts + 1
+    # Once more for what the host gave back; where that came late, once more for a host that is not heard of.
+    assert other.tickets[0].attempts > one.tickets[0].attempts
 
 
 async def test_a_bug_in_one_task_ends_neither_the_host_nor_the_others(place: Database, manifest: SqlManifest) -> None:

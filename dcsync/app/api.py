@@ -48,10 +48,13 @@ async def open_api(
         )
         # aiohttp would repeat a GET after a disconnect by itself, past the limiter: a call that nobody counted.
         session._retry_connection = False  # noqa: SLF001
+        tokens = _token_source(config, store, environ=environ, clock=clock, disk=threads)
+        if isinstance(tokens, RefreshingToken):
+            stack.push_async_callback(tokens.close)
         transport = ApiTransport(
             session,
             base_url=config.api.base_url,
-            tokens=_token_source(config, store, environ=environ, clock=clock, disk=threads),
+            tokens=tokens,
             limiter=limiter,
             clock=clock,
             headers=config.api.headers,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -17,6 +19,7 @@ from dcsync.core.signin import user_of, wants_keeping_alive
 from dcsync.errors import (
     ClientRejected,
     ConfigError,
+    DcsyncError,
     LoginRequired,
     ServiceAccountRejected,
     TokenEndpointUnavailable,
@@ -38,6 +41,8 @@ _DEAD_CHAIN_HINT = (
 )
 #: A rejected assertion is not signed anew at every poll: a person has to change something first.
 _REJECTED_PAUSE_S = 300.0
+#: The pauses before the last tries to save a new pair, in all less than what is left of the 10 s that an end may take.
+_LAST_TRIES_S = (0.0, 1.0, 2.0)
 
 
 class FixedToken:
@@ -169,6 +174,21 @@ class RefreshingToken:
             await finish(self._renew(pair.access_token))
             return True
 
+    async def close(self) -> None:
+        """Try for some seconds to save a pair that the store did not take: it would be gone with this process.
+
+        Never fails: what ends the run has been said.
+        """
+        for pause in _LAST_TRIES_S:
+            if self._unsaved is None:
+                return
+            await self._clock.sleep(pause)
+            with suppress(DcsyncError):
+                async with self._turn:
+                    await finish(self._save_locked())
+        if self._unsaved is not None:
+            log.error("the new refresh token could not be saved and is lost", hint=LoginRequired.hint)
+
     def _in_hand(self, rejected: str | None) -> str | None:
         pair = self._pair
         if pair is None or pair.access_token is None or pair.access_token == rejected or self._good_until is None:
@@ -176,11 +196,20 @@ class RefreshingToken:
         return pair.access_token if self._clock.monotonic() < self._good_until else None
 
     async def _renew(self, rejected: str | None) -> str:
+        async with self._locked():
+            return await self._renew_locked(rejected)
+
+    async def _save_locked(self) -> None:
+        async with self._locked():
+            await self._save_what_was_not_saved()
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
         # The lock is waited for in a thread: the other process holds it for the length of a refresh.
         lock = self._store.locked()
         await self._disk.run(lock.__enter__)
         try:
-            return await self._renew_locked(rejected)
+            yield
         finally:
             await self._disk.run(lock.__exit__, None, None, None)
 

@@ -438,10 +438,9 @@ async def test_a_damaged_store_of_an_unknown_chain_is_not_given_up_for_any_confi
     assert rig.asked == 0
 
 
-async def test_a_pair_that_the_disk_did_not_take_is_saved_at_the_next_chance(rig: Rig) -> None:
-    source = rig.source()
+def full_for(source: RefreshingToken, failures: int) -> None:
+    """Let the store refuse the next new pairs."""
     original = source._store.save
-    failures = 1
 
     def save(pair: TokenPair) -> None:
         nonlocal failures
@@ -452,6 +451,11 @@ async def test_a_pair_that_the_disk_did_not_take_is_saved_at_the_next_chance(rig
         original(pair)
 
     source._store.save = save  # type: ignore[method-assign]
+
+
+async def test_a_pair_that_the_disk_did_not_take_is_saved_at_the_next_chance(rig: Rig) -> None:
+    source = rig.source()
+    full_for(source, 1)
     with pytest.raises(TokenStoreUnusable):
         await source.access_token()
 
@@ -461,6 +465,46 @@ async def test_a_pair_that_the_disk_did_not_take_is_saved_at_the_next_chance(rig
     assert rig.sandbox.tokens.accepts(token)
     assert {rig.stored().refresh_token} == rig.sandbox.tokens.live_refresh_tokens
     assert rig.store.intent() is None
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_a_pair_that_the_disk_did_not_take_is_saved_before_the_process_ends(rig: Rig, failures: int) -> None:
+    source = rig.source()
+    full_for(source, failures)
+    with pytest.raises(TokenStoreUnusable):
+        await source.access_token()
+
+    await source.close()
+
+    assert {rig.stored().refresh_token} == rig.sandbox.tokens.live_refresh_tokens
+    assert rig.store.intent() is None
+    assert await rig.source().access_token() == rig.stored().access_token
+    assert (rig.asked, sum(rig.clock.slept)) == (1, 0.0 if failures == 1 else 3.0)
+
+
+async def test_a_pair_that_cannot_be_saved_at_all_is_said_to_be_lost(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = rig.source()
+    full_for(source, 100)
+    with pytest.raises(TokenStoreUnusable):
+        await source.access_token()
+
+    await source.close()
+
+    assert "could not be saved and is lost" in capsys.readouterr().out
+    # The one that the configuration gave is spent: nobody offers it again as if nothing had been.
+    assert rig.store.intent() is not None
+    assert rig.asked == 1
+
+
+async def test_closing_with_nothing_to_save_does_nothing(rig: Rig) -> None:
+    source = rig.source()
+    await source.access_token()
+
+    await source.close()
+
+    assert (rig.asked, rig.clock.slept) == (1, [])
 
 
 async def test_a_429_after_a_lost_answer_does_not_make_the_lost_one_forgotten(rig: Rig) -> None:

@@ -18,9 +18,17 @@ from zoneinfo import ZoneInfo
 import pytest
 import structlog
 
+from dcsync.auth.store import TokenPair, TokenStore
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountId, AccountName, JobId
-from dcsync.errors import AccessRefused, ExitStatus, LoginRequired, ManifestError, MirrorNotMounted
+from dcsync.errors import (
+    AccessRefused,
+    ExitStatus,
+    LoginRequired,
+    ManifestError,
+    MirrorNotMounted,
+    TokenStoreUnusable,
+)
 from dcsync.log import configure
 from dcsync.ops.context import AccountSettings, Silence
 from dcsync.ops.sync import AccountOutcome, Wanted, exit_status
@@ -932,3 +940,31 @@ async def test_a_bug_that_one_job_meets_is_quarantined_after_three_runs_and_the_
     assert mirror.snapshots() == [mirror.snapshot_of(good)]
     assert len(mirror.sandbox.calls) - calls_before == 1
     assert (last.failed, last.given_up) == ([], 1)
+
+
+async def test_a_new_token_that_the_disk_refuses_is_saved_before_the_run_ends(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS rule T: one run by a timer has no next chance, and the token before is spent."""
+    mirror.config["auth"] = {"method": "login", "client_id": "sandbox", "client_secret": "sandbox-secret"}
+    mirror.state.mkdir()
+    store = TokenStore(mirror.state)
+    store.save(TokenPair(refresh_token=mirror.sandbox.tokens.issue_refresh_token("anna")))
+    save, refused = TokenStore.save, list[TokenPair]()
+
+    def refuse_once(self: TokenStore, pair: TokenPair) -> None:
+        if not refused:
+            refused.append(pair)
+            message = "writing the token store failed: Input/output error"
+            raise TokenStoreUnusable(message)
+        save(self, pair)
+
+    monkeypatch.setattr(TokenStore, "save", refuse_once)
+    outcome = await mirror.sync_one()
+
+    assert isinstance(outcome.error, TokenStoreUnusable)
+    stored = store.read()
+    assert stored is not None
+    assert {stored.refresh_token} == mirror.sandbox.tokens.live_refresh_tokens
+    assert (await mirror.sync_one()).error is None
+    assert mirror.sandbox.tokens.refresh_count == 1

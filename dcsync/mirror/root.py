@@ -55,28 +55,30 @@ class FileLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self._path, flags, 0o644)
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace")
-            os.close(descriptor)
-            raise self._held_by(holder) from None
-        except OSError as error:
-            os.close(descriptor)
-            raise disk.disk_error(error, f"locking {self._path}") from None
+            self._take(descriptor)
+        except BaseException:
+            # Else it would be held, by nobody, as long as this process lives.
+            _let_go(descriptor)
+            raise
         self._descriptor = descriptor
+        return self
+
+    def _take(self, descriptor: int) -> None:
+        with disk.disk_errors(f"locking {self._path}"):
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self._held_by(os.pread(descriptor, 200, 0).decode("utf-8", "replace")) from None
         if self._role is not None:
             with disk.disk_errors(f"writing the lock {self._path}"):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()} {self._role} {socket.gethostname()}\n".encode(), 0)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._descriptor is not None:
-            # Free it is all the same, and what it says of its holder no longer matters.
-            with suppress(OSError):
-                os.close(self._descriptor)
+            _let_go(self._descriptor)
             self._descriptor = None
 
     def _held_by(self, holder: str) -> MirrorLocked:
@@ -85,6 +87,12 @@ class FileLock:
             message = f"another dcsync holds {self._what}: pid {words[0]} ({words[1]}) on {names.printable(words[2])}"
             return MirrorLocked(message, pid=int(words[0]), role=words[1])
         return MirrorLocked(f"another dcsync holds {self._what}")
+
+
+def _let_go(descriptor: int) -> None:
+    # Free it is all the same, and what the file says of its holder no longer matters.
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 class MirrorRoot:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,7 @@ from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open
 HOLD = """
 import sys
 from pathlib import Path
+from typing import Any
 from dcsync.mirror.root import locked, open_root
 with open_root(Path(sys.argv[1])) as root, locked(root, role="daemon"):
     print("held", flush=True)
@@ -42,6 +45,7 @@ with open_root(Path(sys.argv[1])) as root, locked(root, role="daemon"):
 OPEN_AS_NOBODY = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from dcsync.errors import DiskDenied
 from dcsync.mirror.root import open_root
 os.chdir(sys.argv[1])
@@ -447,3 +451,53 @@ def test_a_folder_in_the_place_of_a_file_in_the_root_is_said_and_stays(root: Mir
         root.replace_file("index.html", b"new")
 
     assert (root.path / "index.html").is_dir()
+
+
+def test_a_lock_that_cannot_be_written_is_held_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon tries again to open the mirror: it must not meet its own lock (FAULTS F6)."""
+    path = tmp_path / "lock"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", failing(errno.ENOSPC))
+        with pytest.raises(DiskFull, match="writing the lock"), FileLock(path, "the mirror", role="run"):
+            pass
+
+    with FileLock(path, "the mirror", role="run"):
+        assert path.read_text().startswith(f"{os.getpid()} run ")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_lock_that_fails_to_close_is_free_or_held_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path, close = tmp_path / "lock", os.close
+
+    def close_and_fail(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(number, os.strerror(number))
+
+    with FileLock(path, "the mirror", role="run"), monkeypatch.context() as patched:
+        patched.setattr(os, "close", close_and_fail)
+        with pytest.raises(MirrorLocked, match=f"pid {os.getpid()}"), FileLock(path, "the mirror", role=None):
+            pass
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", close_and_fail)
+        with FileLock(path, "the mirror", role=None):
+            pass
+
+
+@pytest.mark.parametrize(("name", "doing"), [("flock", "locking"), ("pread", "locking")])
+def test_what_the_system_says_of_a_lock_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, doing: str
+) -> None:
+    path = tmp_path / "lock"
+    with FileLock(path, "the mirror", role="run"), monkeypatch.context() as patched:
+        patched.setattr(fcntl if name == "flock" else os, name, failing(errno.EIO))
+        with pytest.raises(DiskError, match=doing), FileLock(path, "the mirror", role=None):
+            pass
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail

@@ -112,7 +112,11 @@ class _Locked:
             raise
         except OSError as error:
             raise self._unusable(error, "opened") from None
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except OSError as error:
+            os.close(self._fd)
+            raise self._unusable(error, "locked") from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:

@@ -121,10 +121,13 @@ class TokenStore:
         with self._usable("locking"):
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with self._usable("locking"):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)
+            # Nothing was written to it, and free it is whatever the system says of it.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     def read(self) -> TokenPair | None:
         """Return the newest readable generation; None when there was never one.

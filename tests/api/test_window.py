@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import stat
 import struct
@@ -177,6 +178,27 @@ async def test_a_call_that_a_broken_disk_does_not_count_is_not_made(
 
 
 # --- several hosts ----------------------------------------------------------------------------------------------------
+
+
+def is_open(path: Path) -> bool:
+    return any(descriptor.resolve() == path for descriptor in Path("/proc/self/fd").iterdir())
+
+
+async def test_a_call_that_cannot_be_counted_for_want_of_locks_is_not_made(
+    tmp_path: Path, disk: DiskThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    window = FileWindow(tmp_path / "window", disk)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ManifestError, match=r"the quota's file .* cannot be locked: No locks available"):
+        await window.reserve(limit=60, now=1.0)
+    monkeypatch.undo()
+
+    # Nor is it still open.
+    assert not is_open(tmp_path / "window")
+    assert await window.reserve(limit=60, now=1.0) == 0.0
 
 
 async def test_hosts_that_ask_at_once_get_the_quota_of_one_and_wait_the_same(database: str) -> None:

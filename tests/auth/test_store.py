@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -307,3 +309,30 @@ def test_no_repr_shows_a_token() -> None:
     assert "refresh-1" not in shown
     assert "access-1" not in shown
     assert "2026" in shown
+
+
+def test_a_lock_that_fails_to_close_takes_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, close = TokenStore(tmp_path), os.close
+
+    def close_and_fail(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with store.locked():
+        monkeypatch.setattr(os, "close", close_and_fail)
+    monkeypatch.undo()
+
+    assert lock_from_another_process(tmp_path) == 0
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+    with (
+        pytest.raises(TokenStoreUnusable, match=r"locking .* failed: No locks available"),
+        TokenStore(tmp_path).locked(),
+    ):
+        pass

@@ -9,8 +9,10 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -137,6 +139,30 @@ def _corrupt(path: Path, words: str) -> ManifestCorrupt:
     return ManifestCorrupt(f"the manifest {path} is damaged: {words}")
 
 
+class _Connection(aiosqlite.Connection):
+    """One that can be stopped twice.
+
+    Cancelled once, SQLAlchemy closes a connection; cancelled again while that is under way, it stops it by force. The
+    close then asked a thread to stop that had ended, waited for its answer for ever, and the process never came to
+    its end.
+    """
+
+    _stopped: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Stop the thread; the same answer however often it is asked for."""
+        if self._stopped is None:
+            self._stopped = super().stop()
+        return self._stopped
+
+
+def _connect(database: str, **options: Any) -> _Connection:  # noqa: ANN401 - sqlite3's own
+    connection = _Connection(lambda: sqlite3.connect(database, **options), iter_chunk_size=64)
+    # As SQLAlchemy has it for those that it makes itself: one that nobody closed must not keep the process.
+    connection._thread.daemon = True  # noqa: SLF001
+    return connection
+
+
 def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
     mode = "ro" if read_only else "rwc"
     engine = create_async_engine(
@@ -145,7 +171,7 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
             "sqlite+aiosqlite", database=f"file:{quote(os.fsencode(path))}", query={"mode": mode, "uri": "true"}
         ),
         # None: the driver begins no transaction of its own, the event below does (SQLAlchemy, "pysqlite").
-        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
+        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S, "async_creator_fn": _connect},
         hide_parameters=True,
     )
 

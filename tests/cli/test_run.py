@@ -40,10 +40,10 @@ class Daemon:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def until(self, condition: object, what: str) -> None:
+    async def until(self, condition: object, what: str, *, within_s: float = 30.0) -> None:
         """Wait for another process's work."""
         assert callable(condition)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(within_s):
             while not condition():
                 assert self.process.returncode is None, f"it ended before {what}: {self.log.read_text()[-2000:]}"
                 await asyncio.sleep(0.01)  # noqa: TID251 - the same

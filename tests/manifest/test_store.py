@@ -590,3 +590,40 @@ async def test_a_time_is_stored_as_microseconds_and_comes_back_in_utc(
     assert found == moment
     assert found is not None
     assert found.tzinfo is UTC
+
+
+# --- cancelling -------------------------------------------------------------------------------------------------------
+
+#: Takes a tenth of a second, so that cancelling meets it at work.
+SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n"
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_read_that_is_cancelled_again_while_it_closes_leaves_nothing_that_never_ends(
+    path: Path, turns: int
+) -> None:
+    """Three times Ctrl-C: the loop waited for ever for a thread that had ended."""
+
+    async def read() -> None:
+        async with open_manifest(path) as manifest, manifest.reading() as connection:
+            begun.set()
+            await connection.execute(sa.text(SLOW))
+
+    begun, before = asyncio.Event(), asyncio.all_tasks()
+    task = asyncio.ensure_future(read())  # noqa: TID251 - it is cancelled, and awaited below
+    await begun.wait()
+    await asyncio.sleep(0.01)  # noqa: TID251 - the thread's work
+    task.cancel()
+    for _ in range(3):
+        for _ in range(turns):
+            await asyncio.sleep(0)  # noqa: TID251 - where in closing the next one comes
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    left = asyncio.all_tasks() - before
+    for other in left:
+        other.cancel()
+    if left:
+        _, endless = await asyncio.wait(left, timeout=10)
+        assert endless == set()

@@ -75,25 +75,32 @@ async def running(
 ) -> AsyncIterator[Daemon]:
     (folder / "mirror").mkdir()
     async with Sandbox(world or World(), options=options or Options(quota_per_minute=None)) as sandbox:
-        config = write_config(folder, sandbox, *more)
-        log = folder / "log.jsonl"
-        with log.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "dcsync", "--config", str(config), "--log-format", "json", "run"),
-                env={**os.environ, TOKEN: sandbox.tokens.issue_access_token("tester", 86400)},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-            )
-        daemon = Daemon(process=process, sandbox=sandbox, folder=folder, log=log)
-        try:
-            await daemon.until(lambda: daemon.polls() > 0, "its first poll")
+        write_config(folder, sandbox, *more)
+        async with launched(folder, sandbox) as daemon:
             yield daemon
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+
+
+@asynccontextmanager
+async def launched(folder: Path, sandbox: Sandbox) -> AsyncIterator[Daemon]:
+    """Start a daemon on what is there."""
+    log, polled = folder / "log.jsonl", sum(call.path.endswith("/jobs") for call in sandbox.calls)
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "dcsync", "--config", str(folder / "config.toml"), "--log-format", "json", "run"),
+            env={**os.environ, TOKEN: sandbox.tokens.issue_access_token("tester", 86400)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+        )
+    daemon = Daemon(process=process, sandbox=sandbox, folder=folder, log=log)
+    try:
+        await daemon.until(lambda: daemon.polls() > polled, "its first poll")
+        yield daemon
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def end(daemon: Daemon) -> int:

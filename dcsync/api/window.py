@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -115,7 +116,8 @@ class _Locked:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
         except OSError as error:
-            os.close(self._fd)
+            with suppress(OSError):
+                os.close(self._fd)
             raise self._unusable(error, "locked") from None
         return self
 

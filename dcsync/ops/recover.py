@@ -11,7 +11,7 @@ from datetime import timedelta
 import structlog
 
 from dcsync.core.lifecycle import OPEN, JobState, has_expired
-from dcsync.core.model import AccountName
+from dcsync.core.model import AccountName, JobId
 from dcsync.core.names import component
 from dcsync.core.ports import KnownJob
 from dcsync.errors import MassChange
@@ -87,27 +87,25 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
     if not folders:
         return
 
-    def find_missing() -> list[str]:
+    def find_missing() -> list[JobId]:
         return [job for job, folder in folders.items() if not context.root.has_folder(folder)]
 
-    missing = set(await context.disk.run(find_missing))
+    missing = await context.disk.run(find_missing)
     if len(missing) > _MASS_COUNT and len(missing) > _MASS_SHARE * len(folders):
         message = (
             f"{len(missing)} of {len(folders)} snapshots of {account.name} are not in {context.root.path} any more; "
-            f"the first is {folders[next(job for job in folders if job in missing)]}"
+            f"the first is {folders[missing[0]]}"
         )
         raise MassChange(
             message,
             hint="bring the folders back. If they were removed on purpose, remove them a few at a time, so that "
             "dcsync can tell it from a broken disk",
         )
-    if not missing:
-        return
-    jobs = await context.manifest.jobs(account.name, states={JobState.PUBLISHED})
-    now = context.clock.now()
-    for identifier in missing:
-        known = next(job for job in jobs.values() if job.job.id == identifier)
-        await _note_missing(context, account.name, known, lost=has_expired(known.job.completed_at, now))
+    for job in missing:
+        known = await context.manifest.job(account.name, job)
+        if known is not None and known.state is JobState.PUBLISHED:  # else another host moved it meanwhile
+            lost = has_expired(known.job.completed_at, context.clock.now())
+            await _note_missing(context, account.name, known, lost=lost)
 
 
 async def _note_missing(context: MirrorContext, account: AccountName, known: KnownJob, *, lost: bool) -> None:

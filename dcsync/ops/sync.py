@@ -282,9 +282,9 @@ class _AccountRun:
         try:
             held = replace(self._context, manifest=await manifest.claimed(account, job, self._ticket))
             # As it is now that it is ours: the one before may have come to its end.
-            now = await manifest.job(account, job)
-            if now is not None and now.state in OPEN:
-                await self._mirror_in(held, now, request)
+            current = await manifest.job(account, job)
+            if current is not None and current.state in OPEN:
+                await self._mirror_in(held, current, request)
         except Fenced:
             log.warning(
                 "another host has taken the job up; what was done here is not recorded", account=account, job=job

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from dcsync.app.settings import account_settings
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName
+from dcsync.core.model import AccountName, JobId
 from dcsync.errors import MassChange, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
+from dcsync.manifest.store import SqlManifest
+from dcsync.ops.recover import notice_missing
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
 
@@ -160,6 +164,29 @@ async def test_a_snapshot_that_was_removed_after_its_30_days_is_a_loss_that_is_s
 
     assert not outcome.published
     assert await states(mirror) == {job: JobState.EXPIRED}
+
+
+async def test_a_snapshot_that_another_host_prunes_during_the_look_is_not_called_gone(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [add_extract(mirror, tables(1, seed=day), days_ago=2 - day) for day in range(2)]
+    await mirror.sync()
+    read = SqlManifest.published_folders
+
+    async def read_then_pruned(manifest: SqlManifest, account: AccountName) -> Mapping[JobId, str]:
+        folders = await read(manifest, account)
+        shutil.rmtree(mirror.snapshot_of(jobs[0]))
+        await manifest.move(account, JobId(jobs[0]), JobState.PRUNED, at=mirror.clock.now())
+        return folders
+
+    async with mirror.opened() as context:
+        monkeypatch.setattr(SqlManifest, "published_folders", read_then_pruned)
+        (account,) = account_settings(mirror.configuration())
+
+        await notice_missing(context, account)
+
+    monkeypatch.undo()
+    assert await states(mirror) == {jobs[0]: JobState.PRUNED, jobs[1]: JobState.PUBLISHED}
 
 
 async def test_so_much_gone_at_once_stops_for_safety_and_changes_nothing(mirror: Mirror) -> None:

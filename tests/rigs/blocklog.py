@@ -5,6 +5,7 @@ nbdkit logs, nbdfuse makes a file of it, a loop device makes a disk of that: dm-
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
@@ -128,11 +129,17 @@ class Crashes:
         self._writes = log.writes()
         self._running = running
         self._applied = 0
+        # What is kept of the writes of each disk in turn, from the first that has any to lose.
+        self._kept = itertools.cycle((0.0, 0.1, 0.5, 0.9))
         copy(log.blank, running)
 
     def flushes(self) -> int:
         """Return how many flushes were logged."""
         return sum(write.data is None for write in self._writes)
+
+    def unflushed(self, began: int, stopped: int) -> list[int]:
+        """Return where the log stood after each write between the two: a cut there has something to take."""
+        return [write.position for write in self._writes if write.data and began < write.position <= stopped]
 
     def leave(self, target: Path, *, position: int, grain: int, chance: random.Random) -> int:
         """Make the image of a disk after a cut there; return how many bytes were lost of what was not flushed."""
@@ -144,13 +151,14 @@ class Crashes:
                     os.pwrite(file.fileno(), write.data, write.offset)
         self._applied = max(flushed, self._applied)
         copy(self._running, target)
-        kept, lost = chance.choice([0.0, 0.1, 0.5, 0.9]), 0
+        pending = [(write.offset, write.data) for write in self._writes[self._applied : until] if write.data]
+        kept, lost = next(self._kept) if pending else 0.0, 0
         with target.open("r+b") as file:
-            for write in self._writes[self._applied : until]:
-                for start in range(0, len(write.data or b""), grain):
-                    piece = (write.data or b"")[start : start + grain]
+            for offset, data in pending:
+                for start in range(0, len(data), grain):
+                    piece = data[start : start + grain]
                     if chance.random() < kept:
-                        os.pwrite(file.fileno(), piece, write.offset + start)
+                        os.pwrite(file.fileno(), piece, offset + start)
                     else:
                         lost += len(piece)
         return lost

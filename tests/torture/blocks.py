@@ -34,7 +34,7 @@ def crash_everywhere(
     complete_each: int,
     bug: str | None = None,
 ) -> Report:
-    """Log what a run writes, and look at the disks that a cut could leave: right after each ack, and anywhere.
+    """Log what a run writes, and look at the disks that a cut could leave: right after each ack, and after any write.
 
     Of every `complete_each`-th the following run is made as well.
     """
@@ -52,11 +52,12 @@ def crash_everywhere(
         report.wrong.append(f"it ended with {ended.status}: {ended.output[-2000:]}")
         return report
     acks = [event for event in ended.events if event.kind == "ack"]
-    positions = [event.position for event in acks]
-    positions += [chance.randrange(began, stopped) for _ in range(images - len(acks))]
     crashes = Crashes(log, workshop.folder / "running")
     report.flushes = crashes.flushes()
-    for position in sorted(positions[:images]):
+    # Right after an ack all is flushed as a rule. Of the other half each has a write to lose.
+    positions = [event.position for event in acks][: images // 2]
+    positions += chance.choices(crashes.unflushed(began, stopped), k=images - len(positions))
+    for position in sorted(positions):
         image = workshop.folder / "crashed"
         grain = chance.choice(grains)
         report.lost_bytes += crashes.leave(image, position=position, grain=grain, chance=chance)

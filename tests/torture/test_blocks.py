@@ -35,11 +35,11 @@ def test_whatever_a_cut_leaves_of_the_writes_no_ack_is_lost(
     need("nbdkit", "nbdfuse", f"mkfs.{kind}", "losetup")
     with workshop() as shop, staged(tmp_path, hatchery) as stage:
         report = blocks.crash_everywhere(
-            shop, stage, kind, chance, images=pick(120, 14), grains=grains, complete_each=pick(4, 5)
+            shop, stage, kind, chance, images=pick(240, 24), grains=grains, complete_each=pick(4, 5)
         )
 
     assert report.wrong == []
-    assert report.images == pick(120, 14)
+    assert report.images == pick(240, 24)
     assert report.completed > 0
     # The cuts took something away, and there was something to be kept.
     assert report.lost_bytes > 0

@@ -112,6 +112,31 @@ def _make_folder(name: str, parent: int) -> int:
     return created
 
 
+def settle(root: int, components: Sequence[str]) -> None:
+    """Fsync `root` and every folder on the way but the last: what leads there outlives a power cut, whoever made it.
+
+    A process that was killed right after its mkdir leaves a name that is there for who looks, and not yet on the disk.
+    """
+    current = os.dup(root)
+    try:
+        for component in components:
+            os.fsync(current)
+            following = open_folder(component, below=current)
+            os.close(current)
+            current = following
+    finally:
+        os.close(current)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Make all of a file system durable: syncfs(2)."""
+    if not hasattr(_libc, "syncfs"):
+        os.sync()
+    elif _libc.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 @contextmanager
 def parent_of(path: str, *, below: int, create: bool = False) -> Iterator[tuple[int, str]]:
     """Open the folder of a file at a relative path below a folder; gives it with the file's own name.

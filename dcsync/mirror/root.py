@@ -131,6 +131,15 @@ class MirrorRoot:
             facts = os.fstatvfs(self.descriptor)
         return facts.f_bavail * facts.f_frsize
 
+    def settle(self) -> None:
+        """Make durable all that is there. Blocks.
+
+        What a killed run renamed and did not fsync is there for who looks, and gone with the power: to be called before
+        the manifest takes in what this process did not publish.
+        """
+        with disk.disk_errors(f"syncing the file system of {self.path}"):
+            disk.sync_file_system(self.descriptor)
+
     @contextmanager
     def folder(self, relative: str, *, create: bool = False) -> Iterator[int]:
         """Open a folder below the root; `FileNotFoundError` when it is not there and not to be made."""

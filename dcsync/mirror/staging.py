@@ -24,7 +24,7 @@ from dcsync.core.wire import WireError
 from dcsync.errors import MirrorTampered, SizeMismatch
 from dcsync.mirror import disk
 from dcsync.mirror.fast import fastest_crc32
-from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
+from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot, split
 
 PART = ".part"
 #: An escape that no safe name holds (FAULTS rule N): `~` is never escaped there, and a `%` before hex always is.
@@ -393,6 +393,7 @@ class Staging:
             os.fchmod(self.descriptor, disk.FOLDER_MODE)
             os.fsync(self.descriptor)
             with self.root.reshaping, self.root.folder(parent_path, create=True) as parent:
+                disk.settle(self.root.descriptor, split(parent_path))
                 try:
                     disk.rename_noreplace(self.leaf, self._parent, leaf, parent)
                 except FileExistsError:

@@ -123,6 +123,8 @@ class _Rebuild:
     async def run(self) -> RebuildReport:
         context, report = self._context, self._report
         await Notes(context.manifest).remember(REBUILDING, "yes")
+        # The manifest may have gone in the crash that left the newest snapshot without its fsync.
+        await context.disk.run(context.root.settle)
         folders = await context.disk.run(self._find)
         # Those with a sidecar first: they know the ids of requests, of which the others' names have only a part.
         unmarked = []

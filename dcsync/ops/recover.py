@@ -63,6 +63,7 @@ async def finish_pruning(context: MirrorContext) -> None:
     left = await context.disk.run(trash.leaves, context.root)
     if not left:
         return
+    await context.disk.run(context.root.settle)
     for account in await context.manifest.accounts():
         for job, folder in (await context.manifest.published_folders(account)).items():
             leaf = trash.trash_leaf(account, job)

@@ -172,6 +172,51 @@ def test_walking_leaves_no_descriptor_open(tmp_path: Path, folder: int) -> None:
     assert set(Path("/proc/self/fd").iterdir()) == before
 
 
+def noted_fsyncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let each fsync be noted with the path that it is about."""
+    paths: list[str] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        paths.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    return paths
+
+
+def test_settling_makes_every_name_on_the_way_durable(
+    tmp_path: Path, folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    before, fsynced = set(Path("/proc/self/fd").iterdir()), noted_fsyncs(monkeypatch)
+
+    disk.settle(folder, ["a", "b", "c"])
+    assert fsynced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a/b")]
+    with pytest.raises(FileNotFoundError):
+        disk.settle(folder, ["a", "x", "y"])
+
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_file_system_that_cannot_be_synced_says_so(tmp_path: Path, folder: int) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    disk.sync_file_system(folder)
+
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        disk.sync_file_system(-1)
+
+
+def test_where_one_file_system_cannot_be_synced_all_are(folder: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(disk, "_libc", object())
+    monkeypatch.setattr(os, "sync", lambda: synced.append("all"))
+
+    disk.sync_file_system(folder)
+
+    assert synced == ["all"]
+
+
 def test_a_name_is_there_also_when_it_is_a_symlink_to_nothing(tmp_path: Path, folder: int) -> None:
     (tmp_path / "dangling").symlink_to("nowhere")
 

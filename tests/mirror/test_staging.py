@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -23,6 +24,7 @@ from dcsync.core.names import assign_paths
 from dcsync.core.table import TableFacts, count
 from dcsync.core.transfer import Have
 from dcsync.errors import DiskError, DiskFull, DiskReadOnly, MirrorTampered, SizeMismatch
+from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot, open_root
 from dcsync.mirror.staging import (
     Hashers,
@@ -782,6 +784,34 @@ def test_publishing_is_one_rename_of_the_whole_folder(root: MirrorRoot, staging:
     assert mode(folder / "_dcsync.json") == 0o444
     assert list((root.path / ".dcsync/staging").iterdir()) == []
     assert staged_jobs(root) == set()
+
+
+def test_the_way_to_a_snapshot_is_durable_before_its_name_is(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the folders on it were made by a process that was killed before it could say so to the disk."""
+    stage(staging)
+    (root.path / FOLDER).parent.mkdir(parents=True)
+    calls: list[str] = []
+    fsync, rename = os.fsync, disk.rename_noreplace
+
+    def noted_fsync(descriptor: int) -> None:
+        calls.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    def noted_rename(*arguments: Any) -> None:
+        calls.append("rename")
+        rename(*arguments)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(disk, "rename_noreplace", noted_rename)
+
+    staging.publish(FOLDER)
+
+    before, after = calls[: calls.index("rename")], calls[calls.index("rename") :]
+    way = [str(root.path / path) for path in reversed(Path(FOLDER).parent.parents)]
+    assert before == [str(root.path / staging.relative), *way]
+    assert after == ["rename", str((root.path / FOLDER).parent), str(root.path / ".dcsync/staging")]
 
 
 def test_a_name_that_is_taken_is_not_published_over(root: MirrorRoot, staging: Staging) -> None:

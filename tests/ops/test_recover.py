@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +13,9 @@ import pytest
 from dcsync.app.settings import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
-from dcsync.errors import MassChange, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
-from dcsync.manifest.store import SqlManifest
+from dcsync.errors import DiskFault, MassChange, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
+from dcsync.manifest.store import SqlManifest, open_manifest
+from dcsync.mirror import disk
 from dcsync.ops.recover import notice_missing
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
@@ -273,6 +276,44 @@ async def test_a_crash_between_rename_and_commit_is_acknowledged_at_the_next_sta
     assert await states(mirror) == {job: JobState.PUBLISHED}
     (latest,) = mirror.root.glob("acme/*/latest")
     assert latest.resolve() == mirror.snapshot_of(job)
+
+
+@pytest.mark.parametrize("lost", ["the last row", "the manifest"])
+async def test_what_cannot_be_made_durable_is_not_acknowledged(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """What a killed run left may be gone with the power, until the disk was asked for it."""
+    first = add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+    before = mirror.folder / "before.sqlite"
+    shutil.copy(mirror.state / "manifest.sqlite", before)
+    second = add_extract(mirror, tables(2, seed=1))
+    await mirror.sync()
+    drop_manifest(mirror)
+    if lost == "the last row":
+        shutil.copy(before, mirror.state / "manifest.sqlite")
+    fetched = mirror.sandbox.count("storage")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "sync_file_system", failing)
+        if lost == "the last row":
+            outcome = await mirror.sync_one()
+            assert isinstance(outcome.error, DiskFault)
+            assert await states(mirror) == {first: JobState.PUBLISHED, second: JobState.SEEN}
+        else:
+            with pytest.raises(DiskFault):
+                await mirror.sync()
+            async with open_manifest(mirror.state / "manifest.sqlite") as manifest:
+                assert await manifest.accounts() == []
+    mirror.clock.advance(3600)
+    await mirror.sync()
+
+    assert await states(mirror) == {first: JobState.PUBLISHED, second: JobState.PUBLISHED}
+    assert mirror.sandbox.count("storage") == fetched
+
+
+def failing(_descriptor: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 @pytest.mark.parametrize("kind", ["symlink", "hardlinks"])

@@ -66,6 +66,16 @@ class Stage:
         """Run dcsync to its end."""
         return self.start(*argv, **options).wait()
 
+    def steps(self) -> list[str]:
+        """Return what a first run calls to make something visible or durable, in the order of one disk thread."""
+        twin = self.elsewhere(self.folder / f"twin-{self.runs}")
+        twin.root.mkdir(parents=True)
+        twin.state.mkdir(mode=0o700)
+        ended = twin.run(one_thread=True)
+        self.runs = twin.runs
+        assert ended.status == 0, ended.output
+        return [event.about for event in ended.events if event.kind == "step"]
+
     def forget_calls(self) -> None:
         """Let a minute pass for the quota: a machine whose power was cut takes that long."""
         with suppress(OSError):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import pytest
 import structlog
@@ -24,6 +24,7 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - with folders of our own
 _IN_MEMORY: Final = "dcsync-torture-"
 _FIGURES: Final = pytest.StashKey[list[tuple[str, str, str]]]()
 
+T = TypeVar("T")
 #: `figure("kill -9 at random", "100, nothing torn")` puts a line into the table.
 Figure = Callable[[str, str], None]
 
@@ -45,8 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
-def pick(full: int, part: int) -> int:
-    """Return how many rounds to make: `full`, or `part` in the slice that CI runs."""
+def pick(full: T, part: T) -> T:
+    """Return how many rounds to make, or which: `full`, or `part` in the slice that CI runs."""
     return part if SLICE else full
 
 

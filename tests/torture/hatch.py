@@ -128,9 +128,11 @@ class _Notes:
         TokenStore.save = saved  # type: ignore[method-assign, assignment]
         if self._order["close_fails"] is not None:
             self._break_close(*self._order["close_fails"])
+        self._step(os, "mkdir")
         self._step(os, "fsync")
         self._step(os, "rename")
         self._step(disk, "rename_noreplace")
+        self._step(disk, "sync_file_system")
 
     def note(self, kind: str, about: str) -> None:
         """Write an event down; end here if that was ordered."""
@@ -165,7 +167,7 @@ class _Notes:
         os.close = failing  # type: ignore[assignment]
 
     def _step(self, module: Any, name: str) -> None:
-        """Note each call of what makes a change durable or visible, once it is done."""
+        """Note each call of what makes a change visible or durable, once it is done."""
         function = getattr(module, name)
 
         @wraps(function)

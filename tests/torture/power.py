@@ -168,6 +168,32 @@ def cut_at_steps(mirror: Powered, steps: Iterable[int], *, on: str = "step", bug
     return mirror.report
 
 
+def cut_after_what_a_kill_left(mirror: Powered, steps: Iterable[int], *, bug: str | None = None) -> Report:
+    """Kill a first run after its N-th step, the power stays on; cut that right after the next run's first ack.
+
+    The kernel still has what the killed one made and nobody made durable: the next run finds it, and builds on it.
+    """
+    for step in steps:
+        mirror.anew()
+        killed = mirror.stage.run(one_thread=True, cut_on="step", cut_at=step, bug=bug)
+        mirror.acked.update(killed.acked())
+        mirror.run_and_cut(on="ack", bug=bug)
+        mirror.finish()
+        if mirror.report.wrong:
+            mirror.report.wrong.append(f"that was after step {step}")
+            break
+    return mirror.report
+
+
+def cut_after_a_killed_publish(mirror: Powered, *, number: int, rounds: int, bug: str | None = None) -> Report:
+    """Kill a first run right after its N-th publish by rename, and cut the power right after the next run's first ack.
+
+    After the first one the manifest is made anew from the tree; after a later one the snapshot alone is adopted.
+    """
+    renames = [step for step, name in enumerate(mirror.stage.steps(), 1) if name == "rename_noreplace"]
+    return cut_after_what_a_kill_left(mirror, [renames[number - 1]] * rounds, bug=bug)
+
+
 def cut_at_random(
     mirror: Powered, chance: random.Random, *, cuts: int, longest_s: float, bug: str | None = None
 ) -> Report:

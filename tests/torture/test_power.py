@@ -11,7 +11,7 @@ import pytest
 
 from tests.rigs.disks import Kind, Workshop, workshop
 from tests.rigs.hatchery import Hatchery, hatching
-from tests.rigs.stage import staged
+from tests.rigs.stage import make_world, staged
 from tests.torture import power
 from tests.torture.conftest import Figure, need, pick
 from tests.torture.power import Report, powered
@@ -80,6 +80,23 @@ def test_a_cut_after_any_step_leaves_a_folder_whole_or_absent(
     # A run more or less orders its fsyncs otherwise; nearly every cut came.
     assert report.cuts > 0.8 * len(some)
     figure(f"power cut after the N-th fsync or rename of {steps}, {where(kind, on_two)}", told(report))
+
+
+@KINDS
+def test_what_a_killed_run_made_is_durable_before_the_next_one_acks_it(
+    tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, kind: Kind
+) -> None:
+    """A folder that was made or renamed and not fsynced is there for who looks, and gone with the power (FAULTS D3)."""
+    with staged(tmp_path, hatchery, make_world(2)) as stage:
+        names = stage.steps()
+        visible = [number for number, name in enumerate(names, 1) if name in {"mkdir", "rename_noreplace"}]
+        with powered(shop, stage, kind, on_two=True) as mirror:
+            report = power.cut_after_what_a_kill_left(mirror, pick(list(range(1, len(names) + 1)), visible))
+
+    assert report.wrong == []
+    # Killed after the last ack, there is none in the next run.
+    assert report.cuts >= len(visible) - 2
+    figure(f"power cut right after the ack of what a killed run left, {where(kind, on_two=True)}", told(report))
 
 
 @KINDS

@@ -42,7 +42,9 @@ class Ground:
 Trial: TypeAlias = Callable[[Ground, str | None], list[str]]
 
 
-def _powered(trial: Callable[..., power.Report], *, on_two: bool = False, chained: bool = False) -> Trial:
+def _powered(
+    trial: Callable[..., power.Report], *, on_two: bool = False, chained: bool = False, **options: int
+) -> Trial:
     def tried(ground: Ground, bug: str | None) -> list[str]:
         with (
             workshop() as shop,
@@ -50,7 +52,7 @@ def _powered(trial: Callable[..., power.Report], *, on_two: bool = False, chaine
             powered(shop, stage, "ext4", on_two=on_two) as mirror,
         ):
             mirrored: Powered = mirror
-            return trial(mirrored, rounds=2, bug=bug).wrong
+            return trial(mirrored, rounds=2, bug=bug, **options).wrong
 
     return tried
 
@@ -82,6 +84,12 @@ def _crashed(ground: Ground, bug: str | None) -> list[str]:
 TRIALS: Final[dict[str, Trial]] = {
     "PL, cut after each ack": _powered(power.cut_after_each_ack),
     "PL, cut after each ack, two file systems": _powered(power.cut_after_each_ack, on_two=True),
+    "PL, killed after its first rename, cut after the next ack": _powered(
+        power.cut_after_a_killed_publish, number=1, on_two=True
+    ),
+    "PL, killed after its second rename, cut after the next ack": _powered(
+        power.cut_after_a_killed_publish, number=2, on_two=True
+    ),
     "PL, cut at the use of a token": _powered(power.cut_after_use_of_a_token, chained=True),
     "PL, cut during a refresh": _powered(power.cut_while_refreshing, chained=True),
     "LW, block log replayed": _crashed,
@@ -102,6 +110,10 @@ TRIALS: Final[dict[str, Trial]] = {
 CATCHES: Final[dict[str, tuple[str, ...]]] = {
     "no_fsync_of_files": ("PL, cut after each ack", "LW, block log replayed"),
     "no_fsync_of_folders": ("PL, cut after each ack, two file systems",),
+    "adopted_before_it_is_durable": (
+        "PL, killed after its first rename, cut after the next ack",
+        "PL, killed after its second rename, cut after the next ack",
+    ),
     "commits_not_durable": ("PL, cut after each ack", "LW, block log replayed"),
     "commit_before_rename": ("PL, cut after each ack",),
     "fsync_again_after_a_failure": ("EI, failing fsync",),

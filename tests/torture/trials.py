@@ -112,11 +112,7 @@ def somebody_s_folder(stage: Stage, *, bug: str | None = None) -> list[str]:
 
 def _kill_when_staged(stage: Stage) -> None:
     """Kill a run after the last fsync before its first publish."""
-    twin = stage.elsewhere(stage.folder / "twin")
-    twin.root.mkdir(parents=True)
-    twin.state.mkdir(mode=0o700)
-    steps = [event.about for event in twin.run(one_thread=True).events if event.kind == "step"]
-    ended = stage.run(one_thread=True, cut_on="step", cut_at=steps.index("rename_noreplace"))
+    ended = stage.run(one_thread=True, cut_on="step", cut_at=stage.steps().index("rename_noreplace"))
     assert ended.status < 0
     assert list(stage.root.glob(".dcsync/staging/*/SHA256SUMS")), "it was not staged yet"
 

@@ -417,7 +417,7 @@ class DiskFull(DiskError):
     """No space, or not enough to start."""
 
     code = "F-SPACE"
-    hint = "free space on the mirror's disk; dcsync goes on by itself"
+    hint = "free space on that disk; dcsync goes on by itself"
 
 
 class InodesExhausted(DiskError):

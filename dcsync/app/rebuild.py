@@ -9,16 +9,19 @@ from dcsync.app.places import MANIFEST_NAME
 from dcsync.app.settings import account_settings
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
+from dcsync.ops.reading import ReadingObserver
 from dcsync.ops.rebuild import RebuildReport, rebuild
 from dcsync.ops.recover import recover
 
 
-async def rebuild_manifest(config: Config, *, clock: Clock | None = None) -> RebuildReport:
+async def rebuild_manifest(
+    config: Config, *, clock: Clock | None = None, observer: ReadingObserver | None = None
+) -> RebuildReport:
     """Set the manifest aside, sound or not, and make it anew from the tree."""
     clock = clock or SystemClock()
     accounts, label = account_settings(config), f"replaced-{clock.now():%Y%m%dT%H%M%SZ}"
     async with open_mirror(config, clock=clock, role="rebuild", anew=label) as context:
-        report = await rebuild(context, [account.name for account in accounts])
+        report = await rebuild(context, [account.name for account in accounts], observer=observer)
         await recover(context, accounts, new_mirror=False)
     aside = Path(config.state.dir) / f"{MANIFEST_NAME}.{label}"
     report.set_aside = str(aside) if aside.exists() else None

@@ -1,17 +1,25 @@
-"""How a run is seen: bars on a terminal, a line every 30 s elsewhere. Both are told by the port `Observer`."""
+"""How long work is seen: bars on a terminal, a line every 30 s elsewhere.
+
+A run tells of itself by the port `Observer`, what reads the mirror again by the port `ReadingObserver`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 import structlog
 
 from dcsync.clock import Clock
+from dcsync.core.figures import size_text
 from dcsync.core.model import AccountName, JobId
+from dcsync.core.names import printable
+from dcsync.errors import DcsyncError
 from dcsync.ops.context import Observer
+from dcsync.ops.reading import ReadingObserver
+from dcsync.tasks import foremost
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,12 +42,23 @@ async def watching(clock: Clock) -> AsyncIterator[Observer]:
             yield bars
         return
     lines = Lines()
-    async with asyncio.TaskGroup() as group:
-        reporter = group.create_task(_report(lines, clock))
-        try:
-            yield lines
-        finally:
-            reporter.cancel()
+    async with _reporting(lines.report, clock):
+        yield lines
+
+
+@asynccontextmanager
+async def reading(clock: Clock) -> AsyncIterator[ReadingObserver]:
+    """Give an observer for who reads the mirror again: a bar when stderr is a terminal, else lines of the log."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with ReadingBar(console) as bar:
+            yield bar
+        return
+    lines = ReadingLines()
+    async with _reporting(lines.report, clock):
+        yield lines
 
 
 class Bars:
@@ -147,7 +166,80 @@ class Lines:
             )
 
 
-async def _report(lines: Lines, clock: Clock) -> None:
-    while True:
-        await clock.sleep(INTERVAL_S)
-        lines.report()
+class ReadingBar:
+    """One bar over the snapshots, with what was read of them. What snapshots share is read once."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._size = 0
+        self._progress: Progress = Progress(
+            TextColumn("reading"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("snapshots, {task.fields[read]} read: {task.description}", markup=False),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, read=size_text(0))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def snapshot(self, folder: str, number: int, of: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=number - 1, total=of, description=printable(folder, 60))
+
+    def read(self, size: int) -> None:
+        """Count bytes."""
+        self._size += size
+        self._progress.update(self._task, read=size_text(self._size))
+
+
+class ReadingLines:
+    """Counts, for the line every 30 s."""
+
+    def __init__(self) -> None:
+        self._folder = ""
+        self._snapshots = (0, 0)
+        self._size = 0
+
+    def snapshot(self, folder: str, number: int, of: int) -> None:
+        """Note where it is."""
+        self._folder, self._snapshots = folder, (number, of)
+
+    def read(self, size: int) -> None:
+        """Count bytes."""
+        self._size += size
+
+    def report(self) -> None:
+        """Write a line, once there is something to tell."""
+        number, of = self._snapshots
+        if number:
+            log.info("progress", snapshot=f"{number}/{of}", folder=self._folder, read_bytes=self._size)
+
+
+@asynccontextmanager
+async def _reporting(report: Callable[[], None], clock: Clock) -> AsyncIterator[None]:
+    """Report every 30 s while what is within goes on."""
+
+    async def repeat() -> None:
+        while True:
+            await clock.sleep(INTERVAL_S)
+            report()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            reporter = group.create_task(repeat())
+            try:
+                yield
+            finally:
+                reporter.cancel()
+    except BaseExceptionGroup as errors:
+        # The group wraps what passes through it. Of a bug its traceback is wanted.
+        error = foremost(errors)
+        raise error from (None if isinstance(error, DcsyncError) else errors)

@@ -10,6 +10,7 @@ from dcsync.cli.root import EXIT_STATUSES
 from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
+    from dcsync.config import Config
     from dcsync.ops.rebuild import RebuildReport
 
 
@@ -24,16 +25,24 @@ def rebuild_command(ctx: click.Context, as_json: bool) -> int:
     manifest needs no rebuild by hand: every command that writes does it. The exit status is 3 when a snapshot is
     damaged or could not be taken in.
     """
-    from dcsync.app.rebuild import rebuild_manifest
     from dcsync.cli.output import print_json
     from dcsync.cli.session import load_config, run_async
 
-    report = run_async(rebuild_manifest(load_config(ctx)))
+    report = run_async(_rebuild(load_config(ctx)))
     if as_json:
         print_json(report.json())
     else:
         _print(report)
     return int(ExitStatus.DONE if report.is_whole else ExitStatus.INCOMPLETE)
+
+
+async def _rebuild(config: Config) -> RebuildReport:
+    from dcsync.app.rebuild import rebuild_manifest
+    from dcsync.cli.progress import reading
+    from dcsync.clock import SystemClock
+
+    async with reading(SystemClock()) as observer:
+        return await rebuild_manifest(config, observer=observer)
 
 
 def _print(report: RebuildReport) -> None:

@@ -62,27 +62,20 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
     from dcsync.app.sync import follow_up, open_sync, open_teller
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
-    from dcsync.errors import DcsyncError
     from dcsync.ops.sync import sync
-    from dcsync.tasks import foremost
 
     clock = SystemClock()
     selected = account_settings(config, accounts)
-    try:
-        async with (
-            watching(clock) as observer,
-            open_sync(config, environ=os.environ, observer=observer, clock=clock, writes=not dry_run) as context,
-        ):
-            if dry_run:
-                return await sync(context, selected, wanted=wanted, dry_run=True)
-            teller = await open_teller(config, context, environ=os.environ)
-            outcomes = await sync(context, selected, wanted=wanted)
-            await follow_up(config, context, teller, outcomes)
-            return outcomes
-    except BaseExceptionGroup as errors:
-        # The group that owns the reporter wraps what passes through it.
-        error = foremost(errors)
-        raise error from (None if isinstance(error, DcsyncError) else errors)
+    async with (
+        watching(clock) as observer,
+        open_sync(config, environ=os.environ, observer=observer, clock=clock, writes=not dry_run) as context,
+    ):
+        if dry_run:
+            return await sync(context, selected, wanted=wanted, dry_run=True)
+        teller = await open_teller(config, context, environ=os.environ)
+        outcomes = await sync(context, selected, wanted=wanted)
+        await follow_up(config, context, teller, outcomes)
+        return outcomes
 
 
 def print_outcomes(outcomes: Sequence[AccountOutcome], *, as_json: bool, dry_run: bool) -> None:

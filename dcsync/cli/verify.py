@@ -56,15 +56,18 @@ async def _verify(
     from dcsync.app.mirror import open_mirror
     from dcsync.app.settings import account_settings
     from dcsync.app.sync import open_sync
+    from dcsync.cli.progress import reading
+    from dcsync.clock import SystemClock
     from dcsync.ops.verify import verify
 
     selected = account_settings(config, accounts)
-    if repair:
-        # What is missing is for this command to say, so the start does not see to it.
-        async with open_sync(config, environ=os.environ, role="verify", notices_missing=False) as context:
-            return await verify(context, selected, part=part, repair=True, rate=rate)
-    async with open_mirror(config, role="verify", writes=False) as mirror:
-        return await verify(mirror, selected, part=part, rate=rate)
+    async with reading(SystemClock()) as observer:
+        if repair:
+            # What is missing is for this command to say, so the start does not see to it.
+            async with open_sync(config, environ=os.environ, role="verify", notices_missing=False) as context:
+                return await verify(context, selected, part=part, repair=True, rate=rate, observer=observer)
+        async with open_mirror(config, role="verify", writes=False) as mirror:
+            return await verify(mirror, selected, part=part, rate=rate, observer=observer)
 
 
 def _part(text: str | None) -> tuple[int, int] | None:

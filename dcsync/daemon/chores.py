@@ -10,7 +10,6 @@ import structlog
 
 from dcsync.app.settings import keep_policy
 from dcsync.config import Config
-from dcsync.core.model import JobId
 from dcsync.core.notices import Event, EventKind
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
@@ -73,7 +72,7 @@ class Chores:
             self.accounts,
             days=settings.part_days,
             rate=settings.rate,
-            advanced=lambda size: self.progress.file_advanced(JobId(""), "", size),
+            observer=self.progress,
         )
         told = False
         for account in self.accounts:

@@ -14,13 +14,12 @@ SLOW_DISK_S = 30.0
 
 
 class Progress:
-    """Meets the port `Observer`: every event is progress. Workers say when they begin and end."""
+    """Meets the ports `Observer` and `ReadingObserver`: every event is progress. Workers tell their begin and end."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last = clock.monotonic()
         self._busy: Counter[str] = Counter()
-        self._bytes = 0
         self._jobs: dict[JobId, str] = {}
 
     @property
@@ -64,11 +63,18 @@ class Progress:
 
     def file_advanced(self, job: JobId, name: str, size: int) -> None:  # noqa: ARG002 - the port's
         """Note that bytes came."""
-        self._bytes += size
         self._note()
 
     def file_done(self, job: JobId, name: str) -> None:  # noqa: ARG002 - the port's
         """Note that a file is staged."""
+        self._note()
+
+    def snapshot(self, folder: str, number: int, of: int) -> None:  # noqa: ARG002 - the port's
+        """Note that a snapshot is looked at."""
+        self._note()
+
+    def read(self, size: int) -> None:  # noqa: ARG002 - the port's
+        """Note that bytes were read again."""
         self._note()
 
     def job_done(self, job: JobId) -> None:

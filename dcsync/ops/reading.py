@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from dcsync.core.transfer import Throttle
 from dcsync.errors import DcsyncError
@@ -14,16 +14,36 @@ from dcsync.ops.context import MirrorContext
 _SMALL = 1 << 20
 
 
+class ReadingObserver(Protocol):
+    """Is told how a reading of the mirror goes on."""
+
+    def snapshot(self, folder: str, number: int, of: int) -> None:
+        """The `number`-th snapshot, from 1, of `of` is looked at."""
+
+    def read(self, size: int) -> None:
+        """`size` more bytes were read."""
+
+
+class Unwatched:
+    """An observer that tells nobody."""
+
+    def snapshot(self, folder: str, number: int, of: int) -> None:
+        """Say nothing."""
+
+    def read(self, size: int) -> None:
+        """Say nothing."""
+
+
 class ContentReader:
     """Hashes files one after another, so that whoever else reads from the disk is not held up."""
 
     def __init__(
-        self, context: MirrorContext, *, rate: int | None = None, advanced: Callable[[int], None] = lambda _: None
+        self, context: MirrorContext, *, rate: int | None = None, observer: ReadingObserver | None = None
     ) -> None:
         self.read_bytes = 0
         self.read_files = 0
         self._context = context
-        self._advanced = advanced
+        self._observer = observer or Unwatched()
         self._throttle = Throttle(rate)
         self._known: dict[tuple[int, int], Digest | DcsyncError] = {}
 
@@ -82,7 +102,7 @@ class ContentReader:
 
     async def _count(self, size: int) -> None:
         self.read_bytes += size
-        self._advanced(size)
+        self._observer.read(size)
         wait = self._throttle.wait_s(self._context.clock.monotonic(), size)
         if wait > 0:
             await self._context.clock.sleep(wait)

@@ -24,7 +24,7 @@ from dcsync.manifest import Notes, Records
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.check import Survey, survey
 from dcsync.ops.context import MirrorContext, MirrorSettings
-from dcsync.ops.reading import ContentReader
+from dcsync.ops.reading import ContentReader, ReadingObserver, Unwatched
 
 log = structlog.get_logger(__name__)
 
@@ -100,23 +100,26 @@ def is_placed(settings: MirrorSettings, folder: str) -> bool:
     return where is not None and where.completed_at is not None
 
 
-async def rebuild(context: MirrorContext, accounts: Sequence[AccountName]) -> RebuildReport:
+async def rebuild(
+    context: MirrorContext, accounts: Sequence[AccountName], *, observer: ReadingObserver | None = None
+) -> RebuildReport:
     """Put every snapshot of the tree into the manifest, each inode hashed once. `accounts` are the configured ones.
 
     A snapshot with a damaged file is taken in as it was published, and the damage is said: `verify` finds it again.
     Cancelling is safe; what is done is not done again.
     """
-    return await _Rebuild(context, accounts).run()
+    return await _Rebuild(context, accounts, observer or Unwatched()).run()
 
 
 class _Rebuild:
     """One rebuild."""
 
-    def __init__(self, context: MirrorContext, accounts: Sequence[AccountName]) -> None:
+    def __init__(self, context: MirrorContext, accounts: Sequence[AccountName], observer: ReadingObserver) -> None:
         self._context = context
         self._accounts = accounts
+        self._observer = observer
         self._records = Records(context.manifest)
-        self._reader = ContentReader(context)
+        self._reader = ContentReader(context, observer=observer)
         self._report = RebuildReport()
         self._jobs: set[tuple[str, str]] = set()
 
@@ -136,8 +139,10 @@ class _Rebuild:
             if found is None:
                 unmarked.append(folder)
             else:
+                self._observer.snapshot(folder, len(report.snapshots) + 1, len(folders))
                 await self._take(folder, found, Source.SIDECAR)
         for folder in unmarked:
+            self._observer.snapshot(folder, len(report.snapshots) + 1, len(folders))
             found = await self._guess(folder)
             if found is not None:
                 await self._take(folder, found, Source.NAMES)

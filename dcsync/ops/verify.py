@@ -7,7 +7,7 @@ all parts together read everything once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -23,7 +23,7 @@ from dcsync.mirror import adopt
 from dcsync.mirror.check import Entry, Survey, survey
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.ops.damage import Damage, Finding, Kind, Outcome, VerifyReport
-from dcsync.ops.reading import ContentReader
+from dcsync.ops.reading import ContentReader, ReadingObserver, Unwatched
 from dcsync.ops.rebuild import is_placed
 from dcsync.ops.repair import repair_files, repair_folders
 
@@ -58,19 +58,20 @@ async def verify(
     part: tuple[int, int] | None = None,
     repair: bool = False,
     rate: int | None = None,
-    advanced: Callable[[int], None] = lambda _: None,
+    observer: ReadingObserver | None = None,
 ) -> VerifyReport:
     """Read the published snapshots of `accounts`, or a part of them, at most `rate` bytes a second.
 
     With `repair`, which needs a `SyncContext`, what is damaged is replaced by a copy of the mirror, else by what the
-    server still has; the damaged file is kept aside. `advanced` is told the bytes read. What is found is in the report,
+    server still has; the damaged file is kept aside. What is found is in the report,
     not raised. Cancelling is safe.
     """
-    reader = ContentReader(context, rate=rate, advanced=advanced)
+    observer = observer or Unwatched()
+    reader = ContentReader(context, rate=rate, observer=observer)
     report = VerifyReport(part=part)
     chosen = WHOLE if part is None else Part(number=part[0], of=part[1])
     for account in accounts:
-        await _Verification(context, account, chosen, reader, report, repair=repair).run()
+        await _Verification(context, account, chosen, reader, report, repair=repair, observer=observer).run()
     report.files, report.read_bytes = reader.read_files, reader.read_bytes
     _say(report)
     return report
@@ -83,7 +84,7 @@ async def verify_nightly(
     days: int,
     repair: bool = False,
     rate: int | None = None,
-    advanced: Callable[[int], None] = lambda _: None,
+    observer: ReadingObserver | None = None,
 ) -> VerifyReport:
     """Read the part after the one that was read last, so that everything is read within `days` nights.
 
@@ -94,7 +95,7 @@ async def verify_nightly(
     number = 1
     if last is not None and last.endswith(f"/{days}") and last.partition("/")[0].isdigit():
         number = int(last.partition("/")[0]) % days + 1
-    report = await verify(context, accounts, part=(number, days), repair=repair, rate=rate, advanced=advanced)
+    report = await verify(context, accounts, part=(number, days), repair=repair, rate=rate, observer=observer)
     await notes.remember(_LAST_PART, f"{number}/{days}")
     return report
 
@@ -120,6 +121,7 @@ class _Verification:
         report: VerifyReport,
         *,
         repair: bool,
+        observer: ReadingObserver,
     ) -> None:
         self._context = context
         self._account = account
@@ -127,6 +129,7 @@ class _Verification:
         self._reader = reader
         self._report = report
         self._repair = repair
+        self._observer = observer
         self._records = Records(context.manifest)
         self._findings: list[Finding] = []
         self._damages: list[Damage] = []
@@ -136,7 +139,8 @@ class _Verification:
         published = list(jobs.values())
         # The newest first: what is damaged there is what the next snapshot would link to.
         published.sort(key=lambda known: (known.folder or "", known.job.id), reverse=True)
-        for known in published:
+        for number, known in enumerate(published, 1):
+            self._observer.snapshot(known.folder or "", number, len(published))
             await self._snapshot(known.job.id)
         await self._unknown_folders()
         if self._findings:

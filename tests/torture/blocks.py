@@ -21,6 +21,7 @@ class Report:
     lost_bytes: int = 0
     flushes: int = 0
     completed: int = 0
+    kills: int = 0
 
 
 def crash_everywhere(
@@ -32,13 +33,16 @@ def crash_everywhere(
     images: int,
     grains: tuple[int, ...],
     complete_each: int,
+    kills: int = 0,
     bug: str | None = None,
 ) -> Report:
     """Log what a run writes, and look at the disks that a cut could leave: right after each ack, and after any write.
 
-    Of every `complete_each`-th the following run is made as well.
+    Before that run, `kills` others are killed after one of their steps; what they wrote is in the log, too. Of every
+    `complete_each`-th disk the following run is made as well.
     """
     report = Report()
+    steps = len(stage.steps()) if kills else 0
     with logged(workshop, f"{kind}-{stage.runs}", kind) as log:
         mount = log.disk.mount
         stage = replace(stage, root=mount / "mirror", state=mount / "state")
@@ -46,12 +50,17 @@ def crash_everywhere(
         stage.state.mkdir(mode=0o700)
         run("sync", "--file-system", mount)
         began = log.position()
+        runs = [
+            stage.run(block_log=log.log, bug=bug, cut_on="step", cut_at=chance.randrange(1, steps))
+            for _ in range(kills)
+        ]
         ended = stage.run(block_log=log.log, bug=bug)
         stopped = log.position()
     if ended.status != 0:
         report.wrong.append(f"it ended with {ended.status}: {ended.output[-2000:]}")
         return report
-    acks = [event for event in ended.events if event.kind == "ack"]
+    report.kills = sum(run.status < 0 for run in runs)
+    acks = [event for run in (*runs, ended) for event in run.events if event.kind == "ack"]
     crashes = Crashes(log, workshop.folder / "running")
     report.flushes = crashes.flushes()
     # Right after an ack all is flushed as a rule. Of the other half each has a write to lose.

@@ -23,12 +23,15 @@ def hatchery() -> Iterator[Hatchery]:
         yield hatchery
 
 
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize(
     ("kind", "grains"),
     # btrfs trusts a disk to write its 4 KiB whole: its superblock is one of them.
     [("ext4", (4096, 512)), ("xfs", (4096, 512)), ("btrfs", (4096,))],
     ids=["ext4", "xfs", "btrfs"],
 )
+
+
+@KINDS
 def test_whatever_a_cut_leaves_of_the_writes_no_ack_is_lost(
     tmp_path: Path, hatchery: Hatchery, figure: Figure, chance: random.Random, kind: Kind, grains: tuple[int, ...]
 ) -> None:
@@ -48,4 +51,30 @@ def test_whatever_a_cut_leaves_of_the_writes_no_ack_is_lost(
         f"block log replayed, {kind}, in pieces of {' and '.join(str(grain) for grain in grains)} bytes",
         f"{report.images} disks out of {report.flushes} flushes, {report.lost_bytes >> 10} KiB of writes lost, "
         f"{report.acks} acked snapshots: all there; {report.completed} completed",
+    )
+
+
+@KINDS
+def test_nor_is_one_lost_of_what_killed_runs_began(
+    tmp_path: Path, hatchery: Hatchery, figure: Figure, chance: random.Random, kind: Kind, grains: tuple[int, ...]
+) -> None:
+    """Runs that were killed leave names and bytes that nobody made durable, for the next one to build on."""
+    need("nbdkit", "nbdfuse", f"mkfs.{kind}", "losetup")
+    kills = disks = acks = lost = 0
+    for number in range(pick(12, 2)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with workshop() as shop, staged(folder, hatchery) as stage:
+            report = blocks.crash_everywhere(
+                shop, stage, kind, chance, images=pick(30, 10), grains=grains, complete_each=5, kills=3
+            )
+        assert report.wrong == []
+        kills, disks = kills + report.kills, disks + report.images
+        acks, lost = acks + report.acks, lost + report.lost_bytes
+    assert kills > 0
+    assert lost > 0
+    assert acks > 0
+    figure(
+        f"block log replayed after kills, {kind}, in pieces of {' and '.join(str(grain) for grain in grains)} bytes",
+        f"{disks} disks after {kills} kills, {lost >> 10} KiB of writes lost, {acks} acked snapshots: all there",
     )

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.rigs.hosts import SEED, Fleet, Host, fleet
 from tests.rigs.kills import Witness
 from tests.rigs.mirror import sidecar, tables
 from tests.rigs.postgres import Postgres
+from tests.rigs.waiting import until
 
 
 class Watched(Sandbox):
@@ -157,7 +157,7 @@ async def test_at_the_usual_pace_the_job_of_a_killed_host_is_another_one_s_withi
             await hosts.start(first)
             await until(lambda: sandbox.active > 0)
             await hosts.start(second)
-            await until(lambda: second.log.exists() and second.said("is opening the mirror") >= 0)
+            await until(second.log.exists)
             await hosts.kill(first)
             sandbox.faults.clear()
 
@@ -167,12 +167,6 @@ async def test_at_the_usual_pace_the_job_of_a_killed_host_is_another_one_s_withi
             # It is told after it is in the manifest.
             await until(lambda: second.said("snapshot published") == 1)
             assert_all_of_it_once(hosts, 1)
-
-
-async def until(is_so: Callable[[], bool], *, within_s: float = 60.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not is_so():  # noqa: ASYNC110 - other processes have no event for it
-            await asyncio.sleep(0.1)  # noqa: TID251 - other processes' work
 
 
 @pytest.mark.timeout(120)

@@ -16,6 +16,7 @@ from dcsync.errors import DatabaseUnreachable
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.queue.work import CHORES, Ours, Pace, Queue
 from tests.rigs.postgres import Postgres
+from tests.rigs.waiting import until
 
 FAST = Pace(heartbeat_s=0.2, silence_s=2.0, stalled_cron="* * * * * *", due_cron="* * * * * *", fetch_s=0.2)
 
@@ -78,12 +79,6 @@ async def working(place: Database, handlers: Recorder) -> AsyncIterator[Queue]:
         finally:
             queue.stop()
             queue.hurry()
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not is_so():  # noqa: ASYNC110 - the queue has no event for it
-            await asyncio.sleep(0.02)  # noqa: TID251 - the database's work
 
 
 async def rows(manifest: SqlManifest, query: str) -> list[tuple[object, ...]]:

@@ -23,6 +23,7 @@ from dcsync.sandbox import Fault, World
 from tests.rigs.canaries import BELONGS, MARKS, leaks_in, marks_in
 from tests.rigs.mirror import tables
 from tests.rigs.served import Served, served
+from tests.rigs.waiting import until
 from tests.test_canaries import assert_nowhere, command_line, secrets_of
 from tests.torture.conftest import Figure
 
@@ -47,13 +48,6 @@ async def daemon(side: Served, log: Path) -> AsyncIterator[asyncio.subprocess.Pr
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-async def until(condition: object, what: str) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - the same
-            await asyncio.sleep(0.02)  # noqa: TID251 - another process's work
 
 
 COMMANDS: Final = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,18 +19,12 @@ from dcsync.sandbox.world import Blob
 from tests.rigs.kills import Witness, write_config
 from tests.rigs.mirror import tables
 from tests.rigs.processes import forking, run_of, said
+from tests.rigs.waiting import until
 from tests.torture.conftest import Figure, pick
 
 #: How long a signed URL is good for, and how long the daemon is stopped.
 _URL_LIFE_S, _STOPPED_S = 1.0, 1.5
 _SIZE, _BYTES_PER_SECOND = 4 << 20, 8 << 20
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for another process's work."""
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - it has no event for it
-            await asyncio.sleep(0.01)  # noqa: TID251 - the same
 
 
 def hang_up(sandbox: Sandbox) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from dcsync.app.hosts import at_work, known_hosts
+from dcsync.app.mirror import open_to_look
 from dcsync.app.places import LOCK_NAME, host_name, manifest_place, state_folder
 from dcsync.app.settings import tell_settings
 from dcsync.clock import Clock, SystemClock
@@ -18,9 +19,12 @@ from dcsync.tasks import DiskThreads
 
 @asynccontextmanager
 async def open_hooks(
-    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, runs: bool
+    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, runs: bool, writes: bool
 ) -> AsyncIterator[Teller]:
-    """Open what hooks need: the manifest, and with `runs` the state folder's lock, since one process runs them."""
+    """Open what hooks need: the manifest, and with `runs` the state folder's lock, since one process runs them.
+
+    Without the lock a manifest of an older version is left alone: a daemon of that version may be writing to it.
+    """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
@@ -28,7 +32,9 @@ async def open_hooks(
         if runs:
             stack.enter_context(FileLock(state / LOCK_NAME, f"the state folder {state}", role="hooks"))
         place = manifest_place(config, environ=environ)
-        manifest = await stack.enter_async_context(open_manifest(place, label=host_name()))
+        manifest = None if runs else await open_to_look(stack, place, disk)
+        if manifest is None or writes:
+            manifest = await stack.enter_async_context(open_manifest(place, label=host_name()))
         others = [host for host in await known_hosts(manifest) if host.is_alive]
         if runs and others:
             raise at_work(others)

@@ -75,7 +75,7 @@ async def open_mirror(
                 await _put_aside(place, root, state, anew, disk)
             manifest = await _open_or_renew(stack, place, root, clock, disk)
         else:
-            manifest = await _open_to_look(stack, place, disk)
+            manifest = await open_to_look(stack, place, disk)
         # Before anything is written, and also where nothing will be: a bare mount point knows no snapshot.
         await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         async with _turn_to_open(manifest, clock, writes=writes):
@@ -115,7 +115,8 @@ async def open_mirror(
         yield context
 
 
-async def _open_to_look(stack: AsyncExitStack, place: Path | Database, disk: DiskThreads) -> SqlManifest:
+async def open_to_look(stack: AsyncExitStack, place: Path | Database, disk: DiskThreads) -> SqlManifest:
+    """Open the manifest for who only looks: it is not brought up to date, and an empty one stands for none."""
     if isinstance(place, Database) or await disk.run(is_file, place):
         with suppress(ManifestMissing):
             manifest = await stack.enter_async_context(open_manifest(place, read_only=True))

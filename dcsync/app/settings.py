@@ -28,6 +28,7 @@ def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountS
     if unknown:
         message = f"there is no account {unknown[0]!r} in the configuration"
         raise ConfigError(message, hint=f"the accounts are: {', '.join(known)}")
+    ids = [account.account_id for account in config.accounts]
     return [
         AccountSettings(
             name=AccountName(account.name),
@@ -40,8 +41,9 @@ def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountS
                 keep_archive=config.mirror.keep_archive,
             ),
             start=config.start_of(account),
+            is_another=account.account_id in ids[:position],
         )
-        for account in config.accounts
+        for position, account in enumerate(config.accounts)
         if not names or account.name in names
     ]
 

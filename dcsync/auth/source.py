@@ -259,18 +259,21 @@ class RefreshingToken:
         if self._unsaved is None:
             return
         pair, spent = self._unsaved
-        if not await self._is_superseded(spent):
+        if not await self._is_superseded(spent, fingerprint(pair.refresh_token)):
             await self._disk.run(self._store.save, pair)
             await self._disk.run(self._store.clear_intent)
         self._unsaved = None
 
-    async def _is_superseded(self, spent: str) -> bool:
-        """Say whether somebody signed in anew meanwhile, here or on another host: that chain goes before ours."""
+    async def _is_superseded(self, spent: str, ours: str) -> bool:
+        """Say whether somebody signed in anew meanwhile, here or on another host: that chain goes before ours.
+
+        Our own pair may be there to be read, and not be on the disk for that: it is saved again.
+        """
         try:
             stored = await self._disk.run(self._store.read)
         except TokenStoreDamaged:
             return False
-        return stored is not None and fingerprint(stored.refresh_token) != spent
+        return stored is not None and fingerprint(stored.refresh_token) not in {spent, ours}
 
     async def _spend(self, stored: TokenPair, now: datetime) -> str:
         spending = fingerprint(stored.refresh_token)

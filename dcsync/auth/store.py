@@ -136,7 +136,7 @@ class TokenStore:
         them can be used, `TokenStoreUnusable` when they cannot be read: that is no reason to spend anything.
         """
         damaged = False
-        # A slot that holds a whole pair was written and fsynced, and lost its rename to a crash: it is the newest.
+        # A slot that holds a whole pair was written, and lost its rename to a crash or the disk: it is the newest.
         for path in (self._slot, self.path, self._previous):
             body = self._read_private(path)
             if body is None or (path == self._slot and not body.strip(b"\0 \n")):
@@ -180,13 +180,14 @@ class TokenStore:
             self._sync_folder()
 
     def settle(self) -> None:
-        """Finish a `save` that a crash cut short between its fsync and its rename. The caller holds the lock."""
+        """Finish a `save` that a crash or the disk cut short, from its beginning. The caller holds the lock.
+
+        That a pair can be read does not say that it is on the disk: its fsync may have failed, or never begun.
+        """
         body = self._read_private(self._slot)
-        if body is not None and parse_pair(body) is not None:
-            with self._usable("writing"):
-                self._keep_previous()
-                self._slot.replace(self.path)
-                self._sync_folder()
+        pair = None if body is None else parse_pair(body)
+        if pair is not None:
+            self.save(pair)
 
     def prepare(self) -> None:
         """Prove that a new pair can be stored: reserve its room durably. Raises `TokenStoreUnusable` if not.

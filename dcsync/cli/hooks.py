@@ -89,7 +89,7 @@ def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - 
 async def _runs(config: Config, job: str | None, limit: int) -> Sequence[HookRun]:
     from dcsync.app.hooks import open_hooks
 
-    async with open_hooks(config, environ=os.environ, runs=False) as teller:
+    async with open_hooks(config, environ=os.environ, runs=False, writes=False) as teller:
         return await teller.hook_runs(job=job, limit=limit)
 
 
@@ -98,7 +98,7 @@ async def _rerun(config: Config, job: str) -> int:
     from dcsync.manifest import HookState
 
     try:
-        async with open_hooks(config, environ=os.environ, runs=True) as teller:
+        async with open_hooks(config, environ=os.environ, runs=True, writes=True) as teller:
             count = await teller.rerun(job)
             await teller.run_hooks()
             runs = (await teller.hook_runs(job=job, limit=max(count, 1)))[:count]
@@ -106,7 +106,7 @@ async def _rerun(config: Config, job: str) -> int:
         if error.role != "run":
             raise
         # The daemon runs them, within five minutes.
-        async with open_hooks(config, environ=os.environ, runs=False) as teller:
+        async with open_hooks(config, environ=os.environ, runs=False, writes=True) as teller:
             count = await teller.rerun(job)
         runs = ()
     if count == 0:

@@ -107,13 +107,17 @@ def _make_folder(name: str, parent: int) -> int:
     except FileExistsError:
         return open_folder(name, below=parent)
     created = open_folder(name, below=parent)
-    os.fchmod(created, FOLDER_MODE)
-    os.fsync(parent)
+    try:
+        os.fchmod(created, FOLDER_MODE)
+        os.fsync(parent)
+    except BaseException:
+        os.close(created)
+        raise
     return created
 
 
-def settle(root: int, components: Sequence[str]) -> None:
-    """Fsync `root` and every folder on the way but the last: what leads there outlives a power cut, whoever made it.
+def settle(root: int, components: Sequence[str], *, last: bool = False) -> None:
+    """Fsync `root` and every folder on the way, the `last` one if asked for: the way there outlives a power cut.
 
     A process that was killed right after its mkdir leaves a name that is there for who looks, and not yet on the disk.
     """
@@ -124,8 +128,16 @@ def settle(root: int, components: Sequence[str]) -> None:
             following = open_folder(component, below=current)
             os.close(current)
             current = following
+        if last:
+            os.fsync(current)
     finally:
         os.close(current)
+
+
+def refuse_read_only(descriptor: int) -> None:
+    """Raise EROFS when a file system is read-only by now, as one becomes after an error: syncfs(2) succeeds there."""
+    if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def sync_file_system(descriptor: int) -> None:

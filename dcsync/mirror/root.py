@@ -131,14 +131,19 @@ class MirrorRoot:
             facts = os.fstatvfs(self.descriptor)
         return facts.f_bavail * facts.f_frsize
 
-    def settle(self) -> None:
-        """Make durable all that is there. Blocks.
+    def settle(self, folder: str | None = None) -> None:
+        """Make durable all that is there, and the way to one folder by itself, too. Blocks.
 
         What a killed run renamed and did not fsync is there for who looks, and gone with the power: to be called before
-        the manifest takes in what this process did not publish.
+        the manifest takes in what this process did not publish. A file system that turned read-only meanwhile shows
+        what never reached the disk, and has nothing against being synced: it is asked for that as well.
         """
         with disk.disk_errors(f"syncing the file system of {self.path}"):
+            disk.refuse_read_only(self.descriptor)
             disk.sync_file_system(self.descriptor)
+            if folder is not None:
+                disk.settle(self.descriptor, split(folder), last=True)
+            disk.refuse_read_only(self.descriptor)
 
     @contextmanager
     def folder(self, relative: str, *, create: bool = False) -> Iterator[int]:

@@ -1,17 +1,18 @@
 """The staging of one job: files come in, are hashed while they are written, and are whole or `.part`.
 
-A journal beside the folder tells a later run what is whole and how an unfinished file may be resumed. It is not
-fsynced: after a kill the kernel has it, and after a power cut what it lacks is fetched again. What it says is proved by
-hashing before it is believed.
+A journal beside the folder tells a later run what is whole, how an unfinished file may be resumed, and the CRC32 of
+what was written to that so far. It is not fsynced: after a kill the kernel has it, and after a power cut what it lacks
+is fetched again. What it says is proved by hashing before it is believed.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -68,6 +69,11 @@ class Hashers:
         self._crc32 = 0
         self._table = TableCounter() if with_table else None
 
+    @property
+    def crc32(self) -> int:
+        """The CRC32 of what came so far."""
+        return self._crc32
+
     def update(self, data: bytes | bytearray) -> None:
         """Take in the next bytes."""
         self.size += len(data)
@@ -87,6 +93,16 @@ class Hashers:
             md5=None if self._md5 is None else self._md5.hexdigest(),
             table=None if self._table is None else self._table.facts(),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """What the journal says of a file on its way: its listed size, its ETag, and the bytes that had come, proved."""
+
+    size: int
+    etag: str
+    written: int = 0
+    crc32: int = 0
 
 
 class Part:
@@ -116,20 +132,37 @@ class Part:
         """The bytes written so far."""
         return self._hashers.size
 
-    def resume(self, etag: str) -> None:
-        """Take over what an earlier process of this boot wrote: read and hash it anew."""
-        self._hashers = self._new_hashers(etag)
+    def resume(self, left: Unfinished) -> None:
+        """Take over what an earlier process of this boot wrote, read and hashed anew; nothing when it is not as noted.
+
+        A disk that went away and came back, while the machine stayed up, may have zeros where bytes had been written.
+        """
+        self._hashers = self._new_hashers(left.etag)
         with disk.disk_errors(f"resuming {self._shown}"):
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(self._leaf + PART, flags, dir_fd=self._staging.descriptor)
-            offset = 0
-            while piece := os.pread(self._descriptor, _READ_SIZE, offset):
-                self._hashers.update(piece)
-                offset += len(piece)
-            os.lseek(self._descriptor, offset, os.SEEK_SET)
-        self.etag = etag
-        if offset > self._size:
-            self.restart()
+            try:
+                with _reading():
+                    is_proved = self._read_up_to(left.written)
+            except _Unreadable:
+                is_proved = False
+            if is_proved and self._hashers.crc32 == left.crc32 and left.written <= self._size:
+                os.ftruncate(self._descriptor, left.written)
+                os.lseek(self._descriptor, left.written, os.SEEK_SET)
+                self.etag = left.etag
+                return
+        self.discard()
+
+    def _read_up_to(self, size: int) -> bool:
+        """Hash so many bytes from the beginning, as they are on the disk; say whether there are so many."""
+        # What the kernel has in its cache and the disk has as well is read from the disk again.
+        os.posix_fadvise(self._opened, 0, 0, os.POSIX_FADV_DONTNEED)
+        while self._hashers.size < size:
+            piece = os.pread(self._opened, min(_READ_SIZE, size - self._hashers.size), self._hashers.size)
+            if not piece:
+                return False
+            self._hashers.update(piece)
+        return True
 
     def begin(self, etag: str | None) -> None:
         """Note the ETag of what is coming, from its first byte on, so that a later run can resume it."""
@@ -148,6 +181,8 @@ class Part:
                 self._open()
             disk.write_all(self._opened, data)
         self._hashers.update(data)
+        if self.etag is not None and self._hashers.size < self._size:
+            self._staging.note_written(self._name, self._hashers.size, self._hashers.crc32)
         if self._hashers.size - self._begun >= _WRITEBACK_SIZE:
             disk.start_writeback(self._opened, self._begun, self._hashers.size - self._begun)
             self._begun = self._hashers.size
@@ -216,7 +251,7 @@ class Part:
             self._close()
         finally:
             # Already gone, or the disk refuses: start-up clears the staging.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.unlink(self._leaf + PART, dir_fd=self._staging.descriptor)
             self._hashers = self._new_hashers()
             self._begun = 0
@@ -260,18 +295,27 @@ class Staging:
         self.root = root
         self.leaf = staging_leaf(job, number)
         self.relative = f"{OWN_FOLDER}/{STAGING}/{self.leaf}"
-        with disk.disk_errors(f"making {self.relative}"), root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as parent:
-            self._parent = os.dup(parent)
-            self.descriptor = disk.open_folders(parent, [self.leaf], create=True)
-            os.fchmod(self.descriptor, 0o700)
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._journal = os.open(f"{self.leaf}.journal", flags, 0o600, dir_fd=parent)
         self._boot = _boot_id()
-        self._resumable: dict[str, tuple[int, str]] = {}
-        if number:
-            for leaf in sorted(staged_jobs(root) - {self.leaf}):
-                if holder_of(leaf) < (names.component(job), number) and holder_of(leaf)[0] == names.component(job):
-                    self._take_over(leaf)
+        self._resumable: dict[str, Unfinished] = {}
+        with ExitStack() as opened:
+            with (
+                disk.disk_errors(f"making {self.relative}"),
+                root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as parent,
+            ):
+                self._parent = os.dup(parent)
+                opened.callback(os.close, self._parent)
+                self.descriptor = disk.open_folders(parent, [self.leaf], create=True)
+                opened.callback(os.close, self.descriptor)
+                os.fchmod(self.descriptor, 0o700)
+                flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._journal = os.open(f"{self.leaf}.journal", flags, 0o600, dir_fd=parent)
+                opened.callback(os.close, self._journal)
+            if number:
+                for leaf in sorted(staged_jobs(root) - {self.leaf}):
+                    if holder_of(leaf) < (names.component(job), number) and holder_of(leaf)[0] == names.component(job):
+                        self._take_over(leaf)
+            # Made: from here on it is `__exit__` that closes them.
+            opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -280,7 +324,7 @@ class Staging:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What the journal lacks is fetched again; it takes nothing back that was published.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.close(self._journal)
         for descriptor in (self.descriptor, self._parent):
             os.close(descriptor)
@@ -288,8 +332,8 @@ class Staging:
     def recover(self) -> Mapping[str, StoredFile]:
         """Return what an earlier run left whole, by name on disk, each file hashed; remove everything else.
 
-        A `.part` stays when the journal has its ETag and it was written since the machine booted: what a process
-        wrote before a kill is in the kernel's cache, what it wrote before a power cut may be zeros.
+        A `.part` stays when the journal has its ETag and what had come, and it was written since the machine booted:
+        what a process wrote before a kill is in the kernel's cache, what it wrote before a power cut may be zeros.
         """
         opened, recorded = self._read_journal()
         stored = {staged_leaf(record.name): record for record in recorded.values()}
@@ -297,8 +341,9 @@ class Staging:
         with disk.disk_errors(f"reading {self.relative}"):
             present = os.listdir(self.descriptor)
             for name in present:
-                if name.endswith(PART) and name.removesuffix(PART) in opened:
-                    self._resumable[name.removesuffix(PART)] = opened[name.removesuffix(PART)]
+                unfinished = opened.get(name.removesuffix(PART)) if name.endswith(PART) else None
+                if unfinished is not None and unfinished.written:
+                    self._resumable[name.removesuffix(PART)] = unfinished
                 elif name in stored and self._is_as(name, stored[name]):
                     found[stored[name].name] = stored[name]
                 else:
@@ -311,8 +356,12 @@ class Staging:
         resumable = self._resumable.pop(staged_leaf(name), None)
         if resumable is None:
             return part
-        if resumable[0] == size:
-            part.resume(resumable[1])
+        if resumable.size == size:
+            try:
+                part.resume(resumable)
+            except BaseException:
+                part.suspend()
+                raise
         else:
             part.discard()
         return part
@@ -321,7 +370,7 @@ class Staging:
         """Put a file of an earlier snapshot here under `name`; None when that file is not what was recorded any more.
 
         A hard link where the file system allows one, else a reflink, else a copy. A file whose size, time and inode are
-        as recorded is believed, any other is hashed first.
+        as recorded is believed, any other is hashed first. One that cannot be read is for `verify` to tell of.
         """
         with disk.disk_errors(f"linking {disk.shown(f'{previous.folder}/{source.name}')}"):
             try:
@@ -335,6 +384,10 @@ class Staging:
                     finally:
                         os.close(descriptor)
             except FileNotFoundError:
+                return None
+            except _Unreadable:
+                with suppress(FileNotFoundError):
+                    os.unlink(staged_leaf(name), dir_fd=self.descriptor)
                 return None
 
     def keep_only(self, paths: Iterable[str]) -> None:
@@ -412,6 +465,10 @@ class Staging:
         """Put into the journal how an unfinished file may be resumed."""
         self._note({"opened": staged_leaf(name), "original": original, "size": size, "etag": etag, "boot": self._boot})
 
+    def note_written(self, name: str, size: int, crc32: int) -> None:
+        """Put into the journal what an unfinished file holds by now."""
+        self._note({"written": staged_leaf(name), "size": size, "crc32": crc32, "boot": self._boot})
+
     def note_stored(self, stored: StoredFile) -> None:
         """Put a whole file into the journal."""
         self._note({"stored": sidecar.file_json(stored)})
@@ -430,7 +487,7 @@ class Staging:
             folder = disk.open_folder(taken, below=self._parent)
             try:
                 for record in recorded.values():
-                    with contextlib.suppress(FileNotFoundError):
+                    with suppress(FileNotFoundError):
                         name = staged_leaf(record.name)
                         os.rename(name, name, src_dir_fd=folder, dst_dir_fd=self.descriptor)
                         self.note_stored(record)
@@ -443,7 +500,7 @@ class Staging:
             # One write with O_APPEND: lines of several threads do not mix.
             disk.write_all(self._journal, json.dumps(entry).encode() + b"\n")
 
-    def _read_journal(self) -> tuple[dict[str, tuple[int, str]], dict[str, StoredFile]]:
+    def _read_journal(self) -> tuple[dict[str, Unfinished], dict[str, StoredFile]]:
         with disk.disk_errors(f"reading the journal of {self.relative}"):
             body = b""
             while piece := os.pread(self._journal, _READ_SIZE, len(body)):
@@ -456,7 +513,12 @@ class Staging:
         except OSError:
             return False
         try:
-            return os.fstat(descriptor).st_size == record.size and hash_descriptor(descriptor).sha256 == record.sha256
+            with _reading():
+                digest = hash_descriptor(descriptor) if os.fstat(descriptor).st_size == record.size else None
+            return digest is not None and digest.sha256 == record.sha256
+        except _Unreadable:
+            # A bad sector: it is fetched again, to another one.
+            return False
         finally:
             os.close(descriptor)
 
@@ -470,12 +532,13 @@ class Staging:
             and facts.st_size == source.size
             and (facts.st_mtime_ns, facts.st_ino) == (source.mtime_ns, source.inode)
         )
-        if not as_recorded and (
-            not disk.is_plain_file(facts)
-            or facts.st_size != source.size
-            or hash_descriptor(descriptor).sha256 != source.sha256
-        ):
-            return None
+        if not as_recorded:
+            if not disk.is_plain_file(facts) or facts.st_size != source.size:
+                return None
+            with _reading():
+                digest = hash_descriptor(descriptor)
+            if digest.sha256 != source.sha256:
+                return None
         if disk.is_there(leaf, below=self.descriptor):
             os.unlink(leaf, dir_fd=self.descriptor)
         try:
@@ -490,7 +553,8 @@ class Staging:
         table = source.table
         if table is None and is_table(source.original):
             # A snapshot of an older version: counted once, and handed on from link to link.
-            table = count_rows(descriptor)
+            with _reading():
+                table = count_rows(descriptor)
         linked = replace(source, name=name, how=How.LINKED, mtime_ns=made.st_mtime_ns, inode=made.st_ino, table=table)
         self.note_stored(linked)
         return linked
@@ -501,7 +565,7 @@ class Staging:
         try:
             if not disk.clone(source, target):
                 offset = 0
-                while piece := os.pread(source, PIECE_SIZE, offset):
+                while piece := _pread(source, PIECE_SIZE, offset):
                     disk.write_all(target, piece)
                     offset += len(piece)
             os.fchmod(target, disk.FILE_MODE)
@@ -509,6 +573,25 @@ class Staging:
             return os.fstat(target)
         finally:
             os.close(target)
+
+
+class _Unreadable(Exception):
+    """A file cannot be read where nothing depends on it: what it holds can be had anew."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise _Unreadable from None
+        raise
+
+
+def _pread(descriptor: int, size: int, offset: int) -> bytes:
+    with _reading():
+        return os.pread(descriptor, size, offset)
 
 
 def staging_leaf(job: JobId, number: int = 0) -> str:
@@ -589,7 +672,7 @@ def _take_away(leaf: str, parent: int, by: str) -> str | None:
 
 def _remove_taken(taken: str, parent: int) -> None:
     # Its old holder may be making files in it: what is left then goes with the next clearing.
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         disk.remove_tree(taken, parent)
 
 
@@ -603,9 +686,9 @@ def _read_journal(leaf: str, parent: int) -> dict[str, StoredFile]:
         return _parse_journal(file.read(), "")[1]
 
 
-def _parse_journal(body: bytes, boot: str) -> tuple[dict[str, tuple[int, str]], dict[str, StoredFile]]:
-    """Return what may be resumed, if it was opened since that boot, and what is whole, each by name."""
-    opened: dict[str, tuple[int, str]] = {}
+def _parse_journal(body: bytes, boot: str) -> tuple[dict[str, Unfinished], dict[str, StoredFile]]:
+    """Return what may be resumed, if it was written since that boot, and what is whole, each by name."""
+    opened: dict[str, Unfinished] = {}
     stored: dict[str, StoredFile] = {}
     for line in body.splitlines():
         try:
@@ -613,8 +696,14 @@ def _parse_journal(body: bytes, boot: str) -> tuple[dict[str, tuple[int, str]], 
             if "stored" in entry:
                 record = sidecar.parse_file(entry["stored"])
                 stored[record.name] = record
-            elif entry["boot"] == boot != "":
-                opened[str(entry["opened"])] = (int(entry["size"]), str(entry["etag"]))
+            elif "opened" in entry:
+                # From its first byte: what was noted of the bytes before is not about these.
+                opened.pop(str(entry["opened"]), None)
+                if entry["boot"] == boot != "":
+                    opened[str(entry["opened"])] = Unfinished(size=int(entry["size"]), etag=str(entry["etag"]))
+            elif entry["boot"] == boot and str(entry["written"]) in opened:
+                name = str(entry["written"])
+                opened[name] = replace(opened[name], written=int(entry["size"]), crc32=int(entry["crc32"]))
         except (ValueError, KeyError, TypeError, WireError):
             # The last line of a cut run, or one that a power cut left as zeros.
             continue

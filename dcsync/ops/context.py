@@ -37,6 +37,12 @@ class AccountSettings:
     selection: Selection = field(default_factory=Selection)
     #: Jobs completed before this are left alone.
     start: datetime | None = None
+    #: Whether an account before this one has the same id: two may mirror the same job, each with files of its own.
+    is_another: bool = False
+
+    def staging_of(self, job: JobId) -> JobId:
+        """Return what the staging of a job is known by."""
+        return JobId(f"{job}@{self.name}") if self.is_another else job
 
     def wants_request(self, request: KnownRequest) -> bool:
         """Say whether a request is mirrored: by id, or by a glob over its description; all when none are named."""

@@ -124,7 +124,7 @@ class JobMirror:
         previous = await self._previous(request, job)
         await self._move(known, JobState.LISTED, folder=folder)
         context.root.check_still_there()
-        with await context.disk.run(Staging, context.root, job.id, context.number) as staging:
+        with await context.disk.run(Staging, context.root, account.staging_of(job.id), context.number) as staging:
             gathering = _Gathering(
                 job=job, listing=listing, previous=previous, staging=staging, selection=account.selection
             )

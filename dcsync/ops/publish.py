@@ -136,11 +136,11 @@ async def _identify(context: SyncContext, account: AccountSettings, known: Known
 async def adopt_snapshot(context: MirrorContext, account: AccountSettings, found: Adopted) -> None:
     """Hash a published snapshot and put it into the manifest; its job must be known there."""
     verified = await context.disk.run(adopt.verify, context.root, found)
-    await context.disk.run(context.root.settle)
+    await context.disk.run(context.root.settle, found.snapshot.folder)
     await finish(_acknowledge_adopted(context, account, verified))
     with _following(account, found.snapshot.job):
         # A crash right after the rename leaves the staging's journal behind.
-        await context.disk.run(_discard_all, context.root, found.snapshot.job)
+        await context.disk.run(_discard_all, context.root, account.staging_of(found.snapshot.job))
     log.info(
         "snapshot adopted",
         account=account.name,
@@ -221,7 +221,7 @@ async def _publish(
             message = f"{staged.folder} is taken by something that is not the snapshot of job {staged.job.id}"
             raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then publishes the snapshot")
         snapshot, digest = (await context.disk.run(adopt.verify, context.root, found)).snapshot, found.sha256
-        await context.disk.run(context.root.settle)
+        await context.disk.run(context.root.settle, staged.folder)
         await context.disk.run(discard_staging, context.root, staging.leaf)
     publication = Publication(
         job=snapshot.job,

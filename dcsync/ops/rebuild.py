@@ -132,6 +132,7 @@ class _Rebuild:
         # Those with a sidecar first: they know the ids of requests, of which the others' names have only a part.
         unmarked = []
         known = await self._known()
+        self._jobs.update(await self._known_jobs())
         for folder in folders:
             if folder in known:
                 continue
@@ -178,6 +179,12 @@ class _Rebuild:
         manifest = self._context.manifest
         published = [await manifest.published_folders(account) for account in await manifest.accounts()]
         return {folder for folders in published for folder in folders.values()}
+
+    async def _known_jobs(self) -> set[tuple[str, str]]:
+        manifest = self._context.manifest
+        return {
+            (account, job) for account in await manifest.accounts() for job in await manifest.published_folders(account)
+        }
 
     async def _read(self, folder: str) -> Adopted | None:
         try:

@@ -5,7 +5,7 @@ It is the same code as going on: a job that was cut short is open, and is taken 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import structlog
@@ -45,6 +45,9 @@ async def recover(
     many are.
     """
     if not alone:
+        for account in accounts:
+            # The host that was killed before it moved `latest` is not the one that starts now.
+            await _restore_latest(context, account)
         await _clear_staging(context, accounts, alone=False)
         return
     if await is_under_way(context) or (not new_mirror and not await context.manifest.knows_snapshots()):
@@ -92,6 +95,8 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
         return [job for job, folder in folders.items() if not context.root.has_folder(folder)]
 
     missing = await context.disk.run(find_missing)
+    if missing:
+        missing = await _but_pruned(context, account, missing, folders)
     if len(missing) > _MASS_COUNT and len(missing) > _MASS_SHARE * len(folders):
         message = (
             f"{len(missing)} of {len(folders)} snapshots of {account.name} are not in {context.root.path} any more; "
@@ -107,6 +112,22 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
         if known is not None and known.state is JobState.PUBLISHED:  # else another host moved it meanwhile
             lost = has_expired(known.job.completed_at, context.clock.now())
             await _note_missing(context, account.name, known, lost=lost)
+
+
+async def _but_pruned(
+    context: MirrorContext, account: AccountSettings, missing: Sequence[JobId], folders: Mapping[JobId, str]
+) -> list[JobId]:
+    """Give those back their state that dcsync pruned itself: the manifest may be older than that (FAULTS M4)."""
+    lines = await context.disk.run(lambda: list(trash.all_pruned(context.root)))
+    pruned = {line.record.job.id: line.folder for line in lines if line.account == account.name}
+    left = []
+    for job in missing:
+        if pruned.get(job) == folders[job]:
+            log.info("a snapshot was pruned, and the manifest did not know", account=account.name, job=job)
+            await context.manifest.move(account.name, job, JobState.PRUNED, at=context.clock.now())
+        else:
+            left.append(job)
+    return left
 
 
 async def _note_missing(context: MirrorContext, account: AccountName, known: KnownJob, *, lost: bool) -> None:
@@ -143,11 +164,13 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
 
     Of an open job the one that has it may be any of several hosts.
     """
+    # Looked at first: a job that another host begins in between is open when its staging is seen here.
+    there = await context.disk.run(staged_jobs, context.root)
     useful: set[str] = set()
     for account in accounts:
         jobs = await context.manifest.jobs(account.name, states=OPEN)
-        useful |= {component(job.job.id) for job in jobs.values()}
-    for leaf in sorted(await context.disk.run(staged_jobs, context.root)):
+        useful |= {component(account.staging_of(job.job.id)) for job in jobs.values()}
+    for leaf in sorted(there):
         component_, number = holder_of(leaf)
         if component_ in useful or (not alone and not number):
             # Without a number it is what another host makes aside.

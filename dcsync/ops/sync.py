@@ -15,6 +15,7 @@ from dcsync.core.lifecycle import (
     POISON_ATTEMPTS,
     JobState,
     has_expired,
+    is_due,
     nears_expiry,
     next_try_after,
 )
@@ -43,6 +44,7 @@ from dcsync.ops import poll as polling
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.fetch import EtagLore
 from dcsync.ops.job import JobMirror, Learnt, Planned, Published
+from dcsync.ops.publish import move_latest
 from dcsync.tasks import foremost
 
 log = structlog.get_logger(__name__)
@@ -213,6 +215,9 @@ class _AccountRun:
         known, requests = await manifest.job(name, job), await manifest.requests(name)
         if known is not None and known.state in OPEN and self._wants(known, requests):
             await self._mirror(known, requests[known.job.request_id])
+        elif known is not None and known.state is JobState.PUBLISHED:
+            # The host that published it may have ended before it moved `latest`.
+            await move_latest(self._context, self._account, job)
         # The other hosts' as well.
         still_open = await manifest.jobs(name, states=OPEN)
         return not any(self._wants(other, requests) for other in still_open.values())
@@ -248,7 +253,7 @@ class _AccountRun:
                     job=known.job.id,
                     completed_at=known.job.completed_at,
                 )
-            if known.next_try_at is not None and known.next_try_at > now and not self._wanted.jobs:
+            if not is_due(known.next_try_at, now) and not self._wanted.jobs:
                 outcome.due_later += 1
                 continue
             due.append((known, poll.requests[known.job.request_id]))

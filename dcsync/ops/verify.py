@@ -284,8 +284,9 @@ class _Verification:
         for folder in await context.disk.run(find):
             job = await context.manifest.folder_taken_by(folder)
             taker = None if job is None else await context.manifest.job(name, job)
-            if taker is not None and taker.state in OPEN:
-                # It is being published right now, or the next sync adopts it.
+            is_published = taker is not None and (taker.state, taker.folder) == (JobState.PUBLISHED, folder)
+            if is_published or (taker is not None and taker.state in OPEN):
+                # It came during the look, or is about to; or the next sync adopts it.
                 continue
             self._find(
                 Kind.EXTRA, None, folder, "a snapshot that the manifest does not know; dcsync rebuild takes it in"

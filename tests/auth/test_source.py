@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import resource
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from structlog.testing import capture_logs
 
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken
@@ -356,6 +360,80 @@ async def test_a_pair_whose_rename_a_crash_cut_off_survives_the_next_refresh(fol
 
     # The slot is written over to reserve its room, so what it held must have been moved first.
     assert rig.stored() == newest
+
+
+async def test_a_pair_that_can_be_read_and_is_not_on_the_disk_is_not_used(
+    folder_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An fsync that fails leaves the bytes to be read, and drops them: they are written and fsynced again first."""
+    rig = folder_rig
+    source, fsynced = rig.source(), list[str]()
+    await source.access_token()
+    await rig.disk.run(lambda: None)
+    rig.clock.advance(3600)
+    fsync, refused = os.fsync, list[str]()
+
+    def failing(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        whole = name == "token.next" and os.pread(descriptor, 1, 0) == b"{"
+        if whole and len(refused) < 2:
+            refused.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+        fsynced.append(f"{name} whole" if whole else name)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    for _ in range(2):
+        with pytest.raises(TokenStoreUnusable):
+            await source.access_token()
+        assert "token.next whole" not in fsynced
+    token = await source.access_token()
+
+    assert fsynced.count("token.next whole") == 1
+    assert rig.sandbox.tokens.accepts(token)
+    assert rig.asked == 2
+    assert {rig.stored().refresh_token} == rig.sandbox.tokens.live_refresh_tokens
+
+
+async def test_a_pair_that_can_be_read_and_is_not_on_the_disk_at_the_end_is_said_to_be_lost(
+    folder_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, source = folder_rig, folder_rig.source()
+
+    def failing(descriptor: int) -> None:
+        if os.pread(descriptor, 1, 0) == b"{":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    await source.access_token()
+    rig.clock.advance(3600)
+    monkeypatch.setattr(os, "fsync", lambda fd: failing(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else None)
+    monkeypatch.setattr(rig.store.__class__, "note_intent", lambda *_: None)
+    with pytest.raises(TokenStoreUnusable):
+        await source.access_token()
+
+    with capture_logs() as lines:
+        await source.close()
+
+    assert [line["event"] for line in lines] == ["the new refresh token could not be saved and is lost"]
+
+
+async def test_a_slot_that_a_killed_process_left_is_made_durable_before_it_is_used(
+    folder_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = folder_rig
+    await rig.source().access_token()
+    (rig.folder / "token.json").rename(rig.folder / "token.next")
+    fsynced, fsync = list[str](), os.fsync
+
+    def noting(descriptor: int) -> None:
+        fsynced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    await rig.source().access_token()
+
+    assert fsynced == ["token.next", rig.folder.name]
+    assert rig.asked == 1
 
 
 async def test_with_a_full_disk_no_request_is_made_and_the_token_is_kept(folder_rig: Rig) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -55,6 +56,28 @@ def test_a_sync_runs_hooks_and_they_are_listed_newest_first(side: Served, dcsync
     assert result.status == 0
     assert [jobs.index(job) for line in result.out.splitlines() for job in jobs if job in line] == [1, 0]
     assert "done" in result.out
+
+
+def test_listing_them_makes_and_changes_nothing(side: Served, dcsync: Dcsync) -> None:
+    """A daemon of an older version may be writing to the manifest."""
+    configure(side, "true")
+    first = dcsync("hooks", "list")
+    assert (first.status, list(side.state.glob("manifest*"))) == (0, [])
+    job = add_job(side)
+    assert dcsync("sync").status == 0
+    with closing(sqlite3.connect(side.state / "manifest.sqlite")) as manifest:
+        manifest.execute("UPDATE alembic_version SET version_num = '0001'")
+        manifest.execute("DELETE FROM meta WHERE key = 'seal'")
+        manifest.commit()
+    before = (side.state / "manifest.sqlite").read_bytes()
+
+    with held(side, "run"):
+        results = [dcsync("hooks", "list"), dcsync("hooks", "rerun", job)]
+
+    for result in results:
+        assert result.status != 0
+        assert "older dcsync" in result.err
+    assert (side.state / "manifest.sqlite").read_bytes() == before
 
 
 def test_a_hook_that_fails_does_not_fail_the_sync_and_is_listed_with_its_words(side: Served, dcsync: Dcsync) -> None:

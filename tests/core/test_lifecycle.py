@@ -17,6 +17,17 @@ S, P = JobState, JobPhase
 STATES, PHASES = st.sampled_from(JobState), st.sampled_from(JobPhase)
 
 
+@pytest.mark.parametrize(
+    ("hours", "due"), [(None, True), (-1, True), (0, True), (0.1, False), (25, False), (25.1, True), (87600, True)]
+)
+def test_a_job_is_due_when_its_time_has_come_or_is_one_that_no_clock_that_is_right_gave(
+    hours: float | None, due: bool
+) -> None:
+    at = None if hours is None else NOON + timedelta(hours=hours)
+
+    assert lifecycle.is_due(at, NOON) is due
+
+
 @pytest.mark.parametrize("state", JobState)
 def test_every_state_may_repeat_itself_and_has_a_way_on(state: JobState) -> None:
     assert lifecycle.may_go(state, state)

@@ -21,6 +21,7 @@ from dcsync.errors import (
     DcsyncError,
     DiskError,
     DiskFull,
+    DiskReadOnly,
     InodesExhausted,
     MirrorError,
     MirrorForeign,
@@ -400,6 +401,26 @@ def test_an_error_of_what_is_done_within_a_folder_is_not_taken_for_the_opening_o
 
     assert caught.value.errno == errno.EIO
     assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.needs_root
+def test_what_a_file_system_shows_that_turned_read_only_is_not_settled(tmp_path: Path) -> None:
+    """After an error it shows what never reached the disk, and syncfs(2) succeeds."""
+    (tmp_path / "mirror").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "mirror"], check=True)
+    try:
+        with open_root(tmp_path / "mirror") as root:
+            (root.path / "acme/day/snapshot").mkdir(parents=True)
+            root.settle("acme/day/snapshot")
+            with pytest.raises(DiskError):
+                root.settle("acme/day/another")
+            subprocess.run(["mount", "-o", "remount,ro", tmp_path / "mirror"], check=True)
+
+            for folder in (None, "acme/day/snapshot"):
+                with pytest.raises(DiskReadOnly):
+                    root.settle(folder)
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "mirror"], check=True)
 
 
 @pytest.mark.needs_root

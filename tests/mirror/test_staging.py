@@ -23,7 +23,7 @@ from dcsync.core.model import How, JobId, Snapshot, StoredFile
 from dcsync.core.names import assign_paths
 from dcsync.core.table import TableFacts, count
 from dcsync.core.transfer import Have
-from dcsync.errors import DiskError, DiskFull, DiskReadOnly, MirrorTampered, SizeMismatch
+from dcsync.errors import DiskDenied, DiskError, DiskFull, DiskReadOnly, MirrorTampered, SizeMismatch
 from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot, open_root
 from dcsync.mirror.staging import (
@@ -392,30 +392,22 @@ def test_a_file_that_cannot_be_closed_whole_is_not_gone_on_with(
     assert list(staged(root).iterdir()) == []
 
 
-def test_what_is_on_disk_is_hashed_and_not_what_the_journal_thinks(root: MirrorRoot) -> None:
+@pytest.mark.parametrize(
+    "left",
+    [b"#" * 700, BODY[:500] + bytes(500), bytes(1000), BODY[:999] + b"#" + BODY[1000:], BODY[:999], b""],
+    ids=["other bytes", "zeros at its end", "zeros", "one byte", "one byte less", "nothing"],
+)
+def test_an_unfinished_file_that_is_not_as_it_was_written_is_begun_anew(root: MirrorRoot, left: bytes) -> None:
+    """A disk that went away under a running machine comes back without what it had not written yet."""
     suspended(root, "a.csv", BODY[:1000])
-    changed = b"#" * 700
-    (staged(root) / "a.csv.part").write_bytes(changed)
-
-    with Staging(root, JOB_ID) as staging:
-        staging.recover()
-        part = staging.part("a.csv", "a.csv", len(BODY))
-        assert part.have == Have(size=700, etag=ETAG)
-        part.write(BODY[700:])
-        stored = part.finish(ETAG)
-
-    assert stored.sha256 == hashlib.sha256(changed + BODY[700:]).hexdigest()
-
-
-def test_an_unfinished_file_that_is_too_long_starts_over(root: MirrorRoot) -> None:
-    suspended(root, "a.csv", BODY[:1000])
-    (staged(root) / "a.csv.part").write_bytes(BODY + b"more")
+    (staged(root) / "a.csv.part").write_bytes(left)
 
     with Staging(root, JOB_ID) as staging:
         staging.recover()
         part = staging.part("a.csv", "a.csv", len(BODY))
 
         assert (part.have, part.written) == (None, 0)
+        assert listing(staged(root)) == {}
         part.begin(ETAG)
         part.write(BODY)
         part.finish(ETAG)
@@ -423,10 +415,90 @@ def test_an_unfinished_file_that_is_too_long_starts_over(root: MirrorRoot) -> No
     assert (staged(root) / "a.csv").read_bytes() == BODY
 
 
+def test_what_came_after_the_last_note_is_fetched_again(root: MirrorRoot) -> None:
+    """A kill between a write and its note: those bytes are proved by nothing."""
+    suspended(root, "a.csv", BODY[:1000])
+    (staged(root) / "a.csv.part").write_bytes(BODY + b"more")
+
+    with Staging(root, JOB_ID) as staging:
+        staging.recover()
+        part = staging.part("a.csv", "a.csv", len(BODY))
+
+        assert part.have == Have(size=1000, etag=ETAG)
+        part.write(BODY[1000:])
+        part.finish(ETAG)
+
+    assert (staged(root) / "a.csv").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_what_cannot_be_read_of_an_earlier_run_is_fetched_again(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A bad sector below the staging must not stop an account for ever; any other error is the disk's own matter."""
+    suspended(root, "a.csv", BODY[:1000])
+    with Staging(root, JOB_ID) as staging:
+        staging.recover()
+        stage(staging, "b.csv")
+
+    def unreadable(_descriptor: int, _size: int, _offset: int) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    before = set(Path("/proc/self/fd").iterdir())
+    with Staging(root, JOB_ID) as staging:
+        if number == errno.EIO:
+            read_journal = staging._read_journal()
+            monkeypatch.setattr(staging, "_read_journal", lambda: read_journal)
+            with monkeypatch.context() as broken:
+                broken.setattr(os, "pread", unreadable)
+                assert staging.recover() == {}
+                assert staging.part("a.csv", "a.csv", len(BODY)).have is None
+            assert listing(staged(root)) == {}
+        else:
+            staging.recover()
+            with monkeypatch.context() as broken:
+                broken.setattr(os, "pread", unreadable)
+                with pytest.raises(DiskDenied):
+                    staging.part("a.csv", "a.csv", len(BODY))
+            assert listing(staged(root)).keys() == {"a.csv.part", "b.csv"}
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize("at", ["fchmod", "journal", "take over"])
+def test_a_staging_that_cannot_be_made_leaves_no_descriptor_open(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """A disk may be full for days, and each try would leave some."""
+    with Staging(root, JOB_ID, 1):
+        pass
+    before = set(Path("/proc/self/fd").iterdir())
+    real_open = os.open
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_for_journals(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".journal"):
+            full()
+        return real_open(path, *arguments, **options)
+
+    match at:
+        case "fchmod":
+            monkeypatch.setattr(os, "fchmod", full)
+        case "journal":
+            monkeypatch.setattr(os, "open", full_for_journals)
+        case _:
+            monkeypatch.setattr(Staging, "_take_over", full)
+    with pytest.raises((DiskFull, OSError)):
+        Staging(root, JOB_ID, 2)
+
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_an_unfinished_file_of_another_boot_is_removed(root: MirrorRoot) -> None:
     suspended(root, "a.csv", BODY[:1000])
-    entry = json.loads(journal(root).read_bytes())
-    journal(root).write_text(json.dumps({**entry, "boot": "another boot"}) + "\n")
+    entries = [json.loads(line) for line in journal(root).read_bytes().splitlines()]
+    journal(root).write_text("".join(json.dumps({**entry, "boot": "another boot"}) + "\n" for entry in entries))
 
     with Staging(root, JOB_ID) as staging:
         assert staging.recover() == {}
@@ -682,6 +754,29 @@ def test_a_file_whose_time_or_inode_differ_is_linked_when_its_hash_is_right(
     assert linked is not None
     assert (linked.mtime_ns, linked.inode) == (facts.st_mtime_ns, facts.st_ino)
     assert (staged(root) / "a.csv").stat().st_ino == facts.st_ino
+
+
+@pytest.mark.parametrize("linkable", [True, False], ids=["linked", "copied"])
+def test_a_file_that_cannot_be_read_any_more_is_not_linked(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch, linkable: bool
+) -> None:
+    """A bad sector in yesterday's snapshot: `verify` tells of it, and today's is fetched."""
+    previous = publish_before(root, {"a.csv": BODY})
+    if linkable:
+        os.utime(root.path / previous.folder / "a.csv", ns=(0, 0))
+
+    def refuse(*_: object, **_options: object) -> None:
+        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+
+    def unreadable(_descriptor: int, _size: int, _offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", unreadable)
+    if not linkable:
+        monkeypatch.setattr(os, "link", refuse)
+
+    assert staging.link(previous, previous.files[0], "a.csv") is None
+    assert listing(staged(root)) == {}
 
 
 def test_a_file_that_is_not_as_recorded_any_more_is_not_linked(root: MirrorRoot, staging: Staging) -> None:

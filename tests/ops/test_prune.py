@@ -274,6 +274,26 @@ async def test_a_crash_in_the_middle_of_removing_is_finished_at_the_next_start(m
     assert in_trash(mirror) == []
 
 
+async def test_a_manifest_from_before_the_pruning_is_told_of_it(mirror: Mirror, tmp_path: Path) -> None:
+    """FAULTS M4: what was pruned is neither lost nor gone, nor fetched again, however much of it there is."""
+    jobs = await fill(mirror, days=8)
+    shutil.copy(mirror.state / "manifest.sqlite", tmp_path / "before.sqlite")
+    await pruned(mirror, KeepPolicy(last=2), force=True)
+    assert jobs_of(mirror) == set(jobs[6:])
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+    shutil.copy(tmp_path / "before.sqlite", mirror.state / "manifest.sqlite")
+    fetched = mirror.sandbox.count("storage")
+
+    outcome = await mirror.sync_one()
+
+    assert (outcome.published, outcome.failed) == ([], [])
+    assert await states(mirror) == {
+        job: JobState.PRUNED if number < 6 else JobState.PUBLISHED for number, job in enumerate(jobs)
+    }
+    assert mirror.sandbox.count("storage") == fetched
+
+
 async def test_a_snapshot_that_somebody_removed_is_not_called_pruned(mirror: Mirror) -> None:
     jobs = await fill(mirror, days=3)
     async with mirror.opened() as context:

@@ -222,6 +222,28 @@ async def test_the_start_of_another_host_leaves_alone_what_one_has_in_hand(pair:
     pair.assert_one_snapshot(job)
 
 
+async def test_the_start_of_another_host_moves_latest_that_a_killed_one_left_behind(pair: Pair, database: str) -> None:
+    old = add_extract(pair.mirror, tables(2), days_ago=1)
+    new = add_extract(pair.mirror, tables(2, seed=1))
+    await poll(pair)
+    for job in (old, new):
+        await mirror_job(pair.one, pair.account, JobId(job))
+    (latest,) = pair.mirror.root.glob("acme/*/latest")
+    for come_up in (True, False):
+        latest.unlink()
+        latest.symlink_to(pair.mirror.snapshot_of(old).relative_to(latest.parent))
+
+        if come_up:
+            third = config_of(pair.mirror, database, 3)
+            async with open_sync(third, environ=pair.mirror.environ, clock=pair.mirror.clock, role="run"):
+                pass
+        else:
+            # The task of a host that was killed before it ended it.
+            await mirror_job(pair.one, pair.account, JobId(new))
+
+        assert latest.resolve() == pair.mirror.snapshot_of(new)
+
+
 async def test_a_command_for_one_at_a_time_is_refused_while_hosts_are_at_work(pair: Pair, database: str) -> None:
     third = config_of(pair.mirror, database, 3)
 

@@ -968,3 +968,28 @@ async def test_a_new_token_that_the_disk_refuses_is_saved_before_the_run_ends(
     assert {stored.refresh_token} == mirror.sandbox.tokens.live_refresh_tokens
     assert (await mirror.sync_one()).error is None
     assert mirror.sandbox.tokens.refresh_count == 1
+
+
+async def test_two_accounts_with_one_id_do_not_meet_in_the_staging(mirror: Mirror) -> None:
+    """One company twice, with other files of the same extract each: neither touches what the other has staged."""
+    hub = mirror.world.hub_id
+    mirror.config["account"] = [
+        {"name": "all", "id": hub},
+        {"name": "users-only", "id": hub, "include": ["admin_users*"]},
+    ]
+    files = {**tables(6), "admin_users.csv": b"id\n1\n"}
+    for day in range(2):
+        add_extract(mirror, {**files, "new.csv": b"%d" % day}, days_ago=2 - day)
+    mirror.sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.2, times=None))
+
+    outcomes = await mirror.sync()
+
+    assert [(outcome.error, outcome.failed) for outcome in outcomes] == [(None, []), (None, [])]
+    assert [len(outcome.published) for outcome in outcomes] == [2, 2]
+    for name, count in (("all", 8), ("users-only", 1)):
+        folders = sorted(path.parent for path in mirror.root.glob(f"{name}/*/[0-9]*/**/_dcsync.json"))
+        assert [len(list(folder.glob("*.csv"))) for folder in folders] == [count, count]
+        for folder in folders:
+            assert_proved_by_sums(folder)
+            assert sidecar(folder)["account"]["name"] == name
+    assert list((mirror.root / ".dcsync/staging").iterdir()) == []

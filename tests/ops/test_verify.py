@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ExitStatus
 from dcsync.manifest import Records
+from dcsync.mirror import adopt
+from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.damage import Finding, Kind, Outcome, VerifyReport
 from dcsync.ops.verify import Part, verify, verify_nightly
 from dcsync.sandbox import Fault
@@ -190,6 +192,32 @@ async def test_a_file_that_agrees_with_the_sums_and_not_with_the_manifest_is_not
     assert "dcsync rebuild" in details["a.csv"].detail
     assert details["a.csv"].outcome is Outcome.FOUND
     assert (mirror.snapshot_of(job) / "a.csv").read_bytes() == b"content"
+
+
+async def test_a_snapshot_that_is_published_during_the_look_is_not_called_unknown(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_extract(mirror, tables(1), days_ago=1)
+    await mirror.sync()
+    job = add_extract(mirror, tables(1, seed=1))
+    find, found = adopt.find_snapshots, list[str]()
+
+    async def publish() -> None:
+        await mirror.sync()
+
+    def late(root: MirrorRoot, **options: Any) -> Iterator[str]:
+        # The manifest was asked just before.
+        asyncio.run_coroutine_threadsafe(publish(), loop).result(30)
+        found.extend(find(root, **options))
+        return iter(found)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(adopt, "find_snapshots", late)
+
+    report = await verified(mirror)
+
+    assert str(mirror.snapshot_of(job).relative_to(mirror.root)) in found
+    assert report.findings == []
 
 
 async def test_each_inode_is_read_once_and_is_amiss_in_every_snapshot_that_shares_it(mirror: Mirror) -> None:

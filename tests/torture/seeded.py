@@ -37,7 +37,7 @@ def no_fsync_of_folders() -> None:
 
 def adopted_before_it_is_durable() -> None:
     """What a killed run left is there for who looks: who looks believes that it stays."""
-    MirrorRoot.settle = lambda self: None  # type: ignore[method-assign]
+    MirrorRoot.settle = lambda self, folder=None: None  # type: ignore[method-assign]
 
 
 def commits_not_durable() -> None:

@@ -31,6 +31,7 @@ from dcsync.errors import ManifestCorrupt, ManifestMissing, MirrorForeign, Mirro
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.manifest.aside import set_aside
 from dcsync.manifest.copy import move_out
+from dcsync.manifest.hosts import Hosts
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root
 from dcsync.ops.context import MirrorContext, MirrorSettings, Strategy
@@ -112,6 +113,9 @@ async def open_mirror(
                     notices_missing=notices_missing,
                     alone=not others,
                 )
+            if number is not None:
+                # It may have taken long: the next one that comes up must not think that nobody is here.
+                await Hosts(manifest).beat(number, "")
         yield context
 
 

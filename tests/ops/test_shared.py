@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from dcsync.app import mirror as opening
 from dcsync.app.settings import account_settings
 from dcsync.app.sync import open_sync
 from dcsync.config import Config
@@ -21,9 +22,10 @@ from dcsync.errors import MirrorLocked
 from dcsync.manifest import SqlManifest, Ticket
 from dcsync.manifest.backend import Backend
 from dcsync.manifest.claims import Claim
+from dcsync.manifest.hosts import Hosts
 from dcsync.mirror import trash
 from dcsync.mirror.root import open_root
-from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.ops.sync import AccountOutcome, mirror_job, poll_account
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, tables
 
@@ -242,6 +244,24 @@ async def test_the_start_of_another_host_moves_latest_that_a_killed_one_left_beh
             await mirror_job(pair.one, pair.account, JobId(new))
 
         assert latest.resolve() == pair.mirror.snapshot_of(new)
+
+
+async def test_a_host_that_took_long_to_come_up_is_there_for_the_next_one(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is heard of it while it recovers, and the next waits for its end: then it must not be taken for gone."""
+
+    async def long(context: MirrorContext, *_: object, **_options: object) -> None:
+        async with context.manifest.writing() as connection:
+            await connection.execute(sa.text("UPDATE host SET seen_at = seen_at - 3600000000"))
+
+    monkeypatch.setattr(opening, "recover", long)
+    async with mirroring(tmp_path) as mirror:
+        config = config_of(mirror, database, 1)
+        async with open_sync(config, environ=mirror.environ, clock=mirror.clock, role="run") as context:
+            (host,) = await Hosts(context.manifest).known()
+
+    assert host.is_alive
 
 
 async def test_a_command_for_one_at_a_time_is_refused_while_hosts_are_at_work(pair: Pair, database: str) -> None:

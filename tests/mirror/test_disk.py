@@ -169,7 +169,7 @@ def test_walking_leaves_no_descriptor_open(tmp_path: Path, folder: int) -> None:
     with pytest.raises(FileNotFoundError):
         disk.open_folders(folder, ["a", "b", "x", "y"], create=False)
 
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 def noted_fsyncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -196,7 +196,7 @@ def test_settling_makes_every_name_on_the_way_durable(
     with pytest.raises(FileNotFoundError):
         disk.settle(folder, ["a", "x", "y"])
 
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 def test_a_file_system_that_cannot_be_synced_says_so(tmp_path: Path, folder: int) -> None:

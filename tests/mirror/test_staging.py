@@ -461,7 +461,7 @@ def test_what_cannot_be_read_of_an_earlier_run_is_fetched_again(
                 with pytest.raises(DiskDenied):
                     staging.part("a.csv", "a.csv", len(BODY))
             assert listing(staged(root)).keys() == {"a.csv.part", "b.csv"}
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 @pytest.mark.parametrize("at", ["fchmod", "journal", "take over"])
@@ -492,7 +492,7 @@ def test_a_staging_that_cannot_be_made_leaves_no_descriptor_open(
     with pytest.raises((DiskFull, OSError)):
         Staging(root, JOB_ID, 2)
 
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 def test_an_unfinished_file_of_another_boot_is_removed(root: MirrorRoot) -> None:
@@ -1009,7 +1009,7 @@ def test_a_closed_staging_leaves_no_descriptor_open(root: MirrorRoot) -> None:
         part.discard()
         staging.publish(FOLDER)
 
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 # --- several holders, one after another -------------------------------------------------------------------------------

@@ -251,7 +251,11 @@ def ask(port: int) -> dict[str, Any]:
 
 def hangs(pid: int) -> bool:
     """Say whether a thread waits for a disk, and for nothing else (state D)."""
-    stats = [(place / "stat").read_text() for place in Path(f"/proc/{pid}/task").iterdir()]
+    stats = []
+    for place in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end between the listing and the look.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            stats.append((place / "stat").read_text())
     return any(stat.rpartition(")")[2].split()[0] == "D" for stat in stats)
 
 

@@ -40,7 +40,7 @@ def uncaught(run: Run) -> set[int]:
     """Return the signals that would end the process now, since it has not (yet, any more) said what to do with them."""
     try:
         status = Path(f"/proc/{run.pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return set()
     masks = {line.partition(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Sig")}
     handled = int(masks["SigCgt"], 16) | int(masks["SigIgn"], 16)

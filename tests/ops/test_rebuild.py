@@ -360,6 +360,23 @@ async def test_a_copy_of_a_snapshot_elsewhere_in_the_tree_is_refused(mirror: Mir
     assert [folder for folder, _ in report.refused] == ["zzz-copy"]
 
 
+async def test_a_copy_is_refused_also_when_the_snapshot_was_taken_in_before_a_rebuild_was_cut_short(
+    mirror: Mirror,
+) -> None:
+    job = add_extract(mirror, tables(1))
+    await mirror.sync()
+    before = rows(mirror)
+    shutil.copytree(mirror.snapshot_of(job), mirror.root / "zzz-copy")
+    async with mirror.opened() as context:
+        await Notes(context.manifest).remember(REBUILDING, "yes")
+
+    # Goes on with it.
+    await mirror.sync()
+
+    assert rows(mirror)["job"] == before["job"]
+    assert rows(mirror)["file"] == before["file"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [

@@ -21,9 +21,10 @@ from dcsync.tasks import DiskThreads
 async def open_hooks(
     config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, runs: bool, writes: bool
 ) -> AsyncIterator[Teller]:
-    """Open what hooks need: the manifest, and with `runs` the state folder's lock, since one process runs them.
+    """Open what hooks need: the manifest, to be written to with `writes`, and with `runs` the state folder's lock too.
 
-    Without the lock a manifest of an older version is left alone: a daemon of that version may be writing to it.
+    One process runs them. Without the lock a manifest of an older version is left alone, `ManifestError`: a daemon of
+    that version may be writing to it.
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
 
@@ -27,37 +27,36 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 #: Often enough to see that it goes on, seldom enough for a log that is kept.
 INTERVAL_S = 30.0
 
 
-@asynccontextmanager
-async def watching(clock: Clock) -> AsyncIterator[Observer]:
+def watching(clock: Clock) -> AbstractAsyncContextManager[Observer]:
     """Give an observer for the run: bars when stderr is a terminal, else lines of the log."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Bars(console) as bars:
-            yield bars
-        return
     lines = Lines()
-    async with _reporting(lines.report, clock):
-        yield lines
+    return _shown(Bars, lines, lines.report, clock)
+
+
+def reading(clock: Clock) -> AbstractAsyncContextManager[ReadingObserver]:
+    """Give an observer for who reads the mirror again: a bar when stderr is a terminal, else lines of the log."""
+    lines = ReadingLines()
+    return _shown(ReadingBar, lines, lines.report, clock)
 
 
 @asynccontextmanager
-async def reading(clock: Clock) -> AsyncIterator[ReadingObserver]:
-    """Give an observer for who reads the mirror again: a bar when stderr is a terminal, else lines of the log."""
+async def _shown(
+    bars: Callable[[Console], AbstractContextManager[T]], lines: T, report: Callable[[], None], clock: Clock
+) -> AsyncIterator[T]:
     from rich.console import Console
 
     console = Console(stderr=True)
     if console.is_terminal:
-        with ReadingBar(console) as bar:
-            yield bar
+        with bars(console) as shown:
+            yield shown
         return
-    lines = ReadingLines()
-    async with _reporting(lines.report, clock):
+    async with _reporting(report, clock):
         yield lines
 
 

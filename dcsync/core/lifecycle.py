@@ -75,8 +75,6 @@ WARN_AGE = timedelta(days=20)
 EXTRACT_LIFE = timedelta(days=EXTRACT_LIFE_DAYS)
 RETRY_BASE_S = 60.0
 RETRY_CAP_S = 6 * 3600.0
-#: Nobody is asked to wait for longer: a quota of a day is the longest that there is.
-LONGEST_WAIT = timedelta(hours=25)
 
 
 def may_go(current: JobState, new: JobState) -> bool:
@@ -110,8 +108,11 @@ def nears_expiry(completed_at: datetime | None, now: datetime) -> bool:
 
 
 def is_due(next_try_at: datetime | None, now: datetime) -> bool:
-    """Say whether a job may be tried. A time too far ahead was written under a clock that was wrong (FAULTS C1)."""
-    return next_try_at is None or not now < next_try_at <= now + LONGEST_WAIT
+    """Say whether a job may be tried.
+
+    A time further ahead than any that is given was written under a clock that was wrong (FAULTS C1).
+    """
+    return next_try_at is None or not now < next_try_at <= now + timedelta(seconds=RETRY_CAP_S)
 
 
 def next_try_after(attempts: int, *, asked_s: float | None, draw: float) -> timedelta:

@@ -139,7 +139,6 @@ class MirrorRoot:
         what never reached the disk, and has nothing against being synced: it is asked for that as well.
         """
         with disk.disk_errors(f"syncing the file system of {self.path}"):
-            disk.refuse_read_only(self.descriptor)
             disk.sync_file_system(self.descriptor)
             if folder is not None:
                 disk.settle(self.descriptor, split(folder), last=True)

@@ -150,8 +150,8 @@ class Part:
                 os.ftruncate(self._descriptor, left.written)
                 os.lseek(self._descriptor, left.written, os.SEEK_SET)
                 self.etag = left.etag
-                return
-        self.discard()
+            else:
+                self.discard()
 
     def _read_up_to(self, size: int) -> bool:
         """Hash so many bytes from the beginning, as they are on the disk; say whether there are so many."""

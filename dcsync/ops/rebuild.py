@@ -132,9 +132,10 @@ class _Rebuild:
         # Those with a sidecar first: they know the ids of requests, of which the others' names have only a part.
         unmarked = []
         known = await self._known()
-        self._jobs.update(await self._known_jobs())
+        self._jobs.update((account, job) for account, job, _ in known)
+        taken = {folder for *_, folder in known}
         for folder in folders:
-            if folder in known:
+            if folder in taken:
                 continue
             found = await self._read(folder)
             if found is None:
@@ -174,17 +175,14 @@ class _Rebuild:
         # Where the layout puts them first: whatever else holds the same snapshot is a copy.
         return sorted(found, key=lambda folder: (not is_one(folder), folder))
 
-    async def _known(self) -> set[str]:
-        """Return the folders that an earlier part of this rebuild took in."""
+    async def _known(self) -> list[tuple[AccountName, JobId, str]]:
+        """Return account, job and folder of what an earlier part of this rebuild took in."""
         manifest = self._context.manifest
-        published = [await manifest.published_folders(account) for account in await manifest.accounts()]
-        return {folder for folders in published for folder in folders.values()}
-
-    async def _known_jobs(self) -> set[tuple[str, str]]:
-        manifest = self._context.manifest
-        return {
-            (account, job) for account in await manifest.accounts() for job in await manifest.published_folders(account)
-        }
+        return [
+            (account, job, folder)
+            for account in await manifest.accounts()
+            for job, folder in (await manifest.published_folders(account)).items()
+        ]
 
     async def _read(self, folder: str) -> Adopted | None:
         try:

@@ -86,7 +86,10 @@ async def _restore_latest(context: MirrorContext, account: AccountSettings) -> N
 
 
 async def notice_missing(context: MirrorContext, account: AccountSettings) -> None:
-    """Note published snapshots whose folder is gone. Raises `MassChange`, having changed nothing, for too many."""
+    """Note published snapshots whose folder is gone, but for those that dcsync pruned.
+
+    Raises `MassChange`, having changed nothing of the others, for too many.
+    """
     folders = await context.manifest.published_folders(account.name)
     if not folders:
         return

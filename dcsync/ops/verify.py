@@ -63,8 +63,7 @@ async def verify(
     """Read the published snapshots of `accounts`, or a part of them, at most `rate` bytes a second.
 
     With `repair`, which needs a `SyncContext`, what is damaged is replaced by a copy of the mirror, else by what the
-    server still has; the damaged file is kept aside. What is found is in the report,
-    not raised. Cancelling is safe.
+    server still has; the damaged file is kept aside. What is found is in the report, not raised. Cancelling is safe.
     """
     observer = observer or Unwatched()
     reader = ContentReader(context, rate=rate, observer=observer)

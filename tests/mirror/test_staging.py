@@ -23,7 +23,7 @@ from dcsync.core.model import How, JobId, Snapshot, StoredFile
 from dcsync.core.names import assign_paths
 from dcsync.core.table import TableFacts, count
 from dcsync.core.transfer import Have
-from dcsync.errors import DiskDenied, DiskError, DiskFull, DiskReadOnly, MirrorTampered, SizeMismatch
+from dcsync.errors import DiskDenied, DiskError, DiskFault, DiskFull, DiskReadOnly, MirrorTampered, SizeMismatch
 from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot, open_root
 from dcsync.mirror.staging import (
@@ -413,6 +413,29 @@ def test_an_unfinished_file_that_is_not_as_it_was_written_is_begun_anew(root: Mi
         part.finish(ETAG)
 
     assert (staged(root) / "a.csv").read_bytes() == BODY
+
+
+def test_one_that_is_no_good_and_cannot_be_closed_is_the_disk_s_error(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspended(root, "a.csv", BODY[:1000])
+    (staged(root) / "a.csv.part").write_bytes(bytes(1000))
+    close = os.close
+
+    def refuse(descriptor: int) -> None:
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        close(descriptor)
+        if name.endswith(".part"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with Staging(root, JOB_ID) as staging:
+        staging.recover()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "close", refuse)
+            with pytest.raises(DiskFault):
+                staging.part("a.csv", "a.csv", len(BODY))
+
+        assert listing(staged(root)) == {}
 
 
 def test_what_came_after_the_last_note_is_fetched_again(root: MirrorRoot) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from dcsync.app import mirror as opening
 from dcsync.app.settings import account_settings
 from dcsync.app.sync import open_sync
 from dcsync.config import Config
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import Publication
 from dcsync.errors import MirrorLocked
@@ -25,7 +26,9 @@ from dcsync.manifest.claims import Claim
 from dcsync.manifest.hosts import Hosts
 from dcsync.mirror import trash
 from dcsync.mirror.root import open_root
+from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
+from dcsync.ops.recover import recover
 from dcsync.ops.sync import AccountOutcome, mirror_job, poll_account
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, tables
 
@@ -222,6 +225,27 @@ async def test_the_start_of_another_host_leaves_alone_what_one_has_in_hand(pair:
 
     assert len(outcome.published) == 1
     pair.assert_one_snapshot(job)
+
+
+async def test_what_a_host_begins_during_the_start_of_another_is_left_alone(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not open yet when the open jobs are looked up, and has a staging right after."""
+    jobs, begun = SqlManifest.jobs, list[Staging]()
+
+    async def late(manifest: SqlManifest, account: AccountName, **options: Any) -> Any:
+        found = await jobs(manifest, account, **options)
+        if manifest is pair.other.manifest and options.get("states") == OPEN and not begun:
+            job = add_extract(pair.mirror, tables(2))
+            await poll(pair)
+            begun.append(Staging(pair.one.root, JobId(job), 1))
+        return found
+
+    monkeypatch.setattr(SqlManifest, "jobs", late)
+    await recover(pair.other, [pair.account], new_mirror=False, alone=False)
+
+    with begun[0] as staging:
+        assert (pair.mirror.root / staging.relative).is_dir()
 
 
 async def test_the_start_of_another_host_moves_latest_that_a_killed_one_left_behind(pair: Pair, database: str) -> None:

@@ -28,14 +28,14 @@ import structlog
 from bench import compare
 from bench.compare import OnDisk
 from dcsync.core import plan as planning
-from dcsync.core.cost import Way
+from dcsync.core.cost import Method
 from dcsync.core.model import JobId, ListedFile, StoredFile
 from dcsync.core.plan import Known
 from dcsync.core.wire import parse_job
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staging import Staging
-from dcsync.ops.archive import Extractor, StagedArchive, open_directory
 from dcsync.ops.context import SyncContext
+from dcsync.ops.mirroring.archive import Extractor, StagedArchive, open_directory
 from dcsync.sandbox import Synthetic
 from dcsync.sandbox.world import Blob
 from tests.rigs.mirror import ARCHIVE, Mirror, add_extract, mirroring
@@ -46,7 +46,7 @@ MIB = 1 << 20
 _BEGIN, _END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 PEAK = """
 import sys
-from dcsync.cli.root import run
+from dcsync.cli.group import run
 status = run(["--config", sys.argv[1], "sync"])
 for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):
@@ -244,7 +244,7 @@ async def _explode(context: SyncContext, mirror: Mirror, packed: Path, turn: int
         listing = tuple(ListedFile(name=member.name, size=member.size) for member in directory.members)
         extracts = planning.plan(listing, Known(directory=directory)).extracts
         extractor = Extractor(context, archive, job=job, staging=staging)
-        spans = planning.spans_of([extract.member for extract in extracts], Way.WHOLE, directory)
+        spans = planning.spans_of([extract.member for extract in extracts], Method.WHOLE, directory)
         await extractor.extract(spans, extracts)
         assert len(extractor.extraction.stored) == FILES, extractor.extraction.damaged
         await context.disk.run(staging.discard)

@@ -112,10 +112,10 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, at_o
             for _ in range(at_once):
                 group.create_task(worker())
     except BaseExceptionGroup as errors:
-        raise foremost(errors) from None
+        raise primary_error(errors) from None
 
 
-def foremost(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def primary_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the exception of a group that says most: a bug, else the first that is ours."""
     leaves = list(_leaves(group))
     return next((error for error in leaves if not isinstance(error, DcsyncError)), leaves[0])

@@ -11,7 +11,7 @@ from typing import Any
 
 from dcsync.core.model import DataRequest, How, Job, JobId, ListedFile, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
-from dcsync.core.records import Record
+from dcsync.core.snapshot import Record
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 ACCOUNT_ID = "872264f8-2433-498d-8d36-16649ecb13fe"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 import dcsync
-from dcsync.auth.store import TokenPair
+from dcsync.auth.token_store import TokenPair
 from dcsync.errors import ApiUnreachable
 from dcsync.log import configure, redact
 

@@ -16,7 +16,7 @@ MIB = 1 << 20
 #: VmHWM is of this program alone; ru_maxrss would carry over what the parent had before exec.
 PROGRAM = """
 import sys
-from dcsync.cli.root import run
+from dcsync.cli.group import run
 status = run(["--config", sys.argv[1], "sync"])
 for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):

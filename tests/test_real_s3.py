@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.core.model import JobId
-from dcsync.ops.context import Silence
+from dcsync.ops.context import NullObserver
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, sidecar, tables
 from tests.rigs.s3 import AWKWARD_KEYS, S3Server, Signature
 
@@ -98,7 +98,7 @@ async def test_an_expired_url_is_refused_by_the_server_and_signed_again(tmp_path
         assert len(bucket.signed) == 5
 
 
-class Interrupting(Silence):
+class Interrupting(NullObserver):
     """Does something once, in the middle of a download."""
 
     def __init__(self, after: int, action: Callable[[], object]) -> None:

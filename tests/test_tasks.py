@@ -13,7 +13,7 @@ import pytest
 
 from dcsync.clock import SystemClock
 from dcsync.errors import DiskFull, RateLimited
-from dcsync.tasks import DISK_THREADS, DiskThreads, each, finish, foremost
+from dcsync.tasks import DISK_THREADS, DiskThreads, each, finish, primary_error
 from tests.fakes import FakeClock
 
 
@@ -344,7 +344,7 @@ async def test_cancelling_cancels_all_of_them() -> None:
     assert work.began == [0, 1, 2, 3]
 
 
-# --- the foremost error -----------------------------------------------------------------------------------------------
+# --- the primary error ------------------------------------------------------------------------------------------------
 
 FULL, LIMITED, BUG, OTHER_BUG = DiskFull("full"), RateLimited("slow down"), KeyError("bug"), ValueError("other bug")
 
@@ -362,7 +362,7 @@ FULL, LIMITED, BUG, OTHER_BUG = DiskFull("full"), RateLimited("slow down"), KeyE
     ],
 )
 def test_the_foremost_error_is_a_bug_or_else_the_first(group: list[Exception], expected: Exception) -> None:
-    assert foremost(BaseExceptionGroup("several", group)) is expected
+    assert primary_error(BaseExceptionGroup("several", group)) is expected
 
 
 # --- the clock --------------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from dcsync import __version__
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.api.transport import ApiTransport
-from dcsync.app.places import manifest_place, state_folder
+from dcsync.app.state_dir import manifest_place, state_folder
 from dcsync.app.stores import open_store, open_window
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
-from dcsync.auth.store import ChainStore
+from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.ports import TokenSource

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from dcsync.app.hosts import at_work, known_hosts
 from dcsync.app.mirror import open_mirror
-from dcsync.app.places import INSTANCE_NAME, host_name, manifest_place, write_text
+from dcsync.app.state_dir import INSTANCE_NAME, host_name, manifest_place, write_text
 from dcsync.app.stores import open_store
-from dcsync.auth.store import ChainStore
+from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config, ManifestRef
 from dcsync.database import Database

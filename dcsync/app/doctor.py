@@ -11,16 +11,16 @@ from dcsync import __version__
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.app.api import open_api
-from dcsync.app.places import INSTANCE_NAME, LOCK_NAME, manifest_place
-from dcsync.app.settings import account_settings
+from dcsync.app.from_config import account_settings
+from dcsync.app.state_dir import INSTANCE_NAME, LOCK_NAME, manifest_place
 from dcsync.app.status import lock_holder
 from dcsync.app.stores import open_store
-from dcsync.auth.store import ChainStore
+from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.errors import ConfigError
 from dcsync.mirror.latest import LatestKind
-from dcsync.ops.doctor import Check, Secret, Subject, examine, unconfigured
+from dcsync.ops.doctor.examine import Check, Secret, Subject, examine, unconfigured
 from dcsync.tasks import DiskThreads
 
 

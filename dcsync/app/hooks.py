@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from dcsync.app.from_config import tell_settings
 from dcsync.app.hosts import at_work, known_hosts
 from dcsync.app.mirror import open_to_look
-from dcsync.app.places import LOCK_NAME, host_name, manifest_place, state_folder
-from dcsync.app.settings import tell_settings
+from dcsync.app.state_dir import LOCK_NAME, host_name, manifest_place, state_folder
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.manifest import open_manifest
 from dcsync.mirror.root import FileLock
-from dcsync.ops.tell import Teller
+from dcsync.ops.alerts.dispatch import Teller
 from dcsync.tasks import DiskThreads
 
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from dcsync import __version__
-from dcsync.app.places import HOST_NAME, host_name, read_text, write_text
+from dcsync.app.state_dir import HOST_NAME, host_name, read_text, write_text
 from dcsync.errors import ManifestError, MirrorLocked
 from dcsync.manifest import SqlManifest
 from dcsync.manifest.hosts import Host, Hosts

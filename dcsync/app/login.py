@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from dcsync.app.api import token_endpoint
-from dcsync.app.places import manifest_place, state_folder
+from dcsync.app.state_dir import manifest_place, state_folder
 from dcsync.app.stores import open_store
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config

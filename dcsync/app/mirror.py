@@ -10,8 +10,10 @@ from tempfile import TemporaryDirectory
 
 import structlog
 
+from dcsync.app.from_config import account_settings
 from dcsync.app.hosts import DAEMON, arrive, at_work, known_hosts
-from dcsync.app.places import (
+from dcsync.app.reading import refuse_older
+from dcsync.app.state_dir import (
     INSTANCE_NAME,
     LOCK_NAME,
     MANIFEST_NAME,
@@ -22,8 +24,6 @@ from dcsync.app.places import (
     state_folder,
     write_text,
 )
-from dcsync.app.reading import refuse_older
-from dcsync.app.settings import account_settings
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.database import Database
@@ -35,7 +35,7 @@ from dcsync.manifest.hosts import Hosts
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root
 from dcsync.ops.context import MirrorContext, MirrorSettings, Strategy
-from dcsync.ops.recover import recover
+from dcsync.ops.recovery import recover
 from dcsync.tasks import DiskThreads
 
 log = structlog.get_logger(__name__)

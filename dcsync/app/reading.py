@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from dcsync.app.places import manifest_place
+from dcsync.app.state_dir import manifest_place
 from dcsync.config import Config
 from dcsync.errors import ManifestError
 from dcsync.manifest import SqlManifest, open_manifest

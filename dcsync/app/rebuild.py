@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dcsync.app.from_config import account_settings
 from dcsync.app.mirror import open_mirror
-from dcsync.app.places import MANIFEST_NAME
-from dcsync.app.settings import account_settings
+from dcsync.app.state_dir import MANIFEST_NAME
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
-from dcsync.ops.reading import ReadingObserver
-from dcsync.ops.rebuild import RebuildReport, rebuild
-from dcsync.ops.recover import recover
+from dcsync.ops.integrity.content_reader import ReadingObserver
+from dcsync.ops.integrity.rebuild import RebuildReport, rebuild
+from dcsync.ops.recovery import recover
 
 
 async def rebuild_manifest(

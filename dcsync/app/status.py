@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 
 from dcsync.app.hosts import known_hosts
-from dcsync.app.places import DAEMON_NAME, LOCK_NAME, is_file, manifest_place
+from dcsync.app.state_dir import DAEMON_NAME, LOCK_NAME, is_file, manifest_place
 from dcsync.app.stores import open_store, open_window
-from dcsync.auth.store import ChainStore, TokenPair, fingerprint
+from dcsync.auth.token_store import ChainStore, TokenPair, fingerprint
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.model import AccountName
-from dcsync.core.signin import REFRESH_LIFE
+from dcsync.core.oauth import REFRESH_LIFE
 from dcsync.core.wire import parse_time
 from dcsync.database import Database
 from dcsync.errors import DcsyncError, ManifestMissing, MirrorLocked

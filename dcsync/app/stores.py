@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from dcsync.api.window import CallWindow, FileWindow
-from dcsync.app.places import QUOTA_NAME, host_name
-from dcsync.auth.store import ChainStore, TokenStore
+from dcsync.app.state_dir import QUOTA_NAME, host_name
+from dcsync.auth.token_store import ChainStore, TokenStore
 from dcsync.config import Config
 from dcsync.database import Database
 from dcsync.manifest import open_manifest

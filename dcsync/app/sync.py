@@ -11,9 +11,9 @@ import structlog
 
 from dcsync.api.storage import open_storage
 from dcsync.app.api import open_api
+from dcsync.app.from_config import account_settings, storage_policy, tell_settings
 from dcsync.app.mirror import open_mirror, shared_database
-from dcsync.app.places import MANIFEST_NAME
-from dcsync.app.settings import account_settings, storage_policy, tell_settings
+from dcsync.app.state_dir import MANIFEST_NAME
 from dcsync.app.status import look_at_token, read_status
 from dcsync.app.stores import open_store
 from dcsync.clock import Clock
@@ -21,12 +21,12 @@ from dcsync.config import Config
 from dcsync.core.transfer import Throttle
 from dcsync.database import Database
 from dcsync.errors import DcsyncError, ExitStatus
-from dcsync.ops.context import MirrorContext, Observer, Silence, SyncContext
+from dcsync.ops.alerts.dispatch import Teller
+from dcsync.ops.context import MirrorContext, NullObserver, Observer, SyncContext
 from dcsync.ops.metrics import write_textfile
-from dcsync.ops.report import write_report
+from dcsync.ops.mirroring.run import AccountOutcome
+from dcsync.ops.page import write_report
 from dcsync.ops.status import Attention, Status
-from dcsync.ops.sync import AccountOutcome
-from dcsync.ops.tell import Teller
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ async def open_sync(
             host=mirror.host,
             slots=asyncio.Semaphore(config.transfer.concurrency),
             throttle=Throttle(config.transfer.bandwidth),
-            observer=observer or Silence(),
+            observer=observer or NullObserver(),
         )
 
 

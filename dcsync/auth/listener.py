@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from dcsync.core.signin import SignIn, belongs
+from dcsync.core.oauth import SignIn, belongs
 from dcsync.core.urls import is_loopback_url
 from dcsync.errors import DcsyncError, LoginRefused
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 import sqlalchemy as sa
 
-from dcsync.auth.store import (
+from dcsync.auth.token_store import (
     Intent,
     TokenPair,
     intent_json,

@@ -12,10 +12,10 @@ import structlog
 
 from dcsync.auth.assertion import sign_assertion
 from dcsync.auth.endpoint import Granted, TokenEndpoint
-from dcsync.auth.store import ChainStore, Intent, TokenPair, fingerprint
+from dcsync.auth.token_store import ChainStore, Intent, TokenPair, fingerprint
 from dcsync.clock import Clock
+from dcsync.core.oauth import user_of, wants_keeping_alive
 from dcsync.core.quota import backoff
-from dcsync.core.signin import user_of, wants_keeping_alive
 from dcsync.errors import (
     ClientRejected,
     ConfigError,

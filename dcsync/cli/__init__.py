@@ -16,7 +16,7 @@ def main() -> NoReturn:
         # What is imported stays: to look through it for garbage took a fifth of the start. `run_loop` turns it on.
         gc.disable()
         # Imported here, where an interrupt is caught: it takes the longest of a start.
-        from dcsync.cli.root import run
+        from dcsync.cli.group import run
 
         status = run(sys.argv[1:])
         _let_interrupts_end_it()

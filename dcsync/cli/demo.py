@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 from dcsync.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dcsync.ops.sync import AccountOutcome
+    from dcsync.ops.mirroring.run import AccountOutcome
 
 _STATE = ".state"
 _FIRST_DAYS = 3
@@ -39,8 +39,8 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
 
     Run it again: a new day has come, and what did not change is hardlinked.
     """
-    from dcsync.cli.session import run_async, set_up_log
-    from dcsync.ops.sync import exit_status
+    from dcsync.cli.startup import run_async, set_up_log
+    from dcsync.ops.mirroring.run import exit_status
 
     set_up_log(ctx, level="warning", form="auto")
     folder = folder.absolute()
@@ -97,12 +97,12 @@ def _not_too_old(first_day: date, days: int, today: date) -> tuple[date, int]:
 
 
 async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
-    from dcsync.app.settings import account_settings
+    from dcsync.app.from_config import account_settings
     from dcsync.app.status import read_status
     from dcsync.app.sync import open_sync
     from dcsync.config import load
-    from dcsync.ops.report import write_report
-    from dcsync.ops.sync import sync
+    from dcsync.ops.mirroring.run import sync
+    from dcsync.ops.page import write_report
     from dcsync.sandbox import Options, Sandbox, World
 
     world = World.demo(seed=1, days=days, first_day=first_day)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 
 if TYPE_CHECKING:
     from dcsync.config import Config
@@ -33,7 +33,7 @@ def diff_command(
     the one before the latest. Without them: previous and latest.
     """
     from dcsync.cli.output import print_json
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     comparison = run_async(_compare(load_config(ctx), before, after, account=account, request=request))
     if as_json:
@@ -44,8 +44,8 @@ def diff_command(
 
 
 async def _compare(config: Config, before: str, after: str, *, account: str | None, request: str | None) -> Comparison:
+    from dcsync.app.from_config import account_settings
     from dcsync.app.reading import open_reading
-    from dcsync.app.settings import account_settings
     from dcsync.ops.diff import compare
 
     accounts = account_settings(config, [] if account is None else [account])

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES, Globals
+from dcsync.cli.group import EXIT_STATUSES, Globals
 
 if TYPE_CHECKING:
-    from dcsync.ops.doctor import Check
+    from dcsync.ops.doctor.examine import Check
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "bright_black"}
 
@@ -27,8 +27,8 @@ def doctor_command(ctx: click.Context, as_json: bool) -> int:
     """
     from dcsync.app.doctor import diagnose
     from dcsync.cli.output import print_json
-    from dcsync.cli.session import run_async, set_up_log
-    from dcsync.ops.doctor import exit_status, worst
+    from dcsync.cli.startup import run_async, set_up_log
+    from dcsync.ops.doctor.examine import exit_status, worst
 
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it

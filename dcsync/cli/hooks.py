@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 from dcsync.errors import ConfigError, MirrorLocked
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def hooks_command() -> None:
 def list_command(ctx: click.Context, job: str | None, limit: int, as_json: bool) -> int:
     """List the newest runs of hooks, newest first."""
     from dcsync.cli.output import print_json, print_table, time_text
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     runs = run_async(_runs(load_config(ctx), job, limit))
     if as_json:
@@ -61,7 +61,7 @@ def list_command(ctx: click.Context, job: str | None, limit: int, as_json: bool)
 @click.pass_context
 def rerun_command(ctx: click.Context, job: str) -> int:
     """Run the snapshot hooks of JOB again, as they are configured now."""
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
     if not any("snapshot" in hook.on for hook in config.hooks):
@@ -75,7 +75,7 @@ def rerun_command(ctx: click.Context, job: str) -> int:
 @click.pass_context
 def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - required, so that it is said
     """Send a test message to every address of [notify]."""
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
     if not config.notify.urls:
@@ -122,10 +122,10 @@ async def _rerun(config: Config, job: str) -> int:
 
 
 async def _notify(config: Config) -> bool:
-    from dcsync.app.settings import tell_settings
+    from dcsync.app.from_config import tell_settings
     from dcsync.clock import SystemClock
-    from dcsync.core.notices import Event, EventKind
-    from dcsync.ops.notify import send
+    from dcsync.core.alerts import Event, EventKind
+    from dcsync.ops.alerts.notify import send
 
     settings = tell_settings(config, environ=os.environ)
     event = Event(

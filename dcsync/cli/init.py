@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES, Globals
+from dcsync.cli.group import EXIT_STATUSES, Globals
 from dcsync.errors import ConfigInvalid
 
 #: Every key that init sets, by the name of its parameter.

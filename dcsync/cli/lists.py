@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 
 if TYPE_CHECKING:
     from dcsync.api.client import DataConnector, ListOptions
@@ -139,7 +139,7 @@ def _ask(
     accounts: Sequence[str],
     ask: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
 ) -> tuple[list[dict[str, Json]], int]:
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
     return run_async(_ask_each(config, accounts, ask))
@@ -152,8 +152,8 @@ async def _ask_each(
 ) -> tuple[list[dict[str, Json]], int]:
     """Ask for each account; one that may not be seen does not hide the others."""
     from dcsync.app.api import open_api
-    from dcsync.app.settings import account_settings
-    from dcsync.cli.root import show_error
+    from dcsync.app.from_config import account_settings
+    from dcsync.cli.group import show_error
     from dcsync.errors import ApiError
 
     rows: list[dict[str, Json]] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 from dcsync.errors import DcsyncError, NobodyToSignIn
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def login_command(ctx: click.Context, no_browser: bool, switch_user: bool, as_js
     Without a browser on this machine: open the printed address anywhere, allow access, and paste the address that the
     browser ends at, also if its page cannot be shown.
     """
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx, accounts_needed=False)
     person = Terminal(opens_browser=not no_browser)
@@ -45,7 +45,7 @@ def login_command(ctx: click.Context, no_browser: bool, switch_user: bool, as_js
 @click.pass_context
 def logout_command(ctx: click.Context, local: bool) -> int:
     """Revoke the stored refresh token and forget it. The mirror itself is untouched."""
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     was_there = run_async(_logout(load_config(ctx, accounts_needed=False), local=local))
     if not was_there:
@@ -63,7 +63,7 @@ def logout_command(ctx: click.Context, local: bool) -> int:
 def accounts_command(ctx: click.Context, as_json: bool) -> int:
     """List the accounts (hubs) that the user sees, ready to be pasted into the configuration."""
     from dcsync.cli.output import print_json
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx, accounts_needed=False)
     hubs = run_async(_hubs(config))
@@ -176,7 +176,7 @@ def _open_browser(url: str) -> bool:
 async def _login(config: Config, person: Terminal, *, switch_user: bool, as_json: bool) -> int:
     from dcsync.app.login import open_chain
     from dcsync.cli.output import print_json, time_text
-    from dcsync.core.signin import REFRESH_LIFE
+    from dcsync.core.oauth import REFRESH_LIFE
     from dcsync.ops.login import login
 
     async with open_chain(config, environ=os.environ) as chain:

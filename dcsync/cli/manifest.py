@@ -6,7 +6,7 @@ import os
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 
 
 @click.group("manifest", epilog=EXIT_STATUSES)
@@ -34,7 +34,7 @@ def copy_command(ctx: click.Context, target: str, replace: bool, as_json: bool) 
     """
     from dcsync.app.copy import copy_manifest
     from dcsync.cli.output import print_json
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     copied = run_async(copy_manifest(load_config(ctx), target, replace=replace, environ=os.environ))
     if as_json:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import click
 
-from dcsync.core.figures import age_text, size_text
+from dcsync.core.formatting import age_text, size_text
 from dcsync.core.model import Json
 from dcsync.core.names import printable
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import structlog
 
 from dcsync.clock import Clock
-from dcsync.core.figures import size_text
+from dcsync.core.formatting import size_text
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.names import printable
 from dcsync.errors import DcsyncError
 from dcsync.ops.context import Observer
-from dcsync.ops.reading import ReadingObserver
-from dcsync.tasks import foremost
+from dcsync.ops.integrity.content_reader import ReadingObserver
+from dcsync.tasks import primary_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -240,5 +240,5 @@ async def _reporting(report: Callable[[], None], clock: Clock) -> AsyncIterator[
                 reporter.cancel()
     except BaseExceptionGroup as errors:
         # The group wraps what passes through it. Of a bug its traceback is wanted.
-        error = foremost(errors)
+        error = primary_error(errors)
         raise error from (None if isinstance(error, DcsyncError) else errors)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 
 if TYPE_CHECKING:
     from dcsync.config import Config
-    from dcsync.ops.prune import PruneReport
+    from dcsync.ops.integrity.prune import PruneReport
 
 
 @click.command("prune", epilog=EXIT_STATUSES)
@@ -29,7 +29,7 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     status is 14; --force says that it is meant.
     """
     from dcsync.cli.output import print_json
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     report = run_async(_prune(load_config(ctx), accounts, dry_run=dry_run, force=force))
     if as_json:
@@ -40,9 +40,9 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
 
 
 async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, force: bool) -> PruneReport:
+    from dcsync.app.from_config import account_settings, keep_policy
     from dcsync.app.mirror import open_mirror
-    from dcsync.app.settings import account_settings, keep_policy
-    from dcsync.ops.prune import prune
+    from dcsync.ops.integrity.prune import prune
 
     selected = account_settings(config, accounts)
     async with open_mirror(config, role="prune", writes=not dry_run) as context:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
     from dcsync.config import Config
-    from dcsync.ops.rebuild import RebuildReport
+    from dcsync.ops.integrity.rebuild import RebuildReport
 
 
 @click.command("rebuild", epilog=EXIT_STATUSES)
@@ -26,7 +26,7 @@ def rebuild_command(ctx: click.Context, as_json: bool) -> int:
     damaged or could not be taken in.
     """
     from dcsync.cli.output import print_json
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     report = run_async(_rebuild(load_config(ctx)))
     if as_json:

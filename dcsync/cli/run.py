@@ -8,7 +8,7 @@ import signal
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 
 
 @click.command("run", epilog=EXIT_STATUSES)
@@ -18,7 +18,7 @@ def run_command(ctx: click.Context) -> int:
 
     SIGHUP reads the configuration again, SIGUSR1 polls at once. systemd hears when it is ready and what it does.
     """
-    from dcsync.cli.session import load_config, run_loop
+    from dcsync.cli.startup import load_config, run_loop
     from dcsync.daemon.service import Service
 
     async def serve() -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 
 if TYPE_CHECKING:
     from dcsync.sandbox import Sandbox
@@ -41,7 +41,7 @@ def sandbox_command(  # noqa: PLR0913 - its options
     """
     from datetime import UTC, datetime, timedelta
 
-    from dcsync.cli.session import run_async, set_up_log
+    from dcsync.cli.startup import run_async, set_up_log
     from dcsync.sandbox import Options, Sandbox, World
 
     set_up_log(ctx, level="info", form="auto")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 
 if TYPE_CHECKING:
     from dcsync.ops.status import AccountStatus, Status
@@ -29,7 +29,7 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
     """
     from dcsync.app.status import read_status
     from dcsync.cli.output import print_json
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     status = run_async(read_status(load_config(ctx, logs=False)))
     if as_json:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
     from dcsync.config import Config
     from dcsync.core.model import Json
-    from dcsync.ops.job import Planned
-    from dcsync.ops.sync import AccountOutcome, Wanted
+    from dcsync.ops.mirroring.job import Planned
+    from dcsync.ops.mirroring.run import AccountOutcome, Wanted
 
 
 @click.command("sync", epilog=EXIT_STATUSES)
@@ -39,8 +39,8 @@ def sync_command(
     as_json: bool,
 ) -> int:
     """Mirror every extract that is not mirrored yet, oldest first, once."""
-    from dcsync.cli.session import load_config, run_async
-    from dcsync.ops.sync import Wanted, exit_status
+    from dcsync.cli.startup import load_config, run_async
+    from dcsync.ops.mirroring.run import Wanted, exit_status
 
     config = load_config(ctx)
     wanted = Wanted(requests=tuple(requests), jobs=tuple(jobs))
@@ -58,11 +58,11 @@ def sync_command(
 
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
     """Open everything, do one run, tell what follows from it, close everything."""
-    from dcsync.app.settings import account_settings
+    from dcsync.app.from_config import account_settings
     from dcsync.app.sync import follow_up, open_sync, open_teller
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
-    from dcsync.ops.sync import sync
+    from dcsync.ops.mirroring.run import sync
 
     clock = SystemClock()
     selected = account_settings(config, accounts)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.root import EXIT_STATUSES
+from dcsync.cli.group import EXIT_STATUSES
 
 if TYPE_CHECKING:
     from dcsync.config import Config
-    from dcsync.ops.damage import VerifyReport
+    from dcsync.ops.integrity.report import VerifyReport
 
 _PART = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
@@ -37,7 +37,7 @@ def verify_command(
     lost for good.
     """
     from dcsync.cli.output import print_json
-    from dcsync.cli.session import load_config, run_async
+    from dcsync.cli.startup import load_config, run_async
 
     chosen = _part(part)
     config = load_config(ctx)
@@ -53,12 +53,12 @@ def verify_command(
 async def _verify(
     config: Config, accounts: Sequence[str], *, part: tuple[int, int] | None, repair: bool, rate: int | None
 ) -> VerifyReport:
+    from dcsync.app.from_config import account_settings
     from dcsync.app.mirror import open_mirror
-    from dcsync.app.settings import account_settings
     from dcsync.app.sync import open_sync
     from dcsync.cli.progress import reading
     from dcsync.clock import SystemClock
-    from dcsync.ops.verify import verify
+    from dcsync.ops.integrity.verify import verify
 
     selected = account_settings(config, accounts)
     async with reading(SystemClock()) as observer:

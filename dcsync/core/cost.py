@@ -18,7 +18,7 @@ ASSUMED_SPEED = 12.5e6
 REQUEST_S = 0.1
 
 
-class Way(StrEnum):
+class Method(StrEnum):
     """How the changed files come."""
 
     #: Each by a signed URL of its own.
@@ -33,7 +33,7 @@ class Way(StrEnum):
 class Price:
     """What a way takes: API calls, bytes on the line, requests to the file store, and the time of all that."""
 
-    way: Way
+    way: Method
     calls: int
     size: int
     requests: int
@@ -41,7 +41,7 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Market:
+class CostInputs:
     """What prices depend on: the calls left this minute, those of any minute, the line's speed, the slots."""
 
     calls_left: int
@@ -49,7 +49,7 @@ class Market:
     bytes_per_second: float | None
     slots: int
 
-    def price(self, way: Way, *, calls: int, size: int, requests: int) -> Price:
+    def price(self, way: Method, *, calls: int, size: int, requests: int) -> Price:
         """Return a way's price."""
         waiting = max(0, calls - self.calls_left)
         # The first that have to wait come with the next minute, and so on.

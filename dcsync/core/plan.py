@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias, TypeVar
 
 from dcsync.core import names
-from dcsync.core.cost import Market, Price, Way
+from dcsync.core.cost import CostInputs, Method, Price
 from dcsync.core.model import ARCHIVE_NAME, ListedFile, Snapshot, StoredFile
 from dcsync.core.ziplayout import Directory, Member, Span, coalesce, split
 
@@ -176,7 +176,7 @@ def is_worth_a_look(listing: Sequence[ListedFile], selection: Selection) -> bool
     return len(wanted) >= WORTH_A_LOOK
 
 
-def ways_to(plan: Plan, directory: Directory | None, market: Market) -> dict[Way, Price]:
+def ways_to(plan: Plan, directory: Directory | None, market: CostInputs) -> dict[Method, Price]:
     """Return the price of each way to get what a plan wants; without a directory there is one way.
 
     What the plan fetches one by one anyway costs the same whichever way the rest comes.
@@ -184,16 +184,16 @@ def ways_to(plan: Plan, directory: Directory | None, market: Market) -> dict[Way
     if directory is None:
         fetches = plan.fetches
         size = sum(fetch.file.size for fetch in fetches)
-        return {Way.FILES: market.price(Way.FILES, calls=len(fetches), size=size, requests=len(fetches))}
+        return {Method.FILES: market.price(Method.FILES, calls=len(fetches), size=size, requests=len(fetches))}
     extracts = plan.extracts
     own = len(plan.fetches)
     own_size = sum(fetch.file.size for fetch in plan.fetches)
     only_there = [extract for extract in extracts if not extract.is_listed]
-    rest = spans_of([extract.member for extract in only_there], Way.RANGES, directory)
+    rest = spans_of([extract.member for extract in only_there], Method.RANGES, directory)
     listed = [extract for extract in extracts if extract.is_listed]
     prices = {}
-    for way in Way:
-        if way is Way.FILES:
+    for way in Method:
+        if way is Method.FILES:
             spans, singles = rest, listed
         else:
             spans, singles = spans_of([extract.member for extract in extracts], way, directory), []
@@ -208,9 +208,9 @@ def ways_to(plan: Plan, directory: Directory | None, market: Market) -> dict[Way
     return prices
 
 
-def spans_of(members: Sequence[Member], way: Way, directory: Directory) -> tuple[Span, ...]:
+def spans_of(members: Sequence[Member], way: Method, directory: Directory) -> tuple[Span, ...]:
     """Return the ranges of the archive to ask for: around the members, or all of it, cut to be worked on at once."""
-    gap = directory.size if way is Way.WHOLE else GAP
+    gap = directory.size if way is Method.WHOLE else GAP
     spans = coalesce(members, gap=gap)
     while len(spans) > MOST_SPANS:
         gap *= 2

@@ -10,7 +10,7 @@ from datetime import datetime
 from dcsync.core.anomaly import Finding
 from dcsync.core.diff import total_rows
 from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
-from dcsync.core.records import Record, parse_record, record_json
+from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.summary import (
     Summary,
     columns_json,

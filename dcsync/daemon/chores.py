@@ -8,17 +8,17 @@ from typing import Final
 
 import structlog
 
-from dcsync.app.settings import keep_policy
+from dcsync.app.from_config import keep_policy
 from dcsync.config import Config
-from dcsync.core.notices import Event, EventKind
+from dcsync.core.alerts import Event, EventKind
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
 from dcsync.errors import MassChange
+from dcsync.ops.alerts.dispatch import Teller
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.prune import prune
-from dcsync.ops.recover import finish_pruning
-from dcsync.ops.tell import Teller
-from dcsync.ops.verify import verify_nightly
+from dcsync.ops.integrity.prune import prune
+from dcsync.ops.integrity.verify import verify_nightly
+from dcsync.ops.recovery import finish_pruning
 
 log = structlog.get_logger(__name__)
 

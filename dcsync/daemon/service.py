@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from dcsync.app.settings import account_settings, callback_secret, tell_settings
+from dcsync.app.from_config import account_settings, callback_secret, tell_settings
 from dcsync.app.status import read_status
 from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
+from dcsync.core.alerts import Event, EventKind
+from dcsync.core.freshness import next_poll
 from dcsync.core.model import AccountName, Json
-from dcsync.core.notices import Event, EventKind
-from dcsync.core.schedule import next_poll
 from dcsync.core.wire import time_json
 from dcsync.daemon.chores import NIGHT, Chores
-from dcsync.daemon.notify import Notifier
 from dcsync.daemon.pages import Pages, serving
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.schedule import Kind, Schedule, Trigger
+from dcsync.daemon.sd_notify import Notifier
 from dcsync.errors import (
     DatabaseUnreachable,
     DcsyncError,
@@ -39,12 +39,12 @@ from dcsync.errors import (
     ManifestError,
     MirrorError,
 )
-from dcsync.ops import notify
+from dcsync.ops.alerts import notify
+from dcsync.ops.alerts.dispatch import Teller
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.metrics import render
+from dcsync.ops.mirroring.run import AccountOutcome, sync
 from dcsync.ops.status import Status
-from dcsync.ops.sync import AccountOutcome, sync
-from dcsync.ops.tell import Teller
 
 if TYPE_CHECKING:
     from dcsync.daemon.shared import SharedSession

@@ -14,25 +14,25 @@ from typing import NoReturn
 
 import structlog
 
+from dcsync.app.from_config import account_settings
 from dcsync.app.mirror import shared_database
-from dcsync.app.settings import account_settings
 from dcsync.app.sync import follow_up, token_trouble
 from dcsync.config import Config
+from dcsync.core.freshness import next_poll
 from dcsync.core.model import AccountName, JobId
-from dcsync.core.schedule import next_poll
 from dcsync.core.wire import parse_time
 from dcsync.daemon.chores import NIGHT, Chores
-from dcsync.daemon.notify import Notifier
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.schedule import Kind
+from dcsync.daemon.sd_notify import Notifier
 from dcsync.errors import DcsyncError, ExitStatus, MirrorError
 from dcsync.manifest import Notes, Ticket
 from dcsync.manifest.hosts import Hosts
+from dcsync.ops.alerts.dispatch import Teller
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.sync import AccountOutcome, mirror_job, poll_account
-from dcsync.ops.tell import Teller
+from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
 from dcsync.queue.work import Ours, Pace, Queue
-from dcsync.tasks import foremost
+from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +110,7 @@ class SharedSession:
                 for side in (*sides, hurried):
                     side.cancel()
         except BaseExceptionGroup as errors:
-            raise foremost(errors) from None
+            raise primary_error(errors) from None
         if self._gone is not None:
             raise self._gone
 

@@ -2,8 +2,8 @@
 
 from dcsync.manifest.claims import Claim, Ticket
 from dcsync.manifest.notes import HookRun, HookState, Notes, PublishedRow
-from dcsync.manifest.records import Records
-from dcsync.manifest.store import SqlManifest, Sums, open_manifest
+from dcsync.manifest.snapshots import Records
+from dcsync.manifest.sql import SqlManifest, Sums, open_manifest
 
 __all__ = [
     "Claim",

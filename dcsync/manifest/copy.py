@@ -8,11 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.errors import ManifestCorrupt, ManifestError
-from dcsync.manifest import seal
+from dcsync.manifest import checksums as seal
 from dcsync.manifest.schema import OF_HOSTS, metadata
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
-from dcsync.manifest.store import SqlManifest, open_manifest
+from dcsync.manifest.sql import SqlManifest, open_manifest
 
 _ROWS_AT_ONCE = 500
 #: Of `meta`: what each database has for itself.

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dcsync.manifest.schema import Moment
 from dcsync.manifest.schema import host as host_table
 from dcsync.manifest.schema import host_worker as worker_table
-from dcsync.manifest.store import SqlManifest
+from dcsync.manifest.sql import SqlManifest
 
 #: Who was not heard of for so long is taken for gone: three of the queue's heartbeats.
 SILENCE = timedelta(seconds=30)

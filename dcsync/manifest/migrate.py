@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.errors import ManifestNewer
-from dcsync.manifest import schema, seal
+from dcsync.manifest import checksums as seal
+from dcsync.manifest import schema
 
 #: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")

@@ -12,16 +12,16 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import summary
+from dcsync.core.alerts import Concern, Event, EventKind, Standing
 from dcsync.core.anomaly import Finding
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, Json, RequestId
-from dcsync.core.notices import Concern, Event, EventKind, Standing
 from dcsync.manifest.schema import attention as attention_table
 from dcsync.manifest.schema import hook_run as hook_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
-from dcsync.manifest.store import SqlManifest
+from dcsync.manifest.sql import SqlManifest
 
 
 class HookState(StrEnum):

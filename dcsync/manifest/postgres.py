@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dcsync.database import Database
 from dcsync.errors import ManifestCorrupt, ManifestMissing
-from dcsync.manifest import queue_schema, seal
+from dcsync.manifest import checksums as seal
+from dcsync.manifest import queue_schema
 from dcsync.manifest.migrate import migrate, refuse_newer
 from dcsync.tasks import finish
 

@@ -13,7 +13,7 @@ from dcsync.core import names, wire
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, Job, JobId, RequestId, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest
-from dcsync.manifest.history import header_digest
+from dcsync.manifest.published import header_digest
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 

@@ -71,7 +71,7 @@ request = Table(
     Column("is_delta", Boolean, nullable=False),
     Column("document", Text),
     Column("first_seen_at", Moment, nullable=False),
-    Column("digest", String),  # see dcsync.manifest.seal
+    Column("digest", String),  # see dcsync.manifest.checksums
 )
 
 job = Table(
@@ -98,7 +98,7 @@ job = Table(
     Column("seconds", Float),
     Column("summary", Text),  # JSON, see dcsync.core.summary; it stays when the files are pruned
     Column("sidecar_sha256", String),
-    Column("digest", String),  # over the row and its files, see dcsync.manifest.seal
+    Column("digest", String),  # over the row and its files, see dcsync.manifest.checksums
     Index("job_by_state", "account", "state"),
     Index("job_by_request", "account", "request", "completed_at"),
 )

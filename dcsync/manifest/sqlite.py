@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dcsync.errors import ManifestCorrupt, ManifestError
-from dcsync.manifest import seal
+from dcsync.manifest import checksums as seal
 from dcsync.manifest.migrate import REVISIONS, migrate, refuse_newer
 from dcsync.tasks import finish
 

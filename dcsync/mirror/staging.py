@@ -24,7 +24,7 @@ from dcsync.core.transfer import PIECE_SIZE, Have, md5_of_etag, resumable_etag
 from dcsync.core.wire import WireError
 from dcsync.errors import MirrorTampered, SizeMismatch
 from dcsync.mirror import disk
-from dcsync.mirror.fast import fastest_crc32
+from dcsync.mirror.native import fastest_crc32
 from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot, split
 
 PART = ".part"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dcsync.core.model import AccountName, JobId
-from dcsync.core.records import Record, parse_record, record_json
+from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.wire import WireError, decode_json
 from dcsync.mirror import disk
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot

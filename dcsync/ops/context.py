@@ -94,7 +94,7 @@ class Observer(Protocol):
         """A job is published or given up for now."""
 
 
-class Silence:
+class NullObserver:
     """An observer that tells nobody."""
 
     def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
@@ -152,5 +152,5 @@ class SyncContext(MirrorContext):
     storage: Storage
     slots: asyncio.Semaphore
     throttle: Throttle
-    observer: Observer = field(default_factory=Silence)
+    observer: Observer = field(default_factory=NullObserver)
     draw: Callable[[], float] = random.random

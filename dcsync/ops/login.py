@@ -14,11 +14,11 @@ import structlog
 from dcsync.auth.endpoint import SCOPES, TokenEndpoint
 from dcsync.auth.listener import Listener, listening
 from dcsync.auth.source import first_pair
-from dcsync.auth.store import ChainStore, TokenPair
+from dcsync.auth.token_store import ChainStore, TokenPair
 from dcsync.clock import Clock
-from dcsync.core.signin import SignIn, begin, code_in
+from dcsync.core.oauth import SignIn, begin, code_in
 from dcsync.errors import AuthError, DcsyncError, LoginRefused, TokenStoreDamaged, WrongUser
-from dcsync.tasks import DiskThreads, finish, foremost
+from dcsync.tasks import DiskThreads, finish, primary_error
 
 log = structlog.get_logger(__name__)
 
@@ -160,7 +160,7 @@ async def _code(attempt: SignIn, listener: Listener | None, person: Person, pati
         message = f"nobody signed in within {patience_s / 60:.0f} minutes"
         raise LoginRefused(message) from None
     except BaseExceptionGroup as errors:
-        raise foremost(errors) from None
+        raise primary_error(errors) from None
     if not found:
         raise refused[0]
     return found[0]

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from dcsync.core.lifecycle import LOSSES, OPEN, JobState, nears_expiry
 from dcsync.core.model import AccountName, Json
+from dcsync.core.oauth import REFRESH_LIFE, days_old
 from dcsync.core.ports import AccountFacts, KnownJob
-from dcsync.core.signin import REFRESH_LIFE, days_old
 from dcsync.core.wire import time_json
 from dcsync.errors import SEVERITY, ExitStatus, every_error
 from dcsync.manifest import Notes, SqlManifest, Sums

@@ -17,7 +17,7 @@ from dcsync.sandbox.api import ApiHandlers
 from dcsync.sandbox.faults import Faults
 from dcsync.sandbox.oauth import Tokens
 from dcsync.sandbox.signing import Signer
-from dcsync.sandbox.store import StoreHandlers
+from dcsync.sandbox.storage import StoreHandlers
 from dcsync.sandbox.world import World
 
 Origin: TypeAlias = Literal["api", "token", "storage"]

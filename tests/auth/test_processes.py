@@ -13,7 +13,7 @@ import pytest
 
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import RefreshingToken
-from dcsync.auth.store import TokenStore
+from dcsync.auth.token_store import TokenStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.errors import LoginRequired
 from dcsync.sandbox import Fault, Sandbox, World
@@ -26,7 +26,7 @@ import asyncio, sys
 from pathlib import Path
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import RefreshingToken
-from dcsync.auth.store import TokenStore
+from dcsync.auth.token_store import TokenStore
 from dcsync.clock import SystemClock
 from dcsync.log import configure
 from dcsync.tasks import DiskThreads

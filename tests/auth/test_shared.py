@@ -16,7 +16,7 @@ from dcsync.auth import shared
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.shared import DatabaseTokenStore
 from dcsync.auth.source import RefreshingToken
-from dcsync.auth.store import Intent, TokenPair, fingerprint
+from dcsync.auth.token_store import Intent, TokenPair, fingerprint
 from dcsync.database import Database
 from dcsync.errors import TokenStoreDamaged, TokenStoreUnusable, TokenUndecided
 from dcsync.ops.login import TokenChain, logout

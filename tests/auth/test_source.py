@@ -19,8 +19,8 @@ from structlog.testing import capture_logs
 
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken
-from dcsync.auth.store import ChainStore, Intent, TokenPair, TokenStore, fingerprint
-from dcsync.core.signin import user_of
+from dcsync.auth.token_store import ChainStore, Intent, TokenPair, TokenStore, fingerprint
+from dcsync.core.oauth import user_of
 from dcsync.errors import (
     ClientRejected,
     ConfigError,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from dcsync.cli.root import run
+from dcsync.cli.group import run
 from tests.rigs.served import TOKEN, Served, served
 
 

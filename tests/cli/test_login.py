@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import aiohttp
 import pytest
 
-from dcsync.auth.store import TokenStore
+from dcsync.auth.token_store import TokenStore
 from tests.cli.conftest import Dcsync
 from tests.rigs.browser import browsing
 from tests.rigs.served import Served, served
@@ -140,7 +140,7 @@ async def test_an_interrupted_sign_in_leaves_everything_as_it_was(signing_in: Se
 
 def store_token(side: Served) -> str:
     """Put a chain into the store, as a sign-in would."""
-    from dcsync.auth.store import TokenPair
+    from dcsync.auth.token_store import TokenPair
 
     token = side.sandbox.tokens.issue_refresh_token("anna")
     side.state.mkdir(exist_ok=True)

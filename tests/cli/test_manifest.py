@@ -171,7 +171,7 @@ def test_the_database_s_password_is_shown_nowhere(side: Served, postgres_server:
 def test_a_file_as_the_manifest_imports_nothing_of_the_cluster(side: Served) -> None:
     """The start is measured: who has one host pays nothing for those who have several."""
     code = (
-        "import sys; from dcsync.cli.root import run; status = run(sys.argv[1:]); "
+        "import sys; from dcsync.cli.group import run; status = run(sys.argv[1:]); "
         "loaded = {'psycopg', 'procrastinate', 'psycopg_pool'} & set(sys.modules); "
         "sys.exit(status or (f'imported: {loaded}' if loaded else 0))"
     )

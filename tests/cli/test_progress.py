@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from structlog.testing import capture_logs
 
+from dcsync.app.from_config import account_settings
 from dcsync.app.rebuild import rebuild_manifest
-from dcsync.app.settings import account_settings
 from dcsync.cli.progress import INTERVAL_S, Bars, Lines, ReadingBar, ReadingLines, reading, watching
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import DiskFault
-from dcsync.ops.verify import verify
+from dcsync.ops.integrity.verify import verify
 from tests.fakes import FakeClock
 from tests.rigs.mirror import add_extract, mirroring, tables
 

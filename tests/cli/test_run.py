@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
 from tests.rigs.mirror import assert_identical, tables
 

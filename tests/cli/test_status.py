@@ -135,7 +135,7 @@ def test_it_imports_nothing_that_it_does_not_need(side: Served, dcsync: Dcsync, 
     side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)
     dcsync("sync")
     code = (
-        "import sys; from dcsync.cli.root import run; status = run(sys.argv[1:]); "
+        "import sys; from dcsync.cli.group import run; status = run(sys.argv[1:]); "
         "print(*sorted(sys.modules)); sys.exit(status)"
     )
 

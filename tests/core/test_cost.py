@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core.cost import Market, Price, Way, cheapest, describe, speed_after
+from dcsync.core.cost import CostInputs, Method, Price, cheapest, describe, speed_after
 
 
-def make_price(way: Way = Way.FILES, seconds: float = 1.0, size: int = 0, calls: int = 1) -> Price:
+def make_price(way: Method = Method.FILES, seconds: float = 1.0, size: int = 0, calls: int = 1) -> Price:
     return Price(way=way, calls=calls, size=size, requests=1, seconds=seconds)
 
 
@@ -33,23 +33,23 @@ def make_price(way: Way = Way.FILES, seconds: float = 1.0, size: int = 0, calls:
 def test_a_way_takes_as_long_as_the_slower_of_quota_and_line_and_its_requests(
     calls: int, size: int, requests: int, speed: float | None, expected: float
 ) -> None:
-    market = Market(calls_left=57, limit=57, bytes_per_second=speed, slots=4)
+    market = CostInputs(calls_left=57, limit=57, bytes_per_second=speed, slots=4)
 
-    price = market.price(Way.RANGES, calls=calls, size=size, requests=requests)
+    price = market.price(Method.RANGES, calls=calls, size=size, requests=requests)
 
     assert price.seconds == pytest.approx(expected)
-    assert (price.way, price.calls, price.size, price.requests) == (Way.RANGES, calls, size, requests)
+    assert (price.way, price.calls, price.size, price.requests) == (Method.RANGES, calls, size, requests)
 
 
 def test_the_fastest_way_is_the_cheapest() -> None:
-    prices = [make_price(Way.FILES, 2.0), make_price(Way.RANGES, 1.5, 900), make_price(Way.WHOLE, 3.0)]
+    prices = [make_price(Method.FILES, 2.0), make_price(Method.RANGES, 1.5, 900), make_price(Method.WHOLE, 3.0)]
 
-    assert cheapest(prices).way is Way.RANGES
+    assert cheapest(prices).way is Method.RANGES
 
 
 def test_of_two_ways_as_fast_the_one_with_fewer_calls_then_fewer_bytes_is_taken() -> None:
-    assert cheapest([make_price(Way.FILES, 1.01, 8, 3), make_price(Way.RANGES, 1.04, 9, 2)]).way is Way.RANGES
-    assert cheapest([make_price(Way.WHOLE, 1.01, 9), make_price(Way.RANGES, 1.04, 8)]).way is Way.RANGES
+    assert cheapest([make_price(Method.FILES, 1.01, 8, 3), make_price(Method.RANGES, 1.04, 9, 2)]).way is Method.RANGES
+    assert cheapest([make_price(Method.WHOLE, 1.01, 9), make_price(Method.RANGES, 1.04, 8)]).way is Method.RANGES
 
 
 def test_the_first_transfer_gives_the_speed_and_each_later_one_moves_it() -> None:
@@ -73,6 +73,6 @@ def test_the_average_stays_between_what_it_was_and_what_was_measured(speed: floa
 
 
 def test_prices_are_told_in_one_line() -> None:
-    told = describe([make_price(Way.FILES, 60.04, 17, 58), make_price(Way.WHOLE, 1.25, 900)])
+    told = describe([make_price(Method.FILES, 60.04, 17, 58), make_price(Method.WHOLE, 1.25, 900)])
 
     assert told == "files: 58 calls, 17 bytes, 60.0 s; whole: 1 calls, 900 bytes, 1.2 s"

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from dcsync.core import names, sidecar
 from dcsync.core.anomaly import Finding
 from dcsync.core.model import AccountName, How, JobId, Json, RequestId, StoredFile
-from dcsync.core.records import record_json
 from dcsync.core.sidecar import Adopted, Changes, Provenance
+from dcsync.core.snapshot import record_json
 from dcsync.core.summary import Summary
 from dcsync.core.table import ColumnChange, TableFacts
 from dcsync.core.wire import WireError

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from dcsync.app.settings import account_settings
+from dcsync.app.from_config import account_settings
 from dcsync.app.sync import open_teller
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.daemon.service import Service
 from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault

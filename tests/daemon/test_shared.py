@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from dcsync.app.sync import open_sync, open_teller
-from dcsync.daemon.notify import Notifier
 from dcsync.daemon.progress import Progress
+from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.shared import SharedSession
 from dcsync.errors import MirrorError
 from dcsync.manifest import Notes
-from dcsync.ops.sync import mirror_job
+from dcsync.ops.mirroring.run import mirror_job
 from dcsync.queue.work import Ours, Pace
 from tests.ops.test_shared import config_of
 from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from dcsync.core.alerts import Event, EventKind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
-from dcsync.core.notices import Event, EventKind
 from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.core.table import TableFacts
 from dcsync.database import parse_database

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from dcsync.core.alerts import Concern, Event, EventKind, Standing
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId
-from dcsync.core.notices import Concern, Event, EventKind, Standing
 from dcsync.core.ports import KnownJob, KnownRequest, Publication
 from dcsync.errors import ManifestError
 from dcsync.manifest import HookRun, HookState, Notes, SqlManifest, Sums, open_manifest
 from tests.fakes import NOON, REQUEST_ID, make_job, make_request, make_snapshot
-from tests.manifest.test_store import downgrade
+from tests.manifest.test_sql import downgrade
 
 ACME, BETA = AccountName("acme"), AccountName("beta")
 LOAD = ("/bin/load", "--all")

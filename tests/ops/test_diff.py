@@ -16,7 +16,7 @@ from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.errors import DcsyncError, ManifestError, SnapshotUnclear
 from dcsync.ops.context import ReadContext
 from dcsync.ops.diff import Candidate, choose, compare
-from tests.manifest.test_store import downgrade
+from tests.manifest.test_sql import downgrade
 from tests.rigs.mirror import Mirror, add_extract
 
 ACME = AccountName("acme")
@@ -246,7 +246,7 @@ async def forget_tables(manifest: Any) -> None:
     """Make the manifest one of a version that did not count."""
     import sqlalchemy as sa
 
-    from dcsync.manifest.seal import seal_all
+    from dcsync.manifest.checksums import seal_all
 
     async with manifest.writing() as connection:
         await connection.execute(sa.text("UPDATE file SET rows = NULL, header = NULL"))

@@ -14,7 +14,7 @@ import pytest
 
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import RefreshingToken
-from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.errors import (
     AuthError,
     ClientRejected,

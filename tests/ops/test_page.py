@@ -1,271 +1,364 @@
-"""The report page in a real browser: what a person sees, on every screen, of every name."""
+"""The report and `views.sql` are written after a run, from what the manifest knows, and never fail it."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from html.parser import HTMLParser
+import stat
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
-from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page
+import structlog
+from structlog.testing import capture_logs
 
-from dcsync.core import report
-from dcsync.core.anomaly import Finding
-from dcsync.core.diff import compare
-from dcsync.core.report import AccountHistory, Missing
-from dcsync.core.summary import Summary
-from dcsync.core.table import ColumnChange, TableFacts
-from dcsync.ops.report import render_page
-from tests.fakes import NOON, make_stored
-from tests.rigs.browser import browsing
-from tests.rigs.pages import make_account, make_history, make_past
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, JobId
+from dcsync.ops.context import SyncContext
+from dcsync.ops.mirroring.run import AccountOutcome
+from dcsync.ops.page import write_report
+from dcsync.ops.status import Attention, account_statuses
+from tests.ops.test_diff import forget_tables
+from tests.rigs.mirror import Mirror, add_extract, sidecar
 
-pytestmark = pytest.mark.needs_tool("chromium")
-
-HOSTILE = [
-    "<script>document.title='owned'</script>",
-    '"><img src=x onerror="document.title=\'owned\'">',
-    "' onmouseover='document.title=\"owned\"",
-    "{{ 7 * 7 }} {% raw %}",
-    "javascript:document.title='owned'",
-    "</style><style>body{display:none}</style>",
-    "<!--",
-    "&lt;b&gt; &amp;",
-    "\u202egpj.exe\u2066",
-    "تقرير المشروع اليومي",
-    "line\nbreak\ttab\x00nul\x1b[31m",
-    "W" * 300,
-    "\ud800 lone",
-]
+ACME = AccountName("acme")
 
 
-def make_account_of(names: list[str], *, snapshots: int = 8) -> AccountHistory:
-    """Return an account whose every name is one of these."""
-    requests = []
-    for number, name in enumerate(names):
-        before = [make_stored(f"{name}.csv", b"1", table=TableFacts(header=(name, "b"), rows=10))]
-        after = [make_stored(f"{name}.csv", b"2", table=TableFacts(header=("b", name), rows=400 + number))]
-        warned = Summary(
-            files=3,
-            size=5000,
-            rows=400,
-            changed=1,
-            columns=(ColumnChange(table=f"{name}.csv", added=(name,), removed=(name,), reordered=True),),
-            warnings=(Finding(code="L-ROWS", table=f"{name}.csv", message=f"has 4 rows {name}"),),
-        )
-        past = [
-            make_past(
-                index,
-                days_ago=snapshots - index,
-                folder=f"acme/{name}/{index}",
-                summary=warned if index == snapshots - 1 else None,
-            )
-            for index in range(snapshots)
-        ]
-        requests.append(
-            make_history(
-                *past,
-                description=name,
-                folder=f"acme/{name}",
-                newest=compare(before, after),
-                missing=[Missing(completed_at=NOON, words=f"no snapshot: {name}")],
-                rows={f"{name}.csv": {one.job: 10 * place for place, one in enumerate(past)}},
-            )
-        )
-    return make_account(*requests, name=names[0], attention=[("T-LOGIN", name) for name in names])
+async def write(context: SyncContext, **options: Any) -> None:
+    """Write the report as what follows a run does."""
+    statuses = await account_statuses(
+        context.manifest, [ACME], context.clock.now(), stale_after=timedelta(days=2), **options
+    )
+    await write_report(context, statuses)
 
 
-def write(folder: Path, *accounts: AccountHistory) -> Path:
-    path = folder / "index.html"
-    path.write_bytes(render_page(report.page(accounts, now=NOON, version="1.0")).encode("utf-8", "replace"))
-    return path
+async def report(mirror: Mirror) -> str:
+    """Write the report and return the page."""
+    async with mirror.opened() as context:
+        await write(context)
+    return (mirror.root / "index.html").read_text()
 
 
-@asynccontextmanager
-async def opened(path: Path, **options: Any) -> AsyncIterator[Page]:
-    """Open the page from the disk; anything it complains of, or asks the network for, fails the test."""
-    async with browsing() as browser, visiting(browser, path, **options) as page:
-        yield page
+async def days(mirror: Mirror, *bodies: bytes, name: str = "a.csv", **options: Any) -> list[AccountOutcome]:
+    """Publish one snapshot a day with these bodies of one table, the last one today."""
+    outcomes = []
+    for index, body in enumerate(bodies):
+        add_extract(mirror, {name: body}, days_ago=len(bodies) - 1 - index, **options)
+        outcomes.append(await mirror.sync_one())
+    return outcomes
 
 
-@asynccontextmanager
-async def visiting(browser: Browser, path: Path, **options: Any) -> AsyncIterator[Page]:
-    context = await browser.new_context(**options)
-    page = await context.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    # What the browser says of its own listing of a folder is not about us.
-    page.on("console", lambda message: said.append(message.text) if page.url == path.as_uri() else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    await page.goto(path.as_uri())
-    yield page
-    await context.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+def rows(count: int, header: bytes = b"id") -> bytes:
+    return header + b"\n" + b"1\n" * count
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 375])
-async def test_it_passes_axe_whatever_the_screen(tmp_path: Path, scheme: str, width: int) -> None:
-    path = write(tmp_path, make_account_of(["My Company Data Extract", "Tower B"]))
-
-    async with opened(path, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
-        await page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-        results = await Axe().run(page)
-
-    assert results.violations_count == 0, results.generate_report()
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
-async def test_an_empty_mirror_is_a_page_too(tmp_path: Path) -> None:
-    path = write(tmp_path, make_account(), make_account(make_history(folder=None, latest=None), name="other"))
+async def test_the_page_shows_each_request_with_its_newest_snapshot(mirror: Mirror) -> None:
+    await days(mirror, rows(10), rows(20, b"id,name"))
 
-    async with opened(path) as page:
-        results = await Axe().run(page)
-        text = await page.inner_text("main")
+    page = await report(mirror)
 
-    assert results.violations_count == 0, results.generate_report()
-    assert "Nothing needs attention." in text
-    assert "No data request is known yet." in text
-    assert "none yet" in text
-
-
-async def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:
-    path = write(tmp_path, make_account_of(HOSTILE))
-
-    async with opened(path) as page:
-        await page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-        for name in ["<script>document", "onerror=", "{{ 7 * 7 }}", "</style><style>", "&lt;b&gt; &amp;", "تقرير"]:
-            assert await page.get_by_text(name).count() > 0, name
-        assert await page.title() == f"dcsync: {HOSTILE[0]}"
-        assert await page.evaluate("document.querySelectorAll('script, img, iframe, object').length") == 0
-        assert await page.evaluate("document.querySelectorAll('style').length") == 1
-        targets = await page.evaluate("[...document.links].map(link => link.getAttribute('href'))")
-        assert await page.evaluate("document.body.offsetHeight") > 1000
-
-    assert all(target.startswith(("./", "#")) for target in targets)
-    text = path.read_text()
-    # Nothing that turns the direction of the text or moves a terminal's cursor is left.
-    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f\ud800-\udfff]", text)
+    newest = mirror.snapshots()[-1].relative_to(mirror.root)
+    assert f'href="./{newest}/"' in page
+    assert "My Company Data Extract" in page
+    assert ">+10<" in page
+    assert ">+name<" in page
+    assert "Nothing needs attention." in page
+    assert "Size of 2 snapshots" in page
+    assert 'href="./acme/my-company-data-extract-' in page
 
 
-@pytest.mark.parametrize("width", [320, 375, 1280])
-async def test_no_name_is_too_long_for_the_screen(tmp_path: Path, width: int) -> None:
-    path = write(tmp_path, make_account_of(["W" * 300, "My Company"]))
-
-    async with opened(path, viewport={"width": width, "height": 800}) as page:
-        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+async def test_an_empty_mirror_has_a_report_too(mirror: Mirror) -> None:
+    assert "No data request is known yet." in await report(mirror)
+    assert "There is no snapshot yet." in (mirror.root / "views.sql").read_text()
 
 
-async def test_links_lead_to_the_folders(tmp_path: Path) -> None:
-    folder = "acme/nigh tly/2026/11/21/120000Z-0000000a"
-    (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / folder / "a_b.csv").write_text("id\n")
-    path = write(tmp_path, make_account(make_history(make_past(folder=folder, days_ago=1))))
+async def test_what_holds_up_all_accounts_and_what_is_lost_is_on_top(mirror: Mirror) -> None:
+    await days(mirror, rows(1))
+    job = add_extract(mirror, {"a.csv": rows(2)})
+    await mirror.sync()
+    async with mirror.opened() as context:
+        await context.manifest.move(ACME, JobId(job), JobState.EXPIRED, at=mirror.clock.now(), reason="it is gone")
+        await write(context, common=[Attention(code="T-LOGIN", message="run dcsync login")])
 
-    async with opened(path) as page:
-        await page.locator("dd a").first.click()
-        assert page.url == f"{(tmp_path / folder).as_uri()}/"
-        assert "a_b.csv" in await page.content()
-
-
-async def test_it_can_be_gone_through_with_the_keyboard(tmp_path: Path) -> None:
-    path = write(tmp_path, make_account_of(["Nightly"]))
-
-    async with opened(path) as page:
-        await page.keyboard.press("Tab")
-        assert await page.evaluate("document.activeElement.className") == "skip"
-        seen = set()
-        for _ in range(40):
-            await page.keyboard.press("Tab")
-            focused = await page.evaluate("document.activeElement.tagName + '.' + document.activeElement.className")
-            if focused == "BODY.":
-                break
-            seen.add(focused)
-            shown = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-            assert shown != "none"
-        assert {"A.", "SUMMARY.", "DIV.scroll"} <= seen
+    page = (mirror.root / "index.html").read_text()
+    attention = page[page.index("<section") : page.index("</section>")]
+    assert "run dcsync login" in attention
+    assert "it is gone" in attention
+    assert 'class="lost"' in page
 
 
-async def test_a_chart_is_described_in_words(tmp_path: Path) -> None:
-    path = write(tmp_path, make_account(make_history(make_past(1, days_ago=1), make_past(2))))
+async def test_a_manifest_of_an_older_version_has_a_report_with_what_it_knows(mirror: Mirror) -> None:
+    await days(mirror, rows(10), rows(20))
+    async with mirror.opened() as context:
+        await forget_tables(context.manifest)
 
-    async with opened(path) as page:
-        assert await page.get_by_role("img", name="Size of 2 snapshots, from 2.0 KiB on 2026-11-21").count() == 1
+    page = await report(mirror)
+
+    assert "Size of 2 snapshots" in page
+    assert "Rows of 2" not in page
 
 
-def a_thousand() -> AccountHistory:
-    """Return an account with a thousand daily snapshots of 260 tables, all of them changed in the newest."""
-    before = [
-        make_stored(f"admin_table_{n:03}.csv", b"1", table=TableFacts(header=("id",), rows=n)) for n in range(260)
+async def test_a_delta_request_has_no_latest(mirror: Mirror) -> None:
+    request = mirror.world.add_request("Changes", service_groups=("cdcadmin",))
+    await days(mirror, rows(10), request=request)
+
+    page = await report(mirror)
+
+    assert "delta extract" in page
+    assert ">latest<" not in page
+    assert ".latest." not in (mirror.root / "views.sql").read_text().replace("SCHEMA", "")
+
+
+async def test_pruned_snapshots_stay_in_the_history(mirror: Mirror) -> None:
+    await days(mirror, rows(10), rows(20))
+    async with mirror.opened() as context:
+        first = min((await context.manifest.jobs(ACME)).values(), key=lambda known: str(known.job.completed_at))
+        await context.manifest.move(ACME, first.job.id, JobState.PRUNED, at=mirror.clock.now())
+
+    page = await report(mirror)
+
+    assert "and 1 pruned" in page
+    assert "Rows of 2 snapshots, from 10 on" in page
+
+
+# --- how it is written ------------------------------------------------------------------------------------------------
+
+
+async def test_readers_see_the_old_page_or_the_new_one_and_may_read_it(mirror: Mirror) -> None:
+    await days(mirror, rows(1))
+    await report(mirror)
+    before = (mirror.root / "index.html").stat().st_ino
+
+    await report(mirror)
+
+    assert (mirror.root / "index.html").stat().st_ino != before
+    for name in ("index.html", "views.sql"):
+        assert stat.S_IMODE((mirror.root / name).stat().st_mode) == 0o644
+    assert not list(mirror.root.glob("*.new"))
+    assert not list((mirror.root / ".dcsync").glob("*.new"))
+
+
+async def test_a_symlink_in_its_place_is_not_followed(mirror: Mirror, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (mirror.root / "index.html").symlink_to(victim)
+
+    await report(mirror)
+
+    assert victim.read_text() == "untouched"
+    assert not (mirror.root / "index.html").is_symlink()
+
+
+async def test_what_keeps_it_from_being_written_is_logged_and_fails_nothing(mirror: Mirror) -> None:
+    (mirror.root / "index.html").mkdir()
+    async with mirror.opened() as context:
+        structlog.reset_defaults()
+        with capture_logs() as logged:
+            await write(context)
+
+    (entry,) = logged
+    assert entry["event"] == "the report could not be written"
+    assert entry["code"] == "F-DISK"
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_table_that_lost_its_rows_is_warned_of_in_all_places(mirror: Mirror) -> None:
+    outcomes = await days(mirror, rows(100), rows(104), rows(40))
+
+    (published,) = outcomes[-1].published
+    (warning,) = published.warnings
+    assert (warning.code, warning.table) == ("L-ROWS", "a.csv")
+    assert "has 40 rows, less than half of the 102" in warning.message
+    assert [outcome.published[0].warnings for outcome in outcomes[:-1]] == [(), ()]
+    assert sidecar(mirror.snapshots()[-1])["warnings"] == [
+        {"code": "L-ROWS", "table": "a.csv", "message": warning.message}
     ]
-    after = [
-        make_stored(f"admin_table_{n:03}.csv", b"2", table=TableFacts(header=("id", "more"), rows=2 * n))
-        for n in range(260)
+    page = await report(mirror)
+    assert "1 to look at" in page
+    assert warning.message in page
+    assert 'class="warned"' in page
+
+
+async def test_a_table_that_lost_columns_is_warned_of(mirror: Mirror) -> None:
+    outcomes = await days(mirror, rows(3, b"id,name"), rows(3))
+
+    assert [(warning.code, warning.table) for warning in outcomes[-1].published[0].warnings] == [("L-COLUMNS", "a.csv")]
+    assert sidecar(mirror.snapshots()[-1])["changes"]["columns"] == [
+        {"table": "a.csv", "added": [], "removed": ["name"], "reordered": False}
     ]
-    changes = tuple(ColumnChange(table=f"admin_table_{n:03}.csv", added=("more",)) for n in range(260))
-    summary = Summary(files=261, size=5 << 30, rows=12_345_678, changed=52)
-    past = [
-        make_past(
-            number,
-            days_ago=1000 - number,
-            summary=replace(summary, size=summary.size + (number % 97 << 22), columns=changes if number == 999 else ()),
-        )
-        for number in range(1000)
+
+
+async def test_a_backfill_is_held_against_what_was_before_it_in_time(mirror: Mirror) -> None:
+    await days(mirror, rows(1000))
+    add_extract(mirror, {"a.csv": rows(10)}, days_ago=5)
+
+    assert (await mirror.sync_one()).published[0].warnings == ()
+
+
+async def test_a_lost_manifest_is_rebuilt_with_the_history(mirror: Mirror) -> None:
+    await days(mirror, rows(100, b"id,name"), rows(40))
+    before = await report(mirror)
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+    await mirror.sync()
+
+    page = await report(mirror)
+
+    def told(text: str) -> str:
+        """Leave out what is of the run: when it was, and what it fetched."""
+        return re.sub(r"\d+(\.\d+)? [KMG]?i?B</td>", "", text[text.index("<article") :])
+
+    assert told(page) == told(before)
+
+
+# --- views.sql --------------------------------------------------------------------------------------------------------
+
+
+def ask(mirror: Mirror, question: str) -> list[Any]:
+    """Read `views.sql` as a user does, and ask."""
+    with duckdb.connect() as connection:
+        connection.execute((mirror.root / "views.sql").read_text())
+        return connection.execute(question).fetchall()
+
+
+async def test_questions_are_answered_from_the_newest_snapshot_and_from_all(mirror: Mirror) -> None:
+    await days(mirror, b'id,amount\n1,2.5\n2,"3"\n', b'id,amount\n1,2.5\n2,"3"\n3,4\n')
+    await report(mirror)
+
+    assert ask(mirror, "SELECT count(*), sum(amount) FROM latest.a") == [(3, 9.5)]
+    assert ask(mirror, "SELECT snapshot, count(*) FROM history.a GROUP BY ALL ORDER BY ALL") == [
+        (str(path.relative_to(path.parents[3])), count) for path, count in zip(mirror.snapshots(), (2, 3), strict=True)
     ]
-    rows = {stored.name: {one.job: place * 7 % 400 for place, one in enumerate(past[-30:])} for stored in after}
-    return make_account(make_history(*past, newest=compare(before, after), rows=rows))
+    assert ask(mirror, "SELECT DISTINCT filename FROM history.a ORDER BY 1") == [
+        (str(path / "a.csv"),) for path in mirror.snapshots()
+    ]
 
 
-async def test_a_thousand_snapshots_open_in_under_a_second_and_stay_under_two_megabytes(tmp_path: Path) -> None:
-    path = write(tmp_path, a_thousand())
+async def test_columns_that_came_went_and_moved_are_matched_by_name(mirror: Mirror) -> None:
+    await days(mirror, b"id,old\n1,a\n", b"new,id\nb,2\n", b"id,new,more\n3,c,d\n")
+    await report(mirror)
 
-    assert path.stat().st_size < 2_000_000
-    async with browsing() as browser:
-        took = []
-        for _ in range(3):
-            began = time.perf_counter()
-            async with visiting(browser, path) as page:
-                await page.evaluate("document.body.offsetHeight")
-                took.append(time.perf_counter() - began)
-                assert await page.locator(".month a").count() == 1000
-                assert await page.locator("details tbody tr th a").count() == 1000
-    # The best of three: the machine may be busy with something else.
-    assert min(took) < 1.0
+    assert ask(mirror, "SELECT id, old, new, more FROM history.a ORDER BY id") == [
+        ("1", "a", None, None),
+        ("2", None, "b", None),
+        ("3", None, "c", "d"),
+    ]
 
 
-def test_every_tag_is_closed(tmp_path: Path) -> None:
-    class Stack(HTMLParser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.open: list[str] = []
+async def test_types_that_drift_are_text_in_the_history(mirror: Mirror) -> None:
+    await days(mirror, b"id\n1\n", b"id\nx\n", b"id\n2026-11-22\n")
+    await report(mirror)
 
-        def handle_starttag(self, tag: str, attrs: object) -> None:
-            if tag not in {"meta", "link", "polygon", "polyline"}:
-                self.open.append(tag)
-
-        def handle_endtag(self, tag: str) -> None:
-            assert self.open.pop() == tag
-
-    stack = Stack()
-    text = write(tmp_path, make_account_of(HOSTILE), make_account_of(["Nightly"])).read_text()
-    stack.feed(text.replace("/>", ">"))
-
-    assert stack.open == []
+    assert ask(mirror, "SELECT id FROM history.a ORDER BY filename") == [("1",), ("x",), ("2026-11-22",)]
 
 
-def test_nothing_in_it_can_run_or_be_fetched(tmp_path: Path) -> None:
-    text = write(tmp_path, make_account_of(["Nightly"])).read_text()
+async def test_a_table_as_duckdb_reads_it_has_as_many_rows_as_were_counted(mirror: Mirror) -> None:
+    body = b'\xef\xbb\xbfid,"na ""me"""\r\n1,"a ""b""\nc"\r\n2,"\n\n"\r\n3,'
+    await days(mirror, body)
+    await report(mirror)
 
-    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
-    assert policy is not None
-    assert policy[1].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
-    assert "http://" not in text
-    assert "https://" not in text
-    assert "<script" not in text
+    (recorded,) = sidecar(mirror.snapshots()[0])["files"]
+    assert recorded["rows"] == 3
+    assert ask(mirror, "SELECT count(*) FROM latest.a") == [(3,)]
+    assert ask(mirror, "SELECT count(*) FROM history.a") == [(3,)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_latest"),
+    [
+        ({"layout": "hive"}, True),
+        ({"latest": "none"}, False),
+        ({"latest": "hardlinks"}, True),
+        ({"layout": "{account}/{request}/{job}"}, True),
+    ],
+)
+async def test_every_layout_can_be_asked(mirror: Mirror, settings: dict[str, str], has_latest: bool) -> None:
+    mirror.config["mirror"] = settings
+    await days(mirror, rows(2), rows(3))
+    await report(mirror)
+
+    assert ask(mirror, "SELECT count(*) FROM history.a") == [(5,)]
+    if has_latest:
+        assert ask(mirror, "SELECT count(*) FROM latest.a") == [(3,)]
+    else:
+        with pytest.raises(duckdb.CatalogException):
+            ask(mirror, "SELECT count(*) FROM latest.a")
+
+
+async def test_a_layout_that_does_not_keep_requests_apart_has_no_views(mirror: Mirror) -> None:
+    mirror.config["mirror"] = {"layout": "{account}/{date}/{request}-{job}", "latest": "none"}
+    await days(mirror, rows(2))
+
+    assert "My Company" in await report(mirror)
+    assert "There is no snapshot yet." in (mirror.root / "views.sql").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["it's [a] 100%.csv", 'q"uote;--.csv', "Größe ع.csv", "select.csv", "a b.csv", "a*?.csv"]
+)
+async def test_no_name_is_too_odd_to_be_asked(mirror: Mirror, name: str) -> None:
+    await days(mirror, rows(1), rows(2), name=name)
+    await report(mirror)
+
+    (view,) = ask(mirror, "SELECT view_name FROM duckdb_views() WHERE schema_name = 'history'")
+    quoted = view[0].replace('"', '""')
+    assert ask(mirror, f'SELECT count(*) FROM history."{quoted}"') == [(3,)]  # noqa: S608 - of our own making
+    assert ask(mirror, f'SELECT count(*) FROM latest."{quoted}"') == [(2,)]  # noqa: S608 - the same
+
+
+@pytest.mark.parametrize("folder", ["it's [here] *?", "ünï $HOME {a,b} 5%"])
+async def test_no_root_is_too_odd_to_be_asked(mirror: Mirror, folder: str) -> None:
+    mirror.folder /= folder
+    mirror.root.mkdir(parents=True)
+    await days(mirror, rows(1), rows(2))
+    await report(mirror)
+
+    assert ask(mirror, "SELECT count(*) FROM history.a") == [(3,)]
+    assert ask(mirror, "SELECT snapshot FROM history.a ORDER BY 1 LIMIT 1") == [
+        (str(mirror.snapshots()[0].relative_to(mirror.snapshots()[0].parents[3])),)
+    ]
+
+
+async def test_tables_that_are_empty_or_gone_do_not_spoil_the_others(mirror: Mirror) -> None:
+    for index, files in enumerate([{"gone.csv": rows(1), "a.csv": rows(1)}, {"empty.csv": b"", "a.csv": rows(1)}]):
+        add_extract(mirror, files, days_ago=1 - index)
+    await mirror.sync()
+    await report(mirror)
+
+    assert ask(mirror, "SELECT count(*) FROM history.gone") == [(1,)]
+    assert ask(mirror, "SELECT count(*) FROM history.a") == [(2,)]
+    assert ask(mirror, "SELECT view_name FROM duckdb_views() WHERE schema_name = 'latest'") == [("a",)]
+
+
+async def test_two_requests_have_a_database_each(mirror: Mirror) -> None:
+    for description, count in (("One", 1), ("Two", 2)):
+        request = mirror.world.add_request(description)
+        add_extract(mirror, {"a.csv": rows(count)}, request=request)
+        mirror.clock.advance(timedelta(minutes=1).total_seconds())
+    await mirror.sync()
+    await report(mirror)
+
+    names = [
+        name
+        for (name,) in ask(mirror, "SELECT DISTINCT database_name FROM duckdb_views() WHERE NOT internal ORDER BY 1")
+    ]
+    assert [re.sub(r"_[0-9a-f]{8}$", "", name) for name in names] == ["acme_one", "acme_two"]
+    counts = [ask(mirror, f'SELECT count(*) FROM "{name}".latest.a') for name in names]  # noqa: S608 - the same
+    assert counts == [[(1,)], [(2,)]]
+
+
+async def test_it_may_be_read_twice_in_one_session(mirror: Mirror) -> None:
+    await days(mirror, rows(1))
+    await report(mirror)
+    text = (mirror.root / "views.sql").read_text()
+
+    with duckdb.connect() as connection:
+        connection.execute(text)
+        connection.execute(text)
+        assert connection.execute("SELECT count(*) FROM latest.a").fetchall() == [(1,)]

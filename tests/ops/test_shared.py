@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from dcsync.app import mirror as opening
-from dcsync.app.settings import account_settings
+from dcsync.app.from_config import account_settings
 from dcsync.app.sync import open_sync
 from dcsync.config import Config
 from dcsync.core.lifecycle import OPEN, JobState
@@ -28,8 +28,8 @@ from dcsync.mirror import trash
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
-from dcsync.ops.recover import recover
-from dcsync.ops.sync import AccountOutcome, mirror_job, poll_account
+from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
+from dcsync.ops.recovery import recover
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, tables
 
 ACME = AccountName("acme")
@@ -333,7 +333,7 @@ async def paired_again(config: Config, mirror: Mirror) -> AsyncIterator[SyncCont
     """Bring back the rows of a host that was killed, and start it again."""
     import psycopg
 
-    from dcsync.app.places import manifest_place
+    from dcsync.app.state_dir import manifest_place
     from dcsync.database import Database
 
     place = manifest_place(config)

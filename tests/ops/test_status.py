@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dcsync.app.status import read_status
-from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
 

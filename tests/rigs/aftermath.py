@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcsync.auth.store import TokenPair, TokenStore, fingerprint
+from dcsync.auth.token_store import TokenPair, TokenStore, fingerprint
 from dcsync.errors import AuthError
 from dcsync.sandbox import Sandbox, World
 from tests.rigs.mirror import assert_identical

@@ -12,11 +12,11 @@ from pathlib import Path
 import time_machine
 
 from dcsync.config import Config
-from dcsync.daemon.notify import Notifier
+from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.service import Service, _Session
 from dcsync.errors import ConfigInvalid, ExitStatus, Problem
 from dcsync.sandbox import Options, Sandbox, World
-from dcsync.tasks import foremost
+from dcsync.tasks import primary_error
 from tests.rigs.mirror import TODAY, Mirror
 from tests.rigs.virtual import VirtualClock, settle
 
@@ -142,4 +142,4 @@ async def started(mirror: Mirror, clock: VirtualClock) -> AsyncIterator[Rig]:
                 while not task.done():
                     await clock.advance(timedelta(seconds=1), quiet=lambda: True)
     except BaseExceptionGroup as errors:
-        raise foremost(errors) from errors
+        raise primary_error(errors) from errors

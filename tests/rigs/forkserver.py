@@ -24,7 +24,7 @@ MODULES = (
     "dcsync.cli.output",
     "dcsync.cli.progress",
     "dcsync.cli.run",
-    "dcsync.cli.session",
+    "dcsync.cli.startup",
     "dcsync.cli.sync",
     "dcsync.daemon.service",
     "sqlalchemy.dialects.sqlite.aiosqlite",

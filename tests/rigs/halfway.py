@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from dcsync.auth.store import Intent, TokenPair, TokenStore, fingerprint
+from dcsync.auth.token_store import Intent, TokenPair, TokenStore, fingerprint
 from dcsync.manifest import schema
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
 from tests.rigs.kills import Witness, assert_rows_have_folders, sent_bytes, write_config

@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dcsync.app.settings import account_settings
+from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.config import Config
 from dcsync.ops.context import Observer, SyncContext
-from dcsync.ops.sync import AccountOutcome, Wanted, sync
+from dcsync.ops.mirroring.run import AccountOutcome, Wanted, sync
 from dcsync.sandbox import Options, Sandbox, World
 from tests.fakes import FakeClock
 

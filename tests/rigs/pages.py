@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from dcsync.core.model import JobId
-from dcsync.core.report import AccountHistory, RequestHistory
+from dcsync.core.page import AccountHistory, RequestHistory
 from dcsync.core.summary import PastSnapshot, Summary
 from tests.fakes import NOON, REQUEST_ID
 

@@ -29,8 +29,8 @@ import rich.progress
 import dcsync
 from dcsync import tasks
 from dcsync.api.transport import ApiTransport
-from dcsync.auth.store import TokenPair, TokenStore
-from dcsync.cli.root import run
+from dcsync.auth.token_store import TokenPair, TokenStore
+from dcsync.cli.group import run
 from dcsync.daemon import service
 from dcsync.manifest import Records, SqlManifest
 from dcsync.mirror import disk

@@ -13,14 +13,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from dcsync.auth.source import RefreshingToken
-from dcsync.auth.store import TokenStore
+from dcsync.auth.token_store import TokenStore
 from dcsync.core import transfer
 from dcsync.errors import DiskError
 from dcsync.manifest import SqlManifest, sqlite
 from dcsync.mirror import adopt, disk
 from dcsync.mirror.root import MirrorRoot
 from dcsync.mirror.staging import Part, Staging
-from dcsync.ops import fetch, job
+from dcsync.ops.mirroring import fetch, job
 
 
 def no_fsync_of_files() -> None:

@@ -28,12 +28,12 @@ from dcsync.config.load import parse as parse_config
 from dcsync.core import names, sidecar, wire
 from dcsync.core.model import JobId
 from dcsync.core.names import clash_key
-from dcsync.core.records import parse_record
+from dcsync.core.snapshot import parse_record
 from dcsync.core.wire import WireError
 from dcsync.core.ziplayout import Directory, ZipError, coalesce, describe, read_directory
 from dcsync.errors import AuthError, ConfigInvalid, LoginRequired
-from dcsync.mirror.explode import Exploder, Target
-from dcsync.mirror.fast import fastest_decompressor
+from dcsync.mirror.extract import Exploder, Target
+from dcsync.mirror.native import fastest_decompressor
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staging import Staging, staged_leaf
 from dcsync.sandbox.world import World, job_json, request_json

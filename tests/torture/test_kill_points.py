@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from dcsync.manifest import seal
+from dcsync.manifest import checksums as seal
 from tests.rigs.halfway import Halfway, halfway
 from tests.rigs.processes import forking, run_of
 from tests.rigs.syscalls import Call, Watch

@@ -10,7 +10,7 @@ import pytest
 
 from dcsync.core.lifecycle import POISON_ATTEMPTS, JobState
 from dcsync.core.model import AccountName, JobId
-from dcsync.ops.context import Silence
+from dcsync.ops.context import NullObserver
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import add_extract, mirroring, tables
 from tests.torture.conftest import Figure, pick
@@ -20,7 +20,7 @@ UNITS = Path(__file__).parents[2] / "systemd"
 HOURS = 7
 
 
-class Broken(Silence):
+class Broken(NullObserver):
     """An observer that raises what nobody foresees, for some jobs."""
 
     def __init__(self, jobs: set[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 import aiohttp
 import pytest
 
-from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.errors import every_error
 from dcsync.sandbox import Fault, World
 from tests.rigs.canaries import BELONGS, MARKS, leaks_in, marks_in
@@ -175,7 +175,7 @@ FORCED: Final = """
     from multidict import CIMultiDict, CIMultiDictProxy
     from yarl import URL
     from dcsync import log
-    from dcsync.cli.root import _show_bug, show_error
+    from dcsync.cli.group import _show_bug, show_error
     from dcsync.errors import ConfigInvalid, Problem, every_error
 
     token, url, secret, form = sys.argv[1:]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dcsync.auth.store import TokenPair, TokenStore
+from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
 from dcsync.sandbox.world import Blob
 from tests.rigs.kills import Witness, write_config

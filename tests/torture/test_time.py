@@ -16,11 +16,11 @@ import pytest
 import stamina
 
 from dcsync.api.client import ListOptions
-from dcsync.app.settings import account_settings
+from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.poll import look
+from dcsync.ops.mirroring.poll import look
 from dcsync.sandbox import Fault, World
 from dcsync.sandbox.faults import Kind
 from dcsync.sandbox.world import JobEntry

@@ -1,0 +1,110 @@
+"""From the configuration to what the verbs take: plain settings."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dcsync.app.state_dir import CALLBACK_NAME, read_text, state_folder, write_text
+from dcsync.config import Config
+from dcsync.core.alerts import EventKind
+from dcsync.core.model import AccountId, AccountName
+from dcsync.core.plan import Selection
+from dcsync.core.retention import KeepPolicy
+from dcsync.core.urls import StoragePolicy, is_loopback_url
+from dcsync.errors import ConfigError
+from dcsync.ops.alerts.dispatch import TellSettings
+from dcsync.ops.alerts.hooks import Hook
+from dcsync.ops.alerts.notify import check_installed
+from dcsync.ops.context import AccountSettings
+
+
+def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
+    """Return the accounts of the configuration, or those of them that are named; `ConfigError` for an unknown name."""
+    known = [account.name for account in config.accounts]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        message = f"there is no account {unknown[0]!r} in the configuration"
+        raise ConfigError(message, hint=f"the accounts are: {', '.join(known)}")
+    ids = [account.account_id for account in config.accounts]
+    return [
+        AccountSettings(
+            name=AccountName(account.name),
+            id=AccountId(account.account_id),
+            projects=tuple(account.projects),
+            requests=tuple(account.requests),
+            selection=Selection(
+                include=tuple(account.include),
+                exclude=tuple(account.exclude),
+                keep_archive=config.mirror.keep_archive,
+            ),
+            start=config.start_of(account),
+            is_another=account.account_id in ids[:position],
+        )
+        for position, account in enumerate(config.accounts)
+        if not names or account.name in names
+    ]
+
+
+def keep_policy(config: Config) -> KeepPolicy:
+    """Return `[keep]`."""
+    keep = config.keep
+    return KeepPolicy(last=keep.last, daily=keep.daily, weekly=keep.weekly, monthly=keep.monthly, yearly=keep.yearly)
+
+
+def storage_policy(config: Config) -> StoragePolicy:
+    """Return where signed URLs may lead: a loopback API is a sandbox, whose file store is on loopback too."""
+    return StoragePolicy(
+        hosts=tuple(config.api.allow_storage_hosts), allow_loopback=is_loopback_url(config.api.base_url)
+    )
+
+
+def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings:
+    """Return who hears of what, secrets resolved. Raises `ConfigError`s: better now than when there is news."""
+    urls = tuple(url.resolve(environ).get_secret_value() for url in config.notify.urls)
+    if urls:
+        check_installed()
+    heartbeat = config.heartbeat.url
+    return TellSettings(
+        root=Path(config.mirror.root),
+        hooks=tuple(
+            Hook(on=frozenset(EventKind(kind) for kind in hook.on), argv=tuple(hook.run), timeout=hook.timeout)
+            for hook in config.hooks
+        ),
+        urls=urls,
+        on=frozenset(EventKind(kind) for kind in config.notify.on),
+        heartbeat=None if heartbeat is None else heartbeat.resolve(environ).get_secret_value(),
+        environ={name: value for name, value in environ.items() if name not in hidden_names(config)},
+    )
+
+
+def hidden_names(config: Config) -> frozenset[str]:
+    """Return the environment variables that a hook must not inherit: our secrets, and systemd's business with us."""
+    auth = config.auth
+    refs = [auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token]
+    refs += [config.http.callback_secret, config.heartbeat.url, *config.notify.urls, config.state.manifest]
+    ours = {ref.variable for ref in refs if ref is not None and ref.variable is not None}
+    ours |= {"PGPASSWORD", "PGPASSFILE"} if config.state.manifest.is_shared else set()
+    return frozenset({*ours, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
+
+
+def callback_secret(config: Config, *, environ: Mapping[str, str]) -> str:
+    """Return the last part of the callback's path: the configured one, else one that is made once and kept.
+
+    Raises `ConfigError` for one that could be guessed: fewer than 128 bits.
+    """
+    if config.http.callback_secret is not None:
+        secret = config.http.callback_secret.resolve(environ).get_secret_value()
+        if not re.fullmatch(r"[A-Za-z0-9_-]{22,200}", secret):
+            message = "http.callback_secret needs at least 22 letters, digits, hyphens and underscores (128 bits)"
+            hint = "make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            raise ConfigError(message, hint=hint)
+        return secret
+    state = state_folder(config)
+    kept = read_text(state / CALLBACK_NAME)
+    if kept is None:
+        kept = secrets.token_urlsafe(32)
+        write_text(state, CALLBACK_NAME, kept)
+    return kept

@@ -1,0 +1,426 @@
+"""What the report page shows, ready to be written down: every figure and link as text. Pure.
+
+Nothing here is HTML: the template escapes all of it. Names from outside are made printable first, so that no control
+character, and nothing that turns the direction of the text around, gets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import pairwise
+from statistics import median
+from urllib.parse import quote
+
+from dcsync.core.calendar import Event, Mark, Month, months
+from dcsync.core.chart import Chart, Point, chart, spark
+from dcsync.core.diff import FileDiff, SnapshotDiff
+from dcsync.core.formatting import age_text, count_text, size_text
+from dcsync.core.model import JobId, RequestId
+from dcsync.core.names import printable
+from dcsync.core.summary import PastSnapshot
+from dcsync.core.table import ColumnChange
+
+#: The page stays below 2 MB, however many requests there are: what is over these is in the folders, and said to be.
+MOST_SNAPSHOTS = 1200
+MOST_TABLES = 400
+MOST_SCHEMA_CHANGES = 300
+MOST_ITEMS = 60
+_LEAST = 20
+_MOST_COLUMNS = 12
+_NAME = 320
+_COLUMN = 80
+
+#: Later than so many of its usual intervals, a request is late.
+_LATE_INTERVALS = 2.0
+_LATE_SLACK = timedelta(hours=6)
+_LOOK_BACK = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A job that left no snapshot, and is a loss: expired or set aside."""
+
+    completed_at: datetime
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHistory:
+    """What is known of a data request. `snapshots` are in order of time, oldest first; `folder` is the request's."""
+
+    id: RequestId
+    description: str
+    folder: str | None
+    latest: str | None
+    is_delta: bool
+    snapshots: Sequence[PastSnapshot]
+    missing: Sequence[Missing] = ()
+    #: The newest snapshot against the one before it.
+    newest: SnapshotDiff | None = None
+    #: The rows of the tables that changed, by their original name and snapshot.
+    rows: Mapping[str, Mapping[JobId, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountHistory:
+    """What is known of an account. `attention` are codes and messages."""
+
+    name: str
+    last_poll: datetime | None
+    last_success: datetime | None
+    attention: Sequence[tuple[str, str]]
+    requests: Sequence[RequestHistory]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """Something that a person should look at: of the account, or of a table in a request's newest snapshot."""
+
+    code: str
+    text: str
+    account: str
+    table: str = ""
+    request: str = ""
+    anchor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A chart and its words."""
+
+    title: str
+    drawing: Chart
+    words: str
+    least: str
+    most: str
+    first: str
+    last: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """A table that is not as it was."""
+
+    name: str
+    change: str
+    rows: str
+    more: str
+    size: str
+    columns: str
+    spark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaRow:
+    """A change of a table's columns."""
+
+    day: str
+    table: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRow:
+    """A snapshot in the list of all."""
+
+    when: str
+    target: str | None
+    files: str
+    rows: str
+    size: str
+    fetched: str
+    changes: str
+    warnings: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestView:
+    """A request's part of the page. Each `_left` is how much is not shown."""
+
+    anchor: str
+    title: str
+    id: str
+    folder: str | None
+    latest: str | None
+    is_delta: bool
+    newest: str
+    newest_target: str | None
+    age: str
+    late: str | None
+    count: int
+    pruned: int
+    size: str
+    rows: str
+    files: str
+    charts: tuple[History, ...]
+    years: tuple[tuple[int, tuple[Month, ...]], ...]
+    tables: tuple[TableRow, ...]
+    tables_left: int
+    unchanged: int | None
+    schema: tuple[SchemaRow, ...]
+    schema_left: int
+    snapshots: tuple[SnapshotRow, ...]
+    snapshots_left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountView:
+    """An account's part of the page."""
+
+    name: str
+    last_poll: str
+    last_success: str
+    requests: tuple[RequestView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """The whole page."""
+
+    written_at: str
+    version: str
+    zone: str
+    attention: tuple[Item, ...]
+    attention_left: int
+    accounts: tuple[AccountView, ...]
+
+
+def page(accounts: Sequence[AccountHistory], *, now: datetime, zone: tzinfo = UTC, version: str = "") -> Page:
+    """Return the page for these accounts, as of `now`."""
+    requests = max(1, sum(len(account.requests) for account in accounts))
+    view = _View(now=now, zone=zone, share=1 / requests)
+    views = tuple(view.account(account, index) for index, account in enumerate(accounts))
+    items = [item for index, account in enumerate(accounts) for item in _attention(account, index)]
+    return Page(
+        written_at=view.time(now),
+        version=version,
+        zone="UTC" if zone is UTC else str(zone),
+        attention=tuple(items[:MOST_ITEMS]),
+        attention_left=max(0, len(items) - MOST_ITEMS),
+        accounts=views,
+    )
+
+
+def link(folder: str) -> str:
+    """Return the relative address of a folder below the root: `./` keeps a colon from reading as a scheme."""
+    return f"./{quote(folder, errors='surrogatepass')}/"
+
+
+def late_by(completed: Sequence[datetime], now: datetime) -> timedelta | None:
+    """Return the usual interval of a request whose next snapshot should long be here; None when it is in time.
+
+    What is usual, the last snapshots say; a request that ran once or twice has no habit.
+    """
+    times = completed[-_LOOK_BACK:]
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+    if len(gaps) < 2:
+        return None
+    usual = timedelta(seconds=median(gaps))
+    return usual if now - times[-1] > usual * _LATE_INTERVALS + _LATE_SLACK else None
+
+
+def _attention(account: AccountHistory, index: int) -> list[Item]:
+    name = printable(account.name)
+    items = [Item(code=code, text=printable(text, _NAME), account=name) for code, text in account.attention]
+    for place, request in enumerate(account.requests):
+        newest = next((past for past in reversed(request.snapshots) if not past.is_pruned), None)
+        title = printable(request.description, _COLUMN) or request.id
+        items.extend(
+            Item(
+                code=warning.code,
+                text=printable(warning.message, _NAME),
+                account=name,
+                table=printable(warning.table, _NAME),
+                request=title,
+                anchor=_anchor(index, place),
+            )
+            for warning in (() if newest is None else newest.summary.warnings)
+        )
+    return items
+
+
+def _anchor(account: int, request: int) -> str:
+    return f"r{account}-{request}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """Makes the parts of a page. `share` is what each request may have of it."""
+
+    now: datetime
+    zone: tzinfo
+    share: float
+
+    def account(self, account: AccountHistory, index: int) -> AccountView:
+        return AccountView(
+            name=printable(account.name),
+            last_poll=self._when(account.last_poll),
+            last_success=self._when(account.last_success),
+            requests=tuple(
+                self.request(request, _anchor(index, place)) for place, request in enumerate(account.requests)
+            ),
+        )
+
+    def request(self, request: RequestHistory, anchor: str) -> RequestView:
+        kept = [past for past in request.snapshots if not past.is_pruned]
+        newest = kept[-1] if kept else None
+        late = late_by([past.completed_at for past in kept if past.completed_at is not None], self.now)
+        listed = request.snapshots[-self._most(MOST_SNAPSHOTS) :]
+        tables = () if request.newest is None else (*request.newest.tables, *request.newest.others)
+        # Those that say most first: another header, then the greatest change.
+        tables = tuple(sorted(tables, key=_weight, reverse=True))
+        shown = tables[: self._most(MOST_TABLES)]
+        schema = [
+            SchemaRow(day=self.day(past), table=printable(change.table, _NAME), change=columns_text(change))
+            for past in reversed(request.snapshots)
+            for change in past.summary.columns
+        ]
+        summary = None if newest is None else newest.summary
+        return RequestView(
+            anchor=anchor,
+            title=printable(request.description, _NAME) or request.id,
+            id=printable(request.id),
+            folder=None if request.folder is None else link(request.folder),
+            latest=None if request.latest is None else link(request.latest),
+            is_delta=request.is_delta,
+            newest="none yet" if newest is None else self.time(newest.completed_at),
+            newest_target=None if newest is None else link(newest.folder),
+            age="" if newest is None or newest.completed_at is None else self._age(newest.completed_at),
+            late=None if late is None else _interval_text(late),
+            count=len(kept),
+            pruned=len(request.snapshots) - len(kept),
+            size="-" if summary is None else size_text(summary.size),
+            rows=count_text(None if summary is None else summary.rows),
+            files=count_text(None if summary is None else summary.files),
+            charts=self._charts(request.snapshots),
+            years=_by_year(months(self._events(listed, request.missing))),
+            tables=tuple(self._table(table, request) for table in shown),
+            tables_left=len(tables) - len(shown),
+            unchanged=None if request.newest is None else request.newest.unchanged,
+            schema=tuple(schema[: self._most(MOST_SCHEMA_CHANGES)]),
+            schema_left=max(0, len(schema) - self._most(MOST_SCHEMA_CHANGES)),
+            snapshots=tuple(self._snapshot(past) for past in reversed(listed)),
+            snapshots_left=len(request.snapshots) - len(listed),
+        )
+
+    def time(self, moment: datetime | None) -> str:
+        if moment is None:
+            return "undated"
+        local = moment.astimezone(self.zone)
+        return f"{local:%Y-%m-%d %H:%M}{'Z' if self.zone is UTC else f'{local:%z}'}"
+
+    def day(self, past: PastSnapshot) -> str:
+        return "undated" if past.completed_at is None else f"{past.completed_at.astimezone(self.zone):%Y-%m-%d}"
+
+    def _when(self, moment: datetime | None) -> str:
+        return "never" if moment is None else self.time(moment)
+
+    def _age(self, moment: datetime) -> str:
+        # Nothing on the page runs: it may be looked at long after it was written.
+        return f"{age_text(moment, self.now).removesuffix(' ago')} before this page"
+
+    def _most(self, most: int) -> int:
+        return max(_LEAST, int(most * self.share))
+
+    def _charts(self, snapshots: Sequence[PastSnapshot]) -> tuple[History, ...]:
+        dated = [(past.completed_at, past.summary) for past in snapshots if past.completed_at is not None]
+        sizes = [Point(at=at, value=summary.size) for at, summary in dated]
+        rows = [Point(at=at, value=summary.rows) for at, summary in dated if summary.rows is not None]
+        drawn = []
+        for title, points, text in (("Size", sizes, size_text), ("Rows", rows, count_text)):
+            drawing = chart(points)
+            if drawing is None:
+                continue
+            first, last = (f"{point.at.astimezone(self.zone):%Y-%m-%d}" for point in (drawing.first, drawing.last))
+            words = (
+                f"{title} of {len(points)} snapshots, from {text(drawing.first.value)} on {first} to "
+                f"{text(drawing.last.value)} on {last}; least {text(drawing.least)}, most {text(drawing.most)}"
+            )
+            least, most = text(drawing.least), text(drawing.most)
+            drawn.append(
+                History(title=title, drawing=drawing, words=words, least=least, most=most, first=first, last=last)
+            )
+        return tuple(drawn)
+
+    def _events(self, snapshots: Sequence[PastSnapshot], missing: Sequence[Missing]) -> list[Event]:
+        events = []
+        for past in snapshots:
+            if past.completed_at is None:
+                continue
+            local = past.completed_at.astimezone(self.zone)
+            mark = Mark.PRUNED if past.is_pruned else Mark.WARNED if past.summary.warnings else Mark.SNAPSHOT
+            words = f"{local:%H:%M} {size_text(past.summary.size)}{' (pruned)' if past.is_pruned else ''}"
+            target = None if past.is_pruned else link(past.folder)
+            events.append((past.completed_at, Event(day=local.date(), mark=mark, target=target, words=words)))
+        first = events[0][0] if events else None
+        for lost in missing:
+            # What is older than the snapshots that are shown has no month to stand in.
+            if first is None or lost.completed_at >= first:
+                day = lost.completed_at.astimezone(self.zone).date()
+                event = Event(day=day, mark=Mark.LOST, target=None, words=printable(lost.words, _COLUMN))
+                events.append((lost.completed_at, event))
+        return [event for _, event in sorted(events, key=lambda pair: pair[0])]
+
+    def _table(self, table: FileDiff, request: RequestHistory) -> TableRow:
+        counts = request.rows.get(table.name, {})
+        more = table.rows_more
+        return TableRow(
+            name=printable(table.name, _NAME),
+            change=table.fate.value,
+            rows=count_text(table.rows_before if table.size_after is None else table.rows_after),
+            more="" if more is None else f"{more:+,}",
+            size=size_text(table.size_before or 0 if table.size_after is None else table.size_after),
+            columns="" if table.columns is None else columns_text(table.columns),
+            spark=spark([counts[past.job] for past in request.snapshots if past.job in counts]),
+        )
+
+    def _snapshot(self, past: PastSnapshot) -> SnapshotRow:
+        summary = past.summary
+        changes = [
+            f"{count} {word}"
+            for count, word in (
+                (summary.changed, "changed"),
+                (summary.added, "added"),
+                (summary.removed, "removed"),
+            )
+            if count
+        ]
+        return SnapshotRow(
+            when=self.time(past.completed_at),
+            target=None if past.is_pruned else link(past.folder),
+            files=count_text(summary.files),
+            rows=count_text(summary.rows),
+            size=size_text(summary.size),
+            fetched=size_text(past.fetched_bytes),
+            changes=", ".join(changes),
+            warnings=len(summary.warnings),
+        )
+
+
+def columns_text(change: ColumnChange) -> str:
+    """Return what became of the columns in a line."""
+    words = [f"+{printable(column, _COLUMN)}" for column in change.added[:_MOST_COLUMNS]]
+    words += [f"-{printable(column, _COLUMN)}" for column in change.removed[:_MOST_COLUMNS]]
+    left = len(change.added) + len(change.removed) - len(words)
+    if left:
+        words.append(f"and {left} more")
+    if change.reordered:
+        words.append("reordered")
+    return ", ".join(words)
+
+
+def _weight(table: FileDiff) -> tuple[bool, int, int, str]:
+    grown = (table.size_after or 0) - (table.size_before or 0)
+    return (table.columns is not None, abs(table.rows_more or 0), abs(grown), table.name)
+
+
+def _by_year(found: Sequence[Month]) -> tuple[tuple[int, tuple[Month, ...]], ...]:
+    years = sorted({month.year for month in found}, reverse=True)
+    return tuple((year, tuple(month for month in found if month.year == year)) for year in years)
+
+
+def _interval_text(interval: timedelta) -> str:
+    hours = interval / timedelta(hours=1)
+    return f"{hours:.0f} hours" if hours < 36 else f"{hours / 24:.0f} days"

@@ -1,0 +1,189 @@
+"""Digests over the rows: SQLite's own checks see a broken structure, not a byte that changed within a value.
+
+Each job's digest covers its row and its files', each request's its row; `meta.seal` covers the schema, its version and
+the instance's id. They are written in the transaction that changes what they cover. Rows of the other tables hold
+nothing that the tree could give back; they only have to be readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.core.model import AccountName, JobId, RequestId
+from dcsync.core.table import TableFacts
+from dcsync.manifest.published import header_digest
+from dcsync.manifest.schema import file as file_table
+from dcsync.manifest.schema import header as header_table
+from dcsync.manifest.schema import job as job_table
+from dcsync.manifest.schema import meta, metadata
+from dcsync.manifest.schema import request as request_table
+
+#: What it covers and how can never change under this key, lest a manifest of a newer dcsync look damaged to this one.
+#: A version that seals otherwise takes another key and removes this one.
+_SEAL = "seal"
+_SEALED = frozenset({"job", "file", "request"})
+_ROWS_AT_ONCE = 2000
+
+
+def _columns(table: sa.Table) -> str:
+    return ", ".join(f'"{column.name}"' for column in table.columns if column.name != "digest")
+
+
+# Joined by the database itself, since there may be a million of them. No float is among them: its text is no constant.
+_FILE_TEXT = " || '|' || ".join(f"coalesce(CAST(\"{column.name}\" AS TEXT), '~')" for column in file_table.columns)
+_JOB = f"SELECT account, id, digest, {_columns(job_table)} FROM job"  # noqa: S608 - names of our own columns
+_FILES = f"SELECT account, job, {_FILE_TEXT} FROM file"  # noqa: S608 - the same
+_REQUEST = f"SELECT digest, {_columns(request_table)} FROM request"  # noqa: S608 - the same
+
+
+async def seal_job(connection: AsyncConnection, account: AccountName, job: JobId) -> None:
+    """Write the digest of a job that was changed, or whose files were."""
+    values = {"account": account, "job": job}
+    row = (await connection.execute(sa.text(f"{_JOB} WHERE account = :account AND id = :job"), values)).one()
+    files = await connection.execute(
+        sa.text(f"{_FILES} WHERE account = :account AND job = :job {_order(connection, 'name')}"), values
+    )
+    digest = _digest(tuple(row)[3:], (file[2] for file in files))
+    await connection.execute(
+        sa.update(job_table).where(job_table.c.account == account, job_table.c.id == job).values(digest=digest)
+    )
+
+
+async def seal_request(connection: AsyncConnection, account: AccountName, request: RequestId) -> None:
+    """Write the digest of a request that was changed."""
+    values = {"account": account, "id": request}
+    row = (await connection.execute(sa.text(f"{_REQUEST} WHERE account = :account AND id = :id"), values)).one()
+    await connection.execute(
+        sa.update(request_table)
+        .where(request_table.c.account == account, request_table.c.id == request)
+        .values(digest=_digest(tuple(row)[1:]))
+    )
+
+
+async def seal_meta(connection: AsyncConnection) -> None:
+    """Write the digest of schema, version and instance, after any of them was changed."""
+    digest = await connection.run_sync(_meta_digest)
+    await connection.execute(sa.delete(meta).where(meta.c.key == _SEAL))
+    await connection.execute(sa.insert(meta).values(key=_SEAL, value=digest))
+
+
+async def seal_all(connection: AsyncConnection) -> None:
+    """Seal every row and the schema: after a migration, which may have changed all of them."""
+    jobs = await connection.execute(sa.select(job_table.c.account, job_table.c.id))
+    for account, job in jobs.all():
+        await seal_job(connection, account, job)
+    requests = await connection.execute(sa.select(request_table.c.account, request_table.c.id))
+    for account, request in requests.all():
+        await seal_request(connection, account, request)
+    await seal_meta(connection)
+
+
+def broken_meta(connection: sa.Connection) -> str | None:
+    """Say what is wrong with schema, version or instance; None for nothing, or when there is no seal yet.
+
+    Asked first: a version that changed by one bit would look like that of a newer dcsync.
+    """
+    if connection.scalar(sa.text(_has_meta(connection))) is None:
+        return None
+    sealed = connection.scalar(sa.text("SELECT value FROM meta WHERE key = 'seal'"))
+    if sealed is None or sealed == _meta_digest(connection):
+        return None
+    return "the schema, its version or the instance's id is not what was written"
+
+
+def broken_row(connection: sa.Connection) -> str | None:
+    """Say which row is not what was written, or cannot be read; None for nothing."""
+    for row in connection.execute(sa.text(_REQUEST)):
+        if row[0] is not None and row[0] != _digest(tuple(row)[1:]):
+            return "a row of request is not what was written"
+    return _broken_job(connection) or _broken_header(connection) or _unreadable_row(connection)
+
+
+def _broken_job(connection: sa.Connection) -> str | None:
+    statement = sa.text(f"{_FILES} {_order(connection, 'account', 'job', 'name')}")
+    rows = connection.execute(statement.execution_options(stream_results=True, yield_per=_ROWS_AT_ONCE))
+    files: Iterator[tuple[Any, Iterator[Any]]] = groupby(rows, key=lambda row: (row[0], row[1]))
+    found = next(files, None)
+    for job in connection.execute(sa.text(f"{_JOB} {_order(connection, 'account', 'id')}")).all():
+        texts: list[str] = []
+        if found is not None and found[0] == (job[0], job[1]):
+            texts = [row[2] for row in found[1]]
+            found = next(files, None)
+        if job[2] is not None and job[2] != _digest(tuple(job)[3:], texts):
+            return "a row of job or of its files is not what was written"
+    return None if found is None else "there are files of a job that is not there"
+
+
+def _broken_header(connection: sa.Connection) -> str | None:
+    """Headers are kept under their own digest."""
+    for digest, header, is_cut in connection.execute(sa.select(header_table)).all():
+        try:
+            facts = TableFacts(header=tuple(json.loads(header)), rows=None, is_cut=is_cut)
+        except (ValueError, TypeError):
+            return "a row of header cannot be read"
+        if header_digest(facts) != digest:
+            return "a row of header is not what was written"
+    return None
+
+
+def _unreadable_row(connection: sa.Connection) -> str | None:
+    """Read every row of the tables without digests as the code does."""
+    for table in metadata.sorted_tables:
+        if table.name not in _SEALED:
+            try:
+                for _ in connection.execute(sa.select(table)):
+                    pass
+            except (ValueError, TypeError, OverflowError):
+                return f"a row of {table.name} cannot be read"
+    return None
+
+
+def _meta_digest(connection: sa.Connection) -> str:
+    parts = [repr(tuple(row)) for row in connection.execute(sa.text(_schema(connection)))]
+    parts += [repr(tuple(row)) for row in connection.execute(sa.text("SELECT version_num FROM alembic_version"))]
+    instance = connection.execute(sa.text("SELECT key, value FROM meta WHERE key = 'instance'"))
+    return _digest((), [*parts, *(repr(tuple(row)) for row in instance)])
+
+
+def _is_postgres(connection: sa.Connection | AsyncConnection) -> bool:
+    return connection.dialect.name == "postgresql"
+
+
+def _order(connection: sa.Connection | AsyncConnection, *columns: str) -> str:
+    """Return the order by the characters of these columns; PostgreSQL would take that of a language."""
+    collation = ' COLLATE "C"' if _is_postgres(connection) else ""
+    return "ORDER BY " + ", ".join(f"{column}{collation}" for column in columns)
+
+
+def _has_meta(connection: sa.Connection) -> str:
+    if _is_postgres(connection):
+        return "SELECT 1 WHERE to_regclass('meta') IS NOT NULL"
+    return "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'"
+
+
+def _schema(connection: sa.Connection) -> str:
+    """Return the query for what the schema is. In PostgreSQL: our tables' columns, and not the queue's."""
+    if _is_postgres(connection):
+        names = ", ".join(f"'{name}'" for name in sorted(metadata.tables))
+        return (
+            "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns "  # noqa: S608 - ours
+            f"WHERE table_schema = current_schema() AND table_name IN ({names}) "
+            'ORDER BY table_name COLLATE "C", ordinal_position'
+        )
+    return "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+
+
+def _digest(row: Sequence[Any], texts: Iterator[str] | Sequence[str] = ()) -> str:
+    # The one database has numbers for what is true, the other has not.
+    values = tuple(int(value) if isinstance(value, bool) else value for value in row)
+    digest = hashlib.sha256(repr(values).encode("utf-8", "surrogatepass"))
+    for text in texts:
+        digest.update(b"\n" + text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

@@ -1,0 +1,198 @@
+"""What pruning, verifying and rebuilding ask of the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.core import summary, wire
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.ports import KnownRequest
+from dcsync.core.snapshot import ADOPTED, Record
+from dcsync.manifest import checksums as seal
+from dcsync.manifest.published import file_rows, files_of, record_headers, stored_file
+from dcsync.manifest.rows import ROWS_AT_ONCE, described_job, file_row, is_job, known_request
+from dcsync.manifest.schema import account as account_table
+from dcsync.manifest.schema import file as file_table
+from dcsync.manifest.schema import job as job_table
+from dcsync.manifest.schema import request as request_table
+from dcsync.manifest.sql import SqlManifest
+
+#: SQLite takes this many values in one `IN`, and some to spare.
+_VALUES_AT_ONCE = 500
+
+
+class Records:
+    """Whole rows: read to be kept in the tree, written back from it; and the files of snapshots by their content."""
+
+    def __init__(self, manifest: SqlManifest) -> None:
+        self._manifest = manifest
+
+    async def record(self, account: AccountName, job: JobId) -> Record | None:
+        """Return the row of a job that is or was published, with its request's; None when there is none."""
+        async with self._manifest.reading() as connection:
+            row = (await connection.execute(sa.select(job_table).where(is_job(account, job)))).one_or_none()
+            if row is None or row.published_at is None:
+                return None
+            request = (
+                await connection.execute(
+                    sa.select(request_table).where(
+                        request_table.c.account == account, request_table.c.id == row.request
+                    )
+                )
+            ).one_or_none()
+        if request is None:
+            return None
+        return Record(
+            job=described_job(row.document),
+            request=known_request(request),
+            first_seen_at=row.first_seen_at,
+            published_at=row.published_at,
+            strategy=row.strategy or ADOPTED,
+            calls=row.calls or 0,
+            fetched_bytes=row.fetched_bytes or 0,
+            linked_bytes=row.linked_bytes or 0,
+            seconds=row.seconds or 0.0,
+            summary=None if row.summary is None else summary.parse(row.summary),
+        )
+
+    async def origin(self, account: AccountName, job: JobId) -> tuple[datetime, KnownRequest] | None:
+        """Return when a job was first seen, and its request."""
+        async with self._manifest.reading() as connection:
+            seen = (
+                await connection.execute(
+                    sa.select(job_table.c.first_seen_at, job_table.c.request).where(is_job(account, job))
+                )
+            ).one_or_none()
+            if seen is None:
+                return None
+            here = sa.and_(request_table.c.account == account, request_table.c.id == seen.request)
+            request = (await connection.execute(sa.select(request_table).where(here))).one_or_none()
+        return None if request is None else (seen.first_seen_at, known_request(request))
+
+    async def restore(
+        self,
+        account: AccountName,
+        record: Record,
+        folder: str,
+        *,
+        files: Sequence[StoredFile] = (),
+        sidecar_sha256: str | None = None,
+        instead_of: JobId | None = None,
+    ) -> None:
+        """Write the rows of a snapshot back as they were: published with its files, or pruned without.
+
+        What is there already of its job is replaced, a request that is there stays as it is. `instead_of` is the name
+        that the same snapshot had while its ids were not known.
+        """
+        pruned = record.pruned_at is not None
+        request = record.request
+        async with self._manifest.writing() as connection:
+            if await connection.scalar(sa.select(account_table.c.name).where(account_table.c.name == account)) is None:
+                await connection.execute(sa.insert(account_table).values(name=account))
+            here = sa.and_(request_table.c.account == account, request_table.c.id == request.id)
+            if await connection.scalar(sa.select(request_table.c.id).where(here)) is None:
+                await connection.execute(
+                    sa.insert(request_table).values(
+                        account=account,
+                        id=request.id,
+                        description=request.description,
+                        slug=request.slug,
+                        is_delta=request.is_delta,
+                        first_seen_at=request.first_seen_at or record.first_seen_at,
+                    )
+                )
+                await seal.seal_request(connection, account, request.id)
+            if instead_of is not None:
+                await _forget(connection, account, instead_of)
+            await connection.execute(sa.delete(job_table).where(is_job(account, record.job.id)))
+            await connection.execute(
+                sa.insert(job_table).values(
+                    account=account,
+                    id=record.job.id,
+                    request=request.id,
+                    state=(JobState.PRUNED if pruned else JobState.PUBLISHED).value,
+                    completed_at=record.job.completed_at,
+                    document=json.dumps(wire.job_json(record.job)),
+                    first_seen_at=record.first_seen_at,
+                    changed_at=record.pruned_at or record.published_at,
+                    attempts=0,
+                    folder=folder,
+                    published_at=record.published_at,
+                    strategy=record.strategy,
+                    calls=record.calls,
+                    fetched_bytes=record.fetched_bytes,
+                    linked_bytes=record.linked_bytes,
+                    seconds=record.seconds,
+                    summary=None if record.summary is None else summary.render(record.summary),
+                    sidecar_sha256=sidecar_sha256,
+                )
+            )
+            await record_headers(connection, files)
+            rows = [file_row(account, record.job.id, stored) for stored in files]
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                await connection.execute(sa.insert(file_table), rows[start : start + ROWS_AT_ONCE])
+            await seal.seal_job(connection, account, record.job.id)
+
+    async def snapshot(self, account: AccountName, job: JobId) -> tuple[Snapshot, str | None] | None:
+        """Return a published snapshot and its sidecar's hash, if known; None when it is not published (any more)."""
+        async with self._manifest.reading() as connection:
+            row = (
+                await connection.execute(
+                    sa.select(job_table).where(is_job(account, job), job_table.c.state == JobState.PUBLISHED.value)
+                )
+            ).one_or_none()
+            if row is None:
+                return None
+            snapshot = Snapshot(
+                job=job,
+                request=RequestId(row.request),
+                folder=row.folder,
+                completed_at=row.completed_at,
+                files=await files_of(connection, account, job),
+            )
+            return snapshot, row.sidecar_sha256
+
+    async def copies(
+        self, account: AccountName, contents: Collection[str]
+    ) -> Mapping[str, Sequence[tuple[JobId, StoredFile]]]:
+        """Return by SHA-256 every file of a published snapshot with that content, and its job."""
+        found: dict[str, list[tuple[JobId, StoredFile]]] = {sha256: [] for sha256 in contents}
+        wanted = sorted(found)
+        async with self._manifest.reading() as connection:
+            for start in range(0, len(wanted), _VALUES_AT_ONCE):
+                rows = await connection.execute(
+                    file_rows().where(
+                        file_table.c.account == account,
+                        file_table.c.sha256.in_(wanted[start : start + _VALUES_AT_ONCE]),
+                    )
+                )
+                for row in rows:
+                    found[row.sha256].append((JobId(row.job), stored_file(row)))
+        return found
+
+    async def note_replaced(self, account: AccountName, job: JobId, name: str, *, mtime_ns: int, inode: int) -> None:
+        """Record that a file of a snapshot is another one on the disk now, with the same content."""
+        async with self._manifest.writing() as connection:
+            await connection.execute(
+                sa.update(file_table)
+                .where(file_table.c.account == account, file_table.c.job == job, file_table.c.name == name)
+                .values(mtime_ns=mtime_ns, inode=str(inode))
+            )
+            await seal.seal_job(connection, account, job)
+
+
+async def _forget(connection: AsyncConnection, account: AccountName, job: JobId) -> None:
+    """Remove a job, and its request when no other job is of it."""
+    request = await connection.scalar(sa.select(job_table.c.request).where(is_job(account, job)))
+    await connection.execute(sa.delete(job_table).where(is_job(account, job)))
+    others = sa.select(job_table.c.id).where(job_table.c.account == account, job_table.c.request == request).limit(1)
+    if await connection.scalar(others) is None:
+        await connection.execute(
+            sa.delete(request_table).where(request_table.c.account == account, request_table.c.id == request)
+        )

@@ -1,0 +1,506 @@
+"""The manifest on SQLAlchemy Core: one code path, every write one transaction, durable when the method returns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.core import summary, wire
+from dcsync.core.lifecycle import JobState, may_go
+from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
+from dcsync.database import Database
+from dcsync.errors import IllegalTransition
+from dcsync.manifest import checksums as seal
+from dcsync.manifest import claims
+from dcsync.manifest.backend import Backend
+from dcsync.manifest.claims import Claim, Ticket
+from dcsync.manifest.migrate import REVISIONS, revision
+from dcsync.manifest.published import History, file_rows, files_of, record_headers, stored_file
+from dcsync.manifest.rows import (
+    JOB_COLUMNS,
+    REQUEST_COLUMNS,
+    ROWS_AT_ONCE,
+    file_row,
+    is_job,
+    known_job,
+    known_request,
+)
+from dcsync.manifest.schema import account as account_table
+from dcsync.manifest.schema import file as file_table
+from dcsync.manifest.schema import job as job_table
+from dcsync.manifest.schema import meta as meta_table
+from dcsync.manifest.schema import request as request_table
+from dcsync.manifest.schema import run as run_table
+from dcsync.manifest.sqlite import sqlite_backend
+
+
+@asynccontextmanager
+async def open_manifest(
+    place: Path | Database, *, read_only: bool = False, label: str = ""
+) -> AsyncIterator[SqlManifest]:
+    """Open the manifest in a file or a database, bringing it up to date first; closing it is what leaving does.
+
+    With `read_only` nothing is changed or migrated. `label` is what PostgreSQL shows of our connections. Raises
+    `ManifestNewer`, `ManifestCorrupt`, `ManifestError`.
+    """
+    if isinstance(place, Path):
+        async with sqlite_backend(place, read_only=read_only) as file:
+            yield SqlManifest(file)
+        return
+    # Imported for those who have several hosts.
+    from dcsync.manifest.postgres import postgres_backend
+
+    async with postgres_backend(place, read_only=read_only, label=label) as backend:
+        yield SqlManifest(backend)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """Totals over all snapshots that an account ever published."""
+
+    snapshots: int = 0
+    calls: int = 0
+    fetched_bytes: int = 0
+    linked_bytes: int = 0
+
+
+class SqlManifest:
+    """Meets the port `Manifest`. Safe for concurrent use from one event loop; cancelling rolls a write back whole."""
+
+    def __init__(self, backend: Backend, *, claim: Claim | None = None) -> None:
+        self.backend = backend
+        self.claim = claim
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other hosts write to it as well."""
+        return self.backend.is_shared
+
+    async def claimed(self, account: AccountName, job: JobId, ticket: Ticket | None = None) -> SqlManifest:
+        """Take a job up: return this manifest as its holder writes to it. Whoever held it before is fenced off.
+
+        With the queue's `ticket` only while that is good. What is written through it raises `Fenced`, and changes
+        nothing, from the moment on that somebody else takes the job up.
+        """
+        async with self.writing() as connection:
+            claim = await claims.take(connection, account, job, ticket)
+        return SqlManifest(self.backend, claim=claim)
+
+    async def check_claim(self) -> None:
+        """Raise `Fenced` when somebody else has taken up the job meanwhile; without a claim do nothing."""
+        if self.claim is not None:
+            async with self.reading() as connection:
+                await claims.check(connection, self.claim)
+
+    @property
+    def history(self) -> History:
+        """What was published, for those who look back."""
+        return History(self.reading)
+
+    async def is_current(self) -> bool:
+        """Say whether it has the newest schema: opened to be read, it may be an older one."""
+        async with self.reading() as connection:
+            return await revision(connection) == REVISIONS[-1]
+
+    async def instance(self) -> str | None:
+        """Return the id of the mirror this manifest belongs to."""
+        async with self.reading() as connection:
+            return await connection.scalar(sa.select(meta_table.c.value).where(meta_table.c.key == "instance"))
+
+    async def set_instance(self, identifier: str) -> None:
+        """Bind the manifest to a mirror."""
+        async with self.writing() as connection:
+            await connection.execute(sa.delete(meta_table).where(meta_table.c.key == "instance"))
+            await connection.execute(sa.insert(meta_table).values(key="instance", value=identifier))
+            await seal.seal_meta(connection)
+
+    async def knows_snapshots(self) -> bool:
+        """Say whether anything was ever published under this manifest."""
+        async with self.reading() as connection:
+            query = sa.select(sa.literal(1)).select_from(job_table)
+            found = await connection.scalar(query.where(job_table.c.state == JobState.PUBLISHED.value).limit(1))
+            return found is not None
+
+    async def accounts(self) -> Sequence[AccountName]:
+        """Return the names of all accounts that were ever polled or adopted."""
+        async with self.reading() as connection:
+            rows = await connection.scalars(sa.union(sa.select(account_table.c.name), sa.select(job_table.c.account)))
+            return [AccountName(row) for row in sorted(rows)]
+
+    async def facts(self, account: AccountName) -> AccountFacts:
+        """Return what is known of an account; empty facts for a new one."""
+        async with self.reading() as connection:
+            row = (
+                await connection.execute(sa.select(account_table).where(account_table.c.name == account))
+            ).one_or_none()
+        if row is None:
+            return AccountFacts()
+        values = row._asdict()
+        del values["name"]
+        return AccountFacts(**values)
+
+    async def learn(self, account: AccountName, facts: AccountFacts, *, before: AccountFacts | None = None) -> None:
+        """Replace what is known of an account; with `before`, only where it differs from that.
+
+        What another host learnt meanwhile of the rest then stays.
+        """
+        values = {name: getattr(facts, name) for name in AccountFacts.__slots__}
+        if before is not None:
+            values = {name: value for name, value in values.items() if value != getattr(before, name)}
+            if not values:
+                return
+        async with self.writing() as connection:
+            changed = await connection.execute(
+                sa.update(account_table).where(account_table.c.name == account).values(**values)
+            )
+            if changed.rowcount == 0:
+                await connection.execute(sa.insert(account_table).values(name=account, **values))
+
+    async def jobs(
+        self, account: AccountName, *, states: Collection[JobState] | None = None
+    ) -> Mapping[JobId, KnownJob]:
+        """Return all jobs of an account, or those in some states: of thousands, few are open."""
+        query = sa.select(*JOB_COLUMNS).where(job_table.c.account == account)
+        if states is not None:
+            query = query.where(job_table.c.state.in_([state.value for state in states]))
+        async with self.reading() as connection:
+            return {JobId(row[0]): known_job(row) for row in await connection.execute(query)}
+
+    async def job(self, account: AccountName, job: JobId) -> KnownJob | None:
+        """Return one job; None for one that is not known."""
+        async with self.reading() as connection:
+            row = (await connection.execute(sa.select(*JOB_COLUMNS).where(is_job(account, job)))).one_or_none()
+            return None if row is None else known_job(row)
+
+    async def requests(self, account: AccountName) -> Mapping[RequestId, KnownRequest]:
+        """Return all data requests of an account."""
+        async with self.reading() as connection:
+            rows = await connection.execute(sa.select(*REQUEST_COLUMNS).where(request_table.c.account == account))
+            return {RequestId(row.id): known_request(row) for row in rows}
+
+    async def request_documents(self, account: AccountName) -> Mapping[RequestId, DataRequest]:
+        """Return the data requests of an account as the API last described them, where it did."""
+        async with self.reading() as connection:
+            rows = await connection.execute(
+                sa.select(request_table.c.id, request_table.c.document).where(
+                    request_table.c.account == account, request_table.c.document.is_not(None)
+                )
+            )
+            return {RequestId(row.id): wire.parse_request(json.loads(row.document)) for row in rows}
+
+    async def record_poll(
+        self,
+        account: AccountName,
+        *,
+        jobs: Sequence[KnownJob],
+        requests: Sequence[tuple[KnownRequest, DataRequest | None]],
+        at: datetime,
+    ) -> None:
+        """Store what one complete look at the lists brought, all or nothing: a poll cut short leaves no gap."""
+        async with self.writing() as connection:
+            await _touch_account(connection, account)
+            for known, document in requests:
+                await _upsert_request(connection, account, known, document, at)
+            for job in jobs:
+                await _upsert_job(connection, account, job, at)
+            await connection.execute(
+                sa.update(account_table).where(account_table.c.name == account).values(last_poll_at=at)
+            )
+
+    async def move(  # noqa: PLR0913 - a row's columns
+        self,
+        account: AccountName,
+        job: JobId,
+        state: JobState,
+        *,
+        at: datetime,
+        attempts: int | None = None,
+        next_try_at: datetime | None = None,
+        reason_code: str | None = None,
+        reason: str | None = None,
+        folder: str | None = None,
+    ) -> None:
+        """Put a job into a state; `IllegalTransition` when the table does not lead there. `folder` once set stays."""
+        async with self.writing() as connection:
+            current = await _state_of(connection, account, job, state)
+            values: dict[str, object] = {
+                "state": state.value,
+                "changed_at": at,
+                "next_try_at": next_try_at,
+                "reason_code": reason_code,
+                "reason": reason,
+            }
+            if attempts is not None:
+                values["attempts"] = attempts
+            if folder is not None:
+                values["folder"] = folder
+            if state is not JobState.PUBLISHED:
+                values["sidecar_sha256"] = None
+            await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
+            if current is JobState.PUBLISHED and state is not JobState.PUBLISHED:
+                # Its files are not on the disk any more: no later snapshot may link to them.
+                await connection.execute(
+                    sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == job)
+                )
+            await seal.seal_job(connection, account, job)
+
+    async def publish(self, account: AccountName, publication: Publication) -> None:
+        """Record a published snapshot with its files. When this returns it is acknowledged, and only then."""
+        async with self.writing() as connection:
+            await _state_of(connection, account, publication.job, JobState.PUBLISHED)
+            await connection.execute(
+                sa.update(job_table)
+                .where(is_job(account, publication.job))
+                .values(
+                    state=JobState.PUBLISHED.value,
+                    changed_at=publication.published_at,
+                    published_at=publication.published_at,
+                    folder=publication.snapshot.folder,
+                    attempts=0,
+                    next_try_at=None,
+                    reason_code=None,
+                    reason=None,
+                    strategy=publication.strategy,
+                    calls=publication.calls,
+                    fetched_bytes=publication.fetched_bytes,
+                    linked_bytes=publication.linked_bytes,
+                    seconds=publication.seconds,
+                    summary=None if publication.summary is None else summary.render(publication.summary),
+                    sidecar_sha256=publication.sidecar_sha256,
+                )
+            )
+            await connection.execute(
+                sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == publication.job)
+            )
+            await record_headers(connection, publication.snapshot.files)
+            rows = [file_row(account, publication.job, stored) for stored in publication.snapshot.files]
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                await connection.execute(sa.insert(file_table), rows[start : start + ROWS_AT_ONCE])
+            await seal.seal_job(connection, account, publication.job)
+            await _touch_account(connection, account)
+
+    async def record_run(  # noqa: PLR0913 - a row's columns
+        self,
+        account: AccountName,
+        *,
+        started_at: datetime,
+        ended_at: datetime,
+        published: int,
+        failed: int,
+        calls: int,
+        fetched_bytes: int,
+        linked_bytes: int,
+        error_code: str | None,
+    ) -> None:
+        """Add a row for a run that did something or failed."""
+        async with self.writing() as connection:
+            await connection.execute(
+                sa.insert(run_table).values(
+                    account=account,
+                    started_at=started_at,
+                    ended_at=ended_at,
+                    published=published,
+                    failed=failed,
+                    calls=calls,
+                    fetched_bytes=fetched_bytes,
+                    linked_bytes=linked_bytes,
+                    error_code=error_code,
+                )
+            )
+
+    async def snapshot_before(
+        self, account: AccountName, request: RequestId, completed_at: datetime | None
+    ) -> Snapshot | None:
+        """Return the newest published snapshot of a request completed before that time (any, if it is None)."""
+        query = _published(account, request)
+        if completed_at is not None:
+            query = query.where(job_table.c.completed_at < completed_at)
+        async with self.reading() as connection:
+            row = (await connection.execute(query)).first()
+            if row is None:
+                return None
+            return Snapshot(
+                job=JobId(row.id),
+                request=request,
+                folder=row.folder,
+                completed_at=row.completed_at,
+                files=await files_of(connection, account, JobId(row.id)),
+            )
+
+    async def copies(
+        self, account: AccountName, request: RequestId, stored: StoredFile, *, limit: int
+    ) -> Sequence[Snapshot]:
+        """Return published snapshots of a request that have such a file, newest first, each with that file alone.
+
+        Such a one has the same names, size and CRC32. By its name on disk it is found through the primary key.
+        """
+        query = (
+            file_rows()
+            .add_columns(job_table.c.folder, job_table.c.completed_at)
+            .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
+            .where(
+                job_table.c.account == account,
+                job_table.c.request == request,
+                job_table.c.state == JobState.PUBLISHED.value,
+                file_table.c.name == stored.name,
+                file_table.c.original == json.dumps(stored.original),
+                file_table.c.size == stored.size,
+                file_table.c.crc32 == stored.crc32,
+            )
+            .order_by(job_table.c.completed_at.desc().nulls_last(), job_table.c.published_at.desc())
+            .limit(limit)
+        )
+        async with self.reading() as connection:
+            return [
+                Snapshot(
+                    job=JobId(row.job),
+                    request=request,
+                    folder=row.folder,
+                    completed_at=row.completed_at,
+                    files=(stored_file(row),),
+                )
+                for row in await connection.execute(query)
+            ]
+
+    async def newest_snapshot(self, account: AccountName, request: RequestId) -> str | None:
+        """Return the folder of the newest published snapshot of a request."""
+        async with self.reading() as connection:
+            row = (await connection.execute(_published(account, request))).first()
+            return None if row is None else str(row.folder)
+
+    async def published_folders(self, account: AccountName) -> Mapping[JobId, str]:
+        """Return the folder of each published job."""
+        async with self.reading() as connection:
+            rows = await connection.execute(
+                sa.select(job_table.c.id, job_table.c.folder).where(
+                    job_table.c.account == account, job_table.c.state == JobState.PUBLISHED.value
+                )
+            )
+            return {JobId(row.id): row.folder for row in rows}
+
+    async def folder_taken_by(self, folder: str) -> JobId | None:
+        """Return the job that has this folder."""
+        async with self.reading() as connection:
+            found = await connection.scalar(sa.select(job_table.c.id).where(job_table.c.folder == folder))
+            return None if found is None else JobId(found)
+
+    async def sums(self, account: AccountName) -> Sums:
+        """Return what all published snapshots of an account cost together, pruned ones included."""
+        columns = [job_table.c.calls, job_table.c.fetched_bytes, job_table.c.linked_bytes]
+        query = sa.select(
+            sa.func.count(job_table.c.published_at), *[sa.func.coalesce(sa.func.sum(column), 0) for column in columns]
+        )
+        async with self.reading() as connection:
+            row = (await connection.execute(query.where(job_table.c.account == account))).one()
+            return Sums(snapshots=int(row[0]), calls=int(row[1]), fetched_bytes=int(row[2]), linked_bytes=int(row[3]))
+
+    async def totals(self, account: AccountName) -> Mapping[str, int]:
+        """Return the number of jobs of an account by state."""
+        async with self.reading() as connection:
+            rows = await connection.execute(
+                sa.select(job_table.c.state, sa.func.count())
+                .where(job_table.c.account == account)
+                .group_by(job_table.c.state)
+            )
+            return {row[0]: row[1] for row in rows}
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection to read with; the database's errors become ours."""
+        async with self.backend.reading() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for one transaction, which is durable after the block and undone by an error in it."""
+        async with self.backend.writing() as connection:
+            if self.claim is not None:
+                await claims.check(connection, self.claim)
+            yield connection
+
+
+async def _touch_account(connection: AsyncConnection, account: AccountName) -> None:
+    found = await connection.scalar(sa.select(account_table.c.name).where(account_table.c.name == account))
+    if found is None:
+        await connection.execute(sa.insert(account_table).values(name=account))
+
+
+async def _upsert_request(
+    connection: AsyncConnection,
+    account: AccountName,
+    known: KnownRequest,
+    document: DataRequest | None,
+    at: datetime,
+) -> None:
+    values: dict[str, object] = {"description": known.description, "is_delta": known.is_delta}
+    if document is not None:
+        values["document"] = json.dumps(wire.request_json(document))
+    changed = await connection.execute(
+        sa.update(request_table)
+        .where(request_table.c.account == account, request_table.c.id == known.id)
+        .values(**values)
+    )
+    if changed.rowcount == 0:
+        await connection.execute(
+            sa.insert(request_table).values(account=account, id=known.id, slug=known.slug, first_seen_at=at, **values)
+        )
+    await seal.seal_request(connection, account, known.id)
+
+
+async def _upsert_job(connection: AsyncConnection, account: AccountName, known: KnownJob, at: datetime) -> None:
+    values: dict[str, object] = {
+        "request": known.job.request_id,
+        "state": known.state.value,
+        "completed_at": known.job.completed_at,
+        "document": json.dumps(wire.job_json(known.job)),
+        "changed_at": at,
+    }
+    current = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, known.job.id)))
+    if current is None:
+        await connection.execute(
+            sa.insert(job_table).values(
+                account=account, id=known.job.id, first_seen_at=at, attempts=0, reason=known.reason, **values
+            )
+        )
+    else:
+        _refuse_illegal(known.job.id, JobState(current), known.state)
+        await connection.execute(sa.update(job_table).where(is_job(account, known.job.id)).values(**values))
+    await seal.seal_job(connection, account, known.job.id)
+
+
+async def _state_of(connection: AsyncConnection, account: AccountName, job: JobId, new: JobState) -> JobState:
+    found = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, job)))
+    if found is None:
+        message = f"job {job} of {account} is not in the manifest"
+        raise IllegalTransition(message)
+    current = JobState(found)
+    _refuse_illegal(job, current, new)
+    return current
+
+
+def _refuse_illegal(job: JobId, current: JobState, new: JobState) -> None:
+    if not may_go(current, new):
+        message = f"job {job} cannot go from {current} to {new}"
+        raise IllegalTransition(message)
+
+
+def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:
+    return (
+        sa.select(job_table.c.id, job_table.c.folder, job_table.c.completed_at)
+        .where(
+            job_table.c.account == account,
+            job_table.c.request == request,
+            job_table.c.state == JobState.PUBLISHED.value,
+        )
+        .order_by(job_table.c.completed_at.desc().nulls_last(), job_table.c.published_at.desc())
+        .limit(1)
+    )

@@ -1,0 +1,382 @@
+"""What follows a run: who has to hear what. Concerns, events, hooks, messages, figures, the heartbeat.
+
+It never fails a run: what cannot be told is logged, and told after the next one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from dcsync.api.client import DataConnector, ListOptions
+from dcsync.clock import Clock
+from dcsync.core.alerts import Concern, Event, EventKind, reconcile
+from dcsync.core.freshness import Expectation, Stage, expect
+from dcsync.core.lifecycle import LOSSES, OPEN
+from dcsync.core.model import AccountName, DataRequest, Job, JobPhase, RequestId
+from dcsync.core.ports import KnownRequest
+from dcsync.core.wire import parse_time, time_json
+from dcsync.errors import DcsyncError
+from dcsync.manifest import HookRun, Notes, PublishedRow, SqlManifest
+from dcsync.ops.alerts import hooks as running
+from dcsync.ops.alerts import notify
+from dcsync.ops.alerts.collect import (
+    OF_A_POLL,
+    failed_upstream,
+    given_up,
+    gone,
+    inactive,
+    late,
+    of_a_run,
+    of_jobs,
+    of_the_token,
+)
+from dcsync.ops.alerts.hooks import Hook
+from dcsync.ops.context import AccountSettings
+from dcsync.ops.mirroring.run import AccountOutcome, Failed
+from dcsync.ops.status import Attention
+
+log = structlog.get_logger(__name__)
+
+#: How often an account's requests are looked at: one call, to notice one that was set inactive.
+_LOOK_AGAIN = timedelta(days=1)
+#: The clocks of hosts that share a manifest are taken to differ by less.
+_CLOCKS = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellSettings:
+    """`[[hook]]`, `[notify]` and `[heartbeat]` of the configuration, secrets resolved."""
+
+    root: Path
+    hooks: tuple[Hook, ...] = ()
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    on: frozenset[EventKind] = frozenset()
+    heartbeat: str | None = field(default=None, repr=False)
+    #: What hooks get for their environment: no secrets of ours.
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Teller:
+    """Tells what follows from runs. Without `runs_hooks` it only notes which are due, for somebody else to run."""
+
+    def __init__(self, *, manifest: SqlManifest, clock: Clock, settings: TellSettings, runs_hooks: bool = True) -> None:
+        self._runs_hooks = runs_hooks
+        self._manifest = manifest
+        self._notes = Notes(manifest)
+        self._clock = clock
+        self._settings = settings
+
+    async def begin(self, accounts: Sequence[AccountSettings]) -> None:
+        """Note from when on snapshots are told of: a mirror that exists already is no news.
+
+        Also forgets what is too old, for where no daemon does it each night.
+        """
+        await self.tidy()
+        for account in accounts:
+            if await self._notes.recall(_told_key(account.name)) is None:
+                await self._notes.remember(_told_key(account.name), _exact(self._clock.now()))
+
+    async def after_run(self, outcome: AccountOutcome, *, token: Attention | None = None) -> None:
+        """Tell what a run of an account brought and what stands now, and run the hooks that are due.
+
+        `token` is what a person should know of the refresh token: it is told before the chain ends, not after.
+        """
+        try:
+            told = await self._settle_once(outcome, token)
+            while told is None:
+                # Another host told of the account meanwhile: what is left to tell is told anew.
+                told = await self._settle_once(outcome, token)
+        except DcsyncError as error:
+            log.warning("what follows from a run could not be recorded", code=error.code, error=error.message)
+            return
+        await self._send(told)
+        if self._runs_hooks:
+            await self.run_hooks()
+
+    async def _settle_once(self, outcome: AccountOutcome, token: Attention | None) -> list[Event] | None:
+        """Record what is to be told, and return it; None when another host came between."""
+        name = outcome.account.name
+        version = f"settled:{name}"
+        before = await self._notes.recall(version) if self._manifest.is_shared else None
+        concerns = [
+            *([] if token is None else [of_the_token(name, token)]),
+            # After it: what a run met says the same of a login in more words.
+            *of_a_run(outcome),
+            *await self._of_jobs(outcome),
+            *await self._of_the_schedule(outcome),
+            *await self._of_hooks(name),
+        ]
+        events, remembered = await self._happened(outcome)
+        if not self._manifest.is_shared:
+            return await self._settle([name], concerns, events, remembered, None)
+        remembered = {**remembered, version: str(int(before or 0) + 1)}
+        return await self._settle([name], concerns, events, remembered, (version, before))
+
+    async def happened(self, event: Event) -> None:
+        """Tell of one event. Never fails."""
+        try:
+            hooks = running.hooks_for(self._settings.hooks, [event])
+            await self._notes.settle([], standing=[], hooks=hooks, remembered={})
+        except DcsyncError as error:
+            log.warning("an event could not be recorded", code=error.code, error=error.message)
+        await self._send([event])
+
+    async def run_hooks(self) -> datetime | None:
+        """Run the hooks that are due; return when the next one is, if one is to be tried again."""
+        try:
+            await running.run_due(self._notes, self._clock, self._settings.hooks, self._settings.environ)
+            return await self._notes.next_hook_at()
+        except DcsyncError as error:
+            log.warning("hooks could not be run", code=error.code, error=error.message)
+            return None
+
+    async def hook_runs(self, *, job: str | None, limit: int) -> Sequence[HookRun]:
+        """Return the newest runs of hooks, newest first."""
+        return await self._notes.hooks_of(job=job, limit=limit)
+
+    async def tidy(self) -> None:
+        """Forget what is too old to be of use."""
+        await self._notes.forget_hooks(before=self._clock.now() - running.KEEP_FOR)
+
+    async def rerun(self, job: str) -> int:
+        """Make the hooks of a job's snapshot due again, as they are configured now; return how many there are."""
+        for account in await self._manifest.accounts():
+            rows = await self._notes.published_after(account, datetime.fromtimestamp(0, tz=self._clock.now().tzinfo))
+            row = next((row for row in rows if row.job == job), None)
+            if row is not None:
+                due = running.hooks_for(self._settings.hooks, [self._snapshot_event(account, row)])
+                await self._notes.settle([], standing=[], hooks=due, remembered={})
+                return len(due)
+        return 0
+
+    async def beat(self) -> None:
+        """Tell the watchdog service that the mirror is fresh. The caller knows that it is."""
+        if self._settings.heartbeat is not None:
+            await notify.beat(self._settings.heartbeat)
+
+    async def expectations(
+        self, account: AccountName, jobs: Mapping[RequestId, Sequence[Job]] | None = None
+    ) -> list[tuple[DataRequest, Expectation]]:
+        """Return what is expected of each request of an account that has a schedule; its jobs are read if not given."""
+        documents = await self._manifest.request_documents(account)
+        if jobs is None:
+            jobs = await self._jobs_by_request(account)
+        found = []
+        for request in documents.values():
+            expected = expect(request, jobs.get(request.id, []), self._clock.now())
+            if expected is not None:
+                found.append((request, expected))
+        return found
+
+    async def look_at_requests(self, api: DataConnector, account: AccountSettings) -> None:
+        """Once a day, see what became of the requests: set inactive, changed, or not visible any more.
+
+        One call, or one for each project that is listed. Never fails: the next day looks again.
+        """
+        try:
+            await self._look_at_requests(api, account)
+        except DcsyncError as error:
+            log.info("the requests could not be looked at", account=account.name, code=error.code)
+
+    async def _look_at_requests(self, api: DataConnector, account: AccountSettings) -> None:
+        now, key = self._clock.now(), f"requests:{account.name}"
+        known = await self._manifest.requests(account.name)
+        last = parse_time(await self._notes.recall(key))
+        if not known or (last is not None and timedelta(0) <= now - last < _LOOK_AGAIN):
+            return
+        # Before the call: one that is refused each time must not be made at each poll.
+        await self._notes.remember(key, _exact(now))
+        if last is None:
+            # The first poll described what it found.
+            return
+        found: dict[RequestId, DataRequest] = {}
+        for project in account.projects or (None,):
+            listed = await api.requests(account.id, ListOptions(project_id=project))
+            found.update({request.id: request for request in listed})
+        changed: list[tuple[KnownRequest, DataRequest | None]] = [
+            (request, found[request.id]) for request in known.values() if request.id in found
+        ]
+        await self._manifest.record_poll(account.name, jobs=(), requests=changed, at=now)
+        await self._notes.remember(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
+
+    async def _settle(
+        self,
+        accounts: list[str],
+        concerns: Sequence[Concern],
+        events: Sequence[Event],
+        remembered: Mapping[str, str],
+        unless: tuple[str, str | None] | None,
+    ) -> list[Event] | None:
+        result = reconcile(await self._notes.standing(accounts), concerns, self._clock.now())
+        told = [*events, *result.events]
+        done = await self._notes.settle(
+            accounts,
+            standing=result.standing,
+            hooks=running.hooks_for(self._settings.hooks, told),
+            remembered=remembered,
+            unless=unless,
+        )
+        if not done:
+            return None
+        for event in result.events:
+            level = log.info if event.kind is EventKind.RECOVERED else log.warning
+            level(event.kind.value, account=event.account, code=event.code, message=event.message, hint=event.hint)
+        return told
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        wanted = [event for event in events if event.kind in self._settings.on]
+        if wanted and self._settings.urls:
+            await notify.send(self._settings.urls, wanted)
+
+    async def _happened(self, outcome: AccountOutcome) -> tuple[list[Event], dict[str, str]]:
+        """Return the snapshots nobody heard of yet, also those of a run that was killed before it told, and losses."""
+        name = outcome.account.name
+        last = parse_time(await self._notes.recall(_told_key(name)))
+        # This run's own in any case: when the clock was set back, they are older than the last one that was told.
+        own = [published.job for published in outcome.published]
+        if self._manifest.is_shared:
+            return await self._happened_anywhere(outcome, last or self._clock.now())
+        rows = await self._notes.published_after(name, last or self._clock.now(), also=own)
+        events = [self._snapshot_event(name, row) for row in rows]
+        events += [self._odd_tables(name, row) for row in rows if row.warnings]
+        events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
+        newest = [row.published_at for row in rows] + ([] if last is None else [last])
+        return events, {_told_key(name): _exact(max(newest))} if rows else {}
+
+    async def _happened_anywhere(self, outcome: AccountOutcome, last: datetime) -> tuple[list[Event], dict[str, str]]:
+        """The same where several hosts publish, whose clocks differ: the last hour's are told of by their ids."""
+        name, key = outcome.account.name, f"told-jobs:{outcome.account.name}"
+        rows = await self._notes.published_after(name, last - _CLOCKS)
+        kept = await self._notes.recall(key)
+        # The first time, what was told of by its time.
+        told = json.loads(kept) if kept is not None else [row.job for row in rows if row.published_at <= last]
+        news = [row for row in rows if row.job not in told]
+        events = [self._snapshot_event(name, row) for row in news]
+        events += [self._odd_tables(name, row) for row in news if row.warnings]
+        events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
+        until = max([last, *(row.published_at for row in news)])
+        recent = [row.job for row in rows if row.published_at > until - _CLOCKS]
+        return events, {key: json.dumps(recent), _told_key(name): _exact(until)}
+
+    def _snapshot_event(self, account: str, row: PublishedRow) -> Event:
+        return Event(
+            kind=EventKind.SNAPSHOT,
+            account=account,
+            at=self._clock.now(),
+            message=f"new snapshot {row.folder}",
+            job=row.job,
+            data={
+                "request": row.request,
+                "description": row.description,
+                "folder": str(self._settings.root / row.folder),
+                "completed_at": time_json(row.completed_at),
+                "published_at": time_json(row.published_at),
+                "fetched_bytes": row.fetched_bytes,
+                "linked_bytes": row.linked_bytes,
+            },
+        )
+
+    def _odd_tables(self, account: str, row: PublishedRow) -> Event:
+        first, more = row.warnings[0], len(row.warnings) - 1
+        return Event(
+            kind=EventKind.ATTENTION,
+            account=account,
+            at=self._clock.now(),
+            code=first.code,
+            message=f"{first.table} {first.message}" + (f", and {more} more tables look wrong" if more else ""),
+            hint=f"compare: dcsync diff previous {row.job}",
+            job=row.job,
+            data={
+                "folder": str(self._settings.root / row.folder),
+                "tables": [
+                    {"code": found.code, "table": found.table, "message": found.message} for found in row.warnings
+                ],
+            },
+        )
+
+    def _loss(self, account: str, failed: Failed) -> Event:
+        return Event(
+            kind=EventKind.FAILURE,
+            account=account,
+            at=self._clock.now(),
+            code=failed.code,
+            message=f"job {failed.job} is {failed.state.value}: {failed.message}",
+            hint=failed.hint,
+            job=failed.job,
+        )
+
+    async def _of_jobs(self, outcome: AccountOutcome) -> list[Concern]:
+        name = outcome.account.name
+        jobs, requests = await self._manifest.jobs(name, states=OPEN), await self._manifest.requests(name)
+        return of_jobs(outcome, jobs.values(), requests, self._clock.now())
+
+    async def _of_the_schedule(self, outcome: AccountOutcome) -> list[Concern]:
+        name, now = outcome.account.name, self._clock.now()
+        unseen = set(json.loads(await self._notes.recall(f"gone:{name}") or "[]"))
+        known = await self._manifest.requests(name)
+        mirrored = {request.id for request in known.values() if outcome.account.wants_request(request)}
+        jobs = await self._jobs_by_request(name)
+        concerns = await self._of_requests(name, jobs, mirrored, unseen)
+        if outcome.error is not None:
+            # Without a poll nothing new can be said of what is missing, nor that it came.
+            standing = await self._notes.standing([name])
+            kept = [item.concern for item in standing if item.concern.code in OF_A_POLL]
+            return concerns + [concern for concern in kept if concern.subject in mirrored - unseen]
+        for request, expected in await self.expectations(name, jobs):
+            if request.id in mirrored and request.id not in unseen and expected.stage in {Stage.LATE, Stage.SLOW}:
+                concerns.append(late(name, request, expected, now))
+        return concerns
+
+    async def _of_requests(
+        self,
+        name: AccountName,
+        jobs: Mapping[RequestId, Sequence[Job]],
+        mirrored: Collection[RequestId],
+        unseen: Collection[RequestId],
+    ) -> list[Concern]:
+        """Return what is amiss with requests that are mirrored: gone, inactive, or failed the last time."""
+        concerns = []
+        for request in (await self._manifest.request_documents(name)).values():
+            if request.id not in mirrored:
+                continue
+            failed = _failed_upstream(jobs.get(request.id, []))
+            if failed is not None:
+                concerns.append(failed_upstream(name, request, failed))
+            if request.id in unseen:
+                concerns.append(gone(name, request))
+            elif request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
+                concerns.append(inactive(name, request))
+        return concerns
+
+    async def _jobs_by_request(self, name: AccountName) -> Mapping[RequestId, Sequence[Job]]:
+        jobs: dict[RequestId, list[Job]] = {}
+        for known in (await self._manifest.jobs(name)).values():
+            jobs.setdefault(known.job.request_id, []).append(known.job)
+        return jobs
+
+    async def _of_hooks(self, account: str) -> list[Concern]:
+        # One that is not configured any more is nobody's concern.
+        configured = {hook.argv for hook in self._settings.hooks}
+        return [given_up(account, run) for run in await self._notes.failed_hooks(account) if run.argv in configured]
+
+
+def _failed_upstream(jobs: Sequence[Job]) -> Job | None:
+    """Return the newest job that came to its end, if it failed there: then there is no extract of that day."""
+    ended = [job for job in jobs if job.phase in {JobPhase.FAILED, JobPhase.SUCCEEDED} and job.created_at is not None]
+    newest = max(ended, key=lambda job: (job.created_at, job.id), default=None)
+    return newest if newest is not None and newest.phase is JobPhase.FAILED else None
+
+
+def _told_key(account: str) -> str:
+    return f"told:{account}"
+
+
+def _exact(moment: datetime) -> str:
+    """Return a time with its microseconds: the same snapshot must not be told of twice."""
+    return moment.isoformat()

@@ -1,0 +1,102 @@
+"""Messages to people through apprise, and the heartbeat of a fresh mirror."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+import aiohttp
+import structlog
+
+from dcsync.core.alerts import Event, EventKind
+from dcsync.errors import ConfigError
+
+log = structlog.get_logger(__name__)
+
+_HEARTBEAT_S = 10.0
+_MESSAGE_S = 60.0
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}")
+_MARKS = {
+    EventKind.SNAPSHOT: "new snapshot",
+    EventKind.FAILURE: "failure",
+    EventKind.ATTENTION: "attention needed",
+    EventKind.RECOVERED: "recovered",
+}
+
+
+def check_installed() -> None:
+    """Raise `ConfigError` when apprise is not there: better at the start than when something is to be said."""
+    try:
+        import apprise  # noqa: F401
+    except ImportError:
+        message = "[notify] urls needs the package apprise, which is not installed"
+        raise ConfigError(message, hint='install it: pipx install "dcsync[notify]"') from None
+
+
+async def send(urls: Sequence[str], events: Sequence[Event]) -> bool:
+    """Send one message about these events to each address; return whether all took it. Never raises.
+
+    The addresses are secrets: what goes wrong is said by the kind of service and its place in the list.
+    """
+    import apprise
+
+    title, body = message(events)
+    worst = apprise.NotifyType.INFO
+    if any(event.kind in {EventKind.FAILURE, EventKind.ATTENTION} for event in events):
+        worst = apprise.NotifyType.WARNING
+    delivered = True
+    for number, url in enumerate(urls, 1):
+        service = _service(url)
+        try:
+            one = apprise.Apprise()
+            async with asyncio.timeout(_MESSAGE_S):
+                sent = one.add(url) and await one.async_notify(title=title, body=body, notify_type=worst)
+        except Exception as error:  # noqa: BLE001 - another library's plugins; a message is no reason to stop
+            log.warning("a message was not sent", service=service, number=number, kind=type(error).__name__)
+            delivered = False
+            continue
+        if not sent:
+            log.warning("a message was not sent", service=service, number=number, hint="dcsync notify --test")
+            delivered = False
+    return delivered
+
+
+def message(events: Sequence[Event]) -> tuple[str, str]:
+    """Return title and body of one message about these events."""
+    first = events[0]
+    where = first.account or "the mirror"
+    title = f"dcsync: {where}: {_MARKS[first.kind]}"
+    if len(events) > 1:
+        title += f" and {len(events) - 1} more"
+    lines = []
+    for event in events:
+        code = f" [{event.code}]" if event.code else ""
+        lines.append(f"{_MARKS[event.kind]}: {event.message}{code}")
+        if event.hint:
+            lines.append(f"  do: {event.hint}")
+    return title, "\n".join(lines)
+
+
+def _service(url: str) -> str:
+    """Return the kind of service, which is no secret; what is no address may be one as a whole."""
+    scheme, found, _ = url.partition("://")
+    return scheme.lower() if found and _SCHEME.fullmatch(scheme) else "unknown"
+
+
+async def beat(url: str) -> bool:
+    """Tell a watchdog service that the mirror is fresh; return whether it heard. Never raises; the URL is a secret."""
+    timeout = aiohttp.ClientTimeout(total=_HEARTBEAT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as session,
+            session.get(url, allow_redirects=False) as response,
+        ):
+            # A redirect is not followed: whoever it names would be told, not the one that was asked.
+            heard = 200 <= response.status < 300
+            if not heard:
+                log.warning("the heartbeat was not heard", status=response.status)
+            return heard
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        log.warning("the heartbeat was not heard", kind=type(error).__name__)
+        return False

@@ -1,0 +1,368 @@
+"""The manifest made anew from the tree alone: sidecars, else folder names and hashes, and the lines of what was pruned.
+
+It may be cut short at any moment: the manifest says that it is being rebuilt, and the next start goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import structlog
+
+from dcsync.core import layout
+from dcsync.core.layout import request_slug
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
+from dcsync.core.names import SIDECAR_NAME, SUMS_NAME, clash_key, printable
+from dcsync.core.ports import KnownRequest
+from dcsync.core.sidecar import Adopted, Changes, summarize
+from dcsync.core.snapshot import ADOPTED, Record
+from dcsync.errors import DcsyncError, DiskError, MirrorTampered
+from dcsync.manifest import Notes, Records
+from dcsync.mirror import adopt, trash
+from dcsync.mirror.check import Survey, survey
+from dcsync.ops.context import MirrorContext, MirrorSettings
+from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, Unwatched
+
+log = structlog.get_logger(__name__)
+
+#: The note that a rebuild has begun and not come to its end.
+REBUILDING = "rebuilding"
+_HINT = "look what stands there; a snapshot that the server still has is fetched again once its folder is moved away"
+
+
+class Source(StrEnum):
+    """What a row was made from."""
+
+    SIDECAR = "sidecar"
+    #: The folder's name and its files' hashes: the ids are as short as the name has them (FAULTS M2).
+    NAMES = "names"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """A snapshot that is in the manifest again. `damaged` are files that are not what was published."""
+
+    account: AccountName
+    job: JobId
+    folder: str
+    files: int
+    source: Source
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class RebuildReport:
+    """What a rebuild found. `refused` are folders that look like snapshots and cannot be taken for one, and why."""
+
+    set_aside: str | None = None
+    snapshots: list[Rebuilt] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    pruned: int = 0
+    read_bytes: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every snapshot of the tree is in the manifest, and none is damaged."""
+        return not self.refused and not any(rebuilt.damaged for rebuilt in self.snapshots)
+
+    def json(self) -> dict[str, Json]:
+        """Return the report for programs."""
+        return {
+            "set_aside": self.set_aside,
+            "bytes_read": self.read_bytes,
+            "pruned": self.pruned,
+            "snapshots": [
+                {
+                    "account": rebuilt.account,
+                    "job": rebuilt.job,
+                    "folder": rebuilt.folder,
+                    "files": rebuilt.files,
+                    "source": rebuilt.source.value,
+                    "damaged": list(rebuilt.damaged),
+                }
+                for rebuilt in self.snapshots
+            ],
+            "refused": [{"folder": folder, "reason": reason} for folder, reason in self.refused],
+        }
+
+
+async def is_under_way(context: MirrorContext) -> bool:
+    """Say whether a rebuild was cut short."""
+    return await Notes(context.manifest).recall(REBUILDING) is not None
+
+
+def is_placed(settings: MirrorSettings, folder: str) -> bool:
+    """Say whether a folder is where the layout puts a snapshot. Only a date tells it from any other folder."""
+    where = layout.recognise(settings.layout, folder, settings.zone)
+    return where is not None and where.completed_at is not None
+
+
+async def rebuild(
+    context: MirrorContext, accounts: Sequence[AccountName], *, observer: ReadingObserver | None = None
+) -> RebuildReport:
+    """Put every snapshot of the tree into the manifest, each inode hashed once. `accounts` are the configured ones.
+
+    A snapshot with a damaged file is taken in as it was published, and the damage is said: `verify` finds it again.
+    Cancelling is safe; what is done is not done again.
+    """
+    return await _Rebuild(context, accounts, observer or Unwatched()).run()
+
+
+class _Rebuild:
+    """One rebuild."""
+
+    def __init__(self, context: MirrorContext, accounts: Sequence[AccountName], observer: ReadingObserver) -> None:
+        self._context = context
+        self._accounts = accounts
+        self._observer = observer
+        self._records = Records(context.manifest)
+        self._reader = ContentReader(context, observer=observer)
+        self._report = RebuildReport()
+        self._jobs: set[tuple[str, str]] = set()
+
+    async def run(self) -> RebuildReport:
+        context, report = self._context, self._report
+        await Notes(context.manifest).remember(REBUILDING, "yes")
+        # The manifest may have gone in the crash that left the newest snapshot without its fsync.
+        await context.disk.run(context.root.settle)
+        folders = await context.disk.run(self._find)
+        # Those with a sidecar first: they know the ids of requests, of which the others' names have only a part.
+        unmarked = []
+        known = await self._known()
+        self._jobs.update((account, job) for account, job, _ in known)
+        taken = {folder for *_, folder in known}
+        for folder in folders:
+            if folder in taken:
+                continue
+            found = await self._read(folder)
+            if found is None:
+                unmarked.append(folder)
+            else:
+                self._observer.snapshot(folder, len(report.snapshots) + 1, len(folders))
+                await self._take(folder, found, Source.SIDECAR)
+        for folder in unmarked:
+            self._observer.snapshot(folder, len(report.snapshots) + 1, len(folders))
+            found = await self._guess(folder)
+            if found is not None:
+                await self._take(folder, found, Source.NAMES)
+        await self._restore_pruned()
+        await Notes(context.manifest).remember(REBUILDING, None)
+        report.read_bytes = self._reader.read_bytes
+        log.warning(
+            "the manifest was made anew from the tree",
+            snapshots=len(report.snapshots),
+            damaged=sum(bool(rebuilt.damaged) for rebuilt in report.snapshots),
+            refused=len(report.refused),
+            pruned=report.pruned,
+        )
+        return report
+
+    def _find(self) -> list[str]:
+        settings = self._context.settings
+        latest_depth = len(settings.layout.request_segments) + 1
+
+        def is_latest(folder: str) -> bool:
+            parts = folder.split("/")
+            return len(parts) == latest_depth and parts[-1] == settings.layout.latest_name
+
+        def is_one(folder: str) -> bool:
+            return is_placed(settings, folder)
+
+        found = [folder for folder in adopt.find_snapshots(self._context.root, is_one=is_one) if not is_latest(folder)]
+        # Where the layout puts them first: whatever else holds the same snapshot is a copy.
+        return sorted(found, key=lambda folder: (not is_one(folder), folder))
+
+    async def _known(self) -> list[tuple[AccountName, JobId, str]]:
+        """Return account, job and folder of what an earlier part of this rebuild took in."""
+        manifest = self._context.manifest
+        return [
+            (account, job, folder)
+            for account in await manifest.accounts()
+            for job, folder in (await manifest.published_folders(account)).items()
+        ]
+
+    async def _read(self, folder: str) -> Adopted | None:
+        try:
+            return await self._context.disk.run(adopt.read_snapshot, self._context.root, folder)
+        except DcsyncError as error:
+            log.warning("a sidecar cannot be read", folder=folder, code=error.code, error=error.message)
+            return None
+
+    async def _take(self, folder: str, found: Adopted, source: Source) -> None:
+        context = self._context
+        record = found.record or self._first_record(found)
+        if record.summary is None:
+            record = replace(record, summary=summarize(found.snapshot.files, found.changes, found.warnings))
+        if (found.account, found.snapshot.job) in self._jobs:
+            self._refuse(folder, f"it is a copy: job {found.snapshot.job} has another folder already")
+            return
+        taken_by = await context.manifest.folder_taken_by(folder)
+        if taken_by not in {None, found.snapshot.job}:
+            self._refuse(folder, f"the manifest has it for job {taken_by}")
+            return
+        if len({clash_key(stored.name) for stored in found.snapshot.files}) != len(found.snapshot.files):
+            self._refuse(folder, f"{SIDECAR_NAME} has a name twice")
+            return
+        try:
+            survey_ = await context.disk.run(survey, context.root, folder)
+            sums = await context.disk.run(adopt.read_sums, context.root, folder)
+            files, damaged = await self._compare(folder, found.snapshot.files, survey_, sums)
+            await self._records.restore(found.account, record, folder, files=files, sidecar_sha256=found.sha256)
+        except (DiskError, MirrorTampered, FileNotFoundError) as error:
+            self._refuse(folder, str(error))
+            return
+        except UnicodeEncodeError:
+            self._refuse(folder, f"{SIDECAR_NAME} has text that is no Unicode")
+            return
+        self._jobs.add((found.account, found.snapshot.job))
+        rebuilt = Rebuilt(
+            account=found.account,
+            job=found.snapshot.job,
+            folder=folder,
+            files=len(files),
+            source=source,
+            damaged=tuple(damaged),
+        )
+        self._report.snapshots.append(rebuilt)
+        log.info("snapshot adopted", account=found.account, job=rebuilt.job, folder=folder, files=rebuilt.files)
+        if damaged:
+            log.error("a snapshot that was adopted is damaged", folder=folder, files=len(damaged), first=damaged[0])
+
+    async def _compare(
+        self, folder: str, recorded: Sequence[StoredFile], found: Survey, sums: Mapping[str, str]
+    ) -> tuple[list[StoredFile], list[str]]:
+        """Return the files' rows with what the disk says of them, and what is not as it was published."""
+        files, damaged = [], []
+        for stored in recorded:
+            entry = found.entries.get(stored.name)
+            problem = "it is missing" if entry is None else "it is no file"
+            if entry is not None and entry.is_file:
+                try:
+                    digest = await self._reader.digest(folder, stored.name, entry)
+                except (DcsyncError, FileNotFoundError) as error:
+                    problem = str(error)
+                else:
+                    here = replace(stored, mtime_ns=entry.mtime_ns, inode=entry.inode)
+                    if digest.sha256 == stored.sha256:
+                        files.append(here)
+                        continue
+                    if digest.sha256 == sums.get(stored.name):
+                        # The sidecar is what is damaged: two witnesses against one.
+                        files.append(
+                            replace(here, size=digest.size, sha256=digest.sha256, crc32=digest.crc32, md5=None)
+                        )
+                        continue
+                    problem = "its content is another one"
+            # Without time and inode no later snapshot links to it unseen.
+            files.append(stored)
+            damaged.append(f"{stored.name}: {problem}")
+        return files, damaged
+
+    def _first_record(self, found: Adopted) -> Record:
+        """Return the row of a snapshot whose sidecar, or name, tells nothing of the row."""
+        snapshot, now = found.snapshot, self._context.clock.now()
+        # The slug was fixed at first sight; the folder still has it.
+        where = layout.recognise(self._context.settings.layout, snapshot.folder, self._context.settings.zone)
+        slug = where.request_slug if where is not None and where.request_slug is not None else None
+        return Record(
+            job=Job(
+                id=snapshot.job,
+                request_id=snapshot.request,
+                status="complete",
+                completion_status="success",
+                created_at=found.created_at,
+                completed_at=snapshot.completed_at,
+            ),
+            request=KnownRequest(
+                id=snapshot.request,
+                description=found.description,
+                slug=slug or request_slug(found.description, snapshot.request),
+                is_delta=found.is_delta is True,
+                is_described=found.is_delta is not None,
+            ),
+            first_seen_at=now,
+            published_at=now,
+            strategy=ADOPTED,
+        )
+
+    async def _guess(self, folder: str) -> Adopted | None:
+        """Return what a snapshot without a sidecar says of itself: its place in the layout, and its files' hashes."""
+        context = self._context
+        where = layout.recognise(context.settings.layout, folder, context.settings.zone)
+        account = None if where is None else where.account
+        if account is None and len(self._accounts) == 1:
+            account = self._accounts[0]
+        if where is None or where.completed_at is None or account is None:
+            self._refuse(folder, f"it has no {SIDECAR_NAME} that can be used, and its name is not one of the layout")
+            return None
+        requests = await context.manifest.requests(AccountName(account))
+        slug = where.request_slug or "request"
+        request = next((known for known in requests.values() if known.slug == slug), None)
+        if request is None:
+            # Of the id the slug has the last part only, and whether it is a delta nothing tells.
+            request = KnownRequest(
+                id=RequestId(slug.rpartition("-")[2]), description="", slug=slug, is_delta=False, is_described=False
+            )
+        try:
+            found = await context.disk.run(survey, context.root, folder)
+            sums = await context.disk.run(adopt.read_sums, context.root, folder)
+            files = await self._hash_all(folder, found, sums)
+        except (DcsyncError, FileNotFoundError) as error:
+            self._refuse(folder, str(error))
+            return None
+        if not files:
+            self._refuse(folder, "it holds no files")
+            return None
+        return Adopted(
+            account=AccountName(account),
+            description=request.description,
+            is_delta=request.is_delta if request.is_described else None,
+            created_at=None,
+            snapshot=Snapshot(
+                job=JobId(where.job),
+                request=request.id,
+                folder=folder,
+                completed_at=where.completed_at,
+                files=tuple(files),
+            ),
+            changes=Changes(against=None),
+            warnings=(),
+        )
+
+    async def _hash_all(self, folder: str, found: Survey, sums: Mapping[str, str]) -> list[StoredFile]:
+        files = []
+        for name, entry in found.entries.items():
+            if name in {SIDECAR_NAME, SUMS_NAME} or not entry.is_file:
+                continue
+            digest = await self._reader.digest(folder, name, entry)
+            # What was published is what the sums say, whatever stands there now.
+            sha256 = sums.get(name, digest.sha256)
+            files.append(
+                StoredFile(
+                    name=name, original=name, size=digest.size, sha256=sha256, crc32=digest.crc32, how=How.FETCHED
+                )
+            )
+        return files
+
+    async def _restore_pruned(self) -> None:
+        context = self._context
+        jobs = {account: await context.manifest.jobs(account) for account in await context.manifest.accounts()}
+        for pruned in await context.disk.run(lambda: list(trash.all_pruned(context.root))):
+            known = jobs.get(pruned.account, {}).get(pruned.record.job.id)
+            if known is not None and known.state is not JobState.PRUNED:
+                # Its folder is there: the pruning was cut short, or it was fetched again.
+                continue
+            if await context.manifest.folder_taken_by(pruned.folder) in {None, pruned.record.job.id}:
+                try:
+                    await self._records.restore(pruned.account, pruned.record, pruned.folder)
+                except UnicodeEncodeError:
+                    log.warning("the line of a pruned snapshot has text that is no Unicode", folder=repr(pruned.folder))
+                    continue
+                self._report.pruned += 1
+
+    def _refuse(self, folder: str, reason: str) -> None:
+        self._report.refused.append((folder, reason))
+        log.warning("a folder cannot be adopted", folder=printable(folder, 300), reason=reason, hint=_HINT)

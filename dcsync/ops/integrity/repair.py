@@ -1,0 +1,283 @@
+"""What verifying found mended: from another copy in the mirror, else from the server; what is lost is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from dcsync.core import plan as planning
+from dcsync.core.cost import Method
+from dcsync.core.lifecycle import JobState, has_expired
+from dcsync.core.model import Job, JobId, ListedFile, SignedFile, StoredFile
+from dcsync.core.plan import Extract, Fetch
+from dcsync.core.ziplayout import ZipError
+from dcsync.errors import (
+    AccessRefused,
+    ApiError,
+    AuthError,
+    DcsyncError,
+    DiskError,
+    MassChange,
+    MirrorTampered,
+    NotFound,
+    StorageError,
+)
+from dcsync.manifest import Records
+from dcsync.mirror.check import look
+from dcsync.mirror.latest import LatestKind
+from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
+from dcsync.mirror.staging import Staging, staged_leaf
+from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.integrity.content_reader import ContentReader
+from dcsync.ops.integrity.report import Damage, Finding, Outcome
+from dcsync.ops.mirroring.archive import Extractor, RemoteArchive, open_directory
+from dcsync.ops.mirroring.fetch import Fetcher, StoreBehaviour
+from dcsync.ops.mirroring.publish import move_latest
+from dcsync.ops.recovery import notice_missing
+from dcsync.tasks import finish
+
+log = structlog.get_logger(__name__)
+
+
+async def repair_folders(context: SyncContext, account: AccountSettings, findings: Sequence[Finding]) -> list[Finding]:
+    """See to it that snapshots whose folder is gone are fetched again; too many at once are left to a person."""
+    if not any(finding.is_folder for finding in findings):
+        return list(findings)
+    try:
+        await notice_missing(context, account)
+    except MassChange as error:
+        return [
+            replace(finding, detail=f"{finding.detail}; {error.message}") if finding.is_folder else finding
+            for finding in findings
+        ]
+    jobs = await context.manifest.jobs(account.name)
+    repaired = []
+    for finding in findings:
+        known = jobs.get(finding.job) if finding.job is not None and finding.is_folder else None
+        if known is not None and known.state is JobState.EXPIRED:
+            detail = f"{finding.detail}, and the server has deleted the extract"
+            repaired.append(replace(finding, outcome=Outcome.LOST, detail=detail))
+        elif known is not None and known.state is JobState.SEEN:
+            repaired.append(
+                replace(finding, outcome=Outcome.REFETCH, detail=f"{finding.detail}; the next sync fetches it")
+            )
+        else:
+            repaired.append(finding)
+    return repaired
+
+
+async def repair_files(
+    context: SyncContext,
+    account: AccountSettings,
+    findings: Sequence[Finding],
+    damages: Sequence[Damage],
+    reader: ContentReader,
+) -> list[Finding]:
+    """Replace damaged files by whole ones of the very same content, in every snapshot that shares them.
+
+    Returns the findings with what came of them. Cancelling is safe: it takes effect between two contents.
+    """
+    repair = _Repair(context, account, reader)
+    by_content: dict[str, list[Damage]] = {}
+    for damage in damages:
+        by_content.setdefault(damage.sha256, []).append(damage)
+    outcomes: dict[str, Finding] = {}
+    for group in by_content.values():
+        for damage, finding in zip(group, await repair.content(group), strict=True):
+            outcomes[damage.finding.path] = finding
+    await repair.renew_latest()
+    return [outcomes.get(finding.path, finding) for finding in findings]
+
+
+class _NotNow(Exception):
+    """It may be had another time."""
+
+
+class _Gone(Exception):
+    """It will not be had from there."""
+
+
+class _Repair:
+    """The repairs of one account."""
+
+    def __init__(self, context: SyncContext, account: AccountSettings, reader: ContentReader) -> None:
+        self._context = context
+        self._account = account
+        self._reader = reader
+        self._records = Records(context.manifest)
+        self._label = f"{context.clock.now():%Y%m%dT%H%M%SZ}"
+        self._touched: set[JobId] = set()
+
+    async def content(self, group: Sequence[Damage]) -> list[Finding]:
+        """Mend every file of one content."""
+        try:
+            return await self._mend(group)
+        except _Gone as gone:
+            return [
+                replace(damage.finding, outcome=Outcome.LOST, detail=f"{damage.finding.detail}; {gone}")
+                for damage in group
+            ]
+        except (_NotNow, DiskError, MirrorTampered) as error:
+            return [
+                replace(damage.finding, detail=f"{damage.finding.detail}; not repaired: {error}") for damage in group
+            ]
+
+    async def renew_latest(self) -> None:
+        """Let a `latest` of hard links have the new files too."""
+        if self._context.settings.latest is LatestKind.HARDLINKS:
+            for job in sorted(self._touched):
+                await move_latest(self._context, self._account, job, anew=True)
+
+    async def _mend(self, group: Sequence[Damage]) -> list[Finding]:
+        body = group[0].body
+        if body is not None:
+            return [await self._put(damage, None, body) for damage in group]
+        if group[0].stored is None:
+            message = "it stands nowhere else; the snapshot's data is not concerned"
+            raise _Gone(message)
+        spare = await self._spare(group)
+        if spare is not None:
+            return await self._put_all(group, spare)
+        return await self._fetch_and_put(group)
+
+    async def _put_all(self, group: Sequence[Damage], source: Place) -> list[Finding]:
+        findings = [await self._put(group[0], source, None)]
+        # The others share the first one's new file, as they shared the old one.
+        first = Place(folder=group[0].folder, name=group[0].name)
+        findings += [await self._put(damage, first, None) for damage in group[1:]]
+        return findings
+
+    async def _put(self, damage: Damage, source: Place | None, body: bytes | None) -> Finding:
+        return await finish(self._put_and_record(damage, source, body))
+
+    async def _put_and_record(self, damage: Damage, source: Place | None, body: bytes | None) -> Finding:
+        """Replace one file and record it, as one step: a row that speaks of the old inode only costs a hash later."""
+        context, target = self._context, Place(folder=damage.folder, name=damage.name)
+        context.root.check_still_there()
+        if source is not None:
+            facts, kept = await context.disk.run(replace_by_link, context.root, target, source, label=self._label)
+        else:
+            facts, kept = await context.disk.run(replace_by_bytes, context.root, target, body or b"", label=self._label)
+        job = damage.finding.job
+        if job is not None:
+            self._touched.add(job)
+            if damage.stored is not None:
+                await self._records.note_replaced(
+                    self._account.name, job, damage.name, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino
+                )
+        return replace(damage.finding, outcome=Outcome.REPAIRED, kept=kept)
+
+    async def _spare(self, group: Sequence[Damage]) -> Place | None:
+        """Return a whole file of this content elsewhere in the mirror."""
+        bad = {damage.inode for damage in group}
+        damaged = {(damage.folder, damage.name) for damage in group}
+        folders = await self._context.manifest.published_folders(self._account.name)
+        for job, stored in await self._copies(group):
+            folder = folders.get(job)
+            if folder is None or (folder, stored.name) in damaged:
+                continue
+            try:
+                entry = await self._context.disk.run(look, self._context.root, folder, stored.name)
+                if (entry.device, entry.inode) in bad or not entry.is_file:
+                    continue
+                digest = await self._reader.digest(folder, stored.name, entry)
+            except (DcsyncError, FileNotFoundError):
+                continue
+            if digest.sha256 == stored.sha256:
+                return Place(folder=folder, name=stored.name)
+        return None
+
+    async def _copies(self, group: Sequence[Damage]) -> Sequence[tuple[JobId, StoredFile]]:
+        sha256 = group[0].sha256
+        return (await self._records.copies(self._account.name, {sha256}))[sha256]
+
+    # --- from the server ----------------------------------------------------------------------------------------------
+
+    async def _fetch_and_put(self, group: Sequence[Damage]) -> list[Finding]:
+        """Fetch the content from whichever extract that has it is still on the server, the newest first."""
+        context, now = self._context, self._context.clock.now()
+        jobs = await context.manifest.jobs(self._account.name)
+        holders = [(jobs[job].job, stored) for job, stored in await self._copies(group) if job in jobs]
+        there = [(job, stored) for job, stored in holders if not has_expired(job.completed_at, now)]
+        there.sort(key=lambda held: (held[0].completed_at is not None, held[0].completed_at, held[0].id), reverse=True)
+        reason = "no other copy of it is here, and the server has deleted every extract that had it"
+        later: _NotNow | None = None
+        for job, stored in there:
+            leaf = JobId(f"repair-{stored.sha256[:16]}")
+            with await context.disk.run(Staging, context.root, leaf) as staging:
+                try:
+                    fetched = await self._fetch(job, stored, staging)
+                    if fetched.sha256 == stored.sha256:
+                        source = Place(folder=staging.relative, name=staged_leaf(stored.name))
+                        return await self._put_all(group, source)
+                    reason = f"the server has other bytes now (SHA-256 {fetched.sha256})"
+                except _Gone as gone:
+                    reason = str(gone)
+                except _NotNow as error:
+                    later = error
+                finally:
+                    await context.disk.run(staging.discard)
+        raise later or _Gone(reason)
+
+    async def _fetch(self, job: Job, stored: StoredFile, staging: Staging) -> StoredFile:
+        context = self._context
+        await context.disk.run(context.root.check_room, size=stored.size, entries=8, reserve=context.settings.min_free)
+        try:
+            try:
+                return await self._by_url(job, stored, staging)
+            except NotFound:
+                # What only the archive has has no URL of its own.
+                return await self._from_archive(job, stored, staging)
+        except (NotFound, ZipError) as error:
+            message = f"the server does not have it any more ({error})"
+            raise _Gone(message) from None
+        except StorageError as error:
+            if error.poison:
+                message = f"the server has other bytes now ({error.message})"
+                raise _Gone(message) from None
+            raise _NotNow(error.message) from None
+        except (ApiError, AuthError) as error:
+            # A permission that was taken away may be given back: that is no loss yet.
+            refused = "no permission: " if isinstance(error, AccessRefused) else ""
+            raise _NotNow(f"{refused}{error.message}") from None
+
+    async def _by_url(self, job: Job, stored: StoredFile, staging: Staging) -> StoredFile:
+        lore = StoreBehaviour(is_md5=None, conditional_works=None)
+        fetcher = Fetcher(self._context, job=job, sign=self._sign, staging=staging, previous=None, lore=lore)
+        listed = ListedFile(name=stored.original, size=stored.size)
+        await fetcher.fetch_all((Fetch(file=listed, name=stored.name, reason="repair"),))
+        if fetcher.tally.failures:
+            raise fetcher.tally.failures[0][1]
+        return fetcher.tally.stored[stored.name]
+
+    async def _from_archive(self, job: Job, stored: StoredFile, staging: Staging) -> StoredFile:
+        listing = await self._context.api.listing(self._account.id, job.id)
+        listed = planning.archive_in(listing)
+        if listed is None:
+            message = "the extract has no archive"
+            raise ZipError(message)
+        archive = RemoteArchive(self._context, job=job, sign=self._sign, size=listed.size)
+        directory = await open_directory(self._context, archive)
+        member = next((member for member in directory.members if member.name == stored.original), None)
+        if member is None:
+            message = "the archive does not hold it"
+            raise ZipError(message)
+        wanted = Extract(
+            file=ListedFile(name=stored.original, size=member.size),
+            name=stored.name,
+            reason="repair",
+            member=member,
+            is_listed=False,
+        )
+        extractor = Extractor(self._context, archive, job=job, staging=staging)
+        await extractor.extract(planning.spans_of([member], Method.RANGES, directory), [wanted])
+        found = extractor.extraction.stored.get(stored.name)
+        if found is None:
+            message = extractor.extraction.damaged.get(stored.original, "it could not be read")
+            raise ZipError(message)
+        return found
+
+    async def _sign(self, job: Job, name: str) -> SignedFile:
+        return await self._context.api.sign(self._account.id, job.id, name)

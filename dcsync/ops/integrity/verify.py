@@ -1,0 +1,362 @@
+"""Every byte of the mirror read again and compared with what was published: by the manifest, and by `SHA256SUMS`.
+
+A part of many reads only its share of the contents, each of which belongs to one part whatever snapshots share it; so
+all parts together read everything once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from dcsync.core import sidecar
+from dcsync.core.layout import recognise
+from dcsync.core.lifecycle import OPEN, JobState
+from dcsync.core.model import JobId, Snapshot
+from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
+from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
+from dcsync.manifest import Notes, Records
+from dcsync.mirror import adopt
+from dcsync.mirror.check import Entry, Survey, survey
+from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
+from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, Unwatched
+from dcsync.ops.integrity.rebuild import is_placed
+from dcsync.ops.integrity.repair import repair_files, repair_folders
+from dcsync.ops.integrity.report import Damage, Finding, Kind, Outcome, VerifyReport
+
+log = structlog.get_logger(__name__)
+
+#: The note of the part that a nightly run read last.
+_LAST_PART = "verify.part"
+#: What another process prunes is renamed away this long before its row says so.
+_PRUNING_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One share of several, counted from 1."""
+
+    number: int
+    of: int
+
+    def has(self, key: str) -> bool:
+        """Say whether a content or folder is this part's to read. The same for ever, whatever else there is."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") % self.of == self.number - 1
+
+
+WHOLE = Part(number=1, of=1)
+
+
+async def verify(
+    context: MirrorContext,
+    accounts: Sequence[AccountSettings],
+    *,
+    part: tuple[int, int] | None = None,
+    repair: bool = False,
+    rate: int | None = None,
+    observer: ReadingObserver | None = None,
+) -> VerifyReport:
+    """Read the published snapshots of `accounts`, or a part of them, at most `rate` bytes a second.
+
+    With `repair`, which needs a `SyncContext`, what is damaged is replaced by a copy of the mirror, else by what the
+    server still has; the damaged file is kept aside. What is found is in the report, not raised. Cancelling is safe.
+    """
+    observer = observer or Unwatched()
+    reader = ContentReader(context, rate=rate, observer=observer)
+    report = VerifyReport(part=part)
+    chosen = WHOLE if part is None else Part(number=part[0], of=part[1])
+    for account in accounts:
+        await _Verification(context, account, chosen, reader, report, repair=repair, observer=observer).run()
+    report.files, report.read_bytes = reader.read_files, reader.read_bytes
+    _say(report)
+    return report
+
+
+async def verify_nightly(
+    context: MirrorContext,
+    accounts: Sequence[AccountSettings],
+    *,
+    days: int,
+    repair: bool = False,
+    rate: int | None = None,
+    observer: ReadingObserver | None = None,
+) -> VerifyReport:
+    """Read the part after the one that was read last, so that everything is read within `days` nights.
+
+    A night that is missed or cut short moves the parts on by one night; none is passed over.
+    """
+    notes = Notes(context.manifest)
+    last = await notes.recall(_LAST_PART)
+    number = 1
+    if last is not None and last.endswith(f"/{days}") and last.partition("/")[0].isdigit():
+        number = int(last.partition("/")[0]) % days + 1
+    report = await verify(context, accounts, part=(number, days), repair=repair, rate=rate, observer=observer)
+    await notes.remember(_LAST_PART, f"{number}/{days}")
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Expected:
+    """A file that must be there. `size` is unknown for our own; `body` is known where it can be made anew."""
+
+    sha256: str
+    size: int | None = None
+    body: bytes | None = field(default=None, repr=False)
+
+
+class _Verification:
+    """One account's share."""
+
+    def __init__(
+        self,
+        context: MirrorContext,
+        account: AccountSettings,
+        part: Part,
+        reader: ContentReader,
+        report: VerifyReport,
+        *,
+        repair: bool,
+        observer: ReadingObserver,
+    ) -> None:
+        self._context = context
+        self._account = account
+        self._part = part
+        self._reader = reader
+        self._report = report
+        self._repair = repair
+        self._observer = observer
+        self._records = Records(context.manifest)
+        self._findings: list[Finding] = []
+        self._damages: list[Damage] = []
+
+    async def run(self) -> None:
+        jobs = await self._context.manifest.jobs(self._account.name, states={JobState.PUBLISHED})
+        published = list(jobs.values())
+        # The newest first: what is damaged there is what the next snapshot would link to.
+        published.sort(key=lambda known: (known.folder or "", known.job.id), reverse=True)
+        for number, known in enumerate(published, 1):
+            self._observer.snapshot(known.folder or "", number, len(published))
+            await self._snapshot(known.job.id)
+        await self._unknown_folders()
+        if self._findings:
+            await self._forget_pruned()
+        if self._repair and self._findings:
+            assert isinstance(self._context, SyncContext)  # noqa: S101 - repairing fetches
+            folders = await repair_folders(self._context, self._account, self._findings)
+            self._findings = await repair_files(self._context, self._account, folders, self._damages, self._reader)
+        self._report.findings += self._findings
+
+    async def _snapshot(self, job: JobId) -> None:
+        found = await self._records.snapshot(self._account.name, job)
+        if found is None:
+            return
+        snapshot, sidecar_sha256 = found
+        self._report.snapshots += 1
+        await self._look_at(snapshot, sidecar_sha256)
+
+    async def _forget_pruned(self) -> None:
+        """Take back what was found in snapshots that were pruned meanwhile: there it is missing rightly."""
+        # The row follows the rename within the time of some fsyncs.
+        await self._context.clock.sleep(_PRUNING_S)
+        published = await self._context.manifest.published_folders(self._account.name)
+        self._findings = [found for found in self._findings if found.job is None or found.job in published]
+        self._damages = [damage for damage in self._damages if damage.finding.job in published]
+
+    async def _look_at(self, snapshot: Snapshot, sidecar_sha256: str | None) -> None:
+        root, folder = self._context.root, snapshot.folder
+        try:
+            there = await self._context.disk.run(survey, root, folder)
+            sums = await self._sums(folder)
+        except FileNotFoundError:
+            self._find(Kind.MISSING, snapshot.job, folder, "the snapshot's folder is not there", is_folder=True)
+            return
+        except DcsyncError as error:
+            kind = Kind.CHANGED if isinstance(error, MirrorTampered) else Kind.UNREADABLE
+            self._find(kind, snapshot.job, folder, error.message)
+            return
+        expected = {stored.name: _Expected(sha256=stored.sha256, size=stored.size) for stored in snapshot.files}
+        own = self._own_files(snapshot, sidecar_sha256, sums)
+        for name, wanted in expected.items():
+            if self._part.has(wanted.sha256):
+                await self._file(snapshot, name, wanted, there, sums)
+        if not self._part.has(folder):
+            return
+        for name, wanted in own.items():
+            await self._file(snapshot, name, wanted, there, {})
+        if sidecar_sha256 is None:
+            self._compare_sums(snapshot, sums)
+        for name in sorted(there.entries.keys() - expected.keys() - {SIDECAR_NAME, SUMS_NAME}):
+            self._find(Kind.EXTRA, snapshot.job, f"{folder}/{name}", "it is no file of the snapshot")
+
+    async def _sums(self, folder: str) -> Mapping[str, str]:
+        try:
+            return await self._context.disk.run(adopt.read_sums, self._context.root, folder)
+        except DcsyncError:
+            # Found as a file of its own.
+            return {}
+
+    def _own_files(
+        self, snapshot: Snapshot, sidecar_sha256: str | None, sums: Mapping[str, str]
+    ) -> dict[str, _Expected]:
+        """Return what `_dcsync.json` and `SHA256SUMS` must be; a snapshot that was adopted may have neither."""
+        if sidecar_sha256 is None:
+            said = sums.get(SIDECAR_NAME)
+            return {} if said is None else {SIDECAR_NAME: _Expected(sha256=said)}
+        lines = [(stored.name, stored.sha256) for stored in snapshot.files]
+        body = sidecar.render_sums([*lines, (SIDECAR_NAME, sidecar_sha256)])
+        return {
+            SIDECAR_NAME: _Expected(sha256=sidecar_sha256),
+            SUMS_NAME: _Expected(sha256=hashlib.sha256(body).hexdigest(), size=len(body), body=body),
+        }
+
+    def _compare_sums(self, snapshot: Snapshot, sums: Mapping[str, str]) -> None:
+        other = [stored.name for stored in snapshot.files if sums and sums.get(stored.name) != stored.sha256]
+        if other:
+            detail = f"it says otherwise than the manifest of {len(other)} files; the first is {other[0]}"
+            self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{SUMS_NAME}", detail)
+
+    async def _file(
+        self, snapshot: Snapshot, name: str, wanted: _Expected, there: Survey, sums: Mapping[str, str]
+    ) -> None:
+        """Compare one file, and note what is amiss with it."""
+        entry = there.entries.get(name)
+        error = next((there.errors[path] for path in _above(name) if path in there.errors), None)
+        if entry is None and error is not None:
+            self._damage(Kind.UNREADABLE, snapshot, name, wanted, error.message, error=error)
+        elif entry is None:
+            self._damage(Kind.MISSING, snapshot, name, wanted, "it is not there")
+        elif not entry.is_file:
+            self._damage(Kind.CHANGED, snapshot, name, wanted, "something that is no file stands in its place")
+        elif wanted.size is not None and entry.size != wanted.size:
+            kind = Kind.TRUNCATED if entry.size < wanted.size else Kind.CHANGED
+            detail = f"it has {entry.size} bytes, {wanted.size} were published"
+            self._damage(kind, snapshot, name, wanted, detail, entry=entry)
+        else:
+            await self._content(snapshot, name, wanted, entry, sums)
+
+    async def _content(
+        self, snapshot: Snapshot, name: str, wanted: _Expected, entry: Entry, sums: Mapping[str, str]
+    ) -> None:
+        try:
+            digest = await self._reader.digest(snapshot.folder, name, entry)
+        except FileNotFoundError:
+            self._damage(Kind.MISSING, snapshot, name, wanted, "it is not there")
+        except DcsyncError as error:
+            self._damage(Kind.UNREADABLE, snapshot, name, wanted, error.message, entry=entry, error=error)
+        else:
+            if digest.sha256 == wanted.sha256:
+                return
+            if digest.sha256 == sums.get(name):
+                detail = f"it is what {SUMS_NAME} says, and the manifest says otherwise: dcsync rebuild mends that"
+                self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{name}", detail)
+                return
+            detail = f"its SHA-256 is {digest.sha256}, {wanted.sha256} was published"
+            self._damage(Kind.CHANGED, snapshot, name, wanted, detail, entry=entry)
+
+    async def _unknown_folders(self) -> None:
+        """Find folders that look like snapshots of this account and are not in the manifest."""
+        context, name = self._context, self._account.name
+        settings = context.settings
+        known = {
+            folder
+            for account in await context.manifest.accounts()
+            for folder in (await context.manifest.published_folders(account)).values()
+        }
+
+        def is_one(folder: str) -> bool:
+            return is_placed(settings, folder)
+
+        def find() -> list[str]:
+            depth = len(settings.layout.request_segments)
+            found = []
+            for folder in adopt.find_snapshots(context.root, is_one=is_one):
+                parts = folder.split("/")
+                is_latest = len(parts) == depth + 1 and parts[-1] == settings.layout.latest_name
+                if not is_latest and self._part.has(folder) and folder not in known and self._is_ours(folder):
+                    found.append(folder)
+            return found
+
+        for folder in await context.disk.run(find):
+            job = await context.manifest.folder_taken_by(folder)
+            taker = None if job is None else await context.manifest.job(name, job)
+            is_published = taker is not None and (taker.state, taker.folder) == (JobState.PUBLISHED, folder)
+            if is_published or (taker is not None and taker.state in OPEN):
+                # It came during the look, or is about to; or the next sync adopts it.
+                continue
+            self._find(
+                Kind.EXTRA, None, folder, "a snapshot that the manifest does not know; dcsync rebuild takes it in"
+            )
+
+    def _is_ours(self, folder: str) -> bool:
+        """Say whether an unknown folder is this account's, or may be. Blocks."""
+        settings = self._context.settings
+        try:
+            snapshot = adopt.read_snapshot(self._context.root, folder)
+        except DcsyncError:
+            snapshot = None
+        where = recognise(settings.layout, folder, settings.zone)
+        account = snapshot.account if snapshot is not None else None if where is None else where.account
+        return account in {None, self._account.name}
+
+    def _find(self, kind: Kind, job: JobId | None, path: str, detail: str, *, is_folder: bool = False) -> None:
+        finding = Finding(kind=kind, account=self._account.name, job=job, path=path, detail=detail, is_folder=is_folder)
+        self._findings.append(finding)
+
+    def _damage(
+        self,
+        kind: Kind,
+        snapshot: Snapshot,
+        name: str,
+        wanted: _Expected,
+        detail: str,
+        *,
+        entry: Entry | None = None,
+        error: DcsyncError | None = None,
+    ) -> None:
+        self._find(kind, snapshot.job, f"{snapshot.folder}/{name}", detail)
+        if error is not None and not isinstance(error, DiskFault):
+            # No permission, say: nothing tells that the file itself is damaged.
+            return
+        self._damages.append(
+            Damage(
+                finding=self._findings[-1],
+                folder=snapshot.folder,
+                name=name,
+                sha256=wanted.sha256,
+                stored=next((stored for stored in snapshot.files if stored.name == name), None),
+                body=wanted.body,
+                inode=None if entry is None else (entry.device, entry.inode),
+            )
+        )
+
+
+def _above(name: str) -> list[str]:
+    """Return the paths whose error may hide a file: its own, and those of the folders above it."""
+    parts = name.split("/")
+    return [name, *("/".join(parts[:count]) + "/" * (count > 0) for count in range(len(parts)))]
+
+
+def _say(report: VerifyReport) -> None:
+    for finding in report.findings:
+        level = log.error if finding.outcome in {Outcome.LOST, Outcome.FOUND} else log.warning
+        level(
+            f"{finding.kind} in the mirror",
+            account=finding.account,
+            job=finding.job,
+            path=finding.path,
+            detail=finding.detail,
+            outcome=finding.outcome.value,
+        )
+    if report.findings or report.files:
+        log.info(
+            "snapshots verified",
+            snapshots=report.snapshots,
+            files=report.files,
+            read_bytes=report.read_bytes,
+            findings=len(report.findings),
+            part=None if report.part is None else f"{report.part[0]}/{report.part[1]}",
+        )

@@ -1,0 +1,1 @@
+"""One run: poll, plan, fetch, publish. What brings an extract from Autodesk into the mirror."""

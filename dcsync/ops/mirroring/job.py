@@ -1,0 +1,517 @@
+"""One job's way into the mirror: list, compare, choose the cheapest way, get what changed, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from dcsync.core import cost, ziplayout
+from dcsync.core import plan as planning
+from dcsync.core.anomaly import Finding
+from dcsync.core.cost import CostInputs, Method, Price
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import ARCHIVE_NAME, Job, JobId, ListedFile, RequestId, SignedFile, Snapshot, StoredFile
+from dcsync.core.names import printable
+from dcsync.core.plan import Fetch, Known, Link, Plan, Selection, Skip
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
+from dcsync.core.ziplayout import Directory, ZipError
+from dcsync.errors import (
+    BadListing,
+    ContentChanged,
+    DcsyncError,
+    DiskFull,
+    ExtractMissing,
+    NotFound,
+    RangeIgnored,
+    StorageError,
+    StorageUnreachable,
+    TooSlow,
+)
+from dcsync.mirror.staging import Staging
+from dcsync.ops.context import AccountSettings, Strategy, SyncContext
+from dcsync.ops.mirroring.archive import Archive, Extractor, RemoteArchive, StagedArchive, open_directory
+from dcsync.ops.mirroring.fetch import Fetcher, StoreBehaviour
+from dcsync.ops.mirroring.publish import Staged, adopt_if_there, choose_folder, publish
+from dcsync.tasks import each
+
+log = structlog.get_logger(__name__)
+
+#: How often an archive that changes while it is read is looked at anew before its files are fetched one by one.
+_MAX_LOOKS = 3
+#: In how many snapshots a file is looked for that is not as it was recorded in the one before.
+_MAX_COPIES = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class AccountKnowledge:
+    """What is known of an account and learnt while its jobs are mirrored."""
+
+    facts: AccountFacts = field(default_factory=AccountFacts)
+    lore: StoreBehaviour = field(default_factory=lambda: StoreBehaviour(is_md5=None, conditional_works=None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A snapshot that a run published or adopted."""
+
+    job: JobId
+    folder: str
+    strategy: str
+    files: int
+    fetched_bytes: int
+    linked_bytes: int
+    calls: int
+    #: What looks wrong with its tables beside the snapshots before.
+    warnings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a dry run would do with a job. `prices` holds each way that there is, `price` the one it would go."""
+
+    job: JobId
+    request: RequestId
+    folder: str
+    plan: Plan
+    price: Price
+    prices: Mapping[Method, Price]
+
+
+class JobMirror:
+    """Mirrors the jobs of one account, one after another."""
+
+    def __init__(self, context: SyncContext, account: AccountSettings, learnt: AccountKnowledge) -> None:
+        #: API calls of all jobs so far, also of those that failed.
+        self.calls = 0
+        self._context = context
+        self._account = account
+        self._learnt = learnt
+
+    async def plan(self, known: KnownJob, request: KnownRequest) -> Planned:
+        """Decide what would be done with a job and write nothing. Reads its listing and its archive's directory."""
+        context, job = self._context, known.job
+        folder = await choose_folder(context, self._account, request, known)
+        listing = await self._list(job)
+        previous = await self._previous(request, job)
+        archive = self._remote_archive(job, listing)
+        directory, _ = (None, None) if archive is None else await self._look_at(archive, job)
+        known_here = replace(self._known(directory), previous=previous)
+        plan = planning.plan(listing, known_here, selection=self._account.selection)
+        prices = planning.ways_to(plan, directory, await self._market())
+        price = _choose(prices, context.settings.strategy)
+        plan = plan.by_url() if price.way is Method.FILES else plan
+        return Planned(job=job.id, request=request.id, folder=folder, plan=plan, price=price, prices=prices)
+
+    async def mirror(self, known: KnownJob, request: KnownRequest) -> Published:
+        """Mirror a job. Raises what kept it from being published; what is staged is kept for the next try."""
+        context, account, job = self._context, self._account, known.job
+        folder = await choose_folder(context, account, request, known)
+        adopted = await adopt_if_there(context, account, known, folder)
+        if adopted is not None:
+            return Published(
+                job=job.id,
+                folder=folder,
+                strategy="adopted",
+                files=len(adopted.files),
+                fetched_bytes=0,
+                linked_bytes=0,
+                calls=0,
+            )
+        calls_before = self.calls
+        listing = await self._list(job)
+        previous = await self._previous(request, job)
+        await self._move(known, JobState.LISTED, folder=folder)
+        context.root.check_still_there()
+        with await context.disk.run(Staging, context.root, account.staging_of(job.id), context.number) as staging:
+            gathering = _Gathering(
+                job=job, listing=listing, previous=previous, staging=staging, selection=account.selection
+            )
+            gathering.stage(await context.disk.run(staging.recover))
+            began = context.clock.monotonic()
+            try:
+                await self._gather(gathering, known, folder)
+            except DiskFull:
+                # Room for others, and for the next try: what is whole stays.
+                await context.disk.run(staging.drop_parts)
+                raise
+            staged = Staged(
+                job=job,
+                request=request,
+                folder=folder,
+                strategy="files" if gathering.price is None else "archive",
+                reason=gathering.reason,
+                prices=tuple(gathering.prices.values()),
+                reasons=gathering.reasons,
+                skipped=tuple((skip.file.name, skip.reason) for skip in gathering.plan.skipped),
+                previous=previous,
+                files=gathering.files,
+                calls=self.calls - calls_before,
+                fetched_bytes=gathering.fetched_bytes,
+                seconds=context.clock.monotonic() - began,
+            )
+            snapshot, warnings = await publish(context, account, staging, staged)
+        return Published(
+            job=job.id,
+            folder=snapshot.folder,
+            strategy=staged.strategy,
+            files=len(snapshot.files),
+            fetched_bytes=staged.fetched_bytes,
+            linked_bytes=staged.linked_bytes,
+            calls=staged.calls,
+            warnings=warnings,
+        )
+
+    async def _gather(self, gathering: _Gathering, known: KnownJob, folder: str) -> None:
+        """Bring every file of the job into the staging: what the archive is good for, then the rest one by one."""
+        job = gathering.job
+        await self._move(known, JobState.STAGING)
+        archive = await self._archive(gathering)
+        directory = None
+        for look in range(_MAX_LOOKS if archive is not None else 0):
+            assert archive is not None  # noqa: S101 - else there is no look
+            directory, gathering.broken_off = await self._look_at(archive, job)
+            plan = await self._link(gathering, directory)
+            if look == 0:
+                self._announce(job, folder, plan)
+            try:
+                if directory is not None:
+                    await self._extract(gathering, plan, archive, directory)
+                break
+            except ContentChanged as error:
+                # Its members are compared anew: what is staged stays where the new archive has the same.
+                log.warning("the archive changed while it was read", job=job.id, error=error.message, look=look + 1)
+                directory = None
+                archive.forget()
+        gathering.plan = gathering.planned(self._known(directory)).by_url()
+        if archive is None:
+            self._announce(job, folder, gathering.plan)
+        await self._fetch_rest(gathering)
+
+    async def _fetch_rest(self, gathering: _Gathering) -> None:
+        """Fetch what did not come out of the archive; raise what broke that off if some of it has no URL of its own."""
+        fetches = gathering.plan.fetches
+        if gathering.broken_off is not None and fetches:
+            # One alone first, the smallest: when it is the line that is down, five calls say so and not five for each.
+            await self._fetch(gathering, fetches[-1:])
+            fetches = fetches[:-1]
+        await self._fetch(gathering, fetches)
+        if gathering.broken_off is not None and gathering.plan.extracts:
+            raise gathering.broken_off
+
+    def _announce(self, job: Job, folder: str, plan: Plan) -> None:
+        files = len(plan.fetches) + len(plan.extracts)
+        self._context.observer.job_started(self._account.name, job.id, folder, files=files, size=plan.new_bytes)
+
+    # --- comparing ----------------------------------------------------------------------------------------------------
+
+    async def _list(self, job: Job) -> tuple[ListedFile, ...]:
+        self.calls += 1
+        try:
+            listing = await self._context.api.listing(self._account.id, job.id)
+        except NotFound as error:
+            raise ExtractMissing(error.message) from None
+        if not listing:
+            # A complete extract holds a README at least; an empty one published would look like data gone.
+            message = f"the data listing of job {job.id} is empty"
+            raise BadListing(message)
+        return listing
+
+    async def _previous(self, request: KnownRequest, job: Job) -> Snapshot | None:
+        return await self._context.manifest.snapshot_before(self._account.name, request.id, job.completed_at)
+
+    def _remote_archive(self, job: Job, listing: Sequence[ListedFile]) -> RemoteArchive | None:
+        """Return the job's archive, if there is one and the strategy wants it looked at."""
+        settings, listed = self._context.settings, planning.archive_in(listing)
+        if settings.strategy is Strategy.FILES:
+            return None
+        if listed is None:
+            log.info("the extract has no archive; its files are fetched one by one", job=job.id)
+            return None
+        if settings.strategy is Strategy.AUTO and not planning.is_worth_a_look(listing, self._account.selection):
+            return None
+        return RemoteArchive(self._context, job=job, sign=self._sign, size=listed.size)
+
+    async def _archive(self, gathering: _Gathering) -> Archive | None:
+        """Return the archive to read from. One that is kept is fetched first, and read where it lies."""
+        archive = self._remote_archive(gathering.job, gathering.listing)
+        if archive is None:
+            return None
+        kept = [fetch for fetch in gathering.planned(self._known()).fetches if fetch.file.name == ARCHIVE_NAME]
+        await self._fetch(gathering, kept)
+        stored = gathering.staged.get(ARCHIVE_NAME)
+        return archive if stored is None else StagedArchive(self._context, gathering.staging, stored)
+
+    async def _look_at(self, archive: Archive, job: Job) -> tuple[Directory | None, StorageError | None]:
+        """Read the archive's directory; None, said once, when it cannot be used.
+
+        Then with the error if it may be the line's: single files would only meet the same.
+        """
+        try:
+            directory = await open_directory(self._context, archive)
+        except (ZipError, StorageError, NotFound) as error:
+            words = error.message if isinstance(error, DcsyncError) else str(error)
+            log.warning("the archive cannot be used; its files are fetched one by one", job=job.id, reason=words)
+            return None, error if isinstance(error, StorageUnreachable | TooSlow) else None
+        if directory.refused:
+            log.warning(
+                "members of the archive are refused",
+                job=job.id,
+                count=len(directory.refused),
+                first=ziplayout.describe(directory.refused[0]),
+            )
+        return directory, None
+
+    def _known(self, directory: Directory | None = None) -> Known:
+        conditional = self._learnt.lore.conditional_works is not False
+        return Known(directory=directory, conditional=conditional, trust_crc=self._context.settings.trust_crc)
+
+    async def _market(self) -> CostInputs:
+        limiter = self._context.limiter
+        return CostInputs(
+            calls_left=await limiter.left(),
+            limit=limiter.limit,
+            bytes_per_second=self._learnt.facts.bytes_per_second,
+            slots=self._context.settings.concurrency,
+        )
+
+    async def _check_room(self, *, size: int, files: int) -> None:
+        """Raise `DiskFull` or `InodesExhausted` unless so much more fits; the folders and our own files count too."""
+        context = self._context
+        reserve = context.settings.min_free
+        await context.disk.run(context.root.check_room, size=size, entries=files + 2, reserve=reserve)
+
+    # --- getting ------------------------------------------------------------------------------------------------------
+
+    async def _link(self, gathering: _Gathering, directory: Directory | None) -> Plan:
+        """Plan, and link what the archive says has not changed; what cannot be linked is planned anew."""
+        while True:
+            plan = gathering.planned(self._known(directory))
+            if not plan.links:
+                return plan
+            failed = await self._link_all(gathering, plan.links)
+            if failed:
+                log.warning(
+                    "files of the snapshot before are not as they were recorded; they are fetched anew",
+                    job=gathering.job.id,
+                    count=len(failed),
+                    first=min(failed),
+                )
+
+    async def _link_all(self, gathering: _Gathering, links: Sequence[Link]) -> set[str]:
+        disk, previous = self._context.disk, gathering.previous
+        failed: set[str] = set()
+
+        async def one(link: Link) -> None:
+            assert previous is not None  # noqa: S101 - a link has a source
+            linked = await disk.run(gathering.staging.link, previous, link.source, link.name)
+            linked = linked or await self._link_older(gathering, previous, link)
+            if linked is None:
+                failed.add(link.name)
+            else:
+                gathering.stage({link.name: replace(linked, packed=link.packed)}, {link.name: link.reason})
+
+        await each(links, one, at_once=self._context.settings.concurrency)
+        gathering.unlinkable |= failed
+        return failed
+
+    async def _link_older(self, gathering: _Gathering, previous: Snapshot, link: Link) -> StoredFile | None:
+        """Link what the snapshot before does not have as it was recorded from an older one that does."""
+        manifest, account = self._context.manifest, self._account.name
+        for copy in await manifest.copies(account, previous.request, link.source, limit=_MAX_COPIES):
+            if copy.job != previous.job:
+                linked = await self._context.disk.run(gathering.staging.link, copy, copy.files[0], link.name)
+                if linked is not None:
+                    log.warning(
+                        "a file of the snapshot before is not as it was recorded; it is linked from an older one",
+                        job=gathering.job.id,
+                        snapshot=previous.folder,
+                        file=link.source.name,
+                        older=copy.folder,
+                    )
+                    return linked
+        return None
+
+    async def _share(self, gathering: _Gathering, extracted: Sequence[StoredFile]) -> None:
+        """Keep one copy on the disk of what turned out not to have changed; the bytes were read all the same."""
+        previous = gathering.previous
+        before = {} if previous is None else {stored.original: stored for stored in previous.files}
+
+        async def one(stored: StoredFile) -> None:
+            source = before.get(stored.original)
+            if source is None or previous is None or not stored.size:
+                return
+            if (source.size, source.sha256) != (stored.size, stored.sha256):
+                return
+            linked = await self._context.disk.run(gathering.staging.link, previous, source, stored.name)
+            if linked is not None:
+                gathering.staged[stored.name] = replace(linked, how=stored.how, packed=stored.packed)
+
+        await each(extracted, one, at_once=self._context.settings.concurrency)
+
+    async def _extract(self, gathering: _Gathering, plan: Plan, archive: Archive, directory: Directory) -> None:
+        """Stage members out of the archive by the cheapest way; what is damaged there is left to its own URL."""
+        prices = planning.ways_to(plan, directory, await self._market())
+        price = _choose(prices, self._context.settings.strategy)
+        if not archive.is_remote:
+            price = prices[Method.RANGES]
+        gathering.settle_on(price, prices)
+        await self._check_room(size=plan.new_bytes, files=len(plan.actions))
+        plan = plan.by_url() if price.way is Method.FILES else plan
+        extractor = Extractor(self._context, archive, job=gathering.job, staging=gathering.staging)
+        spans = planning.spans_of([extract.member for extract in plan.extracts], price.way, directory)
+        began, before = self._context.clock.monotonic(), archive.fetched_bytes
+        try:
+            await extractor.extract(spans, plan.extracts)
+        except RangeIgnored as error:
+            log.warning("the archive cannot be read on", job=gathering.job.id, reason=error.message)
+            # The listed ones have URLs of their own; what only the archive has cannot be got any more.
+            gathering.damaged |= {
+                extract.file.name: error.message
+                for extract in plan.extracts
+                if not extract.is_listed and extract.name not in extractor.extraction.stored
+            }
+        except (StorageUnreachable, TooSlow) as error:
+            # It was gone on with at the byte for as long as any came. The listed ones have URLs of their own.
+            gathering.broken_off = error
+            log.warning(
+                "the archive breaks off; what is left is fetched one by one",
+                job=gathering.job.id,
+                code=error.code,
+                reason=error.message,
+            )
+        finally:
+            received = archive.fetched_bytes - before
+            gathering.fetched_bytes += received
+            self._learn_speed(received, self._context.clock.monotonic() - began)
+            reasons = {extract.name: extract.reason for extract in plan.extracts}
+            gathering.stage(extractor.extraction.stored, reasons)
+        await self._share(gathering, tuple(extractor.extraction.stored.values()))
+        if extractor.extraction.damaged:
+            gathering.damaged |= extractor.extraction.damaged
+            name, damage = next(iter(extractor.extraction.damaged.items()))
+            log.warning(
+                "members of the archive are damaged; they are fetched one by one",
+                job=gathering.job.id,
+                count=len(extractor.extraction.damaged),
+                first=f"{printable(name)}: {damage}",
+            )
+
+    async def _fetch(self, gathering: _Gathering, fetches: Sequence[Fetch]) -> None:
+        """Fetch files by their own URLs."""
+        if fetches:
+            await self._check_room(size=sum(fetch.file.size for fetch in fetches), files=len(gathering.listing))
+        fetcher = Fetcher(
+            self._context,
+            job=gathering.job,
+            sign=self._sign,
+            staging=gathering.staging,
+            previous=gathering.previous,
+            lore=self._learnt.lore,
+        )
+        began = self._context.clock.monotonic()
+        try:
+            await fetcher.fetch_all(tuple(fetches))
+        finally:
+            gathering.fetched_bytes += fetcher.tally.fetched_bytes
+            self._learn_conditional()
+            self._learn_speed(fetcher.tally.fetched_bytes, self._context.clock.monotonic() - began)
+            gathering.stage(fetcher.tally.stored, {fetch.name: fetch.reason for fetch in fetches})
+        if fetcher.tally.failures:
+            raise _first_failure(fetcher.tally.failures)
+
+    async def _sign(self, job: Job, name: str) -> SignedFile:
+        self.calls += 1
+        return await self._context.api.sign(self._account.id, job.id, name)
+
+    def _learn_conditional(self) -> None:
+        lore = self._learnt.lore
+        concluded = lore.conclude()
+        if concluded is False and lore.conditional_works is not False:
+            log.info(
+                "the file store never answers that a file is unchanged; it is not asked any more",
+                account=self._account.name,
+            )
+        lore.conditional_works = concluded
+        self._learnt.facts = replace(self._learnt.facts, conditional_works=concluded, etag_is_md5=lore.is_md5)
+
+    def _learn_speed(self, size: int, seconds: float) -> None:
+        facts = self._learnt.facts
+        speed = cost.speed_after(facts.bytes_per_second, size=size, seconds=seconds)
+        self._learnt.facts = replace(facts, bytes_per_second=speed)
+
+    async def _move(self, known: KnownJob, state: JobState, *, folder: str | None = None) -> None:
+        await self._context.manifest.move(
+            self._account.name, known.job.id, state, at=self._context.clock.now(), folder=folder
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Gathering:
+    """What there is of a job so far. Planning anew with it never asks twice for what is staged."""
+
+    job: Job
+    listing: tuple[ListedFile, ...]
+    previous: Snapshot | None
+    staging: Staging
+    #: Whole files in the staging, by name on disk, and why they came.
+    staged: dict[str, StoredFile] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    unlinkable: set[str] = field(default_factory=set)
+    damaged: dict[str, str] = field(default_factory=dict)
+    selection: Selection
+    plan: Plan = field(default_factory=lambda: Plan(actions=()))
+    price: Price | None = None
+    prices: Mapping[Method, Price] = field(default_factory=dict)
+    fetched_bytes: int = 0
+    #: Why the archive gave no more, when that may be the line's fault as well as its own.
+    broken_off: StorageError | None = None
+
+    def planned(self, known: Known) -> Plan:
+        """Plan with what is known by now."""
+        known = replace(
+            known,
+            previous=self.previous,
+            staged=self.staged,
+            unlinkable=frozenset(self.unlinkable),
+            damaged=dict(self.damaged),
+        )
+        return planning.plan(self.listing, known, selection=self.selection)
+
+    def stage(self, stored: Mapping[str, StoredFile], reasons: Mapping[str, str] | None = None) -> None:
+        """Note files that are whole in the staging."""
+        self.staged.update(stored)
+        for name in stored:
+            self.reasons[name] = "staged by an earlier run" if reasons is None else reasons[name]
+
+    def settle_on(self, price: Price, prices: Mapping[Method, Price]) -> None:
+        """Note the way that was chosen, and what it was chosen over."""
+        self.price, self.prices = price, prices
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The files of the snapshot, by name: what the last plan wants, all of it staged by now."""
+        wanted = (action for action in self.plan.actions if not isinstance(action, Skip))
+        return tuple(sorted((self.staged[action.name] for action in wanted), key=lambda stored: stored.name))
+
+    @property
+    def reason(self) -> str:
+        """Why the files came the way they did."""
+        if self.price is None:
+            return "no archive that could be used"
+        return f"{self.price.way}: the cheapest of {cost.describe(tuple(self.prices.values()))}"
+
+
+def _choose(prices: Mapping[Method, Price], strategy: Strategy) -> Price:
+    """Return the cheapest price that the strategy allows."""
+    allowed = [price for way, price in prices.items() if strategy is not Strategy.ARCHIVE or way is not Method.FILES]
+    return cost.cheapest(allowed or prices.values())
+
+
+def _first_failure(failures: Sequence[tuple[str, StorageError]]) -> DcsyncError:
+    """Return the failure that says most of a job: wrong content before a bad line."""
+    name, error = next(((name, error) for name, error in failures if error.poison), failures[0])
+    others = f" (and {len(failures) - 1} more files)" if len(failures) > 1 else ""
+    error.message = f"{name!r}: {error.message}{others}"
+    return error

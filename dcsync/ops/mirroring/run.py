@@ -1,0 +1,430 @@
+"""One run: poll, and mirror every job that is due, oldest first, account beside account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import structlog
+
+from dcsync.core.lifecycle import (
+    LISTING_PATIENCE,
+    OPEN,
+    POISON_ATTEMPTS,
+    JobState,
+    has_expired,
+    is_due,
+    nears_expiry,
+    next_try_after,
+)
+from dcsync.core.model import Job, JobId, RequestId
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
+from dcsync.errors import (
+    SEVERITY,
+    ApiFault,
+    ApiUnreachable,
+    AuthError,
+    ConfigError,
+    DcsyncError,
+    DiskError,
+    DiskFull,
+    ExitStatus,
+    ExtractMissing,
+    Fenced,
+    InodesExhausted,
+    JobBug,
+    ManifestError,
+    MirrorError,
+    RateLimited,
+)
+from dcsync.manifest import Ticket
+from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.mirroring import poll as polling
+from dcsync.ops.mirroring.fetch import StoreBehaviour
+from dcsync.ops.mirroring.job import AccountKnowledge, JobMirror, Planned, Published
+from dcsync.ops.mirroring.publish import move_latest
+from dcsync.tasks import primary_error
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What of an account a run is limited to; empty means no limit."""
+
+    requests: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A job that a run could not publish."""
+
+    job: JobId
+    state: JobState
+    code: str
+    message: str
+    hint: str
+    next_try_at: datetime | None
+
+
+@dataclass(slots=True, kw_only=True)
+class AccountOutcome:
+    """What a run did for one account."""
+
+    account: AccountSettings
+    new_jobs: int = 0
+    published: list[Published] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    planned: list[Planned] = field(default_factory=list)
+    waiting: int = 0
+    due_later: int = 0
+    #: Jobs that were set aside, and that the server still has.
+    given_up: int = 0
+    expiring: list[JobId] = field(default_factory=list)
+    #: Of the jobs asked for by id, those that are known.
+    found_jobs: list[JobId] = field(default_factory=list)
+    #: The data requests of the account that are known, and mirrored by its configuration.
+    requests: list[KnownRequest] = field(default_factory=list)
+    calls: int = 0
+    error: DcsyncError | None = None
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """Return the status that this account's part of the run asks for."""
+        if self.error is not None:
+            return self.error.exit_status
+        if any(failed.code == JobBug.code for failed in self.failed):
+            return ExitStatus.BUG
+        if self.failed or self.due_later:
+            return ExitStatus.INCOMPLETE
+        return ExitStatus.DONE
+
+
+#: What to do about a job that is not tried again.
+_ADVICE = {
+    JobState.EXPIRED: "it cannot be had any more: the next extract has the account as it is then. dcsync status "
+    "keeps naming the loss",
+    JobState.QUARANTINED: "it is not tried again unless you ask for it: dcsync sync --job ID. A new run of the data "
+    "request gives a new extract",
+}
+
+
+def exit_status(outcomes: Sequence[AccountOutcome]) -> ExitStatus:
+    """Return the exit status of a run over these accounts."""
+    statuses = {outcome.exit_status for outcome in outcomes}
+    return next((status for status in SEVERITY if status in statuses), ExitStatus.DONE)
+
+
+async def sync(
+    context: SyncContext, accounts: Sequence[AccountSettings], *, wanted: Wanted | None = None, dry_run: bool = False
+) -> list[AccountOutcome]:
+    """Do one run over `accounts`; what goes wrong in one is in its outcome and does not hold up the others.
+
+    With `dry_run` nothing is recorded or written: the outcome holds the plans. Cancelling keeps what is staged.
+    """
+    outcomes = [AccountOutcome(account=account) for account in accounts]
+
+    async def one(outcome: AccountOutcome) -> None:
+        await _AccountRun(context, outcome, wanted or Wanted(), dry_run=dry_run).run()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for outcome in outcomes:
+                group.create_task(one(outcome))
+    except BaseExceptionGroup as errors:
+        raise primary_error(errors) from None
+    return outcomes
+
+
+async def poll_account(context: SyncContext, account: AccountSettings) -> tuple[AccountOutcome, list[KnownJob]]:
+    """Look for new jobs and mirror none: return what is due, oldest first, for whichever host takes it up."""
+    outcome = AccountOutcome(account=account)
+    run = _AccountRun(context, outcome, Wanted(), dry_run=False)
+    due: list[KnownJob] = []
+
+    async def look() -> bool:
+        due.extend(known for known, _ in await run.look())
+        return not due
+
+    await run.run(look)
+    return outcome, due
+
+
+async def mirror_job(
+    context: SyncContext, account: AccountSettings, job: JobId, *, ticket: Ticket | None = None
+) -> AccountOutcome:
+    """Mirror one known job, if there is still something to do; whoever had it before is fenced off.
+
+    With the queue's `ticket` only while that is good. The outcome is empty when another host has the job by now.
+    """
+    outcome = AccountOutcome(account=account)
+    run = _AccountRun(context, outcome, Wanted(), dry_run=False, ticket=ticket)
+    await run.run(lambda: run.mirror_known(job))
+    return outcome
+
+
+class _AccountRun:
+    """One account's part of a run."""
+
+    def __init__(
+        self,
+        context: SyncContext,
+        outcome: AccountOutcome,
+        wanted: Wanted,
+        *,
+        dry_run: bool,
+        ticket: Ticket | None = None,
+    ) -> None:
+        self._context = context
+        self._outcome = outcome
+        self._account = outcome.account
+        self._wanted = wanted
+        self._dry_run = dry_run
+        self._ticket = ticket
+        self._learnt = AccountKnowledge()
+
+    async def run(self, work: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Do `work`, which returns whether nothing is left to do; without it the whole of a run."""
+        manifest, clock, account = self._context.manifest, self._context.clock, self._account
+        started_at = clock.now()
+        facts, is_done = AccountFacts(), True
+        try:
+            facts = await manifest.facts(account.name)
+            lore = StoreBehaviour(is_md5=facts.etag_is_md5, conditional_works=facts.conditional_works)
+            self._learnt = AccountKnowledge(facts=facts, lore=lore)
+            is_done = await (work or self._poll_and_mirror)()
+        except DcsyncError as error:
+            self._outcome.error = error
+            log.warning(
+                "account stopped", account=account.name, code=error.code, error=error.message, hint=error.advice
+            )
+        if not self._dry_run:
+            await self._remember(started_at, facts, is_done=is_done)
+
+    async def _poll_and_mirror(self) -> bool:
+        for known, request in await self.look():
+            await self._mirror(known, request)
+        return True
+
+    async def mirror_known(self, job: JobId) -> bool:
+        """Mirror one job; return whether nothing else of the account is open."""
+        manifest, name = self._context.manifest, self._account.name
+        known, requests = await manifest.job(name, job), await manifest.requests(name)
+        if known is not None and known.state in OPEN and self._wants(known, requests):
+            await self._mirror(known, requests[known.job.request_id])
+        elif known is not None and known.state is JobState.PUBLISHED:
+            # The host that published it may have ended before it moved `latest`.
+            await move_latest(self._context, self._account, job)
+        # The other hosts' as well.
+        still_open = await manifest.jobs(name, states=OPEN)
+        return not any(self._wants(other, requests) for other in still_open.values())
+
+    async def look(self) -> list[tuple[KnownJob, KnownRequest]]:
+        """Poll, record what is new, and return what is due, oldest first."""
+        context, account, outcome = self._context, self._account, self._outcome
+        calls_before = context.limiter.calls
+        poll = await polling.look(context.api, context.manifest, context.clock, account)
+        outcome.calls = context.limiter.calls - calls_before
+        outcome.new_jobs = sum(job.first_seen_at is None for job in poll.changed)
+        now = context.clock.now()
+        if not self._dry_run and (poll.changed or poll.new_requests):
+            await context.manifest.record_poll(account.name, jobs=poll.changed, requests=poll.new_requests, at=now)
+        self._learnt.facts = replace(self._learnt.facts, last_poll_at=now)
+        outcome.requests.extend(request for request in poll.requests.values() if account.wants_request(request))
+        selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
+        outcome.waiting = sum(known.state is JobState.WAITING for known in selected)
+        named = [known for known in selected if known.job.id in self._wanted.jobs]
+        outcome.found_jobs.extend(known.job.id for known in named)
+        if named:
+            selected = [await self._reopened(known) for known in named]
+        outcome.given_up = sum(
+            known.state is JobState.QUARANTINED and not has_expired(known.job.completed_at, now) for known in selected
+        )
+        due = []
+        for known in sorted((known for known in selected if known.state in OPEN), key=_age):
+            if nears_expiry(known.job.completed_at, now):
+                outcome.expiring.append(known.job.id)
+                log.warning(
+                    "an extract will be deleted on the server soon",
+                    account=account.name,
+                    job=known.job.id,
+                    completed_at=known.job.completed_at,
+                )
+            if not is_due(known.next_try_at, now) and not self._wanted.jobs:
+                outcome.due_later += 1
+                continue
+            due.append((known, poll.requests[known.job.request_id]))
+        return due
+
+    def _wants(self, known: KnownJob, requests: Mapping[RequestId, KnownRequest]) -> bool:
+        request = requests.get(known.job.request_id)
+        if request is None or not self._account.wants_request(request):
+            return False
+        if self._wanted.requests and not replace(self._account, requests=self._wanted.requests).wants_request(request):
+            return False
+        if self._wanted.jobs and known.job.id not in self._wanted.jobs:
+            return False
+        start, completed = self._account.start, known.job.completed_at
+        return start is None or completed is None or completed >= start
+
+    async def _reopened(self, known: KnownJob) -> KnownJob:
+        """A job asked for by name is tried again even when it was given up."""
+        if known.state not in {JobState.QUARANTINED, JobState.EXPIRED} or self._dry_run:
+            return known
+        await self._context.manifest.move(
+            self._account.name, known.job.id, JobState.SEEN, at=self._context.clock.now(), attempts=0
+        )
+        return replace(known, state=JobState.SEEN, attempts=0, next_try_at=None)
+
+    async def _mirror(self, known: KnownJob, request: KnownRequest) -> None:
+        if self._dry_run or not self._context.manifest.is_shared:
+            await self._mirror_in(self._context, known, request)
+            return
+        manifest, account, job = self._context.manifest, self._account.name, known.job.id
+        try:
+            held = replace(self._context, manifest=await manifest.claimed(account, job, self._ticket))
+            # As it is now that it is ours: the one before may have come to its end.
+            current = await manifest.job(account, job)
+            if current is not None and current.state in OPEN:
+                await self._mirror_in(held, current, request)
+        except Fenced:
+            log.warning(
+                "another host has taken the job up; what was done here is not recorded", account=account, job=job
+            )
+
+    async def _mirror_in(self, context: SyncContext, known: KnownJob, request: KnownRequest) -> None:
+        mirror = JobMirror(context, self._account, self._learnt)
+        try:
+            if self._dry_run:
+                self._outcome.planned.append(await mirror.plan(known, request))
+            else:
+                self._outcome.published.append(await mirror.mirror(known, request))
+        except DcsyncError as error:
+            if _stops_account(error) or isinstance(error, Fenced):
+                raise
+            await self._fail(context, known, error)
+        except Exception as error:  # whatever it is, the other jobs can be mirrored
+            log.exception("a bug in dcsync met one job; the others go on", account=self._account.name, job=known.job.id)
+            # Only its kind: the text of a stranger's exception may hold anything.
+            await self._fail(
+                context, known, JobBug(f"an unexpected {type(error).__name__}; the log has where it came up")
+            )
+        finally:
+            self._outcome.calls += mirror.calls
+            self._context.observer.job_done(known.job.id)
+
+    async def _fail(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
+        """Put a job that failed into the outcome, and into the manifest unless nothing is to be written."""
+        if not self._dry_run:
+            await self._note_failure(context, known, error)
+            return
+        self._outcome.failed.append(
+            Failed(
+                job=known.job.id,
+                state=known.state,
+                code=error.code,
+                message=error.message,
+                hint=error.advice,
+                next_try_at=None,
+            )
+        )
+
+    async def _note_failure(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
+        """Decide what becomes of a job that failed, and record it with the time of the next try."""
+        now = self._context.clock.now()
+        # Only failures of one kind in a row count: a bad network does not bring a job nearer to quarantine.
+        attempts = known.attempts + 1 if known.reason_code == error.code else 1
+        state, next_try = (
+            JobState.FAILED,
+            now + next_try_after(attempts, asked_s=error.retry_after_s, draw=self._context.draw()),
+        )
+        if isinstance(error, ExtractMissing):
+            state = _without_listing(known.job, now)
+        elif error.poison and attempts >= POISON_ATTEMPTS:
+            state = JobState.QUARANTINED
+        due = next_try if state is JobState.FAILED else None
+        hint = error.advice if state is JobState.FAILED else _ADVICE[state]
+        await context.manifest.move(
+            self._account.name,
+            known.job.id,
+            state,
+            at=now,
+            attempts=attempts,
+            next_try_at=due,
+            reason_code=error.code,
+            reason=error.message,
+        )
+        self._outcome.failed.append(
+            Failed(
+                job=known.job.id,
+                state=state,
+                code=error.code,
+                message=error.message,
+                hint=hint,
+                next_try_at=due,
+            )
+        )
+        level = log.error if state is not JobState.FAILED else log.warning
+        level(
+            "extract lost" if state is JobState.EXPIRED else "job failed",
+            account=self._account.name,
+            job=known.job.id,
+            state=state.value,
+            code=error.code,
+            error=error.message,
+            hint=hint,
+            next_try_at=due,
+        )
+
+    async def _remember(self, started_at: datetime, before: AccountFacts, *, is_done: bool) -> None:
+        outcome, now = self._outcome, self._context.clock.now()
+        error = outcome.error
+        succeeded = is_done and error is None and not outcome.failed and not outcome.due_later
+        facts = replace(
+            self._learnt.facts,
+            last_success_at=now if succeeded else self._learnt.facts.last_success_at,
+            error_code=None if error is None else error.code,
+            error=None if error is None else error.message,
+        )
+        if isinstance(error, ManifestError):
+            return
+        shared = self._context.manifest.is_shared
+        await self._context.manifest.learn(self._account.name, facts, before=before if shared else None)
+        if outcome.published or outcome.failed or error is not None:
+            await self._context.manifest.record_run(
+                self._account.name,
+                started_at=started_at,
+                ended_at=now,
+                published=len(outcome.published),
+                failed=len(outcome.failed),
+                calls=outcome.calls,
+                fetched_bytes=sum(published.fetched_bytes for published in outcome.published),
+                linked_bytes=sum(published.linked_bytes for published in outcome.published),
+                error_code=None if error is None else error.code,
+            )
+
+
+def _stops_account(error: DcsyncError) -> bool:
+    """Say whether the next job would only meet the same error."""
+    if isinstance(error, DiskFull | InodesExhausted):
+        # A smaller one may fit.
+        return False
+    account_wide = (ConfigError, AuthError, ApiUnreachable, ApiFault, RateLimited, DiskError, ManifestError)
+    return isinstance(error, account_wide) or (isinstance(error, MirrorError) and error.ends_run)
+
+
+def _without_listing(job: Job, now: datetime) -> JobState:
+    if has_expired(job.completed_at, now):
+        return JobState.EXPIRED
+    if job.completed_at is not None and now - job.completed_at > LISTING_PATIENCE:
+        return JobState.QUARANTINED
+    return JobState.FAILED
+
+
+def _age(known: KnownJob) -> tuple[bool, datetime | None, str]:
+    """Order jobs oldest first, those without a time last."""
+    completed = known.job.completed_at
+    return (completed is None, completed, known.job.id)

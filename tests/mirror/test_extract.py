@@ -1,0 +1,76 @@
+"""Members out of the bytes of an archive, however those come."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcsync.core.inflate import zlib_decompressor
+from dcsync.core.ziplayout import coalesce
+from dcsync.mirror.extract import Exploder, Step, Target
+from dcsync.mirror.root import open_root
+from dcsync.mirror.staging import Staging
+from tests.fakes import JOB_ID
+from tests.rigs.zips import directory_of, make_zip
+
+FILES = {f"{n}.csv": random.Random(n).randbytes(400 * n) + b"same" * 300 for n in range(6)}
+ARCHIVE = make_zip(FILES)
+MEMBERS = directory_of(ARCHIVE).members
+
+
+def explode(folder: Path, wanted: list[int], sizes: list[int], breaks: set[int]) -> dict[str, bytes]:
+    """Stage members out of pieces of these sizes; before some of them the line breaks."""
+    members = [MEMBERS[index] for index in wanted]
+    (span,) = coalesce(members, gap=len(ARCHIVE))
+    (folder / "mirror").mkdir()
+    steps: list[Step] = []
+    with open_root(folder / "mirror") as root, Staging(root, JOB_ID) as staging:
+        targets = [Target(member=member, name=member.name, original=member.name) for member in members]
+        exploder = Exploder(staging, span, targets, inflate=zlib_decompressor)
+        at = exploder.resume()
+        for number, size in enumerate([*sizes, len(ARCHIVE)]):
+            if number in breaks:
+                at = exploder.resume()
+            piece = ARCHIVE[at : min(at + size, span.stop)]
+            at += len(piece)
+            steps += exploder.feed(piece)
+        assert exploder.done == len(targets)
+        assert exploder.close() == []
+        path = root.path / ".dcsync/staging" / JOB_ID
+        assert sum(step.size for step in steps) == sum(member.size for member in members)
+        return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@given(
+    st.sets(st.integers(0, 5), min_size=1),
+    st.lists(st.integers(0, 3000), max_size=12),
+    st.sets(st.integers(0, 12)),
+)
+def test_any_pieces_and_any_breaks_between_them_give_the_same_files(
+    wanted: set[int], sizes: list[int], breaks: set[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = explode(Path(folder), sorted(wanted), sizes, breaks)
+
+    assert found == {f"{index}.csv": FILES[f"{index}.csv"] for index in wanted}
+
+
+def test_after_a_break_nothing_is_asked_for_that_is_not_needed(tmp_path: Path) -> None:
+    first, last = MEMBERS[0], MEMBERS[5]
+    (span,) = coalesce([first, last], gap=len(ARCHIVE))
+    with open_root(tmp_path) as root, Staging(root, JOB_ID) as staging:
+        targets = [Target(member=member, name=member.name, original=member.name) for member in (first, last)]
+        exploder = Exploder(staging, span, targets, inflate=zlib_decompressor)
+        exploder.feed(ARCHIVE[first.offset : first.stop + 5])
+
+        assert exploder.resume() == last.offset
+        exploder.feed(ARCHIVE[last.offset : last.offset + 100])
+        assert exploder.resume() == last.offset + 100
+        (dropped,) = exploder.close()
+
+    assert (dropped.target.name, dropped.stored) == ("5.csv", None)
+    assert [path.name for path in (tmp_path / ".dcsync/staging" / JOB_ID).iterdir()] == ["0.csv"]

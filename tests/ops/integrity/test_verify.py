@@ -1,0 +1,589 @@
+"""Everything read again: what is amiss is found and nothing else; what can be mended is, and what is lost is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcsync.app.from_config import account_settings
+from dcsync.app.mirror import open_mirror
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, JobId
+from dcsync.errors import ExitStatus
+from dcsync.manifest import Records
+from dcsync.mirror import adopt
+from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.integrity.report import Finding, Kind, Outcome, VerifyReport
+from dcsync.ops.integrity.verify import Part, verify, verify_nightly
+from dcsync.sandbox import Fault
+from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, tables
+
+ACME = AccountName("acme")
+
+
+async def verified(mirror: Mirror, **options: Any) -> VerifyReport:
+    """Verify as the command does: read only, unless it repairs."""
+    config = mirror.configuration()
+    if options.get("repair"):
+        async with mirror.opened(notices_missing=False) as context:
+            return await verify(context, account_settings(config), **options)
+    async with open_mirror(config, clock=mirror.clock, role="verify", writes=False) as context:
+        return await verify(context, account_settings(config), **options)
+
+
+def spoil(path: Path, body: bytes) -> None:
+    """Write into a file as no reader may: its time and its other names are as they were."""
+    times = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.truncate(0)
+        file.write(body)
+    path.chmod(0o444)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def flip_a_bit(path: Path, chance: random.Random) -> None:
+    body = bytearray(path.read_bytes())
+    body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
+    spoil(path, bytes(body))
+
+
+def told(findings: Sequence[Finding]) -> set[tuple[str, str]]:
+    return {(finding.kind.value, finding.path.rpartition("/")[2]) for finding in findings}
+
+
+def files_of(mirror: Mirror) -> list[Path]:
+    return [path for path in mirror.visible() if not path.is_symlink()]
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sound_mirror_has_no_findings(mirror: Mirror) -> None:
+    for day in range(3):
+        add_extract(mirror, {**tables(5), "new.csv": b"%d" % day, "a:b.csv": b""}, days_ago=3 - day, with_archive=True)
+    await mirror.sync()
+
+    report = await verified(mirror)
+
+    assert report.findings == []
+    assert report.exit_status is ExitStatus.DONE
+    assert report.snapshots == 3
+
+
+async def test_200_flipped_bits_in_200_files_are_all_found_with_no_false_alarm(mirror: Mirror) -> None:
+    """FAULTS F17."""
+    chance = random.Random(17)
+    for day in range(3):
+        files = {f"{day}-{number:03}.csv": chance.randbytes(chance.randrange(1, 3000)) for number in range(120)}
+        add_extract(mirror, files, days_ago=3 - day)
+    await mirror.sync()
+    everything = files_of(mirror)
+    assert len(everything) == 3 * 122
+    # Of each snapshot its own two files, too.
+    own = [path for path in everything if path.name in {"_dcsync.json", "SHA256SUMS"}]
+    others = [path for path in everything if path not in own]
+    damaged = [*own, *chance.sample(others, 200 - len(own))]
+    for path in damaged:
+        flip_a_bit(path, chance)
+
+    report = await verified(mirror)
+
+    assert len(damaged) == 200
+    assert sorted(finding.path for finding in report.findings) == sorted(
+        str(path.relative_to(mirror.root)) for path in damaged
+    )
+    assert {finding.kind for finding in report.findings} == {Kind.CHANGED}
+    assert report.exit_status is ExitStatus.INCOMPLETE
+
+
+async def test_every_kind_of_damage_has_its_name(mirror: Mirror, tmp_path: Path) -> None:
+    job = add_extract(mirror, tables(6))
+    await mirror.sync()
+    folder = mirror.snapshot_of(job)
+    files = sorted(folder.glob("*.csv"))
+    spoil(files[0], files[0].read_bytes()[:-1])
+    spoil(files[1], files[1].read_bytes() + b"x")
+    spoil(files[2], b"x" * files[2].stat().st_size)
+    files[3].unlink()
+    files[4].unlink()
+    files[4].mkdir()
+    files[5].rename(tmp_path / "moved")
+    files[5].symlink_to(tmp_path / "moved")
+    (folder / "stray.csv").write_bytes(b"")
+    (folder / "deep").mkdir()
+    (folder / "deep/stray.csv").write_bytes(b"")
+
+    report = await verified(mirror)
+
+    assert told(report.findings) == {
+        ("truncated", files[0].name),
+        ("changed", files[1].name),
+        ("changed", files[2].name),
+        ("missing", files[3].name),
+        ("missing", files[4].name),
+        ("changed", files[5].name),
+        ("extra", "stray.csv"),
+    }
+    assert len(report.findings) == 8
+    assert {finding.job for finding in report.findings} == {job}
+
+
+async def test_a_missing_folder_is_one_finding(mirror: Mirror) -> None:
+    add_extract(mirror, tables(3), days_ago=1)
+    job = add_extract(mirror, tables(3, seed=1))
+    await mirror.sync()
+    path = mirror.snapshot_of(job)
+    shutil.rmtree(path)
+
+    (finding,) = (await verified(mirror)).findings
+
+    assert (finding.kind, finding.path) == (Kind.MISSING, str(path.relative_to(mirror.root)))
+
+
+async def test_a_symlink_in_place_of_a_folder_is_not_followed(mirror: Mirror, tmp_path: Path) -> None:
+    job = add_extract(mirror, tables(1))
+    await mirror.sync()
+    path = mirror.snapshot_of(job)
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+
+    (finding,) = (await verified(mirror)).findings
+
+    assert finding.kind is Kind.CHANGED
+    assert "symlink" in finding.detail
+
+
+async def test_a_snapshot_that_the_manifest_does_not_know_is_extra(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(1))
+    await mirror.sync()
+    shutil.copytree(mirror.snapshot_of(job), mirror.root / "acme/copy")
+
+    (finding,) = (await verified(mirror)).findings
+
+    assert (finding.kind, finding.path, finding.job) == (Kind.EXTRA, "acme/copy", None)
+
+
+async def test_a_file_that_agrees_with_the_sums_and_not_with_the_manifest_is_not_called_damaged(mirror: Mirror) -> None:
+    job = add_extract(mirror, {"a.csv": b"content"})
+    await mirror.sync()
+    async with mirror.opened() as context:
+        records = Records(context.manifest)
+        record, found = await records.record(ACME, JobId(job)), await records.snapshot(ACME, JobId(job))
+        assert record is not None
+        assert found is not None
+        (stored,) = found[0].files
+        wrong = type(stored)(**{name: getattr(stored, name) for name in stored.__slots__} | {"sha256": "0" * 64})
+        await records.restore(ACME, record, found[0].folder, files=[wrong], sidecar_sha256=found[1])
+
+    report = await verified(mirror, repair=True)
+
+    details = {finding.path.rpartition("/")[2]: finding for finding in report.findings}
+    assert "dcsync rebuild" in details["a.csv"].detail
+    assert details["a.csv"].outcome is Outcome.FOUND
+    assert (mirror.snapshot_of(job) / "a.csv").read_bytes() == b"content"
+
+
+async def test_a_snapshot_that_is_published_during_the_look_is_not_called_unknown(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_extract(mirror, tables(1), days_ago=1)
+    await mirror.sync()
+    job = add_extract(mirror, tables(1, seed=1))
+    find, found = adopt.find_snapshots, list[str]()
+
+    async def publish() -> None:
+        await mirror.sync()
+
+    def late(root: MirrorRoot, **options: Any) -> Iterator[str]:
+        # The manifest was asked just before.
+        asyncio.run_coroutine_threadsafe(publish(), loop).result(30)
+        found.extend(find(root, **options))
+        return iter(found)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(adopt, "find_snapshots", late)
+
+    report = await verified(mirror)
+
+    assert str(mirror.snapshot_of(job).relative_to(mirror.root)) in found
+    assert report.findings == []
+
+
+async def test_each_inode_is_read_once_and_is_amiss_in_every_snapshot_that_shares_it(mirror: Mirror) -> None:
+    shared = b"id\n" + b"x" * 49_997
+    jobs = [add_extract(mirror, {"big.csv": shared}, days_ago=4 - day) for day in range(4)]
+    await mirror.sync()
+
+    sound = await verified(mirror)
+    spoil(mirror.snapshot_of(jobs[0]) / "big.csv", b"y" * 50_000)
+    report = await verified(mirror)
+
+    assert sound.read_bytes < 2 * 50_000
+    assert sorted(str(finding.job) for finding in report.findings) == sorted(jobs)
+
+
+@pytest.mark.needs_tool("strace")
+@pytest.mark.parametrize("error", ["EIO", "ESTALE"])
+async def test_a_read_error_is_unreadable_and_not_missing(mirror: Mirror, error: str) -> None:
+    """FAULTS F9."""
+    job = add_extract(mirror, tables(3))
+    await mirror.sync()
+    path = mirror.snapshot_of(job) / "admin_table_001.csv"
+    code = (
+        "import asyncio, json, sys\n"
+        "from dcsync.app.mirror import open_mirror\n"
+        "from dcsync.app.from_config import account_settings\n"
+        "from dcsync.config import Config\n"
+        "from dcsync.ops.integrity.verify import verify\n"
+        "async def main():\n"
+        "    config = Config.model_validate(json.loads(sys.argv[1]))\n"
+        "    async with open_mirror(config, role='verify', writes=False) as context:\n"
+        "        report = await verify(context, account_settings(config))\n"
+        "    print(json.dumps(report.json()['findings']))\n"
+        "asyncio.run(main())\n"
+    )
+    command = [
+        *("strace", "-f", "-qq", "-o", "/dev/null", "-P", str(path)),
+        *("-e", "trace=pread64", "-e", f"inject=pread64:error={error}"),
+        *(sys.executable, "-c", code, json.dumps(mirror.document())),
+    ]
+    out = await asyncio.to_thread(lambda: subprocess.check_output(command, stderr=subprocess.PIPE, text=True))
+
+    (finding,) = json.loads(out.splitlines()[-1])
+    assert (finding["kind"], finding["path"]) == ("unreadable", str(path.relative_to(mirror.root)))
+    assert finding["detail"]
+
+
+async def test_reading_keeps_to_the_rate(mirror: Mirror) -> None:
+    add_extract(mirror, {"a.csv": b"x" * 3_000_000, "b.csv": b"y" * 500_000})
+    await mirror.sync()
+    before = mirror.clock.monotonic()
+
+    report = await verified(mirror, rate=1_000_000)
+
+    assert report.read_bytes > 3_500_000
+    assert mirror.clock.monotonic() - before == pytest.approx(report.read_bytes / 1e6, abs=0.01)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+async def test_all_parts_together_read_each_content_once(mirror: Mirror) -> None:
+    for day in range(3):
+        add_extract(mirror, {**tables(40), "new.csv": b"%d" % day}, days_ago=3 - day)
+    await mirror.sync()
+    whole = await verified(mirror)
+
+    parts = [await verified(mirror, part=(number, 7)) for number in range(1, 8)]
+
+    assert sum(report.files for report in parts) == whole.files
+    assert sum(report.read_bytes for report in parts) == whole.read_bytes
+    assert all(report.files for report in parts)
+
+
+async def test_what_is_amiss_is_found_by_exactly_one_part(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(20))
+    await mirror.sync()
+    folder = mirror.snapshot_of(job)
+    for path in sorted(folder.iterdir()):
+        flip_a_bit(path, random.Random(str(path)))
+
+    found = [finding for number in range(1, 6) for finding in (await verified(mirror, part=(number, 5))).findings]
+
+    assert sorted(finding.path for finding in found) == sorted(
+        str(path.relative_to(mirror.root)) for path in folder.iterdir()
+    )
+
+
+def test_a_content_s_part_never_changes() -> None:
+    """Else what moves from a later part to an earlier one is not read for a whole round."""
+    assert [number for number in range(1, 31) if Part(number=number, of=30).has("0" * 64)] == [14]
+
+
+async def test_nights_go_through_the_parts_and_pass_over_none(mirror: Mirror) -> None:
+    add_extract(mirror, tables(3))
+    await mirror.sync()
+    accounts = account_settings(mirror.configuration())
+    seen = []
+    for _ in range(5):
+        async with mirror.opened() as context:
+            seen.append((await verify_nightly(context, accounts, days=3)).part)
+    async with mirror.opened() as context:
+        seen.append((await verify_nightly(context, accounts, days=4)).part)
+
+    assert seen == [(1, 3), (2, 3), (3, 3), (1, 3), (2, 3), (1, 4)]
+
+
+# --- repairing --------------------------------------------------------------------------------------------------------
+
+
+def outcome_of(report: VerifyReport) -> set[str]:
+    return {finding.outcome.value for finding in report.findings}
+
+
+async def test_what_the_server_still_has_is_fetched_and_replaced_in_every_snapshot(mirror: Mirror) -> None:
+    jobs = [
+        add_extract(mirror, {"a.csv": b"shared content", "b.csv": b"%d" % day}, days_ago=3 - day) for day in range(3)
+    ]
+    await mirror.sync()
+    spoil(mirror.snapshot_of(jobs[0]) / "a.csv", b"SHARED CONTENT")
+    before = mirror.sandbox.count("storage")
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"repaired"}
+    assert report.exit_status is ExitStatus.DONE
+    assert mirror.sandbox.count("storage") == before + 1
+    for job in jobs:
+        mirror.assert_identical(job)
+        assert_proved_by_sums(mirror.snapshot_of(job))
+    # One inode for all of them, as before, and recorded.
+    assert len({(mirror.snapshot_of(job) / "a.csv").stat().st_ino for job in jobs}) == 1
+    assert (await verified(mirror)).findings == []
+    # The damaged file is kept.
+    kept = {mirror.root / str(finding.kept) for finding in report.findings}
+    assert all(path.read_bytes() == b"SHARED CONTENT" for path in kept)
+    assert all(".dcsync/quarantine/" in str(path) for path in kept)
+
+
+async def test_what_was_repaired_is_linked_to_tomorrow(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(3), days_ago=1, with_archive=True)
+    await mirror.sync()
+    spoil(mirror.snapshot_of(job) / "admin_table_001.csv", b"x")
+    await verified(mirror, repair=True)
+    add_extract(mirror, tables(3), with_archive=True)
+
+    (published,) = (await mirror.sync_one()).published
+
+    assert published.fetched_bytes == 0
+
+
+async def test_another_copy_in_the_mirror_is_taken_before_the_server_is_asked(mirror: Mirror) -> None:
+    jobs = [add_extract(mirror, {"a.csv": b"same", "b.csv": b"%d" % day}, days_ago=2 - day) for day in range(2)]
+    await mirror.sync()
+    # A file system without hard links has two copies.
+    path = mirror.snapshot_of(jobs[1]) / "a.csv"
+    path.unlink()
+    path.write_bytes(b"same")
+    spoil(path, b"SAME")
+    before = len(mirror.sandbox.calls)
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"repaired"}
+    assert len(mirror.sandbox.calls) == before
+    assert path.read_bytes() == b"same"
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "symlink"])
+async def test_missing_truncated_and_replaced_files_are_mended_too(mirror: Mirror, damage: str, tmp_path: Path) -> None:
+    job = add_extract(mirror, tables(3))
+    await mirror.sync()
+    path = mirror.snapshot_of(job) / "admin_table_001.csv"
+    if damage == "truncated":
+        spoil(path, b"")
+    else:
+        path.unlink()
+    if damage == "symlink":
+        path.symlink_to(tmp_path)
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"repaired"}
+    mirror.assert_identical(job)
+    assert path.stat().st_mode & 0o777 == 0o444
+
+
+async def test_what_only_the_archive_has_is_fetched_from_it(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(3), with_archive=True)
+    await mirror.sync()
+    (schema, *_) = sorted(mirror.snapshot_of(job).glob("schemas/*"))
+    body = schema.read_bytes()
+    spoil(schema, b"?" * len(body))
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"repaired"}
+    assert schema.read_bytes() == body
+
+
+async def test_after_30_days_what_nobody_has_is_lost_and_left_as_it_is(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(2))
+    await mirror.sync()
+    path = mirror.snapshot_of(job) / "admin_table_001.csv"
+    spoil(path, b"x")
+    mirror.clock.advance(31 * 86400)
+    before = len(mirror.sandbox.calls)
+
+    report = await verified(mirror, repair=True)
+
+    (finding,) = report.findings
+    assert finding.outcome is Outcome.LOST
+    assert "server has deleted" in finding.detail
+    assert report.exit_status is ExitStatus.UNSAFE
+    assert path.read_bytes() == b"x"
+    assert len(mirror.sandbox.calls) == before
+
+
+async def test_a_newer_extract_that_has_the_same_content_serves_an_older_snapshot(mirror: Mirror) -> None:
+    old = add_extract(mirror, {"a.csv": b"same", "b.csv": b"1"})
+    await mirror.sync()
+    mirror.clock.advance(29 * 86400)
+    mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester", 10 * 86400)
+    add_extract(mirror, {"a.csv": b"same", "b.csv": b"2"})
+    await mirror.sync()
+    mirror.clock.advance(2 * 86400)
+    spoil(mirror.snapshot_of(old) / "a.csv", b"SAME")
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"repaired"}
+    assert (mirror.snapshot_of(old) / "a.csv").read_bytes() == b"same"
+
+
+@pytest.mark.parametrize("body", [b"other content!", b"longer than it was"])
+async def test_other_bytes_of_the_server_are_not_taken_for_the_file(mirror: Mirror, body: bytes) -> None:
+    job = add_extract(mirror, {"a.csv": b"first  content"})
+    await mirror.sync()
+    mirror.world.replace_file(job, "a.csv", body)
+    path = mirror.snapshot_of(job) / "a.csv"
+    spoil(path, b"x")
+
+    report = await verified(mirror, repair=True)
+
+    (finding,) = report.findings
+    assert finding.outcome is Outcome.LOST
+    assert "other bytes" in finding.detail
+    assert path.read_bytes() == b"x"
+
+
+async def test_a_server_that_cannot_be_reached_is_no_loss(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(2))
+    await mirror.sync()
+    spoil(mirror.snapshot_of(job) / "admin_table_001.csv", b"x")
+    mirror.sandbox.faults.add(Fault(server="storage", kind="status", status=500, times=99))
+
+    report = await verified(mirror, repair=True)
+
+    (finding,) = report.findings
+    assert finding.outcome is Outcome.FOUND
+    assert "not repaired" in finding.detail
+    assert report.exit_status is ExitStatus.INCOMPLETE
+
+
+async def test_sums_are_made_anew_and_a_sidecar_is_lost(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(2))
+    await mirror.sync()
+    folder = mirror.snapshot_of(job)
+    body = (folder / "SHA256SUMS").read_bytes()
+    spoil(folder / "SHA256SUMS", b"")
+    spoil(folder / "_dcsync.json", b"{}")
+
+    report = await verified(mirror, repair=True)
+
+    outcomes = {finding.path.rpartition("/")[2]: finding.outcome for finding in report.findings}
+    assert outcomes == {"SHA256SUMS": Outcome.REPAIRED, "_dcsync.json": Outcome.LOST}
+    assert (folder / "SHA256SUMS").read_bytes() == body
+    assert "data is not concerned" in next(f.detail for f in report.findings if f.outcome is Outcome.LOST)
+
+
+async def test_a_missing_folder_is_fetched_by_the_next_sync(mirror: Mirror) -> None:
+    add_extract(mirror, tables(1), days_ago=1)
+    job = add_extract(mirror, tables(1, seed=1))
+    await mirror.sync()
+    shutil.rmtree(mirror.snapshot_of(job))
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"refetch"}
+    assert report.exit_status is ExitStatus.INCOMPLETE
+    await mirror.sync()
+    mirror.assert_identical(job)
+
+
+async def test_a_missing_folder_that_the_server_has_deleted_is_lost(mirror: Mirror) -> None:
+    add_extract(mirror, tables(1), days_ago=1)
+    job = add_extract(mirror, tables(1, seed=1))
+    await mirror.sync()
+    shutil.rmtree(mirror.snapshot_of(job))
+    mirror.clock.advance(31 * 86400)
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"lost"}
+    async with mirror.opened() as context:
+        assert (await context.manifest.jobs(ACME))[JobId(job)].state is JobState.EXPIRED
+
+
+async def test_so_many_missing_folders_are_left_to_a_person(mirror: Mirror) -> None:
+    for day in range(8):
+        add_extract(mirror, {"a.csv": b"%d" % day}, days_ago=8 - day)
+    await mirror.sync()
+    for snapshot in mirror.snapshots()[:5]:
+        shutil.rmtree(snapshot)
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"found"}
+    assert "5 of 8 snapshots" in report.findings[0].detail
+
+
+async def test_extra_files_are_never_touched(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(1))
+    await mirror.sync()
+    stray = mirror.snapshot_of(job) / "stray.csv"
+    stray.write_bytes(b"the operator's")
+
+    report = await verified(mirror, repair=True)
+
+    assert outcome_of(report) == {"found"}
+    assert stray.read_bytes() == b"the operator's"
+
+
+async def test_a_latest_of_hard_links_gets_the_new_file_too(mirror: Mirror) -> None:
+    mirror.config["mirror"] = {"latest": "hardlinks"}
+    job = add_extract(mirror, tables(2))
+    await mirror.sync()
+    path = mirror.snapshot_of(job) / "admin_table_001.csv"
+    body = path.read_bytes()
+    spoil(path, b"x")
+    (shown,) = mirror.root.glob("acme/*/latest/admin_table_001.csv")
+    assert shown.read_bytes() == b"x"
+
+    await verified(mirror, repair=True)
+
+    assert shown.read_bytes() == body
+
+
+async def test_nothing_is_written_without_repair(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(2))
+    await mirror.sync()
+    spoil(mirror.snapshot_of(job) / "admin_table_001.csv", b"x")
+    before = {path: path.lstat().st_mtime_ns for path in mirror.root.rglob("*")}
+
+    await verified(mirror)
+
+    assert {path: path.lstat().st_mtime_ns for path in mirror.root.rglob("*")} == before
+    assert sidecar(mirror.snapshot_of(job))["job"]["id"] == job
+
+
+async def test_it_can_be_verified_while_somebody_else_holds_the_mirror(mirror: Mirror) -> None:
+    add_extract(mirror, tables(1))
+    await mirror.sync()
+
+    async with mirror.opened():
+        report = await verified(mirror)
+
+    assert report.findings == []
+    assert report.snapshots == 1

@@ -5,7 +5,8 @@ It imports nothing of dcsync: a mistake of the client's must not be shared by wh
 
 from dcsync.sandbox.faults import Fault, Faults
 from dcsync.sandbox.oauth import Tokens
-from dcsync.sandbox.server import Call, Options, Sandbox
+from dcsync.sandbox.server import Sandbox
+from dcsync.sandbox.state import Call, Options
 from dcsync.sandbox.world import Synthetic, World
 
 __all__ = ["Call", "Fault", "Faults", "Options", "Sandbox", "Synthetic", "Tokens", "World"]

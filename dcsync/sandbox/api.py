@@ -1,31 +1,29 @@
-"""The handlers of the Data Connector API and the hubs; those of OAuth stand beside them."""
+"""The handlers of the Data Connector API and the hubs; `oauth_handlers` has those of OAuth."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from dcsync.sandbox.breakage import FAULT, break_call, hang_up
 from dcsync.sandbox.faults import Fault
-from dcsync.sandbox.oauth_handlers import FAULT, OAuthHandlers, hang_up
+from dcsync.sandbox.oauth_handlers import OAuthHandlers
+from dcsync.sandbox.state import Origin, State
 from dcsync.sandbox.world import JobEntry, job_json, request_json, stamp
-
-if TYPE_CHECKING:
-    from dcsync.sandbox.server import Origin, Sandbox
 
 _DEFAULT_LIMIT = 20
 
 
 class ApiHandlers:
-    """Answers as API.md says. Faults come first, then the token, then the quota, then the answer."""
+    """Answers as the Data Connector API does. Faults come first, then the token, the quota, and the answer."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, state: State) -> None:
+        self._state = state
         self._calls: deque[float] = deque()
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -40,19 +38,19 @@ class ApiHandlers:
             web.get(f"{account}/jobs/{{job}}", self._job),
             web.get(f"{account}/jobs/{{job}}/data-listing", self._listing),
             web.get(rf"{account}/jobs/{{job}}/data/{{name:[\s\S]+}}", self._sign),
-            *OAuthHandlers(self._sandbox).routes(),
+            *OAuthHandlers(self._state).routes(),
         ]
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Log, break, authorize, count."""
-        sandbox = self._sandbox
+        state = self._state
         server: Origin = "token" if request.path.startswith("/authentication/") else "api"
         status = 0
         try:
-            if sandbox.options.latency_s:
-                await asyncio.sleep(sandbox.options.latency_s)
-            fault = sandbox.faults.take(server, request.raw_path)
+            if state.options.latency_s:
+                await asyncio.sleep(state.options.latency_s)
+            fault = state.faults.take(server, request.raw_path)
             if fault is not None:
                 request[FAULT] = fault
             response = await self._answer(request, handler, fault, counted=server == "api")
@@ -62,7 +60,7 @@ class ApiHandlers:
             # The client went away, as it may; nothing is wrong here.
             return hang_up(request)
         finally:
-            sandbox.note(server, request, status, 0)
+            state.log_call(server, request, status, 0)
 
     async def _answer(
         self,
@@ -73,7 +71,7 @@ class ApiHandlers:
         counted: bool,
     ) -> web.StreamResponse:
         if fault is not None:
-            broken = await _break(request, fault)
+            broken = await break_call(request, fault)
             if broken is not None:
                 return broken
         if counted:
@@ -84,10 +82,10 @@ class ApiHandlers:
         return response
 
     def _authorize(self, request: web.Request) -> web.Response | None:
-        if not self._sandbox.options.require_auth:
+        if not self._state.options.require_auth:
             return None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" or not self._sandbox.tokens.accepts(token):
+        if scheme != "Bearer" or not self._state.tokens.accepts(token):
             body = {
                 "developerMessage": "The access token is invalid or has expired.",
                 "errorCode": "AUTH-006",
@@ -95,7 +93,7 @@ class ApiHandlers:
             }
             return web.json_response(body, status=401)
         account = request.match_info.get("account")
-        if account is not None and account.lower() != self._sandbox.world.account_id:
+        if account is not None and account.lower() != self._state.world.account_id:
             return web.json_response(
                 {"title": "Forbidden", "detail": "No access to this account", "status": 403}, status=403
             )
@@ -103,10 +101,10 @@ class ApiHandlers:
 
     def _count(self, request: web.Request) -> web.Response | None:
         """60 calls in any 60 s over all Data Connector endpoints."""
-        quota = self._sandbox.options.quota_per_minute
+        quota = self._state.options.quota_per_minute
         if quota is None or not request.path.startswith("/data-connector/"):
             return None
-        now = self._sandbox.world.now()
+        now = self._state.world.now()
         while self._calls and now - self._calls[0] >= 60:
             self._calls.popleft()
         if len(self._calls) >= quota:
@@ -117,29 +115,29 @@ class ApiHandlers:
         return None
 
     async def _hubs(self, _: web.Request) -> web.Response:
-        world = self._sandbox.world
+        world = self._state.world
         hub = {"type": "hubs", "id": world.hub_id, "attributes": {"name": "Sandbox Construction", "region": "EMEA"}}
         return web.json_response({"jsonapi": {"version": "1.0"}, "data": [hub]})
 
     async def _requests(self, request: web.Request) -> web.Response:
-        world = self._sandbox.world
+        world = self._state.world
         return self._page(request, [request_json(world, entry) for entry in world.requests.values()])
 
     async def _request(self, request: web.Request) -> web.Response:
-        entry = self._sandbox.world.requests.get(request.match_info["request"])
+        entry = self._state.world.requests.get(request.match_info["request"])
         if entry is None:
             return _not_found("request")
-        return web.json_response(request_json(self._sandbox.world, entry))
+        return web.json_response(request_json(self._state.world, entry))
 
     async def _request_jobs(self, request: web.Request) -> web.Response:
         wanted = request.match_info["request"]
-        world = self._sandbox.world
+        world = self._state.world
         if wanted not in world.requests:
             return _not_found("request")
         return self._page(request, [job_json(world, job) for job in world.jobs.values() if job.request.id == wanted])
 
     async def _jobs(self, request: web.Request) -> web.Response:
-        world = self._sandbox.world
+        world = self._state.world
         rows = [job_json(world, job) for job in world.jobs.values()]
         project = request.query.get("projectId")
         if project is not None:
@@ -147,11 +145,11 @@ class ApiHandlers:
         return self._page(request, rows)
 
     async def _job(self, request: web.Request) -> web.Response:
-        job = self._sandbox.world.jobs.get(request.match_info["job"])
-        return _not_found("job") if job is None else web.json_response(job_json(self._sandbox.world, job))
+        job = self._state.world.jobs.get(request.match_info["job"])
+        return _not_found("job") if job is None else web.json_response(job_json(self._state.world, job))
 
     async def _listing(self, request: web.Request) -> web.Response:
-        world = self._sandbox.world
+        world = self._state.world
         job = world.jobs.get(request.match_info["job"])
         if job is None or not world.has_extract(job):
             return _not_found("data listing")
@@ -165,18 +163,18 @@ class ApiHandlers:
         return web.json_response(rows)
 
     async def _sign(self, request: web.Request) -> web.Response:
-        world = self._sandbox.world
+        world = self._state.world
         job: JobEntry | None = world.jobs.get(request.match_info["job"])
         name = request.match_info["name"]
         if job is None or not world.has_extract(job) or name not in world.extract(job.id):
             return _not_found("file")
-        if self._sandbox.options.sign is not None:
-            url = self._sandbox.options.sign(job.id, name)
+        if self._state.options.sign is not None:
+            url = self._state.options.sign(job.id, name)
         else:
             # As S3 clients write keys: everything but the unreserved characters is escaped, and then some.
             key = quote(f"sandbox data/{job.id}/{name}", safe="").replace("~", "%7E").replace("%2F", "/", 1)
             raw_path = f"/dc-extracts/{key}"
-            url = f"{self._sandbox.storage_url}{raw_path}?{self._sandbox.signer.sign(raw_path, world.now())}"
+            url = f"{self._state.storage_url}{raw_path}?{self._state.signer.sign(raw_path, world.now())}"
         return web.json_response({"name": name, "size": world.extract(job.id)[name].size, "signedUrl": url})
 
     def _page(self, request: web.Request, rows: Sequence[dict[str, object]]) -> web.Response:
@@ -190,7 +188,7 @@ class ApiHandlers:
             return _bad_request("limit and offset are numbers")
         if limit < 1 or offset < 0 or query.get("sort", "asc") not in {"asc", "desc"}:
             return _bad_request("limit, offset or sort out of range")
-        top = self._sandbox.options.max_limit
+        top = self._state.options.max_limit
         limit = limit if top is None else min(limit, top)
         fields = [field for field in query.get("sortFields", "createdAt").split(",") if field]
         # Ascending unless told otherwise: page one holds the oldest.
@@ -202,31 +200,6 @@ class ApiHandlers:
         results = ordered[offset : offset + limit]
         pagination = {"limit": limit, "offset": offset, "totalResults": len(rows)}
         return web.json_response({"pagination": pagination, "results": results})
-
-
-async def _break(request: web.Request, fault: Fault) -> web.StreamResponse | None:
-    """Do what a fault says; None when the right answer is still due."""
-    match fault.kind:
-        case "status":
-            return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
-        case "json":
-            headers = {"Content-Type": "application/json", **fault.headers}
-            return web.Response(body=fault.body, headers=headers)
-        case "endless":
-            response = web.StreamResponse(headers={"Content-Type": "application/json"})
-            await response.prepare(request)
-            while True:
-                await response.write(b'[{"name": "x"},' * 8192)
-        case "hang":
-            await asyncio.sleep(fault.seconds)
-            return hang_up(request)
-        case "reset":
-            return hang_up(request)
-        case "delay":
-            await asyncio.sleep(fault.seconds)
-            return None
-        case _:
-            return None
 
 
 def _text(value: object) -> str:

@@ -6,26 +6,23 @@ import asyncio
 import base64
 import html
 import json
-from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from aiohttp import web
 
+from dcsync.sandbox.breakage import FAULT, hang_up
 from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.oauth import Pair
+from dcsync.sandbox.state import State
 
-if TYPE_CHECKING:
-    from dcsync.sandbox.server import Sandbox
-
-FAULT = web.RequestKey("fault", Fault)
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 class OAuthHandlers:
-    """`/authentication/v2/…` as API.md §6 says."""
+    """Answers under `/authentication/v2/` as Autodesk's OAuth does."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, state: State) -> None:
+        self._state = state
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes."""
@@ -63,7 +60,7 @@ class OAuthHandlers:
         if wrong is not None:
             return web.json_response({"error": "invalid_request", "error_description": wrong}, status=400)
         if form.get("answer") == "allow":
-            code = self._sandbox.tokens.issue_code(
+            code = self._state.tokens.issue_code(
                 form.get("user", ""), challenge=form.get("code_challenge", ""), redirect_uri=redirect_uri
             )
             answer = {"code": code}
@@ -73,9 +70,9 @@ class OAuthHandlers:
         return web.Response(status=303, headers={"Location": f"{redirect_uri}?{urlencode(answer)}"})
 
     def _wrong(self, client_id: str, redirect_uri: str) -> str | None:
-        if client_id != self._sandbox.options.client_id:
+        if client_id != self._state.options.client_id:
             return "the client is not known"
-        registered = self._sandbox.options.redirect_uris
+        registered = self._state.options.redirect_uris
         if registered is not None and redirect_uri not in registered:
             return "the redirect_uri is not registered"
         return None
@@ -85,7 +82,7 @@ class OAuthHandlers:
         refusal = self._authenticate(request, form)
         if refusal is not None:
             return refusal
-        tokens = self._sandbox.tokens
+        tokens = self._state.tokens
         match form.get("grant_type"):
             case "refresh_token":
                 pair = tokens.refresh(form.get("refresh_token", ""))
@@ -106,11 +103,11 @@ class OAuthHandlers:
         return await _granted(request, pair)
 
     async def _mint(self, request: web.Request, form: dict[str, str]) -> web.Response:
-        options = self._sandbox.options
+        options = self._state.options
         if options.client_secret is None:
             return _oauth_error("unauthorized_client", "service accounts need a confidential client")
-        audience = f"{self._sandbox.base_url}/authentication/v2/token"
-        minted = self._sandbox.tokens.mint(form.get("assertion", ""), client_id=options.client_id, audience=audience)
+        audience = f"{self._state.base_url}/authentication/v2/token"
+        minted = self._state.tokens.mint(form.get("assertion", ""), client_id=options.client_id, audience=audience)
         if isinstance(minted, str):
             return _oauth_error("invalid_grant", minted)
         access_token, expires_in = minted
@@ -121,11 +118,11 @@ class OAuthHandlers:
         refusal = self._authenticate(request, form)
         if refusal is not None:
             return refusal
-        self._sandbox.tokens.revoke(form.get("token", ""))
+        self._state.tokens.revoke(form.get("token", ""))
         return web.Response(status=200)
 
     def _authenticate(self, request: web.Request, form: dict[str, str]) -> web.Response | None:
-        options = self._sandbox.options
+        options = self._state.options
         header = request.headers.get("Authorization")
         if header is not None and "client_id" in form:
             return _oauth_error("invalid_request", "credentials in the header and in the body")
@@ -135,13 +132,6 @@ class OAuthHandlers:
         else:
             known = form.get("client_id") == options.client_id and options.client_secret is None
         return None if known else _oauth_error("invalid_client", "The client is not known", status=401)
-
-
-def hang_up(request: web.Request) -> web.Response:
-    """Close the connection; the response goes nowhere."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=500)
 
 
 async def _granted(request: web.Request, pair: Pair) -> web.Response:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from aiohttp import web
 
+from dcsync.sandbox.breakage import break_call, hang_up
 from dcsync.sandbox.faults import Fault
+from dcsync.sandbox.state import State
 from dcsync.sandbox.world import Blob
-
-if TYPE_CHECKING:
-    from dcsync.sandbox.server import Sandbox
 
 _PIECE = 1 << 18
 SENT = web.RequestKey("sent", int)
@@ -26,40 +24,40 @@ _SENDING = frozenset({"cut", "short", "short-chunked", "long", "long-chunked", "
 class StoreHandlers:
     """Answers in the order S3 does: signature and expiry, If-Match, If-None-Match, range."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
+    def __init__(self, state: State) -> None:
+        self._state = state
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one request and log it."""
-        sandbox = self._sandbox
+        state = self._state
         response: web.StreamResponse | None = None
         try:
             response = await self._answer(request)
             return response
         except ConnectionError:
             # The client went away, as it may; nothing is wrong here.
-            return _hang_up(request)
+            return hang_up(request)
         finally:
-            sandbox.note("storage", request, 0 if response is None else response.status, request.get(SENT, 0))
+            state.log_call("storage", request, 0 if response is None else response.status, request.get(SENT, 0))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        sandbox = self._sandbox
+        state = self._state
         raw_path, _, raw_query = request.raw_path.partition("?")
-        fault = sandbox.faults.take("storage", raw_path)
+        fault = state.faults.take("storage", raw_path)
         if request.method != "GET":
             return _xml(403, "AccessDenied", "Access Denied")
         if "Authorization" in request.headers:
             return _xml(400, "InvalidArgument", "Only one auth mechanism allowed")
-        wrong = sandbox.signer.check(raw_path, raw_query, sandbox.world.now())
+        wrong = state.signer.check(raw_path, raw_query, state.world.now())
         if wrong == "SignatureDoesNotMatch":
             return _xml(403, wrong, "The request signature we calculated does not match the signature you provided.")
         if wrong == "Expired" or (fault is not None and fault.kind == "expired"):
             return _xml(403, "AccessDenied", "Request has expired")
-        broken = None if fault is None else await _break(request, fault)
+        broken = None if fault is None else await break_call(request, fault)
         if broken is not None:
             return broken
         _, job, name = unquote(raw_path.removeprefix("/dc-extracts/")).split("/", 2)
-        return await self._serve(request, sandbox.world.extract(job)[name], fault)
+        return await self._serve(request, state.world.extract(job)[name], fault)
 
     async def _serve(self, request: web.Request, blob: Blob, fault: Fault | None) -> web.StreamResponse:
         etag = self._etag(blob)
@@ -73,7 +71,7 @@ class StoreHandlers:
             return web.Response(status=304, headers={"ETag": etag})
         start, stop, status = 0, blob.size, 200
         span = request.headers.get("Range")
-        honoured = self._sandbox.options.if_range == "ignore" or request.headers.get("If-Range") in {None, etag}
+        honoured = self._state.options.if_range == "ignore" or request.headers.get("If-Range") in {None, etag}
         if span is not None and _is_range(span) and honoured and not (fault is not None and fault.kind == "no-range"):
             found = _span(span, blob.size)
             if found is None:
@@ -112,7 +110,7 @@ class StoreHandlers:
             piece = blob.read(position, min(stop, end, position + _PIECE))
             await self._write(request, response, piece, rate=amount if kind == "slow" else None)
         if kind == "cut":
-            _hang_up(request)
+            hang_up(request)
         elif kind == "long":
             await self._write(request, response, b"x" * amount, rate=None)
         elif kind == "long-chunked":
@@ -135,15 +133,15 @@ class StoreHandlers:
             await asyncio.sleep(0.1)
 
     def _etag(self, blob: Blob) -> str:
-        match self._sandbox.options.etag:
+        match self._state.options.etag:
             case "md5":
                 return f'"{blob.md5}"'
             case "multipart":
                 return f'"{blob.md5}-7"'
             case "opaque":
                 # Changes with each look, as the ETag of a store that encrypts anew might.
-                self._sandbox.etag_serial += 1
-                return f'"{self._sandbox.etag_serial:032x}"'
+                self._state.etag_serial += 1
+                return f'"{self._state.etag_serial:032x}"'
             case "unequal":
                 # Looks like an MD5 and is none (SSE-KMS).
                 return f'"{blob.md5[::-1]}"'
@@ -171,39 +169,3 @@ def _span(text: str, size: int) -> tuple[int, int] | None:
 def _xml(status: int, code: str, words: str) -> web.Response:
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{words}</Message></Error>'
     return web.Response(status=status, text=body, content_type="application/xml")
-
-
-def _hang_up(request: web.Request) -> web.Response:
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=500)
-
-
-async def _break(request: web.Request, fault: Fault) -> web.Response | None:
-    """Do what a fault says before the file is looked at; None when the file is still due."""
-    match fault.kind:
-        case "status":
-            return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
-        case "reset":
-            return _hang_up(request)
-        case "hang":
-            await asyncio.sleep(fault.seconds)
-            return _hang_up(request)
-        case "delay":
-            await asyncio.sleep(fault.seconds)
-        case "gather":
-            await _gather(fault)
-        case _:
-            pass
-    return None
-
-
-async def _gather(fault: Fault) -> None:
-    """Hold a call until enough of them wait; those that come after the first full gathering pass."""
-    fault.gathered += 1
-    fault.most_gathered = max(fault.most_gathered, fault.gathered)
-    waited = 0.0
-    while fault.most_gathered < fault.amount and waited < fault.seconds:
-        await asyncio.sleep(0.01)
-        waited += 0.01
-    fault.gathered -= 1

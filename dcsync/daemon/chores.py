@@ -16,9 +16,9 @@ from dcsync.daemon.schedule import Kind
 from dcsync.errors import MassChange
 from dcsync.ops.alerts.dispatch import Teller
 from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.integrity.missing import finish_pruning
 from dcsync.ops.integrity.prune import prune
 from dcsync.ops.integrity.verify import verify_nightly
-from dcsync.ops.recovery import finish_pruning
 
 log = structlog.get_logger(__name__)
 

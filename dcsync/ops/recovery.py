@@ -5,29 +5,19 @@ It is the same code as going on: a job that was cut short is open, and is taken 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 
 import structlog
 
-from dcsync.core.lifecycle import OPEN, JobState, has_expired
-from dcsync.core.model import AccountName, JobId
+from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.names import component
-from dcsync.core.ports import KnownJob
-from dcsync.errors import MassChange
-from dcsync.mirror import trash
 from dcsync.mirror.staging import discard_staging, holder_of, staged_jobs
 from dcsync.ops.context import AccountSettings, MirrorContext
+from dcsync.ops.integrity.missing import finish_pruning, notice_missing
 from dcsync.ops.integrity.rebuild import is_under_way, rebuild
 from dcsync.ops.mirroring.publish import move_latest
 
 log = structlog.get_logger(__name__)
-
-#: More missing folders than this share of them, and more than this many, are a mistake rather than tidying up.
-_MASS_SHARE = 0.4
-_MASS_COUNT = 3
-#: Retried soon when its folder vanished and the server still has the extract.
-_SOON = timedelta(0)
 
 
 async def recover(
@@ -61,105 +51,12 @@ async def recover(
     await _clear_staging(context, accounts, alone=True)
 
 
-async def finish_pruning(context: MirrorContext) -> None:
-    """Empty the trash. A snapshot in it whose row still says published was pruned up to its rename: now wholly."""
-    left = await context.disk.run(trash.leaves, context.root)
-    if not left:
-        return
-    await context.disk.run(context.root.settle)
-    for account in await context.manifest.accounts():
-        for job, folder in (await context.manifest.published_folders(account)).items():
-            leaf = trash.trash_leaf(account, job)
-            if leaf in left and not await context.disk.run(context.root.has_folder, folder):
-                log.info("pruning a snapshot is finished", account=account, job=job, folder=folder)
-                await context.manifest.move(account, job, JobState.PRUNED, at=context.clock.now())
-    for leaf in sorted(left):
-        await context.disk.run(trash.empty, context.root, leaf)
-
-
 async def _restore_latest(context: MirrorContext, account: AccountSettings) -> None:
     """Let `latest` show what was acknowledged: a kill between the commit and the swap leaves the old one behind."""
     jobs = await context.manifest.jobs(account.name, states={JobState.PUBLISHED})
     published = {known.job.request_id: job for job, known in jobs.items()}
     for job in published.values():
         await move_latest(context, account, job)
-
-
-async def notice_missing(context: MirrorContext, account: AccountSettings) -> None:
-    """Note published snapshots whose folder is gone, but for those that dcsync pruned.
-
-    Raises `MassChange`, having changed nothing of the others, for too many.
-    """
-    folders = await context.manifest.published_folders(account.name)
-    if not folders:
-        return
-
-    def find_missing() -> list[JobId]:
-        return [job for job, folder in folders.items() if not context.root.has_folder(folder)]
-
-    missing = await context.disk.run(find_missing)
-    if missing:
-        missing = await _but_pruned(context, account, missing, folders)
-    if len(missing) > _MASS_COUNT and len(missing) > _MASS_SHARE * len(folders):
-        message = (
-            f"{len(missing)} of {len(folders)} snapshots of {account.name} are not in {context.root.path} any more; "
-            f"the first is {folders[missing[0]]}"
-        )
-        raise MassChange(
-            message,
-            hint="bring the folders back. If they were removed on purpose, remove them a few at a time, so that "
-            "dcsync can tell it from a broken disk",
-        )
-    for job in missing:
-        known = await context.manifest.job(account.name, job)
-        if known is not None and known.state is JobState.PUBLISHED:  # else another host moved it meanwhile
-            lost = has_expired(known.job.completed_at, context.clock.now())
-            await _note_missing(context, account.name, known, lost=lost)
-
-
-async def _but_pruned(
-    context: MirrorContext, account: AccountSettings, missing: Sequence[JobId], folders: Mapping[JobId, str]
-) -> list[JobId]:
-    """Give those back their state that dcsync pruned itself: the manifest may be older than that (FAULTS M4)."""
-    lines = await context.disk.run(lambda: list(trash.all_pruned(context.root)))
-    pruned = {line.record.job.id: line.folder for line in lines if line.account == account.name}
-    left = []
-    for job in missing:
-        if pruned.get(job) == folders[job]:
-            log.info("a snapshot was pruned, and the manifest did not know", account=account.name, job=job)
-            await context.manifest.move(account.name, job, JobState.PRUNED, at=context.clock.now())
-        else:
-            left.append(job)
-    return left
-
-
-async def _note_missing(context: MirrorContext, account: AccountName, known: KnownJob, *, lost: bool) -> None:
-    """A row without a folder: fetched again while the server has the extract, else said to be lost, once."""
-    now = context.clock.now()
-    if lost:
-        log.error("a snapshot is lost", account=account, job=known.job.id, folder=known.folder)
-        await context.manifest.move(
-            account,
-            known.job.id,
-            JobState.EXPIRED,
-            at=now,
-            reason_code="M-LOST",
-            reason=f"its folder {known.folder} was removed and the server has deleted the extract",
-        )
-    else:
-        log.warning(
-            "a snapshot is gone and will be fetched again", account=account, job=known.job.id, folder=known.folder
-        )
-        await context.manifest.move(
-            account,
-            known.job.id,
-            JobState.SEEN,
-            at=now,
-            attempts=0,
-            next_try_at=now + _SOON,
-            reason_code="M-GONE",
-            reason=f"its folder {known.folder} was removed",
-        )
 
 
 async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings], *, alone: bool) -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, JobId
-from dcsync.errors import DiskFault, MassChange, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
-from dcsync.manifest.sql import SqlManifest, open_manifest
+from dcsync.core.model import AccountName
+from dcsync.errors import DiskFault, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
+from dcsync.manifest.sql import open_manifest
 from dcsync.mirror import disk
-from dcsync.ops.recovery import notice_missing
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
 
@@ -31,11 +28,6 @@ def written(mirror: Mirror) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in mirror.root.rglob("*") if path.name != "lock"}
 
 
-async def states(mirror: Mirror) -> dict[str, JobState]:
-    async with mirror.opened() as context:
-        return {str(job): known.state for job, known in (await context.manifest.jobs(AccountName("acme"))).items()}
-
-
 async def test_a_lost_manifest_is_made_anew_from_the_tree_without_a_download(mirror: Mirror) -> None:
     jobs = [add_extract(mirror, tables(3, seed=day), days_ago=3 - day) for day in range(3)]
     await mirror.sync()
@@ -46,7 +38,7 @@ async def test_a_lost_manifest_is_made_anew_from_the_tree_without_a_download(mir
 
     assert not outcome.published
     assert mirror.sandbox.count("storage") == before
-    assert await states(mirror) == dict.fromkeys(jobs, JobState.PUBLISHED)
+    assert await mirror.states() == dict.fromkeys(jobs, JobState.PUBLISHED)
     # And tomorrow links to what was adopted.
     today = add_extract(mirror, tables(3, seed=2))
     assert (await mirror.sync_one()).published[0].fetched_bytes == 0
@@ -136,75 +128,12 @@ async def test_with_a_lost_manifest_a_damaged_snapshot_is_taken_in_as_it_was_pub
     damage(mirror, job)
     drop_manifest(mirror)
 
-    assert await states(mirror) == {job: JobState.PUBLISHED}
+    assert await mirror.states() == {job: JobState.PUBLISHED}
 
     today = add_extract(mirror, tables(2))
     (published,) = (await mirror.sync_one()).published
     assert published.fetched_bytes >= len(original)
     mirror.assert_identical(today)
-
-
-async def test_a_snapshot_that_was_removed_is_fetched_again_while_the_server_has_it(mirror: Mirror) -> None:
-    add_extract(mirror, tables(1), days_ago=2)
-    job = add_extract(mirror, tables(1, seed=1), days_ago=1)
-    await mirror.sync()
-    shutil.rmtree(mirror.snapshot_of(job))
-
-    outcome = await mirror.sync_one()
-
-    assert [published.job for published in outcome.published] == [job]
-    mirror.assert_identical(job)
-
-
-async def test_a_snapshot_that_was_removed_after_its_30_days_is_a_loss_that_is_said_once(mirror: Mirror) -> None:
-    job = add_extract(mirror, tables(1))
-    await mirror.sync()
-    mirror.clock.advance(31 * 86400)
-    mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester")
-    shutil.rmtree(mirror.snapshot_of(job))
-
-    outcome = await mirror.sync_one()
-
-    assert not outcome.published
-    assert await states(mirror) == {job: JobState.EXPIRED}
-
-
-async def test_a_snapshot_that_another_host_prunes_during_the_look_is_not_called_gone(
-    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = [add_extract(mirror, tables(1, seed=day), days_ago=2 - day) for day in range(2)]
-    await mirror.sync()
-    read = SqlManifest.published_folders
-
-    async def read_then_pruned(manifest: SqlManifest, account: AccountName) -> Mapping[JobId, str]:
-        folders = await read(manifest, account)
-        shutil.rmtree(mirror.snapshot_of(jobs[0]))
-        await manifest.move(account, JobId(jobs[0]), JobState.PRUNED, at=mirror.clock.now())
-        return folders
-
-    async with mirror.opened() as context:
-        monkeypatch.setattr(SqlManifest, "published_folders", read_then_pruned)
-        (account,) = account_settings(mirror.configuration())
-
-        await notice_missing(context, account)
-
-    monkeypatch.undo()
-    assert await states(mirror) == {jobs[0]: JobState.PRUNED, jobs[1]: JobState.PUBLISHED}
-
-
-async def test_so_much_gone_at_once_stops_for_safety_and_changes_nothing(mirror: Mirror) -> None:
-    for day in range(8):
-        add_extract(mirror, {"a.csv": b"%d" % day}, days_ago=8 - day)
-    await mirror.sync()
-    for snapshot in mirror.snapshots()[:5]:
-        shutil.rmtree(snapshot)
-    before = len(mirror.sandbox.calls)
-
-    with pytest.raises(MassChange, match="5 of 8 snapshots"):
-        await mirror.sync()
-
-    assert len(mirror.sandbox.calls) == before
-    assert len(mirror.snapshots()) == 3
 
 
 async def test_a_disk_that_is_not_mounted_is_not_written_to(mirror: Mirror) -> None:
@@ -273,7 +202,7 @@ async def test_a_crash_between_rename_and_commit_is_acknowledged_at_the_next_sta
     await mirror.sync()
 
     assert mirror.sandbox.count("storage") == before
-    assert await states(mirror) == {job: JobState.PUBLISHED}
+    assert await mirror.states() == {job: JobState.PUBLISHED}
     (latest,) = mirror.root.glob("acme/*/latest")
     assert latest.resolve() == mirror.snapshot_of(job)
 
@@ -299,7 +228,7 @@ async def test_what_cannot_be_made_durable_is_not_acknowledged(
         if lost == "the last row":
             outcome = await mirror.sync_one()
             assert isinstance(outcome.error, DiskFault)
-            assert await states(mirror) == {first: JobState.PUBLISHED, second: JobState.SEEN}
+            assert await mirror.states() == {first: JobState.PUBLISHED, second: JobState.SEEN}
         else:
             with pytest.raises(DiskFault):
                 await mirror.sync()
@@ -308,7 +237,7 @@ async def test_what_cannot_be_made_durable_is_not_acknowledged(
     mirror.clock.advance(3600)
     await mirror.sync()
 
-    assert await states(mirror) == {first: JobState.PUBLISHED, second: JobState.PUBLISHED}
+    assert await mirror.states() == {first: JobState.PUBLISHED, second: JobState.PUBLISHED}
     assert mirror.sandbox.count("storage") == fetched
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.config import Config
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName
 from dcsync.ops.context import Observer, SyncContext
 from dcsync.ops.mirroring.run import AccountOutcome, Wanted, sync
 from dcsync.sandbox import Options, Sandbox, World
@@ -104,6 +106,11 @@ class Mirror:
         """Do one run over the one account."""
         (outcome,) = await self.sync(**options)
         return outcome
+
+    async def states(self) -> dict[str, JobState]:
+        """Return the state of every job in the manifest, after the recovery that a start does."""
+        async with self.opened() as context:
+            return {str(job): known.state for job, known in (await context.manifest.jobs(AccountName("acme"))).items()}
 
     def snapshots(self) -> list[Path]:
         """Return the folders of all published snapshots."""

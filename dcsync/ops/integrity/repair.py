@@ -31,11 +31,11 @@ from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
 from dcsync.mirror.staging import Staging, staged_leaf
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.content_reader import ContentReader
+from dcsync.ops.integrity.missing import notice_missing
 from dcsync.ops.integrity.report import Damage, Finding, Outcome
 from dcsync.ops.mirroring.archive import Extractor, RemoteArchive, open_directory
 from dcsync.ops.mirroring.fetch import Fetcher, StoreBehaviour
 from dcsync.ops.mirroring.publish import move_latest
-from dcsync.ops.recovery import notice_missing
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)

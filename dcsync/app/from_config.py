@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dcsync.app.state_dir import CALLBACK_NAME, read_text, state_folder, write_text
-from dcsync.config import Config
+from dcsync.config import Config, secret_refs
 from dcsync.core.alerts import EventKind
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.plan import Selection
@@ -81,11 +81,8 @@ def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings
 
 
 def hidden_names(config: Config) -> frozenset[str]:
-    """Return the environment variables that a hook must not inherit: our secrets, and systemd's business with us."""
-    auth = config.auth
-    refs = [auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token]
-    refs += [config.http.callback_secret, config.heartbeat.url, *config.notify.urls, config.state.manifest]
-    ours = {ref.variable for ref in refs if ref is not None and ref.variable is not None}
+    """Return the environment variables that a hook must not inherit: our secrets, and what systemd tells us."""
+    ours = {ref.variable for _, ref in secret_refs(config) if ref.variable is not None}
     ours |= {"PGPASSWORD", "PGPASSFILE"} if config.state.manifest.is_shared else set()
     return frozenset({*ours, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 

@@ -2,7 +2,9 @@
 
 from dcsync.config.create import create, new_place, refuse_existing
 from dcsync.config.load import SYSTEM, find, load, parse
-from dcsync.config.model import Account, Auth, Config, ManifestRef, SecretRef
+from dcsync.config.model import Config
+from dcsync.config.secret_refs import ManifestRef, SecretRef, secret_refs
+from dcsync.config.sections import Account, Auth
 from dcsync.config.template import example, fill
 
 __all__ = [
@@ -20,4 +22,5 @@ __all__ = [
     "new_place",
     "parse",
     "refuse_existing",
+    "secret_refs",
 ]

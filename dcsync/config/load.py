@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from dcsync.config.lines import key_lines, line_of
-from dcsync.config.model import Config, SecretRef
+from dcsync.config.model import Config
+from dcsync.config.secret_refs import secret_refs
 from dcsync.core.names import printable
 from dcsync.errors import ConfigInvalid, ConfigMissing, Problem
 
@@ -93,14 +94,10 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
         details = error.errors(include_input=False, include_url=False, include_context=True)
         problems = [*(_problem(place, item, lines) for item in details), *problems]
     else:
-        if exposed and config.state.manifest.holds_password:
-            message = "holds a password and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
-            line = line_of(("state", "manifest"), lines)
-            problems.append(Problem(file=str(place), line=line, key="state.manifest", message=message))
-        if exposed and _has_literal_secret(config):
-            message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
-            line = line_of(("auth",), lines)
-            problems.append(Problem(file=str(place), line=line, key="auth", message=message))
+        for path, ref in secret_refs(config):
+            if exposed and ref.holds_secret:
+                message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
+                problems.append(Problem(file=str(place), line=line_of(path, lines), key=_dotted(path), message=message))
         if not problems:
             return config
     raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0)))
@@ -141,7 +138,7 @@ def _broken(place: Path, error: tomllib.TOMLDecodeError) -> Problem:
 def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...], int]) -> Problem:
     path = tuple(item["loc"])
     message = item["msg"].removeprefix("Value error, ")
-    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in path)
+    key = _dotted(path)
     match item["type"]:
         case "extra_forbidden":
             message = "unknown key" + _suggestion(path)
@@ -157,6 +154,11 @@ def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
         path = tuple(key.split("."))
     # A key in quotes may hold anything.
     return Problem(file=str(place), line=line_of(path, lines), key=printable(key, 200), message=message)
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    """Return a path as messages show it: array elements count from 1."""
+    return ".".join(str(part + 1) if isinstance(part, int) else part for part in path)
 
 
 def _suggestion(path: Sequence[str | int]) -> str:
@@ -186,12 +188,3 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an a
     if get_origin(annotation) in {list, UnionType}:
         return next((found for found in map(_model_in, get_args(annotation)) if found is not None), None)
     return None
-
-
-def _has_literal_secret(config: Config) -> bool:
-    auth = config.auth
-    secrets = (
-        *(auth.client_secret, auth.private_key, auth.access_token, auth.refresh_token),
-        *(config.http.callback_secret, config.heartbeat.url, *config.notify.urls),
-    )
-    return any(isinstance(secret, SecretRef) and secret.kind == "literal" for secret in secrets)

@@ -253,8 +253,25 @@ def test_a_key_that_is_missing_is_named_at_its_section(tmp_path: Path) -> None:
 def test_a_secret_in_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> None:
     (said,) = problems(tmp_path, WHOLE.replace("env:TOKEN", CANARY), mode=mode)
 
-    assert said.startswith("config.toml:3: auth: holds a secret and can be read by others: chmod 600")
+    assert said.startswith("config.toml:5: auth.access_token: holds a secret and can be read by others: chmod 600")
     assert CANARY not in said
+
+
+def test_every_secret_in_a_file_that_others_can_use_is_named_with_its_line(tmp_path: Path) -> None:
+    text = WHOLE + (
+        f'[http]\ncallback_secret = "{CANARY}"\n[notify]\nurls = ["env:A", "{CANARY}"]\n'
+        f'[heartbeat]\nurl = "{CANARY}"\n[state]\nmanifest = "postgresql://u:{CANARY}@h/d"\n'
+    )
+
+    said = problems(tmp_path, text, mode=0o644)
+
+    assert [line.partition(": holds a secret")[0] for line in said] == [
+        "config.toml:10: http.callback_secret",
+        "config.toml:12: notify.urls.2",
+        "config.toml:14: heartbeat.url",
+        "config.toml:16: state.manifest",
+    ]
+    assert CANARY not in "\n".join(said)
 
 
 @pytest.mark.parametrize("reference", ["env:TOKEN", "file:/run/secret", "credential:token"])

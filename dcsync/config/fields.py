@@ -1,0 +1,59 @@
+"""Types of configuration values that more than one section uses."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from dcsync.config.units import parse_duration, parse_rate, parse_size
+
+
+def _duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else _refuse(value, 'a duration such as "15m"')
+
+
+def _size(value: object) -> object:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return parse_size(value)
+    return _refuse(value, 'a size such as "5 GiB"')
+
+
+def _bandwidth(value: object) -> object:
+    if value is None:
+        return None
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return parse_rate(value)
+    return _refuse(value, '"unlimited" or a rate such as "20 MiB/s"')
+
+
+def _refuse(value: object, expected: str) -> object:
+    message = f"{value!r} is not {expected}"
+    raise ValueError(message)
+
+
+EventName: TypeAlias = Literal["snapshot", "failure", "attention", "recovered"]
+Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
+Size: TypeAlias = Annotated[int, BeforeValidator(_size)]
+Bandwidth: TypeAlias = Annotated[int | None, BeforeValidator(_bandwidth)]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, no unknown keys, no input in errors (it may be a secret)."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True, strict=True
+    )
+
+
+def absolute_path(value: Path) -> Path:
+    """Return a path with `~` expanded and `..` removed. Raises `ValueError` for a relative one."""
+    expanded = value.expanduser()
+    if not expanded.is_absolute():
+        message = f"{str(value)!r} is not an absolute path"
+        raise ValueError(message)
+    # By its words alone: `a/../b` must not hide from the comparison of root and state.
+    return Path(os.path.normpath(expanded))

@@ -1,0 +1,174 @@
+"""Secrets, as the configuration refers to them: `env:NAME`, `file:PATH`, `credential:NAME`, or the secret itself."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, SecretStr
+
+from dcsync.errors import SecretExposed, SecretUnavailable
+
+
+class SecretRef:
+    """A secret, or where it is: `env:NAME`, `file:PATH`, `credential:NAME`. Its `repr` never shows a value."""
+
+    def __init__(self, text: str) -> None:
+        kind, colon, rest = text.partition(":")
+        self.kind = kind if colon and kind in {"env", "file", "credential"} else "literal"
+        self._rest = rest if self.kind != "literal" else text
+        if not self._rest:
+            message = f"{self.kind}: names nothing" if self.kind != "literal" else "it is empty"
+            raise ValueError(message)
+        if self.kind == "credential" and ("/" in rest or rest in {".", ".."}):
+            message = "credential: takes a name, no path"
+            raise ValueError(message)
+
+    def __repr__(self) -> str:
+        return f"SecretRef({self.describe()!r})"
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether the configuration file itself contains the secret."""
+        return self.kind == "literal"
+
+    @property
+    def variable(self) -> str | None:
+        """The environment variable that holds it, if one does."""
+        return self._rest if self.kind == "env" else None
+
+    def describe(self) -> str:
+        """Return what may be shown."""
+        return "***" if self.kind == "literal" else f"{self.kind}:{self._rest}"
+
+    def resolve(self, environ: Mapping[str, str]) -> SecretStr:
+        """Return the secret, one line break at its end taken off.
+
+        Raises `SecretUnavailable`, or `SecretExposed` for a file that others can read.
+        """
+        match self.kind:
+            case "env":
+                value = environ.get(self._rest)
+                if value is None:
+                    message = f"the environment variable {self._rest} is not set"
+                    raise SecretUnavailable(message)
+            case "file":
+                value = _read_secret(Path(self._rest).expanduser(), private=True)
+            case "credential":
+                folder = environ.get("CREDENTIALS_DIRECTORY")
+                if folder is None:
+                    message = (
+                        f"credential:{self._rest} needs systemd's LoadCredential= ($CREDENTIALS_DIRECTORY is not set)"
+                    )
+                    raise SecretUnavailable(message)
+                # systemd owns that folder and gives its files to the unit's user alone.
+                value = _read_secret(Path(folder) / self._rest, private=False)
+            case _:
+                value = self._rest
+        value = value.removesuffix("\n").removesuffix("\r")
+        if not value:
+            message = f"{self.describe()} is empty"
+            raise SecretUnavailable(message)
+        return SecretStr(value)
+
+
+def _read_secret(path: Path, *, private: bool) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if private and mode & 0o077:
+                message = f"the secret file {path} has mode {mode:04o}: others can read it"
+                raise SecretExposed(message)
+            return file.read(1 << 16)
+    except OSError as error:
+        message = f"the secret file {path} cannot be read: {error.strerror}"
+        raise SecretUnavailable(message) from None
+    except UnicodeDecodeError:
+        message = f"the secret file {path} is no text"
+        raise SecretUnavailable(message) from None
+
+
+def _secret(value: object) -> SecretRef:
+    if isinstance(value, SecretRef):
+        return value
+    if not isinstance(value, str):
+        # The value itself is not shown: it may be the secret.
+        message = 'a secret is a string: "env:NAME", "file:PATH" or "credential:NAME"'
+        raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
+    return SecretRef(value)
+
+
+class ManifestRef(SecretRef):
+    """`sqlite`, a database's address, or where one is. An address may hold a password: it is treated as a secret."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        if self.kind == "literal" and text != "sqlite" and not text.startswith(("postgresql://", "postgres://")):
+            # Not shown: it may be an address with a password.
+            message = 'it must be "sqlite", "postgresql://user@host/database", or where that is, as "env:NAME"'
+            raise ValueError(message)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ManifestRef) and (self.kind, self._rest) == (other.kind, other._rest)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self._rest))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is a database that several hosts share."""
+        return self.kind != "literal" or self._rest != "sqlite"
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether the configuration file itself contains the database's password."""
+        if self.kind != "literal" or not self.is_shared:
+            return False
+        parts = urlsplit(self._rest)
+        return "password=" in parts.query or ":" in parts.netloc.rpartition("@")[0]
+
+    def describe(self) -> str:
+        """Return what may be shown."""
+        if self.kind != "literal":
+            return super().describe()
+        return "postgresql" if self.is_shared else "sqlite"
+
+
+def _manifest(value: object) -> ManifestRef:
+    if isinstance(value, ManifestRef):
+        return value
+    if not isinstance(value, str):
+        message = 'it must be "sqlite" or the address of a PostgreSQL database'
+        raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
+    return ManifestRef(value)
+
+
+ManifestPlace: TypeAlias = Annotated[ManifestRef, BeforeValidator(_manifest)]
+Secret: TypeAlias = Annotated[SecretRef, BeforeValidator(_secret)]
+
+
+def secret_refs(section: BaseModel) -> Iterator[tuple[tuple[str | int, ...], SecretRef]]:
+    """Yield every secret reference in a configuration with the path of its key, as in the file.
+
+    The type of the value decides, so a new secret key needs no entry in any list. Paths use the names in the TOML file
+    (`account`, not `accounts`) and count array elements from 0.
+    """
+    for name, field in type(section).model_fields.items():
+        for path, ref in _refs_in(getattr(section, name)):
+            yield (field.alias or name, *path), ref
+
+
+def _refs_in(value: object) -> Iterator[tuple[tuple[str | int, ...], SecretRef]]:
+    if isinstance(value, SecretRef):
+        yield (), value
+    elif isinstance(value, BaseModel):
+        yield from secret_refs(value)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (((str(key), *path), ref) for path, ref in _refs_in(inner))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from (((index, *path), ref) for path, ref in _refs_in(inner))

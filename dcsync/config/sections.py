@@ -1,0 +1,312 @@
+"""The sections of the configuration with their keys and defaults. Frozen. Unknown keys are refused."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from pydantic import Field, field_validator, model_validator
+
+from dcsync.config.fields import Bandwidth, Duration, EventName, Section, Size, absolute_path
+from dcsync.config.secret_refs import ManifestPlace, ManifestRef, Secret
+from dcsync.config.units import parse_address
+from dcsync.core.layout import Layout, parse_layout
+from dcsync.core.urls import is_loopback_url
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ACCOUNT_ID = re.compile(r"(b\.)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class Mirror(Section):
+    """`[mirror]`: where and how."""
+
+    root: Path = Field(strict=False)
+    layout: str = "dated"
+    timezone: str = "UTC"
+    latest: Literal["symlink", "hardlinks", "none"] = "symlink"
+    strategy: Literal["auto", "files", "archive"] = "auto"
+    keep_archive: bool = False
+    trust_crc: bool = True
+    min_free: Size = 5 << 30
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return absolute_path(value)
+
+    @field_validator("layout")
+    @classmethod
+    def _valid_layout(cls, value: str) -> str:
+        parse_layout(value)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            close = get_close_matches(value, available_timezones(), n=1)
+            hint = f'; did you mean "{close[0]}"?' if close else ""
+            message = f"{value!r} is not a time zone such as UTC or Europe/Berlin{hint}"
+            raise ValueError(message) from None
+        return value
+
+    @model_validator(mode="after")
+    def _has_place_for_latest(self) -> Self:
+        if self.latest != "none" and not self.parsed_layout.holds_one_request:
+            message = f'the layout {self.layout!r} has no folder of one request for `latest`; set latest = "none"'
+            raise ValueError(message)
+        return self
+
+    @property
+    def parsed_layout(self) -> Layout:
+        """The layout, parsed."""
+        return parse_layout(self.layout)
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of the folders' dates."""
+        return UTC if self.timezone == "UTC" else ZoneInfo(self.timezone)
+
+
+class State(Section):
+    """`[state]`: what dcsync must remember."""
+
+    dir: Path = Field(default=Path("/var/lib/dcsync"), strict=False)
+    manifest: ManifestPlace = Field(default_factory=lambda: ManifestRef("sqlite"))
+
+    @field_validator("dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return absolute_path(value)
+
+
+class Poll(Section):
+    """`[poll]`: how often the daemon looks."""
+
+    interval: Duration = timedelta(minutes=15)
+    jitter: Duration = timedelta(minutes=1)
+    stale_after: Duration = timedelta(hours=3)
+
+    @field_validator("interval")
+    @classmethod
+    def _not_too_often(cls, value: timedelta) -> timedelta:
+        if value < timedelta(seconds=30):
+            message = "shorter than 30s: the calls are shared with the downloads"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _stale_later_than_polled(self) -> Self:
+        if self.stale_after < 2 * (self.interval + self.jitter):
+            message = "stale_after is less than two intervals: the mirror would be called stale while all is well"
+            raise ValueError(message)
+        return self
+
+
+class Transfer(Section):
+    """`[transfer]`: downloads."""
+
+    concurrency: int = Field(default=16, ge=1, le=256)
+    bandwidth: Bandwidth = None
+
+
+class Api(Section):
+    """`[api]`: the remote side."""
+
+    base_url: str = "https://developer.api.autodesk.com"
+    requests_per_minute: int = Field(default=60, ge=1, le=1000)
+    allow_storage_hosts: list[str] = Field(default_factory=list)
+    headers: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_origin(cls, value: str) -> str:
+        if "@" in value:
+            # Not shown: a password may be part of it.
+            message = "an address with user information; secrets belong into [auth]"
+            raise ValueError(message)
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            message = f"{value!r} is not an address such as https://developer.api.autodesk.com"
+            raise ValueError(message)
+        if parts.scheme == "http" and not is_loopback_url(value):
+            message = f"{value!r} is not https: tokens would go over the network in the clear"
+            raise ValueError(message)
+        return value.rstrip("/")
+
+    @field_validator("headers")
+    @classmethod
+    def _harmless(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, content in value.items():
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not content.isprintable():
+                message = f"{name!r} is not a header's name, or its value is not one line"
+                raise ValueError(message)
+            if name.lower() in {"authorization", "cookie", "host", "content-length"}:
+                message = f"{name} is dcsync's own to set"
+                raise ValueError(message)
+        return value
+
+
+class Auth(Section):
+    """`[auth]`: whose extracts."""
+
+    method: Literal["login", "service-account", "token"] = "login"
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    redirect_uri: str = "http://localhost:8080/callback"
+    account_id: str | None = None
+    key_id: str | None = None
+    private_key: Secret | None = None
+    access_token: Secret | None = None
+    refresh_token: Secret | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {
+            "login": ("client_id",),
+            "service-account": ("client_id", "client_secret", "account_id", "key_id", "private_key"),
+            "token": ("client_id",) if self.refresh_token is not None else (),
+        }[self.method]
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            message = f'method = "{self.method}" needs {", ".join(missing)}'
+            raise ValueError(message)
+        if self.method == "token" and self.access_token is None and self.refresh_token is None:
+            message = 'method = "token" needs refresh_token, or access_token for a short run'
+            raise ValueError(message)
+        return self
+
+
+class Account(Section):
+    """An `[[account]]`."""
+
+    name: str
+    id: str
+    projects: list[str] = Field(default_factory=list)
+    requests: list[str] = Field(default_factory=list)
+    include: list[str] = Field(default_factory=lambda: ["*"])
+    exclude: list[str] = Field(default_factory=list)
+    start: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _one_component(cls, value: str) -> str:
+        if not _NAME.fullmatch(value) or value.endswith("."):
+            message = f"{value!r} cannot be a folder's name: letters, digits, dots, hyphens and underscores, at most 64"
+            raise ValueError(message)
+        return value
+
+    @field_validator("id")
+    @classmethod
+    def _hub_or_account(cls, value: str) -> str:
+        if not _ACCOUNT_ID.fullmatch(value):
+            message = f"{value!r} is not a hub id (b.872264f8-2433-498d-8d36-16649ecb13fe) or account id"
+            raise ValueError(message)
+        return value
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _a_day(cls, value: object) -> object:
+        # TOML has dates of its own; both spellings are meant the same.
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, str) and value:
+            try:
+                date.fromisoformat(value)
+            except ValueError:
+                message = f"{value!r} is not a day such as 2026-01-31"
+                raise ValueError(message) from None
+        return value
+
+    @property
+    def account_id(self) -> str:
+        """The id without the hub's prefix, lower-case as the API writes it."""
+        return self.id.removeprefix("b.").lower()
+
+
+class Keep(Section):
+    """`[keep]`: what prune leaves."""
+
+    last: int = Field(default=0, ge=0)
+    daily: int = Field(default=0, ge=0)
+    weekly: int = Field(default=0, ge=0)
+    monthly: int = Field(default=0, ge=0)
+    yearly: int = Field(default=0, ge=0)
+
+
+class Verify(Section):
+    """`[verify]`: how the mirror is read again."""
+
+    rate: Bandwidth = 50 << 20
+    part_days: int = Field(default=30, ge=1, le=366)
+
+
+class Http(Section):
+    """`[http]`: the daemon's own pages."""
+
+    listen: str = ""
+    callback_secret: Secret | None = None
+
+    @field_validator("listen")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if value:
+            parse_address(value)
+        return value
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where to listen; None is nowhere. Without a host it is this machine alone."""
+        return parse_address(self.listen) if self.listen else None
+
+
+class Hook(Section):
+    """A `[[hook]]`."""
+
+    on: list[EventName]
+    run: list[str] = Field(min_length=1)
+    timeout: Duration = timedelta(minutes=10)
+
+
+class Notify(Section):
+    """`[notify]`: messages to people, through apprise."""
+
+    urls: list[Secret] = Field(default_factory=list)
+    on: list[EventName] = Field(default=["failure", "attention", "recovered"])
+
+
+class Heartbeat(Section):
+    """`[heartbeat]`: an address that hears from dcsync only while the mirror is fresh."""
+
+    url: Secret | None = None
+
+
+class Metrics(Section):
+    """`[metrics]`: figures for Prometheus in a file, where nothing scrapes `[http]`."""
+
+    textfile: Path | None = Field(default=None, strict=False)
+
+    @field_validator("textfile")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        path = absolute_path(value)
+        if path.suffix != ".prom":
+            message = f"{str(path)!r} does not end in .prom: node_exporter reads no other files"
+            raise ValueError(message)
+        return path
+
+
+class Log(Section):
+    """`[log]`."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"

@@ -1,0 +1,37 @@
+"""From the configuration to settings."""
+
+from __future__ import annotations
+
+from dcsync.app.from_config import hidden_names, tell_settings
+from dcsync.config import Config
+from dcsync.config.fields import Section
+from dcsync.config.secret_refs import Secret
+from tests.rigs.configs import ACCOUNT_ID
+
+
+class Feed(Section):
+    """A section of a later version."""
+
+    passwords: list[Secret]
+
+
+class Extended(Config):
+    """A configuration of a later version."""
+
+    feed: Feed
+
+
+def test_hooks_do_not_inherit_the_variable_of_a_new_secret_key() -> None:
+    config = Extended.model_validate(
+        {
+            "mirror": {"root": "/srv/dcsync"},
+            "state": {"manifest": "env:DATABASE"},
+            "auth": {"method": "token", "access_token": "env:TOKEN"},
+            "account": [{"name": "acme", "id": ACCOUNT_ID}],
+            "feed": {"passwords": ["env:FIRST", "file:/second", "env:THIRD"]},
+        }
+    )
+    environ = dict.fromkeys(["DATABASE", "TOKEN", "FIRST", "THIRD", "PATH"], "x")
+
+    assert hidden_names(config) >= {"DATABASE", "TOKEN", "FIRST", "THIRD"}
+    assert tell_settings(config, environ=environ).environ == {"PATH": "x"}

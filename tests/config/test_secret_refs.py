@@ -1,0 +1,185 @@
+"""References to secrets: what they resolve to, and where a configuration holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from dcsync.config import Config, SecretRef, secret_refs
+from dcsync.config.fields import Section
+from dcsync.config.secret_refs import Secret
+from dcsync.errors import SecretExposed, SecretUnavailable
+from tests.rigs.configs import ACCOUNT_ID, make_config, refusal
+
+CANARY = "hunter2-canary"
+
+
+def resolved(text: str, **environ: str) -> str:
+    return SecretRef(text).resolve(environ).get_secret_value()
+
+
+def secret_file(folder: Path, body: bytes = b"s3cret\n", mode: int = 0o600) -> Path:
+    path = folder / "secret"
+    path.write_bytes(body)
+    path.chmod(mode)
+    return path
+
+
+def test_a_secret_comes_from_the_environment() -> None:
+    assert resolved("env:TOKEN", TOKEN="s3cret") == "s3cret"
+
+
+@pytest.mark.parametrize("body", [b"s3cret", b"s3cret\n", b"s3cret\r\n"])
+def test_a_secret_comes_from_a_file_without_its_line_break(tmp_path: Path, body: bytes) -> None:
+    assert resolved(f"file:{secret_file(tmp_path, body)}") == "s3cret"
+
+
+def test_a_secret_comes_from_a_credential_of_systemd_whatever_its_mode(tmp_path: Path) -> None:
+    path = secret_file(tmp_path, mode=0o444)
+
+    assert resolved(f"credential:{path.name}", CREDENTIALS_DIRECTORY=str(tmp_path)) == "s3cret"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o666, 0o601])
+def test_a_secret_file_that_others_can_use_is_refused_with_its_mode(tmp_path: Path, mode: int) -> None:
+    path = secret_file(tmp_path, CANARY.encode(), mode)
+
+    with pytest.raises(SecretExposed) as caught:
+        resolved(f"file:{path}")
+
+    assert str(caught.value) == f"the secret file {path} has mode {mode:04o}: others can read it"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "said"),
+    [
+        ("env:TOKEN", {}, "the environment variable TOKEN is not set"),
+        ("env:TOKEN", {"TOKEN": ""}, "env:TOKEN is empty"),
+        ("env:TOKEN", {"TOKEN": "\n"}, "env:TOKEN is empty"),
+        ("file:/absent/secret", {}, "the secret file /absent/secret cannot be read: No such file or directory"),
+        ("credential:c", {}, "credential:c needs systemd's LoadCredential= ($CREDENTIALS_DIRECTORY is not set)"),
+        (
+            "credential:c",
+            {"CREDENTIALS_DIRECTORY": "/no"},
+            "the secret file /no/c cannot be read: No such file or directory",
+        ),
+    ],
+)
+def test_a_secret_that_is_not_there_is_named(text: str, environ: dict[str, str], said: str) -> None:
+    with pytest.raises(SecretUnavailable) as caught:
+        SecretRef(text).resolve(environ)
+
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"\xff\xfe\x00"])
+def test_a_secret_file_without_a_secret_is_refused(tmp_path: Path, body: bytes) -> None:
+    path = secret_file(tmp_path, body)
+
+    with pytest.raises(SecretUnavailable, match=r"is empty|is no text"):
+        resolved(f"file:{path}")
+
+
+def test_any_other_text_is_the_secret_itself_and_is_never_shown() -> None:
+    secret = SecretRef(f"https:{CANARY}")
+
+    assert secret.kind == "literal"
+    assert repr(secret) == "SecretRef('***')"
+    assert secret.describe() == "***"
+    assert secret.resolve({}).get_secret_value() == f"https:{CANARY}"
+    assert CANARY not in repr(secret.resolve({}))
+
+
+@pytest.mark.parametrize("text", ["", "env:", "file:", "credential:", "credential:../token", "credential:.."])
+def test_a_reference_to_nothing_or_out_of_its_folder_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"names nothing|it is empty|takes a name, no path"):
+        SecretRef(text)
+
+
+# --- the manifest -----------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_is_a_file_or_a_database_that_several_hosts_share() -> None:
+    assert not make_config(state={"manifest": "sqlite"}).state.manifest.is_shared
+    assert make_config(state={"manifest": "postgresql://u@h/d"}).state.manifest.is_shared
+    assert make_config(state={"manifest": "env:DATABASE"}).state.manifest.is_shared
+    assert refusal(state={"manifest": "mysql"}).startswith('it must be "sqlite", "postgresql://')
+    assert CANARY not in refusal(state={"manifest": f"mysql://u:{CANARY}@h/d"})
+    assert "it must be" in refusal(state={"manifest": 5})
+
+
+@pytest.mark.parametrize(
+    ("address", "holds"),
+    [
+        (f"postgresql://u:{CANARY}@h/d", True),
+        (f"postgresql://h/d?user=u&password={CANARY}", True),
+        ("postgresql://u@h:5432/d", False),
+        ("postgresql:///d", False),
+        ("env:DATABASE", False),
+        ("sqlite", False),
+    ],
+)
+def test_a_password_in_the_address_is_noticed_and_never_shown(address: str, holds: bool) -> None:
+    config = make_config(state={"manifest": address})
+
+    assert config.state.manifest.holds_secret is holds
+    assert CANARY not in repr(config)
+
+
+def test_a_password_in_the_manifest_s_address_is_not_shown() -> None:
+    assert "hunter2" not in refusal(state={"manifest": "mysql://u:hunter2@h/db"})
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+class Feed(Section):
+    """A section with secrets that no released configuration has."""
+
+    password: Secret | None = None
+    tokens: list[Secret] = Field(default_factory=list)
+    by_name: dict[str, Secret] = Field(default_factory=dict)
+    label: str = ""
+
+
+class Extended(Config):
+    """A configuration of a later version."""
+
+    feed: Feed | None = None
+    feeds: list[Feed] = Field(alias="further", default_factory=list)
+
+
+def extended(**sections: object) -> Extended:
+    document = {
+        "mirror": {"root": "/srv/dcsync"},
+        "auth": {"method": "token", "access_token": "env:TOKEN"},
+        "account": [{"name": "acme", "id": ACCOUNT_ID}],
+    }
+    return Extended.model_validate({**document, **sections})
+
+
+def test_a_new_secret_key_is_found_wherever_it_is_nested() -> None:
+    config = extended(
+        feed={"password": "env:A", "tokens": ["env:B", "env:C"], "by_name": {"x": "env:D"}, "label": "env:NOT"},
+        further=[{}, {"password": "env:E"}],
+    )
+
+    found = {path: ref.variable for path, ref in secret_refs(config) if ref.variable is not None}
+
+    assert found == {
+        ("auth", "access_token"): "TOKEN",
+        ("feed", "password"): "A",
+        ("feed", "tokens", 0): "B",
+        ("feed", "tokens", 1): "C",
+        ("feed", "by_name", "x"): "D",
+        ("further", 1, "password"): "E",
+    }
+
+
+def test_keys_that_are_not_set_and_the_default_manifest_hold_no_secret() -> None:
+    refs = dict(secret_refs(extended()))
+
+    assert refs.keys() == {("state", "manifest"), ("auth", "access_token")}
+    assert not any(ref.holds_secret for ref in refs.values())

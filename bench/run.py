@@ -309,7 +309,7 @@ def _lines() -> list[str]:
     rows = [
         f"| {line.what} | {line.figure} | {line.bar} {'met' if line.met else '**missed**'} |" for line in shown_lines
     ]
-    return ["| dcsync by itself | figure | bar |", "|---|---|---|", *rows, ""]
+    return ["| dcsync alone | Result | Target |", "|---|---|---|", *rows, ""]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table for a document."""
-        lines = ["| work | against | dcsync | the other | ratio | bar |", "|---|---|---|---|---|---|"]
+        lines = ["| Work | Compared with | dcsync | Other tool | Ratio | Target |", "|---|---|---|---|---|---|"]
         for row in self.rows:
             bar = "" if row.bar is None else f"{row.bar:g} {'met' if row.met else '**missed**'}"
             lines.append(f"| {row.work} | {row.against} | {row.dcsync} | {row.other} | {_short(row.ratio)} | {bar} |")

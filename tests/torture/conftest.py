@@ -102,7 +102,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     rows = [f"| {what} | {result} | `{file}` |" for what, result, file in config.stash[_FIGURES]]
     if not rows:
         return
-    table = "\n".join(["| torture | result | where |", "|---|---|---|", *rows])
+    table = "\n".join(["| Test | Result | File |", "|---|---|---|", *rows])
     terminalreporter.section(f"torture, seed {SEED}, Python {sys.version.split()[0]}")
     terminalreporter.line(table)
     if path := os.environ.get("DCSYNC_TORTURE_FIGURES"):

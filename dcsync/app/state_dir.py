@@ -12,7 +12,7 @@ from pathlib import Path
 from dcsync.config import Config
 from dcsync.database import Database, parse_database
 from dcsync.errors import ConfigError, ManifestError
-from dcsync.mirror.root import write_durably
+from dcsync.mirror.durable import replace_durably
 
 MANIFEST_NAME = "manifest.sqlite"
 INSTANCE_NAME = "instance"
@@ -88,7 +88,7 @@ def write_text(state: Path, name: str, text: str) -> None:
     """Write a line to a file of the state folder, durably. Raises `ManifestError`."""
     try:
         with _folder(state) as descriptor:
-            write_durably(descriptor, name, f"{text}\n".encode(), mode=0o600)
+            replace_durably(descriptor, name, f"{text}\n".encode(), mode=0o600)
     except OSError as error:
         message = f"{state / name} cannot be written: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message) from None

@@ -14,8 +14,8 @@ from dcsync.core.table import is_table
 from dcsync.core.wire import WireError
 from dcsync.errors import DiskError, MirrorTampered
 from dcsync.mirror import disk
+from dcsync.mirror.hashing import hash_descriptor
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
-from dcsync.mirror.staging import hash_descriptor
 
 #: `2026/11/22/163405Z-9bd7c8a0` below account and request is six deep; templates may be deeper, but not without end.
 _MAX_DEPTH = 12

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from dcsync.core.transfer import PIECE_SIZE
 from dcsync.errors import DcsyncError
 from dcsync.mirror import disk
+from dcsync.mirror.hashing import Digest, Hashers
 from dcsync.mirror.root import MirrorRoot
-from dcsync.mirror.staging import Digest, Hashers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

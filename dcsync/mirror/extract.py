@@ -12,7 +12,8 @@ from dcsync.core.inflate import Decompressor, MemberReader
 from dcsync.core.model import StoredFile
 from dcsync.core.ziplayout import Member, Span, ZipError
 from dcsync.errors import StorageError
-from dcsync.mirror.staging import Part, Staging
+from dcsync.mirror.part import Part
+from dcsync.mirror.staging import Staging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

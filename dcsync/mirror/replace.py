@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from dcsync.core.transfer import PIECE_SIZE
 from dcsync.mirror import disk
+from dcsync.mirror.durable import copy_durably, create_durably
 from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
 
 QUARANTINE = "quarantine"
@@ -52,13 +52,7 @@ def replace_by_bytes(root: MirrorRoot, target: Place, body: bytes, *, label: str
         root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
     ):
         disk.remove_tree(_ASIDE, staging)
-        descriptor = _create(staging)
-        try:
-            disk.write_all(descriptor, body)
-            os.fchmod(descriptor, disk.FILE_MODE)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        create_durably(staging, _ASIDE, body)
         return _swap_in(root, target, staging, label)
 
 
@@ -93,24 +87,9 @@ def _keep(root: MirrorRoot, target: Place, parent: int, leaf: str, label: str) -
     return f"{above}/{name}"
 
 
-def _create(folder: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(_ASIDE, flags, 0o600, dir_fd=folder)
-
-
 def _copy(leaf: str, parent: int, folder: int) -> None:
     source = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        target = _create(folder)
-        try:
-            if not disk.clone(source, target):
-                offset = 0
-                while piece := os.pread(source, PIECE_SIZE, offset):
-                    disk.write_all(target, piece)
-                    offset += len(piece)
-            os.fchmod(target, disk.FILE_MODE)
-            os.fsync(target)
-        finally:
-            os.close(target)
+        copy_durably(source, folder, _ASIDE)
     finally:
         os.close(source)

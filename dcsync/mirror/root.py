@@ -29,6 +29,7 @@ from dcsync.errors import (
     MirrorTampered,
 )
 from dcsync.mirror import disk
+from dcsync.mirror.durable import replace_durably, write_new
 
 OWN_FOLDER = ".dcsync"
 STAGING = "staging"
@@ -202,7 +203,7 @@ class MirrorRoot:
         """Bind the root to an instance, durably."""
         with disk.disk_errors("writing the instance marker"), self.folder(OWN_FOLDER, create=True) as folder:
             body = json.dumps({"id": identifier}).encode() + b"\n"
-            write_durably(folder, _MARKER, body, mode=0o644)
+            replace_durably(folder, _MARKER, body, mode=0o644)
 
     def replace_file(self, name: str, body: bytes) -> None:
         """Put a file of ours into the root, in one step and durably: a reader sees the old one or the new one. Blocks.
@@ -216,7 +217,7 @@ class MirrorRoot:
         ):
             # Made in our own folder: nothing unfinished is ever seen outside of it.
             aside = f"{name}{self.mark}"
-            write_aside(own, aside, body, mode=0o644)
+            write_new(own, aside, body, mode=0o644)
             os.rename(f"{aside}.new", name, src_dir_fd=own, dst_dir_fd=self.descriptor)
             os.fsync(self.descriptor)
 
@@ -313,26 +314,6 @@ def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:
         message = f"the manifest knows snapshots, but {root.path} has no {OWN_FOLDER}/{_MARKER}"
         raise MirrorNotMounted(message)
     return True
-
-
-def write_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
-    """Replace a small file: written aside, fsynced, renamed, the folder fsynced. Never half there."""
-    write_aside(folder, name, body, mode=mode)
-    os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
-    os.fsync(folder)
-
-
-def write_aside(folder: int, name: str, body: bytes, *, mode: int) -> None:
-    """Write a file that is to replace `name`, fsynced, as `name.new`."""
-    descriptor = os.open(
-        f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
-    )
-    try:
-        disk.write_all(descriptor, body)
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def split(relative: str) -> Sequence[str]:

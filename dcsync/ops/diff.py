@@ -17,8 +17,8 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.table import TableFacts, is_table
 from dcsync.errors import SnapshotUnclear
 from dcsync.mirror import disk
+from dcsync.mirror.hashing import count_rows
 from dcsync.mirror.root import MirrorRoot
-from dcsync.mirror.staging import count_rows
 from dcsync.ops.context import ReadContext
 
 LATEST = "latest"

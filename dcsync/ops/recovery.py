@@ -11,7 +11,8 @@ import structlog
 
 from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.names import component
-from dcsync.mirror.staging import discard_staging, holder_of, staged_jobs
+from dcsync.mirror.staged_names import holder_of
+from dcsync.mirror.staging import discard_staging, staged_jobs
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.missing import finish_pruning, notice_missing
 from dcsync.ops.integrity.rebuild import is_under_way, rebuild

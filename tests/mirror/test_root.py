@@ -29,7 +29,7 @@ from dcsync.errors import (
     MirrorNotMounted,
     MirrorTampered,
 )
-from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, split, write_durably
+from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, split
 from tests.rigs.stats import unread
 
 #: Holds the mirror until its standard input ends.
@@ -216,18 +216,6 @@ def test_a_marker_that_a_killed_run_left_half_written_is_no_marker(root: MirrorR
     assert is_new_marker
     assert root.marker() == identifier
     assert tree(root.path) == {".dcsync", ".dcsync/instance"}
-
-
-def test_a_small_file_is_replaced_by_a_new_one_and_never_written_into(root: MirrorRoot) -> None:
-    write_durably(root.descriptor, "note", b"old", mode=0o644)
-    with (root.path / "note").open("rb") as reader:
-        write_durably(root.descriptor, "note", b"newer", mode=0o600)
-
-        assert reader.read() == b"old"
-
-    assert (root.path / "note").read_bytes() == b"newer"
-    assert stat.S_IMODE((root.path / "note").stat().st_mode) == 0o600
-    assert tree(root.path) == {"note"}
 
 
 # --- lock -------------------------------------------------------------------------------------------------------------

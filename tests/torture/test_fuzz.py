@@ -35,7 +35,8 @@ from dcsync.errors import AuthError, ConfigInvalid, LoginRequired
 from dcsync.mirror.extract import Exploder, Target
 from dcsync.mirror.native import fastest_decompressor
 from dcsync.mirror.root import open_root
-from dcsync.mirror.staging import Staging, staged_leaf
+from dcsync.mirror.staged_names import staged_leaf
+from dcsync.mirror.staging import Staging
 from dcsync.sandbox.world import World, job_json, request_json
 from tests.rigs import nasty
 from tests.rigs.mirror import add_extract, mirroring, tables

@@ -7,7 +7,7 @@ from typing import Protocol
 from dcsync.core.transfer import Throttle
 from dcsync.errors import DcsyncError
 from dcsync.mirror.check import Entry, Reading
-from dcsync.mirror.staging import Digest
+from dcsync.mirror.hashing import Digest
 from dcsync.ops.context import MirrorContext
 
 #: Files up to this size are read in one hop into a thread.

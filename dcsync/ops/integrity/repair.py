@@ -28,7 +28,8 @@ from dcsync.manifest import Records
 from dcsync.mirror.check import look
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
-from dcsync.mirror.staging import Staging, staged_leaf
+from dcsync.mirror.staged_names import staged_leaf
+from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.content_reader import ContentReader
 from dcsync.ops.integrity.missing import notice_missing

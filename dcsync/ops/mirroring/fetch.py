@@ -29,7 +29,8 @@ from dcsync.errors import (
     SizeMismatch,
     StorageError,
 )
-from dcsync.mirror.staging import Part, Staging
+from dcsync.mirror.part import Part
+from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
 from dcsync.ops.mirroring.streams import Gauge, WriteBehind
 from dcsync.tasks import each

@@ -26,7 +26,8 @@ from dcsync.manifest import Records
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.latest import point_latest
 from dcsync.mirror.root import MirrorRoot
-from dcsync.mirror.staging import Staging, discard_staging, holder_of, staged_jobs
+from dcsync.mirror.staged_names import holder_of
+from dcsync.mirror.staging import Staging, discard_staging, staged_jobs
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.tasks import finish
 

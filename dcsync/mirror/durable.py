@@ -1,0 +1,66 @@
+"""Durable writes of whole files: written, fsynced, and named only then.
+
+Each function blocks and raises `OSError`s. A new name survives a power cut only when its folder was fsynced after it:
+`replace_durably` does that, after the other functions the caller does.
+"""
+
+from __future__ import annotations
+
+import os
+
+from dcsync.core.transfer import PIECE_SIZE
+from dcsync.mirror import disk
+from dcsync.mirror.hashing import eio_as_unreadable
+
+
+def create_durably(folder: int, name: str, body: bytes) -> None:
+    """Create a file of a snapshot, read-only, and fsync it. `FileExistsError` when the name is taken."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    _write_and_sync(os.open(name, flags, 0o600, dir_fd=folder), body, disk.FILE_MODE)
+
+
+def copy_durably(source: int, folder: int, name: str) -> os.stat_result:
+    """Create a read-only copy of an open file and fsync it, with shared blocks where the file system can.
+
+    Raises `Unreadable` when the source cannot be read.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        if not disk.clone(source, target):
+            offset = 0
+            while piece := _read_piece(source, offset):
+                disk.write_all(target, piece)
+                offset += len(piece)
+        os.fchmod(target, disk.FILE_MODE)
+        os.fsync(target)
+        return os.fstat(target)
+    finally:
+        os.close(target)
+
+
+def replace_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
+    """Replace a small file in one step: a reader sees the old content or the new one, also after a power cut."""
+    write_new(folder, name, body, mode=mode)
+    os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def write_new(folder: int, name: str, body: bytes, *, mode: int) -> None:
+    """Write and fsync `<name>.new`, which the caller then renames over `name`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    _write_and_sync(os.open(f"{name}.new", flags, 0o600, dir_fd=folder), body, mode)
+
+
+def _read_piece(source: int, offset: int) -> bytes:
+    with eio_as_unreadable():
+        return os.pread(source, PIECE_SIZE, offset)
+
+
+def _write_and_sync(descriptor: int, body: bytes, mode: int) -> None:
+    try:
+        disk.write_all(descriptor, body)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

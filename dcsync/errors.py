@@ -1,20 +1,20 @@
 """Every error that dcsync raises on purpose: one tree, decided on by class and field, never by text.
 
-Each class knows its stable `code`, the exit status it asks for, whether trying again can help (`transient`), whether
-going on makes no sense (`ends_run`), what is safe meanwhile, and what the operator should do. An exception that is not
-a `DcsyncError` is a bug. No message holds a token or the query of a signed URL.
+Each class has a stable `code`, the exit status it asks for, whether a retry can help (`transient`), how much of a run
+it stops (`scope`), what stays safe, and what the operator should do. An exception that is not a `DcsyncError` is a bug.
+No message holds a token or the query of a signed URL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import ClassVar
+from enum import IntEnum, StrEnum
+from typing import ClassVar, Self
 
 
 class ExitStatus(IntEnum):
-    """What a command's exit status means (DESIGN §6)."""
+    """What a command's exit status means; README.md documents each."""
 
     DONE = 0
     BUG = 1
@@ -41,13 +41,31 @@ SEVERITY = (
 )
 
 
+class Scope(StrEnum):
+    """How much of a run would only meet the same error again."""
+
+    #: One file. The job's other files are still fetched, and the job fails.
+    FILE = "file"
+    #: One job. The account's other jobs are still mirrored.
+    JOB = "job"
+    #: Every job of the account, which stops. The other accounts go on.
+    ACCOUNT = "account"
+    #: Every account. Each one stops as soon as it meets the error itself.
+    RUN = "run"
+
+    @property
+    def stops_account(self) -> bool:
+        """Say whether the account's remaining jobs are left for a later run."""
+        return self in {Scope.ACCOUNT, Scope.RUN}
+
+
 class DcsyncError(Exception):
-    """Base of all. `str()` is one line: what failed, on what, the value seen."""
+    """Base of all. `str()` is one line: what failed, on what, the value seen. No field changes after construction."""
 
     code: ClassVar[str] = "DCSYNC"
     exit_status: ClassVar[ExitStatus] = ExitStatus.INCOMPLETE
     transient: ClassVar[bool] = False
-    ends_run: ClassVar[bool] = False
+    scope: ClassVar[Scope] = Scope.JOB
     #: Trying the same thing a few times more is pointless: the content is what is wrong.
     poison: ClassVar[bool] = False
     safe: ClassVar[str] = "everything already published is untouched"
@@ -58,6 +76,19 @@ class DcsyncError(Exception):
         self.message = message
         self.advice = self.hint if hint is None else hint
         self.retry_after_s = retry_after_s
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set a field once. Python itself sets dunder attributes such as `__traceback__` more often."""
+        if hasattr(self, name) and not name.startswith("__"):
+            message = f"{name} of {type(self).__name__} is already set; make another error instead"
+            raise AttributeError(message)
+        super().__setattr__(name, value)
+
+    def with_message(self, message: str) -> Self:
+        """Return an error that is like this one but for its message, with this one's traceback."""
+        other = type(self).__new__(type(self), message)
+        vars(other).update({**vars(self), "message": message})
+        return other.with_traceback(self.__traceback__)
 
 
 # --- configuration --------------------------------------------------------------------------------------------------
@@ -81,8 +112,8 @@ class ConfigError(DcsyncError):
     """The configuration or the command line cannot be used."""
 
     code = "C-CONFIG"
+    scope = Scope.RUN
     exit_status = ExitStatus.USAGE
-    ends_run = True
     safe = "nothing was done"
 
 
@@ -144,6 +175,7 @@ class ApiUnreachable(ApiError):
     """Name resolution, connection, TLS or a time-out: no answer came."""
 
     code = "A-NETWORK"
+    scope = Scope.RUN
     transient = True
     hint = "check the network, DNS, the proxy and api.base_url; dcsync tries again by itself"
 
@@ -152,6 +184,7 @@ class ApiFault(ApiError):
     """The server or a gateway failed (5xx)."""
 
     code = "A-SERVER"
+    scope = Scope.ACCOUNT
     transient = True
     hint = "nothing to do: it is the remote side; dcsync tries again by itself"
 
@@ -160,6 +193,7 @@ class RateLimited(ApiError):
     """429: the quota of calls is used up."""
 
     code = "A-QUOTA"
+    scope = Scope.RUN
     transient = True
     hint = "other programs share this client id's 60 calls a minute; lower api.requests_per_minute if they must"
 
@@ -201,7 +235,7 @@ class AuthError(DcsyncError):
     """No usable access token."""
 
     code = "T-AUTH"
-    ends_run = True
+    scope = Scope.RUN
 
 
 class LoginRequired(AuthError):
@@ -308,6 +342,7 @@ class StorageError(DcsyncError):
     """A download from the file store failed. Its URL is never part of the message."""
 
     code = "S-STORAGE"
+    scope = Scope.FILE
     transient = True
     hint = "nothing to do: dcsync tries again by itself with a new URL"
 
@@ -395,7 +430,7 @@ class ExtractMissing(DcsyncError):
 
 
 class JobBug(DcsyncError):
-    """Something that nobody foresaw came up with one job: a bug, which must not hold up the other jobs (FAULTS D13)."""
+    """An unforeseen exception in one job: a bug, which must not hold up the other jobs."""
 
     code = "D-BUG"
     exit_status = ExitStatus.BUG
@@ -410,6 +445,7 @@ class DiskError(DcsyncError):
     """The mirror's file system did not do what was asked."""
 
     code = "F-DISK"
+    scope = Scope.RUN
     transient = True
 
 
@@ -417,6 +453,7 @@ class DiskFull(DiskError):
     """No space, or not enough to start."""
 
     code = "F-SPACE"
+    scope = Scope.JOB
     hint = "free space on that disk; dcsync goes on by itself"
 
 
@@ -424,6 +461,7 @@ class InodesExhausted(DiskError):
     """No free inodes."""
 
     code = "F-INODES"
+    scope = Scope.JOB
     hint = "free inodes (delete files, or a file system with more inodes); dcsync goes on by itself"
 
 
@@ -439,7 +477,6 @@ class DiskDenied(DiskError):
 
     code = "F-PERM"
     transient = False
-    ends_run = True
     hint = "give the user that runs dcsync the right to write there"
 
 
@@ -454,7 +491,7 @@ class MirrorError(DcsyncError):
     """The mirror's root is not in a state to be written to."""
 
     code = "M-MIRROR"
-    ends_run = True
+    scope = Scope.RUN
 
 
 class MirrorLocked(MirrorError):
@@ -464,8 +501,10 @@ class MirrorLocked(MirrorError):
     exit_status = ExitStatus.LOCKED
     hint = "wait for it to end, or stop it; `dcsync status` works meanwhile"
 
-    def __init__(self, message: str, *, pid: int | None = None, role: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, pid: int | None = None, role: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
         self.pid = pid
         self.role = role
 
@@ -508,8 +547,8 @@ class MirrorTampered(MirrorError):
     """Something in the tree is not what dcsync put there (a symlink instead of a folder, say)."""
 
     code = "M-TAMPERED"
+    scope = Scope.JOB
     exit_status = ExitStatus.UNSAFE
-    ends_run = False
 
 
 # --- manifest -------------------------------------------------------------------------------------------------------
@@ -519,8 +558,8 @@ class ManifestError(DcsyncError):
     """The manifest cannot be read or written."""
 
     code = "D-MANIFEST"
+    scope = Scope.RUN
     transient = True
-    ends_run = True
     hint = "check state.dir: space, permissions, disk"
 
 

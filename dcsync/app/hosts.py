@@ -30,9 +30,7 @@ def at_work(others: Sequence[Host]) -> MirrorLocked:
     names = ", ".join(sorted({host.name for host in others}))
     message = f"daemons on the same manifest are at work: {names}"
     hint = "they do what is due by themselves; dcsync status shows them. For this command, stop them"
-    error = MirrorLocked(message, pid=None, role=DAEMON)
-    error.advice = hint
-    return error
+    return MirrorLocked(message, pid=None, role=DAEMON, hint=hint)
 
 
 async def arrive(

@@ -513,5 +513,4 @@ def _first_failure(failures: Sequence[tuple[str, StorageError]]) -> DcsyncError:
     """Return the failure that says most of a job: wrong content before a bad line."""
     name, error = next(((name, error) for name, error in failures if error.poison), failures[0])
     others = f" (and {len(failures) - 1} more files)" if len(failures) > 1 else ""
-    error.message = f"{name!r}: {error.message}{others}"
-    return error
+    return error.with_message(f"{name!r}: {error.message}{others}")

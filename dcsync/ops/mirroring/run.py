@@ -21,24 +21,7 @@ from dcsync.core.lifecycle import (
 )
 from dcsync.core.model import Job, JobId, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
-from dcsync.errors import (
-    SEVERITY,
-    ApiFault,
-    ApiUnreachable,
-    AuthError,
-    ConfigError,
-    DcsyncError,
-    DiskError,
-    DiskFull,
-    ExitStatus,
-    ExtractMissing,
-    Fenced,
-    InodesExhausted,
-    JobBug,
-    ManifestError,
-    MirrorError,
-    RateLimited,
-)
+from dcsync.errors import SEVERITY, DcsyncError, ExitStatus, ExtractMissing, Fenced, JobBug, ManifestError
 from dcsync.manifest import Ticket
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
@@ -302,8 +285,10 @@ class _AccountRun:
                 self._outcome.planned.append(await mirror.plan(known, request))
             else:
                 self._outcome.published.append(await mirror.mirror(known, request))
+        except Fenced:
+            raise
         except DcsyncError as error:
-            if _stops_account(error) or isinstance(error, Fenced):
+            if error.scope.stops_account:
                 raise
             await self._fail(context, known, error)
         except Exception as error:  # whatever it is, the other jobs can be mirrored
@@ -405,15 +390,6 @@ class _AccountRun:
                 linked_bytes=sum(published.linked_bytes for published in outcome.published),
                 error_code=None if error is None else error.code,
             )
-
-
-def _stops_account(error: DcsyncError) -> bool:
-    """Say whether the next job would only meet the same error."""
-    if isinstance(error, DiskFull | InodesExhausted):
-        # A smaller one may fit.
-        return False
-    account_wide = (ConfigError, AuthError, ApiUnreachable, ApiFault, RateLimited, DiskError, ManifestError)
-    return isinstance(error, account_wide) or (isinstance(error, MirrorError) and error.ends_run)
 
 
 def _without_listing(job: Job, now: datetime) -> JobState:

@@ -13,8 +13,15 @@ from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import (
+    ApiFault,
+    ChecksumMismatch,
+    DcsyncError,
+    DiskFull,
+    DiskReadOnly,
     ExitStatus,
+    MirrorTampered,
     TokenStoreUnusable,
+    TokenUndecided,
 )
 from dcsync.log import configure
 from dcsync.ops.context import NullObserver
@@ -272,3 +279,42 @@ async def test_a_new_token_that_the_disk_refuses_is_saved_before_the_run_ends(
     assert {stored.refresh_token} == mirror.sandbox.tokens.live_refresh_tokens
     assert (await mirror.sync_one()).error is None
     assert mirror.sandbox.tokens.refresh_count == 1
+
+
+class Raising(NullObserver):
+    """Raises an error in one job of one account."""
+
+    def __init__(self, account: str, job: str, error: DcsyncError) -> None:
+        self._met, self._error = (account, job), error
+
+    def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
+        if (account, job) == self._met:
+            raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "stops_account"),
+    [
+        (ChecksumMismatch("x"), False),
+        (MirrorTampered("x"), False),
+        (DiskFull("x"), False),
+        (ApiFault("x"), True),
+        (DiskReadOnly("x"), True),
+        (TokenUndecided("x"), True),
+    ],
+    ids=lambda value: value.code if isinstance(value, DcsyncError) else None,
+)
+async def test_the_scope_of_an_error_decides_what_is_still_mirrored(
+    mirror: Mirror, error: DcsyncError, stops_account: bool
+) -> None:
+    """Of an account that stops, the later job is left. Another account mirrors both."""
+    first, second = (add_extract(mirror, tables(1, seed=day), days_ago=2 - day) for day in range(2))
+    hub = mirror.world.hub_id
+    mirror.config["account"] = [{"name": "acme", "id": hub}, {"name": "other", "id": hub}]
+
+    acme, other = await mirror.sync(observer=Raising("acme", first, error))
+
+    assert [published.job for published in other.published] == [first, second]
+    assert acme.error is (error if stops_account else None)
+    assert [published.job for published in acme.published] == ([] if stops_account else [second])
+    assert [(failed.job, failed.code) for failed in acme.failed] == ([] if stops_account else [(first, error.code)])

@@ -159,7 +159,7 @@ def _peak(size: int, pack: Callable[[Path, int], Blob]) -> float:
         files: dict[str, bytes | Blob] = {"forms_forms.csv": pack(packed, size), ARCHIVE: OnDisk(packed)}
         world = side.sandbox.world
         world.add_job(world.add_request("Large"), completed_at=datetime.now(UTC), files=files, with_archive=False)
-        side.config.write_text(side.config.read_text().replace("[mirror]", '[mirror]\nstrategy = "archive"'))
+        side.config.write_text(side.config.read_text().replace("[mirror]", '[mirror]\nstrategy = "zip"'))
         command = [sys.executable, "-c", PEAK, str(side.config)]
         result = subprocess.run(
             command, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", TOKEN: side.token}

@@ -278,7 +278,7 @@ class ServiceAccountRejected(AuthError):
 
     code = "T-ACCOUNT"
     exit_status = ExitStatus.LOGIN_REQUIRED
-    hint = "check auth.account_id, auth.key_id and auth.private_key, that the key is enabled, and this machine's clock"
+    hint = "check service_account_id, key_id and private_key in [auth], that the key is enabled, and this host's clock"
 
 
 class PrivateKeyUnusable(AuthError):

@@ -153,7 +153,7 @@ async def test_no_secret_comes_out_anywhere(side: Served) -> None:
     await run(side, heard, "logout", "--local")
 
     # A service account; and a key that is none.
-    more = (f'account_id = "{SERVICE_ACCOUNT}"', 'key_id = "key-1"')
+    more = (f'service_account_id = "{SERVICE_ACCOUNT}"', 'key_id = "key-1"')
     write_config(side, "service-account", *more, f'private_key = "file:{side.folder / "key.pem"}"')
     assert await run(side, heard, "sync") == 0
     side.sandbox.tokens.service_accounts.clear()

@@ -67,11 +67,11 @@ def _token_source(
 ) -> TokenSource:
     auth = config.auth
     if auth.method == "service-account":
-        if auth.private_key is None or auth.account_id is None or auth.key_id is None:
+        if auth.private_key is None or auth.service_account_id is None or auth.key_id is None:
             raise AssertionError  # the configuration was checked for this
         return ServiceAccountToken(
             endpoint=token_endpoint(config, environ=environ),
-            account_id=auth.account_id,
+            account_id=auth.service_account_id,
             key_id=auth.key_id,
             private_key=auth.private_key.resolve(environ).get_secret_value(),
             clock=clock,

@@ -67,6 +67,7 @@ async def diagnose(
 
         subject = Subject(
             place=found,
+            old_names=[str(old) for old in config.old_names],
             version=__version__,
             root=Path(config.mirror.root),
             min_free=config.mirror.min_free,

@@ -23,7 +23,7 @@ _KEYS = {
     "client_id": ("auth", "client_id"),
     "client_secret": ("auth", "client_secret"),
     "redirect_uri": ("auth", "redirect_uri"),
-    "service_account": ("auth", "account_id"),
+    "service_account": ("auth", "service_account_id"),
     "key_id": ("auth", "key_id"),
     "private_key": ("auth", "private_key"),
     "refresh_token": ("auth", "refresh_token"),

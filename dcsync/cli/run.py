@@ -18,11 +18,18 @@ def run_command(ctx: click.Context) -> int:
 
     SIGHUP reads the configuration again, SIGUSR1 polls at once. systemd hears when it is ready and what it does.
     """
+    import structlog
+
     from dcsync.cli.startup import load_config, run_loop
+    from dcsync.config import OldName
     from dcsync.daemon.service import Service
 
+    def warn(old: OldName) -> None:
+        log = structlog.get_logger(__name__)
+        log.warning("old name in the configuration", file=old.file, line=old.line, key=old.key, message=old.message)
+
     async def serve() -> int:
-        service = Service(lambda: load_config(ctx), environ=os.environ)
+        service = Service(lambda: load_config(ctx, warn=warn), environ=os.environ)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.stop)

@@ -7,13 +7,13 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 import click
 
 from dcsync.cli.group import Globals
-from dcsync.config import Config, load
+from dcsync.config import Config, OldName, load
 
 T = TypeVar("T")
 
@@ -31,17 +31,31 @@ class _Stderr:
         return sys.stderr.isatty()
 
 
-def load_config(ctx: click.Context, *, accounts_needed: bool = True, logs: bool = True) -> Config:
+def _print_warning(old: OldName) -> None:
+    click.secho(f"warning: {old}", fg="yellow", err=True)
+
+
+def load_config(
+    ctx: click.Context,
+    *,
+    accounts_needed: bool = True,
+    logs: bool = True,
+    warn: Callable[[OldName], None] = _print_warning,
+) -> Config:
     """Load the configuration and set up the log by it and by the global options.
 
     A command that logs nothing does without (`logs`), and without the time that it takes to import it. Where the
     manifest is in a database it is set up all the same: else the driver's own lines would stand beside the answer.
+
+    `warn` is called for each name in the file that only this version still accepts.
     """
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
     config = load(options.config, environ=os.environ, accounts_needed=accounts_needed)
     if logs or config.state.manifest.is_shared:
         set_up_log(ctx, level=config.log.level, form=config.log.format)
+    for old in config.old_names:
+        warn(old)
     return config
 
 

@@ -3,6 +3,7 @@
 from dcsync.config.create import create, new_place, refuse_existing
 from dcsync.config.load import SYSTEM, find, load, parse
 from dcsync.config.model import Config
+from dcsync.config.renamed import OldName
 from dcsync.config.secret_refs import ManifestRef, SecretRef, secret_refs
 from dcsync.config.sections import Account, Auth
 from dcsync.config.template import example, fill
@@ -13,6 +14,7 @@ __all__ = [
     "Auth",
     "Config",
     "ManifestRef",
+    "OldName",
     "SecretRef",
     "create",
     "example",

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from dcsync.config.lines import key_lines, line_of
 from dcsync.config.model import Config
+from dcsync.config.renamed import OldName, rename
 from dcsync.config.secret_refs import secret_refs
 from dcsync.core.names import printable
 from dcsync.errors import ConfigInvalid, ConfigMissing, Problem
@@ -83,7 +84,15 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid((_broken(place, error),)) from None
     lines = key_lines(text)
-    problems = []
+    document, renamings = rename(document)
+    problems, old_names = [], []
+    for renaming in renamings:
+        line, key = line_of(renaming.place, lines), _dotted(renaming.place)
+        lines.setdefault(renaming.new_place, line or 0)
+        if renaming.clashes:
+            problems.append(Problem(file=str(place), line=line, key=key, message=renaming.message))
+        else:
+            old_names.append(OldName(file=str(place), line=line, key=key, message=renaming.message))
     if accounts_needed and document.get("account", []) == []:
         message = "at least one [[account]] is needed"
         line = line_of(("account",), lines)
@@ -99,7 +108,7 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
                 message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
                 problems.append(Problem(file=str(place), line=line_of(path, lines), key=_dotted(path), message=message))
         if not problems:
-            return config
+            return config.with_old_names(tuple(old_names))
     raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0)))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from dcsync.config.fields import Section
+from dcsync.config.renamed import OldName
 from dcsync.config.sections import (
     Account,
     Api,
@@ -46,6 +47,19 @@ class Config(Section):
     heartbeat: Heartbeat = Field(default_factory=Heartbeat)
     metrics: Metrics = Field(default_factory=Metrics)
     log: Log = Field(default_factory=Log)
+
+    _old_names: tuple[OldName, ...] = PrivateAttr(default=())
+
+    @property
+    def old_names(self) -> tuple[OldName, ...]:
+        """Names in the file that only this version still accepts. The caller shows them."""
+        return self._old_names
+
+    def with_old_names(self, old_names: tuple[OldName, ...]) -> Self:
+        """Return the same configuration with the old names that its file used."""
+        copy = self.model_copy()
+        copy._old_names = old_names  # noqa: SLF001 - a copy of this object
+        return copy
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

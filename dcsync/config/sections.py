@@ -29,7 +29,7 @@ class Mirror(Section):
     layout: str = "dated"
     timezone: str = "UTC"
     latest: Literal["symlink", "hardlinks", "none"] = "symlink"
-    strategy: Literal["auto", "files", "archive"] = "auto"
+    strategy: Literal["auto", "files", "zip"] = "auto"
     keep_archive: bool = False
     trust_crc: bool = True
     min_free: Size = 5 << 30
@@ -161,7 +161,7 @@ class Auth(Section):
     client_id: str | None = None
     client_secret: Secret | None = None
     redirect_uri: str = "http://localhost:8080/callback"
-    account_id: str | None = None
+    service_account_id: str | None = None
     key_id: str | None = None
     private_key: Secret | None = None
     access_token: Secret | None = None
@@ -171,7 +171,7 @@ class Auth(Section):
     def _complete(self) -> Self:
         needed = {
             "login": ("client_id",),
-            "service-account": ("client_id", "client_secret", "account_id", "key_id", "private_key"),
+            "service-account": ("client_id", "client_secret", "service_account_id", "key_id", "private_key"),
             "token": ("client_id",) if self.refresh_token is not None else (),
         }[self.method]
         missing = [name for name in needed if getattr(self, name) is None]

@@ -58,8 +58,8 @@ class Strategy(StrEnum):
     AUTO = "auto"
     #: Each file by a signed URL of its own.
     FILES = "files"
-    #: Through the archive, wherever it can be used.
-    ARCHIVE = "archive"
+    #: From the extract's ZIP, wherever it can be used.
+    ZIP = "zip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

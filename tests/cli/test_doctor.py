@@ -63,6 +63,16 @@ def test_without_a_configuration_it_is_exit_2_and_says_how_to_get_one(
     assert "skip  api: needs configuration" in result.out
 
 
+def test_an_old_name_in_the_configuration_is_a_warning_of_its_check(side: Served, dcsync: Dcsync) -> None:
+    side.config.write_text(side.config.read_text().replace("[mirror]\n", '[mirror]\nstrategy = "archive"\n'))
+
+    checks = {check["name"]: check for check in dcsync("doctor", "--json").json["checks"]}
+
+    assert checks["configuration"]["level"] == "warn"
+    assert 'mirror.strategy: "archive" is now called "zip".' in checks["configuration"]["message"]
+    assert checks["configuration"]["advice"] == "use the new names in these lines"
+
+
 def test_every_problem_of_a_configuration_has_a_line(side: Served, dcsync: Dcsync) -> None:
     side.config.write_text('[mirror]\nroot = "x"\nstrategie = "auto"\n[auth]\nclient_id = "x"\n')
 

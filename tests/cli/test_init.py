@@ -78,7 +78,7 @@ def test_a_service_account_is_written_with_all_it_needs(place: Path, dcsync: Dcs
 
     assert result.status == 0, result.err
     auth = load(place, environ={}).auth
-    assert (auth.method, auth.account_id, auth.key_id) == ("service-account", "sa", "k")
+    assert (auth.method, auth.service_account_id, auth.key_id) == ("service-account", "sa", "k")
     assert auth.client_secret is not None
     assert auth.client_secret.describe() == "credential:secret"
     assert auth.private_key is not None
@@ -290,7 +290,7 @@ def test_on_a_terminal_only_what_was_not_given_is_asked(place: Path) -> None:
 
     assert status == 0, user.said
     config = load(place, environ={})
-    assert (str(config.state.dir), config.auth.account_id, config.auth.key_id) == ("/state", "sa", "k")
+    assert (str(config.state.dir), config.auth.service_account_id, config.auth.key_id) == ("/state", "sa", "k")
     assert config.auth.private_key is not None
     assert config.auth.private_key.describe() == f"file:{place.parent}/service-account.pem"
 

@@ -203,9 +203,12 @@ async def test_sighup_takes_a_good_configuration_and_keeps_a_bad_one_out(tmp_pat
         daemon.send(signal.SIGHUP)
         await daemon.until(lambda: any("not reloaded" in str(line["event"]) for line in daemon.said()), "its refusal")
 
-        config.write_text(good + '\n[poll]\ninterval = "1h"')
+        old_name = good.replace("[mirror]\n", '[mirror]\nstrategy = "archive"\n')
+        config.write_text(old_name + '\n[poll]\ninterval = "1h"')
         daemon.send(signal.SIGHUP)
         await daemon.until(lambda: any("reloaded" in str(line["event"]) for line in daemon.said()[1:]), "its reload")
+        (warning,) = [line for line in daemon.said() if line["event"] == "old name in the configuration"]
+        assert (warning["level"], warning["key"], warning["line"]) == ("warning", "mirror.strategy", 2)
 
         daemon.send(signal.SIGTERM)
         assert await end(daemon) == 0

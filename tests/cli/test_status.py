@@ -56,6 +56,17 @@ def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
     assert document["daemon"].keys() == {"running", "pid", "next_poll"}
 
 
+def test_an_old_name_in_the_configuration_is_a_warning_once_and_not_in_the_answer(side: Served, dcsync: Dcsync) -> None:
+    side.config.write_text(side.config.read_text().replace("[mirror]\n", '[mirror]\nstrategy = "archive"\n'))
+
+    result = dcsync("status", "--json")
+
+    assert result.status == 0
+    assert result.json.keys() >= {"accounts"}
+    assert result.err.count("warning: ") == 1
+    assert 'mirror.strategy: "archive" is now called "zip".' in result.err
+
+
 def test_a_root_that_is_gone_does_not_stop_it(side: Served, dcsync: Dcsync) -> None:
     side.root.rmdir()
 

@@ -122,7 +122,7 @@ def test_a_key_that_is_only_shown_has_no_default_or_says_it() -> None:
 
     assert shown == {
         ("auth", "access_token"),
-        ("auth", "account_id"),
+        ("auth", "service_account_id"),
         ("auth", "key_id"),
         ("auth", "private_key"),
         ("auth", "refresh_token"),

@@ -23,7 +23,7 @@ CANARY = "hunter2-canary"
         ({"method": "token", "refresh_token": "env:T"}, 'method = "token" needs client_id'),
         (
             {"method": "service-account", "client_id": "x", "key_id": "k"},
-            'method = "service-account" needs client_secret, account_id, private_key',
+            'method = "service-account" needs client_secret, service_account_id, private_key',
         ),
     ],
 )

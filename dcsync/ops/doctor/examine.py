@@ -57,6 +57,8 @@ class Subject:
     """What is examined: a configuration as plain values, and the ways into it."""
 
     place: Path
+    #: Names in it that only this version still accepts, one line each.
+    old_names: Sequence[str] = ()
     version: str
     root: Path
     min_free: int
@@ -106,6 +108,8 @@ def _configuration(subject: Subject) -> Check:
     told = f"{subject.place}, dcsync {subject.version}"
     if not subject.accounts:
         return warned("configuration", f"{told}; it has no [[account]]", "add one: `dcsync accounts` shows their ids")
+    if subject.old_names:
+        return warned("configuration", "\n".join((told, *subject.old_names)), "use the new names in these lines")
     return ok("configuration", told)
 
 

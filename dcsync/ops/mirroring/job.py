@@ -140,7 +140,7 @@ class JobMirror:
                 job=job,
                 request=request,
                 folder=folder,
-                strategy="files" if gathering.price is None else "archive",
+                strategy="files" if gathering.price is None else "zip",
                 reason=gathering.reason,
                 prices=tuple(gathering.prices.values()),
                 reasons=gathering.reasons,
@@ -505,7 +505,7 @@ class _Gathering:
 
 def _choose(prices: Mapping[Method, Price], strategy: Strategy) -> Price:
     """Return the cheapest price that the strategy allows."""
-    allowed = [price for way, price in prices.items() if strategy is not Strategy.ARCHIVE or way is not Method.FILES]
+    allowed = [price for way, price in prices.items() if strategy is not Strategy.ZIP or way is not Method.FILES]
     return cost.cheapest(allowed or prices.values())
 
 

@@ -212,7 +212,7 @@ async def test_every_secret_that_is_missing_is_named_and_the_api_is_not_asked(mi
         "method": "service-account",
         "client_secret": "env:NOT_SET",
         "private_key": "file:/not/there",
-        "account_id": "a",
+        "service_account_id": "a",
         "key_id": "k",
     }
 
@@ -509,7 +509,7 @@ def service_account(mirror: Mirror) -> None:
         "method": "service-account",
         "client_id": "sandbox",
         "client_secret": "sandbox-secret",
-        "account_id": "robot",
+        "service_account_id": "robot",
         "key_id": "key-1",
         "private_key": "env:KEY",
     }

@@ -53,7 +53,7 @@ async def test_a_first_extract_of_260_files_takes_four_calls(mirror: Mirror) -> 
     # The jobs, the request, the listing, and one signed URL.
     assert calls(mirror) == 4
     assert mirror.fetched_bytes() <= mirror.world.extract(job)[ARCHIVE].size + (1 << 17)
-    assert outcome.published[0].strategy == "archive"
+    assert outcome.published[0].strategy == "zip"
     mirror.assert_identical(job)
     assert_proved_by_sums(mirror.snapshot_of(job))
 
@@ -106,13 +106,13 @@ async def test_strategy_files_never_looks_at_the_archive(mirror: Mirror) -> None
 
 
 async def test_strategy_archive_uses_it_for_a_single_file(mirror: Mirror) -> None:
-    mirror.config["mirror"] = {"strategy": "archive"}
+    mirror.config["mirror"] = {"strategy": "zip"}
     job = add_extract(mirror, {"a.csv": b"id\n" * 1000}, with_archive=True)
 
     await mirror.sync()
 
     mirror.assert_identical(job)
-    assert sidecar(mirror.snapshot_of(job))["strategy"]["name"] == "archive"
+    assert sidecar(mirror.snapshot_of(job))["strategy"]["name"] == "zip"
     assert mirror.sandbox.count("api", path_contains="/a.csv") == 0
 
 
@@ -145,7 +145,7 @@ async def test_the_sidecar_says_what_was_weighed(mirror: Mirror) -> None:
     await mirror.sync()
 
     strategy = sidecar(mirror.snapshot_of(job))["strategy"]
-    assert strategy["name"] == "archive"
+    assert strategy["name"] == "zip"
     assert [price["way"] for price in strategy["prices"]] == ["files", "ranges", "whole"]
     assert strategy["reason"].split(":")[0] in {"ranges", "whole"}
     assert strategy["calls"] == 2

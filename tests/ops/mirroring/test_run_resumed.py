@@ -104,7 +104,7 @@ async def test_an_unfinished_file_that_was_linked_after_all_is_not_published(mir
     assert list((mirror.root / ".dcsync/staging").rglob("large.csv.part"))
     mirror.world.replace_file(job, "large.csv", files["large.csv"])
     mirror.world.replace_file(job, ARCHIVE, make_zip(files))
-    mirror.config["mirror"] = {"strategy": "archive"}
+    mirror.config["mirror"] = {"strategy": "zip"}
 
     await mirror.sync()
 

@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture bench format lint types imports check lock clean
+.PHONY: help demo test mutants torture bench format lint types imports check lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -29,6 +29,10 @@ else
 	$(BIN)/pytest --ignore=tests/core || status=1; \
 	exit $$status
 endif
+
+mutants: $(VENV)/.dev ## Put small wrong changes into MODULE=dcsync/core/quota.py; its tests (or TESTS=…) have to notice
+	@test -n "$(MODULE)" || { echo "make mutants needs a MODULE, such as dcsync/core/quota.py" >&2; exit 1; }
+	@$(BIN)/python -m scripts.mutants $(MODULE) $(TESTS)
 
 torture: $(VENV)/.dev $(VENV)/.debian $(VENV)/.torture ## Kill, cut the power and break the disk, as root (SLICE=1: CI's part; SEED=N again; FIGURES=file)
 	@DCSYNC_TORTURE_SLICE=$(SLICE) DCSYNC_TORTURE_SEED=$(SEED) DCSYNC_TORTURE_FIGURES=$(FIGURES) \

@@ -48,6 +48,7 @@ format: $(VENV)/.dev ## Put the code in its form
 lint: $(VENV)/.dev ## Look for mistakes and for code out of its form
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry .
 	$(BIN)/python scripts/prose.py
 
 types: $(VENV)/.dev ## Check the types

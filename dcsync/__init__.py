@@ -1,3 +1,3 @@
-"""dcsync keeps a whole, verified, dated copy of every Autodesk Data Connector extract on a disk you own."""
+"""dcsync keeps a complete, verified, dated copy of every Autodesk Data Connector extract on a disk you own."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

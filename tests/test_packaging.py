@@ -1,0 +1,86 @@
+"""What pyproject.toml declares: it is documented, and the wheel has what it should."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+from dcsync import __version__
+
+REPOSITORY: Final = Path(__file__).parent.parent
+PYPROJECT: Final[dict[str, Any]] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def name_of(requirement: str) -> str:
+    match = _NAME.match(requirement.strip())
+    assert match is not None, requirement
+    return match[0].lower().replace("_", "-")
+
+
+def declared() -> dict[str, str]:
+    """Return every package that is declared and the extra that it belongs to. An extra's package is in dev as well."""
+    project = PYPROJECT["project"]
+    names = {name_of(item): "" for item in (*PYPROJECT["dependency-groups"]["dev"], *project["dependencies"])}
+    return names | {name_of(item): extra for extra, items in project["optional-dependencies"].items() for item in items}
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Yield the packages of the table in CONTRIBUTING.md with the extra that it names."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("\n## Dependencies", 1)[1].split("\n## ", 1)[0]
+    for row in re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[1:]:
+        extra = re.search(r"\(extra `(\w+)`\)", row)
+        names = re.sub(r"\([^)]*\)|\[[^\]]*\]", "", row)
+        if names.strip("- "):
+            yield from ((name_of(name), extra[1] if extra else "") for name in names.split(","))
+
+
+def test_the_dependency_table_lists_exactly_what_is_declared() -> None:
+    rows = list(documented())
+
+    assert sorted(rows) == sorted(declared().items())
+
+
+def test_the_pinned_set_has_every_package_that_is_declared() -> None:
+    lines = (REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {name_of(line) for line in lines if "==" in line}
+
+    assert declared().keys() - pinned == set()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    builder = WheelBuilder(str(REPOSITORY))
+    (path,) = builder.build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])
+    with zipfile.ZipFile(path) as opened:
+        yield opened
+
+
+def test_the_wheel_says_that_it_is_typed_and_has_the_files_that_are_no_code(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+
+    assert names >= {"dcsync/py.typed", "dcsync/config/example.toml", "dcsync/ops/templates/index.html.j2"}
+    assert wheel.read("dcsync/py.typed") == b""
+
+
+def test_the_wheel_has_every_module_and_nothing_beside_the_package(wheel: zipfile.ZipFile) -> None:
+    modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "dcsync").rglob("*.py")}
+    packed = {name for name in wheel.namelist() if not name.startswith(f"dcsync-{__version__}.dist-info/")}
+
+    assert {name for name in packed if name.endswith(".py")} == modules
+    assert all(name.startswith("dcsync/") for name in packed)
+
+
+def test_the_changelog_has_a_dated_section_for_this_version() -> None:
+    text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+
+    assert re.search(rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", text, re.MULTILINE)
+    assert text.index("## [Unreleased]") < text.index(f"## [{__version__}]")

@@ -1,4 +1,4 @@
-"""`dcsync init`: from flags and answers to a commented configuration."""
+"""`dcsync init`: write a commented configuration from options and answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from dcsync.cli.group import EXIT_STATUSES, Globals
 from dcsync.errors import ConfigInvalid
 
-#: Every key that init sets, by the name of its parameter.
+#: The keys that init sets, by parameter name.
 _KEYS = {
     "root": ("mirror", "root"),
     "state_dir": ("state", "dir"),
@@ -29,7 +29,7 @@ _KEYS = {
     "refresh_token": ("auth", "refresh_token"),
     "access_token": ("auth", "access_token"),
 }
-#: Keys without a meaning for the other methods.
+#: Parameters that apply to one sign-in method only.
 _ONLY_FOR = {
     "redirect_uri": "login",
     "service_account": "service-account",
@@ -38,7 +38,7 @@ _ONLY_FOR = {
     "refresh_token": "token",
     "access_token": "token",
 }
-#: What the example gives for show: commented out when nothing is given.
+#: Keys that are placeholders in the example. They are commented out if they have no value.
 _NO_DEFAULT = (
     "client_id",
     "client_secret",
@@ -48,39 +48,39 @@ _NO_DEFAULT = (
     "refresh_token",
     "access_token",
 )
-_CLIENT_SECRET = "env:DCSYNC_CLIENT_SECRET"  # noqa: S105 - where it is, not what
+_CLIENT_SECRET = "env:DCSYNC_CLIENT_SECRET"  # noqa: S105 - a reference
 _REFRESH_TOKEN = "env:DCSYNC_REFRESH_TOKEN"  # noqa: S105 - the same
 
 
 def _absolute(value: str) -> str:
-    """Return an absolute path; a relative one is of the folder that one is in, as everywhere in a shell."""
+    """Return an absolute path. A relative one starts in the current folder, as usual in a shell."""
     if not value:
-        message = "it is empty"
+        message = "the path is empty"
         raise click.BadParameter(message)
     try:
         return str(Path(value).expanduser().absolute())
     except RuntimeError:
-        message = f"{value!r}: there is no such home"
+        message = f"{value!r}: this user has no home folder"
         raise click.BadParameter(message) from None
 
 
 def _reference(value: str) -> str:
-    """Return where a secret is. A secret itself is refused, and not repeated."""
+    """Return a reference to a secret. A secret itself is refused, and the message does not repeat it."""
     kind, colon, rest = value.partition(":")
     if not colon or kind not in {"env", "file", "credential"}:
         message = (
-            "a secret is not given here: others can see a command line (ps), and it stays in the shell's history. "
-            "Say where it is: env:NAME, file:PATH (a file with mode 0600), or credential:NAME (systemd)"
+            "do not write a secret on the command line: other users can see it (ps), and your shell keeps it in its "
+            "history. Write a reference: env:NAME, file:PATH (a file with mode 0600), or credential:NAME (systemd)"
         )
         raise click.BadParameter(message)
     if not rest:
-        message = f"{kind}: names nothing"
+        message = f"a name is missing after {kind}:"
         raise click.BadParameter(message)
     return f"file:{_absolute(rest)}" if kind == "file" else value
 
 
 def _name_and_id(value: str) -> tuple[str, str]:
-    """Return an account's name and id, as `NAME=ID` gives them."""
+    """Return an account's name and ID from `NAME=ID`."""
     from pydantic import ValidationError
 
     from dcsync.config import Account
@@ -98,45 +98,49 @@ def _name_and_id(value: str) -> tuple[str, str]:
 
 
 @click.command("init", epilog=EXIT_STATUSES)
-@click.option("--root", type=_absolute, metavar="FOLDER", help="The mirror's folder.")
+@click.option("--root", type=_absolute, metavar="FOLDER", help="The mirror folder.")
 @click.option(
     "--state-dir",
     type=_absolute,
     metavar="FOLDER",
-    help="Tokens and manifest [root: /var/lib/dcsync; others: ~/.local/state/dcsync].",
+    help="The folder for tokens and the manifest [root: /var/lib/dcsync, others: ~/.local/state/dcsync].",
 )
-@click.option("--method", type=click.Choice(["login", "service-account", "token"]), help="How to get access [login].")
-@click.option("--client-id", metavar="ID", help="The app's client id.")
-@click.option("--client-secret", type=_reference, metavar="REF", help="Where the app's secret is; a public app: none.")
-@click.option("--redirect-uri", metavar="URL", help="login: a callback URL of the app.")
-@click.option("--service-account", metavar="ID", help="service-account: its id.")
-@click.option("--key-id", metavar="ID", help="service-account: the id of its key.")
-@click.option("--private-key", type=_reference, metavar="REF", help="service-account: where its key (PEM) is.")
+@click.option("--method", type=click.Choice(["login", "service-account", "token"]), help="The sign-in method [login].")
+@click.option("--client-id", metavar="ID", help="The client ID of your app.")
+@click.option(
+    "--client-secret", type=_reference, metavar="REF", help="The client secret of your app. A public app has none."
+)
+@click.option("--redirect-uri", metavar="URL", help="login: a callback URL of your app.")
+@click.option("--service-account", metavar="ID", help="service-account: the service account's ID.")
+@click.option("--key-id", metavar="ID", help="service-account: the ID of its key.")
+@click.option("--private-key", type=_reference, metavar="REF", help="service-account: its private key (PEM).")
 @click.option(
     "--refresh-token",
     type=_reference,
     metavar="REF",
-    help=f"token: where a refresh token is [{_REFRESH_TOKEN}].",
+    help=f"token: a refresh token [{_REFRESH_TOKEN}].",
 )
-@click.option("--access-token", type=_reference, metavar="REF", help="token: an access token instead, for an hour.")
+@click.option(
+    "--access-token", type=_reference, metavar="REF", help="token: an access token instead, valid for one hour."
+)
 @click.option(
     "--account",
     "accounts",
     type=_name_and_id,
     multiple=True,
     metavar="NAME=ID",
-    help="An account to mirror, with its hub id or account id; may be repeated.",
+    help="An account to mirror, with its hub ID or account ID. Can be given multiple times.",
 )
-@click.option("--base-url", metavar="URL", help="The API's address, the sandbox's say.")
+@click.option("--base-url", metavar="URL", help="The address of the API, for example of `dcsync sandbox`.")
 @click.pass_context
 def init_command(ctx: click.Context, /, **_: object) -> int:
-    """Write a configuration with a comment on every key. One that is there is never overwritten.
+    """Write a configuration with a comment on every key. An existing file is never overwritten.
 
-    On a terminal it asks when something is missing that has no default; elsewhere it names all that is missing. It
-    goes to the file given before the command (dcsync --config FILE init), $DCSYNC_CONFIG,
-    ~/.config/dcsync/config.toml, or /etc/dcsync/config.toml for root.
+    On a terminal, init asks for required values that you did not give. Elsewhere it lists them and stops. It writes to
+    the file that you name before the command (dcsync --config FILE init), to $DCSYNC_CONFIG, to
+    ~/.config/dcsync/config.toml, or for root to /etc/dcsync/config.toml.
 
-    Secrets stay out of it: REF is env:NAME, file:PATH or credential:NAME.
+    The file contains no secrets, only references to them: REF is env:NAME, file:PATH or credential:NAME.
     """
     from dcsync.config import create, new_place, refuse_existing
 
@@ -161,23 +165,23 @@ def init_command(ctx: click.Context, /, **_: object) -> int:
 def _refuse_unfitting(given: Mapping[str, str]) -> None:
     method = given.get("method")
     for name, only in _ONLY_FOR.items():
-        # Without a method on a terminal it is still open.
+        # Without --method, init asks for it on a terminal.
         if name in given and method is not None and method != only:
             message = f"{_flag(name)} is for --method {only}"
             raise click.UsageError(message)
 
 
 def _missing(given: Mapping[str, str]) -> list[str]:
-    """Return what has no default and was not given, by the names of the parameters."""
+    """Return the names of the required parameters without a value."""
     needed = ["root", "client_id"]
     match given.get("method"):
         case "service-account":
             needed += ["client_secret", "service_account", "key_id", "private_key"]
         case "token":
-            # An access token is not renewed, so no client is asked for.
+            # An access token is not renewed, so no client ID is needed.
             needed = ["root"] if "access_token" in given else needed
         case _:
-            # The method decides what its flags mean; login is the default, and has none of the others.
+            # The default is login, so options of another method require --method.
             needed += ["method"] if any(name in given and only != "login" for name, only in _ONLY_FOR.items()) else []
     return [name for name in needed if name not in given]
 
@@ -185,48 +189,55 @@ def _missing(given: Mapping[str, str]) -> list[str]:
 def _ask(
     given: Mapping[str, str], accounts: Sequence[tuple[str, str]], place: Path
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Ask for everything that was not given, with what is likely as default."""
+    """Ask for every value that was not given, with likely defaults."""
     answers = dict(given)
-    click.echo(f"This writes {place}. Enter takes what stands in brackets.\n")
+    click.echo(f"init writes {place}. Press Enter to accept the value in brackets.\n")
 
     def ask(name: str, question: str, **how: Any) -> None:  # noqa: ANN401 - click's own options
         if name not in answers:
             answers[name] = click.prompt(question, **how)
 
-    ask("root", "Folder of the mirror", default=_default_root(), value_proc=_absolute)
-    ask("state_dir", "Folder of tokens and manifest, on a local disk", default=_default_state(), value_proc=_absolute)
+    ask("root", "Mirror folder", default=_default_root(), value_proc=_absolute)
+    ask(
+        "state_dir",
+        "Folder for tokens and the manifest, on a local disk",
+        default=_default_state(),
+        value_proc=_absolute,
+    )
     ask(
         "method",
-        "How to get access",
+        "Sign-in method",
         default="login",
         type=click.Choice(["login", "service-account", "token"]),
     )
     _refuse_unfitting(answers)
     if "access_token" not in answers:
-        ask("client_id", "Client id of your app")
+        ask("client_id", "Client ID of your app")
     match answers["method"]:
         case "service-account":
-            ask("client_secret", "Where the client secret is", default=_CLIENT_SECRET, value_proc=_reference)
-            ask("service_account", "Id of the service account")
-            ask("key_id", "Id of its key")
+            ask("client_secret", "Reference to the client secret", default=_CLIENT_SECRET, value_proc=_reference)
+            ask("service_account", "ID of the service account")
+            ask("key_id", "ID of its key")
             key = f"file:{place.absolute().parent / 'service-account.pem'}"
-            ask("private_key", "Where its private key (PEM) is", default=key, value_proc=_reference)
+            ask("private_key", "Reference to its private key (PEM)", default=key, value_proc=_reference)
         case "login":
             _ask_for_secret(answers)
-            ask("redirect_uri", "Callback URL of the app", default="http://localhost:8080/callback")
+            ask("redirect_uri", "Callback URL of your app", default="http://localhost:8080/callback")
         case _:
             if "access_token" not in answers:
                 _ask_for_secret(answers)
-                ask("refresh_token", "Where the refresh token is", default=_REFRESH_TOKEN, value_proc=_reference)
+                ask("refresh_token", "Reference to the refresh token", default=_REFRESH_TOKEN, value_proc=_reference)
     return answers, list(accounts) or _ask_for_accounts()
 
 
 def _ask_for_secret(answers: dict[str, str]) -> None:
     if "client_secret" in answers or not click.confirm(
-        "Has the app a client secret (a public app has none)", default=True
+        "Does your app have a client secret (a public app has none)", default=True
     ):
         return
-    answers["client_secret"] = click.prompt("Where the client secret is", default=_CLIENT_SECRET, value_proc=_reference)
+    answers["client_secret"] = click.prompt(
+        "Reference to the client secret", default=_CLIENT_SECRET, value_proc=_reference
+    )
 
 
 def _ask_for_accounts() -> list[tuple[str, str]]:
@@ -235,17 +246,17 @@ def _ask_for_accounts() -> list[tuple[str, str]]:
     def optional(value: str) -> tuple[str, str] | None:
         return _name_and_id(value) if value else None
 
-    question = "Account to mirror, as NAME=ID (Enter: not known yet)"
+    question = "Account to mirror, as NAME=ID (Enter: skip for now)"
     while True:
         account = click.prompt(question, default="", show_default=False, value_proc=optional)
         if account is None:
             return accounts
         accounts.append(account)
-        question = "Another account (Enter: no more)"
+        question = "Next account (Enter: done)"
 
 
 def _with_defaults(given: Mapping[str, str]) -> dict[str, str]:
-    """Add what is written whether it was given or not."""
+    """Add the values that are always written."""
     values = {"state_dir": _default_state(), "method": "login", **given}
     if values["method"] == "token" and "access_token" not in values:
         values.setdefault("refresh_token", _REFRESH_TOKEN)
@@ -253,7 +264,7 @@ def _with_defaults(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _text(values: Mapping[str, str], accounts: Sequence[tuple[str, str]], place: Path) -> str:
-    """Return the filled example, after dcsync's own checks; what they find is said by the flags that set it."""
+    """Return the filled and checked example. Mistakes are reported with the names of the options."""
     from dcsync.config import example, fill, parse
 
     written = {_KEYS[name]: values.get(name) for name in (*_NO_DEFAULT, *values)}
@@ -261,7 +272,7 @@ def _text(values: Mapping[str, str], accounts: Sequence[tuple[str, str]], place:
     try:
         text.encode()
     except UnicodeEncodeError:
-        message = "a value is not UTF-8 text"
+        message = "a value is not valid UTF-8"
         raise click.UsageError(message) from None
     flags = {".".join(key): _flag(name) for name, key in _KEYS.items()}
     try:
@@ -273,7 +284,7 @@ def _text(values: Mapping[str, str], accounts: Sequence[tuple[str, str]], place:
 
 
 def _show_next(place: Path, values: Mapping[str, str], accounts: Sequence[tuple[str, str]]) -> None:
-    click.echo(f"Wrote {place} (mode 0600; every key has a comment).\n\nNext:")
+    click.echo(f"Wrote {place} (mode 0600, with a comment on every key).\n\nNext:")
     for command, why in _next_steps(place, values, accounts):
         click.echo(f"  {command}\n      {why}" if len(command) > 40 else f"  {command:<40}  {why}")
 
@@ -281,16 +292,16 @@ def _show_next(place: Path, values: Mapping[str, str], accounts: Sequence[tuple[
 def _next_steps(
     place: Path, values: Mapping[str, str], accounts: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is left to do, each with its reason, in order."""
+    """Yield the next commands in order, each with its reason."""
     from dcsync.config import SYSTEM
 
     dcsync = "dcsync" if _is_found(place) else f"dcsync --config {shlex.quote(str(place))}"
     root = Path(values["root"])
     if not root.is_dir():
-        yield f"mkdir -p {shlex.quote(str(root))}", "the mirror's folder must be there (or mount its disk)"
+        yield f"mkdir -p {shlex.quote(str(root))}", "create the mirror folder, or mount its disk"
     for name in ("client_secret", "private_key", "refresh_token", "access_token"):
         kind, _, where = values.get(name, "").partition(":")
-        why = f"[auth] {name} is read from there"
+        why = f"dcsync reads auth.{name} from here"
         if kind == "env" and where not in os.environ:
             yield f"export {where}=…", why
         elif kind == "file" and not Path(where).is_file():
@@ -300,15 +311,15 @@ def _next_steps(
     if values["method"] == "login":
         yield f"{dcsync} login", "sign in with a browser, once"
     if not accounts:
-        yield f"{dcsync} accounts", "which there are: put one into the file's [[account]] section"
+        yield f"{dcsync} accounts", "list your accounts, then add one to the file as [[account]]"
     if place == SYSTEM:
-        yield f"chown -R dcsync: {place.parent}", "if a service runs as the user dcsync: it must read the file"
-    yield f"{dcsync} doctor", "checks everything, and says what to do"
-    yield f"{dcsync} sync", "mirrors what there is"
+        yield f"chown -R dcsync: {place.parent}", "if the service runs as the user dcsync, which must read the file"
+    yield f"{dcsync} doctor", "check the whole setup"
+    yield f"{dcsync} sync", "mirror all extracts"
 
 
 def _is_found(place: Path) -> bool:
-    """Say whether the commands find a file without being told where it is."""
+    """Return whether dcsync finds the file without --config."""
     from dcsync.config import find
     from dcsync.errors import ConfigMissing
 

@@ -1,4 +1,4 @@
-"""The configuration: one TOML file, checked whole, every problem named at once with its line."""
+"""The configuration: one TOML file. All mistakes are reported at once, each with its line."""
 
 from dcsync.config.create import create, new_place, refuse_existing
 from dcsync.config.load import SYSTEM, find, load, parse

@@ -1,4 +1,4 @@
-"""Writing a new configuration: where it goes, and that it never replaces one."""
+"""Writing a new configuration file. An existing file is never replaced."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dcsync.errors import ConfigError
 
 
 def new_place(path: Path | None, *, environ: Mapping[str, str], is_root: bool) -> Path:
-    """Return the file that a new configuration goes to: the one named, `$DCSYNC_CONFIG`, root's, or the user's."""
+    """Return the path for a new configuration: `path`, `$DCSYNC_CONFIG`, the system's for root, or the user's."""
     named = named_place(path, environ)
     if named is not None:
         return named
     places = [SYSTEM] if is_root else places_of_the_user(environ)
     if not places:
-        message = "this user has no home to put the configuration into"
-        raise ConfigError(message, hint="name the file: dcsync --config FILE init")
+        message = "this user has no home folder for the configuration"
+        raise ConfigError(message, hint="choose a file: dcsync --config FILE init")
     return places[0]
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `ConfigError` when something is there already, whatever it is."""
+    """Raise `ConfigError` if the path exists, even as a broken link or a folder."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -34,9 +34,9 @@ def refuse_existing(path: Path) -> None:
 
 
 def create(path: Path, text: str) -> None:
-    """Write a configuration durably with mode 0600, and its missing folders with 0700. Never replaces anything.
+    """Write a configuration durably with mode 0600, and create missing folders with mode 0700. Never replaces a file.
 
-    Raises `ConfigError`; then the file is not there, unless it was before.
+    Raises `ConfigError`. The file then does not exist, unless it existed before.
     """
     body = text.encode()
     try:
@@ -59,7 +59,7 @@ def create(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         _sync_folder(path.absolute().parent)
     except OSError as error:
-        # Half a configuration would be in the way of the next try.
+        # A partial file would block the next attempt.
         path.unlink(missing_ok=True)
         raise _failed(path, error) from None
 
@@ -73,10 +73,10 @@ def _sync_folder(path: Path) -> None:
 
 
 def _there(path: Path) -> ConfigError:
-    message = f"{path} is there already; dcsync never overwrites a configuration"
-    return ConfigError(message, hint="edit it, or name another file: dcsync --config FILE init")
+    message = f"{path} already exists, and dcsync never overwrites a configuration"
+    return ConfigError(message, hint="edit the file, or choose another one: dcsync --config FILE init")
 
 
 def _failed(path: Path, error: OSError) -> ConfigError:
-    message = f"the configuration {path} cannot be written: {error.strerror} (as uid {os.geteuid()})"
-    return ConfigError(message, hint="name another file: dcsync --config FILE init")
+    message = f"cannot write the configuration {path}: {error.strerror} (as uid {os.geteuid()})"
+    return ConfigError(message, hint="choose another file: dcsync --config FILE init")

@@ -42,7 +42,7 @@ Bandwidth: TypeAlias = Annotated[int | None, BeforeValidator(_bandwidth)]
 
 
 class Section(BaseModel):
-    """What all sections share: frozen, no unknown keys, no input in errors (it may be a secret)."""
+    """Base of all sections: frozen, no unknown keys, and no input in errors, because it may be a secret."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True, strict=True
@@ -55,5 +55,5 @@ def absolute_path(value: Path) -> Path:
     if not expanded.is_absolute():
         message = f"{str(value)!r} is not an absolute path"
         raise ValueError(message)
-    # By its words alone: `a/../b` must not hide from the comparison of root and state.
+    # Without a look at the disk: `a/../b` must not hide a root inside the state folder.
     return Path(os.path.normpath(expanded))

@@ -1,7 +1,7 @@
-"""Which line of a TOML text a key stands in: a scan of key paths, good enough to point at a mistake.
+"""The line number of each key in a TOML text, so that a message can point to a mistake.
 
-tomllib gives values without places. The scan knows tables, arrays of tables, dotted and quoted keys, inline tables by
-their first line, and steps over strings of several lines and arrays.
+tomllib does not report positions. This scan knows tables, arrays of tables, and dotted and quoted keys. A key in an
+inline table gets the line on which the table begins. Multi-line strings and arrays are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _INLINE = re.compile(r"""[{,]\s*([A-Za-z0-9_-]+|"[^"]*"|'[^']*')\s*=""")
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """Return the line, from 1, of every table and key, by its path; arrays of tables count from 0."""
+    """Return the line (from 1) of every table and key by its path. Arrays of tables count from 0."""
     lines: dict[KeyPath, int] = {}
     counts: dict[KeyPath, int] = {}
     table: KeyPath = ()
@@ -61,7 +61,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
 
 
 def line_of(path: Sequence[str | int], lines: dict[KeyPath, int]) -> int | None:
-    """Return the line of a path, or of the nearest table above it that is there."""
+    """Return the line of a path, or of the nearest enclosing table in the file."""
     for length in range(len(path), 0, -1):
         found = lines.get(tuple(path[:length]))
         if found is not None:
@@ -74,7 +74,7 @@ def _parts(keys: str) -> KeyPath:
 
 
 def _resolve(path: KeyPath, counts: dict[KeyPath, int]) -> KeyPath:
-    """`[account.x]` after `[[account]]` belongs to the last of them."""
+    """Return the path with indexes: `[account.x]` after `[[account]]` belongs to the last account."""
     resolved: KeyPath = ()
     for index, part in enumerate(path):
         resolved = (*resolved, part)
@@ -84,7 +84,7 @@ def _resolve(path: KeyPath, counts: dict[KeyPath, int]) -> KeyPath:
 
 
 def _left_open(value: str) -> str | None:
-    """Return the quotes of a string of several lines that begins in a value and does not end there."""
+    """Return the closing quotes of a multi-line string that begins in a value and does not end on its line."""
     opened: str | None = None
     for token in _TOKEN.finditer(value):
         if opened is None and token[0].startswith("#"):
@@ -95,6 +95,6 @@ def _left_open(value: str) -> str | None:
 
 
 def _balance(text: str) -> int:
-    """Return how many brackets stay open, strings and comments left out."""
+    """Return the number of brackets left open, not counting strings and comments."""
     plain = re.sub(r'"(?:\\.|[^"\\])*"|\'[^\']*\'', "", text).split("#", 1)[0]
     return plain.count("[") + plain.count("{") - plain.count("]") - plain.count("}")

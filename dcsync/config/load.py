@@ -27,7 +27,7 @@ SYSTEM = Path("/etc/dcsync/config.toml")
 
 
 def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
-    """Return the file to read: the one named, `$DCSYNC_CONFIG`, the user's, or the system's."""
+    """Return the file to read: `path`, `$DCSYNC_CONFIG`, the user's, or the system's."""
     named = named_place(path, environ)
     if named is not None:
         return named
@@ -35,29 +35,29 @@ def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
     for place in places:
         if _is_there(place):
             return place
-    message = f"no configuration found; looked for {' and '.join(str(place) for place in places)}"
+    message = f"no configuration found in {' or '.join(str(place) for place in places)}"
     raise ConfigMissing(message)
 
 
 def named_place(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the file that the user named, by option or variable."""
+    """Return the file that the option or the environment variable names."""
     return path or (Path(environ["DCSYNC_CONFIG"]) if environ.get("DCSYNC_CONFIG") else None)
 
 
 def places_of_the_user(environ: Mapping[str, str]) -> list[Path]:
-    """Return where the user's own configuration is; nowhere when there is no home."""
+    """Return the path of the user's configuration. Empty if the user has no home folder."""
     if environ.get("XDG_CONFIG_HOME"):
         return [Path(environ["XDG_CONFIG_HOME"]) / "dcsync" / "config.toml"]
     try:
         home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
     except RuntimeError:
-        # A system user may have none.
+        # A system user may have no home folder.
         return []
     return [home / ".config" / "dcsync" / "config.toml"]
 
 
 def _is_there(place: Path) -> bool:
-    """Say whether there is something to read; what may not be looked at is there, and reading says why it cannot be."""
+    """Return whether the file exists. A file that cannot be examined counts: reading it then reports the reason."""
     try:
         place.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -68,9 +68,9 @@ def _is_there(place: Path) -> bool:
 
 
 def load(path: Path | None = None, *, environ: Mapping[str, str], accounts_needed: bool = True) -> Config:
-    """Read and check the configuration. `accounts_needed` is for all but what finds out which accounts there are.
+    """Read and check the configuration. Commands that list accounts do without `accounts_needed`.
 
-    Raises `ConfigMissing`, or `ConfigInvalid` with every problem and its line at once.
+    Raises `ConfigMissing`, or `ConfigInvalid` with all mistakes and their lines.
     """
     place = find(path, environ=environ)
     text, exposed = _read(place)
@@ -94,7 +94,7 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
         else:
             old_names.append(OldName(file=str(place), line=line, key=key, message=renaming.message))
     if accounts_needed and document.get("account", []) == []:
-        message = "at least one [[account]] is needed"
+        message = "add at least one [[account]]"
         line = line_of(("account",), lines)
         problems.append(Problem(file=str(place), line=line, key="account", message=message))
     try:
@@ -105,7 +105,7 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
     else:
         for path, ref in secret_refs(config):
             if exposed and ref.holds_secret:
-                message = "holds a secret and can be read by others: chmod 600, or write env:NAME or file:PATH instead"
+                message = "others can read this secret: chmod 600 the file, or write env:NAME or file:PATH instead"
                 problems.append(Problem(file=str(place), line=line_of(path, lines), key=_dotted(path), message=message))
         if not problems:
             return config.with_old_names(tuple(old_names))
@@ -123,13 +123,13 @@ def _read(place: Path) -> tuple[str, bool]:
         message = f"the configuration {place} does not exist"
         raise ConfigMissing(message) from None
     except IsADirectoryError:
-        raise fail("is a folder, not a configuration file") from None
+        raise fail("not a file but a folder") from None
     except OSError as error:
-        raise fail(f"cannot be read: {error.strerror} (as uid {os.geteuid()})") from None
+        raise fail(f"cannot read the file: {error.strerror} (as uid {os.geteuid()})") from None
     try:
         return body.decode("utf-8-sig"), exposed
     except UnicodeDecodeError as error:
-        raise fail("is not UTF-8", body[: error.start].count(b"\n") + 1) from None
+        raise fail("not UTF-8 text", body[: error.start].count(b"\n") + 1) from None
 
 
 def _broken(place: Path, error: tomllib.TOMLDecodeError) -> Problem:
@@ -161,7 +161,7 @@ def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
     if not path and ": " in message and re.match(r"[a-z.]+: ", message):
         key, message = message.split(": ", 1)
         path = tuple(key.split("."))
-    # A key in quotes may hold anything.
+    # A quoted key may contain any character.
     return Problem(file=str(place), line=line_of(path, lines), key=printable(key, 200), message=message)
 
 
@@ -175,11 +175,11 @@ def _suggestion(path: Sequence[str | int]) -> str:
     close = get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
     if close:
         return f'; did you mean "{close[0]}"?'
-    return f"; there are {', '.join(sorted(known))}" if known else ""
+    return f"; the keys are {', '.join(sorted(known))}" if known else ""
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return the keys of the section that a path leads to."""
+    """Return the keys of the section at a path."""
     for part in path:
         if isinstance(part, int):
             continue
@@ -191,7 +191,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an annotation is of no one type
+def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an annotation can have any type
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in {list, UnionType}:

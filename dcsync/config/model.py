@@ -1,4 +1,4 @@
-"""The whole configuration, and what its sections require of each other."""
+"""The whole configuration, and the rules between its sections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dcsync.config.sections import (
 
 
 class Config(Section):
-    """A whole configuration. The arrays of tables are `[[account]]` and `[[hook]]`."""
+    """A complete configuration. `[[account]]` and `[[hook]]` are arrays of tables."""
 
     mirror: Mirror
     state: State = Field(default_factory=State)
@@ -37,7 +37,7 @@ class Config(Section):
     transfer: Transfer = Field(default_factory=Transfer)
     api: Api = Field(default_factory=Api)
     auth: Auth
-    #: May be empty before the first `dcsync accounts`; `load` says whether one is needed.
+    #: May be empty before the first `dcsync accounts`. `load` decides whether an account is needed.
     accounts: list[Account] = Field(alias="account", default_factory=list)
     keep: Keep = Field(default_factory=Keep)
     verify: Verify = Field(default_factory=Verify)
@@ -66,19 +66,19 @@ class Config(Section):
         names = [account.name.casefold() for account in self.accounts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            message = f"account: two accounts have the name {twice[0]!r}; each needs a folder of its own"
+            message = f"account: two accounts have the name {twice[0]!r}; each needs its own folder"
             raise ValueError(message)
         root, state = self.mirror.root, self.state.dir
         if root == state or state in root.parents:
-            message = "mirror.root: it must not be state.dir or below it: the state is not for readers of the mirror"
+            message = "mirror.root: must not be state.dir or a folder in it: readers of the mirror would see it"
             raise ValueError(message)
         if root in state.parents and not state.relative_to(root).parts[0].startswith("."):
-            message = "state.dir: below mirror.root its folder must begin with a dot"
+            message = "state.dir: inside mirror.root, the folder's name must begin with a dot"
             raise ValueError(message)
         return self
 
     def start_of(self, account: Account) -> datetime | None:
-        """Return the time before which an account's jobs are left alone: midnight in the mirror's zone."""
+        """Return the time before which an account's jobs are skipped: midnight in the mirror's time zone."""
         if not account.start:
             return None
         day = date.fromisoformat(account.start)

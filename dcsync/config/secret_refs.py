@@ -14,17 +14,17 @@ from dcsync.errors import SecretExposed, SecretUnavailable
 
 
 class SecretRef:
-    """A secret, or where it is: `env:NAME`, `file:PATH`, `credential:NAME`. Its `repr` never shows a value."""
+    """A secret, or a reference to one: `env:NAME`, `file:PATH`, `credential:NAME`. Its `repr` never shows a value."""
 
     def __init__(self, text: str) -> None:
         kind, colon, rest = text.partition(":")
         self.kind = kind if colon and kind in {"env", "file", "credential"} else "literal"
         self._rest = rest if self.kind != "literal" else text
         if not self._rest:
-            message = f"{self.kind}: names nothing" if self.kind != "literal" else "it is empty"
+            message = f"a name is missing after {self.kind}:" if self.kind != "literal" else "the secret is empty"
             raise ValueError(message)
         if self.kind == "credential" and ("/" in rest or rest in {".", ".."}):
-            message = "credential: takes a name, no path"
+            message = "write a name after credential:, not a path"
             raise ValueError(message)
 
     def __repr__(self) -> str:
@@ -37,15 +37,15 @@ class SecretRef:
 
     @property
     def variable(self) -> str | None:
-        """The environment variable that holds it, if one does."""
+        """The environment variable that contains the secret, if any."""
         return self._rest if self.kind == "env" else None
 
     def describe(self) -> str:
-        """Return what may be shown."""
+        """Return the reference without any secret in it."""
         return "***" if self.kind == "literal" else f"{self.kind}:{self._rest}"
 
     def resolve(self, environ: Mapping[str, str]) -> SecretStr:
-        """Return the secret, one line break at its end taken off.
+        """Return the secret without the line break at its end.
 
         Raises `SecretUnavailable`, or `SecretExposed` for a file that others can read.
         """
@@ -64,7 +64,7 @@ class SecretRef:
                         f"credential:{self._rest} needs systemd's LoadCredential= ($CREDENTIALS_DIRECTORY is not set)"
                     )
                     raise SecretUnavailable(message)
-                # systemd owns that folder and gives its files to the unit's user alone.
+                # systemd owns the folder, and only the unit's user can read the files.
                 value = _read_secret(Path(folder) / self._rest, private=False)
             case _:
                 value = self._rest
@@ -80,14 +80,14 @@ def _read_secret(path: Path, *, private: bool) -> str:
         with path.open(encoding="utf-8") as file:
             mode = stat.S_IMODE(path.stat().st_mode)
             if private and mode & 0o077:
-                message = f"the secret file {path} has mode {mode:04o}: others can read it"
+                message = f"the secret file {path} has mode {mode:04o}, so others can use it"
                 raise SecretExposed(message)
             return file.read(1 << 16)
     except OSError as error:
-        message = f"the secret file {path} cannot be read: {error.strerror}"
+        message = f"cannot read the secret file {path}: {error.strerror}"
         raise SecretUnavailable(message) from None
     except UnicodeDecodeError:
-        message = f"the secret file {path} is no text"
+        message = f"the secret file {path} is not UTF-8 text"
         raise SecretUnavailable(message) from None
 
 
@@ -95,20 +95,20 @@ def _secret(value: object) -> SecretRef:
     if isinstance(value, SecretRef):
         return value
     if not isinstance(value, str):
-        # The value itself is not shown: it may be the secret.
-        message = 'a secret is a string: "env:NAME", "file:PATH" or "credential:NAME"'
+        # Not the value: it may be the secret.
+        message = 'must be a string: "env:NAME", "file:PATH" or "credential:NAME"'
         raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
     return SecretRef(value)
 
 
 class ManifestRef(SecretRef):
-    """`sqlite`, a database's address, or where one is. An address may hold a password: it is treated as a secret."""
+    """`sqlite`, a database's address, or a reference to one. Treated as a secret: an address may contain a password."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         if self.kind == "literal" and text != "sqlite" and not text.startswith(("postgresql://", "postgres://")):
-            # Not shown: it may be an address with a password.
-            message = 'it must be "sqlite", "postgresql://user@host/database", or where that is, as "env:NAME"'
+            # Not the value: it may be an address with a password.
+            message = 'must be "sqlite", "postgresql://user@host/database", or a reference such as "env:NAME"'
             raise ValueError(message)
 
     def __eq__(self, other: object) -> bool:
@@ -131,7 +131,7 @@ class ManifestRef(SecretRef):
         return "password=" in parts.query or ":" in parts.netloc.rpartition("@")[0]
 
     def describe(self) -> str:
-        """Return what may be shown."""
+        """Return the reference without any secret in it."""
         if self.kind != "literal":
             return super().describe()
         return "postgresql" if self.is_shared else "sqlite"
@@ -141,7 +141,7 @@ def _manifest(value: object) -> ManifestRef:
     if isinstance(value, ManifestRef):
         return value
     if not isinstance(value, str):
-        message = 'it must be "sqlite" or the address of a PostgreSQL database'
+        message = 'must be "sqlite" or the address of a PostgreSQL database'
         raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
     return ManifestRef(value)
 

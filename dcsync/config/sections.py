@@ -23,7 +23,7 @@ _ACCOUNT_ID = re.compile(r"(b\.)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{
 
 
 class Mirror(Section):
-    """`[mirror]`: where and how."""
+    """`[mirror]`: where snapshots are stored, and how extracts are downloaded."""
 
     root: Path = Field(strict=False)
     layout: str = "dated"
@@ -60,7 +60,7 @@ class Mirror(Section):
     @model_validator(mode="after")
     def _has_place_for_latest(self) -> Self:
         if self.latest != "none" and not self.parsed_layout.holds_one_request:
-            message = f'the layout {self.layout!r} has no folder of one request for `latest`; set latest = "none"'
+            message = f'the layout {self.layout!r} has no folder for one data request: set latest = "none"'
             raise ValueError(message)
         return self
 
@@ -71,12 +71,12 @@ class Mirror(Section):
 
     @property
     def zone(self) -> tzinfo:
-        """The time zone of the folders' dates."""
+        """The time zone of the dates in folder names."""
         return UTC if self.timezone == "UTC" else ZoneInfo(self.timezone)
 
 
 class State(Section):
-    """`[state]`: what dcsync must remember."""
+    """`[state]`: what dcsync remembers between runs."""
 
     dir: Path = Field(default=Path("/var/lib/dcsync"), strict=False)
     manifest: ManifestPlace = Field(default_factory=lambda: ManifestRef("sqlite"))
@@ -88,7 +88,7 @@ class State(Section):
 
 
 class Poll(Section):
-    """`[poll]`: how often the daemon looks."""
+    """`[poll]`: how often the daemon polls."""
 
     interval: Duration = timedelta(minutes=15)
     jitter: Duration = timedelta(minutes=1)
@@ -98,14 +98,14 @@ class Poll(Section):
     @classmethod
     def _not_too_often(cls, value: timedelta) -> timedelta:
         if value < timedelta(seconds=30):
-            message = "shorter than 30s: the calls are shared with the downloads"
+            message = "must be 30s or more: polls and downloads share the rate limit"
             raise ValueError(message)
         return value
 
     @model_validator(mode="after")
     def _stale_later_than_polled(self) -> Self:
         if self.stale_after < 2 * (self.interval + self.jitter):
-            message = "stale_after is less than two intervals: the mirror would be called stale while all is well"
+            message = "stale_after must be at least two intervals with their jitter, or healthy accounts would be stale"
             raise ValueError(message)
         return self
 
@@ -118,7 +118,7 @@ class Transfer(Section):
 
 
 class Api(Section):
-    """`[api]`: the remote side."""
+    """`[api]`: Autodesk's API."""
 
     base_url: str = "https://developer.api.autodesk.com"
     requests_per_minute: int = Field(default=60, ge=1, le=1000)
@@ -129,15 +129,15 @@ class Api(Section):
     @classmethod
     def _plain_origin(cls, value: str) -> str:
         if "@" in value:
-            # Not shown: a password may be part of it.
-            message = "an address with user information; secrets belong into [auth]"
+            # Not the value: it may contain a password.
+            message = "remove the user name and password: secrets belong in [auth]"
             raise ValueError(message)
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             message = f"{value!r} is not an address such as https://developer.api.autodesk.com"
             raise ValueError(message)
         if parts.scheme == "http" and not is_loopback_url(value):
-            message = f"{value!r} is not https: tokens would go over the network in the clear"
+            message = f"{value!r} must use https: tokens would be sent unencrypted"
             raise ValueError(message)
         return value.rstrip("/")
 
@@ -146,16 +146,16 @@ class Api(Section):
     def _harmless(cls, value: dict[str, str]) -> dict[str, str]:
         for name, content in value.items():
             if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not content.isprintable():
-                message = f"{name!r} is not a header's name, or its value is not one line"
+                message = f"{name!r} is not a valid header name, or its value has more than one line"
                 raise ValueError(message)
             if name.lower() in {"authorization", "cookie", "host", "content-length"}:
-                message = f"{name} is dcsync's own to set"
+                message = f"{name} is set by dcsync itself"
                 raise ValueError(message)
         return value
 
 
 class Auth(Section):
-    """`[auth]`: whose extracts."""
+    """`[auth]`: how dcsync signs in."""
 
     method: Literal["login", "service-account", "token"] = "login"
     client_id: str | None = None
@@ -179,7 +179,7 @@ class Auth(Section):
             message = f'method = "{self.method}" needs {", ".join(missing)}'
             raise ValueError(message)
         if self.method == "token" and self.access_token is None and self.refresh_token is None:
-            message = 'method = "token" needs refresh_token, or access_token for a short run'
+            message = 'method = "token" needs refresh_token, or access_token (valid for one hour)'
             raise ValueError(message)
         return self
 
@@ -199,7 +199,7 @@ class Account(Section):
     @classmethod
     def _one_component(cls, value: str) -> str:
         if not _NAME.fullmatch(value) or value.endswith("."):
-            message = f"{value!r} cannot be a folder's name: letters, digits, dots, hyphens and underscores, at most 64"
+            message = f"{value!r} is not a folder name of up to 64 letters, digits, dots, hyphens and underscores"
             raise ValueError(message)
         return value
 
@@ -207,32 +207,32 @@ class Account(Section):
     @classmethod
     def _hub_or_account(cls, value: str) -> str:
         if not _ACCOUNT_ID.fullmatch(value):
-            message = f"{value!r} is not a hub id (b.872264f8-2433-498d-8d36-16649ecb13fe) or account id"
+            message = f"{value!r} is not a hub ID (b.872264f8-2433-498d-8d36-16649ecb13fe) or account ID"
             raise ValueError(message)
         return value
 
     @field_validator("start", mode="before")
     @classmethod
     def _a_day(cls, value: object) -> object:
-        # TOML has dates of its own; both spellings are meant the same.
+        # TOML also has dates without quotes.
         if isinstance(value, date) and not isinstance(value, datetime):
             return value.isoformat()
         if isinstance(value, str) and value:
             try:
                 date.fromisoformat(value)
             except ValueError:
-                message = f"{value!r} is not a day such as 2026-01-31"
+                message = f"{value!r} is not a date such as 2026-01-31"
                 raise ValueError(message) from None
         return value
 
     @property
     def account_id(self) -> str:
-        """The id without the hub's prefix, lower-case as the API writes it."""
+        """The ID without the hub's prefix, in lower case as in the API."""
         return self.id.removeprefix("b.").lower()
 
 
 class Keep(Section):
-    """`[keep]`: what prune leaves."""
+    """`[keep]`: the retention policy."""
 
     last: int = Field(default=0, ge=0)
     daily: int = Field(default=0, ge=0)
@@ -242,14 +242,14 @@ class Keep(Section):
 
 
 class Verify(Section):
-    """`[verify]`: how the mirror is read again."""
+    """`[verify]`: how the mirror is checked for damage."""
 
     rate: Bandwidth = 50 << 20
     part_days: int = Field(default=30, ge=1, le=366)
 
 
 class Http(Section):
-    """`[http]`: the daemon's own pages."""
+    """`[http]`: the daemon's HTTP server."""
 
     listen: str = ""
     callback_secret: Secret | None = None
@@ -263,7 +263,7 @@ class Http(Section):
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """Where to listen; None is nowhere. Without a host it is this machine alone."""
+        """Where to listen. None is off. An address without a host means this host only."""
         return parse_address(self.listen) if self.listen else None
 
 
@@ -276,20 +276,20 @@ class Hook(Section):
 
 
 class Notify(Section):
-    """`[notify]`: messages to people, through apprise."""
+    """`[notify]`: messages through apprise."""
 
     urls: list[Secret] = Field(default_factory=list)
     on: list[EventName] = Field(default=["failure", "attention", "recovered"])
 
 
 class Heartbeat(Section):
-    """`[heartbeat]`: an address that hears from dcsync only while the mirror is fresh."""
+    """`[heartbeat]`: an address that dcsync requests only while no account is stale."""
 
     url: Secret | None = None
 
 
 class Metrics(Section):
-    """`[metrics]`: figures for Prometheus in a file, where nothing scrapes `[http]`."""
+    """`[metrics]`: metrics for Prometheus in a file, for hosts where nothing scrapes `[http]`."""
 
     textfile: Path | None = Field(default=None, strict=False)
 
@@ -300,13 +300,13 @@ class Metrics(Section):
             return None
         path = absolute_path(value)
         if path.suffix != ".prom":
-            message = f"{str(path)!r} does not end in .prom: node_exporter reads no other files"
+            message = f"{str(path)!r} must end in .prom: node_exporter ignores other files"
             raise ValueError(message)
         return path
 
 
 class Log(Section):
-    """`[log]`."""
+    """`[log]`: the log on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"

@@ -1,4 +1,4 @@
-"""Filling the commented example with values: `config.example.toml`, which the package carries as `example.toml`."""
+"""Filling in the commented example, `config.example.toml`, which is `example.toml` in the package."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _ACCOUNT = "account"
 
 
 def example() -> str:
-    """Return the example: every key with its default and a comment."""
+    """Return the example, which has every key with its default and a comment."""
     return resources.files("dcsync.config").joinpath("example.toml").read_text(encoding="utf-8")
 
 
 def fill(template: str, values: Mapping[tuple[str, str], str | None], accounts: Sequence[tuple[str, str]] = ()) -> str:
-    """Return the template with values by section and key; every comment and every other key stays as it is.
+    """Return the template with the given values by section and key. Comments and all other keys stay the same.
 
-    A key with a value is live whatever it was, one with None is commented out. The template's `[[account]]` becomes the
-    first of `accounts` (name, id), the others follow it; without one it is commented out. Raises `KeyError` for a key
-    that the template lacks.
+    A key with a value becomes active, and a key with None is commented out. The template's `[[account]]` becomes the
+    first of `accounts` (name, ID), and the others follow it. Without accounts it is commented out. Raises `KeyError` if
+    the template lacks a key.
     """
     wanted = dict(values)
     if accounts:
@@ -55,8 +55,8 @@ def fill(template: str, values: Mapping[tuple[str, str], str | None], accounts: 
 
 
 def quoted(text: str) -> str:
-    """Return text as a basic string of TOML."""
-    # JSON's escapes are TOML's too; DEL is the one character that JSON leaves and TOML does not take.
+    """Return text as a TOML basic string."""
+    # TOML has the same escapes as JSON. DEL is the one character that JSON allows and TOML does not.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -9,15 +9,15 @@ from decimal import Decimal
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "ms": 0.001}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?b?)", re.IGNORECASE)
-# A bare IPv6 address has colons of its own: it stands in brackets, which nothing else needs.
+# An IPv6 address contains colons, so it needs brackets.
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F.]*:[0-9a-fA-F:.]*(?:%\w+)?)\]|(?P<host>[\w.-]*)):(?P<port>[0-9]{1,5})")
-#: What file offsets can hold.
+#: The largest file offset.
 _MOST = Decimal(2**63 - 1)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read `"90s"`, `"15m"`, `"1h30m"`, `"1d"`; `ValueError` says what is expected."""
+    """Read `"90s"`, `"15m"`, `"1h30m"`, `"1d"`; `ValueError` names the expected form."""
     rest, seconds = text.strip(), 0.0
     while rest:
         match = _DURATION.match(rest)
@@ -27,17 +27,17 @@ def parse_duration(text: str) -> timedelta:
         seconds += float(match[1]) * _SECONDS[match[2]]
         rest = rest[match.end() :]
     if not text.strip():
-        message = 'a duration is empty; write one such as "15m"'
+        message = 'the duration is empty: write one such as "15m"'
         raise ValueError(message)
     try:
         return timedelta(seconds=seconds)
     except OverflowError:
-        message = f"{text!r} is longer than any duration can be"
+        message = f"{text!r} is too long"
         raise ValueError(message) from None
 
 
 def parse_size(value: str | int) -> int:
-    """Read `"5 GiB"`, `"500 MB"` or a number of bytes; `ValueError` says what is expected."""
+    """Read `"5 GiB"`, `"500 MB"` or a number of bytes; `ValueError` names the expected form."""
     if isinstance(value, int):
         number, unit = Decimal(value), ""
     else:
@@ -52,15 +52,15 @@ def parse_size(value: str | int) -> int:
     base = 1024 if unit.endswith("i") else 1000
     size = number * base ** _POWERS[unit.removesuffix("i")]
     if size > _MOST:
-        message = "a size beyond every disk"
+        message = "the size is too large for any disk"
         raise ValueError(message)
     return int(size)
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Read `"127.0.0.1:9321"`, `"[::1]:9321"`, or `":9321"` for this machine alone.
+    """Read `"127.0.0.1:9321"`, `"[::1]:9321"`, or `":9321"` for this host only.
 
-    `ValueError` says what is expected.
+    `ValueError` names the expected form.
     """
     match = _ADDRESS.fullmatch(text.strip())
     if match is None or not 0 < int(match["port"]) < 65536:
@@ -70,11 +70,11 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def parse_rate(value: str | int) -> int | None:
-    """Read `"20 MiB/s"` or a number of bytes a second; None for `"unlimited"`. `ValueError` says what is expected."""
+    """Read `"20 MiB/s"` or a number of bytes a second; None for `"unlimited"`. `ValueError` names the expected form."""
     if value == "unlimited":
         return None
     rate = parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
     if not rate:
-        message = f'{value!r} is not more than 0, or "unlimited"'
+        message = f'{value!r} must be more than 0, or "unlimited"'
         raise ValueError(message)
     return rate

@@ -150,15 +150,15 @@ def test_everything_that_is_missing_is_named_at_once(place: Path, dcsync: Dcsync
         (["--client-id", "x", "--method", "login", "--key-id", "k"], "--key-id is for --method service-account"),
         (["--client-id", "x", "--method", "token", "--redirect-uri", "http://x"], "is for --method login"),
         (["--client-id", "x", "--account", "acme"], "'acme' is not NAME=ID"),
-        (["--client-id", "x", "--account", "acme=1"], "'1' is not a hub id"),
-        (["--client-id", "x", "--account", f"a/b={ACCOUNT}"], "cannot be a folder's name"),
+        (["--client-id", "x", "--account", "acme=1"], "'1' is not a hub ID"),
+        (["--client-id", "x", "--account", f"a/b={ACCOUNT}"], "is not a folder name"),
         (["--client-id", "x", "--account", f"a={ACCOUNT}", "--account", f"A={ACCOUNT}"], "two accounts have the name"),
-        (["--client-id", "x", "--client-secret", "env:"], "env: names nothing"),
-        (["--client-id", "x", "--base-url", "http://example.org"], "--base-url: 'http://example.org' is not https"),
-        (["--client-id", "x", "--state-dir", "/"], "--root: it must not be state.dir or below it"),
-        (["--client-id", "x\udcff"], "not UTF-8"),
-        (["--client-id", "x", "--root", "~no-such-user/x"], "there is no such home"),
-        (["--client-id", "x", "--root", ""], "it is empty"),
+        (["--client-id", "x", "--client-secret", "env:"], "a name is missing after env:"),
+        (["--client-id", "x", "--base-url", "http://example.org"], "--base-url: 'http://example.org' must use https"),
+        (["--client-id", "x", "--state-dir", "/"], "--root: must not be state.dir or a folder in it"),
+        (["--client-id", "x\udcff"], "not valid UTF-8"),
+        (["--client-id", "x", "--root", "~no-such-user/x"], "has no home folder"),
+        (["--client-id", "x", "--root", ""], "the path is empty"),
     ],
 )
 def test_what_cannot_be_is_refused_by_its_flag_and_nothing_is_written(
@@ -188,7 +188,7 @@ def test_a_configuration_that_is_there_is_never_overwritten(side: Served, dcsync
     result = dcsync("init", "--root", "/data", "--client-id", "x")
 
     assert result.status == 2
-    assert f"{side.config} is there already; dcsync never overwrites" in result.err
+    assert f"{side.config} already exists, and dcsync never overwrites" in result.err
     assert side.config.read_bytes() == before
 
 
@@ -253,17 +253,17 @@ def terminal(*arguments: str | Path, **environ: str) -> Iterator[Terminal]:
 
 def test_on_a_terminal_it_asks_and_enter_takes_the_default(place: Path) -> None:
     with terminal("--config", place, "init") as user:
-        user.answer("Folder of the mirror [", "/data/mirror")
-        user.answer("Folder of tokens and manifest", "")
-        user.answer("How to get access (login, service-account, token) [login]", "")
-        user.answer("Client id of your app: ", "abc")
-        user.answer("Has the app a client secret", "y")
-        user.answer("Where the client secret is [env:DCSYNC_CLIENT_SECRET]", "hunter2-canary")
+        user.answer("Mirror folder [", "/data/mirror")
+        user.answer("Folder for tokens and the manifest", "")
+        user.answer("Sign-in method (login, service-account, token) [login]", "")
+        user.answer("Client ID of your app: ", "abc")
+        user.answer("Does your app have a client secret", "y")
+        user.answer("Reference to the client secret [env:DCSYNC_CLIENT_SECRET]", "hunter2-canary")
         user.answer("env:NAME, file:PATH", "")  # said of a secret: it is asked for again
-        user.answer("Callback URL of the app [http://localhost:8080/callback]", "")
+        user.answer("Callback URL of your app [http://localhost:8080/callback]", "")
         user.answer("Account to mirror, as NAME=ID", "acme=1")
-        user.answer("is not a hub id", f"acme={ACCOUNT}")
-        user.answer("Another account", "")
+        user.answer("is not a hub ID", f"acme={ACCOUNT}")
+        user.answer("Next account", "")
         user.until("Next:")
         status = user.finish()
 
@@ -282,9 +282,9 @@ def test_on_a_terminal_only_what_was_not_given_is_asked(place: Path) -> None:
     given = ["--root", "/data", "--state-dir", "/state", "--client-id", "abc", "--service-account", "sa"]
 
     with terminal("--config", place, "init", *given, "--account", f"acme={ACCOUNT}") as user:
-        user.answer("How to get access", "service-account")
-        user.answer("Where the client secret is", "file:/keys/secret")
-        user.answer("Id of its key", "k")
+        user.answer("Sign-in method", "service-account")
+        user.answer("Reference to the client secret", "file:/keys/secret")
+        user.answer("ID of its key", "k")
         user.answer(f"[file:{place.parent}/service-account.pem]", "")
         status = user.finish()
 
@@ -300,16 +300,16 @@ def test_on_a_terminal_nothing_is_asked_when_nothing_is_missing(place: Path) -> 
         status = user.finish()
 
     assert status == 0, user.said
-    assert "Folder of the mirror" not in user.said
+    assert "Mirror folder" not in user.said
     assert place.is_file()
 
 
 def test_a_token_s_client_may_be_public_and_its_account_not_known_yet(place: Path) -> None:
     with terminal("--config", place, "init", "--root", "/data", "--state-dir", "/state") as user:
-        user.answer("How to get access", "token")
-        user.answer("Client id of your app", "abc")
-        user.answer("Has the app a client secret", "n")
-        user.answer("Where the refresh token is [env:DCSYNC_REFRESH_TOKEN]", "env:SEED")
+        user.answer("Sign-in method", "token")
+        user.answer("Client ID of your app", "abc")
+        user.answer("Does your app have a client secret", "n")
+        user.answer("Reference to the refresh token [env:DCSYNC_REFRESH_TOKEN]", "env:SEED")
         user.answer("Account to mirror", "")
         status = user.finish()
 
@@ -323,8 +323,8 @@ def test_a_token_s_client_may_be_public_and_its_account_not_known_yet(place: Pat
 
 def test_giving_up_in_the_middle_writes_nothing(place: Path) -> None:
     with terminal("--config", place, "init") as user:
-        user.answer("Folder of the mirror", "/data")
-        user.answer("Folder of tokens", "\x04")  # Ctrl-D
+        user.answer("Mirror folder", "/data")
+        user.answer("Folder for tokens", "\x04")  # Ctrl-D
         status = user.finish()
 
     assert status == 130
@@ -337,5 +337,5 @@ def test_a_configuration_that_is_there_is_said_before_anything_is_asked(side: Se
         status = user.finish()
 
     assert status == 2
-    assert "is there already" in user.said
-    assert "Folder of the mirror" not in user.said
+    assert "already exists" in user.said
+    assert "Mirror folder" not in user.said

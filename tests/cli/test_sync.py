@@ -391,8 +391,8 @@ def test_a_refresh_token_in_the_configuration_is_spent_once_over_two_runs(
     ("reference", "code", "words"),
     [
         ("env:NO_SUCH_SEED", "C-SECRET", "the environment variable NO_SUCH_SEED is not set"),
-        ("file:{folder}/none", "C-SECRET", "/none cannot be read: No such file or directory"),
-        ("file:{folder}/loose", "C-EXPOSED", "/loose has mode 0644: others can read it"),
+        ("file:{folder}/none", "C-SECRET", "/none: No such file or directory"),
+        ("file:{folder}/loose", "C-EXPOSED", "/loose has mode 0644, so others can use it"),
     ],
 )
 def test_a_refresh_token_that_cannot_be_read_is_named_and_not_a_missing_login(

@@ -61,9 +61,9 @@ def test_what_is_there_stays_as_it_is(tmp_path: Path, kind: str) -> None:
             path.symlink_to("elsewhere")
     before = unread(path.lstat())
 
-    with pytest.raises(ConfigError, match="is there already; dcsync never overwrites"):
+    with pytest.raises(ConfigError, match="already exists, and dcsync never overwrites"):
         refuse_existing(path)
-    with pytest.raises(ConfigError, match="is there already; dcsync never overwrites"):
+    with pytest.raises(ConfigError, match="already exists, and dcsync never overwrites"):
         create(path, "text")
 
     assert unread(path.lstat()) == before
@@ -78,7 +78,7 @@ def test_nothing_there_is_no_obstacle(tmp_path: Path) -> None:
 def test_a_place_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
 
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot write the configuration"):
         create(tmp_path / "file/config.toml", "text")
 
     assert (tmp_path / "file").read_text() == "mine"
@@ -109,7 +109,7 @@ def test_a_folder_that_may_not_be_written_is_said_with_the_uid(tmp_path: Path) -
         check=True,
     )
 
-    assert "config.toml cannot be written: Permission denied (as uid 0)" in result.stdout
+    assert "config.toml: Permission denied (as uid 0)" in result.stdout
 
 
 def test_it_goes_to_the_file_that_is_named(tmp_path: Path) -> None:

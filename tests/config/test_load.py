@@ -78,7 +78,7 @@ def test_broken_toml_is_named_with_its_line_and_column(tmp_path: Path) -> None:
 def test_a_byte_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
     said = problems(tmp_path, b"# one\n# caf\xe9\n" + WHOLE.encode())
 
-    assert said == ["config.toml:2: is not UTF-8"]
+    assert said == ["config.toml:2: not UTF-8 text"]
 
 
 def test_a_file_that_is_not_there_is_missing_not_invalid(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_file_that_is_not_there_is_missing_not_invalid(tmp_path: Path) -> None
 
 
 def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid, match="is a folder, not a configuration file"):
+    with pytest.raises(ConfigInvalid, match="not a file but a folder"):
         load(tmp_path, environ={})
 
 
@@ -101,7 +101,7 @@ def test_a_file_without_permission_is_said_so_with_the_uid(tmp_path: Path) -> No
         with pytest.raises(ConfigInvalid) as caught:
             load(path, environ={})
 
-    assert str(caught.value) == f"{path}: cannot be read: Permission denied (as uid {uid})"
+    assert str(caught.value) == f"{path}: cannot read the file: Permission denied (as uid {uid})"
 
 
 # --- where it is looked for -------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_when_there_is_none_the_places_are_named_the_system_s_last(tmp_path: Pat
     with pytest.raises(ConfigMissing) as caught:
         find(None, environ={"XDG_CONFIG_HOME": str(tmp_path)})
 
-    assert str(caught.value).endswith(f"looked for {tmp_path}/dcsync/config.toml and /etc/dcsync/config.toml")
+    assert str(caught.value).endswith(f"found in {tmp_path}/dcsync/config.toml or /etc/dcsync/config.toml")
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -165,8 +165,8 @@ def test_when_there_is_none_the_places_are_named_the_system_s_last(tmp_path: Pat
             12,
             'hook.1.timeot: unknown key; did you mean "timeout"?',
         ),
-        (WHOLE + "[log]\nzzzz = 1\n", 10, "log.zzzz: unknown key; there are format, level"),
-        (WHOLE + '[log]\n"\\u001b[2J" = 1\n', 9, "log.\\x1b[2J: unknown key; there are format, level"),
+        (WHOLE + "[log]\nzzzz = 1\n", 10, "log.zzzz: unknown key; the keys are format, level"),
+        (WHOLE + '[log]\n"\\u001b[2J" = 1\n', 9, "log.\\x1b[2J: unknown key; the keys are format, level"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_line_and_what_was_meant(
@@ -182,7 +182,7 @@ def test_an_unknown_key_is_named_with_its_line_and_what_was_meant(
         ('[transfer]\nconcurrency = "16"\n', "transfer.concurrency: Input should be a valid integer"),
         ("[transfer]\nconcurrency = true\n", "transfer.concurrency: Input should be a valid integer"),
         ('[log]\nlevel = "loud"\n', "log.level: must be one of 'debug', 'info', 'warning' or 'error'"),
-        ('[poll]\ninterval = "5s"\n', "poll.interval: shorter than 30s: the calls are shared with the downloads"),
+        ('[poll]\ninterval = "5s"\n', "poll.interval: must be 30s or more: polls and downloads share the rate limit"),
         ("[poll]\ninterval = 15\n", 'poll.interval: 15 is not a duration such as "15m"'),
         ('[http]\nlisten = ["x"]\n', "http.listen: Input should be a valid string"),
         ("[keep]\ndaily = -1\n", "keep.daily: Input should be greater than or equal to 0"),
@@ -219,7 +219,7 @@ def test_sections_that_are_missing_are_named(tmp_path: Path) -> None:
     assert problems(tmp_path, "") == [
         "config.toml: mirror: the section [mirror] is missing",
         "config.toml: auth: the section [auth] is missing",
-        "config.toml: account: at least one [[account]] is needed",
+        "config.toml: account: add at least one [[account]]",
     ]
 
 
@@ -235,8 +235,8 @@ def test_no_account_is_a_problem_for_all_but_what_finds_out_which_there_are(tmp_
 
 def test_a_missing_account_is_named_with_everything_else(tmp_path: Path) -> None:
     assert problems(tmp_path, MIRROR + AUTH.replace("env:TOKEN", "env:"), mode=0o644) == [
-        "config.toml: account: at least one [[account]] is needed",
-        "config.toml:5: auth.access_token: env: names nothing",
+        "config.toml: account: add at least one [[account]]",
+        "config.toml:5: auth.access_token: a name is missing after env:",
     ]
 
 
@@ -253,7 +253,7 @@ def test_a_key_that_is_missing_is_named_at_its_section(tmp_path: Path) -> None:
 def test_a_secret_in_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> None:
     (said,) = problems(tmp_path, WHOLE.replace("env:TOKEN", CANARY), mode=mode)
 
-    assert said.startswith("config.toml:5: auth.access_token: holds a secret and can be read by others: chmod 600")
+    assert said.startswith("config.toml:5: auth.access_token: others can read this secret: chmod 600")
     assert CANARY not in said
 
 
@@ -265,7 +265,7 @@ def test_every_secret_in_a_file_that_others_can_use_is_named_with_its_line(tmp_p
 
     said = problems(tmp_path, text, mode=0o644)
 
-    assert [line.partition(": holds a secret")[0] for line in said] == [
+    assert [line.partition(": others can read")[0] for line in said] == [
         "config.toml:10: http.callback_secret",
         "config.toml:12: notify.urls.2",
         "config.toml:14: heartbeat.url",
@@ -326,4 +326,4 @@ def test_no_problem_shows_a_secret(tmp_path: Path, auth: str, mode: int) -> None
 def test_an_address_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
     (said,) = problems(tmp_path, f'{WHOLE}[api]\nbase_url = "https://user:{CANARY}@example.com"\n')
 
-    assert said == "config.toml:10: api.base_url: an address with user information; secrets belong into [auth]"
+    assert said == "config.toml:10: api.base_url: remove the user name and password: secrets belong in [auth]"

@@ -13,10 +13,10 @@ from tests.rigs.configs import ACCOUNT_ID, make_config, refusal
 @pytest.mark.parametrize(
     ("root", "state", "said"),
     [
-        ("/srv/a", "/srv/a", "mirror.root: it must not be state.dir or below it"),
-        ("/srv/a/b", "/srv/a", "mirror.root: it must not be state.dir or below it"),
-        ("/srv/a", "/srv/a/state", "state.dir: below mirror.root its folder must begin with a dot"),
-        ("/srv/a", "/srv/a/x/.state", "state.dir: below mirror.root its folder must begin with a dot"),
+        ("/srv/a", "/srv/a", "mirror.root: must not be state.dir or a folder in it"),
+        ("/srv/a/b", "/srv/a", "mirror.root: must not be state.dir or a folder in it"),
+        ("/srv/a", "/srv/a/state", "state.dir: inside mirror.root, the folder's name must begin with a dot"),
+        ("/srv/a", "/srv/a/x/.state", "state.dir: inside mirror.root, the folder's name must begin with a dot"),
     ],
 )
 def test_the_state_stays_out_of_the_readers_sight(root: str, state: str, said: str) -> None:
@@ -41,7 +41,7 @@ def test_root_and_state_are_compared_as_the_folders_they_are() -> None:
 def test_two_accounts_cannot_share_a_folder_even_where_case_does_not_count() -> None:
     accounts = [{"name": name, "id": ACCOUNT_ID} for name in ("acme", "beta", "ACME")]
 
-    assert refusal(account=accounts) == "account: two accounts have the name 'acme'; each needs a folder of its own"
+    assert refusal(account=accounts) == "account: two accounts have the name 'acme'; each needs its own folder"
 
 
 @pytest.mark.parametrize("start", ["2026-01-31", date(2026, 1, 31)])

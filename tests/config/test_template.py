@@ -64,7 +64,7 @@ def test_further_accounts_follow_the_first_before_the_next_section() -> None:
 
     config = parse(filled, place=Path("config.toml"))
     assert [(account.name, account.id) for account in config.accounts] == ACCOUNTS
-    assert filled.index('name = "gamma"') < filled.index("# How many snapshots pruning leaves")
+    assert filled.index('name = "gamma"') < filled.index("# The retention policy")
 
 
 def test_the_same_key_of_another_section_is_left_alone() -> None:

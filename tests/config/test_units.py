@@ -37,13 +37,13 @@ def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "   "])
 def test_an_empty_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="a duration is empty"):
+    with pytest.raises(ValueError, match="the duration is empty"):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["9999999999w", "9" * 400 + "s"])
 def test_a_duration_beyond_all_bounds_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is longer than any duration can be"):
+    with pytest.raises(ValueError, match="is too long"):
         parse_duration(text)
 
 
@@ -117,7 +117,7 @@ def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
 
 def test_sizes_are_exact_and_end_where_file_offsets_do() -> None:
     assert parse_size(2**53 + 1) == 2**53 + 1
-    with pytest.raises(ValueError, match="beyond every disk"):
+    with pytest.raises(ValueError, match="too large for any disk"):
         parse_size("9" * 400)
 
 

@@ -189,7 +189,7 @@ async def test_a_broken_configuration_has_each_problem_named(tmp_path: Path) -> 
 
     assert [line.partition(".toml")[2] for line in first.message.split("\n")] == [
         ":2: mirror.root: 'x' is not an absolute path",
-        ':3: auth: method = "token" needs refresh_token, or access_token for a short run',
+        ':3: auth: method = "token" needs refresh_token, or access_token (valid for one hour)',
     ]
 
 
@@ -219,7 +219,7 @@ async def test_every_secret_that_is_missing_is_named_and_the_api_is_not_asked(mi
     checks = await examine(mirror)
 
     assert "auth.client_secret: the environment variable NOT_SET is not set" in checks["secrets"].message
-    assert "auth.private_key: the secret file /not/there cannot be read" in checks["secrets"].message
+    assert "auth.private_key: cannot read the secret file /not/there" in checks["secrets"].message
     assert checks["api"].message == "needs secrets"
     assert status(checks) == 2
     assert mirror.sandbox.count() == 0

@@ -6,10 +6,13 @@ import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from dcsync.app.from_config import account_settings
 from dcsync.app.hosts import at_work, known_hosts
 from dcsync.app.mirror import open_mirror
+from dcsync.app.renew import renewing
 from dcsync.app.state_dir import INSTANCE_NAME, host_name, manifest_place, write_text
 from dcsync.app.stores import open_store
 from dcsync.auth.token_store import ChainStore
@@ -18,8 +21,9 @@ from dcsync.config import Config, ManifestRef
 from dcsync.database import Database
 from dcsync.errors import ConfigError, ManifestError
 from dcsync.manifest import open_manifest
-from dcsync.manifest.aside import set_aside
 from dcsync.manifest.copy import copy_rows
+from dcsync.manifest.sqlite import set_aside
+from dcsync.ops.recovery import recover
 from dcsync.tasks import DiskThreads
 
 
@@ -54,7 +58,9 @@ async def copy_manifest(
         raise ConfigError(message, hint="name another place with --to")
     clock, identifier = clock or SystemClock(), str(uuid.uuid4())
     async with AsyncExitStack() as stack:
-        context = await stack.enter_async_context(open_mirror(config, clock=clock, role="copy", environ=environ))
+        opening = partial(open_mirror, config, clock=clock, role="copy", environ=environ)
+        context = await stack.enter_async_context(renewing(opening, config, role="copy", clock=clock, environ=environ))
+        await recover(context, account_settings(config))
         there = await stack.enter_async_context(open_manifest(place, label=host_name()))
         others = [host for host in await known_hosts(there) if host.is_alive]
         if others:

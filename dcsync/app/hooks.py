@@ -7,12 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from dcsync.app.from_config import tell_settings
 from dcsync.app.hosts import at_work, known_hosts
-from dcsync.app.mirror import open_to_look
-from dcsync.app.state_dir import LOCK_NAME, host_name, manifest_place, state_folder
+from dcsync.app.mirror import hold_state, open_to_look
+from dcsync.app.state_dir import host_name, manifest_place, state_folder
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.manifest import open_manifest
-from dcsync.mirror.root import FileLock
 from dcsync.ops.alerts.dispatch import Teller
 from dcsync.tasks import DiskThreads
 
@@ -28,12 +27,13 @@ async def open_hooks(
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        disk = stack.enter_context(DiskThreads())
-        state = await disk.run(state_folder, config)
+        place, manifest = manifest_place(config, environ=environ), None
         if runs:
-            stack.enter_context(FileLock(state / LOCK_NAME, f"the state folder {state}", role="hooks"))
-        place = manifest_place(config, environ=environ)
-        manifest = None if runs else await open_to_look(stack, place, disk)
+            await stack.enter_async_context(hold_state(config, role="hooks"))
+        else:
+            disk = stack.enter_context(DiskThreads())
+            await disk.run(state_folder, config)
+            manifest = await open_to_look(stack, place, disk)
         if manifest is None or writes:
             manifest = await stack.enter_async_context(open_manifest(place, label=host_name()))
         others = [host for host in await known_hosts(manifest) if host.is_alive]

@@ -20,9 +20,9 @@ from dcsync.tasks import DiskThreads
 DAEMON = "run"
 
 
-async def known_hosts(manifest: SqlManifest, *, writes: bool = True) -> Sequence[Host]:
+async def known_hosts(manifest: SqlManifest) -> Sequence[Host]:
     """Return the hosts that share the manifest; none where it is a file."""
-    return await Hosts(manifest).known() if writes and manifest.is_shared else ()
+    return await Hosts(manifest).known() if manifest.is_shared else ()
 
 
 def at_work(others: Sequence[Host]) -> MirrorLocked:
@@ -33,12 +33,26 @@ def at_work(others: Sequence[Host]) -> MirrorLocked:
     return MirrorLocked(message, pid=None, role=DAEMON, hint=hint)
 
 
-async def arrive(
+class SeveralHosts:
+    """Meets the port `Peers`: this host and the others on a shared manifest."""
+
+    def __init__(self, manifest: SqlManifest, number: int, *, are_at_work: bool, turn: AsyncExitStack) -> None:
+        self.host: int | None = number
+        self.are_at_work = are_at_work
+        self._number = number
+        self._hosts = Hosts(manifest)
+        self._turn = turn
+
+    async def come_up(self) -> None:
+        """Let the next host come up. Recovery may have taken long: the next one must not think that nobody is here."""
+        await self._hosts.beat(self._number, "")
+        await self._turn.aclose()
+
+
+async def register(
     stack: AsyncExitStack, manifest: SqlManifest, root: MirrorRoot, state: Path, role: str, disk: DiskThreads
-) -> int | None:
-    """Note this start among the hosts; it is taken back at the end."""
-    if not manifest.is_shared:
-        return None
+) -> int:
+    """Register this start among the hosts and return its number; the end of `stack` removes it again."""
     identifier = await disk.run(_host_id, state)
     hosts, name = Hosts(manifest), host_name()
     number = await hosts.arrive(state=identifier, name=name, pid=os.getpid(), version=__version__, role=role)

@@ -12,7 +12,7 @@ import structlog
 from dcsync.api.storage import open_storage
 from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings, storage_policy, tell_settings
-from dcsync.app.mirror import open_mirror, shared_database
+from dcsync.app.mirror import look_at_mirror, open_mirror, shared_database
 from dcsync.app.state_dir import MANIFEST_NAME
 from dcsync.app.status import look_at_token, read_status
 from dcsync.app.stores import open_store
@@ -39,14 +39,32 @@ async def open_sync(
     observer: Observer | None = None,
     clock: Clock | None = None,
     role: str = "sync",
-    writes: bool = True,
-    notices_missing: bool = True,
 ) -> AsyncIterator[SyncContext]:
     """Open everything a run needs: the mirror as `open_mirror` does, and the network. Raises `ConfigError`s besides."""
+    async with (
+        open_mirror(config, clock=clock, role=role, environ=environ) as mirror,
+        _open_network(config, mirror, environ=environ, observer=observer) as context,
+    ):
+        yield context
+
+
+@asynccontextmanager
+async def open_dry_run(
+    config: Config, *, environ: Mapping[str, str], observer: Observer | None = None, clock: Clock | None = None
+) -> AsyncIterator[SyncContext]:
+    """Open what planning a run needs: the mirror as `look_at_mirror` does, and the network."""
+    async with (
+        look_at_mirror(config, clock=clock, environ=environ) as mirror,
+        _open_network(config, mirror, environ=environ, observer=observer) as context,
+    ):
+        yield context
+
+
+@asynccontextmanager
+async def _open_network(
+    config: Config, mirror: MirrorContext, *, environ: Mapping[str, str], observer: Observer | None
+) -> AsyncIterator[SyncContext]:
     async with AsyncExitStack() as stack:
-        mirror = await stack.enter_async_context(
-            open_mirror(config, clock=clock, role=role, writes=writes, notices_missing=notices_missing, environ=environ)
-        )
         api, limiter = await stack.enter_async_context(
             open_api(config, environ=environ, clock=mirror.clock, disk=mirror.disk)
         )
@@ -62,7 +80,8 @@ async def open_sync(
             clock=mirror.clock,
             disk=mirror.disk,
             settings=mirror.settings,
-            host=mirror.host,
+            peers=mirror.peers,
+            is_new=mirror.is_new,
             slots=asyncio.Semaphore(config.transfer.concurrency),
             throttle=Throttle(config.transfer.bandwidth),
             observer=observer or NullObserver(),

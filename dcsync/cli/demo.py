@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,11 +99,13 @@ def _not_too_old(first_day: date, days: int, today: date) -> tuple[date, int]:
 
 async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
     from dcsync.app.from_config import account_settings
+    from dcsync.app.renew import renewing
     from dcsync.app.status import read_status
     from dcsync.app.sync import open_sync
     from dcsync.config import load
     from dcsync.ops.mirroring.run import sync
     from dcsync.ops.page import write_report
+    from dcsync.ops.recovery import recover
     from dcsync.sandbox import Options, Sandbox, World
 
     world = World.demo(seed=1, days=days, first_day=first_day)
@@ -112,7 +115,9 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
         path.write_text(_config(folder, sandbox.base_url, world.hub_id))
         environ = {_TOKEN_VARIABLE: sandbox.tokens.issue_access_token("demo", 3600)}
         config = load(path, environ=environ)
-        async with open_sync(config, environ=environ) as context:
+        opening = partial(open_sync, config, environ=environ)
+        async with renewing(opening, config, role="sync", environ=environ) as context:
+            await recover(context, account_settings(config))
             outcomes = await sync(context, account_settings(config))
             await write_report(context, (await read_status(config)).accounts)
             return outcomes

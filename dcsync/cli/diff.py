@@ -45,11 +45,11 @@ def diff_command(
 
 async def _compare(config: Config, before: str, after: str, *, account: str | None, request: str | None) -> Comparison:
     from dcsync.app.from_config import account_settings
-    from dcsync.app.reading import open_reading
+    from dcsync.app.mirror import read_mirror
     from dcsync.ops.diff import compare
 
     accounts = account_settings(config, [] if account is None else [account])
-    async with open_reading(config) as context:
+    async with read_mirror(config) as context:
         return await compare(context, [one.name for one in accounts], before, after, request=request)
 
 

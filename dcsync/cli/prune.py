@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -41,12 +42,18 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
 
 async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, force: bool) -> PruneReport:
     from dcsync.app.from_config import account_settings, keep_policy
-    from dcsync.app.mirror import open_mirror
+    from dcsync.app.mirror import look_at_mirror, open_mirror
+    from dcsync.app.renew import renewing
     from dcsync.ops.integrity.prune import prune
+    from dcsync.ops.recovery import recover
 
     selected = account_settings(config, accounts)
-    async with open_mirror(config, role="prune", writes=not dry_run) as context:
-        return await prune(context, selected, keep_policy(config), dry_run=dry_run, force=force)
+    if dry_run:
+        async with look_at_mirror(config) as context:
+            return await prune(context, selected, keep_policy(config), dry_run=True, force=force)
+    async with renewing(partial(open_mirror, config, role="prune"), config, role="prune") as context:
+        await recover(context, account_settings(config))
+        return await prune(context, selected, keep_policy(config), force=force)
 
 
 def _print(report: PruneReport) -> None:

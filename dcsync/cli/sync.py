@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -57,21 +58,26 @@ def sync_command(
 
 
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
-    """Open everything, do one run, tell what follows from it, close everything."""
+    """Open everything, recover, do one run and what follows it, close everything."""
     from dcsync.app.from_config import account_settings
-    from dcsync.app.sync import follow_up, open_sync, open_teller
+    from dcsync.app.renew import renewing
+    from dcsync.app.sync import follow_up, open_dry_run, open_sync, open_teller
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
     from dcsync.ops.mirroring.run import sync
+    from dcsync.ops.recovery import recover
 
     clock = SystemClock()
     selected = account_settings(config, accounts)
-    async with (
-        watching(clock) as observer,
-        open_sync(config, environ=os.environ, observer=observer, clock=clock, writes=not dry_run) as context,
-    ):
+    async with watching(clock) as observer, AsyncExitStack() as stack:
         if dry_run:
+            context = await stack.enter_async_context(
+                open_dry_run(config, environ=os.environ, observer=observer, clock=clock)
+            )
             return await sync(context, selected, wanted=wanted, dry_run=True)
+        opening = partial(open_sync, config, environ=os.environ, observer=observer, clock=clock)
+        context = await stack.enter_async_context(renewing(opening, config, role="sync"))
+        await recover(context, account_settings(config))
         teller = await open_teller(config, context, environ=os.environ)
         outcomes = await sync(context, selected, wanted=wanted)
         await follow_up(config, context, teller, outcomes)

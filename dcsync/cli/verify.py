@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -54,19 +55,23 @@ async def _verify(
     config: Config, accounts: Sequence[str], *, part: tuple[int, int] | None, repair: bool, rate: int | None
 ) -> VerifyReport:
     from dcsync.app.from_config import account_settings
-    from dcsync.app.mirror import open_mirror
+    from dcsync.app.mirror import look_at_mirror
+    from dcsync.app.renew import renewing
     from dcsync.app.sync import open_sync
     from dcsync.cli.progress import reading
     from dcsync.clock import SystemClock
     from dcsync.ops.integrity.verify import verify
+    from dcsync.ops.recovery import recover
 
     selected = account_settings(config, accounts)
     async with reading(SystemClock()) as observer:
         if repair:
-            # What is missing is for this command to say, so the start does not see to it.
-            async with open_sync(config, environ=os.environ, role="verify", notices_missing=False) as context:
+            opening = partial(open_sync, config, environ=os.environ, role="verify")
+            async with renewing(opening, config, role="verify") as context:
+                # Missing folders are for this command to report, so recovery leaves their rows alone.
+                await recover(context, account_settings(config), notices_missing=False)
                 return await verify(context, selected, part=part, repair=True, rate=rate, observer=observer)
-        async with open_mirror(config, role="verify", writes=False) as mirror:
+        async with look_at_mirror(config) as mirror:
             return await verify(mirror, selected, part=part, rate=rate, observer=observer)
 
 

@@ -12,12 +12,14 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from dcsync.app.from_config import account_settings, callback_secret, tell_settings
+from dcsync.app.renew import renewing
 from dcsync.app.status import read_status
 from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.clock import Clock, SystemClock
@@ -44,6 +46,7 @@ from dcsync.ops.alerts.dispatch import Teller
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.metrics import render
 from dcsync.ops.mirroring.run import AccountOutcome, sync
+from dcsync.ops.recovery import recover
 from dcsync.ops.status import Status
 
 if TYPE_CHECKING:
@@ -189,9 +192,13 @@ class Service:
         try:
             async with AsyncExitStack() as stack:
                 async with self._opening():
-                    context = await stack.enter_async_context(
-                        open_sync(config, environ=self._environ, observer=progress, clock=self._clock, role="run")
+                    opening = partial(
+                        open_sync, config, environ=self._environ, observer=progress, clock=self._clock, role="run"
                     )
+                    context = await stack.enter_async_context(
+                        renewing(opening, config, role="run", clock=self._clock, environ=self._environ)
+                    )
+                    await recover(context, account_settings(config))
                 teller = await open_teller(config, context, environ=self._environ, runs_hooks=False)
                 self._session = self._make_session(config, context, teller, progress)
                 self._recovered()
@@ -213,7 +220,7 @@ class Service:
     def _make_session(
         self, config: Config, context: SyncContext, teller: Teller, progress: Progress
     ) -> _Session | SharedSession:
-        if context.host is None:
+        if context.peers.host is None:
             return _Session(
                 config, context, teller, progress, notifier=self._notifier, told=self._told, hurry=self._hurry
             )
@@ -237,7 +244,7 @@ class Service:
 
         async def tell() -> None:
             while True:
-                self._notifier.opening("opening the mirror; a manifest that is made anew reads all of it")
+                self._notifier.opening("opening the mirror; rebuilding the manifest reads all of it")
                 await self._clock.sleep(TICK_S)
 
         self._opener = asyncio.current_task()

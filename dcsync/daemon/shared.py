@@ -55,11 +55,11 @@ class SharedSession:
         hurry: asyncio.Event,
         pace: Pace | None = None,
     ) -> None:
-        assert context.host is not None  # noqa: S101 - it is one of several
+        assert context.peers.host is not None  # noqa: S101 - it is one of several
         self.config = config
         self.context = context
         self.progress = progress
-        self._host = context.host
+        self._host = context.peers.host
         self._hosts = Hosts(context.manifest)
         self._notes = Notes(context.manifest)
         self._teller = teller

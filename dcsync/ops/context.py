@@ -23,6 +23,7 @@ from dcsync.core.transfer import Throttle
 from dcsync.manifest import SqlManifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.peers import Peers, SingleHost
 from dcsync.tasks import DiskThreads
 
 
@@ -133,8 +134,9 @@ class MirrorContext:
     clock: Clock
     disk: DiskThreads
     settings: MirrorSettings
-    #: Which start of which host this is, where several share the manifest.
-    host: int | None = None
+    peers: Peers = field(default_factory=SingleHost)
+    #: Whether the root had no marker until this opening: no snapshot can be in it.
+    is_new: bool = False
 
     @property
     def number(self) -> int:

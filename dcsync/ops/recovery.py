@@ -1,6 +1,6 @@
-"""What a start does before anything else: the tree, the manifest and the staging brought together again.
+"""What a start does before anything else: bring the tree, the manifest and the staging into agreement.
 
-It is the same code as going on: a job that was cut short is open, and is taken up where its staging stands.
+There is no other code for a job that was cut short: it is open, and the next run resumes it from its staging.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from dcsync.ops.mirroring.publish import move_latest
 log = structlog.get_logger(__name__)
 
 
-async def recover(
-    context: MirrorContext,
-    accounts: Sequence[AccountSettings],
-    *,
-    new_mirror: bool,
-    notices_missing: bool = True,
-    alone: bool = True,
-) -> None:
-    """Adopt what is published without a row, find rows without a folder, clear the staging of what has no use for it.
+async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *, notices_missing: bool = True) -> None:
+    """Bring the tree, the manifest and the staging of a mirror that was just opened into agreement.
 
-    Without `notices_missing` rows keep their state when their folder is gone. When other hosts are at work, so that it
-    is not `alone`, what they may have in hand stays as it is. Raises `MassChange` before such a row is changed when too
-    many are.
+    Rebuilds an empty manifest from the tree, finishes prunings that were cut short, records published rows without a
+    folder, points `latest` at the newest snapshot, and removes staging that no open job needs. Without
+    `notices_missing` rows without a folder keep their state. While other hosts are at work, what they may have in hand
+    stays as it is. `accounts` are all of the configuration's, whatever is to be done with some of them: the staging of
+    an account that is left out counts as nobody's. Raises `MassChange` when too many folders are gone.
     """
-    if not alone:
+    if context.peers.are_at_work:
         for account in accounts:
             # The host that was killed before it moved `latest` is not the one that starts now.
             await _restore_latest(context, account)
-        await _clear_staging(context, accounts, alone=False)
-        return
-    if await is_under_way(context) or (not new_mirror and not await context.manifest.knows_snapshots()):
+    else:
+        await _recover_alone(context, accounts, notices_missing=notices_missing)
+    await _clear_staging(context, accounts)
+    await context.peers.come_up()
+
+
+async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSettings], *, notices_missing: bool) -> None:
+    if await is_under_way(context) or (not context.is_new and not await context.manifest.knows_snapshots()):
         # The manifest was lost or damaged, or is older than the first snapshot: the tree says what there is.
         await rebuild(context, [account.name for account in accounts])
     await finish_pruning(context)
@@ -49,7 +49,6 @@ async def recover(
         if notices_missing:
             await notice_missing(context, account)
         await _restore_latest(context, account)
-    await _clear_staging(context, accounts, alone=True)
 
 
 async def _restore_latest(context: MirrorContext, account: AccountSettings) -> None:
@@ -60,12 +59,12 @@ async def _restore_latest(context: MirrorContext, account: AccountSettings) -> N
         await move_latest(context, account, job)
 
 
-async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings], *, alone: bool) -> None:
+async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings]) -> None:
     """Remove the staging of every job that is not open: published, given up, or of no account any more.
 
-    Of an open job the one that has it may be any of several hosts.
+    The staging of an open job stays: any of several hosts may be using it.
     """
-    # Looked at first: a job that another host begins in between is open when its staging is seen here.
+    # Listed first: a job that another host begins in between is open when its staging is seen here.
     there = await context.disk.run(staged_jobs, context.root)
     useful: set[str] = set()
     for account in accounts:
@@ -73,7 +72,7 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
         useful |= {component(account.staging_of(job.job.id)) for job in jobs.values()}
     for leaf in sorted(there):
         component_, number = holder_of(leaf)
-        if component_ in useful or (not alone and not number):
+        if component_ in useful or (context.peers.are_at_work and not number):
             # Without a number it is what another host makes aside.
             continue
         log.info("staging cleared", job=leaf)

@@ -48,7 +48,7 @@ def test_a_damaged_manifest_costs_a_sync_nothing_but_a_line(side: Served, dcsync
     result = dcsync("sync")
 
     assert result.status == 0
-    assert "the manifest is damaged; it is set aside and made anew from the tree" in result.err
+    assert "the manifest is damaged; it is set aside and rebuilt from the tree" in result.err
     assert result.out.startswith("acme: nothing new")
     assert dcsync("sync").err == ""
 

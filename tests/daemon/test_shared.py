@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dcsync.app.sync import open_sync, open_teller
+from dcsync.app.sync import open_teller
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.shared import SharedSession
@@ -52,9 +52,7 @@ async def rig(tmp_path: Path, database: str) -> AsyncIterator[Rig]:
         made = Rig(mirror=mirror, sessions=[], told=[])
         for number in (1, 2):
             config = config_of(mirror, database, number)
-            context = await stack.enter_async_context(
-                open_sync(config, environ=mirror.environ, clock=mirror.clock, role="run")
-            )
+            context = await stack.enter_async_context(mirror.opened(role="run", config=config))
             teller = await open_teller(config, context, environ=mirror.environ, runs_hooks=False)
             made.told.append(asyncio.Event())
             session = SharedSession(

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from dcsync.app.reading import open_reading
+from dcsync.app.mirror import read_mirror
 from dcsync.core.diff import Fate
 from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.errors import DcsyncError, ManifestError, SnapshotUnclear
@@ -123,7 +123,7 @@ def test_two_ids_of_two_requests_leave_a_word_unclear() -> None:
 
 @asynccontextmanager
 async def reading(mirror: Mirror) -> AsyncIterator[ReadContext]:
-    async with open_reading(mirror.configuration()) as context:
+    async with read_mirror(mirror.configuration()) as context:
         yield context
 
 

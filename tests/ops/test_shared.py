@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dcsync.app import mirror as opening
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import open_sync
 from dcsync.config import Config
@@ -27,7 +26,7 @@ from dcsync.manifest.hosts import Hosts
 from dcsync.mirror import trash
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staging import Staging
-from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
+from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
 from dcsync.ops.recovery import recover
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, tables
@@ -99,10 +98,7 @@ def config_of(mirror: Mirror, database: str, number: int) -> Config:
 async def paired(folder: Path, database: str) -> AsyncIterator[Pair]:
     async with mirroring(folder) as mirror, AsyncExitStack() as stack:
         configs = [config_of(mirror, database, number) for number in (1, 2)]
-        one, other = [
-            await stack.enter_async_context(open_sync(config, environ=mirror.environ, clock=mirror.clock, role="run"))
-            for config in configs
-        ]
+        one, other = [await stack.enter_async_context(mirror.opened(role="run", config=config)) for config in configs]
         yield Pair(mirror=mirror, account=account_settings(configs[0])[0], one=one, other=other)
 
 
@@ -218,7 +214,7 @@ async def test_the_start_of_another_host_leaves_alone_what_one_has_in_hand(pair:
     third = config_of(pair.mirror, database, 3)
 
     async def come_up() -> None:
-        async with open_sync(third, environ=pair.mirror.environ, clock=pair.mirror.clock, role="run"):
+        async with pair.mirror.opened(role="run", config=third):
             pass
 
     outcome = await pair.mirror_frozen("rename", job, come_up)
@@ -242,7 +238,8 @@ async def test_what_a_host_begins_during_the_start_of_another_is_left_alone(
         return found
 
     monkeypatch.setattr(SqlManifest, "jobs", late)
-    await recover(pair.other, [pair.account], new_mirror=False, alone=False)
+    assert pair.other.peers.are_at_work
+    await recover(pair.other, [pair.account])
 
     with begun[0] as staging:
         assert (pair.mirror.root / staging.relative).is_dir()
@@ -261,7 +258,7 @@ async def test_the_start_of_another_host_moves_latest_that_a_killed_one_left_beh
 
         if come_up:
             third = config_of(pair.mirror, database, 3)
-            async with open_sync(third, environ=pair.mirror.environ, clock=pair.mirror.clock, role="run"):
+            async with pair.mirror.opened(role="run", config=third):
                 pass
         else:
             # The task of a host that was killed before it ended it.
@@ -270,19 +267,14 @@ async def test_the_start_of_another_host_moves_latest_that_a_killed_one_left_beh
         assert latest.resolve() == pair.mirror.snapshot_of(new)
 
 
-async def test_a_host_that_took_long_to_come_up_is_there_for_the_next_one(
-    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_host_that_took_long_to_come_up_is_there_for_the_next_one(tmp_path: Path, database: str) -> None:
     """Nothing is heard of it while it recovers, and the next waits for its end: then it must not be taken for gone."""
-
-    async def long(context: MirrorContext, *_: object, **_options: object) -> None:
-        async with context.manifest.writing() as connection:
-            await connection.execute(sa.text("UPDATE host SET seen_at = seen_at - 3600000000"))
-
-    monkeypatch.setattr(opening, "recover", long)
     async with mirroring(tmp_path) as mirror:
         config = config_of(mirror, database, 1)
         async with open_sync(config, environ=mirror.environ, clock=mirror.clock, role="run") as context:
+            async with context.manifest.writing() as connection:
+                await connection.execute(sa.text("UPDATE host SET seen_at = seen_at - 3600000000"))
+            await recover(context, account_settings(config))
             (host,) = await Hosts(context.manifest).known()
 
     assert host.is_alive
@@ -292,7 +284,7 @@ async def test_a_command_for_one_at_a_time_is_refused_while_hosts_are_at_work(pa
     third = config_of(pair.mirror, database, 3)
 
     with pytest.raises(MirrorLocked, match="daemons on the same manifest are at work"):
-        async with open_sync(third, environ=pair.mirror.environ, clock=pair.mirror.clock):
+        async with pair.mirror.opened(config=third):
             pass
 
 

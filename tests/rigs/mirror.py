@@ -11,16 +11,19 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.sync import follow_up, open_sync, open_teller
+from dcsync.app.renew import renewing
+from dcsync.app.sync import follow_up, open_dry_run, open_sync, open_teller
 from dcsync.config import Config
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.ops.context import Observer, SyncContext
 from dcsync.ops.mirroring.run import AccountOutcome, Wanted, sync
+from dcsync.ops.recovery import recover
 from dcsync.sandbox import Options, Sandbox, World
 from tests.fakes import FakeClock
 
@@ -72,31 +75,36 @@ class Mirror:
 
     @asynccontextmanager
     async def opened(
-        self, observer: Observer | None = None, *, notices_missing: bool = True
+        self,
+        observer: Observer | None = None,
+        *,
+        role: str = "sync",
+        config: Config | None = None,
+        notices_missing: bool = True,
     ) -> AsyncIterator[SyncContext]:
-        async with open_sync(
-            self.configuration(),
-            environ=self.environ,
-            clock=self.clock,
-            observer=observer,
-            notices_missing=notices_missing,
-        ) as context:
+        """Open the mirror and recover it, as every command that writes does."""
+        config = config or self.configuration()
+        opening = partial(open_sync, config, environ=self.environ, clock=self.clock, observer=observer, role=role)
+        async with renewing(opening, config, role=role, clock=self.clock, environ=self.environ) as context:
+            await recover(context, account_settings(config), notices_missing=notices_missing)
             yield context
 
     async def sync(
         self, *, wanted: Wanted | None = None, dry_run: bool = False, observer: Observer | None = None
     ) -> list[AccountOutcome]:
         """Do one run, and nothing of what follows from it."""
-        config = self.configuration()
-        async with open_sync(
-            config, environ=self.environ, clock=self.clock, observer=observer, writes=not dry_run
-        ) as context:
-            return await sync(context, account_settings(config), wanted=wanted, dry_run=dry_run)
+        accounts = account_settings(self.configuration())
+        if dry_run:
+            looking = open_dry_run(self.configuration(), environ=self.environ, clock=self.clock, observer=observer)
+            async with looking as context:
+                return await sync(context, accounts, wanted=wanted, dry_run=True)
+        async with self.opened(observer) as context:
+            return await sync(context, accounts, wanted=wanted)
 
     async def run(self, *, wanted: Wanted | None = None) -> AccountOutcome:
         """Do one run over the one account with all that follows from it."""
         config = self.configuration()
-        async with open_sync(config, environ=self.environ, clock=self.clock) as context:
+        async with self.opened() as context:
             teller = await open_teller(config, context, environ=self.environ)
             (outcome,) = await sync(context, account_settings(config), wanted=wanted)
             await follow_up(config, context, teller, [outcome])

@@ -12,7 +12,7 @@ import pytest
 import stamina
 
 from dcsync.app.from_config import account_settings, tell_settings
-from dcsync.app.sync import follow_up, open_sync, open_teller
+from dcsync.app.sync import follow_up, open_teller
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.errors import SecretUnavailable
 from dcsync.manifest import Notes
@@ -65,7 +65,7 @@ def listener(mirror: Mirror) -> Listener:
 
 async def run_killed_before_it_told(mirror: Mirror) -> None:
     config = mirror.configuration()
-    async with open_sync(config, environ=mirror.environ, clock=mirror.clock) as context:
+    async with mirror.opened(config=config) as context:
         await open_teller(config, context, environ=mirror.environ)
         await sync(context, account_settings(config))
 
@@ -137,7 +137,7 @@ async def test_a_snapshot_of_a_run_that_was_killed_before_it_told_is_told_by_the
 async def test_a_snapshot_whose_hook_was_noted_before_the_kill_is_told_once(mirror: Mirror, listener: Listener) -> None:
     add_extract(mirror, tables(1))
     config = mirror.configuration()
-    async with open_sync(config, environ=mirror.environ, clock=mirror.clock) as context:
+    async with mirror.opened(config=config) as context:
         teller = await open_teller(config, context, environ=mirror.environ, runs_hooks=False)
         (outcome,) = await sync(context, account_settings(config))
         await teller.after_run(outcome)
@@ -597,7 +597,7 @@ async def standing(context: SyncContext, code: str) -> list[tuple[str, str]]:
 async def test_a_manifest_that_breaks_never_raises_out_of_what_follows(mirror: Mirror, listener: Listener) -> None:
     add_extract(mirror, tables(1))
     config = mirror.configuration()
-    async with open_sync(config, environ=mirror.environ, clock=mirror.clock) as context:
+    async with mirror.opened(config=config) as context:
         teller = await open_teller(config, context, environ=mirror.environ)
         (outcome,) = await sync(context, account_settings(config))
         for path in mirror.state.glob("manifest.sqlite*"):

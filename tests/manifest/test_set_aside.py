@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.errors import ManifestError
-from dcsync.manifest.aside import set_aside
+from dcsync.manifest.sqlite import set_aside
 
 
 def make(folder: Path, *suffixes: str) -> Path:

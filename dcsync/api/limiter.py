@@ -55,4 +55,8 @@ class Limiter:
 
     async def left(self) -> int:
         """Return the calls that may be made right now."""
-        return max(0, self.limit - await self._window.used(now=self._clock.monotonic()))
+        return max(0, self.limit - await self.used())
+
+    async def used(self) -> int:
+        """Return the calls of the last minute, also those of other processes that share the window."""
+        return await self._window.used(now=self._clock.monotonic())

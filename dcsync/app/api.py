@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -23,10 +24,21 @@ from dcsync.errors import ConfigError
 from dcsync.tasks import DiskThreads
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenApi:
+    """The API, and what its calls are counted and signed by."""
+
+    client: DataConnector
+    limiter: Limiter
+    store: ChainStore
+    #: To use the store from: a database's lock may be waited for.
+    store_threads: DiskThreads
+
+
 @asynccontextmanager
 async def open_api(
     config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, disk: DiskThreads | None = None
-) -> AsyncIterator[tuple[DataConnector, Limiter]]:
+) -> AsyncIterator[OpenApi]:
     """Open the API alone: no mirror, no lock; the quota is shared with whatever else runs on the state folder."""
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
@@ -59,7 +71,7 @@ async def open_api(
             clock=clock,
             headers=config.api.headers,
         )
-        yield DataConnector(transport), limiter
+        yield OpenApi(client=DataConnector(transport), limiter=limiter, store=store, store_threads=threads)
 
 
 def _token_source(

@@ -63,7 +63,7 @@ async def diagnose(
                     folder = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-")))
                     used = config.model_copy(update={"state": config.state.model_copy(update={"dir": folder})})
                 async with open_api(used, environ=environ, clock=clock, disk=disk) as opened:
-                    yield opened
+                    yield opened.client, opened.limiter
 
         subject = Subject(
             place=found,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcsync.app.hosts import known_hosts
 from dcsync.app.state_dir import DAEMON_NAME, LOCK_NAME, is_file, manifest_place
@@ -19,49 +20,75 @@ from dcsync.core.oauth import REFRESH_LIFE
 from dcsync.core.wire import parse_time
 from dcsync.database import Database
 from dcsync.errors import DcsyncError, ManifestMissing, MirrorLocked
-from dcsync.manifest import open_manifest
+from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.root import FileLock, open_root
 from dcsync.ops.status import Attention, Holder, Status, TokenState, account_statuses, token_attention
 from dcsync.tasks import DiskThreads
+
+if TYPE_CHECKING:
+    # At run time it would bring in the network.
+    from dcsync.ops.context import SyncContext
 
 
 async def read_status(
     config: Config, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None
 ) -> Status:
-    """Read how the mirror stands. Nothing is locked, written or asked of the network."""
+    """Open what there is and read how the mirror stands. Nothing is locked, written or asked of the network."""
     clock = clock or SystemClock()
-    state = Path(config.state.dir)
-    names = [AccountName(account.name) for account in config.accounts]
     place = manifest_place(config, environ=environ)
-    with DiskThreads() as disk:
-        async with AsyncExitStack() as stack:
-            manifest, used, pair, trouble = None, 0, None, None
-            if isinstance(place, Database) or await disk.run(is_file, place):
-                with suppress(ManifestMissing):
-                    manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
-            if manifest is not None or isinstance(place, Path):
-                window = await open_window(stack, config, place, disk, makes=False)
-                used = await window.used(now=clock.monotonic())
-                store, threads = await open_store(stack, config, place, disk, makes=False)
-                pair, trouble = await threads.run(look_at_token, config, store, clock.now())
-            hosts = () if manifest is None else await known_hosts(manifest)
-            common = () if trouble is None else (trouble,)
-            accounts = await account_statuses(
-                manifest, names, clock.now(), common=common, stale_after=config.poll.stale_after
-            )
-        issued_at = None if pair is None else pair.issued_at
-        return Status(
-            accounts=accounts,
-            quota_limit=config.api.requests_per_minute,
-            quota_used=used,
-            token_method=config.auth.method,
-            token_expires_at=None if pair is None else pair.expires_at,
-            token_refresh_by=None if issued_at is None else issued_at + REFRESH_LIFE,
-            free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
-            holder=await disk.run(lock_holder, state / LOCK_NAME),
-            next_poll=await disk.run(_next_poll, state / DAEMON_NAME),
-            hosts=tuple(hosts),
-        )
+    async with AsyncExitStack() as stack:
+        disk = stack.enter_context(DiskThreads())
+        manifest, used, pair, trouble = None, 0, None, None
+        if isinstance(place, Database) or await disk.run(is_file, place):
+            with suppress(ManifestMissing):
+                manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
+        if manifest is not None or isinstance(place, Path):
+            window = await open_window(stack, config, place, disk, makes=False)
+            used = await window.used(now=clock.monotonic())
+            store, threads = await open_store(stack, config, place, disk, makes=False)
+            pair, trouble = await threads.run(look_at_token, config, store, clock.now())
+        return await _status(config, manifest, disk, clock.now(), used=used, pair=pair, trouble=trouble)
+
+
+async def current_status(config: Config, context: SyncContext) -> Status:
+    """Read how the mirror stands from what is open already."""
+    used, now = await context.limiter.used(), context.clock.now()
+    pair, trouble = await context.token_threads.run(look_at_token, config, context.token_store, now)
+    return await _status(config, context.manifest, context.disk, now, used=used, pair=pair, trouble=trouble)
+
+
+async def _status(
+    config: Config,
+    manifest: SqlManifest | None,
+    disk: DiskThreads,
+    now: datetime,
+    *,
+    used: int,
+    pair: TokenPair | None,
+    trouble: Attention | None,
+) -> Status:
+    state = Path(config.state.dir)
+    hosts = () if manifest is None else await known_hosts(manifest)
+    accounts = await account_statuses(
+        manifest,
+        [AccountName(account.name) for account in config.accounts],
+        now,
+        common=() if trouble is None else (trouble,),
+        stale_after=config.poll.stale_after,
+    )
+    issued_at = None if pair is None else pair.issued_at
+    return Status(
+        accounts=accounts,
+        quota_limit=config.api.requests_per_minute,
+        quota_used=used,
+        token_method=config.auth.method,
+        token_expires_at=None if pair is None else pair.expires_at,
+        token_refresh_by=None if issued_at is None else issued_at + REFRESH_LIFE,
+        free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
+        holder=await disk.run(lock_holder, state / LOCK_NAME),
+        next_poll=await disk.run(_next_poll, state / DAEMON_NAME),
+        hosts=tuple(hosts),
+    )
 
 
 def look_at_token(config: Config, store: ChainStore, now: datetime) -> tuple[TokenPair | None, Attention | None]:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import structlog
 
 from dcsync.api.storage import open_storage
 from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings, storage_policy, tell_settings
-from dcsync.app.mirror import look_at_mirror, open_mirror, shared_database
-from dcsync.app.state_dir import MANIFEST_NAME
-from dcsync.app.status import look_at_token, read_status
-from dcsync.app.stores import open_store
+from dcsync.app.mirror import look_at_mirror, open_mirror
+from dcsync.app.status import current_status, look_at_token
 from dcsync.clock import Clock
 from dcsync.config import Config
 from dcsync.core.transfer import Throttle
-from dcsync.database import Database
 from dcsync.errors import DcsyncError, ExitStatus
 from dcsync.ops.alerts.dispatch import Teller
 from dcsync.ops.context import MirrorContext, NullObserver, Observer, SyncContext
@@ -65,15 +61,15 @@ async def _open_network(
     config: Config, mirror: MirrorContext, *, environ: Mapping[str, str], observer: Observer | None
 ) -> AsyncIterator[SyncContext]:
     async with AsyncExitStack() as stack:
-        api, limiter = await stack.enter_async_context(
-            open_api(config, environ=environ, clock=mirror.clock, disk=mirror.disk)
-        )
+        api = await stack.enter_async_context(open_api(config, environ=environ, clock=mirror.clock, disk=mirror.disk))
         storage = await stack.enter_async_context(
             open_storage(storage_policy(config), connections=config.transfer.concurrency)
         )
         yield SyncContext(
-            api=api,
-            limiter=limiter,
+            api=api.client,
+            limiter=api.limiter,
+            token_store=api.store,
+            token_threads=api.store_threads,
             storage=storage,
             manifest=mirror.manifest,
             root=mirror.root,
@@ -111,7 +107,7 @@ async def follow_up(
             await teller.look_at_requests(context.api, outcome.account)
         await teller.after_run(outcome, token=token)
     try:
-        status = await read_status(config, clock=context.clock)
+        status = await current_status(config, context)
     except DcsyncError as error:
         log.warning("the status after the run cannot be read", code=error.code, error=error.message)
         return None
@@ -130,16 +126,7 @@ async def follow_up(
 async def token_trouble(config: Config, context: SyncContext) -> Attention | None:
     """Return what a person should know of the stored tokens; None for nothing. Never fails."""
     try:
-        async with AsyncExitStack() as stack:
-            store, threads = await open_store(stack, config, _place_of(context, config), context.disk, makes=False)
-            return (await threads.run(look_at_token, config, store, context.clock.now()))[1]
+        return (await context.token_threads.run(look_at_token, config, context.token_store, context.clock.now()))[1]
     except DcsyncError:
         # A store that cannot be read is what the run met, and says.
         return None
-
-
-def _place_of(context: MirrorContext, config: Config) -> Path | Database:
-    """Return where the open manifest of a context is."""
-    if not context.manifest.is_shared:
-        return Path(config.state.dir) / MANIFEST_NAME
-    return shared_database(context)

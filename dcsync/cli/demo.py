@@ -100,7 +100,7 @@ def _not_too_old(first_day: date, days: int, today: date) -> tuple[date, int]:
 async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
     from dcsync.app.from_config import account_settings
     from dcsync.app.renew import renewing
-    from dcsync.app.status import read_status
+    from dcsync.app.status import current_status
     from dcsync.app.sync import open_sync
     from dcsync.config import load
     from dcsync.ops.mirroring.run import sync
@@ -119,7 +119,7 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
         async with renewing(opening, config, role="sync", environ=environ) as context:
             await recover(context, account_settings(config))
             outcomes = await sync(context, account_settings(config))
-            await write_report(context, (await read_status(config)).accounts)
+            await write_report(context, (await current_status(config, context)).accounts)
             return outcomes
 
 

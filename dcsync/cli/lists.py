@@ -158,10 +158,10 @@ async def _ask_each(
 
     rows: list[dict[str, Json]] = []
     status = 0
-    async with open_api(config, environ=os.environ) as (api, _):
+    async with open_api(config, environ=os.environ) as opened:
         for account in account_settings(config, accounts):
             try:
-                rows += [{"account": account.name, **row} for row in await ask(api, account)]
+                rows += [{"account": account.name, **row} for row in await ask(opened.client, account)]
             except ApiError as error:
                 show_error(error)
                 status = status or int(error.exit_status)

@@ -225,8 +225,8 @@ async def _logout(config: Config, *, local: bool) -> bool:
 async def _hubs(config: Config) -> Sequence[Hub]:
     from dcsync.app.api import open_api
 
-    async with open_api(config, environ=os.environ) as (api, _):
-        return await api.hubs()
+    async with open_api(config, environ=os.environ) as opened:
+        return await opened.client.hubs()
 
 
 def _account_id(hub: Hub) -> str:

@@ -20,7 +20,7 @@ import structlog
 
 from dcsync.app.from_config import account_settings, callback_secret, tell_settings
 from dcsync.app.renew import renewing
-from dcsync.app.status import read_status
+from dcsync.app.status import current_status, read_status
 from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
@@ -340,8 +340,13 @@ class Service:
     async def _read_status(self) -> Status:
         now = self._clock.monotonic()
         if self._status is None or now - self._status[0] >= _STATUS_S:
-            self._status = (now, await read_status(self._config, clock=self._clock, environ=self._environ))
+            self._status = (now, await self._look_at_status())
         return self._status[1]
+
+    async def _look_at_status(self) -> Status:
+        if self._session is None:
+            return await read_status(self._config, clock=self._clock, environ=self._environ)
+        return await current_status(self._session.config, self._session.context)
 
 
 class _Session:

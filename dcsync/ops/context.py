@@ -14,6 +14,7 @@ from typing import Protocol
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.api.storage import Storage
+from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock
 from dcsync.core.layout import Layout, parse_layout
 from dcsync.core.model import AccountId, AccountName, JobId
@@ -151,6 +152,9 @@ class SyncContext(MirrorContext):
 
     api: DataConnector
     limiter: Limiter
+    #: Read for alerts only; `api.tokens` is who spends. Used from `token_threads`: it blocks.
+    token_store: ChainStore
+    token_threads: DiskThreads
     storage: Storage
     slots: asyncio.Semaphore
     throttle: Throttle

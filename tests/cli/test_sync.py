@@ -15,6 +15,7 @@ import pytest
 from dcsync.sandbox import Fault
 from tests.cli.conftest import Dcsync
 from tests.rigs.mirror import assert_identical, tables
+from tests.rigs.opens import Opens, counting_opens
 from tests.rigs.served import TOKEN, Served
 
 #: `nobody` on Debian; any user without rights would do.
@@ -414,3 +415,12 @@ def test_a_refresh_token_that_cannot_be_read_is_named_and_not_a_missing_login(
     assert f"[{code}]" in result.err
     assert "no token is stored" not in result.err
     assert side.sandbox.count("token") == 0
+
+
+def test_a_run_opens_one_manifest_and_one_pool_of_threads(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+
+    with counting_opens() as opens:
+        assert dcsync("sync").status == 0
+
+    assert opens == Opens(manifests=1, reading=0, pools=1)

@@ -15,6 +15,7 @@ from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
 from tests.rigs.daemon import running, started
 from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.opens import Opens, counting_opens
 
 #: Hours of a daemon take seconds, and on a busy machine a minute.
 pytestmark = pytest.mark.timeout(240)
@@ -40,6 +41,17 @@ async def test_a_new_extract_is_there_after_the_next_poll(tmp_path: Path) -> Non
         await rig.pass_time(minutes=17)
 
         rig.mirror.assert_identical(job)
+
+
+async def test_a_poll_opens_nothing_more(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        add_extract(rig.mirror, tables(3))
+        with counting_opens() as opens:
+            await rig.pass_time(minutes=17)
+            await rig.service.health()
+
+        assert rig.mirror.snapshots()
+        assert opens == Opens()
 
 
 async def test_sigusr1_polls_now(tmp_path: Path) -> None:

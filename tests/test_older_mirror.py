@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.mirror import open_mirror
-from dcsync.app.reading import open_reading
+from dcsync.app.mirror import look_at_mirror, read_mirror
 from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.status import read_status
 from dcsync.core.diff import Fate
@@ -111,7 +110,7 @@ async def test_status_shows_it_without_changing_anything(older: Mirror) -> None:
 
 
 async def test_verify_finds_no_problem(older: Mirror) -> None:
-    async with open_mirror(older.configuration(), clock=older.clock, role="verify", writes=False) as context:
+    async with look_at_mirror(older.configuration(), clock=older.clock) as context:
         report = await verify(context, account_settings(older.configuration()))
 
     assert report.findings == []
@@ -121,7 +120,7 @@ async def test_verify_finds_no_problem(older: Mirror) -> None:
 
 
 async def test_diff_compares_two_of_its_snapshots(older: Mirror) -> None:
-    async with open_reading(older.configuration()) as context:
+    async with read_mirror(older.configuration()) as context:
         compared = await compare(context, [ACME], "previous", "latest", request="my-company-data-extract-911686f6")
 
     assert [(change.name, change.fate) for change in compared.diff.tables] == [("con.csv", Fate.CHANGED)]
@@ -160,7 +159,7 @@ async def test_a_sync_goes_on_where_it_stopped_and_changes_no_published_byte(old
     assert latest.resolve() == older.snapshot_of(new)
     again = await older.sync_one()
     assert again.published == []
-    async with open_mirror(older.configuration(), clock=older.clock, role="verify", writes=False) as context:
+    async with look_at_mirror(older.configuration(), clock=older.clock) as context:
         assert (await verify(context, account_settings(older.configuration()))).findings == []
 
 

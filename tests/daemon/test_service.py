@@ -47,7 +47,8 @@ async def test_a_poll_opens_nothing_more(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         add_extract(rig.mirror, tables(3))
         with counting_opens() as opens:
-            await rig.pass_time(minutes=17)
+            rig.service.poll_now()
+            await rig.settle()
             await rig.service.health()
 
         assert rig.mirror.snapshots()

@@ -17,7 +17,7 @@ from dcsync.app.state_dir import write_text
 from dcsync.auth.token_store import Intent, TokenPair, TokenStore
 from dcsync.config.create import create
 from dcsync.core.model import AccountName
-from dcsync.manifest.aside import set_aside
+from dcsync.manifest.sqlite import set_aside
 from dcsync.mirror import trash
 from dcsync.mirror.durable import copy_durably, create_durably, replace_durably, write_new
 from dcsync.mirror.latest import LatestKind, point_latest

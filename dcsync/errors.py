@@ -95,8 +95,8 @@ class DcsyncError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing wrong with a configuration: where it stands, what it is, what to write instead."""
+class ConfigMistake:
+    """One mistake in a configuration: where it is, what it is, what to write instead."""
 
     file: str
     line: int | None
@@ -118,13 +118,13 @@ class ConfigError(DcsyncError):
 
 
 class ConfigInvalid(ConfigError):
-    """The file has problems; all of them are in `problems`."""
+    """The file has mistakes; all of them are in `mistakes`."""
 
     hint = "correct the lines named above; config.example.toml documents every key"
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = problems
+    def __init__(self, mistakes: tuple[ConfigMistake, ...]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = mistakes
 
 
 class ConfigMissing(ConfigError):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from dcsync import errors
-from dcsync.errors import ConfigError, ConfigInvalid, DcsyncError, ExitStatus, Problem, Scope
+from dcsync.errors import ConfigError, ConfigInvalid, ConfigMistake, DcsyncError, ExitStatus, Scope
 from dcsync.log import redact
 
 #: Written by hand, so that no change goes unnoticed: operators have codes and statuses in scripts, and scopes decide
@@ -98,7 +98,7 @@ every_leaf = pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__nam
 
 def make(kind: type[DcsyncError]) -> DcsyncError:
     if issubclass(kind, ConfigInvalid):
-        return kind((Problem(file="c.toml", line=3, key="mirror.root", message="is missing"),))
+        return kind((ConfigMistake(file="c.toml", line=3, key="mirror.root", message="is missing"),))
     return kind("the file x is wrong")
 
 
@@ -218,9 +218,9 @@ def test_the_one_who_raises_may_give_a_better_hint_and_a_time() -> None:
 
 def test_an_invalid_configuration_has_a_line_for_each_problem() -> None:
     problems = (
-        Problem(file="c.toml", line=3, key="mirror.root", message="is missing"),
-        Problem(file="c.toml", line=None, key="auth", message="is missing"),
-        Problem(file="c.toml", line=9, key="", message="not valid TOML"),
+        ConfigMistake(file="c.toml", line=3, key="mirror.root", message="is missing"),
+        ConfigMistake(file="c.toml", line=None, key="auth", message="is missing"),
+        ConfigMistake(file="c.toml", line=9, key="", message="not valid TOML"),
     )
 
     error = ConfigInvalid(problems)
@@ -230,7 +230,7 @@ def test_an_invalid_configuration_has_a_line_for_each_problem() -> None:
         "c.toml: auth: is missing",
         "c.toml:9: not valid TOML",
     ]
-    assert error.problems == problems
+    assert error.mistakes == problems
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.transient], ids=lambda kind: kind.__name__)

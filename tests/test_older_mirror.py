@@ -113,7 +113,7 @@ async def test_verify_finds_no_problem(older: Mirror) -> None:
     async with look_at_mirror(older.configuration(), clock=older.clock) as context:
         report = await verify(context, account_settings(older.configuration()))
 
-    assert report.findings == []
+    assert report.damage == []
     assert report.snapshots == SNAPSHOTS
     for snapshot in older.snapshots():
         assert_proved_by_sums(snapshot)
@@ -135,7 +135,7 @@ async def test_what_it_was_told_and_what_hooks_ran_is_known(older: Mirror) -> No
 
     assert len(ran) == PUBLISHED
     assert {entry.exit_status for entry in ran} == {0}
-    assert {entry.concern.code for entry in standing} == {"A-SERVER", "L-MISSING"}
+    assert {entry.alert.code for entry in standing} == {"A-SERVER", "L-MISSING"}
     assert [entry.is_pruned for entry in past] == [True, *[False] * SNAPSHOTS]
     assert sum(entry.fetched_bytes for entry in past) == 2800 + 25 + 27 + 2001 + 2001 + 5
 
@@ -160,7 +160,7 @@ async def test_a_sync_goes_on_where_it_stopped_and_changes_no_published_byte(old
     again = await older.sync_one()
     assert again.published == []
     async with look_at_mirror(older.configuration(), clock=older.clock) as context:
-        assert (await verify(context, account_settings(older.configuration()))).findings == []
+        assert (await verify(context, account_settings(older.configuration()))).damage == []
 
 
 async def test_unchanged_files_are_linked_to_its_files(older: Mirror) -> None:

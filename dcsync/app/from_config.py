@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dcsync.app.state_dir import CALLBACK_NAME, read_text, state_folder, write_text
 from dcsync.config import Config, secret_refs
-from dcsync.core.alerts import EventKind
+from dcsync.core.events import EventKind
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.plan import Selection
 from dcsync.core.retention import KeepPolicy

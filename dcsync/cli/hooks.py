@@ -124,12 +124,12 @@ async def _rerun(config: Config, job: str) -> int:
 async def _notify(config: Config) -> bool:
     from dcsync.app.from_config import tell_settings
     from dcsync.clock import SystemClock
-    from dcsync.core.alerts import Event, EventKind
+    from dcsync.core.events import Event, EventKind
     from dcsync.ops.alerts.notify import send
 
     settings = tell_settings(config, environ=os.environ)
     event = Event(
-        kind=EventKind.ATTENTION,
+        kind=EventKind.ALERT,
         account="",
         at=SystemClock().now(),
         message="this is a test of dcsync; nothing is wrong",

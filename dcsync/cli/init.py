@@ -278,7 +278,7 @@ def _text(values: Mapping[str, str], accounts: Sequence[tuple[str, str]], place:
     try:
         parse(text, place=place, accounts_needed=False)
     except ConfigInvalid as error:
-        problems = [f"{flags.get(problem.key, problem.key)}: {problem.message}" for problem in error.problems]
+        problems = [f"{flags.get(mistake.key, mistake.key)}: {mistake.message}" for mistake in error.mistakes]
         raise click.UsageError("\n".join(problems)) from None
     return text
 

@@ -151,7 +151,7 @@ def _print_plans(outcome: AccountOutcome) -> None:
 
 
 def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
-    from dcsync.core.summary import findings_json
+    from dcsync.core.summary import warnings_json
     from dcsync.core.wire import time_json
 
     error = outcome.error
@@ -171,7 +171,7 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
                 "fetched_bytes": published.fetched_bytes,
                 "linked_bytes": published.linked_bytes,
                 "calls": published.calls,
-                "warnings": findings_json(published.warnings),
+                "warnings": warnings_json(published.warnings),
             }
             for published in outcome.published
         ],

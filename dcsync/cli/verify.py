@@ -98,13 +98,13 @@ def _print(report: VerifyReport) -> None:
     from dcsync.cli.output import size_text
     from dcsync.core.names import printable
 
-    for finding in report.findings:
-        kept = f"; the damaged one is kept as {finding.kept}" if finding.kept else ""
-        outcome = "" if finding.outcome.value == "found" else f" [{finding.outcome.value}]"
-        path, detail = printable(finding.path, 300), printable(finding.detail, 400)
-        click.echo(f"{finding.account}: {finding.kind} {path}: {detail}{outcome}{kept}")
+    for item in report.damage:
+        kept = f"; the damaged one is kept as {item.kept}" if item.kept else ""
+        outcome = "" if item.outcome.value == "found" else f" [{item.outcome.value}]"
+        path, detail = printable(item.path, 300), printable(item.detail, 400)
+        click.echo(f"{item.account}: {item.kind} {path}: {detail}{outcome}{kept}")
     which = "" if report.part is None else f", part {report.part[0]}/{report.part[1]}"
-    found = f"{len(report.findings)} found amiss" if report.findings else "nothing amiss"
+    found = f"{len(report.damage)} found amiss" if report.damage else "nothing amiss"
     click.echo(
         f"{report.snapshots} snapshots{which}: {report.files} files, {size_text(report.read_bytes)} read, {found}"
     )

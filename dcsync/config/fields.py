@@ -35,7 +35,7 @@ def _refuse(value: object, expected: str) -> object:
     raise ValueError(message)
 
 
-EventName: TypeAlias = Literal["snapshot", "failure", "attention", "recovered"]
+EventName: TypeAlias = Literal["snapshot", "failure", "alert", "recovered"]
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
 Size: TypeAlias = Annotated[int, BeforeValidator(_size)]
 Bandwidth: TypeAlias = Annotated[int | None, BeforeValidator(_bandwidth)]

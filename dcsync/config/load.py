@@ -1,4 +1,4 @@
-"""Finding, reading and checking the file."""
+"""Locating, reading and checking the file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dcsync.config.model import Config
 from dcsync.config.renamed import OldName, rename
 from dcsync.config.secret_refs import secret_refs
 from dcsync.core.names import printable
-from dcsync.errors import ConfigInvalid, ConfigMissing, Problem
+from dcsync.errors import ConfigInvalid, ConfigMissing, ConfigMistake
 
 #: The machine's configuration, for a service.
 SYSTEM = Path("/etc/dcsync/config.toml")
@@ -85,36 +85,38 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
         raise ConfigInvalid((_broken(place, error),)) from None
     lines = key_lines(text)
     document, renamings = rename(document)
-    problems, old_names = [], []
+    mistakes, old_names = [], []
     for renaming in renamings:
         line, key = line_of(renaming.place, lines), _dotted(renaming.place)
         lines.setdefault(renaming.new_place, line or 0)
         if renaming.clashes:
-            problems.append(Problem(file=str(place), line=line, key=key, message=renaming.message))
+            mistakes.append(ConfigMistake(file=str(place), line=line, key=key, message=renaming.message))
         else:
             old_names.append(OldName(file=str(place), line=line, key=key, message=renaming.message))
     if accounts_needed and document.get("account", []) == []:
         message = "add at least one [[account]]"
         line = line_of(("account",), lines)
-        problems.append(Problem(file=str(place), line=line, key="account", message=message))
+        mistakes.append(ConfigMistake(file=str(place), line=line, key="account", message=message))
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False, include_context=True)
-        problems = [*(_problem(place, item, lines) for item in details), *problems]
+        mistakes = [*(_mistake(place, item, lines) for item in details), *mistakes]
     else:
         for path, ref in secret_refs(config):
             if exposed and ref.holds_secret:
                 message = "others can read this secret: chmod 600 the file, or write env:NAME or file:PATH instead"
-                problems.append(Problem(file=str(place), line=line_of(path, lines), key=_dotted(path), message=message))
-        if not problems:
+                mistakes.append(
+                    ConfigMistake(file=str(place), line=line_of(path, lines), key=_dotted(path), message=message)
+                )
+        if not mistakes:
             return config.with_old_names(tuple(old_names))
-    raise ConfigInvalid(tuple(sorted(problems, key=lambda problem: problem.line or 0)))
+    raise ConfigInvalid(tuple(sorted(mistakes, key=lambda mistake: mistake.line or 0)))
 
 
 def _read(place: Path) -> tuple[str, bool]:
     def fail(message: str, line: int | None = None) -> ConfigInvalid:
-        return ConfigInvalid((Problem(file=str(place), line=line, key="", message=message),))
+        return ConfigInvalid((ConfigMistake(file=str(place), line=line, key="", message=message),))
 
     try:
         body = place.read_bytes()
@@ -132,11 +134,11 @@ def _read(place: Path) -> tuple[str, bool]:
         raise fail("not UTF-8 text", body[: error.start].count(b"\n") + 1) from None
 
 
-def _broken(place: Path, error: tomllib.TOMLDecodeError) -> Problem:
+def _broken(place: Path, error: tomllib.TOMLDecodeError) -> ConfigMistake:
     words = str(error)
     found = re.search(r"at line (\d+), column (\d+)", words)
     reason = words.split(" (at ", maxsplit=1)[0]
-    return Problem(
+    return ConfigMistake(
         file=str(place),
         line=int(found[1]) if found else None,
         key="",
@@ -144,7 +146,7 @@ def _broken(place: Path, error: tomllib.TOMLDecodeError) -> Problem:
     )
 
 
-def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...], int]) -> Problem:
+def _mistake(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...], int]) -> ConfigMistake:
     path = tuple(item["loc"])
     message = item["msg"].removeprefix("Value error, ")
     key = _dotted(path)
@@ -162,7 +164,7 @@ def _problem(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
         key, message = message.split(": ", 1)
         path = tuple(key.split("."))
     # A quoted key may contain any character.
-    return Problem(file=str(place), line=line_of(path, lines), key=printable(key, 200), message=message)
+    return ConfigMistake(file=str(place), line=line_of(path, lines), key=printable(key, 200), message=message)
 
 
 def _dotted(path: Sequence[str | int]) -> str:

@@ -15,7 +15,11 @@ Place: TypeAlias = tuple[str | int, ...]
 #: By section: the old key and the new one.
 _KEYS: Mapping[str, Mapping[str, str]] = {"auth": {"account_id": "service_account_id"}}
 #: By section and key: the old value and the new one. Where the value is an array, each of its elements.
-_VALUES: Mapping[tuple[str, str], Mapping[str, str]] = {("mirror", "strategy"): {"archive": "zip"}}
+_VALUES: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("mirror", "strategy"): {"archive": "zip"},
+    ("hook", "on"): {"attention": "alert"},
+    ("notify", "on"): {"attention": "alert"},
+}
 _LAST_VERSION = "0.2"
 
 

@@ -279,7 +279,7 @@ class Notify(Section):
     """`[notify]`: messages through apprise."""
 
     urls: list[Secret] = Field(default_factory=list)
-    on: list[EventName] = Field(default=["failure", "attention", "recovered"])
+    on: list[EventName] = Field(default=["failure", "alert", "recovered"])
 
 
 class Heartbeat(Section):

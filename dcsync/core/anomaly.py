@@ -26,21 +26,21 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something of a table that a person should look at. `message` begins with what happened, not with the table."""
+class TableWarning:
+    """What looks wrong with a table. `message` begins with what happened, not with the table."""
 
     code: str
     table: str
     message: str
 
 
-def findings(
+def table_warnings(
     tables: Mapping[str, TableFacts | None],
     before: Sequence[Mapping[str, TableFacts | None]],
     *,
     is_delta: bool = False,
     left_out: AbstractSet[str] = frozenset(),
-) -> tuple[Finding, ...]:
+) -> tuple[TableWarning, ...]:
     """Compare the tables of a new snapshot with those of up to `LOOK_BACK` snapshots, newest first, by original name.
 
     A delta extract holds only changed rows: of it, columns alone are compared. `left_out` are tables that the
@@ -48,7 +48,7 @@ def findings(
     """
     if not before:
         return ()
-    found: list[Finding] = []
+    found: list[TableWarning] = []
     for table in sorted(tables):
         found += _columns_lost(table, tables[table], before[0].get(table))
         if not is_delta:
@@ -59,17 +59,17 @@ def findings(
     return tuple(found)
 
 
-def _columns_lost(table: str, now: TableFacts | None, before: TableFacts | None) -> list[Finding]:
+def _columns_lost(table: str, now: TableFacts | None, before: TableFacts | None) -> list[TableWarning]:
     change = columns_between(table, before, now)
     if change is None or before is None or not change.removed:
         return []
     shown = ", ".join(repr(column) for column in change.removed[:_SHOWN])
     more = f" and {len(change.removed) - _SHOWN} more" if len(change.removed) > _SHOWN else ""
     message = f"lost {len(change.removed)} of its {len(before.header)} columns: {shown}{more}"
-    return [Finding(code=COLUMNS_LOST, table=table, message=message)]
+    return [TableWarning(code=COLUMNS_LOST, table=table, message=message)]
 
 
-def _rows_lost(table: str, now: TableFacts | None, before: Sequence[TableFacts | None]) -> list[Finding]:
+def _rows_lost(table: str, now: TableFacts | None, before: Sequence[TableFacts | None]) -> list[TableWarning]:
     counts = [facts.rows for facts in before if facts is not None and facts.rows is not None]
     if now is None or now.rows is None or not counts:
         return []
@@ -78,13 +78,15 @@ def _rows_lost(table: str, now: TableFacts | None, before: Sequence[TableFacts |
         return []
     of = f"the median of the last {len(counts)} snapshots" if len(counts) > 1 else "the snapshot before"
     message = f"has {now.rows:,} rows, less than half of the {usual:,.0f} that are {of}"
-    return [Finding(code=ROWS_LOST, table=table, message=message)]
+    return [TableWarning(code=ROWS_LOST, table=table, message=message)]
 
 
-def _table_lost(table: str, before: TableFacts | None) -> list[Finding]:
+def _table_lost(table: str, before: TableFacts | None) -> list[TableWarning]:
     if before is None or not before.rows:
         # One without rows comes and goes unnoticed.
         return []
     return [
-        Finding(code=TABLE_LOST, table=table, message=f"is gone; the snapshot before had {before.rows:,} rows of it")
+        TableWarning(
+            code=TABLE_LOST, table=table, message=f"is gone; the snapshot before had {before.rows:,} rows of it"
+        )
     ]

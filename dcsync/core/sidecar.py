@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dcsync.core.anomaly import Finding
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.diff import total_rows
 from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
 from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.summary import (
     Summary,
     columns_json,
-    findings_json,
     parse_columns,
-    parse_findings,
+    parse_warnings,
     texts,
+    warnings_json,
     whole,
 )
 from dcsync.core.table import ColumnChange, TableFacts, columns_between
@@ -67,7 +67,7 @@ class Provenance:
     reasons: Mapping[str, str]
     skipped: tuple[tuple[str, str], ...]
     changes: Changes
-    warnings: tuple[Finding, ...] = ()
+    warnings: tuple[TableWarning, ...] = ()
     #: The manifest's row, from which a lost manifest is made anew.
     record: Record | None = None
 
@@ -82,7 +82,7 @@ class Adopted:
     created_at: datetime | None
     snapshot: Snapshot
     changes: Changes
-    warnings: tuple[Finding, ...]
+    warnings: tuple[TableWarning, ...]
     #: None in a sidecar of an older version.
     record: Record | None = None
     #: Of the sidecar itself, when `SHA256SUMS` has the same.
@@ -105,7 +105,7 @@ def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> C
     )
 
 
-def summarize(files: Sequence[StoredFile], changes: Changes, warnings: Sequence[Finding]) -> Summary:
+def summarize(files: Sequence[StoredFile], changes: Changes, warnings: Sequence[TableWarning]) -> Summary:
     """Return what the history keeps of a snapshot."""
     return Summary(
         files=len(files),
@@ -160,7 +160,7 @@ def render(provenance: Provenance) -> bytes:
             "unchanged": changes.unchanged,
             "columns": columns_json(changes.columns),
         },
-        "warnings": findings_json(provenance.warnings),
+        "warnings": warnings_json(provenance.warnings),
         "record": None if provenance.record is None else record_json(provenance.record),
     }
     return (json.dumps(document, indent=1, ensure_ascii=True) + "\n").encode("ascii")
@@ -197,7 +197,7 @@ def parse(body: bytes, *, folder: str) -> Adopted:
         created_at=parse_time(job.get("created_at")),
         snapshot=snapshot,
         changes=_parse_changes(document.get("changes")),
-        warnings=parse_findings(document.get("warnings")),
+        warnings=parse_warnings(document.get("warnings")),
         record=_record_of(snapshot, document.get("record")),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dcsync.core.anomaly import Finding
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.model import JobId, Json, RequestId
 from dcsync.core.table import ColumnChange
 
@@ -23,7 +23,7 @@ class Summary:
     removed: int = 0
     changed: int = 0
     columns: tuple[ColumnChange, ...] = ()
-    warnings: tuple[Finding, ...] = ()
+    warnings: tuple[TableWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def summary_json(summary: Summary) -> dict[str, Json]:
         "removed": summary.removed,
         "changed": summary.changed,
         "columns": columns_json(summary.columns),
-        "warnings": findings_json(summary.warnings),
+        "warnings": warnings_json(summary.warnings),
     }
 
 
@@ -76,7 +76,7 @@ def parse_summary(entry: Json) -> Summary | None:
         removed=whole(entry.get("removed")) or 0,
         changed=whole(entry.get("changed")) or 0,
         columns=parse_columns(entry.get("columns")),
-        warnings=parse_findings(entry.get("warnings")),
+        warnings=parse_warnings(entry.get("warnings")),
     )
 
 
@@ -107,18 +107,18 @@ def parse_columns(value: Json) -> tuple[ColumnChange, ...]:
     )
 
 
-def findings_json(found: Sequence[Finding]) -> Json:
+def warnings_json(found: Sequence[TableWarning]) -> Json:
     """Return warnings as JSON."""
-    return [{"code": finding.code, "table": finding.table, "message": finding.message} for finding in found]
+    return [{"code": warning.code, "table": warning.table, "message": warning.message} for warning in found]
 
 
-def parse_findings(value: Json) -> tuple[Finding, ...]:
+def parse_warnings(value: Json) -> tuple[TableWarning, ...]:
     """Read warnings back; what is none is left out."""
     found = []
     for entry in _mappings(value):
         code, table, message = entry.get("code"), entry.get("table"), entry.get("message")
         if isinstance(code, str) and isinstance(table, str) and isinstance(message, str):
-            found.append(Finding(code=code, table=table, message=message))
+            found.append(TableWarning(code=code, table=table, message=message))
     return tuple(found)
 
 

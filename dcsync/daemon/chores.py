@@ -10,7 +10,7 @@ import structlog
 
 from dcsync.app.from_config import keep_policy
 from dcsync.config import Config
-from dcsync.core.alerts import Event, EventKind
+from dcsync.core.events import Event, EventKind
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
 from dcsync.errors import MassChange
@@ -76,7 +76,7 @@ class Chores:
         )
         told = False
         for account in self.accounts:
-            found = [finding for finding in report.findings if finding.account == account.name]
+            found = [item for item in report.damage if item.account == account.name]
             if found:
                 message = f"{len(found)} of the mirror's files are not as they were published: {found[0].path} first"
                 await self._attention(account.name, "V-DAMAGED", message, "see and mend it: dcsync verify --repair")
@@ -85,5 +85,5 @@ class Chores:
 
     async def _attention(self, account: str, code: str, message: str, hint: str) -> None:
         now = self.context.clock.now()
-        event = Event(kind=EventKind.ATTENTION, account=account, at=now, code=code, message=message, hint=hint)
+        event = Event(kind=EventKind.ALERT, account=account, at=now, code=code, message=message, hint=hint)
         await self.teller.happened(event)

@@ -24,7 +24,7 @@ from dcsync.app.status import current_status, read_status
 from dcsync.app.sync import follow_up, open_sync, open_teller
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
-from dcsync.core.alerts import Event, EventKind
+from dcsync.core.events import Event, EventKind
 from dcsync.core.freshness import next_poll
 from dcsync.core.model import AccountName, Json
 from dcsync.core.wire import time_json
@@ -270,7 +270,7 @@ class Service:
         if self._trouble is None or self._trouble.code != error.code:
             log.error("the mirror cannot be used", code=error.code, error=error.message, hint=error.advice)
             event = Event(
-                kind=EventKind.ATTENTION,
+                kind=EventKind.ALERT,
                 account="",
                 at=self._clock.now(),
                 code=error.code,

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import summary
-from dcsync.core.alerts import Concern, Event, EventKind, Standing
-from dcsync.core.anomaly import Finding
+from dcsync.core.alerts import Alert, AlertCode, StandingAlert
+from dcsync.core.anomaly import TableWarning
+from dcsync.core.events import Event, EventKind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, Json, RequestId
 from dcsync.manifest.schema import attention as attention_table
@@ -65,7 +66,7 @@ class PublishedRow:
     fetched_bytes: int
     linked_bytes: int
     #: What looks wrong with its tables beside the snapshots before.
-    warnings: tuple[Finding, ...] = ()
+    warnings: tuple[TableWarning, ...] = ()
 
 
 class Notes:
@@ -74,7 +75,7 @@ class Notes:
     def __init__(self, manifest: SqlManifest) -> None:
         self._manifest = manifest
 
-    async def standing(self, accounts: Sequence[str]) -> tuple[Standing, ...]:
+    async def standing(self, accounts: Sequence[str]) -> tuple[StandingAlert, ...]:
         """Return what stands of these accounts ("" is the whole mirror), oldest first."""
         async with self._manifest.reading() as connection:
             rows = await connection.execute(
@@ -83,12 +84,16 @@ class Notes:
                 .order_by(attention_table.c.since, attention_table.c.code, attention_table.c.subject)
             )
             return tuple(
-                Standing(
-                    concern=Concern(
-                        account=row.account, code=row.code, subject=row.subject, message=row.message, hint=row.hint
+                StandingAlert(
+                    alert=Alert.of(
+                        AlertCode.parse(row.code),
+                        account=row.account,
+                        subject=row.subject,
+                        message=row.message,
+                        hint=row.hint,
                     ),
                     since=row.since,
-                    told_at=row.told_at,
+                    notified_at=row.told_at,
                 )
                 for row in rows
             )
@@ -142,7 +147,7 @@ class Notes:
         self,
         accounts: Sequence[str],
         *,
-        standing: Sequence[Standing],
+        standing: Sequence[StandingAlert],
         hooks: Sequence[tuple[Sequence[str], Event]],
         remembered: Mapping[str, str],
         unless: tuple[str, str | None] | None = None,
@@ -161,16 +166,16 @@ class Notes:
                 await _remember(connection, key, value)
             await connection.execute(sa.delete(attention_table).where(attention_table.c.account.in_(accounts)))
             for item in standing:
-                concern = item.concern
+                alert = item.alert
                 await connection.execute(
                     sa.insert(attention_table).values(
-                        account=concern.account,
-                        code=concern.code,
-                        subject=concern.subject,
-                        message=concern.message,
-                        hint=concern.hint,
+                        account=alert.account,
+                        code=alert.code,
+                        subject=alert.subject,
+                        message=alert.message,
+                        hint=alert.hint,
                         since=item.since,
-                        told_at=item.told_at,
+                        told_at=item.notified_at,
                     )
                 )
             for argv, event in hooks:

@@ -15,9 +15,9 @@ from dcsync.errors import SEVERITY, ExitStatus, every_error
 from dcsync.manifest import Notes, SqlManifest, Sums
 from dcsync.manifest.hosts import Host
 
-#: Concerns that lie with Autodesk's side or with whoever manages the data requests there.
+#: Alerts that lie with Autodesk's side or with whoever manages the data requests there.
 UPSTREAM = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "L-ROWS", "L-COLUMNS", "L-TABLE", "L-FAILED"})
-#: Concerns that are found by looking at the API or by running hooks, and cannot be told from the jobs.
+#: Alerts that are found by looking at the API or by running hooks, and cannot be told from the jobs.
 RUNS_ONLY = UPSTREAM | {"H-FAILED"}
 
 
@@ -205,15 +205,13 @@ async def _account(
 
 
 async def _standing(manifest: SqlManifest, name: AccountName) -> list[Attention]:
-    """Return the concerns that only the runs know of: a late extract, a request that is gone, a hook that failed."""
+    """Return the alerts that only the runs know of: a late extract, a request that is gone, a hook that failed."""
     if not await manifest.is_current():
         # Read only, and from an older version that knew of none.
         return []
     standing = await Notes(manifest).standing([name])
     return [
-        Attention(code=item.concern.code, message=item.concern.message)
-        for item in standing
-        if item.concern.code in RUNS_ONLY
+        Attention(code=item.alert.code, message=item.alert.message) for item in standing if item.alert.code in RUNS_ONLY
     ]
 
 

@@ -205,7 +205,7 @@ def test_a_sync_writes_the_figures_and_a_dry_run_does_not(side: Served, dcsync: 
 
 
 def test_a_dry_run_tells_nobody(side: Served, dcsync: Dcsync) -> None:
-    configure(side, f"cat >> {side.folder}/heard", on=["snapshot", "failure", "attention", "recovered"])
+    configure(side, f"cat >> {side.folder}/heard", on=["snapshot", "failure", "alert", "recovered"])
     add_job(side)
 
     dcsync("sync", "--dry-run")

@@ -1,4 +1,4 @@
-"""Finding, reading and checking the file: every problem at once, each with its line, and no secret in any of them."""
+"""Locating, reading and checking the file: every problem at once, each with its line, and no secret in any of them."""
 
 from __future__ import annotations
 

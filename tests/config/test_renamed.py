@@ -40,6 +40,19 @@ def test_the_old_key_of_the_service_account_is_read_with_a_warning() -> None:
     ]
 
 
+def test_the_old_name_of_the_event_is_read_with_a_warning() -> None:
+    hook = '[[hook]]\non = ["snapshot", "attention", "alert"]\nrun = ["true"]\n[notify]\non = ["attention"]\n'
+
+    config = parse(MIRROR + AUTH + ACCOUNT + hook, place=PLACE)
+
+    assert config.hooks[0].on == ["snapshot", "alert"]
+    assert config.notify.on == ["alert"]
+    assert [str(old).partition(": ")[2] for old in config.old_names] == [
+        f'hook.1.on: "attention" is now called "alert". {ENDS}',
+        f'notify.on: "attention" is now called "alert". {ENDS}',
+    ]
+
+
 def test_the_old_strategy_is_read_with_a_warning() -> None:
     config = parse(MIRROR + 'strategy = "archive"\n' + AUTH + ACCOUNT, place=PLACE)
 

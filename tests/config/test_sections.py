@@ -179,7 +179,7 @@ def test_a_hook_needs_events_that_exist_and_a_program() -> None:
 
     assert make_config(hook=[hook]).hooks[0].timeout == timedelta(minutes=10)
     assert "at least 1 item" in refusal(hook=[{**hook, "run": []}])
-    assert "'snapshot', 'failure', 'attention' or 'recovered'" in refusal(hook=[{**hook, "on": ["bogus"]}])
+    assert "'snapshot', 'failure', 'alert' or 'recovered'" in refusal(hook=[{**hook, "on": ["bogus"]}])
 
 
 @pytest.mark.parametrize("url", ["https://u:hunter2@h?x", "ftp://u:hunter2@h", "http://u:hunter2@example.com"])
@@ -209,9 +209,9 @@ def test_the_callback_s_secret_is_never_shown() -> None:
 
 
 def test_messages_are_for_what_went_wrong_and_when_it_is_over_unless_said_otherwise() -> None:
-    assert make_config().notify.on == ["failure", "attention", "recovered"]
+    assert make_config().notify.on == ["failure", "alert", "recovered"]
     assert make_config(notify={"on": ["snapshot"]}).notify.on == ["snapshot"]
-    assert "'snapshot', 'failure', 'attention' or 'recovered'" in refusal(notify={"on": ["bogus"]})
+    assert "'snapshot', 'failure', 'alert' or 'recovered'" in refusal(notify={"on": ["bogus"]})
 
 
 def test_addresses_of_messages_and_of_the_heartbeat_are_secrets() -> None:

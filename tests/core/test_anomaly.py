@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcsync.core.anomaly import Finding, findings
+from dcsync.core.anomaly import TableWarning, table_warnings
 from dcsync.core.table import TableFacts
 
 
@@ -13,42 +13,42 @@ def table(rows: int | None, *columns: str) -> dict[str, TableFacts | None]:
 
 
 def test_the_first_snapshot_has_nothing_to_be_held_against() -> None:
-    assert findings(table(0), []) == ()
+    assert table_warnings(table(0), []) == ()
 
 
 def test_a_lost_column_is_named() -> None:
-    assert findings(table(5, "id"), [table(5, "id", "name", "mail")]) == (
-        Finding(code="L-COLUMNS", table="t.csv", message="lost 2 of its 3 columns: 'name', 'mail'"),
+    assert table_warnings(table(5, "id"), [table(5, "id", "name", "mail")]) == (
+        TableWarning(code="L-COLUMNS", table="t.csv", message="lost 2 of its 3 columns: 'name', 'mail'"),
     )
 
 
 def test_of_many_lost_columns_the_first_are_named() -> None:
     before = [f"c{number}" for number in range(9)]
 
-    (finding,) = findings(table(5, "c0"), [table(5, *before)])
+    (warning,) = table_warnings(table(5, "c0"), [table(5, *before)])
 
-    assert finding.message == "lost 8 of its 9 columns: 'c1', 'c2', 'c3', 'c4', 'c5' and 3 more"
+    assert warning.message == "lost 8 of its 9 columns: 'c1', 'c2', 'c3', 'c4', 'c5' and 3 more"
 
 
 def test_new_and_reordered_columns_are_no_loss() -> None:
-    assert findings(table(5, "b", "a", "c"), [table(5, "a", "b")]) == ()
+    assert table_warnings(table(5, "b", "a", "c"), [table(5, "a", "b")]) == ()
 
 
 def test_columns_are_held_against_the_newest_snapshot_only_so_that_a_loss_is_said_once() -> None:
-    assert findings(table(5, "id"), [table(5, "id"), table(5, "id", "name")]) == ()
+    assert table_warnings(table(5, "id"), [table(5, "id"), table(5, "id", "name")]) == ()
 
 
 @pytest.mark.parametrize(("rows", "warns"), [(50, False), (49, True), (0, True), (None, False)])
 def test_more_than_half_of_the_rows_gone_is_a_warning(rows: int | None, warns: bool) -> None:
-    assert bool(findings(table(rows), [table(100)])) is warns
+    assert bool(table_warnings(table(rows), [table(100)])) is warns
 
 
 def test_rows_are_held_against_the_median_so_that_one_bad_day_does_not_count() -> None:
     before = [table(rows) for rows in (1, 1000, 1010, 1020, 990, 980, 1005)]
 
-    (finding,) = findings(table(400), before)
+    (warning,) = table_warnings(table(400), before)
 
-    assert finding == Finding(
+    assert warning == TableWarning(
         code="L-ROWS",
         table="t.csv",
         message="has 400 rows, less than half of the 1,000 that are the median of the last 7 snapshots",
@@ -56,35 +56,35 @@ def test_rows_are_held_against_the_median_so_that_one_bad_day_does_not_count() -
 
 
 def test_only_the_last_seven_count() -> None:
-    assert findings(table(10), [table(10)] * 7 + [table(1000)] * 20) == ()
+    assert table_warnings(table(10), [table(10)] * 7 + [table(1000)] * 20) == ()
 
 
 def test_a_table_without_known_rows_before_is_not_judged() -> None:
-    assert findings(table(0), [table(None), {}, {"t.csv": None}]) == ()
-    assert findings({"t.csv": None}, [table(100)]) == ()
+    assert table_warnings(table(0), [table(None), {}, {"t.csv": None}]) == ()
+    assert table_warnings({"t.csv": None}, [table(100)]) == ()
 
 
 def test_against_one_snapshot_it_says_so() -> None:
-    (finding,) = findings(table(1), [table(100)])
+    (warning,) = table_warnings(table(1), [table(100)])
 
-    assert finding.message == "has 1 rows, less than half of the 100 that are the snapshot before"
+    assert warning.message == "has 1 rows, less than half of the 100 that are the snapshot before"
 
 
 def test_a_table_that_is_gone_with_its_rows_is_a_loss() -> None:
-    assert findings({}, [table(1234)]) == (
-        Finding(code="L-TABLE", table="t.csv", message="is gone; the snapshot before had 1,234 rows of it"),
+    assert table_warnings({}, [table(1234)]) == (
+        TableWarning(code="L-TABLE", table="t.csv", message="is gone; the snapshot before had 1,234 rows of it"),
     )
 
 
 @pytest.mark.parametrize("before", [{"t.csv": None}, table(0), table(None)])
 def test_a_table_without_rows_may_go(before: dict[str, TableFacts | None]) -> None:
-    assert findings({}, [before]) == ()
+    assert table_warnings({}, [before]) == ()
 
 
 def test_a_table_that_the_configuration_leaves_out_is_not_missed() -> None:
-    assert findings({}, [table(1234)], left_out={"t.csv"}) == ()
+    assert table_warnings({}, [table(1234)], left_out={"t.csv"}) == ()
 
 
 def test_a_delta_extract_may_have_any_number_of_rows_and_tables() -> None:
-    assert findings(table(1), [{**table(1000), "u.csv": table(5)["t.csv"]}], is_delta=True) == ()
-    assert findings(table(1, "a"), [table(1000, "a", "b")], is_delta=True)[0].code == "L-COLUMNS"
+    assert table_warnings(table(1), [{**table(1000), "u.csv": table(5)["t.csv"]}], is_delta=True) == ()
+    assert table_warnings(table(1, "a"), [table(1000, "a", "b")], is_delta=True)[0].code == "L-COLUMNS"

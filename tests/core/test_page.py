@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from dcsync.core import page as report
-from dcsync.core.anomaly import Finding
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.calendar import Day, Mark
 from dcsync.core.diff import compare
 from dcsync.core.model import JobId, StoredFile
@@ -101,7 +101,7 @@ def test_a_snapshot_without_a_time_stands_in_the_list_alone() -> None:
 
 
 def test_the_calendar_shows_warnings_and_losses() -> None:
-    warned = Summary(files=1, size=1024, warnings=(Finding(code="L-ROWS", table="t.csv", message="m"),))
+    warned = Summary(files=1, size=1024, warnings=(TableWarning(code="L-ROWS", table="t.csv", message="m"),))
     found = view(
         make_past(1, days_ago=3),
         make_past(2, days_ago=2, summary=warned),
@@ -130,7 +130,7 @@ def test_a_calendar_goes_by_years_newest_first() -> None:
 
 def test_the_list_says_what_changed() -> None:
     summary = Summary(
-        files=1234, size=2048, rows=10, changed=2, removed=1, warnings=(Finding(code="c", table="t", message="m"),)
+        files=1234, size=2048, rows=10, changed=2, removed=1, warnings=(TableWarning(code="c", table="t", message="m"),)
     )
 
     assert view(make_past(summary=summary)).snapshots == (
@@ -198,7 +198,9 @@ def test_a_long_change_of_columns_is_cut() -> None:
 
 
 def test_attention_comes_first_from_the_account_and_then_from_the_newest_snapshot() -> None:
-    warned = Summary(files=1, size=1, warnings=(Finding(code="L-ROWS", table="t\u202e.csv", message="has 1 rows"),))
+    warned = Summary(
+        files=1, size=1, warnings=(TableWarning(code="L-ROWS", table="t\u202e.csv", message="has 1 rows"),)
+    )
     account = make_account(
         make_history(make_past(1, days_ago=2, summary=replace(warned, rows=3)), make_past(2)),
         make_history(make_past(3, summary=warned), make_past(4, is_pruned=True), description=""),

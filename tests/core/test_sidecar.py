@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsync.core import names, sidecar
-from dcsync.core.anomaly import Finding
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.model import AccountName, How, JobId, Json, RequestId, StoredFile
 from dcsync.core.sidecar import Adopted, Changes, Provenance
 from dcsync.core.snapshot import record_json
@@ -75,7 +75,7 @@ def make_provenance(**changes: Any) -> Provenance:
         "prices": ({"way": "files", "calls": 3},),
         "skipped": (("autodesk_data_extract.zip", "repeats the other files"),),
         "changes": Changes(against=JobId("j0"), added=("b.csv",), removed=("c.csv",), unchanged=1, columns=COLUMNS),
-        "warnings": (Finding(code="L-ROWS", table="d.csv", message="has 1 row"),),
+        "warnings": (TableWarning(code="L-ROWS", table="d.csv", message="has 1 row"),),
     }
     return Provenance(**{**values, **changes})
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsync.core import summary
-from dcsync.core.anomaly import Finding
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.summary import Summary
 from dcsync.core.table import ColumnChange
 
@@ -26,7 +26,7 @@ SUMMARIES = st.builds(
     columns=st.lists(
         st.builds(ColumnChange, table=TEXT, added=TEXTS, removed=TEXTS, reordered=st.booleans()), max_size=3
     ).map(tuple),
-    warnings=st.lists(st.builds(Finding, code=TEXT, table=TEXT, message=TEXT), max_size=3).map(tuple),
+    warnings=st.lists(st.builds(TableWarning, code=TEXT, table=TEXT, message=TEXT), max_size=3).map(tuple),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | TEXT,
@@ -58,5 +58,5 @@ def test_what_is_odd_is_left_out() -> None:
         files=0,
         size=0,
         columns=(ColumnChange(table="t", removed=("x",)),),
-        warnings=(Finding(code="c", table="t", message="m"),),
+        warnings=(TableWarning(code="c", table="t", message="m"),),
     )

@@ -23,7 +23,7 @@ ACME = AccountName("acme")
 
 @asynccontextmanager
 async def chores(mirror: Mirror) -> AsyncIterator[Chores]:
-    mirror.config["hook"] = [{"on": ["attention"], "run": ["true"]}]
+    mirror.config["hook"] = [{"on": ["alert"], "run": ["true"]}]
     config = mirror.configuration()
     async with mirror.opened() as context:
         teller = await open_teller(config, context, environ=mirror.environ, runs_hooks=False)

@@ -167,7 +167,7 @@ async def test_an_account_that_is_refused_is_told_once_and_the_other_goes_on(tmp
             {"name": "beta", "id": "b.11111111-1111-4111-8111-111111111111"},
         ]
         hook = ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard.jsonl"]
-        mirror.config["hook"] = [{"on": ["attention", "recovered"], "run": hook}]
+        mirror.config["hook"] = [{"on": ["alert", "recovered"], "run": hook}]
 
     async with running(tmp_path, prepare=prepare) as rig:
         job = add_extract(rig.mirror, tables(2))
@@ -238,7 +238,7 @@ async def test_each_night_a_part_is_verified_and_what_is_too_old_is_pruned(tmp_p
     def prepare(mirror: Mirror) -> None:
         mirror.config["keep"] = {"last": 2}
         mirror.config["verify"] = {"part_days": 2}
-        mirror.config["hook"] = [{"on": ["attention"], "run": ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard.jsonl"]}]
+        mirror.config["hook"] = [{"on": ["alert"], "run": ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard.jsonl"]}]
 
     async with running(tmp_path, prepare=prepare) as rig:
         jobs = [add_extract(rig.mirror, tables(3, seed=day), days_ago=3 - day) for day in range(3)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dcsync.core.alerts import Event, EventKind
+from dcsync.core.events import Event, EventKind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import AccountFacts, KnownJob

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dcsync.core.alerts import Concern, Event, EventKind, Standing
+from dcsync.core.alerts import Alert, AlertCode, StandingAlert
+from dcsync.core.events import Event, EventKind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest, Publication
@@ -21,6 +22,7 @@ from tests.manifest.test_sql import downgrade
 ACME, BETA = AccountName("acme"), AccountName("beta")
 LOAD = ("/bin/load", "--all")
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+X, Y = AlertCode.L_LATE, AlertCode.L_SLOW
 LONG_AGO = NOON - 1000 * DAY
 
 
@@ -41,12 +43,10 @@ def notes(manifest: SqlManifest) -> Notes:
     return Notes(manifest)
 
 
-def make_standing(code: str = "X", *, account: str = "acme", **changes: Any) -> Standing:
-    values: dict[str, Any] = {"since": NOON, "told_at": None, **changes}
-    concern = Concern(
-        account=account, code=code, message=f"{code} stands", hint="do", subject=values.pop("subject", "")
-    )
-    return Standing(concern=concern, **values)
+def make_standing(code: AlertCode = X, *, account: str = "acme", **changes: Any) -> StandingAlert:
+    values: dict[str, Any] = {"since": NOON, "notified_at": None, **changes}
+    alert = Alert.of(code, account=account, message=f"{code} stands", hint="do", subject=values.pop("subject", ""))
+    return StandingAlert(alert=alert, **values)
 
 
 def make_event(kind: EventKind = EventKind.SNAPSHOT, *, job: str | None = "job", **changes: Any) -> Event:
@@ -88,8 +88,8 @@ def make_known_request(identifier: str = REQUEST_ID) -> KnownRequest:
 
 
 async def test_what_stands_comes_back_oldest_first_with_its_history(notes: Notes) -> None:
-    young = make_standing("A", since=NOON + timedelta(microseconds=1), told_at=NOON + DAY)
-    old = make_standing("B", subject="job")
+    young = make_standing(Y, since=NOON + timedelta(microseconds=1), notified_at=NOON + DAY)
+    old = make_standing(X, subject="job")
 
     await notes.settle(["acme"], standing=[young, old], hooks=[], remembered={})
 
@@ -101,22 +101,22 @@ async def test_an_account_s_part_is_replaced_and_the_others_stay(notes: Notes) -
         ["acme", "beta"], standing=[make_standing(), make_standing(account="beta")], hooks=[], remembered={}
     )
 
-    await notes.settle(["acme"], standing=[make_standing("Y")], hooks=[], remembered={})
+    await notes.settle(["acme"], standing=[make_standing(Y)], hooks=[], remembered={})
 
-    assert [item.concern.code for item in await notes.standing(["acme"])] == ["Y"]
-    assert [item.concern.code for item in await notes.standing(["beta"])] == ["X"]
+    assert [item.alert.code for item in await notes.standing(["acme"])] == [Y]
+    assert [item.alert.code for item in await notes.standing(["beta"])] == [X]
     assert await notes.standing(["gamma"]) == ()
     assert len(await notes.standing(["acme", "beta"])) == 2
 
 
 async def test_what_was_told_its_hooks_and_what_is_remembered_are_written_together_or_not_at_all(notes: Notes) -> None:
     await notes.settle(["acme"], standing=[make_standing()], hooks=[], remembered={"k": "before"})
-    twice = [make_standing("Y"), make_standing("Y")]
+    twice = [make_standing(Y), make_standing(Y)]
 
     with pytest.raises(ManifestError):
         await notes.settle(["acme"], standing=twice, hooks=[(LOAD, make_event())], remembered={"k": "after"})
 
-    assert [item.concern.code for item in await notes.standing(["acme"])] == ["X"]
+    assert [item.alert.code for item in await notes.standing(["acme"])] == [X]
     assert await notes.recall("k") == "before"
     assert await notes.hooks_of() == ()
 

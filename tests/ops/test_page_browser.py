@@ -16,7 +16,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page
 
 from dcsync.core import page as report
-from dcsync.core.anomaly import Finding
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.diff import compare
 from dcsync.core.page import AccountHistory, Missing
 from dcsync.core.summary import Summary
@@ -57,7 +57,7 @@ def make_account_of(names: list[str], *, snapshots: int = 8) -> AccountHistory:
             rows=400,
             changed=1,
             columns=(ColumnChange(table=f"{name}.csv", added=(name,), removed=(name,), reordered=True),),
-            warnings=(Finding(code="L-ROWS", table=f"{name}.csv", message=f"has 4 rows {name}"),),
+            warnings=(TableWarning(code="L-ROWS", table=f"{name}.csv", message=f"has 4 rows {name}"),),
         )
         past = [
             make_past(

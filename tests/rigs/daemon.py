@@ -14,7 +14,7 @@ import time_machine
 from dcsync.config import Config
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.service import Service, _Session
-from dcsync.errors import ConfigInvalid, ExitStatus, Problem
+from dcsync.errors import ConfigInvalid, ConfigMistake, ExitStatus
 from dcsync.sandbox import Options, Sandbox, World
 from dcsync.tasks import primary_error
 from tests.rigs.mirror import TODAY, Mirror
@@ -127,7 +127,7 @@ async def started(mirror: Mirror, clock: VirtualClock) -> AsyncIterator[Rig]:
         try:
             return mirror.configuration()
         except ValueError:
-            raise ConfigInvalid((Problem(file="config.toml", line=1, key="", message="is bad"),)) from None
+            raise ConfigInvalid((ConfigMistake(file="config.toml", line=1, key="", message="is bad"),)) from None
 
     service = Service(load, environ=mirror.environ, clock=clock, notifier=heard)
     try:

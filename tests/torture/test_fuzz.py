@@ -419,10 +419,10 @@ def test_any_configuration_loads_or_is_named_with_its_lines(chance: random.Rando
             loaded += 1
         except ConfigInvalid as error:
             refused += 1
-            assert error.problems  # noqa: PT017 - one of thousands
-            for problem in error.problems:
-                assert str(problem).isprintable(), str(problem)
-                assert secret not in str(problem)
+            assert error.mistakes  # noqa: PT017 - one of thousands
+            for mistake in error.mistakes:
+                assert str(mistake).isprintable(), str(mistake)
+                assert secret not in str(mistake)
     assert min(loaded, refused) > 0
     figure("configurations, bent", f"{loaded + refused:,}: {loaded:,} load, {refused:,} named with what is wrong")
 

@@ -117,7 +117,7 @@ async def test_a_whole_life_at_debug_level_lets_no_secret_out(
                 f'client_secret = "file:{tmp_path / "client-secret"}"',
                 f'[http]\nlisten = "127.0.0.1:{unused_tcp_port}"',
                 f'[metrics]\ntextfile = "{tmp_path / "figures.prom"}"',
-                f'[[hook]]\non = ["snapshot", "attention", "failure"]\nrun = {json.dumps(hook)}',
+                f'[[hook]]\non = ["snapshot", "alert", "failure"]\nrun = {json.dumps(hook)}',
             )
         )
         add_faults(side)
@@ -176,7 +176,7 @@ FORCED: Final = """
     from yarl import URL
     from dcsync import log
     from dcsync.cli.group import _show_bug, show_error
-    from dcsync.errors import ConfigInvalid, Problem, every_error
+    from dcsync.errors import ConfigInvalid, ConfigMistake, every_error
 
     token, url, secret, form = sys.argv[1:]
     log.configure("debug", form, stream=sys.stderr)
@@ -195,7 +195,7 @@ FORCED: Final = """
         for kind in every_error():
             for text in words:
                 if kind is ConfigInvalid:
-                    yield kind((Problem(file="c", line=1, key="auth", message=text),))
+                    yield kind((ConfigMistake(file="c", line=1, key="auth", message=text),))
                 else:
                     yield kind(text)
         yield aiohttp.ClientResponseError(info, (), status=403, message="Forbidden", headers=info.headers)

@@ -236,7 +236,7 @@ async def test_extracts_that_nobody_can_fetch_are_shouted_about_and_then_named_a
 
     def prepare(mirror: Mirror) -> None:
         mirror.config["poll"] = {"interval": "6h", "jitter": "0s", "stale_after": "90d"}
-        mirror.config["hook"] = [{"on": ["attention"], "run": ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard"]}]
+        mirror.config["hook"] = [{"on": ["alert"], "run": ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard"]}]
 
     async with running(tmp_path, prepare=prepare) as rig:
         rig.sandbox.faults.add(Fault(server="storage", kind="status", status=503, times=None))

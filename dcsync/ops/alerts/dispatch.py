@@ -15,7 +15,8 @@ import structlog
 
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
-from dcsync.core.alerts import Concern, Event, EventKind, reconcile
+from dcsync.core.alerts import Alert, reconcile
+from dcsync.core.events import Event, EventKind
 from dcsync.core.freshness import Expectation, Stage, expect
 from dcsync.core.lifecycle import LOSSES, OPEN
 from dcsync.core.model import AccountName, DataRequest, Job, JobPhase, RequestId
@@ -104,7 +105,7 @@ class Teller:
         name = outcome.account.name
         version = f"settled:{name}"
         before = await self._notes.recall(version) if self._manifest.is_shared else None
-        concerns = [
+        alerts = [
             *([] if token is None else [of_the_token(name, token)]),
             # After it: what a run met says the same of a login in more words.
             *of_a_run(outcome),
@@ -114,9 +115,9 @@ class Teller:
         ]
         events, remembered = await self._happened(outcome)
         if not self._manifest.is_shared:
-            return await self._settle([name], concerns, events, remembered, None)
+            return await self._settle([name], alerts, events, remembered, None)
         remembered = {**remembered, version: str(int(before or 0) + 1)}
-        return await self._settle([name], concerns, events, remembered, (version, before))
+        return await self._settle([name], alerts, events, remembered, (version, before))
 
     async def happened(self, event: Event) -> None:
         """Tell of one event. Never fails."""
@@ -208,12 +209,12 @@ class Teller:
     async def _settle(
         self,
         accounts: list[str],
-        concerns: Sequence[Concern],
+        alerts: Sequence[Alert],
         events: Sequence[Event],
         remembered: Mapping[str, str],
         unless: tuple[str, str | None] | None,
     ) -> list[Event] | None:
-        result = reconcile(await self._notes.standing(accounts), concerns, self._clock.now())
+        result = reconcile(await self._notes.standing(accounts), alerts, self._clock.now())
         told = [*events, *result.events]
         done = await self._notes.settle(
             accounts,
@@ -285,7 +286,7 @@ class Teller:
     def _odd_tables(self, account: str, row: PublishedRow) -> Event:
         first, more = row.warnings[0], len(row.warnings) - 1
         return Event(
-            kind=EventKind.ATTENTION,
+            kind=EventKind.ALERT,
             account=account,
             at=self._clock.now(),
             code=first.code,
@@ -311,27 +312,27 @@ class Teller:
             job=failed.job,
         )
 
-    async def _of_jobs(self, outcome: AccountOutcome) -> list[Concern]:
+    async def _of_jobs(self, outcome: AccountOutcome) -> list[Alert]:
         name = outcome.account.name
         jobs, requests = await self._manifest.jobs(name, states=OPEN), await self._manifest.requests(name)
         return of_jobs(outcome, jobs.values(), requests, self._clock.now())
 
-    async def _of_the_schedule(self, outcome: AccountOutcome) -> list[Concern]:
+    async def _of_the_schedule(self, outcome: AccountOutcome) -> list[Alert]:
         name, now = outcome.account.name, self._clock.now()
         unseen = set(json.loads(await self._notes.recall(f"gone:{name}") or "[]"))
         known = await self._manifest.requests(name)
         mirrored = {request.id for request in known.values() if outcome.account.wants_request(request)}
         jobs = await self._jobs_by_request(name)
-        concerns = await self._of_requests(name, jobs, mirrored, unseen)
+        alerts = await self._of_requests(name, jobs, mirrored, unseen)
         if outcome.error is not None:
             # Without a poll nothing new can be said of what is missing, nor that it came.
             standing = await self._notes.standing([name])
-            kept = [item.concern for item in standing if item.concern.code in OF_A_POLL]
-            return concerns + [concern for concern in kept if concern.subject in mirrored - unseen]
+            kept = [item.alert for item in standing if item.alert.code in OF_A_POLL]
+            return alerts + [alert for alert in kept if alert.subject in mirrored - unseen]
         for request, expected in await self.expectations(name, jobs):
             if request.id in mirrored and request.id not in unseen and expected.stage in {Stage.LATE, Stage.SLOW}:
-                concerns.append(late(name, request, expected, now))
-        return concerns
+                alerts.append(late(name, request, expected, now))
+        return alerts
 
     async def _of_requests(
         self,
@@ -339,20 +340,20 @@ class Teller:
         jobs: Mapping[RequestId, Sequence[Job]],
         mirrored: Collection[RequestId],
         unseen: Collection[RequestId],
-    ) -> list[Concern]:
+    ) -> list[Alert]:
         """Return what is amiss with requests that are mirrored: gone, inactive, or failed the last time."""
-        concerns = []
+        alerts = []
         for request in (await self._manifest.request_documents(name)).values():
             if request.id not in mirrored:
                 continue
             failed = _failed_upstream(jobs.get(request.id, []))
             if failed is not None:
-                concerns.append(failed_upstream(name, request, failed))
+                alerts.append(failed_upstream(name, request, failed))
             if request.id in unseen:
-                concerns.append(gone(name, request))
+                alerts.append(gone(name, request))
             elif request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
-                concerns.append(inactive(name, request))
-        return concerns
+                alerts.append(inactive(name, request))
+        return alerts
 
     async def _jobs_by_request(self, name: AccountName) -> Mapping[RequestId, Sequence[Job]]:
         jobs: dict[RequestId, list[Job]] = {}
@@ -360,8 +361,8 @@ class Teller:
             jobs.setdefault(known.job.request_id, []).append(known.job)
         return jobs
 
-    async def _of_hooks(self, account: str) -> list[Concern]:
-        # One that is not configured any more is nobody's concern.
+    async def _of_hooks(self, account: str) -> list[Alert]:
+        # One that is not configured any more is nobody's business.
         configured = {hook.argv for hook in self._settings.hooks}
         return [given_up(account, run) for run in await self._notes.failed_hooks(account) if run.argv in configured]
 

@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from dcsync.clock import Clock
-from dcsync.core.alerts import Event, EventKind
+from dcsync.core.alerts import AlertCode
+from dcsync.core.events import Event, EventKind
 from dcsync.core.names import printable
 from dcsync.manifest import HookRun, HookState, Notes
 
@@ -44,11 +45,12 @@ class Hook:
 def hooks_for(hooks: Sequence[Hook], events: Sequence[Event]) -> list[tuple[Sequence[str], Event]]:
     """Return which hooks run for which events, in the order of the events."""
     # A hook that fails is no reason to run hooks: that would never end.
-    return [(hook.argv, event) for event in events for hook in hooks if event.kind in hook.on and event.code != CODE]
-
-
-#: The code of the concern that a hook failed for good.
-CODE = "H-FAILED"
+    return [
+        (hook.argv, event)
+        for event in events
+        for hook in hooks
+        if event.kind in hook.on and event.code != AlertCode.H_FAILED
+    ]
 
 
 async def run_due(notes: Notes, clock: Clock, hooks: Sequence[Hook], environ: Mapping[str, str]) -> list[HookRun]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import aiohttp
 import structlog
 
-from dcsync.core.alerts import Event, EventKind
+from dcsync.core.events import Event, EventKind
 from dcsync.errors import ConfigError
 
 log = structlog.get_logger(__name__)
@@ -20,7 +20,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}")
 _MARKS = {
     EventKind.SNAPSHOT: "new snapshot",
     EventKind.FAILURE: "failure",
-    EventKind.ATTENTION: "attention needed",
+    EventKind.ALERT: "alert",
     EventKind.RECOVERED: "recovered",
 }
 
@@ -43,7 +43,7 @@ async def send(urls: Sequence[str], events: Sequence[Event]) -> bool:
 
     title, body = message(events)
     worst = apprise.NotifyType.INFO
-    if any(event.kind in {EventKind.FAILURE, EventKind.ATTENTION} for event in events):
+    if any(event.kind in {EventKind.FAILURE, EventKind.ALERT} for event in events):
         worst = apprise.NotifyType.WARNING
     delivered = True
     for number, url in enumerate(urls, 1):

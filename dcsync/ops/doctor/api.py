@@ -14,7 +14,7 @@ from dcsync.core.names import printable
 from dcsync.core.ports import KnownRequest
 from dcsync.errors import AccessRefused, ApiError, ApiUnreachable, DcsyncError
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.doctor.checks import Check, Findings, Level, failed, ok, skipped, warned
+from dcsync.ops.doctor.checks import Check, CheckList, Level, failed, ok, skipped, warned
 
 T = TypeVar("T")
 
@@ -34,30 +34,30 @@ async def network(base_url: str) -> Check:
 
 
 async def examine_api(
-    findings: Findings, api: DataConnector, limiter: Limiter, accounts: Sequence[AccountSettings]
+    checks: CheckList, api: DataConnector, limiter: Limiter, accounts: Sequence[AccountSettings]
 ) -> None:
     """Add the checks of an open API, in order."""
     hubs: Sequence[Hub] | None = None
     answered = True
     try:
         hubs = await patient(api.hubs())
-        findings.add(ok("api", f"it answers; this user sees {_count(len(hubs), 'hub')}"))
+        checks.add(ok("api", f"it answers; this user sees {_count(len(hubs), 'hub')}"))
     except DcsyncError as error:
-        findings.add(failed("api", error))
+        checks.add(failed("api", error))
         # A refusal of the hubs alone says little of the accounts; without an answer, or a token, there is no more.
         answered = isinstance(error, ApiError) and error.status is not None and not error.transient
-    findings.add(clock(api.skew_s))
+    checks.add(clock(api.skew_s))
     for account in accounts:
         if answered:
-            await _examine_account(findings, api, account, hubs)
+            await _examine_account(checks, api, account, hubs)
         else:
-            skip_account(findings, account)
-    await findings.take("quota", _quota(limiter))
+            skip_account(checks, account)
+    await checks.take("quota", _quota(limiter))
 
 
-def skip_account(findings: Findings, account: AccountSettings) -> None:
+def skip_account(checks: CheckList, account: AccountSettings) -> None:
     """Add an account's checks as skipped."""
-    findings.add(*(skipped(f"{name}.{account.name}", "needs api") for name in OF_ACCOUNT))
+    checks.add(*(skipped(f"{name}.{account.name}", "needs api") for name in OF_ACCOUNT))
 
 
 def clock(skew_s: float | None) -> Check:
@@ -73,15 +73,15 @@ def clock(skew_s: float | None) -> Check:
 
 
 async def _examine_account(
-    findings: Findings, api: DataConnector, account: AccountSettings, hubs: Sequence[Hub] | None
+    checks: CheckList, api: DataConnector, account: AccountSettings, hubs: Sequence[Hub] | None
 ) -> None:
     allowed = await _permission(api, account)
-    findings.add(visible(account, hubs, allowed=allowed.level is Level.OK), allowed)
+    checks.add(visible(account, hubs, allowed=allowed.level is Level.OK), allowed)
     name = f"requests.{account.name}"
     if allowed.level is Level.OK:
-        await findings.take(name, _requests(api, account))
+        await checks.take(name, _requests(api, account))
     else:
-        findings.add(skipped(name, f"needs {allowed.name}"))
+        checks.add(skipped(name, f"needs {allowed.name}"))
 
 
 async def _permission(api: DataConnector, account: AccountSettings) -> Check:

@@ -70,7 +70,7 @@ def exit_status(checks: Sequence[Check]) -> ExitStatus:
 
 
 @dataclass(slots=True, kw_only=True)
-class Findings:
+class CheckList:
     """The checks so far. `tell` hears of each at once."""
 
     tell: Callable[[Check], None] = lambda _: None

@@ -19,7 +19,7 @@ from dcsync.mirror.latest import LatestKind
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor import api as check_api
 from dcsync.ops.doctor import machine as check_machine
-from dcsync.ops.doctor.checks import Check, Findings, Level, exit_status, failed, ok, skipped, warned, worst
+from dcsync.ops.doctor.checks import Check, CheckList, Level, exit_status, failed, ok, skipped, warned, worst
 from dcsync.ops.doctor.machine import Secret
 from dcsync.ops.status import Holder
 from dcsync.tasks import DiskThreads
@@ -82,9 +82,9 @@ class Subject:
 
 def unconfigured(error: ConfigError, tell: Callable[[Check], None]) -> list[Check]:
     """Return the checks when there is no configuration to go by."""
-    findings = Findings(tell=tell)
-    findings.add(failed("configuration", error), *(skipped(name, "needs configuration") for name in NAMES[1:]))
-    return findings.checks
+    checks = CheckList(tell=tell)
+    checks.add(failed("configuration", error), *(skipped(name, "needs configuration") for name in NAMES[1:]))
+    return checks.checks
 
 
 async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, tell: Callable[[Check], None]) -> list[Check]:
@@ -92,16 +92,16 @@ async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, tell: Ca
 
     The token source is the usual one: an access token that has ended is renewed, as any command would.
     """
-    findings = Findings(tell=tell)
-    findings.add(_configuration(subject))
-    await findings.take("secrets", disk.run(check_machine.secrets, subject.secrets))
-    await findings.take("state.dir", disk.run(check_machine.state_folder, subject.state))
-    await _examine_mirror(findings, subject, disk)
-    findings.add(check_machine.lock(await disk.run(subject.holder)))
-    await _examine_token(findings, subject, clock)
-    await findings.take("network", check_api.network(subject.base_url))
-    await _examine_api(findings, subject, disk)
-    return findings.checks
+    checks = CheckList(tell=tell)
+    checks.add(_configuration(subject))
+    await checks.take("secrets", disk.run(check_machine.secrets, subject.secrets))
+    await checks.take("state.dir", disk.run(check_machine.state_folder, subject.state))
+    await _examine_mirror(checks, subject, disk)
+    checks.add(check_machine.lock(await disk.run(subject.holder)))
+    await _examine_token(checks, subject, clock)
+    await checks.take("network", check_api.network(subject.base_url))
+    await _examine_api(checks, subject, disk)
+    return checks.checks
 
 
 def _configuration(subject: Subject) -> Check:
@@ -113,15 +113,15 @@ def _configuration(subject: Subject) -> Check:
     return ok("configuration", told)
 
 
-async def _examine_mirror(findings: Findings, subject: Subject, disk: DiskThreads) -> None:
+async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads) -> None:
     async def step(name: str, needs: str, function: Callable[P, Check], *args: P.args, **kwargs: P.kwargs) -> None:
-        reason = findings.why_not(*needs.split())
+        reason = checks.why_not(*needs.split())
         if reason is not None:
-            findings.add(skipped(name, reason))
+            checks.add(skipped(name, reason))
         else:
-            await findings.take(name, disk.run(function, *args, **kwargs))
+            await checks.take(name, disk.run(function, *args, **kwargs))
 
-    state_id, knows_snapshots = await _examine_manifest(findings, subject, disk)
+    state_id, knows_snapshots = await _examine_manifest(checks, subject, disk)
     root = subject.root
     await step("mirror.root", "", check_machine.root, root)
     await step(
@@ -134,27 +134,27 @@ async def _examine_mirror(findings: Findings, subject: Subject, disk: DiskThread
     await step("space", "mirror.root mount", lambda: check_machine.space(root, min_free=subject.min_free))
     await step("inodes", "mirror.root mount", check_machine.inodes, root)
     # Nothing is written to what may be a bare mount point, or somebody else's mirror.
-    reason = findings.why_not("mirror.root", "mount", "staging")
+    reason = checks.why_not("mirror.root", "mount", "staging")
     if reason is None:
         try:
             able = await disk.run(check_machine.try_out, root)
         except DcsyncError as error:
-            findings.add(failed("write", error))
+            checks.add(failed("write", error))
             reason = "needs write"
         else:
-            findings.add(ok("write", "files can be written and removed again"))
-            findings.add(*check_machine.abilities(able, subject.latest))
+            checks.add(ok("write", "files can be written and removed again"))
+            checks.add(*check_machine.abilities(able, subject.latest))
             return
     else:
-        findings.add(skipped("write", reason))
-    findings.add(*(skipped(name, reason) for name in ("hardlinks", "symlinks", "rename")))
+        checks.add(skipped("write", reason))
+    checks.add(*(skipped(name, reason) for name in ("hardlinks", "symlinks", "rename")))
 
 
-async def _examine_manifest(findings: Findings, subject: Subject, disk: DiskThreads) -> tuple[str | None, bool]:
+async def _examine_manifest(checks: CheckList, subject: Subject, disk: DiskThreads) -> tuple[str | None, bool]:
     """Check the manifest; return the instance that the state folder is of, and whether it knows snapshots."""
-    reason = findings.why_not("state.dir")
+    reason = checks.why_not("state.dir")
     if reason is not None:
-        findings.add(skipped("manifest", reason))
+        checks.add(skipped("manifest", reason))
         return None, False
     stored: str | None = None
     knows = False
@@ -174,20 +174,20 @@ async def _examine_manifest(findings: Findings, subject: Subject, disk: DiskThre
             return ok("manifest", f"none yet{where}; the first run makes it")
         return ok("manifest", ("whole; it knows snapshots" if knows else "whole; it knows no snapshot yet") + where)
 
-    await findings.take("manifest", look())
+    await checks.take("manifest", look())
     return stored, knows
 
 
-async def _examine_token(findings: Findings, subject: Subject, clock: Clock) -> None:
+async def _examine_token(checks: CheckList, subject: Subject, clock: Clock) -> None:
     if subject.method == "service-account":
-        findings.add(ok("token", "a service account: a new token is made when one is needed, without a deadline"))
+        checks.add(ok("token", "a service account: a new token is made when one is needed, without a deadline"))
     elif not subject.chained:
         advice = 'for unattended runs use method = "login" or "service-account", or a refresh_token'
-        findings.add(warned("token", "auth.access_token ends an hour after it was issued, for good", advice))
-    elif (reason := findings.why_not("state.dir")) is not None:
-        findings.add(skipped("token", reason))
+        checks.add(warned("token", "auth.access_token ends an hour after it was issued, for good", advice))
+    elif (reason := checks.why_not("state.dir")) is not None:
+        checks.add(skipped("token", reason))
     else:
-        await findings.take("token", _look_at_store(subject, clock))
+        await checks.take("token", _look_at_store(subject, clock))
 
 
 async def _look_at_store(subject: Subject, clock: Clock) -> Check:
@@ -195,8 +195,8 @@ async def _look_at_store(subject: Subject, clock: Clock) -> Check:
         return await threads.run(check_machine.stored_token, store, seed=subject.seed, now=clock.now())
 
 
-async def _examine_api(findings: Findings, subject: Subject, disk: DiskThreads) -> None:
-    reason = findings.why_not("secrets", "state.dir", "token", "network")
+async def _examine_api(checks: CheckList, subject: Subject, disk: DiskThreads) -> None:
+    reason = checks.why_not("secrets", "state.dir", "token", "network")
     if reason is None and subject.chained and not await disk.run(subject.state.is_dir):
         reason = "asking would spend auth.refresh_token, and there is no state.dir yet to keep the next one in"
     async with AsyncExitStack() as stack:
@@ -204,13 +204,13 @@ async def _examine_api(findings: Findings, subject: Subject, disk: DiskThreads) 
             try:
                 api, limiter = await stack.enter_async_context(subject.open_api())
             except DcsyncError as error:
-                findings.add(failed("api", error))
+                checks.add(failed("api", error))
             else:
-                await check_api.examine_api(findings, api, limiter, subject.accounts)
+                await check_api.examine_api(checks, api, limiter, subject.accounts)
                 return
         else:
-            findings.add(skipped("api", reason))
-        findings.add(skipped("clock", "needs api"))
+            checks.add(skipped("api", reason))
+        checks.add(skipped("clock", "needs api"))
         for account in subject.accounts:
-            check_api.skip_account(findings, account)
-        findings.add(skipped("quota", "needs api"))
+            check_api.skip_account(checks, account)
+        checks.add(skipped("quota", "needs api"))

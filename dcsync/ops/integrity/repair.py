@@ -33,7 +33,7 @@ from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.content_reader import ContentReader
 from dcsync.ops.integrity.missing import notice_missing
-from dcsync.ops.integrity.report import Damage, Finding, Outcome
+from dcsync.ops.integrity.report import Damage, Outcome, Repairable
 from dcsync.ops.mirroring.archive import Extractor, RemoteArchive, open_directory
 from dcsync.ops.mirroring.fetch import Fetcher, StoreBehaviour
 from dcsync.ops.mirroring.publish import move_latest
@@ -42,54 +42,49 @@ from dcsync.tasks import finish
 log = structlog.get_logger(__name__)
 
 
-async def repair_folders(context: SyncContext, account: AccountSettings, findings: Sequence[Finding]) -> list[Finding]:
+async def repair_folders(context: SyncContext, account: AccountSettings, damage: Sequence[Damage]) -> list[Damage]:
     """See to it that snapshots whose folder is gone are fetched again; too many at once are left to a person."""
-    if not any(finding.is_folder for finding in findings):
-        return list(findings)
+    if not any(item.is_folder for item in damage):
+        return list(damage)
     try:
         await notice_missing(context, account)
     except MassChange as error:
-        return [
-            replace(finding, detail=f"{finding.detail}; {error.message}") if finding.is_folder else finding
-            for finding in findings
-        ]
+        return [replace(item, detail=f"{item.detail}; {error.message}") if item.is_folder else item for item in damage]
     jobs = await context.manifest.jobs(account.name)
     repaired = []
-    for finding in findings:
-        known = jobs.get(finding.job) if finding.job is not None and finding.is_folder else None
+    for item in damage:
+        known = jobs.get(item.job) if item.job is not None and item.is_folder else None
         if known is not None and known.state is JobState.EXPIRED:
-            detail = f"{finding.detail}, and the server has deleted the extract"
-            repaired.append(replace(finding, outcome=Outcome.LOST, detail=detail))
+            detail = f"{item.detail}, and the server has deleted the extract"
+            repaired.append(replace(item, outcome=Outcome.LOST, detail=detail))
         elif known is not None and known.state is JobState.SEEN:
-            repaired.append(
-                replace(finding, outcome=Outcome.REFETCH, detail=f"{finding.detail}; the next sync fetches it")
-            )
+            repaired.append(replace(item, outcome=Outcome.REFETCH, detail=f"{item.detail}; the next sync fetches it"))
         else:
-            repaired.append(finding)
+            repaired.append(item)
     return repaired
 
 
 async def repair_files(
     context: SyncContext,
     account: AccountSettings,
-    findings: Sequence[Finding],
-    damages: Sequence[Damage],
+    damage: Sequence[Damage],
+    repairables: Sequence[Repairable],
     reader: ContentReader,
-) -> list[Finding]:
+) -> list[Damage]:
     """Replace damaged files by whole ones of the very same content, in every snapshot that shares them.
 
-    Returns the findings with what came of them. Cancelling is safe: it takes effect between two contents.
+    Returns the damage with what came of them. Cancelling is safe: it takes effect between two contents.
     """
     repair = _Repair(context, account, reader)
-    by_content: dict[str, list[Damage]] = {}
-    for damage in damages:
-        by_content.setdefault(damage.sha256, []).append(damage)
-    outcomes: dict[str, Finding] = {}
+    by_content: dict[str, list[Repairable]] = {}
+    for repairable in repairables:
+        by_content.setdefault(repairable.sha256, []).append(repairable)
+    outcomes: dict[str, Damage] = {}
     for group in by_content.values():
-        for damage, finding in zip(group, await repair.content(group), strict=True):
-            outcomes[damage.finding.path] = finding
+        for repairable, item in zip(group, await repair.content(group), strict=True):
+            outcomes[repairable.damage.path] = item
     await repair.renew_latest()
-    return [outcomes.get(finding.path, finding) for finding in findings]
+    return [outcomes.get(item.path, item) for item in damage]
 
 
 class _NotNow(Exception):
@@ -111,18 +106,19 @@ class _Repair:
         self._label = f"{context.clock.now():%Y%m%dT%H%M%SZ}"
         self._touched: set[JobId] = set()
 
-    async def content(self, group: Sequence[Damage]) -> list[Finding]:
+    async def content(self, group: Sequence[Repairable]) -> list[Damage]:
         """Mend every file of one content."""
         try:
             return await self._mend(group)
         except _Gone as gone:
             return [
-                replace(damage.finding, outcome=Outcome.LOST, detail=f"{damage.finding.detail}; {gone}")
-                for damage in group
+                replace(repairable.damage, outcome=Outcome.LOST, detail=f"{repairable.damage.detail}; {gone}")
+                for repairable in group
             ]
         except (_NotNow, DiskError, MirrorTampered) as error:
             return [
-                replace(damage.finding, detail=f"{damage.finding.detail}; not repaired: {error}") for damage in group
+                replace(repairable.damage, detail=f"{repairable.damage.detail}; not repaired: {error}")
+                for repairable in group
             ]
 
     async def renew_latest(self) -> None:
@@ -131,10 +127,10 @@ class _Repair:
             for job in sorted(self._touched):
                 await move_latest(self._context, self._account, job, anew=True)
 
-    async def _mend(self, group: Sequence[Damage]) -> list[Finding]:
+    async def _mend(self, group: Sequence[Repairable]) -> list[Damage]:
         body = group[0].body
         if body is not None:
-            return [await self._put(damage, None, body) for damage in group]
+            return [await self._put(repairable, None, body) for repairable in group]
         if group[0].stored is None:
             message = "it stands nowhere else; the snapshot's data is not concerned"
             raise _Gone(message)
@@ -143,37 +139,37 @@ class _Repair:
             return await self._put_all(group, spare)
         return await self._fetch_and_put(group)
 
-    async def _put_all(self, group: Sequence[Damage], source: Place) -> list[Finding]:
-        findings = [await self._put(group[0], source, None)]
+    async def _put_all(self, group: Sequence[Repairable], source: Place) -> list[Damage]:
+        damage = [await self._put(group[0], source, None)]
         # The others share the first one's new file, as they shared the old one.
         first = Place(folder=group[0].folder, name=group[0].name)
-        findings += [await self._put(damage, first, None) for damage in group[1:]]
-        return findings
+        damage += [await self._put(repairable, first, None) for repairable in group[1:]]
+        return damage
 
-    async def _put(self, damage: Damage, source: Place | None, body: bytes | None) -> Finding:
-        return await finish(self._put_and_record(damage, source, body))
+    async def _put(self, repairable: Repairable, source: Place | None, body: bytes | None) -> Damage:
+        return await finish(self._put_and_record(repairable, source, body))
 
-    async def _put_and_record(self, damage: Damage, source: Place | None, body: bytes | None) -> Finding:
+    async def _put_and_record(self, repairable: Repairable, source: Place | None, body: bytes | None) -> Damage:
         """Replace one file and record it, as one step: a row that speaks of the old inode only costs a hash later."""
-        context, target = self._context, Place(folder=damage.folder, name=damage.name)
+        context, target = self._context, Place(folder=repairable.folder, name=repairable.name)
         context.root.check_still_there()
         if source is not None:
             facts, kept = await context.disk.run(replace_by_link, context.root, target, source, label=self._label)
         else:
             facts, kept = await context.disk.run(replace_by_bytes, context.root, target, body or b"", label=self._label)
-        job = damage.finding.job
+        job = repairable.damage.job
         if job is not None:
             self._touched.add(job)
-            if damage.stored is not None:
+            if repairable.stored is not None:
                 await self._records.note_replaced(
-                    self._account.name, job, damage.name, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino
+                    self._account.name, job, repairable.name, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino
                 )
-        return replace(damage.finding, outcome=Outcome.REPAIRED, kept=kept)
+        return replace(repairable.damage, outcome=Outcome.REPAIRED, kept=kept)
 
-    async def _spare(self, group: Sequence[Damage]) -> Place | None:
+    async def _spare(self, group: Sequence[Repairable]) -> Place | None:
         """Return a whole file of this content elsewhere in the mirror."""
-        bad = {damage.inode for damage in group}
-        damaged = {(damage.folder, damage.name) for damage in group}
+        bad = {repairable.inode for repairable in group}
+        damaged = {(repairable.folder, repairable.name) for repairable in group}
         folders = await self._context.manifest.published_folders(self._account.name)
         for job, stored in await self._copies(group):
             folder = folders.get(job)
@@ -190,13 +186,13 @@ class _Repair:
                 return Place(folder=folder, name=stored.name)
         return None
 
-    async def _copies(self, group: Sequence[Damage]) -> Sequence[tuple[JobId, StoredFile]]:
+    async def _copies(self, group: Sequence[Repairable]) -> Sequence[tuple[JobId, StoredFile]]:
         sha256 = group[0].sha256
         return (await self._records.copies(self._account.name, {sha256}))[sha256]
 
     # --- from the server ----------------------------------------------------------------------------------------------
 
-    async def _fetch_and_put(self, group: Sequence[Damage]) -> list[Finding]:
+    async def _fetch_and_put(self, group: Sequence[Repairable]) -> list[Damage]:
         """Fetch the content from whichever extract that has it is still on the server, the newest first."""
         context, now = self._context, self._context.clock.now()
         jobs = await context.manifest.jobs(self._account.name)

@@ -36,7 +36,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Damage:
     """One thing amiss. `path` is below the root; `kept` is where a damaged file was put, below the root too."""
 
     kind: Kind
@@ -49,7 +49,7 @@ class Finding:
     is_folder: bool = False
 
     def json(self) -> dict[str, Json]:
-        """Return the finding for programs."""
+        """Return the item for programs."""
         return {
             "kind": self.kind.value,
             "account": self.account,
@@ -62,10 +62,10 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
+class Repairable:
     """A file that may be replaced. `body` is known for one that can be made anew, `inode` for one that is there."""
 
-    finding: Finding
+    damage: Damage
     folder: str
     name: str
     sha256: str
@@ -82,12 +82,12 @@ class VerifyReport:
     snapshots: int = 0
     files: int = 0
     read_bytes: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
 
     @property
     def exit_status(self) -> ExitStatus:
         """Return 0 when nothing is amiss any more, 14 when something is lost, else 3."""
-        outcomes = {finding.outcome for finding in self.findings}
+        outcomes = {item.outcome for item in self.damage}
         if Outcome.LOST in outcomes:
             return ExitStatus.UNSAFE
         return ExitStatus.INCOMPLETE if outcomes - {Outcome.REPAIRED} else ExitStatus.DONE
@@ -99,5 +99,5 @@ class VerifyReport:
             "snapshots": self.snapshots,
             "files_read": self.files,
             "bytes_read": self.read_bytes,
-            "findings": [finding.json() for finding in self.findings],
+            "findings": [item.json() for item in self.damage],
         }

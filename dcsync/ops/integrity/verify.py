@@ -25,7 +25,7 @@ from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, Unwatched
 from dcsync.ops.integrity.rebuild import is_placed
 from dcsync.ops.integrity.repair import repair_files, repair_folders
-from dcsync.ops.integrity.report import Damage, Finding, Kind, Outcome, VerifyReport
+from dcsync.ops.integrity.report import Damage, Kind, Outcome, Repairable, VerifyReport
 
 log = structlog.get_logger(__name__)
 
@@ -130,8 +130,8 @@ class _Verification:
         self._repair = repair
         self._observer = observer
         self._records = Records(context.manifest)
-        self._findings: list[Finding] = []
-        self._damages: list[Damage] = []
+        self._found: list[Damage] = []
+        self._repairables: list[Repairable] = []
 
     async def run(self) -> None:
         jobs = await self._context.manifest.jobs(self._account.name, states={JobState.PUBLISHED})
@@ -142,13 +142,13 @@ class _Verification:
             self._observer.snapshot(known.folder or "", number, len(published))
             await self._snapshot(known.job.id)
         await self._unknown_folders()
-        if self._findings:
+        if self._found:
             await self._forget_pruned()
-        if self._repair and self._findings:
+        if self._repair and self._found:
             assert isinstance(self._context, SyncContext)  # noqa: S101 - repairing fetches
-            folders = await repair_folders(self._context, self._account, self._findings)
-            self._findings = await repair_files(self._context, self._account, folders, self._damages, self._reader)
-        self._report.findings += self._findings
+            folders = await repair_folders(self._context, self._account, self._found)
+            self._found = await repair_files(self._context, self._account, folders, self._repairables, self._reader)
+        self._report.damage += self._found
 
     async def _snapshot(self, job: JobId) -> None:
         found = await self._records.snapshot(self._account.name, job)
@@ -163,8 +163,8 @@ class _Verification:
         # The row follows the rename within the time of some fsyncs.
         await self._context.clock.sleep(_PRUNING_S)
         published = await self._context.manifest.published_folders(self._account.name)
-        self._findings = [found for found in self._findings if found.job is None or found.job in published]
-        self._damages = [damage for damage in self._damages if damage.finding.job in published]
+        self._found = [found for found in self._found if found.job is None or found.job in published]
+        self._repairables = [repairable for repairable in self._repairables if repairable.damage.job in published]
 
     async def _look_at(self, snapshot: Snapshot, sidecar_sha256: str | None) -> None:
         root, folder = self._context.root, snapshot.folder
@@ -226,15 +226,15 @@ class _Verification:
         entry = there.entries.get(name)
         error = next((there.errors[path] for path in _above(name) if path in there.errors), None)
         if entry is None and error is not None:
-            self._damage(Kind.UNREADABLE, snapshot, name, wanted, error.message, error=error)
+            self._find_repairable(Kind.UNREADABLE, snapshot, name, wanted, error.message, error=error)
         elif entry is None:
-            self._damage(Kind.MISSING, snapshot, name, wanted, "it is not there")
+            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "it is not there")
         elif not entry.is_file:
-            self._damage(Kind.CHANGED, snapshot, name, wanted, "something that is no file stands in its place")
+            self._find_repairable(Kind.CHANGED, snapshot, name, wanted, "something that is no file stands in its place")
         elif wanted.size is not None and entry.size != wanted.size:
             kind = Kind.TRUNCATED if entry.size < wanted.size else Kind.CHANGED
             detail = f"it has {entry.size} bytes, {wanted.size} were published"
-            self._damage(kind, snapshot, name, wanted, detail, entry=entry)
+            self._find_repairable(kind, snapshot, name, wanted, detail, entry=entry)
         else:
             await self._content(snapshot, name, wanted, entry, sums)
 
@@ -244,9 +244,9 @@ class _Verification:
         try:
             digest = await self._reader.digest(snapshot.folder, name, entry)
         except FileNotFoundError:
-            self._damage(Kind.MISSING, snapshot, name, wanted, "it is not there")
+            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "it is not there")
         except DcsyncError as error:
-            self._damage(Kind.UNREADABLE, snapshot, name, wanted, error.message, entry=entry, error=error)
+            self._find_repairable(Kind.UNREADABLE, snapshot, name, wanted, error.message, entry=entry, error=error)
         else:
             if digest.sha256 == wanted.sha256:
                 return
@@ -255,7 +255,7 @@ class _Verification:
                 self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{name}", detail)
                 return
             detail = f"its SHA-256 is {digest.sha256}, {wanted.sha256} was published"
-            self._damage(Kind.CHANGED, snapshot, name, wanted, detail, entry=entry)
+            self._find_repairable(Kind.CHANGED, snapshot, name, wanted, detail, entry=entry)
 
     async def _unknown_folders(self) -> None:
         """Find folders that look like snapshots of this account and are not in the manifest."""
@@ -303,10 +303,10 @@ class _Verification:
         return account in {None, self._account.name}
 
     def _find(self, kind: Kind, job: JobId | None, path: str, detail: str, *, is_folder: bool = False) -> None:
-        finding = Finding(kind=kind, account=self._account.name, job=job, path=path, detail=detail, is_folder=is_folder)
-        self._findings.append(finding)
+        item = Damage(kind=kind, account=self._account.name, job=job, path=path, detail=detail, is_folder=is_folder)
+        self._found.append(item)
 
-    def _damage(
+    def _find_repairable(
         self,
         kind: Kind,
         snapshot: Snapshot,
@@ -321,9 +321,9 @@ class _Verification:
         if error is not None and not isinstance(error, DiskFault):
             # No permission, say: nothing tells that the file itself is damaged.
             return
-        self._damages.append(
-            Damage(
-                finding=self._findings[-1],
+        self._repairables.append(
+            Repairable(
+                damage=self._found[-1],
                 folder=snapshot.folder,
                 name=name,
                 sha256=wanted.sha256,
@@ -341,22 +341,22 @@ def _above(name: str) -> list[str]:
 
 
 def _say(report: VerifyReport) -> None:
-    for finding in report.findings:
-        level = log.error if finding.outcome in {Outcome.LOST, Outcome.FOUND} else log.warning
+    for item in report.damage:
+        level = log.error if item.outcome in {Outcome.LOST, Outcome.FOUND} else log.warning
         level(
-            f"{finding.kind} in the mirror",
-            account=finding.account,
-            job=finding.job,
-            path=finding.path,
-            detail=finding.detail,
-            outcome=finding.outcome.value,
+            f"{item.kind} in the mirror",
+            account=item.account,
+            job=item.job,
+            path=item.path,
+            detail=item.detail,
+            outcome=item.outcome.value,
         )
-    if report.findings or report.files:
+    if report.damage or report.files:
         log.info(
             "snapshots verified",
             snapshots=report.snapshots,
             files=report.files,
             read_bytes=report.read_bytes,
-            findings=len(report.findings),
+            damage=len(report.damage),
             part=None if report.part is None else f"{report.part[0]}/{report.part[1]}",
         )

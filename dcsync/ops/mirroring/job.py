@@ -9,7 +9,7 @@ import structlog
 
 from dcsync.core import cost, ziplayout
 from dcsync.core import plan as planning
-from dcsync.core.anomaly import Finding
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.cost import CostInputs, Method, Price
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import ARCHIVE_NAME, Job, JobId, ListedFile, RequestId, SignedFile, Snapshot, StoredFile
@@ -64,7 +64,7 @@ class Published:
     linked_bytes: int
     calls: int
     #: What looks wrong with its tables beside the snapshots before.
-    warnings: tuple[Finding, ...] = ()
+    warnings: tuple[TableWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import structlog
 
 from dcsync import __version__
 from dcsync.core import anomaly, layout, names, sidecar
-from dcsync.core.anomaly import Finding
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.cost import Price
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import How, Job, JobId, Json, Snapshot, StoredFile
@@ -153,7 +153,7 @@ async def adopt_snapshot(context: MirrorContext, account: AccountSettings, found
 
 async def publish(
     context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged
-) -> tuple[Snapshot, tuple[Finding, ...]]:
+) -> tuple[Snapshot, tuple[TableWarning, ...]]:
     """Publish and acknowledge a staged job; return the snapshot and what looks wrong with its tables.
 
     Not interrupted by a cancellation once it has begun. `latest` moves after the acknowledgement, and only forward.
@@ -163,7 +163,7 @@ async def publish(
 
 async def _publish(
     context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged
-) -> tuple[Snapshot, tuple[Finding, ...]]:
+) -> tuple[Snapshot, tuple[TableWarning, ...]]:
     changes = sidecar.changes_between(staged.previous, staged.files)
     now = context.clock.now()
     warnings = await _look_back(context, account, staged)
@@ -305,12 +305,12 @@ def _discard_all(root: MirrorRoot, job: JobId) -> None:
         discard_staging(root, leaf)
 
 
-async def _look_back(context: SyncContext, account: AccountSettings, staged: Staged) -> tuple[Finding, ...]:
+async def _look_back(context: SyncContext, account: AccountSettings, staged: Staged) -> tuple[TableWarning, ...]:
     """Hold the tables of a staged job against those of the snapshots before."""
     before = await context.manifest.history.tables_before(
         account.name, staged.request.id, staged.job.completed_at, limit=anomaly.LOOK_BACK
     )
-    return anomaly.findings(
+    return anomaly.table_warnings(
         {stored.original: stored.table for stored in staged.files if is_table(stored.original)},
         before,
         is_delta=staged.request.is_delta,

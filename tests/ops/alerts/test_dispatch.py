@@ -22,7 +22,7 @@ from dcsync.ops.mirroring.run import Wanted, sync
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
 
-EVERYTHING = ["snapshot", "failure", "attention", "recovered"]
+EVERYTHING = ["snapshot", "failure", "alert", "recovered"]
 HOUR, DAY = 3600, 86400
 #: At each poll: the network is gone.
 NO_NETWORK = Fault(server="api", kind="status", status=503, times=None)
@@ -213,12 +213,12 @@ async def test_a_snapshot_is_told_also_when_the_clock_was_set_back(mirror: Mirro
 
 
 async def test_a_hook_hears_only_what_it_is_for(mirror: Mirror) -> None:
-    listener = Listener(mirror, on=["attention"])
+    listener = Listener(mirror, on=["alert"])
     add_extract(mirror, tables(1))
     assert await listener.after_a_run() == []
 
     mirror.environ["TOKEN"] = "wrong"
-    assert await listener.after_a_run() == [("attention", "T-LOGIN")]
+    assert await listener.after_a_run() == [("alert", "T-LOGIN")]
 
 
 # --- what stops an account --------------------------------------------------------------------------------------------
@@ -229,12 +229,12 @@ async def test_that_a_person_is_needed_is_told_at_once_once_a_day_and_when_it_is
 ) -> None:
     token, mirror.environ["TOKEN"] = mirror.environ["TOKEN"], "wrong"
 
-    assert await listener.after_a_run() == [("attention", "T-LOGIN")]
+    assert await listener.after_a_run() == [("alert", "T-LOGIN")]
     for _ in range(3):
         mirror.clock.advance(HOUR)
         assert await listener.after_a_run() == []
     mirror.clock.advance(21 * HOUR)
-    assert await listener.after_a_run() == [("attention", "T-LOGIN")]
+    assert await listener.after_a_run() == [("alert", "T-LOGIN")]
     mirror.environ["TOKEN"] = token
     assert await listener.after_a_run() == [("recovered", "T-LOGIN")]
     assert await listener.after_a_run() == []
@@ -276,7 +276,7 @@ async def test_a_job_that_fails_for_hours_is_told_though_most_runs_do_not_try_it
 
     # What stops the account says nothing of the job.
     mirror.environ["TOKEN"], token = "wrong", mirror.environ["TOKEN"]
-    assert await listener.after_a_run() == [("attention", "T-LOGIN")]
+    assert await listener.after_a_run() == [("alert", "T-LOGIN")]
     mirror.environ["TOKEN"] = token
     # Nor does a run that is for another one.
     assert await listener.after_a_run(wanted=Wanted(jobs=("another",))) == [("recovered", "T-LOGIN")]
@@ -337,7 +337,7 @@ async def test_an_extract_that_is_not_there_is_late_upstream(mirror: Mirror, lis
     await mirror.run()
 
     (event,) = listener.events()
-    assert (event["event"], event["code"]) == ("attention", "L-LATE")
+    assert (event["event"], event["code"]) == ("alert", "L-LATE")
     assert event["message"] == (
         "the extract of 2026-11-23 02:00Z (Nightly) is 3 h late upstream: there is no job for it"
     )
@@ -358,10 +358,10 @@ async def test_that_nothing_can_be_fetched_is_another_matter_than_an_extract_tha
     mirror.clock.advance(HOUR)
     assert await listener.after_a_run() == [("failure", "A-SERVER")]
     mirror.sandbox.faults.clear()
-    assert await listener.after_a_run() == [("attention", "L-LATE"), ("recovered", "A-SERVER")]
+    assert await listener.after_a_run() == [("alert", "L-LATE"), ("recovered", "A-SERVER")]
     # And what is late has not come because nobody can look.
     mirror.environ["TOKEN"], token = "wrong", mirror.environ["TOKEN"]
-    assert await listener.after_a_run() == [("attention", "T-LOGIN")]
+    assert await listener.after_a_run() == [("alert", "T-LOGIN")]
     mirror.environ["TOKEN"] = token
     assert await listener.after_a_run() == [("recovered", "T-LOGIN")]
 
@@ -429,7 +429,7 @@ async def test_a_request_that_was_set_inactive_is_told_and_is_not_late(mirror: M
 
     await mirror.run()
     (event,) = listener.events()
-    assert (event["event"], event["code"], event["subject"]) == ("attention", "L-INACTIVE", request)
+    assert (event["event"], event["code"], event["subject"]) == ("alert", "L-INACTIVE", request)
     assert event["message"] == "the data request Nightly was set inactive: no new extracts come of it"
 
     mirror.world.requests[request].is_active = True
@@ -588,7 +588,7 @@ async def tell(mirror: Mirror, context: SyncContext) -> Teller:
 async def standing(context: SyncContext, code: str) -> list[tuple[str, str]]:
     """Return message and subject of what stands with that code."""
     found = await Notes(context.manifest).standing(["acme"])
-    return [(item.concern.message, item.concern.subject) for item in found if item.concern.code == code]
+    return [(item.alert.message, item.alert.subject) for item in found if item.alert.code == code]
 
 
 # --- that it never fails the run --------------------------------------------------------------------------------------
@@ -632,7 +632,7 @@ async def test_expectations_are_of_the_requests_that_have_a_schedule(mirror: Mir
     assert (found[0].id, found[1].queued_at) == (request, datetime.fromisoformat("2026-11-23T02:00:00+00:00"))
 
 
-@pytest.mark.parametrize(("days", "told"), [(9, []), (11, [("attention", "T-DEADLINE")])])
+@pytest.mark.parametrize(("days", "told"), [(9, []), (11, [("alert", "T-DEADLINE")])])
 async def test_a_refresh_token_that_nears_its_end_is_told_before_it_ends(
     mirror: Mirror, listener: Listener, days: int, told: list[tuple[str, str]]
 ) -> None:
@@ -663,7 +663,7 @@ async def test_a_table_that_loses_a_column_is_told_with_its_snapshot(mirror: Mir
 
     snapshot, event = listener.events()
     assert snapshot["event"] == "snapshot"
-    assert (event["event"], event["code"]) == ("attention", "L-COLUMNS")
+    assert (event["event"], event["code"]) == ("alert", "L-COLUMNS")
     assert event["job"] == job
     assert "a.csv" in event["message"]
     assert f"dcsync diff previous {job}" in event["hint"]

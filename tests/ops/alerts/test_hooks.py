@@ -18,9 +18,10 @@ from structlog.testing import capture_logs
 
 from dcsync.app.from_config import hidden_names, tell_settings
 from dcsync.config import Config
-from dcsync.core.alerts import Event, EventKind
+from dcsync.core.alerts import AlertCode
+from dcsync.core.events import Event, EventKind
 from dcsync.manifest import HookRun, HookState, Notes, open_manifest
-from dcsync.ops.alerts.hooks import CODE, RETRY_AFTER, Hook, hooks_for, run_due
+from dcsync.ops.alerts.hooks import RETRY_AFTER, Hook, hooks_for, run_due
 from tests.fakes import NOON, FakeClock
 
 K = EventKind
@@ -123,7 +124,7 @@ def test_a_hook_runs_for_the_events_it_is_for_in_their_order() -> None:
 def test_a_hook_that_failed_for_good_and_is_mended_runs_no_hooks(kind: EventKind) -> None:
     hook = Hook(on=frozenset(K), argv=("page",), timeout=MINUTE)
 
-    assert hooks_for([hook], [make_event(kind, CODE)]) == []
+    assert hooks_for([hook], [make_event(kind, AlertCode.H_FAILED)]) == []
     assert len(hooks_for([hook], [make_event(kind, "A-NETWORK")])) == 1
 
 
@@ -288,7 +289,7 @@ async def test_what_became_of_it_is_logged_with_what_to_do(bench: Bench) -> None
 
 
 async def test_one_that_nobody_can_run_again_has_another_hint(bench: Bench) -> None:
-    argv = await bench.due("exit 1", kind=K.ATTENTION)
+    argv = await bench.due("exit 1", kind=K.ALERT)
     with capture_logs() as lines:
         for wait in (0, 60, 600):
             bench.clock.advance(wait)

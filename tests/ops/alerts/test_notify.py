@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from dcsync.core.alerts import Event, EventKind
+from dcsync.core.events import Event, EventKind
 from dcsync.log import configure
 from dcsync.ops.alerts import notify
 from tests.fakes import NOON
@@ -81,7 +81,7 @@ def said() -> Iterator[io.StringIO]:
     assert CANARY not in stream.getvalue()
 
 
-def make_event(kind: EventKind = EventKind.ATTENTION, **changes: Any) -> Event:
+def make_event(kind: EventKind = EventKind.ALERT, **changes: Any) -> Event:
     values: dict[str, Any] = {"account": "acme", "at": NOON, "message": "it stands", "code": "X-Y", "hint": "mend it"}
     return Event(kind=kind, **{**values, **changes})
 
@@ -93,8 +93,8 @@ async def test_a_message_reaches_every_address(service: Service, said: io.String
     assert await notify.send([service.address(), service.address()], [make_event()])
 
     assert len(service.messages) == 2
-    assert service.messages[0]["title"] == "dcsync: acme: attention needed"
-    assert service.messages[0]["message"] == "attention needed: it stands [X-Y]\n  do: mend it"
+    assert service.messages[0]["title"] == "dcsync: acme: alert"
+    assert service.messages[0]["message"] == "alert: it stands [X-Y]\n  do: mend it"
     assert service.messages[0]["type"] == "warning"
     assert said.getvalue() == ""
 
@@ -121,7 +121,7 @@ async def test_several_events_are_one_message(service: Service) -> None:
 
 
 def test_what_concerns_the_whole_mirror_says_so() -> None:
-    assert notify.message([make_event(account="")])[0] == "dcsync: the mirror: attention needed"
+    assert notify.message([make_event(account="")])[0] == "dcsync: the mirror: alert"
 
 
 async def test_an_address_that_refuses_does_not_keep_the_others_from_hearing(
@@ -217,7 +217,7 @@ async def test_after_a_run_what_changed_is_sent_and_the_watchdog_hears_only_whil
     for _ in range(3):
         mirror.clock.advance(60)
         await mirror.run()
-    assert [message["title"] for message in service.messages] == ["dcsync: acme: attention needed"]
+    assert [message["title"] for message in service.messages] == ["dcsync: acme: alert"]
     assert len(service.beats) == 1
 
     mirror.environ["TOKEN"] = token

@@ -23,7 +23,7 @@ from dcsync.errors import ExitStatus
 from dcsync.manifest import Records
 from dcsync.mirror import adopt
 from dcsync.mirror.root import MirrorRoot
-from dcsync.ops.integrity.report import Finding, Kind, Outcome, VerifyReport
+from dcsync.ops.integrity.report import Damage, Kind, Outcome, VerifyReport
 from dcsync.ops.integrity.verify import Part, verify, verify_nightly
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, tables
@@ -58,15 +58,15 @@ def flip_a_bit(path: Path, chance: random.Random) -> None:
     spoil(path, bytes(body))
 
 
-def told(findings: Sequence[Finding]) -> set[tuple[str, str]]:
-    return {(finding.kind.value, finding.path.rpartition("/")[2]) for finding in findings}
+def told(found: Sequence[Damage]) -> set[tuple[str, str]]:
+    return {(item.kind.value, item.path.rpartition("/")[2]) for item in found}
 
 
 def files_of(mirror: Mirror) -> list[Path]:
     return [path for path in mirror.visible() if not path.is_symlink()]
 
 
-# --- finding ----------------------------------------------------------------------------------------------------------
+# --- item ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_sound_mirror_has_no_findings(mirror: Mirror) -> None:
@@ -76,7 +76,7 @@ async def test_a_sound_mirror_has_no_findings(mirror: Mirror) -> None:
 
     report = await verified(mirror)
 
-    assert report.findings == []
+    assert report.damage == []
     assert report.exit_status is ExitStatus.DONE
     assert report.snapshots == 3
 
@@ -100,10 +100,8 @@ async def test_200_flipped_bits_in_200_files_are_all_found_with_no_false_alarm(m
     report = await verified(mirror)
 
     assert len(damaged) == 200
-    assert sorted(finding.path for finding in report.findings) == sorted(
-        str(path.relative_to(mirror.root)) for path in damaged
-    )
-    assert {finding.kind for finding in report.findings} == {Kind.CHANGED}
+    assert sorted(item.path for item in report.damage) == sorted(str(path.relative_to(mirror.root)) for path in damaged)
+    assert {item.kind for item in report.damage} == {Kind.CHANGED}
     assert report.exit_status is ExitStatus.INCOMPLETE
 
 
@@ -126,7 +124,7 @@ async def test_every_kind_of_damage_has_its_name(mirror: Mirror, tmp_path: Path)
 
     report = await verified(mirror)
 
-    assert told(report.findings) == {
+    assert told(report.damage) == {
         ("truncated", files[0].name),
         ("changed", files[1].name),
         ("changed", files[2].name),
@@ -135,8 +133,8 @@ async def test_every_kind_of_damage_has_its_name(mirror: Mirror, tmp_path: Path)
         ("changed", files[5].name),
         ("extra", "stray.csv"),
     }
-    assert len(report.findings) == 8
-    assert {finding.job for finding in report.findings} == {job}
+    assert len(report.damage) == 8
+    assert {item.job for item in report.damage} == {job}
 
 
 async def test_a_missing_folder_is_one_finding(mirror: Mirror) -> None:
@@ -146,9 +144,9 @@ async def test_a_missing_folder_is_one_finding(mirror: Mirror) -> None:
     path = mirror.snapshot_of(job)
     shutil.rmtree(path)
 
-    (finding,) = (await verified(mirror)).findings
+    (item,) = (await verified(mirror)).damage
 
-    assert (finding.kind, finding.path) == (Kind.MISSING, str(path.relative_to(mirror.root)))
+    assert (item.kind, item.path) == (Kind.MISSING, str(path.relative_to(mirror.root)))
 
 
 async def test_a_symlink_in_place_of_a_folder_is_not_followed(mirror: Mirror, tmp_path: Path) -> None:
@@ -158,10 +156,10 @@ async def test_a_symlink_in_place_of_a_folder_is_not_followed(mirror: Mirror, tm
     path.rename(tmp_path / "moved")
     path.symlink_to(tmp_path / "moved")
 
-    (finding,) = (await verified(mirror)).findings
+    (item,) = (await verified(mirror)).damage
 
-    assert finding.kind is Kind.CHANGED
-    assert "symlink" in finding.detail
+    assert item.kind is Kind.CHANGED
+    assert "symlink" in item.detail
 
 
 async def test_a_snapshot_that_the_manifest_does_not_know_is_extra(mirror: Mirror) -> None:
@@ -169,9 +167,9 @@ async def test_a_snapshot_that_the_manifest_does_not_know_is_extra(mirror: Mirro
     await mirror.sync()
     shutil.copytree(mirror.snapshot_of(job), mirror.root / "acme/copy")
 
-    (finding,) = (await verified(mirror)).findings
+    (item,) = (await verified(mirror)).damage
 
-    assert (finding.kind, finding.path, finding.job) == (Kind.EXTRA, "acme/copy", None)
+    assert (item.kind, item.path, item.job) == (Kind.EXTRA, "acme/copy", None)
 
 
 async def test_a_file_that_agrees_with_the_sums_and_not_with_the_manifest_is_not_called_damaged(mirror: Mirror) -> None:
@@ -188,7 +186,7 @@ async def test_a_file_that_agrees_with_the_sums_and_not_with_the_manifest_is_not
 
     report = await verified(mirror, repair=True)
 
-    details = {finding.path.rpartition("/")[2]: finding for finding in report.findings}
+    details = {item.path.rpartition("/")[2]: item for item in report.damage}
     assert "dcsync rebuild" in details["a.csv"].detail
     assert details["a.csv"].outcome is Outcome.FOUND
     assert (mirror.snapshot_of(job) / "a.csv").read_bytes() == b"content"
@@ -217,7 +215,7 @@ async def test_a_snapshot_that_is_published_during_the_look_is_not_called_unknow
     report = await verified(mirror)
 
     assert str(mirror.snapshot_of(job).relative_to(mirror.root)) in found
-    assert report.findings == []
+    assert report.damage == []
 
 
 async def test_each_inode_is_read_once_and_is_amiss_in_every_snapshot_that_shares_it(mirror: Mirror) -> None:
@@ -230,7 +228,7 @@ async def test_each_inode_is_read_once_and_is_amiss_in_every_snapshot_that_share
     report = await verified(mirror)
 
     assert sound.read_bytes < 2 * 50_000
-    assert sorted(str(finding.job) for finding in report.findings) == sorted(jobs)
+    assert sorted(str(item.job) for item in report.damage) == sorted(jobs)
 
 
 @pytest.mark.needs_tool("strace")
@@ -260,9 +258,9 @@ async def test_a_read_error_is_unreadable_and_not_missing(mirror: Mirror, error:
     ]
     out = await asyncio.to_thread(lambda: subprocess.check_output(command, stderr=subprocess.PIPE, text=True))
 
-    (finding,) = json.loads(out.splitlines()[-1])
-    assert (finding["kind"], finding["path"]) == ("unreadable", str(path.relative_to(mirror.root)))
-    assert finding["detail"]
+    (item,) = json.loads(out.splitlines()[-1])
+    assert (item["kind"], item["path"]) == ("unreadable", str(path.relative_to(mirror.root)))
+    assert item["detail"]
 
 
 async def test_reading_keeps_to_the_rate(mirror: Mirror) -> None:
@@ -299,9 +297,9 @@ async def test_what_is_amiss_is_found_by_exactly_one_part(mirror: Mirror) -> Non
     for path in sorted(folder.iterdir()):
         flip_a_bit(path, random.Random(str(path)))
 
-    found = [finding for number in range(1, 6) for finding in (await verified(mirror, part=(number, 5))).findings]
+    found = [item for number in range(1, 6) for item in (await verified(mirror, part=(number, 5))).damage]
 
-    assert sorted(finding.path for finding in found) == sorted(
+    assert sorted(item.path for item in found) == sorted(
         str(path.relative_to(mirror.root)) for path in folder.iterdir()
     )
 
@@ -329,7 +327,7 @@ async def test_nights_go_through_the_parts_and_pass_over_none(mirror: Mirror) ->
 
 
 def outcome_of(report: VerifyReport) -> set[str]:
-    return {finding.outcome.value for finding in report.findings}
+    return {item.outcome.value for item in report.damage}
 
 
 async def test_what_the_server_still_has_is_fetched_and_replaced_in_every_snapshot(mirror: Mirror) -> None:
@@ -350,9 +348,9 @@ async def test_what_the_server_still_has_is_fetched_and_replaced_in_every_snapsh
         assert_proved_by_sums(mirror.snapshot_of(job))
     # One inode for all of them, as before, and recorded.
     assert len({(mirror.snapshot_of(job) / "a.csv").stat().st_ino for job in jobs}) == 1
-    assert (await verified(mirror)).findings == []
+    assert (await verified(mirror)).damage == []
     # The damaged file is kept.
-    kept = {mirror.root / str(finding.kept) for finding in report.findings}
+    kept = {mirror.root / str(item.kept) for item in report.damage}
     assert all(path.read_bytes() == b"SHARED CONTENT" for path in kept)
     assert all(".dcsync/quarantine/" in str(path) for path in kept)
 
@@ -428,9 +426,9 @@ async def test_after_30_days_what_nobody_has_is_lost_and_left_as_it_is(mirror: M
 
     report = await verified(mirror, repair=True)
 
-    (finding,) = report.findings
-    assert finding.outcome is Outcome.LOST
-    assert "server has deleted" in finding.detail
+    (item,) = report.damage
+    assert item.outcome is Outcome.LOST
+    assert "server has deleted" in item.detail
     assert report.exit_status is ExitStatus.UNSAFE
     assert path.read_bytes() == b"x"
     assert len(mirror.sandbox.calls) == before
@@ -462,9 +460,9 @@ async def test_other_bytes_of_the_server_are_not_taken_for_the_file(mirror: Mirr
 
     report = await verified(mirror, repair=True)
 
-    (finding,) = report.findings
-    assert finding.outcome is Outcome.LOST
-    assert "other bytes" in finding.detail
+    (item,) = report.damage
+    assert item.outcome is Outcome.LOST
+    assert "other bytes" in item.detail
     assert path.read_bytes() == b"x"
 
 
@@ -476,9 +474,9 @@ async def test_a_server_that_cannot_be_reached_is_no_loss(mirror: Mirror) -> Non
 
     report = await verified(mirror, repair=True)
 
-    (finding,) = report.findings
-    assert finding.outcome is Outcome.FOUND
-    assert "not repaired" in finding.detail
+    (item,) = report.damage
+    assert item.outcome is Outcome.FOUND
+    assert "not repaired" in item.detail
     assert report.exit_status is ExitStatus.INCOMPLETE
 
 
@@ -492,10 +490,10 @@ async def test_sums_are_made_anew_and_a_sidecar_is_lost(mirror: Mirror) -> None:
 
     report = await verified(mirror, repair=True)
 
-    outcomes = {finding.path.rpartition("/")[2]: finding.outcome for finding in report.findings}
+    outcomes = {item.path.rpartition("/")[2]: item.outcome for item in report.damage}
     assert outcomes == {"SHA256SUMS": Outcome.REPAIRED, "_dcsync.json": Outcome.LOST}
     assert (folder / "SHA256SUMS").read_bytes() == body
-    assert "data is not concerned" in next(f.detail for f in report.findings if f.outcome is Outcome.LOST)
+    assert "data is not concerned" in next(f.detail for f in report.damage if f.outcome is Outcome.LOST)
 
 
 async def test_a_missing_folder_is_fetched_by_the_next_sync(mirror: Mirror) -> None:
@@ -536,7 +534,7 @@ async def test_so_many_missing_folders_are_left_to_a_person(mirror: Mirror) -> N
     report = await verified(mirror, repair=True)
 
     assert outcome_of(report) == {"found"}
-    assert "5 of 8 snapshots" in report.findings[0].detail
+    assert "5 of 8 snapshots" in report.damage[0].detail
 
 
 async def test_extra_files_are_never_touched(mirror: Mirror) -> None:
@@ -585,5 +583,5 @@ async def test_it_can_be_verified_while_somebody_else_holds_the_mirror(mirror: M
     async with mirror.opened():
         report = await verified(mirror)
 
-    assert report.findings == []
+    assert report.damage == []
     assert report.snapshots == 1

@@ -1,4 +1,4 @@
-"""The log: structlog and the standard library in one stream, one event a line, secrets redacted as a second net."""
+"""The log: structlog and the standard library in one stream, one event per line. Redaction is a second safety net."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any, Protocol
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-#: Keys whose values are secrets whatever they look like.
+#: Keys whose values are always secrets.
 _SECRET_KEY = re.compile(r"token|secret|password|passwd|authorization|assertion|signature|private_key", re.IGNORECASE)
-#: Keys that only sound like it: facts about tokens.
-#: What structlog's ProcessorFormatter puts in, and takes out before rendering.
+#: Keys that structlog's ProcessorFormatter adds, and removes before rendering.
 _FORMATTERS_OWN = frozenset({"_record", "_from_structlog"})
+#: Keys that match the pattern and are only facts about tokens.
 _HARMLESS_KEYS = frozenset({"token_method", "token_expires_at"})
 _URL_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)\?[^\s'\"<>]*", re.IGNORECASE)
 _USER = re.compile(r"(https?://)[^\s/?#@'\"<>]*@", re.IGNORECASE)
-# The user of a database is told, the password is not.
+# A database's user is shown, its password is not.
 _DATABASE = re.compile(r"(postgres(?:ql)?://[^\s/?#@:'\"<>]*:)[^\s/?#@'\"<>]*@", re.IGNORECASE)
-# A key that names a secret, then its value: in quotes of any kind (also escaped ones, JSON within JSON) up to where
-# they close, else up to the next blank. A comma may be part of it.
+# A key that names a secret, and its value. The value ends at the closing quote (also an escaped one, JSON in JSON) or,
+# without quotes, at the next space. A comma can be part of it.
 _QUOTE = re.compile(r"""\\?["']""")
 _PAIR = re.compile(
     r"""(?ix)\b(x-amz-[a-z0-9-]+|awsaccesskeyid|signature|sig|(?:access_|refresh_|id_)?token|client_secret|secret
@@ -34,25 +34,25 @@ _PAIR = re.compile(
     (\\"(?:(?!\\").)*|"(?:\\.|[^"\\])*|'[^']*|(?:(?:basic|bearer|token)\s+)?[^\s&;"'}\])]+)"""
 )
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
-# Three parts in base64url, the first of which begins as JSON does.
+# Three parts in base64url. The first one is a JSON object.
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*")
 
 
 class Stream(Protocol):
-    """Where the log goes."""
+    """The output of the log."""
 
     def write(self, text: str, /) -> object:
         """Write text."""
 
     def flush(self) -> None:
-        """Write it out."""
+        """Flush the output."""
 
     def isatty(self) -> bool:
-        """Say whether a person reads it."""
+        """Return whether the output is a terminal."""
 
 
 def redact(text: str) -> str:
-    """Return text without what looks like a secret: queries of URLs, bearer tokens, JWTs, pairs that name one."""
+    """Return text without URL queries, bearer tokens, JWTs, and the values of keys that name a secret."""
     text = _USER.sub(r"\1…@", text)
     text = _DATABASE.sub(r"\1…@", text)
     text = _URL_QUERY.sub(r"\1?…", text)
@@ -67,12 +67,12 @@ def _without_value(pair: re.Match[str]) -> str:
 
 
 def configure(level: str, form: str, *, stream: Stream) -> None:
-    """Set up the log. `form` is `console`, `json`, or `auto`: console where a person reads it, else JSON lines."""
+    """Set up the log. `form` is `console`, `json`, or `auto`: console on a terminal, else JSON lines."""
     as_console = form == "console" or (form == "auto" and stream.isatty())
     shared: list[Callable[[WrappedLogger, str, EventDict], Mapping[str, Any]]] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Text, not structures: no renderer that would show the locals of a frame, which hold tokens.
+        # As text: a renderer of structures would show the local variables of each frame, which contain tokens.
         structlog.processors.format_exc_info,
         _redact_event,
     ]
@@ -95,15 +95,15 @@ def configure(level: str, form: str, *, stream: Stream) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Their debug and info lines show whole requests.
+    # Their debug and info lines show complete requests.
     for name in ("aiohttp", "apscheduler", "asyncio", "sqlalchemy", "aiosqlite", "stamina", "alembic", "tenacity"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # stamina announces each retry with the arguments of what it retries, a URL among them.
+    # stamina logs each retry with the arguments of the retried function, such as a URL.
     logging.getLogger("stamina").setLevel(logging.ERROR)
-    # apprise shows an address that it cannot read, and the secret in it; urllib3, which it uses, the path of each one.
+    # apprise shows an address that it cannot parse, with the secret in it. urllib3, which it uses, shows paths.
     logging.getLogger("apprise").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    # What the queue and the driver meet is told by us, once; each of their workers and pools would say it again.
+    # dcsync reports the errors of the queue and the driver once. Each of their workers and pools would repeat them.
     for name in ("procrastinate", "psycopg"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     structlog.configure(
@@ -115,7 +115,7 @@ def configure(level: str, form: str, *, stream: Stream) -> None:
 
 
 def _json_line(event: EventDict, **options: Any) -> str:  # noqa: ANN401 - passed on
-    """Return JSON that can be read, with an escape for whatever breaks a line or that a terminal obeys (S10)."""
+    """Return readable JSON. Characters that break a line or control a terminal are escaped (docs/faults.md, S10)."""
     text = json.dumps(event, ensure_ascii=False, **options)
     return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
@@ -141,12 +141,12 @@ def _redacted(key: str, value: object) -> object:
         return {field.name: _redacted(field.name, getattr(value, field.name)) for field in fields(value) if field.repr}
     if isinstance(value, BaseException):
         return redact(f"{type(value).__name__}: {value}")
-    # A URL, a path, bytes, anything: as text, like the rest.
+    # Everything else, such as a URL, a path or bytes, is text.
     return redact(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
 
 
 def _escape_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Keep one event on one line: a name with a line break or a terminal's command must not write its own (S10)."""
+    """Keep one event on one line, whatever characters a name contains (docs/faults.md, S10)."""
     for key, value in event.items():
         if isinstance(value, str) and key not in {"exception", "stack"}:
             event[key] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)

@@ -1,4 +1,4 @@
-"""From the configuration to what the verbs take: plain settings."""
+"""From the configuration to the plain settings that `ops` takes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dcsync.ops.context import AccountSettings
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
-    """Return the accounts of the configuration, or those of them that are named; `ConfigError` for an unknown name."""
+    """Return the configured accounts, or only those in `names`. Raises `ConfigError` for an unknown name."""
     known = [account.name for account in config.accounts]
     unknown = [name for name in names if name not in known]
     if unknown:
-        message = f"there is no account {unknown[0]!r} in the configuration"
+        message = f"the configuration has no account {unknown[0]!r}"
         raise ConfigError(message, hint=f"the accounts are: {', '.join(known)}")
     ids = [account.account_id for account in config.accounts]
     return [
@@ -55,7 +55,7 @@ def keep_policy(config: Config) -> KeepPolicy:
 
 
 def storage_policy(config: Config) -> StoragePolicy:
-    """Return where signed URLs may lead: a loopback API is a sandbox, whose file store is on loopback too."""
+    """Return which hosts signed URLs may point to. The storage of a sandbox is on loopback, like its API."""
     return StoragePolicy(
         hosts=tuple(config.api.allow_storage_hosts), allow_loopback=is_loopback_url(config.api.base_url)
     )
@@ -81,22 +81,22 @@ def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings
 
 
 def hidden_names(config: Config) -> frozenset[str]:
-    """Return the environment variables that a hook must not inherit: our secrets, and what systemd tells us."""
+    """Return the environment variables that hooks must not inherit: secrets, and systemd's variables for dcsync."""
     ours = {ref.variable for _, ref in secret_refs(config) if ref.variable is not None}
     ours |= {"PGPASSWORD", "PGPASSFILE"} if config.state.manifest.is_shared else set()
     return frozenset({*ours, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 
 
 def callback_secret(config: Config, *, environ: Mapping[str, str]) -> str:
-    """Return the last part of the callback's path: the configured one, else one that is made once and kept.
+    """Return the last part of the callback's path: the configured one, or one that is generated once and kept.
 
-    Raises `ConfigError` for one that could be guessed: fewer than 128 bits.
+    Raises `ConfigError` for a secret that is too short: under 128 bits.
     """
     if config.http.callback_secret is not None:
         secret = config.http.callback_secret.resolve(environ).get_secret_value()
         if not re.fullmatch(r"[A-Za-z0-9_-]{22,200}", secret):
             message = "http.callback_secret needs at least 22 letters, digits, hyphens and underscores (128 bits)"
-            hint = "make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            hint = "generate one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
             raise ConfigError(message, hint=hint)
         return secret
     state = state_folder(config)

@@ -105,7 +105,7 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
     else:
         for path, ref in secret_refs(config):
             if exposed and ref.holds_secret:
-                message = "others can read this secret: chmod 600 the file, or write env:NAME or file:PATH instead"
+                message = "others can read this secret. Run chmod 600, or write env:NAME or file:PATH instead"
                 mistakes.append(
                     ConfigMistake(file=str(place), line=line_of(path, lines), key=_dotted(path), message=message)
                 )

@@ -130,7 +130,7 @@ class Api(Section):
     def _plain_origin(cls, value: str) -> str:
         if "@" in value:
             # Not the value: it may contain a password.
-            message = "remove the user name and password: secrets belong in [auth]"
+            message = "remove the user name and password, which belong in [auth]"
             raise ValueError(message)
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:

@@ -253,7 +253,7 @@ def test_a_key_that_is_missing_is_named_at_its_section(tmp_path: Path) -> None:
 def test_a_secret_in_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> None:
     (said,) = problems(tmp_path, WHOLE.replace("env:TOKEN", CANARY), mode=mode)
 
-    assert said.startswith("config.toml:5: auth.access_token: others can read this secret: chmod 600")
+    assert said.startswith("config.toml:5: auth.access_token: others can read this secret. Run chmod 600")
     assert CANARY not in said
 
 
@@ -326,4 +326,4 @@ def test_no_problem_shows_a_secret(tmp_path: Path, auth: str, mode: int) -> None
 def test_an_address_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
     (said,) = problems(tmp_path, f'{WHOLE}[api]\nbase_url = "https://user:{CANARY}@example.com"\n')
 
-    assert said == "config.toml:10: api.base_url: remove the user name and password: secrets belong in [auth]"
+    assert said == "config.toml:10: api.base_url: remove the user name and password, which belong in [auth]"

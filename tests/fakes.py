@@ -11,12 +11,36 @@ from typing import Any
 
 from dcsync.core.model import DataRequest, How, Job, JobId, ListedFile, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
+from dcsync.core.quota import wait_before_next, within_window
 from dcsync.core.snapshot import Record
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 ACCOUNT_ID = "872264f8-2433-498d-8d36-16649ecb13fe"
 REQUEST_ID = RequestId("ce9bc188-1e18-11eb-adc1-0242ac120002")
 JOB_ID = JobId("9bd7c8a0-5b0c-4b8e-8d0e-0c1e9a5d1f11")
+
+
+class MemoryWindow:
+    """Meets the port `CallWindow` for one process."""
+
+    def __init__(self) -> None:
+        self._calls: list[float] = []
+        self._paused_until = 0.0
+
+    async def reserve(self, *, limit: int, now: float) -> float:
+        """Record a call at `now` and return 0.0, or return the seconds to wait."""
+        wait = wait_before_next(self._calls, limit=limit, now=now, paused_until=self._paused_until)
+        if wait <= 0:
+            self._calls = [*within_window(self._calls, now), now]
+        return wait
+
+    async def pause(self, *, until: float, now: float) -> None:
+        """Let no call begin before `until`."""
+        self._paused_until = max(self._paused_until, until)
+
+    async def used(self, *, now: float) -> int:
+        """Return the number of calls in the minute before `now`."""
+        return len(within_window(self._calls, now))
 
 
 class FakeClock:

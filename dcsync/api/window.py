@@ -33,29 +33,6 @@ class CallWindow(Protocol):
         """Return the number of calls in the minute before `now`."""
 
 
-class MemoryWindow:
-    """A window for one process."""
-
-    def __init__(self) -> None:
-        self._calls: list[float] = []
-        self._paused_until = 0.0
-
-    async def reserve(self, *, limit: int, now: float) -> float:
-        """Record a call at `now` and return 0.0, or return the seconds to wait."""
-        wait = wait_before_next(self._calls, limit=limit, now=now, paused_until=self._paused_until)
-        if wait <= 0:
-            self._calls = [*within_window(self._calls, now), now]
-        return wait
-
-    async def pause(self, *, until: float, now: float) -> None:  # noqa: ARG002 - the port's signature
-        """Let no call begin before `until`."""
-        self._paused_until = max(self._paused_until, until)
-
-    async def used(self, *, now: float) -> int:
-        """Return the number of calls in the minute before `now`."""
-        return len(within_window(self._calls, now))
-
-
 class FileWindow:
     """A window for all processes of this machine that use the same file.
 

@@ -10,8 +10,6 @@ WIDTH = 600
 HEIGHT = 120
 #: More than this many points say nothing more at this width: of each stretch, the least and the most are kept.
 MOST_POINTS = 240
-#: So few snapshots are shown as dots too: a line alone hides where they are.
-MOST_DOTS = 40
 _EDGE = 4
 
 SPARK_WIDTH = 90
@@ -28,11 +26,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """The drawing of points, from zero up to the most: a line, the area below it, and its dots."""
+    """The drawing of points, from zero up to the most: a line and the area below it."""
 
     line: str
     area: str
-    dots: tuple[tuple[float, float], ...]
     first: Point
     last: Point
     least: int
@@ -61,7 +58,6 @@ def chart(points: Sequence[Point], *, width: int = WIDTH, height: int = HEIGHT) 
     return Chart(
         line=line,
         area=f"{places[0][0]:.1f},{bottom} {line} {places[-1][0]:.1f},{bottom}",
-        dots=tuple((round(x, 1), round(y, 1)) for x, y in places) if len(places) <= MOST_DOTS else (),
         first=points[0],
         last=points[-1],
         least=min(point.value for point in points),

@@ -44,14 +44,6 @@ class Layout:
         return any("{request}" in segment for segment in self.request_segments)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where one snapshot goes, relative to the root, `/` between components."""
-
-    request_folder: str
-    folder: str
-
-
 def parse_layout(text: str) -> Layout:
     """Parse a layout's name or template; `ValueError` says what is wrong with it."""
     template = NAMED_LAYOUTS.get(text, text)
@@ -90,10 +82,11 @@ def place(
     job: JobId,
     zone: tzinfo = UTC,
     id_length: int = SHORT_ID,
-) -> Place:
-    """Return the folder of a job's snapshot: by the job's own time in `zone`, never by today's (FAULTS C1, C3).
+) -> str:
+    """Return the folder of a job's snapshot, relative to the root, with `/` between components.
 
-    A job without a time goes below `undated` (FAULTS C5). `id_length` is raised when two jobs would share a folder.
+    The day is that of the job in `zone`, never today's: a machine whose clock is wrong must not move a snapshot. A job
+    without a time goes below `undated`. Raise `id_length` when two jobs would share a folder.
     """
     local = None if completed_at is None else _in_zone(completed_at, zone)
     values = {
@@ -103,9 +96,8 @@ def place(
         "time": _time_of(local, zone),
         "job": names.component(short_id(job, id_length)),
     }
-    request_folder = "/".join(_fill(segment, values, local) for segment in layout.request_segments)
-    below = "/".join(_fill(segment, values, local) for segment in layout.snapshot_segments)
-    return Place(request_folder=request_folder, folder=f"{request_folder}/{below}")
+    segments = (*layout.request_segments, *layout.snapshot_segments)
+    return "/".join(_fill(segment, values, local) for segment in segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

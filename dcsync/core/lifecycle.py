@@ -53,8 +53,6 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 #: States in which there is work to do.
 OPEN = frozenset({S.SEEN, S.LISTED, S.STAGING, S.FAILED})
-#: States that upstream's view no longer changes: what is published stays (FAULTS A15).
-SETTLED = frozenset({S.PUBLISHED, S.PRUNED, S.EMPTY, S.EXPIRED, S.QUARANTINED})
 #: States of which a person should hear.
 LOSSES = frozenset({S.EXPIRED, S.QUARANTINED})
 

@@ -22,8 +22,6 @@ JobId = NewType("JobId", str)
 
 #: `autodesk_data_extract.zip` repeats every other file of the extract (API, the data listing).
 ARCHIVE_NAME = "autodesk_data_extract.zip"
-#: A signed URL must be used within this many seconds of the answer that brought it (APS, GET jobs/:jobId/data/:name).
-SIGNED_URL_LIFE_S = 60
 #: The server deletes an extract this many days after its job completed (APS, Data Connector developer guide).
 EXTRACT_LIFE_DAYS = 30
 

@@ -101,11 +101,6 @@ class Plan:
         return self._of(Link)
 
     @property
-    def kept(self) -> tuple[Keep, ...]:
-        """The files that an earlier run staged."""
-        return self._of(Keep)
-
-    @property
     def skipped(self) -> tuple[Skip, ...]:
         """The files that are left out."""
         return self._of(Skip)

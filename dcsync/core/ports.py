@@ -1,17 +1,17 @@
-"""The ports: what the work needs of tokens, the manifest, and signing. Adapters meet them, fakes stand in for them.
+"""The ports that adapters meet and fakes stand in for, and the values that pass to and from the manifest.
 
-The fourth port is `dcsync.clock.Clock`. The file system is no port: tests use real folders.
+`dcsync.clock.Clock` and `dcsync.api.window.CallWindow` are ports too. The manifest and the file system are not: tests
+use real ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, SignedFile, Snapshot, StoredFile
+from dcsync.core.model import Job, JobId, RequestId, SignedFile, Snapshot
 from dcsync.core.summary import Summary
 
 
@@ -95,74 +95,3 @@ class Publication:
     summary: Summary | None = None
     #: Of `_dcsync.json`; None where the snapshot has none that can be trusted.
     sidecar_sha256: str | None = None
-
-
-class Manifest(Protocol):
-    """The database of known jobs, files and runs. A method returns when what it changed is durable."""
-
-    async def facts(self, account: AccountName) -> AccountFacts:
-        """Return what is known of an account; empty facts for a new one."""
-
-    async def learn(self, account: AccountName, facts: AccountFacts) -> None:
-        """Replace what is known of an account."""
-
-    async def jobs(
-        self, account: AccountName, *, states: Collection[JobState] | None = None
-    ) -> Mapping[JobId, KnownJob]:
-        """Return all jobs of an account, or those in some states: of thousands, few are open."""
-
-    async def job(self, account: AccountName, job: JobId) -> KnownJob | None:
-        """Return one job; None for one that is not known."""
-
-    async def requests(self, account: AccountName) -> Mapping[RequestId, KnownRequest]:
-        """Return all data requests of an account."""
-
-    async def record_poll(
-        self,
-        account: AccountName,
-        *,
-        jobs: Sequence[KnownJob],
-        requests: Sequence[tuple[KnownRequest, DataRequest | None]],
-        at: datetime,
-    ) -> None:
-        """Store what one complete look at the lists brought, all or nothing: a poll cut short leaves no gap."""
-
-    async def move(  # noqa: PLR0913 - a row's columns
-        self,
-        account: AccountName,
-        job: JobId,
-        state: JobState,
-        *,
-        at: datetime,
-        attempts: int | None = None,
-        next_try_at: datetime | None = None,
-        reason_code: str | None = None,
-        reason: str | None = None,
-        folder: str | None = None,
-    ) -> None:
-        """Put a job into a state; `IllegalTransition` when the table does not lead there. `folder` once set stays."""
-
-    async def publish(self, account: AccountName, publication: Publication) -> None:
-        """Record a published snapshot with its files. When this returns it is acknowledged, and only then."""
-
-    async def snapshot_before(
-        self, account: AccountName, request: RequestId, completed_at: datetime | None
-    ) -> Snapshot | None:
-        """Return the newest published snapshot of a request completed before that time (any, if it is None)."""
-
-    async def copies(
-        self, account: AccountName, request: RequestId, stored: StoredFile, *, limit: int
-    ) -> Sequence[Snapshot]:
-        """Return published snapshots of a request that have such a file, newest first, each with that file alone.
-
-        Such a one has the same names, size and CRC32.
-        """
-
-    async def newest_snapshot(self, account: AccountName, request: RequestId) -> str | None:
-        """Return the folder of the newest published snapshot of a request."""
-
-    async def published_folders(self, account: AccountName) -> Mapping[JobId, str]:
-        """Return the folder of each published job."""
-
-    async def folder_taken_by(self, folder: str) -> JobId | None:
-        """Return the job that has this folder."""

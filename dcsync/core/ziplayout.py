@@ -61,7 +61,6 @@ class Member:
     name: str
     raw_name: bytes
     method: int
-    flags: int
     crc32: int
     packed: int
     size: int
@@ -313,7 +312,6 @@ def _entry(fields: Sequence[int], raw_name: bytes, extra: bytes, limit: int) -> 
         name=name,
         raw_name=raw_name,
         method=method,
-        flags=flags,
         crc32=crc32,
         packed=packed,
         size=size,

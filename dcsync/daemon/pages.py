@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 from dcsync.clock import Clock, SystemClock
 from dcsync.core.model import Json
 from dcsync.errors import ConfigError
+from dcsync.ops.metrics import CONTENT_TYPE
 
 log = structlog.get_logger(__name__)
 
@@ -71,9 +72,7 @@ class Pages:
         return web.json_response(document, status=200 if able else 503, headers={"Cache-Control": "no-store"})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(
-            body=await self._daemon.figures(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        return web.Response(body=await self._daemon.figures(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _report(self, _: web.Request) -> web.Response:
         page = await self._daemon.report()

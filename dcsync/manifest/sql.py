@@ -403,16 +403,6 @@ class SqlManifest:
             row = (await connection.execute(query.where(job_table.c.account == account))).one()
             return Sums(snapshots=int(row[0]), calls=int(row[1]), fetched_bytes=int(row[2]), linked_bytes=int(row[3]))
 
-    async def totals(self, account: AccountName) -> Mapping[str, int]:
-        """Return the number of jobs of an account by state."""
-        async with self.reading() as connection:
-            rows = await connection.execute(
-                sa.select(job_table.c.state, sa.func.count())
-                .where(job_table.c.account == account)
-                .group_by(job_table.c.state)
-            )
-            return {row[0]: row[1] for row in rows}
-
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection to read with; the database's errors become ours."""

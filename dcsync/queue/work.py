@@ -31,7 +31,6 @@ log = structlog.get_logger(__name__)
 JOBS_AT_ONCE = 4
 #: Polls and chores of one host at the same time: they mostly wait.
 _CHORES_AT_ONCE = 8
-_WORKERS = ((["control"], 2), (["polls", "chores"], _CHORES_AT_ONCE), (["mirror"], JOBS_AT_ONCE))
 #: How long work under way may go on after `stop` before it is cancelled (DESIGN §7: 10 s with all that follows).
 DRAIN_S = 6.0
 

@@ -17,11 +17,10 @@ from yarl import URL
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.api.limiter import Limiter
 from dcsync.api.transport import ApiTransport
-from dcsync.api.window import MemoryWindow
 from dcsync.core.model import AccountId, Job, JobId, RequestId
 from dcsync.errors import BadAnswer, BadListing
 from dcsync.sandbox import Options, Sandbox, World
-from tests.fakes import ACCOUNT_ID, REQUEST_ID, FakeClock, FakeTokens
+from tests.fakes import ACCOUNT_ID, REQUEST_ID, FakeClock, FakeTokens, MemoryWindow
 
 #: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
 ACCOUNT = AccountId(ACCOUNT_ID)

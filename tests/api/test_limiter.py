@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dcsync.api.limiter import Limiter
-from dcsync.api.window import FileWindow, MemoryWindow
+from dcsync.api.window import FileWindow
 from dcsync.errors import RateLimited
 from dcsync.tasks import DiskThreads
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, MemoryWindow
 
 
 class StuckClock(FakeClock):

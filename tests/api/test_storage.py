@@ -19,12 +19,11 @@ from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.api.storage import Answer, PublicResolver, Storage, _pieces, open_storage
 from dcsync.api.transport import ApiTransport
-from dcsync.api.window import MemoryWindow
 from dcsync.core.model import AccountId, JobId, SignedFile
 from dcsync.core.urls import StoragePolicy
 from dcsync.errors import StorageUnreachable, UnsafeUrl
 from dcsync.sandbox import Options, Sandbox, World
-from tests.fakes import FakeClock, FakeTokens
+from tests.fakes import FakeClock, FakeTokens, MemoryWindow
 
 #: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
 LOOPBACK = StoragePolicy(allow_loopback=True)

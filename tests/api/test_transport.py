@@ -19,7 +19,6 @@ from yarl import URL
 
 from dcsync.api.limiter import Limiter
 from dcsync.api.transport import ATTEMPTS, MAX_BODY, ApiTransport
-from dcsync.api.window import MemoryWindow
 from dcsync.core.ports import TokenSource
 from dcsync.errors import (
     AccessRefused,
@@ -35,7 +34,7 @@ from dcsync.errors import (
     RateLimited,
 )
 from dcsync.sandbox import Fault, Options, Sandbox, World
-from tests.fakes import NOON, FakeClock, FakeTokens
+from tests.fakes import NOON, FakeClock, FakeTokens, MemoryWindow
 
 #: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
 BASE = "https://api.example.com"

@@ -18,11 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dcsync.api.shared import DatabaseWindow
-from dcsync.api.window import CallWindow, FileWindow, MemoryWindow
+from dcsync.api.window import CallWindow, FileWindow
 from dcsync.database import Database, parse_database
 from dcsync.errors import ManifestError
 from dcsync.manifest import open_manifest
 from dcsync.tasks import DiskThreads
+from tests.fakes import MemoryWindow
 
 
 @pytest.fixture

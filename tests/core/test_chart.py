@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core.chart import HEIGHT, MOST_DOTS, MOST_POINTS, SPARK_HEIGHT, SPARK_WIDTH, WIDTH, Point, chart, spark
+from dcsync.core.chart import HEIGHT, MOST_POINTS, SPARK_HEIGHT, SPARK_WIDTH, WIDTH, Point, chart, spark
 from tests.fakes import NOON
 
 
@@ -32,7 +32,6 @@ def test_the_line_goes_from_edge_to_edge_and_from_zero_up_to_the_most() -> None:
     assert drawn is not None
     assert drawn.line == "4.0,116.0 300.0,60.0 596.0,4.0"
     assert drawn.area == "4.0,116 4.0,116.0 300.0,60.0 596.0,4.0 596.0,116"
-    assert drawn.dots == ((4.0, 116.0), (300.0, 60.0), (596.0, 4.0))
     assert (drawn.least, drawn.most, drawn.first.value, drawn.last.value) == (0, 100, 0, 100)
 
 
@@ -71,7 +70,6 @@ def test_however_many_points_the_drawing_stays_small_inside_and_keeps_the_extrem
     assert (drawn.least, drawn.most) == (min(values), max(values))
     assert min(y for _, y in found) == (4.0 if max(values) else 116.0)
     assert max(y for _, y in found) == pytest.approx(116 - 112 * min(values) / max(*values, 1), abs=0.1)
-    assert bool(drawn.dots) is (len(found) <= MOST_DOTS)
 
 
 @given(st.lists(st.integers(0, 1 << 60), min_size=2, max_size=40))

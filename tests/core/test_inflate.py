@@ -38,7 +38,6 @@ def raw_member(packed: bytes, size: int) -> tuple[bytes, Member]:
         name="a",
         raw_name=b"a",
         method=8,
-        flags=0,
         crc32=0,
         packed=len(packed),
         size=size,

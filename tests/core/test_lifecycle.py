@@ -79,10 +79,9 @@ def test_a_job_may_not_go_where_the_table_does_not_lead(current: JobState, new: 
     assert not lifecycle.may_go(current, new)
 
 
-def test_each_state_is_open_settled_or_waiting_and_losses_are_settled() -> None:
-    assert lifecycle.OPEN | lifecycle.SETTLED | {S.WAITING} == set(JobState)
-    assert not lifecycle.OPEN & lifecycle.SETTLED
-    assert lifecycle.LOSSES < lifecycle.SETTLED
+def test_there_is_work_in_four_states_and_a_loss_in_two() -> None:
+    assert {"seen", "listed", "staging", "failed"} == lifecycle.OPEN
+    assert {"expired", "quarantined"} == lifecycle.LOSSES
 
 
 @pytest.mark.parametrize("known", [None, S.WAITING])

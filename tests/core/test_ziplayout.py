@@ -318,9 +318,7 @@ def test_a_local_header_that_contradicts_the_directory_is_refused(
 
 
 def make_member(offset: int, stop: int) -> Member:
-    return Member(
-        name=str(offset), raw_name=b"x", method=0, flags=0, crc32=0, packed=1, size=1, offset=offset, stop=stop
-    )
+    return Member(name=str(offset), raw_name=b"x", method=0, crc32=0, packed=1, size=1, offset=offset, stop=stop)
 
 
 def test_neighbours_share_a_span_and_others_do_not() -> None:

@@ -16,10 +16,10 @@ import pytest
 
 from dcsync.core.lifecycle import OPEN, JobState, may_go
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
-from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Manifest, Publication
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
 from dcsync.database import Database, parse_database
 from dcsync.errors import DcsyncError, IllegalTransition
-from dcsync.manifest import open_manifest
+from dcsync.manifest import SqlManifest, open_manifest
 from tests.fakes import JOB_ID, NOON, REQUEST_ID, FakeClock, make_job, make_request, make_snapshot, make_stored
 from tests.rigs.postgres import Postgres
 
@@ -28,10 +28,10 @@ BETA = AccountName("beta")
 LATER = NOON + timedelta(hours=1, microseconds=1)
 S = JobState
 
-Opener = Callable[[Path], AbstractAsyncContextManager[Manifest]]
+Opener = Callable[[Path], AbstractAsyncContextManager[SqlManifest]]
 
 
-def open_sqlite(folder: Path) -> AbstractAsyncContextManager[Manifest]:
+def open_sqlite(folder: Path) -> AbstractAsyncContextManager[SqlManifest]:
     return open_manifest(folder / "manifest.sqlite")
 
 
@@ -43,14 +43,14 @@ def opener(request: pytest.FixtureRequest) -> Opener:
     server: Postgres = request.getfixturevalue("postgres_server")
     databases: dict[Path, Database] = {}
 
-    def open_postgres(folder: Path) -> AbstractAsyncContextManager[Manifest]:
+    def open_postgres(folder: Path) -> AbstractAsyncContextManager[SqlManifest]:
         return open_manifest(databases.setdefault(folder, parse_database(server.fresh())))
 
     return open_postgres
 
 
 @pytest.fixture
-async def manifest(opener: Opener, tmp_path: Path) -> AsyncIterator[Manifest]:
+async def manifest(opener: Opener, tmp_path: Path) -> AsyncIterator[SqlManifest]:
     """An empty manifest."""
     async with opener(tmp_path) as opened:
         yield opened
@@ -76,17 +76,17 @@ def make_publication(job: JobId = JOB_ID, folder: str = "acme/x/2026", **changes
     return Publication(**{**values, **changes})
 
 
-async def know(manifest: Manifest, *jobs: str, state: JobState = S.SEEN, account: AccountName = ACME) -> None:
+async def know(manifest: SqlManifest, *jobs: str, state: JobState = S.SEEN, account: AccountName = ACME) -> None:
     """Let the manifest know jobs in a state."""
     known = [KnownJob(job=make_job(id=JobId(job)), state=state) for job in jobs or (JOB_ID,)]
     await manifest.record_poll(account, jobs=known, requests=[], at=NOON)
 
 
-async def state_of(manifest: Manifest, job: str = JOB_ID) -> JobState:
+async def state_of(manifest: SqlManifest, job: str = JOB_ID) -> JobState:
     return (await manifest.jobs(ACME))[JobId(job)].state
 
 
-async def files_of(manifest: Manifest) -> tuple[StoredFile, ...] | None:
+async def files_of(manifest: SqlManifest) -> tuple[StoredFile, ...] | None:
     snapshot = await manifest.snapshot_before(ACME, REQUEST_ID, None)
     return None if snapshot is None else snapshot.files
 
@@ -94,7 +94,7 @@ async def files_of(manifest: Manifest) -> tuple[StoredFile, ...] | None:
 # --- a new one --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_new_manifest_knows_nothing(manifest: Manifest) -> None:
+async def test_a_new_manifest_knows_nothing(manifest: SqlManifest) -> None:
     assert await manifest.facts(ACME) == AccountFacts()
     assert await manifest.jobs(ACME) == {}
     assert await manifest.requests(ACME) == {}
@@ -117,14 +117,14 @@ FULL_FACTS = AccountFacts(
 )
 
 
-async def test_what_was_learnt_is_known_to_the_microsecond(manifest: Manifest) -> None:
+async def test_what_was_learnt_is_known_to_the_microsecond(manifest: SqlManifest) -> None:
     await manifest.learn(ACME, FULL_FACTS)
 
     assert await manifest.facts(ACME) == FULL_FACTS
     assert await manifest.facts(BETA) == AccountFacts()
 
 
-async def test_what_is_learnt_later_replaces_all_of_it(manifest: Manifest) -> None:
+async def test_what_is_learnt_later_replaces_all_of_it(manifest: SqlManifest) -> None:
     await manifest.learn(ACME, FULL_FACTS)
 
     await manifest.learn(ACME, AccountFacts(conditional_works=True))
@@ -135,7 +135,7 @@ async def test_what_is_learnt_later_replaces_all_of_it(manifest: Manifest) -> No
 # --- polls ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_poll_stores_jobs_and_requests_and_when_it_was(manifest: Manifest) -> None:
+async def test_a_poll_stores_jobs_and_requests_and_when_it_was(manifest: SqlManifest) -> None:
     job = make_job(progress=100, project_ids=("p1", "p2"), extra={"new": [1, {"x": None}]})
     waiting = make_job(id=JobId("waiting"), status="running", completion_status=None, completed_at=None)
     request = make_known_request()
@@ -157,7 +157,7 @@ async def test_a_poll_stores_jobs_and_requests_and_when_it_was(manifest: Manifes
     assert await manifest.requests(BETA) == {}
 
 
-async def test_a_later_poll_brings_what_is_new_and_keeps_what_was_fixed_at_first_sight(manifest: Manifest) -> None:
+async def test_a_later_poll_brings_what_is_new_and_keeps_what_was_fixed_at_first_sight(manifest: SqlManifest) -> None:
     running = make_job(status="running", completion_status=None, completed_at=None)
     await manifest.record_poll(
         ACME, jobs=[KnownJob(job=running, state=S.WAITING)], requests=[(make_known_request(), None)], at=NOON
@@ -173,7 +173,7 @@ async def test_a_later_poll_brings_what_is_new_and_keeps_what_was_fixed_at_first
     assert (await manifest.facts(ACME)).last_poll_at == LATER
 
 
-async def test_a_request_that_could_not_be_read_is_known_as_such_until_it_can(manifest: Manifest) -> None:
+async def test_a_request_that_could_not_be_read_is_known_as_such_until_it_can(manifest: SqlManifest) -> None:
     unread = make_known_request(description="", slug="request-1", is_described=False)
     await manifest.record_poll(ACME, jobs=[], requests=[(unread, None)], at=NOON)
     assert await manifest.requests(ACME) == {REQUEST_ID: unread}
@@ -185,7 +185,7 @@ async def test_a_request_that_could_not_be_read_is_known_as_such_until_it_can(ma
     assert await manifest.requests(ACME) == {REQUEST_ID: replace(read, slug="request-1")}
 
 
-async def test_a_poll_does_not_forget_the_tries_of_a_job(manifest: Manifest) -> None:
+async def test_a_poll_does_not_forget_the_tries_of_a_job(manifest: SqlManifest) -> None:
     await know(manifest)
     await manifest.move(ACME, JOB_ID, S.FAILED, at=NOON, attempts=2, next_try_at=LATER, reason_code="F-SPACE")
 
@@ -195,7 +195,7 @@ async def test_a_poll_does_not_forget_the_tries_of_a_job(manifest: Manifest) -> 
     assert (known.attempts, known.next_try_at, known.reason_code) == (2, LATER, "F-SPACE")
 
 
-async def test_a_poll_with_one_wrong_entry_changes_nothing_at_all(manifest: Manifest) -> None:
+async def test_a_poll_with_one_wrong_entry_changes_nothing_at_all(manifest: SqlManifest) -> None:
     await know(manifest, "a", state=S.PRUNED)
     facts = await manifest.facts(ACME)
     jobs = await manifest.jobs(ACME)
@@ -216,7 +216,7 @@ async def test_a_poll_with_one_wrong_entry_changes_nothing_at_all(manifest: Mani
     assert await manifest.facts(ACME) == facts
 
 
-async def test_one_job_and_those_in_some_states_are_as_they_are_among_all(manifest: Manifest) -> None:
+async def test_one_job_and_those_in_some_states_are_as_they_are_among_all(manifest: SqlManifest) -> None:
     for number, state in enumerate(S):
         await know(manifest, f"job-{number}", state=state)
     await know(manifest, "job-0", state=S.FAILED, account=BETA)
@@ -232,7 +232,7 @@ async def test_one_job_and_those_in_some_states_are_as_they_are_among_all(manife
     assert await manifest.job(BETA, JobId("job-1")) is None
 
 
-async def test_a_poll_keeps_what_else_is_known_of_the_account(manifest: Manifest) -> None:
+async def test_a_poll_keeps_what_else_is_known_of_the_account(manifest: SqlManifest) -> None:
     await manifest.learn(ACME, FULL_FACTS)
 
     await manifest.record_poll(ACME, jobs=[], requests=[], at=LATER)
@@ -240,7 +240,7 @@ async def test_a_poll_keeps_what_else_is_known_of_the_account(manifest: Manifest
     assert await manifest.facts(ACME) == replace(FULL_FACTS, last_poll_at=LATER)
 
 
-async def test_two_accounts_may_know_the_same_job(manifest: Manifest) -> None:
+async def test_two_accounts_may_know_the_same_job(manifest: SqlManifest) -> None:
     await know(manifest)
     await know(manifest, account=BETA, state=S.EMPTY)
 
@@ -254,7 +254,7 @@ async def test_two_accounts_may_know_the_same_job(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize("current", list(JobState))
-async def test_a_job_goes_where_the_table_leads_and_nowhere_else(manifest: Manifest, current: JobState) -> None:
+async def test_a_job_goes_where_the_table_leads_and_nowhere_else(manifest: SqlManifest, current: JobState) -> None:
     await know(manifest, *[new.value for new in JobState], state=current)
 
     went = set()
@@ -268,7 +268,7 @@ async def test_a_job_goes_where_the_table_leads_and_nowhere_else(manifest: Manif
         assert known.state is (JobState(job) if JobState(job) in went else current)
 
 
-async def test_an_illegal_move_changes_nothing(manifest: Manifest) -> None:
+async def test_an_illegal_move_changes_nothing(manifest: SqlManifest) -> None:
     await know(manifest, state=S.EMPTY)
     before = await manifest.jobs(ACME)
 
@@ -283,7 +283,7 @@ async def test_an_illegal_move_changes_nothing(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize(("account", "job"), [(ACME, "unknown"), (BETA, JOB_ID)])
 async def test_a_job_that_is_not_known_cannot_be_moved_or_published(
-    manifest: Manifest, account: AccountName, job: str
+    manifest: SqlManifest, account: AccountName, job: str
 ) -> None:
     await know(manifest)
 
@@ -295,7 +295,7 @@ async def test_a_job_that_is_not_known_cannot_be_moved_or_published(
     assert await state_of(manifest) is S.SEEN
 
 
-async def test_a_move_says_why_and_when_it_is_tried_again(manifest: Manifest) -> None:
+async def test_a_move_says_why_and_when_it_is_tried_again(manifest: SqlManifest) -> None:
     await know(manifest)
 
     await manifest.move(
@@ -313,7 +313,7 @@ async def test_a_move_says_why_and_when_it_is_tried_again(manifest: Manifest) ->
     )
 
 
-async def test_a_move_clears_the_old_reason_and_keeps_tries_and_folder(manifest: Manifest) -> None:
+async def test_a_move_clears_the_old_reason_and_keeps_tries_and_folder(manifest: SqlManifest) -> None:
     await know(manifest)
     await manifest.move(
         ACME, JOB_ID, S.FAILED, at=NOON, attempts=2, next_try_at=LATER, reason_code="X", reason="x", folder="acme/x"
@@ -326,7 +326,7 @@ async def test_a_move_clears_the_old_reason_and_keeps_tries_and_folder(manifest:
     assert (known.next_try_at, known.reason_code, known.reason) == (None, None, None)
 
 
-async def test_a_folder_is_taken_from_its_move_on_and_by_one_job_only(manifest: Manifest) -> None:
+async def test_a_folder_is_taken_from_its_move_on_and_by_one_job_only(manifest: SqlManifest) -> None:
     await know(manifest, "a", "b")
     await manifest.move(ACME, JobId("a"), S.LISTED, at=NOON, folder="acme/x")
 
@@ -341,7 +341,7 @@ async def test_a_folder_is_taken_from_its_move_on_and_by_one_job_only(manifest: 
 # --- publishing -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_published_snapshot_is_known_row_for_row(manifest: Manifest) -> None:
+async def test_a_published_snapshot_is_known_row_for_row(manifest: SqlManifest) -> None:
     await know(manifest)
     await manifest.move(ACME, JOB_ID, S.FAILED, at=NOON, attempts=2, next_try_at=LATER, reason_code="X", reason="x")
     files = (
@@ -368,7 +368,7 @@ async def test_a_published_snapshot_is_known_row_for_row(manifest: Manifest) -> 
     assert await manifest.folder_taken_by("acme/x/2026") == JOB_ID
 
 
-async def test_a_snapshot_may_have_more_files_than_a_statement_has_room_for(manifest: Manifest) -> None:
+async def test_a_snapshot_may_have_more_files_than_a_statement_has_room_for(manifest: SqlManifest) -> None:
     await know(manifest)
     files = tuple(make_stored(f"table_{number:05}.csv", b"%d" % number) for number in range(4001))
 
@@ -377,7 +377,7 @@ async def test_a_snapshot_may_have_more_files_than_a_statement_has_room_for(mani
     assert await files_of(manifest) == files
 
 
-async def test_publishing_again_replaces_the_files(manifest: Manifest) -> None:
+async def test_publishing_again_replaces_the_files(manifest: SqlManifest) -> None:
     await know(manifest)
     await manifest.publish(ACME, make_publication(files=(make_stored("a.csv"), make_stored("b.csv"))))
 
@@ -391,7 +391,7 @@ async def test_publishing_again_replaces_the_files(manifest: Manifest) -> None:
     [("Forms.csv", "forms.csv"), ("é.csv", "e\u0301.csv"), ("straße.csv", "STRASSE.csv"), ("ﬁle.csv", "file.csv")],
 )
 async def test_two_names_that_a_file_system_takes_for_one_are_refused(
-    manifest: Manifest, first: str, second: str
+    manifest: SqlManifest, first: str, second: str
 ) -> None:
     await know(manifest)
 
@@ -403,7 +403,7 @@ async def test_two_names_that_a_file_system_takes_for_one_are_refused(
     assert await manifest.folder_taken_by("acme/x/2026") is None
 
 
-async def test_two_snapshots_may_have_the_same_names(manifest: Manifest) -> None:
+async def test_two_snapshots_may_have_the_same_names(manifest: SqlManifest) -> None:
     await know(manifest, "a", "b")
 
     await manifest.publish(ACME, make_publication(JobId("a"), "acme/a"))
@@ -412,7 +412,7 @@ async def test_two_snapshots_may_have_the_same_names(manifest: Manifest) -> None
     assert await manifest.published_folders(ACME) == {"a": "acme/a", "b": "acme/b"}
 
 
-async def test_a_job_that_cannot_be_published_is_not(manifest: Manifest) -> None:
+async def test_a_job_that_cannot_be_published_is_not(manifest: SqlManifest) -> None:
     await know(manifest, state=S.WAITING)
 
     with pytest.raises(IllegalTransition):
@@ -422,7 +422,7 @@ async def test_a_job_that_cannot_be_published_is_not(manifest: Manifest) -> None
     assert await files_of(manifest) is None
 
 
-async def test_a_folder_that_another_job_has_is_not_published_twice(manifest: Manifest) -> None:
+async def test_a_folder_that_another_job_has_is_not_published_twice(manifest: SqlManifest) -> None:
     await know(manifest, "a", "b")
     await manifest.publish(ACME, make_publication(JobId("a"), "acme/x"))
 
@@ -434,7 +434,7 @@ async def test_a_folder_that_another_job_has_is_not_published_twice(manifest: Ma
 
 
 @pytest.mark.parametrize("state", [S.PRUNED, S.SEEN, S.EXPIRED])
-async def test_a_snapshot_that_is_gone_is_not_linked_to_any_more(manifest: Manifest, state: JobState) -> None:
+async def test_a_snapshot_that_is_gone_is_not_linked_to_any_more(manifest: SqlManifest, state: JobState) -> None:
     await know(manifest)
     await manifest.publish(ACME, make_publication())
 
@@ -447,7 +447,7 @@ async def test_a_snapshot_that_is_gone_is_not_linked_to_any_more(manifest: Manif
     assert await manifest.folder_taken_by("acme/x/2026") == JOB_ID
 
 
-async def test_the_files_of_a_snapshot_that_came_back_are_those_of_the_second_time(manifest: Manifest) -> None:
+async def test_the_files_of_a_snapshot_that_came_back_are_those_of_the_second_time(manifest: SqlManifest) -> None:
     await know(manifest)
     await manifest.publish(ACME, make_publication(files=(make_stored("old.csv"),)))
     await manifest.move(ACME, JOB_ID, S.SEEN, at=LATER)
@@ -460,7 +460,7 @@ async def test_the_files_of_a_snapshot_that_came_back_are_those_of_the_second_ti
 # --- the snapshot before ----------------------------------------------------------------------------------------------
 
 
-async def publish_days(manifest: Manifest, *days: int, request: RequestId = REQUEST_ID) -> None:
+async def publish_days(manifest: SqlManifest, *days: int, request: RequestId = REQUEST_ID) -> None:
     for day in days:
         job = JobId(f"{request[:2]}-{day}")
         known = KnownJob(
@@ -474,7 +474,7 @@ async def publish_days(manifest: Manifest, *days: int, request: RequestId = REQU
     ("day", "found"), [(0, None), (1, None), (2, "ce-1"), (3, "ce-2"), (4, "ce-3"), (9, "ce-3"), (None, "ce-3")]
 )
 async def test_the_snapshot_before_is_the_newest_that_is_older(
-    manifest: Manifest, day: int | None, found: str | None
+    manifest: SqlManifest, day: int | None, found: str | None
 ) -> None:
     await publish_days(manifest, 2, 3, 1)
 
@@ -483,7 +483,7 @@ async def test_the_snapshot_before_is_the_newest_that_is_older(
     assert (None if before is None else before.job) == found
 
 
-async def test_the_snapshot_before_is_of_the_same_request_and_account_and_published(manifest: Manifest) -> None:
+async def test_the_snapshot_before_is_of_the_same_request_and_account_and_published(manifest: SqlManifest) -> None:
     await publish_days(manifest, 1)
     await publish_days(manifest, 5, request=RequestId("another"))
     await know(manifest, "not-published")
@@ -496,7 +496,7 @@ async def test_the_snapshot_before_is_of_the_same_request_and_account_and_publis
     assert await manifest.newest_snapshot(ACME, RequestId("another")) == "acme/an-5"
 
 
-async def test_a_microsecond_makes_a_snapshot_older(manifest: Manifest) -> None:
+async def test_a_microsecond_makes_a_snapshot_older(manifest: SqlManifest) -> None:
     await publish_days(manifest, 1)
     at = NOON + timedelta(days=1)
 
@@ -504,7 +504,7 @@ async def test_a_microsecond_makes_a_snapshot_older(manifest: Manifest) -> None:
     assert await manifest.snapshot_before(ACME, REQUEST_ID, at + timedelta(microseconds=1)) is not None
 
 
-async def publish_file(manifest: Manifest, day: int, stored: StoredFile, request: RequestId = REQUEST_ID) -> None:
+async def publish_file(manifest: SqlManifest, day: int, stored: StoredFile, request: RequestId = REQUEST_ID) -> None:
     await publish_days(manifest, day, request=request)
     job = JobId(f"{request[:2]}-{day}")
     snapshot = make_snapshot(
@@ -514,7 +514,7 @@ async def publish_file(manifest: Manifest, day: int, stored: StoredFile, request
     await manifest.publish(ACME, make_publication(job, f"acme/{job}", snapshot=snapshot))
 
 
-async def test_copies_of_a_file_are_found_newest_first(manifest: Manifest) -> None:
+async def test_copies_of_a_file_are_found_newest_first(manifest: SqlManifest) -> None:
     wanted = make_stored("schemas/a.csv", b"same", original="schemas/\ud800a.csv", inode=2**64 - 1, mtime_ns=5)
     for day in (3, 1, 4, 2):
         await publish_file(manifest, day, wanted)
@@ -531,7 +531,7 @@ async def test_copies_of_a_file_are_found_newest_first(manifest: Manifest) -> No
     )
 
 
-async def test_what_differs_or_is_of_another_request_or_is_gone_is_no_copy(manifest: Manifest) -> None:
+async def test_what_differs_or_is_of_another_request_or_is_gone_is_no_copy(manifest: SqlManifest) -> None:
     wanted = make_stored("a.csv", b"same")
     await publish_file(manifest, 1, make_stored("a.csv", b"else"))
     await publish_file(manifest, 2, make_stored("a.csv", b"longer"))
@@ -571,7 +571,7 @@ async def cancel_after(turns: int, work: Coroutine[Any, Any, None]) -> None:
 
 
 @pytest.mark.timeout(300)  # each turn of the loop before the disk has answered is one: on a slow disk there are many
-async def test_cancelling_at_any_moment_leaves_a_publish_whole_or_not_begun(manifest: Manifest) -> None:
+async def test_cancelling_at_any_moment_leaves_a_publish_whole_or_not_begun(manifest: SqlManifest) -> None:
     files = tuple(make_stored(f"{number:04}.csv") for number in range(1100))
     await know(manifest)
     before = (await manifest.jobs(ACME))[JOB_ID]
@@ -588,7 +588,7 @@ async def test_cancelling_at_any_moment_leaves_a_publish_whole_or_not_begun(mani
     assert await files_of(manifest) == files
 
 
-async def test_many_write_at_once_and_all_of_it_is_there(manifest: Manifest) -> None:
+async def test_many_write_at_once_and_all_of_it_is_there(manifest: SqlManifest) -> None:
     jobs = [str(number) for number in range(40)]
     await know(manifest, *jobs)
 

@@ -533,16 +533,6 @@ async def test_accounts_are_those_that_were_learnt_polled_or_published(path: Pat
         assert await manifest.accounts() == ["acme", "learnt", "polled"]
 
 
-async def test_jobs_are_counted_by_state(path: Path) -> None:
-    async with open_manifest(path) as manifest:
-        for job in "abc":
-            await publish(manifest, job)
-        await manifest.move(ACME, JobId("a"), JobState.PRUNED, at=NOON)
-
-        assert await manifest.totals(ACME) == {"published": 2, "pruned": 1}
-        assert await manifest.totals(AccountName("other")) == {}
-
-
 async def test_a_run_is_a_row(path: Path) -> None:
     async with open_manifest(path) as manifest:
         for error in (None, "A-NETWORK"):

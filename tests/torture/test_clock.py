@@ -64,13 +64,13 @@ def test_each_job_has_one_folder_in_every_zone_over_two_years(chance: random.Ran
                 job=JobId(f"{number:08x}-0000"),
                 zone=zone,
             )
-            assert found.folder not in folders
-            folders[found.folder] = moment
-            again = recognise(layout, found.folder, zone)
+            assert found not in folders
+            folders[found] = moment
+            again = recognise(layout, found, zone)
             assert again is not None
             assert again.completed_at == moment.replace(microsecond=0)
             local = moment.astimezone(zone)
-            assert f"/{local.year:04}/{local.month:02}/{local.day:02}/" in found.folder
+            assert f"/{local.year:04}/{local.month:02}/{local.day:02}/" in found
         places += len(folders)
     figure("folders of jobs in every zone over two years", f"{places:,} around {changes:,} changes, each its own")
 

@@ -68,9 +68,7 @@ class StoreBehaviour:
 class Tally:
     """What one extract took."""
 
-    calls: int = 0
     fetched_bytes: int = 0
-    linked_bytes: int = 0
     stored: dict[str, StoredFile] = field(default_factory=dict)
     failures: list[tuple[str, StorageError]] = field(default_factory=list)
 
@@ -155,7 +153,6 @@ class Fetcher:
             # Nothing says of what these bytes were the beginning.
             await disk.run(part.restart)
         signed = await self._sign(self._job, fetch.file.name)
-        self.tally.calls += 1
         self._context.observer.file_started(self._job.id, fetch.name, fetch.file.size)
         have = part.have
         unless = None if attempts.unless is None or have is not None else attempts.unless.etag
@@ -243,7 +240,6 @@ class Fetcher:
             message = "the file in the snapshot before is not what was recorded"
             raise ContentChanged(message)
         self._lore.matched += 1
-        self.tally.linked_bytes += linked.size
         self._context.observer.file_advanced(self._job.id, fetch.name, linked.size)
         return linked
 

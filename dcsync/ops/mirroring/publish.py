@@ -68,7 +68,7 @@ async def choose_folder(context: SyncContext, account: AccountSettings, request:
     if known.folder is not None:
         return known.folder
     for length in _ID_LENGTHS:
-        folder = _place(context, account, request, known.job, length).folder
+        folder = _place(context, account, request, known.job, length)
         taken_by = await context.manifest.folder_taken_by(folder)
         if taken_by == layout.short_id(known.job.id, length):
             # A rebuild found it there without its sidecar, and knew no more of the id than the folder's name has.
@@ -415,9 +415,7 @@ def _price_json(price: Price) -> dict[str, Json]:
     }
 
 
-def _place(
-    context: SyncContext, account: AccountSettings, request: KnownRequest, job: Job, length: int
-) -> layout.Place:
+def _place(context: SyncContext, account: AccountSettings, request: KnownRequest, job: Job, length: int) -> str:
     return layout.place(
         context.settings.layout,
         account=account.name,

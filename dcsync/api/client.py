@@ -52,10 +52,19 @@ class ListOptions:
 
 
 class DataConnector:
-    """The API of one client id. Each method is one call, lists one call a page."""
+    """The API of one client id. Each method is one call, lists one call a page; a retry is another call."""
 
     def __init__(self, transport: ApiTransport) -> None:
+        #: Calls made through this object, whether they were answered or not.
+        self.calls = 0
         self._transport = transport
+
+    def with_own_count(self) -> DataConnector:
+        """Return the same API with a count of its own, from zero. All else is shared: quota, tokens, and pauses.
+
+        Accounts run side by side, so each one counts apart.
+        """
+        return DataConnector(self._transport)
 
     @property
     def tokens(self) -> TokenSource:
@@ -70,12 +79,12 @@ class DataConnector:
     async def hubs(self) -> tuple[Hub, ...]:
         """Return the accounts that the user sees."""
         path = "/project/v1/hubs"
-        return _parsed(path, wire.parse_hubs, await self._transport.get(path))
+        return _parsed(path, wire.parse_hubs, await self._get(path))
 
     async def request(self, account: AccountId, request: RequestId) -> DataRequest:
         """Return one data request."""
         path = f"{_root(account)}/requests/{_segment(request)}"
-        return _parsed(path, wire.parse_request, await self._transport.get(path))
+        return _parsed(path, wire.parse_request, await self._get(path))
 
     async def requests(self, account: AccountId, options: ListOptions | None = None) -> list[DataRequest]:
         """Return data requests, each once, in the server's order."""
@@ -96,7 +105,7 @@ class DataConnector:
     async def listing(self, account: AccountId, job: JobId) -> tuple[ListedFile, ...]:
         """Return a job's data listing. `NotFound` when there is none; `BadListing` when it cannot be mirrored."""
         path = f"{_root(account)}/jobs/{_segment(job)}/data-listing"
-        value = await self._transport.get(path)
+        value = await self._get(path)
         try:
             return wire.parse_listing(value)
         except wire.WireError as error:
@@ -105,7 +114,13 @@ class DataConnector:
     async def sign(self, account: AccountId, job: JobId, name: str) -> SignedFile:
         """Return a fresh signed URL for one file: good for 60 s to start the download."""
         path = f"{_root(account)}/jobs/{_segment(job)}/data/{_segment(name)}"
-        return _parsed(path, lambda value: wire.parse_signed(value, name), await self._transport.get(path))
+        return _parsed(path, lambda value: wire.parse_signed(value, name), await self._get(path))
+
+    async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+        return await self._transport.get(path, params, on_call=self._count)
+
+    def _count(self) -> None:
+        self.calls += 1
 
     async def _all(self, path: str, parse: Callable[[Json], T], options: ListOptions) -> list[T]:
         found: list[T] = []
@@ -132,7 +147,7 @@ class DataConnector:
             page = _parsed(
                 path,
                 wire.parse_page,
-                await self._transport.get(path, {**options.params(), "limit": str(want), "offset": str(offset)}),
+                await self._get(path, {**options.params(), "limit": str(want), "offset": str(offset)}),
             )
             entries, problems = wire.parse_each(page.results, parse)
             for problem in problems:

@@ -81,16 +81,19 @@ class ApiTransport:
         #: When the API may be asked again while it is down.
         self._probe_at: float | None = None
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+    async def get(
+        self, path: str, params: Mapping[str, str] | None = None, *, on_call: Callable[[], None] = lambda: None
+    ) -> Json:
         """Return the JSON of `GET path`; `path` is already percent-encoded, `params` are not.
 
+        `on_call` is called once for each call that goes out, retries included.
         Retries what may pass, within the quota. Raises an `ApiError` or `AuthError`. Cancelling is safe.
         """
         url = URL(self._base_url + path, encoded=True).with_query(dict(params or {}))
         attempts = 1 if await self._is_down() else ATTEMPTS
         answered = self._answered
         try:
-            value = await self._tried(url, path, attempts)
+            value = await self._tried(url, path, attempts, on_call)
         except (ApiFault, ApiUnreachable):
             if attempts == 1 or self._answered == answered:
                 self._probe_at = self._clock.monotonic() + PROBE_S
@@ -115,7 +118,7 @@ class ApiTransport:
             await self._clock.sleep(self._probe_at - now)
         return False
 
-    async def _tried(self, url: URL, path: str, attempts: int) -> Json:
+    async def _tried(self, url: URL, path: str, attempts: int, on_call: Callable[[], None]) -> Json:
         failures = 0
 
         def wait_after(error: Exception) -> bool | float:
@@ -133,16 +136,16 @@ class ApiTransport:
 
         async for attempt in stamina.retry_context(on=wait_after, attempts=None, timeout=None):
             with attempt:
-                return await self._authorized(url, path)
+                return await self._authorized(url, path, on_call)
         raise AssertionError  # the loop returns or raises
 
-    async def _authorized(self, url: URL, path: str) -> Json:
+    async def _authorized(self, url: URL, path: str, on_call: Callable[[], None]) -> Json:
         token = await self.tokens.access_token()
-        status, headers, body = await self._exchange(url, path, token)
+        status, headers, body = await self._exchange(url, path, token, on_call)
         if status == 401:
             # Once: a second 401 with a fresh token is no matter of time (FAULTS A5).
             token = await self.tokens.access_token(rejected=token)
-            status, headers, body = await self._exchange(url, path, token)
+            status, headers, body = await self._exchange(url, path, token, on_call)
             if status == 401:
                 message = f"the API does not accept the access token ({_words(headers, body)})"
                 raise LoginRequired(message)
@@ -154,8 +157,11 @@ class ApiTransport:
                 raise BadAnswer(message, status=status) from None
         raise await self._error(status, headers, body, path)
 
-    async def _exchange(self, url: URL, path: str, token: str) -> tuple[int, Mapping[str, str], bytes]:
+    async def _exchange(
+        self, url: URL, path: str, token: str, on_call: Callable[[], None]
+    ) -> tuple[int, Mapping[str, str], bytes]:
         await self.limiter.acquire()
+        on_call()
         try:
             async with self._session.get(
                 url,

@@ -104,7 +104,9 @@ async def follow_up(
     token = await token_trouble(config, context)
     for outcome in outcomes:
         if outcome.error is None:
-            await teller.look_at_requests(context.api, outcome.account)
+            api = context.api.with_own_count()
+            await teller.look_at_requests(api, outcome.account)
+            outcome.calls += api.calls
         await teller.after_run(outcome, token=token)
     try:
         status = await current_status(config, context)

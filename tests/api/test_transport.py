@@ -319,7 +319,7 @@ async def test_a_body_without_end_is_cut_at_16_mib() -> None:
 
         # The first attempt meets the flood, the second the answer: the connection was given up, not drained.
         with pytest.raises(BadAnswer, match="more than 16 MiB of JSON"):
-            await rig.transport._authorized(URL(rig.base_url + "/project/v1/hubs"), "/project/v1/hubs")
+            await rig.transport._authorized(URL(rig.base_url + "/project/v1/hubs"), "/project/v1/hubs", lambda: None)
         value = await rig.transport.get("/project/v1/hubs")
 
         assert isinstance(value, dict)

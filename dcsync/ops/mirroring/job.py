@@ -83,8 +83,6 @@ class JobMirror:
     """Mirrors the jobs of one account, one after another."""
 
     def __init__(self, context: SyncContext, account: AccountSettings, learnt: AccountKnowledge) -> None:
-        #: API calls of all jobs so far, also of those that failed.
-        self.calls = 0
         self._context = context
         self._account = account
         self._learnt = learnt
@@ -119,7 +117,7 @@ class JobMirror:
                 linked_bytes=0,
                 calls=0,
             )
-        calls_before = self.calls
+        calls_before = context.api.calls
         listing = await self._list(job)
         previous = await self._previous(request, job)
         await self._move(known, JobState.LISTED, folder=folder)
@@ -147,7 +145,7 @@ class JobMirror:
                 skipped=tuple((skip.file.name, skip.reason) for skip in gathering.plan.skipped),
                 previous=previous,
                 files=gathering.files,
-                calls=self.calls - calls_before,
+                calls=context.api.calls - calls_before,
                 fetched_bytes=gathering.fetched_bytes,
                 seconds=context.clock.monotonic() - began,
             )
@@ -207,7 +205,6 @@ class JobMirror:
     # --- comparing ----------------------------------------------------------------------------------------------------
 
     async def _list(self, job: Job) -> tuple[ListedFile, ...]:
-        self.calls += 1
         try:
             listing = await self._context.api.listing(self._account.id, job.id)
         except NotFound as error:
@@ -422,7 +419,6 @@ class JobMirror:
             raise _first_failure(fetcher.tally.failures)
 
     async def _sign(self, job: Job, name: str) -> SignedFile:
-        self.calls += 1
         return await self._context.api.sign(self._account.id, job.id, name)
 
     def _learn_conditional(self) -> None:

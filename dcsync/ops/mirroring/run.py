@@ -161,7 +161,7 @@ class _AccountRun:
         dry_run: bool,
         ticket: Ticket | None = None,
     ) -> None:
-        self._context = context
+        self._context = replace(context, api=context.api.with_own_count())
         self._outcome = outcome
         self._account = outcome.account
         self._wanted = wanted
@@ -184,6 +184,7 @@ class _AccountRun:
             log.warning(
                 "account stopped", account=account.name, code=error.code, error=error.message, hint=error.advice
             )
+        self._outcome.calls = self._context.api.calls
         if not self._dry_run:
             await self._remember(started_at, facts, is_done=is_done)
 
@@ -208,9 +209,7 @@ class _AccountRun:
     async def look(self) -> list[tuple[KnownJob, KnownRequest]]:
         """Poll, record what is new, and return what is due, oldest first."""
         context, account, outcome = self._context, self._account, self._outcome
-        calls_before = context.limiter.calls
         poll = await polling.look(context.api, context.manifest, context.clock, account)
-        outcome.calls = context.limiter.calls - calls_before
         outcome.new_jobs = sum(job.first_seen_at is None for job in poll.changed)
         now = context.clock.now()
         if not self._dry_run and (poll.changed or poll.new_requests):
@@ -298,7 +297,6 @@ class _AccountRun:
                 context, known, JobBug(f"an unexpected {type(error).__name__}; the log has where it came up")
             )
         finally:
-            self._outcome.calls += mirror.calls
             self._context.observer.job_done(known.job.id)
 
     async def _fail(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:

@@ -118,3 +118,40 @@ async def test_a_429_pauses_every_call_for_as_long_as_it_asks(mirror: Mirror) ->
 
     mirror.assert_identical(job)
     assert 37 <= max(mirror.clock.slept) <= 39
+
+
+async def test_each_of_three_accounts_counts_its_own_calls_while_they_run_side_by_side(mirror: Mirror) -> None:
+    """Retries count, and so do the calls of a job that fails."""
+    add_extract(mirror, tables(4), days_ago=1)
+    add_extract(mirror, tables(4, seed=1), request=mirror.world.add_request("Weekly"))
+    hub = mirror.world.hub_id
+    mirror.config["account"] = [
+        {"name": "all", "id": hub},
+        {"name": "one-table", "id": hub, "include": ["admin_table_000.csv"]},
+        {"name": "weekly", "id": hub, "requests": ["Weekly"]},
+    ]
+    mirror.config["mirror"] = {"strategy": "files"}
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=503, match="/data-listing", times=2))
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", skip=3))
+
+    outcomes = await mirror.sync()
+    first = [outcome.calls for outcome in outcomes]
+
+    assert sum(len(outcome.failed) for outcome in outcomes) == 1
+    assert sum(first) == mirror.sandbox.count("api")
+    # Of five listings in all two are asked for again, and one brings no files.
+    assert min(first) > 3
+    again = await mirror.sync()
+    assert [outcome.calls for outcome in again] == [1, 1, 1]
+
+
+async def test_the_daily_look_at_the_requests_counts_for_its_account(mirror: Mirror) -> None:
+    add_extract(mirror, tables(1))
+    first = await mirror.run()
+    mirror.clock.advance(25 * 3600)
+
+    later = await mirror.run()
+
+    assert first.calls + later.calls == mirror.sandbox.count("api")
+    # The poll and the look.
+    assert later.calls == 2

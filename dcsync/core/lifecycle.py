@@ -9,7 +9,7 @@ from dcsync.core.model import EXTRACT_LIFE_DAYS, JobPhase
 
 
 class JobState(StrEnum):
-    """What is known of a job here (DESIGN §4)."""
+    """What is known of a job here; docs/design.md, "Job states", has the picture."""
 
     #: Not complete upstream yet.
     WAITING = "waiting"
@@ -33,22 +33,26 @@ class JobState(StrEnum):
 
 S = JobState
 
-#: From each state, the states it may go to. A state is always reachable from itself (recovery repeats what it did).
+#: From each state, the states it may go to. A state is always reachable from itself: recovery repeats what it did.
+#: Where several hosts share the manifest, a poll that read a job as waiting may record it as seen when another host has
+#: already moved it on. So SEEN is reachable from every state.
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    # A job that is complete when it is first seen goes through SEEN; cancelled while waiting is EMPTY.
-    S.WAITING: frozenset({S.SEEN, S.EMPTY, S.EXPIRED}),
-    S.SEEN: frozenset({S.LISTED, S.FAILED, S.EMPTY, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
-    S.LISTED: frozenset({S.STAGING, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED, S.SEEN}),
-    S.STAGING: frozenset({S.PUBLISHED, S.FAILED, S.EXPIRED, S.QUARANTINED, S.SEEN, S.LISTED}),
-    # SEEN: its folder is gone and the server still has the extract. EXPIRED: the server has not.
-    S.PUBLISHED: frozenset({S.PRUNED, S.SEEN, S.EXPIRED}),
+    # Complete, or failed or cancelled upstream.
+    S.WAITING: frozenset({S.SEEN, S.EMPTY}),
+    # PUBLISHED, here and below: the job's folder was already there and is adopted.
+    S.SEEN: frozenset({S.LISTED, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
+    S.LISTED: frozenset({S.SEEN, S.STAGING, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
+    # LISTED, here and below: the job is tried again.
+    S.STAGING: frozenset({S.SEEN, S.LISTED, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
+    S.FAILED: frozenset({S.SEEN, S.LISTED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
+    # SEEN: its folder is gone, and the server still has the extract. EXPIRED: the server has deleted it too.
+    S.PUBLISHED: frozenset({S.SEEN, S.PRUNED, S.EXPIRED}),
     S.PRUNED: frozenset({S.SEEN}),
-    S.FAILED: frozenset({S.LISTED, S.STAGING, S.PUBLISHED, S.EXPIRED, S.QUARANTINED, S.SEEN, S.EMPTY}),
-    # A job that upstream first called failed and then complete is mirrored after all.
+    # Upstream first called it failed and then complete.
     S.EMPTY: frozenset({S.SEEN}),
-    S.EXPIRED: frozenset({S.SEEN, S.PUBLISHED}),
-    # Asked for by name, or its folder was found on the disk.
-    S.QUARANTINED: frozenset({S.SEEN, S.LISTED, S.EXPIRED, S.PUBLISHED}),
+    # Asked for by name.
+    S.EXPIRED: frozenset({S.SEEN}),
+    S.QUARANTINED: frozenset({S.SEEN}),
 }
 
 #: States in which there is work to do.
@@ -64,11 +68,11 @@ _UPSTREAM = {
     JobPhase.UNKNOWN: S.WAITING,
 }
 
-#: Poison is tried this often before the job is set aside (FAULTS D13).
+#: Poison is tried this often before the job is set aside.
 POISON_ATTEMPTS = 3
-#: A listing that is missing for a complete job is looked for this long before it is called lost (FAULTS A8).
+#: A listing that is missing for a complete job is looked for this long before it is called lost.
 LISTING_PATIENCE = timedelta(hours=24)
-#: From this age on, an extract that is not mirrored is shouted about (DESIGN promise 3).
+#: From this age on, an extract that is not mirrored is warned about.
 WARN_AGE = timedelta(days=20)
 EXTRACT_LIFE = timedelta(days=EXTRACT_LIFE_DAYS)
 RETRY_BASE_S = 60.0
@@ -108,7 +112,7 @@ def nears_expiry(completed_at: datetime | None, now: datetime) -> bool:
 def is_due(next_try_at: datetime | None, now: datetime) -> bool:
     """Say whether a job may be tried.
 
-    A time further ahead than any that is given was written under a clock that was wrong (FAULTS C1).
+    A time further ahead than any that is given was written under a clock that was wrong.
     """
     return next_try_at is None or not now < next_try_at <= now + timedelta(seconds=RETRY_CAP_S)
 

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     "--request", "requests", multiple=True, metavar="ID|GLOB", help="Only this data request, by id or description."
 )
 @click.option(
-    "--job", "jobs", multiple=True, metavar="ID", help="Only this job, also if it was given up; may be repeated."
+    "--job",
+    "jobs",
+    multiple=True,
+    metavar="ID",
+    help="Only this job, at once and even if it is quarantined; may be repeated. Does nothing for a published job.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
@@ -116,12 +120,14 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
         click.echo(f"{name}: job {failed.job} {what}: {failed.message} [{failed.code}]{when}", err=True)
         if failed.hint:
             click.echo(f"  do:   {failed.hint}", err=True)
+    for skipped in outcome.skipped:
+        click.echo(f"{name}: job {skipped.job}: nothing to do: {skipped.reason}", err=skipped.state == "expired")
     if outcome.error is not None:
         click.echo(f"{name}: stopped: {outcome.error.message} [{outcome.error.code}]", err=True)
         click.echo(f"  safe: {outcome.error.safe}", err=True)
         if outcome.error.advice:
             click.echo(f"  do:   {outcome.error.advice}", err=True)
-    elif not dry_run and not outcome.published and not outcome.failed:
+    elif not dry_run and not outcome.published and not outcome.failed and not outcome.skipped:
         later = f", {outcome.due_later} to be tried again later" if outcome.due_later else ""
         pending = f", {outcome.waiting} not complete upstream" if outcome.waiting else ""
         given_up = f", {outcome.given_up} given up (see dcsync status)" if outcome.given_up else ""
@@ -146,7 +152,7 @@ def _print_plans(outcome: AccountOutcome) -> None:
                 f"  {mark} {way.value:<7} {price.calls:>4} calls  {size_text(price.size):>10}  "
                 f"about {duration_text(price.seconds)}"
             )
-    if not outcome.planned and not outcome.failed and outcome.error is None:
+    if not outcome.planned and not outcome.failed and not outcome.skipped and outcome.error is None:
         click.echo(f"{outcome.account.name}: nothing to do")
 
 
@@ -185,6 +191,9 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
                 "next_try_at": time_json(failed.next_try_at),
             }
             for failed in outcome.failed
+        ],
+        "skipped": [
+            {"job": skipped.job, "state": skipped.state.value, "reason": skipped.reason} for skipped in outcome.skipped
         ],
         "planned": [_plan_json(planned) for planned in outcome.planned],
         "expiring": list(outcome.expiring),

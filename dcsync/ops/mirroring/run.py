@@ -10,7 +10,9 @@ from datetime import datetime
 import structlog
 
 from dcsync.core.lifecycle import (
+    EXTRACT_LIFE,
     LISTING_PATIENCE,
+    LOSSES,
     OPEN,
     POISON_ATTEMPTS,
     JobState,
@@ -53,6 +55,15 @@ class Failed:
     next_try_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A job asked for by id for which there is nothing to do."""
+
+    job: JobId
+    state: JobState
+    reason: str
+
+
 @dataclass(slots=True, kw_only=True)
 class AccountOutcome:
     """What a run did for one account."""
@@ -67,8 +78,9 @@ class AccountOutcome:
     #: Jobs that were set aside, and that the server still has.
     given_up: int = 0
     expiring: list[JobId] = field(default_factory=list)
-    #: Of the jobs asked for by id, those that are known.
+    #: Of the jobs asked for by id, those that are known, and those for which there is nothing to do.
     found_jobs: list[JobId] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
     #: The data requests of the account that are known, and mirrored by its configuration.
     requests: list[KnownRequest] = field(default_factory=list)
     calls: int = 0
@@ -81,7 +93,7 @@ class AccountOutcome:
             return self.error.exit_status
         if any(failed.code == JobBug.code for failed in self.failed):
             return ExitStatus.BUG
-        if self.failed or self.due_later:
+        if self.failed or self.due_later or any(skipped.state is JobState.EXPIRED for skipped in self.skipped):
             return ExitStatus.INCOMPLETE
         return ExitStatus.DONE
 
@@ -92,6 +104,16 @@ _ADVICE = {
     "keeps naming the loss",
     JobState.QUARANTINED: "it is not tried again unless you ask for it: dcsync sync --job ID. A new run of the data "
     "request gives a new extract",
+}
+
+
+#: Why a job asked for by id is left alone.
+_NOTHING_TO_DO = {
+    JobState.WAITING: "it is not complete upstream yet",
+    JobState.PUBLISHED: "it is already published",
+    JobState.PRUNED: "it was published, and later removed by the keep policy",
+    JobState.EMPTY: "it failed or was cancelled upstream, so it has no extract",
+    JobState.EXPIRED: f"it cannot be downloaded any more: Autodesk deletes extracts after {EXTRACT_LIFE.days} days",
 }
 
 
@@ -222,6 +244,11 @@ class _AccountRun:
         outcome.found_jobs.extend(known.job.id for known in named)
         if named:
             selected = [await self._reopened(known) for known in named]
+            outcome.skipped.extend(
+                Skipped(job=known.job.id, state=known.state, reason=_NOTHING_TO_DO[known.state])
+                for known in selected
+                if known.state in _NOTHING_TO_DO
+            )
         outcome.given_up = sum(
             known.state is JobState.QUARANTINED and not has_expired(known.job.completed_at, now) for known in selected
         )
@@ -253,12 +280,16 @@ class _AccountRun:
         return start is None or completed is None or completed >= start
 
     async def _reopened(self, known: KnownJob) -> KnownJob:
-        """A job asked for by name is tried again even when it was given up."""
-        if known.state not in {JobState.QUARANTINED, JobState.EXPIRED} or self._dry_run:
+        """Return a job asked for by id as one that is tried again if it was given up and the server may still have it.
+
+        A wrong clock can have called a job expired too early, so the age decides and not the state.
+        """
+        now = self._context.clock.now()
+        given_up = known.state in LOSSES
+        if not given_up or (known.state is JobState.EXPIRED and has_expired(known.job.completed_at, now)):
             return known
-        await self._context.manifest.move(
-            self._account.name, known.job.id, JobState.SEEN, at=self._context.clock.now(), attempts=0
-        )
+        if not self._dry_run:
+            await self._context.manifest.move(self._account.name, known.job.id, JobState.SEEN, at=now, attempts=0)
         return replace(known, state=JobState.SEEN, attempts=0, next_try_at=None)
 
     async def _mirror(self, known: KnownJob, request: KnownRequest) -> None:

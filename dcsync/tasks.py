@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -74,8 +76,47 @@ async def finish(work: Coroutine[None, None, T]) -> T:
 
     For what must not be half done: a rename and its row, a new refresh token and its file.
     """
-    # This function is the task's owner: it does not return before the task is done. A TaskGroup would cancel it.
-    return await _to_the_end(asyncio.get_running_loop().create_task(work))
+    async with asyncio.TaskGroup() as group:
+        outcome = await _to_the_end(group.create_task(_capture(work)))
+    if isinstance(outcome, _Failure):
+        raise outcome.error
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: Exception
+
+
+async def _capture(work: Coroutine[None, None, T]) -> T | _Failure:
+    """Return what `work` returns or raises. A group would answer an exception by cancelling the task that waits."""
+    try:
+        return await work
+    except Exception as error:  # noqa: BLE001 - raised by the caller
+        return _Failure(error)
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
+    """Run `work` while the block runs, and cancel it at the block's end.
+
+    The block's exception is raised as it is, not in a group. When `work` fails, the block is cancelled and the error of
+    `work` is raised.
+    """
+    failure: Exception | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the group
+                failure = error
+            finally:
+                task.cancel()
+    except BaseExceptionGroup as errors:
+        raise primary_error(errors) from None
+    if failure is not None:
+        raise failure
 
 
 async def _to_the_end(future: asyncio.Future[T]) -> T:

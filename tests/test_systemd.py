@@ -228,7 +228,7 @@ class TestUnderSystemd:
 
         assert place.search("\n".join(reloaded["said"]))
         assert place.search(reloaded["shown"]["StatusText"])
-        assert "from before" in reloaded["shown"]["StatusText"]
+        assert "the previous configuration" in reloaded["shown"]["StatusText"]
 
     def test_a_pass_beside_the_daemon_is_no_failure(self, seen: Seen) -> None:
         for done, shown in (seen["one_pass"]["beside"], seen["one_pass"]["alone"]):

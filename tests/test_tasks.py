@@ -13,7 +13,7 @@ import pytest
 
 from dcsync.clock import SystemClock
 from dcsync.errors import DiskFull, RateLimited
-from dcsync.tasks import DISK_THREADS, DiskThreads, each, finish, primary_error
+from dcsync.tasks import DISK_THREADS, DiskThreads, beside, each, finish, primary_error
 from tests.fakes import FakeClock
 
 
@@ -242,6 +242,107 @@ async def test_a_time_out_around_it_comes_after_the_end() -> None:
             await finish(work())
 
     assert done == ["work"]
+
+
+async def test_an_error_of_finished_work_has_the_cause_that_it_was_raised_with() -> None:
+    async def work() -> None:
+        raise DiskFull("no room") from OSError("the cause")
+
+    with pytest.raises(DiskFull) as caught:
+        await finish(work())
+
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_a_failure_does_not_count_as_a_cancellation_of_the_caller() -> None:
+    async def work() -> None:
+        raise DiskFull("no room")
+
+    async def owner() -> int:
+        with pytest.raises(DiskFull):
+            await finish(work())
+        await turns()
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(owner())
+
+    assert task.result() == 0
+
+
+# --- beside -----------------------------------------------------------------------------------------------------------
+
+
+class Endless:
+    """Work without an end that notes how it was ended."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    async def __call__(self) -> None:
+        self.said.append("began")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.said.append("ended")
+
+
+async def test_work_beside_a_block_runs_as_long_as_the_block() -> None:
+    work = Endless()
+
+    async with beside(work()):
+        await turns()
+        assert work.said == ["began"]
+
+    assert work.said == ["began", "ended"]
+
+
+async def test_the_error_of_a_block_is_raised_as_it_is() -> None:
+    work, error = Endless(), DiskFull("no room")
+
+    async def block() -> None:
+        async with beside(work()):
+            await turns()
+            raise error from OSError("the cause")
+
+    with pytest.raises(DiskFull) as caught:
+        await block()
+
+    assert caught.value is error
+    assert isinstance(caught.value.__cause__, OSError)
+    assert work.said == ["began", "ended"]
+
+
+async def test_work_that_fails_ends_its_block() -> None:
+    async def work() -> None:
+        await turns(1)
+        raise DiskFull("no room")
+
+    with pytest.raises(DiskFull):
+        async with beside(work()):
+            await asyncio.Event().wait()
+
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_cancelling_a_block_cancels_what_runs_beside_it() -> None:
+    work = Endless()
+
+    async def owner() -> None:
+        async with beside(work()):
+            await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(owner())
+        await turns()
+        task.cancel()
+
+    assert task.cancelled()
+    assert work.said == ["began", "ended"]
 
 
 # --- each -------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ A run tells of itself by the port `Observer`, what reads the mirror again by the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -16,10 +15,9 @@ from dcsync.clock import Clock
 from dcsync.core.formatting import size_text
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.names import printable
-from dcsync.errors import DcsyncError
 from dcsync.ops.context import Observer
 from dcsync.ops.integrity.content_reader import ReadingObserver
-from dcsync.tasks import primary_error
+from dcsync.tasks import beside
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -224,21 +222,12 @@ class ReadingLines:
 
 @asynccontextmanager
 async def _reporting(report: Callable[[], None], clock: Clock) -> AsyncIterator[None]:
-    """Report every 30 s while what is within goes on."""
+    """Report every 30 s while the block runs."""
 
     async def repeat() -> None:
         while True:
             await clock.sleep(INTERVAL_S)
             report()
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            reporter = group.create_task(repeat())
-            try:
-                yield
-            finally:
-                reporter.cancel()
-    except BaseExceptionGroup as errors:
-        # The group wraps what passes through it. Of a bug its traceback is wanted.
-        error = primary_error(errors)
-        raise error from (None if isinstance(error, DcsyncError) else errors)
+    async with beside(repeat()):
+        yield

@@ -10,8 +10,8 @@ import hmac
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Protocol
+from contextlib import asynccontextmanager
+from typing import NoReturn, Protocol
 
 import structlog
 from aiohttp import web
@@ -21,6 +21,7 @@ from dcsync.clock import Clock, SystemClock
 from dcsync.core.model import Json
 from dcsync.errors import ConfigError
 from dcsync.ops.metrics import CONTENT_TYPE
+from dcsync.tasks import beside
 
 log = structlog.get_logger(__name__)
 
@@ -146,21 +147,19 @@ async def serving(
         return handler
 
     listener = _listen(host, port)
-    # Not a TaskGroup's: it would wrap what the block raises. It is ended here.
-    accepting = loop.create_task(_accept(listener, connection, clock or SystemClock()))
     try:
         bound = int(listener.getsockname()[1])
-        log.info("pages are served", address=f"http://{host}:{bound}")
-        yield host, bound
+        async with beside(_accept_connections(listener, connection, clock or SystemClock())):
+            log.info("pages are served", address=f"http://{host}:{bound}")
+            yield host, bound
     finally:
-        accepting.cancel()
-        with suppress(asyncio.CancelledError):
-            await accepting
         listener.close()
         await runner.cleanup()
 
 
-async def _accept(listener: socket.socket, connection: Callable[[], asyncio.Protocol], clock: Clock) -> None:
+async def _accept_connections(
+    listener: socket.socket, connection: Callable[[], asyncio.Protocol], clock: Clock
+) -> NoReturn:
     """Take connections in, no faster than `ACCEPTS_PER_S` after a burst.
 
     A flood then waits in the kernel, whose queue is short, and costs the syncing next to nothing.

@@ -42,8 +42,8 @@ class Progress:
         """Say whether work is under way and nothing moved for longer than anything should take."""
         return self.is_busy and self._clock.monotonic() - self._last > _STUCK_S
 
-    def words(self) -> str:
-        """Return what is being done, for the status line; empty when nothing is."""
+    def describe(self) -> str:
+        """Return what is in progress, for the status line; empty when nothing is."""
         if self._jobs:
             names = ", ".join(sorted(set(self._jobs.values())))
             return f"mirroring {len(self._jobs)} extract{'s' if len(self._jobs) > 1 else ''} ({names})"

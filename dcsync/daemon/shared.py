@@ -7,32 +7,26 @@ so that it does not matter which host goes away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import NoReturn
 
 import structlog
 
-from dcsync.app.from_config import account_settings
 from dcsync.app.mirror import shared_database
-from dcsync.app.sync import follow_up, token_trouble
-from dcsync.config import Config
+from dcsync.app.sync import token_trouble
 from dcsync.core.freshness import next_poll
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.wire import parse_time
-from dcsync.daemon.chores import NIGHT, Chores
-from dcsync.daemon.progress import SLOW_DISK_S, Progress
+from dcsync.daemon.chores import NIGHT
 from dcsync.daemon.schedule import Kind
-from dcsync.daemon.sd_notify import Notifier
-from dcsync.errors import DcsyncError, ExitStatus, MirrorError
+from dcsync.daemon.session import Session, SessionParts
 from dcsync.manifest import Notes, Ticket
 from dcsync.manifest.hosts import Hosts
-from dcsync.ops.alerts.dispatch import Teller
-from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
 from dcsync.queue.work import Ours, Pace, Queue
-from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
 
@@ -40,48 +34,28 @@ log = structlog.get_logger(__name__)
 _ROUNDING = timedelta(seconds=30)
 
 
-class SharedSession:
-    """The work of one host on one open mirror that others work on, too."""
+class SharedSession(Session):
+    """The work of one host on a mirror that other hosts work on, too."""
 
-    def __init__(
-        self,
-        config: Config,
-        context: SyncContext,
-        teller: Teller,
-        progress: Progress,
-        *,
-        notifier: Notifier,
-        told: asyncio.Event,
-        hurry: asyncio.Event,
-        pace: Pace | None = None,
-    ) -> None:
-        assert context.peers.host is not None  # noqa: S101 - it is one of several
-        self.config = config
-        self.context = context
-        self.progress = progress
-        self._host = context.peers.host
-        self._hosts = Hosts(context.manifest)
-        self._notes = Notes(context.manifest)
-        self._teller = teller
-        self._notifier = notifier
-        self._told = told
-        self._hurry = hurry
-        self._pace = pace or Pace()
-        self._accounts = {account.name: account for account in account_settings(config)}
-        self._nightly = Chores(
-            config=config, context=context, teller=teller, progress=progress, accounts=list(self._accounts.values())
-        )
+    def __init__(self, parts: SessionParts, *, pace: Pace | None = None) -> None:
+        """Make it. `pace` is how soon hosts notice each other; None is the usual one."""
+        super().__init__(parts)
+        assert parts.context.peers.host is not None  # noqa: S101 - it is one of several
+        pace = pace or Pace()
+        self.tick_s = pace.heartbeat_s
+        self._host = parts.context.peers.host
+        self._hosts = Hosts(parts.context.manifest)
+        self._notes = Notes(parts.context.manifest)
         self._wanted: asyncio.Queue[tuple[AccountName, float]] = asyncio.Queue()
-        self._gone: DcsyncError | None = None
-        self._codes: list[str] = []
-        self._last_words = ""
         self._queue = Queue(
-            shared_database(context),
+            shared_database(parts.context),
             self,
-            pace=self._pace,
+            pace=pace,
             arrived=lambda worker: self._hosts.works_as(self._host, worker),
             label=str(self._host),
         )
+        self._working: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[NoReturn] | None = None
 
     def poll_all(self) -> None:
         """Poll every account now."""
@@ -92,30 +66,28 @@ class SharedSession:
         """Poll an account once more after a wait."""
         self._wanted.put_nowait((AccountName(account), wait.total_seconds()))
 
-    async def run(self, notice: str) -> None:
-        """Work until told otherwise; `notice` is said first.
+    # --- begin and end ------------------------------------------------------------------------------------------------
 
-        Raises the `MirrorError` when the mirror went away, and the `ManifestError` when the database did.
-        """
-        try:
-            async with self._queue.opened(), asyncio.TaskGroup() as group:
-                work = group.create_task(self._queue.work(), name="queue")
-                sides = [group.create_task(side(), name=side.__name__) for side in (self._tick, self._ask)]
-                self.poll_all()
-                self._notifier.ready(notice or self._words())
-                await self._told.wait()
-                self._queue.stop()
-                hurried = group.create_task(self._hurry_up(), name="hurry")
-                await asyncio.wait({work})
-                for side in (*sides, hurried):
-                    side.cancel()
-        except BaseExceptionGroup as errors:
-            raise primary_error(errors) from None
-        if self._gone is not None:
-            raise self._gone
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        async with self._queue.opened():
+            yield
 
-    async def _hurry_up(self) -> None:
-        await self._hurry.wait()
+    def _start_work(self, group: asyncio.TaskGroup) -> None:
+        self._working = group.create_task(self._queue.work(), name="queue")
+        self._asking = group.create_task(self._ask_queue(), name="ask")
+
+    async def _end_work(self, group: asyncio.TaskGroup) -> None:
+        assert self._working is not None  # noqa: S101 - started
+        assert self._asking is not None  # noqa: S101 - the same
+        self._queue.stop()
+        hurried = group.create_task(self._hurry_queue(), name="hurry")
+        await asyncio.wait({self._working})
+        hurried.cancel()
+        self._asking.cancel()
+
+    async def _hurry_queue(self) -> None:
+        await self._signals.hurry.wait()
         self._queue.hurry()
 
     # --- what the queue asks for --------------------------------------------------------------------------------------
@@ -124,7 +96,7 @@ class SharedSession:
         """Look for new jobs of an account and defer those that are due, oldest first."""
         settings = self._accounts.get(AccountName(account))
         if settings is None:
-            log.warning("this host's configuration does not have an account that another one's has", account=account)
+            log.warning("an account is in another host's configuration only", account=account)
             return
         with self._busy(f"polling {account}"):
             if not await self._is_mounted():
@@ -132,10 +104,8 @@ class SharedSession:
             outcome, due = await poll_account(self.context, settings)
             for known in due:
                 await self._queue.mirror(account, known.job.request_id, known.job.id)
-            status = await follow_up(self.config, self.context, self._teller, [outcome])
-            if status is not None:
-                self._codes = sorted({item.code for known in status.accounts for item in known.attention})
-            self._note(outcome)
+            await self._follow_up(outcome)
+            self._note_outcome(outcome)
             await self._plan_next(settings, outcome)
             await self._queue.chore("hooks")
 
@@ -152,7 +122,7 @@ class SharedSession:
             if outcome.published or outcome.failed or outcome.error is not None:
                 token = await token_trouble(self.config, self.context)
                 await self._teller.after_run(outcome, token=token)
-                self._note(outcome)
+                self._note_outcome(outcome)
                 await self._note_retry(outcome)
                 await self._queue.chore("hooks")
 
@@ -164,7 +134,7 @@ class SharedSession:
             return
         with self._busy(kind):
             if await self._is_mounted():
-                if await self._nightly.do(Kind(kind)):
+                if await self._chores.do(Kind(kind)):
                     await self._queue.chore("hooks")
                 await self._notes.remember(f"night:{kind}", self._today())
 
@@ -208,38 +178,11 @@ class SharedSession:
     async def _remember_poll(self, account: str, when: datetime) -> None:
         await self._notes.remember(f"poll:{account}", when.isoformat())
 
-    async def _is_mounted(self) -> bool:
-        try:
-            await self.context.disk.run(self.context.root.check_still_there)
-        except MirrorError as error:
-            self._lose(error)
-            return False
-        return True
+    def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
+        if is_needed:
+            log.info("waiting for a login, on any host", account=account.name)
 
-    def _note(self, outcome: AccountOutcome) -> None:
-        error = outcome.error
-        if isinstance(error, MirrorError):
-            self._lose(error)
-        if error is not None and error.exit_status is ExitStatus.LOGIN_REQUIRED:
-            log.info("waiting for a login, on any host", account=outcome.account.name)
-
-    def _lose(self, error: MirrorError) -> None:
-        """End this session: unmounted or moved, everything that is open leads nowhere."""
-        self._gone = error
-        self._told.set()
-
-    @contextmanager
-    def _busy(self, what: str) -> Iterator[None]:
-        self.progress.begin(what)
-        self._notifier.status(self._words())
-        try:
-            yield
-        finally:
-            self.progress.end(what)
-            if not self._told.is_set():
-                self._notifier.status(self._words())
-
-    async def _ask(self) -> NoReturn:
+    async def _ask_queue(self) -> NoReturn:
         """Put into the queue what a signal, a callback, or the start asked for."""
         while True:
             name, wait = await self._wanted.get()
@@ -250,24 +193,10 @@ class SharedSession:
             else:
                 await self._queue.poll(name)
 
-    async def _tick(self) -> NoReturn:
-        """Go round every few seconds: say that this host is there, and what it is doing."""
-        interval = min(self._pace.heartbeat_s, self._notifier.watchdog_interval_s or self._pace.heartbeat_s)
-        while True:
-            if not self.progress.is_stuck() or self._slow_disk() is not None:
-                self._notifier.watchdog()
-            words = self._words()
-            self._notifier.status(words)
-            await self._hosts.beat(self._host, words if self.progress.is_busy else "")
-            await self.context.clock.sleep(interval)
+    async def _look_around(self) -> None:
+        words = self.describe()
+        self._notifier.status(words)
+        await self._hosts.beat(self._host, words if self.progress.is_busy else "")
 
-    def _words(self) -> str:
-        slow = self._slow_disk()
-        if slow is not None:
-            return f"the disk does not answer for {slow:.0f} s"
-        needs = f"; needs attention: {', '.join(self._codes)} (dcsync status)" if self._codes else ""
-        return self.progress.words() or f"waiting for work{needs}"
-
-    def _slow_disk(self) -> float | None:
-        busy = self.context.disk.oldest_s()
-        return busy if busy is not None and busy > SLOW_DISK_S else None
+    def _describe_waiting(self) -> str:
+        return "waiting for work"

@@ -206,7 +206,9 @@ async def test_sighup_takes_a_good_configuration_and_keeps_a_bad_one_out(tmp_pat
         old_name = good.replace("[mirror]\n", '[mirror]\nstrategy = "archive"\n')
         config.write_text(old_name + '\n[poll]\ninterval = "1h"')
         daemon.send(signal.SIGHUP)
-        await daemon.until(lambda: any("reloaded" in str(line["event"]) for line in daemon.said()[1:]), "its reload")
+        await daemon.until(
+            lambda: any(line["event"] == "configuration reloaded" for line in daemon.said()), "its reload"
+        )
         (warning,) = [line for line in daemon.said() if line["event"] == "old name in the configuration"]
         assert (warning["level"], warning["key"], warning["line"]) == ("warning", "mirror.strategy", 2)
 

@@ -300,7 +300,7 @@ async def test_a_configuration_that_opens_no_mirror_gives_way_to_the_one_before(
         await rig.settle()
         rig.mirror.config.clear()
 
-        assert any(text.startswith("STATUS=running with the configuration from before") for text in rig.heard.messages)
+        assert any(text.startswith("STATUS=running with the previous configuration") for text in rig.heard.messages)
         job = add_extract(rig.mirror, tables(1))
         await rig.pass_time(minutes=17)
         rig.mirror.assert_identical(job)
@@ -343,7 +343,7 @@ async def test_a_bad_configuration_keeps_the_one_before(tmp_path: Path) -> None:
 
         rig.service.reload()
 
-        assert rig.heard.last_status == "STATUS=running with the configuration from before: config.toml:1: is bad"
+        assert rig.heard.last_status == "STATUS=running with the previous configuration: config.toml:1: is bad"
         job = add_extract(rig.mirror, tables(1))
         await rig.pass_time(minutes=17)
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from dcsync.app.sync import open_teller
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
+from dcsync.daemon.session import SessionParts, Signals
 from dcsync.daemon.shared import SharedSession
 from dcsync.errors import MirrorError
 from dcsync.manifest import Notes
@@ -30,7 +31,6 @@ FAST = Pace(heartbeat_s=0.2, silence_s=2.0, stalled_cron="* * * * * *", due_cron
 class Rig:
     mirror: Mirror
     sessions: list[SharedSession]
-    told: list[asyncio.Event]
 
     async def queued(self) -> list[tuple[str, str]]:
         """Return the tasks that wait: their names, and the job of those that have one."""
@@ -49,22 +49,20 @@ class Rig:
 async def rig(tmp_path: Path, database: str) -> AsyncIterator[Rig]:
     async with mirroring(tmp_path) as mirror, AsyncExitStack() as stack:
         mirror.config["hook"] = [{"on": ["snapshot"], "run": ["true"]}]
-        made = Rig(mirror=mirror, sessions=[], told=[])
+        made = Rig(mirror=mirror, sessions=[])
         for number in (1, 2):
             config = config_of(mirror, database, number)
             context = await stack.enter_async_context(mirror.opened(role="run", config=config))
             teller = await open_teller(config, context, environ=mirror.environ, runs_hooks=False)
-            made.told.append(asyncio.Event())
-            session = SharedSession(
-                config,
-                context,
-                teller,
-                Progress(mirror.clock),
+            parts = SessionParts(
+                config=config,
+                context=context,
+                teller=teller,
+                progress=Progress(mirror.clock),
                 notifier=Notifier({}),
-                told=made.told[-1],
-                hurry=asyncio.Event(),
-                pace=FAST,
+                signals=Signals(),
             )
+            session = SharedSession(parts, pace=FAST)
             await stack.enter_async_context(session._queue.opened())
             made.sessions.append(session)
         yield made
@@ -194,6 +192,6 @@ async def test_a_mirror_that_goes_away_ends_the_session(rig: Rig) -> None:
 
     await one.poll("acme")
 
-    assert rig.told[0].is_set()
-    assert isinstance(one._gone, MirrorError)
+    assert one._signals.end.is_set()
+    assert isinstance(one._lost, MirrorError)
     (rig.mirror.folder / "elsewhere").rename(rig.mirror.root)

@@ -12,8 +12,9 @@ from pathlib import Path
 import time_machine
 
 from dcsync.config import Config
+from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.sd_notify import Notifier
-from dcsync.daemon.service import Service, _Session
+from dcsync.daemon.service import Service
 from dcsync.errors import ConfigInvalid, ConfigMistake, ExitStatus
 from dcsync.sandbox import Options, Sandbox, World
 from dcsync.tasks import primary_error
@@ -77,12 +78,16 @@ class Rig:
         session = self.service._session
         if self.task.done():
             return True
-        assert session is None or isinstance(session, _Session)
+        assert session is None or isinstance(session, LocalSession)
         # The ticker sleeps, or it is on its round.
-        if session is None or self.sandbox.active or self.service._told.is_set() or self.clock.next_due() is None:
+        if (
+            session is None
+            or self.sandbox.active
+            or self.service._signals.end.is_set()
+            or self.clock.next_due() is None
+        ):
             return False
-        woken = any(wake.is_set() for wake in (*session._wake.values(), session._hooks_wake))
-        busy = woken or not session._chores.empty() or session.progress.is_busy
+        busy = any(worker.wake.is_set() for worker in session.workers) or session.progress.is_busy
         return not busy and session.context.disk.oldest_s() is None
 
     def is_stalled(self) -> bool:

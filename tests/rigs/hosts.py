@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dcsync.sandbox import Sandbox
@@ -200,6 +201,7 @@ async def fleet(
 async def _serve(config: Path, pace: str) -> int:
     from dcsync.config import load
     from dcsync.daemon.service import Service
+    from dcsync.daemon.shared import SharedSession
     from dcsync.log import configure
     from dcsync.queue.work import Pace
 
@@ -208,7 +210,11 @@ async def _serve(config: Path, pace: str) -> int:
         "fast": Pace(heartbeat_s=0.5, silence_s=3.0, stalled_cron="* * * * * *", due_cron="* * * * * */5", fetch_s=0.5),
         "usual": Pace(),
     }
-    service = Service(lambda: load(config, environ=os.environ), environ=os.environ, pace=paces[pace])
+    service = Service(
+        lambda: load(config, environ=os.environ),
+        environ=os.environ,
+        make_session=partial(SharedSession, pace=paces[pace]),
+    )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, service.stop)
     loop.add_signal_handler(signal.SIGUSR1, service.poll_now)

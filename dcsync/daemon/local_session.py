@@ -1,0 +1,262 @@
+"""`dcsync run` on one host: a worker for each account, one for hooks, one for chores, and a schedule that wakes them.
+
+A trigger only sets an event; the work runs in tasks of the session. What one worker raises is logged, and the others
+continue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from dcsync.core.freshness import next_poll
+from dcsync.core.model import AccountName, Json
+from dcsync.core.wire import time_json
+from dcsync.daemon.chores import NIGHT
+from dcsync.daemon.schedule import Kind, Schedule, Trigger
+from dcsync.daemon.session import Session, SessionParts
+from dcsync.errors import DcsyncError
+from dcsync.ops.context import AccountSettings
+from dcsync.ops.mirroring.run import sync
+
+log = structlog.get_logger(__name__)
+
+#: How often the ticker feeds the watchdog, checks the schedule, and looks for a new login.
+TICK_S = 30.0
+#: How long work in progress may take after SIGTERM before it is cancelled. Closing takes some seconds more, and
+#: the daemon ends within 10 s. Staged files are kept.
+DRAIN_S = 6.0
+#: How often the session looks for hooks that another process made due (`dcsync hooks rerun`).
+_HOOKS_S = 300.0
+_STATE_NAME = "daemon.json"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    """One thing that is done again and again, each time it is woken."""
+
+    name: str
+    #: Returns what is about to be done, for the status line.
+    describe: Callable[[], str]
+    work: Callable[[], Awaitable[None]]
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    is_idle: bool = False
+
+
+class LocalSession(Session):
+    """The work of the only host of a mirror: what is due when is held in memory."""
+
+    tick_s = TICK_S
+
+    def __init__(self, parts: SessionParts) -> None:
+        super().__init__(parts)
+        self._schedule = Schedule(self._take_trigger, parts.context.clock)
+        self._polls = {
+            name: _Worker(
+                name=name, describe=partial("polling {}".format, name), work=partial(self._poll_account, account)
+            )
+            for name, account in self._accounts.items()
+        }
+        self._hooks = _Worker(name="hooks", describe=lambda: "running hooks", work=self._run_hooks)
+        self._nightly = _Worker(name="chores", describe=self._describe_chore, work=self._do_next_chore)
+        self._due_chores: list[Kind] = []
+        self._hooks_looked_at = parts.context.clock.monotonic()
+        self._hooks_due_at: datetime | None = None
+        self._login_needed = False
+        self._token_mtime: int | None = None
+        self._last_state: tuple[str, str | None] | None = None
+
+    @property
+    def workers(self) -> tuple[_Worker, ...]:
+        """Return the workers: an account's each, the hooks', the chores'."""
+        return (*self._polls.values(), self._hooks, self._nightly)
+
+    def poll_all(self) -> None:
+        """Poll every account now."""
+        for worker in self._polls.values():
+            worker.wake.set()
+
+    def poll_soon(self, account: str, wait: timedelta) -> None:
+        """Poll an account once more after a wait."""
+        self._schedule.poll_once(account, self.context.clock.now() + wait)
+
+    # --- begin and end ------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        self._plan_triggers()
+        yield
+        await self.context.disk.run(_write_state, self._state_path(), None)
+
+    def _plan_triggers(self) -> None:
+        poll, now = self.config.poll, self.context.clock.now()
+        for name in self._accounts:
+            self._schedule.poll(name, every=poll.interval, jitter=poll.jitter, first=now + poll.interval)
+        for kind, hour in NIGHT.items():
+            self._schedule.nightly(kind, hour=hour, zone=self.config.mirror.zone)
+
+    def _start_work(self, group: asyncio.TaskGroup) -> None:
+        for worker in self.workers:
+            worker.task = group.create_task(self._run_worker(worker), name=worker.name)
+        self._schedule.start()
+
+    async def _end_work(self, group: asyncio.TaskGroup) -> None:
+        self._schedule.stop()
+        tasks = {worker.task: worker for worker in self.workers if worker.task is not None}
+        for task, worker in tasks.items():
+            if worker.is_idle:
+                task.cancel()
+        hurried = group.create_task(self._signals.hurry.wait(), name="hurry")
+        waiting = {task for task in tasks if not task.done()}
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while waiting and not hurried.done():
+                    await asyncio.wait({*waiting, hurried}, return_when=asyncio.FIRST_COMPLETED)
+                    waiting = {task for task in waiting if not task.done()}
+        except TimeoutError:
+            log.info("work in progress is cancelled; staged files are kept", workers=len(waiting))
+        finally:
+            hurried.cancel()
+            for task in waiting:
+                task.cancel()
+        if waiting:
+            await asyncio.wait(waiting)
+
+    # --- the workers --------------------------------------------------------------------------------------------------
+
+    async def _run_worker(self, worker: _Worker) -> None:
+        while not self._signals.end.is_set():
+            worker.is_idle = True
+            try:
+                await worker.wake.wait()
+            finally:
+                worker.is_idle = False
+            worker.wake.clear()
+            with self._busy(worker.describe()):
+                try:
+                    await worker.work()
+                except DcsyncError as error:
+                    log.warning("work failed", worker=worker.name, code=error.code, error=error.message)
+                except Exception:  # a bug in one worker's work must not end the others'
+                    log.exception("a bug in dcsync; the worker continues with what is due next", worker=worker.name)
+
+    async def _poll_account(self, account: AccountSettings) -> None:
+        # The disk is checked even when there is nothing new: you hear of an unmounted disk before the next extract.
+        if not await self._is_mounted():
+            return
+        (outcome,) = await sync(self.context, [account])
+        await self._follow_up(outcome)
+        self._hooks.wake.set()
+        self._note_outcome(outcome)
+        clock, interval = self.context.clock, self.config.poll.interval
+        expected = [item for _, item in await self._teller.expectations(account.name)]
+        wait = next_poll(expected, clock.now(), interval)
+        if wait < interval:
+            self._schedule.poll_once(account.name, clock.now() + wait)
+        retry = min((failed.next_try_at for failed in outcome.failed if failed.next_try_at), default=None)
+        if retry is not None:
+            self._schedule.poll_once(account.name, max(retry, clock.now() + timedelta(seconds=TICK_S)))
+
+    def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:  # noqa: ARG002 - all have one token
+        self._login_needed = is_needed
+
+    async def _run_hooks(self) -> None:
+        """Run the hooks that are due, beside the polls: a slow hook delays no poll."""
+        self._hooks_looked_at = self.context.clock.monotonic()
+        self._hooks_due_at = await self._teller.run_hooks()
+
+    def _hooks_are_due(self) -> bool:
+        """Whether a hook is to be retried, or it is time to look for those that another process made due."""
+        clock = self.context.clock
+        retry = self._hooks_due_at is not None and self._hooks_due_at <= clock.now()
+        return retry or clock.monotonic() - self._hooks_looked_at >= _HOOKS_S
+
+    def _take_trigger(self, trigger: Trigger) -> None:
+        if trigger.kind is Kind.POLL:
+            worker = self._polls.get(AccountName(trigger.account))
+            if worker is not None:
+                worker.wake.set()
+        elif trigger.kind not in self._due_chores:
+            self._due_chores.append(trigger.kind)
+            self._nightly.wake.set()
+
+    def _describe_chore(self) -> str:
+        return self._due_chores[0].value
+
+    async def _do_next_chore(self) -> None:
+        kind = self._due_chores.pop(0)
+        if self._due_chores:
+            self._nightly.wake.set()
+        if await self._chores.do(kind):
+            self._hooks.wake.set()
+
+    # --- the ticker ---------------------------------------------------------------------------------------------------
+
+    async def _look_around(self) -> None:
+        self._schedule.check()
+        if self._hooks_are_due():
+            self._hooks.wake.set()
+        await self._notice_login()
+        await self._publish_state()
+
+    async def _notice_login(self) -> None:
+        """Poll at once after a new login, which replaces the token store's file."""
+        if not self._login_needed or self._slow_disk_s() is not None:
+            return
+        now = await self.context.disk.run(_mtime, Path(self.config.state.dir) / "token.json")
+        if self._token_mtime is not None and now != self._token_mtime:
+            self.poll_all()
+        self._token_mtime = now
+
+    async def _publish_state(self) -> None:
+        """Tell systemd and `dcsync status` what is going on, when that has changed."""
+        words, due = self.describe(), self._schedule.next_poll()
+        if (words, time_json(due)) == self._last_state:
+            return
+        self._last_state = (words, time_json(due))
+        self._notifier.status(words)
+        if self._slow_disk_s() is None:
+            state: dict[str, Json] = {"pid": os.getpid(), "status": words, "next_poll": time_json(due)}
+            await self.context.disk.run(_write_state, self._state_path(), state)
+
+    def _describe_waiting(self) -> str:
+        due = self._schedule.next_poll()
+        return (
+            "waiting" if due is None else f"waiting; next poll at {due.astimezone(self.config.mirror.zone):%H:%M:%S %Z}"
+        )
+
+    def _state_path(self) -> Path:
+        return Path(self.config.state.dir) / _STATE_NAME
+
+
+def _write_state(path: Path, state: Mapping[str, Json] | None) -> None:
+    """Replace the file that `dcsync status` reads; None removes it.
+
+    It need not survive a power cut, and a full disk is no reason to stop.
+    """
+    try:
+        if state is None:
+            path.unlink(missing_ok=True)
+            return
+        aside = path.with_suffix(".new")
+        aside.write_text(json.dumps(state))
+        aside.replace(path)
+    except OSError as error:
+        log.debug("the daemon's state file cannot be written", path=str(path), error=error.strerror)
+
+
+def _mtime(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None

@@ -1,0 +1,205 @@
+"""What the daemon does on one open mirror, however many hosts share it: the base of both kinds of session."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import NoReturn, TypeAlias
+
+import structlog
+
+from dcsync.app.from_config import account_settings
+from dcsync.app.sync import follow_up
+from dcsync.config import Config
+from dcsync.daemon.chores import Chores
+from dcsync.daemon.progress import SLOW_DISK_S, Progress
+from dcsync.daemon.sd_notify import Notifier
+from dcsync.errors import DcsyncError, ExitStatus, MirrorError
+from dcsync.ops.alerts.dispatch import Teller
+from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.mirroring.run import AccountOutcome
+from dcsync.tasks import primary_error
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """How a session is asked to end."""
+
+    #: Begin nothing new; what is in progress has some seconds to finish.
+    end: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Cancel what is in progress now.
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionParts:
+    """What a session is made of."""
+
+    config: Config
+    context: SyncContext
+    teller: Teller
+    progress: Progress
+    notifier: Notifier
+    signals: Signals
+
+
+class Session(ABC):
+    """The work of this host on one open mirror, until it is asked to end or the mirror is lost."""
+
+    #: The longest time between two rounds of the ticker.
+    tick_s: float
+
+    def __init__(self, parts: SessionParts) -> None:
+        self.config = parts.config
+        self.context = parts.context
+        self.progress = parts.progress
+        self._teller = parts.teller
+        self._notifier = parts.notifier
+        self._signals = parts.signals
+        self._accounts = {account.name: account for account in account_settings(parts.config)}
+        self._chores = Chores(
+            config=parts.config,
+            context=parts.context,
+            teller=parts.teller,
+            progress=parts.progress,
+            accounts=tuple(self._accounts.values()),
+        )
+        self._lost: MirrorError | None = None
+        self._alert_codes: list[str] = []
+
+    # --- what each kind does its own way ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def poll_all(self) -> None:
+        """Poll every account now."""
+
+    @abstractmethod
+    def poll_soon(self, account: str, wait: timedelta) -> None:
+        """Poll an account once more after a wait."""
+
+    def _opened(self) -> AbstractAsyncContextManager[None]:
+        """Return the context in which all work is done."""
+        return _nothing()
+
+    @abstractmethod
+    def _start_work(self, group: asyncio.TaskGroup) -> None:
+        """Start the tasks that do the work."""
+
+    @abstractmethod
+    async def _end_work(self, group: asyncio.TaskGroup) -> None:
+        """Let work in progress finish within the drain time, or until it is hurried; return when every task has ended.
+
+        `group` is for tasks that help with it.
+        """
+
+    @abstractmethod
+    async def _look_around(self) -> None:
+        """Do what one round of the ticker is for."""
+
+    @abstractmethod
+    def _describe_waiting(self) -> str:
+        """Return what the status line says while there is nothing to do."""
+
+    @abstractmethod
+    def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
+        """Note whether the last work on an account failed for want of a login."""
+
+    # --- what both do the same ----------------------------------------------------------------------------------------
+
+    async def run(self, notice: str) -> None:
+        """Work until asked to end. The status line says `notice` first, or what the session does.
+
+        Raises the `MirrorError` when the mirror is lost, and the `ManifestError` when its database is.
+        """
+        try:
+            async with self._opened(), asyncio.TaskGroup() as group:
+                self._start_work(group)
+                ticker = group.create_task(self._tick(), name="ticker")
+                self.poll_all()
+                self._notifier.ready(notice or self.describe())
+                await self._signals.end.wait()
+                await self._end_work(group)
+                ticker.cancel()
+        except BaseExceptionGroup as errors:
+            error = primary_error(errors)
+            raise error from (None if isinstance(error, DcsyncError) else errors)
+        if self._lost is not None:
+            raise self._lost
+
+    def describe(self) -> str:
+        """Return what is going on, for the status line."""
+        slow_s = self._slow_disk_s()
+        if slow_s is not None:
+            return f"the disk has not answered for {slow_s:.0f} s"
+        needs = f"; needs attention: {', '.join(self._alert_codes)} (dcsync status)" if self._alert_codes else ""
+        return self.progress.describe() or f"{self._describe_waiting()}{needs}"
+
+    @contextmanager
+    def _busy(self, what: str) -> Iterator[None]:
+        """Count the block as work in progress, and show it in the status line."""
+        self.progress.begin(what)
+        self._notifier.status(self.describe())
+        try:
+            yield
+        finally:
+            self.progress.end(what)
+            if not self._signals.end.is_set():
+                self._notifier.status(self.describe())
+
+    async def _tick(self) -> NoReturn:
+        """Go round every few seconds. When the loop is blocked, no round comes, and systemd ends the service."""
+        interval_s = min(self.tick_s, self._notifier.watchdog_interval_s or self.tick_s)
+        while True:
+            if not self.progress.is_stuck() or self._slow_disk_s() is not None:
+                # A kill does not help against a disk that does not answer: the kernel would not let go of the process.
+                self._notifier.watchdog()
+            await self._look_around()
+            await self.context.clock.sleep(interval_s)
+
+    async def _is_mounted(self) -> bool:
+        """Check that the mirror's disk is still there; without it the session ends."""
+        try:
+            await self.context.disk.run(self.context.root.check_still_there)
+        except MirrorError as error:
+            self._lose_mirror(error)
+            return False
+        return True
+
+    async def _follow_up(self, outcome: AccountOutcome) -> None:
+        """Do what follows a poll, and keep the codes of what needs attention for the status line."""
+        status = await follow_up(self.config, self.context, self._teller, [outcome])
+        if status is not None:
+            self._alert_codes = sorted({item.code for account in status.accounts for item in account.attention})
+
+    def _note_outcome(self, outcome: AccountOutcome) -> None:
+        """Take from an outcome what concerns the whole session: a lost mirror, a login that is needed."""
+        error = outcome.error
+        if isinstance(error, MirrorError):
+            self._lose_mirror(error)
+        is_needed = error is not None and error.exit_status is ExitStatus.LOGIN_REQUIRED
+        self._note_login(outcome.account, is_needed=is_needed)
+
+    def _lose_mirror(self, error: MirrorError) -> None:
+        """End this session: unmounted or moved, whatever is open does not lead to the mirror any more."""
+        self._lost = error
+        self._signals.end.set()
+
+    def _slow_disk_s(self) -> float | None:
+        """Return for how long the disk has not answered; None unless that is long."""
+        busy_s = self.context.disk.oldest_s()
+        return busy_s if busy_s is not None and busy_s > SLOW_DISK_S else None
+
+
+#: Makes the session for an open mirror.
+SessionFactory: TypeAlias = Callable[[SessionParts], Session]
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield

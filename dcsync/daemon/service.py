@@ -190,7 +190,11 @@ class Service:
                     signals=self._signals,
                 )
                 self._session = self._make_session(parts)
-                await self._session.run(self._note_opened())
+                try:
+                    await self._session.run(self._note_opened())
+                finally:
+                    # Before the mirror is closed: a page or a signal must not use what is closed.
+                    self._session = None
         except asyncio.CancelledError:
             # `stop` cancelled the opening. A rebuild may take hours; the next start continues it.
             task = asyncio.current_task()
@@ -202,8 +206,6 @@ class Service:
             if not waits or self._previous_config is not None:
                 raise
             await self._wait_for_mirror(config, error)
-        finally:
-            self._session = None
 
     @asynccontextmanager
     async def _opening(self) -> AsyncIterator[None]:

@@ -91,10 +91,14 @@ class Rig:
         return not busy and session.context.disk.oldest_s() is None
 
     def is_stalled(self) -> bool:
-        """Whether nothing is under way but waits on the clock."""
+        """Whether all work in progress waits for time to pass.
+
+        The ticker always sleeps; with a session, work that waits is one more sleeper. Without that, the work is in a
+        thread or on a socket, and on a busy machine it takes its time.
+        """
         session = self.service._session
         busy_disk = session is not None and session.context.disk.oldest_s() is not None
-        return not self.sandbox.active and not busy_disk and self.clock.next_due() is not None
+        return not self.sandbox.active and not busy_disk and self.clock.sleepers() > (session is not None)
 
 
 @asynccontextmanager

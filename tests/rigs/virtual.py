@@ -50,6 +50,10 @@ class VirtualClock:
             heapq.heappop(self._sleepers)
         return self._sleepers[0][0] - self._monotonic if self._sleepers else None
 
+    def sleepers(self) -> int:
+        """Return how many wait for time to pass."""
+        return sum(not future.done() for _, _, future in self._sleepers)
+
     async def advance(
         self, span: timedelta, *, quiet: Callable[[], bool], stalled: Callable[[], bool] = lambda: False
     ) -> None:

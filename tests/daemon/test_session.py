@@ -1,0 +1,201 @@
+"""What both kinds of session promise: to end when asked, in time, and to say what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dcsync.app.sync import open_sync, open_teller
+from dcsync.config import Config
+from dcsync.daemon.local_session import LocalSession
+from dcsync.daemon.progress import Progress
+from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
+from dcsync.daemon.shared import SharedSession
+from dcsync.errors import MirrorError
+from dcsync.ops.context import AccountSettings
+from dcsync.sandbox import Fault
+from tests.daemon.test_shared import FAST
+from tests.ops.test_shared import config_of
+from tests.rigs.daemon import Heard
+from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables
+from tests.rigs.virtual import VirtualClock
+from tests.rigs.waiting import until
+
+
+@dataclass(slots=True, kw_only=True)
+class Rig:
+    mirror: Mirror
+    session: Session
+    signals: Signals
+    heard: Heard
+    progress: Progress
+    clock: VirtualClock
+
+    @asynccontextmanager
+    async def running(self, notice: str = "") -> AsyncIterator[None]:
+        """Run the session beside the block, which asks it to end."""
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            group.create_task(self.session.run(notice))
+            yield
+
+    async def hears(self, text: str) -> None:
+        """Wait until systemd was told something that contains a text."""
+        await until(lambda: any(text in message for message in self.heard.messages), text)
+
+
+@asynccontextmanager
+async def rig_of(mirror: Mirror, config: Config, make: SessionFactory) -> AsyncIterator[Rig]:
+    clock = VirtualClock(TODAY)
+    progress, heard, signals = Progress(clock), Heard(), Signals()
+    async with open_sync(config, environ=mirror.environ, observer=progress, clock=clock, role="run") as context:
+        parts = SessionParts(
+            config=config,
+            context=context,
+            teller=await open_teller(config, context, environ=mirror.environ, runs_hooks=False),
+            progress=progress,
+            notifier=heard,
+            signals=signals,
+        )
+        yield Rig(mirror=mirror, session=make(parts), signals=signals, heard=heard, progress=progress, clock=clock)
+
+
+@pytest.fixture(params=["local", "shared"])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    """A session of each kind."""
+    async with mirroring(tmp_path) as mirror:
+        make: SessionFactory = LocalSession
+        config = mirror.configuration()
+        if request.param == "shared":
+            make = partial(SharedSession, pace=FAST)
+            config = config_of(mirror, request.getfixturevalue("database"), 1)
+        async with rig_of(mirror, config, make) as ready:
+            yield ready
+
+
+async def test_it_polls_at_its_start_and_ends_when_asked(rig: Rig) -> None:
+    job = add_extract(rig.mirror, tables(2))
+
+    async with rig.running():
+        await until(rig.mirror.snapshots)
+        rig.signals.end.set()
+
+    rig.mirror.assert_identical(job)
+    assert "READY=1" in rig.heard.messages
+
+
+async def test_work_in_progress_is_cancelled_at_once_when_hurried(rig: Rig) -> None:
+    rig.mirror.sandbox.faults.add(Fault(server="api", kind="hang", seconds=60, times=None))
+
+    async with rig.running():
+        await until(lambda: rig.mirror.sandbox.active)
+        rig.signals.end.set()
+        await asyncio.sleep(0.1)  # noqa: TID251 - the same
+        assert rig.progress.is_busy
+        rig.signals.hurry.set()
+
+    assert not rig.progress.is_busy
+
+
+async def test_a_lost_mirror_ends_it_with_the_reason(rig: Rig) -> None:
+    rig.mirror.root.rename(rig.mirror.folder / "elsewhere")
+
+    async with asyncio.timeout(30):
+        with pytest.raises(MirrorError) as caught:
+            await rig.session.run("")
+
+    assert caught.value.code == "M-MISSING"
+    assert not rig.mirror.root.exists()
+
+
+async def test_a_notice_is_the_first_status(rig: Rig) -> None:
+    async with rig.running("running with the previous configuration"):
+        await rig.hears("READY=1")
+        rig.signals.end.set()
+
+    place = rig.heard.messages.index("READY=1")
+    assert rig.heard.messages[place + 1] == "STATUS=running with the previous configuration"
+
+
+# --- the base alone ---------------------------------------------------------------------------------------------------
+
+
+class Idle(Session):
+    """A session without work."""
+
+    tick_s = 30.0
+
+    def poll_all(self) -> None:
+        """There is nothing to poll."""
+
+    def poll_soon(self, account: str, wait: timedelta) -> None:
+        """There is nothing to poll."""
+
+    def _start_work(self, group: asyncio.TaskGroup) -> None:
+        pass
+
+    async def _end_work(self, group: asyncio.TaskGroup) -> None:
+        pass
+
+    async def _look_around(self) -> None:
+        pass
+
+    def _describe_waiting(self) -> str:
+        return "waiting"
+
+    def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
+        pass
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with mirroring(tmp_path) as mirror, rig_of(mirror, mirror.configuration(), Idle) as ready:
+        yield ready
+
+
+async def test_the_watchdog_is_fed_each_round_unless_work_is_stuck(idle: Rig) -> None:
+    async def fed_in_a_round() -> bool:
+        idle.heard.messages.clear()
+        await idle.clock.advance(timedelta(seconds=30), quiet=lambda: True)
+        return "WATCHDOG=1" in idle.heard.messages
+
+    async with idle.running():
+        assert await fed_in_a_round()
+        idle.progress.begin("polling acme")
+        assert await fed_in_a_round()
+
+        idle.clock.leap(timedelta(hours=3))
+        assert not await fed_in_a_round()
+        idle.progress.end("polling acme")
+        assert await fed_in_a_round()
+        idle.signals.end.set()
+
+
+async def test_a_disk_that_does_not_answer_is_said_and_does_not_starve_the_watchdog(
+    idle: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idle.session.context.disk, "oldest_s", lambda: 31.0)
+    idle.progress.begin("polling acme")
+    idle.clock.leap(timedelta(hours=3))
+
+    async with idle.running():
+        await idle.hears("READY=1")
+        await idle.hears("WATCHDOG=1")
+        idle.signals.end.set()
+
+    assert idle.progress.is_stuck()
+    assert idle.session.describe() == "the disk has not answered for 31 s"
+
+
+async def test_codes_of_what_needs_attention_are_in_the_status_line_while_it_waits(idle: Rig) -> None:
+    idle.session._alert_codes = ["A-DENIED", "L-LATE"]
+    assert idle.session.describe() == "waiting; needs attention: A-DENIED, L-LATE (dcsync status)"
+
+    idle.progress.begin("polling acme")
+    assert idle.session.describe() == "polling acme"

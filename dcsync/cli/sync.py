@@ -223,7 +223,7 @@ def _plan_json(planned: Planned) -> dict[str, Json]:
             {
                 "name": action.file.name,
                 "size": action.file.size,
-                "action": type(action).__name__.lower(),
+                "action": action.kind.value,
                 "reason": action.reason,
             }
             for action in planned.plan.actions

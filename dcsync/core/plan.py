@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 from dcsync.core import names
 from dcsync.core.cost import CostInputs, Method, Price
@@ -25,10 +26,21 @@ WORTH_A_LOOK = 3
 MOST_FURTHER, FURTHER_ANYWAY = 4, 64 << 20
 
 
+class ActionKind(StrEnum):
+    """What is done with a file, as `sync --dry-run --json` names it. A released value does not change."""
+
+    FETCH = "fetch"
+    EXTRACT = "extract"
+    LINK = "link"
+    KEEP = "keep"
+    SKIP = "skip"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
     """Get it by a signed URL of its own; `unless` is the file before it, whose ETag makes a 304 possible."""
 
+    kind: ClassVar[ActionKind] = ActionKind.FETCH
     file: ListedFile
     name: str
     reason: str
@@ -39,6 +51,7 @@ class Fetch:
 class Extract:
     """Get it out of the archive. Only a listed one has a URL of its own to fall back on."""
 
+    kind: ClassVar[ActionKind] = ActionKind.EXTRACT
     file: ListedFile
     name: str
     reason: str
@@ -50,6 +63,7 @@ class Extract:
 class Link:
     """It is what the snapshot before has: share that."""
 
+    kind: ClassVar[ActionKind] = ActionKind.LINK
     file: ListedFile
     name: str
     reason: str
@@ -61,6 +75,7 @@ class Link:
 class Keep:
     """It is in the staging folder already, whole, from a run that was cut short."""
 
+    kind: ClassVar[ActionKind] = ActionKind.KEEP
     file: ListedFile
     name: str
     staged: StoredFile
@@ -71,6 +86,7 @@ class Keep:
 class Skip:
     """It is not mirrored."""
 
+    kind: ClassVar[ActionKind] = ActionKind.SKIP
     file: ListedFile
     reason: str
 

@@ -66,6 +66,13 @@ def make_directory(bodies: Mapping[str, bytes], *, refused: tuple[Refused, ...] 
     return Directory(members=members, refused=refused, size=len(members) * spacing + 500)
 
 
+def test_the_words_for_actions_stay() -> None:
+    """Scripts read them from `sync --dry-run --json`."""
+    kinds = {action: action.kind for action in (Fetch, Extract, Link, Keep, Skip)}
+
+    assert kinds == {Fetch: "fetch", Extract: "extract", Link: "link", Keep: "keep", Skip: "skip"}
+
+
 def kept(made: Plan) -> tuple[Keep, ...]:
     return tuple(action for action in made.actions if isinstance(action, Keep))
 

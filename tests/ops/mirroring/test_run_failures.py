@@ -9,6 +9,7 @@ import os
 import pytest
 import structlog
 
+from dcsync.app.from_config import account_settings
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
@@ -25,7 +26,7 @@ from dcsync.errors import (
 )
 from dcsync.log import configure
 from dcsync.ops.context import NullObserver
-from dcsync.ops.mirroring.run import exit_status
+from dcsync.ops.mirroring.run import exit_status, poll_account
 from dcsync.sandbox import Fault, Synthetic
 from tests.rigs.mirror import (
     Mirror,
@@ -318,3 +319,37 @@ async def test_the_scope_of_an_error_decides_what_is_still_mirrored(
     assert acme.error is (error if stops_account else None)
     assert [published.job for published in acme.published] == ([] if stops_account else [second])
     assert [(failed.job, failed.code) for failed in acme.failed] == ([] if stops_account else [(first, error.code)])
+
+
+OPEN_STATES = ["listed", "staging", "failed"]
+
+
+async def test_an_error_that_says_nothing_of_the_content_never_quarantines_a_job(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(1))
+    mirror.sandbox.faults.add(Fault(server="storage", kind="status", status=500, times=None))
+
+    for _ in range(5):
+        (failed,) = (await mirror.sync_one()).failed
+        assert (failed.code, failed.state) == ("S-SERVER", JobState.FAILED)
+        mirror.clock.advance(7 * 3600)
+    mirror.sandbox.faults.clear()
+
+    assert [published.job for published in (await mirror.sync_one()).published] == [job]
+
+
+@pytest.mark.parametrize("steps", [[], ["listed"], ["listed", "staging"], ["failed"]], ids=["seen", *OPEN_STATES])
+async def test_a_job_in_any_open_state_expires_when_its_extract_is_deleted(mirror: Mirror, steps: list[str]) -> None:
+    job = JobId(add_extract(mirror, tables(1), days_ago=1))
+    async with mirror.opened() as context:
+        (account,) = account_settings(mirror.configuration())
+        await poll_account(context, account)
+        for step in steps:
+            await context.manifest.move(account.name, job, JobState(step), at=mirror.clock.now())
+    mirror.clock.advance(30 * 86400)
+    mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester")
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", times=None))
+
+    outcome = await mirror.sync_one()
+
+    assert outcome.error is None
+    assert [(failed.job, failed.state) for failed in outcome.failed] == [(job, JobState.EXPIRED)]

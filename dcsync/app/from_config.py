@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcsync.app.state_dir import CALLBACK_NAME, read_text, state_folder, write_text
 from dcsync.config import Config, secret_refs
@@ -15,10 +16,10 @@ from dcsync.core.plan import Selection
 from dcsync.core.retention import KeepPolicy
 from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.errors import ConfigError
-from dcsync.ops.alerts.dispatch import TellSettings
-from dcsync.ops.alerts.hooks import Hook
-from dcsync.ops.alerts.notify import check_installed
 from dcsync.ops.context import AccountSettings
+
+if TYPE_CHECKING:
+    from dcsync.ops.alerts.dispatch import TellSettings
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
@@ -63,6 +64,11 @@ def storage_policy(config: Config) -> StoragePolicy:
 
 def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings:
     """Return who hears of what, secrets resolved. Raises `ConfigError`s: better now than when there is news."""
+    # Imported for those who send something: they bring in the network, which `dcsync status` must not pay for.
+    from dcsync.ops.alerts.dispatch import TellSettings
+    from dcsync.ops.alerts.hooks import Hook
+    from dcsync.ops.alerts.notify import check_installed
+
     urls = tuple(url.resolve(environ).get_secret_value() for url in config.notify.urls)
     if urls:
         check_installed()

@@ -9,20 +9,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcsync.app.from_config import account_settings
 from dcsync.app.hosts import known_hosts
 from dcsync.app.state_dir import DAEMON_NAME, LOCK_NAME, is_file, manifest_place
 from dcsync.app.stores import open_store, open_window
 from dcsync.auth.token_store import ChainStore, TokenPair, fingerprint
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
-from dcsync.core.model import AccountName
 from dcsync.core.oauth import REFRESH_LIFE
 from dcsync.core.wire import parse_time
 from dcsync.database import Database
 from dcsync.errors import DcsyncError, ManifestMissing, MirrorLocked
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.root import FileLock, open_root
-from dcsync.ops.status import Attention, Holder, Status, TokenState, account_statuses, token_attention
+from dcsync.ops.alerts.collect import AlertSources
+from dcsync.ops.context import AccountSettings
+from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_alert
 from dcsync.tasks import DiskThreads
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ async def read_status(
     place = manifest_place(config, environ=environ)
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
-        manifest, used, pair, trouble = None, 0, None, None
+        manifest, used, pair, token = None, 0, None, None
         if isinstance(place, Database) or await disk.run(is_file, place):
             with suppress(ManifestMissing):
                 manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
@@ -46,15 +48,15 @@ async def read_status(
             window = await open_window(stack, config, place, disk, makes=False)
             used = await window.used(now=clock.monotonic())
             store, threads = await open_store(stack, config, place, disk, makes=False)
-            pair, trouble = await threads.run(look_at_token, config, store, clock.now())
-        return await _status(config, manifest, disk, clock.now(), used=used, pair=pair, trouble=trouble)
+            pair, token = await threads.run(read_token, config, store)
+        return await _status(config, manifest, disk, clock.now(), used=used, pair=pair, token=token)
 
 
 async def current_status(config: Config, context: SyncContext) -> Status:
     """Read how the mirror stands from what is open already."""
     used, now = await context.limiter.used(), context.clock.now()
-    pair, trouble = await context.token_threads.run(look_at_token, config, context.token_store, now)
-    return await _status(config, context.manifest, context.disk, now, used=used, pair=pair, trouble=trouble)
+    pair, token = await context.token_threads.run(read_token, config, context.token_store)
+    return await _status(config, context.manifest, context.disk, now, used=used, pair=pair, token=token)
 
 
 async def _status(
@@ -65,15 +67,14 @@ async def _status(
     *,
     used: int,
     pair: TokenPair | None,
-    trouble: Attention | None,
+    token: TokenState | None,
 ) -> Status:
     state = Path(config.state.dir)
     hosts = () if manifest is None else await known_hosts(manifest)
     accounts = await account_statuses(
         manifest,
-        [AccountName(account.name) for account in config.accounts],
+        [alert_sources(config, account, token, now) for account in account_settings(config)],
         now,
-        common=() if trouble is None else (trouble,),
         stale_after=config.poll.stale_after,
     )
     issued_at = None if pair is None else pair.issued_at
@@ -91,15 +92,25 @@ async def _status(
     )
 
 
-def look_at_token(config: Config, store: ChainStore, now: datetime) -> tuple[TokenPair | None, Attention | None]:
-    """Return the stored tokens, and what a person should know of them. Nothing is spent, locked or asked."""
+def alert_sources(config: Config, account: AccountSettings, token: TokenState | None, now: datetime) -> AlertSources:
+    """Return what decides, besides the manifest, which alerts an account has."""
+    return AlertSources(
+        account=account,
+        root=Path(config.mirror.root),
+        hooks={tuple(hook.run) for hook in config.hooks},
+        token=None if token is None else token_alert(account.name, token, now),
+    )
+
+
+def read_token(config: Config, store: ChainStore) -> tuple[TokenPair | None, TokenState | None]:
+    """Return the stored tokens and their state, where the method has any. Nothing is used, locked or asked."""
     if config.auth.method != "login" and config.auth.refresh_token is None:
         return None, None
     pair, token = _token_state(store)
     # Before the first run with method "token" there is nothing stored, and nothing amiss.
     if not token.is_stored and config.auth.method == "token":
         return None, None
-    return pair, token_attention(token, now)
+    return pair, token
 
 
 def _token_state(store: ChainStore) -> tuple[TokenPair | None, TokenState]:

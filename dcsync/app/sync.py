@@ -12,17 +12,18 @@ from dcsync.api.storage import open_storage
 from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings, storage_policy, tell_settings
 from dcsync.app.mirror import look_at_mirror, open_mirror
-from dcsync.app.status import current_status, look_at_token
+from dcsync.app.status import current_status, read_token
 from dcsync.clock import Clock
 from dcsync.config import Config
+from dcsync.core.alerts import Alert
 from dcsync.core.transfer import Throttle
 from dcsync.errors import DcsyncError, ExitStatus
 from dcsync.ops.alerts.dispatch import Teller
-from dcsync.ops.context import MirrorContext, NullObserver, Observer, SyncContext
+from dcsync.ops.context import AccountSettings, MirrorContext, NullObserver, Observer, SyncContext
 from dcsync.ops.metrics import write_textfile
 from dcsync.ops.mirroring.run import AccountOutcome
 from dcsync.ops.page import write_report
-from dcsync.ops.status import Attention, Status
+from dcsync.ops.status import Status, TokenState, token_alert
 
 log = structlog.get_logger(__name__)
 
@@ -101,13 +102,13 @@ async def follow_up(
 
     Never fails for what it could not do; returns the status after the run, if it can be read.
     """
-    token = await token_trouble(config, context)
+    token = await stored_token(config, context)
     for outcome in outcomes:
         if outcome.error is None:
             api = context.api.with_own_count()
             await teller.look_at_requests(api, outcome.account)
             outcome.calls += api.calls
-        await teller.after_run(outcome, token=token)
+        await teller.after_run(outcome, token=account_token_alert(context, outcome.account, token))
     try:
         status = await current_status(config, context)
     except DcsyncError as error:
@@ -125,10 +126,15 @@ async def follow_up(
     return status
 
 
-async def token_trouble(config: Config, context: SyncContext) -> Attention | None:
-    """Return what a person should know of the stored tokens; None for nothing. Never fails."""
+def account_token_alert(context: SyncContext, account: AccountSettings, token: TokenState | None) -> Alert | None:
+    """Return the alert about the stored token, for one of the accounts that use it."""
+    return None if token is None else token_alert(account.name, token, context.clock.now())
+
+
+async def stored_token(config: Config, context: SyncContext) -> TokenState | None:
+    """Return the state of the stored token, where there is one. Never fails."""
     try:
-        return (await context.token_threads.run(look_at_token, config, context.token_store, context.clock.now()))[1]
+        return (await context.token_threads.run(read_token, config, context.token_store))[1]
     except DcsyncError:
         # A store that cannot be read is what the run met, and says.
         return None

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with a status other than 0 when an account is stale or needs a person; for monitors.",
+    help="Exit with a status other than 0 when an account is stale or has an alert; for monitors.",
 )
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
     """Show how the mirror stands. Asks the manifest only: no network, no daemon needed.
 
-    With --check the exit status is 3 when an account is stale (poll.stale_after), or what needs attention: 12 a login,
-    13 a permission, 14 a disk.
+    With --check the exit status is 3 when an account is stale (poll.stale_after), or has an alert. An alert may
+    ask for another one: 12 a login, 13 a permission, 14 a disk.
     """
     from dcsync.app.status import read_status
     from dcsync.cli.output import print_json
@@ -75,5 +75,5 @@ def _print_account(account: AccountStatus, now: datetime) -> None:
     click.echo(f"  newest        {newest}{when}")
     counts = ", ".join(f"{count} {state}" for state, count in account.jobs.items() if count)
     click.echo(f"  jobs          {counts or 'none known'}")
-    for item in account.attention:
-        click.secho(f"  attention     [{item.code}] {item.message}", fg="yellow")
+    for item in account.alerts:
+        click.secho(f"  alert         [{item.alert.code}] {item.alert.message}", fg="yellow")

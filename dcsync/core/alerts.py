@@ -59,6 +59,7 @@ class AlertCode(StrEnum):
     L_INACTIVE = "L-INACTIVE"
     L_GONE = "L-GONE"
     L_EXPIRING = "L-EXPIRING"
+    L_LOST = "L-LOST"
     L_ROWS = "L-ROWS"
     L_COLUMNS = "L-COLUMNS"
     L_TABLE = "L-TABLE"
@@ -292,7 +293,7 @@ def _is_due(item: StandingAlert, now: datetime) -> bool:
 def _began(item: StandingAlert, now: datetime) -> Event:
     alert = item.alert
     return Event(
-        kind=EventKind.FAILURE if alert.may_pass else alert.kind.event,
+        kind=EventKind.FAILURE if alert.may_pass or alert.is_final else alert.kind.event,
         account=alert.account,
         at=now,
         code=alert.code,
@@ -376,6 +377,12 @@ _OWN = (
         AlertScope.JOB,
         "the other alerts of dcsync status say what holds it up",
         severity=Severity.CRITICAL,
+    ),
+    _kind(
+        AlertCode.L_LOST,
+        AlertScope.JOB,
+        "this extract can no longer be downloaded; the next extract has the account's data as of its own day",
+        exit_status=ExitStatus.DONE,
     ),
     _kind(AlertCode.L_ROWS, AlertScope.REQUEST, _COMPARE, origin=Origin.AUTODESK),
     _kind(AlertCode.L_COLUMNS, AlertScope.REQUEST, _COMPARE, origin=Origin.AUTODESK),

@@ -60,6 +60,12 @@ OPEN = frozenset({S.SEEN, S.LISTED, S.STAGING, S.FAILED})
 #: States of which a person should hear.
 LOSSES = frozenset({S.EXPIRED, S.QUARANTINED})
 
+#: What to do about a loss: it is not tried again.
+LOSS_HINTS = {
+    S.EXPIRED: "this extract can no longer be downloaded; the next extract has the account's data as of its own day",
+    S.QUARANTINED: "dcsync no longer retries it: try it again with dcsync sync --job ID, or run the data request again",
+}
+
 _UPSTREAM = {
     JobPhase.SUCCEEDED: S.SEEN,
     JobPhase.FAILED: S.EMPTY,

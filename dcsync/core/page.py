@@ -65,18 +65,18 @@ class RequestHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountHistory:
-    """What is known of an account. `attention` are codes and messages."""
+    """What is known of an account. `alerts` are codes and messages."""
 
     name: str
     last_poll: datetime | None
     last_success: datetime | None
-    attention: Sequence[tuple[str, str]]
+    alerts: Sequence[tuple[str, str]]
     requests: Sequence[RequestHistory]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """Something that a person should look at: of the account, or of a table in a request's newest snapshot."""
+    """An alert: of the account, or of a table in a request's newest snapshot."""
 
     code: str
     text: str
@@ -182,8 +182,8 @@ class Page:
     written_at: str
     version: str
     zone: str
-    attention: tuple[Item, ...]
-    attention_left: int
+    alerts: tuple[Item, ...]
+    alerts_left: int
     accounts: tuple[AccountView, ...]
 
 
@@ -192,13 +192,13 @@ def page(accounts: Sequence[AccountHistory], *, now: datetime, zone: tzinfo = UT
     requests = max(1, sum(len(account.requests) for account in accounts))
     view = _View(now=now, zone=zone, share=1 / requests)
     views = tuple(view.account(account, index) for index, account in enumerate(accounts))
-    items = [item for index, account in enumerate(accounts) for item in _attention(account, index)]
+    items = [item for index, account in enumerate(accounts) for item in _alerts(account, index)]
     return Page(
         written_at=view.time(now),
         version=version,
         zone="UTC" if zone is UTC else str(zone),
-        attention=tuple(items[:MOST_ITEMS]),
-        attention_left=max(0, len(items) - MOST_ITEMS),
+        alerts=tuple(items[:MOST_ITEMS]),
+        alerts_left=max(0, len(items) - MOST_ITEMS),
         accounts=views,
     )
 
@@ -221,9 +221,9 @@ def late_by(completed: Sequence[datetime], now: datetime) -> timedelta | None:
     return usual if now - times[-1] > usual * _LATE_INTERVALS + _LATE_SLACK else None
 
 
-def _attention(account: AccountHistory, index: int) -> list[Item]:
+def _alerts(account: AccountHistory, index: int) -> list[Item]:
     name = printable(account.name)
-    items = [Item(code=code, text=printable(text, _NAME), account=name) for code, text in account.attention]
+    items = [Item(code=code, text=printable(text, _NAME), account=name) for code, text in account.alerts]
     for place, request in enumerate(account.requests):
         newest = next((past for past in reversed(request.snapshots) if not past.is_pruned), None)
         title = printable(request.description, _COLUMN) or request.id

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from dcsync.app.from_config import keep_policy
+from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.config import Config
 from dcsync.core.events import Event, EventKind
 from dcsync.daemon.progress import Progress
@@ -61,29 +62,28 @@ class Chores:
         try:
             await prune(self.context, self.accounts, policy)
         except MassChange as error:
-            await self._attention("", error.code, error.message, error.advice)
+            await self._send_alert("", error.code, error.message, error.advice)
             return True
         return False
 
     async def _verify(self) -> bool:
         settings = self.config.verify
-        report = await verify_nightly(
+        await verify_nightly(
             self.context,
             self.accounts,
             days=settings.part_days,
             rate=settings.rate,
             observer=self.progress,
         )
-        told = False
-        for account in self.accounts:
-            found = [item for item in report.damage if item.account == account.name]
-            if found:
-                message = f"{len(found)} of the mirror's files are not as they were published: {found[0].path} first"
-                await self._attention(account.name, "V-DAMAGED", message, "see and mend it: dcsync verify --repair")
-                told = True
-        return told
+        # Each account's alerts, also where there is nothing: then what was damaged is repaired, or pruned.
+        token = await stored_token(self.config, self.context)
+        changed = [
+            await self.teller.update(account, token=account_token_alert(self.context, account, token))
+            for account in self.accounts
+        ]
+        return any(changed)
 
-    async def _attention(self, account: str, code: str, message: str, hint: str) -> None:
+    async def _send_alert(self, account: str, code: str, message: str, hint: str) -> None:
         now = self.context.clock.now()
         event = Event(kind=EventKind.ALERT, account=account, at=now, code=code, message=message, hint=hint)
         await self.teller.happened(event)

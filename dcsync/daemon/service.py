@@ -269,7 +269,7 @@ class Service:
             code = "starting" if self._trouble is None else self._trouble.code
             return False, {"status": "not able", "problems": [code]}
         status = await self._read_status()
-        problems = sorted({item.code for account in status.accounts for item in account.attention})
+        problems = status.codes
         problems += [f"stale: {account.name}" for account in status.accounts if account.is_stale]
         problems += ["stuck"] if session.progress.is_stuck() else []
         able = status.health is ExitStatus.DONE and not session.progress.is_stuck()

@@ -137,7 +137,7 @@ class Session(ABC):
         slow_s = self._slow_disk_s()
         if slow_s is not None:
             return f"the disk has not answered for {slow_s:.0f} s"
-        needs = f"; needs attention: {', '.join(self._alert_codes)} (dcsync status)" if self._alert_codes else ""
+        needs = f"; alerts: {', '.join(self._alert_codes)} (dcsync status)" if self._alert_codes else ""
         return self.progress.describe() or f"{self._describe_waiting()}{needs}"
 
     @contextmanager
@@ -172,10 +172,10 @@ class Session(ABC):
         return True
 
     async def _follow_up(self, outcome: AccountOutcome) -> None:
-        """Do what follows a poll, and keep the codes of what needs attention for the status line."""
+        """Do what follows a poll, and keep the codes of the alerts for the status line."""
         status = await follow_up(self.config, self.context, self._teller, [outcome])
         if status is not None:
-            self._alert_codes = sorted({item.code for account in status.accounts for item in account.attention})
+            self._alert_codes = status.codes
 
     def _note_outcome(self, outcome: AccountOutcome) -> None:
         """Take from an outcome what concerns the whole session: a lost mirror, a login that is needed."""

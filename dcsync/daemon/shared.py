@@ -15,7 +15,7 @@ from typing import NoReturn
 import structlog
 
 from dcsync.app.mirror import shared_database
-from dcsync.app.sync import token_trouble
+from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.core.freshness import next_poll
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.wire import parse_time
@@ -120,8 +120,9 @@ class SharedSession(Session):
             ticket = Ticket(id=ours.id, worker=ours.worker, attempts=ours.attempts)
             outcome = await mirror_job(self.context, settings, JobId(job), ticket=ticket)
             if outcome.published or outcome.failed or outcome.error is not None:
-                token = await token_trouble(self.config, self.context)
-                await self._teller.after_run(outcome, token=token)
+                token = await stored_token(self.config, self.context)
+                alert = account_token_alert(self.context, settings, token)
+                await self._teller.after_run(outcome, token=alert)
                 self._note_outcome(outcome)
                 await self._note_retry(outcome)
                 await self._queue.chore("hooks")

@@ -112,6 +112,9 @@ class Notes:
         self, account: AccountName, moment: datetime, *, also: Sequence[str] = ()
     ) -> tuple[PublishedRow, ...]:
         """Return the snapshots of an account that were published after that time, and those of `also`, in order."""
+        return await self._published(account, sa.or_(job_table.c.published_at > moment, job_table.c.id.in_(also)))
+
+    async def _published(self, account: AccountName, which: sa.ColumnElement[bool]) -> tuple[PublishedRow, ...]:
         query = (
             sa.select(job_table, request_table.c.description)
             .join(
@@ -123,7 +126,7 @@ class Notes:
                 job_table.c.account == account,
                 job_table.c.state == JobState.PUBLISHED.value,
                 job_table.c.published_at.is_not(None),
-                sa.or_(job_table.c.published_at > moment, job_table.c.id.in_(also)),
+                which,
             )
             .order_by(job_table.c.published_at, job_table.c.id)
         )
@@ -142,6 +145,10 @@ class Notes:
                 )
                 for row in await connection.execute(query)
             )
+
+    async def published(self, account: AccountName, jobs: Sequence[JobId]) -> tuple[PublishedRow, ...]:
+        """Return these snapshots of an account, in the order in which they were published."""
+        return await self._published(account, job_table.c.id.in_(jobs)) if jobs else ()
 
     async def settle(
         self,

@@ -9,11 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from dcsync.api.client import DataConnector
-from dcsync.api.limiter import Limiter
-from dcsync.api.storage import Storage
 from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock
 from dcsync.core.layout import Layout, parse_layout
@@ -26,6 +23,12 @@ from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.peers import Peers, SingleHost
 from dcsync.tasks import DiskThreads
+
+if TYPE_CHECKING:
+    # For those who only read: the network takes long to import.
+    from dcsync.api.client import DataConnector
+    from dcsync.api.limiter import Limiter
+    from dcsync.api.storage import Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,16 +104,14 @@ def _states(status: Status) -> Iterator[Metric]:
 
     stale = GaugeMetricFamily("dcsync_stale", "1 while the account is not fresh.", labels=["account"])
     jobs = GaugeMetricFamily("dcsync_jobs", "Known jobs by state.", labels=["account", "state"])
-    attention = GaugeMetricFamily(
-        "dcsync_attention", "What a person should look at, by code.", labels=["account", "code"]
-    )
+    alerts = GaugeMetricFamily("dcsync_attention", "Alerts that stand, by code.", labels=["account", "code"])
     for account in status.accounts:
         stale.add_metric([account.name], float(account.is_stale))
         for state, count in account.jobs.items():
             jobs.add_metric([account.name, state], count)
         for code, count in _by_code(account).items():
-            attention.add_metric([account.name, code], count)
-    yield from (stale, jobs, attention)
+            alerts.add_metric([account.name, code], count)
+    yield from (stale, jobs, alerts)
 
 
 def _totals(status: Status) -> Iterator[Metric]:
@@ -132,5 +130,5 @@ def _totals(status: Status) -> Iterator[Metric]:
 
 
 def _by_code(account: AccountStatus) -> dict[str, int]:
-    codes = [item.code for item in account.attention]
+    codes = [item.alert.code.value for item in account.alerts]
     return {code: codes.count(code) for code in sorted(set(codes))}

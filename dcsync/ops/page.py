@@ -93,8 +93,10 @@ class _Collector:
                     last_poll=status.last_poll,
                     last_success=status.last_success,
                     # Of tables, the page says more: it has them with the snapshot that they are about.
-                    attention=[
-                        (item.code, item.message) for item in status.attention if item.code not in anomaly.CODES
+                    alerts=[
+                        (item.alert.code, item.alert.message)
+                        for item in status.alerts
+                        if item.alert.code not in anomaly.CODES
                     ],
                     requests=requests,
                 )

@@ -6,27 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from dcsync.core.lifecycle import LOSSES, OPEN, JobState, nears_expiry
+from dcsync.core.alerts import Alert, AlertCode, Origin, StandingAlert, with_history
+from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, Json
 from dcsync.core.oauth import REFRESH_LIFE, days_old
-from dcsync.core.ports import AccountFacts, KnownJob
+from dcsync.core.ports import AccountFacts
 from dcsync.core.wire import time_json
-from dcsync.errors import SEVERITY, ExitStatus, every_error
-from dcsync.manifest import Notes, SqlManifest, Sums
+from dcsync.errors import SEVERITY, ExitStatus
+from dcsync.manifest import SqlManifest, Sums
 from dcsync.manifest.hosts import Host
-
-#: Alerts that lie with Autodesk's side or with whoever manages the data requests there.
-UPSTREAM = frozenset({"L-LATE", "L-SLOW", "L-INACTIVE", "L-GONE", "L-ROWS", "L-COLUMNS", "L-TABLE", "L-FAILED"})
-#: Alerts that are found by looking at the API or by running hooks, and cannot be told from the jobs.
-RUNS_ONLY = UPSTREAM | {"H-FAILED"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """Something a person should look at."""
-
-    code: str
-    message: str
+from dcsync.ops.alerts.collect import AlertSources, collect_alerts, standing_alerts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +28,7 @@ class AccountStatus:
     newest_snapshot: str | None
     newest_completed_at: datetime | None
     jobs: Mapping[str, int]
-    attention: tuple[Attention, ...]
+    alerts: tuple[StandingAlert, ...]
     is_stale: bool = False
     sums: Sums = field(default_factory=Sums)
 
@@ -72,21 +61,27 @@ class Status:
     @property
     def check(self) -> ExitStatus:
         """What a monitor should make of it: the status that asks for a person soonest."""
-        return self._worst(())
+        return self._worst(frozenset(Origin))
 
     @property
     def health(self) -> ExitStatus:
-        """The same of this side alone: an extract that is late upstream is no fault of a daemon."""
-        return self._worst(UPSTREAM)
+        """The same without what lies with Autodesk: an extract that is late there is no fault of a daemon."""
+        return self._worst({Origin.HERE})
 
-    def _worst(self, ignored: Collection[str]) -> ExitStatus:
+    @property
+    def codes(self) -> list[str]:
+        """The codes of all alerts, each once."""
+        return sorted({item.alert.code.value for account in self.accounts for item in account.alerts})
+
+    def _worst(self, origins: Collection[Origin]) -> ExitStatus:
         found = {ExitStatus.DONE}
         if self.free_bytes is None:
             found.add(ExitStatus.UNSAFE)
         for account in self.accounts:
             if account.is_stale:
                 found.add(ExitStatus.INCOMPLETE)
-            found |= {_status_of(item.code) for item in account.attention if item.code not in ignored}
+            kinds = [item.alert.kind for item in account.alerts]
+            found |= {kind.exit_status for kind in kinds if kind.origin in origins}
         return next(status for status in SEVERITY if status in found)
 
     def json(self) -> dict[str, Json]:
@@ -102,7 +97,11 @@ class Status:
                     "newest_completed_at": time_json(account.newest_completed_at),
                     "jobs": dict(account.jobs),
                     "stale": account.is_stale,
-                    "attention": [{"code": item.code, "message": item.message} for item in account.attention],
+                    "alerts": [item.json() for item in account.alerts],
+                    # What 0.1 called them; for one more version.
+                    "attention": [
+                        {"code": item.alert.code.value, "message": item.alert.message} for item in account.alerts
+                    ],
                 }
                 for account in self.accounts
             ],
@@ -143,51 +142,47 @@ class TokenState:
     issued_at: datetime | None
 
 
-def token_attention(state: TokenState, now: datetime) -> Attention | None:
-    """Return what a person should know of the token: that a login is needed, or when one will be."""
+def token_alert(account: AccountName, state: TokenState, now: datetime) -> Alert | None:
+    """Return the alert about the stored token: that a login is needed, or when one will be."""
     if not state.is_stored:
-        return Attention(code="T-LOGIN", message="nobody is signed in: run dcsync login")
+        message = "nobody is signed in: run dcsync login"
+        return Alert.of(AlertCode.T_LOGIN, account=account, message=message)
     if state.is_refused:
-        return Attention(code="T-LOGIN", message="the refresh token is not accepted any more: run dcsync login")
+        message = "the refresh token is not accepted any more: run dcsync login"
+        return Alert.of(AlertCode.T_LOGIN, account=account, message=message)
     days = days_old(state.issued_at, now)
     if days is None or state.issued_at is None:
         return None
     if days >= REFRESH_LIFE.days:
         message = f"the refresh token is from {state.issued_at:%Y-%m-%d} and has ended by its age: run dcsync login"
-        return Attention(code="T-LOGIN", message=message)
+        return Alert.of(AlertCode.T_LOGIN, account=account, message=message)
     end = state.issued_at + REFRESH_LIFE
     message = f"the refresh token was not renewed for {days} days; it ends on {end:%Y-%m-%d %H:%M}Z. Any sync renews it"
-    return Attention(code="T-DEADLINE", message=message)
+    return Alert.of(AlertCode.T_DEADLINE, account=account, message=message)
 
 
 async def account_statuses(
-    manifest: SqlManifest | None,
-    names: Sequence[AccountName],
-    now: datetime,
-    *,
-    common: Sequence[Attention] = (),
-    stale_after: timedelta,
+    manifest: SqlManifest | None, sources: Sequence[AlertSources], now: datetime, *, stale_after: timedelta
 ) -> tuple[AccountStatus, ...]:
     """Return the status of each configured account; without a manifest there was no run yet.
 
-    What is `common` (the token's trouble) holds up all of them. An account is stale when nothing was brought to its
-    end for `stale_after`.
+    An account is stale when its last complete run is longer ago than `stale_after`.
     """
-    return tuple([await _account(manifest, name, now, common, stale_after) for name in names])
+    return tuple([await _account(manifest, source, now, stale_after) for source in sources])
 
 
 async def _account(
-    manifest: SqlManifest | None,
-    name: AccountName,
-    now: datetime,
-    common: Sequence[Attention],
-    stale_after: timedelta,
+    manifest: SqlManifest | None, sources: AlertSources, now: datetime, stale_after: timedelta
 ) -> AccountStatus:
+    name = sources.account.name
     facts = AccountFacts() if manifest is None else await manifest.facts(name)
     jobs = {} if manifest is None else await manifest.jobs(name)
     published = [job for job in jobs.values() if job.state is JobState.PUBLISHED]
     newest = max(published, key=lambda job: (job.job.completed_at is not None, job.job.completed_at), default=None)
-    standing = [] if manifest is None else await _standing(manifest, name)
+    if manifest is None:
+        alerts = tuple(with_history([] if sources.token is None else [sources.token], (), now))
+    else:
+        alerts = await standing_alerts(manifest, await collect_alerts(manifest, sources, now, jobs=jobs), now)
     counts = dict.fromkeys((state.value for state in JobState), 0)
     for job in jobs.values():
         counts[job.state.value] += 1
@@ -198,51 +193,7 @@ async def _account(
         newest_snapshot=None if newest is None else newest.folder,
         newest_completed_at=None if newest is None else newest.job.completed_at,
         jobs=counts,
-        attention=_once((*common, *_attention(facts, list(jobs.values()), now), *standing)),
+        alerts=alerts,
         is_stale=facts.last_success_at is None or now - facts.last_success_at > stale_after,
         sums=Sums() if manifest is None else await manifest.sums(name),
     )
-
-
-async def _standing(manifest: SqlManifest, name: AccountName) -> list[Attention]:
-    """Return the alerts that only the runs know of: a late extract, a request that is gone, a hook that failed."""
-    if not await manifest.is_current():
-        # Read only, and from an older version that knew of none.
-        return []
-    standing = await Notes(manifest).standing([name])
-    return [
-        Attention(code=item.alert.code, message=item.alert.message) for item in standing if item.alert.code in RUNS_ONLY
-    ]
-
-
-def _once(items: Sequence[Attention]) -> tuple[Attention, ...]:
-    """Leave out what says the same of the login a second time: the store knows it, and the last run met it."""
-    login = [item for item in items if item.code == "T-LOGIN"]
-    return tuple(item for item in items if item not in login[1:])
-
-
-def _status_of(code: str) -> ExitStatus:
-    """Return the exit status that goes with the code of an item of attention."""
-    if code in {"T-DEADLINE", ""}:
-        return ExitStatus.DONE
-    kinds = {kind.code: kind.exit_status for kind in every_error()}
-    return kinds.get(code, ExitStatus.INCOMPLETE)
-
-
-def _attention(facts: AccountFacts, jobs: Sequence[KnownJob], now: datetime) -> list[Attention]:
-    items = []
-    if facts.error_code is not None:
-        items.append(Attention(code=facts.error_code, message=facts.error or ""))
-    for known in sorted(jobs, key=lambda job: job.job.id):
-        identifier, reason = known.job.id, known.reason or ""
-        if known.state in LOSSES or (known.state is JobState.FAILED and known.reason_code):
-            items.append(Attention(code=known.reason_code or "", message=f"job {identifier} {known.state}: {reason}"))
-        if known.state in OPEN and nears_expiry(known.job.completed_at, now):
-            day = known.job.completed_at
-            items.append(
-                Attention(
-                    code="L-EXPIRING",
-                    message=f"job {identifier} of {day:%Y-%m-%d} is not mirrored; the server deletes it after 30 days",
-                )
-            )
-    return items

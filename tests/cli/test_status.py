@@ -48,6 +48,7 @@ def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
         "last_success",
         "newest_snapshot",
         "jobs",
+        "alerts",
         "attention",
     }
     assert document["quota"].keys() == {"limit", "used_last_minute"}

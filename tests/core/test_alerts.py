@@ -228,6 +228,7 @@ TABLE = """
     L-INACTIVE  warning  request autodesk  3 alert
     L-GONE      critical request autodesk  3 alert
     L-EXPIRING  critical job     here      3 alert
+    L-LOST      warning  job     here      0 alert
     L-ROWS      warning  request autodesk  3 alert
     L-COLUMNS   warning  request autodesk  3 alert
     L-TABLE     warning  request autodesk  3 alert

@@ -204,12 +204,12 @@ def test_attention_comes_first_from_the_account_and_then_from_the_newest_snapsho
     account = make_account(
         make_history(make_past(1, days_ago=2, summary=replace(warned, rows=3)), make_past(2)),
         make_history(make_past(3, summary=warned), make_past(4, is_pruned=True), description=""),
-        attention=[("T-LOGIN", "run dcsync login")],
+        alerts=[("T-LOGIN", "run dcsync login")],
     )
 
     found = report.page([account], now=NOON)
 
-    assert found.attention == (
+    assert found.alerts == (
         Item(code="T-LOGIN", text="run dcsync login", account="acme"),
         Item(
             code="L-ROWS",
@@ -230,17 +230,17 @@ def test_the_page_has_limits_and_says_what_it_leaves_out() -> None:
     ]
     before = [table(f"t{number}.csv", 1) for number in range(500)]
     after = [table(f"t{number}.csv", 2) for number in range(500)]
-    attention = [("C", str(number)) for number in range(100)]
+    alerts = [("C", str(number)) for number in range(100)]
 
     found = report.page(
-        [make_account(make_history(*snapshots, newest=compare(before, after)), attention=attention)], now=NOON
+        [make_account(make_history(*snapshots, newest=compare(before, after)), alerts=alerts)], now=NOON
     )
 
     (request,) = found.accounts[0].requests
     assert (len(request.snapshots), request.snapshots_left) == (report.MOST_SNAPSHOTS, 800)
     assert (len(request.tables), request.tables_left) == (report.MOST_TABLES, 100)
     assert (len(request.schema), request.schema_left) == (report.MOST_SCHEMA_CHANGES, 199_700)
-    assert (len(found.attention), found.attention_left) == (report.MOST_ITEMS, 40)
+    assert (len(found.alerts), found.alerts_left) == (report.MOST_ITEMS, 40)
 
 
 def test_many_requests_share_the_page() -> None:

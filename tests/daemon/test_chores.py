@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dcsync.app.from_config import account_settings
+from dcsync.app.status import read_status
 from dcsync.app.sync import open_teller
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
@@ -79,7 +80,47 @@ async def test_a_snapshot_that_was_left_half_pruned_is_pruned_whole(mirror: Mirr
         assert trash.leaves(root) == set()
 
 
-async def test_what_is_damaged_is_told_for_its_account(mirror: Mirror) -> None:
+async def test_damage_is_an_alert_until_a_later_verify_finds_the_file_whole_again(mirror: Mirror) -> None:
+    mirror.config["verify"] = {"part_days": 1}
+    (job,) = await fill(mirror, 1)
+    damaged = mirror.snapshot_of(job) / "admin_table_001.csv"
+    whole = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"x" * len(whole))
+
+    async with chores(mirror) as work:
+        assert await work.do(Kind.VERIFY)
+        assert await waiting(work) == 1
+        assert await codes(mirror) == ["V-DAMAGED"]
+        assert not await work.do(Kind.VERIFY)
+        damaged.write_bytes(whole)
+        assert await work.do(Kind.VERIFY)
+        assert await codes(mirror) == []
+
+
+async def test_damage_stands_while_the_other_parts_are_read(mirror: Mirror) -> None:
+    mirror.config["verify"] = {"part_days": 3}
+    (job,) = await fill(mirror, 1)
+    damaged = mirror.snapshot_of(job) / "admin_table_001.csv"
+    whole = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"x" * len(whole))
+
+    async with chores(mirror) as work:
+        nights = []
+        for _ in range(3):
+            await work.do(Kind.VERIFY)
+            nights.append(await codes(mirror))
+        damaged.write_bytes(whole)
+        for _ in range(3):
+            await work.do(Kind.VERIFY)
+            nights.append(await codes(mirror))
+
+    found = nights.index(["V-DAMAGED"])
+    assert nights == [[]] * found + [["V-DAMAGED"]] * 3 + [[]] * (3 - found)
+
+
+async def test_damage_of_a_snapshot_that_is_no_longer_published_is_no_alert(mirror: Mirror) -> None:
     mirror.config["verify"] = {"part_days": 1}
     (job,) = await fill(mirror, 1)
     damaged = mirror.snapshot_of(job) / "admin_table_001.csv"
@@ -87,5 +128,11 @@ async def test_what_is_damaged_is_told_for_its_account(mirror: Mirror) -> None:
     damaged.write_bytes(b"x" * damaged.stat().st_size)
 
     async with chores(mirror) as work:
-        assert await work.do(Kind.VERIFY)
-        assert await waiting(work) == 1
+        await work.do(Kind.VERIFY)
+        await work.context.manifest.move(ACME, JobId(job), JobState.PRUNED, at=mirror.clock.now())
+        assert await codes(mirror) == []
+
+
+async def codes(mirror: Mirror) -> list[str]:
+    """Return the codes that status shows."""
+    return (await read_status(mirror.configuration(), clock=mirror.clock)).codes

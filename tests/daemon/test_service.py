@@ -255,7 +255,7 @@ async def test_each_night_a_part_is_verified_and_what_is_too_old_is_pruned(tmp_p
         assert len(rig.mirror.snapshots()) == 2
         rig.mirror.assert_identical(jobs[1])
         told = events(tmp_path)
-        assert [event["code"] for event in told if event["code"] == "V-DAMAGED"] == ["V-DAMAGED"]
+        assert "V-DAMAGED" in {event["code"] for event in told}
         assert "admin_table_001.csv" in str([event["message"] for event in told])
 
 

@@ -195,7 +195,7 @@ async def test_a_disk_that_does_not_answer_is_said_and_does_not_starve_the_watch
 
 async def test_codes_of_what_needs_attention_are_in_the_status_line_while_it_waits(idle: Rig) -> None:
     idle.session._alert_codes = ["A-DENIED", "L-LATE"]
-    assert idle.session.describe() == "waiting; needs attention: A-DENIED, L-LATE (dcsync status)"
+    assert idle.session.describe() == "waiting; alerts: A-DENIED, L-LATE (dcsync status)"
 
     idle.progress.begin("polling acme")
     assert idle.session.describe() == "polling acme"

@@ -18,12 +18,13 @@ from structlog.testing import capture_logs
 
 from dcsync import __version__
 from dcsync.app.status import read_status
+from dcsync.core.alerts import Alert, AlertCode, StandingAlert
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.manifest import Sums
 from dcsync.manifest.hosts import Host
 from dcsync.ops.metrics import CONTENT_TYPE, render, write_textfile
-from dcsync.ops.status import AccountStatus, Attention, Status
+from dcsync.ops.status import AccountStatus, Status
 from dcsync.sandbox import Fault
 from tests.fakes import NOON
 from tests.rigs.mirror import Mirror, add_extract, tables
@@ -58,7 +59,7 @@ def make_account(**changes: Any) -> AccountStatus:
         "newest_snapshot": "acme/x",
         "newest_completed_at": NOON - timedelta(hours=1),
         "jobs": {"published": 2, "failed": 0},
-        "attention": (),
+        "alerts": (),
         "sums": Sums(snapshots=2, calls=9, fetched_bytes=100, linked_bytes=7),
     }
     return AccountStatus(**{**values, **changes})
@@ -113,7 +114,8 @@ def test_what_is_not_known_has_no_figure() -> None:
 
 def test_what_needs_a_person_is_counted_by_code() -> None:
     codes = ("L-MISSING", "T-LOGIN", "L-MISSING")
-    account = make_account(attention=tuple(Attention(code=code, message="secret words") for code in codes))
+    alerts = [Alert.of(AlertCode(code), account="acme", message="secret words") for code in codes]
+    account = make_account(alerts=tuple(StandingAlert(alert=alert, since=NOON, notified_at=None) for alert in alerts))
     text = render(make_status(account))
 
     found = {key: value for key, value in figures(text).items() if key[0] == "attention"}

@@ -13,12 +13,14 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, JobId
-from dcsync.ops.context import SyncContext
+from dcsync.core.model import AccountId, AccountName, JobId
+from dcsync.ops.alerts.collect import AlertSources
+from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring.run import AccountOutcome
 from dcsync.ops.page import write_report
-from dcsync.ops.status import Attention, account_statuses
+from dcsync.ops.status import account_statuses
 from tests.ops.test_diff import forget_tables
 from tests.rigs.mirror import Mirror, add_extract, sidecar
 
@@ -27,9 +29,9 @@ ACME = AccountName("acme")
 
 async def write(context: SyncContext, **options: Any) -> None:
     """Write the report as what follows a run does."""
-    statuses = await account_statuses(
-        context.manifest, [ACME], context.clock.now(), stale_after=timedelta(days=2), **options
-    )
+    account = AccountSettings(name=ACME, id=AccountId("acme"))
+    sources = AlertSources(account=account, root=context.root.path, **options)
+    statuses = await account_statuses(context.manifest, [sources], context.clock.now(), stale_after=timedelta(days=2))
     await write_report(context, statuses)
 
 
@@ -66,7 +68,7 @@ async def test_the_page_shows_each_request_with_its_newest_snapshot(mirror: Mirr
     assert "My Company Data Extract" in page
     assert ">+10<" in page
     assert ">+name<" in page
-    assert "Nothing needs attention." in page
+    assert "No alerts." in page
     assert "Size of 2 snapshots" in page
     assert 'href="./acme/my-company-data-extract-' in page
 
@@ -82,12 +84,12 @@ async def test_what_holds_up_all_accounts_and_what_is_lost_is_on_top(mirror: Mir
     await mirror.sync()
     async with mirror.opened() as context:
         await context.manifest.move(ACME, JobId(job), JobState.EXPIRED, at=mirror.clock.now(), reason="it is gone")
-        await write(context, common=[Attention(code="T-LOGIN", message="run dcsync login")])
+        await write(context, token=Alert.of(AlertCode.T_LOGIN, account=ACME, message="run dcsync login"))
 
     page = (mirror.root / "index.html").read_text()
-    attention = page[page.index("<section") : page.index("</section>")]
-    assert "run dcsync login" in attention
-    assert "it is gone" in attention
+    alerts = page[page.index("<section") : page.index("</section>")]
+    assert "run dcsync login" in alerts
+    assert "it is gone" in alerts
     assert 'class="lost"' in page
 
 
@@ -180,7 +182,7 @@ async def test_a_table_that_lost_its_rows_is_warned_of_in_all_places(mirror: Mir
         {"code": "L-ROWS", "table": "a.csv", "message": warning.message}
     ]
     page = await report(mirror)
-    assert "1 to look at" in page
+    assert "1 alert<" in page
     assert warning.message in page
     assert 'class="warned"' in page
 

@@ -131,7 +131,7 @@ async def test_an_empty_mirror_is_a_page_too(tmp_path: Path) -> None:
         text = await page.inner_text("main")
 
     assert results.violations_count == 0, results.generate_report()
-    assert "Nothing needs attention." in text
+    assert "No alerts." in text
     assert "No data request is known yet." in text
     assert "none yet" in text
 

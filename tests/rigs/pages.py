@@ -46,7 +46,7 @@ def make_account(*requests: RequestHistory, **changes: Any) -> AccountHistory:
         "name": "acme",
         "last_poll": NOON,
         "last_success": None,
-        "attention": (),
+        "alerts": (),
         "requests": requests,
     }
     return AccountHistory(**{**values, **changes})

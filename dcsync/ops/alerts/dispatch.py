@@ -17,30 +17,18 @@ from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
 from dcsync.core.alerts import Alert, reconcile
 from dcsync.core.events import Event, EventKind
-from dcsync.core.freshness import Expectation, Stage, expect
-from dcsync.core.lifecycle import LOSSES, OPEN
-from dcsync.core.model import AccountName, DataRequest, Job, JobPhase, RequestId
+from dcsync.core.freshness import Expectation, expect
+from dcsync.core.model import AccountName, DataRequest, Job, RequestId
 from dcsync.core.ports import KnownRequest
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, Notes, PublishedRow, SqlManifest
 from dcsync.ops.alerts import hooks as running
 from dcsync.ops.alerts import notify
-from dcsync.ops.alerts.collect import (
-    OF_A_POLL,
-    failed_upstream,
-    given_up,
-    gone,
-    inactive,
-    late,
-    of_a_run,
-    of_jobs,
-    of_the_token,
-)
+from dcsync.ops.alerts.collect import AlertSources, RunFacts, collect_alerts
 from dcsync.ops.alerts.hooks import Hook
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.mirroring.run import AccountOutcome, Failed
-from dcsync.ops.status import Attention
+from dcsync.ops.mirroring.run import AccountOutcome
 
 log = structlog.get_logger(__name__)
 
@@ -83,41 +71,61 @@ class Teller:
             if await self._notes.recall(_told_key(account.name)) is None:
                 await self._notes.remember(_told_key(account.name), _exact(self._clock.now()))
 
-    async def after_run(self, outcome: AccountOutcome, *, token: Attention | None = None) -> None:
+    async def after_run(self, outcome: AccountOutcome, *, token: Alert | None = None) -> None:
         """Tell what a run of an account brought and what stands now, and run the hooks that are due.
 
         `token` is what a person should know of the refresh token: it is told before the chain ends, not after.
         """
+        await self._update(outcome.account, token, outcome)
+
+    async def update(self, account: AccountSettings, *, token: Alert | None = None) -> bool:
+        """Send what changed of an account's alerts outside a run: after a verify, say. Return whether any did.
+
+        Never fails.
+        """
+        return await self._update(account, token, None)
+
+    async def _update(self, account: AccountSettings, token: Alert | None, outcome: AccountOutcome | None) -> bool:
         try:
-            told = await self._settle_once(outcome, token)
-            while told is None:
-                # Another host told of the account meanwhile: what is left to tell is told anew.
-                told = await self._settle_once(outcome, token)
+            events = await self._record_once(account, token, outcome)
+            while events is None:
+                # Another host recorded the account's alerts meanwhile: what is left to send is worked out again.
+                events = await self._record_once(account, token, outcome)
         except DcsyncError as error:
-            log.warning("what follows from a run could not be recorded", code=error.code, error=error.message)
-            return
-        await self._send(told)
+            log.warning("the alerts could not be recorded", code=error.code, error=error.message)
+            return False
+        await self._send(events)
         if self._runs_hooks:
             await self.run_hooks()
+        return bool(events)
 
-    async def _settle_once(self, outcome: AccountOutcome, token: Attention | None) -> list[Event] | None:
-        """Record what is to be told, and return it; None when another host came between."""
-        name = outcome.account.name
+    async def _record_once(
+        self, account: AccountSettings, token: Alert | None, outcome: AccountOutcome | None
+    ) -> list[Event] | None:
+        """Record the alerts and the events to send, and return the events; None when another host came between."""
+        name, failed = account.name, [] if outcome is None else outcome.failed
         version = f"settled:{name}"
         before = await self._notes.recall(version) if self._manifest.is_shared else None
-        alerts = [
-            *([] if token is None else [of_the_token(name, token)]),
-            # After it: what a run met says the same of a login in more words.
-            *of_a_run(outcome),
-            *await self._of_jobs(outcome),
-            *await self._of_the_schedule(outcome),
-            *await self._of_hooks(name),
-        ]
-        events, remembered = await self._happened(outcome)
+        run = RunFacts(error=None if outcome is None else outcome.error, hints={item.job: item.hint for item in failed})
+        alerts = await self._collect(account, token, run)
+        # A loss of an earlier run is no news.
+        new = {item.job for item in failed}
+        silent = {alert.key for alert in alerts if alert.is_final and alert.job not in new}
+        events, remembered = ([], {}) if outcome is None else await self._new_snapshots(outcome)
         if not self._manifest.is_shared:
-            return await self._settle([name], alerts, events, remembered, None)
+            return await self._settle(name, alerts, events, remembered, None, silent=silent)
         remembered = {**remembered, version: str(int(before or 0) + 1)}
-        return await self._settle([name], alerts, events, remembered, (version, before))
+        return await self._settle(name, alerts, events, remembered, (version, before), silent=silent)
+
+    async def _collect(self, account: AccountSettings, token: Alert | None, run: RunFacts) -> list[Alert]:
+        sources = AlertSources(
+            account=account,
+            root=self._settings.root,
+            hooks={hook.argv for hook in self._settings.hooks},
+            token=token,
+            run=run,
+        )
+        return await collect_alerts(self._manifest, sources, self._clock.now())
 
     async def happened(self, event: Event) -> None:
         """Tell of one event. Never fails."""
@@ -208,16 +216,18 @@ class Teller:
 
     async def _settle(
         self,
-        accounts: list[str],
+        account: AccountName,
         alerts: Sequence[Alert],
         events: Sequence[Event],
         remembered: Mapping[str, str],
         unless: tuple[str, str | None] | None,
+        *,
+        silent: Collection[tuple[str, str, str]] = (),
     ) -> list[Event] | None:
-        result = reconcile(await self._notes.standing(accounts), alerts, self._clock.now())
+        result = reconcile(await self._notes.standing([account]), alerts, self._clock.now(), silent=silent)
         told = [*events, *result.events]
         done = await self._notes.settle(
-            accounts,
+            [account],
             standing=result.standing,
             hooks=running.hooks_for(self._settings.hooks, told),
             remembered=remembered,
@@ -235,22 +245,20 @@ class Teller:
         if wanted and self._settings.urls:
             await notify.send(self._settings.urls, wanted)
 
-    async def _happened(self, outcome: AccountOutcome) -> tuple[list[Event], dict[str, str]]:
-        """Return the snapshots nobody heard of yet, also those of a run that was killed before it told, and losses."""
+    async def _new_snapshots(self, outcome: AccountOutcome) -> tuple[list[Event], dict[str, str]]:
+        """Return events for the snapshots that no event was sent for, also those of a run that was killed before it."""
         name = outcome.account.name
         last = parse_time(await self._notes.recall(_told_key(name)))
         # This run's own in any case: when the clock was set back, they are older than the last one that was told.
         own = [published.job for published in outcome.published]
         if self._manifest.is_shared:
-            return await self._happened_anywhere(outcome, last or self._clock.now())
+            return await self._of_all_hosts(outcome, last or self._clock.now())
         rows = await self._notes.published_after(name, last or self._clock.now(), also=own)
         events = [self._snapshot_event(name, row) for row in rows]
-        events += [self._odd_tables(name, row) for row in rows if row.warnings]
-        events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
         newest = [row.published_at for row in rows] + ([] if last is None else [last])
         return events, {_told_key(name): _exact(max(newest))} if rows else {}
 
-    async def _happened_anywhere(self, outcome: AccountOutcome, last: datetime) -> tuple[list[Event], dict[str, str]]:
+    async def _of_all_hosts(self, outcome: AccountOutcome, last: datetime) -> tuple[list[Event], dict[str, str]]:
         """The same where several hosts publish, whose clocks differ: the last hour's are told of by their ids."""
         name, key = outcome.account.name, f"told-jobs:{outcome.account.name}"
         rows = await self._notes.published_after(name, last - _CLOCKS)
@@ -259,8 +267,6 @@ class Teller:
         told = json.loads(kept) if kept is not None else [row.job for row in rows if row.published_at <= last]
         news = [row for row in rows if row.job not in told]
         events = [self._snapshot_event(name, row) for row in news]
-        events += [self._odd_tables(name, row) for row in news if row.warnings]
-        events += [self._loss(name, failed) for failed in outcome.failed if failed.state in LOSSES]
         until = max([last, *(row.published_at for row in news)])
         recent = [row.job for row in rows if row.published_at > until - _CLOCKS]
         return events, {key: json.dumps(recent), _told_key(name): _exact(until)}
@@ -283,95 +289,11 @@ class Teller:
             },
         )
 
-    def _odd_tables(self, account: str, row: PublishedRow) -> Event:
-        first, more = row.warnings[0], len(row.warnings) - 1
-        return Event(
-            kind=EventKind.ALERT,
-            account=account,
-            at=self._clock.now(),
-            code=first.code,
-            message=f"{first.table} {first.message}" + (f", and {more} more tables look wrong" if more else ""),
-            hint=f"compare: dcsync diff previous {row.job}",
-            job=row.job,
-            data={
-                "folder": str(self._settings.root / row.folder),
-                "tables": [
-                    {"code": found.code, "table": found.table, "message": found.message} for found in row.warnings
-                ],
-            },
-        )
-
-    def _loss(self, account: str, failed: Failed) -> Event:
-        return Event(
-            kind=EventKind.FAILURE,
-            account=account,
-            at=self._clock.now(),
-            code=failed.code,
-            message=f"job {failed.job} is {failed.state.value}: {failed.message}",
-            hint=failed.hint,
-            job=failed.job,
-        )
-
-    async def _of_jobs(self, outcome: AccountOutcome) -> list[Alert]:
-        name = outcome.account.name
-        jobs, requests = await self._manifest.jobs(name, states=OPEN), await self._manifest.requests(name)
-        return of_jobs(outcome, jobs.values(), requests, self._clock.now())
-
-    async def _of_the_schedule(self, outcome: AccountOutcome) -> list[Alert]:
-        name, now = outcome.account.name, self._clock.now()
-        unseen = set(json.loads(await self._notes.recall(f"gone:{name}") or "[]"))
-        known = await self._manifest.requests(name)
-        mirrored = {request.id for request in known.values() if outcome.account.wants_request(request)}
-        jobs = await self._jobs_by_request(name)
-        alerts = await self._of_requests(name, jobs, mirrored, unseen)
-        if outcome.error is not None:
-            # Without a poll nothing new can be said of what is missing, nor that it came.
-            standing = await self._notes.standing([name])
-            kept = [item.alert for item in standing if item.alert.code in OF_A_POLL]
-            return alerts + [alert for alert in kept if alert.subject in mirrored - unseen]
-        for request, expected in await self.expectations(name, jobs):
-            if request.id in mirrored and request.id not in unseen and expected.stage in {Stage.LATE, Stage.SLOW}:
-                alerts.append(late(name, request, expected, now))
-        return alerts
-
-    async def _of_requests(
-        self,
-        name: AccountName,
-        jobs: Mapping[RequestId, Sequence[Job]],
-        mirrored: Collection[RequestId],
-        unseen: Collection[RequestId],
-    ) -> list[Alert]:
-        """Return what is amiss with requests that are mirrored: gone, inactive, or failed the last time."""
-        alerts = []
-        for request in (await self._manifest.request_documents(name)).values():
-            if request.id not in mirrored:
-                continue
-            failed = _failed_upstream(jobs.get(request.id, []))
-            if failed is not None:
-                alerts.append(failed_upstream(name, request, failed))
-            if request.id in unseen:
-                alerts.append(gone(name, request))
-            elif request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
-                alerts.append(inactive(name, request))
-        return alerts
-
     async def _jobs_by_request(self, name: AccountName) -> Mapping[RequestId, Sequence[Job]]:
         jobs: dict[RequestId, list[Job]] = {}
         for known in (await self._manifest.jobs(name)).values():
             jobs.setdefault(known.job.request_id, []).append(known.job)
         return jobs
-
-    async def _of_hooks(self, account: str) -> list[Alert]:
-        # One that is not configured any more is nobody's business.
-        configured = {hook.argv for hook in self._settings.hooks}
-        return [given_up(account, run) for run in await self._notes.failed_hooks(account) if run.argv in configured]
-
-
-def _failed_upstream(jobs: Sequence[Job]) -> Job | None:
-    """Return the newest job that came to its end, if it failed there: then there is no extract of that day."""
-    ended = [job for job in jobs if job.phase in {JobPhase.FAILED, JobPhase.SUCCEEDED} and job.created_at is not None]
-    newest = max(ended, key=lambda job: (job.created_at, job.id), default=None)
-    return newest if newest is not None and newest.phase is JobPhase.FAILED else None
 
 
 def _told_key(account: str) -> str:

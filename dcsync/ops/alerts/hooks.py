@@ -18,6 +18,7 @@ from dcsync.core.alerts import AlertCode
 from dcsync.core.events import Event, EventKind
 from dcsync.core.names import printable
 from dcsync.manifest import HookRun, HookState, Notes
+from dcsync.ops.alerts.collect import hook_hint
 
 log = structlog.get_logger(__name__)
 
@@ -178,13 +179,6 @@ def _signal_group(transport: asyncio.SubprocessTransport, number: signal.Signals
     return True
 
 
-def advice(run: HookRun) -> str:
-    """Return what to do about a hook that was given up."""
-    if run.kind is EventKind.SNAPSHOT and run.job is not None:
-        return f"mend it, then: dcsync hooks rerun {run.job}"
-    return "mend it; the next event runs it again"
-
-
 def _words(tail: bytes) -> str:
     # Escapes make it longer; the end is still what counts.
     return printable(tail.decode("utf-8", "replace").strip(), 10 * _OUTPUT_TAIL)[-_OUTPUT_TAIL:]
@@ -202,5 +196,5 @@ def _say(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | No
             **facts,
             status=outcome.exit_status,
             error=outcome.error,
-            hint=advice(run),
+            hint=hook_hint(run),
         )

@@ -47,6 +47,8 @@ class Damage:
     outcome: Outcome = Outcome.FOUND
     kept: str | None = None
     is_folder: bool = False
+    #: What tells which part of a nightly verify reads it; None for each.
+    key: str | None = None
 
     def json(self) -> dict[str, Json]:
         """Return the item for programs."""

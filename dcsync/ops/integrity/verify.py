@@ -19,6 +19,7 @@ from dcsync.core.model import JobId, Snapshot
 from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
 from dcsync.manifest import Notes, Records
+from dcsync.manifest.damage import KnownDamage, record_damage
 from dcsync.mirror import adopt
 from dcsync.mirror.check import Entry, Survey, survey
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
@@ -57,20 +58,31 @@ async def verify(
     *,
     part: tuple[int, int] | None = None,
     repair: bool = False,
+    records: bool = False,
     rate: int | None = None,
     observer: ReadingObserver | None = None,
 ) -> VerifyReport:
     """Read the published snapshots of `accounts`, or a part of them, at most `rate` bytes a second.
 
     With `repair`, which needs a `SyncContext`, what is damaged is replaced by a copy of the mirror, else by what the
-    server still has; the damaged file is kept aside. What is found is in the report, not raised. Cancelling is safe.
+    server still has; the damaged file is kept aside. What is found is in the report, not raised. With `repair` or
+    `records`, which need a manifest that can be written to, the manifest keeps it as an alert. Cancelling is safe.
     """
     observer = observer or Unwatched()
     reader = ContentReader(context, rate=rate, observer=observer)
     report = VerifyReport(part=part)
     chosen = WHOLE if part is None else Part(number=part[0], of=part[1])
     for account in accounts:
-        await _Verification(context, account, chosen, reader, report, repair=repair, observer=observer).run()
+        await _Verification(
+            context,
+            account,
+            chosen,
+            reader,
+            report,
+            repair=repair,
+            records=repair or records,
+            observer=observer,
+        ).run()
     report.files, report.read_bytes = reader.read_files, reader.read_bytes
     _say(report)
     return report
@@ -94,7 +106,9 @@ async def verify_nightly(
     number = 1
     if last is not None and last.endswith(f"/{days}") and last.partition("/")[0].isdigit():
         number = int(last.partition("/")[0]) % days + 1
-    report = await verify(context, accounts, part=(number, days), repair=repair, rate=rate, observer=observer)
+    report = await verify(
+        context, accounts, part=(number, days), repair=repair, records=True, rate=rate, observer=observer
+    )
     await notes.remember(_LAST_PART, f"{number}/{days}")
     return report
 
@@ -120,6 +134,7 @@ class _Verification:
         report: VerifyReport,
         *,
         repair: bool,
+        records: bool,
         observer: ReadingObserver,
     ) -> None:
         self._context = context
@@ -128,6 +143,7 @@ class _Verification:
         self._reader = reader
         self._report = report
         self._repair = repair
+        self._records_damage = records
         self._observer = observer
         self._records = Records(context.manifest)
         self._found: list[Damage] = []
@@ -149,6 +165,14 @@ class _Verification:
             folders = await repair_folders(self._context, self._account, self._found)
             self._found = await repair_files(self._context, self._account, folders, self._repairables, self._reader)
         self._report.damage += self._found
+        if self._records_damage:
+            await self._record()
+
+    async def _record(self) -> None:
+        """Keep what is still damaged, for the alert that stands until a later verify finds nothing."""
+        open_damage = [item for item in self._found if item.outcome in {Outcome.FOUND, Outcome.LOST}]
+        found = [KnownDamage(path=item.path, key=item.key, job=item.job) for item in open_damage]
+        await record_damage(self._context.manifest, self._account.name, found, was_read=self._part.has)
 
     async def _snapshot(self, job: JobId) -> None:
         found = await self._records.snapshot(self._account.name, job)
@@ -190,7 +214,7 @@ class _Verification:
         if sidecar_sha256 is None:
             self._compare_sums(snapshot, sums)
         for name in sorted(there.entries.keys() - expected.keys() - {SIDECAR_NAME, SUMS_NAME}):
-            self._find(Kind.EXTRA, snapshot.job, f"{folder}/{name}", "it is no file of the snapshot")
+            self._find(Kind.EXTRA, snapshot.job, f"{folder}/{name}", "it is no file of the snapshot", key=folder)
 
     async def _sums(self, folder: str) -> Mapping[str, str]:
         try:
@@ -217,7 +241,7 @@ class _Verification:
         other = [stored.name for stored in snapshot.files if sums and sums.get(stored.name) != stored.sha256]
         if other:
             detail = f"it says otherwise than the manifest of {len(other)} files; the first is {other[0]}"
-            self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{SUMS_NAME}", detail)
+            self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{SUMS_NAME}", detail, key=snapshot.folder)
 
     async def _file(
         self, snapshot: Snapshot, name: str, wanted: _Expected, there: Survey, sums: Mapping[str, str]
@@ -252,7 +276,8 @@ class _Verification:
                 return
             if digest.sha256 == sums.get(name):
                 detail = f"it is what {SUMS_NAME} says, and the manifest says otherwise: dcsync rebuild mends that"
-                self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{name}", detail)
+                key = _key(snapshot, name, wanted)
+                self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{name}", detail, key=key)
                 return
             detail = f"its SHA-256 is {digest.sha256}, {wanted.sha256} was published"
             self._find_repairable(Kind.CHANGED, snapshot, name, wanted, detail, entry=entry)
@@ -287,9 +312,8 @@ class _Verification:
             if is_published or (taker is not None and taker.state in OPEN):
                 # It came during the look, or is about to; or the next sync adopts it.
                 continue
-            self._find(
-                Kind.EXTRA, None, folder, "a snapshot that the manifest does not know; dcsync rebuild takes it in"
-            )
+            detail = "a snapshot that the manifest does not know; dcsync rebuild takes it in"
+            self._find(Kind.EXTRA, None, folder, detail, key=folder)
 
     def _is_ours(self, folder: str) -> bool:
         """Say whether an unknown folder is this account's, or may be. Blocks."""
@@ -302,9 +326,20 @@ class _Verification:
         account = snapshot.account if snapshot is not None else None if where is None else where.account
         return account in {None, self._account.name}
 
-    def _find(self, kind: Kind, job: JobId | None, path: str, detail: str, *, is_folder: bool = False) -> None:
-        item = Damage(kind=kind, account=self._account.name, job=job, path=path, detail=detail, is_folder=is_folder)
-        self._found.append(item)
+    def _find(
+        self,
+        kind: Kind,
+        job: JobId | None,
+        path: str,
+        detail: str,
+        *,
+        is_folder: bool = False,
+        key: str | None = None,
+    ) -> None:
+        name = self._account.name
+        self._found.append(
+            Damage(kind=kind, account=name, job=job, path=path, detail=detail, is_folder=is_folder, key=key)
+        )
 
     def _find_repairable(
         self,
@@ -317,7 +352,7 @@ class _Verification:
         entry: Entry | None = None,
         error: DcsyncError | None = None,
     ) -> None:
-        self._find(kind, snapshot.job, f"{snapshot.folder}/{name}", detail)
+        self._find(kind, snapshot.job, f"{snapshot.folder}/{name}", detail, key=_key(snapshot, name, wanted))
         if error is not None and not isinstance(error, DiskFault):
             # No permission, say: nothing tells that the file itself is damaged.
             return
@@ -332,6 +367,11 @@ class _Verification:
                 inode=None if entry is None else (entry.device, entry.inode),
             )
         )
+
+
+def _key(snapshot: Snapshot, name: str, wanted: _Expected) -> str:
+    """Return what decides which part reads a file: its content, and for our own files the folder."""
+    return snapshot.folder if name in {SIDECAR_NAME, SUMS_NAME} else wanted.sha256
 
 
 def _above(name: str) -> list[str]:

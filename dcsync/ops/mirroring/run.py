@@ -12,6 +12,7 @@ import structlog
 from dcsync.core.lifecycle import (
     EXTRACT_LIFE,
     LISTING_PATIENCE,
+    LOSS_HINTS,
     LOSSES,
     OPEN,
     POISON_ATTEMPTS,
@@ -96,15 +97,6 @@ class AccountOutcome:
         if self.failed or self.due_later or any(skipped.state is JobState.EXPIRED for skipped in self.skipped):
             return ExitStatus.INCOMPLETE
         return ExitStatus.DONE
-
-
-#: What to do about a job that is not tried again.
-_ADVICE = {
-    JobState.EXPIRED: "it cannot be had any more: the next extract has the account as it is then. dcsync status "
-    "keeps naming the loss",
-    JobState.QUARANTINED: "it is not tried again unless you ask for it: dcsync sync --job ID. A new run of the data "
-    "request gives a new extract",
-}
 
 
 #: Why a job asked for by id is left alone.
@@ -360,7 +352,7 @@ class _AccountRun:
         elif error.poison and attempts >= POISON_ATTEMPTS:
             state = JobState.QUARANTINED
         due = next_try if state is JobState.FAILED else None
-        hint = error.advice if state is JobState.FAILED else _ADVICE[state]
+        hint = error.advice if state is JobState.FAILED else LOSS_HINTS[state]
         await context.manifest.move(
             self._account.name,
             known.job.id,

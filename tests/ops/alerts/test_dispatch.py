@@ -339,7 +339,7 @@ async def test_an_extract_that_is_not_there_is_late_upstream(mirror: Mirror, lis
     (event,) = listener.events()
     assert (event["event"], event["code"]) == ("alert", "L-LATE")
     assert event["message"] == (
-        "the extract of 2026-11-23 02:00Z (Nightly) is 3 h late upstream: there is no job for it"
+        "Autodesk's extract of 2026-11-23 02:00Z (Nightly) is 3 h overdue: there is no job for it"
     )
     mirror.clock.advance(HOUR)
     assert await listener.after_a_run() == []
@@ -389,7 +389,7 @@ async def test_an_extract_whose_job_still_runs_is_slow(mirror: Mirror, listener:
 
     (event,) = listener.events()
     assert event["code"] == "L-SLOW"
-    assert event["message"].endswith("is 4 h late upstream: its job still runs")
+    assert event["message"].endswith("is 4 h overdue: its job is still running")
 
 
 async def test_days_late_is_said_in_days(mirror: Mirror, listener: Listener) -> None:
@@ -402,7 +402,7 @@ async def test_days_late_is_said_in_days(mirror: Mirror, listener: Listener) -> 
     mirror.world.requests[next(iter(mirror.world.requests))].schedule = "DAY"
     await mirror.run()
 
-    assert "of 2026-11-25 02:00Z (Nightly) is 4 h late" in listener.events()[0]["message"]
+    assert "of 2026-11-25 02:00Z (Nightly) is 4 h overdue" in listener.events()[0]["message"]
 
 
 # --- requests that end ------------------------------------------------------------------------------------------------
@@ -430,7 +430,7 @@ async def test_a_request_that_was_set_inactive_is_told_and_is_not_late(mirror: M
     await mirror.run()
     (event,) = listener.events()
     assert (event["event"], event["code"], event["subject"]) == ("alert", "L-INACTIVE", request)
-    assert event["message"] == "the data request Nightly was set inactive: no new extracts come of it"
+    assert event["message"] == "the data request Nightly was set inactive: it produces no more extracts"
 
     mirror.world.requests[request].is_active = True
     mirror.world.add_job(request, completed_at=mirror.clock.now(), files=tables(1), with_archive=False)
@@ -464,7 +464,7 @@ async def test_a_request_that_is_not_visible_any_more_is_told_and_is_not_late(
     await mirror.run()
     (event,) = listener.events()
     assert (event["code"], event["subject"]) == ("L-GONE", request)
-    assert "is not visible any more: deleted, or the permission is gone" in event["message"]
+    assert "is no longer visible: it was deleted, or the permission was removed" in event["message"]
 
     mirror.world.requests[request] = entry
     mirror.clock.advance(DAY)

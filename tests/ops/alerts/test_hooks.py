@@ -285,7 +285,7 @@ async def test_what_became_of_it_is_logged_with_what_to_do(bench: Bench) -> None
         ("hook given up", "error"),
         ("hook done", "info"),
     ]
-    assert lines[2]["hint"] == "mend it, then: dcsync hooks rerun job-1"
+    assert lines[2]["hint"] == "fix the hook, then run: dcsync hooks rerun job-1"
 
 
 async def test_one_that_nobody_can_run_again_has_another_hint(bench: Bench) -> None:
@@ -295,7 +295,7 @@ async def test_one_that_nobody_can_run_again_has_another_hint(bench: Bench) -> N
             bench.clock.advance(wait)
             await bench.run_due(argv)
 
-    assert lines[2]["hint"] == "mend it; the next event runs it again"
+    assert lines[2]["hint"] == "fix the hook; the next event runs it again"
 
 
 # --- that nothing is left of it ---------------------------------------------------------------------------------------

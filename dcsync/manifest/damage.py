@@ -1,0 +1,46 @@
+"""Damage that verifying found and nobody has repaired yet: kept until a later verify of the same part finds it gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from dcsync.core.model import AccountName, JobId
+from dcsync.manifest.notes import Notes
+from dcsync.manifest.sql import SqlManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownDamage:
+    """A damaged file or folder, below the root. `key` tells which part of a nightly verify reads it; None is each."""
+
+    path: str
+    key: str | None
+    #: The snapshot that it belongs to; None for a folder that the manifest does not know.
+    job: JobId | None
+
+
+async def known_damage(manifest: SqlManifest, account: AccountName) -> tuple[KnownDamage, ...]:
+    """Return the damage that is known of an account, but for snapshots that are no longer published."""
+    stored = await Notes(manifest).recall(_key(account))
+    if stored is None:
+        return ()
+    published = await manifest.published_folders(account)
+    found = [KnownDamage(**entry) for entry in json.loads(stored)]
+    return tuple(item for item in found if item.job is None or item.job in published)
+
+
+async def record_damage(
+    manifest: SqlManifest, account: AccountName, found: Sequence[KnownDamage], *, was_read: Callable[[str], bool]
+) -> None:
+    """Keep what a verify found in place of what was known of the part that it read."""
+    known = await known_damage(manifest, account)
+    kept = [item for item in known if item.key is not None and not was_read(item.key)]
+    damage = [asdict(item) for item in (*kept, *found)]
+    if damage or known:
+        await Notes(manifest).remember(_key(account), json.dumps(damage) if damage else None)
+
+
+def _key(account: AccountName) -> str:
+    return f"damage:{account}"

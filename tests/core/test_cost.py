@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcsync.core import cost
 from dcsync.core.cost import CostInputs, Method, Price, cheapest, describe, speed_after
 
 
@@ -76,3 +77,36 @@ def test_prices_are_told_in_one_line() -> None:
     told = describe([make_price(Method.FILES, 60.04, 17, 58), make_price(Method.WHOLE, 1.25, 900)])
 
     assert told == "files: 58 calls, 17 bytes, 60.0 s; whole: 1 calls, 900 bytes, 1.2 s"
+
+
+def test_the_numbers_of_a_price_are_these() -> None:
+    assert (cost.ASSUMED_SPEED, cost.REQUEST_S) == (12_500_000.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("requests", "slots", "seconds"),
+    [
+        (0, 4, 0.0),
+        (1, 4, 0.1),
+        (4, 4, 0.1),
+        (5, 4, 0.2),
+        (8, 4, 0.2),
+        (9, 4, 0.3),
+    ],
+)
+def test_requests_take_a_tenth_of_a_second_for_each_round_of_slots(requests: int, slots: int, seconds: float) -> None:
+    market = CostInputs(calls_left=9, limit=9, bytes_per_second=1.0, slots=slots)
+
+    assert market.price(Method.WHOLE, calls=1, size=0, requests=requests).seconds == pytest.approx(seconds)
+
+
+def test_seconds_are_compared_to_a_tenth() -> None:
+    """Both sides of the rounding: 1.04 and 1.01 are as long as each other, 1.06 is longer."""
+    slow, quick = make_price(Method.WHOLE, 1.06, calls=1), make_price(Method.FILES, 1.04, calls=9)
+
+    assert cheapest([slow, quick]).way is Method.FILES
+
+
+def test_a_transfer_of_one_mebibyte_moves_the_speed_by_three_tenths() -> None:
+    assert speed_after(0.0, size=1 << 20, seconds=1.0) == pytest.approx(314_572.8)
+    assert speed_after(7.0, size=(1 << 20) - 1, seconds=1.0) == 7.0

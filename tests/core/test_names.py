@@ -310,3 +310,44 @@ def test_printable_text_has_nothing_that_a_terminal_obeys(text: str) -> None:
 
     assert shown.isprintable()
     assert shown.encode().decode() == shown  # no lone surrogate is left
+
+
+DEVICES = [
+    *("con", "prn", "aux", "nul", "conin$", "conout$"),
+    *("com0", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8", "com9", "com¹", "com²", "com³"),
+    *("lpt0", "lpt1", "lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9", "lpt¹", "lpt²", "lpt³"),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("ending", ["", ".csv", " .csv"])
+def test_each_device_name_of_windows_is_escaped_with_any_ending(device: str, ending: str) -> None:
+    assert names.component(device + ending) == f"%{ord(device[0]):02X}{device[1:]}{ending}"
+    assert names.component(f"{device}x{ending}") == f"{device}x{ending}"
+
+
+@pytest.mark.parametrize("character", [*'/\\<>:"|?*'])
+def test_each_character_that_some_file_system_forbids_is_escaped(character: str) -> None:
+    assert names.component(f"a{character}b") == f"a%{ord(character):02X}b"
+
+
+#: The first and last of each run of invisible code points, written by hand.
+INVISIBLE = [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0]
+INVISIBLE += [0xFE00, 0xFE0F, 0xE0100, 0xE01EF]
+VISIBLE = [0x034E, 0x0350, 0x115E, 0x1161, 0x17B3, 0x17B6, 0x180A, 0x3163, 0x3165, 0xFE10, 0xFF9F, 0xFFA1, 0xE01F0]
+
+
+@pytest.mark.parametrize("point", INVISIBLE)
+def test_each_invisible_code_point_is_escaped(point: int) -> None:
+    assert names.component(f"a{chr(point)}b") == f"a{''.join(f'%{byte:02X}' for byte in chr(point).encode())}b"
+
+
+@pytest.mark.parametrize("point", VISIBLE)
+def test_their_visible_neighbours_stay(point: int) -> None:
+    assert names.component(f"a{chr(point)}b") == f"a{chr(point)}b"
+
+
+def test_the_limits_of_a_name_are_200_bytes_and_eight_folders() -> None:
+    assert (names.MAX_BYTES, names.MAX_DEPTH) == (200, 8)
+    assert names.component("x" * 200) == "x" * 200
+    assert "~" in names.component("x" * 201)

@@ -150,3 +150,29 @@ def test_any_retry_after_gives_a_second_to_an_hour_or_nothing(value: str, now: d
 )
 def test_backoff_draws_below_a_bound_that_doubles_up_to_its_cap(attempt: int, draw: float, expected: float) -> None:
     assert quota.backoff(attempt, base_s=2.0, cap_s=30.0, draw=draw) == expected
+
+
+def test_the_numbers_of_the_quota_are_these() -> None:
+    """Written by hand: the first is the API's, the others decide how long a run waits."""
+    assert (quota.WINDOW_S, quota.WINDOW_MARGIN_S, quota.AHEAD_S) == (60.0, 1.0, 5.0)
+    assert (quota.MIN_PAUSE_S, quota.MAX_PAUSE_S, quota.MAX_BACKOFF_S) == (1.0, 3600.0, 300.0)
+
+
+def test_a_call_counts_up_to_five_seconds_ahead_and_for_less_than_61_seconds() -> None:
+    assert quota.within_window([105.0, 105.001], 100.0) == [105.0]
+    assert quota.within_window([39.0, 39.001], 100.0) == [39.001]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("0", 1.0), ("1", 1.0), ("2", 2.0), ("3599", 3599.0), ("3600", 3600.0), ("3601", 3600.0), ("9" * 21, 3600.0)],
+)
+def test_a_retry_after_is_kept_between_a_second_and_an_hour(header: str, seconds: float) -> None:
+    assert quota.parse_retry_after(header, NOON) == seconds
+
+
+@pytest.mark.parametrize(
+    ("attempt", "bound"), [(1, 1.0), (2, 2.0), (6, 32.0), (33, 2.0**32), (34, 2.0**32), (9999, 2.0**32)]
+)
+def test_the_bound_of_a_backoff_doubles_up_to_the_33rd_attempt(attempt: int, bound: float) -> None:
+    assert quota.backoff(attempt, base_s=1.0, cap_s=1e12, draw=1.0) == bound

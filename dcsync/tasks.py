@@ -6,11 +6,14 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Literal, ParamSpec, Protocol, Self, TypeVar
+
+import aiofiles
 
 from dcsync.errors import DcsyncError
 
@@ -21,12 +24,64 @@ T = TypeVar("T")
 DISK_THREADS = 16
 
 
+class _TimedThreads(ThreadPoolExecutor):
+    """A pool that knows since when each of its calls has been running, whoever submitted the call."""
+
+    def __init__(self, max_workers: int, thread_name_prefix: str) -> None:
+        super().__init__(max_workers, thread_name_prefix)
+        self.running: dict[object, float] = {}
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit a call."""
+        return super().submit(self._timed, functools.partial(fn, *args, **kwargs))
+
+    def _timed(self, call: Callable[[], T]) -> T:
+        mark = object()
+        self.running[mark] = time.monotonic()
+        try:
+            return call()
+        finally:
+            del self.running[mark]
+
+
+class _AsyncFile(Protocol):
+    async def seek(self, offset: int, /) -> int: ...
+
+    async def read(self, size: int = -1, /) -> bytes: ...
+
+    async def write(self, data: bytes, /) -> int: ...
+
+    async def close(self) -> None: ...
+
+
+class DiskFile:
+    """An open file of aiofiles. Each call runs to its end, also when its caller is cancelled meanwhile."""
+
+    def __init__(self, file: _AsyncFile) -> None:
+        self._file = file
+
+    async def seek(self, offset: int) -> None:
+        """Continue at `offset`."""
+        await finish(self._file.seek(offset))
+
+    async def read(self, size: int = -1) -> bytes:
+        """Return `size` bytes, fewer only at the end of the file; all that is left by default."""
+        return await finish(self._file.read(size))
+
+    async def write(self, data: bytes) -> None:
+        """Write everything."""
+        await finish(self._file.write(data))
+
+    async def close(self) -> None:
+        """Write what is buffered, and close the file."""
+        await finish(self._file.close())
+
+
 class DiskThreads:
     """The threads for disk work, apart from the loop's own pool, where name resolution waits."""
 
     def __init__(self, threads: int = DISK_THREADS) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="dcsync-disk")
-        self._running: dict[object, float] = {}
+        self._pool = _TimedThreads(max_workers=threads, thread_name_prefix="dcsync-disk")
 
     def __enter__(self) -> Self:
         return self
@@ -48,23 +103,35 @@ class DiskThreads:
     def start(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Begin blocking `function` in a thread. The caller owns the future and must `wait` for it."""
         call = functools.partial(function, *args, **kwargs)
-        return asyncio.get_running_loop().run_in_executor(self._pool, self._timed, call)
+        return asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    @asynccontextmanager
+    async def open(
+        self, path: Path | str, mode: Literal["rb", "wb"], *, opener: Callable[[str, int], int] | None = None
+    ) -> AsyncIterator[DiskFile]:
+        """Open a file for plain reads or writes; `opener` as for the built-in `open`. Nothing is fsynced.
+
+        Cancelling waits for the call under way, as `run` does. The file is closed in these threads as well.
+        """
+        opened: list[DiskFile] = []
+
+        async def work() -> None:
+            opened.append(DiskFile(await aiofiles.open(path, mode, opener=opener, executor=self._pool)))
+
+        try:
+            await finish(work())
+            yield opened[0]
+        finally:
+            for file in opened:
+                await file.close()
 
     def oldest_s(self) -> float | None:
         """Return for how many seconds the longest call under way has been running; None without one.
 
         A disk that hangs shows here: its call does not return, and nothing can make it.
         """
-        began = min(list(self._running.values()), default=None)
+        began = min(list(self._pool.running.values()), default=None)
         return None if began is None else time.monotonic() - began
-
-    def _timed(self, call: Callable[[], T]) -> T:
-        mark = object()
-        self._running[mark] = time.monotonic()
-        try:
-            return call()
-        finally:
-            del self._running[mark]
 
     async def wait(self, future: asyncio.Future[T]) -> T:
         """Return what was started; cancelling waits for its end first."""

@@ -140,6 +140,13 @@ def test_each_new_folder_on_the_way_to_a_snapshot_is_on_the_disk(root: MirrorRoo
     assert recorder.may_vanish() == set()
 
 
+def test_a_snapshot_that_a_killed_run_renamed_is_on_the_disk_once_it_is_settled(published: MirrorRoot) -> None:
+    with recorded(published.path, after_a_kill=True) as recorder:
+        published.settle(FOLDER)
+
+    assert {path for path in recorder.may_vanish() if f"{FOLDER}/".startswith(f"{path}/") or path == "."} == set()
+
+
 # --- repair -----------------------------------------------------------------------------------------------------------
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -503,3 +505,75 @@ async def test_sleeping_lasts_as_long_as_asked_and_can_be_cancelled() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await clock.sleep(3600)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_is_read_and_written_in_the_disk_threads(tmp_path: Path) -> None:
+    threads: list[str] = []
+
+    def below(name: str, flags: int) -> int:
+        threads.append(threading.current_thread().name)
+        return os.open(tmp_path / name, flags, 0o600)
+
+    with DiskThreads(1) as disk:
+        async with disk.open("file", "wb", opener=below) as file:
+            await file.write(b"0123")
+            await file.write(b"456789")
+        async with disk.open("file", "rb", opener=below) as file:
+            await file.seek(2)
+            assert await file.read(3) == b"234"
+            assert await file.read() == b"56789"
+            assert await file.read() == b""
+
+    assert all(name.startswith("dcsync-disk") for name in threads)
+    assert len(threads) == 2
+
+
+async def test_a_file_that_cannot_be_opened_is_the_system_s_error(tmp_path: Path) -> None:
+    with DiskThreads(1) as disk, pytest.raises(FileNotFoundError):
+        async with disk.open(tmp_path / "missing", "rb"):
+            pass
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("during", ["open", "read"])
+async def test_a_cancelled_read_ends_before_its_file_is_closed_and_shows_while_it_hangs(
+    tmp_path: Path, during: str
+) -> None:
+    """A disk that hangs: the call in the thread cannot be stopped, and its descriptor must not be given to another."""
+    gate, before = Gate(), descriptors()
+    reading, writing = os.pipe()
+
+    def opener(_name: str, _flags: int) -> int:
+        if during == "open":
+            gate()
+        return reading
+
+    opened = asyncio.Event()
+
+    async def read(disk: DiskThreads) -> None:
+        async with disk.open("pipe", "rb", opener=opener) as file:
+            opened.set()
+            await file.read(1)
+
+    with DiskThreads(1) as disk:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(read(disk))
+            await (gate.has_begun() if during == "open" else opened.wait())
+            while disk.oldest_s() is None:
+                await turns()
+            task.cancel()
+            await turns()
+            was_done = task.done()
+            gate.may_end.set()
+            os.write(writing, b"x")
+        assert not was_done
+        assert task.cancelled()
+    os.close(writing)
+
+    assert descriptors() <= before

@@ -120,7 +120,7 @@ async def follow_up(
     textfile = config.metrics.textfile
     if textfile is not None:
         try:
-            await context.disk.run(write_textfile, textfile, status)
+            await write_textfile(context.disk, textfile, status)
         except OSError as error:
             log.warning("the metrics file cannot be written", path=str(textfile), error=error.strerror)
     return status

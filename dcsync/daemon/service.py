@@ -283,7 +283,11 @@ class Service:
         """Return the report page from the mirror's root."""
         if self._session is None:
             return None
-        return await self._session.context.disk.run(_read_or_none, Path(self._config.mirror.root) / "index.html")
+        try:
+            async with self._session.context.disk.open(Path(self._config.mirror.root) / "index.html", "rb") as file:
+                return await file.read()
+        except FileNotFoundError:
+            return None
 
     async def hint(self, account_id: str, request_id: str) -> None:
         """Poll the account of a callback, at most once in 30 s; a request that is not known is ignored."""
@@ -315,10 +319,3 @@ class Service:
 
 def _previous_notice(error: DcsyncError) -> str:
     return f"running with the previous configuration: {error.message.splitlines()[0]}"
-
-
-def _read_or_none(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dcsync import __version__
 from dcsync.ops.status import AccountStatus, Status
+from dcsync.tasks import DiskThreads
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -33,15 +34,20 @@ def render(status: Status) -> bytes:
     return generate_latest(registry)
 
 
-def write_textfile(path: Path, status: Status) -> None:
-    """Write the figures where node_exporter's textfile collector finds them, in one step. Raises `OSError`."""
+async def write_textfile(disk: DiskThreads, path: Path, status: Status) -> None:
+    """Write the metrics for node_exporter's textfile collector, in one step. Raises `OSError`."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_bytes(render(status))
-        aside.chmod(0o644)  # node_exporter is another user
-        aside.replace(path)
+        async with disk.open(aside, "wb") as file:
+            await file.write(await disk.run(render, status))
+        await disk.run(_put_in_place, aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        await disk.run(aside.unlink, missing_ok=True)
+
+
+def _put_in_place(aside: Path, path: Path) -> None:
+    aside.chmod(0o644)  # node_exporter is another user
+    aside.replace(path)
 
 
 def _metrics(status: Status) -> Iterator[Metric]:

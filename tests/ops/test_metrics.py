@@ -26,6 +26,7 @@ from dcsync.manifest.hosts import Host
 from dcsync.ops.metrics import CONTENT_TYPE, render, write_textfile
 from dcsync.ops.status import AccountStatus, Status
 from dcsync.sandbox import Fault
+from dcsync.tasks import DiskThreads
 from tests.fakes import NOON
 from tests.rigs.mirror import Mirror, add_extract, tables
 
@@ -177,31 +178,36 @@ async def test_every_state_of_a_job_has_a_figure(mirror: Mirror) -> None:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_file_is_replaced_in_one_step_and_may_be_read_by_others(tmp_path: Path) -> None:
+def listing(path: Path) -> list[Path]:
+    return list(path.iterdir())
+
+
+async def test_the_file_is_replaced_in_one_step_and_may_be_read_by_others(tmp_path: Path) -> None:
     place = tmp_path / "dcsync.prom"
     umask = os.umask(0o077)
     try:
-        write_textfile(place, make_status(make_account()))
-        with place.open("rb") as reader:
-            write_textfile(place, make_status(make_account(), quota_used=9))
-            # Whoever reads the old one reads it to its end.
-            assert figures(reader.read())["quota_used",] == 5
+        with DiskThreads(1) as disk:
+            await write_textfile(disk, place, make_status(make_account()))
+            with place.open("rb") as reader:
+                await write_textfile(disk, place, make_status(make_account(), quota_used=9))
+                # Whoever reads the old one reads it to its end.
+                assert figures(reader.read())["quota_used",] == 5
     finally:
         os.umask(umask)
 
     assert figures(place.read_bytes())["quota_used",] == 9
     assert stat.S_IMODE(place.stat().st_mode) == 0o644
-    assert list(tmp_path.iterdir()) == [place]
+    assert listing(tmp_path) == [place]
 
 
-def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
     place = tmp_path / "dcsync.prom"
     (place / "in the way").mkdir(parents=True)
 
-    with pytest.raises(OSError, match="Is a directory"):
-        write_textfile(place, make_status())
+    with pytest.raises(OSError, match="Is a directory"), DiskThreads(1) as disk:
+        await write_textfile(disk, place, make_status())
 
-    assert list(tmp_path.iterdir()) == [place]
+    assert listing(tmp_path) == [place]
 
 
 async def test_after_a_run_the_file_says_what_a_scrape_would(mirror: Mirror, tmp_path: Path) -> None:

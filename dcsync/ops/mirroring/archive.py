@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,12 +16,13 @@ from dcsync.core.ports import Sign
 from dcsync.core.transfer import PIECE_SIZE, Patience, decide_range, range_headers
 from dcsync.core.ziplayout import TAIL_SIZE, Directory, Span, ZipError, read_directory
 from dcsync.errors import ContentChanged, RangeIgnored, StorageError, StorageRefused, StorageUnreachable
+from dcsync.mirror.disk import disk_errors
 from dcsync.mirror.extract import Exploder, Step, Target
 from dcsync.mirror.native import fastest_decompressor
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
 from dcsync.ops.mirroring.streams import Gauge, WriteBehind
-from dcsync.tasks import each
+from dcsync.tasks import DiskFile, each
 
 log = structlog.get_logger(__name__)
 
@@ -114,19 +114,22 @@ class StagedArchive:
     @asynccontextmanager
     async def stream(self, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
         """Read a part of the file."""
-        disk = self._context.disk
-        descriptor = await disk.run(self._staging.open_staged, self._stored.name)
-        try:
-            yield self._pieces(descriptor, start, stop)
-        finally:
-            os.close(descriptor)
+
+        def below_staging(name: str, _flags: int) -> int:
+            return self._staging.open_staged(name)
+
+        async with self._context.disk.open(self._stored.name, "rb", opener=below_staging) as file:
+            yield self._pieces(file, start, stop)
 
     def forget(self) -> None:
         """It cannot change: nothing to forget."""
 
-    async def _pieces(self, descriptor: int, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def _pieces(self, file: DiskFile, start: int, stop: int) -> AsyncIterator[bytes]:
+        with disk_errors(f"reading {self._staging.relative}/{ARCHIVE_NAME}"):
+            await file.seek(start)
         while start < stop:
-            piece = await self._context.disk.run(os.pread, descriptor, min(PIECE_SIZE, stop - start), start)
+            with disk_errors(f"reading {self._staging.relative}/{ARCHIVE_NAME}"):
+                piece = await file.read(min(PIECE_SIZE, stop - start))
             if not piece:
                 return
             start += len(piece)

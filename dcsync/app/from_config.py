@@ -19,7 +19,7 @@ from dcsync.errors import ConfigError
 from dcsync.ops.context import AccountSettings
 
 if TYPE_CHECKING:
-    from dcsync.ops.alerts.dispatch import TellSettings
+    from dcsync.ops.alerts.dispatch import AlertSettings
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
@@ -62,10 +62,10 @@ def storage_policy(config: Config) -> StoragePolicy:
     )
 
 
-def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings:
+def alert_settings(config: Config, *, environ: Mapping[str, str]) -> AlertSettings:
     """Return who hears of what, secrets resolved. Raises `ConfigError`s: better now than when there is news."""
     # Imported for those who send something: they bring in the network, which `dcsync status` must not pay for.
-    from dcsync.ops.alerts.dispatch import TellSettings
+    from dcsync.ops.alerts.dispatch import AlertSettings
     from dcsync.ops.alerts.hooks import Hook
     from dcsync.ops.alerts.notify import check_installed
 
@@ -73,7 +73,7 @@ def tell_settings(config: Config, *, environ: Mapping[str, str]) -> TellSettings
     if urls:
         check_installed()
     heartbeat = config.heartbeat.url
-    return TellSettings(
+    return AlertSettings(
         root=Path(config.mirror.root),
         hooks=tuple(
             Hook(on=frozenset(EventKind(kind) for kind in hook.on), argv=tuple(hook.run), timeout=hook.timeout)

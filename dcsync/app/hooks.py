@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from dcsync.app.from_config import tell_settings
+from dcsync.app.from_config import alert_settings
 from dcsync.app.hosts import at_work, known_hosts
 from dcsync.app.mirror import hold_state, open_to_look
 from dcsync.app.state_dir import host_name, manifest_place, state_folder
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.manifest import open_manifest
-from dcsync.ops.alerts.dispatch import Teller
+from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.tasks import DiskThreads
 
 
 @asynccontextmanager
 async def open_hooks(
     config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, runs: bool, writes: bool
-) -> AsyncIterator[Teller]:
+) -> AsyncIterator[AlertDispatcher]:
     """Open what hooks need: the manifest, to be written to with `writes`, and with `runs` the state folder's lock too.
 
     One process runs them. Without the lock a manifest of an older version is left alone, `ManifestError`: a daemon of
@@ -39,4 +39,4 @@ async def open_hooks(
         others = [host for host in await known_hosts(manifest) if host.is_alive]
         if runs and others:
             raise at_work(others)
-        yield Teller(manifest=manifest, clock=clock, settings=tell_settings(config, environ=environ))
+        yield AlertDispatcher(manifest=manifest, clock=clock, settings=alert_settings(config, environ=environ))

@@ -10,7 +10,7 @@ import structlog
 
 from dcsync.api.storage import open_storage
 from dcsync.app.api import open_api
-from dcsync.app.from_config import account_settings, storage_policy, tell_settings
+from dcsync.app.from_config import account_settings, alert_settings, storage_policy
 from dcsync.app.mirror import look_at_mirror, open_mirror
 from dcsync.app.status import current_status, read_token
 from dcsync.clock import Clock
@@ -18,7 +18,7 @@ from dcsync.config import Config
 from dcsync.core.alerts import Alert
 from dcsync.core.transfer import Throttle
 from dcsync.errors import DcsyncError, ExitStatus
-from dcsync.ops.alerts.dispatch import Teller
+from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, MirrorContext, NullObserver, Observer, SyncContext
 from dcsync.ops.metrics import write_textfile
 from dcsync.ops.mirroring.run import AccountOutcome
@@ -85,18 +85,20 @@ async def _open_network(
         )
 
 
-async def open_teller(
+async def open_dispatcher(
     config: Config, context: SyncContext, *, environ: Mapping[str, str], runs_hooks: bool = True
-) -> Teller:
+) -> AlertDispatcher:
     """Return what tells of the runs of `context`; snapshots from now on are news."""
-    settings = tell_settings(config, environ=environ)
-    teller = Teller(manifest=context.manifest, clock=context.clock, settings=settings, runs_hooks=runs_hooks)
-    await teller.begin(account_settings(config))
-    return teller
+    settings = alert_settings(config, environ=environ)
+    dispatcher = AlertDispatcher(
+        manifest=context.manifest, clock=context.clock, settings=settings, runs_hooks=runs_hooks
+    )
+    await dispatcher.begin(account_settings(config))
+    return dispatcher
 
 
 async def follow_up(
-    config: Config, context: SyncContext, teller: Teller, outcomes: Sequence[AccountOutcome]
+    config: Config, context: SyncContext, dispatcher: AlertDispatcher, outcomes: Sequence[AccountOutcome]
 ) -> Status | None:
     """Do what follows a run: tell what is new and amiss, write report and figures, tell a watchdog that all is fresh.
 
@@ -106,9 +108,9 @@ async def follow_up(
     for outcome in outcomes:
         if outcome.error is None:
             api = context.api.with_own_count()
-            await teller.look_at_requests(api, outcome.account)
+            await dispatcher.check_requests(api, outcome.account)
             outcome.calls += api.calls
-        await teller.after_run(outcome, token=account_token_alert(context, outcome.account, token))
+        await dispatcher.after_run(outcome, token=account_token_alert(context, outcome.account, token))
     try:
         status = await current_status(config, context)
     except DcsyncError as error:
@@ -116,7 +118,7 @@ async def follow_up(
         return None
     await write_report(context, status.accounts)
     if status.check is ExitStatus.DONE:
-        await teller.beat()
+        await dispatcher.beat()
     textfile = config.metrics.textfile
     if textfile is not None:
         try:

@@ -89,8 +89,8 @@ def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - 
 async def _runs(config: Config, job: str | None, limit: int) -> Sequence[HookRun]:
     from dcsync.app.hooks import open_hooks
 
-    async with open_hooks(config, environ=os.environ, runs=False, writes=False) as teller:
-        return await teller.hook_runs(job=job, limit=limit)
+    async with open_hooks(config, environ=os.environ, runs=False, writes=False) as dispatcher:
+        return await dispatcher.hook_runs(job=job, limit=limit)
 
 
 async def _rerun(config: Config, job: str) -> int:
@@ -98,16 +98,16 @@ async def _rerun(config: Config, job: str) -> int:
     from dcsync.manifest import HookState
 
     try:
-        async with open_hooks(config, environ=os.environ, runs=True, writes=True) as teller:
-            count = await teller.rerun(job)
-            await teller.run_hooks()
-            runs = (await teller.hook_runs(job=job, limit=max(count, 1)))[:count]
+        async with open_hooks(config, environ=os.environ, runs=True, writes=True) as dispatcher:
+            count = await dispatcher.rerun(job)
+            await dispatcher.run_hooks()
+            runs = (await dispatcher.hook_runs(job=job, limit=max(count, 1)))[:count]
     except MirrorLocked as error:
         if error.role != "run":
             raise
         # The daemon runs them, within five minutes.
-        async with open_hooks(config, environ=os.environ, runs=False, writes=True) as teller:
-            count = await teller.rerun(job)
+        async with open_hooks(config, environ=os.environ, runs=False, writes=True) as dispatcher:
+            count = await dispatcher.rerun(job)
         runs = ()
     if count == 0:
         message = f"there is no snapshot of a job {job}"
@@ -122,12 +122,12 @@ async def _rerun(config: Config, job: str) -> int:
 
 
 async def _notify(config: Config) -> bool:
-    from dcsync.app.from_config import tell_settings
+    from dcsync.app.from_config import alert_settings
     from dcsync.clock import SystemClock
     from dcsync.core.events import Event, EventKind
     from dcsync.ops.alerts.notify import send
 
-    settings = tell_settings(config, environ=os.environ)
+    settings = alert_settings(config, environ=os.environ)
     event = Event(
         kind=EventKind.ALERT,
         account="",

@@ -65,7 +65,7 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
     """Open everything, recover, do one run and what follows it, close everything."""
     from dcsync.app.from_config import account_settings
     from dcsync.app.renew import renewing
-    from dcsync.app.sync import follow_up, open_dry_run, open_sync, open_teller
+    from dcsync.app.sync import follow_up, open_dispatcher, open_dry_run, open_sync
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
     from dcsync.ops.mirroring.run import sync
@@ -82,9 +82,9 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
         opening = partial(open_sync, config, environ=os.environ, observer=observer, clock=clock)
         context = await stack.enter_async_context(renewing(opening, config, role="sync"))
         await recover(context, account_settings(config))
-        teller = await open_teller(config, context, environ=os.environ)
+        dispatcher = await open_dispatcher(config, context, environ=os.environ)
         outcomes = await sync(context, selected, wanted=wanted)
-        await follow_up(config, context, teller, outcomes)
+        await follow_up(config, context, dispatcher, outcomes)
         return outcomes
 
 

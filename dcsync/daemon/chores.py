@@ -15,7 +15,7 @@ from dcsync.core.events import Event, EventKind
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
 from dcsync.errors import MassChange
-from dcsync.ops.alerts.dispatch import Teller
+from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.missing import finish_pruning
 from dcsync.ops.integrity.prune import prune
@@ -33,7 +33,7 @@ class Chores:
 
     config: Config
     context: SyncContext
-    teller: Teller
+    dispatcher: AlertDispatcher
     progress: Progress
     accounts: Sequence[AccountSettings]
 
@@ -44,7 +44,7 @@ class Chores:
                 if await self.context.api.tokens.keep_alive():
                     log.info("the refresh token was renewed by its age")
             case Kind.TIDY:
-                await self.teller.tidy()
+                await self.dispatcher.tidy()
             case Kind.PRUNE:
                 return await self._prune()
             case Kind.VERIFY:
@@ -78,7 +78,7 @@ class Chores:
         # Each account's alerts, also where there is nothing: then what was damaged is repaired, or pruned.
         token = await stored_token(self.config, self.context)
         changed = [
-            await self.teller.update(account, token=account_token_alert(self.context, account, token))
+            await self.dispatcher.update(account, token=account_token_alert(self.context, account, token))
             for account in self.accounts
         ]
         return any(changed)
@@ -86,4 +86,4 @@ class Chores:
     async def _send_alert(self, account: str, code: str, message: str, hint: str) -> None:
         now = self.context.clock.now()
         event = Event(kind=EventKind.ALERT, account=account, at=now, code=code, message=message, hint=hint)
-        await self.teller.happened(event)
+        await self.dispatcher.send_event(event)

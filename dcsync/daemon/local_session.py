@@ -159,7 +159,7 @@ class LocalSession(Session):
         self._hooks.wake.set()
         self._note_outcome(outcome)
         clock, interval = self.context.clock, self.config.poll.interval
-        expected = [item for _, item in await self._teller.expectations(account.name)]
+        expected = [item for _, item in await self._dispatcher.expectations(account.name)]
         wait = next_poll(expected, clock.now(), interval)
         if wait < interval:
             self._schedule.poll_once(account.name, clock.now() + wait)
@@ -173,7 +173,7 @@ class LocalSession(Session):
     async def _run_hooks(self) -> None:
         """Run the hooks that are due, beside the polls: a slow hook delays no poll."""
         self._hooks_looked_at = self.context.clock.monotonic()
-        self._hooks_due_at = await self._teller.run_hooks()
+        self._hooks_due_at = await self._dispatcher.run_hooks()
 
     def _hooks_are_due(self) -> bool:
         """Whether a hook is to be retried, or it is time to look for those that another process made due."""

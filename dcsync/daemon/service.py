@@ -12,10 +12,10 @@ from typing import NoReturn
 
 import structlog
 
-from dcsync.app.from_config import account_settings, callback_secret, tell_settings
+from dcsync.app.from_config import account_settings, alert_settings, callback_secret
 from dcsync.app.renew import renewing
 from dcsync.app.status import current_status, read_status
-from dcsync.app.sync import open_sync, open_teller
+from dcsync.app.sync import open_dispatcher, open_sync
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.events import Event, EventKind
@@ -87,7 +87,7 @@ class Service:
         self._session: Session | None = None
         #: What the status line says once, after a reload that failed.
         self._notice = ""
-        self._trouble: DcsyncError | None = None
+        self._mirror_error: DcsyncError | None = None
         self._status: tuple[float, Status] | None = None
         self._next_hint_at = float("-inf")
 
@@ -111,7 +111,7 @@ class Service:
         self._notifier.reloading()
         try:
             config = self._load()
-            tell_settings(config, environ=self._environ)
+            alert_settings(config, environ=self._environ)
         except DcsyncError as error:
             self._next_config = None
             log.warning(
@@ -180,11 +180,11 @@ class Service:
                         renewing(opening, config, role="run", clock=self._clock, environ=self._environ)
                     )
                     await recover(context, account_settings(config))
-                teller = await open_teller(config, context, environ=self._environ, runs_hooks=False)
+                dispatcher = await open_dispatcher(config, context, environ=self._environ, runs_hooks=False)
                 parts = SessionParts(
                     config=config,
                     context=context,
-                    teller=teller,
+                    dispatcher=dispatcher,
                     progress=progress,
                     notifier=self._notifier,
                     signals=self._signals,
@@ -225,20 +225,20 @@ class Service:
 
     def _note_opened(self) -> str:
         """Note that the configuration and the mirror can be used; return what the status line says first."""
-        if self._trouble is not None:
-            log.info("the mirror can be used again", after=self._trouble.code)
+        if self._mirror_error is not None:
+            log.info("the mirror can be used again", after=self._mirror_error.code)
         if self._previous_config is not None:
             log.info("configuration reloaded")
-        self._trouble, self._has_started, self._previous_config = None, True, None
+        self._mirror_error, self._has_started, self._previous_config = None, True, None
         notice, self._notice = self._notice, ""
         return notice
 
     async def _wait_for_mirror(self, config: Config, error: DcsyncError) -> None:
         """Stay up without a mirror for a minute: the first time, notify; then let the caller try again."""
-        if self._trouble is None or self._trouble.code != error.code:
+        if self._mirror_error is None or self._mirror_error.code != error.code:
             log.error("the mirror cannot be used", code=error.code, error=error.message, hint=error.advice)
             await self._notify(config, error)
-        self._trouble = error
+        self._mirror_error = error
         self._notifier.ready(f"waiting: {error.message}")
         reopen_s = _RECONNECT_S if isinstance(error, DatabaseUnreachable) else _REOPEN_S
         until = self._clock.monotonic() + reopen_s
@@ -256,7 +256,7 @@ class Service:
             message=error.message,
             hint=error.advice,
         )
-        settings = tell_settings(config, environ=self._environ)
+        settings = alert_settings(config, environ=self._environ)
         if settings.urls and event.kind in settings.on:
             await notify.send(settings.urls, [event])
 
@@ -266,7 +266,7 @@ class Service:
         """Return whether every account is fresh and the daemon works, and the details; no secrets."""
         session = self._session
         if session is None:
-            code = "starting" if self._trouble is None else self._trouble.code
+            code = "starting" if self._mirror_error is None else self._mirror_error.code
             return False, {"status": "not able", "problems": [code]}
         status = await self._read_status()
         problems = status.codes

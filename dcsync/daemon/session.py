@@ -19,7 +19,7 @@ from dcsync.daemon.chores import Chores
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.errors import DcsyncError, ExitStatus, MirrorError
-from dcsync.ops.alerts.dispatch import Teller
+from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring.run import AccountOutcome
 from dcsync.tasks import primary_error
@@ -43,7 +43,7 @@ class SessionParts:
 
     config: Config
     context: SyncContext
-    teller: Teller
+    dispatcher: AlertDispatcher
     progress: Progress
     notifier: Notifier
     signals: Signals
@@ -59,14 +59,14 @@ class Session(ABC):
         self.config = parts.config
         self.context = parts.context
         self.progress = parts.progress
-        self._teller = parts.teller
+        self._dispatcher = parts.dispatcher
         self._notifier = parts.notifier
         self._signals = parts.signals
         self._accounts = {account.name: account for account in account_settings(parts.config)}
         self._chores = Chores(
             config=parts.config,
             context=parts.context,
-            teller=parts.teller,
+            dispatcher=parts.dispatcher,
             progress=parts.progress,
             accounts=tuple(self._accounts.values()),
         )
@@ -173,7 +173,7 @@ class Session(ABC):
 
     async def _follow_up(self, outcome: AccountOutcome) -> None:
         """Do what follows a poll, and keep the codes of the alerts for the status line."""
-        status = await follow_up(self.config, self.context, self._teller, [outcome])
+        status = await follow_up(self.config, self.context, self._dispatcher, [outcome])
         if status is not None:
             self._alert_codes = status.codes
 

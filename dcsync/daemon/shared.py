@@ -122,7 +122,7 @@ class SharedSession(Session):
             if outcome.published or outcome.failed or outcome.error is not None:
                 token = await stored_token(self.config, self.context)
                 alert = account_token_alert(self.context, settings, token)
-                await self._teller.after_run(outcome, token=alert)
+                await self._dispatcher.after_run(outcome, token=alert)
                 self._note_outcome(outcome)
                 await self._note_retry(outcome)
                 await self._queue.chore("hooks")
@@ -131,7 +131,7 @@ class SharedSession(Session):
         """Do a chore of the whole mirror."""
         if kind == "hooks":
             with self._busy("running hooks"):
-                await self._teller.run_hooks()
+                await self._dispatcher.run_hooks()
             return
         with self._busy(kind):
             if await self._is_mounted():
@@ -162,7 +162,7 @@ class SharedSession(Session):
     async def _plan_next(self, account: AccountSettings, outcome: AccountOutcome) -> None:
         """Note when the account is to be polled next: by the interval, when an extract is expected, or to try again."""
         now, interval = self.context.clock.now(), self.config.poll.interval
-        expected = [item for _, item in await self._teller.expectations(account.name)]
+        expected = [item for _, item in await self._dispatcher.expectations(account.name)]
         when = now + next_poll(expected, now, interval) + self.config.poll.jitter * self.context.draw()
         retries = [failed.next_try_at for failed in outcome.failed if failed.next_try_at is not None]
         jobs = await self.context.manifest.jobs(account.name)

@@ -17,7 +17,7 @@ from dcsync.core.anomaly import TableWarning
 from dcsync.core.events import Event, EventKind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, Json, RequestId
-from dcsync.manifest.schema import attention as attention_table
+from dcsync.manifest.schema import alert as alert_table
 from dcsync.manifest.schema import hook_run as hook_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
@@ -79,9 +79,9 @@ class Notes:
         """Return what stands of these accounts ("" is the whole mirror), oldest first."""
         async with self._manifest.reading() as connection:
             rows = await connection.execute(
-                sa.select(attention_table)
-                .where(attention_table.c.account.in_(accounts))
-                .order_by(attention_table.c.since, attention_table.c.code, attention_table.c.subject)
+                sa.select(alert_table)
+                .where(alert_table.c.account.in_(accounts))
+                .order_by(alert_table.c.since, alert_table.c.code, alert_table.c.subject)
             )
             return tuple(
                 StandingAlert(
@@ -171,11 +171,11 @@ class Notes:
                     return False
             for key, value in remembered.items():
                 await _remember(connection, key, value)
-            await connection.execute(sa.delete(attention_table).where(attention_table.c.account.in_(accounts)))
+            await connection.execute(sa.delete(alert_table).where(alert_table.c.account.in_(accounts)))
             for item in standing:
                 alert = item.alert
                 await connection.execute(
-                    sa.insert(attention_table).values(
+                    sa.insert(alert_table).values(
                         account=alert.account,
                         code=alert.code,
                         subject=alert.subject,

@@ -152,8 +152,8 @@ run = Table(
     Index("run_by_account", "account", "started_at"),
 )
 
-#: What is amiss now, and when a person last heard of it. `account` is "" for what concerns the whole mirror.
-attention = Table(
+#: Alerts that stand, and when they were last notified. The table has the name that 0.1 gave it.
+alert = Table(
     "attention",
     metadata,
     Column("account", String, primary_key=True),

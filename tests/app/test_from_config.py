@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcsync.app.from_config import hidden_names, tell_settings
+from dcsync.app.from_config import alert_settings, hidden_names
 from dcsync.config import Config
 from dcsync.config.fields import Section
 from dcsync.config.secret_refs import Secret
@@ -34,4 +34,4 @@ def test_hooks_do_not_inherit_the_variable_of_a_new_secret_key() -> None:
     environ = dict.fromkeys(["DATABASE", "TOKEN", "FIRST", "THIRD", "PATH"], "x")
 
     assert hidden_names(config) >= {"DATABASE", "TOKEN", "FIRST", "THIRD"}
-    assert tell_settings(config, environ=environ).environ == {"PATH": "x"}
+    assert alert_settings(config, environ=environ).environ == {"PATH": "x"}

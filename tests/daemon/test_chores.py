@@ -9,7 +9,7 @@ import pytest
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.status import read_status
-from dcsync.app.sync import open_teller
+from dcsync.app.sync import open_dispatcher
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.daemon.chores import NIGHT, Chores
@@ -27,9 +27,9 @@ async def chores(mirror: Mirror) -> AsyncIterator[Chores]:
     mirror.config["hook"] = [{"on": ["alert"], "run": ["true"]}]
     config = mirror.configuration()
     async with mirror.opened() as context:
-        teller = await open_teller(config, context, environ=mirror.environ, runs_hooks=False)
+        dispatcher = await open_dispatcher(config, context, environ=mirror.environ, runs_hooks=False)
         progress, accounts = Progress(mirror.clock), account_settings(config)
-        yield Chores(config=config, context=context, teller=teller, progress=progress, accounts=accounts)
+        yield Chores(config=config, context=context, dispatcher=dispatcher, progress=progress, accounts=accounts)
 
 
 async def fill(mirror: Mirror, days: int) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dcsync.app.sync import open_sync, open_teller
+from dcsync.app.sync import open_dispatcher, open_sync
 from dcsync.config import Config
 from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.progress import Progress
@@ -58,7 +58,7 @@ async def rig_of(mirror: Mirror, config: Config, make: SessionFactory) -> AsyncI
         parts = SessionParts(
             config=config,
             context=context,
-            teller=await open_teller(config, context, environ=mirror.environ, runs_hooks=False),
+            dispatcher=await open_dispatcher(config, context, environ=mirror.environ, runs_hooks=False),
             progress=progress,
             notifier=heard,
             signals=signals,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dcsync.app.sync import open_teller
+from dcsync.app.sync import open_dispatcher
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.session import SessionParts, Signals
@@ -53,11 +53,11 @@ async def rig(tmp_path: Path, database: str) -> AsyncIterator[Rig]:
         for number in (1, 2):
             config = config_of(mirror, database, number)
             context = await stack.enter_async_context(mirror.opened(role="run", config=config))
-            teller = await open_teller(config, context, environ=mirror.environ, runs_hooks=False)
+            dispatcher = await open_dispatcher(config, context, environ=mirror.environ, runs_hooks=False)
             parts = SessionParts(
                 config=config,
                 context=context,
-                teller=teller,
+                dispatcher=dispatcher,
                 progress=Progress(mirror.clock),
                 notifier=Notifier({}),
                 signals=Signals(),

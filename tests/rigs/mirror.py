@@ -17,7 +17,7 @@ from typing import Any
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.renew import renewing
-from dcsync.app.sync import follow_up, open_dry_run, open_sync, open_teller
+from dcsync.app.sync import follow_up, open_dispatcher, open_dry_run, open_sync
 from dcsync.config import Config
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
@@ -105,9 +105,9 @@ class Mirror:
         """Do one run over the one account with all that follows from it."""
         config = self.configuration()
         async with self.opened() as context:
-            teller = await open_teller(config, context, environ=self.environ)
+            dispatcher = await open_dispatcher(config, context, environ=self.environ)
             (outcome,) = await sync(context, account_settings(config), wanted=wanted)
-            await follow_up(config, context, teller, [outcome])
+            await follow_up(config, context, dispatcher, [outcome])
         return outcome
 
     async def sync_one(self, **options: Any) -> AccountOutcome:

@@ -1,4 +1,4 @@
-"""What follows a run: who has to hear what. Concerns, events, hooks, messages, figures, the heartbeat.
+"""What follows a run: alerts are recorded, events go to hooks and notifications, and the heartbeat is sent.
 
 It never fails a run: what cannot be told is logged, and told after the next one.
 """
@@ -39,7 +39,7 @@ _CLOCKS = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TellSettings:
+class AlertSettings:
     """`[[hook]]`, `[notify]` and `[heartbeat]` of the configuration, secrets resolved."""
 
     root: Path
@@ -51,10 +51,12 @@ class TellSettings:
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-class Teller:
-    """Tells what follows from runs. Without `runs_hooks` it only notes which are due, for somebody else to run."""
+class AlertDispatcher:
+    """Sends the events that follow a run. Without `runs_hooks` it only records which hooks are due."""
 
-    def __init__(self, *, manifest: SqlManifest, clock: Clock, settings: TellSettings, runs_hooks: bool = True) -> None:
+    def __init__(
+        self, *, manifest: SqlManifest, clock: Clock, settings: AlertSettings, runs_hooks: bool = True
+    ) -> None:
         self._runs_hooks = runs_hooks
         self._manifest = manifest
         self._notes = Notes(manifest)
@@ -127,8 +129,8 @@ class Teller:
         )
         return await collect_alerts(self._manifest, sources, self._clock.now())
 
-    async def happened(self, event: Event) -> None:
-        """Tell of one event. Never fails."""
+    async def send_event(self, event: Event) -> None:
+        """Send one event. Never fails."""
         try:
             hooks = running.hooks_for(self._settings.hooks, [event])
             await self._notes.settle([], standing=[], hooks=hooks, remembered={})
@@ -183,17 +185,17 @@ class Teller:
                 found.append((request, expected))
         return found
 
-    async def look_at_requests(self, api: DataConnector, account: AccountSettings) -> None:
+    async def check_requests(self, api: DataConnector, account: AccountSettings) -> None:
         """Once a day, see what became of the requests: set inactive, changed, or not visible any more.
 
         One call, or one for each project that is listed. Never fails: the next day looks again.
         """
         try:
-            await self._look_at_requests(api, account)
+            await self._check_requests(api, account)
         except DcsyncError as error:
             log.info("the requests could not be looked at", account=account.name, code=error.code)
 
-    async def _look_at_requests(self, api: DataConnector, account: AccountSettings) -> None:
+    async def _check_requests(self, api: DataConnector, account: AccountSettings) -> None:
         now, key = self._clock.now(), f"requests:{account.name}"
         known = await self._manifest.requests(account.name)
         last = parse_time(await self._notes.recall(key))

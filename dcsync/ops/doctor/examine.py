@@ -1,4 +1,4 @@
-"""`doctor`: every check in its order. A failure is a finding, never an error; what needs what failed is skipped."""
+"""`doctor`: every check in its order. A failed check is not an error. A check that needs a failed one is skipped."""
 
 from __future__ import annotations
 

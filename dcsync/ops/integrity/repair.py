@@ -132,7 +132,7 @@ class _Repair:
         if body is not None:
             return [await self._put(repairable, None, body) for repairable in group]
         if group[0].stored is None:
-            message = "it stands nowhere else; the snapshot's data is not concerned"
+            message = "no other copy exists; the data files of the snapshot are not affected"
             raise _Gone(message)
         spare = await self._spare(group)
         if spare is not None:

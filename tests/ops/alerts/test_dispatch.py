@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import stamina
 
-from dcsync.app.from_config import account_settings, tell_settings
-from dcsync.app.sync import follow_up, open_teller
+from dcsync.app.from_config import account_settings, alert_settings
+from dcsync.app.sync import follow_up, open_dispatcher
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.errors import SecretUnavailable
 from dcsync.manifest import Notes
-from dcsync.ops.alerts.dispatch import Teller
+from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import SyncContext
 from dcsync.ops.mirroring.run import Wanted, sync
 from dcsync.sandbox import Fault
@@ -66,7 +66,7 @@ def listener(mirror: Mirror) -> Listener:
 async def run_killed_before_it_told(mirror: Mirror) -> None:
     config = mirror.configuration()
     async with mirror.opened(config=config) as context:
-        await open_teller(config, context, environ=mirror.environ)
+        await open_dispatcher(config, context, environ=mirror.environ)
         await sync(context, account_settings(config))
 
 
@@ -138,9 +138,9 @@ async def test_a_snapshot_whose_hook_was_noted_before_the_kill_is_told_once(mirr
     add_extract(mirror, tables(1))
     config = mirror.configuration()
     async with mirror.opened(config=config) as context:
-        teller = await open_teller(config, context, environ=mirror.environ, runs_hooks=False)
+        dispatcher = await open_dispatcher(config, context, environ=mirror.environ, runs_hooks=False)
         (outcome,) = await sync(context, account_settings(config))
-        await teller.after_run(outcome)
+        await dispatcher.after_run(outcome)
     assert listener.heard() == []
 
     assert await listener.after_a_run() == [("snapshot", "")]
@@ -534,7 +534,7 @@ async def test_a_hook_that_fails_for_good_is_told_to_the_others_until_it_is_made
     await mirror.run()
 
     async with mirror.opened() as context:
-        teller = await tell(mirror, context)
+        dispatcher = await tell(mirror, context)
         assert await standing(context, "H-FAILED") == [
             (f"the hook /usr/bin/env failed for snapshot {job}: exit status 1", "/usr/bin/env")
         ]
@@ -542,8 +542,8 @@ async def test_a_hook_that_fails_for_good_is_told_to_the_others_until_it_is_made
         assert listener.heard() == [("snapshot", "")]
         mirror.clock.advance(3 * DAY)
         ready.touch()
-        assert await teller.rerun(job) == 2
-        await teller.run_hooks()
+        assert await dispatcher.rerun(job) == 2
+        await dispatcher.run_hooks()
     await mirror.run()
 
     async with mirror.opened() as context:
@@ -577,12 +577,12 @@ async def test_runs_of_hooks_are_forgotten_after_a_season(mirror: Mirror, listen
     mirror.clock.advance(91 * DAY)
 
     async with mirror.opened() as context:
-        teller = await tell(mirror, context)
-        assert await teller.hook_runs(job=None, limit=10) == ()
+        dispatcher = await tell(mirror, context)
+        assert await dispatcher.hook_runs(job=None, limit=10) == ()
 
 
-async def tell(mirror: Mirror, context: SyncContext) -> Teller:
-    return await open_teller(mirror.configuration(), context, environ=mirror.environ)
+async def tell(mirror: Mirror, context: SyncContext) -> AlertDispatcher:
+    return await open_dispatcher(mirror.configuration(), context, environ=mirror.environ)
 
 
 async def standing(context: SyncContext, code: str) -> list[tuple[str, str]]:
@@ -598,15 +598,15 @@ async def test_a_manifest_that_breaks_never_raises_out_of_what_follows(mirror: M
     add_extract(mirror, tables(1))
     config = mirror.configuration()
     async with mirror.opened(config=config) as context:
-        teller = await open_teller(config, context, environ=mirror.environ)
+        dispatcher = await open_dispatcher(config, context, environ=mirror.environ)
         (outcome,) = await sync(context, account_settings(config))
         for path in mirror.state.glob("manifest.sqlite*"):
             path.write_bytes(b"no database" * 1000)
 
-        await teller.look_at_requests(context.api, outcome.account)
-        await teller.after_run(outcome)
-        assert await teller.run_hooks() is None
-        assert await follow_up(config, context, teller, [outcome]) is None
+        await dispatcher.check_requests(context.api, outcome.account)
+        await dispatcher.after_run(outcome)
+        assert await dispatcher.run_hooks() is None
+        assert await follow_up(config, context, dispatcher, [outcome]) is None
 
     assert listener.heard() == []
     await mirror.run()
@@ -617,7 +617,7 @@ async def test_secrets_that_are_not_there_are_said_before_there_is_news(mirror: 
     mirror.config["heartbeat"] = {"url": "env:MISSING"}
 
     with pytest.raises(SecretUnavailable, match="the environment variable MISSING is not set"):
-        tell_settings(mirror.configuration(), environ=mirror.environ)
+        alert_settings(mirror.configuration(), environ=mirror.environ)
 
 
 async def test_expectations_are_of_the_requests_that_have_a_schedule(mirror: Mirror) -> None:
@@ -626,8 +626,8 @@ async def test_expectations_are_of_the_requests_that_have_a_schedule(mirror: Mir
     await mirror.run()
 
     async with mirror.opened() as context:
-        teller = await tell(mirror, context)
-        (found,) = await teller.expectations(account_settings(mirror.configuration())[0].name)
+        dispatcher = await tell(mirror, context)
+        (found,) = await dispatcher.expectations(account_settings(mirror.configuration())[0].name)
 
     assert (found[0].id, found[1].queued_at) == (request, datetime.fromisoformat("2026-11-23T02:00:00+00:00"))
 

@@ -36,11 +36,11 @@ def survey(root: MirrorRoot, folder: str) -> Survey:
     """Look at everything in a folder without following a symlink; `FileNotFoundError` when it is not there. Blocks."""
     found = Survey()
     with root.folder(folder) as descriptor:
-        _look(descriptor, folder, "", found)
+        _survey_folder(descriptor, folder, "", found)
     return found
 
 
-def _look(descriptor: int, folder: str, prefix: str, found: Survey) -> None:
+def _survey_folder(descriptor: int, folder: str, prefix: str, found: Survey) -> None:
     # `prefix` itself is noted when its list breaks off: what it holds is then unknown, not missing.
     try:
         with os.scandir(descriptor) as entries:
@@ -54,7 +54,7 @@ def _look(descriptor: int, folder: str, prefix: str, found: Survey) -> None:
             if is_folder:
                 below = disk.open_folder(name, below=descriptor)
                 try:
-                    _look(below, folder, f"{path}/", found)
+                    _survey_folder(below, folder, f"{path}/", found)
                 finally:
                     os.close(below)
                 continue

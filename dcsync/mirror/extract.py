@@ -70,7 +70,7 @@ class Exploder:
             start, stop = max(begin, member.offset), min(self._at, member.stop)
             if start >= self._at:
                 break
-            step = self._take(target, bytes(view[start - begin : stop - begin]), is_last=self._at >= member.stop)
+            step = self._stage_bytes(target, bytes(view[start - begin : stop - begin]), is_last=self._at >= member.stop)
             if step is not None:
                 steps.append(step)
             if step is None or (step.stored is None and step.damage is None):
@@ -87,7 +87,7 @@ class Exploder:
         self._reader = self._part = None
         return [dropped]
 
-    def _take(self, target: Target, data: bytes, *, is_last: bool) -> Step | None:
+    def _stage_bytes(self, target: Target, data: bytes, *, is_last: bool) -> Step | None:
         size = 0
         if self._reader is None or self._part is None:
             self._reader = MemberReader(target.member, inflate=self._inflate)

@@ -56,15 +56,15 @@ class FileLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self._path, flags, 0o644)
         try:
-            self._take(descriptor)
+            self._lock(descriptor)
         except BaseException:
             # Else it would be held, by nobody, as long as this process lives.
-            _let_go(descriptor)
+            _close_quietly(descriptor)
             raise
         self._descriptor = descriptor
         return self
 
-    def _take(self, descriptor: int) -> None:
+    def _lock(self, descriptor: int) -> None:
         with disk.disk_errors(f"locking {self._path}"):
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -79,7 +79,7 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._descriptor is not None:
-            _let_go(self._descriptor)
+            _close_quietly(self._descriptor)
             self._descriptor = None
 
     def _held_by(self, holder: str) -> MirrorLocked:
@@ -90,7 +90,7 @@ class FileLock:
         return MirrorLocked(f"another dcsync holds {self._what}")
 
 
-def _let_go(descriptor: int) -> None:
+def _close_quietly(descriptor: int) -> None:
     # Free it is all the same, and what the file says of its holder no longer matters.
     with suppress(OSError):
         os.close(descriptor)

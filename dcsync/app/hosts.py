@@ -10,10 +10,13 @@ from pathlib import Path
 
 from dcsync import __version__
 from dcsync.app.state_dir import HOST_NAME, host_name, read_text, write_text
+from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ManifestError, MirrorLocked
 from dcsync.manifest import SqlManifest
+from dcsync.manifest.claims import Ticket, take
 from dcsync.manifest.hosts import Host, Hosts
 from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.peers import Held
 from dcsync.tasks import DiskThreads
 
 #: The role under which several hosts work side by side.
@@ -34,19 +37,41 @@ def at_work(others: Sequence[Host]) -> MirrorLocked:
 
 
 class SeveralHosts:
-    """Meets the port `Peers`: this host and the others on a shared manifest."""
+    """Meets the port `Peers`: this host and the others on a shared manifest.
 
-    def __init__(self, manifest: SqlManifest, number: int, *, are_at_work: bool, turn: AsyncExitStack) -> None:
+    With the queue's `ticket` a job is only held while that is good.
+    """
+
+    def __init__(
+        self,
+        manifest: SqlManifest,
+        number: int,
+        *,
+        are_at_work: bool,
+        turn: AsyncExitStack,
+        ticket: Ticket | None = None,
+    ) -> None:
         self.host: int | None = number
         self.are_at_work = are_at_work
-        self._number = number
-        self._hosts = Hosts(manifest)
+        self.number = number
+        self._manifest = manifest
         self._turn = turn
+        self._ticket = ticket
+
+    def with_ticket(self, ticket: Ticket) -> SeveralHosts:
+        """Return the same for one task of the queue."""
+        return SeveralHosts(self._manifest, self.number, are_at_work=self.are_at_work, turn=self._turn, ticket=ticket)
 
     async def come_up(self) -> None:
         """Let the next host come up. Recovery may have taken long: the next one must not think that nobody is here."""
-        await self._hosts.beat(self._number, "")
+        await Hosts(self._manifest).beat(self.number, "")
         await self._turn.aclose()
+
+    async def hold(self, manifest: SqlManifest, account: AccountName, job: JobId) -> Held:
+        """Raise the job's fencing number."""
+        async with manifest.writing() as connection:
+            claim = await take(connection, account, job, self._ticket)
+        return Held(manifest=manifest.guarded(claim), number=claim.number)
 
 
 async def register(

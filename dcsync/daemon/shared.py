@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NoReturn
 
 import structlog
 
+from dcsync.app.hosts import SeveralHosts
 from dcsync.app.mirror import shared_database
 from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.core.freshness import next_poll
@@ -40,10 +42,11 @@ class SharedSession(Session):
     def __init__(self, parts: SessionParts, *, pace: Pace | None = None) -> None:
         """Make it. `pace` is how soon hosts notice each other; None is the usual one."""
         super().__init__(parts)
-        assert parts.context.peers.host is not None  # noqa: S101 - it is one of several
+        assert isinstance(parts.context.peers, SeveralHosts)  # noqa: S101 - it is one of several
         pace = pace or Pace()
         self.tick_s = pace.heartbeat_s
-        self._host = parts.context.peers.host
+        self._peers = parts.context.peers
+        self._host = self._peers.number
         self._hosts = Hosts(parts.context.manifest)
         self._notes = Notes(parts.context.manifest)
         self._wanted: asyncio.Queue[tuple[AccountName, float]] = asyncio.Queue()
@@ -118,7 +121,8 @@ class SharedSession(Session):
             if not await self._is_mounted():
                 return
             ticket = Ticket(id=ours.id, worker=ours.worker, attempts=ours.attempts)
-            outcome = await mirror_job(self.context, settings, JobId(job), ticket=ticket)
+            context = replace(self.context, peers=self._peers.with_ticket(ticket))
+            outcome = await mirror_job(context, settings, JobId(job))
             if outcome.published or outcome.failed or outcome.error is not None:
                 token = await stored_token(self.config, self.context)
                 alert = account_token_alert(self.context, settings, token)

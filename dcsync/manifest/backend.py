@@ -8,6 +8,13 @@ from typing import Protocol
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 
+class Guard(Protocol):
+    """Decides within a transaction whether it may write."""
+
+    async def check(self, connection: AsyncConnection) -> None:
+        """Raise `Fenced` when somebody else has taken up what is written of."""
+
+
 class Backend(Protocol):
     """Turns the database's errors into ours. A write is one transaction, and there is one writer at a time."""
 

@@ -19,11 +19,17 @@ from dcsync.manifest.schema import claim as claim_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A job, and the number under which its holder may write of it; from 1 on."""
+    """A job, and the number under which its holder may write of it; from 1 on. Meets the port `Guard`."""
 
     account: AccountName
     job: JobId
     number: int
+
+    async def check(self, connection: AsyncConnection) -> None:
+        """Raise `Fenced` when somebody raised the number since."""
+        here = sa.and_(claim_table.c.account == self.account, claim_table.c.job == self.job)
+        if await connection.scalar(sa.select(claim_table.c.number).where(here)) != self.number:
+            raise _fenced(self.job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +59,6 @@ async def take(connection: AsyncConnection, account: AccountName, job: JobId, ti
     number = await connection.scalar(sa.select(claim_table.c.number).where(here))
     assert number is not None  # noqa: S101 - written above
     return Claim(account=account, job=job, number=number)
-
-
-async def check(connection: AsyncConnection, claim: Claim) -> None:
-    """Raise `Fenced` when somebody raised the number since."""
-    number = await connection.scalar(
-        sa.select(claim_table.c.number).where(claim_table.c.account == claim.account, claim_table.c.job == claim.job)
-    )
-    if number != claim.number:
-        raise _fenced(claim.job)
 
 
 def _fenced(job: JobId) -> Fenced:

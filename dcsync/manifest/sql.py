@@ -20,9 +20,7 @@ from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
 from dcsync.database import Database
 from dcsync.errors import IllegalTransition
 from dcsync.manifest import checksums as seal
-from dcsync.manifest import claims
-from dcsync.manifest.backend import Backend
-from dcsync.manifest.claims import Claim, Ticket
+from dcsync.manifest.backend import Backend, Guard
 from dcsync.manifest.migrate import REVISIONS, revision
 from dcsync.manifest.published import History, file_rows, files_of, record_headers, stored_file
 from dcsync.manifest.rows import (
@@ -76,30 +74,24 @@ class Sums:
 class SqlManifest:
     """Meets the port `Manifest`. Safe for concurrent use from one event loop; cancelling rolls a write back whole."""
 
-    def __init__(self, backend: Backend, *, claim: Claim | None = None) -> None:
+    def __init__(self, backend: Backend, *, guard: Guard | None = None) -> None:
         self.backend = backend
-        self.claim = claim
+        self._guard = guard
 
     @property
     def is_shared(self) -> bool:
         """Whether other hosts write to it as well."""
         return self.backend.is_shared
 
-    async def claimed(self, account: AccountName, job: JobId, ticket: Ticket | None = None) -> SqlManifest:
-        """Take a job up: return this manifest as its holder writes to it. Whoever held it before is fenced off.
+    def guarded(self, guard: Guard) -> SqlManifest:
+        """Return this manifest with every write checked by `guard`, in the write's own transaction."""
+        return SqlManifest(self.backend, guard=guard)
 
-        With the queue's `ticket` only while that is good. What is written through it raises `Fenced`, and changes
-        nothing, from the moment on that somebody else takes the job up.
-        """
-        async with self.writing() as connection:
-            claim = await claims.take(connection, account, job, ticket)
-        return SqlManifest(self.backend, claim=claim)
-
-    async def check_claim(self) -> None:
-        """Raise `Fenced` when somebody else has taken up the job meanwhile; without a claim do nothing."""
-        if self.claim is not None:
+    async def check_guard(self) -> None:
+        """Raise `Fenced` when a write would; without a guard do nothing."""
+        if self._guard is not None:
             async with self.reading() as connection:
-                await claims.check(connection, self.claim)
+                await self._guard.check(connection)
 
     @property
     def history(self) -> History:
@@ -413,8 +405,8 @@ class SqlManifest:
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection for one transaction, which is durable after the block and undone by an error in it."""
         async with self.backend.writing() as connection:
-            if self.claim is not None:
-                await claims.check(connection, self.claim)
+            if self._guard is not None:
+                await self._guard.check(connection)
             yield connection
 
 

@@ -141,12 +141,8 @@ class MirrorContext:
     peers: Peers = field(default_factory=SingleHost)
     #: Whether the root had no marker until this opening: no snapshot can be in it.
     is_new: bool = False
-
-    @property
-    def number(self) -> int:
-        """The fencing number under which this context's job is worked on; 0 where only one host is."""
-        claim = self.manifest.claim
-        return 0 if claim is None else claim.number
+    #: The number of the attempt at this context's job, as `Peers.hold` gave it.
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

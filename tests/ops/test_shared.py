@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from dcsync.app.from_config import account_settings
+from dcsync.app.hosts import SeveralHosts
 from dcsync.app.sync import open_sync
 from dcsync.config import Config
 from dcsync.core.lifecycle import OPEN, JobState
@@ -20,8 +21,7 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import Publication
 from dcsync.errors import MirrorLocked
 from dcsync.manifest import SqlManifest, Ticket
-from dcsync.manifest.backend import Backend
-from dcsync.manifest.claims import Claim
+from dcsync.manifest.backend import Backend, Guard
 from dcsync.manifest.hosts import Hosts
 from dcsync.mirror import trash
 from dcsync.mirror.root import open_root
@@ -37,16 +37,15 @@ ACME = AccountName("acme")
 class Freezing(SqlManifest):
     """A manifest whose host freezes where a test wants: before it renames, or between that and the commit."""
 
-    def __init__(self, backend: Backend, at: dict[str, asyncio.Event], *, claim: Claim | None = None) -> None:
-        super().__init__(backend, claim=claim)
+    def __init__(self, backend: Backend, at: dict[str, asyncio.Event], *, guard: Guard | None = None) -> None:
+        super().__init__(backend, guard=guard)
         self._at = at
 
-    async def claimed(self, account: AccountName, job: JobId, ticket: Ticket | None = None) -> SqlManifest:
-        held = await super().claimed(account, job, ticket)
-        return Freezing(self.backend, self._at, claim=held.claim)
+    def guarded(self, guard: Guard) -> SqlManifest:
+        return Freezing(self.backend, self._at, guard=guard)
 
-    async def check_claim(self) -> None:
-        await super().check_claim()
+    async def check_guard(self) -> None:
+        await super().check_guard()
         await self._freeze("rename")
 
     async def publish(self, account: AccountName, publication: Publication) -> None:
@@ -192,7 +191,9 @@ async def test_a_task_that_is_another_host_s_by_now_does_nothing(pair: Pair) -> 
     job = add_extract(pair.mirror, tables(3))
     await poll(pair)
 
-    outcome = await mirror_job(pair.one, pair.account, JobId(job), ticket=Ticket(id=1, worker=1, attempts=0))
+    assert isinstance(pair.one.peers, SeveralHosts)
+    context = replace(pair.one, peers=pair.one.peers.with_ticket(Ticket(id=1, worker=1, attempts=0)))
+    outcome = await mirror_job(context, pair.account, JobId(job))
 
     assert (outcome.published, outcome.failed, outcome.error) == ([], [], None)
     assert await pair.state(job) is JobState.SEEN

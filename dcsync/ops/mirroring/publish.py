@@ -205,7 +205,7 @@ async def _publish(
 
     # Looked at now, so that a host that was paused and lost the job shows nothing of it; and again, for good, in the
     # transaction that records it. What was renamed in between is whole: the job's new holder finds it, and adopts it.
-    await context.manifest.check_claim()
+    await context.manifest.check_guard()
     digest: str | None = written
     snapshot = Snapshot(
         job=staged.job.id,
@@ -384,8 +384,6 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
         if newest is None or newest == shown or known.state is not JobState.PUBLISHED:
             return
         await _point_latest(context, newest, anew=anew)
-        if not context.manifest.is_shared:
-            return
         # Another host may have published a newer one, and shown it, while this one was about to: look again.
         shown = newest
 

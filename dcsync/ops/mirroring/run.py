@@ -25,7 +25,6 @@ from dcsync.core.lifecycle import (
 from dcsync.core.model import Job, JobId, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.errors import SEVERITY, DcsyncError, ExitStatus, ExtractMissing, Fenced, JobBug, ManifestError
-from dcsync.manifest import Ticket
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
 from dcsync.ops.mirroring.fetch import StoreBehaviour
@@ -150,15 +149,13 @@ async def poll_account(context: SyncContext, account: AccountSettings) -> tuple[
     return outcome, due
 
 
-async def mirror_job(
-    context: SyncContext, account: AccountSettings, job: JobId, *, ticket: Ticket | None = None
-) -> AccountOutcome:
-    """Mirror one known job, if there is still something to do; whoever had it before is fenced off.
+async def mirror_job(context: SyncContext, account: AccountSettings, job: JobId) -> AccountOutcome:
+    """Mirror one known job, if there is still something to do. A host that held it before writes no more of it.
 
-    With the queue's `ticket` only while that is good. The outcome is empty when another host has the job by now.
+    The outcome is empty when another host has the job by now.
     """
     outcome = AccountOutcome(account=account)
-    run = _AccountRun(context, outcome, Wanted(), dry_run=False, ticket=ticket)
+    run = _AccountRun(context, outcome, Wanted(), dry_run=False)
     await run.run(lambda: run.mirror_known(job))
     return outcome
 
@@ -173,14 +170,12 @@ class _AccountRun:
         wanted: Wanted,
         *,
         dry_run: bool,
-        ticket: Ticket | None = None,
     ) -> None:
         self._context = replace(context, api=context.api.with_own_count())
         self._outcome = outcome
         self._account = outcome.account
         self._wanted = wanted
         self._dry_run = dry_run
-        self._ticket = ticket
         self._learnt = AccountKnowledge()
 
     async def run(self, work: Callable[[], Awaitable[bool]] | None = None) -> None:
@@ -285,16 +280,17 @@ class _AccountRun:
         return replace(known, state=JobState.SEEN, attempts=0, next_try_at=None)
 
     async def _mirror(self, known: KnownJob, request: KnownRequest) -> None:
-        if self._dry_run or not self._context.manifest.is_shared:
+        if self._dry_run:
             await self._mirror_in(self._context, known, request)
             return
         manifest, account, job = self._context.manifest, self._account.name, known.job.id
         try:
-            held = replace(self._context, manifest=await manifest.claimed(account, job, self._ticket))
-            # As it is now that it is ours: the one before may have come to its end.
+            held = await self._context.peers.hold(manifest, account, job)
+            # As it is now that it is ours: a host that held it before may have finished it.
             current = await manifest.job(account, job)
             if current is not None and current.state in OPEN:
-                await self._mirror_in(held, current, request)
+                context = replace(self._context, manifest=held.manifest, number=held.number)
+                await self._mirror_in(context, current, request)
         except Fenced:
             log.warning(
                 "another host has taken the job up; what was done here is not recorded", account=account, job=job
@@ -397,8 +393,7 @@ class _AccountRun:
         )
         if isinstance(error, ManifestError):
             return
-        shared = self._context.manifest.is_shared
-        await self._context.manifest.learn(self._account.name, facts, before=before if shared else None)
+        await self._context.manifest.learn(self._account.name, facts, before=before)
         if outcome.published or outcome.failed or error is not None:
             await self._context.manifest.record_run(
                 self._account.name,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dcsync.app.state_dir import write_text
+from dcsync.app.state_dir import state_folder, write_text
 from dcsync.auth.token_store import Intent, TokenPair, TokenStore
 from dcsync.config.create import create
 from dcsync.core.model import AccountName
@@ -25,6 +25,7 @@ from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
 from dcsync.mirror.root import MirrorRoot, open_root
 from dcsync.mirror.staging import Staging
 from tests.fakes import JOB_ID, NOON, make_job, make_record
+from tests.rigs.configs import make_config
 from tests.rigs.durability import Recorder, recorded
 from tests.rigs.staged import BODY, FOLDER, publish_before, stage
 
@@ -270,6 +271,14 @@ def test_a_new_configuration_and_the_folders_above_it_are_on_the_disk(tmp_path: 
         create(tmp_path / "etc/dcsync/config.toml", "[mirror]\n")
 
     assert recorder.may_vanish() == set()
+
+
+def test_a_new_state_folder_is_on_the_disk(tmp_path: Path) -> None:
+    config = make_config(state={"dir": str(tmp_path / "state")})
+    with recorded(tmp_path) as recorder:
+        state_folder(config)
+
+    assert settled(recorder)
 
 
 def test_a_line_in_the_state_folder_is_on_the_disk(tmp_path: Path) -> None:

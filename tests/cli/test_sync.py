@@ -136,7 +136,7 @@ def test_an_extract_that_is_lost_is_not_said_to_be_tried_again(side: Served, dcs
 
     assert result.status == 3
     assert "is expired" in result.err
-    assert "cannot be had any more" in result.err
+    assert "can no longer be downloaded" in result.err
     for words in ("next try", "looks again", "tries again", "retried"):
         assert words not in result.err
     assert dcsync("sync").out == "acme: nothing new (1 call)\n"

@@ -12,7 +12,8 @@ from typing import Any
 from dcsync.core.model import DataRequest, How, Job, JobId, ListedFile, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.quota import wait_before_next, within_window
-from dcsync.core.snapshot import Record
+from dcsync.core.snapshot import Record, Transfer
+from dcsync.core.summary import Summary
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 ACCOUNT_ID = "872264f8-2433-498d-8d36-16649ecb13fe"
@@ -151,12 +152,31 @@ def make_record(**changes: Any) -> Record:
     values: dict[str, Any] = {
         "job": make_job(),
         "request": known,
+        "folder": "acme/my-company-data-extract-ce9bc188/2026/11/22/120000Z-9bd7c8a0",
         "first_seen_at": NOON + timedelta(minutes=1),
         "published_at": NOON + timedelta(minutes=5, microseconds=7),
+        "transfer": make_transfer(),
+        "summary": Summary(files=2, size=13),
+    }
+    return Record(**{**values, **changes})
+
+
+def make_transfer(**changes: Any) -> Transfer:
+    # The manifest does not keep the method.
+    values: dict[str, Any] = {
         "strategy": "archive",
+        "method": None,
         "calls": 2,
         "fetched_bytes": 8,
         "linked_bytes": 5,
         "seconds": 1.25,
     }
-    return Record(**{**values, **changes})
+    return Transfer(**{**values, **changes})
+
+
+def make_published(job: str = JOB_ID, *, folder: str, at: datetime = NOON, **changes: Any) -> Record:
+    """Return the record of a job whose row is `make_job(id=job)` with these changes, first seen at noon."""
+    values: dict[str, Any] = {key: changes.pop(key) for key in ("transfer", "summary") if key in changes}
+    described = make_job(id=JobId(job), **changes)
+    request = KnownRequest(id=described.request_id, description="", slug="x", is_delta=False)
+    return make_record(job=described, request=request, folder=folder, first_seen_at=NOON, published_at=at, **values)

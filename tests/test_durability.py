@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,10 +171,10 @@ def test_a_repaired_file_and_the_damaged_one_are_on_the_disk(
 
 
 def test_the_line_of_a_pruned_snapshot_is_on_the_disk(root: MirrorRoot) -> None:
-    record = replace(make_record(job=make_job()), pruned_at=NOON)
+    record = make_record(job=make_job(), folder=FOLDER, pruned_at=NOON)
     for _ in range(2):
         with recorded(root.path) as recorder:
-            trash.note_pruned(root, trash.Pruned(account=AccountName("acme"), folder=FOLDER, record=record))
+            trash.note_pruned(root, trash.Pruned(account=AccountName("acme"), record=record))
 
         assert recorder.may_vanish() == set()
 

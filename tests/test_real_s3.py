@@ -78,8 +78,8 @@ async def test_what_did_not_change_is_linked_on_the_server_s_304(
 
         first, second = (await mirror.sync_one()).published
 
-        assert first.fetched_bytes == sum(map(len, tables(5).values())) + 4
-        assert second.fetched_bytes == 4
+        assert first.transfer.fetched_bytes == sum(map(len, tables(5).values())) + 4
+        assert second.transfer.fetched_bytes == 4
         how = {entry["name"]: entry["how"] for entry in sidecar(mirror.root / second.folder)["files"]}
         assert how == {**dict.fromkeys(tables(5), "linked"), "changed.csv": "fetched"}
         mirror.assert_identical(second.job)
@@ -128,7 +128,7 @@ async def test_a_run_cut_in_the_middle_goes_on_with_range_and_if_match(
         outcome = await mirror.sync_one()
 
         mirror.assert_identical(job)
-        assert 0 < outcome.published[0].fetched_bytes <= 24 * MIB - 7 * MIB
+        assert 0 < outcome.published[0].transfer.fetched_bytes <= 24 * MIB - 7 * MIB
 
 
 async def test_a_file_that_changed_while_it_was_cut_starts_over(tmp_path: Path, s3_server: S3Server) -> None:

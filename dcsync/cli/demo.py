@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dcsync.cli.group import EXIT_STATUSES
+from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _show_tree(folder: Path) -> None:
         click.secho(f"    {request.name}/", bold=True)
         latest = request / "latest"
         click.echo(f"      latest -> {latest.readlink()}")
-        for snapshot in sorted(path.parent for path in request.glob("[0-9]*/**/_dcsync.json")):
+        for snapshot in sorted(path.parent for path in request.glob(f"[0-9]*/**/{SIDECAR_NAME}")):
             files = _files(snapshot)
             linked = sum((snapshot / name).stat().st_nlink > 1 for name in files)
             click.echo(
@@ -174,7 +175,7 @@ def _show_tree(folder: Path) -> None:
 
 def _files(snapshot: Path) -> list[str]:
     """Return what a snapshot mirrors, by name: as `sync` counts it, without our own two files."""
-    return [entry["name"] for entry in json.loads((snapshot / "_dcsync.json").read_text())["files"]]
+    return [entry["name"] for entry in json.loads((snapshot / SIDECAR_NAME).read_text())["files"]]
 
 
 def _show_next(folder: Path) -> None:
@@ -183,9 +184,9 @@ def _show_next(folder: Path) -> None:
     click.echo(
         f"""
 Look at:
-  cd {shown} && sha256sum -c --quiet SHA256SUMS && echo whole
+  cd {shown} && sha256sum -c --quiet {SUMS_NAME} && echo whole
   xdg-open {shlex.quote(str(folder / "index.html"))}      # the report: history, what changed, what to look at
-  less {shown}/_dcsync.json        # where each file came from, and how
+  less {shown}/{SIDECAR_NAME}        # where each file came from, and how
   {_again(folder)}   # another day: only what changed is fetched"""
     )
 

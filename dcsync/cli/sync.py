@@ -107,10 +107,11 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
 
     name = outcome.account.name
     for published in outcome.published:
+        transfer = published.transfer
         click.echo(
             f"{name}: published {published.folder}: {published.files} files, "
-            f"{size_text(published.fetched_bytes)} fetched, {size_text(published.linked_bytes)} linked, "
-            f"{published.calls} calls"
+            f"{size_text(transfer.fetched_bytes)} fetched, {size_text(transfer.linked_bytes)} linked, "
+            f"{transfer.calls} calls"
         )
         for warning in published.warnings:
             click.echo(f"{name}: {printable(warning.table, 200)} {warning.message} [{warning.code}]", err=True)
@@ -146,10 +147,10 @@ def _print_plans(outcome: AccountOutcome) -> None:
             f"  {len(plan.links)} files linked, {len(plan.extracts)} from the archive, {len(plan.fetches)} by their "
             f"own URLs ({conditional} of them only if changed), {len(plan.skipped)} left out"
         )
-        for way, price in planned.prices.items():
+        for method, price in planned.prices.items():
             mark = "*" if price is planned.price else " "
             click.echo(
-                f"  {mark} {way.value:<7} {price.calls:>4} calls  {size_text(price.size):>10}  "
+                f"  {mark} {method.value:<7} {price.calls:>4} calls  {size_text(price.size):>10}  "
                 f"about {duration_text(price.seconds)}"
             )
     if not outcome.planned and not outcome.failed and not outcome.skipped and outcome.error is None:
@@ -172,11 +173,11 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
             {
                 "job": published.job,
                 "folder": published.folder,
-                "strategy": published.strategy,
+                "strategy": published.transfer.strategy,
                 "files": published.files,
-                "fetched_bytes": published.fetched_bytes,
-                "linked_bytes": published.linked_bytes,
-                "calls": published.calls,
+                "fetched_bytes": published.transfer.fetched_bytes,
+                "linked_bytes": published.transfer.linked_bytes,
+                "calls": published.transfer.calls,
                 "warnings": warnings_json(published.warnings),
             }
             for published in outcome.published
@@ -206,13 +207,13 @@ def _plan_json(planned: Planned) -> dict[str, Json]:
         "job": planned.job,
         "request": planned.request,
         "folder": planned.folder,
-        "way": planned.price.way.value,
+        "way": planned.price.method.value,
         "calls": planned.price.calls,
         "fetch_bytes": planned.price.size,
         "expected_seconds": round(planned.price.seconds, 1),
         "prices": [
             {
-                "way": price.way.value,
+                "way": price.method.value,
                 "calls": price.calls,
                 "bytes": price.size,
                 "seconds": round(price.seconds, 1),

@@ -1,7 +1,7 @@
-"""What each way to the changed files costs, and which is the cheapest in time. Pure.
+"""What each method of fetching the changed files costs, and which is the cheapest in time. Pure.
 
-Calls are the scarce thing (60 a minute over everything), so a way's time is that of its calls under the quota or that
-of its bytes on the line, whichever is longer, and what its requests take besides.
+Calls are scarce (60 a minute over everything). The time of a method is therefore that of its calls under the quota or
+that of its bytes on the line, whichever is longer, plus what its requests take.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a way takes: API calls, bytes on the line, requests to the file store, and the time of all that."""
+    """What a method takes: API calls, bytes on the line, requests to the file store, and the time of all that."""
 
-    way: Method
+    method: Method
     calls: int
     size: int
     requests: int
@@ -49,14 +49,14 @@ class CostInputs:
     bytes_per_second: float | None
     slots: int
 
-    def price(self, way: Method, *, calls: int, size: int, requests: int) -> Price:
-        """Return a way's price."""
+    def price(self, method: Method, *, calls: int, size: int, requests: int) -> Price:
+        """Return the price of a method."""
         waiting = max(0, calls - self.calls_left)
         # The first that have to wait come with the next minute, and so on.
         by_quota = 0.0 if waiting == 0 else -(-waiting // self.limit) * WINDOW_S
         by_line = size / (self.bytes_per_second or ASSUMED_SPEED)
         seconds = max(by_quota, by_line) + REQUEST_S * -(-requests // self.slots)
-        return Price(way=way, calls=calls, size=size, requests=requests, seconds=seconds)
+        return Price(method=method, calls=calls, size=size, requests=requests, seconds=seconds)
 
 
 def cheapest(prices: Iterable[Price]) -> Price:
@@ -77,4 +77,6 @@ def speed_after(speed: float | None, *, size: int, seconds: float, weight: float
 
 def describe(prices: Sequence[Price]) -> str:
     """Return the prices in one line for a person."""
-    return "; ".join(f"{price.way}: {price.calls} calls, {price.size} bytes, {price.seconds:.1f} s" for price in prices)
+    return "; ".join(
+        f"{price.method}: {price.calls} calls, {price.size} bytes, {price.seconds:.1f} s" for price in prices
+    )

@@ -19,10 +19,12 @@ MAX_BYTES = 200
 #: Folders that an archive's member may have above it; `schemas/` is one.
 MAX_DEPTH = 8
 
-#: Our own files in a snapshot's folder; in any case, since the target may fold it.
+#: Our own files in a snapshot's folder.
 SIDECAR_NAME = "_dcsync.json"
 SUMS_NAME = "SHA256SUMS"
-_OWN_NAMES = frozenset({SIDECAR_NAME.lower(), SUMS_NAME.lower()})
+OWN_FILES = frozenset({SIDECAR_NAME, SUMS_NAME})
+# In any case: a file system may take `sha256sums` for the same name.
+_OWN_NAMES = frozenset(name.lower() for name in OWN_FILES)
 
 # Windows' reserved device names, with any extension (Microsoft, "Naming Files, Paths, and Namespaces").
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)

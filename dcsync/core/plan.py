@@ -187,15 +187,15 @@ def is_worth_a_look(listing: Sequence[ListedFile], selection: Selection) -> bool
     return len(wanted) >= WORTH_A_LOOK
 
 
-def ways_to(plan: Plan, directory: Directory | None, market: CostInputs) -> dict[Method, Price]:
-    """Return the price of each way to get what a plan wants; without a directory there is one way.
+def prices_of(plan: Plan, directory: Directory | None, inputs: CostInputs) -> dict[Method, Price]:
+    """Return the price of each method of getting what a plan wants; without a directory there is only one.
 
-    What the plan fetches one by one anyway costs the same whichever way the rest comes.
+    Files that the plan fetches one by one anyway cost the same with each method.
     """
     if directory is None:
         fetches = plan.fetches
         size = sum(fetch.file.size for fetch in fetches)
-        return {Method.FILES: market.price(Method.FILES, calls=len(fetches), size=size, requests=len(fetches))}
+        return {Method.FILES: inputs.price(Method.FILES, calls=len(fetches), size=size, requests=len(fetches))}
     extracts = plan.extracts
     own = len(plan.fetches)
     own_size = sum(fetch.file.size for fetch in plan.fetches)
@@ -203,13 +203,13 @@ def ways_to(plan: Plan, directory: Directory | None, market: CostInputs) -> dict
     rest = spans_of([extract.member for extract in only_there], Method.RANGES, directory)
     listed = [extract for extract in extracts if extract.is_listed]
     prices = {}
-    for way in Method:
-        if way is Method.FILES:
+    for method in Method:
+        if method is Method.FILES:
             spans, singles = rest, listed
         else:
-            spans, singles = spans_of([extract.member for extract in extracts], way, directory), []
-        prices[way] = market.price(
-            way,
+            spans, singles = spans_of([extract.member for extract in extracts], method, directory), []
+        prices[method] = inputs.price(
+            method,
             calls=own + len(singles) + (1 if spans else 0),
             size=own_size
             + sum(span.stop - span.start for span in spans)
@@ -219,9 +219,9 @@ def ways_to(plan: Plan, directory: Directory | None, market: CostInputs) -> dict
     return prices
 
 
-def spans_of(members: Sequence[Member], way: Method, directory: Directory) -> tuple[Span, ...]:
+def spans_of(members: Sequence[Member], method: Method, directory: Directory) -> tuple[Span, ...]:
     """Return the ranges of the archive to ask for: around the members, or all of it, cut to be worked on at once."""
-    gap = directory.size if way is Method.WHOLE else GAP
+    gap = directory.size if method is Method.WHOLE else GAP
     spans = coalesce(members, gap=gap)
     while len(spans) > MOST_SPANS:
         gap *= 2

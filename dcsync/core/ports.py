@@ -11,8 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import Job, JobId, RequestId, SignedFile, Snapshot
-from dcsync.core.summary import Summary
+from dcsync.core.model import Job, RequestId, SignedFile
 
 
 class TokenSource(Protocol):
@@ -77,21 +76,3 @@ class AccountFacts:
     bytes_per_second: float | None = None
     error_code: str | None = None
     error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """What a publish adds to the manifest, in one transaction."""
-
-    job: JobId
-    snapshot: Snapshot
-    published_at: datetime
-    strategy: str
-    calls: int
-    fetched_bytes: int
-    linked_bytes: int
-    seconds: float
-    #: What its history keeps of it.
-    summary: Summary | None = None
-    #: Of `_dcsync.json`; None where the snapshot has none that can be trusted.
-    sidecar_sha256: str | None = None

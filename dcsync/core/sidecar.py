@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.cost import Price
 from dcsync.core.diff import total_rows
-from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
+from dcsync.core.model import AccountName, How, JobId, Json, RequestId, Snapshot, StoredFile
 from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.summary import (
     Summary,
@@ -43,33 +44,30 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """Why the files of a snapshot came as they did."""
+
+    #: Why this method was used.
+    method: str
+    #: The price of each method, as they were weighed.
+    prices: tuple[Price, ...] = ()
+    #: Why each file was fetched or linked, by its name on disk.
+    files: Mapping[str, str]
+    #: The files that were left out, by the server's name, and why.
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Everything `_dcsync.json` says."""
+    """Everything `_dcsync.json` says. The record is the manifest's row; a lost manifest is rebuilt from it."""
 
     dcsync: str
     account: AccountName
     account_id: str
-    request: RequestId
-    description: str
-    #: None when the request could not be read.
-    is_delta: bool | None
-    job: Job
-    staged_at: datetime
-    strategy: str
-    strategy_reason: str
-    #: What each way would have cost, as it was weighed.
-    prices: tuple[Mapping[str, Json], ...] = ()
-    calls: int
-    fetched_bytes: int
-    linked_bytes: int
+    record: Record
     files: tuple[StoredFile, ...]
-    #: Why each file was fetched or linked, by its name on disk.
-    reasons: Mapping[str, str]
-    skipped: tuple[tuple[str, str], ...]
+    decisions: Decisions
     changes: Changes
-    warnings: tuple[TableWarning, ...] = ()
-    #: The manifest's row, from which a lost manifest is made anew.
-    record: Record | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +79,8 @@ class Adopted:
     is_delta: bool | None
     created_at: datetime | None
     snapshot: Snapshot
-    changes: Changes
-    warnings: tuple[TableWarning, ...]
-    #: None in a sidecar of an older version.
+    summary: Summary
+    #: None where the sidecar's record cannot be used, and where there is no sidecar.
     record: Record | None = None
     #: Of the sidecar itself, when `SHA256SUMS` has the same.
     sha256: str | None = None
@@ -121,16 +118,16 @@ def summarize(files: Sequence[StoredFile], changes: Changes, warnings: Sequence[
 
 def render(provenance: Provenance) -> bytes:
     """Return `_dcsync.json`: indented, since people read it, keys in a fixed order."""
-    job = provenance.job
-    changes = provenance.changes
+    record, changes, decisions = provenance.record, provenance.changes, provenance.decisions
+    job, request, transfer = record.job, record.request, record.transfer
     document: dict[str, Json] = {
         "format": FORMAT,
         "dcsync": provenance.dcsync,
         "account": {"name": provenance.account, "id": provenance.account_id},
         "request": {
-            "id": provenance.request,
-            "description": provenance.description,
-            "delta": provenance.is_delta,
+            "id": request.id,
+            "description": request.description,
+            "delta": request.is_delta if request.is_described else None,
         },
         "job": {
             "id": job.id,
@@ -139,19 +136,19 @@ def render(provenance: Provenance) -> bytes:
             "started_at": time_json(job.started_at),
             "completed_at": time_json(job.completed_at),
         },
-        "staged_at": time_json(provenance.staged_at),
+        # Nothing can be written into a snapshot after its rename: the record's time is that of the moment before.
+        "staged_at": time_json(record.published_at),
         "strategy": {
-            "name": provenance.strategy,
-            "reason": provenance.strategy_reason,
-            "calls": provenance.calls,
-            "prices": list(provenance.prices),
+            "name": transfer.strategy,
+            "method": None if transfer.method is None else transfer.method.value,
+            "reason": decisions.method,
+            "calls": transfer.calls,
+            "prices": [_price_json(price) for price in decisions.prices],
         },
-        "fetched_bytes": provenance.fetched_bytes,
-        "linked_bytes": provenance.linked_bytes,
-        "files": [
-            {**_file_json(stored), "why": provenance.reasons.get(stored.name, "")} for stored in provenance.files
-        ],
-        "skipped": [{"original": name, "reason": reason} for name, reason in provenance.skipped],
+        "fetched_bytes": transfer.fetched_bytes,
+        "linked_bytes": transfer.linked_bytes,
+        "files": [{**file_json(stored), "why": decisions.files.get(stored.name, "")} for stored in provenance.files],
+        "skipped": [{"original": name, "reason": reason} for name, reason in decisions.skipped],
         "changes": {
             "against": changes.against,
             "added": list(changes.added),
@@ -160,15 +157,15 @@ def render(provenance: Provenance) -> bytes:
             "unchanged": changes.unchanged,
             "columns": columns_json(changes.columns),
         },
-        "warnings": warnings_json(provenance.warnings),
-        "record": None if provenance.record is None else record_json(provenance.record),
+        "warnings": warnings_json(record.summary.warnings),
+        "record": record_json(record),
     }
     return (json.dumps(document, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
 
 def render_sums(sums: Iterable[tuple[str, str]]) -> bytes:
     """Return `SHA256SUMS` for pairs of name and hex digest, in `sha256sum`'s format, sorted by name."""
-    # Names passed rule N: no backslash and no line break, which sha256sum would want escaped.
+    # Names on disk are safe: no backslash and no line break, which sha256sum would want escaped.
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums)).encode()
 
 
@@ -190,15 +187,16 @@ def parse(body: bytes, *, folder: str) -> Adopted:
         completed_at=parse_time(job.get("completed_at")),
         files=tuple(_parse_file(_mapping(item, "a file")) for item in listed),
     )
+    changes, warnings = _parse_changes(document.get("changes")), parse_warnings(document.get("warnings"))
+    summary = summarize(snapshot.files, changes, warnings)
     return Adopted(
         account=AccountName(_string(account, "name")),
         description=str(request.get("description") or ""),
         is_delta=None if request.get("delta") is None else request["delta"] is True,
         created_at=parse_time(job.get("created_at")),
         snapshot=snapshot,
-        changes=_parse_changes(document.get("changes")),
-        warnings=parse_warnings(document.get("warnings")),
-        record=_record_of(snapshot, document.get("record")),
+        summary=summary,
+        record=_record_of(snapshot, document.get("record"), summary),
     )
 
 
@@ -213,7 +211,7 @@ def parse_sums(body: bytes) -> dict[str, str]:
 
 
 def file_json(stored: StoredFile) -> dict[str, Json]:
-    """Return one file's facts as they stand in the sidecar."""
+    """Return one file's facts as the sidecar has them."""
     return dict(_file_json(stored))
 
 
@@ -222,10 +220,10 @@ def parse_file(value: Json) -> StoredFile:
     return _parse_file(_mapping(value, "a file"))
 
 
-def _record_of(snapshot: Snapshot, value: Json) -> Record | None:
+def _record_of(snapshot: Snapshot, value: Json, summary: Summary) -> Record | None:
     """Return the record, if there is one and it is of this snapshot."""
     try:
-        record = parse_record(value)
+        record = parse_record(value, folder=snapshot.folder, summary=summary)
     except WireError:
         return None
     same = (record.job.id, record.job.request_id, record.request.id) == (
@@ -234,6 +232,15 @@ def _record_of(snapshot: Snapshot, value: Json) -> Record | None:
         snapshot.request,
     )
     return record if same else None
+
+
+def _price_json(price: Price) -> dict[str, Json]:
+    return {
+        "way": price.method.value,
+        "calls": price.calls,
+        "bytes": price.size,
+        "seconds": round(price.seconds, 1),
+    }
 
 
 def _file_json(stored: StoredFile) -> dict[str, Json]:

@@ -1,6 +1,7 @@
-"""What the tree keeps of the manifest's rows, so that a lost manifest is made anew as it was: pure, to and from JSON.
+"""The record of a published snapshot: what the manifest's row has, and how it is kept as JSON in the tree. Pure.
 
-It stands in each snapshot's `_dcsync.json`, and in the line that is left of a snapshot when it is pruned.
+Each snapshot's `_dcsync.json` has its record, and so has the line that stays when a snapshot is pruned. A lost manifest
+is rebuilt from these, row for row.
 """
 
 from __future__ import annotations
@@ -9,36 +10,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from dcsync.core.cost import Method
 from dcsync.core.model import Job, Json, RequestId
 from dcsync.core.ports import KnownRequest
-from dcsync.core.summary import Summary, parse_summary, summary_json
+from dcsync.core.summary import NO_SUMMARY, Summary, parse_summary, summary_json
 from dcsync.core.wire import WireError, job_json, parse_job, parse_time
 
-#: What `strategy` says of a snapshot that was found in the tree, when nothing tells how it came there.
+#: The strategies that a snapshot records: no ZIP was usable; the ZIP was compared first; the snapshot was found in the
+#: tree, and nothing says how it was fetched. Version 0.1 wrote "archive" for the second.
+FILES = "files"
+ZIP = "zip"
 ADOPTED = "adopted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How the files of a snapshot were brought in, and what that took."""
+
+    strategy: str
+    #: None where nothing recorded it: an adopted snapshot, one of version 0.1, and any that is read from the manifest,
+    #: which has no column for it.
+    method: Method | None = None
+    #: API calls.
+    calls: int = 0
+    fetched_bytes: int = 0
+    #: The bytes that did not have to be fetched.
+    linked_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A job that was published: its row and its request's, but for the files. Times keep their microseconds."""
+    """A snapshot that is or was published, without its files. Times keep their microseconds."""
 
     job: Job
     request: KnownRequest
+    #: Below the root. It is not part of the JSON: a snapshot may be moved with its request's folder.
+    folder: str
     first_seen_at: datetime
     published_at: datetime
-    strategy: str
-    calls: int = 0
-    fetched_bytes: int = 0
-    linked_bytes: int = 0
-    seconds: float = 0.0
+    transfer: Transfer
+    summary: Summary = NO_SUMMARY
     pruned_at: datetime | None = None
-    #: What its history keeps of it; None in what an older version wrote.
-    summary: Summary | None = None
 
 
 def record_json(record: Record) -> dict[str, Json]:
-    """Return a record as it stands in the tree."""
-    request = record.request
+    """Return a record as the tree keeps it."""
+    request, transfer = record.request, record.transfer
     return {
         "job": job_json(record.job),
         "request": {
@@ -50,18 +68,22 @@ def record_json(record: Record) -> dict[str, Json]:
         },
         "first_seen_at": _exact(record.first_seen_at),
         "published_at": _exact(record.published_at),
-        "strategy": record.strategy,
-        "calls": record.calls,
-        "fetched_bytes": record.fetched_bytes,
-        "linked_bytes": record.linked_bytes,
-        "seconds": record.seconds,
+        "strategy": transfer.strategy,
+        "method": None if transfer.method is None else transfer.method.value,
+        "calls": transfer.calls,
+        "fetched_bytes": transfer.fetched_bytes,
+        "linked_bytes": transfer.linked_bytes,
+        "seconds": transfer.seconds,
         "pruned_at": _exact(record.pruned_at),
-        "summary": None if record.summary is None else summary_json(record.summary),
+        "summary": summary_json(record.summary),
     }
 
 
-def parse_record(value: Json) -> Record:
-    """Read a record back; `WireError` when it is none."""
+def parse_record(value: Json, *, folder: str, summary: Summary = NO_SUMMARY) -> Record:
+    """Read the record of the snapshot in `folder`; `summary` is for one without a summary of its own.
+
+    Raises `WireError` for a value that is not a record.
+    """
     entry = _mapping(value)
     request = _mapping(entry.get("request"))
     first_seen_at, published_at = parse_time(entry.get("first_seen_at")), parse_time(entry.get("published_at"))
@@ -72,7 +94,6 @@ def parse_record(value: Json) -> Record:
     if not identifier or not slug:
         msg = "a record's request has no id or no folder"
         raise WireError(msg)
-    seconds = entry.get("seconds")
     return Record(
         job=parse_job(entry.get("job")),
         request=KnownRequest(
@@ -83,17 +104,26 @@ def parse_record(value: Json) -> Record:
             is_described=request.get("delta") is not None,
             first_seen_at=parse_time(request.get("first_seen_at")),
         ),
+        folder=folder,
         first_seen_at=first_seen_at,
         published_at=published_at,
+        transfer=_parse_transfer(entry),
+        pruned_at=parse_time(entry.get("pruned_at")),
+        summary=parse_summary(entry.get("summary")) or summary,
+    )
+
+
+def _parse_transfer(entry: Mapping[str, Json]) -> Transfer:
+    seconds, method = entry.get("seconds"), entry.get("method")
+    return Transfer(
         strategy=str(entry.get("strategy") or ADOPTED),
+        method=next((known for known in Method if known.value == method), None),
         calls=_count(entry, "calls"),
         fetched_bytes=_count(entry, "fetched_bytes"),
         linked_bytes=_count(entry, "linked_bytes"),
         seconds=float(min(seconds, 1e12))
         if isinstance(seconds, int | float) and not isinstance(seconds, bool)
         else 0.0,
-        pruned_at=parse_time(entry.get("pruned_at")),
-        summary=parse_summary(entry.get("summary")),
     )
 
 

@@ -26,6 +26,10 @@ class Summary:
     warnings: tuple[TableWarning, ...] = ()
 
 
+#: Of a snapshot whose files nobody counted.
+NO_SUMMARY = Summary(files=0, size=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastSnapshot:
     """A snapshot as the manifest's row has it, without its files. A pruned one is not on the disk any more."""
@@ -61,7 +65,7 @@ def summary_json(summary: Summary) -> dict[str, Json]:
 
 def parse(text: str) -> Summary:
     """Read a summary back. What is odd in it is left out: nothing but a page depends on it."""
-    return parse_summary(json.loads(text)) or Summary(files=0, size=0)
+    return parse_summary(json.loads(text)) or NO_SUMMARY
 
 
 def parse_summary(entry: Json) -> Summary | None:

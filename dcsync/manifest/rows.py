@@ -9,10 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dcsync.core import names, wire
+from dcsync.core import names, summary, wire
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, Job, JobId, RequestId, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.core.snapshot import ADOPTED, Record, Transfer
+from dcsync.core.summary import NO_SUMMARY
 from dcsync.manifest.published import header_digest
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
@@ -74,6 +76,52 @@ def known_request(row: sa.Row[Any]) -> KnownRequest:
         # One that was adopted from the tree has a description and no document.
         is_described=row.document is not None or bool(row.description),
         first_seen_at=row.first_seen_at,
+    )
+
+
+def snapshot_row(record: Record, *, sidecar_sha256: str | None) -> dict[str, object]:
+    """Return every column of `job` for a snapshot, but its keys and its digest: a new column is written here only."""
+    is_pruned, transfer = record.pruned_at is not None, record.transfer
+    return {
+        "request": record.request.id,
+        "state": (JobState.PRUNED if is_pruned else JobState.PUBLISHED).value,
+        "completed_at": record.job.completed_at,
+        "document": json.dumps(wire.job_json(record.job)),
+        "first_seen_at": record.first_seen_at,
+        "changed_at": record.pruned_at or record.published_at,
+        "attempts": 0,
+        "next_try_at": None,
+        "reason_code": None,
+        "reason": None,
+        "folder": record.folder,
+        "published_at": record.published_at,
+        "strategy": transfer.strategy,
+        "calls": transfer.calls,
+        "fetched_bytes": transfer.fetched_bytes,
+        "linked_bytes": transfer.linked_bytes,
+        "seconds": transfer.seconds,
+        "summary": summary.render(record.summary),
+        "sidecar_sha256": sidecar_sha256,
+    }
+
+
+def snapshot_record(row: sa.Row[Any], request: KnownRequest) -> Record:
+    """Return the record that a row of `job` holds; the row must be of a snapshot, published or pruned."""
+    return Record(
+        job=described_job(row.document),
+        request=request,
+        folder=row.folder,
+        first_seen_at=row.first_seen_at,
+        published_at=row.published_at,
+        transfer=Transfer(
+            strategy=row.strategy or ADOPTED,
+            calls=row.calls or 0,
+            fetched_bytes=row.fetched_bytes or 0,
+            linked_bytes=row.linked_bytes or 0,
+            seconds=row.seconds or 0.0,
+        ),
+        summary=NO_SUMMARY if row.summary is None else summary.parse(row.summary),
+        pruned_at=row.changed_at if row.state == JobState.PRUNED.value else None,
     )
 
 

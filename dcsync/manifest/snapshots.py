@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dcsync.core import summary, wire
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
-from dcsync.core.snapshot import ADOPTED, Record
+from dcsync.core.snapshot import Record
 from dcsync.manifest import checksums as seal
-from dcsync.manifest.published import file_rows, files_of, record_headers, stored_file
-from dcsync.manifest.rows import ROWS_AT_ONCE, described_job, file_row, is_job, known_request
-from dcsync.manifest.schema import account as account_table
+from dcsync.manifest.published import file_rows, files_of, stored_file
+from dcsync.manifest.rows import is_job, known_request, snapshot_record
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.sql import SqlManifest
+from dcsync.manifest.writer import add_request, write_snapshot
 
 #: SQLite takes this many values in one `IN`, and some to spare.
 _VALUES_AT_ONCE = 500
@@ -48,18 +46,7 @@ class Records:
             ).one_or_none()
         if request is None:
             return None
-        return Record(
-            job=described_job(row.document),
-            request=known_request(request),
-            first_seen_at=row.first_seen_at,
-            published_at=row.published_at,
-            strategy=row.strategy or ADOPTED,
-            calls=row.calls or 0,
-            fetched_bytes=row.fetched_bytes or 0,
-            linked_bytes=row.linked_bytes or 0,
-            seconds=row.seconds or 0.0,
-            summary=None if row.summary is None else summary.parse(row.summary),
-        )
+        return snapshot_record(row, known_request(request))
 
     async def origin(self, account: AccountName, job: JobId) -> tuple[datetime, KnownRequest] | None:
         """Return when a job was first seen, and its request."""
@@ -79,7 +66,6 @@ class Records:
         self,
         account: AccountName,
         record: Record,
-        folder: str,
         *,
         files: Sequence[StoredFile] = (),
         sidecar_sha256: str | None = None,
@@ -90,54 +76,12 @@ class Records:
         What is there already of its job is replaced, a request that is there stays as it is. `instead_of` is the name
         that the same snapshot had while its ids were not known.
         """
-        pruned = record.pruned_at is not None
-        request = record.request
         async with self._manifest.writing() as connection:
-            if await connection.scalar(sa.select(account_table.c.name).where(account_table.c.name == account)) is None:
-                await connection.execute(sa.insert(account_table).values(name=account))
-            here = sa.and_(request_table.c.account == account, request_table.c.id == request.id)
-            if await connection.scalar(sa.select(request_table.c.id).where(here)) is None:
-                await connection.execute(
-                    sa.insert(request_table).values(
-                        account=account,
-                        id=request.id,
-                        description=request.description,
-                        slug=request.slug,
-                        is_delta=request.is_delta,
-                        first_seen_at=request.first_seen_at or record.first_seen_at,
-                    )
-                )
-                await seal.seal_request(connection, account, request.id)
+            at = record.request.first_seen_at or record.first_seen_at
+            await add_request(connection, account, record.request, at)
             if instead_of is not None:
                 await _forget(connection, account, instead_of)
-            await connection.execute(sa.delete(job_table).where(is_job(account, record.job.id)))
-            await connection.execute(
-                sa.insert(job_table).values(
-                    account=account,
-                    id=record.job.id,
-                    request=request.id,
-                    state=(JobState.PRUNED if pruned else JobState.PUBLISHED).value,
-                    completed_at=record.job.completed_at,
-                    document=json.dumps(wire.job_json(record.job)),
-                    first_seen_at=record.first_seen_at,
-                    changed_at=record.pruned_at or record.published_at,
-                    attempts=0,
-                    folder=folder,
-                    published_at=record.published_at,
-                    strategy=record.strategy,
-                    calls=record.calls,
-                    fetched_bytes=record.fetched_bytes,
-                    linked_bytes=record.linked_bytes,
-                    seconds=record.seconds,
-                    summary=None if record.summary is None else summary.render(record.summary),
-                    sidecar_sha256=sidecar_sha256,
-                )
-            )
-            await record_headers(connection, files)
-            rows = [file_row(account, record.job.id, stored) for stored in files]
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                await connection.execute(sa.insert(file_table), rows[start : start + ROWS_AT_ONCE])
-            await seal.seal_job(connection, account, record.job.id)
+            await write_snapshot(connection, account, record, files, sidecar_sha256=sidecar_sha256)
 
     async def snapshot(self, account: AccountName, job: JobId) -> tuple[Snapshot, str | None] | None:
         """Return a published snapshot and its sidecar's hash, if known; None when it is not published (any more)."""

@@ -13,21 +13,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dcsync.core import summary, wire
-from dcsync.core.lifecycle import JobState, may_go
+from dcsync.core import wire
+from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
-from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
+from dcsync.core.snapshot import Record
 from dcsync.database import Database
-from dcsync.errors import IllegalTransition
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.backend import Backend, Guard
 from dcsync.manifest.migrate import REVISIONS, revision
-from dcsync.manifest.published import History, file_rows, files_of, record_headers, stored_file
+from dcsync.manifest.published import History, file_rows, files_of, stored_file
 from dcsync.manifest.rows import (
     JOB_COLUMNS,
     REQUEST_COLUMNS,
-    ROWS_AT_ONCE,
-    file_row,
     is_job,
     known_job,
     known_request,
@@ -39,6 +37,7 @@ from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
 from dcsync.manifest.sqlite import sqlite_backend
+from dcsync.manifest.writer import add_account, state_before, write_job, write_request, write_snapshot
 
 
 @asynccontextmanager
@@ -72,7 +71,10 @@ class Sums:
 
 
 class SqlManifest:
-    """Meets the port `Manifest`. Safe for concurrent use from one event loop; cancelling rolls a write back whole."""
+    """The database of known jobs, files and runs.
+
+    Safe for concurrent use from one event loop. Cancelling rolls a write back whole.
+    """
 
     def __init__(self, backend: Backend, *, guard: Guard | None = None) -> None:
         self.backend = backend
@@ -199,11 +201,11 @@ class SqlManifest:
     ) -> None:
         """Store what one complete look at the lists brought, all or nothing: a poll cut short leaves no gap."""
         async with self.writing() as connection:
-            await _touch_account(connection, account)
+            await add_account(connection, account)
             for known, document in requests:
-                await _upsert_request(connection, account, known, document, at)
+                await write_request(connection, account, known, document, at)
             for job in jobs:
-                await _upsert_job(connection, account, job, at)
+                await write_job(connection, account, job, at)
             await connection.execute(
                 sa.update(account_table).where(account_table.c.name == account).values(last_poll_at=at)
             )
@@ -223,7 +225,7 @@ class SqlManifest:
     ) -> None:
         """Put a job into a state; `IllegalTransition` when the table does not lead there. `folder` once set stays."""
         async with self.writing() as connection:
-            current = await _state_of(connection, account, job, state)
+            current = await state_before(connection, account, job, state)
             values: dict[str, object] = {
                 "state": state.value,
                 "changed_at": at,
@@ -245,40 +247,16 @@ class SqlManifest:
                 )
             await seal.seal_job(connection, account, job)
 
-    async def publish(self, account: AccountName, publication: Publication) -> None:
-        """Record a published snapshot with its files. When this returns it is acknowledged, and only then."""
+    async def publish(
+        self, account: AccountName, record: Record, files: Sequence[StoredFile], *, sidecar_sha256: str | None = None
+    ) -> None:
+        """Record a published snapshot with its files. When this returns it is acknowledged, and only then.
+
+        `sidecar_sha256` is that of `_dcsync.json`; None where the snapshot has none that can be trusted.
+        """
         async with self.writing() as connection:
-            await _state_of(connection, account, publication.job, JobState.PUBLISHED)
-            await connection.execute(
-                sa.update(job_table)
-                .where(is_job(account, publication.job))
-                .values(
-                    state=JobState.PUBLISHED.value,
-                    changed_at=publication.published_at,
-                    published_at=publication.published_at,
-                    folder=publication.snapshot.folder,
-                    attempts=0,
-                    next_try_at=None,
-                    reason_code=None,
-                    reason=None,
-                    strategy=publication.strategy,
-                    calls=publication.calls,
-                    fetched_bytes=publication.fetched_bytes,
-                    linked_bytes=publication.linked_bytes,
-                    seconds=publication.seconds,
-                    summary=None if publication.summary is None else summary.render(publication.summary),
-                    sidecar_sha256=publication.sidecar_sha256,
-                )
-            )
-            await connection.execute(
-                sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == publication.job)
-            )
-            await record_headers(connection, publication.snapshot.files)
-            rows = [file_row(account, publication.job, stored) for stored in publication.snapshot.files]
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                await connection.execute(sa.insert(file_table), rows[start : start + ROWS_AT_ONCE])
-            await seal.seal_job(connection, account, publication.job)
-            await _touch_account(connection, account)
+            await state_before(connection, account, record.job.id, JobState.PUBLISHED)
+            await write_snapshot(connection, account, record, files, sidecar_sha256=sidecar_sha256)
 
     async def record_run(  # noqa: PLR0913 - a row's columns
         self,
@@ -408,71 +386,6 @@ class SqlManifest:
             if self._guard is not None:
                 await self._guard.check(connection)
             yield connection
-
-
-async def _touch_account(connection: AsyncConnection, account: AccountName) -> None:
-    found = await connection.scalar(sa.select(account_table.c.name).where(account_table.c.name == account))
-    if found is None:
-        await connection.execute(sa.insert(account_table).values(name=account))
-
-
-async def _upsert_request(
-    connection: AsyncConnection,
-    account: AccountName,
-    known: KnownRequest,
-    document: DataRequest | None,
-    at: datetime,
-) -> None:
-    values: dict[str, object] = {"description": known.description, "is_delta": known.is_delta}
-    if document is not None:
-        values["document"] = json.dumps(wire.request_json(document))
-    changed = await connection.execute(
-        sa.update(request_table)
-        .where(request_table.c.account == account, request_table.c.id == known.id)
-        .values(**values)
-    )
-    if changed.rowcount == 0:
-        await connection.execute(
-            sa.insert(request_table).values(account=account, id=known.id, slug=known.slug, first_seen_at=at, **values)
-        )
-    await seal.seal_request(connection, account, known.id)
-
-
-async def _upsert_job(connection: AsyncConnection, account: AccountName, known: KnownJob, at: datetime) -> None:
-    values: dict[str, object] = {
-        "request": known.job.request_id,
-        "state": known.state.value,
-        "completed_at": known.job.completed_at,
-        "document": json.dumps(wire.job_json(known.job)),
-        "changed_at": at,
-    }
-    current = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, known.job.id)))
-    if current is None:
-        await connection.execute(
-            sa.insert(job_table).values(
-                account=account, id=known.job.id, first_seen_at=at, attempts=0, reason=known.reason, **values
-            )
-        )
-    else:
-        _refuse_illegal(known.job.id, JobState(current), known.state)
-        await connection.execute(sa.update(job_table).where(is_job(account, known.job.id)).values(**values))
-    await seal.seal_job(connection, account, known.job.id)
-
-
-async def _state_of(connection: AsyncConnection, account: AccountName, job: JobId, new: JobState) -> JobState:
-    found = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, job)))
-    if found is None:
-        message = f"job {job} of {account} is not in the manifest"
-        raise IllegalTransition(message)
-    current = JobState(found)
-    _refuse_illegal(job, current, new)
-    return current
-
-
-def _refuse_illegal(job: JobId, current: JobState, new: JobState) -> None:
-    if not may_go(current, new):
-        message = f"job {job} cannot go from {current} to {new}"
-        raise IllegalTransition(message)
 
 
 def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:

@@ -62,8 +62,7 @@ def find_snapshots(root: MirrorRoot, *, is_one: Callable[[str], bool] = lambda _
         relative = pending.pop(0)
         try:
             with root.folder(relative) as folder:
-                own = (names.SIDECAR_NAME, names.SUMS_NAME)
-                if any(disk.is_there(name, below=folder) for name in own) or is_one(relative):
+                if any(disk.is_there(name, below=folder) for name in names.OWN_FILES) or is_one(relative):
                     yield relative
                 elif relative.count("/") < _MAX_DEPTH:
                     with os.scandir(folder) as entries:

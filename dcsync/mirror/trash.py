@@ -28,7 +28,6 @@ class Pruned:
     """What is left of a snapshot that was pruned."""
 
     account: AccountName
-    folder: str
     record: Record
 
 
@@ -39,7 +38,7 @@ def trash_leaf(account: AccountName, job: JobId) -> str:
 
 def note_pruned(root: MirrorRoot, pruned: Pruned) -> None:
     """Append a line, durably. Blocks; the caller holds the lock."""
-    entry = {"account": pruned.account, "folder": pruned.folder, "record": record_json(pruned.record)}
+    entry = {"account": pruned.account, "folder": pruned.record.folder, "record": record_json(pruned.record)}
     line = json.dumps(entry).encode("ascii") + b"\n"
     with disk.disk_errors(f"writing {OWN_FOLDER}/{_PRUNED}"), root.folder(OWN_FOLDER, create=True) as own:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -68,8 +67,7 @@ def all_pruned(root: MirrorRoot) -> Iterator[Pruned]:
             if isinstance(entry, dict) and isinstance(entry.get("account"), str) and isinstance(entry["folder"], str):
                 yield Pruned(
                     account=AccountName(entry["account"]),
-                    folder=entry["folder"],
-                    record=parse_record(entry.get("record")),
+                    record=parse_record(entry.get("record"), folder=entry["folder"]),
                 )
         except (WireError, KeyError):
             continue

@@ -16,7 +16,7 @@ from dcsync.mirror.staging import discard_staging, staged_jobs
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.missing import finish_pruning, notice_missing
 from dcsync.ops.integrity.rebuild import is_under_way, rebuild
-from dcsync.ops.mirroring.publish import move_latest
+from dcsync.ops.mirroring.latest import move_latest
 
 log = structlog.get_logger(__name__)
 

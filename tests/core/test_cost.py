@@ -11,7 +11,7 @@ from dcsync.core.cost import CostInputs, Method, Price, cheapest, describe, spee
 
 
 def make_price(way: Method = Method.FILES, seconds: float = 1.0, size: int = 0, calls: int = 1) -> Price:
-    return Price(way=way, calls=calls, size=size, requests=1, seconds=seconds)
+    return Price(method=way, calls=calls, size=size, requests=1, seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,20 @@ def test_a_way_takes_as_long_as_the_slower_of_quota_and_line_and_its_requests(
     price = market.price(Method.RANGES, calls=calls, size=size, requests=requests)
 
     assert price.seconds == pytest.approx(expected)
-    assert (price.way, price.calls, price.size, price.requests) == (Method.RANGES, calls, size, requests)
+    assert (price.method, price.calls, price.size, price.requests) == (Method.RANGES, calls, size, requests)
 
 
 def test_the_fastest_way_is_the_cheapest() -> None:
     prices = [make_price(Method.FILES, 2.0), make_price(Method.RANGES, 1.5, 900), make_price(Method.WHOLE, 3.0)]
 
-    assert cheapest(prices).way is Method.RANGES
+    assert cheapest(prices).method is Method.RANGES
 
 
 def test_of_two_ways_as_fast_the_one_with_fewer_calls_then_fewer_bytes_is_taken() -> None:
-    assert cheapest([make_price(Method.FILES, 1.01, 8, 3), make_price(Method.RANGES, 1.04, 9, 2)]).way is Method.RANGES
-    assert cheapest([make_price(Method.WHOLE, 1.01, 9), make_price(Method.RANGES, 1.04, 8)]).way is Method.RANGES
+    assert (
+        cheapest([make_price(Method.FILES, 1.01, 8, 3), make_price(Method.RANGES, 1.04, 9, 2)]).method is Method.RANGES
+    )
+    assert cheapest([make_price(Method.WHOLE, 1.01, 9), make_price(Method.RANGES, 1.04, 8)]).method is Method.RANGES
 
 
 def test_the_first_transfer_gives_the_speed_and_each_later_one_moves_it() -> None:
@@ -104,7 +106,7 @@ def test_seconds_are_compared_to_a_tenth() -> None:
     """Both sides of the rounding: 1.04 and 1.01 are as long as each other, 1.06 is longer."""
     slow, quick = make_price(Method.WHOLE, 1.06, calls=1), make_price(Method.FILES, 1.04, calls=9)
 
-    assert cheapest([slow, quick]).way is Method.FILES
+    assert cheapest([slow, quick]).method is Method.FILES
 
 
 def test_a_transfer_of_one_mebibyte_moves_the_speed_by_three_tenths() -> None:

@@ -26,8 +26,8 @@ from dcsync.core.plan import (
     archive_in,
     is_worth_a_look,
     plan,
+    prices_of,
     spans_of,
-    ways_to,
 )
 from dcsync.core.ziplayout import Directory, Member, Refused
 from tests.fakes import make_listed, make_snapshot, make_stored
@@ -415,9 +415,9 @@ class TestWays:
     def test_without_a_directory_there_is_one_way(self) -> None:
         made = plan([make_listed("a.csv", 8), make_listed("b.csv", 9), make_listed(ARCHIVE_NAME, 100)])
 
-        (price,) = ways_to(made, None, self.MARKET).values()
+        (price,) = prices_of(made, None, self.MARKET).values()
 
-        assert (price.way, price.calls, price.size, price.requests) == (Method.FILES, 2, 17, 2)
+        assert (price.method, price.calls, price.size, price.requests) == (Method.FILES, 2, 17, 2)
 
     def test_each_way_counts_its_calls_bytes_and_requests(self) -> None:
         bodies = {"a.csv": b"1", "b.csv": b"22", "x/y": b"333"}
@@ -425,7 +425,7 @@ class TestWays:
         listing = [make_listed("a.csv", 1), make_listed("b.csv", 2), make_listed("own.csv", 50)]
         made = plan(listing, Known(directory=directory, previous=make_snapshot({"b.csv": b"22"})))
 
-        prices = ways_to(made, directory, self.MARKET)
+        prices = prices_of(made, directory, self.MARKET)
 
         assert {way: (price.calls, price.size, price.requests) for way, price in prices.items()} == {
             Method.FILES: (3, 50 + 1 + 100_000, 3),  # x/y has no URL: it comes by a range whichever way the rest does
@@ -436,7 +436,7 @@ class TestWays:
     def test_a_plan_that_wants_nothing_costs_nothing(self) -> None:
         directory = make_directory({"a.csv": BODY})
 
-        prices = ways_to(plan([make_listed("a.csv", 8)], make_known()), directory, self.MARKET)
+        prices = prices_of(plan([make_listed("a.csv", 8)], make_known()), directory, self.MARKET)
 
         assert {(price.calls, price.size, price.requests) for price in prices.values()} == {(0, 0, 0)}
 

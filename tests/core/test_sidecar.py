@@ -15,13 +15,24 @@ from hypothesis import strategies as st
 
 from dcsync.core import names, sidecar
 from dcsync.core.anomaly import TableWarning
-from dcsync.core.model import AccountName, How, JobId, Json, RequestId, StoredFile
-from dcsync.core.sidecar import Adopted, Changes, Provenance
+from dcsync.core.cost import Method, Price
+from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, StoredFile
+from dcsync.core.sidecar import Adopted, Changes, Decisions, Provenance
 from dcsync.core.snapshot import record_json
 from dcsync.core.summary import Summary
 from dcsync.core.table import ColumnChange, TableFacts
 from dcsync.core.wire import WireError
-from tests.fakes import ACCOUNT_ID, JOB_ID, NOON, REQUEST_ID, make_job, make_record, make_snapshot, make_stored
+from tests.fakes import (
+    ACCOUNT_ID,
+    JOB_ID,
+    NOON,
+    REQUEST_ID,
+    make_job,
+    make_record,
+    make_snapshot,
+    make_stored,
+    make_transfer,
+)
 
 WORDS = st.text(st.characters(codec=None), min_size=1, max_size=20)
 HEX = st.text(st.sampled_from("0123456789abcdef"), min_size=1, max_size=64)
@@ -49,6 +60,10 @@ STORED = st.builds(
 )
 TABLE = TableFacts(header=("id", "name"), rows=3, is_cut=True)
 COLUMNS = (ColumnChange(table="d.csv", added=("x",)),)
+CHANGES = Changes(against=JobId("j0"), added=("b.csv",), removed=("c.csv",), unchanged=1, columns=COLUMNS)
+WARNINGS = (TableWarning(code="L-ROWS", table="d.csv", message="has 1 row"),)
+SUMMARY = Summary(files=2, size=13, rows=3, added=1, removed=1, columns=COLUMNS, warnings=WARNINGS)
+FOLDER = "acme/r/2026/11/22/x"
 TIMES = st.datetimes(timezones=st.just(UTC)).map(lambda moment: moment.replace(microsecond=0))
 
 
@@ -57,27 +72,37 @@ def make_provenance(**changes: Any) -> Provenance:
         "dcsync": "1.0",
         "account": AccountName("acme"),
         "account_id": ACCOUNT_ID,
-        "request": REQUEST_ID,
-        "description": "My Company Data Extract",
-        "is_delta": False,
-        "job": make_job(started_at=NOON - timedelta(minutes=30), project_id="p1"),
-        "staged_at": NOON + timedelta(minutes=5),
-        "strategy": "files",
-        "strategy_reason": "few files",
-        "calls": 3,
-        "fetched_bytes": 8,
-        "linked_bytes": 5,
+        "record": make_record(
+            job=make_job(started_at=NOON - timedelta(minutes=30), project_id="p1"),
+            folder=FOLDER,
+            published_at=NOON + timedelta(minutes=5),
+            transfer=make_transfer(strategy="archive", method=Method.RANGES),
+            summary=SUMMARY,
+        ),
         "files": (
             make_stored(),
             make_stored("b.csv", b"hello", how=How.LINKED, md5=None, etag=None, packed=7, table=TABLE),
         ),
-        "reasons": {"b.csv": "as before"},
-        "prices": ({"way": "files", "calls": 3},),
-        "skipped": (("autodesk_data_extract.zip", "repeats the other files"),),
-        "changes": Changes(against=JobId("j0"), added=("b.csv",), removed=("c.csv",), unchanged=1, columns=COLUMNS),
-        "warnings": (TableWarning(code="L-ROWS", table="d.csv", message="has 1 row"),),
+        "decisions": Decisions(
+            method="ranges: the cheapest",
+            prices=(Price(method=Method.RANGES, calls=2, size=900, requests=4, seconds=1.26),),
+            files={"b.csv": "as before"},
+            skipped=(("autodesk_data_extract.zip", "repeats the other files"),),
+        ),
+        "changes": CHANGES,
     }
     return Provenance(**{**values, **changes})
+
+
+def make_described(
+    *, description: str, is_delta: bool | None = False, job: Job | None = None, **changes: Any
+) -> Provenance:
+    """Return what is known of a snapshot whose request and job are these; its record is compared as times allow."""
+    record = make_provenance().record
+    request = replace(
+        record.request, description=description, is_delta=is_delta is True, is_described=is_delta is not None
+    )
+    return make_provenance(record=replace(record, request=request, job=job or record.job), **changes)
 
 
 def make_document(**changes: Json) -> dict[str, Any]:
@@ -86,7 +111,7 @@ def make_document(**changes: Json) -> dict[str, Any]:
 
 
 def parse(document: Json) -> Adopted:
-    return sidecar.parse(json.dumps(document).encode(), folder="acme/r/2026/11/22/x")
+    return sidecar.parse(json.dumps(document).encode(), folder=FOLDER)
 
 
 def test_a_sidecar_says_everything_of_its_snapshot() -> None:
@@ -103,7 +128,13 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
             "completed_at": "2026-11-22T12:00:00.000Z",
         },
         "staged_at": "2026-11-22T12:05:00.000Z",
-        "strategy": {"name": "files", "reason": "few files", "calls": 3, "prices": [{"way": "files", "calls": 3}]},
+        "strategy": {
+            "name": "archive",
+            "method": "ranges",
+            "reason": "ranges: the cheapest",
+            "calls": 2,
+            "prices": [{"way": "ranges", "calls": 2, "bytes": 900, "seconds": 1.3}],
+        },
         "fetched_bytes": 8,
         "linked_bytes": 5,
         "files": [
@@ -145,14 +176,19 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
             "columns": [{"table": "d.csv", "added": ["x"], "removed": [], "reordered": False}],
         },
         "warnings": [{"code": "L-ROWS", "table": "d.csv", "message": "has 1 row"}],
-        "record": None,
+        "record": record_json(make_provenance().record),
     }
 
 
 def test_a_sidecar_carries_the_manifest_s_row() -> None:
-    record = make_record()
+    assert parse(make_document()).record == make_provenance().record
 
-    assert parse(json.loads(sidecar.render(make_provenance(record=record)))).record == record
+
+def test_a_record_without_a_summary_gets_that_of_the_sidecar() -> None:
+    document = make_document()
+    document["record"]["summary"] = None
+
+    assert parse(document).record == make_provenance().record
 
 
 @pytest.mark.parametrize("value", [None, {}, {"job": {}}, record_json(make_record(job=make_job(id=JobId("another"))))])
@@ -161,7 +197,7 @@ def test_a_record_that_is_none_or_of_another_snapshot_is_not_believed(value: Jso
 
 
 def test_a_sidecar_is_indented_ascii_with_a_line_break_at_its_end() -> None:
-    body = sidecar.render(make_provenance(description="Größe \ud800"))
+    body = sidecar.render(make_described(description="Größe \ud800"))
 
     assert body.startswith(b'{\n "format": 1,\n "dcsync": "1.0",\n')
     assert body.endswith(b"\n}\n")
@@ -187,7 +223,8 @@ def test_what_was_rendered_is_read_back_the_same(
     completed_at: datetime | None,
 ) -> None:
     job = make_job(created_at=created_at, completed_at=completed_at)
-    body = sidecar.render(make_provenance(files=files, description=description, is_delta=is_delta, job=job))
+    provenance = make_described(files=files, description=description, is_delta=is_delta, job=job)
+    body = sidecar.render(provenance)
 
     adopted = sidecar.parse(body, folder="f")
 
@@ -198,8 +235,8 @@ def test_what_was_rendered_is_read_back_the_same(
         is_delta=is_delta,
         created_at=created_at,
         snapshot=replace(snapshot, files=files),
-        changes=make_provenance().changes,
-        warnings=make_provenance().warnings,
+        summary=sidecar.summarize(files, CHANGES, WARNINGS),
+        record=replace(provenance.record, folder="f"),
     )
 
 
@@ -370,8 +407,8 @@ def test_a_sidecar_of_an_older_version_lacks_what_is_told_of_tables() -> None:
     adopted = parse(document)
 
     assert [stored.table for stored in adopted.snapshot.files] == [None, None]
-    assert (adopted.changes.columns, adopted.warnings) == ((), ())
-    assert parse({**document, "changes": None}).changes == Changes(against=None)
+    assert adopted.summary == Summary(files=2, size=13, added=1, removed=1)
+    assert parse({**document, "changes": None}).summary == Summary(files=2, size=13)
 
 
 def test_what_the_history_keeps_is_added_up() -> None:

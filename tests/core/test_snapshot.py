@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,13 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcsync.core.cost import Method
 from dcsync.core.model import Json
-from dcsync.core.snapshot import Record, parse_record, record_json
+from dcsync.core.snapshot import Record, Transfer, parse_record, record_json
+from dcsync.core.summary import Summary
 from dcsync.core.wire import WireError
-from tests.fakes import NOON, make_job, make_record
+from tests.fakes import NOON, make_job, make_record, make_transfer
 
 TIMES = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - their way
 COUNTS = st.integers(0, (1 << 62) - 1)
+
+
+def parse(value: Json) -> Record:
+    return parse_record(value, folder=make_record().folder)
 
 
 def make_document(**changes: Json) -> dict[str, Any]:
@@ -27,14 +32,20 @@ def make_document(**changes: Json) -> dict[str, Any]:
     first_seen_at=TIMES,
     published_at=TIMES,
     pruned_at=st.none() | TIMES,
-    calls=COUNTS,
-    fetched_bytes=COUNTS,
-    seconds=st.floats(0, 1e9),
+    transfer=st.builds(
+        Transfer,
+        strategy=st.text(min_size=1),
+        method=st.none() | st.sampled_from(Method),
+        calls=COUNTS,
+        fetched_bytes=COUNTS,
+        linked_bytes=COUNTS,
+        seconds=st.floats(0, 1e9),
+    ),
 )
 def test_a_record_is_read_back_the_same(**changes: Any) -> None:
     record = make_record(**changes)
 
-    read = parse_record(record_json(record))
+    read = parse(record_json(record))
 
     assert read == record
     assert read.request.first_seen_at == record.request.first_seen_at
@@ -43,7 +54,7 @@ def test_a_record_is_read_back_the_same(**changes: Any) -> None:
 def test_fields_of_the_job_that_nobody_named_are_kept() -> None:
     record = make_record(job=make_job(extra={"newField": [1, {"a": None}]}))
 
-    assert parse_record(record_json(record)).job.extra == {"newField": [1, {"a": None}]}
+    assert parse(record_json(record)).job.extra == {"newField": [1, {"a": None}]}
 
 
 def test_a_record_holds_no_address_to_call_back() -> None:
@@ -67,35 +78,36 @@ def test_a_record_holds_no_address_to_call_back() -> None:
 )
 def test_a_record_that_lacks_something_is_refused(changes: dict[str, Json]) -> None:
     with pytest.raises(WireError):
-        parse_record(make_document(**changes))
+        parse(make_document(**changes))
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 5])
 def test_what_is_no_record_is_refused(value: Json) -> None:
     with pytest.raises(WireError):
-        parse_record(value)
+        parse(value)
 
 
 def test_seconds_beyond_every_float_are_read() -> None:
-    assert parse_record(make_document(seconds=10**400)).seconds == 1e12
+    assert parse(make_document(seconds=10**400)).transfer.seconds == 1e12
 
 
 @pytest.mark.parametrize("odd", [-1, 1 << 63, "7", None, True])
 def test_an_odd_number_is_0(odd: Json) -> None:
-    read = parse_record(make_document(calls=odd, seconds=None if odd is None else True, strategy=None))
+    counts: dict[str, Json] = dict.fromkeys(("calls", "fetched_bytes", "linked_bytes"), odd)
+    read = parse(make_document(**counts, seconds=None if odd is None else True, strategy=None))
 
-    assert (read.calls, read.seconds, read.strategy) == (0, 0.0, "adopted")
+    assert read.transfer == Transfer(strategy="adopted")
 
 
 def test_a_request_without_a_time_or_a_description_is_read() -> None:
-    read = parse_record(make_document(request={"id": "r", "slug": "s", "first_seen_at": "?"}))
+    read = parse(make_document(request={"id": "r", "slug": "s", "first_seen_at": "?"}))
 
     assert (read.request.description, read.request.first_seen_at, read.request.is_delta) == ("", None, False)
 
 
 def test_the_form_in_the_tree_stays() -> None:
     """What is published has to be read for ever."""
-    record = replace(make_record(), pruned_at=NOON)
+    record = make_record(pruned_at=NOON, transfer=make_transfer(method=Method.RANGES))
 
     assert {key: value for key, value in record_json(record).items() if key != "job"} == {
         "request": {
@@ -108,11 +120,41 @@ def test_the_form_in_the_tree_stays() -> None:
         "first_seen_at": "2026-11-22T12:01:00.000000Z",
         "published_at": "2026-11-22T12:05:00.000007Z",
         "strategy": "archive",
+        "method": "ranges",
         "calls": 2,
         "fetched_bytes": 8,
         "linked_bytes": 5,
         "seconds": 1.25,
         "pruned_at": "2026-11-22T12:00:00.000000Z",
-        "summary": None,
+        "summary": {
+            "files": 2,
+            "size": 13,
+            "rows": None,
+            "added": 0,
+            "removed": 0,
+            "changed": 0,
+            "columns": [],
+            "warnings": [],
+        },
     }
-    assert isinstance(parse_record(record_json(record)), Record)
+    assert isinstance(parse(record_json(record)), Record)
+
+
+def test_a_record_of_version_0_1_has_no_method() -> None:
+    document = make_document(strategy="files")
+    del document["method"]
+
+    assert parse(document).transfer == make_transfer(strategy="files", method=None)
+
+
+@pytest.mark.parametrize("odd", ["by pigeon", 5, None, ["files"]])
+def test_a_method_that_this_version_does_not_know_is_none(odd: Json) -> None:
+    assert parse(make_document(method=odd)).transfer.method is None
+
+
+def test_a_record_without_a_summary_gets_the_one_that_its_reader_has() -> None:
+    summary = Summary(files=9, size=99)
+
+    assert parse_record(make_document(summary=None), folder="f", summary=summary).summary == summary
+    assert parse_record(make_document(), folder="f", summary=summary).summary == make_record().summary
+    assert parse(make_document(summary=None)).summary == Summary(files=0, size=0)

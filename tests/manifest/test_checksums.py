@@ -28,7 +28,7 @@ async def path(tmp_path: Path) -> Path:
         await manifest.set_instance("an instance")
         table = TableFacts(header=("id", "name"), rows=0, is_cut=False)
         files = [make_stored(table=table), make_stored("b.csv")]
-        await Records(manifest).restore(ACME, make_record(summary=Summary(files=2, size=16)), FOLDER, files=files)
+        await Records(manifest).restore(ACME, make_record(summary=Summary(files=2, size=16)), files=files)
         await manifest.learn(ACME, AccountFacts(bytes_per_second=0.1))
     return tmp_path / "manifest.sqlite"
 

@@ -1,11 +1,11 @@
-"""What every manifest promises, whatever it is made of: one suite for all that meet the port."""
+"""What every manifest promises, whatever it is made of: one suite for each database."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -16,11 +16,22 @@ import pytest
 
 from dcsync.core.lifecycle import OPEN, JobState, may_go
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
-from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest, Publication
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
+from dcsync.core.snapshot import Record
 from dcsync.database import Database, parse_database
 from dcsync.errors import DcsyncError, IllegalTransition
 from dcsync.manifest import SqlManifest, open_manifest
-from tests.fakes import JOB_ID, NOON, REQUEST_ID, FakeClock, make_job, make_request, make_snapshot, make_stored
+from tests.fakes import (
+    JOB_ID,
+    NOON,
+    REQUEST_ID,
+    FakeClock,
+    make_job,
+    make_published,
+    make_request,
+    make_stored,
+    make_transfer,
+)
 from tests.rigs.postgres import Postgres
 
 ACME = AccountName("acme")
@@ -61,19 +72,13 @@ def make_known_request(**changes: Any) -> KnownRequest:
     return KnownRequest(**{**values, **changes})
 
 
-def make_publication(job: JobId = JOB_ID, folder: str = "acme/x/2026", **changes: Any) -> Publication:
-    snapshot = replace(make_snapshot(job=job, folder=folder), files=changes.pop("files", (make_stored(),)))
-    values: dict[str, Any] = {
-        "job": job,
-        "snapshot": snapshot,
-        "published_at": LATER,
-        "strategy": "files",
-        "calls": 3,
-        "fetched_bytes": 8,
-        "linked_bytes": 0,
-        "seconds": 1.5,
-    }
-    return Publication(**{**values, **changes})
+def make_publication(
+    job: JobId = JOB_ID, folder: str = "acme/x/2026", *, files: Sequence[StoredFile] | None = None, **changes: Any
+) -> tuple[Record, Sequence[StoredFile]]:
+    """Return what publishing takes of a job that is `make_job` with these changes."""
+    transfer = make_transfer(strategy="files", calls=3, fetched_bytes=8, linked_bytes=0, seconds=1.5)
+    values = {"at": LATER, "transfer": transfer, **changes}
+    return make_published(job, folder=folder, **values), (make_stored(),) if files is None else files
 
 
 async def know(manifest: SqlManifest, *jobs: str, state: JobState = S.SEEN, account: AccountName = ACME) -> None:
@@ -290,7 +295,7 @@ async def test_a_job_that_is_not_known_cannot_be_moved_or_published(
     with pytest.raises(IllegalTransition, match="is not in the manifest"):
         await manifest.move(account, JobId(job), S.LISTED, at=NOON)
     with pytest.raises(IllegalTransition, match="is not in the manifest"):
-        await manifest.publish(account, make_publication(JobId(job)))
+        await manifest.publish(account, *make_publication(JobId(job)))
 
     assert await state_of(manifest) is S.SEEN
 
@@ -352,7 +357,7 @@ async def test_a_published_snapshot_is_known_row_for_row(manifest: SqlManifest) 
         make_stored("quote'\".csv", b"'; DROP TABLE file; --"),
     )
 
-    await manifest.publish(ACME, make_publication(files=files))
+    await manifest.publish(ACME, *make_publication(files=files))
 
     snapshot = await manifest.snapshot_before(ACME, REQUEST_ID, None)
     assert snapshot is not None
@@ -372,16 +377,16 @@ async def test_a_snapshot_may_have_more_files_than_a_statement_has_room_for(mani
     await know(manifest)
     files = tuple(make_stored(f"table_{number:05}.csv", b"%d" % number) for number in range(4001))
 
-    await manifest.publish(ACME, make_publication(files=files))
+    await manifest.publish(ACME, *make_publication(files=files))
 
     assert await files_of(manifest) == files
 
 
 async def test_publishing_again_replaces_the_files(manifest: SqlManifest) -> None:
     await know(manifest)
-    await manifest.publish(ACME, make_publication(files=(make_stored("a.csv"), make_stored("b.csv"))))
+    await manifest.publish(ACME, *make_publication(files=(make_stored("a.csv"), make_stored("b.csv"))))
 
-    await manifest.publish(ACME, make_publication(files=(make_stored("b.csv", b"new"),)))
+    await manifest.publish(ACME, *make_publication(files=(make_stored("b.csv", b"new"),)))
 
     assert await files_of(manifest) == (make_stored("b.csv", b"new"),)
 
@@ -396,7 +401,7 @@ async def test_two_names_that_a_file_system_takes_for_one_are_refused(
     await know(manifest)
 
     with pytest.raises(DcsyncError):
-        await manifest.publish(ACME, make_publication(files=(make_stored(first), make_stored(second))))
+        await manifest.publish(ACME, *make_publication(files=(make_stored(first), make_stored(second))))
 
     assert await state_of(manifest) is S.SEEN
     assert await files_of(manifest) is None
@@ -406,8 +411,8 @@ async def test_two_names_that_a_file_system_takes_for_one_are_refused(
 async def test_two_snapshots_may_have_the_same_names(manifest: SqlManifest) -> None:
     await know(manifest, "a", "b")
 
-    await manifest.publish(ACME, make_publication(JobId("a"), "acme/a"))
-    await manifest.publish(ACME, make_publication(JobId("b"), "acme/b"))
+    await manifest.publish(ACME, *make_publication(JobId("a"), "acme/a"))
+    await manifest.publish(ACME, *make_publication(JobId("b"), "acme/b"))
 
     assert await manifest.published_folders(ACME) == {"a": "acme/a", "b": "acme/b"}
 
@@ -416,7 +421,7 @@ async def test_a_job_that_cannot_be_published_is_not(manifest: SqlManifest) -> N
     await know(manifest, state=S.WAITING)
 
     with pytest.raises(IllegalTransition):
-        await manifest.publish(ACME, make_publication())
+        await manifest.publish(ACME, *make_publication())
 
     assert await manifest.published_folders(ACME) == {}
     assert await files_of(manifest) is None
@@ -424,10 +429,10 @@ async def test_a_job_that_cannot_be_published_is_not(manifest: SqlManifest) -> N
 
 async def test_a_folder_that_another_job_has_is_not_published_twice(manifest: SqlManifest) -> None:
     await know(manifest, "a", "b")
-    await manifest.publish(ACME, make_publication(JobId("a"), "acme/x"))
+    await manifest.publish(ACME, *make_publication(JobId("a"), "acme/x"))
 
     with pytest.raises(DcsyncError):
-        await manifest.publish(ACME, make_publication(JobId("b"), "acme/x"))
+        await manifest.publish(ACME, *make_publication(JobId("b"), "acme/x"))
 
     assert await manifest.published_folders(ACME) == {"a": "acme/x"}
     assert await state_of(manifest, "b") is S.SEEN
@@ -436,7 +441,7 @@ async def test_a_folder_that_another_job_has_is_not_published_twice(manifest: Sq
 @pytest.mark.parametrize("state", [S.PRUNED, S.SEEN, S.EXPIRED])
 async def test_a_snapshot_that_is_gone_is_not_linked_to_any_more(manifest: SqlManifest, state: JobState) -> None:
     await know(manifest)
-    await manifest.publish(ACME, make_publication())
+    await manifest.publish(ACME, *make_publication())
 
     await manifest.move(ACME, JOB_ID, state, at=LATER)
 
@@ -449,7 +454,7 @@ async def test_a_snapshot_that_is_gone_is_not_linked_to_any_more(manifest: SqlMa
 
 async def test_the_files_of_a_snapshot_that_came_back_are_those_of_the_second_time(manifest: SqlManifest) -> None:
     await know(manifest)
-    await manifest.publish(ACME, make_publication(files=(make_stored("old.csv"),)))
+    await manifest.publish(ACME, *make_publication(files=(make_stored("old.csv"),)))
     await manifest.move(ACME, JOB_ID, S.SEEN, at=LATER)
 
     await manifest.move(ACME, JOB_ID, S.PUBLISHED, at=LATER)
@@ -463,11 +468,11 @@ async def test_the_files_of_a_snapshot_that_came_back_are_those_of_the_second_ti
 async def publish_days(manifest: SqlManifest, *days: int, request: RequestId = REQUEST_ID) -> None:
     for day in days:
         job = JobId(f"{request[:2]}-{day}")
-        known = KnownJob(
-            job=make_job(id=job, request_id=request, completed_at=NOON + timedelta(days=day)), state=S.SEEN
-        )
+        completed_at = NOON + timedelta(days=day)
+        known = KnownJob(job=make_job(id=job, request_id=request, completed_at=completed_at), state=S.SEEN)
         await manifest.record_poll(ACME, jobs=[known], requests=[], at=NOON)
-        await manifest.publish(ACME, make_publication(job, f"acme/{job}"))
+        publication = make_publication(job, f"acme/{job}", request_id=request, completed_at=completed_at)
+        await manifest.publish(ACME, *publication)
 
 
 @pytest.mark.parametrize(
@@ -507,11 +512,14 @@ async def test_a_microsecond_makes_a_snapshot_older(manifest: SqlManifest) -> No
 async def publish_file(manifest: SqlManifest, day: int, stored: StoredFile, request: RequestId = REQUEST_ID) -> None:
     await publish_days(manifest, day, request=request)
     job = JobId(f"{request[:2]}-{day}")
-    snapshot = make_snapshot(
-        {"other.csv": b"1"}, job=job, request=request, folder=f"acme/{job}", completed_at=NOON + timedelta(days=day)
+    publication = make_publication(
+        job,
+        f"acme/{job}",
+        files=(make_stored("other.csv", b"1"), stored),
+        request_id=request,
+        completed_at=NOON + timedelta(days=day),
     )
-    snapshot = replace(snapshot, files=(*snapshot.files, stored))
-    await manifest.publish(ACME, make_publication(job, f"acme/{job}", snapshot=snapshot))
+    await manifest.publish(ACME, *publication)
 
 
 async def test_copies_of_a_file_are_found_newest_first(manifest: SqlManifest) -> None:
@@ -551,7 +559,7 @@ async def test_what_differs_or_is_of_another_request_or_is_gone_is_no_copy(manif
 async def test_what_was_acknowledged_is_there_for_the_next_one_who_opens_it(opener: Opener, tmp_path: Path) -> None:
     async with opener(tmp_path) as manifest:
         await know(manifest)
-        await manifest.publish(ACME, make_publication())
+        await manifest.publish(ACME, *make_publication())
         await manifest.learn(ACME, FULL_FACTS)
         jobs = await manifest.jobs(ACME)
 
@@ -579,7 +587,7 @@ async def test_cancelling_at_any_moment_leaves_a_publish_whole_or_not_begun(mani
     turns = 0
     while (known := (await manifest.jobs(ACME))[JOB_ID]).state is not S.PUBLISHED:
         assert known == before
-        await cancel_after(turns, manifest.publish(ACME, make_publication(files=files)))
+        await cancel_after(turns, manifest.publish(ACME, *make_publication(files=files)))
         # What a cancelled statement leaves in a reference cycle would hold the lock.
         gc.collect()
         turns += 1 + turns // 2
@@ -594,7 +602,7 @@ async def test_many_write_at_once_and_all_of_it_is_there(manifest: SqlManifest) 
 
     async with asyncio.TaskGroup() as group:
         for job in jobs:
-            group.create_task(manifest.publish(ACME, make_publication(JobId(job), f"acme/{job}")))
+            group.create_task(manifest.publish(ACME, *make_publication(JobId(job), f"acme/{job}")))
             group.create_task(manifest.jobs(ACME))
 
     assert await manifest.published_folders(ACME) == {job: f"acme/{job}" for job in jobs}

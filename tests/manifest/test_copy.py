@@ -46,7 +46,7 @@ async def fill(manifest: SqlManifest, jobs: int = 3) -> None:
     await manifest.learn(ACME, AccountFacts(bytes_per_second=1 / 3, etag_is_md5=True))
     names = ["b.csv", "B-a.csv", "ä.csv", "a_b.csv", "ab.csv", "a-c.csv"]
     files = tuple(make_stored(name, inode=2**64 - 1, table=TableFacts(header=(name,), rows=2)) for name in names)
-    await manifest.publish(ACME, make_publication(JobId("job-0"), "acme/0", files=files, seconds=0.1 + 0.2))
+    await manifest.publish(ACME, *make_publication(JobId("job-0"), "acme/0", files=files, seconds=0.1 + 0.2))
     await manifest.move(ACME, JobId("job-1"), JobState.FAILED, at=NOON, attempts=2, reason_code="A", reason="ä\n")
     await manifest.record_run(
         ACME,

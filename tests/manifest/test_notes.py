@@ -13,10 +13,10 @@ from dcsync.core.alerts import Alert, AlertCode, StandingAlert
 from dcsync.core.events import Event, EventKind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId
-from dcsync.core.ports import KnownJob, KnownRequest, Publication
+from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.errors import ManifestError
 from dcsync.manifest import HookRun, HookState, Notes, SqlManifest, Sums, open_manifest
-from tests.fakes import NOON, REQUEST_ID, make_job, make_request, make_snapshot
+from tests.fakes import NOON, REQUEST_ID, make_job, make_published, make_request, make_snapshot, make_transfer
 from tests.manifest.test_sql import downgrade
 
 ACME, BETA = AccountName("acme"), AccountName("beta")
@@ -67,17 +67,9 @@ async def end(notes: Notes, run: HookRun, state: HookState, *, at: datetime = NO
 async def publish(manifest: SqlManifest, job: str, at: datetime = NOON, *, account: AccountName = ACME) -> None:
     known = KnownJob(job=make_job(id=JobId(job)), state=JobState.SEEN)
     await manifest.record_poll(account, jobs=[known], requests=[], at=NOON)
-    publication = Publication(
-        job=JobId(job),
-        snapshot=make_snapshot(folder=f"{account}/{job}"),
-        published_at=at,
-        strategy="files",
-        calls=3,
-        fetched_bytes=80,
-        linked_bytes=7,
-        seconds=0.5,
-    )
-    await manifest.publish(account, publication)
+    transfer = make_transfer(fetched_bytes=80, linked_bytes=7)
+    record = make_published(job, folder=f"{account}/{job}", at=at, transfer=transfer)
+    await manifest.publish(account, record, make_snapshot().files)
 
 
 def make_known_request(identifier: str = REQUEST_ID) -> KnownRequest:

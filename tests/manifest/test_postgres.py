@@ -161,7 +161,7 @@ async def test_the_holder_of_a_job_writes_of_it_until_somebody_else_takes_it_up(
         await first.move(ACME, JOB_ID, JobState.LISTED, at=NOON)
         second = await claimed(manifest, JOB_ID)
 
-        for attempt in (first.move(ACME, JOB_ID, JobState.STAGING, at=NOON), first.publish(ACME, make_publication())):
+        for attempt in (first.move(ACME, JOB_ID, JobState.STAGING, at=NOON), first.publish(ACME, *make_publication())):
             with pytest.raises(Fenced):
                 await attempt
         with pytest.raises(Fenced):
@@ -169,7 +169,7 @@ async def test_the_holder_of_a_job_writes_of_it_until_somebody_else_takes_it_up(
 
         assert (await manifest.jobs(ACME))[JOB_ID].state is JobState.LISTED
         await second.check_guard()
-        await second.publish(ACME, make_publication())
+        await second.publish(ACME, *make_publication())
         assert (await manifest.jobs(ACME))[JOB_ID].state is JobState.PUBLISHED
         async with manifest.writing() as connection:
             # The staging of each attempt is known by its number.

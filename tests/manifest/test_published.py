@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import sqlalchemy as sa
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId, StoredFile
-from dcsync.core.ports import KnownJob, Publication
+from dcsync.core.ports import KnownJob
 from dcsync.core.summary import PastSnapshot, Summary
 from dcsync.core.table import TableFacts
 from dcsync.manifest import SqlManifest, open_manifest
-from tests.fakes import NOON, REQUEST_ID, make_job, make_snapshot, make_stored
+from dcsync.manifest.schema import job as job_table
+from tests.fakes import NOON, REQUEST_ID, make_published, make_stored, make_transfer
 
 ACME = AccountName("acme")
 OTHER = RequestId("other")
@@ -39,24 +39,21 @@ async def publish(
     summary: Summary | None = None,
 ) -> None:
     completed_at = None if days_ago is None else NOON - timedelta(days=days_ago)
-    known = make_job(id=JobId(job), request_id=request, completed_at=completed_at)
-    await manifest.record_poll(ACME, jobs=[KnownJob(job=known, state=JobState.SEEN)], requests=[], at=NOON)
-    snapshot = make_snapshot({}, job=known.id, request=request, folder=f"acme/{job}", completed_at=completed_at)
-    snapshot = replace(snapshot, files=files)
-    await manifest.publish(
-        ACME,
-        Publication(
-            job=known.id,
-            snapshot=snapshot,
-            published_at=NOON,
-            strategy="files",
-            calls=1,
-            fetched_bytes=7,
-            linked_bytes=0,
-            seconds=1.0,
-            summary=summary,
-        ),
+    transfer = make_transfer(fetched_bytes=7)
+    record = make_published(
+        job,
+        folder=f"acme/{job}",
+        request_id=request,
+        completed_at=completed_at,
+        transfer=transfer,
+        summary=summary or Summary(files=0, size=0),
     )
+    await manifest.record_poll(ACME, jobs=[KnownJob(job=record.job, state=JobState.SEEN)], requests=[], at=NOON)
+    await manifest.publish(ACME, record, files)
+    if summary is None:
+        # As a version that kept no summaries left it.
+        async with manifest.writing() as connection:
+            await connection.execute(sa.update(job_table).where(job_table.c.id == job).values(summary=None))
 
 
 async def past(manifest: SqlManifest) -> list[PastSnapshot]:

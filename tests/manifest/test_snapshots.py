@@ -14,7 +14,7 @@ from dcsync.manifest import Notes, Records, SqlManifest, open_manifest
 from tests.fakes import JOB_ID, NOON, make_job, make_record, make_stored
 
 ACME = AccountName("acme")
-FOLDER = "acme/request/2026/11/22/120000Z-9bd7c8a0"
+FOLDER = make_record().folder
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ async def test_a_restored_snapshot_is_published_with_its_files(path: Path) -> No
     files = (make_stored("a.csv", mtime_ns=3, inode=1 << 63), make_stored("b.csv"))
     async with open_manifest(path) as manifest:
         records = Records(manifest)
-        await records.restore(ACME, make_record(), FOLDER, files=files, sidecar_sha256="5" * 64)
+        await records.restore(ACME, make_record(), files=files, sidecar_sha256="5" * 64)
 
         assert await records.record(ACME, JOB_ID) == make_record()
         found = await records.snapshot(ACME, JOB_ID)
@@ -39,7 +39,7 @@ async def test_a_restored_snapshot_is_published_with_its_files(path: Path) -> No
 async def test_a_restored_pruned_one_has_no_files_and_is_no_snapshot(path: Path) -> None:
     async with open_manifest(path) as manifest:
         records = Records(manifest)
-        await records.restore(ACME, replace(make_record(), pruned_at=NOON), FOLDER)
+        await records.restore(ACME, replace(make_record(), pruned_at=NOON))
 
         assert await records.snapshot(ACME, JOB_ID) is None
         assert (await manifest.jobs(ACME))[JOB_ID].state is JobState.PRUNED
@@ -48,9 +48,9 @@ async def test_a_restored_pruned_one_has_no_files_and_is_no_snapshot(path: Path)
 async def test_restoring_replaces_what_was_there_of_the_job_and_leaves_the_request(path: Path) -> None:
     async with open_manifest(path) as manifest:
         records = Records(manifest)
-        await records.restore(ACME, make_record(), FOLDER, files=[make_stored("old.csv")])
+        await records.restore(ACME, make_record(), files=[make_stored("old.csv")])
         other = replace(make_record().request, slug="another")
-        await records.restore(ACME, make_record(request=other), FOLDER, files=[make_stored("new.csv")])
+        await records.restore(ACME, make_record(request=other), files=[make_stored("new.csv")])
 
         found = await records.snapshot(ACME, JOB_ID)
         assert found is not None
@@ -65,8 +65,8 @@ async def test_a_snapshot_that_gets_its_ids_leaves_its_short_ones(path: Path) ->
     )
     async with open_manifest(path) as manifest:
         records = Records(manifest)
-        await records.restore(ACME, short, FOLDER)
-        await records.restore(ACME, make_record(), FOLDER, instead_of=JobId("9bd7c8a0"))
+        await records.restore(ACME, short)
+        await records.restore(ACME, make_record(), instead_of=JobId("9bd7c8a0"))
 
         assert list(await manifest.jobs(ACME)) == [JOB_ID]
         assert list(await manifest.requests(ACME)) == [make_record().request.id]
@@ -75,8 +75,8 @@ async def test_a_snapshot_that_gets_its_ids_leaves_its_short_ones(path: Path) ->
 async def make_two(manifest: SqlManifest) -> None:
     records = Records(manifest)
     for number, name in enumerate(("a.csv", "other.csv")):
-        record = make_record(job=make_job(id=JobId(f"j{number}")))
-        await records.restore(ACME, record, f"{FOLDER}{number}", files=[make_stored(name, b"same")])
+        record = make_record(job=make_job(id=JobId(f"j{number}")), folder=f"{FOLDER}{number}")
+        await records.restore(ACME, record, files=[make_stored(name, b"same")])
 
 
 async def test_copies_are_found_by_content(path: Path) -> None:

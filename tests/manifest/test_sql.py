@@ -24,12 +24,12 @@ from alembic.migration import MigrationContext
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
-from dcsync.core.ports import AccountFacts, KnownJob, Publication
+from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.errors import ManifestCorrupt, ManifestError, ManifestNewer
 from dcsync.manifest import SqlManifest, open_manifest, schema
 from dcsync.manifest.migrate import REVISIONS
 from dcsync.manifest.sqlite import SqliteBackend
-from tests.fakes import JOB_ID, NOON, make_job, make_snapshot
+from tests.fakes import JOB_ID, NOON, make_job, make_published, make_snapshot
 
 ACME = AccountName("acme")
 HEADER = b"SQLite format 3\0"
@@ -89,19 +89,7 @@ async def publish(manifest: SqlManifest, job: str) -> None:
     await manifest.record_poll(
         ACME, jobs=[KnownJob(job=make_job(id=JobId(job)), state=JobState.SEEN)], requests=[], at=NOON
     )
-    await manifest.publish(
-        ACME,
-        Publication(
-            job=JobId(job),
-            snapshot=make_snapshot(folder=f"acme/{job}"),
-            published_at=NOON,
-            strategy="files",
-            calls=1,
-            fetched_bytes=8,
-            linked_bytes=0,
-            seconds=0.5,
-        ),
-    )
+    await manifest.publish(ACME, make_published(job, folder=f"acme/{job}"), make_snapshot().files)
 
 
 async def pragma(manifest: SqlManifest, name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +29,8 @@ def root(tmp_path: Path) -> Iterator[MirrorRoot]:
 
 
 def make_pruned(folder: str = FOLDER, job: str = "j") -> trash.Pruned:
-    record = replace(make_record(job=make_job(id=JobId(job))), pruned_at=NOON)
-    return trash.Pruned(account=ACME, folder=folder, record=record)
+    record = make_record(job=make_job(id=JobId(job)), folder=folder, pruned_at=NOON)
+    return trash.Pruned(account=ACME, record=record)
 
 
 def test_a_snapshot_goes_in_one_step_and_empty_folders_above_it_go_with_it(root: MirrorRoot) -> None:

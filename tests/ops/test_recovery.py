@@ -41,7 +41,7 @@ async def test_a_lost_manifest_is_made_anew_from_the_tree_without_a_download(mir
     assert await mirror.states() == dict.fromkeys(jobs, JobState.PUBLISHED)
     # And tomorrow links to what was adopted.
     today = add_extract(mirror, tables(3, seed=2))
-    assert (await mirror.sync_one()).published[0].fetched_bytes == 0
+    assert (await mirror.sync_one()).published[0].transfer.fetched_bytes == 0
     mirror.assert_identical(today)
 
 
@@ -88,7 +88,7 @@ async def test_an_older_manifest_put_back_overwrites_nothing_and_adopts(mirror: 
     outcome = await mirror.sync_one()
 
     assert [published.job for published in outcome.published] == [job]
-    assert outcome.published[0].fetched_bytes == 0
+    assert outcome.published[0].transfer.fetched_bytes == 0
     assert mirror.sandbox.count("storage") == before
     assert mirror.snapshot_of(job).stat().st_ino == inode
 
@@ -132,7 +132,7 @@ async def test_with_a_lost_manifest_a_damaged_snapshot_is_taken_in_as_it_was_pub
 
     today = add_extract(mirror, tables(2))
     (published,) = (await mirror.sync_one()).published
-    assert published.fetched_bytes >= len(original)
+    assert published.transfer.fetched_bytes >= len(original)
     mirror.assert_identical(today)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from dcsync.app.hosts import SeveralHosts
 from dcsync.app.sync import open_sync
 from dcsync.config import Config
 from dcsync.core.lifecycle import OPEN, JobState
-from dcsync.core.model import AccountName, JobId
-from dcsync.core.ports import Publication
+from dcsync.core.model import AccountName, JobId, StoredFile
+from dcsync.core.snapshot import Record
 from dcsync.errors import MirrorLocked
 from dcsync.manifest import SqlManifest, Ticket
 from dcsync.manifest.backend import Backend, Guard
@@ -48,9 +48,11 @@ class Freezing(SqlManifest):
         await super().check_guard()
         await self._freeze("rename")
 
-    async def publish(self, account: AccountName, publication: Publication) -> None:
+    async def publish(
+        self, account: AccountName, record: Record, files: Sequence[StoredFile], *, sidecar_sha256: str | None = None
+    ) -> None:
         await self._freeze("commit")
-        await super().publish(account, publication)
+        await super().publish(account, record, files, sidecar_sha256=sidecar_sha256)
 
     async def _freeze(self, where: str) -> None:
         if where in self._at:
@@ -138,7 +140,7 @@ async def test_what_a_frozen_host_had_renamed_is_adopted_by_the_one_that_took_ov
 
     pair.assert_one_snapshot(job)
     assert outcome.published == []
-    assert [published.strategy for published in taken[0].published] == ["adopted"]
+    assert [published.transfer.strategy for published in taken[0].published] == ["adopted"]
     assert pair.mirror.sandbox.count("storage") == 3
 
 

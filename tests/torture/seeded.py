@@ -66,13 +66,13 @@ def commit_before_rename() -> None:
         late.append(lambda: rename(self, folder))
         return True
 
-    async def first(self: SqlManifest, *arguments: Any) -> None:
-        await commit(self, *arguments)
+    async def first(self: SqlManifest, *arguments: Any, **options: Any) -> None:
+        await commit(self, *arguments, **options)
         while late:
             late.pop()()
 
     Staging.publish = postponed  # type: ignore[method-assign]
-    SqlManifest.publish = first  # type: ignore[method-assign, assignment]
+    SqlManifest.publish = first  # type: ignore[method-assign]
 
 
 def fsync_again_after_a_failure() -> None:
@@ -142,7 +142,7 @@ def staging_taken_for_published() -> None:
 def recovery_that_deletes() -> None:
     """A published folder without a row is taken for rubbish."""
 
-    async def tidy(context: Any, _account: Any, _known: Any, folder: str) -> None:
+    async def tidy(context: Any, _account: Any, _known: Any, _request: Any, folder: str) -> None:
         with suppress(FileNotFoundError):
             shutil.rmtree(context.root.path / folder)
 

@@ -18,7 +18,8 @@ from dcsync.core.plan import Fetch
 from dcsync.errors import StorageError
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
-from dcsync.ops.mirroring.fetch import Fetcher, StoreBehaviour
+from dcsync.ops.mirroring.fetch import Fetcher
+from dcsync.ops.mirroring.knowledge import AccountKnowledge
 from tests.fakes import make_job, make_listed
 from tests.rigs.mirror import mirroring
 from tests.rigs.rawstore import Blob, Kind, RawStore, Twist
@@ -56,8 +57,8 @@ class Bench:
             Fetch(file=make_listed(name, len(blob.body)), name=name, reason="new") for name, blob in blobs.items()
         ]
         with Staging(self.context.root, job.id) as staging:
-            lore = StoreBehaviour(is_md5=None, conditional_works=None)
-            fetcher = Fetcher(self.context, job=job, sign=sign, staging=staging, previous=None, lore=lore)
+            knowledge = AccountKnowledge()
+            fetcher = Fetcher(self.context, job=job, sign=sign, staging=staging, previous=None, knowledge=knowledge)
             await fetcher.fetch_all(tuple(fetches))
             place = self.folder / "mirror/.dcsync/staging" / job.id
             stored = dict(fetcher.tally.stored)

@@ -79,7 +79,7 @@ async def _record_pruned(
     A manifest that was restored from a backup may be older than the pruning. The tree keeps a line for each.
     """
     lines = await context.disk.run(lambda: list(trash.all_pruned(context.root)))
-    pruned = {line.record.job.id: line.folder for line in lines if line.account == account.name}
+    pruned = {line.record.job.id: line.record.folder for line in lines if line.account == account.name}
     left = []
     for job in missing:
         if pruned.get(job) == folders[job]:

@@ -200,7 +200,7 @@ async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapsh
 
     def discard() -> bool:
         if record is not None:
-            pruned = trash.Pruned(account=account, folder=snapshot.folder, record=replace(record, pruned_at=now))
+            pruned = trash.Pruned(account=account, record=replace(record, pruned_at=now))
             trash.note_pruned(context.root, pruned)
         try:
             trash.discard(context.root, snapshot.folder, leaf, depth=depth)

@@ -15,10 +15,10 @@ from dcsync.core import layout
 from dcsync.core.layout import request_slug
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
-from dcsync.core.names import SIDECAR_NAME, SUMS_NAME, clash_key, printable
+from dcsync.core.names import OWN_FILES, SIDECAR_NAME, clash_key, printable
 from dcsync.core.ports import KnownRequest
 from dcsync.core.sidecar import Adopted, Changes, summarize
-from dcsync.core.snapshot import ADOPTED, Record
+from dcsync.core.snapshot import ADOPTED, Record, Transfer
 from dcsync.errors import DcsyncError, DiskError, MirrorTampered
 from dcsync.manifest import Notes, Records
 from dcsync.mirror import adopt, trash
@@ -194,8 +194,6 @@ class _Rebuild:
     async def _take(self, folder: str, found: Adopted, source: Source) -> None:
         context = self._context
         record = found.record or self._first_record(found)
-        if record.summary is None:
-            record = replace(record, summary=summarize(found.snapshot.files, found.changes, found.warnings))
         if (found.account, found.snapshot.job) in self._jobs:
             self._refuse(folder, f"it is a copy: job {found.snapshot.job} has another folder already")
             return
@@ -210,7 +208,7 @@ class _Rebuild:
             survey_ = await context.disk.run(survey, context.root, folder)
             sums = await context.disk.run(adopt.read_sums, context.root, folder)
             files, damaged = await self._compare(folder, found.snapshot.files, survey_, sums)
-            await self._records.restore(found.account, record, folder, files=files, sidecar_sha256=found.sha256)
+            await self._records.restore(found.account, record, files=files, sidecar_sha256=found.sha256)
         except (DiskError, MirrorTampered, FileNotFoundError) as error:
             self._refuse(folder, str(error))
             return
@@ -283,9 +281,11 @@ class _Rebuild:
                 is_delta=found.is_delta is True,
                 is_described=found.is_delta is not None,
             ),
+            folder=snapshot.folder,
             first_seen_at=now,
             published_at=now,
-            strategy=ADOPTED,
+            transfer=Transfer(strategy=ADOPTED),
+            summary=found.summary,
         )
 
     async def _guess(self, folder: str) -> Adopted | None:
@@ -328,14 +328,13 @@ class _Rebuild:
                 completed_at=where.completed_at,
                 files=tuple(files),
             ),
-            changes=Changes(against=None),
-            warnings=(),
+            summary=summarize(files, Changes(against=None), ()),
         )
 
     async def _hash_all(self, folder: str, found: Survey, sums: Mapping[str, str]) -> list[StoredFile]:
         files = []
         for name, entry in found.entries.items():
-            if name in {SIDECAR_NAME, SUMS_NAME} or not entry.is_file:
+            if name in OWN_FILES or not entry.is_file:
                 continue
             digest = await self._reader.digest(folder, name, entry)
             # What was published is what the sums say, whatever stands there now.
@@ -355,11 +354,12 @@ class _Rebuild:
             if known is not None and known.state is not JobState.PRUNED:
                 # Its folder is there: the pruning was cut short, or it was fetched again.
                 continue
-            if await context.manifest.folder_taken_by(pruned.folder) in {None, pruned.record.job.id}:
+            folder = pruned.record.folder
+            if await context.manifest.folder_taken_by(folder) in {None, pruned.record.job.id}:
                 try:
-                    await self._records.restore(pruned.account, pruned.record, pruned.folder)
+                    await self._records.restore(pruned.account, pruned.record)
                 except UnicodeEncodeError:
-                    log.warning("the line of a pruned snapshot has text that is no Unicode", folder=repr(pruned.folder))
+                    log.warning("the line of a pruned snapshot has text that is no Unicode", folder=repr(folder))
                     continue
                 self._report.pruned += 1
 

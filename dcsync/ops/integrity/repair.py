@@ -35,8 +35,9 @@ from dcsync.ops.integrity.content_reader import ContentReader
 from dcsync.ops.integrity.missing import notice_missing
 from dcsync.ops.integrity.report import Damage, Outcome, Repairable
 from dcsync.ops.mirroring.archive import Extractor, RemoteArchive, open_directory
-from dcsync.ops.mirroring.fetch import Fetcher, StoreBehaviour
-from dcsync.ops.mirroring.publish import move_latest
+from dcsync.ops.mirroring.fetch import Fetcher
+from dcsync.ops.mirroring.knowledge import AccountKnowledge
+from dcsync.ops.mirroring.latest import move_latest
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -241,8 +242,8 @@ class _Repair:
             raise _NotNow(f"{refused}{error.message}") from None
 
     async def _by_url(self, job: Job, stored: StoredFile, staging: Staging) -> StoredFile:
-        lore = StoreBehaviour(is_md5=None, conditional_works=None)
-        fetcher = Fetcher(self._context, job=job, sign=self._sign, staging=staging, previous=None, lore=lore)
+        knowledge = AccountKnowledge()
+        fetcher = Fetcher(self._context, job=job, sign=self._sign, staging=staging, previous=None, knowledge=knowledge)
         listed = ListedFile(name=stored.original, size=stored.size)
         await fetcher.fetch_all((Fetch(file=listed, name=stored.name, reason="repair"),))
         if fetcher.tally.failures:

@@ -16,7 +16,7 @@ from dcsync.core import sidecar
 from dcsync.core.layout import recognise
 from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.model import JobId, Snapshot
-from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
+from dcsync.core.names import OWN_FILES, SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
 from dcsync.manifest import Notes, Records
 from dcsync.manifest.damage import KnownDamage, record_damage
@@ -213,7 +213,7 @@ class _Verification:
             await self._file(snapshot, name, wanted, there, {})
         if sidecar_sha256 is None:
             self._compare_sums(snapshot, sums)
-        for name in sorted(there.entries.keys() - expected.keys() - {SIDECAR_NAME, SUMS_NAME}):
+        for name in sorted(there.entries.keys() - expected.keys() - OWN_FILES):
             self._find(Kind.EXTRA, snapshot.job, f"{folder}/{name}", "it is no file of the snapshot", key=folder)
 
     async def _sums(self, folder: str) -> Mapping[str, str]:

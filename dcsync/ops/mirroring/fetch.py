@@ -32,36 +32,11 @@ from dcsync.errors import (
 from dcsync.mirror.part import Part
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
+from dcsync.ops.mirroring.knowledge import AccountKnowledge
 from dcsync.ops.mirroring.streams import Gauge, WriteBehind
 from dcsync.tasks import each
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True, kw_only=True)
-class StoreBehaviour:
-    """What is learnt of an account's file store while fetching: whether its ETags are MD5, whether a 304 ever comes."""
-
-    is_md5: bool | None
-    conditional_works: bool | None
-    #: Answers 304, and answers 200 to a condition though the content was the same.
-    matched: int = 0
-    missed: int = 0
-
-    def learn_md5(self, etag: str | None, md5: str | None) -> None:
-        """Compare an ETag that may be an MD5 with the one of the content, when nothing is known yet."""
-        promised = md5_of_etag(etag)
-        if promised is None or md5 is None or self.is_md5 is not None:
-            return
-        self.is_md5 = promised == md5
-
-    def conclude(self) -> bool | None:
-        """Return whether asking conditionally is worth it: not when equal content never brought a 304."""
-        if self.matched:
-            return True
-        if self.missed and self.conditional_works is None:
-            return False
-        return self.conditional_works
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +59,7 @@ class Fetcher:
         sign: Sign,
         staging: Staging,
         previous: Snapshot | None,
-        lore: StoreBehaviour,
+        knowledge: AccountKnowledge,
     ) -> None:
         self.tally = Tally()
         self._context = context
@@ -93,7 +68,7 @@ class Fetcher:
         self._staging = staging
         self._previous = previous
         self._before = {} if previous is None else {before.original: before for before in previous.files}
-        self._lore = lore
+        self._knowledge = knowledge
 
     async def fetch_all(self, fetches: tuple[Fetch, ...]) -> None:
         """Fetch every file. One that fails for good does not stop the others: what is staged need not come again.
@@ -204,11 +179,11 @@ class Fetcher:
         self, fetch: Fetch, part: Part, rest: bytes | bytearray, etag: str | None, attempts: _Attempts
     ) -> StoredFile:
         stored = await self._context.disk.run(_complete, part, rest, etag, self._must_match(etag, attempts))
-        if attempts.odd_sha256 is not None and self._lore.is_md5:
+        if attempts.odd_sha256 is not None and self._knowledge.facts.etag_is_md5:
             # The same content twice under an ETag that is not its MD5: the ETag is what changed its meaning.
-            self._lore.is_md5 = False
+            self._knowledge.distrust_etags()
             log.warning("the file store's ETags are no MD5 any more; they are not checked from now on", file=fetch.name)
-        self._lore.learn_md5(etag, stored.md5)
+        self._knowledge.learn_etag(etag, stored.md5)
         return await self._link_if_equal(fetch, stored, attempts)
 
     def _must_match(self, etag: str | None, attempts: _Attempts) -> Callable[[str, str | None], None]:
@@ -216,7 +191,7 @@ class Fetcher:
 
         def check(sha256: str, md5: str | None) -> None:
             promised = md5_of_etag(etag)
-            if not self._lore.is_md5 or promised is None or md5 is None or promised == md5:
+            if not self._knowledge.facts.etag_is_md5 or promised is None or md5 is None or promised == md5:
                 return
             if attempts.odd_sha256 == sha256:
                 return
@@ -239,7 +214,7 @@ class Fetcher:
             )
             message = "the file in the snapshot before is not what was recorded"
             raise ContentChanged(message)
-        self._lore.matched += 1
+        self._knowledge.matched += 1
         self._context.observer.file_advanced(self._job.id, fetch.name, linked.size)
         return linked
 
@@ -250,7 +225,7 @@ class Fetcher:
         if before is None or self._previous is None or not same or not stored.size:
             return stored
         if attempts.unless is not None and attempts.unless.etag is not None:
-            self._lore.missed += 1
+            self._knowledge.missed += 1
         linked = await self._context.disk.run(self._staging.link, self._previous, before, stored.name)
         if linked is None:
             # The staged file was not touched.

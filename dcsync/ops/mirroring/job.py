@@ -1,9 +1,9 @@
-"""One job's way into the mirror: list, compare, choose the cheapest way, get what changed, publish."""
+"""One job mirrored: list, compare, choose the cheapest method, get what changed, publish."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -14,8 +14,9 @@ from dcsync.core.cost import CostInputs, Method, Price
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import ARCHIVE_NAME, Job, JobId, ListedFile, RequestId, SignedFile, Snapshot, StoredFile
 from dcsync.core.names import printable
-from dcsync.core.plan import Fetch, Known, Link, Plan, Selection, Skip
-from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
+from dcsync.core.plan import Fetch, Known, Link, Plan
+from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.core.snapshot import ADOPTED, Transfer
 from dcsync.core.ziplayout import Directory, ZipError
 from dcsync.errors import (
     BadListing,
@@ -31,9 +32,13 @@ from dcsync.errors import (
 )
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, Strategy, SyncContext
+from dcsync.ops.mirroring.adopt import adopt_if_there
 from dcsync.ops.mirroring.archive import Archive, Extractor, RemoteArchive, StagedArchive, open_directory
-from dcsync.ops.mirroring.fetch import Fetcher, StoreBehaviour
-from dcsync.ops.mirroring.publish import Staged, adopt_if_there, choose_folder, publish
+from dcsync.ops.mirroring.fetch import Fetcher
+from dcsync.ops.mirroring.folder import choose_folder
+from dcsync.ops.mirroring.gathering import Gathering
+from dcsync.ops.mirroring.knowledge import AccountKnowledge
+from dcsync.ops.mirroring.publish import Staged, publish
 from dcsync.tasks import each
 
 log = structlog.get_logger(__name__)
@@ -44,32 +49,21 @@ _MAX_LOOKS = 3
 _MAX_COPIES = 8
 
 
-@dataclass(slots=True, kw_only=True)
-class AccountKnowledge:
-    """What is known of an account and learnt while its jobs are mirrored."""
-
-    facts: AccountFacts = field(default_factory=AccountFacts)
-    lore: StoreBehaviour = field(default_factory=lambda: StoreBehaviour(is_md5=None, conditional_works=None))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A snapshot that a run published or adopted."""
+    """A snapshot that a run published or adopted, and what that took in this run."""
 
     job: JobId
     folder: str
-    strategy: str
     files: int
-    fetched_bytes: int
-    linked_bytes: int
-    calls: int
+    transfer: Transfer
     #: What looks wrong with its tables beside the snapshots before.
     warnings: tuple[TableWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What a dry run would do with a job. `prices` holds each way that there is, `price` the one it would go."""
+    """What a dry run would do with a job: with the method of `price`, out of all those in `prices`."""
 
     job: JobId
     request: RequestId
@@ -82,10 +76,10 @@ class Planned:
 class JobMirror:
     """Mirrors the jobs of one account, one after another."""
 
-    def __init__(self, context: SyncContext, account: AccountSettings, learnt: AccountKnowledge) -> None:
+    def __init__(self, context: SyncContext, account: AccountSettings, knowledge: AccountKnowledge) -> None:
         self._context = context
         self._account = account
-        self._learnt = learnt
+        self._knowledge = knowledge
 
     async def plan(self, known: KnownJob, request: KnownRequest) -> Planned:
         """Decide what would be done with a job and write nothing. Reads its listing and its archive's directory."""
@@ -97,33 +91,25 @@ class JobMirror:
         directory, _ = (None, None) if archive is None else await self._look_at(archive, job)
         known_here = replace(self._known(directory), previous=previous)
         plan = planning.plan(listing, known_here, selection=self._account.selection)
-        prices = planning.ways_to(plan, directory, await self._market())
+        prices = planning.prices_of(plan, directory, await self._cost_inputs())
         price = _choose(prices, context.settings.strategy)
-        plan = plan.by_url() if price.way is Method.FILES else plan
+        plan = plan.by_url() if price.method is Method.FILES else plan
         return Planned(job=job.id, request=request.id, folder=folder, plan=plan, price=price, prices=prices)
 
     async def mirror(self, known: KnownJob, request: KnownRequest) -> Published:
         """Mirror a job. Raises what kept it from being published; what is staged is kept for the next try."""
         context, account, job = self._context, self._account, known.job
         folder = await choose_folder(context, account, request, known)
-        adopted = await adopt_if_there(context, account, known, folder)
+        adopted = await adopt_if_there(context, account, known, request, folder)
         if adopted is not None:
-            return Published(
-                job=job.id,
-                folder=folder,
-                strategy="adopted",
-                files=len(adopted.files),
-                fetched_bytes=0,
-                linked_bytes=0,
-                calls=0,
-            )
+            return Published(job=job.id, folder=folder, files=len(adopted.files), transfer=Transfer(strategy=ADOPTED))
         calls_before = context.api.calls
         listing = await self._list(job)
         previous = await self._previous(request, job)
         await self._move(known, JobState.LISTED, folder=folder)
         context.root.check_still_there()
         with await context.disk.run(Staging, context.root, account.staging_of(job.id), context.number) as staging:
-            gathering = _Gathering(
+            gathering = Gathering(
                 job=job, listing=listing, previous=previous, staging=staging, selection=account.selection
             )
             gathering.stage(await context.disk.run(staging.recover))
@@ -134,34 +120,28 @@ class JobMirror:
                 # Room for others, and for the next try: what is whole stays.
                 await context.disk.run(staging.drop_parts)
                 raise
+            transfer = gathering.transfer(
+                calls=context.api.calls - calls_before, seconds=context.clock.monotonic() - began
+            )
             staged = Staged(
                 job=job,
                 request=request,
                 folder=folder,
-                strategy="files" if gathering.price is None else "zip",
-                reason=gathering.reason,
-                prices=tuple(gathering.prices.values()),
-                reasons=gathering.reasons,
-                skipped=tuple((skip.file.name, skip.reason) for skip in gathering.plan.skipped),
                 previous=previous,
                 files=gathering.files,
-                calls=context.api.calls - calls_before,
-                fetched_bytes=gathering.fetched_bytes,
-                seconds=context.clock.monotonic() - began,
+                transfer=transfer,
+                decisions=gathering.decisions,
             )
-            snapshot, warnings = await publish(context, account, staging, staged)
+            record = await publish(context, account, staging, staged)
         return Published(
             job=job.id,
-            folder=snapshot.folder,
-            strategy=staged.strategy,
-            files=len(snapshot.files),
-            fetched_bytes=staged.fetched_bytes,
-            linked_bytes=staged.linked_bytes,
-            calls=staged.calls,
-            warnings=warnings,
+            folder=folder,
+            files=len(staged.files),
+            transfer=transfer,
+            warnings=record.summary.warnings,
         )
 
-    async def _gather(self, gathering: _Gathering, known: KnownJob, folder: str) -> None:
+    async def _gather(self, gathering: Gathering, known: KnownJob, folder: str) -> None:
         """Bring every file of the job into the staging: what the archive is good for, then the rest one by one."""
         job = gathering.job
         await self._move(known, JobState.STAGING)
@@ -187,7 +167,7 @@ class JobMirror:
             self._announce(job, folder, gathering.plan)
         await self._fetch_rest(gathering)
 
-    async def _fetch_rest(self, gathering: _Gathering) -> None:
+    async def _fetch_rest(self, gathering: Gathering) -> None:
         """Fetch what did not come out of the archive; raise what broke that off if some of it has no URL of its own."""
         fetches = gathering.plan.fetches
         if gathering.broken_off is not None and fetches:
@@ -230,7 +210,7 @@ class JobMirror:
             return None
         return RemoteArchive(self._context, job=job, sign=self._sign, size=listed.size)
 
-    async def _archive(self, gathering: _Gathering) -> Archive | None:
+    async def _archive(self, gathering: Gathering) -> Archive | None:
         """Return the archive to read from. One that is kept is fetched first, and read where it lies."""
         archive = self._remote_archive(gathering.job, gathering.listing)
         if archive is None:
@@ -261,15 +241,15 @@ class JobMirror:
         return directory, None
 
     def _known(self, directory: Directory | None = None) -> Known:
-        conditional = self._learnt.lore.conditional_works is not False
-        return Known(directory=directory, conditional=conditional, trust_crc=self._context.settings.trust_crc)
+        conditional, trust_crc = self._knowledge.asks_conditionally, self._context.settings.trust_crc
+        return Known(directory=directory, conditional=conditional, trust_crc=trust_crc)
 
-    async def _market(self) -> CostInputs:
+    async def _cost_inputs(self) -> CostInputs:
         limiter = self._context.limiter
         return CostInputs(
             calls_left=await limiter.left(),
             limit=limiter.limit,
-            bytes_per_second=self._learnt.facts.bytes_per_second,
+            bytes_per_second=self._knowledge.facts.bytes_per_second,
             slots=self._context.settings.concurrency,
         )
 
@@ -281,7 +261,7 @@ class JobMirror:
 
     # --- getting ------------------------------------------------------------------------------------------------------
 
-    async def _link(self, gathering: _Gathering, directory: Directory | None) -> Plan:
+    async def _link(self, gathering: Gathering, directory: Directory | None) -> Plan:
         """Plan, and link what the archive says has not changed; what cannot be linked is planned anew."""
         while True:
             plan = gathering.planned(self._known(directory))
@@ -296,7 +276,7 @@ class JobMirror:
                     first=min(failed),
                 )
 
-    async def _link_all(self, gathering: _Gathering, links: Sequence[Link]) -> set[str]:
+    async def _link_all(self, gathering: Gathering, links: Sequence[Link]) -> set[str]:
         disk, previous = self._context.disk, gathering.previous
         failed: set[str] = set()
 
@@ -313,7 +293,7 @@ class JobMirror:
         gathering.unlinkable |= failed
         return failed
 
-    async def _link_older(self, gathering: _Gathering, previous: Snapshot, link: Link) -> StoredFile | None:
+    async def _link_older(self, gathering: Gathering, previous: Snapshot, link: Link) -> StoredFile | None:
         """Link what the snapshot before does not have as it was recorded from an older one that does."""
         manifest, account = self._context.manifest, self._account.name
         for copy in await manifest.copies(account, previous.request, link.source, limit=_MAX_COPIES):
@@ -330,7 +310,7 @@ class JobMirror:
                     return linked
         return None
 
-    async def _share(self, gathering: _Gathering, extracted: Sequence[StoredFile]) -> None:
+    async def _share(self, gathering: Gathering, extracted: Sequence[StoredFile]) -> None:
         """Keep one copy on the disk of what turned out not to have changed; the bytes were read all the same."""
         previous = gathering.previous
         before = {} if previous is None else {stored.original: stored for stored in previous.files}
@@ -347,17 +327,17 @@ class JobMirror:
 
         await each(extracted, one, at_once=self._context.settings.concurrency)
 
-    async def _extract(self, gathering: _Gathering, plan: Plan, archive: Archive, directory: Directory) -> None:
-        """Stage members out of the archive by the cheapest way; what is damaged there is left to its own URL."""
-        prices = planning.ways_to(plan, directory, await self._market())
+    async def _extract(self, gathering: Gathering, plan: Plan, archive: Archive, directory: Directory) -> None:
+        """Stage members out of the archive by the cheapest method; what is damaged there is left to its own URL."""
+        prices = planning.prices_of(plan, directory, await self._cost_inputs())
         price = _choose(prices, self._context.settings.strategy)
         if not archive.is_remote:
             price = prices[Method.RANGES]
         gathering.settle_on(price, prices)
         await self._check_room(size=plan.new_bytes, files=len(plan.actions))
-        plan = plan.by_url() if price.way is Method.FILES else plan
+        plan = plan.by_url() if price.method is Method.FILES else plan
         extractor = Extractor(self._context, archive, job=gathering.job, staging=gathering.staging)
-        spans = planning.spans_of([extract.member for extract in plan.extracts], price.way, directory)
+        spans = planning.spans_of([extract.member for extract in plan.extracts], price.method, directory)
         began, before = self._context.clock.monotonic(), archive.fetched_bytes
         try:
             await extractor.extract(spans, plan.extracts)
@@ -381,7 +361,7 @@ class JobMirror:
         finally:
             received = archive.fetched_bytes - before
             gathering.fetched_bytes += received
-            self._learn_speed(received, self._context.clock.monotonic() - began)
+            self._knowledge.learn_speed(received, self._context.clock.monotonic() - began)
             reasons = {extract.name: extract.reason for extract in plan.extracts}
             gathering.stage(extractor.extraction.stored, reasons)
         await self._share(gathering, tuple(extractor.extraction.stored.values()))
@@ -395,7 +375,7 @@ class JobMirror:
                 first=f"{printable(name)}: {damage}",
             )
 
-    async def _fetch(self, gathering: _Gathering, fetches: Sequence[Fetch]) -> None:
+    async def _fetch(self, gathering: Gathering, fetches: Sequence[Fetch]) -> None:
         """Fetch files by their own URLs."""
         if fetches:
             await self._check_room(size=sum(fetch.file.size for fetch in fetches), files=len(gathering.listing))
@@ -405,15 +385,15 @@ class JobMirror:
             sign=self._sign,
             staging=gathering.staging,
             previous=gathering.previous,
-            lore=self._learnt.lore,
+            knowledge=self._knowledge,
         )
         began = self._context.clock.monotonic()
         try:
             await fetcher.fetch_all(tuple(fetches))
         finally:
             gathering.fetched_bytes += fetcher.tally.fetched_bytes
-            self._learn_conditional()
-            self._learn_speed(fetcher.tally.fetched_bytes, self._context.clock.monotonic() - began)
+            self._knowledge.learn_conditional(self._account.name)
+            self._knowledge.learn_speed(fetcher.tally.fetched_bytes, self._context.clock.monotonic() - began)
             gathering.stage(fetcher.tally.stored, {fetch.name: fetch.reason for fetch in fetches})
         if fetcher.tally.failures:
             raise _first_failure(fetcher.tally.failures)
@@ -421,87 +401,15 @@ class JobMirror:
     async def _sign(self, job: Job, name: str) -> SignedFile:
         return await self._context.api.sign(self._account.id, job.id, name)
 
-    def _learn_conditional(self) -> None:
-        lore = self._learnt.lore
-        concluded = lore.conclude()
-        if concluded is False and lore.conditional_works is not False:
-            log.info(
-                "the file store never answers that a file is unchanged; it is not asked any more",
-                account=self._account.name,
-            )
-        lore.conditional_works = concluded
-        self._learnt.facts = replace(self._learnt.facts, conditional_works=concluded, etag_is_md5=lore.is_md5)
-
-    def _learn_speed(self, size: int, seconds: float) -> None:
-        facts = self._learnt.facts
-        speed = cost.speed_after(facts.bytes_per_second, size=size, seconds=seconds)
-        self._learnt.facts = replace(facts, bytes_per_second=speed)
-
     async def _move(self, known: KnownJob, state: JobState, *, folder: str | None = None) -> None:
         await self._context.manifest.move(
             self._account.name, known.job.id, state, at=self._context.clock.now(), folder=folder
         )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Gathering:
-    """What there is of a job so far. Planning anew with it never asks twice for what is staged."""
-
-    job: Job
-    listing: tuple[ListedFile, ...]
-    previous: Snapshot | None
-    staging: Staging
-    #: Whole files in the staging, by name on disk, and why they came.
-    staged: dict[str, StoredFile] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    unlinkable: set[str] = field(default_factory=set)
-    damaged: dict[str, str] = field(default_factory=dict)
-    selection: Selection
-    plan: Plan = field(default_factory=lambda: Plan(actions=()))
-    price: Price | None = None
-    prices: Mapping[Method, Price] = field(default_factory=dict)
-    fetched_bytes: int = 0
-    #: Why the archive gave no more, when that may be the line's fault as well as its own.
-    broken_off: StorageError | None = None
-
-    def planned(self, known: Known) -> Plan:
-        """Plan with what is known by now."""
-        known = replace(
-            known,
-            previous=self.previous,
-            staged=self.staged,
-            unlinkable=frozenset(self.unlinkable),
-            damaged=dict(self.damaged),
-        )
-        return planning.plan(self.listing, known, selection=self.selection)
-
-    def stage(self, stored: Mapping[str, StoredFile], reasons: Mapping[str, str] | None = None) -> None:
-        """Note files that are whole in the staging."""
-        self.staged.update(stored)
-        for name in stored:
-            self.reasons[name] = "staged by an earlier run" if reasons is None else reasons[name]
-
-    def settle_on(self, price: Price, prices: Mapping[Method, Price]) -> None:
-        """Note the way that was chosen, and what it was chosen over."""
-        self.price, self.prices = price, prices
-
-    @property
-    def files(self) -> tuple[StoredFile, ...]:
-        """The files of the snapshot, by name: what the last plan wants, all of it staged by now."""
-        wanted = (action for action in self.plan.actions if not isinstance(action, Skip))
-        return tuple(sorted((self.staged[action.name] for action in wanted), key=lambda stored: stored.name))
-
-    @property
-    def reason(self) -> str:
-        """Why the files came the way they did."""
-        if self.price is None:
-            return "no archive that could be used"
-        return f"{self.price.way}: the cheapest of {cost.describe(tuple(self.prices.values()))}"
-
-
 def _choose(prices: Mapping[Method, Price], strategy: Strategy) -> Price:
     """Return the cheapest price that the strategy allows."""
-    allowed = [price for way, price in prices.items() if strategy is not Strategy.ZIP or way is not Method.FILES]
+    allowed = [price for method, price in prices.items() if strategy is not Strategy.ZIP or method is not Method.FILES]
     return cost.cheapest(allowed or prices.values())
 
 

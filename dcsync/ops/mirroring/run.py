@@ -27,9 +27,9 @@ from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.errors import SEVERITY, DcsyncError, ExitStatus, ExtractMissing, Fenced, JobBug, ManifestError
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
-from dcsync.ops.mirroring.fetch import StoreBehaviour
-from dcsync.ops.mirroring.job import AccountKnowledge, JobMirror, Planned, Published
-from dcsync.ops.mirroring.publish import move_latest
+from dcsync.ops.mirroring.job import JobMirror, Planned, Published
+from dcsync.ops.mirroring.knowledge import AccountKnowledge
+from dcsync.ops.mirroring.latest import move_latest
 from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
@@ -176,7 +176,7 @@ class _AccountRun:
         self._account = outcome.account
         self._wanted = wanted
         self._dry_run = dry_run
-        self._learnt = AccountKnowledge()
+        self._knowledge = AccountKnowledge()
 
     async def run(self, work: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Do `work`, which returns whether nothing is left to do; without it the whole of a run."""
@@ -185,8 +185,7 @@ class _AccountRun:
         facts, is_done = AccountFacts(), True
         try:
             facts = await manifest.facts(account.name)
-            lore = StoreBehaviour(is_md5=facts.etag_is_md5, conditional_works=facts.conditional_works)
-            self._learnt = AccountKnowledge(facts=facts, lore=lore)
+            self._knowledge = AccountKnowledge(facts=facts)
             is_done = await (work or self._poll_and_mirror)()
         except DcsyncError as error:
             self._outcome.error = error
@@ -223,7 +222,7 @@ class _AccountRun:
         now = context.clock.now()
         if not self._dry_run and (poll.changed or poll.new_requests):
             await context.manifest.record_poll(account.name, jobs=poll.changed, requests=poll.new_requests, at=now)
-        self._learnt.facts = replace(self._learnt.facts, last_poll_at=now)
+        self._knowledge.facts = replace(self._knowledge.facts, last_poll_at=now)
         outcome.requests.extend(request for request in poll.requests.values() if account.wants_request(request))
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
         outcome.waiting = sum(known.state is JobState.WAITING for known in selected)
@@ -297,7 +296,7 @@ class _AccountRun:
             )
 
     async def _mirror_in(self, context: SyncContext, known: KnownJob, request: KnownRequest) -> None:
-        mirror = JobMirror(context, self._account, self._learnt)
+        mirror = JobMirror(context, self._account, self._knowledge)
         try:
             if self._dry_run:
                 self._outcome.planned.append(await mirror.plan(known, request))
@@ -386,8 +385,8 @@ class _AccountRun:
         error = outcome.error
         succeeded = is_done and error is None and not outcome.failed and not outcome.due_later
         facts = replace(
-            self._learnt.facts,
-            last_success_at=now if succeeded else self._learnt.facts.last_success_at,
+            self._knowledge.facts,
+            last_success_at=now if succeeded else self._knowledge.facts.last_success_at,
             error_code=None if error is None else error.code,
             error=None if error is None else error.message,
         )
@@ -402,8 +401,8 @@ class _AccountRun:
                 published=len(outcome.published),
                 failed=len(outcome.failed),
                 calls=outcome.calls,
-                fetched_bytes=sum(published.fetched_bytes for published in outcome.published),
-                linked_bytes=sum(published.linked_bytes for published in outcome.published),
+                fetched_bytes=sum(published.transfer.fetched_bytes for published in outcome.published),
+                linked_bytes=sum(published.transfer.linked_bytes for published in outcome.published),
                 error_code=None if error is None else error.code,
             )
 

@@ -237,7 +237,7 @@ async def note(context: SyncContext, job: str) -> str:
     record = await Records(context.manifest).record(ACME, JobId(job))
     assert record is not None
     folder = (await context.manifest.published_folders(ACME))[JobId(job)]
-    trash.note_pruned(context.root, trash.Pruned(account=ACME, folder=folder, record=record))
+    trash.note_pruned(context.root, trash.Pruned(account=ACME, record=record))
     return folder
 
 

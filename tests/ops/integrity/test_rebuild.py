@@ -299,7 +299,7 @@ async def test_what_was_rebuilt_without_sidecars_is_known_again_by_the_next_sync
     assert {row["id"] for row in rows(mirror)["request"]} == requests
     # And tomorrow links to them.
     add_extract(mirror, tables(4, seed=2), request=list(mirror.world.requests)[1], with_archive=True)
-    assert (await mirror.sync_one()).published[0].linked_bytes > 4000
+    assert (await mirror.sync_one()).published[0].transfer.linked_bytes > 4000
 
 
 @pytest.mark.parametrize("lost", ["_dcsync.json", "SHA256SUMS"])

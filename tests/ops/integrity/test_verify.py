@@ -182,7 +182,7 @@ async def test_a_file_that_agrees_with_the_sums_and_not_with_the_manifest_is_not
         assert found is not None
         (stored,) = found[0].files
         wrong = type(stored)(**{name: getattr(stored, name) for name in stored.__slots__} | {"sha256": "0" * 64})
-        await records.restore(ACME, record, found[0].folder, files=[wrong], sidecar_sha256=found[1])
+        await records.restore(ACME, record, files=[wrong], sidecar_sha256=found[1])
 
     report = await verified(mirror, repair=True)
 
@@ -364,7 +364,7 @@ async def test_what_was_repaired_is_linked_to_tomorrow(mirror: Mirror) -> None:
 
     (published,) = (await mirror.sync_one()).published
 
-    assert published.fetched_bytes == 0
+    assert published.transfer.fetched_bytes == 0
 
 
 async def test_another_copy_in_the_mirror_is_taken_before_the_server_is_asked(mirror: Mirror) -> None:

@@ -53,7 +53,7 @@ async def test_a_first_extract_of_260_files_takes_four_calls(mirror: Mirror) -> 
     # The jobs, the request, the listing, and one signed URL.
     assert calls(mirror) == 4
     assert mirror.fetched_bytes() <= mirror.world.extract(job)[ARCHIVE].size + (1 << 17)
-    assert outcome.published[0].strategy == "zip"
+    assert outcome.published[0].transfer.strategy == "zip"
     mirror.assert_identical(job)
     assert_proved_by_sums(mirror.snapshot_of(job))
 
@@ -134,7 +134,7 @@ async def test_a_dry_run_tells_the_price_of_all_three_ways(mirror: Mirror) -> No
     assert planned.prices[Method.WHOLE].calls == 1
     # 57 calls go at once, one of which was the listing, one the poll, ...: the rest waits for the next minute.
     assert planned.prices[Method.FILES].seconds >= 60
-    assert planned.price.way is not Method.FILES
+    assert planned.price.method is not Method.FILES
     assert len(planned.plan.extracts) == 71
     assert mirror.visible() == []
 

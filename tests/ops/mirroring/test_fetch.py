@@ -100,7 +100,7 @@ async def test_a_cut_download_goes_on_at_the_byte_it_had_with_a_new_url(mirror: 
     assert second.headers["range"] == f"bytes={first.body_bytes_sent}-"
     assert second.headers["if-match"].startswith('"')
     assert mirror.fetched_bytes() == 5 * MIB + 17
-    assert outcome.published[0].calls == 1 + 2
+    assert outcome.published[0].transfer.calls == 1 + 2
     assert first.query["Signature"] != second.query["Signature"] or first.query["Expires"] != second.query["Expires"]
 
 
@@ -137,7 +137,7 @@ async def test_an_expired_url_is_signed_again_and_no_token_is_spent(mirror: Mirr
     outcome = await mirror.sync_one()
 
     mirror.assert_identical(job)
-    assert outcome.published[0].calls == 1 + 4
+    assert outcome.published[0].transfer.calls == 1 + 4
     assert mirror.sandbox.count("token") == 0
     assert sum(mirror.clock.slept) == 0
 
@@ -253,7 +253,7 @@ async def test_what_did_not_change_comes_by_304_and_is_the_same_inode(mirror: Mi
     for name in tables(3):
         assert (before / name).stat().st_ino == (after / name).stat().st_ino
     assert mirror.fetched_bytes() - fetched_before == len("new\nhere\n")
-    assert outcome.published[0].linked_bytes == sum(map(len, tables(3).values()))
+    assert outcome.published[0].transfer.linked_bytes == sum(map(len, tables(3).values()))
     how = {entry["name"]: entry["how"] for entry in sidecar(after)["files"]}
     assert how == {**dict.fromkeys(tables(3), "linked"), "changed.csv": "fetched", "added.csv": "fetched"}
     assert sidecar(after)["changes"] == {

@@ -1,0 +1,135 @@
+"""The rows of jobs, requests and snapshots, written and sealed, in the transaction of the caller."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.core import wire
+from dcsync.core.lifecycle import JobState, may_go
+from dcsync.core.model import AccountName, DataRequest, JobId, StoredFile
+from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.core.snapshot import Record
+from dcsync.errors import IllegalTransition
+from dcsync.manifest import checksums
+from dcsync.manifest.published import record_headers
+from dcsync.manifest.rows import ROWS_AT_ONCE, file_row, is_job, snapshot_row
+from dcsync.manifest.schema import account as account_table
+from dcsync.manifest.schema import file as file_table
+from dcsync.manifest.schema import job as job_table
+from dcsync.manifest.schema import request as request_table
+
+
+async def add_account(connection: AsyncConnection, account: AccountName) -> None:
+    """Add the row of an account that has none."""
+    found = await connection.scalar(sa.select(account_table.c.name).where(account_table.c.name == account))
+    if found is None:
+        await connection.execute(sa.insert(account_table).values(name=account))
+
+
+async def add_request(connection: AsyncConnection, account: AccountName, known: KnownRequest, at: datetime) -> None:
+    """Add the row of a request that has none; one that is there stays as it is."""
+    here = sa.and_(request_table.c.account == account, request_table.c.id == known.id)
+    if await connection.scalar(sa.select(request_table.c.id).where(here)) is None:
+        await _insert_request(connection, account, known, at, {})
+        await checksums.seal_request(connection, account, known.id)
+
+
+async def write_request(
+    connection: AsyncConnection, account: AccountName, known: KnownRequest, document: DataRequest | None, at: datetime
+) -> None:
+    """Write what a poll brought of a request. Its slug and the time of its first sight never change."""
+    described = {} if document is None else {"document": json.dumps(wire.request_json(document))}
+    changed = await connection.execute(
+        sa.update(request_table)
+        .where(request_table.c.account == account, request_table.c.id == known.id)
+        .values(description=known.description, is_delta=known.is_delta, **described)
+    )
+    if changed.rowcount == 0:
+        await _insert_request(connection, account, known, at, described)
+    await checksums.seal_request(connection, account, known.id)
+
+
+async def write_job(connection: AsyncConnection, account: AccountName, known: KnownJob, at: datetime) -> None:
+    """Write what a poll brought of a job. Raises `IllegalTransition`."""
+    values: dict[str, object] = {
+        "request": known.job.request_id,
+        "state": known.state.value,
+        "completed_at": known.job.completed_at,
+        "document": json.dumps(wire.job_json(known.job)),
+        "changed_at": at,
+    }
+    current = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, known.job.id)))
+    if current is None:
+        await connection.execute(
+            sa.insert(job_table).values(
+                account=account, id=known.job.id, first_seen_at=at, attempts=0, reason=known.reason, **values
+            )
+        )
+    else:
+        _refuse_illegal(known.job.id, JobState(current), known.state)
+        await connection.execute(sa.update(job_table).where(is_job(account, known.job.id)).values(**values))
+    await checksums.seal_job(connection, account, known.job.id)
+
+
+async def write_snapshot(
+    connection: AsyncConnection,
+    account: AccountName,
+    record: Record,
+    files: Sequence[StoredFile],
+    *,
+    sidecar_sha256: str | None,
+) -> None:
+    """Write the rows of a snapshot, published with its files or pruned without. What its job had before is replaced."""
+    job, values = record.job.id, snapshot_row(record, sidecar_sha256=sidecar_sha256)
+    await add_account(connection, account)
+    changed = await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
+    if changed.rowcount == 0:
+        await connection.execute(sa.insert(job_table).values(account=account, id=job, **values))
+    await connection.execute(sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == job))
+    await record_headers(connection, files)
+    rows = [file_row(account, job, stored) for stored in files]
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        await connection.execute(sa.insert(file_table), rows[start : start + ROWS_AT_ONCE])
+    await checksums.seal_job(connection, account, job)
+
+
+async def state_before(connection: AsyncConnection, account: AccountName, job: JobId, new: JobState) -> JobState:
+    """Return the state of a job that is about to get a new one. Raises `IllegalTransition`."""
+    found = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, job)))
+    if found is None:
+        message = f"job {job} of {account} is not in the manifest"
+        raise IllegalTransition(message)
+    current = JobState(found)
+    _refuse_illegal(job, current, new)
+    return current
+
+
+async def _insert_request(
+    connection: AsyncConnection,
+    account: AccountName,
+    known: KnownRequest,
+    at: datetime,
+    described: dict[str, str],
+) -> None:
+    await connection.execute(
+        sa.insert(request_table).values(
+            account=account,
+            id=known.id,
+            description=known.description,
+            slug=known.slug,
+            is_delta=known.is_delta,
+            first_seen_at=at,
+            **described,
+        )
+    )
+
+
+def _refuse_illegal(job: JobId, current: JobState, new: JobState) -> None:
+    if not may_go(current, new):
+        message = f"job {job} cannot go from {current} to {new}"
+        raise IllegalTransition(message)

@@ -1,0 +1,47 @@
+"""The folder of a job's snapshot: chosen once, never one that another job has."""
+
+from __future__ import annotations
+
+from dcsync.core import layout
+from dcsync.core.model import Job
+from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.errors import MirrorTampered
+from dcsync.mirror import adopt
+from dcsync.ops.context import AccountSettings, SyncContext
+
+#: The folder's name has the first characters of the job's id: more where two ids of the same second begin alike.
+_ID_LENGTHS = (layout.SHORT_ID, 16, 64)
+
+
+async def choose_folder(context: SyncContext, account: AccountSettings, request: KnownRequest, known: KnownJob) -> str:
+    """Return the folder of a job's snapshot: the one fixed at first sight, else a new one that no other job has."""
+    if known.folder is not None:
+        return known.folder
+    for length in _ID_LENGTHS:
+        folder = _place(context, account, request, known.job, length)
+        taken_by = await context.manifest.folder_taken_by(folder)
+        if taken_by == layout.short_id(known.job.id, length):
+            # A rebuild found it there without its sidecar, and knew no more of the id than the folder's name has.
+            return folder
+        if taken_by not in {None, known.job.id}:
+            continue
+        if not await context.disk.run(context.root.has_folder, folder):
+            return folder
+        found = await context.disk.run(adopt.read_snapshot, context.root, folder)
+        if found is not None and found.snapshot.job == known.job.id:
+            return folder
+    message = f"every folder that job {known.job.id} could have is taken by something else"
+    raise MirrorTampered(message, hint="check what is in the request's folder for that day")
+
+
+def _place(context: SyncContext, account: AccountSettings, request: KnownRequest, job: Job, length: int) -> str:
+    return layout.place(
+        context.settings.layout,
+        account=account.name,
+        request_slug=request.slug,
+        project=job.project_id,
+        completed_at=job.completed_at,
+        job=job.id,
+        zone=context.settings.zone,
+        id_length=length,
+    )

@@ -1,0 +1,90 @@
+"""The files of one job as they come together, and what was decided on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from dcsync.core import cost
+from dcsync.core import plan as planning
+from dcsync.core.cost import Method, Price
+from dcsync.core.model import How, Job, ListedFile, Snapshot, StoredFile
+from dcsync.core.plan import Known, Plan, Selection, Skip
+from dcsync.core.sidecar import Decisions
+from dcsync.core.snapshot import FILES, ZIP, Transfer
+from dcsync.errors import StorageError
+from dcsync.mirror.staging import Staging
+
+
+@dataclass(slots=True, kw_only=True)
+class Gathering:
+    """What there is of a job so far. Planning again with it never asks twice for what is staged."""
+
+    job: Job
+    listing: tuple[ListedFile, ...]
+    previous: Snapshot | None
+    staging: Staging
+    #: Whole files in the staging, by name on disk, and why they came.
+    staged: dict[str, StoredFile] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    unlinkable: set[str] = field(default_factory=set)
+    damaged: dict[str, str] = field(default_factory=dict)
+    selection: Selection
+    plan: Plan = field(default_factory=lambda: Plan(actions=()))
+    #: The price of the method that is used, and those of all methods. None while no archive is usable.
+    price: Price | None = None
+    prices: Mapping[Method, Price] = field(default_factory=dict)
+    fetched_bytes: int = 0
+    #: The error that broke the archive off, when the line may be at fault as well as the archive.
+    broken_off: StorageError | None = None
+
+    def planned(self, known: Known) -> Plan:
+        """Plan with what is known by now."""
+        known = replace(
+            known,
+            previous=self.previous,
+            staged=self.staged,
+            unlinkable=frozenset(self.unlinkable),
+            damaged=dict(self.damaged),
+        )
+        return planning.plan(self.listing, known, selection=self.selection)
+
+    def stage(self, stored: Mapping[str, StoredFile], reasons: Mapping[str, str] | None = None) -> None:
+        """Note files that are whole in the staging."""
+        self.staged.update(stored)
+        for name in stored:
+            self.reasons[name] = "staged by an earlier run" if reasons is None else reasons[name]
+
+    def settle_on(self, price: Price, prices: Mapping[Method, Price]) -> None:
+        """Note the method that was chosen, and what it was chosen over."""
+        self.price, self.prices = price, prices
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The files of the snapshot, by name: what the last plan wants, all of it staged by now."""
+        wanted = (action for action in self.plan.actions if not isinstance(action, Skip))
+        return tuple(sorted((self.staged[action.name] for action in wanted), key=lambda stored: stored.name))
+
+    def transfer(self, *, calls: int, seconds: float) -> Transfer:
+        """Return how the files came; calls and time are the caller's to count."""
+        return Transfer(
+            strategy=FILES if self.price is None else ZIP,
+            method=Method.FILES if self.price is None else self.price.method,
+            calls=calls,
+            fetched_bytes=self.fetched_bytes,
+            linked_bytes=sum(stored.size for stored in self.files if stored.how is How.LINKED),
+            seconds=seconds,
+        )
+
+    @property
+    def decisions(self) -> Decisions:
+        """Why the files came as they did."""
+        method = "no archive that could be used"
+        if self.price is not None:
+            method = f"{self.price.method}: the cheapest of {cost.describe(tuple(self.prices.values()))}"
+        return Decisions(
+            method=method,
+            prices=tuple(self.prices.values()),
+            files=self.reasons,
+            skipped=tuple((skip.file.name, skip.reason) for skip in self.plan.skipped),
+        )

@@ -1,0 +1,72 @@
+"""What follows when a snapshot is acknowledged: `latest` moves, and only forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import JobId
+from dcsync.errors import DiskError, MirrorTampered
+from dcsync.mirror.latest import point_latest
+from dcsync.ops.context import AccountSettings, MirrorContext
+
+log = structlog.get_logger(__name__)
+
+#: How often `latest` is checked again while other hosts move it, too.
+_LATEST_TRIES = 5
+
+
+@contextmanager
+def after_acknowledgement(account: AccountSettings, job: JobId) -> Iterator[None]:
+    """Log an error of what follows an acknowledgement: it cannot take the snapshot back. The next start does it."""
+    try:
+        yield
+    except (DiskError, MirrorTampered) as error:
+        log.warning(
+            "a snapshot is published, but latest may not show it yet; the next start sees to it",
+            account=account.name,
+            job=job,
+            code=error.code,
+            error=error.message,
+        )
+
+
+async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, anew: bool = False) -> None:
+    """Let `latest` show the newest snapshot of the job's request.
+
+    A delta request has none, because one extract of it does not show all rows. A request that could not be read has
+    none either: it may be a delta.
+    """
+    requests = await context.manifest.requests(account.name)
+    known = await context.manifest.job(account.name, job)
+    request = None if known is None else requests.get(known.job.request_id)
+    if known is None or request is None or not request.is_described or request.is_delta:
+        return
+    if not context.settings.layout.holds_one_request:
+        return
+    shown: str | None = None
+    for _ in range(_LATEST_TRIES):
+        newest = await context.manifest.newest_snapshot(account.name, request.id)
+        if newest is None or newest == shown or known.state is not JobState.PUBLISHED:
+            return
+        await _point_latest(context, newest, anew=anew)
+        # Another host may have published a newer one, and shown it, before this one moved `latest`: look again.
+        shown = newest
+
+
+async def _point_latest(context: MirrorContext, newest: str, *, anew: bool) -> None:
+    layout = context.settings.layout
+    # The layout says how deep the request's folder is. Its name was fixed at first sight: the snapshot's folder has it.
+    request_folder = "/".join(newest.split("/")[: len(layout.request_segments)])
+    await context.disk.run(
+        point_latest,
+        context.root,
+        request_folder=request_folder,
+        name=layout.latest_name,
+        snapshot=newest,
+        kind=context.settings.latest,
+        anew=anew,
+    )

@@ -1,0 +1,37 @@
+"""The record that the snapshot of a job gets when it is published or adopted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from dcsync.core.model import Job
+from dcsync.core.ports import KnownRequest
+from dcsync.core.snapshot import Record, Transfer
+from dcsync.core.summary import Summary
+from dcsync.manifest import Records
+from dcsync.ops.context import AccountSettings, MirrorContext
+
+
+async def new_record(
+    context: MirrorContext,
+    account: AccountSettings,
+    job: Job,
+    request: KnownRequest,
+    *,
+    folder: str,
+    at: datetime,
+    transfer: Transfer,
+    summary: Summary,
+) -> Record:
+    """Return the record of a snapshot that is published at `at`; the manifest knows when its job was first seen."""
+    origin = await Records(context.manifest).origin(account.name, job.id)
+    first_seen_at, known = (at, request) if origin is None else origin
+    return Record(
+        job=job,
+        request=known,
+        folder=folder,
+        first_seen_at=first_seen_at,
+        published_at=at,
+        transfer=transfer,
+        summary=summary,
+    )

@@ -295,7 +295,6 @@ def test_ci_allows_no_module_to_leave_itself_out(tmp_path: Path) -> None:
 @pytest.mark.needs_root
 @pytest.mark.needs_tool("systemd-nspawn")
 def test_a_system_that_does_not_end_is_ended_and_leaves_nothing(tmp_path: Path) -> None:
-    mounts = Path("/proc/self/mounts").read_text()
     endless = "[Service]\nType=oneshot\nExecStart=touch /out/began\nExecStart=sleep infinity\n"
     files = {"/etc/systemd/system/endless.service": endless}
 
@@ -303,7 +302,7 @@ def test_a_system_that_does_not_end_is_ended_and_leaves_nothing(tmp_path: Path) 
         nspawn.boot(tmp_path, files=files, unit="endless.service", timeout_s=5)
 
     assert (tmp_path / "results/began").exists()
-    assert Path("/proc/self/mounts").read_text() == mounts
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
     assert list((tmp_path / "overlay").iterdir()) == []
     assert [path for path in Path("/sys/fs/cgroup").rglob(f"dcsync-{tmp_path.name}-*") if path.is_dir()] == []
     assert (

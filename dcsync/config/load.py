@@ -26,12 +26,12 @@ from dcsync.errors import ConfigInvalid, ConfigMissing, ConfigMistake
 SYSTEM = Path("/etc/dcsync/config.toml")
 
 
-def find(path: Path | None, *, environ: Mapping[str, str]) -> Path:
+def find(path: Path | None, *, environ: Mapping[str, str], system: Path = SYSTEM) -> Path:
     """Return the file to read: `path`, `$DCSYNC_CONFIG`, the user's, or the system's."""
     named = named_place(path, environ)
     if named is not None:
         return named
-    places = [*places_of_the_user(environ), SYSTEM]
+    places = [*places_of_the_user(environ), system]
     for place in places:
         if _is_there(place):
             return place

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.config import Config, find, load
+from dcsync.config.load import SYSTEM
 from dcsync.errors import ConfigInvalid, ConfigMissing
 
 CANARY = "hunter2-canary"
@@ -139,12 +140,24 @@ def test_without_xdg_it_is_the_dot_config_of_the_home(tmp_path: Path, monkeypatc
     assert find(None, environ={}) == user
 
 
-@pytest.mark.skipif(Path("/etc/dcsync/config.toml").exists(), reason="this machine has a configuration of its own")
-def test_when_there_is_none_the_places_are_named_the_system_s_last(tmp_path: Path) -> None:
-    with pytest.raises(ConfigMissing) as caught:
-        find(None, environ={"XDG_CONFIG_HOME": str(tmp_path)})
+def test_the_system_s_file_is_the_last_choice(tmp_path: Path) -> None:
+    environ, system = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}, make_file(tmp_path / "etc/config.toml")
 
-    assert str(caught.value).endswith(f"found in {tmp_path}/dcsync/config.toml or /etc/dcsync/config.toml")
+    assert find(None, environ=environ, system=system) == system
+
+    user = make_file(tmp_path / "xdg/dcsync/config.toml")
+    assert find(None, environ=environ, system=system) == user
+
+
+def test_without_any_file_the_error_names_the_places_in_order(tmp_path: Path) -> None:
+    with pytest.raises(ConfigMissing) as caught:
+        find(None, environ={"XDG_CONFIG_HOME": str(tmp_path)}, system=tmp_path / "etc/config.toml")
+
+    assert str(caught.value).endswith(f"found in {tmp_path}/dcsync/config.toml or {tmp_path}/etc/config.toml")
+
+
+def test_the_system_s_file_is_in_etc() -> None:
+    assert Path("/etc/dcsync/config.toml") == SYSTEM
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def run_command(ctx: click.Context) -> int:
         if parts.context.peers.host is None:
             return LocalSession(parts)
         # Imported only with several hosts: it needs procrastinate, which is an extra.
-        from dcsync.daemon.shared import SharedSession
+        from dcsync.cluster.session import SharedSession
 
         return SharedSession(parts)
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from dcsync.app.sync import open_dispatcher, open_sync
+from dcsync.cluster.session import SharedSession
 from dcsync.config import Config
 from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
-from dcsync.daemon.shared import SharedSession
 from dcsync.errors import MirrorError
 from dcsync.ops.context import AccountSettings
 from dcsync.sandbox import Fault
-from tests.daemon.test_shared import FAST
+from tests.cluster.test_session import FAST
 from tests.ops.test_shared import config_of
 from tests.rigs.daemon import Heard
 from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables

@@ -199,11 +199,11 @@ async def fleet(
 
 
 async def _serve(config: Path, pace: str) -> int:
+    from dcsync.cluster.queue import Pace
+    from dcsync.cluster.session import SharedSession
     from dcsync.config import load
     from dcsync.daemon.service import Service
-    from dcsync.daemon.shared import SharedSession
     from dcsync.log import configure
-    from dcsync.queue.work import Pace
 
     configure("info", "json", stream=sys.stderr)
     paces = {

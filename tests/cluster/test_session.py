@@ -13,14 +13,14 @@ import pytest
 import sqlalchemy as sa
 
 from dcsync.app.sync import open_dispatcher
+from dcsync.cluster.queue import Ours, Pace
+from dcsync.cluster.session import SharedSession
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.session import SessionParts, Signals
-from dcsync.daemon.shared import SharedSession
 from dcsync.errors import MirrorError
 from dcsync.manifest import Notes
 from dcsync.ops.mirroring.run import mirror_job
-from dcsync.queue.work import Ours, Pace
 from tests.ops.test_shared import config_of
 from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables
 

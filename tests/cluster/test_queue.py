@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 from procrastinate.jobs import Job, Status
 
+from dcsync.cluster.queue import CHORES, Ours, Pace, Queue
 from dcsync.database import Database, parse_database
 from dcsync.errors import DatabaseUnreachable
 from dcsync.manifest import SqlManifest, open_manifest
-from dcsync.queue.work import CHORES, Ours, Pace, Queue
 from tests.rigs.postgres import Postgres
 from tests.rigs.waiting import until
 

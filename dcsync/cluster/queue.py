@@ -21,9 +21,9 @@ from procrastinate.jobs import Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from procrastinate.worker import Worker
 
+from dcsync.cluster.job_manager import FencedJobManager, Forgotten
 from dcsync.database import Database
 from dcsync.errors import DatabaseUnreachable, DcsyncError
-from dcsync.queue.manager import FencedJobManager, Forgotten
 
 log = structlog.get_logger(__name__)
 

@@ -18,6 +18,7 @@ import structlog
 from dcsync.app.hosts import SeveralHosts
 from dcsync.app.mirror import shared_database
 from dcsync.app.sync import account_token_alert, stored_token
+from dcsync.cluster.queue import Ours, Pace, Queue
 from dcsync.core.freshness import next_poll
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.wire import parse_time
@@ -28,7 +29,6 @@ from dcsync.manifest import Notes, Ticket
 from dcsync.manifest.hosts import Hosts
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
-from dcsync.queue.work import Ours, Pace, Queue
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""The work of several hosts on one mirror, through a PostgreSQL database and procrastinate."""

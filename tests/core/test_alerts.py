@@ -229,9 +229,9 @@ TABLE = """
     L-GONE      critical request autodesk  3 alert
     L-EXPIRING  critical job     here      3 alert
     L-LOST      warning  job     here      0 alert
-    L-ROWS      warning  request autodesk  3 alert
-    L-COLUMNS   warning  request autodesk  3 alert
-    L-TABLE     warning  request autodesk  3 alert
+    L-ROWS      warning  request autodesk  0 alert
+    L-COLUMNS   warning  request autodesk  0 alert
+    L-TABLE     warning  request autodesk  0 alert
     T-DEADLINE  warning  account here      0 alert
     V-DAMAGED   critical account here      3 alert
     H-FAILED    warning  hook    here      3 alert

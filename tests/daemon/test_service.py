@@ -255,8 +255,13 @@ async def test_each_night_a_part_is_verified_and_what_is_too_old_is_pruned(tmp_p
         assert len(rig.mirror.snapshots()) == 2
         rig.mirror.assert_identical(jobs[1])
         told = events(tmp_path)
-        assert "V-DAMAGED" in {event["code"] for event in told}
-        assert "admin_table_001.csv" in str([event["message"] for event in told])
+        # No new extract comes: Autodesk is late, with a reminder after a day. The second night reads the damaged part.
+        assert [(event["event"], event["code"]) for event in told] == [
+            ("alert", "L-LATE"),
+            ("alert", "L-LATE"),
+            ("alert", "V-DAMAGED"),
+        ]
+        assert "admin_table_001.csv" in str(told[2]["message"])
 
 
 async def test_a_mirror_that_goes_away_is_waited_for(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Time as a port: the wall for dates, the monotonic clock for waiting. Tests put a virtual one in its place."""
+"""Time as a port: the wall clock for dates, the monotonic clock for waiting. Tests use a virtual clock instead."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the rest of dcsync knows of time."""
+    """The only source of time in dcsync."""
 
     def now(self) -> datetime:
-        """Return the wall clock's time, aware, in UTC. It may jump."""
+        """Return the wall-clock time as an aware datetime in UTC. It may jump."""
 
     def monotonic(self) -> float:
-        """Return seconds since boot, running on through suspend; never goes back, the same for all processes."""
+        """Return the seconds since boot, including suspended time. Never decreases. The same for all processes."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait `seconds` (not negative). Cancelling is safe."""
 
 
 class SystemClock:
-    """The clock of the machine."""
+    """The machine's clock."""
 
     def now(self) -> datetime:
-        """Return the wall clock's time in UTC."""
+        """Return the wall-clock time in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return CLOCK_BOOTTIME: it counts the sleep of a suspended machine, as CLOCK_MONOTONIC does not."""
+        """Return CLOCK_BOOTTIME, which includes the time of suspension. CLOCK_MONOTONIC does not."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:

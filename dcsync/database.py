@@ -1,6 +1,6 @@
 """The PostgreSQL database that several hosts share: its address, its connections, its errors.
 
-What needs the extra `cluster` is imported when a database is named in the configuration, and not before.
+Packages of the extra `cluster` are imported only when the configuration names a database.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import psycopg
 
 SCHEMES = ("postgresql://", "postgres://")
-#: Of connections that nobody answers for: the network is cut, the machine of the server is gone.
+#: Detect dead connections after a network cut or the loss of the database's machine.
 _NETWORK: Mapping[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -31,11 +31,11 @@ _NETWORK: Mapping[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-#: A host that is frozen within a transaction holds up the others no longer than this; its transaction is undone.
+#: A host that is frozen within a transaction blocks the others for at most this time. Then it is rolled back.
 IDLE_IN_TRANSACTION_S = 20
-#: How long a writer waits for another one.
+#: How long a writer waits for another writer's lock.
 _LOCK_TIMEOUT_S = 60
-#: What a connection's commit must at least be: on the server's disk. `remote_apply` and the like are more, and stay.
+#: A commit must at least be on PostgreSQL's own disk. Stronger settings such as `remote_apply` stay.
 _SETTINGS = """
 SELECT set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
     THEN 'on' ELSE current_setting('synchronous_commit') END, false),
@@ -47,19 +47,19 @@ SELECT set_config('synchronous_commit', CASE WHEN current_setting('synchronous_c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """A database by its address. `repr` and messages show no password."""
+    """A database address. `repr` and messages do not show the password."""
 
     conninfo: str = field(repr=False)
-    #: What may be shown.
+    #: The database and its host, without secrets.
     name: str
 
     @property
     def shown(self) -> str:
-        """Return what messages call it."""
+        """Return the database's name for messages."""
         return f"the database {self.name}"
 
     def engine(self, *, label: str = "") -> AsyncEngine:
-        """Return an engine for the event loop; the caller disposes of it. Nothing is connected yet."""
+        """Return an engine for the event loop. The caller disposes of it. It is not connected yet."""
         import psycopg
 
         async def connect() -> psycopg.AsyncConnection[Any]:
@@ -74,9 +74,9 @@ class Database:
     def blocking_engine(
         self, *, label: str = "", idle_s: int = IDLE_IN_TRANSACTION_S, lock_s: int = _LOCK_TIMEOUT_S
     ) -> sa.Engine:
-        """Return an engine for threads; the caller disposes of it.
+        """Return an engine for threads. The caller disposes of it.
 
-        A transaction in which nothing happens for `idle_s` is undone by the server; a lock is waited for `lock_s`.
+        PostgreSQL rolls back a transaction that is idle for `idle_s`. A statement waits for a lock for `lock_s`.
         """
         import psycopg
 
@@ -90,7 +90,7 @@ class Database:
         return engine
 
     def conninfo_of(self, label: str) -> str:
-        """Return what libpq connects by. It holds the password, if the address does."""
+        """Return libpq's connection string. It contains the password if the address does."""
         from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
         given = conninfo_to_dict(self.conninfo)
@@ -99,17 +99,17 @@ class Database:
         return make_conninfo(**known)
 
     def errors(self) -> database_errors:
-        """Return a context that turns the database's exceptions into ours."""
+        """Return a context manager that translates the database's exceptions into dcsync's errors."""
         return database_errors(self.shown)
 
 
 def parse_database(address: str) -> Database:
-    """Return the database of an address `postgresql://[user@]host[:port]/name[?…]`.
+    """Return the database at an address `postgresql://[user@]host[:port]/name[?…]`.
 
-    Raises `ConfigError` when it is none, or when the extra `cluster` is not installed.
+    Raises `ConfigError` if the address is not valid or the extra `cluster` is not installed.
     """
     try:
-        # The extra is one whole; half of it would only show when the work begins.
+        # Check the whole extra here. A missing part would otherwise only show when the work begins.
         if find_spec("procrastinate") is None:
             raise ImportError
         import psycopg
@@ -118,13 +118,13 @@ def parse_database(address: str) -> Database:
         message = "a PostgreSQL manifest needs the extra cluster, which is not installed"
         raise ConfigError(message, hint="pip install 'dcsync[cluster]'") from None
     if not address.startswith(SCHEMES):
-        # Not shown: it may be a password.
-        message = "state.manifest does not hold an address such as postgresql://user@host/database"
+        # The value is not shown, because it may be a password.
+        message = "state.manifest is not a valid address such as postgresql://user@host/database"
         raise ConfigError(message)
     try:
         parts = conninfo_to_dict(address)
     except psycopg.ProgrammingError:
-        message = "the address in state.manifest cannot be read"
+        message = "the address in state.manifest cannot be parsed"
         raise ConfigError(message, hint="write postgresql://user@host:5432/database") from None
     host = str(parts.get("host") or parts.get("hostaddr") or "this machine")
     name = f"{parts.get('dbname') or parts.get('user') or 'dcsync'} at {host}"
@@ -133,7 +133,7 @@ def parse_database(address: str) -> Database:
 
 
 class database_errors:  # noqa: N801 - reads as a context, like contextlib.suppress
-    """Turns the exceptions of driver, pool and SQLAlchemy into ours, once, at the edge; their text holds no rows."""
+    """Translates the exceptions of driver, pool and SQLAlchemy into dcsync's errors. Their texts contain no rows."""
 
     def __init__(self, shown: str) -> None:
         self._shown = shown
@@ -157,21 +157,21 @@ class database_errors:  # noqa: N801 - reads as a context, like contextlib.suppr
         import psycopg
 
         state = cause.sqlstate or ""
-        # The server's own words about what it was asked, or libpq's about the way to it: the first line. Not the
-        # detail, which quotes rows.
+        # The first line is PostgreSQL's own message, or libpq's message about the connection. The detail is left out,
+        # because it quotes rows.
         lines = (cause.diag.message_primary or str(cause)).strip().splitlines()
-        # libpq asks back in lines that begin with a tab.
-        words = [line for line in lines if not line.startswith("\t")]
-        said = words[-1] if words and not state else (words[0] if words else type(cause).__name__)
-        if state.startswith(("28", "42501")) or "authentication failed" in said:
-            return DatabaseRefused(f"{self._shown} does not let us in: {said}")
+        # libpq puts its questions to the operator in lines that begin with a tab.
+        statements = [line for line in lines if not line.startswith("\t")]
+        reason = type(cause).__name__ if not statements else statements[0 if state else -1]
+        if state.startswith(("28", "42501")) or "authentication failed" in reason:
+            return DatabaseRefused(f"{self._shown} refuses dcsync: {reason}")
         if state in {"55P03", "40P01", "53300"}:
-            return DatabaseBusy(f"{self._shown} cannot be used: {said}")
-        # 08: connection, 57: ended by the operator or a restart, 25P03: our transaction was ended for being idle.
+            return DatabaseBusy(f"{self._shown} cannot be used: {reason}")
+        # 08: connection. 57: ended by the operator or a restart. 25P03: our transaction was idle for too long.
         gone = state.startswith(("08", "57")) or state == "25P03"
         if gone or (not state and isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)):
-            return DatabaseUnreachable(f"{self._shown} does not answer: {said}")
-        return ManifestError(f"{self._shown} cannot be used: {said}", hint="look into PostgreSQL's log")
+            return DatabaseUnreachable(f"{self._shown} does not answer: {reason}")
+        return ManifestError(f"{self._shown} cannot be used: {reason}", hint="check PostgreSQL's log")
 
 
 def _prepare(engine: sa.Engine, *, idle_s: int = IDLE_IN_TRANSACTION_S, lock_s: int = _LOCK_TIMEOUT_S) -> None:
@@ -192,7 +192,7 @@ def _dumper() -> type[Any]:
     from psycopg.types.string import StrDumper
 
     class _WithoutNul(StrDumper):
-        """PostgreSQL's text has no NUL; what a server sent with one is kept with the sign for what cannot be shown."""
+        """Replaces NUL by U+FFFD, because PostgreSQL's text cannot contain NUL."""
 
         def dump(self, obj: str) -> Any:  # noqa: ANN401 - its signature
             return super().dump(obj.replace("\0", "\ufffd"))

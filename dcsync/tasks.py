@@ -1,4 +1,4 @@
-"""How work is run: disk work in threads of its own, and what must not be half done, to its end."""
+"""Ways to run work: disk threads, uninterruptible work, work in the background, and bounded concurrency."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dcsync.errors import DcsyncError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: fsyncs of many small files go in parallel: 300 over a 10 ms link took 0.97 s from 16 threads, 2.24 s from one.
+#: Many small files are fsynced in parallel: 300 fsyncs over a 10 ms link took 0.97 s in 16 threads and 2.24 s in one.
 DISK_THREADS = 16
 
 
@@ -78,7 +78,7 @@ class DiskFile:
 
 
 class DiskThreads:
-    """The threads for disk work, apart from the loop's own pool, where name resolution waits."""
+    """The threads for disk work. They are separate from the loop's own pool, which name resolution uses."""
 
     def __init__(self, threads: int = DISK_THREADS) -> None:
         self._pool = _TimedThreads(max_workers=threads, thread_name_prefix="dcsync-disk")
@@ -89,19 +89,19 @@ class DiskThreads:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Work that has begun is waited for: a thread cannot be stopped, and its file must be closed before the lock is.
+        # Wait for started work: a thread cannot be stopped, and it must close its file before the lock is released.
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking `function` in a thread and return its result.
 
-        Cancelling waits until the function has returned, so that nothing is still writing to a file that its owner has
-        given up; the result is then dropped.
+        Cancelling waits until the function has returned and drops its result. No thread therefore still writes to a
+        file after its owner has been cancelled.
         """
         return await self.wait(self.start(function, *args, **kwargs))
 
     def start(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Begin blocking `function` in a thread. The caller owns the future and must `wait` for it."""
+        """Start blocking `function` in a thread. The caller owns the future and must `wait` for it."""
         call = functools.partial(function, *args, **kwargs)
         return asyncio.get_running_loop().run_in_executor(self._pool, call)
 
@@ -126,22 +126,22 @@ class DiskThreads:
                 await file.close()
 
     def oldest_s(self) -> float | None:
-        """Return for how many seconds the longest call under way has been running; None without one.
+        """Return the age of the oldest running call in seconds, or None without a running call.
 
-        A disk that hangs shows here: its call does not return, and nothing can make it.
+        A hung disk shows here, because its call does not return and cannot be interrupted.
         """
         began = min(list(self._pool.running.values()), default=None)
         return None if began is None else time.monotonic() - began
 
     async def wait(self, future: asyncio.Future[T]) -> T:
-        """Return what was started; cancelling waits for its end first."""
+        """Return the result of a started call. Cancelling waits for its end first."""
         return await _to_the_end(future)
 
 
 async def finish(work: Coroutine[None, None, T]) -> T:
-    """Run `work` to its end even when the caller is cancelled meanwhile; the cancellation is delivered after it.
+    """Run `work` to its end even if the caller is cancelled. The cancellation is delivered afterwards.
 
-    For what must not be half done: a rename and its row, a new refresh token and its file.
+    Used for steps that must not be half done: a rename and its row, a new refresh token and its file.
     """
     async with asyncio.TaskGroup() as group:
         outcome = await _to_the_end(group.create_task(_capture(work)))
@@ -156,7 +156,7 @@ class _Failure:
 
 
 async def _capture(work: Coroutine[None, None, T]) -> T | _Failure:
-    """Return what `work` returns or raises. A group would answer an exception by cancelling the task that waits."""
+    """Return the result or the exception of `work`. A raised exception would make the group cancel its parent task."""
     try:
         return await work
     except Exception as error:  # noqa: BLE001 - raised by the caller
@@ -164,11 +164,11 @@ async def _capture(work: Coroutine[None, None, T]) -> T | _Failure:
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
-    """Run `work` while the block runs, and cancel it at the block's end.
+async def running(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
+    """Run `work` while the block runs, and cancel it at the end of the block.
 
-    The block's exception is raised as it is, not in a group. When `work` fails, the block is cancelled and the error of
-    `work` is raised.
+    An exception of the block is raised as it is, not in a group. If `work` fails, the block is cancelled and the error
+    of `work` is raised.
     """
     failure: Exception | None = None
     try:
@@ -176,7 +176,7 @@ async def beside(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
             task = group.create_task(work)
             try:
                 yield
-            except Exception as error:  # noqa: BLE001 - raised below, outside of the group
+            except Exception as error:  # noqa: BLE001 - raised below, outside the group
                 failure = error
             finally:
                 task.cancel()
@@ -198,16 +198,16 @@ async def _to_the_end(future: asyncio.Future[T]) -> T:
         except BaseException:  # noqa: BLE001 - the future holds it; it is raised below
             break
     if cancelled is not None:
-        # Read the outcome, else the loop reports an exception that nobody fetched.
+        # Reading the outcome keeps the loop from reporting an exception that was never retrieved.
         future.exception()
         raise cancelled
     return future.result()
 
 
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, at_once: int) -> None:
-    """Do `work` for every item, `at_once` at a time, in their order. The first error cancels the rest and is raised.
+    """Run `work` for every item in order, `at_once` items at a time. The first error cancels the rest and is raised.
 
-    A bug goes before an error of ours, so that it is not hidden behind one.
+    A bug takes precedence over a `DcsyncError`, so that no error hides a bug.
     """
     remaining = iter(items)
 
@@ -224,7 +224,7 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, at_o
 
 
 def primary_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the exception of a group that says most: a bug, else the first that is ours."""
+    """Return the most informative exception of a group: a bug if there is one, else the first `DcsyncError`."""
     leaves = list(_leaves(group))
     return next((error for error in leaves if not isinstance(error, DcsyncError)), leaves[0])
 

@@ -15,7 +15,7 @@ import pytest
 
 from dcsync.clock import SystemClock
 from dcsync.errors import DiskFull, RateLimited
-from dcsync.tasks import DISK_THREADS, DiskThreads, beside, each, finish, primary_error
+from dcsync.tasks import DISK_THREADS, DiskThreads, each, finish, primary_error, running
 from tests.fakes import FakeClock
 
 
@@ -294,7 +294,7 @@ class Endless:
 async def test_work_beside_a_block_runs_as_long_as_the_block() -> None:
     work = Endless()
 
-    async with beside(work()):
+    async with running(work()):
         await turns()
         assert work.said == ["began"]
 
@@ -305,7 +305,7 @@ async def test_the_error_of_a_block_is_raised_as_it_is() -> None:
     work, error = Endless(), DiskFull("no room")
 
     async def block() -> None:
-        async with beside(work()):
+        async with running(work()):
             await turns()
             raise error from OSError("the cause")
 
@@ -323,7 +323,7 @@ async def test_work_that_fails_ends_its_block() -> None:
         raise DiskFull("no room")
 
     with pytest.raises(DiskFull):
-        async with beside(work()):
+        async with running(work()):
             await asyncio.Event().wait()
 
     task = asyncio.current_task()
@@ -335,7 +335,7 @@ async def test_cancelling_a_block_cancels_what_runs_beside_it() -> None:
     work = Endless()
 
     async def owner() -> None:
-        async with beside(work()):
+        async with running(work()):
             await asyncio.Event().wait()
 
     async with asyncio.TaskGroup() as group:

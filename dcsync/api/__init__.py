@@ -1,1 +1,1 @@
-"""HTTP: the Data Connector API under its quota, and the file store behind signed URLs."""
+"""HTTP: the Data Connector API within its rate limit, and the object storage behind signed URLs."""

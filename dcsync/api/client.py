@@ -1,4 +1,4 @@
-"""The Data Connector's endpoints, typed; paging that misses nothing."""
+"""The Data Connector's endpoints with typed results, and paging that misses no entry."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T", Job, DataRequest)
 T2 = TypeVar("T2")
 
-#: What is asked for; the maximum is not documented, and a server that gives less is believed by what it sends.
+#: The page size that dcsync requests. The maximum is not documented, so smaller pages are accepted as they come.
 PAGE_SIZE = 100
-#: A list that goes on for longer has lost its way: 24 jobs a day for 30 days are 720.
+#: Paging stops here: a list with more pages never ends. 24 jobs a day for 30 days are only 720 entries.
 MAX_PAGES = 1000
-#: How often a list that shifts under the reader is read anew before what was seen is taken.
+#: How often a list that changes while it is read is read again from the top. After that the seen entries are used.
 MAX_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListOptions:
-    """The lists' own options, as the API documents them. `limit` counts what is returned in all."""
+    """The documented options of a list call. `limit` is the total number of entries, not the page size."""
 
     sort: str = "desc"
     limit: int | None = None
@@ -41,7 +41,7 @@ class ListOptions:
     project_id: str | None = None
 
     def params(self) -> dict[str, str]:
-        """Return the query of the options that do not page."""
+        """Return the query parameters of all options except `limit` and `offset`."""
         params = {"sort": self.sort}
         if self.sort_fields:
             params["sortFields"] = ",".join(self.sort_fields)
@@ -52,32 +52,32 @@ class ListOptions:
 
 
 class DataConnector:
-    """The API of one client id. Each method is one call, lists one call a page; a retry is another call."""
+    """The API of one client ID. Each method makes one call, lists one call per page. Each retry is one more call."""
 
     def __init__(self, transport: ApiTransport) -> None:
-        #: Calls made through this object, whether they were answered or not.
+        #: Calls made through this object, including those that failed.
         self.calls = 0
         self._transport = transport
 
     def with_own_count(self) -> DataConnector:
-        """Return the same API with a count of its own, from zero. All else is shared: quota, tokens, and pauses.
+        """Return the same API with its own call count, which starts at zero. Rate limit, tokens and pauses are shared.
 
-        Accounts run side by side, so each one counts apart.
+        Accounts run concurrently, so each account counts its own calls.
         """
         return DataConnector(self._transport)
 
     @property
     def tokens(self) -> TokenSource:
-        """Where its access tokens come from."""
+        """The source of access tokens."""
         return self._transport.tokens
 
     @property
     def skew_s(self) -> float | None:
-        """How far this machine's clock is ahead of the last answer's Date, to the second; None before an answer."""
+        """Whole seconds by which this machine's clock is ahead of the last response's Date. None before a response."""
         return self._transport.skew_s
 
     async def hubs(self) -> tuple[Hub, ...]:
-        """Return the accounts that the user sees."""
+        """Return the hubs that the user can see."""
         path = "/project/v1/hubs"
         return _parsed(path, wire.parse_hubs, await self._get(path))
 
@@ -87,23 +87,23 @@ class DataConnector:
         return _parsed(path, wire.parse_request, await self._get(path))
 
     async def requests(self, account: AccountId, options: ListOptions | None = None) -> list[DataRequest]:
-        """Return data requests, each once, in the server's order."""
+        """Return data requests without duplicates, in the API's order."""
         return await self._all(f"{_root(account)}/requests", wire.parse_request, options or ListOptions())
 
     async def jobs(
         self, account: AccountId, options: ListOptions | None = None, *, request: RequestId | None = None
     ) -> list[Job]:
-        """Return jobs, of one request or of all, each once, in the server's order."""
+        """Return the jobs of one data request or of all, without duplicates, in the API's order."""
         return await self._all(_jobs_path(account, request), wire.parse_job, options or ListOptions())
 
     def job_pages(
         self, account: AccountId, options: ListOptions, *, request: RequestId | None = None
     ) -> AsyncIterator[list[Job]]:
-        """Yield jobs page by page, each job once; the caller stops when it has seen enough."""
+        """Yield jobs page by page, without duplicates. The caller may stop at any page."""
         return self._pages(_jobs_path(account, request), wire.parse_job, options)
 
     async def listing(self, account: AccountId, job: JobId) -> tuple[ListedFile, ...]:
-        """Return a job's data listing. `NotFound` when there is none; `BadListing` when it cannot be mirrored."""
+        """Return a job's data listing. Raises `NotFound` if the job has no listing, `BadListing` if it is malformed."""
         path = f"{_root(account)}/jobs/{_segment(job)}/data-listing"
         value = await self._get(path)
         try:
@@ -112,7 +112,7 @@ class DataConnector:
             raise BadListing(str(error)) from None
 
     async def sign(self, account: AccountId, job: JobId, name: str) -> SignedFile:
-        """Return a fresh signed URL for one file: good for 60 s to start the download."""
+        """Return a new signed URL for one file. The download must start within 60 s."""
         path = f"{_root(account)}/jobs/{_segment(job)}/data/{_segment(name)}"
         return _parsed(path, lambda value: wire.parse_signed(value, name), await self._get(path))
 
@@ -131,13 +131,14 @@ class DataConnector:
         return found
 
     async def _pages(self, path: str, parse: Callable[[Json], T], options: ListOptions) -> AsyncIterator[list[T]]:
-        """Walk a list with one entry of overlap.
+        """Read a list page by page, with one entry of overlap between pages (docs/faults.md A13).
 
-        Newest first, a job that appears while paging pushes the others to later pages: they come twice and are known by
-        their id. One that disappears pulls them to earlier pages, where they would be missed: then the overlapping
-        entry is not the one expected, and the list is read from the top again (FAULTS A13). Which page is the last is
-        told by an empty one, by the same one three times (a server that ignores `offset`, FAULTS A17), or by a short
-        one that the total does not contradict.
+        Lists are sorted newest first. A job that appears while paging moves the other jobs to later pages. They are
+        returned twice and recognised by their ID. A job that disappears moves the others to earlier pages, where they
+        would be missed. The overlapping entry then differs from the expected one, and the list is read from the top.
+
+        The list ends with an empty page, with the same page three times (an API that ignores `offset`,
+        docs/faults.md A17), or with a short page that the total does not contradict.
         """
         seen: set[str] = set()
         offset, restarts, last_id = options.offset, 0, None
@@ -151,8 +152,8 @@ class DataConnector:
             )
             entries, problems = wire.parse_each(page.results, parse)
             for problem in problems:
-                log.warning("an entry of a list cannot be used", path=path, problem=printable(problem, 200))
-            # The overlap is one entry: an empty page means that the list shrank by more than one page.
+                log.warning("skipped a malformed list entry", path=path, problem=printable(problem, 200))
+            # The overlap is one entry, so an empty page means that the list became more than one page shorter.
             shifted = not page.results or (bool(entries) and entries[0].id not in seen)
             if last_id is not None and shifted and restarts < MAX_RESTARTS:
                 offset, restarts, last_id = options.offset, restarts + 1, None
@@ -161,8 +162,8 @@ class DataConnector:
             seen.update(entry.id for entry in new)
             if new:
                 yield new
-            # Nothing new is not the end: a list that is begun anew repeats itself first, and jobs that appear push what
-            # was seen to later pages. The same page three times is.
+            # A page without new entries is not yet the end: a list that is read again starts with known entries, and
+            # new jobs move known entries to later pages. The same page three times is the end.
             ids = [entry.id for entry in entries]
             repeats, before = (repeats + 1 if ids == before else 0), ids
             at_end = not page.results or _is_last(page, offset, want) or (not new and len(page.results) == 1)
@@ -170,14 +171,14 @@ class DataConnector:
                 return
             last_id = ids[-1] if ids else last_id
             offset += max(1, len(page.results) - 1)
-        log.warning("a list has no end", path=path, pages=MAX_PAGES)
+        log.warning("list does not end", path=path, pages=MAX_PAGES)
 
 
 def _is_last(page: wire.Page, offset: int, wanted: int) -> bool:
-    """A page shorter than the limit in force is the last, unless the total says that more follow.
+    """Return whether a page is shorter than the limit in force and the total does not announce more entries.
 
-    A server may clamp the limit without a word; then the total is what tells, and `totalResults` is ambiguous: one that
-    counts the page only is equal to its length on every page and says nothing.
+    The API may lower the limit without saying so, and then only the total helps. `totalResults` is ambiguous: where it
+    counts only the page, it equals the page's length on every page and means nothing.
     """
     got = len(page.results)
     if got >= min(wanted, page.limit or wanted):
@@ -191,7 +192,7 @@ def _parsed(path: str, parse: Callable[[Json], T2], value: Json) -> T2:
     try:
         return parse(value)
     except wire.WireError as error:
-        message = f"GET {path} brought something else than documented: {error}"
+        message = f"GET {path} returned an undocumented response: {error}"
         raise BadAnswer(message, status=200) from None
 
 

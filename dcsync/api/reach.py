@@ -1,4 +1,4 @@
-"""Whether the API's host can be reached at all: its name, a connection, TLS. No call is made, so none is counted."""
+"""A check that the API's host can be reached: name resolution, connection, TLS. It makes no API call."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 from dcsync.errors import ApiUnreachable
 
-#: Long for a network that works, short for a person who waits.
+#: Generous for a working network, and short enough for an operator who waits for `dcsync doctor`.
 _PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """A connection that came about; `tls` is its protocol, None without TLS."""
+    """A successful connection. `tls` is the protocol version, None without TLS."""
 
     address: str
     port: int
@@ -25,9 +25,9 @@ class Reached:
 
 
 async def reach(base_url: str, *, context: ssl.SSLContext | None = None) -> Reached:
-    """Connect to the host of an address and hang up. Raises `ApiUnreachable`, saying which step failed.
+    """Connect to the host of a URL and disconnect. Raises `ApiUnreachable` with the step that failed.
 
-    `context` is how certificates are judged, by default as aiohttp does for the API.
+    `context` decides how certificates are verified. The default is the one that aiohttp uses for the API.
     """
     parts = urlsplit(base_url)
     host, secure = parts.hostname or "", parts.scheme == "https"
@@ -44,7 +44,7 @@ async def reach(base_url: str, *, context: ssl.SSLContext | None = None) -> Reac
         message = f"TLS with {host} failed ({error.verify_message})"
         raise ApiUnreachable(
             message,
-            hint="the certificate is not accepted: a proxy that opens TLS in between, a wrong clock, or old CA "
+            hint="the certificate is not trusted. Check for a proxy that inspects TLS, a wrong clock, or outdated CA "
             "certificates on this machine",
         ) from None
     except ssl.SSLError as error:
@@ -54,7 +54,7 @@ async def reach(base_url: str, *, context: ssl.SSLContext | None = None) -> Reac
         message = f"{step} within {_PATIENCE_S:.0f} s"
         raise ApiUnreachable(message) from None
     except (OSError, ValueError) as error:
-        # What cannot be a name at all is a ValueError.
+        # getaddrinfo raises a ValueError for text that cannot be a host name.
         raise ApiUnreachable(f"{step} ({_reason(error)})") from None
     address = writer.get_extra_info("peername")[0]
     protocol = writer.get_extra_info("ssl_object")
@@ -64,8 +64,8 @@ async def reach(base_url: str, *, context: ssl.SSLContext | None = None) -> Reac
 
 def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, ValueError):
-        return "it is no host's name"
+        return "not a valid host name"
     if isinstance(error, socket.gaierror):
         return str(error.strerror)
-    # asyncio puts the address in the place of the system's words; of several attempts it makes one text.
+    # asyncio replaces the system's message by the address, and joins several attempts into one text without an errno.
     return str(error) if error.errno is None else os.strerror(error.errno)

@@ -1,6 +1,6 @@
-"""The calls of the last minute, shared by all hosts on one database: a row for the client id, locked while it is read.
+"""The calls of the last minute, shared by all hosts on one database: one row per client ID, locked while it is read.
 
-Times are of the database's clock, in microseconds: the hosts' own may differ.
+Times are the database's, in microseconds, because the clocks of the hosts may differ.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dcsync.database import Database
 _US = 1_000_000
 _MAKE = sa.text("INSERT INTO quota (client, paused_until, calls) VALUES (:client, 0, '[]') ON CONFLICT DO NOTHING")
 _LOCK = sa.text("SELECT paused_until, calls FROM quota WHERE client = :client FOR UPDATE")
-_LOOK = sa.text("SELECT paused_until, calls FROM quota WHERE client = :client")
+_READ = sa.text("SELECT paused_until, calls FROM quota WHERE client = :client")
 _WRITE = sa.text("UPDATE quota SET paused_until = :paused_until, calls = :calls WHERE client = :client")
-#: After the lock is held: a statement's own time is that of its beginning.
+#: Read after the lock is held. `clock_timestamp()` is the current time, `now()` would be the transaction's start.
 _NOW = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
 
 
 class DatabaseWindow:
-    """Meets the port `CallWindow`. With `own_clock` times are the caller's: for one host, and for tests."""
+    """Implements `CallWindow`. With `own_clock` it uses the caller's times, for a single host and for tests."""
 
     def __init__(self, engine: AsyncEngine, database: Database, client: str, *, own_clock: bool = False) -> None:
         self._engine = engine
@@ -34,7 +34,7 @@ class DatabaseWindow:
         self._own_clock = own_clock
 
     async def reserve(self, *, limit: int, now: float) -> float:
-        """Record a call and return 0.0, or return the seconds to wait. `now` is left to the database."""
+        """Record a call and return 0.0, or return the seconds to wait. The database's time replaces `now`."""
         async with self._locked(now) as window:
             wait = wait_before_next(window.calls, limit=limit, now=window.now, paused_until=window.paused_until)
             if wait <= 0:
@@ -42,7 +42,7 @@ class DatabaseWindow:
             return wait
 
     async def pause(self, *, until: float, now: float) -> None:
-        """Let no call begin on any host for the time from `now` to `until`."""
+        """Block new calls on all hosts for the time between `now` and `until`."""
         async with self._locked(now) as window:
             window.paused_until = max(window.paused_until, window.now + (until - now))
 
@@ -50,7 +50,7 @@ class DatabaseWindow:
         """Return the number of calls of all hosts in the last minute."""
         with self._database.errors():
             async with self._engine.connect() as connection:
-                window = await self._read(connection, _LOOK, now)
+                window = await self._read(connection, _READ, now)
                 return 0 if window is None else len(within_window(window.calls, window.now))
 
     @asynccontextmanager
@@ -72,15 +72,15 @@ class DatabaseWindow:
         if row is None:
             return None
         here = now if self._own_clock else (await connection.scalar(_NOW) or 0) / _US
-        # A call ahead of now was written under a clock that was set back since: it counts as made now. A pause longer
-        # than there is any is of such a clock, too.
+        # A call in the future was recorded before the clock was set back, and counts as made now. A pause longer than
+        # any real pause has the same cause and is ignored.
         calls = [min(call / _US, here) for call in json.loads(row.calls)]
         paused_until = row.paused_until / _US
         return _Window(here, calls, paused_until if paused_until - here <= 2 * MAX_PAUSE_S else 0.0)
 
 
 class _Window:
-    """What the row says, in seconds."""
+    """The content of the row, in seconds."""
 
     def __init__(self, now: float, calls: list[float], paused_until: float) -> None:
         self.now = now

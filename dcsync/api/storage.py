@@ -1,7 +1,7 @@
-"""The file store: GETs of signed URLs, byte for byte, on a session that cannot hold a bearer token.
+"""Object storage: GETs of signed URLs, byte for byte, on a session that cannot hold a bearer token.
 
-No redirect is followed, no body decoded, no header sent but ours; the connection goes only to addresses that the policy
-allows, and to the very address that was checked. No URL leaves this module in an error.
+The session follows no redirects, decodes no bodies and sends only our headers. It connects only to addresses that the
+policy allows, and to exactly the address that was checked. No URL leaves this module in an error.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from dcsync.core.model import SignedFile
 from dcsync.core.urls import StoragePolicy, check_signed_url
 from dcsync.errors import StorageUnreachable, UnsafeUrl
 
-#: A running transfer may take as long as it needs (API §4); what it may not is fall silent.
+#: A running transfer may take as long as it needs (docs/api.md §4), but a silence of 60 s ends it.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30, sock_connect=30, sock_read=60)
-#: Read ahead per connection: enough to keep a fast line busy while a piece is written, small times 16 in flight.
+#: Read-ahead per connection: enough to keep a fast network busy while a piece is written, and little memory when 16
+#: connections are open.
 _READ_AHEAD = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of the file store; `pieces` gives the body as it comes and raises `StorageUnreachable` if it breaks."""
+    """A storage response. `pieces` yields the body as it arrives and raises `StorageUnreachable` if it breaks off."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,26 +38,26 @@ class Answer:
 
 
 class Storage:
-    """Downloads from wherever signed URLs point, within the policy."""
+    """Downloads from the hosts that signed URLs name, within the policy."""
 
     def __init__(self, session: aiohttp.ClientSession, policy: StoragePolicy) -> None:
-        # A default header would go to a host that is not ours: a strict store answers 400, a lax one logs the token.
+        # A default header would reach a foreign host: strict storage answers with 400, lax storage logs the token.
         assert "Authorization" not in session.headers  # noqa: S101 - a bug here leaks a secret
         self._session = session
         self._policy = policy
 
     @asynccontextmanager
     async def get(self, signed: SignedFile, headers: Mapping[str, str]) -> AsyncIterator[Answer]:
-        """Start a download. Raises `UnsafeUrl` or `StorageUnreachable`; any status is an answer."""
+        """Start a download. Raises `UnsafeUrl` or `StorageUnreachable`, and returns a response of any status."""
         check_signed_url(signed.url, self._policy)
-        # Only the request itself is guarded: an error of the caller's, while it has the answer, is not the store's.
-        async with await self._ask(signed.url, headers) as response:
+        # Only the request itself is guarded: an error that the caller raises inside the block is not a storage error.
+        async with await self._send(signed.url, headers) as response:
             lowered = {key.lower(): value for key, value in response.headers.items()}
             yield Answer(response.status, lowered, _pieces(response))
 
-    async def _ask(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _send(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         try:
-            # encoded=True: yarl would turn %2F into / and the signature would not fit any more.
+            # encoded=True, because yarl would turn %2F into / and break the signature.
             return await self._session.get(
                 URL(url, encoded=True),
                 headers=headers,
@@ -67,13 +68,13 @@ class Storage:
         except EXCHANGE_ERRORS as error:
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.__cause__, _ForbiddenAddress):
                 raise UnsafeUrl(str(error.__cause__)) from None
-            message = f"the file store: {describe_failure(error)}"
+            message = f"storage: {describe_failure(error)}"
             raise StorageUnreachable(message) from None
 
 
 @asynccontextmanager
 async def open_storage(policy: StoragePolicy, *, connections: int) -> AsyncIterator[Storage]:
-    """Open the session for the file store, apart from the API's."""
+    """Open the session for object storage. It is separate from the API's."""
     connector = aiohttp.TCPConnector(limit=connections, resolver=PublicResolver(policy), ttl_dns_cache=60)
     async with aiohttp.ClientSession(
         connector=connector,
@@ -86,11 +87,11 @@ async def open_storage(policy: StoragePolicy, *, connections: int) -> AsyncItera
 
 
 class _ForbiddenAddress(OSError):
-    """A name resolved to nothing but addresses that must not be asked."""
+    """A name resolved only to addresses that the policy forbids."""
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names and keeps only the allowed addresses: what is checked is what is connected to (DNS rebinding)."""
+    """Resolves names to allowed addresses only. The checked address is the connected one (against DNS rebinding)."""
 
     def __init__(self, policy: StoragePolicy, inner: AbstractResolver | None = None) -> None:
         self._policy = policy
@@ -99,7 +100,7 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the allowed addresses of `host`; an `OSError` when there is none."""
+        """Return the allowed addresses of `host`. Raises an `OSError` if all addresses are forbidden."""
         found = await self._inner.resolve(host, port, family)
         allowed = [result for result in found if self._policy.allows_address(host, result["host"])]
         if found and not allowed:
@@ -108,7 +109,7 @@ class PublicResolver(AbstractResolver):
         return allowed
 
     async def close(self) -> None:
-        """Close the resolver within."""
+        """Close the inner resolver."""
         await self._inner.close()
 
 
@@ -117,5 +118,5 @@ async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         async for piece in response.content.iter_any():
             yield piece
     except EXCHANGE_ERRORS as error:
-        message = f"the file store: {describe_failure(error)}"
+        message = f"storage: {describe_failure(error)}"
         raise StorageUnreachable(message) from None

@@ -1,6 +1,6 @@
-"""One API call: token, quota, retry, and every answer as JSON or as one of our errors.
+"""API calls: token, rate limit and retries. Each response becomes JSON or one of dcsync's errors.
 
-aiohttp's exceptions carry whole URLs, so none leaves this module: each is replaced here, `from None`.
+aiohttp's exceptions contain whole URLs. This module therefore replaces each of them with `from None`.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from dcsync.errors import (
 
 log = structlog.get_logger(__name__)
 
-#: A listing of 190,000 entries; more is no answer but an attack on memory (FAULTS A11).
+#: Enough for a listing of 190,000 entries. A larger body could exhaust the memory (docs/faults.md A11).
 MAX_BODY = 16 << 20
-#: Attempts at one call: with full jitter up to a minute these outlast a gateway's hiccup, not an outage.
+#: Attempts per call. With full jitter of up to a minute they outlast a short gateway failure, not an outage.
 ATTEMPTS = 5
-#: When such a call came to nothing and no other one was answered meanwhile, the API is down: from then on it is asked
-#: once in this time, by whoever comes first and without a repeat, until it answers (FAULTS A4).
+#: The API is down when all attempts of a call failed and no other call was answered in that time. Until it answers
+#: again, the next caller probes it once per this interval, without retries (docs/faults.md A4).
 PROBE_S = 60.0
-#: Beyond this a 60 s URL or a 300 s assertion is at risk, and a person should mend the clock (FAULTS C4).
+#: A larger clock error puts 60 s URLs and 300 s assertions at risk, so dcsync warns (docs/faults.md C4).
 MAX_SKEW_S = 120.0
 _TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
 
 
-#: What aiohttp raises when an exchange goes wrong. TimeoutError is an OSError; ValueErrors are malformed headers and
-#: encodings; a RuntimeError is what reading from a connection gives that was lost between two pieces.
+#: The exceptions of aiohttp when an exchange fails. TimeoutError is an OSError. ValueErrors come from malformed headers
+#: and encodings. Reading from a connection that was lost between two pieces raises a RuntimeError.
 EXCHANGE_ERRORS = (aiohttp.ClientError, OSError, ValueError, RuntimeError)
 
 
 class ApiTransport:
-    """GET for the API. Its session holds no cookies and follows no redirect; the token goes only to `base_url`."""
+    """GET calls to the API. The session stores no cookies and follows no redirects. Only `base_url` gets the token."""
 
     def __init__(
         self,
@@ -78,22 +78,22 @@ class ApiTransport:
         self._draw = draw
         self._throttled = 0
         self._answered = 0
-        #: When the API may be asked again while it is down.
+        #: Time of the next probe while the API is down, None while it is up.
         self._probe_at: float | None = None
 
     async def get(
         self, path: str, params: Mapping[str, str] | None = None, *, on_call: Callable[[], None] = lambda: None
     ) -> Json:
-        """Return the JSON of `GET path`; `path` is already percent-encoded, `params` are not.
+        """Return the JSON of `GET path`. `path` is already percent-encoded, `params` are not.
 
-        `on_call` is called once for each call that goes out, retries included.
-        Retries what may pass, within the quota. Raises an `ApiError` or `AuthError`. Cancelling is safe.
+        Transient failures are retried within the rate limit. `on_call` runs once per call, including retries.
+        Raises an `ApiError` or `AuthError`. Cancelling is safe.
         """
         url = URL(self._base_url + path, encoded=True).with_query(dict(params or {}))
         attempts = 1 if await self._is_down() else ATTEMPTS
         answered = self._answered
         try:
-            value = await self._tried(url, path, attempts, on_call)
+            value = await self._get_with_retries(url, path, attempts, on_call)
         except (ApiFault, ApiUnreachable):
             if attempts == 1 or self._answered == answered:
                 self._probe_at = self._clock.monotonic() + PROBE_S
@@ -109,7 +109,7 @@ class ApiTransport:
         self._probe_at = None
 
     async def _is_down(self) -> bool:
-        """Say whether the API is down, and if so return only when it is the caller's turn to see if it still is."""
+        """Return False if the API is up. If it is down, wait for the caller's turn to probe it and return True."""
         while self._probe_at is not None:
             now = self._clock.monotonic()
             if now >= self._probe_at:
@@ -118,7 +118,7 @@ class ApiTransport:
             await self._clock.sleep(self._probe_at - now)
         return False
 
-    async def _tried(self, url: URL, path: str, attempts: int, on_call: Callable[[], None]) -> Json:
+    async def _get_with_retries(self, url: URL, path: str, attempts: int, on_call: Callable[[], None]) -> Json:
         failures = 0
 
         def wait_after(error: Exception) -> bool | float:
@@ -127,33 +127,33 @@ class ApiTransport:
             if not isinstance(error, ApiError) or not error.transient or failures >= attempts:
                 return False
             if self._probe_at is not None:
-                # Another call has found out that the API is down.
+                # Another call found that the API is down.
                 return False
             if isinstance(error, RateLimited):
-                # The limiter holds everybody back already; a wait here would only add to it.
+                # The limiter already pauses all calls. A wait here would only add to that.
                 return 0.0
             return backoff(failures, base_s=1.0, cap_s=60.0, draw=self._draw())
 
         async for attempt in stamina.retry_context(on=wait_after, attempts=None, timeout=None):
             with attempt:
-                return await self._authorized(url, path, on_call)
+                return await self._get_authorized(url, path, on_call)
         raise AssertionError  # the loop returns or raises
 
-    async def _authorized(self, url: URL, path: str, on_call: Callable[[], None]) -> Json:
+    async def _get_authorized(self, url: URL, path: str, on_call: Callable[[], None]) -> Json:
         token = await self.tokens.access_token()
         status, headers, body = await self._exchange(url, path, token, on_call)
         if status == 401:
-            # Once: a second 401 with a fresh token is no matter of time (FAULTS A5).
+            # Only one retry: a 401 for a fresh token does not go away with time (docs/faults.md A5).
             token = await self.tokens.access_token(rejected=token)
             status, headers, body = await self._exchange(url, path, token, on_call)
             if status == 401:
-                message = f"the API does not accept the access token ({_words(headers, body)})"
+                message = f"the API rejected the access token ({_error_text(headers, body)})"
                 raise LoginRequired(message)
         if status == 200:
             try:
                 return wire.decode_json(body)
             except wire.WireError as error:
-                message = f"GET {path} brought {error}"
+                message = f"GET {path} returned {error}"
                 raise BadAnswer(message, status=status) from None
         raise await self._error(status, headers, body, path)
 
@@ -174,14 +174,12 @@ class ApiTransport:
                 body = await _read_capped(response, path)
                 return response.status, headers, body
         except EXCHANGE_ERRORS as error:
-            message = f"GET {path} got no answer: {describe_failure(error)}"
+            message = f"GET {path} failed: {describe_failure(error)}"
             raise ApiUnreachable(message) from None
 
     async def _error(self, status: int, headers: Mapping[str, str], body: bytes, path: str) -> DcsyncError:
-        words = _words(headers, body)
-        message = (
-            f"GET {path} was answered with {status}: {words}" if words else f"GET {path} was answered with {status}"
-        )
+        text = _error_text(headers, body)
+        message = f"GET {path} returned {status}: {text}" if text else f"GET {path} returned {status}"
         match status:
             case 400 | 405 | 406 | 410 | 415 | 422:
                 return BadRequest(message, status=status)
@@ -194,20 +192,20 @@ class ApiTransport:
             case _ if status >= 500:
                 return ApiFault(message, status=status)
             case _:
-                # A redirect of an API call leads to a login page, not to an answer.
+                # An API call is redirected to a sign-in page, never to data.
                 return BadAnswer(message, status=status)
 
     async def _pause_all(self, headers: Mapping[str, str]) -> float:
-        """The quota is shared, so a 429 for one call is one for all."""
+        """Pause all calls, because all share the rate limit. Returns the length of the pause in seconds."""
         self._throttled += 1
         asked = parse_retry_after(headers.get("retry-after"), self._clock.now())
-        # A second of jitter after what was asked keeps the processes that share the quota from coming back as one.
+        # Up to one second of jitter keeps the processes that share the rate limit from resuming at the same moment.
         seconds = (
             backoff(self._throttled, base_s=5.0, cap_s=MAX_BACKOFF_S, draw=self._draw()) if asked is None else asked
         )
         seconds += self._draw()
         await self.limiter.pause(seconds)
-        log.warning("api quota used up", pause_seconds=round(seconds, 1), asked=asked is not None)
+        log.warning("api rate limit reached", pause_seconds=round(seconds, 1), asked=asked is not None)
         return seconds
 
     def _note_date(self, value: str | None) -> None:
@@ -216,17 +214,17 @@ class ApiTransport:
             return
         skew = (self._clock.now() - moment).total_seconds()
         if abs(skew) > MAX_SKEW_S and (self.skew_s is None or abs(self.skew_s) <= MAX_SKEW_S):
-            log.warning("this machine's clock is off", seconds=round(skew), hint="let NTP set the clock")
+            log.warning("this machine's clock is wrong", seconds=round(skew), hint="synchronize the clock with NTP")
         self.skew_s = skew
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return what went wrong with a connection, in words that hold no URL."""
+    """Return why an exchange failed, in a text without URLs."""
     match error:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
             cause = getattr(error, "certificate_error", None) or error.os_error
-            words = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
-            return f"TLS with {error.host} failed ({words})"
+            reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
+            return f"TLS with {error.host} failed ({reason})"
         case aiohttp.ClientConnectorDNSError():
             return f"the name {error.host} could not be resolved"
         case aiohttp.ClientConnectorError():
@@ -235,9 +233,9 @@ def describe_failure(error: BaseException) -> str:
         case TimeoutError():
             return "timed out"
         case aiohttp.ServerDisconnectedError() | ConnectionResetError() | RuntimeError():
-            return "the connection was closed before the answer was complete"
+            return "the connection was closed before the response was complete"
         case aiohttp.ClientPayloadError():
-            return "the answer broke off"
+            return "the response broke off"
         case _:
             return type(error).__name__
 
@@ -248,12 +246,12 @@ async def _read_capped(response: aiohttp.ClientResponse, path: str) -> bytes:
         body += piece
         if len(body) > MAX_BODY:
             # Leaving the response unread closes its connection.
-            message = f"GET {path} brought more than {MAX_BODY >> 20} MiB of JSON"
+            message = f"GET {path} returned more than {MAX_BODY >> 20} MiB of JSON"
             raise BadAnswer(message, status=response.status)
     return bytes(body)
 
 
-def _words(headers: Mapping[str, str], body: bytes) -> str:
+def _error_text(headers: Mapping[str, str], body: bytes) -> str:
     return wire.error_text(body, headers.get("content-type", ""))
 
 

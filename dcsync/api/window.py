@@ -1,7 +1,7 @@
 """The calls of the last minute, shared by all processes on one state folder: a small file under a lock.
 
-A one-shot command beside the daemon, or two in a row, spend the same quota. The file is not made durable: after a power
-cut more than a minute has passed, and after a kill the kernel still has it.
+A command that runs next to the daemon, or two commands in a row, use the same rate limit. The file is not made durable:
+after a power cut more than a minute has passed, and after a kill the kernel still has the data.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _NUMBER = struct.Struct("<d")
 
 
 class CallWindow(Protocol):
-    """Where the times of past calls are kept."""
+    """Stores the times of past calls."""
 
     async def reserve(self, *, limit: int, now: float) -> float:
         """Record a call at `now` and return 0.0, or return the seconds to wait and record nothing."""
 
     async def pause(self, *, until: float, now: float) -> None:
-        """Let no call begin before `until`, a time on the clock of `now`."""
+        """Block new calls until `until`, a time on the same clock as `now`."""
 
     async def used(self, *, now: float) -> int:
         """Return the number of calls in the minute before `now`."""
 
 
 class FileWindow:
-    """A window for all processes of this machine that use the same file.
+    """A window for all processes on this machine that use the same file.
 
-    Times are of the clock that counts from boot, so what an earlier boot wrote lies in the future or is long past.
+    Times count from boot, so times of an earlier boot are in the future or long past.
     """
 
     def __init__(self, path: Path, disk: DiskThreads) -> None:
@@ -48,7 +48,7 @@ class FileWindow:
         return await self._disk.run(self._reserve, limit, now)
 
     async def pause(self, *, until: float, now: float) -> None:
-        """Let no call begin before `until`."""
+        """Block new calls until `until`."""
         await self._disk.run(self._pause, until, now)
 
     async def used(self, *, now: float) -> int:
@@ -77,7 +77,7 @@ class FileWindow:
 
 
 class _Locked:
-    """The file, open and locked: the pause's end, then the calls' times, as little-endian doubles."""
+    """The open, locked file: the end of the pause, then the times of the calls, as little-endian doubles."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
@@ -104,14 +104,14 @@ class _Locked:
         except OSError as failure:
             error = error or failure
         if isinstance(error, OSError):
-            # A full or broken disk: a call that nobody counted is not made.
+            # The disk is full or broken, so the call cannot be counted and must not be made.
             raise self._unusable(error, "used") from None
 
     def _unusable(self, error: OSError, what: str) -> ManifestError:
-        return ManifestError(f"the quota's file {self._path} cannot be {what}: {error.strerror}")
+        return ManifestError(f"the rate limit file {self._path} cannot be {what}: {error.strerror}")
 
     def read(self, now: float) -> tuple[float, list[float]]:
-        # A pause from before a reboot would lie arbitrarily far ahead; no pause is longer than an hour.
+        # A pause from before a reboot can end at any time in the future. No real pause is longer than an hour.
         data = os.pread(self._fd, 1 << 16, 0)
         numbers = [value for (value,) in _NUMBER.iter_unpack(data[: len(data) // _NUMBER.size * _NUMBER.size])]
         paused_until, calls = (numbers[0], numbers[1:]) if numbers else (0.0, [])

@@ -83,7 +83,7 @@ def _token_source(
             raise AssertionError  # the configuration was checked for this
         return ServiceAccountToken(
             endpoint=token_endpoint(config, environ=environ),
-            account_id=auth.service_account_id,
+            service_account_id=auth.service_account_id,
             key_id=auth.key_id,
             private_key=auth.private_key.resolve(environ).get_secret_value(),
             clock=clock,

@@ -1,1 +1,1 @@
-"""Access tokens: where they come from, and a store that does not lose the chain of refresh tokens."""
+"""Access tokens: their sources, and a store that does not lose the chain of refresh tokens."""

@@ -1,4 +1,4 @@
-"""A service account's assertion: a JWT that its private key signs. The only place that imports PyJWT."""
+"""A service account's assertion: a JWT signed with its private key. No other module imports PyJWT."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from datetime import datetime, timedelta
 from dcsync.auth.endpoint import SCOPES
 from dcsync.errors import PrivateKeyUnusable
 
-#: An assertion may end at most 300 s ahead (APS, Secure Service Accounts). A minute less: this machine's clock may be
-#: ahead of the server's by as much; behind, it may be four.
+#: An assertion may expire at most 300 s from now (APS, Secure Service Accounts). dcsync takes a minute less, so this
+#: machine's clock may be up to one minute ahead of Autodesk's, or up to four minutes behind.
 _LIFE = timedelta(seconds=300 - 60)
 
 
 def sign_assertion(
-    *, client_id: str, account_id: str, key_id: str, private_key: str, audience: str, now: datetime
+    *, client_id: str, service_account_id: str, key_id: str, private_key: str, audience: str, now: datetime
 ) -> str:
-    """Return a signed assertion. Raises `PrivateKeyUnusable`; the key is part of no message."""
+    """Return a signed assertion. Raises `PrivateKeyUnusable`. No message contains the key."""
     import jwt
     from cryptography.exceptions import UnsupportedAlgorithm
 
     claims = {
         "iss": client_id,
-        "sub": account_id,
+        "sub": service_account_id,
         "aud": audience,
         "exp": int((now + _LIFE).timestamp()),
-        "scope": list(SCOPES),  # an array, not the usual string
+        "scope": list(SCOPES),  # Autodesk expects an array here, not OAuth's usual string (docs/api.md §6)
     }
     try:
         return jwt.encode(claims, _pem(private_key), algorithm="RS256", headers={"kid": key_id})
     except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm, jwt.PyJWTError):
-        # Not the error's text: it may quote what it was given.
-        message = "auth.private_key is not a key that can sign (RSA, in PEM, without a password)"
+        # The error's own text may quote the key.
+        message = "auth.private_key is not a valid signing key (RSA, in PEM, without a password)"
         raise PrivateKeyUnusable(message) from None
 
 
 def _pem(text: str) -> str:
-    r"""Give a key its lines back: an environment variable often holds them joined by a written \n."""
+    r"""Restore the line breaks of a key. Environment variables often hold each line break as the two characters \n."""
     return text.replace("\\n", "\n") if "\n" not in text else text

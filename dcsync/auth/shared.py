@@ -1,8 +1,8 @@
-"""The token store of several hosts: the same chain and the same rule T, in the manifest's database.
+"""The token store of several hosts: the same chain and the same token protocol, in the manifest's database.
 
-The lock is a row's, held by a transaction of its own while a token is spent; what must be durable before that, the
-intent, is committed beside it. A holder that is frozen loses the lock after `HOLD_S`, and its intent then tells the
-next one that it is not known what became of the token.
+A separate transaction holds the lock, a row lock, while a refresh token is used. The intent must be durable before
+that, so another transaction commits it. A frozen holder loses the lock after `HOLD_S`. Its intent then tells the next
+holder that the refresh is unconfirmed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from dcsync.errors import ManifestError, TokenStoreDamaged, TokenStoreUnusable
 
 #: A refresh takes two and a half minutes at most (`dcsync.auth.endpoint`).
 HOLD_S = 180
-#: Who waits for it does so a little longer.
-_MORE_S = 30
+#: A waiter waits this much longer than a holder can hold the lock.
+_EXTRA_WAIT_S = 30
 _CURRENT, _PREVIOUS, _INTENT, _SEED, _SPARE = "current", "previous", "intent", "seed", "spare"
-#: As much as a longer pair than any takes, and nothing that could be packed.
+#: More than the longest token pair needs. The content is random, so the database cannot compress it.
 _SPARE_SIZE = 16 << 10
 _MAKE = sa.text("INSERT INTO token_chain (client) VALUES (:client) ON CONFLICT DO NOTHING")
 _LOCK = sa.text("SELECT client FROM token_chain WHERE client = :client FOR UPDATE")
@@ -47,20 +47,20 @@ _REMOVE = sa.text("DELETE FROM token_slot WHERE client = :client AND slot = :slo
 
 
 class DatabaseTokenStore:
-    """Meets the port `ChainStore`. All methods block; `close` gives the connections back."""
+    """Implements `ChainStore`. All methods block."""
 
     def __init__(self, database: Database, client: str) -> None:
         self._database = database
         self._client = client
-        self._engine = database.blocking_engine(label="tokens", idle_s=HOLD_S, lock_s=HOLD_S + _MORE_S)
+        self._engine = database.blocking_engine(label="tokens", idle_s=HOLD_S, lock_s=HOLD_S + _EXTRA_WAIT_S)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all connections."""
         self._engine.dispose()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock between all processes of all hosts, waiting for it."""
+        """Wait for the lock between all processes of all hosts, and hold it."""
         with self._usable("locking"):
             connection = self._engine.connect()
             try:
@@ -74,15 +74,14 @@ class DatabaseTokenStore:
         try:
             yield
         finally:
-            # Gone or not: closing lets go of the row.
+            # Closing releases the row, whether the connection still works or not.
             with suppress(sa.exc.SQLAlchemyError):
                 connection.close()
 
     def read(self) -> TokenPair | None:
-        """Return the newest readable generation; None when there was never one.
+        """Return the newest readable generation, or None if none was ever stored.
 
-        Raises `TokenStoreDamaged` when there is something and none of it can be used, `TokenStoreUnusable` when it
-        cannot be read.
+        Raises `TokenStoreDamaged` if all stored generations are damaged, `TokenStoreUnusable` if they cannot be read.
         """
         damaged = False
         for slot in (_CURRENT, _PREVIOUS):
@@ -92,7 +91,7 @@ class DatabaseTokenStore:
                 return pair
             damaged = damaged or body is not None
         if damaged:
-            message = f"the tokens in {self._database.shown} are damaged, and so is the generation before"
+            message = f"the tokens in {self._database.shown} are damaged, and so is their previous generation"
             raise TokenStoreDamaged(message)
         return None
 
@@ -101,32 +100,32 @@ class DatabaseTokenStore:
         return self._read(_SEED)
 
     def note_seed(self, seed: str) -> None:
-        """Remember which configured token was taken over."""
+        """Record which configured token began the chain."""
         self._write(_SEED, seed)
 
     def set_aside(self) -> None:
-        """Keep what is damaged under another name, so that a new chain can begin. The caller holds the lock."""
-        with self._usable("setting aside"), self._engine.begin() as connection:
+        """Rename the damaged generations, so that a new chain can begin. The caller holds the lock."""
+        with self._usable("renaming"), self._engine.begin() as connection:
             for slot in (_CURRENT, _PREVIOUS):
                 values = {"client": self._client, "slot": slot}
                 connection.execute(_COPY, {**values, "target": f"{slot}.damaged"})
                 connection.execute(_REMOVE, values)
 
     def forget(self) -> None:
-        """Remove the chain, because a person asked for it (`logout`). The caller holds the lock."""
-        with self._usable("forgetting"), self._engine.begin() as connection:
+        """Delete the chain for `dcsync logout`. The caller holds the lock."""
+        with self._usable("deleting"), self._engine.begin() as connection:
             for slot in (_SPARE, _PREVIOUS, _INTENT, _CURRENT):
                 connection.execute(_REMOVE, {"client": self._client, "slot": slot})
 
     def settle(self) -> None:
-        """Do nothing: a transaction leaves nothing half done."""
+        """Do nothing, because a transaction is never half done."""
 
     def prepare(self) -> None:
-        """Prove that a new pair can be stored: write as much as it takes, durably. The caller holds the lock."""
+        """Prove that a new pair can be stored by writing as much, durably. The caller holds the lock."""
         self._write(_SPARE, secrets.token_hex(_SPARE_SIZE // 2))
 
     def save(self, pair: TokenPair) -> None:
-        """Make a pair the current one, durably, and the old one the previous, in one transaction."""
+        """Durably make a pair the current one, and the old pair the previous one, in one transaction."""
         with self._usable("writing"), self._engine.begin() as connection:
             current = {"client": self._client, "slot": _CURRENT}
             connection.execute(_COPY, {**current, "target": _PREVIOUS})
@@ -134,16 +133,16 @@ class DatabaseTokenStore:
             connection.execute(_REMOVE, {"client": self._client, "slot": _SPARE})
 
     def intent(self) -> Intent | None:
-        """Return the refresh whose outcome is unknown, if there is one."""
+        """Return the unconfirmed or refused refresh, if there is one."""
         return parse_intent(self._read(_INTENT) or "")
 
     def note_intent(self, intent: Intent) -> None:
-        """Write durably that a token is about to be spent: committed beside the lock."""
+        """Record durably that a token is about to be used. The lock's transaction stays open."""
         self._write(_INTENT, json.dumps(intent_json(intent)))
 
     def clear_intent(self) -> None:
-        """Forget the intent: the answer was definite."""
-        # One that stays behind only costs a repeated question.
+        """Delete the intent after a definite response."""
+        # An intent that remains only costs one repeated refresh.
         with suppress(TokenStoreUnusable), self._usable("writing"), self._engine.begin() as connection:
             connection.execute(_REMOVE, {"client": self._client, "slot": _INTENT})
 
@@ -162,5 +161,5 @@ class DatabaseTokenStore:
             with self._database.errors():
                 yield
         except ManifestError as error:
-            message = f"{doing} the tokens failed: {error.message}"
+            message = f"{doing} the stored tokens failed: {error.message}"
             raise TokenStoreUnusable(message, hint=error.advice) from None

@@ -1,4 +1,4 @@
-"""Token sources: what meets the port `TokenSource` for each `auth.method`."""
+"""Token sources: one implementation of `TokenSource` for each `auth.method`."""
 
 from __future__ import annotations
 
@@ -30,47 +30,49 @@ from dcsync.tasks import DiskThreads, finish
 
 log = structlog.get_logger(__name__)
 
-#: A token with less time left is renewed, so that none ends in the middle of a call.
+#: A token with less time left is renewed, so that it does not expire during a call.
 MARGIN = timedelta(minutes=5)
-#: An unanswered refresh is asked again after 1 minute, at most 15 (FAULTS rule T5).
+#: An unconfirmed refresh is retried after 1 to 15 minutes (docs/design.md, Token protocol T5).
 _UNDECIDED_BASE_S, _UNDECIDED_CAP_S = 60.0, 900.0
-#: What ends a chain besides its 15 days: an old copy of it. Offering one may also have revoked the live one.
+#: A chain ends after 15 days without use, or when an old copy of it is used. That may also revoke the live chain.
 _DEAD_CHAIN_HINT = (
-    "sign in again: dcsync login. If state.dir was restored from a backup or is used on a second machine, that is why: "
-    "each needs a login of its own"
+    "sign in again: dcsync login. If state.dir was restored from a backup or copied to a second machine, that ended "
+    "the sign-in: each machine needs its own"
 )
-#: A rejected assertion is not signed anew at every poll: a person has to change something first.
+#: A rejected assertion is not signed again at every poll, because it stays rejected until something changes.
 _REJECTED_PAUSE_S = 300.0
-#: The pauses before the last tries to save a new pair, in all less than what is left of the 10 s that an end may take.
-_LAST_TRIES_S = (0.0, 1.0, 2.0)
+#: The pauses before the final attempts to save a new pair. A stop may take 10 s in total.
+_FINAL_SAVE_PAUSES_S = (0.0, 1.0, 2.0)
 
 
 class FixedToken:
-    """One access token from the configuration, for short runs. It cannot be renewed."""
+    """One access token from the configuration, for short runs. dcsync cannot renew it."""
 
     def __init__(self, token: str) -> None:
         self._token = token
 
     async def access_token(self, *, rejected: str | None = None) -> str:
-        """Return the token; `LoginRequired` when it was just refused."""
+        """Return the token. Raises `LoginRequired` if the API just rejected it."""
         if rejected is not None:
-            message = "the API refuses the configured access token, which has expired or is for another application"
-            raise LoginRequired(message, hint="put a fresh access token in place; one lives 60 minutes")
+            message = (
+                "the API rejected the configured access token, which has expired or belongs to another application"
+            )
+            raise LoginRequired(message, hint="configure a new access token, which is valid for 60 minutes")
         return self._token
 
     async def keep_alive(self) -> bool:
-        """Do nothing: it cannot be renewed."""
+        """Do nothing, because a fixed token cannot be renewed."""
         return False
 
 
 class ServiceAccountToken:
-    """Access tokens of a service account, minted when they are needed and kept in memory only."""
+    """Access tokens of a service account, obtained when they are needed and kept in memory only."""
 
     def __init__(
-        self, *, endpoint: TokenEndpoint, account_id: str, key_id: str, private_key: str, clock: Clock
+        self, *, endpoint: TokenEndpoint, service_account_id: str, key_id: str, private_key: str, clock: Clock
     ) -> None:
         self._endpoint = endpoint
-        self._account_id = account_id
+        self._service_account_id = service_account_id
         self._key_id = key_id
         self._private_key = private_key
         self._clock = clock
@@ -80,18 +82,18 @@ class ServiceAccountToken:
         self._rejection: tuple[ServiceAccountRejected, float] | None = None
 
     async def access_token(self, *, rejected: str | None = None) -> str:
-        """Return a token with at least five minutes to live, minting one if need be: one for all who ask at once."""
-        token = self._in_hand(rejected)
+        """Return a token that is valid for at least five minutes. Concurrent callers share one new token."""
+        token = self._cached_token(rejected)
         if token is not None:
             return token
         async with self._turn:
-            return self._in_hand(rejected) or await self._mint()
+            return self._cached_token(rejected) or await self._mint()
 
     async def keep_alive(self) -> bool:
-        """Do nothing: a key does not age."""
+        """Do nothing, because a private key does not expire."""
         return False
 
-    def _in_hand(self, rejected: str | None) -> str | None:
+    def _cached_token(self, rejected: str | None) -> str | None:
         usable = self._token != rejected and self._clock.monotonic() < self._good_until
         return self._token if usable else None
 
@@ -101,7 +103,7 @@ class ServiceAccountToken:
             raise self._rejection[0]
         assertion = sign_assertion(
             client_id=self._endpoint.client_id,
-            account_id=self._account_id,
+            service_account_id=self._service_account_id,
             key_id=self._key_id,
             private_key=self._private_key,
             audience=self._endpoint.url,
@@ -116,12 +118,12 @@ class ServiceAccountToken:
         self._token = granted.access_token
         lifetime = timedelta(seconds=granted.lifetime_s)
         self._good_until = now + max(lifetime - MARGIN, lifetime / 2).total_seconds()
-        log.info("service account token minted", lifetime_seconds=granted.lifetime_s)
+        log.info("service account token obtained", lifetime_seconds=granted.lifetime_s)
         return granted.access_token
 
 
 class RefreshingToken:
-    """Access tokens from a chain of refresh tokens, shared through the store by all tasks and processes."""
+    """Access tokens from a chain of refresh tokens. All tasks and processes share the chain through the store."""
 
     def __init__(
         self,
@@ -138,32 +140,34 @@ class RefreshingToken:
         self._clock = clock
         self._disk = disk
         self._seed = seed
-        #: Why there is no seed though the configuration names one. It matters only while nothing is stored.
+        #: Why the configured seed cannot be read. It matters only while no token is stored.
         self._seed_problem = seed_problem
         self._turn = asyncio.Lock()
         self._pair: TokenPair | None = None
-        #: What the server gave and the disk did not take, and for which token. It is not used before it is saved.
+        #: A new pair that is not saved yet, and the fingerprint of the used token. It is saved before its first use.
         self._unsaved: tuple[TokenPair, str] | None = None
-        #: When the token in hand should be renewed, on the clock that no one sets (FAULTS T14).
+        #: When the cached token should be renewed, on the monotonic clock, which never jumps (docs/faults.md T14).
         self._good_until: float | None = None
 
     async def access_token(self, *, rejected: str | None = None) -> str:
-        """Return a token with at least five minutes to live, renewing it if need be.
+        """Return a token that is valid for at least five minutes, and renew it if necessary.
 
-        However many tasks ask, one refresh is made. A refresh that has begun is finished when the caller is cancelled.
-        Raises `AuthError`s, and the `ConfigError` of a refresh_token that cannot be read while nothing is stored.
+        Concurrent callers share one refresh. If the caller is cancelled, a started refresh is still completed.
+        Raises `AuthError`s, and a `ConfigError` if no token is stored and the configured refresh_token is unreadable.
         """
-        token = self._in_hand(rejected)
+        token = self._cached_token(rejected)
         if token is not None:
             return token
         async with self._turn:
-            token = self._in_hand(rejected)
+            token = self._cached_token(rejected)
             if token is not None:
                 return token
             return await finish(self._renew(rejected))
 
     async def keep_alive(self) -> bool:
-        """Renew the chain if nothing else did for half of its life; return whether it was (FAULTS T11).
+        """Renew the chain if half of its life has passed since the last renewal (docs/faults.md T11).
+
+        Returns whether it was renewed.
 
         Raises `AuthError`s as `access_token` does.
         """
@@ -175,11 +179,11 @@ class RefreshingToken:
             return True
 
     async def close(self) -> None:
-        """Try for some seconds to save a pair that the store did not take: it would be gone with this process.
+        """Try for a few seconds to save a pair that is not saved yet. Otherwise it would be lost with this process.
 
-        Never fails: what ends the run has been said.
+        Never raises, because the run already has its own error.
         """
-        for pause in _LAST_TRIES_S:
+        for pause in _FINAL_SAVE_PAUSES_S:
             if self._unsaved is None:
                 return
             await self._clock.sleep(pause)
@@ -187,9 +191,9 @@ class RefreshingToken:
                 async with self._turn:
                     await finish(self._save_locked())
         if self._unsaved is not None:
-            log.error("the new refresh token could not be saved and is lost", hint=LoginRequired.hint)
+            log.error("new refresh token could not be saved and is lost", hint=LoginRequired.hint)
 
-    def _in_hand(self, rejected: str | None) -> str | None:
+    def _cached_token(self, rejected: str | None) -> str | None:
         pair = self._pair
         if pair is None or pair.access_token is None or pair.access_token == rejected or self._good_until is None:
             return None
@@ -201,11 +205,11 @@ class RefreshingToken:
 
     async def _save_locked(self) -> None:
         async with self._locked():
-            await self._save_what_was_not_saved()
+            await self._save_unsaved()
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
-        # The lock is waited for in a thread: the other process holds it for the length of a refresh.
+        # A thread waits for the lock, because another process may hold it for the length of a refresh.
         lock = self._store.locked()
         await self._disk.run(lock.__enter__)
         try:
@@ -214,35 +218,37 @@ class RefreshingToken:
             await self._disk.run(lock.__exit__, None, None, None)
 
     async def _renew_locked(self, rejected: str | None) -> str:
-        await self._save_what_was_not_saved()
+        await self._save_unsaved()
         await self._disk.run(self._store.settle)
         stored = await self._read()
         seed = None if self._seed is None else fingerprint(self._seed)
         if stored is None and seed is not None and await self._disk.run(self._store.last_seed) == seed:
-            # It works once, and it was taken over before: to offer it again may only revoke what came of it.
-            message = "the configured refresh_token was used before, and the chain that it began is not stored any more"
+            # A refresh token works once, and this one was used before. A second use could revoke the live chain.
+            message = (
+                "the configured refresh_token was already used, and the tokens that replaced it are no longer stored"
+            )
             raise LoginRequired(message)
         if self._seed is not None and (stored is None or (seed is not None and stored.seed not in {None, seed})):
-            # A new refresh_token in the configuration begins a new chain; the old generation is kept behind it.
+            # A new refresh_token in the configuration begins a new chain. The old generation is kept as the previous.
             stored = TokenPair(refresh_token=self._seed, seed=seed)
             await self._disk.run(self._store.save, stored)
             await self._disk.run(self._store.note_seed, fingerprint(self._seed))
         if stored is None and self._seed_problem is not None:
             raise self._seed_problem
         if stored is None:
-            message = "no token is stored in state.dir and [auth] gives no refresh_token"
+            message = "no token is stored in state.dir, and [auth] contains no refresh_token"
             raise LoginRequired(message)
         now = self._clock.now()
         if stored.access_token is not None and stored.access_token != rejected and _is_fresh(stored, now):
-            # Another process renewed it meanwhile.
-            self._take(stored, now)
+            # Another process has renewed it.
+            self._cache(stored, now)
             return stored.access_token
-        return await self._spend(stored, now)
+        return await self._refresh(stored, now)
 
     async def _read(self) -> TokenPair | None:
-        """Read the store. A damaged one gives way to a new token in the configuration, and to nothing else.
+        """Read the store. Only a new token in the configuration may replace a damaged store.
 
-        The one that began the damaged chain is long spent: to offer it again may revoke the live one.
+        The token that began the damaged chain was used long ago. A second use could revoke the live chain.
         """
         try:
             return await self._disk.run(self._store.read)
@@ -250,32 +256,32 @@ class RefreshingToken:
             last = await self._disk.run(self._store.last_seed)
             if self._seed is None or last is None or last == fingerprint(self._seed):
                 raise
-            log.warning("a damaged token store is set aside", error=error.message)
+            log.warning("damaged token store renamed", error=error.message)
             await self._disk.run(self._store.set_aside)
             return None
 
-    async def _save_what_was_not_saved(self) -> None:
-        """Try again to save a pair that the disk did not take: it is the only live one."""
+    async def _save_unsaved(self) -> None:
+        """Try again to save the unsaved pair, because it is the only live one."""
         if self._unsaved is None:
             return
-        pair, spent = self._unsaved
-        if not await self._is_superseded(spent, fingerprint(pair.refresh_token)):
+        pair, used = self._unsaved
+        if not await self._is_superseded(used, fingerprint(pair.refresh_token)):
             await self._disk.run(self._store.save, pair)
             await self._disk.run(self._store.clear_intent)
         self._unsaved = None
 
-    async def _is_superseded(self, spent: str, ours: str) -> bool:
-        """Say whether somebody signed in anew meanwhile, here or on another host: that chain goes before ours.
+    async def _is_superseded(self, used: str, ours: str) -> bool:
+        """Return whether a newer sign-in, on this or another host, replaced our chain. It takes precedence.
 
-        Our own pair may be there to be read, and not be on the disk for that: it is saved again.
+        A readable copy of our own pair does not count: it may not be durable, so it is saved again.
         """
         try:
             stored = await self._disk.run(self._store.read)
         except TokenStoreDamaged:
             return False
-        return stored is not None and fingerprint(stored.refresh_token) not in {spent, ours}
+        return stored is not None and fingerprint(stored.refresh_token) not in {used, ours}
 
-    async def _spend(self, stored: TokenPair, now: datetime) -> str:
+    async def _refresh(self, stored: TokenPair, now: datetime) -> str:
         spending = fingerprint(stored.refresh_token)
         earlier = await self._disk.run(self._store.intent)
         attempt = 1 if earlier is None or earlier.spending != spending else earlier.attempt + 1
@@ -287,46 +293,46 @@ class RefreshingToken:
             await self._disk.run(self._store.note_intent, Intent(spending=spending, attempt=attempt, at=now))
 
         try:
-            granted = await self._endpoint.refresh(stored.refresh_token, before_spending=note)
+            granted = await self._endpoint.refresh(stored.refresh_token, before_use=note)
         except LoginRequired as error:
             refused = Intent(spending=spending, attempt=attempt, at=now, refused=True)
             await self._disk.run(self._store.note_intent, refused)
-            log.warning("login required", reason=error.message, tried_before=attempt > 1)
+            log.warning("sign-in required", reason=error.message, tried_before=attempt > 1)
             raise LoginRequired(error.message, hint=_DEAD_CHAIN_HINT) from None
         except (ClientRejected, TokenEndpointUnavailable):
-            # Of this attempt it is known that it spent nothing; of an earlier one it may still be unknown.
+            # This attempt did not use the token. The outcome of an earlier attempt may still be unconfirmed.
             if attempt == 1:
                 await self._disk.run(self._store.clear_intent)
             raise
         pair = _next_pair(stored, granted, self._clock.now())
-        # Durable before first use: what the server rotated must not be lost with this process.
+        # The new pair is durable before its first use, so that it cannot be lost with this process.
         self._unsaved = (pair, spending)
-        await self._save_what_was_not_saved()
-        self._take(pair, self._clock.now())
+        await self._save_unsaved()
+        self._cache(pair, self._clock.now())
         log.info("access token renewed", expires_at=pair.expires_at)
         return granted.access_token
 
     def _refuse_too_soon(self, earlier: Intent, now: datetime) -> None:
-        """Hold back a token that was refused for good, or whose outcome was asked for a moment ago."""
+        """Raise if Autodesk refused the token for good, or if the pause after an unconfirmed refresh is not over."""
         if earlier.refused:
-            message = f"the stored refresh token was refused at {earlier.at:%Y-%m-%d %H:%M} UTC (invalid_grant)"
+            message = f"Autodesk refused the stored refresh token at {earlier.at:%Y-%m-%d %H:%M} UTC (invalid_grant)"
             raise LoginRequired(message, hint=_DEAD_CHAIN_HINT)
         pause = timedelta(seconds=backoff(earlier.attempt, base_s=_UNDECIDED_BASE_S, cap_s=_UNDECIDED_CAP_S, draw=1.0))
         due = earlier.at + pause
-        # An intent from the future is one of a clock that was wrong.
+        # An intent from the future was written under a wrong clock.
         if earlier.at <= now < due:
             wait = (due - now).total_seconds()
-            message = f"it is not known whether a token refresh at {earlier.at:%H:%M:%S} UTC went through"
-            raise TokenUndecided(message, retry_after_s=wait, hint=f"dcsync asks again in {wait:.0f} s")
+            message = f"the token refresh at {earlier.at:%H:%M:%S} UTC is unconfirmed"
+            raise TokenUndecided(message, retry_after_s=wait, hint=f"dcsync retries in {wait:.0f} s")
 
-    def _take(self, pair: TokenPair, now: datetime) -> None:
+    def _cache(self, pair: TokenPair, now: datetime) -> None:
         self._pair = pair
         left = timedelta(0) if pair.renew_at is None else pair.renew_at - now
         self._good_until = self._clock.monotonic() + left.total_seconds()
 
 
 def _is_fresh(pair: TokenPair, now: datetime) -> bool:
-    # A time further ahead than any token lives was written under a clock that was wrong.
+    # No token lives longer than an hour, so a later time was written under a wrong clock.
     return pair.renew_at is not None and now < pair.renew_at <= now + timedelta(hours=1)
 
 
@@ -338,7 +344,7 @@ def _next_pair(stored: TokenPair, granted: Granted, now: datetime) -> TokenPair:
         refresh_token=granted.refresh_token or stored.refresh_token,
         access_token=granted.access_token,
         expires_at=now + lifetime,
-        # Half of a very short life, else such a token would be renewed at every call.
+        # At least half of the lifetime, so that a very short-lived token is not renewed at every call.
         renew_at=now + max(lifetime - MARGIN, lifetime / 2),
         issued_at=now if rotated else stored.issued_at,
         user=user_of(granted.access_token) or stored.user,
@@ -346,5 +352,5 @@ def _next_pair(stored: TokenPair, granted: Granted, now: datetime) -> TokenPair:
 
 
 def first_pair(granted: Granted, refresh_token: str, now: datetime) -> TokenPair:
-    """Return the pair that a sign-in begins a chain with."""
+    """Return the first pair of the chain that a sign-in begins."""
     return _next_pair(TokenPair(refresh_token=refresh_token, issued_at=now), granted, now)

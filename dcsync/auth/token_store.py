@@ -1,7 +1,7 @@
-"""The token store: one file, replaced durably, with one generation kept behind it (FAULTS rule T).
+"""The token store: one file, replaced durably, and one previous generation (docs/design.md, Token protocol).
 
-All methods block. `locked()` is the lock between processes; whoever holds it re-reads before doing anything. Neither
-the lock's file nor a stored token is ever removed by an error.
+All methods block. `locked()` is the lock between processes. Its holder reads the store again before it does anything.
+No error ever deletes the lock file or a stored token.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from dcsync.core.model import Json
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import TokenStoreDamaged, TokenStoreExposed, TokenStoreUnusable
 
-#: A pair of tokens is about 3 KB; the slot is made this large so that a longer one fits as well.
+#: A token pair takes about 3 KB. The slot has room for longer tokens.
 _SLOT_SIZE = 16 << 10
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPair:
-    """One generation of the chain. The tokens are left out of `repr`."""
+    """One generation of the chain. `repr` does not show the tokens."""
 
     refresh_token: str = field(repr=False)
     access_token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
-    #: When the access token should be renewed, some time before it expires.
+    #: When the access token should be renewed: before `expires_at`.
     renew_at: datetime | None = None
-    #: When the refresh token was issued: it lives 15 days.
+    #: When the refresh token was issued. It lives 15 days.
     issued_at: datetime | None = None
-    #: SHA-256 of the configured token that began this chain: another one in the configuration begins a new chain.
+    #: SHA-256 of the configured token that began this chain. A different configured token begins a new chain.
     seed: str | None = None
-    #: Whose tokens these are, where an access token said so.
+    #: The signed-in user, if an access token names one.
     user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A refresh that was begun: written before the token is spent, removed after a grant.
+    """A refresh that was begun: written before the token is used, deleted after the response.
 
-    `refused` says that the server called this very token invalid: it is not offered again, by any process.
+    `refused` means that Autodesk rejected this token with `invalid_grant`. No process uses it again.
     """
 
     spending: str
@@ -59,48 +59,48 @@ class Intent:
 
 
 def fingerprint(token: str) -> str:
-    """Return what may be written of a token: its SHA-256."""
+    """Return a token's SHA-256, the only form in which a token may be written elsewhere."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 class ChainStore(Protocol):
-    """Where a chain of tokens is kept. All methods block; what they say is in `TokenStore`, in a folder's words."""
+    """The port of a token store. All methods block. `TokenStore` documents them for a folder."""
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the lock between all that use the store, waiting for it."""
+        """Wait for the lock between all users of the store, and hold it."""
 
     def read(self) -> TokenPair | None:
-        """Return the newest readable generation; None when there was never one."""
+        """Return the newest readable generation, or None if none was ever stored."""
 
     def last_seed(self) -> str | None:
         """Return the fingerprint of the configured token that began the chain."""
 
     def note_seed(self, seed: str) -> None:
-        """Remember which configured token was taken over."""
+        """Record which configured token began the chain."""
 
     def set_aside(self) -> None:
-        """Keep what is damaged under another name, so that a new chain can begin."""
+        """Rename the damaged generations, so that a new chain can begin."""
 
     def forget(self) -> None:
-        """Remove the chain."""
+        """Delete the chain."""
 
     def settle(self) -> None:
-        """Finish what a crash cut short."""
+        """Complete a `save` that a crash interrupted."""
 
     def prepare(self) -> None:
         """Prove that a new pair can be stored."""
 
     def save(self, pair: TokenPair) -> None:
-        """Make a pair the current one, durably, keeping the one before."""
+        """Durably make a pair the current one, and keep the previous one."""
 
     def intent(self) -> Intent | None:
-        """Return the refresh whose outcome is unknown, if there is one."""
+        """Return the unconfirmed or refused refresh, if there is one."""
 
     def note_intent(self, intent: Intent) -> None:
-        """Write durably that a token is about to be spent."""
+        """Record durably that a token is about to be used."""
 
     def clear_intent(self) -> None:
-        """Forget the intent."""
+        """Delete the intent."""
 
 
 class TokenStore:
@@ -117,7 +117,7 @@ class TokenStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock between processes, waiting for it. The kernel frees it however the holder ends."""
+        """Wait for the lock between processes, and hold it. The kernel releases it however the holder ends."""
         with self._usable("locking"):
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -125,18 +125,18 @@ class TokenStore:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            # Nothing was written to it, and free it is whatever the system says of it.
+            # Nothing was written to the file, and close releases the lock even when it reports an error.
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
     def read(self) -> TokenPair | None:
-        """Return the newest readable generation; None when there was never one.
+        """Return the newest readable generation, or None if none was ever stored.
 
-        Raises `TokenStoreExposed` when others can read the file, `TokenStoreDamaged` when there are files and none of
-        them can be used, `TokenStoreUnusable` when they cannot be read: that is no reason to spend anything.
+        Raises `TokenStoreExposed` if others can read a file, `TokenStoreDamaged` if all files are damaged, and
+        `TokenStoreUnusable` if the files cannot be read. None of these may lead to the use of another token.
         """
         damaged = False
-        # A slot that holds a whole pair was written, and lost its rename to a crash or the disk: it is the newest.
+        # A slot with a complete pair is the newest generation: a crash or the disk prevented only its rename.
         for path in (self._slot, self.path, self._previous):
             body = self._read_private(path)
             if body is None or (path == self._slot and not body.strip(b"\0 \n")):
@@ -146,43 +146,44 @@ class TokenStore:
                 return pair
             damaged = damaged or path != self._slot
         if damaged:
-            message = f"the token store {self.path} is damaged, and so is the generation before"
+            message = f"the token store {self.path} is damaged, and so is its previous generation"
             raise TokenStoreDamaged(message)
         return None
 
     def last_seed(self) -> str | None:
-        """Return the fingerprint of the configured token that began the chain: known also when the pair is damaged."""
+        """Return the fingerprint of the configured token that began the chain, even if the pair is damaged."""
         body = self._read_private(self._seed)
         return None if body is None else body.decode("ascii", "replace").strip()
 
     def note_seed(self, seed: str) -> None:
-        """Remember which configured token was taken over."""
+        """Record which configured token began the chain."""
         with self._usable("writing"):
             self._replace(self._seed, seed.encode("ascii"))
 
     def set_aside(self) -> None:
-        """Keep damaged files under another name, so that a new chain can begin. The caller holds the lock."""
-        with self._usable("setting aside"):
+        """Rename the damaged files, so that a new chain can begin. The caller holds the lock."""
+        with self._usable("renaming"):
             for path in (self.path, self._previous):
                 with contextlib.suppress(FileNotFoundError):
                     path.rename(path.with_suffix(".damaged"))
             self._sync_folder()
 
     def forget(self) -> None:
-        """Remove the chain, because a person asked for it (`logout`). The caller holds the lock.
+        """Delete the chain for `dcsync logout`. The caller holds the lock.
 
-        What stays: the lock, and which configured token began the chain, so that it is not offered again.
+        The lock file stays, and so does the seed, so that the same configured token is not used again.
         """
-        with self._usable("forgetting"):
-            # The slot first: whole, it would count as the newest generation. The current file last.
+        with self._usable("deleting"):
+            # The slot goes first, because a complete slot would count as the newest generation. The current file is
+            # last.
             for path in (self._slot, self._previous, self._intent, self.path):
                 path.unlink(missing_ok=True)
             self._sync_folder()
 
     def settle(self) -> None:
-        """Finish a `save` that a crash or the disk cut short, from its beginning. The caller holds the lock.
+        """Repeat a `save` that a crash or the disk interrupted, from its beginning. The caller holds the lock.
 
-        That a pair can be read does not say that it is on the disk: its fsync may have failed, or never begun.
+        A readable pair may still not be on the disk: its fsync may have failed, or may never have started.
         """
         body = self._read_private(self._slot)
         pair = None if body is None else parse_pair(body)
@@ -190,14 +191,14 @@ class TokenStore:
             self.save(pair)
 
     def prepare(self) -> None:
-        """Prove that a new pair can be stored: reserve its room durably. Raises `TokenStoreUnusable` if not.
+        """Prove that a new pair can be stored by reserving its space durably. Raises `TokenStoreUnusable` if not.
 
-        The caller holds the lock and called `settle`: what the slot held is written over.
+        The caller holds the lock and has called `settle`, because this overwrites the slot.
         """
         with self._usable("preparing"):
             descriptor = os.open(self._slot, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                # Zeros that are really written: a preallocated block can still meet a full disk on copy-on-write.
+                # Zeros are really written, because on copy-on-write even a preallocated block can meet a full disk.
                 _write_all(descriptor, b"\0" * _SLOT_SIZE)
                 os.fsync(descriptor)
             finally:
@@ -205,7 +206,7 @@ class TokenStore:
             self._sync_folder()
 
     def save(self, pair: TokenPair) -> None:
-        """Make a pair the current one, durably: slot, fsync, keep the old one, rename, fsync."""
+        """Durably make a pair the current one: write the slot, fsync, keep the old pair, rename, fsync."""
         body = render_pair(pair).ljust(_SLOT_SIZE, b" ")
         with self._usable("writing"):
             descriptor = os.open(self._slot, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -220,44 +221,44 @@ class TokenStore:
             self._sync_folder()
 
     def intent(self) -> Intent | None:
-        """Return the refresh whose outcome is unknown, if there is one."""
+        """Return the unconfirmed or refused refresh, if there is one."""
         return parse_intent(self._read_private(self._intent) or b"")
 
     def note_intent(self, intent: Intent) -> None:
-        """Write durably that a token is about to be spent."""
+        """Record durably that a token is about to be used."""
         body = json.dumps(intent_json(intent)).encode()
         with self._usable("writing"):
             self._replace(self._intent, body)
 
     def clear_intent(self) -> None:
-        """Forget the intent: the answer was definite."""
+        """Delete the intent after a definite response."""
         with contextlib.suppress(OSError):
-            # One that stays behind only costs a repeated question.
+            # An intent that remains only costs one repeated refresh.
             self._intent.unlink(missing_ok=True)
 
     def _replace(self, path: Path, body: bytes) -> None:
-        aside = path.with_suffix(".new")
-        descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        temporary = path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _write_all(descriptor, body)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        aside.replace(path)
+        temporary.replace(path)
         self._sync_folder()
 
     def _keep_previous(self) -> None:
-        """Keep the current generation as the previous one, with no moment without either."""
-        aside = self._previous.with_suffix(".new")
-        aside.unlink(missing_ok=True)
+        """Keep the current generation as the previous one. At every moment at least one of them exists."""
+        temporary = self._previous.with_suffix(".new")
+        temporary.unlink(missing_ok=True)
         try:
-            os.link(self.path, aside)
+            os.link(self.path, temporary)
         except FileNotFoundError:
             return
         except OSError:
-            # No hard links here: without the generation before is better than without the new one.
+            # The file system has no hard links. The new generation matters more than the previous one.
             return
-        aside.replace(self._previous)
+        temporary.replace(self._previous)
 
     def _read_private(self, path: Path) -> bytes | None:
         try:
@@ -270,12 +271,12 @@ class TokenStore:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             os.close(descriptor)
-            message = f"the token store {path} is no file"
-            raise TokenStoreUnusable(message, hint="look who put it there, and move it away")
+            message = f"the token store {path} is not a regular file"
+            raise TokenStoreUnusable(message, hint="find out what created it, and move it away")
         with os.fdopen(descriptor, "rb") as file:
             mode = facts.st_mode & 0o777
             if mode & 0o077:
-                message = f"the token store {path} has mode {mode:04o}: others can use it"
+                message = f"the token store {path} has mode {mode:04o}, so other users can access it"
                 raise TokenStoreExposed(message)
             try:
                 return file.read()
@@ -300,7 +301,7 @@ class TokenStore:
 
 
 def render_pair(pair: TokenPair) -> bytes:
-    """Return a pair as it is stored, with its sum."""
+    """Return a pair in its stored form, with its checksum."""
     entry = {
         "format": _FORMAT,
         "refresh_token": pair.refresh_token,
@@ -312,12 +313,12 @@ def render_pair(pair: TokenPair) -> bytes:
         "user": pair.user,
     }
     text = json.dumps(entry, sort_keys=True)
-    # The sum is what tells a flipped bit from a token: a wrong token spent would be taken for a dead chain.
+    # The checksum detects a flipped bit. Without it, dcsync would use a wrong token and take the chain for dead.
     return json.dumps({**entry, "sum": fingerprint(text)}).encode()
 
 
 def parse_pair(body: str | bytes) -> TokenPair | None:
-    """Return a pair as it was stored; None when its sum is another one."""
+    """Return a stored pair, or None if it is malformed or its checksum does not match."""
     try:
         entry = json.loads(body)
         claimed = entry.pop("sum")
@@ -330,14 +331,14 @@ def parse_pair(body: str | bytes) -> TokenPair | None:
             renew_at=parse_time(entry["renew_at"]),
             issued_at=parse_time(entry["issued_at"]),
             seed=entry["seed"],
-            user=entry.get("user"),  # not in what the first version wrote
+            user=entry.get("user"),  # the first version did not write it
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def intent_json(intent: Intent) -> dict[str, Json]:
-    """Return an intent as it is written."""
+    """Return an intent in its stored form."""
     return {
         "spending": intent.spending,
         "attempt": intent.attempt,
@@ -347,7 +348,7 @@ def intent_json(intent: Intent) -> dict[str, Json]:
 
 
 def parse_intent(body: str | bytes) -> Intent | None:
-    """Return an intent as it was written; None for anything else."""
+    """Return a stored intent, or None if it is malformed."""
     try:
         entry = json.loads(body)
         at = parse_time(entry["at"])

@@ -17,7 +17,7 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.core.names import printable
 from dcsync.ops.context import Observer
 from dcsync.ops.integrity.content_reader import ReadingObserver
-from dcsync.tasks import beside
+from dcsync.tasks import running
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -229,5 +229,5 @@ async def _reporting(report: Callable[[], None], clock: Clock) -> AsyncIterator[
             await clock.sleep(INTERVAL_S)
             report()
 
-    async with beside(repeat()):
+    async with running(repeat()):
         yield

@@ -21,7 +21,7 @@ from dcsync.clock import Clock, SystemClock
 from dcsync.core.model import Json
 from dcsync.errors import ConfigError
 from dcsync.ops.metrics import CONTENT_TYPE
-from dcsync.tasks import beside
+from dcsync.tasks import running
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +149,7 @@ async def serving(
     listener = _listen(host, port)
     try:
         bound = int(listener.getsockname()[1])
-        async with beside(_accept_connections(listener, connection, clock or SystemClock())):
+        async with running(_accept_connections(listener, connection, clock or SystemClock())):
             log.info("pages are served", address=f"http://{host}:{bound}")
             yield host, bound
     finally:

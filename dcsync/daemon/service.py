@@ -37,7 +37,7 @@ from dcsync.ops.alerts import notify
 from dcsync.ops.metrics import render
 from dcsync.ops.recovery import recover
 from dcsync.ops.status import Status
-from dcsync.tasks import beside
+from dcsync.tasks import running
 
 log = structlog.get_logger(__name__)
 
@@ -218,7 +218,7 @@ class Service:
 
         self._opener = asyncio.current_task()
         try:
-            async with beside(extend()):
+            async with running(extend()):
                 yield
         finally:
             self._opener = None

@@ -1,4 +1,4 @@
-"""Signing in and out: the browser's round, the code, and a chain that begins durably or not at all."""
+"""Sign in and out: the browser, the code, and a new chain that is stored durably or not at all."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from dcsync.tasks import DiskThreads, finish, primary_error
 
 log = structlog.get_logger(__name__)
 
-#: How long a person may take. The code itself lives 5 minutes after signing in (APS).
+#: How long dcsync waits for the sign-in. The code itself lives 5 minutes after it (docs/api.md §6).
 PATIENCE_S = 15 * 60.0
 
 
 class Person(Protocol):
-    """Whoever signs in."""
+    """The port to the user who signs in."""
 
     def show(self, url: str, *, listening: bool, why_not: str) -> None:
-        """Show, and where it can be open, the address to sign in at; say why pasting is all that is left, if it is."""
+        """Show the sign-in address and open it if possible. If only pasting is left, `why_not` says why."""
 
     async def pasted(self) -> str:
-        """Return an address that the person pasted; never returns when there is nobody to paste. Cancel to give up."""
+        """Return a pasted address. Without a terminal it never returns, and the caller cancels it."""
 
     def complain(self, error: DcsyncError) -> None:
-        """Say what is wrong with a pasted address; another may follow."""
+        """Show why a pasted address was refused. The user may paste another address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenChain:
-    """What signing in works on: the endpoint, the store, and what they run on."""
+    """The parts of a sign-in: the token endpoint, the token store, a clock and disk threads."""
 
     endpoint: TokenEndpoint
     store: ChainStore
@@ -50,7 +50,7 @@ class TokenChain:
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
-        """Hold the store's lock between processes; it is waited for in a thread."""
+        """Hold the store's lock between processes. A thread waits for it."""
         lock = self.store.locked()
         await self.disk.run(lock.__enter__)
         try:
@@ -67,10 +67,10 @@ async def login(
     switch_user: bool = False,
     patience_s: float = PATIENCE_S,
 ) -> TokenPair:
-    """Let a person sign in and begin a new chain with what it brings; a daemon that runs meanwhile takes it up.
+    """Sign in and begin a new chain. A running daemon picks it up.
 
     Raises `LoginRefused`, `WrongUser` (before anything is stored), `ClientRejected`, `TokenStoreUnusable` and the
-    other `AuthError`s. Until the new pair is durable, the old chain is untouched.
+    other `AuthError`s. The old chain is untouched until the new pair is durable.
     """
     attempt = begin(
         authorize_url=chain.endpoint.authorize_url,
@@ -83,29 +83,29 @@ async def login(
     async with _listening_if_possible(attempt) as (listener, why_not):
         person.show(attempt.url, listening=listener is not None, why_not=why_not)
         try:
-            code = await _code(attempt, listener, person, patience_s)
+            code = await _wait_for_code(attempt, listener, person, patience_s)
             pair = await finish(_begin_chain(chain, code, attempt, switch_user=switch_user))
         except DcsyncError as error:
             if listener is not None:
-                listener.tell(error)
+                listener.show_outcome(error)
             raise
         if listener is not None:
-            listener.tell(None)
+            listener.show_outcome(None)
     log.info("signed in", user=pair.user)
     return pair
 
 
 async def logout(chain: TokenChain, *, local: bool = False) -> bool:
-    """Revoke the stored chain and forget it; return whether there was one.
+    """Revoke the stored chain and delete it. Returns whether a chain was stored.
 
-    When the server cannot be asked nothing is forgotten, unless only the `local` copy is meant.
+    If Autodesk cannot be reached, nothing is deleted. `local` deletes only the local copy, without revoking it.
     """
     async with chain.locked():
         await chain.disk.run(chain.store.settle)
         try:
             pair = await chain.disk.run(chain.store.read)
         except TokenStoreDamaged:
-            # Nothing readable to revoke: set aside rather than removed.
+            # Without a readable token there is nothing to revoke. The damaged files are renamed, not deleted.
             await chain.disk.run(chain.store.set_aside)
             return True
         if pair is None:
@@ -130,8 +130,8 @@ async def _listening_if_possible(attempt: SignIn) -> AsyncIterator[tuple[Listene
         await manager.__aexit__(None, None, None)
 
 
-async def _code(attempt: SignIn, listener: Listener | None, person: Person, patience_s: float) -> str:
-    """Return the code from whichever comes first: the browser, or a pasted address that is right."""
+async def _wait_for_code(attempt: SignIn, listener: Listener | None, person: Person, patience_s: float) -> str:
+    """Return the code from the browser or from a valid pasted address, whichever comes first."""
     found: list[str] = []
     refused: list[LoginRefused] = []
 
@@ -157,7 +157,7 @@ async def _code(attempt: SignIn, listener: Listener | None, person: Person, pati
             waiting = None if listener is None else group.create_task(from_browser(listener))
             pasting = group.create_task(from_person(waiting))
     except TimeoutError:
-        message = f"nobody signed in within {patience_s / 60:.0f} minutes"
+        message = f"the sign-in was not completed within {patience_s / 60:.0f} minutes"
         raise LoginRefused(message) from None
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None
@@ -173,32 +173,32 @@ async def _begin_chain(chain: TokenChain, code: str, attempt: SignIn, *, switch_
         try:
             before = await disk.run(store.read)
         except TokenStoreDamaged as error:
-            log.warning("a damaged token store is set aside", error=error.message)
+            log.warning("damaged token store renamed", error=error.message)
             await disk.run(store.set_aside)
             before = None
-        # Proved before the code is used: it works once.
+        # The code works only once, so the store must prove first that it can save the new pair.
         await disk.run(store.prepare)
         granted = await chain.endpoint.exchange(code, verifier=attempt.verifier, redirect_uri=attempt.redirect_uri)
         if granted.refresh_token is None:
-            message = "the server gave no refresh token, without which nothing can go on unattended"
-            raise LoginRefused(message, hint="check the app's grant types on the developer portal")
+            message = "Autodesk returned no refresh token, and dcsync needs one to run unattended"
+            raise LoginRefused(message, hint="check the app's grant types on the APS developer portal")
         pair = first_pair(granted, granted.refresh_token, chain.clock.now())
-        if before is not None and _is_somebody_else(before, pair) and not switch_user:
+        if before is not None and _is_different_user(before, pair) and not switch_user:
             await _revoke_quietly(chain, granted.refresh_token)
-            message = f"signed in as user {pair.user}, but the stored token is of user {before.user}"
+            message = f"signed in as user {pair.user}, but the stored token belongs to user {before.user}"
             raise WrongUser(message)
         await disk.run(store.save, pair)
         await disk.run(store.clear_intent)
     return pair
 
 
-def _is_somebody_else(before: TokenPair, now: TokenPair) -> bool:
+def _is_different_user(before: TokenPair, now: TokenPair) -> bool:
     return before.user is not None and now.user is not None and before.user != now.user
 
 
 async def _revoke_quietly(chain: TokenChain, refresh_token: str) -> None:
-    """A chain that is not wanted should not live on; that it may is no reason to hide why it is not wanted."""
+    """Revoke an unwanted chain. A failure is only logged, so that it does not hide why the sign-in was refused."""
     try:
         await chain.endpoint.revoke(refresh_token)
     except AuthError as error:
-        log.warning("the unused token could not be revoked", code=error.code, error=error.message)
+        log.warning("unused token could not be revoked", code=error.code, error=error.message)

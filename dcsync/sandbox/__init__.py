@@ -1,6 +1,6 @@
-"""A stand-in of the Data Connector API, its token endpoint and its file store, on loopback.
+"""A local stand-in for the Data Connector API, its token endpoint and its object storage.
 
-It imports nothing of dcsync: a mistake of the client's must not be shared by what tests it.
+The sandbox imports no other package of dcsync, so that it cannot share a mistake of the code that it tests.
 """
 
 from dcsync.sandbox.faults import Fault, Faults

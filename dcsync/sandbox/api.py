@@ -1,4 +1,4 @@
-"""The handlers of the Data Connector API and the hubs; `oauth_handlers` has those of OAuth."""
+"""The handlers of the Data Connector API and of the hubs. `oauth_handlers` has those of OAuth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_LIMIT = 20
 
 
 class ApiHandlers:
-    """Answers as the Data Connector API does. Faults come first, then the token, the quota, and the answer."""
+    """Answers like the Data Connector API. Faults come first, then the token, the rate limit, and the response."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -43,7 +43,7 @@ class ApiHandlers:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Log, break, authorize, count."""
+        """Log the call, apply its fault, check its token, and count it against the rate limit."""
         state = self._state
         server: Origin = "token" if request.path.startswith("/authentication/") else "api"
         status = 0
@@ -57,7 +57,7 @@ class ApiHandlers:
             status = response.status
             return response
         except ConnectionError:
-            # The client went away, as it may; nothing is wrong here.
+            # The client closed the connection, which is not a failure of the sandbox.
             return hang_up(request)
         finally:
             state.log_call(server, request, status, 0)
@@ -75,7 +75,7 @@ class ApiHandlers:
             if broken is not None:
                 return broken
         if counted:
-            refusal = self._authorize(request) or self._count(request)
+            refusal = self._authorize(request) or self._check_quota(request)
             if refusal is not None:
                 return refusal
         response: web.StreamResponse = await handler(request)
@@ -99,8 +99,8 @@ class ApiHandlers:
             )
         return None
 
-    def _count(self, request: web.Request) -> web.Response | None:
-        """60 calls in any 60 s over all Data Connector endpoints."""
+    def _check_quota(self, request: web.Request) -> web.Response | None:
+        """Allow 60 calls in any 60 s over all Data Connector endpoints."""
         quota = self._state.options.quota_per_minute
         if quota is None or not request.path.startswith("/data-connector/"):
             return None
@@ -156,7 +156,7 @@ class ApiHandlers:
         if job.listing is not None:
             return web.json_response(job.listing)
         rows = [
-            # Sizes come as numbers and as strings.
+            # Autodesk sends sizes as numbers or as strings, so the sandbox sends both.
             {"name": name, "createdAt": stamp(job.created_at), "size": str(blob.size) if index % 2 else blob.size}
             for index, (name, blob) in enumerate(world.extract(job.id).items())
         ]
@@ -171,7 +171,7 @@ class ApiHandlers:
         if self._state.options.sign is not None:
             url = self._state.options.sign(job.id, name)
         else:
-            # As S3 clients write keys: everything but the unreserved characters is escaped, and then some.
+            # S3 clients escape at least all characters that are not unreserved. The sandbox escapes a few more.
             key = quote(f"sandbox data/{job.id}/{name}", safe="").replace("~", "%7E").replace("%2F", "/", 1)
             raw_path = f"/dc-extracts/{key}"
             url = f"{self._state.storage_url}{raw_path}?{self._state.signer.sign(raw_path, world.now())}"
@@ -185,13 +185,13 @@ class ApiHandlers:
         try:
             limit, offset = int(query.get("limit", _DEFAULT_LIMIT)), int(query.get("offset", "0"))
         except ValueError:
-            return _bad_request("limit and offset are numbers")
+            return _bad_request("limit and offset must be numbers")
         if limit < 1 or offset < 0 or query.get("sort", "asc") not in {"asc", "desc"}:
             return _bad_request("limit, offset or sort out of range")
         top = self._state.options.max_limit
         limit = limit if top is None else min(limit, top)
         fields = [field for field in query.get("sortFields", "createdAt").split(",") if field]
-        # Ascending unless told otherwise: page one holds the oldest.
+        # The default order is ascending, so page one contains the oldest entries.
         ordered = sorted(
             rows,
             key=lambda row: [_text(row.get(field)) for field in [*fields, "id"]],
@@ -208,9 +208,9 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _not_found(what: str) -> web.Response:
-    return web.json_response({"detail": f"The {what} was not found"}, status=404)
+def _not_found(kind: str) -> web.Response:
+    return web.json_response({"detail": f"The {kind} was not found"}, status=404)
 
 
-def _bad_request(words: str) -> web.Response:
-    return web.json_response({"title": "Bad request", "detail": words, "status": 400}, status=400)
+def _bad_request(detail: str) -> web.Response:
+    return web.json_response({"title": "Bad request", "detail": detail, "status": 400}, status=400)

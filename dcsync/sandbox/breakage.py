@@ -1,4 +1,4 @@
-"""What a scripted fault does to a call before its right answer is considered."""
+"""The effects of scripted faults on a call, before its normal response."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from aiohttp import web
 
 from dcsync.sandbox.faults import Fault
 
-#: The fault of a call that its handler has to know of, because it changes how the right answer is sent.
+#: The fault of a call, for handlers in which it changes how the normal response is sent.
 FAULT = web.RequestKey("fault", Fault)
 
 
 def hang_up(request: web.Request) -> web.Response:
-    """Close the connection; the response goes nowhere."""
+    """Close the connection. The returned response reaches no client."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=500)
 
 
 async def break_call(request: web.Request, fault: Fault) -> web.StreamResponse | None:
-    """Do what a fault says; None when the right answer is still due."""
+    """Apply a fault. Returns its response, or None if the normal response follows."""
     match fault.kind:
         case "status":
             return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
@@ -46,7 +46,7 @@ async def break_call(request: web.Request, fault: Fault) -> web.StreamResponse |
 
 
 async def _gather(fault: Fault) -> None:
-    """Hold a call until enough of them wait; those that come after the first full gathering pass."""
+    """Hold a call until enough calls wait. Calls after the first complete gathering pass through."""
     fault.gathered += 1
     fault.most_gathered = max(fault.most_gathered, fault.gathered)
     waited = 0.0

@@ -1,4 +1,4 @@
-"""Extracts made from a seed: realistic tables, the same bytes for the same seed, table and version."""
+"""Extracts generated from a seed: realistic tables, with the same bytes for the same seed, table and version."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def table(seed: int, name: str, version: int) -> bytes:
 
 
 def readme(description: str, day: int) -> bytes:
-    """Return the README that stands in every extract."""
+    """Return the README that every extract contains."""
     return (
         f"<!doctype html><html><head><title>Autodesk Data Extract</title></head><body><h1>{description}</h1>"
         f"<p>Extract of day {day}. Each CSV file is a table; see the schemas folder of the archive.</p></body></html>\n"
@@ -100,7 +100,7 @@ def readme(description: str, day: int) -> bytes:
 
 
 def schema_files(names: Sequence[str]) -> dict[str, bytes]:
-    """Return the archive's `schemas/` folder, which the listing lacks."""
+    """Return the ZIP's `schemas/` folder, which is missing from the data listing."""
     files = {}
     for schema in sorted({name.split("_", 1)[0] for name in names if name.endswith(".csv")}):
         tables = {name: list(_HEADER) for name in names if name.startswith(f"{schema}_")}
@@ -109,7 +109,7 @@ def schema_files(names: Sequence[str]) -> dict[str, bytes]:
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
-    """Return a ZIP of these files, the same bytes each time."""
+    """Return a ZIP of these files, with the same bytes each time."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
         for name, body in files.items():
@@ -120,7 +120,7 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def identifier(*parts: object) -> str:
-    """Return a UUID that follows from these parts."""
+    """Return a UUID that is derived from these parts."""
     return str(uuid.UUID(bytes=hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:16], version=4))
 
 

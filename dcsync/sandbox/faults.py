@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, for which calls, how often. Deterministic, so that a test can count."""
+"""Scripted faults: their kind, the calls they affect, and how often. All are deterministic, so that tests can count."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Literal
 
 Kind = Literal[
     "status",  # answer with `status`, `body`, `headers` and do nothing else
-    "json",  # answer 200 with `body`, whatever it is
-    "endless",  # answer 200 and send for ever (until the client has enough)
-    "hang",  # answer nothing for `seconds`
-    "reset",  # close the connection before any answer
-    "delay",  # wait `seconds`, then do what is due
-    "gather",  # file store: wait until `amount` calls wait here together, `seconds` at most, then do what is due
-    "cut",  # the right headers, then only `amount` bytes of the body, then close
+    "json",  # answer 200 with any `body`
+    "endless",  # answer 200 and send until the client closes the connection
+    "hang",  # do not answer for `seconds`, then close the connection
+    "reset",  # close the connection before the response
+    "delay",  # wait `seconds`, then answer normally
+    "gather",  # wait until `amount` calls wait together, at most `seconds`, then answer normally
+    "cut",  # send the normal headers and `amount` bytes of the body, then close the connection
     "short",  # `amount` bytes only, with a Content-Length that says so
     "short-chunked",  # `amount` bytes only, without a Content-Length
     "long",  # `amount` bytes too many, with a Content-Length that says so
     "long-chunked",  # bytes without end, without a Content-Length
-    "slow",  # `amount` bytes a second
-    "no-range",  # ignore Range: 200 and everything
-    "wrong-range",  # 206 with a Content-Range that was not asked for
-    "etag",  # answer under the ETag `body`
-    "gzip",  # say Content-Encoding: gzip, and encode
-    "expired",  # 403 as for an expired URL
+    "slow",  # `amount` bytes per second
+    "no-range",  # ignore Range and answer 200 with the whole file
+    "wrong-range",  # answer 206 with a Content-Range that was not requested
+    "etag",  # answer with the ETag `body`
+    "gzip",  # answer with Content-Encoding: gzip
+    "expired",  # answer 403 as for an expired URL
     "wait-after-commit",  # token endpoint: rotate, then wait `seconds` before answering
     "lose-after-commit",  # token endpoint: rotate, then close the connection
     "garble-after-commit",  # token endpoint: rotate, then send half of the JSON
@@ -34,7 +34,7 @@ Kind = Literal[
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One fault. `match` is searched as a regular expression in the path; `skip` calls pass before `times` are hit."""
+    """One fault. The regular expression `match` selects paths. The first `skip` calls pass, the next `times` fail."""
 
     server: Literal["api", "token", "storage"]
     kind: Kind
@@ -46,13 +46,13 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     amount: int = 0
     seconds: float = 0.0
-    #: How many calls wait here now, and the most that ever did (kind "gather").
+    #: The number of calls that wait now, and its maximum so far (kind "gather").
     gathered: int = field(default=0, init=False)
     most_gathered: int = field(default=0, init=False)
 
 
 class Faults:
-    """The script. The first fault that fits a call is used up by it."""
+    """The script. Each call uses the first fault that matches it."""
 
     def __init__(self) -> None:
         self._script: list[Fault] = []
@@ -63,11 +63,11 @@ class Faults:
         return fault
 
     def clear(self) -> None:
-        """Forget the script."""
+        """Delete all faults."""
         self._script.clear()
 
     def take(self, server: str, path: str) -> Fault | None:
-        """Return the fault for a call, if there is one, and count it."""
+        """Return the fault for a call, if there is one, and count its use."""
         for fault in self._script:
             if fault.server != server or not re.search(fault.match, path):
                 continue

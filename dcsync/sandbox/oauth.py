@@ -1,4 +1,4 @@
-"""The token endpoint's memory: access tokens, refresh tokens that work once, codes, and service accounts."""
+"""The token endpoint's state: access tokens, single-use refresh tokens, codes, and service accounts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 _REFRESH_LIFE_S = 15 * 86400.0
 _GRACE_S = 30.0
 _CODE_LIFE_S = 300.0
-#: An assertion may end at most this far ahead.
+#: An assertion may expire at most this far in the future.
 _ASSERTION_LIFE_S = 300.0
 
 
@@ -34,7 +34,7 @@ class _Code:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """What a refresh gives."""
+    """The result of a refresh."""
 
     access_token: str
     refresh_token: str
@@ -42,9 +42,9 @@ class Pair:
 
 
 class Tokens:
-    """Issues tokens. `mode` says what happens to a refresh token that comes a second time.
+    """Issues tokens. `mode` decides what happens when a refresh token is used a second time.
 
-    `strict`: refused. `grace`: for 30 s it brings the same new pair. `revoke-family`: refused, and the live one dies.
+    `strict` refuses it. `grace` returns the same new pair for 30 s. `revoke-family` refuses it and revokes its chain.
     """
 
     def __init__(self, now: Callable[[], float], *, access_lifetime_s: float) -> None:
@@ -55,44 +55,44 @@ class Tokens:
         self._now = now
         self._refresh: dict[str, _Refresh] = {}
         self._access: dict[str, float] = {}
-        self._spent: dict[str, tuple[float, Pair]] = {}
+        self._used: dict[str, tuple[float, Pair]] = {}
         self._codes: dict[str, _Code] = {}
-        #: Per service account, its public keys in PEM by their id.
+        #: The public keys of each service account: PEM by key ID.
         self.service_accounts: dict[str, dict[str, str]] = {}
 
     def issue_refresh_token(self, user: str, *, family: str | None = None) -> str:
-        """Begin a chain, or go on with one, and return its live token."""
-        # By its beginning it is known where it has no business.
+        """Begin a chain, or continue one, and return its live token."""
+        # The prefix lets tests recognise a leaked token.
         token = f"sandbox-refresh-{secrets.token_urlsafe(32)}"
         self._refresh[token] = _Refresh(user=user, family=family or token, issued_at=self._now())
         self.live_refresh_tokens.add(token)
         return token
 
     def issue_access_token(self, user: str, lifetime_s: float | None = None) -> str:
-        """Return an access token that is good from now on."""
-        # In the form of a JWT, as the real ones are, with nothing but chance for a signature.
+        """Return an access token that is valid from now on."""
+        # A JWT like Autodesk's, with a random signature.
         token = f"{_part({'alg': 'RS256'})}.{_part({'userid': user})}.{secrets.token_urlsafe(24)}"
         self._access[token] = self._now() + (self.access_lifetime_s if lifetime_s is None else lifetime_s)
         return token
 
     def accepts(self, token: str) -> bool:
-        """Say whether an access token is good now."""
+        """Return whether an access token is valid now."""
         return self._access.get(token, 0.0) > self._now()
 
     def revoke_access(self) -> None:
-        """Let every access token so far be refused."""
+        """Revoke all access tokens issued so far."""
         self._access.clear()
 
     def refresh(self, token: str) -> Pair | None:
-        """Spend a refresh token; None is `invalid_grant`."""
+        """Use a refresh token. None means `invalid_grant`."""
         entry = self._refresh.get(token)
         now = self._now()
         if entry is None:
             return None
         if token not in self.live_refresh_tokens:
-            spent = self._spent.get(token)
-            if self.mode == "grace" and spent is not None and now - spent[0] <= _GRACE_S:
-                return spent[1]
+            used = self._used.get(token)
+            if self.mode == "grace" and used is not None and now - used[0] <= _GRACE_S:
+                return used[1]
             if self.mode == "revoke-family":
                 family = {name for name, other in self._refresh.items() if other.family == entry.family}
                 self.live_refresh_tokens -= family
@@ -106,17 +106,17 @@ class Tokens:
             refresh_token=self.issue_refresh_token(entry.user, family=entry.family),
             expires_in=int(self.access_lifetime_s),
         )
-        self._spent[token] = (now, pair)
+        self._used[token] = (now, pair)
         return pair
 
     def issue_code(self, user: str, *, challenge: str, redirect_uri: str) -> str:
-        """Return an authorization code: what consent brings."""
+        """Return an authorization code, the result of consent."""
         code = secrets.token_urlsafe(32)
         self._codes[code] = _Code(user=user, challenge=challenge, redirect_uri=redirect_uri, issued_at=self._now())
         return code
 
     def redeem(self, code: str, *, verifier: str, redirect_uri: str) -> Pair | None:
-        """Change a code for a pair, once; None is `invalid_grant`."""
+        """Exchange a code for a token pair, once. None means `invalid_grant`."""
         entry = self._codes.pop(code, None)
         if entry is None or self._now() - entry.issued_at > _CODE_LIFE_S or entry.redirect_uri != redirect_uri:
             return None
@@ -130,11 +130,11 @@ class Tokens:
         )
 
     def revoke(self, token: str) -> None:
-        """Forget a refresh token; one that is not known is no error (RFC 7009)."""
+        """Revoke a refresh token. An unknown token is not an error (RFC 7009 §2.2)."""
         self.live_refresh_tokens.discard(token)
 
     def mint(self, assertion: str, *, client_id: str, audience: str) -> tuple[str, int] | str:
-        """Return an access token and its life for a service account's assertion, or what is wrong with it."""
+        """Return an access token and its lifetime for an assertion, or the reason why the assertion is refused."""
         import jwt
 
         try:
@@ -143,7 +143,7 @@ class Tokens:
             key = self.service_accounts.get(str(claimed.get("sub")), {}).get(str(header.get("kid")))
             if key is None:
                 return "the service account or its key is not known"
-            # The times are the world's, not the machine's: looked at below.
+            # The expiry is checked below, because the world's time counts, not the machine's.
             claims = jwt.decode(assertion, key, algorithms=["RS256"], audience=audience, options={"verify_exp": False})
         except jwt.PyJWTError as error:
             return f"the assertion is not valid: {error}"

@@ -1,4 +1,4 @@
-"""The handlers of OAuth: a page to consent on, the token endpoint, revocation."""
+"""The handlers of OAuth: the consent page, the token endpoint, revocation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 class OAuthHandlers:
-    """Answers under `/authentication/v2/` as Autodesk's OAuth does."""
+    """Answers under `/authentication/v2/` like Autodesk's OAuth."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -35,12 +35,12 @@ class OAuthHandlers:
 
     async def _authorize(self, request: web.Request) -> web.Response:
         query = request.query
-        wrong = self._wrong(query.get("client_id", ""), query.get("redirect_uri", ""))
-        if wrong is None and (query.get("response_type") != "code" or query.get("code_challenge_method") != "S256"):
-            wrong = "response_type must be code, code_challenge_method S256"
-        if wrong is not None:
-            # Not a redirect: an address that is not registered must not be sent anything (RFC 6749 §4.1.2.1).
-            return web.json_response({"error": "invalid_request", "error_description": wrong}, status=400)
+        problem = self._client_problem(query.get("client_id", ""), query.get("redirect_uri", ""))
+        if problem is None and (query.get("response_type") != "code" or query.get("code_challenge_method") != "S256"):
+            problem = "response_type must be code, code_challenge_method S256"
+        if problem is not None:
+            # No redirect, because nothing may be sent to an unregistered address (RFC 6749 §4.1.2.1).
+            return web.json_response({"error": "invalid_request", "error_description": problem}, status=400)
         kept = "".join(
             f'<input type="hidden" name="{html.escape(name)}" value="{html.escape(query.get(name, ""))}">'
             for name in ("client_id", "redirect_uri", "state", "code_challenge")
@@ -56,22 +56,22 @@ class OAuthHandlers:
     async def _consent(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
         redirect_uri = form.get("redirect_uri", "")
-        wrong = self._wrong(form.get("client_id", ""), redirect_uri)
-        if wrong is not None:
-            return web.json_response({"error": "invalid_request", "error_description": wrong}, status=400)
+        problem = self._client_problem(form.get("client_id", ""), redirect_uri)
+        if problem is not None:
+            return web.json_response({"error": "invalid_request", "error_description": problem}, status=400)
         if form.get("answer") == "allow":
             code = self._state.tokens.issue_code(
                 form.get("user", ""), challenge=form.get("code_challenge", ""), redirect_uri=redirect_uri
             )
             answer = {"code": code}
         else:
-            answer = {"error": "access_denied", "error_description": "The user said no"}
+            answer = {"error": "access_denied", "error_description": "The user denied access"}
         answer["state"] = form.get("state", "")
         return web.Response(status=303, headers={"Location": f"{redirect_uri}?{urlencode(answer)}"})
 
-    def _wrong(self, client_id: str, redirect_uri: str) -> str | None:
+    def _client_problem(self, client_id: str, redirect_uri: str) -> str | None:
         if client_id != self._state.options.client_id:
-            return "the client is not known"
+            return "unknown client"
         registered = self._state.options.redirect_uris
         if registered is not None and redirect_uri not in registered:
             return "the redirect_uri is not registered"
@@ -97,7 +97,7 @@ class OAuthHandlers:
             case grant if grant == _JWT_BEARER:
                 return await self._mint(request, form)
             case _:
-                return _oauth_error("unsupported_grant_type", "not served here")
+                return _oauth_error("unsupported_grant_type", "The sandbox does not support this grant type")
         if pair is None:
             return _oauth_error("invalid_grant", refused)
         return await _granted(request, pair)
@@ -153,5 +153,5 @@ async def _granted(request: web.Request, pair: Pair) -> web.Response:
             return web.Response(body=body, content_type="application/json")
 
 
-def _oauth_error(code: str, words: str, *, status: int = 400) -> web.Response:
-    return web.json_response({"error": code, "error_description": words}, status=status)
+def _oauth_error(code: str, description: str, *, status: int = 400) -> web.Response:
+    return web.json_response({"error": code, "error_description": description}, status=status)

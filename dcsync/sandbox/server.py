@@ -1,4 +1,4 @@
-"""Both servers: the API with its token endpoint, and the file store, on two ports, as two origins."""
+"""The sandbox's two servers, on two ports and thus two origins: the API with its token endpoint, and storage."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from aiohttp.typedefs import Handler
 
 from dcsync.sandbox.api import ApiHandlers
 from dcsync.sandbox.state import Options, State
-from dcsync.sandbox.storage import StoreHandlers
+from dcsync.sandbox.storage import StorageHandlers
 from dcsync.sandbox.world import World
 
 
 class Sandbox(State):
-    """The state and its two servers. Entering the context starts both servers; leaving it stops them."""
+    """The state and its two servers. Entering the context starts both servers, leaving it stops them."""
 
     def __init__(
         self,
@@ -36,10 +36,10 @@ class Sandbox(State):
         api = ApiHandlers(self)
         application = web.Application(middlewares=[self._count, api.middleware])
         application.add_routes(api.routes())
-        store = web.Application(middlewares=[self._count])
-        store.router.add_route("*", r"/{tail:[\s\S]*}", StoreHandlers(self).handle)
+        storage = web.Application(middlewares=[self._count])
+        storage.router.add_route("*", r"/{tail:[\s\S]*}", StorageHandlers(self).handle)
         self.base_url = await self._start(application, self._ports[0])
-        self.storage_url = await self._start(store, self._ports[1])
+        self.storage_url = await self._start(storage, self._ports[1])
         return self
 
     async def __aexit__(
@@ -57,12 +57,12 @@ class Sandbox(State):
             self.active -= 1
 
     async def _stamp(self, _: web.Request, response: web.StreamResponse) -> None:
-        """Date every answer by the world's clock, which need not be the machine's."""
+        """Set the Date header from the world's clock, which may differ from the machine's."""
         response.headers["Date"] = formatdate(self.world.now(), usegmt=True)
 
     async def _start(self, application: web.Application, port: int) -> str:
         application.on_response_prepare.append(self._stamp)
-        # No access log: it would hold the queries of signed URLs. No waiting for idle connections when it stops.
+        # No access log, because it would contain the queries of signed URLs. A stop does not wait for idle connections.
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         self._runners.append(runner)

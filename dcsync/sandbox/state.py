@@ -1,4 +1,4 @@
-"""What the sandbox's handlers share: the world, the options, the tokens, the faults, and the calls that came."""
+"""The shared state of the sandbox's handlers: world, options, tokens, faults, and received calls."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ Origin: TypeAlias = Literal["api", "token", "storage"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How strict it is. `quota_per_minute=None` switches the quota off."""
+    """The sandbox's settings. `quota_per_minute=None` turns the rate limit off."""
 
     quota_per_minute: int | None = 60
     url_lifetime_s: float = 60.0
     latency_s: float = 0.0
     require_auth: bool = True
     etag: Literal["md5", "multipart", "opaque", "unequal"] = "md5"
-    #: Nine S3 servers measured ignore If-Range.
+    #: All nine S3 servers that were measured ignore If-Range.
     if_range: Literal["ignore", "honour"] = "ignore"
     max_limit: int | None = 200
     client_id: str = "sandbox"
     client_secret: str | None = field(default="sandbox-secret", repr=False)
     access_token_lifetime_s: float = 3600.0
-    #: Where the browser may be sent after signing in; None: anywhere.
+    #: The registered redirect addresses. None allows any address.
     redirect_uris: tuple[str, ...] | None = ("http://localhost:8080/callback",)
-    #: Makes the signed URL of a job's file: for a real S3 server in the place of the sandbox's own store.
+    #: Returns the signed URL of a job's file, to use a real S3 server instead of the sandbox's own storage.
     sign: Callable[[str, str], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A request as it came."""
+    """A received call."""
 
     at: float
-    #: When it was by the world's clock, in seconds since 1970.
+    #: The world's time of the call, in seconds since 1970.
     dated: float
     server: Origin
     method: str
@@ -65,15 +65,15 @@ class State:
         self.tokens = Tokens(world.now, access_lifetime_s=options.access_token_lifetime_s)
         self.signer = Signer(secrets.token_bytes(32), lifetime_s=options.url_lifetime_s)
         self.calls: list[Call] = []
-        #: Requests in progress. While there are none, a test may let time pass.
+        #: The number of requests in progress. Tests advance the clock only while it is 0.
         self.active = 0
         self.etag_serial = 0
-        #: The two origins; known once the servers listen.
+        #: The two origins, known once the servers listen.
         self.base_url = ""
         self.storage_url = ""
 
     def count(self, server: str | None = None, *, path_contains: str = "", status: int | None = None) -> int:
-        """Return how many calls were received: those to a server, with a text in their path, with a status."""
+        """Return the number of received calls. The arguments select by server, by text in the path, and by status."""
         return sum(
             (server is None or call.server == server)
             and path_contains in call.path

@@ -1,4 +1,4 @@
-"""The file store: S3's answers to a signed GET, as far as a download meets them."""
+"""Object storage: S3's responses to a signed GET, as far as downloads need them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dcsync.sandbox.world import Blob
 _PIECE = 1 << 18
 SENT = web.RequestKey("sent", int)
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-#: Faults that change how a right answer is sent.
+#: Faults that change how a normal response is sent.
 _SENDING = frozenset({"cut", "short", "short-chunked", "long", "long-chunked", "slow", "gzip"})
 
 
-class StoreHandlers:
-    """Answers in the order S3 does: signature and expiry, If-Match, If-None-Match, range."""
+class StorageHandlers:
+    """Checks in S3's order: signature and expiry, If-Match, If-None-Match, range."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -35,7 +35,7 @@ class StoreHandlers:
             response = await self._answer(request)
             return response
         except ConnectionError:
-            # The client went away, as it may; nothing is wrong here.
+            # The client closed the connection, which is not a failure of the sandbox.
             return hang_up(request)
         finally:
             state.log_call("storage", request, 0 if response is None else response.status, request.get(SENT, 0))
@@ -139,16 +139,16 @@ class StoreHandlers:
             case "multipart":
                 return f'"{blob.md5}-7"'
             case "opaque":
-                # Changes with each look, as the ETag of a store that encrypts anew might.
+                # The ETag changes with each call, as it may in storage that encrypts again.
                 self._state.etag_serial += 1
                 return f'"{self._state.etag_serial:032x}"'
             case "unequal":
-                # Looks like an MD5 and is none (SSE-KMS).
+                # The ETag looks like an MD5 but is not one (SSE-KMS).
                 return f'"{blob.md5[::-1]}"'
 
 
 def _is_range(text: str) -> bool:
-    """Say whether a Range is one that this server knows; any other is ignored (RFC 9110 §14.2)."""
+    """Return whether the sandbox supports a Range. It ignores all others (RFC 9110 §14.2)."""
     match = _RANGE.fullmatch(text.strip())
     if match is None or not (match[1] or match[2]):
         return False
@@ -157,7 +157,7 @@ def _is_range(text: str) -> bool:
 
 def _span(text: str, size: int) -> tuple[int, int] | None:
     match = _RANGE.fullmatch(text.strip())
-    assert match is not None  # noqa: S101 - it was looked at
+    assert match is not None  # noqa: S101 - `_is_range` checked it
     if not match[1]:
         length = min(int(match[2]), size)
         return (size - length, size) if length else None
@@ -166,6 +166,6 @@ def _span(text: str, size: int) -> tuple[int, int] | None:
     return (start, stop) if start < stop else None
 
 
-def _xml(status: int, code: str, words: str) -> web.Response:
-    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{words}</Message></Error>'
+def _xml(status: int, code: str, message: str) -> web.Response:
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     return web.Response(status=status, text=body, content_type="application/xml")

@@ -1,4 +1,4 @@
-"""What the stand-in knows: an account, data requests, jobs that come to their end, and their extracts."""
+"""The sandbox's data: an account, data requests, jobs that progress over time, and their extracts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Stored:
 
 
 class Synthetic:
-    """A large file whose bytes are computed when they are read: a seeded block of 1 MiB, each copy with its number."""
+    """A large file that is computed when it is read: numbered copies of a seeded block of 1 MiB."""
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self._size = size
@@ -112,7 +112,7 @@ class RequestEntry:
 
 @dataclass(slots=True, kw_only=True)
 class JobEntry:
-    """A job; `takes_s` after `begins_at` it is complete, before half of that it is queued."""
+    """A job. It is queued for the first half of `takes_s`, then running, and complete after `takes_s`."""
 
     id: str
     request: RequestEntry
@@ -124,13 +124,13 @@ class JobEntry:
     files: Mapping[str, Blob] | None
     with_archive: bool
     takes_s: float
-    #: Serves as the listing instead of the real one, for tests of odd ones.
+    #: Replaces the normal data listing in tests of unusual listings.
     listing: object | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class _View:
-    """A job at a moment."""
+    """The state of a job at one moment."""
 
     status: str
     completion: str | None
@@ -138,7 +138,7 @@ class _View:
 
 
 class World:
-    """One account and all that is in it. `now` is its clock, in seconds since 1970."""
+    """One account with its data requests and jobs. `now` is its clock, in seconds since 1970."""
 
     def __init__(self, *, seed: int = 1, now: Callable[[], float] = time.time) -> None:
         self.seed = seed
@@ -152,7 +152,7 @@ class World:
         self._shared: dict[bytes, Stored] = {}
 
     def clock(self) -> datetime:
-        """Return the world's time."""
+        """Return the world's time in UTC."""
         return datetime.fromtimestamp(self.now(), UTC)
 
     def add_request(
@@ -165,7 +165,7 @@ class World:
         project_id: str | None = None,
         created_at: datetime | None = None,
     ) -> str:
-        """Add a data request and return its id."""
+        """Add a data request and return its ID."""
         names = tuple(data.table_names(tables)) if isinstance(tables, int) else tables
         entry = RequestEntry(
             id=data.identifier(self.seed, "request", len(self.requests)),
@@ -193,7 +193,7 @@ class World:
         takes_s: float = 0.0,
         job_id: str | None = None,
     ) -> str:
-        """Add a job and return its id. With `takes_s` it is queued now, then running, then what was given."""
+        """Add a job and return its ID. With `takes_s` it is queued first, then running, then in the given state."""
         if completed_at is None and takes_s == 0 and status == "complete":
             completed_at = self.clock()
         began = created_at or (completed_at - timedelta(minutes=20) if completed_at else self.clock())
@@ -214,7 +214,7 @@ class World:
         return entry.id
 
     def view(self, job: JobEntry) -> _View:
-        """Return a job as it stands now."""
+        """Return the current state of a job."""
         if job.takes_s:
             age = self.now() - job.created_at.timestamp()
             if age < job.takes_s:
@@ -226,20 +226,20 @@ class World:
         return _View(status=job.status, completion=job.completion, completed_at=job.completed_at)
 
     def has_extract(self, job: JobEntry) -> bool:
-        """Say whether the extract can be had: complete, successful, and not older than 30 days."""
+        """Return whether the extract exists: the job succeeded less than 30 days ago."""
         view = self.view(job)
         if view.status != "complete" or view.completion != "success":
             return False
         return view.completed_at is None or self.clock() - view.completed_at < _EXTRACT_LIFE
 
     def extract(self, job_id: str) -> Mapping[str, Blob]:
-        """Return the files of a job's extract by the listing's names, built when first asked for."""
+        """Return the files of a job's extract by their listed names. They are built at the first call."""
         if job_id not in self._extracts:
             self._extracts[job_id] = self._build(self.jobs[job_id])
         return self._extracts[job_id]
 
     def replace_file(self, job_id: str, name: str, body: bytes) -> None:
-        """Change a file of an extract, as a server should not."""
+        """Change a file of a complete extract, which Autodesk should never do."""
         extract = dict(self.extract(job_id))
         extract[name] = Stored(body)
         self._extracts[job_id] = extract
@@ -255,9 +255,9 @@ class World:
         tables: int = 40,
         now: Callable[[], float] = time.time,
     ) -> World:
-        """Make some days of a full account's request and of a project's narrow one.
+        """Create several days of two data requests: a full one for the account and a narrow one for a project.
 
-        More days leave the ids and bytes of the earlier ones as they are.
+        More days do not change the IDs and bytes of earlier days.
         """
         world = cls(seed=seed, now=now)
         midnight = datetime(first_day.year, first_day.month, first_day.day, tzinfo=UTC)
@@ -303,7 +303,7 @@ class World:
 
 @dataclass(slots=True)
 class _Archive:
-    """The ZIP of an extract, packed when it is first looked at: a demo that never asks for it does not wait for it."""
+    """The ZIP of an extract. It is packed at the first access, so that a demo without ZIP downloads does not wait."""
 
     files: Mapping[str, Blob]
     packed: Stored | None = field(default=None)
@@ -331,7 +331,7 @@ def _blob(body: bytes | Blob) -> Blob:
 
 
 def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
-    """Return a request as the API writes it, spelling mistakes included."""
+    """Return a data request as the API sends it, including its spelling mistakes."""
     return {
         "id": entry.id,
         "description": entry.description,
@@ -362,7 +362,7 @@ def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
 
 
 def job_json(world: World, job: JobEntry) -> dict[str, object]:
-    """Return a job as the API writes it: a list as JSON in a string, and `""` for a number that is not there."""
+    """Return a job as the API sends it, with a list as JSON in a string, and `""` for a missing number."""
     view = world.view(job)
     project = job.request.project_id
     return {

@@ -290,7 +290,7 @@ async def test_a_list_of_another_shape_is_a_bad_answer(payload: Any) -> None:
     with aioresponses() as api:
         api.get(re.compile(".*"), callback=lambda url, **_: body_of(payload), repeat=True)
         async with connected() as client:
-            with pytest.raises(BadAnswer, match="jobs brought something else than documented"):
+            with pytest.raises(BadAnswer, match="jobs returned an undocumented response"):
                 await client.jobs(ACCOUNT)
 
 

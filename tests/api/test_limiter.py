@@ -97,7 +97,7 @@ async def test_a_pause_of_more_than_ten_minutes_ends_the_call_at_once() -> None:
     limiter = make_limiter(clock)
     await limiter.pause(601.0)
 
-    with pytest.raises(RateLimited, match="601 s of it are left") as caught:
+    with pytest.raises(RateLimited, match="pause, for another 601 s") as caught:
         await limiter.acquire()
     clock.advance(1.0)
     await limiter.acquire()

@@ -113,7 +113,7 @@ async def test_a_name_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_what_cannot_be_a_name_is_said() -> None:
-    with pytest.raises(ApiUnreachable, match=r"could not be resolved \(it is no host's name\)"):
+    with pytest.raises(ApiUnreachable, match=r"could not be resolved \(not a valid host name\)"):
         await reach("https://two..dots")
 
 

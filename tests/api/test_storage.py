@@ -191,7 +191,7 @@ async def test_a_body_that_breaks_off_is_unreachable_after_the_pieces_that_came(
         open_storage(LOOPBACK, connections=1) as storage,
         storage.get(make_signed(f"{base}/path-hidden?{QUERY}"), IDENTITY) as answer,
     ):
-        with pytest.raises(StorageUnreachable, match=r"the answer broke off|closed before") as caught:
+        with pytest.raises(StorageUnreachable, match=r"the response broke off|closed before") as caught:
             await read_into(received, answer)
 
     assert received == b"x" * 400
@@ -327,5 +327,5 @@ async def test_a_connection_that_is_lost_between_two_pieces_is_unreachable_and_n
     pieces = _pieces(response)  # type: ignore[arg-type]
 
     assert await anext(pieces) == b"the first piece"
-    with pytest.raises(StorageUnreachable, match="closed before the answer was complete"):
+    with pytest.raises(StorageUnreachable, match="closed before the response was complete"):
         await anext(pieces)

@@ -130,9 +130,7 @@ async def test_one_401_is_answered_with_a_fresh_token(rig: Rig, api: aioresponse
 async def test_a_second_401_asks_for_a_login_and_does_not_loop(rig: Rig, api: aioresponses) -> None:
     api.get(ANY, status=401, body='{"developerMessage": "The access token is invalid"}', repeat=True)
 
-    with pytest.raises(
-        LoginRequired, match=r"does not accept the access token \(The access token is invalid"
-    ) as caught:
+    with pytest.raises(LoginRequired, match=r"rejected the access token \(The access token is invalid") as caught:
         await rig.transport.get("/x")
 
     assert caught.value.exit_status == ExitStatus.LOGIN_REQUIRED
@@ -153,7 +151,7 @@ async def test_a_definite_refusal_is_not_repeated(
 
     assert type(caught.value) is raised
     assert caught.value.status == status
-    assert str(caught.value) == f"GET /x was answered with {status}: No: not you"
+    assert str(caught.value) == f"GET /x returned {status}: No: not you"
     assert len(calls(api)) == 1
 
 
@@ -175,7 +173,7 @@ async def test_an_error_body_of_any_shape_becomes_one_line(
     with pytest.raises(BadRequest) as caught:
         await rig.transport.get("/x")
 
-    assert str(caught.value) == f"GET /x was answered with 400: {words}"
+    assert str(caught.value) == f"GET /x returned 400: {words}"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +231,7 @@ async def test_a_5xx_is_repeated_with_growing_waits_and_is_an_error_after_five(
     rig.drawn = 1e-6  # of the bound: 1, 2, 4, 8 seconds
     api.get(ANY, status=status, body="<html>Bad gateway</html>", content_type="text/html", repeat=True)
 
-    with pytest.raises(ApiFault, match=f"answered with {status}: Bad gateway") as caught:
+    with pytest.raises(ApiFault, match=f"returned {status}: Bad gateway") as caught:
         await rig.transport.get("/x")
 
     assert waits == [pytest.approx(seconds * 1e-6) for seconds in (1, 2, 4, 8)]
@@ -319,7 +317,9 @@ async def test_a_body_without_end_is_cut_at_16_mib() -> None:
 
         # The first attempt meets the flood, the second the answer: the connection was given up, not drained.
         with pytest.raises(BadAnswer, match="more than 16 MiB of JSON"):
-            await rig.transport._authorized(URL(rig.base_url + "/project/v1/hubs"), "/project/v1/hubs", lambda: None)
+            await rig.transport._get_authorized(
+                URL(rig.base_url + "/project/v1/hubs"), "/project/v1/hubs", lambda: None
+            )
         value = await rig.transport.get("/project/v1/hubs")
 
         assert isinstance(value, dict)
@@ -333,7 +333,7 @@ async def test_a_redirect_is_not_followed() -> None:
             Fault(server="api", kind="status", status=302, headers={"Location": location}, match="/x$", times=None)
         )
 
-        with pytest.raises(BadAnswer, match="answered with 302"):
+        with pytest.raises(BadAnswer, match="returned 302"):
             await rig.transport.get("/x")
 
         assert sandbox.count(path_contains="hubs") == 0
@@ -352,7 +352,7 @@ async def test_no_connection_names_host_and_port(unused_tcp_port: int) -> None:
         rig = Rig(session, base_url=f"http://127.0.0.1:{unused_tcp_port}/")
 
         with pytest.raises(
-            ApiUnreachable, match=f"GET /x got no answer: no connection to 127.0.0.1:{unused_tcp_port}"
+            ApiUnreachable, match=f"GET /x failed: no connection to 127.0.0.1:{unused_tcp_port}"
         ) as caught:
             await rig.transport.get("/x")
 
@@ -365,8 +365,8 @@ async def test_no_connection_names_host_and_port(unused_tcp_port: int) -> None:
     ("error", "words"),
     [
         (TimeoutError(), "timed out"),
-        (aiohttp.ServerDisconnectedError(), "closed before the answer was complete"),
-        (aiohttp.ClientPayloadError(f"{BASE}/x?sig=hidden"), "the answer broke off"),
+        (aiohttp.ServerDisconnectedError(), "closed before the response was complete"),
+        (aiohttp.ClientPayloadError(f"{BASE}/x?sig=hidden"), "the response broke off"),
         (aiohttp.InvalidURL(f"{BASE}/x?sig=hidden"), "InvalidURL"),
         (ValueError(f"{BASE}/x?sig=hidden"), "ValueError"),
     ],

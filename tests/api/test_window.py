@@ -171,7 +171,7 @@ async def test_a_call_that_a_broken_disk_does_not_count_is_not_made(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, call, refuse)
-        with pytest.raises(ManifestError, match=r"the quota's file .* cannot be used: Read-only file system"):
+        with pytest.raises(ManifestError, match=r"the rate limit file .* cannot be used: Read-only file system"):
             await window.reserve(limit=5, now=101.0)
 
     # Nor is the lock still held.
@@ -193,7 +193,7 @@ async def test_a_call_that_cannot_be_counted_for_want_of_locks_is_not_made(
 
     window = FileWindow(tmp_path / "window", disk)
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ManifestError, match=r"the quota's file .* cannot be locked: No locks available"):
+    with pytest.raises(ManifestError, match=r"the rate limit file .* cannot be locked: No locks available"):
         await window.reserve(limit=60, now=1.0)
     monkeypatch.undo()
 

@@ -38,14 +38,19 @@ def public(key: rsa.RSAPrivateKey = KEY) -> str:
 
 def sign(private_key: str) -> str:
     return sign_assertion(
-        client_id="sandbox", account_id=ACCOUNT, key_id=KID, private_key=private_key, audience="https://a/t", now=NOON
+        client_id="sandbox",
+        service_account_id=ACCOUNT,
+        key_id=KID,
+        private_key=private_key,
+        audience="https://a/t",
+        now=NOON,
     )
 
 
 def make_source(sandbox: Sandbox, clock: FakeClock, *, private_key: str | None = None) -> ServiceAccountToken:
     return ServiceAccountToken(
         endpoint=TokenEndpoint(base_url=sandbox.base_url, client=Client(id="sandbox", secret="sandbox-secret")),
-        account_id=ACCOUNT,
+        service_account_id=ACCOUNT,
         key_id=KID,
         private_key=pem() if private_key is None else private_key,
         clock=clock,

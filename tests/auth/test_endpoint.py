@@ -83,7 +83,7 @@ async def answered(body: bytes, **fault: int | dict[str, str]) -> Granted:
     """Return what the client makes of one answer of the token endpoint."""
     async with sandboxed() as (sandbox, endpoint):
         sandbox.faults.add(Fault(server="token", kind="status", body=body, **fault))  # type: ignore[arg-type]
-        return await endpoint.refresh("secret-refresh", before_spending=nothing)
+        return await endpoint.refresh("secret-refresh", before_use=nothing)
 
 
 @pytest.mark.parametrize("client", [PRIVATE, PUBLIC], ids=["confidential", "public"])
@@ -91,7 +91,7 @@ async def test_a_refresh_brings_the_next_pair(client: Client) -> None:
     async with sandboxed(client) as (sandbox, endpoint):
         first = sandbox.tokens.issue_refresh_token("tester")
 
-        granted = await endpoint.refresh(first, before_spending=nothing)
+        granted = await endpoint.refresh(first, before_use=nothing)
 
         assert sandbox.tokens.live_refresh_tokens == {granted.refresh_token}
         assert sandbox.tokens.accepts(granted.access_token)
@@ -103,7 +103,7 @@ async def test_a_confidential_client_shows_itself_in_the_header_only() -> None:
     async with recording() as server:
         endpoint = TokenEndpoint(base_url=server.url, client=Client(id="an id", secret="s:é/+"))
 
-        await endpoint.refresh("re/fr+esh=", before_spending=nothing)
+        await endpoint.refresh("re/fr+esh=", before_use=nothing)
 
         assert server.received[0].startswith(b"POST /authentication/v2/token HTTP/1.1\r\n")
         assert server.form == {"grant_type": ["refresh_token"], "refresh_token": ["re/fr+esh="]}
@@ -115,7 +115,7 @@ async def test_a_public_client_shows_itself_in_the_body_only() -> None:
     async with recording() as server:
         endpoint = TokenEndpoint(base_url=server.url + "/", client=PUBLIC)
 
-        await endpoint.refresh("refresh", before_spending=nothing)
+        await endpoint.refresh("refresh", before_use=nothing)
 
         assert server.form == {
             "grant_type": ["refresh_token"],
@@ -136,8 +136,8 @@ async def test_the_connection_is_up_and_nothing_has_left_when_the_token_is_about
                 await asyncio.sleep(0)  # noqa: TID251 - the server's turn
             seen.append((server.connections, list(server.received)))
 
-        await endpoint.refresh("one", before_spending=look)
-        await endpoint.refresh("two", before_spending=look)
+        await endpoint.refresh("one", before_use=look)
+        await endpoint.refresh("two", before_use=look)
 
     # The second has a connection of its own: an idle one may be half dead.
     assert [connections for connections, _ in seen] == [1, 2]
@@ -156,7 +156,7 @@ async def test_an_error_before_spending_keeps_the_token_from_leaving() -> None:
         first = sandbox.tokens.issue_refresh_token("tester")
 
         with pytest.raises(CannotNote):
-            await endpoint.refresh(first, before_spending=fail)
+            await endpoint.refresh(first, before_use=fail)
 
         assert sandbox.calls == []
         assert sandbox.tokens.live_refresh_tokens == {first}
@@ -170,8 +170,8 @@ async def test_a_refused_connection_does_not_spend_the_token(unused_tcp_port: in
 
     endpoint = TokenEndpoint(base_url=f"http://127.0.0.1:{unused_tcp_port}", client=PRIVATE)
 
-    with pytest.raises(TokenEndpointUnavailable, match="nothing was spent") as caught:
-        await endpoint.refresh("secret-refresh", before_spending=note)
+    with pytest.raises(TokenEndpointUnavailable, match="no token was used") as caught:
+        await endpoint.refresh("secret-refresh", before_use=note)
 
     assert caught.value.transient
     assert asked == []
@@ -188,7 +188,7 @@ async def test_without_a_whole_answer_it_is_undecided_whether_the_token_was_spen
         sandbox.faults.add(Fault(server="token", kind=kind, status=502))  # type: ignore[arg-type]
 
         with pytest.raises(TokenUndecided) as caught:
-            await endpoint.refresh(first, before_spending=nothing)
+            await endpoint.refresh(first, before_use=nothing)
 
         assert caught.value.transient
         assert first not in str(caught.value)
@@ -224,7 +224,7 @@ APS_GRANT = b'{"developerMessage": "The refresh token is dead", "errorCode": "in
     ],
 )
 async def test_what_an_answer_says_of_the_token(status: int, body: bytes, raised: type[AuthError]) -> None:
-    with pytest.raises(AuthError, match=f"answered with {status}") as caught:
+    with pytest.raises(AuthError, match=f"returned {status}") as caught:
         await answered(body, status=status)
 
     assert type(caught.value) is raised
@@ -246,7 +246,7 @@ async def test_a_redirect_does_not_carry_the_token_to_another_place() -> None:
         sandbox.faults.add(Fault(server="token", kind="status", status=307, headers=headers))
 
         with pytest.raises(TokenUndecided, match="307"):
-            await endpoint.refresh("refresh", before_spending=nothing)
+            await endpoint.refresh("refresh", before_use=nothing)
 
         assert elsewhere.connections == 0
 
@@ -302,7 +302,7 @@ async def test_an_answer_without_a_refresh_token_says_so(more: str) -> None:
     ],
 )
 async def test_a_200_without_an_access_token_is_undecided(body: bytes) -> None:
-    with pytest.raises(TokenUndecided, match="200 and no usable tokens"):
+    with pytest.raises(TokenUndecided, match="200 without usable tokens"):
         await answered(body, status=200)
 
 

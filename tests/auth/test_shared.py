@@ -147,7 +147,7 @@ def test_without_the_database_nothing_is_spent_and_nothing_forgotten(
     store.save(make_pair())
     with postgres_server.outage():
         for attempt in (store.read, store.prepare, lambda: store.save(make_pair(2)), store.locked().__enter__):
-            with pytest.raises(TokenStoreUnusable, match=r"the tokens failed: the database .* does not answer"):
+            with pytest.raises(TokenStoreUnusable, match=r"the stored tokens failed: the database .* does not answer"):
                 attempt()
         store.clear_intent()
 

@@ -414,7 +414,7 @@ async def test_a_pair_that_can_be_read_and_is_not_on_the_disk_at_the_end_is_said
     with capture_logs() as lines:
         await source.close()
 
-    assert [line["event"] for line in lines] == ["the new refresh token could not be saved and is lost"]
+    assert [line["event"] for line in lines] == ["new refresh token could not be saved and is lost"]
 
 
 async def test_a_slot_that_a_killed_process_left_is_made_durable_before_it_is_used(
@@ -619,7 +619,7 @@ async def test_an_undecided_refresh_is_held_back_for_a_minute_by_every_process(r
     rig.clock.advance(20)
 
     for other in (source, rig.source()):
-        with pytest.raises(TokenUndecided, match="12:00:00 UTC went through") as caught:
+        with pytest.raises(TokenUndecided, match="12:00:00 UTC is unconfirmed") as caught:
             await other.access_token()
         assert caught.value.retry_after_s == pytest.approx(40)
 
@@ -716,7 +716,7 @@ async def test_a_dead_token_is_never_offered_again_by_anybody_and_never_wiped(ri
     for _ in range(3):
         rig.clock.advance(86400)
         for other in (source, rig.source(seed="dead"), rig.source(seed=None)):
-            with pytest.raises(LoginRequired, match="was refused at 2026-11-22 12:00 UTC"):
+            with pytest.raises(LoginRequired, match="refused the stored refresh token at 2026-11-22 12:00 UTC"):
                 await other.access_token()
 
     assert rig.asked == 1
@@ -755,7 +755,7 @@ async def test_a_429_leaves_the_token_unspent_and_no_intent(rig: Rig) -> None:
 
 
 async def test_a_refused_connection_leaves_the_token_unspent_and_no_intent(rig: Rig, unused_tcp_port: int) -> None:
-    with pytest.raises(TokenEndpointUnavailable, match="nothing was spent"):
+    with pytest.raises(TokenEndpointUnavailable, match="no token was used"):
         await rig.source(base_url=f"http://127.0.0.1:{unused_tcp_port}").access_token()
     intent = rig.store.intent()
 

@@ -80,7 +80,7 @@ async def test_signing_in_with_a_real_browser(signing_in: Served, tmp_path: Path
         await page.goto(await address_shown(process))
         await page.get_by_label("Sign in as").fill("anna")
         await page.get_by_role("button", name="Allow").click()
-        await page.get_by_role("heading", name="You are signed in.").wait_for()
+        await page.get_by_role("heading", name="You are signed in").wait_for()
         await page.screenshot(path=tmp_path / "signed-in.png")
         out, _ = await process.communicate()
 
@@ -97,11 +97,11 @@ async def test_saying_no_in_a_real_browser(signing_in: Served) -> None:
         page = await browser.new_page()
         await page.goto(await address_shown(process))
         await page.get_by_role("button", name="Deny").click()
-        await page.get_by_text("The user said no").wait_for()
+        await page.get_by_text("The user denied access").wait_for()
         _, err = await process.communicate()
 
     assert process.returncode == 12
-    assert "signing in was refused: The user said no" in err.decode()
+    assert "signing in was refused: The user denied access" in err.decode()
     assert "T-REFUSED" in err.decode()
 
 

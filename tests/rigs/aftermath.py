@@ -128,7 +128,7 @@ def wrong_with_tokens(state: Path, sandbox: Sandbox, *, since: int) -> list[str]
 
     `since` is the number of calls before the run.
     """
-    chain = [pair for _, pair in sandbox.tokens._spent.values()]
+    chain = [pair for _, pair in sandbox.tokens._used.values()]
     generation = {pair.access_token: number for number, pair in enumerate(chain, 1)}
     used = max(
         (

@@ -94,7 +94,7 @@ def token_used_before_it_is_saved() -> None:
     async def later(self: RefreshingToken) -> None:
         return
 
-    RefreshingToken._save_what_was_not_saved = later  # type: ignore[method-assign]
+    RefreshingToken._save_unsaved = later  # type: ignore[method-assign]
 
 
 def intent_not_written() -> None:

@@ -23,7 +23,7 @@ import pytest
 import structlog
 
 from dcsync import log
-from dcsync.auth.endpoint import _Answer, _meaning
+from dcsync.auth.endpoint import _parse_response, _Response
 from dcsync.config.load import parse as parse_config
 from dcsync.core import names, sidecar, wire
 from dcsync.core.model import JobId
@@ -246,8 +246,8 @@ def test_any_answer_of_the_token_endpoint_is_tokens_or_a_definite_word(chance: r
             document = {**document, "expires_in": nasty.value(chance)}
         body = nasty.body(chance, document)
         try:
-            answer = _meaning(
-                _Answer(status=status, body=body, retry_after=chance.choice((None, "5", "x", "-1"))),
+            answer = _parse_response(
+                _Response(status=status, body=body, retry_after=chance.choice((None, "5", "x", "-1"))),
                 on_invalid_grant=LoginRequired,
             )
         except LoginRequired:

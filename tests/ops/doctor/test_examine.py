@@ -606,7 +606,7 @@ async def test_an_api_that_fails_leaves_the_rest_out(mirror: Mirror) -> None:
     checks = await examine(mirror)
 
     assert checks["api"].level is Level.FAIL
-    assert "answered with 503" in checks["api"].message
+    assert "returned 503" in checks["api"].message
     assert {checks[name].level for name in ACCOUNT_CHECKS} == {Level.SKIP}
     assert checks["clock"].level is Level.OK
 

@@ -115,7 +115,7 @@ async def test_what_is_wrong_with_a_statement_is_said_without_the_rows(database:
 async def test_a_commit_is_on_the_server_s_disk_whatever_the_database_is_set_to(
     postgres_server: Postgres, database: str
 ) -> None:
-    """FAULTS rule P: a commit is the ack."""
+    """docs/design.md, Publish protocol: a commit is the ack."""
     name = database.rsplit("/", 1)[1]
     postgres_server.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, start again, and look for anything torn (FAULTS D1): a few of the torture's hundreds."""
+"""kill -9 at random moments, start again, and look for anything torn (fault D1): a few of the torture's hundreds."""
 
 from __future__ import annotations
 

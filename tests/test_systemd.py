@@ -1,4 +1,4 @@
-"""The units: what systemd's tools say of them, and how the daemon does under a real systemd (FAULTS D7, D12, S9)."""
+"""The units: what systemd's tools say of them, and how the daemon does under a real systemd (fault D7, D12, S9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages, as anybody on the network may ask for them (FAULTS S11)."""
+"""The pages, as anybody on the network may ask for them (docs/faults.md S11)."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ async def test_one_more_poll_comes_at_its_time_and_the_earlier_of_two_stays(rig:
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "Pacific/Apia", "UTC"])
 async def test_a_nightly_chore_comes_once_a_night_also_when_the_clock_changes(rig: Rig, zone: str) -> None:
-    """FAULTS C2: over the change to summer time of 2026-03-29, and half an hour on Lord Howe on 04-05."""
+    """docs/faults.md C2: over the change to summer time of 2026-03-29, and half an hour on Lord Howe on 04-05."""
     rig.schedule.nightly(Kind.PRUNE, hour=2, zone=ZoneInfo(zone))
 
     await rig.pass_time(timedelta(days=14), step=timedelta(minutes=10))
@@ -116,7 +116,7 @@ async def test_a_nightly_chore_comes_once_a_night_also_when_the_clock_changes(ri
 )
 @pytest.mark.parametrize("hour", [0, 1, 2, 3])
 def test_a_night_with_an_hour_twice_or_without_a_day_has_its_chore_once(zone: str, first: datetime, hour: int) -> None:
-    """FAULTS C2."""
+    """docs/faults.md C2."""
     trigger = Nightly(hour=hour, after=timedelta(minutes=55), zone=ZoneInfo(zone))
     moments = [trigger.get_next_fire_time(None, first)]
     for _ in range(5):

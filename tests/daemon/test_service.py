@@ -65,7 +65,7 @@ async def test_sigusr1_polls_now(tmp_path: Path) -> None:
 
 
 async def test_a_day_with_everything_going_wrong_ends_with_the_mirror_whole(tmp_path: Path) -> None:
-    """FAULTS 4.5 at large: a day in seconds, on the sandbox's real quota."""
+    """The faults of the API in docs/faults.md, all together: a day in seconds, on the sandbox's real quota."""
     async with running(tmp_path, quota_per_minute=60) as rig:
         mirror, faults = rig.mirror, rig.sandbox.faults
         start = rig.clock.now()
@@ -110,7 +110,7 @@ async def test_a_day_with_everything_going_wrong_ends_with_the_mirror_whole(tmp_
 
 
 async def test_sleeping_for_eight_hours_causes_one_poll(tmp_path: Path) -> None:
-    """FAULTS D14."""
+    """docs/faults.md D14."""
     async with running(tmp_path) as rig:
         await rig.pass_time(minutes=40)
         before = rig.polls()
@@ -124,7 +124,7 @@ async def test_sleeping_for_eight_hours_causes_one_poll(tmp_path: Path) -> None:
 
 
 async def test_a_wall_clock_that_jumps_causes_no_burst_and_no_silence(tmp_path: Path) -> None:
-    """FAULTS C1."""
+    """docs/faults.md C1."""
     async with running(tmp_path) as rig:
         for jump in (timedelta(hours=1), timedelta(hours=-1), timedelta(days=3650), timedelta(days=-3650)):
             before = rig.polls()
@@ -159,7 +159,7 @@ async def test_one_account_that_hangs_does_not_hold_up_the_other(tmp_path: Path)
 
 
 async def test_an_account_that_is_refused_is_told_once_and_the_other_goes_on(tmp_path: Path) -> None:
-    """FAULTS A6."""
+    """docs/faults.md A6."""
 
     def prepare(mirror: Mirror) -> None:
         mirror.config["account"] = [
@@ -218,7 +218,7 @@ async def test_without_a_login_it_stays_up_calls_nothing_and_goes_on_when_there_
 
 
 async def test_a_chain_with_nothing_to_do_is_kept_alive_at_night(tmp_path: Path) -> None:
-    """FAULTS T11: an interval of weeks, so that nothing else renews it."""
+    """docs/faults.md T11: an interval of weeks, so that nothing else renews it."""
 
     def prepare(mirror: Mirror) -> None:
         with_login(mirror)
@@ -265,7 +265,7 @@ async def test_each_night_a_part_is_verified_and_what_is_too_old_is_pruned(tmp_p
 
 
 async def test_a_mirror_that_goes_away_is_waited_for(tmp_path: Path) -> None:
-    """FAULTS F15 and F7: said once, nothing written elsewhere, and it goes on without a restart."""
+    """docs/faults.md F15 and F7: said once, nothing written elsewhere, and it goes on without a restart."""
     async with running(tmp_path) as rig:
         first = add_extract(rig.mirror, tables(2))
         await rig.pass_time(minutes=20)
@@ -356,7 +356,7 @@ async def test_a_bad_configuration_keeps_the_one_before(tmp_path: Path) -> None:
 
 
 async def test_a_damaged_manifest_is_made_anew_at_the_start_while_systemd_waits(tmp_path: Path) -> None:
-    """FAULTS M3: no crash loop, and no start that is taken for one that hangs."""
+    """docs/faults.md M3: no crash loop, and no start that is taken for one that hangs."""
     async with running(tmp_path) as first:
         mirror = first.mirror
         job = add_extract(mirror, tables(3))

@@ -135,7 +135,7 @@ class Witness:
 
 
 def assert_rows_have_folders(state: Path, root: Path) -> None:
-    """Look that every snapshot that the manifest acknowledges is there, right after a kill (FAULTS rule P, step 6).
+    """Check that every recorded snapshot is there right after a kill (docs/design.md, Publish protocol, P6).
 
     A copy of the manifest is looked at: opening it would bring it to order, which is what the next run has to do.
     """

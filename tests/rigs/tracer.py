@@ -1,4 +1,4 @@
-"""System calls that fail on purpose: strace attached to a process before dcsync begins (FAULTS rig EI)."""
+"""System calls that fail on purpose: strace attached to a process before dcsync begins (docs/torture.md)."""
 
 from __future__ import annotations
 

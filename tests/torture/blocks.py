@@ -1,4 +1,4 @@
-"""The trial of replayed block logs (FAULTS rig LW)."""
+"""The trial of replayed block logs (docs/torture.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trials of power cuts (FAULTS rig PL): each returns what was wrong, so that a seeded bug is seen to fail it."""
+"""The trials of power cuts (docs/torture.md): each returns what was wrong, so that a seeded bug is seen to fail it."""
 
 from __future__ import annotations
 

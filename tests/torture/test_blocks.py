@@ -1,4 +1,4 @@
-"""What a disk may hold after a power cut, out of a log of its writes: dropped, reordered, torn (FAULTS D3, D6)."""
+"""What a disk may hold after a power cut, out of a log of its writes: dropped, reordered, torn (fault D3, D6)."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def cut_up(chance: random.Random, body: bytes) -> Iterator[bytes]:
 async def test_a_body_cut_at_every_byte_gives_the_same_file(
     memory_path: Path, chance: random.Random, figure: Figure
 ) -> None:
-    """FAULTS A19: 64 KiB, closed or reset after k bytes for every k; it goes on or starts over, and is right."""
+    """Fault A19: 64 KiB, closed or reset after k bytes for every k; it goes on or starts over, and is right."""
     body = chance.randbytes(SIZE)
     step = pick(1, 257)
     offset = chance.randrange(step)
@@ -141,7 +141,7 @@ async def test_a_resumed_rest_of_any_cuts_and_pieces_is_the_same_file(
 
 
 async def test_no_lie_of_the_store_becomes_a_file(memory_path: Path, chance: random.Random, figure: Figure) -> None:
-    """FAULTS A20 to A23: what comes out is the right file, or another whole one of the server's, or a typed error."""
+    """Fault A20 to A23: what comes out is the right file, or another whole one of the server's, or a typed error."""
     rounds = pick(4_000, 200)
     seen: Counter[str] = Counter()
     codes: Counter[str] = Counter()
@@ -178,7 +178,7 @@ async def test_no_lie_of_the_store_becomes_a_file(memory_path: Path, chance: ran
 async def test_a_body_that_is_wrong_each_time_is_never_stored(
     memory_path: Path, chance: random.Random, kind: Kind
 ) -> None:
-    """FAULTS A20, A21, A22: also where the Content-Length agrees with the wrong body, or there is none."""
+    """docs/faults.md A20, A21, A22: also where the Content-Length agrees with the wrong body, or there is none."""
     body = chance.randbytes(3000)
     async with bench(memory_path, chance) as rig:
         twists = [Twist(kind=kind, amount=chance.randrange(1, 2999)) for _ in range(20)]

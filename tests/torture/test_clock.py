@@ -43,7 +43,7 @@ def changes_of(zone: ZoneInfo) -> list[datetime]:
 
 
 def test_each_job_has_one_folder_in_every_zone_over_two_years(chance: random.Random, figure: Figure) -> None:
-    """FAULTS C2, C3: around every change of every zone, and at any other time; the name leads back to the moment."""
+    """Fault C2, C3: around every change of every zone, and at any other time; the name leads back to the moment."""
     layout = parse_layout("dated")
     zones = sorted(available_timezones())
     places = changes = 0
@@ -76,7 +76,7 @@ def test_each_job_has_one_folder_in_every_zone_over_two_years(chance: random.Ran
 
 
 async def test_each_night_has_its_chore_once_in_every_zone(chance: random.Random, figure: Figure) -> None:
-    """FAULTS C2: five nights around each change of each kind of zone, and no poll is skipped or doubled meanwhile."""
+    """Fault C2: five nights around each change of each kind of zone, and no poll is skipped or doubled meanwhile."""
     kinds: dict[tuple[datetime, timedelta | None], str] = {}
     for name in sorted(available_timezones()):
         for change in changes_of(ZoneInfo(name)):
@@ -122,7 +122,7 @@ def _day(at: datetime, zone: ZoneInfo) -> date:
 async def test_a_clock_that_is_wrong_from_the_start_and_then_set_changes_no_folder(
     tmp_path: Path, figure: Figure, hours: int
 ) -> None:
-    """FAULTS C1, C3: the folder's date is the job's own; nothing is taken for lost, and no file comes twice."""
+    """docs/faults.md C1, C3: the folder's date is the job's own; nothing is taken for lost, and no file comes twice."""
     offset = timedelta(hours=hours)
     with stamina.set_testing(True, attempts=100):
         async with running(tmp_path) as rig:
@@ -146,7 +146,7 @@ async def test_a_clock_that_is_wrong_from_the_start_and_then_set_changes_no_fold
 
 
 async def test_a_machine_that_begins_in_1970_dates_nothing_there(tmp_path: Path, figure: Figure) -> None:
-    """FAULTS C6: no battery for its clock, and no time server for a while."""
+    """docs/faults.md C6: no battery for its clock, and no time server for a while."""
     begin = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
     with stamina.set_testing(True, attempts=100):
         async with running(tmp_path, now=begin) as rig:

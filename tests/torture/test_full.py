@@ -1,4 +1,4 @@
-"""Disks that are full, out of inodes, read-only, frozen or dying, and what comes after (FAULTS F1 to F8, F12)."""
+"""Disks that are full, out of inodes, read-only, frozen or dying, and what comes after (fault F1 to F8, F12)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def balloon(place: Path, *, leaves: int) -> Iterator[None]:
 def test_a_tree_that_is_given_a_mebibyte_at_a_time(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure
 ) -> None:
-    """What fits is mirrored, what does not is refused with the bytes that it needs; nothing is torn (FAULTS F1)."""
+    """What fits is mirrored, what does not is refused with the bytes that it needs; nothing is torn (fault F1)."""
     place = shop.memory("tree", "size=1m")
     with staged(tmp_path, hatchery, make_world(1, big=5 * MIB)) as stage:
         small = [add_day(stage, seed) for seed in (1, 2)]
@@ -115,7 +115,7 @@ def test_a_tree_that_is_given_a_mebibyte_at_a_time(
 def test_a_disk_that_fills_up_while_files_come(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, chance: random.Random
 ) -> None:
-    """Past the look at the free space: partial files are removed, and the room is enough later (FAULTS F2)."""
+    """Past the look at the free space: partial files are removed, and the room is enough later (docs/faults.md F2)."""
     rounds = pick(12, 3)
     with staged(tmp_path, hatchery, make_world(2, files=8, size=20_000, big=2 * MIB)) as stage:
         stage.sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.4, match="drawings", times=None))
@@ -140,7 +140,7 @@ def test_a_disk_that_fills_up_while_files_come(
 def test_a_full_state_folder_spends_no_token(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure
 ) -> None:
-    """No request at the token endpoint without room for its answer; with room everything goes on (FAULTS F3, T6)."""
+    """No request at the token endpoint without room for its answer; with room everything goes on (fault F3, T6)."""
     place = shop.memory("state", "size=8m")
     steps = [0, *(4096 << number for number in range(pick(9, 6)))]
     with staged(tmp_path, hatchery, make_world(1), chained=True) as stage:
@@ -198,7 +198,7 @@ def test_short_writes_are_no_whole_files(tmp_path: Path, hatchery: Hatchery, fig
 def test_a_read_only_disk_is_said_and_written_to_again_later(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure
 ) -> None:
-    """No token is spent for what cannot be written; the tree and the state folder in turn (FAULTS F7)."""
+    """No token is spent for what cannot be written; the tree and the state folder in turn (docs/faults.md F7)."""
     for what in ("root", "state"):
         place = shop.memory(what, "size=32m")
         with staged(tmp_path / what, hatchery, make_world(2), chained=True) as stage:
@@ -262,7 +262,7 @@ def hangs(pid: int) -> bool:
 def test_a_frozen_tree_stops_neither_the_pages_nor_the_status(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, unused_tcp_port: int
 ) -> None:
-    """Whoever writes waits, and no signal helps; the loop lives, and goes on after the thaw (FAULTS F12)."""
+    """Whoever writes waits, and no signal helps; the loop lives, and goes on after the thaw (docs/faults.md F12)."""
     tree = shop.disk("tree", "ext4")
     with staged(tmp_path, hatchery, make_world(2)) as stage:
         stage.root = tree.mount / "mirror"
@@ -317,7 +317,7 @@ def test_a_daemon_goes_on_when_its_disk_is_mounted_again(
 def test_a_dying_disk_keeps_nothing_that_it_lost(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, chance: random.Random
 ) -> None:
-    """Writes fail from some moment on: what was acked is there when the cache is gone (FAULTS F8, fsyncgate)."""
+    """Writes fail from some moment on: what was acked is there when the cache is gone (fault F8, fsyncgate)."""
     rounds, acks = pick(12, 3), 0
     for number in range(rounds):
         with (

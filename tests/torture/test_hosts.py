@@ -75,7 +75,7 @@ async def test_hosts_that_are_killed_and_frozen_at_random_lose_double_and_tear_n
 ) -> None:
     """The quota of one is kept by all, one refreshes at a time, and what each left is done by the others."""
     quota, rounds = 160, pick(50, 10)
-    # A kill may come between the server's commit and our save (FAULTS T1): only a server with grace lets that heal.
+    # A kill may come between the server's commit and our save (fault T1): only a server with grace lets that heal.
     options = Options(quota_per_minute=quota, latency_s=0.01, access_token_lifetime_s=60.0)
     async with Watched(make_world(pick(100, 30), files=3), options=options) as sandbox:
         sandbox.tokens.mode = "grace"

@@ -1,4 +1,4 @@
-"""A kill before every single call that changes a file, and kills of the run that recovers (FAULTS D1, D2, D15, T1, T2).
+"""A kill before every single call that changes a file, and kills of the run that recovers (fault D1, D2, D15, T1, T2).
 
 The run that is killed has everything to do that a run can have: see tests/rigs/halfway.py. The calls are counted and
 the process is killed by seccomp (tests/rigs/syscalls.py), since strace counts the calls of each thread apart.
@@ -22,7 +22,7 @@ from tests.rigs.processes import forking, run_of
 from tests.rigs.syscalls import Call, Watch
 from tests.torture.conftest import SLICE, Figure, pick
 
-#: Between the server's answer and its reaching the slot: there, and only there, a kill loses the chain (FAULTS T1).
+#: Between the server's answer and its reaching the slot: there, and only there, a kill loses the chain (fault T1).
 LOSING = {Call(name="openat", path="state/token.next"), Call(name="write", path="state/token.next")}
 
 

@@ -1,4 +1,4 @@
-"""The power is cut on ext4 and XFS, tree and manifest on one file system or on two (FAULTS D3, D4, D5, T; rig PL)."""
+"""The power is cut on ext4 and XFS, tree and manifest on one file system or on two (docs/faults.md D3, D4, D5, T)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def where(kind: str, on_two: bool) -> str:
 def test_an_acked_snapshot_outlives_a_cut_right_after_its_ack(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, kind: Kind, on_two: bool
 ) -> None:
-    """What random cuts miss: no fsync of a folder shows only here, and only on two file systems (FAULTS D4)."""
+    """What random cuts miss: no fsync of a folder shows only here, and only on two file systems (docs/faults.md D4)."""
     with staged(tmp_path, hatchery) as stage, powered(shop, stage, kind, on_two=on_two) as mirror:
         report = power.cut_after_each_ack(mirror, rounds=pick(12, 2))
 
@@ -68,7 +68,7 @@ def test_a_cut_after_any_step_leaves_a_folder_whole_or_absent(
     kind: Kind,
     on_two: bool,
 ) -> None:
-    """The fsyncs and renames of a first run, in the middle of a publish too (FAULTS D5); the next run completes it."""
+    """The fsyncs and renames of a first run, in the middle of a publish too (fault D5); the next run completes it."""
     with staged(tmp_path, hatchery, chained=True) as stage:
         steps = sum(event.kind == "step" for event in stage.run().events)
         with powered(shop, stage, kind, on_two=on_two) as mirror:
@@ -86,7 +86,7 @@ def test_a_cut_after_any_step_leaves_a_folder_whole_or_absent(
 def test_what_a_killed_run_made_is_durable_before_the_next_one_acks_it(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, kind: Kind
 ) -> None:
-    """A folder that was made or renamed and not fsynced is there for who looks, and gone with the power (FAULTS D3)."""
+    """A folder that was made or renamed and not fsynced is there for who looks, and gone with the power (fault D3)."""
     with staged(tmp_path, hatchery, make_world(2)) as stage:
         names = stage.steps()
         visible = [number for number, name in enumerate(names, 1) if name in {"mkdir", "rename_noreplace"}]
@@ -110,7 +110,7 @@ def test_cuts_at_random_moments_lose_nothing_that_was_acked(
     kind: Kind,
     on_two: bool,
 ) -> None:
-    """Again and again in one mirror; the token store is cut as well (FAULTS D3, rule T)."""
+    """Again and again in one mirror; the token store is cut as well (docs/faults.md D3, rule T)."""
     with (
         staged(tmp_path, hatchery, chained=True) as stage,
         powered(shop, stage, kind, on_two=on_two) as mirror,

@@ -156,7 +156,7 @@ def open_files() -> list[Path]:
 
 
 async def test_no_signed_url_is_used_when_it_is_older_than_five_seconds(memory_path: Path, figure: Figure) -> None:
-    """FAULTS A25: what waits for its turn waits before it is signed; the sandbox refuses a URL after five seconds."""
+    """Fault A25: what waits for its turn waits before it is signed; the sandbox refuses a URL after five seconds."""
     world, jobs, files = World(seed=33, now=time.time), pick(40, 2), pick(250, 100)
     async with mirroring(memory_path, world, url_lifetime_s=5.0) as mirror:
         mirror.config["mirror"] = {"strategy": "files"}

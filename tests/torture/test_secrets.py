@@ -101,7 +101,7 @@ async def live(side: Served, port: int, seen: dict[str, bytes]) -> None:
 async def test_a_whole_life_at_debug_level_lets_no_secret_out(
     tmp_path: Path, unused_tcp_port: int, figure: Figure
 ) -> None:
-    """FAULTS S9: daemon and command line, pages, hooks, sidecars, the manifest with its log, `ps`, and a kill."""
+    """Fault S9: daemon and command line, pages, hooks, sidecars, the manifest with its log, `ps`, and a kill."""
     world = World(seed=11)
     seen: dict[str, bytes] = {}
     with served(tmp_path, world, client_secret=CLIENT_SECRET) as side:
@@ -232,7 +232,7 @@ FORCED: Final = """
 
 @pytest.mark.parametrize("form", ["json", "console"])
 async def test_no_error_of_any_class_shows_a_secret_in_its_traceback(tmp_path: Path, figure: Figure, form: str) -> None:
-    """FAULTS S9, the second net: each class forced through the log and the last line of defence, with its locals."""
+    """Fault S9, the second net: each class forced through the log and the last line of defence, with its locals."""
     token = "eyJhbGciOiAiUlMyNTYifQ.eyJ1c2VyIjogMX0.canary-signature-part"
     url = (
         "https://bucket.s3.amazonaws.com/dc/a.csv?AWSAccessKeyId=ASIASANDBOX7EXAMPLE&Signature=canary-sig%2B"
@@ -263,7 +263,7 @@ async def test_no_error_of_any_class_shows_a_secret_in_its_traceback(tmp_path: P
 
 @pytest.mark.last
 def test_no_file_that_the_torture_left_holds_a_secret(tmp_path_factory: pytest.TempPathFactory, figure: Figure) -> None:
-    """FAULTS S9: everything below pytest's folder, after all the others, but the stores where secrets belong."""
+    """Fault S9: everything below pytest's folder, after all the others, but the stores where secrets belong."""
     found, files, size = leaks_in(tmp_path_factory.getbasetemp())
 
     assert found == []

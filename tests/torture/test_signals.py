@@ -1,4 +1,4 @@
-"""Signals in any order and at any moment, with and without somebody to read what is said (FAULTS D7, D10)."""
+"""Signals in any order and at any moment, with and without somebody to read what is said (docs/faults.md D7, D10)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.torture.conftest import Figure, pick
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
 #: What else than a file the outputs may be: nothing at all, or a pipe whose reader goes away some time.
 OUTPUTS = ("files", "files", "no stdout", "no stderr", "neither", "pipes")
-#: DESIGN §6: done, or interrupted, for which a shell takes a death by SIGINT as well. Nothing else fails here.
+#: Exit statuses: done, or interrupted, for which a shell takes a death by SIGINT as well. Nothing else fails here.
 STATUSES = {0, 130, -signal.SIGINT}
 #: An interrupt while the interpreter starts, before the first line of ours, is its own to tell of.
 OWN_TRACEBACK = re.compile(
@@ -228,7 +228,7 @@ async def begun(sandbox: Sandbox, calls: int, staging: Path, *, has_come: bool) 
 async def test_sigterm_at_any_point_of_a_download_keeps_what_came(
     tmp_path: Path, chance: random.Random, figure: Figure
 ) -> None:
-    """FAULTS D7. The daemon would let the download come to its end for some seconds; a second SIGTERM hurries it."""
+    """Fault D7. The daemon would let the download come to its end for some seconds; a second SIGTERM hurries it."""
     world = World(seed=3)
     request, rounds, kept = world.add_request("Big"), pick(100, 6), 0
     (tmp_path / "mirror").mkdir()

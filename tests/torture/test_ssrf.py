@@ -1,4 +1,4 @@
-"""Signed URLs that lead where dcsync must not go: refused before any connection (FAULTS S6, S7, S8)."""
+"""Signed URLs that lead where dcsync must not go: refused before any connection (docs/faults.md S6, S7, S8)."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ REDIRECTS: Final = (
 async def test_a_redirect_of_the_store_is_a_fault_and_goes_nowhere(
     tmp_path: Path, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """FAULTS S7: through a whole run; nothing else is asked than the store and the API, and Location is not shown."""
+    """Fault S7: through a whole run; nothing else is asked than the store and the API, and Location is not shown."""
     async with mirroring(tmp_path) as mirror:
         for number, location in enumerate(REDIRECTS):
             add_extract(mirror, tables(1, seed=number), days_ago=len(REDIRECTS) - number)
@@ -299,7 +299,7 @@ async def test_a_redirect_of_the_store_is_a_fault_and_goes_nowhere(
             assert not any(location and location in failed.message for failed in outcome.failed)
         assert mirror.snapshots() == []
         assert not any("elsewhere" in call.path or "meta-data" in call.path for call in mirror.sandbox.calls)
-        # FAULTS S8: with the token in every call of the API, none went to the store.
+        # docs/faults.md S8: with the token in every call of the API, none went to the store.
         store = [call for call in mirror.sandbox.calls if call.server == "storage"]
         assert len(store) >= len(REDIRECTS)
         assert not any("authorization" in call.headers or "cookie" in call.headers for call in store)
@@ -311,7 +311,7 @@ async def test_a_redirect_of_the_store_is_a_fault_and_goes_nowhere(
 async def test_proxies_of_the_environment_are_not_asked(
     tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FAULTS A28: a variable that somebody left behind sends neither the token nor a signed URL elsewhere."""
+    """docs/faults.md A28: a variable that somebody left behind sends neither the token nor a signed URL elsewhere."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{unused_tcp_port}")
     monkeypatch.setenv("NO_PROXY", "")

@@ -1,4 +1,4 @@
-"""A daemon that is stopped in the middle of a download, for longer than anything it holds is good for (FAULTS D14).
+"""A daemon that is stopped in the middle of a download, for longer than anything it holds is good for (fault D14).
 
 That its timers catch up once, and not with a burst, is in tests/daemon/test_service.py, where a night takes no time.
 """

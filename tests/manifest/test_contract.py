@@ -324,7 +324,7 @@ async def test_a_move_clears_the_old_reason_and_keeps_tries_and_folder(manifest:
         ACME, JOB_ID, S.FAILED, at=NOON, attempts=2, next_try_at=LATER, reason_code="X", reason="x", folder="acme/x"
     )
 
-    await manifest.move(ACME, JOB_ID, S.STAGING, at=LATER)
+    await manifest.move(ACME, JOB_ID, S.LISTED, at=LATER)
 
     known = (await manifest.jobs(ACME))[JOB_ID]
     assert (known.attempts, known.folder) == (2, "acme/x")

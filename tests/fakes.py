@@ -162,10 +162,8 @@ def make_record(**changes: Any) -> Record:
 
 
 def make_transfer(**changes: Any) -> Transfer:
-    # The manifest does not keep the method.
     values: dict[str, Any] = {
         "strategy": "archive",
-        "method": None,
         "calls": 2,
         "fetched_bytes": 8,
         "linked_bytes": 5,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dcsync.core.anomaly import TableWarning
-from dcsync.core.cost import Price
+from dcsync.core.cost import Method, Price
 from dcsync.core.diff import total_rows
 from dcsync.core.model import AccountName, How, JobId, Json, RequestId, Snapshot, StoredFile
 from dcsync.core.snapshot import Record, parse_record, record_json
@@ -47,8 +47,9 @@ class Changes:
 class Decisions:
     """Why the files of a snapshot came as they did."""
 
-    #: Why this method was used.
-    method: str
+    method: Method
+    #: Why this method was used, in words.
+    reason: str
     #: The price of each method, as they were weighed.
     prices: tuple[Price, ...] = ()
     #: Why each file was fetched or linked, by its name on disk.
@@ -140,8 +141,8 @@ def render(provenance: Provenance) -> bytes:
         "staged_at": time_json(record.published_at),
         "strategy": {
             "name": transfer.strategy,
-            "method": None if transfer.method is None else transfer.method.value,
-            "reason": decisions.method,
+            "method": decisions.method.value,
+            "reason": decisions.reason,
             "calls": transfer.calls,
             "prices": [_price_json(price) for price in decisions.prices],
         },

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dcsync.core.cost import Method
 from dcsync.core.model import Job, Json, RequestId
 from dcsync.core.ports import KnownRequest
 from dcsync.core.summary import NO_SUMMARY, Summary, parse_summary, summary_json
@@ -28,9 +27,6 @@ class Transfer:
     """How the files of a snapshot were brought in, and what that took."""
 
     strategy: str
-    #: None where nothing recorded it: an adopted snapshot, one of version 0.1, and any that is read from the manifest,
-    #: which has no column for it.
-    method: Method | None = None
     #: API calls.
     calls: int = 0
     fetched_bytes: int = 0
@@ -69,7 +65,6 @@ def record_json(record: Record) -> dict[str, Json]:
         "first_seen_at": _exact(record.first_seen_at),
         "published_at": _exact(record.published_at),
         "strategy": transfer.strategy,
-        "method": None if transfer.method is None else transfer.method.value,
         "calls": transfer.calls,
         "fetched_bytes": transfer.fetched_bytes,
         "linked_bytes": transfer.linked_bytes,
@@ -114,10 +109,9 @@ def parse_record(value: Json, *, folder: str, summary: Summary = NO_SUMMARY) -> 
 
 
 def _parse_transfer(entry: Mapping[str, Json]) -> Transfer:
-    seconds, method = entry.get("seconds"), entry.get("method")
+    seconds = entry.get("seconds")
     return Transfer(
         strategy=str(entry.get("strategy") or ADOPTED),
-        method=next((known for known in Method if known.value == method), None),
         calls=_count(entry, "calls"),
         fetched_bytes=_count(entry, "fetched_bytes"),
         linked_bytes=_count(entry, "linked_bytes"),

@@ -2,7 +2,7 @@
 
 from dcsync.manifest.claims import Claim, Ticket
 from dcsync.manifest.notes import HookRun, HookState, Notes, PublishedRow
-from dcsync.manifest.snapshots import Records
+from dcsync.manifest.snapshots import SnapshotRows
 from dcsync.manifest.sql import SqlManifest, Sums, open_manifest
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "HookState",
     "Notes",
     "PublishedRow",
-    "Records",
+    "SnapshotRows",
     "SqlManifest",
     "Sums",
     "Ticket",

@@ -25,7 +25,7 @@ from dcsync.manifest.writer import add_request, write_snapshot
 _VALUES_AT_ONCE = 500
 
 
-class Records:
+class SnapshotRows:
     """Whole rows: read to be kept in the tree, written back from it; and the files of snapshots by their content."""
 
     def __init__(self, manifest: SqlManifest) -> None:

@@ -76,7 +76,7 @@ def make_provenance(**changes: Any) -> Provenance:
             job=make_job(started_at=NOON - timedelta(minutes=30), project_id="p1"),
             folder=FOLDER,
             published_at=NOON + timedelta(minutes=5),
-            transfer=make_transfer(strategy="archive", method=Method.RANGES),
+            transfer=make_transfer(strategy="archive"),
             summary=SUMMARY,
         ),
         "files": (
@@ -84,7 +84,8 @@ def make_provenance(**changes: Any) -> Provenance:
             make_stored("b.csv", b"hello", how=How.LINKED, md5=None, etag=None, packed=7, table=TABLE),
         ),
         "decisions": Decisions(
-            method="ranges: the cheapest",
+            method=Method.RANGES,
+            reason="ranges: the cheapest",
             prices=(Price(method=Method.RANGES, calls=2, size=900, requests=4, seconds=1.26),),
             files={"b.csv": "as before"},
             skipped=(("autodesk_data_extract.zip", "repeats the other files"),),

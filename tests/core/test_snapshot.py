@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core.cost import Method
 from dcsync.core.model import Json
 from dcsync.core.snapshot import Record, Transfer, parse_record, record_json
 from dcsync.core.summary import Summary
@@ -35,7 +34,6 @@ def make_document(**changes: Json) -> dict[str, Any]:
     transfer=st.builds(
         Transfer,
         strategy=st.text(min_size=1),
-        method=st.none() | st.sampled_from(Method),
         calls=COUNTS,
         fetched_bytes=COUNTS,
         linked_bytes=COUNTS,
@@ -107,7 +105,7 @@ def test_a_request_without_a_time_or_a_description_is_read() -> None:
 
 def test_the_form_in_the_tree_stays() -> None:
     """What is published has to be read for ever."""
-    record = make_record(pruned_at=NOON, transfer=make_transfer(method=Method.RANGES))
+    record = make_record(pruned_at=NOON, transfer=make_transfer())
 
     assert {key: value for key, value in record_json(record).items() if key != "job"} == {
         "request": {
@@ -120,7 +118,6 @@ def test_the_form_in_the_tree_stays() -> None:
         "first_seen_at": "2026-11-22T12:01:00.000000Z",
         "published_at": "2026-11-22T12:05:00.000007Z",
         "strategy": "archive",
-        "method": "ranges",
         "calls": 2,
         "fetched_bytes": 8,
         "linked_bytes": 5,
@@ -138,18 +135,6 @@ def test_the_form_in_the_tree_stays() -> None:
         },
     }
     assert isinstance(parse(record_json(record)), Record)
-
-
-def test_a_record_of_version_0_1_has_no_method() -> None:
-    document = make_document(strategy="files")
-    del document["method"]
-
-    assert parse(document).transfer == make_transfer(strategy="files", method=None)
-
-
-@pytest.mark.parametrize("odd", ["by pigeon", 5, None, ["files"]])
-def test_a_method_that_this_version_does_not_know_is_none(odd: Json) -> None:
-    assert parse(make_document(method=odd)).transfer.method is None
 
 
 def test_a_record_without_a_summary_gets_the_one_that_its_reader_has() -> None:

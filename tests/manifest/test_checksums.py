@@ -14,7 +14,7 @@ from dcsync.core.ports import AccountFacts
 from dcsync.core.summary import Summary
 from dcsync.core.table import TableFacts
 from dcsync.errors import ManifestCorrupt
-from dcsync.manifest import Notes, Records, open_manifest
+from dcsync.manifest import Notes, SnapshotRows, open_manifest
 from tests.fakes import JOB_ID, NOON, make_record, make_stored
 
 ACME = AccountName("acme")
@@ -28,7 +28,7 @@ async def path(tmp_path: Path) -> Path:
         await manifest.set_instance("an instance")
         table = TableFacts(header=("id", "name"), rows=0, is_cut=False)
         files = [make_stored(table=table), make_stored("b.csv")]
-        await Records(manifest).restore(ACME, make_record(summary=Summary(files=2, size=16)), files=files)
+        await SnapshotRows(manifest).restore(ACME, make_record(summary=Summary(files=2, size=16)), files=files)
         await manifest.learn(ACME, AccountFacts(bytes_per_second=0.1))
     return tmp_path / "manifest.sqlite"
 
@@ -102,7 +102,7 @@ async def test_a_note_may_be_written_by_anybody(path: Path) -> None:
 
 async def test_every_write_keeps_the_seal(path: Path) -> None:
     async with open_manifest(path) as manifest:
-        records = Records(manifest)
+        records = SnapshotRows(manifest)
         await records.note_replaced(ACME, JOB_ID, "b.csv", mtime_ns=5, inode=7)
         await Notes(manifest).remember("a note", "x")
         await Notes(manifest).remember("a note", None)

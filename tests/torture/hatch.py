@@ -32,7 +32,7 @@ from dcsync.api.transport import ApiTransport
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.cli.group import run
 from dcsync.daemon import service
-from dcsync.manifest import Records, SqlManifest
+from dcsync.manifest import SnapshotRows, SqlManifest
 from dcsync.mirror import disk
 from tests.rigs.disks import cut
 from tests.torture import seeded
@@ -116,7 +116,7 @@ class _Notes:
     def take(self) -> None:
         """Wrap what is to be noted."""
         _after(SqlManifest, "publish", lambda arguments: self.note("ack", arguments[2].job))
-        _after(Records, "restore", lambda arguments: self.note("ack", arguments[2].job.id))
+        _after(SnapshotRows, "restore", lambda arguments: self.note("ack", arguments[2].job.id))
         _before(SqlManifest, "publish", lambda arguments: self.note("commit", arguments[2].job))
         _after(ApiTransport, "_exchange", lambda _: self.note("used", ""))
         save = TokenStore.save

@@ -13,7 +13,7 @@ from dcsync.core.ports import KnownJob
 from dcsync.core.retention import Dated, KeepPolicy, Verdict, apply_policy, removes_too_much
 from dcsync.core.wire import time_json
 from dcsync.errors import MassChange
-from dcsync.manifest import Records
+from dcsync.manifest import SnapshotRows
 from dcsync.mirror import trash
 from dcsync.mirror.latest import shown_by_latest
 from dcsync.ops.context import AccountSettings, MirrorContext
@@ -194,7 +194,7 @@ async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapsh
     """Note it, rename it away, record that, and only then remove it: a crash anywhere in between is finished later."""
     account, job = request.account, snapshot.job
     now = context.clock.now()
-    record = await Records(context.manifest).record(account, job)
+    record = await SnapshotRows(context.manifest).record(account, job)
     leaf = trash.trash_leaf(account, job)
     depth = len(context.settings.layout.request_segments)
 

@@ -20,7 +20,7 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.sidecar import Adopted, Changes, summarize
 from dcsync.core.snapshot import ADOPTED, Record, Transfer
 from dcsync.errors import DcsyncError, DiskError, MirrorTampered
-from dcsync.manifest import Notes, Records
+from dcsync.manifest import Notes, SnapshotRows
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.check import Survey, survey
 from dcsync.ops.context import MirrorContext, MirrorSettings
@@ -118,7 +118,7 @@ class _Rebuild:
         self._context = context
         self._accounts = accounts
         self._observer = observer
-        self._records = Records(context.manifest)
+        self._records = SnapshotRows(context.manifest)
         self._reader = ContentReader(context, observer=observer)
         self._report = RebuildReport()
         self._jobs: set[tuple[str, str]] = set()

@@ -24,7 +24,7 @@ from dcsync.errors import (
     NotFound,
     StorageError,
 )
-from dcsync.manifest import Records
+from dcsync.manifest import SnapshotRows
 from dcsync.mirror.check import look
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
@@ -103,7 +103,7 @@ class _Repair:
         self._context = context
         self._account = account
         self._reader = reader
-        self._records = Records(context.manifest)
+        self._records = SnapshotRows(context.manifest)
         self._label = f"{context.clock.now():%Y%m%dT%H%M%SZ}"
         self._touched: set[JobId] = set()
 

@@ -18,7 +18,7 @@ from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.model import JobId, Snapshot
 from dcsync.core.names import OWN_FILES, SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
-from dcsync.manifest import Notes, Records
+from dcsync.manifest import Notes, SnapshotRows
 from dcsync.manifest.damage import KnownDamage, record_damage
 from dcsync.mirror import adopt
 from dcsync.mirror.check import Entry, Survey, survey
@@ -145,7 +145,7 @@ class _Verification:
         self._repair = repair
         self._records_damage = records
         self._observer = observer
-        self._records = Records(context.manifest)
+        self._records = SnapshotRows(context.manifest)
         self._found: list[Damage] = []
         self._repairables: list[Repairable] = []
 

@@ -13,7 +13,7 @@ from dcsync.core.sidecar import Adopted, Changes, summarize
 from dcsync.core.snapshot import ADOPTED, Record, Transfer
 from dcsync.core.summary import Summary
 from dcsync.errors import MirrorTampered
-from dcsync.manifest import Records
+from dcsync.manifest import SnapshotRows
 from dcsync.mirror import adopt
 from dcsync.mirror.root import MirrorRoot
 from dcsync.mirror.staged_names import holder_of
@@ -73,7 +73,7 @@ async def _identify(
     taken_by = await context.manifest.folder_taken_by(folder)
     if taken_by is None or taken_by == job.id or not job.id.replace("-", "").startswith(taken_by):
         return None
-    found = await Records(context.manifest).snapshot(account.name, taken_by)
+    found = await SnapshotRows(context.manifest).snapshot(account.name, taken_by)
     if found is None:
         return None
     snapshot = replace(found[0], job=job.id, request=request.id, completed_at=job.completed_at)
@@ -113,7 +113,7 @@ async def _acknowledge(
     sidecar_sha256: str | None,
     instead_of: JobId | None = None,
 ) -> None:
-    await Records(context.manifest).restore(
+    await SnapshotRows(context.manifest).restore(
         account.name, record, files=snapshot.files, sidecar_sha256=sidecar_sha256, instead_of=instead_of
     )
     with after_acknowledgement(account, record.job.id):

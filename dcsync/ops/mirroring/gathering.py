@@ -69,7 +69,6 @@ class Gathering:
         """Return how the files came; calls and time are the caller's to count."""
         return Transfer(
             strategy=FILES if self.price is None else ZIP,
-            method=Method.FILES if self.price is None else self.price.method,
             calls=calls,
             fetched_bytes=self.fetched_bytes,
             linked_bytes=sum(stored.size for stored in self.files if stored.how is How.LINKED),
@@ -79,11 +78,12 @@ class Gathering:
     @property
     def decisions(self) -> Decisions:
         """Why the files came as they did."""
-        method = "no archive that could be used"
+        reason = "the extract has no ZIP that could be used"
         if self.price is not None:
-            method = f"{self.price.method}: the cheapest of {cost.describe(tuple(self.prices.values()))}"
+            reason = f"{self.price.method}: the cheapest of {cost.describe(tuple(self.prices.values()))}"
         return Decisions(
-            method=method,
+            method=Method.FILES if self.price is None else self.price.method,
+            reason=reason,
             prices=tuple(self.prices.values()),
             files=self.reasons,
             skipped=tuple((skip.file.name, skip.reason) for skip in self.plan.skipped),

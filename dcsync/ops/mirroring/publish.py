@@ -173,7 +173,7 @@ def _log_published(account: AccountSettings, staged: Staged, sealed: _Sealed) ->
         job=staged.job.id,
         folder=staged.folder,
         strategy=transfer.strategy,
-        method=None if transfer.method is None else transfer.method.value,
+        method=staged.decisions.method.value,
         files=len(staged.files),
         fetched=sum(stored.how is How.FETCHED for stored in staged.files),
         fetched_bytes=transfer.fetched_bytes,

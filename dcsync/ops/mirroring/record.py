@@ -8,7 +8,7 @@ from dcsync.core.model import Job
 from dcsync.core.ports import KnownRequest
 from dcsync.core.snapshot import Record, Transfer
 from dcsync.core.summary import Summary
-from dcsync.manifest import Records
+from dcsync.manifest import SnapshotRows
 from dcsync.ops.context import AccountSettings, MirrorContext
 
 
@@ -24,7 +24,7 @@ async def new_record(
     summary: Summary,
 ) -> Record:
     """Return the record of a snapshot that is published at `at`; the manifest knows when its job was first seen."""
-    origin = await Records(context.manifest).origin(account.name, job.id)
+    origin = await SnapshotRows(context.manifest).origin(account.name, job.id)
     first_seen_at, known = (at, request) if origin is None else origin
     return Record(
         job=job,

@@ -15,7 +15,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
 from dcsync.errors import MassChange
-from dcsync.manifest import Records
+from dcsync.manifest import SnapshotRows
 from dcsync.mirror import trash
 from dcsync.ops.context import SyncContext
 from dcsync.ops.integrity.prune import PruneReport, prune
@@ -234,7 +234,7 @@ async def test_a_cancelled_run_leaves_each_snapshot_whole_or_gone(mirror: Mirror
 
 
 async def note(context: SyncContext, job: str) -> str:
-    record = await Records(context.manifest).record(ACME, JobId(job))
+    record = await SnapshotRows(context.manifest).record(ACME, JobId(job))
     assert record is not None
     folder = (await context.manifest.published_folders(ACME))[JobId(job)]
     trash.note_pruned(context.root, trash.Pruned(account=ACME, record=record))

@@ -20,7 +20,7 @@ from dcsync.app.mirror import look_at_mirror
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ExitStatus
-from dcsync.manifest import Records
+from dcsync.manifest import SnapshotRows
 from dcsync.mirror import adopt
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.integrity.report import Damage, Kind, Outcome, VerifyReport
@@ -176,7 +176,7 @@ async def test_a_file_that_agrees_with_the_sums_and_not_with_the_manifest_is_not
     job = add_extract(mirror, {"a.csv": b"content"})
     await mirror.sync()
     async with mirror.opened() as context:
-        records = Records(context.manifest)
+        records = SnapshotRows(context.manifest)
         record, found = await records.record(ACME, JobId(job)), await records.snapshot(ACME, JobId(job))
         assert record is not None
         assert found is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import LOSS_HINTS, JobState
 from dcsync.core.model import AccountId, AccountName
 from dcsync.errors import (
     AccessRefused,
@@ -132,7 +132,7 @@ async def test_projects_are_asked_for_one_by_one(mirror: Mirror) -> None:
     assert call.query["sort"] == "desc"
 
 
-async def test_an_extract_that_will_expire_is_shouted_about_and_one_that_expired_is_a_loss(mirror: Mirror) -> None:
+async def test_an_extract_that_nears_its_end_is_reported_and_one_that_expired_is_a_loss(mirror: Mirror) -> None:
     add_extract(mirror, tables(1), days_ago=29)
     gone = add_extract(mirror, tables(1, seed=1), days_ago=31)
 
@@ -140,9 +140,8 @@ async def test_an_extract_that_will_expire_is_shouted_about_and_one_that_expired
 
     assert len(outcome.expiring) == 2
     assert [(failed.job, failed.state) for failed in outcome.failed] == [(gone, JobState.EXPIRED)]
-    assert "cannot be had any more" in outcome.failed[0].hint
-    assert "again for a day" not in outcome.failed[0].hint
-    # Said once: the next run is silent about it.
+    assert outcome.failed[0].hint == LOSS_HINTS[JobState.EXPIRED]
+    # Reported once: the next run is silent about it.
     assert not (await mirror.sync_one()).failed
 
 

@@ -1,0 +1,17 @@
+"""What the tests of mirroring share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.rigs.mirror import Mirror
+from tests.rigs.publishing import Workbench, workbench
+
+
+@pytest.fixture
+async def bench(mirror: Mirror) -> AsyncIterator[Workbench]:
+    """An open mirror in which jobs are staged and published by hand."""
+    async with workbench(mirror) as ready:
+        yield ready

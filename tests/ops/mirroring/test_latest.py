@@ -106,8 +106,11 @@ async def test_a_folder_of_hard_links_is_kept_unless_it_is_to_be_replaced(bench:
 
 @pytest.mark.parametrize("error", [DiskFull("no space"), MirrorTampered("a file is in the way")])
 def test_an_error_after_the_acknowledgement_is_logged_and_not_raised(bench: Workbench, error: Exception) -> None:
-    with capture_logs() as lines, after_acknowledgement(bench.account, JobId("j")):
+    def fail() -> None:
         raise error
+
+    with capture_logs() as lines, after_acknowledgement(bench.account, JobId("j")):
+        fail()
 
     (line,) = lines
     assert (line["log_level"], line["account"], line["job"]) == ("warning", "acme", "j")

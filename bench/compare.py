@@ -1,7 +1,8 @@
-"""dcsync beside what a user would take instead, turn about in one run: `make bench ARGS=compare`.
+"""dcsync compared with common tools, measured alternately in one run: `make bench ARGS="one_file many_files"`.
 
-Each side starts as a process in an empty folder and ends with every byte fsynced and hashed. The figures are medians of
-whole processes, start-up included; what is compared is the medians' ratio. nginx serves the bytes, the sandbox the API.
+Each tool starts as a process in an empty folder and ends when every byte is fsynced and hashed. The figures are medians
+of whole processes, including start-up, and the ratio of the medians is compared. nginx serves the bytes, the sandbox
+serves the API.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from tests.rigs.served import TOKEN, Served, served
 
 MIB = 1 << 20
 _HERE = Path(__file__).parents[1]
-#: As `python -m dcsync`, and says at its end how much memory it had at most. The kernel's figure for a child that ended
-#: (ru_maxrss) would be that of the process which started it, where that is larger.
+#: Like `python -m dcsync`, but prints its peak memory at its end. The kernel's figure for a finished child (ru_maxrss)
+#: would be the parent's if that is larger.
 _PROGRAM = """
 import atexit, sys
 def peak():
@@ -41,13 +42,13 @@ from dcsync.cli import main
 main()
 """
 ARCHIVE = "autodesk_data_extract.zip"
-#: Of one call to the API, there and back.
+#: The round-trip time of one API call.
 LATENCY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is done: the full form, or the small one in which only calls and bytes count."""
+    """The amount of work: the full size, or the small one, in which only calls and bytes are meaningful."""
 
     rounds: int = 5
     files: int = 260
@@ -72,7 +73,7 @@ SMALL = Size(
 
 
 class OnDisk:
-    """A file served from the disk by somebody else: of it the API knows the size."""
+    """A file that nginx serves from the disk. The sandbox's API only knows its size."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,7 +89,7 @@ class OnDisk:
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """The remote side: an API with one data request, and nginx with the bytes of its jobs."""
+    """The stand-in for Autodesk: an API with one data request, and nginx with the bytes of its jobs."""
 
     side: Served
     origin: Origin
@@ -103,7 +104,7 @@ class Stage:
         with_archive: bool = True,
         request: str | None = None,
     ) -> str:
-        """Add a job, and put its bytes where nginx serves them."""
+        """Add a job and write its files into the folder that nginx serves."""
         world = self.side.sandbox.world
         completed = datetime.now(UTC) - timedelta(days=days_ago)
         job = world.add_job(request or self.request, completed_at=completed, files=files, with_archive=with_archive)
@@ -117,14 +118,14 @@ class Stage:
         return job
 
     def extract(self, job: str, *, at_once: int) -> other.Extract:
-        """Return what the scripts are told of a job."""
+        """Return the description of a job for the scripts."""
         account = self.side.sandbox.world.account_id
         url = f"{self.side.sandbox.base_url}/data-connector/v1/accounts/{account}/jobs/{job}"
         return other.Extract(job_url=url, token=self.side.token, at_once=at_once)
 
     @contextmanager
     def mirror(self, more: Mapping[str, str] | None = None) -> Iterator[Served]:
-        """Give a new configuration with an empty mirror and an empty state folder; `more` goes after a line of it."""
+        """Yield a configuration with an empty mirror and state folder. `more` maps lines to lines that follow them."""
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             side = replace(self.side, folder=Path(place))
             side.root.mkdir()
@@ -137,7 +138,7 @@ class Stage:
     def served_by_daemon(
         self, files: Mapping[str, bytes | Blob], more: Mapping[str, str] | None = None, *, with_archive: bool
     ) -> float:
-        """Return the seconds that a running daemon takes from a poll to `latest`, for an extract that is new then."""
+        """Return the seconds that a running daemon takes from the poll to `latest` for a new extract."""
         request = self.side.sandbox.world.add_request("A request of its own")
         with self.mirror({**(more or {}), 'name = "acme"': f'requests = ["{request}"]'}) as side:
             process = subprocess.Popen(
@@ -147,7 +148,7 @@ class Stage:
                 # The report is the last thing that its first poll writes.
                 _wait_until((side.root / "index.html").exists)
                 job = self.add(files, request=request, with_archive=with_archive)
-                time.sleep(0.5)  # what the first poll leaves to do, and the writes of the new files, are not measured
+                time.sleep(0.5)  # exclude the rest of the first poll and the writes of the new files from the figure
                 began = time.perf_counter()
                 process.send_signal(signal.SIGUSR1)
                 _wait_until(lambda: any(side.root.glob("acme/*/latest")))
@@ -159,7 +160,7 @@ class Stage:
         return took
 
     def run(self, side: Served, *arguments: str) -> tuple[float, float]:
-        """Run dcsync; return how long it took in seconds, and the most memory that it had in MiB."""
+        """Run dcsync. Returns its duration in seconds and its peak memory in MiB."""
         command = [*self._command(side), *arguments]
         began = time.perf_counter()
         done = subprocess.run(command, env=self._environ(), stdout=subprocess.PIPE, text=True, check=True, cwd=_HERE)
@@ -172,12 +173,12 @@ class Stage:
         return {"PATH": "/usr/bin:/bin", TOKEN: self.side.token, "SSL_CERT_FILE": str(self.origin.authority)}
 
     def api_calls(self) -> int:
-        """Return how many calls the API has had."""
+        """Return the number of API calls so far."""
         return self.side.sandbox.count("api")
 
     def fetched(self) -> int:
-        """Return how many bytes nginx has sent."""
-        time.sleep(0.2)  # it writes a line when the answer is through
+        """Return the number of bytes that nginx has sent."""
+        time.sleep(0.2)  # nginx logs a request only after the response is complete
         return self.origin.sent()[1]
 
 
@@ -198,7 +199,7 @@ def staged(*, scheme: str = "http", quota: int | None = None, latency_s: float =
 
 
 def tables(size: Size, day: int, *, changed: float = 0.1) -> dict[str, bytes]:
-    """Return an extract's tables, which pack to about a fifth; each day a share of them differs from the first day."""
+    """Return an extract's tables, which compress to about a fifth. Each day a share of `changed` differs from day 0."""
     files = {}
     for index in range(size.files):
         version = day if day and (index + day) % round(1 / changed) == 0 else 0
@@ -220,30 +221,30 @@ def large_file(path: Path, size: int) -> None:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that it takes."""
+    """Return the duration of `work` in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def in_empty_folder(peer: other.Peer, stage: Stage) -> float:
-    """Return the seconds of a peer."""
+    """Return the duration of a peer in an empty folder, in seconds."""
     with tempfile.TemporaryDirectory(dir=stage.folder) as place:
         return timed(lambda: peer(Path(place)))
 
 
-def _wait_until(what: Callable[[], bool]) -> None:
-    """Wait until it is so, for two minutes at most."""
+def _wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds, for at most two minutes."""
     for _ in range(30_000):
-        if what():
+        if condition():
             return
         time.sleep(0.004)
-    message = "it took more than two minutes"
+    message = "the daemon took more than two minutes"
     raise SystemExit(message)
 
 
 def turn_about(rounds: int, works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """Return the median seconds of each, all run once in each round, so that what else the machine does meets all."""
+    """Return the median duration of each work. Each round runs all once, so that other load affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
@@ -252,7 +253,7 @@ def turn_about(rounds: int, works: Mapping[str, Callable[[], float]]) -> dict[st
 
 
 def one_file(table: Table, size: Size) -> None:
-    """One large file, over http and https."""
+    """Compare the download of one large file, over http and https."""
     for scheme in ("http", "https"):
         with staged(scheme=scheme) as stage:
             source = stage.folder / "large.csv"
@@ -280,7 +281,7 @@ def one_file(table: Table, size: Size) -> None:
 
 
 def many_files(table: Table, size: Size) -> None:
-    """All files of an extract, without the quota: by their own URLs, and the way that dcsync would choose."""
+    """Compare all files of an extract without a rate limit: each by its URL, and by the method that dcsync chooses."""
     files = tables(size, 0)
     for at_once in (16, 64):
         with staged(latency_s=LATENCY_S) as stage:
@@ -317,9 +318,9 @@ def many_files(table: Table, size: Size) -> None:
 
 
 def quota(table: Table, size: Size) -> None:
-    """A first day and the next one under 60 calls a minute.
+    """Compare a first day and the next day under 60 calls per minute.
 
-    The scripts run side by side, each against an API of its own: they wait for most of the time.
+    The scripts run concurrently, each against its own API, because they wait most of the time.
     """
     script = "script (curl, jq, xargs)"
 
@@ -370,7 +371,7 @@ def quota(table: Table, size: Size) -> None:
 
 
 def month(table: Table, size: Size) -> None:
-    """A month of extracts, each a new one, under the quota."""
+    """Measure a backfill of a month of extracts, all different, under the rate limit."""
     with staged(quota=60, latency_s=LATENCY_S) as stage, stage.mirror() as side:
         for day in range(size.days):
             stage.add(tables(size, day + 1, changed=1.0), days_ago=size.days - 0.5 - day)
@@ -393,7 +394,7 @@ def month(table: Table, size: Size) -> None:
 
 
 def polls(table: Table, size: Size) -> None:
-    """A poll with nothing new, by how many jobs are known already."""
+    """Compare polls without new jobs for few and for many known jobs."""
     seconds, memory = {}, {}
     with (
         staged() as few,
@@ -435,7 +436,7 @@ def _pair(seconds: Mapping[str, float]) -> tuple[float, float]:
 
 
 def flight(table: Table, size: Size) -> None:
-    """The most memory with large files in flight, by how large they are."""
+    """Compare the peak memory with large files in flight for two file sizes."""
     peaks = []
     for length in size.memory_bytes:
         with staged(scheme="https") as stage:
@@ -456,7 +457,7 @@ def flight(table: Table, size: Size) -> None:
 
 
 def start(table: Table, size: Size) -> None:
-    """How fast the command line answers, against an interpreter that imports click."""
+    """Compare the start of the command line with an interpreter that imports click."""
     with staged() as stage, stage.mirror() as side:
         stage.add({"admin_users.csv": b"id\n1\n"})
         stage.run(side, "sync")
@@ -488,7 +489,7 @@ PARTS: Sequence[Callable[[Table, Size], None]] = (
 
 
 def compare(names: Sequence[str], *, size: Size) -> Table:
-    """Run the parts that are named, and return their lines."""
+    """Run the named parts and return their rows."""
     missing = other.missing_programs()
     if missing:
         message = f"the comparison needs {', '.join(missing)} (tests/debian-packages.txt)"

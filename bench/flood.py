@@ -1,4 +1,4 @@
-"""What a flood of callbacks costs a sync: the same work with and without an attacker, turn about, in one run."""
+"""The cost of a callback flood for a sync: the same work with and without an attacker, alternately, in one run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dcsync.sandbox import Options, Sandbox, World
 from tests.rigs.mirror import tables
 
 TURNS = 5
-#: In each turn; through the archive, so that it is work that it waits for and not the quota.
+#: The work of each turn. The extracts have ZIPs, so that the work takes the time and not the rate limit.
 EXTRACTS, FILES = 12, 60
-#: An attacker that opens connections as fast as it can and posts, for at most this long.
+#: An attacker that opens connections and posts as fast as it can, for at most the given seconds.
 ATTACK = """
 import socket, sys, time
 port, path, end = int(sys.argv[1]), sys.argv[2], time.monotonic() + float(sys.argv[3])
@@ -43,7 +43,7 @@ print(count)
 
 
 async def measure() -> float:
-    """Return the ratio of the medians, flooded to calm."""
+    """Return the ratio of the medians: with the flood to without."""
     with tempfile.TemporaryDirectory(prefix="dcsync-flood-") as place:
         folder = Path(place)
         (folder / "mirror").mkdir()

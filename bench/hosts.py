@@ -1,7 +1,7 @@
-"""What three hosts bring against one, as a ratio of throughputs, turn about in one run: `python bench/hosts.py`.
+"""The throughput of three hosts against one host, measured alternately in one run: `python bench/hosts.py`.
 
-Two loads: one that waits for the line (a file takes a third of a second to come, as over a long way), which more hosts
-make shorter, and one that waits for nothing but this machine, whose processors all of the hosts share here.
+There are two loads. The first waits for the network: each file takes a third of a second to arrive, as over a long
+distance, and more hosts shorten it. The second waits only for this machine, whose processors all hosts share here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXTRACTS, REQUESTS, FILES = 48, 16, 8
 
 
 async def throughput(server: Postgres, hosts: int, delay_s: float) -> float:
-    """Return the extracts a second, from the first snapshot to the last."""
+    """Return the extracts per second, from the first snapshot to the last."""
     world = World(seed=7)
     requests = [world.add_request(f"Request {number}") for number in range(REQUESTS)]
     now = datetime.now(UTC)
@@ -48,14 +48,14 @@ async def throughput(server: Postgres, hosts: int, delay_s: float) -> float:
 
 async def main() -> None:
     with serving() as server:
-        for what, delay_s in (("waiting for the line", 0.33), ("waiting for this machine", 0.0)):
+        for load, delay_s in (("waiting for the network", 0.33), ("waiting for this machine", 0.0)):
             rates: dict[int, list[float]] = {1: [], 3: []}
             for _ in range(TURNS):
                 for hosts, found in rates.items():
                     found.append(await throughput(server, hosts, delay_s))
             one, three = (statistics.median(rates[hosts]) for hosts in (1, 3))
             sys.stdout.write(
-                f"three hosts against one, {what}: {three / one:.2f} ({three:.2f} and {one:.2f} a second)\n"
+                f"three hosts against one, {load}: {three / one:.2f} ({three:.2f} and {one:.2f} extracts per second)\n"
             )
             sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""nginx on loopback for the bytes, over http and https, with a certificate of an authority of our own."""
+"""nginx on loopback, which serves the bytes over http and https with a self-signed certificate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ http {{
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where the files of a folder are served, and the authority that its certificate can be checked with."""
+    """The addresses at which a folder is served, and the authority that verifies the certificate."""
 
     http: str
     https: str
@@ -52,18 +52,18 @@ class Origin:
     log: Path
 
     def sent(self) -> tuple[int, int]:
-        """Return how many requests were answered so far, and with how many bytes in all. Read it when all is quiet."""
+        """Return the number of answered requests and of sent bytes so far. Call it while no request is running."""
         sizes = [int(line.rsplit(" ", 1)[1]) for line in self.log.read_text().splitlines()]
         return len(sizes), sum(sizes)
 
     def at(self, scheme: str) -> str:
-        """Return the base of the URLs of a scheme."""
+        """Return the base URL of a scheme."""
         return self.https if scheme == "https" else self.http
 
 
 @contextmanager
 def serving(files: Path, folder: Path) -> Iterator[Origin]:
-    """Serve `files` until the end of the block; `folder` takes the server's own files."""
+    """Serve `files` until the end of the block. nginx's own files go to `folder`."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None:
         message = "the comparison needs nginx (tests/debian-packages.txt)"
@@ -88,7 +88,7 @@ def serving(files: Path, folder: Path) -> Iterator[Origin]:
 
 
 def _certify(folder: Path) -> Path:
-    """Write `key.pem` and `certificate.pem`; return the file that vouches for it, which is itself."""
+    """Write `key.pem` and the self-signed `certificate.pem`. Returns the certificate, which is its own authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "dcsync bench")])
     now = dt.datetime.now(dt.UTC)
@@ -124,5 +124,5 @@ def _wait_for(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    message = "nginx does not answer"
+    message = "nginx did not start listening"
     raise SystemExit(message)

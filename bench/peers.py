@@ -1,6 +1,6 @@
-"""What a user would take instead: curl, aria2, rclone, wget, and careful scripts around them.
+"""Alternatives to dcsync: curl, aria2, rclone, wget, and careful scripts around them.
 
-All do the same work as dcsync does: every byte, fsynced, with a SHA-256 (`sha256sum`, then `sync`, after the download).
+All do the same work as dcsync: after the download, `sha256sum` hashes every file and `sync` fsyncs it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Runs one peer in an empty folder.
+#: A function that runs one alternative in an empty folder.
 Peer = Callable[[Path], None]
 
 HASH = "sha256sum -- * > SHA256SUMS"
-#: fsync of each file, by coreutils.
+#: coreutils' fsync of each file.
 SYNC = "sync -- *"
 
-#: One file of an extract: sign, honouring a 429, then fetch. $1 URL to sign, $2 name.
+#: One file of an extract: get a signed URL, wait after a 429, then download. $1 is the URL to sign, $2 the name.
 _ONE = """
 while :; do
     status=$(curl -sS -o "$2.signed" -D "$2.headers" -w '%{http_code}' -H "Authorization: Bearer $TOKEN" "$1/$2")
@@ -32,10 +32,10 @@ done
 curl -sS --fail -o "$2" "$(jq -r .signedUrl "$2.signed")"
 rm "$2.signed" "$2.headers"
 """
-#: The names of the listing, without the archive.
+#: The names of the data listing, without the ZIP.
 _NAMES = """curl -sS --fail -H "Authorization: Bearer $TOKEN" "$JOB/data-listing" |
     jq -r '.[].name | select(endswith(".zip") | not)'"""
-#: All signatures in one batch of transfers.
+#: All signed URLs in one batch of transfers.
 _SIGN_ALL = f"""{_NAMES} | while read -r name; do
     printf 'url = "%s/data/%s"\\noutput = "%s.signed"\\n' "$JOB" "$name" "$name"; done > signing
 curl -sS --no-progress-meter --fail-early -Z --parallel-max "$AT_ONCE" -H "Authorization: Bearer $TOKEN" -K signing
@@ -44,40 +44,40 @@ rm signing"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extract:
-    """An extract on the API: where the job is, and with which token it is asked for."""
+    """An extract on the API: the job's URL, the access token, and the number of parallel downloads."""
 
     job_url: str
     token: str
     at_once: int
 
     def environ(self) -> dict[str, str]:
-        """Return the environment of the scripts."""
+        """Return the environment for the scripts."""
         return {**os.environ, "JOB": self.job_url, "TOKEN": self.token, "AT_ONCE": str(self.at_once)}
 
 
 def missing_programs() -> list[str]:
-    """Return the programs that the comparison needs and that are not here."""
+    """Return the programs that the comparison needs and that are not installed."""
     return [name for name in ("curl", "jq", "aria2c", "rclone", "wget", "unzip") if shutil.which(name) is None]
 
 
 def one_file(url: str, authority: Path) -> dict[str, Peer]:
-    """Return what fetches one large file: name and way."""
+    """Return the alternatives for one large file by name."""
     name = url.rsplit("/", 1)[1]
-    ways = {
+    commands = {
         "curl": f"curl -sS --fail --cacert {authority} -o {name} {url}",
         "aria2c -x4": (f"aria2c -q -x4 -s4 -k1M --file-allocation=falloc --ca-certificate={authority} -o {name} {url}"),
         "wget": f"wget -q --ca-certificate={authority} -O {name} {url}",
         "rclone": f"rclone --ca-cert {authority} --config /dev/null copyurl {url} {name}",
     }
-    peers = {f"{peer}, sha256sum, sync": _shell(f"{way}\n{HASH}\n{SYNC}") for peer, way in ways.items()}
-    return {**peers, "curl, sync (no hash)": _shell(f"{ways['curl']}\n{SYNC}")}
+    peers = {f"{peer}, sha256sum, sync": _shell(f"{command}\n{HASH}\n{SYNC}") for peer, command in commands.items()}
+    return {**peers, "curl, sync (no hash)": _shell(f"{commands['curl']}\n{SYNC}")}
 
 
 def many_files(extract: Extract) -> dict[str, Peer]:
-    """Return what fetches the files of an extract."""
+    """Return the alternatives for all files of an extract by name."""
     environ = {**extract.environ(), "ONE": _ONE}
     urls = 'jq -r \'"url = \\"\\(.signedUrl)\\"\\noutput = \\"\\(.name)\\""\' -- *.signed'
-    ways = {
+    commands = {
         "script (curl, jq, xargs)": f'{_NAMES} | xargs -n 1 -P "$AT_ONCE" sh -c "$ONE" - "$JOB/data"',
         "curl -Z in two batches": f"""{_SIGN_ALL}
 {urls} > fetching
@@ -95,7 +95,7 @@ rm -- *.signed""",
 jq -r '"\\(.signedUrl)\\n\\(.name)"' -- *.signed | xargs -d '\\n' -n 2 -P "$AT_ONCE" sh -c 'wget -q -O "$2" "$1"' -
 rm -- *.signed""",
     }
-    return {peer: _shell(f"{way}\n{HASH}\n{SYNC}", environ) for peer, way in ways.items()}
+    return {peer: _shell(f"{command}\n{HASH}\n{SYNC}", environ) for peer, command in commands.items()}
 
 
 def _shell(script: str, environ: Mapping[str, str] | None = None) -> Peer:

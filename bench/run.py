@@ -1,6 +1,6 @@
-"""What the archive way costs, as ratios measured side by side in one run: `make bench`.
+"""Measures dcsync alone and against other tools: `make bench`.
 
-Machines are shared and noisy, so no figure here is asserted by a test; calls and bytes are.
+Tests assert calls and bytes but no times, because machines are shared and noisy.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ sys.exit(status)
 
 
 def tables(seed: int, *, changed: float = 0.0, size: int = 20_000) -> dict[str, bytes]:
-    """Return 260 tables that pack to about a fifth; of a later day a share `changed` differs."""
+    """Return 260 tables that compress to about a fifth. A share of `changed` differs from the first day."""
     files = {}
     for index in range(FILES):
         version = seed if random.Random(f"{seed}/{index}").random() < changed else 0
@@ -83,7 +83,7 @@ async def mirror_in(**options: Any) -> AsyncIterator[Mirror]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A figure of dcsync alone."""
+    """One result of dcsync alone."""
 
     what: str
     figure: str
@@ -91,18 +91,18 @@ class Line:
     met: bool
 
 
-#: What was shown so far.
+#: The results so far.
 shown_lines: list[Line] = []
 
 
 def show(what: str, figure: str, bar: str, *, met: bool) -> None:
-    """Note and print a figure."""
+    """Record a result and print it."""
     shown_lines.append(Line(what=what, figure=figure, bar=bar, met=met))
-    print(f"{'ok  ' if met else 'MISS'} {what:<58} {figure:>28}   bar: {bar}", flush=True)
+    print(f"{'ok  ' if met else 'MISS'} {what:<58} {figure:>28}   target: {bar}", flush=True)
 
 
 async def days() -> None:
-    """A first day, an unchanged one, and one with a tenth changed."""
+    """Measure a first day, a day with a tenth of the tables changed, and an unchanged day."""
     async with mirror_in() as mirror:
         for name, changed, seed in (("first extract", 0.0, 0), ("10 % changed", 0.1, 1), ("unchanged", 0.1, 1)):
             mirror.clock.advance(86400)
@@ -121,10 +121,10 @@ async def days() -> None:
 
 
 async def backfill() -> None:
-    """Twenty extracts under a quota that the sandbox enforces, in simulated time: the archive way and file by file."""
+    """Compare twenty extracts by ZIP and file by file, under the sandbox's rate limit, in simulated time."""
     seconds = {}
     for strategy in ("auto", "files"):
-        # A URL may grow old while the clock jumps over a pause of the quota: the simulation's doing, not the client's.
+        # URLs do not expire here: the simulated clock jumps over the pauses of the rate limit, a real one does not.
         async with mirror_in(quota_per_minute=60, url_lifetime_s=1e6) as mirror:
             mirror.config["mirror"] = {"strategy": strategy}
             for day in range(20):
@@ -132,7 +132,7 @@ async def backfill() -> None:
             began = mirror.clock.monotonic()
             real = time.monotonic()
             await mirror.sync()
-            # What the calls had to wait for, and what the work itself took.
+            # The simulated waits of the calls plus the real time of the work.
             seconds[strategy] = mirror.clock.monotonic() - began + time.monotonic() - real
             refused = mirror.sandbox.count("api", status=429)
             calls = mirror.sandbox.count("api")
@@ -143,7 +143,7 @@ async def backfill() -> None:
 
 
 def memory() -> None:
-    """The most memory of a process that mirrors an archive with one large member, stored and deflated."""
+    """Measure the peak memory of a process that mirrors a ZIP with one large entry, stored and deflated."""
     for form, pack in (("stored", _pack_stored), ("deflated", _pack_deflated)):
         small, large = _peak(20 * MIB, pack), _peak(2048 * MIB, pack)
         figure = f"{large:.0f} MiB / {small:.0f} MiB = {large / small:.2f}"
@@ -152,8 +152,8 @@ def memory() -> None:
 
 
 def _peak(size: int, pack: Callable[[Path, int], Blob]) -> float:
-    """Return the most memory of a process, in MiB, that mirrors an archive with a member of this size."""
-    # An ETag that stays and is no MD5: with another one at each look, the archive is a new one each time.
+    """Return the peak memory in MiB of a process that mirrors a ZIP with an entry of this size."""
+    # The ETag is stable but not an MD5. With an ETag that changes at each call, each call would see a new ZIP.
     with folder() as path, served(path, etag="multipart") as side:
         packed = path / "archive.zip"
         files: dict[str, bytes | Blob] = {"forms_forms.csv": pack(packed, size), ARCHIVE: OnDisk(packed)}
@@ -182,9 +182,9 @@ def _pack_stored(packed: Path, size: int) -> Blob:
 
 
 def _pack_deflated(packed: Path, size: int) -> Blob:
-    """Write an archive whose member unpacks to 77 times its bytes, in the time that its checksum takes.
+    """Write a ZIP with an entry that unpacks to 77 times its size. Writing takes only the time of its checksum.
 
-    One mebibyte is deflated up to a full flush, which stands by itself, and repeated.
+    One mebibyte is deflated up to a full flush, which makes it independent, and then repeated.
     """
     block = random.Random(0).randbytes(MIB // 80) + bytes(MIB - MIB // 80)
     deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
@@ -203,14 +203,14 @@ def _pack_deflated(packed: Path, size: int) -> Blob:
             file.write(piece)
         file.write(end + central)
         file.write(b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 1, 1, len(central), len(local) + length, 0))
-    # Its own URL is never asked for: its size in the listing is all that counts.
+    # Its own URL is never used. Only its size in the data listing matters.
     return Synthetic(size)
 
 
 async def explode() -> None:
-    """The whole archive into files, checks and SHA-256 and fsync included, against unzip on the same one."""
+    """Compare the extraction of a whole ZIP, including checks, SHA-256 and fsync, with unzip."""
     if shutil.which("unzip") is None:
-        print("left out: exploding against unzip (no program `unzip` here)")
+        print("skipped: extraction against unzip (the program unzip is not installed)")
         return
     async with mirror_in() as mirror:
         packed = mirror.folder / ARCHIVE
@@ -240,7 +240,7 @@ async def _explode(context: SyncContext, mirror: Mirror, packed: Path, turn: int
         stored = StoredFile(name=ARCHIVE, original=ARCHIVE, size=packed.stat().st_size, sha256="", crc32=0)
         archive = StagedArchive(context, staging, stored)
         directory = await open_directory(context, archive)
-        # With a listing, as a server has one: members that nobody lists are capped together.
+        # All entries are in the data listing, as they are at Autodesk. Unlisted entries have a common size limit.
         listing = tuple(ListedFile(name=member.name, size=member.size) for member in directory.members)
         extracts = planning.plan(listing, Known(directory=directory)).extracts
         extractor = Extractor(context, archive, job=job, staging=staging)
@@ -256,7 +256,7 @@ def _unzip(target: Path, packed: Path) -> None:
 
 
 async def flood() -> None:
-    """A sync beside an attacker that posts callbacks as fast as it can."""
+    """Compare a sync during a flood of callbacks with a sync without one."""
     from bench import flood as flooding
 
     ratio = await flooding.measure()
@@ -267,24 +267,25 @@ PARTS = ("days", "backfill", "explode", "memory", "flood", *(part.__name__ for p
 
 
 async def main(arguments: Sequence[str]) -> int:
-    """Measure what the arguments name, or everything; return 1 if a bar was missed.
+    """Measure the named parts, or all of them. Returns 1 if a target was missed.
 
-    Table and plot go to build/bench; with `--into FILE` also into that document, between its marks, the plot beside it.
+    The table and the plot go to build/bench. With `--into FILE` the table also goes into that document, between its
+    marks, and the plot goes next to it.
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     options = argparse.ArgumentParser(prog="bench")
     options.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    options.add_argument("--small", action="store_true", help="little work and one round: to try it out")
-    options.add_argument("--into", type=Path, metavar="FILE", help="a document that takes the table")
+    options.add_argument("--small", action="store_true", help="do little work in one round, to try the benchmark")
+    options.add_argument("--into", type=Path, metavar="FILE", help="write the table into this document")
     given = options.parse_args(arguments)
     unknown = set(given.parts) - set(PARTS)
     if unknown:
-        options.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        options.error(f"unknown part: {', '.join(sorted(unknown))} (choose from {', '.join(PARTS)})")
     wanted = set(given.parts) or set(PARTS)
     for part in (days, backfill, explode, flood):
         if part.__name__ in wanted:
             await part()
-    # In threads, since they serve a sandbox to processes of their own and wait for them.
+    # These parts run in threads, because they wait for processes that use a sandbox in this process.
     if "memory" in wanted:
         await asyncio.to_thread(memory)
     size = compare.SMALL if given.small else compare.Size()

@@ -1,4 +1,4 @@
-"""The figures of a run: a Markdown table, and a plot of the ratios."""
+"""The results of a run as a Markdown table and as a plot of the ratios."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line: the work, what it was measured against, and the bar. `ratio` is dcsync's part; below 1 it is ahead."""
+    """One result. `ratio` is dcsync's figure divided by the other tool's, so below 1 dcsync is ahead."""
 
     work: str
     against: str
@@ -21,23 +21,23 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Whether the bar was met; a line without one is for the picture."""
+        """Whether the target was met. A row without a target is only shown for comparison."""
         return self.bar is None or self.ratio <= self.bar
 
 
 @dataclass(slots=True, kw_only=True)
 class Table:
-    """The lines so far."""
+    """The results so far."""
 
     rows: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
-        """Add and print a line."""
+        """Add a row and print it."""
         self.rows.append(row)
-        bar = "" if row.bar is None else f"   bar: {row.bar:g}"
+        target = "" if row.bar is None else f"   target: {row.bar:g}"
         print(
             f"{'ok  ' if row.met else 'MISS'} {row.work + ' / ' + row.against:<72} "
-            f"{row.dcsync:>9} / {row.other:>9} = {row.ratio:.3f}{bar}",
+            f"{row.dcsync:>9} / {row.other:>9} = {row.ratio:.3f}{target}",
             flush=True,
         )
 
@@ -45,12 +45,14 @@ class Table:
         """Return the table for a document."""
         lines = ["| Work | Compared with | dcsync | Other tool | Ratio | Target |", "|---|---|---|---|---|---|"]
         for row in self.rows:
-            bar = "" if row.bar is None else f"{row.bar:g} {'met' if row.met else '**missed**'}"
-            lines.append(f"| {row.work} | {row.against} | {row.dcsync} | {row.other} | {_short(row.ratio)} | {bar} |")
+            target = "" if row.bar is None else f"{row.bar:g} {'met' if row.met else '**missed**'}"
+            lines.append(
+                f"| {row.work} | {row.against} | {row.dcsync} | {row.other} | {_short(row.ratio)} | {target} |"
+            )
         return "\n".join(lines) + "\n"
 
     def plot(self) -> str:
-        """Return an SVG: a bar for each ratio on a logarithmic scale, and the mark that it must not pass."""
+        """Return an SVG with a bar for each ratio on a logarithmic scale, and a mark at its target."""
         width, left, top, step = 860, 440, 34, 24
         low, high = -3.0, 1.0
 

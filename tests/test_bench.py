@@ -1,4 +1,4 @@
-"""The benchmark in its small form: calls and bytes are as they should be, and all sides do the same work.
+"""The benchmark in its small size: calls and bytes are as expected, and all tools do the same work.
 
 No time is looked at: machines are shared.
 """
@@ -32,7 +32,7 @@ def stage() -> Iterator[Stage]:
 
 
 def sums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 by name that SHA256SUMS holds, of the tables."""
+    """Return the tables' SHA-256 from SHA256SUMS by name."""
     pairs = (line.split(maxsplit=1) for line in (folder / "SHA256SUMS").read_text().splitlines())
     return {name.lstrip("*"): digest for digest, name in pairs if name.endswith(".csv")}
 
@@ -43,7 +43,7 @@ def published(stage: Stage, root: Path) -> Path:
     return folder
 
 
-def test_dcsync_and_each_peer_end_with_the_same_files_and_hashes(stage: Stage, tmp_path: Path) -> None:
+def test_dcsync_and_each_peer_produce_the_same_files_and_hashes(stage: Stage, tmp_path: Path) -> None:
     job = stage.add(tables(SMALL, 0))
     with stage.mirror() as side:
         stage.run(side, "sync")
@@ -59,14 +59,14 @@ def test_dcsync_and_each_peer_end_with_the_same_files_and_hashes(stage: Stage, t
 
         assert sums(folder) == expected, name
         assert {path.name for path in folder.iterdir()} == {*expected, "SHA256SUMS"}, name
-        # One call a file and one for the listing; every byte of every file, once.
+        # One call per file and one for the data listing, and every byte of every file once.
         assert stage.api_calls() - calls == FILES + 1, name
         whole = sum(len(body) for body in tables(SMALL, 0).values())
         assert stage.origin.sent() == (requests + FILES, sent + whole), name
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_each_way_of_fetching_one_file_ends_with_the_same_hash(scheme: str, tmp_path: Path) -> None:
+def test_each_alternative_for_one_file_produces_the_same_hash(scheme: str, tmp_path: Path) -> None:
     body = b"id\n" + b"1\n" * 700_000
     with staged(scheme=scheme) as stage:
         job = stage.add({"large.csv": body}, with_archive=False)
@@ -96,12 +96,12 @@ def test_a_first_day_takes_four_calls_and_a_later_one_three(stage: Stage) -> Non
         stage.run(side, "sync")
 
         assert stage.api_calls() == 7
-        # The archive's tail, which is all of one as small as this, and the members that changed.
+        # The end of the ZIP, which is the whole of such a small ZIP, and the changed entries.
         archive = stage.side.sandbox.world.extract(job)[ARCHIVE].size
         assert archive < stage.fetched() - before < archive + 2 * changed * archive / FILES
         newest = max(side.root.glob("acme/*/[0-9]*/**/_dcsync.json"), key=lambda path: path.stat().st_mtime)
         how = [file["how"] for file in sidecar(newest.parent)["files"]]
-        # All others are linked, the schemas among them, which only the archive has.
+        # All other files are hard-linked, including the schemas, which only the ZIP contains.
         assert len(how) - how.count("linked") == changed == 1
 
 
@@ -117,7 +117,7 @@ def test_a_backfill_takes_at_most_four_calls_an_extract_and_meets_no_429() -> No
 
 
 @pytest.mark.parametrize("known", SMALL.known_jobs)
-def test_a_poll_with_nothing_new_takes_one_call_however_much_is_known(stage: Stage, known: int) -> None:
+def test_a_poll_without_new_jobs_takes_one_call_for_any_number_of_known_jobs(stage: Stage, known: int) -> None:
     with stage.mirror() as side:
         for number in range(known):
             stage.add({"admin_users.csv": b"id\n%d\n" % number}, days_ago=28 * (1 - number / known))
@@ -136,12 +136,12 @@ def test_a_daemon_is_timed_from_its_poll_to_latest(stage: Stage) -> None:
     took = stage.served_by_daemon(tables(SMALL, 0), with_archive=True)
 
     assert took > 0
-    # The first poll, which finds nothing, and the one that was asked for, with the extract.
+    # The first poll, which finds nothing, and the requested poll with the extract.
     assert stage.api_calls() - calls == 1 + 4
 
 
 @pytest.mark.parametrize(("bars", "status"), [("ok ok", 0), ("ok MISS ok", 1)])
-def test_a_missed_bar_fails_the_benchmark(bars: str, status: int) -> None:
+def test_a_missed_target_fails_the_benchmark(bars: str, status: int) -> None:
     program = (
         "import asyncio, sys; from bench import run\n"
         "for bar in sys.argv[1].split(): run.show('what', '1', '0', met=bar == 'ok')\n"
@@ -160,7 +160,7 @@ def test_a_missed_bar_fails_the_benchmark(bars: str, status: int) -> None:
     assert [line.split()[0] for line in result.stdout.splitlines()] == bars.split()
 
 
-def test_table_and_plot_show_each_line_and_what_was_missed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_and_plot_show_each_row_and_the_missed_targets(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table()
     table.add(Row(work="fast & good", against="curl", dcsync="1 s", other="4 s", ratio=0.25, bar=0.5))
     table.add(Row(work="slow", against="curl", dcsync="9 s", other="3 s", ratio=3.0, bar=1.1))

@@ -1,4 +1,4 @@
-"""The shared database's address and errors: what is said of it, and what never is."""
+"""The shared database's address and errors: messages name it and never show secrets."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_an_address_is_named_without_its_password(address: str, name: str) -> No
 @pytest.mark.parametrize(
     "address", [CANARY, f"mysql://u:{CANARY}@h/d", f"postgresql://u:{CANARY}@h:port:x/d?nonsense={CANARY}"]
 )
-def test_what_is_no_address_is_refused_and_not_shown(address: str) -> None:
+def test_an_invalid_address_is_refused_and_not_shown(address: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_database(address)
 
     assert CANARY not in str(caught.value)
 
 
-def test_a_missing_extra_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
 
     with pytest.raises(ConfigError) as caught:
@@ -59,7 +59,7 @@ def test_a_missing_extra_is_said_with_the_command_that_installs_it(monkeypatch: 
     assert caught.value.advice == "pip install 'dcsync[cluster]'"
 
 
-async def test_nobody_who_answers_is_an_outage_that_passes(postgres_server: Postgres) -> None:
+async def test_an_unreachable_database_is_a_transient_outage(postgres_server: Postgres) -> None:
     error = await failure_of(parse_database("postgresql://dcsync@127.0.0.1:1/mirror"))
 
     assert isinstance(error, DatabaseUnreachable)
@@ -68,7 +68,7 @@ async def test_nobody_who_answers_is_an_outage_that_passes(postgres_server: Post
     assert error.message.endswith("Connection refused")
 
 
-async def test_a_wrong_password_is_for_the_operator_and_shown_nowhere(postgres_server: Postgres) -> None:
+async def test_a_wrong_password_is_a_refusal_and_never_shown(postgres_server: Postgres) -> None:
     address = postgres_server.url("postgres").replace("dcsync@", f"guarded:{CANARY}@")
 
     error = await failure_of(parse_database(address))
@@ -100,7 +100,7 @@ async def test_a_connection_that_the_server_ends_is_an_outage_and_the_next_one_w
         assert await manifest.instance() == "one"
 
 
-async def test_what_is_wrong_with_a_statement_is_said_without_the_rows(database: str) -> None:
+async def test_a_failed_statement_is_reported_without_the_rows(database: str) -> None:
     async with open_manifest(parse_database(database)) as manifest:
         await manifest.set_instance("one")
 
@@ -115,7 +115,7 @@ async def test_what_is_wrong_with_a_statement_is_said_without_the_rows(database:
 async def test_a_commit_is_on_the_server_s_disk_whatever_the_database_is_set_to(
     postgres_server: Postgres, database: str
 ) -> None:
-    """docs/design.md, Publish protocol: a commit is the ack."""
+    """docs/design.md, Publish protocol (P6): the commit is the acknowledgement."""
     name = database.rsplit("/", 1)[1]
     postgres_server.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
 

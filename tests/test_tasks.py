@@ -1,4 +1,4 @@
-"""How work is run: to its end where it must be, and never more of it at once than allowed. And the machine's clock."""
+"""Ways to run work: to its end where necessary, and never more at once than allowed. Also the machine's clock."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.fakes import FakeClock
 
 
 async def turns(count: int = 5) -> None:
-    """Let the others run."""
+    """Let the other tasks run."""
     clock = FakeClock()
     for _ in range(count):
         await clock.sleep(0)
 
 
 class Gate:
-    """Work for a thread that begins, and ends when it is told to."""
+    """Work for a thread that ends when the test says so."""
 
     def __init__(self) -> None:
         self.began = threading.Event()
@@ -58,7 +58,7 @@ async def test_work_is_run_in_a_thread_and_its_result_returned() -> None:
     assert name.startswith("dcsync-disk")
 
 
-async def test_what_the_work_raises_is_raised() -> None:
+async def test_an_exception_of_the_work_is_raised() -> None:
     def work() -> None:
         raise DiskFull("no room")
 
@@ -82,7 +82,7 @@ async def test_as_much_runs_at_once_as_there_are_threads_and_no_more() -> None:
     assert len(names) == 1
 
 
-async def test_cancelling_waits_until_the_thread_is_done_with_it() -> None:
+async def test_cancelling_waits_until_the_thread_has_finished() -> None:
     gate = Gate()
     with DiskThreads() as disk:
         async with asyncio.TaskGroup() as group:
@@ -98,7 +98,7 @@ async def test_cancelling_waits_until_the_thread_is_done_with_it() -> None:
         assert gate.ended
 
 
-async def test_an_error_of_cancelled_work_is_not_left_lying_about() -> None:
+async def test_an_error_of_cancelled_work_is_retrieved() -> None:
     gate = Gate()
 
     def work() -> None:
@@ -112,7 +112,7 @@ async def test_an_error_of_cancelled_work_is_not_left_lying_about() -> None:
             task.cancel()
             gate.may_end.set()
 
-    # The fixture `lost_exceptions` fails this test if the loop hears of it.
+    # The fixture `lost_exceptions` fails this test if the loop reports it.
     assert task.cancelled()
     del task
     gc.collect()
@@ -146,7 +146,7 @@ async def test_leaving_drops_work_that_has_not_begun() -> None:
         first = disk.start(gate)
         waiting = disk.start(second)
         await gate.has_begun()
-        # The queue is emptied when leaving begins; only then may the running work end.
+        # Leaving empties the queue first. Only then may the running work end.
         waiting.add_done_callback(lambda _: gate.may_end.set())
         leaving = asyncio.to_thread(disk.__exit__, None, None, None)
         await leaving
@@ -159,7 +159,7 @@ async def test_leaving_drops_work_that_has_not_begun() -> None:
 # --- to the end -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_must_be_finished_gives_its_result() -> None:
+async def test_finished_work_returns_its_result() -> None:
     async def work() -> int:
         await turns()
         return 7
@@ -167,7 +167,7 @@ async def test_what_must_be_finished_gives_its_result() -> None:
     assert await finish(work()) == 7
 
 
-async def test_what_must_be_finished_gives_its_error() -> None:
+async def test_finished_work_raises_its_error() -> None:
     async def work() -> None:
         await turns()
         raise DiskFull("no room")
@@ -176,7 +176,7 @@ async def test_what_must_be_finished_gives_its_error() -> None:
         await finish(work())
 
 
-async def test_what_must_be_finished_is_finished_before_the_cancellation_is_delivered() -> None:
+async def test_work_is_finished_before_the_cancellation_is_delivered() -> None:
     steps: list[str] = []
     release = asyncio.Event()
 
@@ -207,7 +207,7 @@ async def test_what_must_be_finished_is_finished_before_the_cancellation_is_deli
     assert task.cancelled()
 
 
-async def test_what_fails_while_its_owner_is_cancelled_is_a_cancellation() -> None:
+async def test_work_that_fails_while_its_owner_is_cancelled_is_a_cancellation() -> None:
     release = asyncio.Event()
 
     async def work() -> None:
@@ -278,7 +278,7 @@ async def test_a_failure_does_not_count_as_a_cancellation_of_the_caller() -> Non
 
 
 class Endless:
-    """Work without an end that notes how it was ended."""
+    """Endless work that records how it was ended."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -291,7 +291,7 @@ class Endless:
             self.said.append("ended")
 
 
-async def test_work_beside_a_block_runs_as_long_as_the_block() -> None:
+async def test_concurrent_work_runs_as_long_as_its_block() -> None:
     work = Endless()
 
     async with running(work()):
@@ -331,7 +331,7 @@ async def test_work_that_fails_ends_its_block() -> None:
     assert task.cancelling() == 0
 
 
-async def test_cancelling_a_block_cancels_what_runs_beside_it() -> None:
+async def test_cancelling_a_block_cancels_its_concurrent_work() -> None:
     work = Endless()
 
     async def owner() -> None:
@@ -351,7 +351,7 @@ async def test_cancelling_a_block_cancels_what_runs_beside_it() -> None:
 
 
 class Counting:
-    """Work that notes how much of it runs at once."""
+    """Work that records how many items run at once."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -418,7 +418,7 @@ async def test_the_first_error_cancels_the_others_and_is_raised() -> None:
     assert ended == {0: "cancelled", 2: "cancelled"}
 
 
-async def test_a_bug_goes_before_an_error_of_ours_that_came_first() -> None:
+async def test_a_bug_takes_precedence_over_an_earlier_dcsync_error() -> None:
     async def work(item: int) -> None:
         if item == 0:
             raise DiskFull("no room")
@@ -464,7 +464,7 @@ FULL, LIMITED, BUG, OTHER_BUG = DiskFull("full"), RateLimited("slow down"), KeyE
         ([ExceptionGroup("inner", [LIMITED]), FULL], LIMITED),
     ],
 )
-def test_the_foremost_error_is_a_bug_or_else_the_first(group: list[Exception], expected: Exception) -> None:
+def test_the_primary_error_is_a_bug_or_else_the_first(group: list[Exception], expected: Exception) -> None:
     assert primary_error(BaseExceptionGroup("several", group)) is expected
 
 
@@ -545,7 +545,7 @@ def descriptors() -> set[Path]:
 async def test_a_cancelled_read_ends_before_its_file_is_closed_and_shows_while_it_hangs(
     tmp_path: Path, during: str
 ) -> None:
-    """A disk that hangs: the call in the thread cannot be stopped, and its descriptor must not be given to another."""
+    """A hung disk: the call in the thread cannot be stopped, and its descriptor must not be reused."""
     gate, before = Gate(), descriptors()
     reading, writing = os.pipe()
 

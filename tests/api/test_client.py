@@ -1,4 +1,4 @@
-"""The endpoints: what is asked for, what comes back typed, and lists that miss nothing while they change."""
+"""The endpoints: the calls, the typed results, and lists that stay complete while they change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from dcsync.errors import BadAnswer, BadListing
 from dcsync.sandbox import Options, Sandbox, World
 from tests.fakes import ACCOUNT_ID, REQUEST_ID, FakeClock, FakeTokens, MemoryWindow
 
-#: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
 ACCOUNT = AccountId(ACCOUNT_ID)
 BASE = "https://api.example.com"
 
@@ -33,14 +32,14 @@ def job_entry(number: int, **changes: object) -> dict[str, object]:
 
 @dataclass(slots=True)
 class ListServer:
-    """A list of jobs, newest first, that may change between two calls; what it says of itself can be bent."""
+    """A list of jobs, newest first, that may change between two calls. Its pagination can be falsified."""
 
     numbers: list[int]
     top: int | None = None
     says_limit: bool = True
     says_total: Callable[[int, int], int | None] = lambda whole, page: whole
     honours_offset: bool = True
-    #: What happens just before a call; the first is number 1.
+    #: Runs just before a call. The first call is number 1.
     before: dict[int, Callable[[list[int]], object]] = field(default_factory=dict)
     queries: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -107,7 +106,7 @@ def down_from(top: int, count: int) -> list[int]:
 # --- paging -----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_newest_are_asked_for_first_in_pages_that_overlap_by_one() -> None:
+async def test_the_newest_jobs_come_first_in_pages_that_overlap_by_one() -> None:
     server = ListServer(down_from(250, 250))
 
     found = await jobs_of(server)
@@ -118,11 +117,11 @@ async def test_the_newest_are_asked_for_first_in_pages_that_overlap_by_one() -> 
 
 
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 199, 200])
-async def test_a_list_of_any_length_is_read_whole_and_each_once(count: int) -> None:
+async def test_a_list_of_any_length_is_read_completely_without_duplicates(count: int) -> None:
     assert await jobs_of(ListServer(down_from(count, count))) == down_from(count, count)
 
 
-async def test_a_server_that_gives_less_than_was_asked_for_is_read_whole() -> None:
+async def test_smaller_pages_than_requested_are_read_completely() -> None:
     server = ListServer(down_from(50, 50), top=7)
 
     assert await jobs_of(server) == down_from(50, 50)
@@ -143,17 +142,17 @@ async def test_a_clamped_limit_and_an_ambiguous_total_lose_nothing(
     assert await jobs_of(server) == down_from(30, 30)
 
 
-async def test_a_job_that_appears_while_paging_costs_nothing_and_none_comes_twice() -> None:
+async def test_a_job_that_appears_while_paging_hides_none_and_causes_no_duplicate() -> None:
     server = ListServer(down_from(20, 20), top=6, before={2: lambda n: n.insert(0, 21), 4: lambda n: n.insert(0, 22)})
 
     found = await jobs_of(server)
 
-    # What came after the first page is for the next look.
+    # The next poll finds the jobs that appeared after the first page.
     assert found == down_from(20, 20)
 
 
 @pytest.mark.parametrize("gone", [20, 16, 15])
-async def test_after_a_job_disappears_while_paging_the_list_is_read_anew_and_none_is_missed(gone: int) -> None:
+async def test_after_a_job_disappears_while_paging_the_list_is_read_again_and_none_is_missed(gone: int) -> None:
     server = ListServer(down_from(20, 20), top=6, before={2: lambda n: n.remove(gone)})
 
     found = await jobs_of(server)
@@ -164,8 +163,8 @@ async def test_after_a_job_disappears_while_paging_the_list_is_read_anew_and_non
 
 
 @pytest.mark.parametrize("call", [3, 4, 5, 6])
-async def test_a_job_that_disappears_from_a_later_page_ends_no_list(call: int) -> None:
-    """Begun anew, the first pages bring nothing new; what comes behind them was not read yet."""
+async def test_a_job_that_disappears_from_a_later_page_does_not_end_the_list(call: int) -> None:
+    """After a restart the first pages contain only known jobs, but later pages were not read yet."""
     server = ListServer(down_from(40, 40), top=6, before={call: lambda n: n.remove(n[5 * (call - 1) - 2])})
 
     found = await jobs_of(server)
@@ -174,8 +173,8 @@ async def test_a_job_that_disappears_from_a_later_page_ends_no_list(call: int) -
     assert len(found) == len(set(found))
 
 
-async def test_a_page_full_of_jobs_that_appear_meanwhile_ends_no_list() -> None:
-    """They push all that was seen to the next page, which brings nothing new then."""
+async def test_a_page_full_of_new_jobs_does_not_end_the_list() -> None:
+    """New jobs move all known jobs to the next page, which then contains nothing new."""
     server = ListServer(down_from(40, 40), top=6, before={3: lambda n: n.__setitem__(slice(0, 0), down_from(45, 5))})
 
     found = await jobs_of(server)
@@ -185,7 +184,7 @@ async def test_a_page_full_of_jobs_that_appear_meanwhile_ends_no_list() -> None:
 
 
 @pytest.mark.parametrize(("count", "top", "gone"), [(4, 3, 2), (20, 6, 15)])
-async def test_a_list_that_shrinks_by_more_than_a_page_is_read_anew(count: int, top: int, gone: int) -> None:
+async def test_a_list_that_shrinks_by_more_than_a_page_is_read_again(count: int, top: int, gone: int) -> None:
     def shrink(numbers: list[int]) -> None:
         del numbers[:gone]
 
@@ -197,7 +196,7 @@ async def test_a_list_that_shrinks_by_more_than_a_page_is_read_anew(count: int, 
     assert len(found) == len(set(found))
 
 
-async def test_a_list_that_shifts_for_ever_is_taken_as_it_comes_after_three_restarts() -> None:
+async def test_a_list_that_keeps_changing_is_accepted_after_three_restarts() -> None:
     server = ListServer(down_from(40, 40), top=6, before={call: lambda n: n.pop(0) for call in range(2, 40)})
 
     found = await jobs_of(server)
@@ -207,18 +206,18 @@ async def test_a_list_that_shifts_for_ever_is_taken_as_it_comes_after_three_rest
     assert len(server.queries) < 20
 
 
-async def test_a_server_that_ignores_the_offset_does_not_keep_the_client_for_ever() -> None:
+async def test_an_api_that_ignores_the_offset_does_not_cause_an_endless_list() -> None:
     server = ListServer(down_from(50, 50), top=10, honours_offset=False)
 
     assert await jobs_of(server) == down_from(50, 10)
     assert len(server.queries) <= 3
 
 
-async def test_a_job_twice_on_one_page_comes_once() -> None:
+async def test_a_job_that_is_twice_on_one_page_is_returned_once() -> None:
     assert await jobs_of(ListServer([5, 4, 4, 3, 5])) == [5, 4, 3]
 
 
-async def test_an_entry_that_cannot_be_used_stops_no_other() -> None:
+async def test_a_malformed_entry_is_skipped() -> None:
     results = [job_entry(3), {"id": "../../etc"}, "nonsense", job_entry(1)]
     with aioresponses() as api:
         api.get(re.compile(".*"), payload={"results": results}, repeat=True)
@@ -228,7 +227,7 @@ async def test_an_entry_that_cannot_be_used_stops_no_other() -> None:
     assert [number_of(job) for job in found] == [3, 1]
 
 
-async def test_a_limit_counts_what_is_returned_and_asks_for_no_more_than_needed() -> None:
+async def test_a_limit_is_the_total_and_requests_no_more_than_needed() -> None:
     server = ListServer(down_from(500, 500))
 
     found = await jobs_of(server, ListOptions(limit=5, offset=10))
@@ -268,7 +267,7 @@ async def test_the_lists_own_options_go_into_every_query() -> None:
         }
 
 
-async def test_pages_come_one_by_one_and_none_is_asked_for_ahead() -> None:
+async def test_pages_are_requested_one_by_one_and_not_ahead() -> None:
     server = ListServer(down_from(30, 30), top=10)
     with aioresponses() as api:
         api.get(re.compile(".*"), callback=server.answer, repeat=True)
@@ -286,7 +285,7 @@ async def test_pages_come_one_by_one_and_none_is_asked_for_ahead() -> None:
 
 
 @pytest.mark.parametrize("payload", [[], {}, {"results": None}, {"results": {"a": 1}}, "text", 7, None])
-async def test_a_list_of_another_shape_is_a_bad_answer(payload: Any) -> None:
+async def test_a_malformed_list_is_a_bad_answer(payload: Any) -> None:
     with aioresponses() as api:
         api.get(re.compile(".*"), callback=lambda url, **_: body_of(payload), repeat=True)
         async with connected() as client:
@@ -318,7 +317,7 @@ async def test_hubs_requests_jobs_and_listing_come_typed() -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b%2F+'~é &?#.csv", "..", "admin_users.csv", "100%.csv", "a\nb.csv"])
-async def test_the_name_is_percent_encoded_when_its_url_is_asked_for(name: str) -> None:
+async def test_the_name_is_percent_encoded_when_its_url_is_signed(name: str) -> None:
     world = World()
     job = world.add_job(world.add_request("Everything"), files={name: b"12345"}, with_archive=False)
     async with against_sandbox(world) as (client, sandbox):
@@ -344,7 +343,7 @@ async def test_the_name_is_percent_encoded_when_its_url_is_asked_for(name: str) 
         [{"name": "a.csv", "size": 1}, {"name": "a.csv", "size": 2}],
     ],
 )
-async def test_a_listing_that_cannot_be_mirrored_says_so_at_once(payload: Any) -> None:
+async def test_a_malformed_listing_is_an_error_at_once(payload: Any) -> None:
     with aioresponses() as api:
         api.get(re.compile(".*"), callback=lambda url, **_: body_of(payload))
         async with connected() as client:

@@ -1,4 +1,4 @@
-"""The one gate for API calls: the quota in every sliding minute, and a pause for everybody."""
+"""The rate limiter: the limit in every sliding minute, and a pause for all processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes import FakeClock, MemoryWindow
 
 
 class StuckClock(FakeClock):
-    """A clock on which nobody wakes up."""
+    """A clock whose sleepers never wake up."""
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -57,11 +57,11 @@ async def test_no_sliding_minute_ever_holds_more_than_the_limit(seed: int) -> No
         times.append(clock.monotonic())
 
     assert most_in_a_minute(times) == 57
-    # And nothing is given away: 600 calls need ten windows, not twelve.
+    # The limit is also used in full: 600 calls need ten windows, not twelve.
     assert times[-1] - times[0] < 61 * 11
 
 
-async def test_two_processes_on_one_file_keep_within_one_quota(tmp_path: Path) -> None:
+async def test_two_processes_on_one_file_share_one_rate_limit(tmp_path: Path) -> None:
     clock = FakeClock()
     times: list[float] = []
 
@@ -78,7 +78,7 @@ async def test_two_processes_on_one_file_keep_within_one_quota(tmp_path: Path) -
     assert most_in_a_minute(times) == 57
 
 
-async def test_a_pause_is_sat_out_by_everybody_on_the_file(tmp_path: Path) -> None:
+async def test_all_processes_on_the_file_wait_for_a_pause(tmp_path: Path) -> None:
     clock = FakeClock()
     with DiskThreads(2) as disk:
         one, two = (
@@ -107,7 +107,7 @@ async def test_a_pause_of_more_than_ten_minutes_ends_the_call_at_once() -> None:
     assert limiter.calls == 1
 
 
-async def test_calls_go_out_in_the_order_they_asked() -> None:
+async def test_calls_go_out_in_the_order_of_the_requests() -> None:
     clock = FakeClock()
     limiter = make_limiter(clock, 3)
     order: list[int] = []
@@ -145,7 +145,7 @@ async def test_a_cancelled_wait_counts_nothing_and_lets_the_next_one_in() -> Non
 
 
 class SleepyWindow(MemoryWindow):
-    """A window at which the machine sleeps, after its call was counted."""
+    """A window in which the machine is suspended after a call was counted."""
 
     def __init__(self, clock: FakeClock, *naps: float) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class SleepyWindow(MemoryWindow):
 
 
 async def test_a_call_that_was_counted_before_a_sleep_is_counted_again_and_not_made_late() -> None:
-    """A host that is paused in between would make it in a minute in which others spend all of the quota."""
+    """A call after a suspension would fall into a minute in which other hosts use the whole rate limit."""
     clock = FakeClock()
     window = SleepyWindow(clock, 0.5, 40.0)
     limiter = Limiter(requests_per_minute=60, clock=clock, window=window)
@@ -171,7 +171,7 @@ async def test_a_call_that_was_counted_before_a_sleep_is_counted_again_and_not_m
     assert await window.used(now=clock.monotonic()) == 3
 
 
-async def test_a_window_that_is_slow_each_time_does_not_eat_the_quota() -> None:
+async def test_a_slow_window_does_not_waste_the_rate_limit() -> None:
     clock = FakeClock()
     limiter = Limiter(requests_per_minute=60, clock=clock, window=SleepyWindow(clock, *[2.0] * 10))
 

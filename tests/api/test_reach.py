@@ -1,4 +1,4 @@
-"""Name, connection, TLS: which of them fails is said, and no call is made."""
+"""The reachability check names the failed step (name, connection, TLS) and makes no API call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dcsync.errors import ApiUnreachable
 
 
 def make_certificate(folder: Path) -> Path:
-    """Write a certificate for 127.0.0.1 that nobody but its own key signed, with that key."""
+    """Write a self-signed certificate for 127.0.0.1, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
     now = datetime.now(UTC)
@@ -47,7 +47,7 @@ def make_certificate(folder: Path) -> Path:
 
 @asynccontextmanager
 async def listening(certificate: Path | None = None) -> AsyncIterator[int]:
-    """Listen on loopback, with TLS if there is a certificate, and say nothing."""
+    """Listen on loopback, with TLS if there is a certificate, and never respond."""
     context = None
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -61,7 +61,7 @@ async def listening(certificate: Path | None = None) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-async def test_a_connection_without_tls_is_told_as_one() -> None:
+async def test_a_connection_without_tls_is_reported_as_one() -> None:
     async with listening() as port:
         assert await reach(f"http://127.0.0.1:{port}/path") == Reached(address="127.0.0.1", port=port, tls=None)
 
@@ -74,7 +74,7 @@ async def test_a_certificate_that_is_trusted_gives_tls(tmp_path: Path) -> None:
         assert (await reach(f"https://127.0.0.1:{port}", context=context)).tls == "TLSv1.3"
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_said(tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_is_reported(tmp_path: Path) -> None:
     async with listening(make_certificate(tmp_path)) as port:
         with pytest.raises(ApiUnreachable, match=r"TLS with 127.0.0.1 failed \(self-signed certificate\)") as caught:
             await reach(f"https://127.0.0.1:{port}")
@@ -82,7 +82,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_said(tmp_path: Path) -> 
     assert "a wrong clock" in caught.value.advice
 
 
-async def test_a_server_that_speaks_no_tls_is_said() -> None:
+async def test_a_server_without_tls_is_reported() -> None:
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
@@ -94,7 +94,7 @@ async def test_a_server_that_speaks_no_tls_is_said() -> None:
             await reach(f"https://127.0.0.1:{port}")
 
 
-async def test_a_port_where_nobody_listens_is_said() -> None:
+async def test_a_closed_port_is_reported() -> None:
     async with listening() as port:
         pass
 
@@ -102,7 +102,7 @@ async def test_a_port_where_nobody_listens_is_said() -> None:
         await reach(f"http://127.0.0.1:{port}")
 
 
-async def test_a_name_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -112,7 +112,7 @@ async def test_a_name_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch)
         await reach("https://api.test")
 
 
-async def test_what_cannot_be_a_name_is_said() -> None:
+async def test_text_that_cannot_be_a_name_is_reported() -> None:
     with pytest.raises(ApiUnreachable, match=r"could not be resolved \(not a valid host name\)"):
         await reach("https://two..dots")
 

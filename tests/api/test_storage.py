@@ -1,4 +1,4 @@
-"""The file store's session: the URL byte for byte, nothing of ours with it, and only where it may go."""
+"""The storage session: it sends the exact URL and no header of its own, only to allowed addresses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from dcsync.errors import StorageUnreachable, UnsafeUrl
 from dcsync.sandbox import Options, Sandbox, World
 from tests.fakes import FakeClock, FakeTokens, MemoryWindow
 
-#: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
 LOOPBACK = StoragePolicy(allow_loopback=True)
 STRICT = StoragePolicy()
 IDENTITY = {"Accept-Encoding": "identity"}
@@ -113,7 +112,7 @@ async def test_no_header_is_sent_but_those_given() -> None:
     ]
 
 
-async def test_a_url_that_the_sandbox_signed_brings_the_bytes_of_the_file() -> None:
+async def test_a_signed_url_of_the_sandbox_returns_the_bytes_of_the_file() -> None:
     world = World()
     name = "it's a/b+~é%.csv"
     job = world.add_job(world.add_request("Everything"), files={name: b"0123456789"}, with_archive=False)
@@ -158,7 +157,7 @@ async def test_a_compressed_body_comes_as_it_was_sent() -> None:
     assert headers["content-encoding"] == "gzip"
 
 
-async def test_an_error_of_the_callers_is_not_taken_for_the_stores() -> None:
+async def test_an_error_of_the_caller_is_not_a_storage_error() -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(body=b"x")
 
@@ -172,7 +171,7 @@ async def test_an_error_of_the_callers_is_not_taken_for_the_stores() -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "chunked"])
-async def test_a_body_that_breaks_off_is_unreachable_after_the_pieces_that_came(chunked: bool) -> None:
+async def test_a_body_that_breaks_off_is_unreachable_after_the_received_pieces(chunked: bool) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         if chunked:
@@ -238,7 +237,7 @@ async def test_an_unsafe_url_is_refused_without_a_connection_and_without_its_que
 
 
 class FakeResolver(AbstractResolver):
-    """Knows one answer to every name; a list of addresses that a rebinding attacker might give."""
+    """Resolves every name to the same addresses, as a rebinding attacker might."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses
@@ -259,7 +258,7 @@ class FakeResolver(AbstractResolver):
 
 
 @pytest.mark.parametrize("addresses", [("127.0.0.1",), ("10.0.0.1", "fe80::1"), ("169.254.169.254",), ("0.0.0.0",)])
-async def test_a_name_that_leads_to_a_private_address_is_unsafe(addresses: tuple[str, ...]) -> None:
+async def test_a_name_with_a_private_address_is_unsafe(addresses: tuple[str, ...]) -> None:
     inner = FakeResolver(*addresses)
     connector = aiohttp.TCPConnector(resolver=PublicResolver(STRICT, inner))
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -311,14 +310,14 @@ async def test_a_host_that_the_operator_named_may_be_private() -> None:
         await resolver.resolve("minio.wan")
 
 
-async def test_a_session_with_a_bearer_token_is_not_taken() -> None:
+async def test_a_session_with_a_bearer_token_is_refused() -> None:
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer x"}) as session:
         with pytest.raises(AssertionError):
             Storage(session, STRICT)
 
 
-async def test_a_connection_that_is_lost_between_two_pieces_is_unreachable_and_no_bug() -> None:
-    """Aiohttp raises a RuntimeError then, which is none of its own errors."""
+async def test_a_connection_that_is_lost_between_two_pieces_is_unreachable_and_not_a_bug() -> None:
+    """In this case aiohttp raises a RuntimeError, which is not one of its own errors."""
     loop = asyncio.get_running_loop()
     lost = aiohttp.StreamReader(ResponseHandler(loop=loop), limit=1024, loop=loop)
     lost.feed_data(b"the first piece")

@@ -1,4 +1,4 @@
-"""One API call: every answer becomes JSON or one of our errors, and none of them tells a secret."""
+"""API calls: every response becomes JSON or a `DcsyncError`, and no error contains a secret."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ from dcsync.errors import (
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from tests.fakes import NOON, FakeClock, FakeTokens, MemoryWindow
 
-#: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
 BASE = "https://api.example.com"
 ANY = re.compile(r"https://api\.example\.com/.*")
 QUOTA_BODY = '{"developerMessage": "Quota limit exceeded."}'
@@ -44,7 +43,7 @@ QUOTA_BODY = '{"developerMessage": "Quota limit exceeded."}'
 
 @dataclass(slots=True)
 class Rig:
-    """A transport on a clock that does not wait; its random numbers are all `drawn`."""
+    """A transport on a clock that does not wait. All its random numbers are `drawn`."""
 
     session: aiohttp.ClientSession
     base_url: str = BASE
@@ -84,7 +83,7 @@ def api() -> Iterator[aioresponses]:
 
 @asynccontextmanager
 async def against_sandbox() -> AsyncIterator[tuple[Rig, Sandbox]]:
-    """A transport against real bytes."""
+    """A transport against a real server."""
     options = Options(require_auth=False, quota_per_minute=None)
     async with Sandbox(World(), options=options) as sandbox, aiohttp.ClientSession() as session:
         yield Rig(session, base_url=sandbox.base_url), sandbox
@@ -94,7 +93,7 @@ def calls(api: aioresponses) -> list[Any]:
     return [call for found in api.requests.values() for call in found]
 
 
-async def test_an_answer_is_json_and_the_call_carries_token_and_agent(rig: Rig, api: aioresponses) -> None:
+async def test_a_response_is_json_and_the_call_carries_token_and_agent(rig: Rig, api: aioresponses) -> None:
     seen: list[tuple[str, dict[str, str], bool]] = []
 
     def answer(url: URL, **given: Any) -> CallbackResult:
@@ -127,7 +126,7 @@ async def test_one_401_is_answered_with_a_fresh_token(rig: Rig, api: aioresponse
     assert rig.limiter.calls == 2
 
 
-async def test_a_second_401_asks_for_a_login_and_does_not_loop(rig: Rig, api: aioresponses) -> None:
+async def test_a_second_401_requires_a_sign_in_and_does_not_loop(rig: Rig, api: aioresponses) -> None:
     api.get(ANY, status=401, body='{"developerMessage": "The access token is invalid"}', repeat=True)
 
     with pytest.raises(LoginRequired, match=r"rejected the access token \(The access token is invalid") as caught:
@@ -141,7 +140,7 @@ async def test_a_second_401_asks_for_a_login_and_does_not_loop(rig: Rig, api: ai
     ("status", "raised"),
     [(400, BadRequest), (403, AccessRefused), (404, NotFound), (405, BadRequest), (410, BadRequest), (422, BadRequest)],
 )
-async def test_a_definite_refusal_is_not_repeated(
+async def test_a_definite_refusal_is_not_retried(
     rig: Rig, api: aioresponses, status: int, raised: type[ApiError]
 ) -> None:
     api.get(ANY, status=status, payload={"title": "No", "detail": "not you", "status": status}, repeat=True)
@@ -187,7 +186,7 @@ async def test_an_error_body_of_any_shape_becomes_one_line(
         ({}, 1.25 + 0.25),
     ],
 )
-async def test_after_a_429_everybody_pauses_and_the_call_is_made_again(
+async def test_after_a_429_all_calls_pause_and_the_call_is_retried(
     rig: Rig, api: aioresponses, headers: dict[str, str], pause: float
 ) -> None:
     rig.drawn = 0.25
@@ -225,7 +224,7 @@ def waits() -> Iterator[list[float]]:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-async def test_a_5xx_is_repeated_with_growing_waits_and_is_an_error_after_five(
+async def test_a_5xx_is_retried_with_growing_waits_and_is_an_error_after_five(
     rig: Rig, api: aioresponses, waits: list[float], status: int
 ) -> None:
     rig.drawn = 1e-6  # of the bound: 1, 2, 4, 8 seconds
@@ -239,8 +238,8 @@ async def test_a_5xx_is_repeated_with_growing_waits_and_is_an_error_after_five(
     assert caught.value.transient
 
 
-async def test_an_api_that_is_down_is_asked_once_a_minute_until_it_answers(rig: Rig, api: aioresponses) -> None:
-    """FAULTS A4."""
+async def test_an_api_that_is_down_is_probed_once_a_minute_until_it_answers(rig: Rig, api: aioresponses) -> None:
+    """docs/faults.md A4."""
     for _ in range(7):
         api.get(ANY, status=503)
     api.get(ANY, payload={}, repeat=True)
@@ -258,7 +257,7 @@ async def test_an_api_that_is_down_is_asked_once_a_minute_until_it_answers(rig: 
     assert [seconds for seconds in rig.clock.slept if seconds] == [60.0, 60.0, 60.0]
 
 
-async def test_one_address_that_fails_while_another_answers_holds_nobody_up(rig: Rig, api: aioresponses) -> None:
+async def test_a_failing_path_does_not_block_others_while_the_api_answers(rig: Rig, api: aioresponses) -> None:
     api.get(f"{BASE}/broken", status=500, repeat=True)
     api.get(f"{BASE}/sound", payload={}, repeat=True)
 
@@ -287,7 +286,7 @@ async def test_one_address_that_fails_while_another_answers_holds_nobody_up(rig:
     ],
     ids=["html", "empty", "cut", "utf-16", "nan", "deep", "long number"],
 )
-async def test_a_200_that_is_no_json_says_how_it_begins(rig: Rig, api: aioresponses, body: bytes, words: str) -> None:
+async def test_a_200_without_json_shows_how_it_begins(rig: Rig, api: aioresponses, body: bytes, words: str) -> None:
     api.get(ANY, body=body, content_type="text/html", repeat=True)
 
     with pytest.raises(BadAnswer, match=re.escape(words)) as caught:
@@ -298,7 +297,7 @@ async def test_a_200_that_is_no_json_says_how_it_begins(rig: Rig, api: aiorespon
     assert len(calls(api)) == 5  # what a proxy says now it need not say in a minute
 
 
-async def test_a_body_of_16_mib_is_the_largest_that_is_taken(rig: Rig, api: aioresponses) -> None:
+async def test_a_body_of_16_mib_is_the_largest_accepted(rig: Rig, api: aioresponses) -> None:
     largest = b'"' + b"x" * (MAX_BODY - 2) + b'"'
     api.get(ANY, body=largest)
     api.get(ANY, body=largest + b" ", repeat=True)
@@ -315,7 +314,7 @@ async def test_a_body_without_end_is_cut_at_16_mib() -> None:
     async with against_sandbox() as (rig, sandbox):
         sandbox.faults.add(Fault(server="api", kind="endless"))
 
-        # The first attempt meets the flood, the second the answer: the connection was given up, not drained.
+        # The first attempt meets the flood, the second the answer, because the connection was closed and not drained.
         with pytest.raises(BadAnswer, match="more than 16 MiB of JSON"):
             await rig.transport._get_authorized(
                 URL(rig.base_url + "/project/v1/hubs"), "/project/v1/hubs", lambda: None
@@ -339,7 +338,7 @@ async def test_a_redirect_is_not_followed() -> None:
         assert sandbox.count(path_contains="hubs") == 0
 
 
-async def test_a_connection_that_is_closed_is_tried_again() -> None:
+async def test_a_closed_connection_is_retried() -> None:
     async with against_sandbox() as (rig, sandbox):
         sandbox.faults.add(Fault(server="api", kind="reset", times=2))
 
@@ -347,7 +346,7 @@ async def test_a_connection_that_is_closed_is_tried_again() -> None:
         assert [call.status for call in sandbox.calls][2:] == [200]
 
 
-async def test_no_connection_names_host_and_port(unused_tcp_port: int) -> None:
+async def test_a_failed_connection_names_host_and_port(unused_tcp_port: int) -> None:
     async with aiohttp.ClientSession() as session:
         rig = Rig(session, base_url=f"http://127.0.0.1:{unused_tcp_port}/")
 
@@ -371,7 +370,7 @@ async def test_no_connection_names_host_and_port(unused_tcp_port: int) -> None:
         (ValueError(f"{BASE}/x?sig=hidden"), "ValueError"),
     ],
 )
-async def test_a_failed_exchange_is_told_without_the_url(
+async def test_a_failed_exchange_is_reported_without_the_url(
     rig: Rig, api: aioresponses, error: Exception, words: str
 ) -> None:
     api.get(ANY, exception=error, repeat=True)
@@ -394,7 +393,7 @@ async def test_no_error_shows_the_query_or_the_token(rig: Rig, api: aioresponses
     assert "token-" not in shown
 
 
-async def test_a_clock_that_is_off_is_told_from_the_answers_date(rig: Rig, api: aioresponses) -> None:
+async def test_a_wrong_clock_is_detected_from_the_date_of_responses(rig: Rig, api: aioresponses) -> None:
     api.get(ANY, headers={"Date": format_datetime(NOON - timedelta(minutes=10), usegmt=True)}, payload=1)
     api.get(ANY, headers={"Date": "yesterday"}, payload=2)
 

@@ -1,4 +1,4 @@
-"""The calls of the last minute: one contract for memory and file, and what only a shared file has to stand."""
+"""The calls of the last minute: one contract for all windows, and the faults of a shared file."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ async def opened(database: Database) -> AsyncIterator[AsyncEngine]:
         await engine.dispose()
 
 
-async def test_calls_are_let_through_up_to_the_limit_and_then_told_how_long_to_wait(window: CallWindow) -> None:
+async def test_calls_are_granted_up_to_the_limit_and_then_get_a_wait(window: CallWindow) -> None:
     at = [100.0, 110.0, 120.0, 125.0, 125.0]
 
     waits = [await window.reserve(limit=3, now=now) for now in at]
 
-    # The oldest leaves the window 61 s after it began: a minute, and a second for the way to the server.
+    # The oldest leaves the window 61 s after it began: a minute, and a second for the network.
     assert waits == [0.0, 0.0, 0.0, 36.0, 36.0]
     assert await window.used(now=125.0) == 3
 
@@ -82,9 +82,7 @@ async def test_a_pause_holds_and_a_shorter_one_does_not_cut_it_short(window: Cal
     assert await window.used(now=150.0) == 1
 
 
-async def test_two_processes_on_one_file_spend_the_same_quota_and_sit_out_the_same_pause(
-    tmp_path: Path, disk: DiskThreads
-) -> None:
+async def test_two_processes_on_one_file_share_the_rate_limit_and_the_pause(tmp_path: Path, disk: DiskThreads) -> None:
     one, two = FileWindow(tmp_path / "window", disk), FileWindow(tmp_path / "window", disk)
 
     waits = [await window.reserve(limit=3, now=100.0) for window in (one, two, one, two)]
@@ -95,7 +93,7 @@ async def test_two_processes_on_one_file_spend_the_same_quota_and_sit_out_the_sa
 
 
 async def test_a_call_of_another_process_that_looks_a_moment_ahead_counts(tmp_path: Path, disk: DiskThreads) -> None:
-    """Each reads the clock before it holds the lock, so the later one may be written first."""
+    """Each process reads the clock before it holds the lock, so the later time may be written first."""
     first, second = (FileWindow(tmp_path / "window", disk) for _ in range(2))
 
     await first.reserve(limit=57, now=100.001)
@@ -104,7 +102,7 @@ async def test_a_call_of_another_process_that_looks_a_moment_ahead_counts(tmp_pa
     assert await first.used(now=101.0) == 2
 
 
-async def test_what_an_earlier_boot_wrote_holds_nobody_back(tmp_path: Path, disk: DiskThreads) -> None:
+async def test_times_of_an_earlier_boot_block_nothing(tmp_path: Path, disk: DiskThreads) -> None:
     window = FileWindow(tmp_path / "window", disk)
     for _ in range(3):
         await window.reserve(limit=3, now=900_000.0)
@@ -119,9 +117,7 @@ async def test_what_an_earlier_boot_wrote_holds_nobody_back(tmp_path: Path, disk
     [b"", b"\x01", b"\xff" * 4097, struct.pack("<3d", float("nan"), float("inf"), float("-inf")), b"\0" * 16384],
     ids=["empty", "one byte", "all ones", "no numbers", "zeros"],
 )
-async def test_a_damaged_file_holds_nobody_back_and_counts_again(
-    tmp_path: Path, disk: DiskThreads, damage: bytes
-) -> None:
+async def test_a_damaged_file_blocks_nothing_and_counts_again(tmp_path: Path, disk: DiskThreads, damage: bytes) -> None:
     (tmp_path / "window").write_bytes(damage)
     window = FileWindow(tmp_path / "window", disk)
 
@@ -144,7 +140,7 @@ async def test_the_file_is_private_and_stays_small(tmp_path: Path, disk: DiskThr
     assert (tmp_path / "window").stat().st_size == 8 * 2
 
 
-async def test_asking_what_is_used_makes_no_file(tmp_path: Path, disk: DiskThreads) -> None:
+async def test_reading_the_used_calls_creates_no_file(tmp_path: Path, disk: DiskThreads) -> None:
     assert await FileWindow(tmp_path / "window", disk).used(now=100.0) == 0
     assert not (tmp_path / "window").exists()
 
@@ -160,7 +156,7 @@ async def test_a_symlink_in_place_of_the_file_is_not_followed(tmp_path: Path, di
 
 
 @pytest.mark.parametrize("call", ["pwrite", "ftruncate", "pread"])
-async def test_a_call_that_a_broken_disk_does_not_count_is_not_made(
+async def test_a_call_that_a_broken_disk_cannot_count_is_not_made(
     tmp_path: Path, disk: DiskThreads, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def refuse(*_: object) -> None:
@@ -174,7 +170,7 @@ async def test_a_call_that_a_broken_disk_does_not_count_is_not_made(
         with pytest.raises(ManifestError, match=r"the rate limit file .* cannot be used: Read-only file system"):
             await window.reserve(limit=5, now=101.0)
 
-    # Nor is the lock still held.
+    # The lock is released.
     assert await window.reserve(limit=5, now=102.0) == 0.0
 
 
@@ -185,7 +181,7 @@ def is_open(path: Path) -> bool:
     return any(descriptor.resolve() == path for descriptor in Path("/proc/self/fd").iterdir())
 
 
-async def test_a_call_that_cannot_be_counted_for_want_of_locks_is_not_made(
+async def test_a_call_that_cannot_be_counted_without_locks_is_not_made(
     tmp_path: Path, disk: DiskThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -197,13 +193,13 @@ async def test_a_call_that_cannot_be_counted_for_want_of_locks_is_not_made(
         await window.reserve(limit=60, now=1.0)
     monkeypatch.undo()
 
-    # Nor is it still open.
+    # The file is closed.
     assert not is_open(tmp_path / "window")
     assert await window.reserve(limit=60, now=1.0) == 0.0
 
 
-async def test_hosts_that_ask_at_once_get_the_quota_of_one_and_wait_the_same(database: str) -> None:
-    """Whatever their clocks say: it is the database's that counts."""
+async def test_concurrent_hosts_share_one_rate_limit_and_wait_the_same(database: str) -> None:
+    """Only the database's clock counts, whatever the hosts' clocks say."""
     place = parse_database(database)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_manifest(place))
@@ -220,7 +216,7 @@ async def test_hosts_that_ask_at_once_get_the_quota_of_one_and_wait_the_same(dat
         assert [await host.used(now=0.0) for host in hosts] == [10, 10, 10]
 
 
-async def test_a_pause_that_one_host_was_told_holds_for_all_and_one_client_s_is_not_another_s(database: str) -> None:
+async def test_a_pause_holds_for_all_hosts_and_only_for_its_client_id(database: str) -> None:
     place = parse_database(database)
     async with open_manifest(place), opened(place) as engine:
         one, other = (DatabaseWindow(engine, place, "client") for _ in range(2))

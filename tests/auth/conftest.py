@@ -1,4 +1,4 @@
-"""A token store in a database of its own."""
+"""A token store in its own database."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def shared_database(database: str) -> Database:
 
 @pytest.fixture
 def shared_store(shared_database: Database) -> Callable[[], DatabaseTokenStore]:
-    """Opens the same store again and again, as several hosts would; each is to be closed."""
+    """Opens the same store several times, as several hosts do. The caller closes each."""
     return lambda: DatabaseTokenStore(shared_database, "sandbox")

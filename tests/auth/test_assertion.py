@@ -1,4 +1,4 @@
-"""The service account's assertion, and the tokens it brings."""
+"""The service account's assertion and its access tokens."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_claims_and_the_header_are_as_documented() -> None:
     }
 
 
-def test_a_key_whose_lines_an_environment_variable_joined_is_taken() -> None:
+def test_a_key_with_escaped_line_breaks_is_accepted() -> None:
     assert sign(pem().replace("\n", "\\n")).count(".") == 2
 
 
@@ -88,7 +88,7 @@ def test_a_key_whose_lines_an_environment_variable_joined_is_taken() -> None:
     ["", "no key", pem()[:200], pem(password=b"x"), public(), pem(ec.generate_private_key(ec.SECP256R1()))],
     ids=["empty", "words", "cut", "encrypted", "public", "elliptic"],
 )
-def test_what_cannot_sign_is_said_without_showing_it(key: str) -> None:
+def test_an_unusable_key_is_reported_without_being_shown(key: str) -> None:
     with pytest.raises(PrivateKeyUnusable) as caught:
         sign(key)
 
@@ -97,7 +97,7 @@ def test_what_cannot_sign_is_said_without_showing_it(key: str) -> None:
     assert caught.value.__suppress_context__
 
 
-async def test_a_token_is_minted_on_demand_and_renewed_before_its_hour_is_over() -> None:
+async def test_a_token_is_obtained_on_demand_and_renewed_before_its_hour_is_over() -> None:
     clock = FakeClock()
     async with make_sandbox(clock) as sandbox:
         source = make_source(sandbox, clock)
@@ -112,7 +112,7 @@ async def test_a_token_is_minted_on_demand_and_renewed_before_its_hour_is_over()
         assert sandbox.count("token") == 2
 
 
-async def test_many_tasks_mint_one_token() -> None:
+async def test_many_tasks_obtain_one_token() -> None:
     clock = FakeClock()
     async with make_sandbox(clock) as sandbox:
         source = make_source(sandbox, clock)
@@ -124,7 +124,7 @@ async def test_many_tasks_mint_one_token() -> None:
         assert sandbox.count("token") == 1
 
 
-async def test_a_rejected_token_is_minted_anew_once_for_all_who_were_rejected() -> None:
+async def test_a_rejected_token_is_replaced_once_for_all_callers() -> None:
     clock = FakeClock()
     async with make_sandbox(clock) as sandbox:
         source = make_source(sandbox, clock)
@@ -138,7 +138,7 @@ async def test_a_rejected_token_is_minted_anew_once_for_all_who_were_rejected() 
 
 
 @pytest.mark.parametrize("skew_s", [-200, 50])
-async def test_a_clock_that_is_some_way_off_still_gets_a_token(skew_s: float) -> None:
+async def test_a_slightly_wrong_clock_still_gets_a_token(skew_s: float) -> None:
     theirs, ours = FakeClock(), FakeClock()
     ours.set_wall(NOON + timedelta(seconds=skew_s))
     async with make_sandbox(theirs) as sandbox:
@@ -146,7 +146,7 @@ async def test_a_clock_that_is_some_way_off_still_gets_a_token(skew_s: float) ->
 
 
 @pytest.mark.parametrize("skew_s", [-250, 70])
-async def test_a_clock_that_is_further_off_is_rejected_with_a_word_on_the_clock(skew_s: float) -> None:
+async def test_a_very_wrong_clock_is_rejected_with_a_hint_about_the_clock(skew_s: float) -> None:
     theirs, ours = FakeClock(), FakeClock()
     ours.set_wall(NOON + timedelta(seconds=skew_s))
     async with make_sandbox(theirs) as sandbox:
@@ -156,7 +156,7 @@ async def test_a_clock_that_is_further_off_is_rejected_with_a_word_on_the_clock(
         assert "clock" in caught.value.advice
 
 
-async def test_a_rejected_assertion_is_not_signed_anew_for_five_minutes() -> None:
+async def test_a_rejected_assertion_is_not_signed_again_for_five_minutes() -> None:
     clock = FakeClock()
     async with make_sandbox(clock) as sandbox:
         sandbox.tokens.service_accounts.clear()
@@ -179,7 +179,7 @@ async def test_a_rejected_assertion_is_not_signed_anew_for_five_minutes() -> Non
         (Fault(server="token", kind="status", status=401, body=b'{"error": "invalid_client"}'), ClientRejected),
     ],
 )
-async def test_other_answers_are_told_from_a_rejected_account(fault: Fault, raised: type[AuthError]) -> None:
+async def test_other_responses_are_distinguished_from_a_rejected_account(fault: Fault, raised: type[AuthError]) -> None:
     clock = FakeClock()
     async with make_sandbox(clock) as sandbox:
         sandbox.faults.add(fault)

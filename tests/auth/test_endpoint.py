@@ -1,4 +1,4 @@
-"""The token endpoint: what leaves, when, and what each answer says of the token."""
+"""The token endpoint: what is sent, when, and what each response means for the token."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ from dcsync.errors import (
 )
 from dcsync.sandbox import Fault, Options, Sandbox, World
 
-#: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
 PRIVATE = Client(id="sandbox", secret="sandbox-secret")
 PUBLIC = Client(id="sandbox")
 
 
 @dataclass(slots=True)
 class Recorder:
-    """A server that takes down every byte and answers each connection once, with `answer`."""
+    """A server that records every byte and answers each connection once with `answer`."""
 
     answer: bytes = b""
     connections: int = 0
@@ -76,18 +75,18 @@ async def sandboxed(client: Client = PRIVATE) -> AsyncIterator[tuple[Sandbox, To
 
 
 async def nothing() -> None:
-    """Nothing is to be done before the token is spent."""
+    """Do nothing before the token is used."""
 
 
 async def answered(body: bytes, **fault: int | dict[str, str]) -> Granted:
-    """Return what the client makes of one answer of the token endpoint."""
+    """Return the client's result for one response of the token endpoint."""
     async with sandboxed() as (sandbox, endpoint):
         sandbox.faults.add(Fault(server="token", kind="status", body=body, **fault))  # type: ignore[arg-type]
         return await endpoint.refresh("secret-refresh", before_use=nothing)
 
 
 @pytest.mark.parametrize("client", [PRIVATE, PUBLIC], ids=["confidential", "public"])
-async def test_a_refresh_brings_the_next_pair(client: Client) -> None:
+async def test_a_refresh_returns_the_next_pair(client: Client) -> None:
     async with sandboxed(client) as (sandbox, endpoint):
         first = sandbox.tokens.issue_refresh_token("tester")
 
@@ -99,7 +98,7 @@ async def test_a_refresh_brings_the_next_pair(client: Client) -> None:
         assert granted.lifetime_s == 3600
 
 
-async def test_a_confidential_client_shows_itself_in_the_header_only() -> None:
+async def test_a_confidential_client_sends_its_credentials_only_in_the_header() -> None:
     async with recording() as server:
         endpoint = TokenEndpoint(base_url=server.url, client=Client(id="an id", secret="s:é/+"))
 
@@ -111,7 +110,7 @@ async def test_a_confidential_client_shows_itself_in_the_header_only() -> None:
         assert server.headers["content-type"].startswith("application/x-www-form-urlencoded")
 
 
-async def test_a_public_client_shows_itself_in_the_body_only() -> None:
+async def test_a_public_client_sends_its_id_only_in_the_body() -> None:
     async with recording() as server:
         endpoint = TokenEndpoint(base_url=server.url + "/", client=PUBLIC)
 
@@ -126,7 +125,7 @@ async def test_a_public_client_shows_itself_in_the_body_only() -> None:
         assert server.received[0].startswith(b"POST /authentication/v2/token HTTP/1.1\r\n")
 
 
-async def test_the_connection_is_up_and_nothing_has_left_when_the_token_is_about_to_be_spent() -> None:
+async def test_the_connection_is_up_and_nothing_is_sent_when_the_token_is_about_to_be_used() -> None:
     async with recording() as server:
         endpoint = TokenEndpoint(base_url=server.url, client=PRIVATE)
         seen: list[tuple[int, list[bytes]]] = []
@@ -139,13 +138,13 @@ async def test_the_connection_is_up_and_nothing_has_left_when_the_token_is_about
         await endpoint.refresh("one", before_use=look)
         await endpoint.refresh("two", before_use=look)
 
-    # The second has a connection of its own: an idle one may be half dead.
+    # The second refresh opens a new connection, because an idle one may be dead.
     assert [connections for connections, _ in seen] == [1, 2]
     assert seen[0][1] == []
     assert len(seen[1][1]) == 1
 
 
-async def test_an_error_before_spending_keeps_the_token_from_leaving() -> None:
+async def test_an_error_before_the_use_keeps_the_token_from_being_sent() -> None:
     class CannotNote(DcsyncError):
         pass
 
@@ -162,7 +161,7 @@ async def test_an_error_before_spending_keeps_the_token_from_leaving() -> None:
         assert sandbox.tokens.live_refresh_tokens == {first}
 
 
-async def test_a_refused_connection_does_not_spend_the_token(unused_tcp_port: int) -> None:
+async def test_a_refused_connection_does_not_use_the_token(unused_tcp_port: int) -> None:
     asked: list[bool] = []
 
     async def note() -> None:
@@ -182,7 +181,7 @@ async def test_a_refused_connection_does_not_spend_the_token(unused_tcp_port: in
     ("kind", "committed"),
     [("lose-after-commit", 1), ("garble-after-commit", 1), ("fail-after-commit", 1), ("reset", 0), ("endless", 0)],
 )
-async def test_without_a_whole_answer_it_is_undecided_whether_the_token_was_spent(kind: str, committed: int) -> None:
+async def test_without_a_complete_response_the_refresh_is_unconfirmed(kind: str, committed: int) -> None:
     async with sandboxed() as (sandbox, endpoint):
         first = sandbox.tokens.issue_refresh_token("tester")
         sandbox.faults.add(Fault(server="token", kind=kind, status=502))  # type: ignore[arg-type]
@@ -213,7 +212,7 @@ APS_GRANT = b'{"developerMessage": "The refresh token is dead", "errorCode": "in
         (403, b"<html>Forbidden</html>", ClientRejected),
         (429, b"", TokenEndpointUnavailable),
         (429, OAUTH_GRANT, TokenEndpointUnavailable),
-        # Not definite: whatever a gateway says, the server behind it may have rotated.
+        # Not definite: the endpoint behind a gateway may have rotated the token.
         (500, OAUTH_GRANT, TokenUndecided),
         (502, b"<html>Bad gateway</html>", TokenUndecided),
         (503, b"", TokenUndecided),
@@ -223,7 +222,7 @@ APS_GRANT = b'{"developerMessage": "The refresh token is dead", "errorCode": "in
         (307, b"", TokenUndecided),
     ],
 )
-async def test_what_an_answer_says_of_the_token(status: int, body: bytes, raised: type[AuthError]) -> None:
+async def test_each_response_has_its_meaning_for_the_token(status: int, body: bytes, raised: type[AuthError]) -> None:
     with pytest.raises(AuthError, match=f"returned {status}") as caught:
         await answered(body, status=status)
 
@@ -240,7 +239,7 @@ async def test_the_pause_that_a_429_asks_for_is_passed_on(header: str | None, as
     assert caught.value.retry_after_s == asked
 
 
-async def test_a_redirect_does_not_carry_the_token_to_another_place() -> None:
+async def test_a_redirect_does_not_send_the_token_elsewhere() -> None:
     async with recording() as elsewhere, sandboxed() as (sandbox, endpoint):
         headers = {"Location": f"{elsewhere.url}/authentication/v2/token"}
         sandbox.faults.add(Fault(server="token", kind="status", status=307, headers=headers))
@@ -271,13 +270,13 @@ async def test_a_redirect_does_not_carry_the_token_to_another_place() -> None:
         ("-Infinity", 60.0),
     ],
 )
-async def test_a_lifetime_is_between_a_minute_and_an_hour_whatever_is_said(expires_in: str, lifetime_s: float) -> None:
+async def test_any_lifetime_is_clamped_to_between_a_minute_and_an_hour(expires_in: str, lifetime_s: float) -> None:
     body = f'{{"access_token": "a", "refresh_token": "r", "expires_in": {expires_in}}}'.encode()
 
     assert (await answered(body, status=200)).lifetime_s == lifetime_s
 
 
-async def test_an_answer_without_a_lifetime_is_good_for_an_hour() -> None:
+async def test_a_response_without_a_lifetime_is_valid_for_an_hour() -> None:
     assert (await answered(b'{"access_token": "a", "refresh_token": "r"}', status=200)).lifetime_s == 3600.0
 
 
@@ -301,7 +300,7 @@ async def test_an_answer_without_a_refresh_token_says_so(more: str) -> None:
         b"[" * 99999,
     ],
 )
-async def test_a_200_without_an_access_token_is_undecided(body: bytes) -> None:
+async def test_a_200_without_an_access_token_is_unconfirmed(body: bytes) -> None:
     with pytest.raises(TokenUndecided, match="200 without usable tokens"):
         await answered(body, status=200)
 

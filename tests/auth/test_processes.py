@@ -1,4 +1,4 @@
-"""The chain shared by real processes: many at once, and one that is killed at the worst moment."""
+"""One chain shared by real processes: many at once, and one that is killed at the worst moment."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def ask(process: asyncio.subprocess.Process) -> str:
 
 @pytest.mark.timeout(180)
 async def test_fifty_processes_at_once_make_one_refresh(tmp_path: Path, sandbox: Sandbox) -> None:
-    """FAULTS T5."""
+    """docs/faults.md T5."""
     seed = sandbox.tokens.issue_refresh_token("tester")
     processes = [await start(tmp_path, sandbox, seed) for _ in range(50)]
     for process in processes:
@@ -90,7 +90,7 @@ async def test_fifty_processes_at_once_make_one_refresh(tmp_path: Path, sandbox:
 async def test_a_kill_between_the_server_s_commit_and_our_save(
     tmp_path: Path, sandbox: Sandbox, mode: Literal["strict", "grace", "revoke-family"]
 ) -> None:
-    """FAULTS T1: with grace it heals; else a login is asked for at the first definite answer, and only once."""
+    """docs/faults.md T1: with grace it recovers. Otherwise one definite answer requires a sign-in."""
     sandbox.tokens.mode = mode
     seed = sandbox.tokens.issue_refresh_token("tester")
     sandbox.faults.add(Fault(server="token", kind="wait-after-commit", seconds=30))
@@ -107,7 +107,7 @@ async def test_a_kill_between_the_server_s_commit_and_our_save(
     store = TokenStore(tmp_path)
     before = store.read()
     with DiskThreads() as disk:
-        # Its clock is days behind, so that the intent is none to wait for.
+        # Its clock is days behind, so that the intent does not have to be waited for.
         source = make_source(tmp_path, sandbox, disk, FakeClock())
         if mode == "grace":
             assert sandbox.tokens.accepts(await source.access_token())
@@ -124,12 +124,12 @@ async def test_a_kill_between_the_server_s_commit_and_our_save(
 async def test_a_kill_before_the_request_left(
     tmp_path: Path, sandbox: Sandbox, mode: Literal["strict", "grace", "revoke-family"]
 ) -> None:
-    """FAULTS T2: the old token works at the restart."""
+    """docs/faults.md T2: the old token works at the restart."""
     sandbox.tokens.mode = mode
     seed = sandbox.tokens.issue_refresh_token("tester")
     process = await start(tmp_path, sandbox, seed)
     await ready(process)
-    # It stops where it waits for the lock: everything is prepared, nothing has left.
+    # It stops while it waits for the lock: everything is prepared, and nothing was sent.
     with TokenStore(tmp_path).locked():
         assert process.stdin is not None
         process.stdin.write(b"\n")
@@ -147,7 +147,7 @@ async def test_a_kill_before_the_request_left(
 async def test_a_restored_old_token_is_tried_once_and_the_warning_says_what_that_may_do(
     tmp_path: Path, sandbox: Sandbox
 ) -> None:
-    """FAULTS T13: a backup of the state folder comes back."""
+    """docs/faults.md T13: a backup of the state folder comes back."""
     sandbox.tokens.mode = "revoke-family"
     seed = sandbox.tokens.issue_refresh_token("tester")
     clock = FakeClock()

@@ -1,4 +1,4 @@
-"""The token store of several hosts: one chain, one refresh at a time, and what becomes of a holder that is frozen."""
+"""The token store of several hosts: one chain, one refresh at a time, and a frozen holder that loses its lock."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_saved_pair_is_read_back_with_every_field_by_any_host(
         assert other.intent() is None
 
 
-def test_the_chain_of_another_client_id_is_another_one(store: DatabaseTokenStore, shared_database: Database) -> None:
+def test_each_client_id_has_its_own_chain(store: DatabaseTokenStore, shared_database: Database) -> None:
     store.save(make_pair())
 
     with closing(DatabaseTokenStore(shared_database, "another")) as other:
@@ -83,7 +83,7 @@ def test_the_chain_of_another_client_id_is_another_one(store: DatabaseTokenStore
     assert store.read() == make_pair()
 
 
-def test_a_damaged_generation_gives_way_to_the_one_before_and_two_damaged_ones_are_set_aside(
+def test_a_damaged_generation_gives_way_to_the_previous_and_two_damaged_ones_are_renamed(
     store: DatabaseTokenStore, shared_database: Database
 ) -> None:
     store.save(make_pair(1))
@@ -99,10 +99,10 @@ def test_a_damaged_generation_gives_way_to_the_one_before_and_two_damaged_ones_a
     assert store.read() is None
 
 
-def test_an_intent_is_there_for_others_while_the_lock_is_held(
+def test_an_intent_is_visible_to_others_while_the_lock_is_held(
     store: DatabaseTokenStore, shared_store: Callable[[], DatabaseTokenStore]
 ) -> None:
-    """FAULTS rule T2: durable before the token is spent, also when the holder ends in the next moment."""
+    """docs/design.md, Token protocol (T2): durable before the token is used, even if the holder then dies."""
     intent = Intent(spending=fingerprint("x"), attempt=2, at=NOON)
     with closing(shared_store()) as other, store.locked():
         store.note_intent(intent)
@@ -110,7 +110,7 @@ def test_an_intent_is_there_for_others_while_the_lock_is_held(
         assert other.intent() == intent
 
 
-def test_the_lock_is_held_by_one_and_given_up_with_the_connection(
+def test_one_process_holds_the_lock_and_releases_it_with_the_connection(
     store: DatabaseTokenStore, shared_store: Callable[[], DatabaseTokenStore], postgres_server: Postgres
 ) -> None:
     has_it = threading.Event()
@@ -124,7 +124,7 @@ def test_the_lock_is_held_by_one_and_given_up_with_the_connection(
         with store.locked():
             thread.start()
             assert not has_it.wait(0.5)
-            # What the server does to a holder that is frozen for long.
+            # PostgreSQL does this to a holder that is frozen for too long.
             postgres_server.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' "
                 "AND application_name = 'dcsync tokens'"
@@ -141,7 +141,7 @@ def test_a_frozen_holder_loses_the_lock_after_a_time(
         other.save(make_pair())
 
 
-def test_without_the_database_nothing_is_spent_and_nothing_forgotten(
+def test_without_the_database_no_token_is_used_and_none_is_lost(
     store: DatabaseTokenStore, postgres_server: Postgres
 ) -> None:
     store.save(make_pair())
@@ -154,7 +154,7 @@ def test_without_the_database_nothing_is_spent_and_nothing_forgotten(
     assert store.read() == make_pair()
 
 
-async def test_what_three_hosts_ask_for_at_once_is_one_refresh(
+async def test_three_hosts_at_once_make_one_refresh(
     sandbox: Sandbox, shared_store: Callable[[], DatabaseTokenStore]
 ) -> None:
     seed = sandbox.tokens.issue_refresh_token("tester")
@@ -172,7 +172,7 @@ async def test_what_three_hosts_ask_for_at_once_is_one_refresh(
 async def test_a_database_that_goes_away_within_a_refresh_loses_no_token(
     sandbox: Sandbox, store: DatabaseTokenStore, postgres_server: Postgres
 ) -> None:
-    """The server has rotated: what it gave is saved as soon as there is somewhere to save it."""
+    """The token was rotated, and the new pair is saved as soon as the database is back."""
     seed = sandbox.tokens.issue_refresh_token("tester")
     with DiskThreads() as disk:
         source = make_source(store, sandbox, disk, seed)
@@ -198,7 +198,7 @@ async def test_a_database_that_goes_away_within_a_refresh_loses_no_token(
         assert store.intent() is None
 
 
-async def test_a_pair_that_came_late_does_not_replace_that_of_a_new_login(
+async def test_a_late_pair_does_not_replace_that_of_a_new_sign_in(
     sandbox: Sandbox, store: DatabaseTokenStore, shared_store: Callable[[], DatabaseTokenStore]
 ) -> None:
     seed = sandbox.tokens.issue_refresh_token("tester")
@@ -226,10 +226,10 @@ async def test_a_pair_that_came_late_does_not_replace_that_of_a_new_login(
         assert other.read() == signed_in
 
 
-async def test_another_host_waits_with_a_token_of_which_it_is_not_known_what_became(
+async def test_another_host_waits_before_it_retries_an_unconfirmed_token(
     sandbox: Sandbox, store: DatabaseTokenStore
 ) -> None:
-    """FAULTS rule T5, over hosts: the one that spent it was killed, or froze and lost its lock."""
+    """docs/design.md, Token protocol (T5), over hosts: the host that used the token died or lost its lock."""
     token = sandbox.tokens.issue_refresh_token("tester")
     store.save(TokenPair(refresh_token=token))
     store.note_intent(Intent(spending=fingerprint(token), attempt=1, at=NOON))
@@ -239,7 +239,7 @@ async def test_another_host_waits_with_a_token_of_which_it_is_not_known_what_bec
     assert sandbox.count("token") == 0
 
 
-async def test_a_logout_on_one_host_is_one_for_all(
+async def test_a_logout_on_one_host_holds_for_all(
     sandbox: Sandbox, store: DatabaseTokenStore, shared_store: Callable[[], DatabaseTokenStore]
 ) -> None:
     token = sandbox.tokens.issue_refresh_token("tester")

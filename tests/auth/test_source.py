@@ -1,4 +1,4 @@
-"""The chain of refresh tokens: spent rarely, saved first, never lost to doubt, shared by tasks and processes."""
+"""The chain of refresh tokens: used rarely, saved before use, recovered when unconfirmed, shared by all processes."""
 
 from __future__ import annotations
 
@@ -35,19 +35,17 @@ from dcsync.sandbox import Fault, Sandbox, World
 from dcsync.tasks import DiskThreads
 from tests.fakes import NOON, FakeClock
 
-#: aiohttp warns once per process of the sandbox's `request["fault"]`, which would make its very first answer a 500.
-
 
 @dataclass(slots=True, kw_only=True)
 class Rig:
-    """A token endpoint, a folder, and as many processes on it as a test wants. The sandbox has a clock of its own."""
+    """A token endpoint, a store, and any number of processes on it. The sandbox has its own clock."""
 
     sandbox: Sandbox
     folder: Path
     clock: FakeClock
     disk: DiskThreads
     seed: str
-    #: Opens what one process has of the store.
+    #: Opens the store as one process does.
     open_store: Callable[[], ChainStore]
 
     @property
@@ -56,7 +54,7 @@ class Rig:
 
     @property
     def path(self) -> Path:
-        """The file, where the store is a folder."""
+        """The token file of a folder store."""
         return self.folder / "token.json"
 
     @property
@@ -71,7 +69,7 @@ class Rig:
         base_url: str | None = None,
         seed_problem: ConfigError | None = None,
     ) -> RefreshingToken:
-        """Return what one process has; the empty seed is the rig's."""
+        """Return the token source of one process. An empty seed means the rig's seed."""
         return RefreshingToken(
             store=self.open_store(),
             endpoint=TokenEndpoint(
@@ -105,7 +103,7 @@ async def rigged(folder: Path, open_store: Callable[[], ChainStore]) -> AsyncIte
 
 @pytest.fixture(params=["folder", "database"])
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    """One for each kind of store: the rule is the same."""
+    """One rig for each kind of store, because the token protocol is the same."""
     with ExitStack() as stack:
         opener = request.getfixturevalue("shared_store") if request.param == "database" else None
 
@@ -124,7 +122,7 @@ async def folder_rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Let no file grow beyond 4 KiB: the write comes back short, the next one fails, as on a disk that is full."""
+    """Limit files to 4 KiB: a write is short and the next one fails, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
@@ -149,7 +147,7 @@ async def test_the_configured_token_begins_the_chain_and_its_successor_is_stored
     assert rig.store.intent() is None
 
 
-async def test_the_chain_goes_on_from_the_store_and_not_from_the_configuration(rig: Rig) -> None:
+async def test_the_chain_continues_from_the_store_and_not_from_the_configuration(rig: Rig) -> None:
     await rig.source().access_token()
     rig.clock.advance(3600)
 
@@ -199,14 +197,14 @@ async def test_a_rejected_token_is_renewed_once(rig: Rig) -> None:
     first = await source.access_token()
 
     second = await source.access_token(rejected=first)
-    third = await source.access_token(rejected=first)  # a straggler: its token is long replaced
+    third = await source.access_token(rejected=first)  # a late caller, whose token has already been replaced
 
     assert second == third != first
     assert rig.asked == 2
 
 
 @pytest.mark.parametrize("hours", [-5, 5])
-async def test_a_wall_clock_that_jumps_does_not_renew_a_token_in_hand(rig: Rig, hours: int) -> None:
+async def test_a_wall_clock_that_jumps_does_not_renew_a_cached_token(rig: Rig, hours: int) -> None:
     source = rig.source()
     first = await source.access_token()
 
@@ -216,7 +214,7 @@ async def test_a_wall_clock_that_jumps_does_not_renew_a_token_in_hand(rig: Rig, 
     assert rig.asked == 1
 
 
-async def test_a_stored_token_from_the_future_is_not_believed(rig: Rig) -> None:
+async def test_a_stored_token_from_the_future_is_renewed(rig: Rig) -> None:
     first = await rig.source().access_token()
     rig.clock.set_wall(NOON - timedelta(hours=3))
 
@@ -251,14 +249,14 @@ async def test_a_new_token_in_the_configuration_begins_a_new_chain(rig: Rig) -> 
     assert rig.stored().refresh_token != other
 
 
-async def test_without_a_stored_and_a_configured_token_a_login_is_required(rig: Rig) -> None:
+async def test_without_a_stored_and_a_configured_token_a_sign_in_is_required(rig: Rig) -> None:
     with pytest.raises(LoginRequired, match="no token is stored"):
         await rig.source(seed=None).access_token()
 
     assert rig.asked == 0
 
 
-async def test_what_is_wrong_with_the_configured_token_is_said_while_none_is_stored(rig: Rig) -> None:
+async def test_an_unreadable_configured_token_is_reported_while_none_is_stored(rig: Rig) -> None:
     problem = SecretUnavailable("the environment variable SEED is not set")
 
     with pytest.raises(SecretUnavailable, match="SEED is not set"):
@@ -267,7 +265,7 @@ async def test_what_is_wrong_with_the_configured_token_is_said_while_none_is_sto
     assert rig.asked == 0
 
 
-async def test_what_is_wrong_with_the_configured_token_is_no_matter_once_one_is_stored(rig: Rig) -> None:
+async def test_an_unreadable_configured_token_does_not_matter_once_one_is_stored(rig: Rig) -> None:
     await rig.source().access_token()
     rig.clock.advance(3600)
 
@@ -340,13 +338,13 @@ async def test_a_token_that_could_not_be_saved_is_not_used_and_is_found_later(fo
     in_the_way.rmdir()
     token = await source.access_token()
 
-    # It had reached the slot, so the chain goes on without another refresh.
+    # The pair had reached the slot, so the chain continues without another refresh.
     assert rig.sandbox.tokens.refresh_count == 2
     assert rig.sandbox.tokens.accepts(token)
     assert {rig.stored().refresh_token} == rig.sandbox.tokens.live_refresh_tokens
 
 
-async def test_a_pair_whose_rename_a_crash_cut_off_survives_the_next_refresh(folder_rig: Rig) -> None:
+async def test_a_pair_whose_rename_a_crash_prevented_survives_the_next_refresh(folder_rig: Rig) -> None:
     rig = folder_rig
     await rig.source().access_token()
     newest = rig.stored()
@@ -358,14 +356,14 @@ async def test_a_pair_whose_rename_a_crash_cut_off_survives_the_next_refresh(fol
     with pytest.raises(TokenUndecided):
         await rig.source().access_token()
 
-    # The slot is written over to reserve its room, so what it held must have been moved first.
+    # Preparing overwrites the slot, so its pair must have been moved first.
     assert rig.stored() == newest
 
 
-async def test_a_pair_that_can_be_read_and_is_not_on_the_disk_is_not_used(
+async def test_a_readable_pair_that_is_not_durable_is_not_used(
     folder_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An fsync that fails leaves the bytes to be read, and drops them: they are written and fsynced again first."""
+    """After a failed fsync the bytes can be read but are not durable, so they are written and fsynced again."""
     rig = folder_rig
     source, fsynced = rig.source(), list[str]()
     await source.access_token()
@@ -395,7 +393,7 @@ async def test_a_pair_that_can_be_read_and_is_not_on_the_disk_is_not_used(
     assert {rig.stored().refresh_token} == rig.sandbox.tokens.live_refresh_tokens
 
 
-async def test_a_pair_that_can_be_read_and_is_not_on_the_disk_at_the_end_is_said_to_be_lost(
+async def test_a_readable_pair_that_is_never_durable_is_reported_as_lost(
     folder_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig, source = folder_rig, folder_rig.source()
@@ -453,7 +451,7 @@ async def test_with_a_full_disk_no_request_is_made_and_the_token_is_kept(folder_
     assert rig.sandbox.tokens.refresh_count == 2
 
 
-async def test_an_intent_that_cannot_be_noted_keeps_the_token_from_leaving(folder_rig: Rig) -> None:
+async def test_an_intent_that_cannot_be_written_keeps_the_token_from_being_sent(folder_rig: Rig) -> None:
     rig = folder_rig
     await rig.source().access_token()
     rig.clock.advance(3600)
@@ -478,7 +476,7 @@ async def test_a_store_that_others_can_read_makes_no_request(folder_rig: Rig) ->
     assert rig.asked == 1
 
 
-async def test_a_damaged_store_makes_no_request_and_is_left_as_it_is(folder_rig: Rig) -> None:
+async def test_a_damaged_store_makes_no_request_and_stays_unchanged(folder_rig: Rig) -> None:
     rig = folder_rig
     await rig.source().access_token()
     for name in ("token.json", "token.previous.json"):
@@ -505,7 +503,7 @@ async def test_a_new_configured_token_begins_a_new_chain_over_a_damaged_store(fo
     assert rig.stored().refresh_token in rig.sandbox.tokens.live_refresh_tokens
 
 
-async def test_a_damaged_store_of_an_unknown_chain_is_not_given_up_for_any_configured_token(folder_rig: Rig) -> None:
+async def test_a_damaged_store_of_an_unknown_chain_is_not_replaced_by_a_configured_token(folder_rig: Rig) -> None:
     rig = folder_rig
     rig.path.write_bytes(b"damage")
     rig.path.chmod(0o600)
@@ -517,7 +515,7 @@ async def test_a_damaged_store_of_an_unknown_chain_is_not_given_up_for_any_confi
 
 
 def full_for(source: RefreshingToken, failures: int) -> None:
-    """Let the store refuse the next new pairs."""
+    """Make the store refuse the next new pairs."""
     original = source._store.save
 
     def save(pair: TokenPair) -> None:
@@ -531,7 +529,7 @@ def full_for(source: RefreshingToken, failures: int) -> None:
     source._store.save = save  # type: ignore[method-assign]
 
 
-async def test_a_pair_that_the_disk_did_not_take_is_saved_at_the_next_chance(rig: Rig) -> None:
+async def test_an_unsaved_pair_is_saved_at_the_next_call(rig: Rig) -> None:
     source = rig.source()
     full_for(source, 1)
     with pytest.raises(TokenStoreUnusable):
@@ -546,7 +544,7 @@ async def test_a_pair_that_the_disk_did_not_take_is_saved_at_the_next_chance(rig
 
 
 @pytest.mark.parametrize("failures", [1, 3])
-async def test_a_pair_that_the_disk_did_not_take_is_saved_before_the_process_ends(rig: Rig, failures: int) -> None:
+async def test_an_unsaved_pair_is_saved_before_the_process_ends(rig: Rig, failures: int) -> None:
     source = rig.source()
     full_for(source, failures)
     with pytest.raises(TokenStoreUnusable):
@@ -560,9 +558,7 @@ async def test_a_pair_that_the_disk_did_not_take_is_saved_before_the_process_end
     assert (rig.asked, sum(rig.clock.slept)) == (1, 0.0 if failures == 1 else 3.0)
 
 
-async def test_a_pair_that_cannot_be_saved_at_all_is_said_to_be_lost(
-    rig: Rig, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_pair_that_can_never_be_saved_is_reported_as_lost(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
     source = rig.source()
     full_for(source, 100)
     with pytest.raises(TokenStoreUnusable):
@@ -571,7 +567,7 @@ async def test_a_pair_that_cannot_be_saved_at_all_is_said_to_be_lost(
     await source.close()
 
     assert "could not be saved and is lost" in capsys.readouterr().out
-    # The one that the configuration gave is spent: nobody offers it again as if nothing had been.
+    # The configured token is used, and the intent keeps every process from using it again.
     assert rig.store.intent() is not None
     assert rig.asked == 1
 
@@ -585,7 +581,7 @@ async def test_closing_with_nothing_to_save_does_nothing(rig: Rig) -> None:
     assert (rig.asked, rig.clock.slept) == (1, [])
 
 
-async def test_a_429_after_a_lost_answer_does_not_make_the_lost_one_forgotten(rig: Rig) -> None:
+async def test_a_429_after_a_lost_response_keeps_the_earlier_intent(rig: Rig) -> None:
     source = await lose_an_answer(rig, "lose-after-commit")
     rig.clock.advance(60)
     rig.break_next("status", status=429)
@@ -604,7 +600,7 @@ LOST = ["lose-after-commit", "garble-after-commit", "fail-after-commit"]
 
 
 async def lose_an_answer(rig: Rig, kind: str) -> RefreshingToken:
-    """Return a source whose last refresh went through on the server, while its answer did not arrive."""
+    """Return a source whose last refresh succeeded at the endpoint, but whose response was lost."""
     source = rig.source()
     rig.break_next(kind, status=502)
     with pytest.raises(TokenUndecided):
@@ -614,7 +610,7 @@ async def lose_an_answer(rig: Rig, kind: str) -> RefreshingToken:
 
 
 @pytest.mark.parametrize("kind", LOST)
-async def test_an_undecided_refresh_is_held_back_for_a_minute_by_every_process(rig: Rig, kind: str) -> None:
+async def test_every_process_waits_a_minute_after_an_unconfirmed_refresh(rig: Rig, kind: str) -> None:
     source = await lose_an_answer(rig, kind)
     rig.clock.advance(20)
 
@@ -629,7 +625,7 @@ async def test_an_undecided_refresh_is_held_back_for_a_minute_by_every_process(r
 
 
 @pytest.mark.parametrize("kind", LOST)
-async def test_after_a_lost_answer_a_server_with_grace_heals(rig: Rig, kind: str) -> None:
+async def test_after_a_lost_response_an_endpoint_with_grace_recovers(rig: Rig, kind: str) -> None:
     rig.sandbox.tokens.mode = "grace"
     source = await lose_an_answer(rig, kind)
     rig.clock.advance(60)
@@ -644,7 +640,7 @@ async def test_after_a_lost_answer_a_server_with_grace_heals(rig: Rig, kind: str
 
 @pytest.mark.parametrize("kind", LOST)
 @pytest.mark.parametrize("mode", ["strict", "revoke-family"])
-async def test_after_a_lost_answer_a_strict_server_asks_for_a_login(
+async def test_after_a_lost_response_a_strict_endpoint_requires_a_sign_in(
     rig: Rig, kind: str, mode: Literal["strict", "revoke-family"]
 ) -> None:
     rig.sandbox.tokens.mode = mode
@@ -658,7 +654,7 @@ async def test_after_a_lost_answer_a_strict_server_asks_for_a_login(
     assert rig.stored().refresh_token == rig.seed
 
 
-async def test_a_refresh_that_never_reached_the_server_heals_on_a_strict_one(rig: Rig) -> None:
+async def test_a_refresh_that_never_arrived_recovers_on_a_strict_endpoint(rig: Rig) -> None:
     source = rig.source()
     rig.break_next("reset")
     with pytest.raises(TokenUndecided):
@@ -668,7 +664,7 @@ async def test_a_refresh_that_never_reached_the_server_heals_on_a_strict_one(rig
     assert rig.sandbox.tokens.accepts(await source.access_token())
 
 
-async def test_an_undecided_refresh_is_asked_again_after_one_minute_then_ever_later_up_to_fifteen(rig: Rig) -> None:
+async def test_an_unconfirmed_refresh_is_retried_after_one_to_fifteen_minutes(rig: Rig) -> None:
     source = rig.source()
     rig.break_next("reset", times=None)
     pauses = []
@@ -686,7 +682,7 @@ async def test_an_undecided_refresh_is_asked_again_after_one_minute_then_ever_la
     assert pauses == [60, 120, 240, 480, 900, 900, 900]
 
 
-async def test_an_intent_that_a_crash_left_behind_is_held_back_too(rig: Rig) -> None:
+async def test_an_intent_left_by_a_crash_also_waits(rig: Rig) -> None:
     rig.store.note_intent(Intent(spending=fingerprint(rig.seed), attempt=1, at=NOON - timedelta(seconds=50)))
     source = rig.source()
 
@@ -699,7 +695,7 @@ async def test_an_intent_that_a_crash_left_behind_is_held_back_too(rig: Rig) -> 
     assert rig.sandbox.tokens.accepts(await source.access_token())
 
 
-async def test_an_intent_from_the_future_holds_nothing_back(rig: Rig) -> None:
+async def test_an_intent_from_the_future_blocks_nothing(rig: Rig) -> None:
     rig.store.note_intent(Intent(spending=fingerprint(rig.seed), attempt=1, at=NOON + timedelta(hours=1)))
 
     assert rig.sandbox.tokens.accepts(await rig.source().access_token())
@@ -708,7 +704,7 @@ async def test_an_intent_from_the_future_holds_nothing_back(rig: Rig) -> None:
 # --- definite answers -------------------------------------------------------------------------------------------------
 
 
-async def test_a_dead_token_is_never_offered_again_by_anybody_and_never_wiped(rig: Rig) -> None:
+async def test_a_dead_token_is_never_used_again_and_never_wiped(rig: Rig) -> None:
     source = rig.source(seed="dead")
 
     with pytest.raises(LoginRequired, match="expired"):
@@ -723,7 +719,7 @@ async def test_a_dead_token_is_never_offered_again_by_anybody_and_never_wiped(ri
     assert rig.stored().refresh_token == "dead"
 
 
-async def test_after_a_dead_token_a_new_one_in_the_configuration_heals(rig: Rig) -> None:
+async def test_a_new_configured_token_replaces_a_dead_one(rig: Rig) -> None:
     with pytest.raises(LoginRequired):
         await rig.source(seed="dead").access_token()
 
@@ -733,7 +729,7 @@ async def test_after_a_dead_token_a_new_one_in_the_configuration_heals(rig: Rig)
     assert rig.store.intent() is None
 
 
-async def test_a_rejected_client_leaves_the_token_unspent_and_no_intent(rig: Rig) -> None:
+async def test_a_rejected_client_leaves_the_token_unused_and_no_intent(rig: Rig) -> None:
     with pytest.raises(ClientRejected, match="invalid_client"):
         await rig.source(secret="wrong").access_token()
     intent = rig.store.intent()
@@ -743,7 +739,7 @@ async def test_a_rejected_client_leaves_the_token_unspent_and_no_intent(rig: Rig
     assert rig.sandbox.tokens.accepts(await rig.source().access_token())  # at once, with the right secret
 
 
-async def test_a_429_leaves_the_token_unspent_and_no_intent(rig: Rig) -> None:
+async def test_a_429_leaves_the_token_unused_and_no_intent(rig: Rig) -> None:
     rig.break_next("status", status=429, headers={"Retry-After": "30"})
 
     with pytest.raises(TokenEndpointUnavailable) as caught:
@@ -754,7 +750,7 @@ async def test_a_429_leaves_the_token_unspent_and_no_intent(rig: Rig) -> None:
     assert rig.sandbox.tokens.accepts(await rig.source().access_token())
 
 
-async def test_a_refused_connection_leaves_the_token_unspent_and_no_intent(rig: Rig, unused_tcp_port: int) -> None:
+async def test_a_refused_connection_leaves_the_token_unused_and_no_intent(rig: Rig, unused_tcp_port: int) -> None:
     with pytest.raises(TokenEndpointUnavailable, match="no token was used"):
         await rig.source(base_url=f"http://127.0.0.1:{unused_tcp_port}").access_token()
     intent = rig.store.intent()
@@ -767,7 +763,7 @@ async def test_a_refused_connection_leaves_the_token_unspent_and_no_intent(rig: 
 # --- one token from the configuration ---------------------------------------------------------------------------------
 
 
-async def test_a_fixed_token_is_given_until_it_is_rejected() -> None:
+async def test_a_fixed_token_is_returned_until_it_is_rejected() -> None:
     source = FixedToken("fixed")
 
     assert [await source.access_token(), await source.access_token()] == ["fixed", "fixed"]

@@ -1,4 +1,4 @@
-"""The token store: private, durable, one generation kept, and never wiped."""
+"""The token store: private, durable, with one previous generation, and never wiped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fakes import NOON
 
 SLOT, CURRENT, PREVIOUS = "token.next", "token.json", "token.previous.json"
 
-#: Takes the lock without waiting: 0 when it is free, 75 when somebody has it.
+#: Tries the lock without waiting. Exits with 0 if it is free, with 75 if another process holds it.
 TRY_LOCK = """
 import fcntl, os, sys
 descriptor = os.open(sys.argv[1], os.O_RDWR)
@@ -57,7 +57,7 @@ def lock_from_another_process(folder: Path) -> int:
     return subprocess.run([sys.executable, "-c", TRY_LOCK, folder / "token.lock"], check=False).returncode
 
 
-def test_nothing_was_ever_stored_is_no_error(tmp_path: Path) -> None:
+def test_an_empty_store_is_not_an_error(tmp_path: Path) -> None:
     store = TokenStore(tmp_path)
 
     assert store.read() is None
@@ -116,7 +116,7 @@ def test_saving_goes_through_the_slot_and_keeps_one_generation(tmp_path: Path) -
 
     store.save(make_pair(2))
 
-    # The very file whose room was reserved became the current one: a full disk cannot come in between.
+    # The file with the reserved space became the current one, so a full disk cannot prevent it.
     assert (tmp_path / CURRENT).stat().st_ino == reserved.st_ino
     assert reserved.st_size == (tmp_path / CURRENT).stat().st_size == 16 << 10
     assert contents(tmp_path).keys() == {CURRENT, PREVIOUS}
@@ -155,7 +155,7 @@ os.fsync, os.replace, os.link = told("fsync", os.fsync), told("rename", os.repla
     ]
 
 
-def test_every_bit_of_what_is_written_is_guarded_by_the_generation_before(tmp_path: Path) -> None:
+def test_the_previous_generation_guards_every_bit_of_a_pair(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     good = (tmp_path / CURRENT).read_bytes()
     length = len(good.rstrip())
@@ -213,7 +213,7 @@ def test_a_truncated_pair_is_never_taken_for_a_token(tmp_path: Path) -> None:
         assert store.read() == make_pair(1)
 
 
-def test_a_pair_whose_rename_a_crash_cut_off_is_read_and_settled(tmp_path: Path) -> None:
+def test_a_pair_whose_rename_a_crash_prevented_is_read_and_settled(tmp_path: Path) -> None:
     store = make_store(tmp_path, generations=2)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -230,7 +230,7 @@ def test_a_pair_whose_rename_a_crash_cut_off_is_read_and_settled(tmp_path: Path)
 
 
 @pytest.mark.parametrize("rest", ["zeros", "half a pair", "empty"])
-def test_a_slot_without_a_whole_pair_is_passed_over(tmp_path: Path, rest: str) -> None:
+def test_a_slot_without_a_complete_pair_is_ignored(tmp_path: Path, rest: str) -> None:
     store = make_store(tmp_path)
     whole = (tmp_path / PREVIOUS).read_bytes()
     store.prepare()
@@ -245,7 +245,7 @@ def test_a_slot_without_a_whole_pair_is_passed_over(tmp_path: Path, rest: str) -
     assert contents(tmp_path).keys() == {CURRENT, PREVIOUS, SLOT}
 
 
-def test_room_that_cannot_be_reserved_is_an_error_before_anything_changes(tmp_path: Path) -> None:
+def test_space_that_cannot_be_reserved_is_an_error_before_anything_changes(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     (tmp_path / SLOT).mkdir()
     before = (tmp_path / CURRENT).read_bytes()
@@ -256,7 +256,7 @@ def test_room_that_cannot_be_reserved_is_an_error_before_anything_changes(tmp_pa
     assert (tmp_path / CURRENT).read_bytes() == before
 
 
-def test_an_intent_is_read_back_as_it_was_noted_and_can_be_cleared(tmp_path: Path) -> None:
+def test_an_intent_is_read_back_as_written_and_can_be_cleared(tmp_path: Path) -> None:
     store = TokenStore(tmp_path)
     begun = Intent(spending=fingerprint("refresh-1"), attempt=3, at=NOON)
     refused = Intent(spending=fingerprint("refresh-1"), attempt=4, at=NOON + timedelta(minutes=4), refused=True)
@@ -292,7 +292,7 @@ def test_the_lock_keeps_another_process_out_and_is_free_afterwards(tmp_path: Pat
     assert (while_held, afterwards) == (75, 0)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     store = TokenStore(tmp_path / "missing")
 
     with pytest.raises(TokenStoreUnusable, match="missing failed: No such file"), store.locked():
@@ -311,7 +311,7 @@ def test_no_repr_shows_a_token() -> None:
     assert "2026" in shown
 
 
-def test_a_lock_that_fails_to_close_takes_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_fails_to_close_undoes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, close = TokenStore(tmp_path), os.close
 
     def close_and_fail(descriptor: int) -> None:
@@ -325,7 +325,7 @@ def test_a_lock_that_fails_to_close_takes_nothing_back(tmp_path: Path, monkeypat
     assert lock_from_another_process(tmp_path) == 0
 
 
-def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 

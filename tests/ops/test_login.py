@@ -1,4 +1,4 @@
-"""Signing in and out: browser or paste, durable or not at all, beside a daemon that runs."""
+"""Sign in and out: by browser or paste, durably or not at all, while a daemon runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.fakes import FakeClock
 
 @dataclass(slots=True)
 class Pasting:
-    """Somebody who pastes what a test puts into the queue, and remembers what was shown."""
+    """A user who pastes the addresses that a test queues, and records what is shown."""
 
     url: str = ""
     listening: bool = False
@@ -63,7 +63,7 @@ class Rig:
     store: TokenStore
 
     def source(self) -> RefreshingToken:
-        """Return what a daemon has that runs meanwhile."""
+        """Return the token source of a daemon that runs at the same time."""
         return RefreshingToken(
             store=TokenStore(self.store.path.parent),
             endpoint=self.chain.endpoint,
@@ -93,7 +93,7 @@ async def rig(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[Rig]:
 
 
 async def consent(url: str, *, answer: str = "allow", user: str = "sandbox-user") -> str:
-    """Answer the sandbox's page as a browser without scripts would; return where it sends the browser."""
+    """Submit the sandbox's consent page like a browser without scripts, and return the redirect address."""
     query = {key: values[0] for key, values in parse_qs(urlsplit(url).query).items()}
     kept = {name: query[name] for name in ("client_id", "redirect_uri", "state", "code_challenge")}
     async with (
@@ -131,7 +131,7 @@ async def failed_sign_in(rig: Rig, **options: object) -> AuthError:
 
 
 @pytest.mark.parametrize("secret", ["sandbox-secret", None], ids=["confidential", "public"])
-async def test_the_browser_brings_the_code_and_hears_how_it_ended(
+async def test_the_browser_brings_the_code_and_shows_the_outcome(
     tmp_path: Path, unused_tcp_port: int, secret: str | None
 ) -> None:
     async with rigged(tmp_path, unused_tcp_port, secret=secret) as rig:
@@ -151,7 +151,7 @@ async def test_the_browser_brings_the_code_and_hears_how_it_ended(
         assert await rig.source().access_token() == stored.access_token
 
 
-async def test_a_pasted_address_does_it_too_after_wrong_ones(rig: Rig) -> None:
+async def test_a_pasted_address_works_after_wrong_ones(rig: Rig) -> None:
     person = Pasting()
     async with asyncio.TaskGroup() as group:
         group.create_task(login(rig.chain, person, redirect_uri=rig.redirect_uri))
@@ -164,7 +164,7 @@ async def test_a_pasted_address_does_it_too_after_wrong_ones(rig: Rig) -> None:
     assert rig.chain.store.read() is not None
 
 
-async def test_a_redirect_that_nobody_asked_for_is_turned_away_and_ends_nothing(rig: Rig) -> None:
+async def test_a_foreign_redirect_is_rejected_and_ends_nothing(rig: Rig) -> None:
     person = Pasting()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(login(rig.chain, person, redirect_uri=rig.redirect_uri))
@@ -178,7 +178,7 @@ async def test_a_redirect_that_nobody_asked_for_is_turned_away_and_ends_nothing(
     assert rig.chain.store.read() is not None
 
 
-async def test_a_person_who_says_no_ends_it_and_the_page_says_so(rig: Rig) -> None:
+async def test_a_denied_sign_in_ends_and_the_page_says_so(rig: Rig) -> None:
     person, refusals = Pasting(), []
 
     async def refused() -> None:
@@ -220,15 +220,15 @@ async def test_an_address_of_another_machine_is_not_listened_on(rig: Rig) -> Non
     assert "not an http address of this machine" in person.why_not
 
 
-async def test_nobody_who_signs_in_for_a_quarter_of_an_hour_ends_it(rig: Rig) -> None:
+async def test_a_sign_in_ends_after_a_quarter_of_an_hour(rig: Rig) -> None:
     with pytest.raises(LoginRefused, match="not completed within"):
         await login(rig.chain, Pasting(), redirect_uri=rig.redirect_uri, patience_s=0.05)
 
     assert PATIENCE_S == 15 * 60
 
 
-async def test_another_user_is_refused_and_the_stored_chain_lives_on(rig: Rig) -> None:
-    """FAULTS T15."""
+async def test_a_different_user_is_refused_and_the_stored_chain_stays_live(rig: Rig) -> None:
+    """docs/faults.md T15."""
     before = await sign_in(rig, user="anna")
     live = set(rig.sandbox.tokens.live_refresh_tokens)
 
@@ -238,11 +238,11 @@ async def test_another_user_is_refused_and_the_stored_chain_lives_on(rig: Rig) -
     assert "bert" in error.message
     assert "anna" in error.message
     assert rig.chain.store.read() == before
-    # Bert's chain was revoked, not left lying about.
+    # Bert's chain was revoked.
     assert rig.sandbox.tokens.live_refresh_tokens == live
 
 
-async def test_another_user_can_be_meant(rig: Rig) -> None:
+async def test_a_different_user_can_be_intended(rig: Rig) -> None:
     await sign_in(rig, user="anna")
 
     pair = await sign_in(rig, user="bert", switch_user=True)
@@ -251,8 +251,8 @@ async def test_another_user_can_be_meant(rig: Rig) -> None:
     assert rig.chain.store.read() == pair
 
 
-async def test_a_daemon_in_need_of_a_login_takes_the_new_chain_up(rig: Rig) -> None:
-    """FAULTS T12: off for 16 days."""
+async def test_a_daemon_that_needs_a_sign_in_picks_up_the_new_chain(rig: Rig) -> None:
+    """docs/faults.md T12: off for 16 days."""
     await sign_in(rig)
     rig.clock.advance(16 * 86400)
     daemon = rig.source()
@@ -266,7 +266,7 @@ async def test_a_daemon_in_need_of_a_login_takes_the_new_chain_up(rig: Rig) -> N
     assert await daemon.access_token() == pair.access_token
 
 
-async def test_a_daemon_that_renews_while_somebody_signs_in_does_not_undo_it(rig: Rig) -> None:
+async def test_a_daemon_that_renews_during_a_sign_in_does_not_undo_it(rig: Rig) -> None:
     await sign_in(rig)
     daemon = rig.source()
     await daemon.access_token()
@@ -286,7 +286,7 @@ async def test_a_daemon_that_renews_while_somebody_signs_in_does_not_undo_it(rig
     assert task.result().refresh_token not in rig.sandbox.tokens.live_refresh_tokens  # the daemon went on from it
 
 
-async def test_a_damaged_store_is_set_aside_by_a_login(rig: Rig) -> None:
+async def test_a_sign_in_renames_a_damaged_store(rig: Rig) -> None:
     await sign_in(rig)
     await sign_in(rig)
     store = rig.store
@@ -300,8 +300,8 @@ async def test_a_damaged_store_is_set_aside_by_a_login(rig: Rig) -> None:
 
 
 @pytest.mark.needs_root
-async def test_without_room_for_the_token_the_code_is_not_used(tmp_path: Path, rig: Rig) -> None:
-    """FAULTS T6, at sign-in."""
+async def test_without_space_for_the_token_the_code_is_not_used(tmp_path: Path, rig: Rig) -> None:
+    """docs/faults.md T6, at sign-in."""
     rig.store.path.parent.joinpath("token.next").mkdir()  # the slot cannot be written
 
     error = await failed_sign_in(rig)
@@ -324,9 +324,7 @@ async def test_without_room_for_the_token_the_code_is_not_used(tmp_path: Path, r
         (Fault(server="token", kind="json", body=b'{"access_token": "x"}', match="token"), LoginRefused),
     ],
 )
-async def test_what_the_endpoint_says_of_the_code_is_told_apart(
-    rig: Rig, fault: Fault, raised: type[AuthError]
-) -> None:
+async def test_each_response_to_the_code_has_its_own_error(rig: Rig, fault: Fault, raised: type[AuthError]) -> None:
     rig.sandbox.faults.add(fault)
 
     error = await failed_sign_in(rig)
@@ -335,7 +333,7 @@ async def test_what_the_endpoint_says_of_the_code_is_told_apart(
     assert rig.chain.store.read() is None
 
 
-async def test_logout_revokes_and_forgets(rig: Rig) -> None:
+async def test_logout_revokes_and_deletes(rig: Rig) -> None:
     pair = await sign_in(rig)
 
     assert await logout(rig.chain)
@@ -348,7 +346,7 @@ async def test_logout_revokes_and_forgets(rig: Rig) -> None:
     assert not await logout(rig.chain)
 
 
-async def test_a_logout_that_cannot_revoke_forgets_nothing_unless_told(rig: Rig) -> None:
+async def test_a_logout_that_cannot_revoke_deletes_nothing_unless_local(rig: Rig) -> None:
     pair = await sign_in(rig)
     rig.sandbox.faults.add(Fault(server="token", kind="status", status=503, match="revoke", times=None))
 
@@ -360,7 +358,7 @@ async def test_a_logout_that_cannot_revoke_forgets_nothing_unless_told(rig: Rig)
     assert rig.chain.store.read() is None
 
 
-async def test_a_configured_token_is_not_offered_again_after_a_logout(rig: Rig) -> None:
+async def test_a_configured_token_is_not_used_again_after_a_logout(rig: Rig) -> None:
     seed = rig.sandbox.tokens.issue_refresh_token("anna")
     store, folder = rig.store, rig.store.path.parent
 
@@ -380,8 +378,8 @@ async def test_a_configured_token_is_not_offered_again_after_a_logout(rig: Rig) 
     assert store.read() is None
 
 
-async def test_a_chain_that_nobody_uses_is_renewed_on_its_seventh_day(rig: Rig) -> None:
-    """FAULTS T11: idle 13 days."""
+async def test_an_unused_chain_is_renewed_on_its_seventh_day(rig: Rig) -> None:
+    """docs/faults.md T11: idle 13 days."""
     await sign_in(rig)
     before = rig.sandbox.tokens.refresh_count
     renewed_on = []

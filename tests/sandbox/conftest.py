@@ -1,4 +1,4 @@
-"""A sandbox, a client with nothing of dcsync in it, and the one clock that both go by."""
+"""A sandbox, a client that uses no code of dcsync, and one clock for both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fakes import FakeClock
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer, read to its end and not decoded."""
+    """A response, read to its end and not decoded."""
 
     status: int
     headers: Mapping[str, str]
@@ -30,13 +30,13 @@ class Answer:
 
     @property
     def ids(self) -> list[str]:
-        """The ids on a page."""
+        """The IDs on a page."""
         return [row["id"] for row in self.json()["results"]]
 
 
 @dataclass(slots=True, kw_only=True)
 class Remote:
-    """The remote side as a client meets it."""
+    """The sandbox from a client's point of view."""
 
     sandbox: Sandbox
     session: aiohttp.ClientSession
@@ -53,12 +53,12 @@ class Remote:
         return f"/data-connector/v1/accounts/{self.world.account_id}"
 
     async def api(self, path: str, *, token: str | None = None) -> Answer:
-        """GET a path of the API, below the account unless it begins with `/`, with a good token or the one given."""
+        """GET a path of the API, below the account unless it begins with `/`, with a valid token or the given one."""
         url = f"{self.sandbox.base_url}{path if path.startswith('/') else f'{self.dc}/{path}'}"
         return await self.get(url, Authorization=f"Bearer {self.token if token is None else token}")
 
     async def get(self, url: str, *, method: str = "GET", **headers: str) -> Answer:
-        """Ask for an address exactly as it is written; `_` in a header's name stands for a hyphen."""
+        """GET exactly this address. `_` in a header's name stands for a hyphen."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.request(method, URL(url, encoded=True), headers=sent) as response:
             return Answer(status=response.status, headers=response.headers, body=await response.read())
@@ -70,7 +70,7 @@ class Remote:
         return url
 
     def add_jobs(self, count: int, request: str | None = None) -> list[str]:
-        """Add small complete jobs, an hour apart, and return their ids, oldest first."""
+        """Add small complete jobs, an hour apart, and return their IDs, oldest first."""
         request = request or self.world.add_request("My Company Data Extract")
         now = self.clock.now()
         return [
@@ -81,7 +81,7 @@ class Remote:
 
 @asynccontextmanager
 async def serving(**options: Any) -> AsyncIterator[Remote]:
-    """Start a sandbox with these options and an empty world; the quota is off unless it is one of them."""
+    """Start a sandbox with these options and an empty world; the rate limit is off unless the options set it."""
     clock = FakeClock()
     world = World(now=lambda: clock.now().timestamp())
     async with (
@@ -95,6 +95,6 @@ async def serving(**options: Any) -> AsyncIterator[Remote]:
 
 @pytest.fixture
 async def remote() -> AsyncIterator[Remote]:
-    """A sandbox as it is by default, without the quota."""
+    """A sandbox with default options, but without the rate limit."""
     async with serving() as ready:
         yield ready

@@ -1,4 +1,4 @@
-"""The stand-in's API answers as API.md says, oddities included."""
+"""The sandbox's API behaves as docs/api.md says, including its oddities."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_a_malformed_list_call_is_400(remote: Remote, query: str) -> None:
 @pytest.mark.parametrize(
     "path", ["jobs/x", "jobs/x/data-listing", "jobs/x/data/a.csv", "requests/x", "requests/x/jobs"]
 )
-async def test_what_is_not_there_is_404(remote: Remote, path: str) -> None:
+async def test_a_missing_entry_is_404(remote: Remote, path: str) -> None:
     assert (await remote.api(path)).status == 404
 
 
@@ -95,7 +95,7 @@ async def test_the_hub_has_the_account_s_id_with_a_prefix(remote: Remote) -> Non
 # --- who may ----------------------------------------------------------------------------------------------------------
 
 
-async def test_without_a_good_token_it_is_401(remote: Remote) -> None:
+async def test_an_invalid_token_is_401(remote: Remote) -> None:
     short = remote.sandbox.tokens.issue_access_token("tester", 60)
     refused = [await remote.api("jobs", token=""), await remote.api("jobs", token="x")]
     refused += [await remote.get(f"{remote.sandbox.base_url}{remote.dc}/jobs")]
@@ -118,7 +118,7 @@ async def test_another_account_is_403_and_so_is_a_hub_id(remote: Remote, account
 # --- quota ------------------------------------------------------------------------------------------------------------
 
 
-async def test_beyond_the_quota_it_is_429_with_a_time_to_wait() -> None:
+async def test_a_call_beyond_the_rate_limit_is_429_with_a_wait() -> None:
     async with serving(quota_per_minute=3) as remote:
         refused = await remote.api("jobs", token="x")
         hubs = [(await remote.api("/project/v1/hubs")).status for _ in range(5)]
@@ -133,7 +133,7 @@ async def test_beyond_the_quota_it_is_429_with_a_time_to_wait() -> None:
         assert 1 <= int(answer.headers["Retry-After"]) <= 61
 
 
-async def test_the_quota_can_be_switched_off(remote: Remote) -> None:
+async def test_the_rate_limit_can_be_turned_off(remote: Remote) -> None:
     statuses = {(await remote.api("jobs")).status for _ in range(70)}
 
     assert statuses == {200}
@@ -167,7 +167,7 @@ async def test_a_list_of_projects_is_json_in_a_string_and_progress_may_be_empty(
     assert (await remote.api(f"requests/{request}")).json()["reoccuringInterval"] == 1
 
 
-async def test_an_answer_is_dated_by_the_world_s_clock(remote: Remote) -> None:
+async def test_a_response_is_dated_by_the_world_s_clock(remote: Remote) -> None:
     answer = await remote.api("jobs")
 
     assert answer.headers["Date"] == "Sun, 22 Nov 2026 12:00:00 GMT"
@@ -191,7 +191,7 @@ async def test_a_job_is_queued_then_running_then_complete(remote: Remote) -> Non
 
 
 @pytest.mark.parametrize("completion", ["failed", "cancelled"])
-async def test_a_job_that_brought_nothing_has_no_listing_and_no_files(remote: Remote, completion: str) -> None:
+async def test_a_job_without_an_extract_has_no_listing_and_no_files(remote: Remote, completion: str) -> None:
     job = remote.world.add_job(remote.world.add_request("r"), completion=completion, files={"a.csv": b"id\n"})
 
     assert (await remote.api(f"jobs/{job}")).json()["completionStatus"] == completion
@@ -223,7 +223,7 @@ async def test_a_signed_url_comes_with_name_and_size(remote: Remote) -> None:
 # --- faults and the record --------------------------------------------------------------------------------------------
 
 
-async def test_a_status_is_answered_as_scripted_and_costs_no_quota() -> None:
+async def test_a_scripted_status_is_returned_and_not_counted() -> None:
     async with serving(quota_per_minute=1) as remote:
         fault = Fault(server="api", kind="status", status=503, body=b"<h1>busy</h1>", headers={"Retry-After": "7"})
         remote.sandbox.faults.add(fault)
@@ -234,7 +234,7 @@ async def test_a_status_is_answered_as_scripted_and_costs_no_quota() -> None:
         assert right.status == 200
 
 
-async def test_any_body_can_be_called_json(remote: Remote) -> None:
+async def test_any_body_can_be_sent_as_json(remote: Remote) -> None:
     remote.sandbox.faults.add(Fault(server="api", kind="json", body=b'{"results": [NaN'))
 
     answer = await remote.api("jobs")
@@ -244,14 +244,14 @@ async def test_any_body_can_be_called_json(remote: Remote) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reset", "hang"])
-async def test_an_answer_can_stay_out(remote: Remote, kind: str) -> None:
+async def test_a_response_can_be_missing(remote: Remote, kind: str) -> None:
     remote.sandbox.faults.add(Fault(server="api", kind="reset" if kind == "reset" else "hang", times=None))
 
     with pytest.raises(aiohttp.ClientConnectionError):
         await remote.api("jobs")
 
 
-async def test_an_answer_without_end_goes_on_until_the_client_has_enough(remote: Remote) -> None:
+async def test_an_endless_response_continues_until_the_client_closes(remote: Remote) -> None:
     remote.sandbox.faults.add(Fault(server="api", kind="endless"))
     headers = {"Authorization": f"Bearer {remote.token}"}
 
@@ -262,7 +262,7 @@ async def test_an_answer_without_end_goes_on_until_the_client_has_enough(remote:
     assert first.startswith(b'[{"name": "x"},[{"name"')
 
 
-def test_a_fault_hits_the_calls_that_it_is_for_so_many_times() -> None:
+def test_a_fault_affects_its_calls_n_times() -> None:
     faults = Faults()
     once = faults.add(Fault(server="api", kind="reset", match=r"/jobs$", skip=1, times=2))
     ever = faults.add(Fault(server="api", kind="status", match="requests", times=None))

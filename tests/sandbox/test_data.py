@@ -1,4 +1,4 @@
-"""Extracts from a seed: the same bytes each time, and as odd as real ones."""
+"""Extracts from a seed: the same bytes each time, and the oddities of real extracts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 from dcsync.sandbox import data
 
 NAMES = data.table_names(data.MAX_TABLES)
-#: A quarter of them, so that they are quickly made.
+#: A quarter of the tables, to save time.
 SOME = NAMES[:65]
 HEADER_ONLY = {name for name in SOME if data.table(1, name, 0).count(b"\n") == 1}
 
@@ -25,14 +25,14 @@ def test_the_same_seed_name_and_version_give_the_same_bytes() -> None:
     assert data.table(1, name, 3) != first
 
 
-def test_a_full_extract_has_260_tables_each_with_a_name_of_its_own() -> None:
+def test_a_full_extract_has_260_tables_with_distinct_names() -> None:
     assert len(NAMES) == len(set(NAMES)) == 260
     assert data.table_names(10) == NAMES[:10]
     assert data.table_names(9999) == NAMES
     assert all(name.endswith(".csv") and "_" in name for name in NAMES)
 
 
-def test_about_one_table_in_six_holds_a_header_alone_and_stays_so() -> None:
+def test_about_one_table_in_six_is_header_only_and_stays_so() -> None:
     assert 5 <= len(HEADER_ONLY) <= 18
     assert {data.table(1, name, 5) == data.table(1, name, 0) for name in HEADER_ONLY} == {True}
 

@@ -1,4 +1,4 @@
-"""The stand-in's token endpoint: refresh tokens work once, and what happens to one that comes again."""
+"""The sandbox's token endpoint: refresh tokens work once, and each mode treats a second use differently."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_tokens(mode: Literal["strict", "grace", "revoke-family"] = "strict") ->
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_access_token_is_good_for_its_time() -> None:
+def test_an_access_token_is_valid_for_its_lifetime() -> None:
     tokens, clock = make_tokens()
     token, short = tokens.issue_access_token("ana"), tokens.issue_access_token("ana", 10)
 
@@ -36,7 +36,7 @@ def test_an_access_token_is_good_for_its_time() -> None:
     assert not tokens.accepts("made up")
 
 
-def test_a_refresh_token_works_once_and_brings_the_next() -> None:
+def test_a_refresh_token_works_once_and_returns_the_next() -> None:
     tokens, _ = make_tokens()
     first = tokens.issue_refresh_token("ana")
 
@@ -62,7 +62,7 @@ def test_a_refresh_token_dies_after_fifteen_days() -> None:
     assert tokens.refresh(left) is None
 
 
-def test_with_grace_a_spent_token_brings_the_same_pair_for_thirty_seconds() -> None:
+def test_with_grace_a_used_token_returns_the_same_pair_for_thirty_seconds() -> None:
     tokens, clock = make_tokens("grace")
     first = tokens.issue_refresh_token("ana")
     pair = tokens.refresh(first)
@@ -74,7 +74,7 @@ def test_with_grace_a_spent_token_brings_the_same_pair_for_thirty_seconds() -> N
     assert tokens.refresh_count == 1
 
 
-def test_a_spent_token_that_comes_again_can_kill_its_family_and_no_other() -> None:
+def test_a_second_use_can_revoke_its_own_chain_and_no_other() -> None:
     tokens, _ = make_tokens("revoke-family")
     first, other = tokens.issue_refresh_token("ana"), tokens.issue_refresh_token("ana")
     pair = tokens.refresh(first)
@@ -91,7 +91,7 @@ SECRET = aiohttp.encode_basic_auth("sandbox", "sandbox-secret")
 
 
 async def post(remote: Remote, *, auth: str | None = SECRET, **form: str) -> Answer:
-    """Spend a new refresh token, unless the form has one of its own."""
+    """Use a new refresh token, unless the form contains one."""
     token = remote.sandbox.tokens.issue_refresh_token("ana") if "refresh_token" not in form else ""
     values = {"grant_type": "refresh_token", "refresh_token": token, **form}
     headers = {} if auth is None else {"Authorization": auth}
@@ -131,7 +131,7 @@ async def test_a_public_client_names_itself_in_the_body_alone() -> None:
         assert said(await post(remote, auth=aiohttp.encode_basic_auth("sandbox", ""))) == (401, "invalid_client")
 
 
-async def test_a_refused_client_spends_no_token(remote: Remote) -> None:
+async def test_a_refused_client_uses_no_token(remote: Remote) -> None:
     first = remote.sandbox.tokens.issue_refresh_token("ana")
 
     await post(remote, auth=None, refresh_token=first)
@@ -141,13 +141,13 @@ async def test_a_refused_client_spends_no_token(remote: Remote) -> None:
     assert (await post(remote, refresh_token=first)).status == 200
 
 
-async def test_the_token_endpoint_costs_no_quota() -> None:
+async def test_calls_to_the_token_endpoint_are_not_rate_limited() -> None:
     async with serving(quota_per_minute=1) as remote:
         assert [(await post(remote)).status for _ in range(3)] == [200, 200, 200]
         assert (await remote.api("jobs")).status == 200
 
 
-async def test_an_answer_can_be_lost_garbled_or_failed_after_the_token_was_spent(remote: Remote) -> None:
+async def test_a_response_can_be_lost_garbled_or_failed_after_the_token_was_used(remote: Remote) -> None:
     first = remote.sandbox.tokens.issue_refresh_token("ana")
     remote.sandbox.faults.add(Fault(server="token", kind="lose-after-commit"))
     with pytest.raises(aiohttp.ClientConnectionError):
@@ -164,7 +164,7 @@ async def test_an_answer_can_be_lost_garbled_or_failed_after_the_token_was_spent
     assert said(await post(remote, refresh_token=first)) == (400, "invalid_grant")
 
 
-async def test_a_status_before_the_commit_spends_nothing(remote: Remote) -> None:
+async def test_a_status_before_the_commit_uses_no_token(remote: Remote) -> None:
     first = remote.sandbox.tokens.issue_refresh_token("ana")
     remote.sandbox.faults.add(Fault(server="token", kind="status", status=500))
 

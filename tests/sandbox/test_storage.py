@@ -1,4 +1,4 @@
-"""The stand-in's file store answers a signed GET as S3 does, and breaks as it is told."""
+"""The sandbox's storage answers a signed GET like S3, and applies scripted faults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_file(remote: Remote, name: str = NAME, body: bytes = BODY) -> str:
 
 
 async def fetch(remote: Remote, fault: Fault | None = None, /, *, method: str = "GET", **headers: str) -> Answer:
-    """Sign a URL of a new file and ask for it, with a fault if there is to be one."""
+    """Sign the URL of a new file and get it, with a fault if one is given."""
     url = await remote.sign(add_file(remote), NAME)
     if fault is not None:
         remote.sandbox.faults.add(fault)
@@ -35,7 +35,7 @@ async def fetch(remote: Remote, fault: Fault | None = None, /, *, method: str = 
 
 
 def code_of(answer: Answer) -> str:
-    """Return S3's word for what is wrong, out of its XML."""
+    """Return S3's error code from its XML."""
     assert answer.headers["Content-Type"].startswith("application/xml")
     return answer.body.decode().partition("<Code>")[2].partition("</Code>")[0]
 
@@ -43,7 +43,7 @@ def code_of(answer: Answer) -> str:
 # --- whole files ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_signed_url_gives_the_whole_file_under_its_md5(remote: Remote) -> None:
+async def test_a_signed_url_returns_the_whole_file_with_its_md5(remote: Remote) -> None:
     answer = await fetch(remote)
 
     assert (answer.status, answer.body) == (200, BODY)
@@ -59,7 +59,7 @@ async def test_a_name_with_odd_characters_is_served_under_the_url_as_it_was_give
     assert (await remote.get(url)).body == BODY
 
 
-async def test_a_url_that_the_client_writes_anew_is_refused(remote: Remote) -> None:
+async def test_a_url_that_the_client_rewrites_is_refused(remote: Remote) -> None:
     url = await remote.sign(add_file(remote, "a~b.csv"), "a~b.csv")
 
     async with remote.session.get(URL(url)) as response:
@@ -69,12 +69,12 @@ async def test_a_url_that_the_client_writes_anew_is_refused(remote: Remote) -> N
 @pytest.mark.parametrize(
     ("option", "expected"), [("multipart", f'{ETAG[:-1]}-7"'), ("unequal", f'"{ETAG[-2:0:-1]}"'), ("md5", ETAG)]
 )
-async def test_an_etag_may_be_something_else_than_the_md5(option: str, expected: str) -> None:
+async def test_an_etag_may_differ_from_the_md5(option: str, expected: str) -> None:
     async with serving(etag=option) as remote:
         assert (await fetch(remote)).headers["ETag"] == expected
 
 
-async def test_an_opaque_etag_changes_with_each_look() -> None:
+async def test_an_opaque_etag_changes_with_each_call() -> None:
     async with serving(etag="opaque") as remote:
         url = await remote.sign(add_file(remote), NAME)
 
@@ -87,7 +87,7 @@ async def test_an_opaque_etag_changes_with_each_look() -> None:
 # --- signature and expiry ---------------------------------------------------------------------------------------------
 
 
-async def test_a_url_works_again_and_again_for_sixty_seconds_and_then_no_more(remote: Remote) -> None:
+async def test_a_url_works_repeatedly_for_sixty_seconds(remote: Remote) -> None:
     url = await remote.sign(add_file(remote), NAME)
     remote.clock.advance(60)
     in_time = [(await remote.get(url)).status for _ in range(2)]
@@ -113,7 +113,7 @@ async def test_a_url_works_again_and_again_for_sixty_seconds_and_then_no_more(re
         lambda url: url + "&Signature=x",
     ],
 )
-async def test_a_url_that_was_touched_is_refused(remote: Remote, tamper: Callable[[str], str]) -> None:
+async def test_a_changed_url_is_refused(remote: Remote, tamper: Callable[[str], str]) -> None:
     url = await remote.sign(add_file(remote), NAME)
     assert tamper(url) != url
 
@@ -131,7 +131,7 @@ async def test_a_url_of_another_sandbox_is_refused(remote: Remote) -> None:
         assert code_of(await remote.get(moved)) == "SignatureDoesNotMatch"
 
 
-async def test_a_second_way_to_sign_in_is_400(remote: Remote) -> None:
+async def test_an_additional_authorization_header_is_400(remote: Remote) -> None:
     answer = await fetch(remote, Authorization=f"Bearer {remote.token}")
 
     assert (answer.status, code_of(answer)) == (400, "InvalidArgument")
@@ -232,17 +232,17 @@ BUSY = storage_fault("status", status=503, body=b"busy", headers={"Retry-After":
         (BUSY, {}, 503, b"busy", ("Retry-After", "1")),
     ],
 )
-async def test_an_answer_can_be_wrong_in_one_point(
+async def test_a_response_can_have_one_wrong_property(
     remote: Remote, fault: Fault, asked: dict[str, str], status: int, body: bytes, header: tuple[str, str]
 ) -> None:
-    # A copy: a fault counts down.
+    # A copy, because a fault counts down.
     answer = await fetch(remote, replace(fault), **asked)
 
     assert (answer.status, answer.body) == (status, body)
     assert answer.headers[header[0]] == header[1]
 
 
-async def test_cut_sends_the_right_headers_and_some_bytes_and_hangs_up(remote: Remote) -> None:
+async def test_cut_sends_normal_headers_and_some_bytes_and_closes(remote: Remote) -> None:
     url = await remote.sign(add_file(remote), NAME)
     remote.sandbox.faults.add(storage_fault("cut", amount=100))
     received = b""
@@ -264,7 +264,7 @@ async def test_short_chunked_says_no_length(remote: Remote) -> None:
     assert "Content-Length" not in answer.headers
 
 
-async def test_long_chunked_goes_on_until_the_client_has_enough(remote: Remote) -> None:
+async def test_long_chunked_continues_until_the_client_closes(remote: Remote) -> None:
     url = await remote.sign(add_file(remote), NAME)
     remote.sandbox.faults.add(storage_fault("long-chunked"))
 
@@ -276,19 +276,19 @@ async def test_long_chunked_goes_on_until_the_client_has_enough(remote: Remote) 
 
 
 @pytest.mark.parametrize("kind", ["reset", "hang"])
-async def test_reset_and_hang_bring_no_answer(remote: Remote, kind: str) -> None:
+async def test_reset_and_hang_send_no_response(remote: Remote, kind: str) -> None:
     with pytest.raises(aiohttp.ClientConnectionError):
         await fetch(remote, storage_fault(kind, times=None))
 
 
-async def test_expired_looks_like_a_url_that_came_too_late(remote: Remote) -> None:
+async def test_expired_looks_like_an_expired_url(remote: Remote) -> None:
     answer = await fetch(remote, storage_fault("expired"))
 
     assert (answer.status, code_of(answer)) == (403, "AccessDenied")
     assert b"Request has expired" in answer.body
 
 
-async def test_gzip_encodes_and_says_so(remote: Remote) -> None:
+async def test_gzip_encodes_and_declares_it(remote: Remote) -> None:
     answer = await fetch(remote, storage_fault("gzip"))
 
     assert answer.headers["Content-Encoding"] == "gzip"

@@ -1,4 +1,4 @@
-"""What the stand-in knows: extracts that agree with themselves, and a demo that grows without changing its past."""
+"""The sandbox's world: consistent extracts, and a demo that grows without changing earlier days."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bodies(world: World, job: str) -> dict[str, bytes]:
     return {name: blob.read(0, blob.size) for name, blob in world.extract(job).items()}
 
 
-def test_more_days_leave_the_ids_and_bytes_of_the_earlier_ones() -> None:
+def test_more_days_do_not_change_the_ids_and_bytes_of_earlier_days() -> None:
     short, long = make_demo(2), make_demo(4)
 
     assert list(long.jobs)[: len(short.jobs)] == list(short.jobs)
@@ -58,7 +58,7 @@ def test_a_project_s_request_is_narrow_and_the_account_s_is_not() -> None:
     assert {name.split("_")[0] for name in narrow.tables} == {"issues", "rfis"}
 
 
-def test_the_archive_holds_all_other_files_and_the_schemas_and_its_checksums_agree() -> None:
+def test_the_zip_contains_all_other_files_and_the_schemas_with_correct_checksums() -> None:
     world = make_demo(1)
     job = next(iter(world.jobs))
     plain = bodies(world, job)
@@ -83,7 +83,7 @@ def test_every_file_says_its_size_and_md5() -> None:
         assert hashlib.md5(body, usedforsecurity=False).hexdigest() == blob.md5
 
 
-def test_a_demo_has_files_with_a_header_alone() -> None:
+def test_a_demo_has_header_only_files() -> None:
     world = make_demo(1, tables=40)
 
     header = b"id,project_id,title,description,created_by,created_at,status,attributes,amount"

@@ -1,4 +1,7 @@
-"""Published folders that the manifest does not know: read back from their sidecar, believed after hashing."""
+"""Published folders that have no row in the manifest: read back from `_dcsync.json`.
+
+Such a folder is adopted only after every file in it was hashed.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,13 @@ from dcsync.mirror import disk
 from dcsync.mirror.hashing import hash_descriptor
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 
-#: `2026/11/22/163405Z-9bd7c8a0` below account and request is six deep; templates may be deeper, but not without end.
+#: `2026/11/22/163405Z-9bd7c8a0` below account and data request has a depth of six. Path templates may go deeper. The
+#: limit ends the search in a mirror with endless folders.
 _MAX_DEPTH = 12
 
 
 def read_snapshot(root: MirrorRoot, folder: str) -> Adopted | None:
-    """Return what a published folder says of itself; None when it has no sidecar that can be used. Blocks."""
+    """Return the snapshot that a folder's `_dcsync.json` describes. None without a usable `_dcsync.json`. Blocks."""
     try:
         body = root.read_file(folder, names.SIDECAR_NAME)
         adopted = sidecar.parse(body, folder=folder)
@@ -34,7 +38,7 @@ def read_snapshot(root: MirrorRoot, folder: str) -> Adopted | None:
 
 
 def read_sums(root: MirrorRoot, folder: str) -> Mapping[str, str]:
-    """Return what `SHA256SUMS` of a snapshot says; nothing when it is missing. Blocks."""
+    """Return the hashes in a snapshot's `SHA256SUMS` by name. Empty when the file is missing. Blocks."""
     try:
         return sidecar.parse_sums(root.read_file(folder, names.SUMS_NAME))
     except FileNotFoundError:
@@ -42,34 +46,34 @@ def read_sums(root: MirrorRoot, folder: str) -> Mapping[str, str]:
 
 
 def verify(root: MirrorRoot, adopted: Adopted) -> Adopted:
-    """Hash every file against the sidecar and return the snapshot with what the disk says of them now. Blocks.
+    """Check every file against the SHA-256 in `_dcsync.json`. Blocks.
 
-    Raises `MirrorTampered` naming the first file that differs or is missing; a file that cannot be read is a
-    `DiskError`, not a difference.
+    Returns the snapshot with the inodes and times that the files have now. Raises `MirrorTampered` with the name of the
+    first file that differs or is missing. A file that cannot be read raises a `DiskError`, because it may be intact.
     """
     with root.folder(adopted.snapshot.folder) as folder:
         files = tuple(_verified(folder, adopted.snapshot.folder, stored) for stored in adopted.snapshot.files)
     return replace(adopted, snapshot=replace(adopted.snapshot, files=files))
 
 
-def find_snapshots(root: MirrorRoot, *, is_one: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
-    """Yield every folder below the root that has a sidecar or sums, without descending into snapshots. Blocks.
+def find_snapshots(root: MirrorRoot, *, is_snapshot: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
+    """Yield every folder below the root that has `_dcsync.json` or `SHA256SUMS`. Blocks.
 
-    `is_one` may know others by their path.
+    `is_snapshot` can name further snapshots by their path. The search does not descend into snapshots.
     """
     pending = [name for name in sorted(os.listdir(root.descriptor)) if name != OWN_FOLDER]
     while pending:
         relative = pending.pop(0)
         try:
             with root.folder(relative) as folder:
-                if any(disk.is_there(name, below=folder) for name in names.OWN_FILES) or is_one(relative):
+                if any(disk.is_there(name, below=folder) for name in names.OWN_FILES) or is_snapshot(relative):
                     yield relative
                 elif relative.count("/") < _MAX_DEPTH:
                     with os.scandir(folder) as entries:
                         below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
                     pending.extend(f"{relative}/{name}" for name in below)
         except (MirrorTampered, DiskError, FileNotFoundError):
-            # A file, a symlink, or a folder that is not ours to read (lost+found): not a snapshot.
+            # A file, a symlink, or a folder that dcsync may not read (lost+found) is not a snapshot.
             continue
 
 
@@ -81,20 +85,20 @@ def _verified(folder: int, relative: str, stored: StoredFile) -> StoredFile:
         except FileNotFoundError:
             descriptor = None
         if descriptor is None:
-            message = f"{shown} is missing, though {names.SIDECAR_NAME} names it"
-            raise MirrorTampered(message, hint=_ASIDE)
+            message = f"{shown} is missing, but {names.SIDECAR_NAME} lists it"
+            raise MirrorTampered(message, hint=_HINT)
         try:
             facts = os.fstat(descriptor)
-            # The sidecars of older versions do not say header and rows; the bytes pass anyway.
+            # `_dcsync.json` of older versions has no header and row count. The bytes are read here anyway.
             uncounted = stored.table is None and is_table(stored.original)
             digest = hash_descriptor(descriptor, with_table=uncounted) if facts.st_size == stored.size else None
         finally:
             os.close(descriptor)
     if digest is None or digest.sha256 != stored.sha256:
-        message = f"{shown} is not what {names.SIDECAR_NAME} says"
-        raise MirrorTampered(message, hint=_ASIDE)
+        message = f"{shown} does not match its SHA-256 in {names.SIDECAR_NAME}"
+        raise MirrorTampered(message, hint=_HINT)
     table = digest.table if uncounted else stored.table
     return replace(stored, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino, table=table)
 
 
-_ASIDE = "move the folder aside; dcsync fetches the snapshot again if the server still has it"
+_HINT = "move the folder out of the mirror; dcsync then downloads the snapshot again if Autodesk still has its extract"

@@ -1,4 +1,4 @@
-"""What is in a snapshot's folder, and what its bytes are: for verifying and rebuilding. Reads only."""
+"""The content of a snapshot's folder, for `verify` and `rebuild`: its entries and their hashes. Reads only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dcsync.mirror.root import MirrorRoot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Something in a snapshot's folder that is no folder."""
+    """A file, or anything else but a folder, in a snapshot's folder."""
 
     size: int
     mtime_ns: int
@@ -26,14 +26,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What a snapshot's folder holds, by path below it, and what could not be looked at."""
+    """The entries of a snapshot's folder, and the errors of those that could not be read, by path below the folder."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     errors: dict[str, DcsyncError] = field(default_factory=dict)
 
 
 def survey(root: MirrorRoot, folder: str) -> Survey:
-    """Look at everything in a folder without following a symlink; `FileNotFoundError` when it is not there. Blocks."""
+    """List everything in a folder, without following symlinks. `FileNotFoundError` when it does not exist. Blocks."""
     found = Survey()
     with root.folder(folder) as descriptor:
         _survey_folder(descriptor, folder, "", found)
@@ -41,7 +41,7 @@ def survey(root: MirrorRoot, folder: str) -> Survey:
 
 
 def _survey_folder(descriptor: int, folder: str, prefix: str, found: Survey) -> None:
-    # `prefix` itself is noted when its list breaks off: what it holds is then unknown, not missing.
+    # When the list of a folder breaks off, the folder itself is noted: its content is unknown, not missing.
     try:
         with os.scandir(descriptor) as entries:
             listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -62,13 +62,13 @@ def _survey_folder(descriptor: int, folder: str, prefix: str, found: Survey) -> 
         except FileNotFoundError:
             continue
         except OSError as error:
-            found.errors[path] = disk.disk_error(error, f"looking at {disk.shown(f'{folder}/{path}')}")
+            found.errors[path] = disk.disk_error(error, f"reading the attributes of {disk.shown(f'{folder}/{path}')}")
             continue
         found.entries[path] = _entry(facts)
 
 
-def look(root: MirrorRoot, folder: str, name: str) -> Entry:
-    """Look at one file; `FileNotFoundError` when it is not there. Blocks."""
+def stat_entry(root: MirrorRoot, folder: str, name: str) -> Entry:
+    """Return the attributes of one file. `FileNotFoundError` when it does not exist. Blocks."""
     with root.folder(folder) as descriptor:
         try:
             with disk.parent_of(name, below=descriptor) as (parent, leaf):
@@ -76,7 +76,7 @@ def look(root: MirrorRoot, folder: str, name: str) -> Entry:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise disk.disk_error(error, f"looking at {disk.shown(f'{folder}/{name}')}") from None
+            raise disk.disk_error(error, f"reading the attributes of {disk.shown(f'{folder}/{name}')}") from None
 
 
 def _entry(facts: os.stat_result) -> Entry:
@@ -90,7 +90,10 @@ def _entry(facts: os.stat_result) -> Entry:
 
 
 class Reading:
-    """One file read from the disk in pieces of 1 MiB. Not for two threads at once; `close` it whatever happens."""
+    """One file, hashed while it is read from the disk in pieces of 1 MiB.
+
+    Not for use from two threads at once. The caller closes it, also after an error.
+    """
 
     def __init__(self, root: MirrorRoot, folder: str, name: str) -> None:
         self._shown = disk.shown(f"{folder}/{name}")
@@ -102,7 +105,7 @@ class Reading:
                 raise
             except OSError as error:
                 raise disk.disk_error(error, f"opening {self._shown}") from None
-        self._forget()
+        self._drop_cache()
 
     def step(self) -> int:
         """Read one piece and return its length, 0 at the end. Raises `DiskError`s."""
@@ -117,9 +120,12 @@ class Reading:
 
     def close(self) -> None:
         """Close the file."""
-        self._forget()
+        self._drop_cache()
         os.close(self._descriptor)
 
-    def _forget(self) -> None:
-        """Let the kernel drop its copy: before, so that the disk is read; after, so that no other is pushed out."""
+    def _drop_cache(self) -> None:
+        """Make the kernel drop its copy.
+
+        Before the read, so that the bytes come from the disk. After it, so that they push no other file out of memory.
+        """
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

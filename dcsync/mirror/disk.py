@@ -1,7 +1,7 @@
-"""System calls that the standard library lacks or leaves too soft, and their errors as ours.
+"""System calls that the standard library lacks or wraps too loosely, and their errors as `DiskError`s.
 
-A folder is held as a descriptor and walked without following symlinks, so that nobody who can write in the tree can
-lead a write out of it (FAULTS F18).
+Folders are held as descriptors, and no symlink is followed on the way to them. A program that can write in the mirror
+can therefore not redirect a write of dcsync to a place outside of it (docs/faults.md F18).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def disk_errors(doing: str) -> Iterator[None]:
-    """Turn an `OSError` within into the `DiskError` that it means; `doing` says what was tried, with the path."""
+    """Turn an `OSError` in the block into the matching `DiskError`. `doing` names the attempt and the path."""
     try:
         yield
     except OSError as error:
@@ -54,7 +54,7 @@ def disk_errors(doing: str) -> Iterator[None]:
 
 
 def disk_error(error: OSError, doing: str) -> DcsyncError:
-    """Return the error of ours for one of the system's."""
+    """Return the error of dcsync that matches an error of the system."""
     words = f"{doing}: {os.strerror(error.errno) if error.errno else error}"
     match error.errno:
         case number if number in _FULL:
@@ -67,22 +67,23 @@ def disk_error(error: OSError, doing: str) -> DcsyncError:
             return DiskFault(words)
         case errno.ELOOP | errno.ENOTDIR:
             return MirrorTampered(
-                f"{words}: there is a symlink or a file where dcsync keeps a folder",
-                hint="look who changed the tree; put the folder back",
+                f"{words}: there is a symlink or a file in the place of a folder",
+                hint="another program replaced a folder of the mirror; move it away and put the folder back",
             )
         case _:
-            return DiskError(words, hint="dcsync tries again by itself")
+            return DiskError(words, hint="dcsync retries automatically")
 
 
 def open_folder(path: str, *, below: int | None = None) -> int:
-    """Open a folder; the last component is not followed if it is a symlink."""
+    """Open a folder. The last component may not be a symlink."""
     return os.open(path, _FOLDER_FLAGS, dir_fd=below)
 
 
 def open_folders(root: int, components: Sequence[str], *, create: bool) -> int:
     """Walk from `root` component by component and return the last folder's descriptor.
 
-    With `create` missing ones are made with mode 0755 whatever the umask, and each parent of a new one is fsynced.
+    With `create`, missing folders are created with mode 0755 whatever the umask, and the parent of each new folder is
+    fsynced.
     """
     current = os.dup(root)
     try:
@@ -116,10 +117,10 @@ def _make_folder(name: str, parent: int) -> int:
     return created
 
 
-def settle(root: int, components: Sequence[str], *, last: bool = False) -> None:
-    """Fsync `root` and every folder on the way, the `last` one if asked for: the way there outlives a power cut.
+def fsync_path(root: int, components: Sequence[str], *, last: bool = False) -> None:
+    """Fsync `root` and every folder on the path, and with `last` the last folder too. A power cut then spares the path.
 
-    A process that was killed right after its mkdir leaves a name that is there for who looks, and not yet on the disk.
+    A process that was killed right after its mkdir leaves a folder that every program sees and the disk does not have.
     """
     current = os.dup(root)
     try:
@@ -135,7 +136,10 @@ def settle(root: int, components: Sequence[str], *, last: bool = False) -> None:
 
 
 def refuse_read_only(descriptor: int) -> None:
-    """Raise EROFS when a file system is read-only by now, as one becomes after an error: syncfs(2) succeeds there."""
+    """Raise EROFS when the file system has become read-only.
+
+    A file system becomes read-only after an error, and syncfs(2) still succeeds there.
+    """
     if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -151,14 +155,14 @@ def sync_file_system(descriptor: int) -> None:
 
 @contextmanager
 def parent_of(path: str, *, below: int, create: bool = False) -> Iterator[tuple[int, str]]:
-    """Open the folder of a file at a relative path below a folder; gives it with the file's own name.
+    """Open the parent folder of a file at a relative path. Yields the parent's descriptor and the file's own name.
 
-    Raises `MirrorTampered` for a path that leads out, and as `open_folders` does.
+    Raises `MirrorTampered` for a path that leads out, and the errors of `open_folders`.
     """
     *folders, name = path.split("/")
     if any(component in {"", ".", ".."} for component in (*folders, name)):
-        message = f"{printable(path, 300)!r} is no path below a snapshot"
-        raise MirrorTampered(message, hint="look who changed the tree")
+        message = f"{printable(path, 300)!r} is not a path below a snapshot"
+        raise MirrorTampered(message, hint="find out which program changed the mirror")
     descriptor = open_folders(below, folders, create=create)
     try:
         yield descriptor, name
@@ -167,13 +171,13 @@ def parent_of(path: str, *, below: int, create: bool = False) -> Iterator[tuple[
 
 
 def open_file(path: str, *, below: int) -> int:
-    """Open a file at a relative path for reading; nothing on the way is followed if it is a symlink."""
+    """Open a file at a relative path for reading. No component may be a symlink."""
     with parent_of(path, below=below) as (folder, name):
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
 def is_there(name: str, *, below: int | None = None) -> bool:
-    """Say whether a name exists. Only ENOENT means no: `os.path.exists` says no on EACCES and EIO as well."""
+    """Return whether a name exists. Only ENOENT means no: `os.path.exists` returns False on EACCES and EIO as well."""
     try:
         os.stat(name, dir_fd=below, follow_symlinks=False)
     except FileNotFoundError:
@@ -182,14 +186,14 @@ def is_there(name: str, *, below: int | None = None) -> bool:
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:
-    """Write everything: the last write before a full disk is a short one, without an error."""
+    """Write all bytes. The last write before a full disk is short and raises no error."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def preallocate(descriptor: int, size: int) -> None:
-    """Reserve `size` bytes so that a full disk is noticed now; the file's length stays what was written."""
+    """Reserve `size` bytes, so that a full disk is noticed now. The file's length does not change."""
     if size <= 0:
         return
     if _libc.fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, ctypes.c_longlong(0), ctypes.c_longlong(size)) == 0:
@@ -197,27 +201,30 @@ def preallocate(descriptor: int, size: int) -> None:
     number = ctypes.get_errno()
     if number in _FULL:
         raise OSError(number, os.strerror(number))
-    # Anything else means that this file system cannot reserve; writing will tell.
+    # Any other error means that this file system cannot reserve space. A full disk then fails a write.
 
 
 def start_writeback(descriptor: int, offset: int, size: int) -> None:
-    """Let the kernel begin to write a part of a file to the disk, so that the fsync at its end finds little left.
+    """Ask the kernel to start writing a part of a file to the disk, so that the final fsync has little left to do.
 
-    A hint: what it cannot do, and what goes wrong, the fsync says.
+    This is a hint. Its errors are ignored, because the fsync reports them.
     """
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
 
 def rename_noreplace(source: str, source_folder: int, target: str, target_folder: int) -> None:
-    """Rename, or raise `FileExistsError`; where the file system cannot promise that, claim the name by mkdir first."""
+    """Rename, or raise `FileExistsError` when the target exists.
+
+    On a file system that cannot do this in one step, mkdir claims the name first.
+    """
     try:
         _renameat2(source, source_folder, target, target_folder, _RENAME_NOREPLACE)
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED or error.errno == errno.EXDEV:
             raise
-        # mkdir is the exclusive claim: a folder may be renamed over an empty folder, and over nothing else. One that is
-        # there and empty is the claim of a process that ended, or of another host's: whoever renames first has it.
+        # mkdir is the exclusive claim: a folder can be renamed over an empty folder, and over nothing else. An empty
+        # folder that exists is the claim of a process that ended, or of another host. The first rename wins.
         try:
             os.mkdir(target, dir_fd=target_folder)
         except FileExistsError:
@@ -232,7 +239,10 @@ def rename_noreplace(source: str, source_folder: int, target: str, target_folder
 
 
 def refuses_to_replace(source: str, target: str, folder: int) -> bool:
-    """Say whether a rename can refuse to replace `target`, which is there, in one step. False may have replaced it."""
+    """Return whether a rename can refuse, in one step, to replace `target`, which exists.
+
+    After False, `target` may have been replaced.
+    """
     try:
         _renameat2(source, folder, target, folder, _RENAME_NOREPLACE)
     except FileExistsError:
@@ -245,7 +255,7 @@ def refuses_to_replace(source: str, target: str, folder: int) -> bool:
 
 
 def exchange(first: str, first_folder: int, second: str, second_folder: int) -> bool:
-    """Swap two names in one step; False where the file system cannot."""
+    """Swap two names in one step. False where the file system cannot do that."""
     try:
         _renameat2(first, first_folder, second, second_folder, _RENAME_EXCHANGE)
     except OSError as error:
@@ -256,7 +266,7 @@ def exchange(first: str, first_folder: int, second: str, second_folder: int) -> 
 
 
 def clone(source: int, target: int) -> bool:
-    """Let `target` share `source`'s blocks (reflink: btrfs, XFS); False where that is not possible."""
+    """Make `target` share the blocks of `source` (reflink: btrfs, XFS). False where that is not possible."""
     import fcntl
 
     try:
@@ -269,7 +279,10 @@ def clone(source: int, target: int) -> bool:
 
 
 def remove_tree(name: str, parent: int) -> None:
-    """Remove a folder of ours with all that is in it; symlinks are removed, not followed. Missing is fine."""
+    """Remove a file, or a folder with everything in it, if it exists.
+
+    Symlinks are removed, not followed.
+    """
     try:
         folder = open_folder(name, below=parent)
     except FileNotFoundError:
@@ -294,27 +307,27 @@ def remove_tree(name: str, parent: int) -> None:
 def check_room(folder: int, *, size: int, entries: int, reserve: int) -> None:
     """Raise `DiskFull` or `InodesExhausted` unless `size` bytes and `entries` files fit and `reserve` bytes stay free.
 
-    A statvfs that fails fails the check. The twentieth on top is for folders, the sidecar and rounding to blocks.
+    An error of statvfs fails the check. 5 % are added for folders, `_dcsync.json` and the rounding to blocks.
     """
     facts = os.fstatvfs(folder)
     free = facts.f_bavail * facts.f_frsize
     needed = size + size // 20 + reserve
     if free < needed:
-        message = f"{needed} bytes are needed on the mirror's disk ({reserve} of them mirror.min_free), {free} are free"
+        message = f"the mirror's disk has {free} bytes free and needs {needed} ({reserve} of them for mirror.min_free)"
         raise DiskFull(message)
-    # A file system without a fixed number of inodes (btrfs) says 0 in all.
+    # A file system without a fixed number of inodes (btrfs) reports a total of 0.
     if facts.f_files and facts.f_favail < entries + 100:
-        message = f"{entries + 100} inodes are needed on the mirror's disk, {facts.f_favail} are free"
+        message = f"the mirror's disk has {facts.f_favail} inodes free and needs {entries + 100}"
         raise InodesExhausted(message)
 
 
 def is_plain_file(facts: os.stat_result) -> bool:
-    """Say whether it is a regular file."""
+    """Return whether it is a regular file."""
     return stat.S_ISREG(facts.st_mode)
 
 
 def shown(path: str) -> str:
-    """Return a path for a message."""
+    """Return a path as text for a message: one line of printable characters."""
     return printable(path, 300)
 
 

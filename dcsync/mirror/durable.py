@@ -1,7 +1,7 @@
-"""Durable writes of whole files: written, fsynced, and named only then.
+"""Durable writes of whole files: the content is fsynced before the file gets its final name.
 
-Each function blocks and raises `OSError`s. A new name survives a power cut only when its folder was fsynced after it:
-`replace_durably` does that, after the other functions the caller does.
+Each function blocks and raises `OSError`s. A new name survives a power cut only after an fsync of its folder.
+`replace_durably` does that fsync. After the other functions, the caller does it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def create_durably(folder: int, name: str, body: bytes) -> None:
 
 
 def copy_durably(source: int, folder: int, name: str) -> os.stat_result:
-    """Create a read-only copy of an open file and fsync it, with shared blocks where the file system can.
+    """Create a read-only copy of an open file and fsync it, sharing its blocks where the file system can.
 
     Raises `Unreadable` when the source cannot be read.
     """
@@ -40,7 +40,7 @@ def copy_durably(source: int, folder: int, name: str) -> os.stat_result:
 
 
 def replace_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
-    """Replace a small file in one step: a reader sees the old content or the new one, also after a power cut."""
+    """Replace a small file in one step. A reader sees the old or the new content, also after a power cut."""
     write_new(folder, name, body, mode=mode)
     os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)

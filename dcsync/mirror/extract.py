@@ -1,6 +1,6 @@
-"""Members of an archive into the staging, in one pass over the bytes of a span: inflate, hash, write, check, name.
+"""ZIP entries, extracted into the staging in one pass over the bytes of a span: inflate, hash, write, check, name.
 
-Runs in a disk thread; one exploder is used by one thread at a time.
+This code runs in a disk thread. Only one thread at a time uses one extractor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dcsync.mirror.staging import Staging
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A member that is wanted, and what it is called in the snapshot."""
+    """A ZIP entry to extract, and its names: on disk and in the data listing."""
 
     member: Member
     name: str
@@ -27,7 +27,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What became of a target in a `feed`: so many bytes more, and at its end the file, or why there is none."""
+    """The progress of one target in a `feed`: the bytes added, and at its end the stored file or the damage found."""
 
     target: Target
     size: int
@@ -35,42 +35,45 @@ class Step:
     damage: str | None = None
 
 
-class Exploder:
-    """Takes the bytes of a span in order and stages the wanted members in it.
+class SpanExtractor:
+    """Takes the bytes of a span in order and stages the wanted ZIP entries in it.
 
-    They may come in several goes, each from where `resume` says: a member that was cut goes on in its middle.
+    The bytes may come from several requests. Each one starts at the offset that `resume` returns, also in the middle of
+    an entry.
     """
 
     def __init__(
         self, staging: Staging, span: Span, targets: Sequence[Target], *, inflate: Callable[[], Decompressor]
     ) -> None:
-        #: How many of the span's members are behind it, whole or damaged.
+        #: The number of targets that are finished, stored or damaged.
         self.done = 0
         self._staging = staging
         self._targets = sorted(targets, key=lambda target: target.member.offset)
         self._inflate = inflate
-        self._at = span.start
+        self._position = span.start
         self._reader: MemberReader | None = None
         self._part: Part | None = None
 
     def resume(self) -> int:
-        """Return the offset in the archive from which the bytes must come next: what lies before it is not needed."""
+        """Return the offset in the ZIP at which the next bytes must start. Earlier bytes are not needed."""
         if self._reader is None and self.done < len(self._targets):
-            self._at = max(self._at, self._targets[self.done].member.offset)
-        return self._at
+            self._position = max(self._position, self._targets[self.done].member.offset)
+        return self._position
 
     def feed(self, data: bytes | bytearray) -> list[Step]:
-        """Take the next bytes and return what they brought. Raises `DiskError`s; a damaged member is a step."""
+        """Take the next bytes and return the progress. Raises `DiskError`s. A damaged entry is a step, not an error."""
         steps: list[Step] = []
-        begin, self._at = self._at, self._at + len(data)
+        begin, self._position = self._position, self._position + len(data)
         view = memoryview(data)
         while self.done < len(self._targets):
             target = self._targets[self.done]
             member = target.member
-            start, stop = max(begin, member.offset), min(self._at, member.stop)
-            if start >= self._at:
+            start, stop = max(begin, member.offset), min(self._position, member.stop)
+            if start >= self._position:
                 break
-            step = self._stage_bytes(target, bytes(view[start - begin : stop - begin]), is_last=self._at >= member.stop)
+            step = self._stage_bytes(
+                target, bytes(view[start - begin : stop - begin]), is_last=self._position >= member.stop
+            )
             if step is not None:
                 steps.append(step)
             if step is None or (step.stored is None and step.damage is None):
@@ -79,7 +82,7 @@ class Exploder:
         return steps
 
     def close(self) -> list[Step]:
-        """Drop the member that is not whole: what its decompressor knew is gone with this object."""
+        """Drop an incomplete entry, because the state of its decompressor ends with this object."""
         if self._part is None:
             return []
         dropped = Step(target=self._targets[self.done], size=-self._part.written)
@@ -102,7 +105,9 @@ class Exploder:
             self._reader.finish()
             digest = self._part.digest()
             if digest.crc32 != target.member.crc32:
-                damage = f"its CRC32 is {digest.crc32:08x}, the directory says {target.member.crc32:08x}"
+                damage = (
+                    f"its CRC32 is {digest.crc32:08x}, not {target.member.crc32:08x} as in the ZIP's central directory"
+                )
                 return self._damaged(target, damage)
         except ZipError as error:
             return self._damaged(target, str(error))

@@ -18,7 +18,7 @@ _CRC32 = fastest_crc32()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """What one pass over content tells about it."""
+    """The results of one pass over content."""
 
     size: int
     sha256: str
@@ -28,9 +28,9 @@ class Digest:
 
 
 class Hashers:
-    """SHA-256 and CRC32 of the same bytes. MD5 on request, for ETags, and header and row count on request, for tables.
+    """SHA-256 and CRC32 of the same bytes, and on request MD5 (for ETags) and header and row count (for tables).
 
-    The hashes are C and release the interpreter for large pieces. MD5 alone would be a third of the time.
+    The hashes are C code and release the interpreter lock for large pieces. MD5 would take a third of the time.
     """
 
     def __init__(self, *, with_md5: bool = False, with_table: bool = False) -> None:
@@ -87,12 +87,12 @@ def count_rows(descriptor: int) -> TableFacts | None:
 
 
 class Unreadable(OSError):
-    """A read failed with EIO. A caller that can fetch the content again need not call the disk faulty."""
+    """A read failed with EIO. A caller that can download the content again need not report a faulty disk."""
 
 
 @contextmanager
 def eio_as_unreadable() -> Iterator[None]:
-    """Turn EIO within into `Unreadable`. Other errors pass."""
+    """Turn EIO in the block into `Unreadable`. Other errors pass."""
     try:
         yield
     except OSError as error:

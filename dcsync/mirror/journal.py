@@ -1,7 +1,7 @@
 """The journal of a staging folder: which files are complete, and from where an incomplete one can resume.
 
-The journal is not fsynced. After a kill, the kernel still has it. After a power cut, files that it lacks are fetched
-again. Nothing in it is believed before the file has been hashed.
+The journal is not fsynced. After a kill, the kernel still has it. After a power cut, files that it lacks are downloaded
+again. An entry counts only after the file has been hashed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Unfinished:
 
 
 class Journal:
-    """The open journal of one staging folder, `<leaf>.journal` beside it. All methods block."""
+    """The open journal of one staging folder, `<leaf>.journal` next to it. All methods block."""
 
     def __init__(self, leaf: str, parent: int) -> None:
         self._shown = f"{leaf}{SUFFIX}"

@@ -1,4 +1,4 @@
-"""`latest`: the one thing in the tree that changes, swapped in one step, never absent and never half."""
+"""`latest`, the only name in the mirror that changes: replaced in one step, never missing and never half written."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
 
 
 class LatestKind(StrEnum):
-    """How the newest snapshot is shown."""
+    """How `latest` shows the newest snapshot."""
 
     SYMLINK = "symlink"
-    #: A real folder, for clients that follow no symlink (SMB shares, Power BI).
+    #: A real folder, for clients that do not follow symlinks (SMB shares, Power BI).
     HARDLINKS = "hardlinks"
     NONE = "none"
 
 
 def point_latest(
-    root: MirrorRoot, *, request_folder: str, name: str, snapshot: str, kind: LatestKind, anew: bool = False
+    root: MirrorRoot, *, request_folder: str, name: str, snapshot: str, kind: LatestKind, rebuild: bool = False
 ) -> None:
-    """Let `<request_folder>/<name>` show `snapshot`, both relative to the root. Blocks. The caller holds the lock.
+    """Make `<request_folder>/<name>` show `snapshot`, both relative to the root. Blocks. The caller holds the lock.
 
-    With `anew` a folder of hard links is made anew, though it shows that snapshot already.
+    With `rebuild`, a folder of hard links is built again even if it shows that snapshot already.
     """
     if kind is LatestKind.NONE:
         return
@@ -35,25 +35,25 @@ def point_latest(
         root.folder(request_folder) as folder,
         root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
     ):
-        # Made aside, in our own folder: a reader of the tree sees the old one or the new one.
-        aside = names.component(f"latest.{request_folder}") + root.mark
-        disk.remove_tree(aside, staging)
+        # The replacement is built in `.dcsync`, so that a reader of the mirror sees the old one or the new one.
+        new_name = names.component(f"latest.{request_folder}") + root.mark
+        disk.remove_tree(new_name, staging)
         if kind is LatestKind.SYMLINK:
             target = posixpath.relpath(snapshot, request_folder)
             if _points_to(folder, name, target):
                 return
-            os.symlink(target, aside, dir_fd=staging)
+            os.symlink(target, new_name, dir_fd=staging)
         else:
-            if not anew and _shows(root, folder, name, snapshot):
+            if not rebuild and _is_folder_of(root, folder, name, snapshot):
                 return
-            _link_all(root, snapshot, aside, staging)
-        _swap(aside, staging, name, folder)
+            _link_all(root, snapshot, new_name, staging)
+        _swap(new_name, staging, name, folder)
         os.fsync(folder)
-        disk.remove_tree(aside, staging)
+        disk.remove_tree(new_name, staging)
 
 
 def shown_by_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshots: Collection[str]) -> str | None:
-    """Return which of these snapshots `latest` shows now; None for none of them. Blocks."""
+    """Return the one of these snapshots that `latest` shows now, or None. Blocks."""
     try:
         with root.folder(request_folder) as folder, disk.disk_errors(f"reading {disk.shown(request_folder)}/{name}"):
             try:
@@ -61,27 +61,27 @@ def shown_by_latest(root: MirrorRoot, *, request_folder: str, name: str, snapsho
             except FileNotFoundError:
                 return None
             except OSError:
-                # No symlink: a folder of hard links.
-                return next((snapshot for snapshot in snapshots if _shows(root, folder, name, snapshot)), None)
+                # Not a symlink: a folder of hard links.
+                return next((snapshot for snapshot in snapshots if _is_folder_of(root, folder, name, snapshot)), None)
     except FileNotFoundError:
         return None
     shown = posixpath.normpath(posixpath.join(request_folder, target))
     return shown if shown in snapshots else None
 
 
-def _swap(aside: str, staging: int, name: str, folder: int) -> None:
+def _swap(new_name: str, staging: int, name: str, folder: int) -> None:
     if not disk.is_there(name, below=folder):
-        os.rename(aside, name, src_dir_fd=staging, dst_dir_fd=folder)
+        os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
         return
-    if disk.exchange(aside, staging, name, folder):
+    if disk.exchange(new_name, staging, name, folder):
         return
-    # Where two names cannot be exchanged, a symlink may still be renamed over a symlink in one step.
+    # Where two names cannot be exchanged, a symlink can still be renamed over a symlink in one step.
     try:
-        os.rename(aside, name, src_dir_fd=staging, dst_dir_fd=folder)
+        os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
     except OSError:
-        # A folder cannot: here alone `latest` is absent for the time between two system calls.
+        # A folder cannot. Only here is `latest` missing, for the time between two system calls.
         disk.remove_tree(name, folder)
-        os.rename(aside, name, src_dir_fd=staging, dst_dir_fd=folder)
+        os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
 
 
 def _points_to(folder: int, name: str, target: str) -> bool:
@@ -91,19 +91,19 @@ def _points_to(folder: int, name: str, target: str) -> bool:
         return False
 
 
-def _shows(root: MirrorRoot, folder: int, name: str, snapshot: str) -> bool:
-    """Say whether the folder of hard links is of this snapshot already: by the identity of its sidecar."""
+def _is_folder_of(root: MirrorRoot, folder: int, name: str, snapshot: str) -> bool:
+    """Return whether the folder of hard links shows this snapshot: both have the same inode as `_dcsync.json`."""
     try:
         shown = os.stat(f"{name}/{names.SIDECAR_NAME}", dir_fd=folder)
         with root.folder(snapshot) as source:
-            there = os.stat(names.SIDECAR_NAME, dir_fd=source)
+            published = os.stat(names.SIDECAR_NAME, dir_fd=source)
     except OSError:
         return False
-    return (shown.st_dev, shown.st_ino) == (there.st_dev, there.st_ino)
+    return (shown.st_dev, shown.st_ino) == (published.st_dev, published.st_ino)
 
 
-def _link_all(root: MirrorRoot, snapshot: str, aside: str, staging: int) -> None:
-    target = disk.open_folders(staging, [aside], create=True)
+def _link_all(root: MirrorRoot, snapshot: str, new_name: str, staging: int) -> None:
+    target = disk.open_folders(staging, [new_name], create=True)
     try:
         with root.folder(snapshot) as source:
             _link_folder(source, target)

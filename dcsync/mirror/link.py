@@ -1,4 +1,4 @@
-"""An unchanged file of an earlier snapshot, put into the staging without fetching it again."""
+"""An unchanged file of an earlier snapshot, put into the staging without a download."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def link_earlier(
     """Stage a file of an earlier snapshot as `name`. None when that file no longer matches its record. Blocks.
 
     Makes a hard link where the file system allows one, else a reflink, else a copy. A file with the recorded size, time
-    and inode is believed; any other is hashed first. An unreadable file counts as changed: `verify` reports it.
+    and inode is taken as unchanged. Any other file is hashed first. An unreadable file counts as changed, and `verify`
+    reports it.
     """
     with disk.disk_errors(f"linking {disk.shown(f'{previous.folder}/{source.name}')}"):
         try:

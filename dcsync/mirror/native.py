@@ -1,4 +1,4 @@
-"""What isal does faster than zlib, where it is installed (the extra `fast`): the same bytes, for less of the CPU."""
+"""Inflate and CRC32 by isal, where it is installed (the extra `fast`). The results equal those of zlib."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dcsync.core.inflate import Decompressor, zlib_decompressor
 
 
 class Crc32(Protocol):
-    """Goes on from a CRC32 over more bytes."""
+    """Continues a CRC32 over more bytes."""
 
     def __call__(self, data: bytes | bytearray, value: int, /) -> int:
-        """Return the CRC32 of all so far."""
+        """Return the CRC32 of the earlier bytes, whose CRC32 is `value`, followed by `data`."""
 
 
 def fastest_decompressor() -> Callable[[], Decompressor]:
-    """Return what makes a decompressor of raw deflate: isal's takes a third of zlib's time."""
+    """Return the factory of decompressors of raw deflate. The one of isal takes a third of zlib's time."""
     try:
         from isal import isal_zlib
     except ImportError:
@@ -31,7 +31,10 @@ def fastest_decompressor() -> Callable[[], Decompressor]:
 
 
 def fastest_crc32() -> Crc32:
-    """Return what computes CRC32: isal's takes a fifth of zlib's time, which is a twelfth of a large download's."""
+    """Return the function that computes CRC32.
+
+    The one of isal takes a fifth of zlib's time. The CRC32 of zlib takes 8 % of the CPU time of a large download.
+    """
     try:
         from isal import isal_zlib
     except ImportError:

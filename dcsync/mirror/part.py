@@ -1,4 +1,4 @@
-"""One file that is being written to the staging: hashed while it is written, and `.part` until it is complete."""
+"""One file that is being written to the staging. It is hashed while it is written, and `.part` until it is complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WRITEBACK_SIZE = 8 << 20
 
 
 class Part:
-    """One file on its way: `<name>.part`, mode 0600 until it is complete. Not for use from two threads at once.
+    """One incomplete file: `<name>.part`, with mode 0600 until it is complete. Not for use from two threads at once.
 
     `folder` is the descriptor of the staging folder, `shown_folder` its path for messages.
     """
@@ -39,7 +39,7 @@ class Part:
         self._size = size
         self._descriptor: int | None = None
         self._hashers = self._new_hashers()
-        #: The offset up to which the kernel was told to start writing.
+        #: The kernel was asked to start writing up to this offset.
         self._writeback_end = 0
 
     @property
@@ -97,7 +97,7 @@ class Part:
     def write(self, data: bytes | bytearray) -> None:
         """Append bytes. Raises `DiskError`s, and `SizeMismatch` when the file would exceed its listed size."""
         if self._hashers.size + len(data) > self._size:
-            message = f"{self._original_shown} is longer than the {self._size} bytes of the listing"
+            message = f"{self._original_shown} is longer than the {self._size} bytes of the data listing"
             raise SizeMismatch(message)
         with disk.disk_errors(f"writing {self._shown}"):
             if self._descriptor is None:
@@ -119,9 +119,9 @@ class Part:
         self._forget_bytes()
 
     def digest(self) -> Digest:
-        """Return the hashes of the bytes written. `SizeMismatch` when the file has not its listed size."""
+        """Return the hashes of the bytes written. `SizeMismatch` when the size is not the listed size."""
         if self._hashers.size != self._size:
-            message = f"{self._original_shown} has {self._hashers.size} bytes, the listing says {self._size}"
+            message = f"{self._original_shown} has {self._hashers.size} bytes, not {self._size} as in the data listing"
             raise SizeMismatch(message)
         return self._hashers.digest()
 
@@ -133,7 +133,7 @@ class Part:
                 if self._descriptor is None:
                     self._open()
                 os.fchmod(self._opened, disk.FILE_MODE)
-                # Only once: after a failed fsync, the next one succeeds although the data is lost ("fsyncgate").
+                # Only once: after a failed fsync, a second fsync succeeds although the data is lost ("fsyncgate").
                 os.fsync(self._opened)
                 facts = os.fstat(self._opened)
                 self._close()

@@ -1,4 +1,4 @@
-"""What a file system is and can do: looked up, or tried out in a folder that is gone afterwards. For `doctor`."""
+"""The type and the abilities of a file system, for `doctor`. The abilities are tried out in a temporary folder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from dcsync.mirror import disk
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 
-#: Several machines write these, or the server's cache and ours differ. SQLite's write-ahead log needs memory that all
-#: its users share, so one machine's local disk (sqlite.org/wal.html, "All processes … must be on the same host").
+#: Several machines can write to these, or the caches of file server and client differ. SQLite's write-ahead log needs a
+#: local disk, because its users share memory (sqlite.org/wal.html: "All processes … must be on the same host").
 _NETWORK = frozenset(
     {
         "9p",
@@ -38,10 +38,10 @@ _NETWORK = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """What the mirror makes use of, where it is there."""
+    """Abilities of a file system that the mirror uses where they exist."""
 
     hardlinks: bool
-    #: Two files may share blocks (btrfs, XFS).
+    #: Two files can share blocks (btrfs, XFS).
     clones: bool
     symlinks: bool
     #: A rename can refuse to replace, in one step.
@@ -51,10 +51,10 @@ class Abilities:
 
 
 def try_out(root: MirrorRoot) -> Abilities:
-    """Find out what the root's file system can do, by writing to it. Raises `DiskError`s where that is not possible.
+    """Find out the abilities of the root's file system by writing to it. Raises `DiskError`s where it cannot write.
 
-    All happens in a new folder with a name of chance, in `.dcsync` if that is there: no lock is needed, and a running
-    dcsync is not disturbed.
+    The test happens in a new folder with a random name, below `.dcsync` if that exists. It needs no lock and does not
+    disturb a running dcsync.
     """
     doing = f"trying to write to {disk.shown(str(root.path))}"
     within = f"{OWN_FOLDER}" if root.has_folder(OWN_FOLDER) else ""
@@ -76,10 +76,10 @@ def try_out(root: MirrorRoot) -> Abilities:
 
 
 def file_system(descriptor: int) -> str | None:
-    """Return the type of the file system that a file is on, `ext4` or `nfs4` say; None when the kernel does not say.
+    """Return the type of an open file's file system, for example `ext4` or `nfs4`. None when the kernel does not tell.
 
-    By the mount that the descriptor was opened through: device numbers are not unique where one file system has many
-    (btrfs, overlay).
+    The type is that of the mount through which the descriptor was opened. Device numbers do not work, because one file
+    system can have many (btrfs, overlay).
     """
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
@@ -95,14 +95,14 @@ def type_in(table: str, mount: int) -> str | None:
     """Return the type of a mount in the text of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
     for line in table.split("\n"):
         fields = line.split(" ")
-        # A variable number of optional fields ends with a hyphen, the type is next. Paths have their blanks escaped.
+        # A variable number of optional fields ends with a hyphen, then comes the type. Spaces in paths are escaped.
         if fields[0] == str(mount) and "-" in fields[:-1]:
             return fields[fields.index("-") + 1]
     return None
 
 
 def is_network(kind: str | None) -> bool:
-    """Say whether a type is known as one that other machines write to."""
+    """Return whether this is a network or cluster file system, to which other machines can write."""
     return kind in _NETWORK
 
 
@@ -131,7 +131,7 @@ def _links(folder: int) -> bool:
     except OSError:
         return False
     facts = os.stat("linked", dir_fd=folder, follow_symlinks=False)
-    # Some network shares make a copy and say nothing.
+    # Some network shares silently make a copy.
     return (facts.st_ino, facts.st_nlink) == (os.stat("first", dir_fd=folder).st_ino, 2)
 
 

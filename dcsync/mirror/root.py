@@ -1,6 +1,6 @@
-"""The mirror's root: its marker, its lock, and the way down to a snapshot.
+"""The mirror's root: its instance ID, its lock, and access to the folders below it.
 
-`.dcsync/` below the root holds what is not yet, or no longer, a snapshot: the lock, the instance marker, the staging.
+`.dcsync/` below the root holds dcsync's own files: the lock, the instance ID, the staging, the trash, the quarantine.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _LOCK = "lock"
 
 
 class FileLock:
-    """An exclusive lock by flock: the kernel frees it however its holder ends. The file itself is never removed.
+    """A lock by flock. The kernel frees it however its holder ends. The file itself is never removed.
 
-    `role` says in the file what the holder is doing; None tries the lock without writing who has it. `shared` is held
-    beside others that share it.
+    The holder writes its `role` into the file. With None it takes the lock and writes nothing. A `shared` lock excludes
+    only exclusive ones.
     """
 
     def __init__(self, path: Path, what: str, *, role: str | None, shared: bool = False) -> None:
@@ -58,7 +58,7 @@ class FileLock:
         try:
             self._lock(descriptor)
         except BaseException:
-            # Else it would be held, by nobody, as long as this process lives.
+            # Otherwise this process would hold the lock until it ends, although nothing uses it.
             _close_quietly(descriptor)
             raise
         self._descriptor = descriptor
@@ -91,7 +91,7 @@ class FileLock:
 
 
 def _close_quietly(descriptor: int) -> None:
-    # Free it is all the same, and what the file says of its holder no longer matters.
+    # The lock is free even if close fails, and the note in the file no longer matters.
     with suppress(OSError):
         os.close(descriptor)
 
@@ -102,52 +102,57 @@ class MirrorRoot:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
-        #: Ends the names of what this process makes aside in `.dcsync`, where other hosts do the same at the same time.
+        #: The suffix of temporary names of this process in `.dcsync`, where other hosts may work at the same time.
         self.mark = ""
         self._replacing = threading.Lock()
-        #: Held while folders on the way to a snapshot are made for it, or removed because they are empty.
+        #: Held while the folders above a snapshot are created, or removed because they are empty.
         self.reshaping = threading.Lock()
 
     def check_still_there(self) -> None:
-        """Raise `MirrorError` when the path leads elsewhere now: moved, unmounted, mounted over (FAULTS F15)."""
+        """Raise `MirrorError` when the root's path leads to another folder now.
+
+        The root may have been moved, unmounted or mounted over (docs/faults.md F15).
+        """
         try:
-            here, there = os.fstat(self.descriptor), os.stat(self.path)
+            opened, current = os.fstat(self.descriptor), os.stat(self.path)
         except FileNotFoundError:
-            message = f"the mirror's root {self.path} is not there any more"
+            message = f"the mirror's root {self.path} no longer exists"
             raise MirrorMissing(message) from None
         except OSError as error:
-            raise disk.disk_error(error, f"looking at {self.path}") from None
-        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
-            message = f"{self.path} is not the folder any more that it was when dcsync started"
-            raise MirrorError(message, hint="the mirror was moved or another disk was mounted; start dcsync again")
+            raise disk.disk_error(error, f"reading the attributes of {self.path}") from None
+        if (opened.st_dev, opened.st_ino) != (current.st_dev, current.st_ino):
+            message = f"{self.path} is no longer the folder that dcsync opened at its start"
+            raise MirrorError(
+                message, hint="the mirror was moved or another disk was mounted on it; put it back, then restart dcsync"
+            )
 
     def check_room(self, *, size: int, entries: int, reserve: int) -> None:
         """Raise `DiskFull` or `InodesExhausted` when a snapshot of that size would not fit."""
-        with disk.disk_errors(f"asking for the free space of {self.path}"):
+        with disk.disk_errors(f"reading the free space of {self.path}"):
             disk.check_room(self.descriptor, size=size, entries=entries, reserve=reserve)
 
     def free_bytes(self) -> int:
-        """Return the bytes that this user may still write."""
-        with disk.disk_errors(f"asking for the free space of {self.path}"):
+        """Return the number of bytes that this user can still write."""
+        with disk.disk_errors(f"reading the free space of {self.path}"):
             facts = os.fstatvfs(self.descriptor)
         return facts.f_bavail * facts.f_frsize
 
     def settle(self, folder: str | None = None) -> None:
-        """Make durable all that is there, and the way to one folder by itself, too. Blocks.
+        """Make the whole file system durable, and the path to one folder as well. Blocks.
 
-        What a killed run renamed and did not fsync is there for who looks, and gone with the power: to be called before
-        the manifest takes in what this process did not publish. A file system that turned read-only meanwhile shows
-        what never reached the disk, and has nothing against being synced: it is asked for that as well.
+        Call it before a snapshot that this process did not publish is recorded in the manifest. A killed run may have
+        renamed a folder without an fsync: every program sees it, and a power cut removes it. A file system that became
+        read-only shows data that never reached the disk, and can still be synced. It raises EROFS here.
         """
         with disk.disk_errors(f"syncing the file system of {self.path}"):
             disk.sync_file_system(self.descriptor)
             if folder is not None:
-                disk.settle(self.descriptor, split(folder), last=True)
+                disk.fsync_path(self.descriptor, split(folder), last=True)
             disk.refuse_read_only(self.descriptor)
 
     @contextmanager
     def folder(self, relative: str, *, create: bool = False) -> Iterator[int]:
-        """Open a folder below the root; `FileNotFoundError` when it is not there and not to be made."""
+        """Open a folder below the root. `FileNotFoundError` when it does not exist and `create` is false."""
         components = split(relative)
         try:
             descriptor = disk.open_folders(self.descriptor, components, create=create)
@@ -161,7 +166,7 @@ class MirrorRoot:
             os.close(descriptor)
 
     def has_folder(self, relative: str) -> bool:
-        """Say whether a folder is there. An I/O or permission error is raised, it does not mean no."""
+        """Return whether a folder exists. An I/O or permission error is raised. It does not mean no."""
         try:
             with self.folder(relative):
                 return True
@@ -169,7 +174,7 @@ class MirrorRoot:
             return False
 
     def drop_claim(self, relative: str) -> bool:
-        """Remove a folder that is empty: a name that was claimed, and nothing came; return whether it was that."""
+        """Remove a claimed name: an empty folder. Return False for any other content, and change nothing."""
         parent, _, leaf = relative.rpartition("/")
         try:
             with self.folder(parent) as descriptor:
@@ -183,7 +188,7 @@ class MirrorRoot:
         return True
 
     def marker(self) -> str | None:
-        """Return the instance id in the marker; None when there is no marker."""
+        """Return the mirror's instance ID. None when it has none yet."""
         try:
             body = self._read(OWN_FOLDER, _MARKER)
         except FileNotFoundError:
@@ -193,36 +198,37 @@ class MirrorRoot:
         except (ValueError, KeyError, TypeError):
             found = None
         if not isinstance(found, str) or not found:
-            message = f"the instance marker {self.path / OWN_FOLDER / _MARKER} is unreadable"
+            message = f"{self.path / OWN_FOLDER / _MARKER} does not hold a valid instance ID"
             raise MirrorTampered(
-                message, hint='restore it from a backup, or write {"id": "…"} with the id of the state folder'
+                message,
+                hint='restore it from a backup, or write {"id": "…"} with the ID in `instance` of the state folder',
             )
         return found
 
     def write_marker(self, identifier: str) -> None:
         """Bind the root to an instance, durably."""
-        with disk.disk_errors("writing the instance marker"), self.folder(OWN_FOLDER, create=True) as folder:
+        with disk.disk_errors("writing the instance ID"), self.folder(OWN_FOLDER, create=True) as folder:
             body = json.dumps({"id": identifier}).encode() + b"\n"
             replace_durably(folder, _MARKER, body, mode=0o644)
 
     def replace_file(self, name: str, body: bytes) -> None:
-        """Put a file of ours into the root, in one step and durably: a reader sees the old one or the new one. Blocks.
+        """Replace a file of dcsync in the root, durably and in one step: a reader sees the old or the new one. Blocks.
 
         A symlink of that name is replaced, not followed.
         """
         with (
-            self._replacing,  # two accounts end their runs at the same time
+            self._replacing,  # the runs of two accounts may end at the same time
             disk.disk_errors(f"writing {self.path / name}"),
             self.folder(OWN_FOLDER, create=True) as own,
         ):
-            # Made in our own folder: nothing unfinished is ever seen outside of it.
-            aside = f"{name}{self.mark}"
-            write_new(own, aside, body, mode=0o644)
-            os.rename(f"{aside}.new", name, src_dir_fd=own, dst_dir_fd=self.descriptor)
+            # It is written in `.dcsync`, so that no unfinished file appears outside of it.
+            temporary = f"{name}{self.mark}"
+            write_new(own, temporary, body, mode=0o644)
+            os.rename(f"{temporary}.new", name, src_dir_fd=own, dst_dir_fd=self.descriptor)
             os.fsync(self.descriptor)
 
     def read_file(self, folder: str, name: str) -> bytes:
-        """Return a small file of a snapshot; `FileNotFoundError` when it is missing."""
+        """Return the content of a small file. `FileNotFoundError` when it is missing."""
         return self._read(folder, name)
 
     def _read(self, folder: str, name: str) -> bytes:
@@ -239,14 +245,14 @@ class MirrorRoot:
 
 @contextmanager
 def open_root(path: Path) -> Iterator[MirrorRoot]:
-    """Open the mirror's root, which must be there: a missing one may be a disk that is not mounted."""
+    """Open the mirror's root. It must exist: a missing root may be a disk that is not mounted."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         message = f"the mirror's root {path} does not exist"
         raise MirrorMissing(message, hint=f"mount its disk, or create it: mkdir -p {path}") from None
     except NotADirectoryError:
-        message = f"the mirror's root {path} is no folder"
+        message = f"the mirror's root {path} is not a folder"
         raise MirrorError(message, hint="correct mirror.root") from None
     except OSError as error:
         raise disk.disk_error(error, f"opening the mirror's root {path}") from None
@@ -258,22 +264,25 @@ def open_root(path: Path) -> Iterator[MirrorRoot]:
 
 @contextmanager
 def locked(root: MirrorRoot, *, role: str, shared: bool = False) -> Iterator[None]:
-    """Hold the mirror: one writer at a time, whatever its state folder (FAULTS M8); `shared`, with other hosts'."""
+    """Hold the mirror's lock: one writer at a time, whatever its state folder (docs/faults.md M8).
+
+    With `shared`, the other hosts of the same manifest can hold it too.
+    """
     with disk.disk_errors(f"preparing {root.path / OWN_FOLDER}"), root.folder(OWN_FOLDER, create=True) as own:
         own_device = os.fstat(own).st_dev
     if own_device != os.fstat(root.descriptor).st_dev:
         message = (
-            f"{root.path / OWN_FOLDER} is on another file system than the mirror: nothing could be renamed into place"
+            f"{root.path / OWN_FOLDER} is on a different file system than the mirror: dcsync cannot rename into place"
         )
-        raise DiskError(message, hint="unmount what is mounted on it")
+        raise DiskError(message, hint="unmount the file system that is mounted on it")
     with FileLock(root.path / OWN_FOLDER / _LOCK, f"the mirror {root.path}", role=role, shared=shared):
         yield
 
 
 def claim(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> tuple[str, bool]:
-    """Check that root and state belong together and return the instance's id and whether the marker is new.
+    """Check that root and state folder belong together. Return the instance ID, and whether it was written just now.
 
-    Raises as `bound_to` does.
+    Raises the errors of `bound_to`.
     """
     found = bound_to(root, state_id=state_id, knows_snapshots=knows_snapshots)
     if found is not None:
@@ -284,10 +293,10 @@ def claim(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> t
 
 
 def bound_to(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> str | None:
-    """Return the instance that root and state both belong to; None when the root has no marker yet. Writes nothing.
+    """Return the instance ID that root and state folder share. None when the root has no ID yet. Writes nothing.
 
-    Raises `MirrorNotMounted` when the state knows snapshots and the root has no marker, `MirrorForeign` when the marker
-    is that of another instance (FAULTS F13, F14, M9).
+    Raises `MirrorNotMounted` when the manifest has snapshots and the root has no ID. Raises `MirrorForeign` when the
+    root has a different ID (docs/faults.md F13, F14, M9).
     """
     if is_new(root, knows_snapshots=knows_snapshots):
         return None
@@ -296,30 +305,30 @@ def bound_to(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -
         message = f"{root.path} belongs to the instance {found}, this state folder to {state_id or 'none yet'}"
         raise MirrorForeign(
             message,
-            hint="one mirror has one manifest: use the state folder it was made with, or the database that the other "
-            f"hosts use (state.manifest). If that is lost for good, write the id {found} into the file `instance` of "
-            "the new state folder; what is published is then adopted",
+            hint="one mirror has one manifest: use the state folder of this mirror, or the database of the "
+            f"other hosts (state.manifest). If it is lost for good, write the ID {found} into the file "
+            "`instance` of the new state folder; dcsync then adopts the published snapshots",
         )
     return found
 
 
 def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:
-    """Say whether the root has no marker yet; `MirrorNotMounted` when it should have one. Writes nothing.
+    """Return whether the root has no instance ID yet. `MirrorNotMounted` when it should have one. Writes nothing.
 
-    Asked before the lock is taken as well: the lock's file must not appear on a bare mount point.
+    Callers ask this before they take the lock, because the lock file must not appear on a bare mount point.
     """
     if root.marker() is not None:
         return False
     if knows_snapshots:
-        message = f"the manifest knows snapshots, but {root.path} has no {OWN_FOLDER}/{_MARKER}"
+        message = f"the manifest has snapshots, but {root.path} has no {OWN_FOLDER}/{_MARKER}"
         raise MirrorNotMounted(message)
     return True
 
 
 def split(relative: str) -> Sequence[str]:
-    """Return the components of a relative path of ours; a bug that lets `..` in ends here."""
+    """Return the components of a relative path below the root. A path with `..` is refused here."""
     components = [component for component in relative.split("/") if component]
     if not components or any(component in {".", ".."} for component in components):
         message = f"not a path within the mirror: {disk.shown(relative)!r}"
-        raise MirrorTampered(message, hint="look who changed the manifest or the tree")
+        raise MirrorTampered(message, hint="find out which program changed the manifest or the mirror")
     return components

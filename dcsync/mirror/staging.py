@@ -25,7 +25,7 @@ class Staging:
     """The folder of one job below `.dcsync/staging`, opened or created. All methods block.
 
     A fencing `number` of 1 or more makes the folder this holder's alone. Complete files of holders with lower numbers
-    move over, and those holders can no longer publish or continue.
+    move into it, and those holders can no longer publish or continue.
     """
 
     def __init__(self, root: MirrorRoot, job: JobId, number: int = 0) -> None:
@@ -164,7 +164,7 @@ class Staging:
             os.fchmod(self.descriptor, disk.FOLDER_MODE)
             os.fsync(self.descriptor)
             with self.root.reshaping, self.root.folder(parent_path, create=True) as parent:
-                disk.settle(self.root.descriptor, split(parent_path))
+                disk.fsync_path(self.root.descriptor, split(parent_path))
                 try:
                     disk.rename_noreplace(self.leaf, self._parent, leaf, parent)
                 except FileExistsError:
@@ -183,7 +183,7 @@ class Staging:
         """Move the complete files of an earlier holder into this folder. That holder may be paused and wake up later.
 
         The rename of its folder comes first: from then on it cannot publish. It may still write to its incomplete
-        files, so they are fetched again.
+        files, so they are downloaded again.
         """
         with disk.disk_errors(f"taking over {leaf}"):
             recorded = journal.read_stored(leaf, self._parent)
@@ -211,7 +211,7 @@ class Staging:
                 digest = hash_descriptor(descriptor) if os.fstat(descriptor).st_size == record.size else None
             return digest is not None and digest.sha256 == record.sha256
         except Unreadable:
-            # A bad sector: the next download goes to another one.
+            # A bad sector: the next download is written to a different place on the disk.
             return False
         finally:
             os.close(descriptor)

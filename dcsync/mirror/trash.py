@@ -1,7 +1,8 @@
-"""Snapshots on their way out: renamed into `.dcsync/trash` in one step, removed there, and a line kept of each.
+"""Pruned snapshots: renamed into `.dcsync/trash` in one step, and removed there. One line of each is kept.
 
-The line is written first. It lets a crash between the rename and the manifest's row be finished, and a manifest made
-anew from the tree know what was pruned, so that it is neither fetched again nor called a loss.
+The line is written first. After a crash between the rename and the update of the manifest, dcsync uses it to finish the
+pruning. A manifest that is rebuilt from the mirror reads the lines, so that a pruned snapshot is neither downloaded
+again nor reported as lost.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ _PRUNED = "pruned.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What is left of a snapshot that was pruned."""
+    """The record that is kept of a pruned snapshot."""
 
     account: AccountName
     record: Record
 
 
 def trash_leaf(account: AccountName, job: JobId) -> str:
-    """Return the name of a job's snapshot in the trash: one name for one job, safe whatever its id is."""
+    """Return the name of a job's snapshot in the trash. It is unique to the job, and safe whatever the job's ID is."""
     return hashlib.sha256(f"{account}/{job}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def note_pruned(root: MirrorRoot, pruned: Pruned) -> None:
-    """Append a line, durably. Blocks; the caller holds the lock."""
+    """Append the line of a pruned snapshot, durably. Blocks. The caller holds the lock."""
     entry = {"account": pruned.account, "folder": pruned.record.folder, "record": record_json(pruned.record)}
     line = json.dumps(entry).encode("ascii") + b"\n"
     with disk.disk_errors(f"writing {OWN_FOLDER}/{_PRUNED}"), root.folder(OWN_FOLDER, create=True) as own:
@@ -46,7 +47,7 @@ def note_pruned(root: MirrorRoot, pruned: Pruned) -> None:
         try:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             if end and os.pread(descriptor, 1, end - 1) != b"\n":
-                # The last line was cut by a crash or a full disk.
+                # A crash or a full disk cut the last line.
                 line = b"\n" + line
             disk.write_all(descriptor, line)
             os.fsync(descriptor)
@@ -56,7 +57,7 @@ def note_pruned(root: MirrorRoot, pruned: Pruned) -> None:
 
 
 def all_pruned(root: MirrorRoot) -> Iterator[Pruned]:
-    """Yield what was pruned, oldest first; lines that cannot be read are passed over. Blocks."""
+    """Yield the pruned snapshots, oldest first. Malformed lines are skipped. Blocks."""
     try:
         body = root.read_file(OWN_FOLDER, _PRUNED)
     except FileNotFoundError:
@@ -74,21 +75,21 @@ def all_pruned(root: MirrorRoot) -> Iterator[Pruned]:
 
 
 def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
-    """Rename a snapshot into the trash, durably: it is there, or it is gone. Blocks; the caller holds the lock.
+    """Rename a snapshot into the trash, durably and in one step. Blocks. The caller holds the lock.
 
-    Folders above it that are empty then go too, but for the first `depth` ones. Raises `DiskError`s, and
-    `FileNotFoundError` when the snapshot is not there.
+    Removes the folders above it that are now empty, except the first `depth` ones. Raises `DiskError`s, and
+    `FileNotFoundError` when the snapshot does not exist.
     """
     parent_path, _, name = folder.rpartition("/")
     with (
         root.folder(parent_path) as parent,
-        # Not to be found is for the caller to judge, everything else is the disk's.
+        # The caller decides what a missing snapshot means. All other errors are those of the disk.
         _disk_errors_but_missing(f"moving {disk.shown(folder)} to the trash"),
         root.folder(f"{OWN_FOLDER}/{TRASH}", create=True) as trash,
     ):
         disk.remove_tree(leaf, trash)
         os.rename(name, leaf, src_dir_fd=parent, dst_dir_fd=trash)
-        # The new name first: a crash between the two may leave it in both, never in none.
+        # The new name first: a crash in between may leave the snapshot under both names, never under none.
         os.fsync(trash)
         os.fsync(parent)
     with root.reshaping:
@@ -96,7 +97,7 @@ def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
 
 
 def empty(root: MirrorRoot, leaf: str) -> int:
-    """Remove what is under a name in the trash and return the bytes that this freed. Blocks."""
+    """Remove a snapshot from the trash and return the number of bytes that this freed. Blocks."""
     try:
         with root.folder(f"{OWN_FOLDER}/{TRASH}") as trash, disk.disk_errors("emptying the trash"):
             freed = _last_links(leaf, trash)
@@ -107,7 +108,7 @@ def empty(root: MirrorRoot, leaf: str) -> int:
 
 
 def leaves(root: MirrorRoot) -> set[str]:
-    """Return what is in the trash."""
+    """Return the names in the trash."""
     try:
         with root.folder(f"{OWN_FOLDER}/{TRASH}") as trash, disk.disk_errors("reading the trash"):
             return set(os.listdir(trash))
@@ -130,7 +131,10 @@ def _remove_empty(root: MirrorRoot, folder: str, depth: int) -> None:
     while len(components) > depth:
         *above, name = components
         try:
-            with root.folder("/".join(above)) as parent, disk.disk_errors(f"tidying up {disk.shown(folder)}"):
+            with (
+                root.folder("/".join(above)) as parent,
+                disk.disk_errors(f"removing the empty folders of {disk.shown(folder)}"),
+            ):
                 try:
                     os.rmdir(name, dir_fd=parent)
                 except OSError:
@@ -142,7 +146,7 @@ def _remove_empty(root: MirrorRoot, folder: str, depth: int) -> None:
 
 
 def _last_links(name: str, parent: int) -> int:
-    """Return the bytes of the files that no other snapshot shares."""
+    """Return the size in bytes of the files that no other snapshot shares."""
     try:
         folder = disk.open_folder(name, below=parent)
     except OSError:

@@ -147,7 +147,7 @@ def test_a_file_in_a_folder_of_the_snapshot_is_verified_too(root: MirrorRoot) ->
 
     (path / "schemas/a.csv").write_bytes(b"?")
 
-    with pytest.raises(MirrorTampered, match=r"schemas/a\.csv is not what"):
+    with pytest.raises(MirrorTampered, match=r"schemas/a\.csv does not match"):
         verify(root, read(root))
 
 
@@ -157,7 +157,7 @@ def test_one_flipped_bit_is_found_and_the_file_named(root: MirrorRoot, bit: int)
     damaged[bit // 8] ^= 1 << bit % 8
     (publish(root) / "forms_forms.csv").write_bytes(damaged)
 
-    with pytest.raises(MirrorTampered, match=rf"{FOLDER}/forms_forms\.csv is not what _dcsync\.json says"):
+    with pytest.raises(MirrorTampered, match=rf"{FOLDER}/forms_forms\.csv does not match its SHA-256 in _dcsync\.json"):
         verify(root, read(root))
 
 
@@ -165,14 +165,14 @@ def test_one_flipped_bit_is_found_and_the_file_named(root: MirrorRoot, bit: int)
 def test_a_file_of_another_length_is_found(root: MirrorRoot, length: int) -> None:
     (publish(root) / "forms_forms.csv").write_bytes((FILES["forms_forms.csv"] * 2)[:length])
 
-    with pytest.raises(MirrorTampered, match=r"forms_forms\.csv is not what"):
+    with pytest.raises(MirrorTampered, match=r"forms_forms\.csv does not match"):
         verify(root, read(root))
 
 
 def test_a_missing_file_is_found_and_named(root: MirrorRoot) -> None:
     (publish(root) / "empty.csv").unlink()
 
-    with pytest.raises(MirrorTampered, match=r"empty\.csv is missing, though _dcsync\.json names it"):
+    with pytest.raises(MirrorTampered, match=r"empty\.csv is missing, but _dcsync\.json lists it"):
         verify(root, read(root))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.errors import MirrorTampered
-from dcsync.mirror.check import Reading, look, survey
+from dcsync.mirror.check import Reading, stat_entry, survey
 from dcsync.mirror.root import MirrorRoot, open_root
 
 
@@ -36,7 +36,7 @@ def test_everything_is_seen_and_only_files_are_files(root: MirrorRoot) -> None:
         "fifo": False,
     }
     assert found.entries["a.csv"].size == 5
-    assert found.entries["a.csv"] == look(root, "x", "a.csv")
+    assert found.entries["a.csv"] == stat_entry(root, "x", "a.csv")
     assert found.errors == {}
 
 
@@ -45,7 +45,7 @@ def test_what_is_not_there_is_said(root: MirrorRoot) -> None:
         with pytest.raises(FileNotFoundError):
             survey(root, missing)
     with pytest.raises(FileNotFoundError):
-        look(root, "x", "schemas/nothing")
+        stat_entry(root, "x", "schemas/nothing")
     with pytest.raises(FileNotFoundError):
         Reading(root, "x", "nothing")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dcsync.core.inflate import zlib_decompressor
 from dcsync.core.ziplayout import coalesce
-from dcsync.mirror.extract import Exploder, Step, Target
+from dcsync.mirror.extract import SpanExtractor, Step, Target
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staging import Staging
 from tests.fakes import JOB_ID
@@ -30,16 +30,16 @@ def explode(folder: Path, wanted: list[int], sizes: list[int], breaks: set[int])
     steps: list[Step] = []
     with open_root(folder / "mirror") as root, Staging(root, JOB_ID) as staging:
         targets = [Target(member=member, name=member.name, original=member.name) for member in members]
-        exploder = Exploder(staging, span, targets, inflate=zlib_decompressor)
-        at = exploder.resume()
+        extractor = SpanExtractor(staging, span, targets, inflate=zlib_decompressor)
+        at = extractor.resume()
         for number, size in enumerate([*sizes, len(ARCHIVE)]):
             if number in breaks:
-                at = exploder.resume()
+                at = extractor.resume()
             piece = ARCHIVE[at : min(at + size, span.stop)]
             at += len(piece)
-            steps += exploder.feed(piece)
-        assert exploder.done == len(targets)
-        assert exploder.close() == []
+            steps += extractor.feed(piece)
+        assert extractor.done == len(targets)
+        assert extractor.close() == []
         path = root.path / ".dcsync/staging" / JOB_ID
         assert sum(step.size for step in steps) == sum(member.size for member in members)
         return {file.name: file.read_bytes() for file in path.iterdir()}
@@ -64,13 +64,13 @@ def test_after_a_break_nothing_is_asked_for_that_is_not_needed(tmp_path: Path) -
     (span,) = coalesce([first, last], gap=len(ARCHIVE))
     with open_root(tmp_path) as root, Staging(root, JOB_ID) as staging:
         targets = [Target(member=member, name=member.name, original=member.name) for member in (first, last)]
-        exploder = Exploder(staging, span, targets, inflate=zlib_decompressor)
-        exploder.feed(ARCHIVE[first.offset : first.stop + 5])
+        extractor = SpanExtractor(staging, span, targets, inflate=zlib_decompressor)
+        extractor.feed(ARCHIVE[first.offset : first.stop + 5])
 
-        assert exploder.resume() == last.offset
-        exploder.feed(ARCHIVE[last.offset : last.offset + 100])
-        assert exploder.resume() == last.offset + 100
-        (dropped,) = exploder.close()
+        assert extractor.resume() == last.offset
+        extractor.feed(ARCHIVE[last.offset : last.offset + 100])
+        assert extractor.resume() == last.offset + 100
+        (dropped,) = extractor.close()
 
     assert (dropped.target.name, dropped.stored) == ("5.csv", None)
     assert [path.name for path in (tmp_path / ".dcsync/staging" / JOB_ID).iterdir()] == ["0.csv"]

@@ -98,7 +98,7 @@ def test_one_byte_less_than_listed_is_refused_and_nothing_gets_the_name(root: Mi
     part.begin(None)
     part.write(b"x" * 9)
 
-    with pytest.raises(SizeMismatch, match="9 bytes, the listing says 10"):
+    with pytest.raises(SizeMismatch, match="9 bytes, not 10"):
         part.finish(None)
 
     assert set(listing(staged(root))) == {"a.csv.part"}

@@ -86,7 +86,7 @@ def test_where_hard_links_are_refused_it_is_a_copy(root: MirrorRoot, monkeypatch
 
 def test_what_a_killed_repair_left_is_in_nobody_s_way(root: MirrorRoot) -> None:
     (root.path / ".dcsync/staging").mkdir(parents=True)
-    (root.path / ".dcsync/staging/mend.new").write_bytes(b"half")
+    (root.path / ".dcsync/staging/repair.new").write_bytes(b"half")
 
     replace_by_link(root, TARGET, SOURCE, label="now")
 

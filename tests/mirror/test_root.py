@@ -99,7 +99,7 @@ def test_a_root_that_is_missing_is_not_made(tmp_path: Path) -> None:
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mirror").write_bytes(b"")
 
-    with pytest.raises(MirrorError, match="is no folder"), open_root(tmp_path / "mirror"):
+    with pytest.raises(MirrorError, match="is not a folder"), open_root(tmp_path / "mirror"):
         pass
 
 
@@ -192,7 +192,7 @@ def test_a_marker_that_cannot_be_read_is_neither_new_nor_ours(root: MirrorRoot, 
     (root.path / ".dcsync").mkdir()
     (root.path / ".dcsync/instance").write_bytes(body)
 
-    with pytest.raises(MirrorTampered, match="unreadable"):
+    with pytest.raises(MirrorTampered, match="valid instance ID"):
         claim(root, state_id="ours", knows_snapshots=False)
 
     assert (root.path / ".dcsync/instance").read_bytes() == body
@@ -296,7 +296,7 @@ def test_a_staging_on_another_file_system_is_refused_before_any_work(root: Mirro
     own.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", own], check=True)
     try:
-        with pytest.raises(DiskError, match="another file system"), locked(root, role="sync"):
+        with pytest.raises(DiskError, match="different file system"), locked(root, role="sync"):
             pass
         assert tree(own) == set()
     finally:
@@ -325,7 +325,7 @@ def test_a_root_in_whose_place_another_stands_is_not_there_any_more(root: Mirror
     root.path.rename(tmp_path / "moved")
     root.path.mkdir()
 
-    with pytest.raises(MirrorError, match="not the folder any more"):
+    with pytest.raises(MirrorError, match="no longer the folder"):
         root.check_still_there()
 
 
@@ -333,7 +333,7 @@ def test_a_root_in_whose_place_another_stands_is_not_there_any_more(root: Mirror
 def test_a_disk_that_is_mounted_over_the_root_is_noticed(root: MirrorRoot) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", root.path], check=True)
     try:
-        with pytest.raises(MirrorError, match="not the folder any more"):
+        with pytest.raises(MirrorError, match="no longer the folder"):
             root.check_still_there()
     finally:
         subprocess.run(["umount", "-l", root.path], check=True)

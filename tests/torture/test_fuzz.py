@@ -32,7 +32,7 @@ from dcsync.core.snapshot import Record, parse_record
 from dcsync.core.wire import WireError
 from dcsync.core.ziplayout import Directory, ZipError, coalesce, describe, read_directory
 from dcsync.errors import AuthError, ConfigInvalid, LoginRequired
-from dcsync.mirror.extract import Exploder, Target
+from dcsync.mirror.extract import SpanExtractor, Target
 from dcsync.mirror.native import fastest_decompressor
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staged_names import staged_leaf
@@ -347,10 +347,10 @@ class Explosion:
             stored = {}
             for span in spans:
                 targets = [Target(member=each, name=paths[each.name], original=each.name) for each in span.members]
-                exploder = Exploder(staging, span, targets, inflate=fastest_decompressor())
+                extractor = SpanExtractor(staging, span, targets, inflate=fastest_decompressor())
                 written = 0
                 for at in range(span.start, span.stop, 1 << 18):
-                    for step in exploder.feed(body[at : min(at + (1 << 18), span.stop)]):
+                    for step in extractor.feed(body[at : min(at + (1 << 18), span.stop)]):
                         written += step.size
                         if step.stored is not None:
                             stored[step.stored.name] = step.stored
@@ -361,7 +361,7 @@ class Explosion:
                         elif step.damage is not None:
                             self.damaged += 1
                             assert step.damage.isprintable()
-                exploder.close()
+                extractor.close()
                 # Counted on real output: never more than was promised for what was kept.
                 assert written <= sum(target.member.size for target in targets)
             self.taken += len(stored)

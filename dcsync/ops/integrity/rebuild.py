@@ -168,12 +168,14 @@ class _Rebuild:
             parts = folder.split("/")
             return len(parts) == latest_depth and parts[-1] == settings.layout.latest_name
 
-        def is_one(folder: str) -> bool:
+        def placed(folder: str) -> bool:
             return is_placed(settings, folder)
 
-        found = [folder for folder in adopt.find_snapshots(self._context.root, is_one=is_one) if not is_latest(folder)]
+        found = [
+            folder for folder in adopt.find_snapshots(self._context.root, is_snapshot=placed) if not is_latest(folder)
+        ]
         # Where the layout puts them first: whatever else holds the same snapshot is a copy.
-        return sorted(found, key=lambda folder: (not is_one(folder), folder))
+        return sorted(found, key=lambda folder: (not placed(folder), folder))
 
     async def _known(self) -> list[tuple[AccountName, JobId, str]]:
         """Return account, job and folder of what an earlier part of this rebuild took in."""

@@ -25,7 +25,7 @@ from dcsync.errors import (
     StorageError,
 )
 from dcsync.manifest import SnapshotRows
-from dcsync.mirror.check import look
+from dcsync.mirror.check import stat_entry
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
 from dcsync.mirror.staged_names import staged_leaf
@@ -126,7 +126,7 @@ class _Repair:
         """Let a `latest` of hard links have the new files too."""
         if self._context.settings.latest is LatestKind.HARDLINKS:
             for job in sorted(self._touched):
-                await move_latest(self._context, self._account, job, anew=True)
+                await move_latest(self._context, self._account, job, rebuild=True)
 
     async def _mend(self, group: Sequence[Repairable]) -> list[Damage]:
         body = group[0].body
@@ -177,7 +177,7 @@ class _Repair:
             if folder is None or (folder, stored.name) in damaged:
                 continue
             try:
-                entry = await self._context.disk.run(look, self._context.root, folder, stored.name)
+                entry = await self._context.disk.run(stat_entry, self._context.root, folder, stored.name)
                 if (entry.device, entry.inode) in bad or not entry.is_file:
                     continue
                 digest = await self._reader.digest(folder, stored.name, entry)

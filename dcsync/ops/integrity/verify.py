@@ -298,7 +298,7 @@ class _Verification:
         def find() -> list[str]:
             depth = len(settings.layout.request_segments)
             found = []
-            for folder in adopt.find_snapshots(context.root, is_one=is_one):
+            for folder in adopt.find_snapshots(context.root, is_snapshot=is_one):
                 parts = folder.split("/")
                 is_latest = len(parts) == depth + 1 and parts[-1] == settings.layout.latest_name
                 if not is_latest and self._part.has(folder) and folder not in known and self._is_ours(folder):

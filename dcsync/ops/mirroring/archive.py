@@ -1,4 +1,4 @@
-"""The archive of an extract, read in ranges: its directory from the end, then the members that are wanted."""
+"""The extract's ZIP, read in ranges: first its central directory at the end, then the entries that are needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcsync.core.transfer import PIECE_SIZE, Patience, decide_range, range_heade
 from dcsync.core.ziplayout import TAIL_SIZE, Directory, Span, ZipError, read_directory
 from dcsync.errors import ContentChanged, RangeIgnored, StorageError, StorageRefused, StorageUnreachable
 from dcsync.mirror.disk import disk_errors
-from dcsync.mirror.extract import Exploder, Step, Target
+from dcsync.mirror.extract import SpanExtractor, Step, Target
 from dcsync.mirror.native import fastest_decompressor
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
@@ -26,30 +26,30 @@ from dcsync.tasks import DiskFile, each
 
 log = structlog.get_logger(__name__)
 
-#: A range may begin within 60 s of signing (API §4); after this a new URL is asked for.
+#: A range request must start within 60 s of signing (docs/api.md §4). After this time dcsync asks for a new URL.
 URL_GOOD_S = 40.0
-#: A range that brings less than this before it breaks, and no whole member, has failed like one that brings nothing.
+#: A broken range counts as progress only if it brought this many bytes or a whole entry.
 _PROGRESS = 1 << 16
-#: Reads of the end until the directory is whole: the tail, a Zip64 record before it, the directory before that.
+#: The number of reads for the central directory: the tail, a Zip64 record before it, and the directory before that.
 _MAX_READS = 4
 
 
 class Archive(Protocol):
-    """A container that can be read in parts. `fetched_bytes` came over the line for it."""
+    """A ZIP that can be read in parts. `fetched_bytes` of it were downloaded."""
 
     size: int
     is_remote: bool
     fetched_bytes: int
 
     def forget(self) -> None:
-        """Take the container for a new one: its ETag is learnt anew."""
+        """Forget the ETag, because the ZIP may be a new one."""
 
     def stream(self, start: int, stop: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Give the bytes from `start` to `stop` as they come. Raises `StorageError`s, and so does what it gives."""
+        """Yield an iterator of the bytes from `start` to `stop` as they arrive. Both raise `StorageError`s."""
 
 
 class RemoteArchive:
-    """The archive in the file store. One signed URL serves every range that begins while it is fresh."""
+    """The ZIP in the object storage. One signed URL serves all ranges that start while it is fresh."""
 
     def __init__(self, context: SyncContext, *, job: Job, sign: Sign, size: int) -> None:
         self.size = size
@@ -65,7 +65,7 @@ class RemoteArchive:
 
     @asynccontextmanager
     async def stream(self, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Ask for a range of the container that was first seen; `ContentChanged` when it is another one now."""
+        """Request a range of the ZIP that the first range came from. `ContentChanged` when it was replaced."""
         signed = await self._fresh_url()
         headers = range_headers(start, stop, self._etag)
         async with self._context.storage.get(signed, headers) as answer:
@@ -81,7 +81,7 @@ class RemoteArchive:
             yield self._counted(answer.pieces)
 
     def forget(self) -> None:
-        """Take the container for a new one: its ETag is learnt anew."""
+        """Forget the ETag, because the ZIP may be a new one."""
         self._etag = None
 
     async def _fresh_url(self) -> SignedFile:
@@ -101,7 +101,7 @@ class RemoteArchive:
 
 
 class StagedArchive:
-    """The archive in the staging, when it is kept in the mirror as well: nothing of it comes over the line twice."""
+    """The ZIP in the staging, when the mirror keeps it: no byte of it is downloaded twice."""
 
     def __init__(self, context: SyncContext, staging: Staging, stored: StoredFile) -> None:
         self.size = stored.size
@@ -122,7 +122,7 @@ class StagedArchive:
             yield self._pieces(file, start, stop)
 
     def forget(self) -> None:
-        """It cannot change: nothing to forget."""
+        """Do nothing: this file cannot change."""
 
     async def _pieces(self, file: DiskFile, start: int, stop: int) -> AsyncIterator[bytes]:
         with disk_errors(f"reading {self._staging.relative}/{ARCHIVE_NAME}"):
@@ -137,9 +137,9 @@ class StagedArchive:
 
 
 async def open_directory(context: SyncContext, archive: Archive) -> Directory:
-    """Read the central directory: one range for nearly every archive.
+    """Read the central directory. Nearly every ZIP needs only one range for it.
 
-    Raises `ZipError` when it cannot be read as one, `StorageError`s when the store does not give it.
+    Raises `ZipError` when it is not a valid directory, and `StorageError`s when it cannot be downloaded.
     """
     start = max(0, archive.size - TAIL_SIZE)
     tail = await _read(context, archive, start, archive.size)
@@ -151,20 +151,20 @@ async def open_directory(context: SyncContext, archive: Archive) -> Directory:
             break
         tail = await _read(context, archive, found.start, start) + tail
         start = found.start
-    message = "its directory cannot be found"
+    message = "its central directory was not found"
     raise ZipError(message)
 
 
 @dataclass(slots=True, kw_only=True)
 class Extraction:
-    """What was got out of an archive: files by name on disk, and by the server's name why some were not."""
+    """The extracted files by their name on disk, and the damage of the others by Autodesk's name."""
 
     stored: dict[str, StoredFile] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
 
 class Extractor:
-    """Stages members of an archive, span beside span."""
+    """Extracts ZIP entries into the staging, all spans at the same time."""
 
     def __init__(self, context: SyncContext, archive: Archive, *, job: Job, staging: Staging) -> None:
         self.extraction = Extraction()
@@ -175,55 +175,55 @@ class Extractor:
         self._inflate = fastest_decompressor()
 
     async def extract(self, spans: Sequence[Span], extracts: Sequence[Extract]) -> None:
-        """Stage these members out of these spans; `extraction` says what came and what did not.
+        """Extract these entries from these spans. `extraction` holds the results.
 
-        Raises `ContentChanged` when the archive is another one now, `StorageError`s when the store gives no more; what
-        is staged stays. A damaged member stops no other. Cancelling drops the members that are not whole.
+        A damaged entry does not stop the others. Raises `ContentChanged` when the ZIP was replaced, and `StorageError`s
+        when the download fails for good. The staged files stay. Cancelling drops the incomplete entries.
         """
         wanted = {
             extract.member.name: Target(member=extract.member, name=extract.name, original=extract.file.name)
             for extract in extracts
         }
 
-        async def one(span: Span) -> None:
-            await self._span(span, [wanted[member.name] for member in span.members if member.name in wanted])
+        async def extract_span(span: Span) -> None:
+            await self._extract_span(span, [wanted[member.name] for member in span.members if member.name in wanted])
 
-        await each(spans, one, at_once=max(1, len(spans)))
+        await each(spans, extract_span, at_once=max(1, len(spans)))
 
-    async def _span(self, span: Span, targets: list[Target]) -> None:
+    async def _extract_span(self, span: Span, targets: list[Target]) -> None:
         patience = Patience()
-        exploder = Exploder(self._staging, span, targets, inflate=self._inflate)
+        extractor = SpanExtractor(self._staging, span, targets, inflate=self._inflate)
         try:
-            while exploder.done < len(targets):
-                start, done = exploder.resume(), exploder.done
+            while extractor.done < len(targets):
+                start, done = extractor.resume(), extractor.done
                 try:
                     async with self._context.slots:
-                        await self._stream(start, span.stop, exploder)
-                    error: StorageError = StorageUnreachable("the archive ended before its members did")
+                        await self._stream(start, span.stop, extractor)
+                    error: StorageError = StorageUnreachable("the ZIP ended before its entries did")
                 except (ContentChanged, RangeIgnored):
                     raise
                 except StorageError as failure:
                     error = failure
-                if exploder.done == len(targets):
+                if extractor.done == len(targets):
                     return
-                # The next attempt begins at the byte where this one was cut.
-                progressed = exploder.done > done or exploder.resume() - start >= _PROGRESS
+                # The next attempt resumes at the byte where this one ended.
+                progressed = extractor.done > done or extractor.resume() - start >= _PROGRESS
                 wait = patience.wait_after(error, progressed=progressed, draw=self._context.draw())
                 if wait is None:
                     raise error
-                log.debug("a range of the archive is asked for again", code=error.code, wait=wait)
+                log.debug("range of the ZIP will be requested again", code=error.code, wait=wait)
                 await self._context.clock.sleep(wait)
         finally:
-            self._note(exploder.close())
+            self._note(extractor.close())
 
-    async def _stream(self, start: int, stop: int, exploder: Exploder) -> None:
-        behind = WriteBehind(self._context.disk, exploder.feed, self._note)
+    async def _stream(self, start: int, stop: int, extractor: SpanExtractor) -> None:
+        behind = WriteBehind(self._context.disk, extractor.feed, self._note)
         async with self._archive.stream(start, stop) as pieces:
             try:
                 async for piece in pieces:
                     await behind.add(piece)
             except StorageError:
-                # What came counts: the next attempt goes on after it.
+                # Keep the received bytes: the next attempt resumes after them.
                 await behind.flush()
                 raise
             finally:
@@ -244,7 +244,7 @@ class Extractor:
 
 
 async def _read(context: SyncContext, archive: Archive, start: int, stop: int) -> bytes:
-    """Return a part of the archive that fits into memory, asking again as a download does."""
+    """Return a part of the ZIP that fits into memory. Failed requests are retried as in a download."""
     patience = Patience()
     while True:
         try:
@@ -266,6 +266,6 @@ async def _gather(pieces: AsyncIterator[bytes], size: int) -> bytes:
         if len(body) > size:
             break
     if len(body) != size:
-        message = f"{size} bytes of the archive were asked for, {len(body)} came"
+        message = f"{len(body)} of {size} requested bytes of the ZIP arrived"
         raise StorageUnreachable(message)
     return bytes(body)

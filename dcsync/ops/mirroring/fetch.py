@@ -1,4 +1,4 @@
-"""The bytes of one extract: each file by a fresh signed URL, into the staging, checked."""
+"""Download of single files: each one through a fresh signed URL, into the staging, and checked."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What one extract took."""
+    """The files of one extract that were stored or failed, and the bytes that were downloaded."""
 
     fetched_bytes: int = 0
     stored: dict[str, StoredFile] = field(default_factory=dict)
@@ -49,7 +49,10 @@ class Tally:
 
 
 class Fetcher:
-    """Fetches the files of one job. Slot first, then sign, then GET: no URL is older than seconds when it is used."""
+    """Downloads the files of one job.
+
+    Each download takes a slot, then a signed URL, and then starts. No URL is older than a few seconds when it is used.
+    """
 
     def __init__(
         self,
@@ -67,14 +70,14 @@ class Fetcher:
         self._sign = sign
         self._staging = staging
         self._previous = previous
-        self._before = {} if previous is None else {before.original: before for before in previous.files}
+        self._previous_files = {} if previous is None else {file.original: file for file in previous.files}
         self._knowledge = knowledge
 
     async def fetch_all(self, fetches: tuple[Fetch, ...]) -> None:
-        """Fetch every file. One that fails for good does not stop the others: what is staged need not come again.
+        """Download every file. A file that fails for good does not stop the others. `tally.failures` names it.
 
-        Afterwards `tally.failures` names them. An error of the API, the tokens or the disk ends it at once.
-        Cancelling keeps what is staged, and `.part` files that can be resumed.
+        An error of the API, the tokens or the disk ends the download at once. Cancelling keeps the staged files and
+        the `.part` files that can be resumed.
         """
         await each(fetches, self._fetch_or_note, at_once=min(self._context.settings.concurrency, len(fetches) or 1))
 
@@ -84,7 +87,7 @@ class Fetcher:
         except StorageError as error:
             self.tally.failures.append((fetch.file.name, error))
             log.warning(
-                "a file could not be fetched", job=self._job.id, file=fetch.name, code=error.code, error=error.message
+                "file could not be downloaded", job=self._job.id, file=fetch.name, code=error.code, error=error.message
             )
             return
         self.tally.stored[stored.name] = stored
@@ -109,10 +112,10 @@ class Fetcher:
                         await disk.run(part.restart)
                     if wait is None:
                         raise
-                    log.debug("a download is tried again", file=fetch.name, code=error.code, wait=wait)
+                    log.debug("download will be retried", file=fetch.name, code=error.code, wait=wait)
                     await self._context.clock.sleep(wait)
         except asyncio.CancelledError:
-            # Short and without network; a later run goes on from here.
+            # This is short and needs no network. A later run resumes here.
             part.suspend()
             raise
         except DiskError:
@@ -125,7 +128,7 @@ class Fetcher:
     async def _attempt(self, fetch: Fetch, part: Part, attempts: _Attempts) -> StoredFile:
         disk = self._context.disk
         if part.written and part.have is None:
-            # Nothing says of what these bytes were the beginning.
+            # Without an ETag, nothing shows that the rest would belong to these bytes.
             await disk.run(part.restart)
         signed = await self._sign(self._job, fetch.file.name)
         self._context.observer.file_started(self._job.id, fetch.name, fetch.file.size)
@@ -150,13 +153,13 @@ class Fetcher:
     async def _receive(
         self, fetch: Fetch, part: Part, answer: Answer, etag: str | None, attempts: _Attempts
     ) -> StoredFile:
-        """Write the body while it comes; the last piece is written, checked and fsynced in one go."""
+        """Write the body while it arrives. The last piece is written, checked and fsynced in one call."""
         behind = WriteBehind(self._context.disk, part.write)
         try:
             await self._read_into(behind, fetch, part.written, answer)
         except StorageError as error:
             if not error.poison:
-                # What came counts: the next attempt goes on after it.
+                # Keep the received bytes: the next attempt resumes after them.
                 await behind.flush()
             raise
         finally:
@@ -168,7 +171,7 @@ class Fetcher:
         async for piece in answer.pieces:
             received += len(piece)
             if received > size:
-                message = f"it goes on after the {size} bytes of the listing"
+                message = f"the body is longer than the {size} bytes of the data listing"
                 raise SizeMismatch(message)
             await behind.add(piece)
             self.tally.fetched_bytes += len(piece)
@@ -178,57 +181,60 @@ class Fetcher:
     async def _store(
         self, fetch: Fetch, part: Part, rest: bytes | bytearray, etag: str | None, attempts: _Attempts
     ) -> StoredFile:
-        stored = await self._context.disk.run(_complete, part, rest, etag, self._must_match(etag, attempts))
-        if attempts.odd_sha256 is not None and self._knowledge.facts.etag_is_md5:
-            # The same content twice under an ETag that is not its MD5: the ETag is what changed its meaning.
+        stored = await self._context.disk.run(_complete, part, rest, etag, self._etag_check(etag, attempts))
+        if attempts.mismatched_sha256 is not None and self._knowledge.facts.etag_is_md5:
+            # The same content came twice with an ETag that is not its MD5: ETags have a new meaning.
             self._knowledge.distrust_etags()
-            log.warning("the file store's ETags are no MD5 any more; they are not checked from now on", file=fetch.name)
+            log.warning("storage ETags are no longer MD5 hashes; ETag check turned off", file=fetch.name)
         self._knowledge.learn_etag(etag, stored.md5)
         return await self._link_if_equal(fetch, stored, attempts)
 
-    def _must_match(self, etag: str | None, attempts: _Attempts) -> Callable[[str, str | None], None]:
-        """Return the check of content against its ETag, which is made before the file gets its name."""
+    def _etag_check(self, etag: str | None, attempts: _Attempts) -> Callable[[str, str | None], None]:
+        """Return the check of the content against its ETag. It runs before the file gets its final name."""
 
         def check(sha256: str, md5: str | None) -> None:
             promised = md5_of_etag(etag)
             if not self._knowledge.facts.etag_is_md5 or promised is None or md5 is None or promised == md5:
                 return
-            if attempts.odd_sha256 == sha256:
+            if attempts.mismatched_sha256 == sha256:
                 return
-            attempts.odd_sha256 = sha256
-            message = f"the content has the MD5 {md5}, its ETag says {promised}"
+            attempts.mismatched_sha256 = sha256
+            message = f"the MD5 of the content is {md5}, not {promised} as in its ETag"
             raise ChecksumMismatch(message)
 
         return check
 
     async def _link(self, fetch: Fetch, attempts: _Attempts) -> StoredFile:
-        before = attempts.unless
-        assert before is not None and self._previous is not None  # noqa: PT018, S101 - a 304 answers a condition
-        linked = await self._context.disk.run(self._staging.link, self._previous, before, fetch.name)
+        earlier = attempts.unless
+        assert earlier is not None and self._previous is not None  # noqa: PT018, S101 - a 304 answers a condition
+        linked = await self._context.disk.run(self._staging.link, self._previous, earlier, fetch.name)
         if linked is None:
             attempts.unless = None
             log.warning(
-                "a file of the snapshot before is not as it was recorded; it is fetched anew",
+                "file of the previous snapshot does not match its record; it is downloaded again",
                 snapshot=self._previous.folder,
-                file=before.name,
+                file=earlier.name,
             )
-            message = "the file in the snapshot before is not what was recorded"
+            message = "the file in the previous snapshot does not match its record"
             raise ContentChanged(message)
         self._knowledge.matched += 1
         self._context.observer.file_advanced(self._job.id, fetch.name, linked.size)
         return linked
 
     async def _link_if_equal(self, fetch: Fetch, stored: StoredFile, attempts: _Attempts) -> StoredFile:
-        """Keep one copy on the disk of what turned out not to have changed; the bytes were fetched all the same."""
-        before = self._before.get(stored.original)
-        same = before is not None and (before.size, before.sha256) == (stored.size, stored.sha256)
-        if before is None or self._previous is None or not same or not stored.size:
+        """Replace a downloaded file that turned out to be unchanged by a hard link, so that the disk holds one copy.
+
+        The record still says that it was downloaded.
+        """
+        earlier = self._previous_files.get(stored.original)
+        same = earlier is not None and (earlier.size, earlier.sha256) == (stored.size, stored.sha256)
+        if earlier is None or self._previous is None or not same or not stored.size:
             return stored
         if attempts.unless is not None and attempts.unless.etag is not None:
             self._knowledge.missed += 1
-        linked = await self._context.disk.run(self._staging.link, self._previous, before, stored.name)
+        linked = await self._context.disk.run(self._staging.link, self._previous, earlier, stored.name)
         if linked is None:
-            # The staged file was not touched.
+            # The staged file is unchanged.
             return stored
         return replace(linked, original=fetch.file.name, etag=stored.etag, md5=stored.md5, how=How.FETCHED)
 
@@ -239,14 +245,14 @@ class _Attempts:
 
     unless: StoredFile | None
     patience: Patience = field(default_factory=Patience)
-    #: SHA-256 of content whose MD5 was not its ETag.
-    odd_sha256: str | None = None
+    #: SHA-256 of the content whose MD5 did not match its ETag.
+    mismatched_sha256: str | None = None
 
 
 def _complete(
     part: Part, rest: bytes | bytearray, etag: str | None, check: Callable[[str, str | None], None]
 ) -> StoredFile:
-    """Write the last piece, check, fsync and name the file: one hop into a thread, which is all a small file takes."""
+    """Write the last piece, check, fsync and name the file. A small file needs only this one call in a thread."""
     if rest:
         part.write(rest)
     digest = part.digest()

@@ -34,7 +34,7 @@ def after_acknowledgement(account: AccountSettings, job: JobId) -> Iterator[None
         )
 
 
-async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, anew: bool = False) -> None:
+async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, rebuild: bool = False) -> None:
     """Let `latest` show the newest snapshot of the job's request.
 
     A delta request has none, because one extract of it does not show all rows. A request that could not be read has
@@ -52,12 +52,12 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
         newest = await context.manifest.newest_snapshot(account.name, request.id)
         if newest is None or newest == shown or known.state is not JobState.PUBLISHED:
             return
-        await _point_latest(context, newest, anew=anew)
+        await _point_latest(context, newest, rebuild=rebuild)
         # Another host may have published a newer one, and shown it, before this one moved `latest`: look again.
         shown = newest
 
 
-async def _point_latest(context: MirrorContext, newest: str, *, anew: bool) -> None:
+async def _point_latest(context: MirrorContext, newest: str, *, rebuild: bool) -> None:
     layout = context.settings.layout
     # The layout says how deep the request's folder is. Its name was fixed at first sight: the snapshot's folder has it.
     request_folder = "/".join(newest.split("/")[: len(layout.request_segments)])
@@ -68,5 +68,5 @@ async def _point_latest(context: MirrorContext, newest: str, *, anew: bool) -> N
         name=layout.latest_name,
         snapshot=newest,
         kind=context.settings.latest,
-        anew=anew,
+        rebuild=rebuild,
     )

@@ -1,4 +1,4 @@
-"""From the line to the disk: the next megabyte comes while the last one is written."""
+"""From the network to the disk: the next mebibyte arrives while the previous one is written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ T = TypeVar("T")
 
 
 class WriteBehind(Generic[T]):
-    """Gathers pieces of 1 MiB and hands one to `write` in a thread while the next one comes.
+    """Collects pieces of 1 MiB and passes each one to `write` in a disk thread while the next one arrives.
 
-    `drain` it whatever happens. `on_written` is told each result, in the event loop's thread and in order.
+    The caller must `drain` it, also after an error. `on_written` gets each result, in order and in the event loop's
+    thread.
     """
 
     def __init__(
@@ -33,15 +34,15 @@ class WriteBehind(Generic[T]):
         self._writing: asyncio.Future[T] | None = None
 
     async def add(self, piece: bytes) -> None:
-        """Take in a piece; waits while two are on their way to the disk."""
+        """Add a piece. Waits while two pieces of 1 MiB are not written yet."""
         self.rest += piece
         if len(self.rest) >= PIECE_SIZE:
             await self.drain()
-            # The buffer is handed over, not shared.
+            # The thread gets this buffer alone: new bytes go into a new one.
             self._writing, self.rest = self._disk.start(self._write, self.rest), bytearray()
 
     async def drain(self) -> None:
-        """Wait for the write under way and raise its error."""
+        """Wait for the running write and raise its error."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             self._on_written(await self._disk.wait(writing))
@@ -55,17 +56,17 @@ class WriteBehind(Generic[T]):
 
 
 class Gauge:
-    """Counts what comes: holds it back to the bandwidth, and notices a transfer that crawls."""
+    """Counts received bytes: keeps a transfer within the bandwidth limit, and notices one that is too slow."""
 
     def __init__(self, context: SyncContext) -> None:
         self._context = context
         self._guard = RateGuard(context.clock.monotonic())
 
     async def count(self, size: int) -> None:
-        """Count `size` bytes more. Raises `TooSlow`."""
+        """Count `size` more bytes, and wait when the limit asks for it. Raises `TooSlow`."""
         now = self._context.clock.monotonic()
         if self._guard.is_too_slow(now, size):
-            message = "the file store sends less than 1 KiB a second"
+            message = "the object storage sends less than 1 KiB per second"
             raise TooSlow(message)
         wait = self._context.throttle.wait_s(now, size)
         if wait > 0:

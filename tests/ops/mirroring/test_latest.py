@@ -100,7 +100,7 @@ async def test_a_folder_of_hard_links_is_kept_unless_it_is_to_be_replaced(bench:
     await move_latest(linked, bench.account, job)
     assert not (bench.latest / "a.csv").exists()
 
-    await move_latest(linked, bench.account, job, anew=True)
+    await move_latest(linked, bench.account, job, rebuild=True)
     assert (bench.latest / "a.csv").read_text() == FILES["a.csv"]
 
 

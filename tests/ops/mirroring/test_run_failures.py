@@ -174,7 +174,7 @@ async def test_a_snapshot_that_does_not_fit_is_not_begun_and_a_smaller_one_is(mi
 
     (failed,) = outcome.failed
     assert failed.code == "F-SPACE"
-    assert "bytes are needed" in failed.message
+    assert "bytes free and needs" in failed.message
     assert [published.job for published in outcome.published] == [small]
     assert mirror.sandbox.count("storage") == 1
 
@@ -219,7 +219,7 @@ async def test_no_token_and_no_signature_reaches_any_log_or_file(
     for path in [*mirror.state.iterdir(), *mirror.root.rglob("*")]:
         if path.is_file() and not path.name.startswith("token"):
             texts[str(path)] = path.read_bytes().decode("latin-1")
-    assert "progress" in texts["log"] or "snapshot" in texts["log"] or "could not be fetched" in texts["log"]
+    assert "progress" in texts["log"] or "snapshot" in texts["log"] or "could not be downloaded" in texts["log"]
     for where, text in texts.items():
         for secret in secrets:
             assert secret not in text, where

@@ -1,4 +1,4 @@
-"""The command line: options → one op → output. The only place that prints."""
+"""The command line. Each command reads its options, calls one operation and prints the result."""
 
 import gc
 import os
@@ -10,43 +10,43 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with a status of DESIGN §6; no error leaves as a traceback but a bug."""
+    """Run the command line and exit with one of the statuses in `ExitStatus`. Only a bug prints a traceback."""
     try:
         _open_outputs()
-        # What is imported stays: to look through it for garbage took a fifth of the start. `run_loop` turns it on.
+        # Imported modules are never freed. Searching them for garbage took a fifth of the start. `run_loop` enables it.
         gc.disable()
-        # Imported here, where an interrupt is caught: it takes the longest of a start.
+        # Most of the start is this import, so it happens where an interrupt is caught.
         from dcsync.cli.group import run
 
         status = run(sys.argv[1:])
-        _let_interrupts_end_it()
+        _restore_interrupts()
     except KeyboardInterrupt:
-        # During the start, or a second one while the first was told of.
+        # Pressed during the start, or again while the first one was being reported.
         status = 130
-    _let_interrupts_end_it()
-    _let_go()
+    _restore_interrupts()
+    _flush_outputs()
     sys.exit(status)
 
 
-def _let_interrupts_end_it() -> None:
-    """Let an interrupt just end the process: all is done, and the interpreter is about to go down."""
+def _restore_interrupts() -> None:
+    """Let an interrupt end the process without an exception: the work is done and the interpreter is shutting down."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _open_outputs() -> None:
-    """Let all three standard descriptors lead somewhere: else the next file that is opened gets what is printed."""
+    """Open closed standard descriptors on /dev/null. Otherwise the next file opened would receive the output."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
-def _let_go() -> None:
-    """Write out what was said; what nobody is there to hear goes nowhere, instead of as a complaint at the very end."""
+def _flush_outputs() -> None:
+    """Flush stdout and stderr. Discard what no reader takes, or the interpreter would complain at exit."""
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
             stream.flush()

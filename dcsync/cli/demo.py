@@ -1,4 +1,4 @@
-"""`dcsync demo`: the sandbox and a sync into a folder, nothing to configure."""
+"""`dcsync demo`: a sandbox and a sync into a folder, without any configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import ConfigError
 
@@ -24,22 +24,23 @@ if TYPE_CHECKING:
 
 _STATE = ".state"
 _FIRST_DAYS = 3
-#: The made-up extracts begin this long ago, so that a new day can be added often before they reach today.
+#: The made-up extracts start this long ago, so that many more days can be added before they reach today.
 _DAYS_BACK = 12
-#: A made-up day that would be older than this comes today's way instead: the server deletes extracts after 30 days.
+#: Days older than this are moved closer to today, because Autodesk deletes extracts after 30 days.
 _OLDEST_NEXT = 18
 _TOKEN_VARIABLE = "DCSYNC_DEMO_TOKEN"  # noqa: S105 - the variable's name
-#: Whoever starts the demo for a person says here how that person starts it again.
-_AGAIN_VARIABLE = "DCSYNC_DEMO_AGAIN"
+#: A program that starts the demo, such as make, sets this variable to the command that runs the demo again.
+_RERUN_VARIABLE = "DCSYNC_DEMO_AGAIN"
 
 
-@click.command("demo", epilog=EXIT_STATUSES)
+@click.command("demo", epilog=exit_statuses(3, 11, 14))
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("dcsync-demo"))
 @click.pass_context
 def demo_command(ctx: click.Context, folder: Path) -> int:
-    """Mirror a made-up account into FOLDER (./dcsync-demo) over real HTTP on this machine.
+    """Mirror a made-up account into FOLDER (./dcsync-demo).
 
-    Run it again: a new day has come, and what did not change is hardlinked.
+    The demo starts a local simulator of Autodesk's API and mirrors from it over real HTTP. You need no Autodesk
+    account. Each further run adds one day. Unchanged files are hard links to the previous snapshot.
     """
     from dcsync.cli.startup import run_async, set_up_log
     from dcsync.ops.mirroring.run import exit_status
@@ -48,12 +49,12 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
     folder = folder.absolute()
     first_day, days = _prepare(folder)
     again = days > _FIRST_DAYS
-    first_day, skipped = _not_too_old(first_day, days, datetime.now(UTC).date())
+    first_day, skipped = _move_forward(first_day, days, datetime.now(UTC).date())
     if skipped:
-        click.echo(f"The demo was last run long ago: it leaves out {skipped} days and goes on from there.")
+        click.echo(f"The last run of the demo was long ago. It skips {skipped} days.")
     click.echo(
-        f"A sandbox serves {days} days of two data requests on this machine; dcsync mirrors "
-        f"{'what is new' if again else 'them'} into {folder}\n"
+        f"A local simulator of Autodesk's API serves {days} days of two data requests. "
+        f"dcsync mirrors {'the new extracts' if again else 'them'} into {folder}\n"
     )
     outcomes = run_async(_mirror(folder, first_day, days))
     (folder / _STATE / "demo.json").write_text(json.dumps({"first_day": first_day.isoformat(), "days": days}))
@@ -66,30 +67,30 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
 
 
 def _prepare(folder: Path) -> tuple[date, int]:
-    """Return the first made-up day and how many there are by now; refuse a folder that is something else."""
+    """Return the first made-up day and the number of days. Refuse a folder that does not belong to the demo."""
     state = folder / _STATE
-    notes = state / "demo.json"
+    progress = state / "demo.json"
     try:
-        if notes.is_file():
-            entry = json.loads(notes.read_text())
+        if progress.is_file():
+            entry = json.loads(progress.read_text())
             return date.fromisoformat(entry["first_day"]), int(entry["days"]) + 1
         if folder.is_dir() and not state.is_dir() and any(folder.iterdir()):
-            message = f"{folder} has other files in it"
+            message = f"{folder} contains other files"
             raise ConfigError(message, hint="name a new or empty folder: dcsync demo DIR")
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        message = f"{folder} cannot be used: {error.strerror}"
+        message = f"cannot use {folder}: {error.strerror}"
         raise ConfigError(message, hint="name a folder that you may write to: dcsync demo DIR") from None
     except (ValueError, KeyError, TypeError):
-        message = f"{notes} is not what the demo wrote"
+        message = f"{progress} was not written by the demo, or is damaged"
         raise ConfigError(message, hint=f"remove {folder} and run the demo again") from None
     return datetime.now(UTC).date() - timedelta(days=_DAYS_BACK), _FIRST_DAYS
 
 
-def _not_too_old(first_day: date, days: int, today: date) -> tuple[date, int]:
-    """Return the first day, moved so that the newest can still be had, and by how many days.
+def _move_forward(first_day: date, days: int, today: date) -> tuple[date, int]:
+    """Return the first day, moved so that the newest extract is not expired, and by how many days it was moved.
 
-    The earlier ones move with it, which nobody sees: they are mirrored, and were fixed in the manifest at first sight.
+    The earlier extracts move too. That has no effect: they are mirrored, and the manifest has their dates.
     """
     newest = first_day + timedelta(days=days - 1)
     if (today - newest).days <= _OLDEST_NEXT:
@@ -110,7 +111,7 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
     from dcsync.sandbox import Options, Sandbox, World
 
     world = World.demo(seed=1, days=days, first_day=first_day)
-    # The real quota of 60 calls a minute would make a visitor wait; everything else is as strict as the real side.
+    # Autodesk's limit of 60 calls per minute would make you wait. Everything else is as strict as the real API.
     async with Sandbox(world, options=Options(quota_per_minute=None)) as sandbox:
         path = folder / _STATE / "config.toml"
         path.write_text(_config(folder, sandbox.base_url, world.hub_id))
@@ -125,7 +126,7 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
 
 
 def _config(folder: Path, base_url: str, hub_id: str) -> str:
-    return f"""# What the demo ran with; the sandbox at this address is gone when it ends.
+    return f"""# The configuration of the last run of the demo. The simulator at this address runs only during the demo.
 [mirror]
 root = {json.dumps(str(folder))}
 
@@ -154,7 +155,7 @@ def _show_published(outcomes: Sequence[AccountOutcome]) -> None:
 
 
 def _show_tree(folder: Path) -> None:
-    """Show the requests' folders with their snapshots, and the newest one's files."""
+    """Print the folder of each data request with its snapshots, and the files of the latest one."""
     click.echo(f"{folder}/")
     account = folder / "acme"
     click.echo("  acme/")
@@ -165,16 +166,14 @@ def _show_tree(folder: Path) -> None:
         for snapshot in sorted(path.parent for path in request.glob(f"[0-9]*/**/{SIDECAR_NAME}")):
             files = _files(snapshot)
             linked = sum((snapshot / name).stat().st_nlink > 1 for name in files)
-            click.echo(
-                f"      {snapshot.relative_to(request)}/  {len(files)} files, {linked} of them shared by hard links"
-            )
+            click.echo(f"      {snapshot.relative_to(request)}/  {len(files)} files, {linked} of them hard links")
         names = _files(latest)
         shown = ", ".join(names[:5])
-        click.echo(f"        {shown}, … ({len(names)} in all)")
+        click.echo(f"        {shown}, … ({len(names)} files)")
 
 
 def _files(snapshot: Path) -> list[str]:
-    """Return what a snapshot mirrors, by name: as `sync` counts it, without our own two files."""
+    """Return the names of the mirrored files, as `sync` counts them: without SHA256SUMS and _dcsync.json."""
     return [entry["name"] for entry in json.loads((snapshot / SIDECAR_NAME).read_text())["files"]]
 
 
@@ -183,19 +182,19 @@ def _show_next(folder: Path) -> None:
     shown = shlex.quote(str(latest))
     click.echo(
         f"""
-Look at:
-  cd {shown} && sha256sum -c --quiet {SUMS_NAME} && echo whole
-  xdg-open {shlex.quote(str(folder / "index.html"))}      # the report: history, what changed, what to look at
-  less {shown}/{SIDECAR_NAME}        # where each file came from, and how
-  {_again(folder)}   # another day: only what changed is fetched"""
+Next:
+  (cd {shown} && sha256sum -c --quiet {SUMS_NAME}) && echo OK      # check every file without dcsync
+  xdg-open {shlex.quote(str(folder / "index.html"))}      # the report: history, changes, alerts
+  less {shown}/{SIDECAR_NAME}      # where each file came from
+  {_rerun_command(folder)}      # add a day: only changed files are downloaded"""
     )
 
 
-def _again(folder: Path) -> str:
-    """Return the command that runs the demo again, as it can be typed here."""
-    told = os.environ.get(_AGAIN_VARIABLE)
-    if told:
-        return told
+def _rerun_command(folder: Path) -> str:
+    """Return the command that runs the demo again, ready to paste."""
+    given = os.environ.get(_RERUN_VARIABLE)
+    if given:
+        return given
     if shutil.which("dcsync"):
         command = ["dcsync"]
     elif Path(sys.argv[0]).name == "dcsync":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
     from dcsync.config import Config
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from dcsync.ops.diff import Candidate, Comparison
 
 
-@click.command("diff", epilog=EXIT_STATUSES)
+@click.command("diff", epilog=exit_statuses(3, 14))
 @click.argument("before", metavar="[A]", default="previous")
 @click.argument("after", metavar="[B]", default="latest")
-@click.option("--account", metavar="NAME", help="Only snapshots of this account.")
-@click.option("--request", metavar="ID|SLUG|GLOB", help="Only snapshots of this data request.")
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON; its keys are stable.")
+@click.option("--account", metavar="NAME", help="Compare only snapshots of this account.")
+@click.option("--request", metavar="ID|SLUG|GLOB", help="Compare only snapshots of this data request.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")
 @click.pass_context
 def diff_command(
     ctx: click.Context, before: str, after: str, account: str | None, request: str | None, as_json: bool
 ) -> int:
-    """Show what differs between the snapshots A and B: tables, columns, rows, bytes.
+    """Compare the snapshots A and B: tables, columns, rows and bytes.
 
-    A and B are job ids or their beginnings, days (the newest snapshot of that day), "latest", or "previous", which is
-    the one before the latest. Without them: previous and latest.
+    A and B are each a job ID, the first characters of one, a date (the newest snapshot of that day), "latest" or
+    "previous" (the snapshot before the latest). The default compares previous with latest.
     """
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
@@ -50,7 +50,7 @@ async def _compare(config: Config, before: str, after: str, *, account: str | No
 
     accounts = account_settings(config, [] if account is None else [account])
     async with read_mirror(config) as context:
-        return await compare(context, [one.name for one in accounts], before, after, request=request)
+        return await compare(context, [settings.name for settings in accounts], before, after, request=request)
 
 
 def _print(comparison: Comparison) -> None:
@@ -64,24 +64,24 @@ def _print(comparison: Comparison) -> None:
         click.echo(f"{mark}: {side.folder}  {files} files, {rows:,} rows, {size_text(size)}")
     differing = [*diff.tables, *diff.others]
     if not differing:
-        click.echo("nothing differs")
+        click.echo("no differences")
         return
-    click.echo(f"{len(diff.tables)} tables and {len(diff.others)} other files differ, {diff.unchanged} are the same\n")
+    click.echo(f"{len(diff.tables)} tables and {len(diff.others)} other files differ, {diff.unchanged} are unchanged\n")
     print_table(
-        ("file", "change", "rows A", "rows B", "more", "bytes A", "bytes B", "columns"),
+        ("file", "change", "rows A", "rows B", "row change", "bytes A", "bytes B", "columns"),
         [_row(entry) for entry in differing],
         wide=(0,),
     )
 
 
 def _row(entry: FileDiff) -> tuple[str, ...]:
-    more = entry.rows_more
+    row_change = entry.rows_more
     return (
         entry.name,
         entry.fate.value,
         _count(entry.rows_before),
         _count(entry.rows_after),
-        "-" if more is None else f"{more:+,}",
+        "-" if row_change is None else f"{row_change:+,}",
         _count(entry.size_before),
         _count(entry.size_after),
         _columns(entry.columns),

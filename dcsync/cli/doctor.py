@@ -16,14 +16,14 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "bright_blac
 
 
 @click.command("doctor", epilog=EXIT_STATUSES)
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON; its keys are stable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")
 @click.pass_context
 def doctor_command(ctx: click.Context, as_json: bool) -> int:
-    """Check configuration, disk, token and API, and say what to do about what is not right.
+    """Check the configuration, the disk, the sign-in and the API, and say how to fix each problem.
 
-    Each check is ok, warn, fail, or skip (something that it needs failed). Nothing that it writes lasts, and a dcsync
-    at work is not disturbed. It costs a call for the hubs and two for each account. The exit status is 0 when nothing
-    failed, else that of the first failure.
+    Each check is ok, warn, fail, or skip (a check that it depends on failed). doctor removes its test files and does
+    not disturb a running dcsync. It uses one API call for the hubs and two for each account. The exit status is 0 if
+    nothing failed, otherwise that of the first failure.
     """
     from dcsync.app.doctor import diagnose
     from dcsync.cli.output import print_json
@@ -32,7 +32,7 @@ def doctor_command(ctx: click.Context, as_json: bool) -> int:
 
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
-    # What the log would say, the checks say.
+    # The checks report everything that the log would.
     set_up_log(ctx, level="error", form="auto")
     tell = (lambda _: None) if as_json else _print
     checks = run_async(diagnose(options.config, environ=os.environ, tell=tell))

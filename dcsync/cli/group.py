@@ -1,4 +1,4 @@
-"""`dcsync`: the group, and the one place where an error becomes a message and an exit status."""
+"""`dcsync`: the command group. Only this module turns an error into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -15,46 +15,60 @@ import click
 from dcsync import __version__
 from dcsync.errors import DcsyncError, ExitStatus
 
-EXIT_STATUSES = """\b
-Exit status:
-  0   done
-  1   a bug in dcsync
-  2   usage or configuration
-  3   incomplete; what can still be had is retried
-  11  another instance holds the mirror
-  12  login required
-  13  permission denied
-  14  stopped for safety (disk not mounted, wrong marker, mass change)
-  130 interrupted
-"""
+_MEANINGS = {
+    ExitStatus.DONE: "done",
+    ExitStatus.BUG: "a bug in dcsync",
+    ExitStatus.USAGE: "usage or configuration",
+    ExitStatus.INCOMPLETE: "incomplete; retrying can help",
+    ExitStatus.LOCKED: "another instance is using the mirror",
+    ExitStatus.LOGIN_REQUIRED: "sign-in required: dcsync login",
+    ExitStatus.PERMISSION_DENIED: "permission denied by the API",
+    ExitStatus.UNSAFE: "stopped for safety (disk not mounted, wrong disk or mirror, mass change)",
+    ExitStatus.INTERRUPTED: "interrupted",
+}
+_COMMON = frozenset({ExitStatus.DONE, ExitStatus.BUG, ExitStatus.USAGE, ExitStatus.INTERRUPTED})
 
-#: Each command's module is imported when it is called: `dcsync --help` answers in a blink.
+
+def exit_statuses(*others: int, **meanings: str) -> str:
+    """Return the table for a command's help: the statuses that every command can return, and `others`.
+
+    `meanings` replaces what a status means for this command, by its name in lower case: `incomplete="…"`.
+    """
+    shown = sorted(_COMMON | {ExitStatus(number) for number in others})
+    rows = [f"  {status:<3d} {meanings.get(status.name.lower(), _MEANINGS[status])}" for status in shown]
+    return "\n".join(["\b", "Exit status:", *rows])
+
+
+#: The table of a command that can return every status.
+EXIT_STATUSES = exit_statuses(*ExitStatus, incomplete="incomplete; the next run retries")
+
+#: A command's module is imported only when the command is called, so that `dcsync --help` answers immediately.
 _COMMANDS = {
     "accounts": ("dcsync.cli.login", "List the accounts (hubs) that you can see."),
-    "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder; nothing to configure."),
-    "diff": ("dcsync.cli.diff", "Show what differs between two snapshots."),
-    "doctor": ("dcsync.cli.doctor", "Check everything, and say what to do."),
-    "hooks": ("dcsync.cli.hooks", "Show what hooks ran, and run those of a snapshot again."),
-    "init": ("dcsync.cli.init", "Write a configuration: asks, or takes flags."),
+    "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder. Needs no configuration."),
+    "diff": ("dcsync.cli.diff", "Compare two snapshots."),
+    "doctor": ("dcsync.cli.doctor", "Check the whole setup and say how to fix each problem."),
+    "hooks": ("dcsync.cli.hooks", "List the runs of hooks, or run the hooks of a snapshot again."),
+    "init": ("dcsync.cli.init", "Write a configuration from options or your answers."),
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),
-    "login": ("dcsync.cli.login", "Sign in with a browser, here or elsewhere."),
-    "logout": ("dcsync.cli.login", "Revoke the stored token and forget it."),
+    "login": ("dcsync.cli.login", "Sign in to Autodesk with a browser, on this machine or another."),
+    "logout": ("dcsync.cli.login", "Revoke the stored refresh token and delete it."),
     "manifest": ("dcsync.cli.manifest", "Copy the manifest to PostgreSQL for several hosts, or back."),
-    "notify": ("dcsync.cli.hooks", "Send a test message to every address of [notify]."),
-    "prune": ("dcsync.cli.prune", "Remove the snapshots that the keep policy does not keep."),
-    "rebuild": ("dcsync.cli.rebuild", "Make the manifest anew from the tree alone."),
+    "notify": ("dcsync.cli.hooks", "Send a test message to every address in [notify]."),
+    "prune": ("dcsync.cli.prune", "Remove the snapshots that the retention policy does not keep."),
+    "rebuild": ("dcsync.cli.rebuild", "Rebuild the manifest from the mirror."),
     "requests": ("dcsync.cli.lists", "List data requests."),
     "run": ("dcsync.cli.run", "Run the daemon."),
-    "sandbox": ("dcsync.cli.sandbox", "Serve a stand-in of the API on this machine."),
-    "status": ("dcsync.cli.status", "Show how the mirror stands."),
-    "sync": ("dcsync.cli.sync", "Mirror what is new, once."),
-    "verify": ("dcsync.cli.verify", "Read the mirror again and compare it with what was published."),
+    "sandbox": ("dcsync.cli.sandbox", "Run a local simulator of Autodesk's API."),
+    "status": ("dcsync.cli.status", "Show the state of the mirror."),
+    "sync": ("dcsync.cli.sync", "Mirror all new extracts once."),
+    "verify": ("dcsync.cli.verify", "Check every file in the mirror against its checksum."),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Globals:
-    """The options that stand before the command."""
+    """The options that come before the command."""
 
     config: Path | None
     log_level: str | None
@@ -62,7 +76,7 @@ class Globals:
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used, and listed without being imported."""
+    """A group that imports a command only when it is used, not to list it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the commands' names."""
@@ -89,16 +103,16 @@ class LazyGroup(click.Group):
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path, readable=False),  # what cannot be read is said by the loader, with the user
+    type=click.Path(path_type=Path, readable=False),  # the loader reports an unreadable file together with the user
     metavar="FILE",
-    help="The configuration [$DCSYNC_CONFIG, ~/.config/dcsync/config.toml, /etc/dcsync/config.toml].",
+    help="Configuration file [$DCSYNC_CONFIG, ~/.config/dcsync/config.toml, /etc/dcsync/config.toml].",
 )
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Overrides log.level.")
-@click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="Overrides log.format.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Override log.level.")
+@click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="Override log.format.")
 @click.version_option(__version__, prog_name="dcsync")
 @click.pass_context
 def dcsync(ctx: click.Context, config: Path | None, log_level: str | None, log_format: str | None) -> None:
-    """Keep a whole, verified, dated copy of every Autodesk Data Connector extract on a disk you own."""
+    """Mirror Autodesk Data Connector extracts to your own disk, as dated and verified snapshots."""
     ctx.obj = Globals(config=config, log_level=log_level, log_format=log_format)
 
 
@@ -111,7 +125,7 @@ def run(arguments: list[str]) -> int:
     except click.Abort:
         return _interrupted()
     except click.ClickException as error:
-        with suppress(OSError):  # nobody is there to hear it
+        with suppress(OSError):  # stderr is closed or its reader is gone
             error.show()
         return int(ExitStatus.USAGE)
     except DcsyncError as error:
@@ -120,19 +134,19 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except (BrokenPipeError, SystemExit):
-        # The reader went away (`dcsync jobs | head`): nothing is wrong, and nothing more can be said. click makes a
-        # SystemExit of it, the only one there is in this mode.
+        # The reader closed the pipe (`dcsync jobs | head`). That is not an error. click turns it into a SystemExit and
+        # raises no other one in this mode.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         return int(ExitStatus.DONE)
-    except Exception as error:  # noqa: BLE001 - the last line of defence; the traceback is shown
+    except Exception as error:  # noqa: BLE001 - a bug is reported with its traceback
         return _show_bug(error)
     return int(result) if isinstance(result, int) else int(ExitStatus.DONE)
 
 
 def show_error(error: DcsyncError) -> None:
-    """Say on stderr what failed, what is safe, and what to do (FAULTS rule E)."""
+    """Print on stderr what failed, what is safe, and what to do."""
     lines = error.message.splitlines() or [type(error).__name__]
-    with suppress(OSError):  # nobody is there to hear it
+    with suppress(OSError):  # stderr is closed or its reader is gone
         click.secho(f"dcsync: {lines[0]}", fg="red", err=True)
         for line in lines[1:]:
             click.echo(f"        {line}", err=True)
@@ -143,16 +157,16 @@ def show_error(error: DcsyncError) -> None:
 
 
 def _interrupted() -> int:
-    with suppress(OSError):  # nobody is there to hear it
-        click.echo("dcsync: interrupted; what is staged is kept, the next run goes on from there", err=True)
+    with suppress(OSError):  # stderr is closed or its reader is gone
+        click.echo("dcsync: interrupted; downloaded data is kept and the next run resumes", err=True)
     return int(ExitStatus.INTERRUPTED)
 
 
 def _show_bug(error: Exception) -> int:
     from dcsync.log import redact
 
-    # No locals and no chained contexts of other libraries' exceptions beyond their text; secrets are redacted.
-    with suppress(OSError):  # nobody is there to hear it
+    # A traceback has no values of local variables. Secrets in its messages are redacted.
+    with suppress(OSError):  # stderr is closed or its reader is gone
         click.echo(redact("".join(traceback.format_exception(error))), err=True)
         click.secho("dcsync: this is a bug in dcsync; please report it with the lines above", fg="red", err=True)
     return int(ExitStatus.BUG)

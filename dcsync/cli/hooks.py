@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 from dcsync.errors import ConfigError, MirrorLocked
 
 if TYPE_CHECKING:
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
     from dcsync.manifest import HookRun
 
 
-@click.group("hooks", epilog=EXIT_STATUSES)
+@click.group("hooks", epilog=exit_statuses(3, 11, 14))
 def hooks_command() -> None:
-    """Show what hooks ran, and run those of a snapshot again."""
+    """List the runs of hooks, or run the hooks of a snapshot again."""
 
 
-@hooks_command.command("list", epilog=EXIT_STATUSES)
-@click.option("--job", metavar="ID", help="Only those of this job.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@hooks_command.command("list", epilog=exit_statuses(3, 14))
+@click.option("--job", metavar="ID", help="Show only hook runs of this job.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most this many results."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def list_command(ctx: click.Context, job: str | None, limit: int, as_json: bool) -> int:
-    """List the newest runs of hooks, newest first."""
+    """List the latest hook runs, newest first."""
     from dcsync.cli.output import print_json, print_table, time_text
     from dcsync.cli.startup import load_config, run_async
 
@@ -56,33 +58,36 @@ def list_command(ctx: click.Context, job: str | None, limit: int, as_json: bool)
     return 0
 
 
-@hooks_command.command("rerun", epilog=EXIT_STATUSES)
+@hooks_command.command("rerun", epilog=exit_statuses(3, 11, 14, incomplete="a hook failed, or retrying can help"))
 @click.argument("job")
 @click.pass_context
 def rerun_command(ctx: click.Context, job: str) -> int:
-    """Run the snapshot hooks of JOB again, as they are configured now."""
+    """Run the snapshot hooks of JOB again, as they are configured now.
+
+    While the daemon is running, the daemon runs them within five minutes.
+    """
     from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
     if not any("snapshot" in hook.on for hook in config.hooks):
-        message = "no hook is configured for snapshots"
+        message = "no hook is configured for the event snapshot"
         raise ConfigError(message, hint='add a [[hook]] with on = ["snapshot"]')
     return run_async(_rerun(config, job))
 
 
-@click.command("notify", epilog=EXIT_STATUSES)
-@click.option("--test", "is_test", is_flag=True, required=True, help="Send a message to every address.")
+@click.command("notify", epilog=exit_statuses(3, incomplete="at least one address failed, or retrying can help"))
+@click.option("--test", "is_test", is_flag=True, required=True, help="Send the test message. Required.")
 @click.pass_context
-def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - required, so that it is said
-    """Send a test message to every address of [notify]."""
+def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - required, so that the command line says what happens
+    """Send a test message to every address in [notify]."""
     from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
     if not config.notify.urls:
-        message = "[notify] has no urls"
-        raise ConfigError(message, hint="add some, as https://github.com/caronc/apprise/wiki describes them")
+        message = "notify.urls is empty"
+        raise ConfigError(message, hint="add an address; https://github.com/caronc/apprise/wiki lists the formats")
     delivered = run_async(_notify(config))
-    click.echo("sent" if delivered else "not every address took it; see the log above")
+    click.echo("test message sent" if delivered else "at least one address failed; see the log above")
     return 0 if delivered else 3
 
 
@@ -105,15 +110,15 @@ async def _rerun(config: Config, job: str) -> int:
     except MirrorLocked as error:
         if error.role != "run":
             raise
-        # The daemon runs them, within five minutes.
+        # The daemon runs queued hooks within five minutes.
         async with open_hooks(config, environ=os.environ, runs=False, writes=True) as dispatcher:
             count = await dispatcher.rerun(job)
         runs = ()
     if count == 0:
-        message = f"there is no snapshot of a job {job}"
-        raise ConfigError(message, hint="dcsync jobs lists the jobs, dcsync status says how many are mirrored")
+        message = f"no snapshot of a job {job} is in the mirror"
+        raise ConfigError(message, hint="run dcsync jobs to list the jobs; check the ID")
     if not runs:
-        click.echo(f"{count} to run; the daemon does it within five minutes")
+        click.echo(f"{count} hook runs queued; the daemon starts them within five minutes")
         return 0
     for run in runs:
         words = "done" if run.state is HookState.DONE else f"failed: {run.error}"
@@ -132,7 +137,7 @@ async def _notify(config: Config) -> bool:
         kind=EventKind.ALERT,
         account="",
         at=SystemClock().now(),
-        message="this is a test of dcsync; nothing is wrong",
+        message="this is a test message from dcsync; no action is needed",
     )
     return await send(settings.urls, [event])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES, Globals
+from dcsync.cli.group import Globals, exit_statuses
 from dcsync.errors import ConfigInvalid
 
 #: The keys that init sets, by parameter name.
@@ -97,7 +97,7 @@ def _name_and_id(value: str) -> tuple[str, str]:
     return name, identifier
 
 
-@click.command("init", epilog=EXIT_STATUSES)
+@click.command("init", epilog=exit_statuses(3))
 @click.option("--root", type=_absolute, metavar="FOLDER", help="The mirror folder.")
 @click.option(
     "--state-dir",

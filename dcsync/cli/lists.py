@@ -1,4 +1,4 @@
-"""`dcsync requests` and `dcsync jobs`: the API's own lists, with its own options."""
+"""`dcsync requests` and `dcsync jobs`: the lists of the API, with the options of the API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
     from dcsync.api.client import DataConnector, ListOptions
@@ -21,44 +21,56 @@ T = TypeVar("T")
 
 
 def _list_options(command: Callable[P, T]) -> Callable[P, T]:
-    """Add the options that both lists share, as the API documents them."""
+    """Add the options that both lists share. Names and defaults are those of the API."""
     for option in reversed(
         [
-            click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account."),
+            click.option(
+                "--account",
+                "accounts",
+                multiple=True,
+                metavar="NAME",
+                help="Only this account. Can be given multiple times.",
+            ),
             click.option(
                 "--filter",
                 "filters",
                 multiple=True,
                 metavar="FIELD=VALUE",
-                help="The API's filter[FIELD]=VALUE, isActive=true say; may be repeated.",
+                help="Filter by a field of the API, for example isActive=true. Can be given multiple times.",
             ),
-            click.option("--sort", type=click.Choice(["asc", "desc"]), default="desc", show_default=True),
-            click.option("--sort-fields", metavar="FIELD,…", help="The API's sortFields."),
             click.option(
-                "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+                "--sort", type=click.Choice(["asc", "desc"]), default="desc", show_default=True, help="Sort order."
             ),
-            click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out so many first."),
-            click.option("--project", metavar="ID", help="Only this project (project admins must name one)."),
-            click.option("--json", "as_json", is_flag=True, help="Answer as JSON, with every field of the API."),
+            click.option("--sort-fields", metavar="FIELD,…", help="Sort by these fields of the API."),
+            click.option(
+                "--limit",
+                type=click.IntRange(min=1),
+                default=100,
+                show_default=True,
+                help="Show at most this many results.",
+            ),
+            click.option("--offset", type=click.IntRange(min=0), default=0, help="Skip this many results."),
+            click.option("--project", metavar="ID", help="Only this project. Required for project administrators."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON with every field of the API."),
         ]
     ):
         command = option(command)
     return command
 
 
-@click.command("requests", epilog=EXIT_STATUSES)
+@click.command("requests", epilog=exit_statuses(3, 12, 13))
 @_list_options
 @click.pass_context
 def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, **_: object) -> int:
-    """List the data requests that the configured user created."""
+    """List the data requests that the signed-in user created."""
     from dcsync.core.wire import request_json
 
     chosen = _options(ctx.params)
 
-    async def ask(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
+    async def list_rows(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
         return [request_json(request) for request in await api.requests(account.id, chosen)]
 
-    rows, status = _ask(ctx, accounts, ask)
+    rows, status = _list_rows(ctx, accounts, list_rows)
     _print(
         "requests",
         rows,
@@ -76,27 +88,27 @@ def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json:
     return status
 
 
-@click.command("jobs", epilog=EXIT_STATUSES)
+@click.command("jobs", epilog=exit_statuses(3, 12, 13))
 @_list_options
-@click.option("--request", "request_id", metavar="ID", help="Only jobs of this data request.")
+@click.option("--request", "request_id", metavar="ID", help="Show only jobs of this data request.")
 @click.pass_context
 def jobs_command(
     ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, request_id: str | None, **_: object
 ) -> int:
-    """List the jobs of the data requests that the configured user created."""
+    """List the jobs of the data requests that the signed-in user created."""
     from dcsync.core.model import RequestId
     from dcsync.core.wire import job_json
 
     chosen = _options(ctx.params)
     if request_id is not None and (chosen.filters or chosen.sort_fields or chosen.project_id):
-        message = "the API's list of one request's jobs takes only --sort, --limit and --offset"
+        message = "with --request, the API supports only --sort, --limit and --offset"
         raise click.UsageError(message)
 
-    async def ask(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
+    async def list_rows(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
         request = None if request_id is None else RequestId(request_id)
         return [job_json(job) for job in await api.jobs(account.id, chosen, request=request)]
 
-    rows, status = _ask(ctx, accounts, ask)
+    rows, status = _list_rows(ctx, accounts, list_rows)
     _print(
         "jobs",
         rows,
@@ -134,23 +146,23 @@ def _options(params: dict[str, Any]) -> ListOptions:
     )
 
 
-def _ask(
+def _list_rows(
     ctx: click.Context,
     accounts: Sequence[str],
-    ask: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
+    list_rows: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
 ) -> tuple[list[dict[str, Json]], int]:
     from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
-    return run_async(_ask_each(config, accounts, ask))
+    return run_async(_list_each(config, accounts, list_rows))
 
 
-async def _ask_each(
+async def _list_each(
     config: Config,
     accounts: Sequence[str],
-    ask: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
+    list_rows: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
 ) -> tuple[list[dict[str, Json]], int]:
-    """Ask for each account; one that may not be seen does not hide the others."""
+    """Return the rows of every account. An account that fails is reported and does not hide the others."""
     from dcsync.app.api import open_api
     from dcsync.app.from_config import account_settings
     from dcsync.cli.group import show_error
@@ -161,7 +173,7 @@ async def _ask_each(
     async with open_api(config, environ=os.environ) as opened:
         for account in account_settings(config, accounts):
             try:
-                rows += [{"account": account.name, **row} for row in await ask(opened.client, account)]
+                rows += [{"account": account.name, **row} for row in await list_rows(opened.client, account)]
             except ApiError as error:
                 show_error(error)
                 status = status or int(error.exit_status)

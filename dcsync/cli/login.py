@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 from dcsync.errors import DcsyncError, NobodyToSignIn
 
 if TYPE_CHECKING:
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
 _STDIN = 0
 
 
-@click.command("login", epilog=EXIT_STATUSES)
-@click.option("--no-browser", is_flag=True, help="Only print the address; do not open a browser.")
-@click.option("--switch-user", is_flag=True, help="Allow another user than the one whose token is stored.")
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.command("login", epilog=exit_statuses(3, 12))
+@click.option("--no-browser", is_flag=True, help="Print the address and do not open a browser.")
+@click.option("--switch-user", is_flag=True, help="Allow a different user than the one who is signed in now.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def login_command(ctx: click.Context, no_browser: bool, switch_user: bool, as_json: bool) -> int:
-    """Sign in with a browser, here or on another machine; works while the daemon runs.
+    """Sign in to Autodesk with a browser, on this machine or another. The daemon can keep running.
 
-    Without a browser on this machine: open the printed address anywhere, allow access, and paste the address that the
-    browser ends at, also if its page cannot be shown.
+    If this machine has no browser, open the printed address on any machine and allow access. The browser then goes to
+    an address that contains ?code=. Paste that address here, even if the browser shows an error page.
     """
     from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx, accounts_needed=False)
-    person = Terminal(opens_browser=not no_browser)
-    return run_async(_login(config, person, switch_user=switch_user, as_json=as_json))
+    terminal = Terminal(opens_browser=not no_browser)
+    return run_async(_login(config, terminal, switch_user=switch_user, as_json=as_json))
 
 
-@click.command("logout", epilog=EXIT_STATUSES)
-@click.option("--local", is_flag=True, help="Forget the token here only, when the server cannot be asked to revoke it.")
+@click.command("logout", epilog=exit_statuses(3))
+@click.option("--local", is_flag=True, help="Only delete the token on this machine. It stays valid for up to 15 days.")
 @click.pass_context
 def logout_command(ctx: click.Context, local: bool) -> int:
-    """Revoke the stored refresh token and forget it. The mirror itself is untouched."""
+    """Revoke the stored refresh token at Autodesk and delete it. The mirror stays as it is."""
     from dcsync.cli.startup import load_config, run_async
 
     was_there = run_async(_logout(load_config(ctx, accounts_needed=False), local=local))
     if not was_there:
-        click.echo("nobody was signed in")
+        click.echo("no user was signed in")
     elif local:
-        click.echo("the token is forgotten here; it was not revoked and lives on for up to 15 days")
+        click.echo("the token was deleted on this machine; it was not revoked and stays valid for up to 15 days")
     else:
-        click.echo("signed out: the token is revoked and forgotten")
+        click.echo("signed out: the token was revoked and deleted")
     return 0
 
 
-@click.command("accounts", epilog=EXIT_STATUSES)
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.command("accounts", epilog=exit_statuses(3, 12, 13))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def accounts_command(ctx: click.Context, as_json: bool) -> int:
-    """List the accounts (hubs) that the user sees, ready to be pasted into the configuration."""
+    """List the accounts (hubs) that the signed-in user can see, ready to paste into the configuration."""
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
 
@@ -86,13 +86,14 @@ def accounts_command(ctx: click.Context, as_json: bool) -> int:
     for hub in hubs:
         _print_hub(hub, configured=_account_id(hub) in configured)
     if not hubs:
-        click.echo("dcsync: this user sees no account; has the client id been added to the account's custom ", err=True)
-        click.echo("        integrations, and is the user a member of it?", err=True)
+        click.echo("dcsync: this user cannot see any account", err=True)
+        click.echo("  do:   ask an account administrator to add the client ID under Custom Integrations,", err=True)
+        click.echo("        and check that the user is a member of the account", err=True)
     return 0
 
 
 class Terminal:
-    """The person at standard input and output. What is printed is for reading; the answer comes at the end."""
+    """Asks the user on the terminal. Prompts go to stderr, so that stdout has only the result."""
 
     def __init__(self, *, opens_browser: bool) -> None:
         self._opens_browser = opens_browser
@@ -100,35 +101,35 @@ class Terminal:
         self._rest = b""
 
     def show(self, url: str, *, listening: bool, why_not: str) -> None:
-        """Print the address on stderr, where a log's lines go too, and open a browser if there is a screen for it."""
+        """Print the address on stderr, and open it in a browser if this machine has a display."""
         self._listening = listening
         click.echo("Sign in to Autodesk at this address:\n", err=True)
         click.echo(f"  {url}\n", err=True)
         if not listening:
-            click.echo(f"Nothing listens for the answer: {why_not}.", err=True)
+            click.echo(f"dcsync cannot receive the answer from the browser: {why_not}.", err=True)
         opened = self._opens_browser and listening and _open_browser(url)
         if opened:
-            click.echo("A browser was opened with it. Waiting for it to come back …", err=True)
+            click.echo("The browser is opening. Waiting for you to sign in …", err=True)
         click.echo(
-            "Signing in elsewhere? Paste the address that the browser ends at (it has ?code=) here, and press Enter.",
+            "Signing in on another machine? Paste the address with ?code= from the browser here and press Enter.",
             err=True,
         )
 
     async def pasted(self) -> str:
-        """Return a line of standard input. With none to come, wait for the browser, if something listens for it."""
+        """Return a line of standard input. If it is closed, wait for the browser, if its answer can arrive."""
         while True:
             line = await self._line()
             if line is None:
                 if self._listening:
                     await asyncio.Event().wait()
-                message = "nobody can paste an address: standard input is closed"
-                hint = "run dcsync login on a terminal, or free the address that auth.redirect_uri names"
+                message = "standard input is closed, so no address can be pasted"
+                hint = "run dcsync login in a terminal, or stop the program that uses the port of auth.redirect_uri"
                 raise NobodyToSignIn(message, hint=hint)
             if line.strip():
                 return line.strip()
 
     def complain(self, error: DcsyncError) -> None:
-        """Print what is wrong; the next line is read after it."""
+        """Print the error. The next line is read after that."""
         click.secho(f"dcsync: {error.message}", fg="red", err=True)
         click.echo(f"  do:   {error.advice}", err=True)
 
@@ -144,7 +145,7 @@ class Terminal:
 
 
 async def _read_stdin() -> bytes:
-    """Return what there is; nothing at its end. A file that the loop cannot watch (/dev/null) is read at once."""
+    """Return the available bytes, empty at the end. Read a file that the loop cannot watch (/dev/null) directly."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     try:
@@ -162,7 +163,7 @@ async def _read_stdin() -> bytes:
 
 
 def _open_browser(url: str) -> bool:
-    """Open a browser where there is a screen; a text browser would take the terminal over."""
+    """Open a browser if there is a display. A text browser would take over the terminal."""
     import webbrowser
 
     if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")):
@@ -173,14 +174,14 @@ def _open_browser(url: str) -> bool:
         return False
 
 
-async def _login(config: Config, person: Terminal, *, switch_user: bool, as_json: bool) -> int:
+async def _login(config: Config, terminal: Terminal, *, switch_user: bool, as_json: bool) -> int:
     from dcsync.app.login import open_chain
     from dcsync.cli.output import print_json, time_text
     from dcsync.core.oauth import REFRESH_LIFE
     from dcsync.ops.login import login
 
     async with open_chain(config, environ=os.environ) as chain:
-        pair = await login(chain, person, redirect_uri=config.auth.redirect_uri, switch_user=switch_user)
+        pair = await login(chain, terminal, redirect_uri=config.auth.redirect_uri, switch_user=switch_user)
     hubs, problem = await _visible(config)
     by = None if pair.issued_at is None else pair.issued_at + REFRESH_LIFE
     seen = {_account_id(hub) for hub in hubs}
@@ -192,22 +193,22 @@ async def _login(config: Config, person: Terminal, *, switch_user: bool, as_json
         print_json({"user": pair.user, "refresh_by": None if by is None else by.isoformat(), "accounts": rows})
         return 0
     click.echo(f"signed in{'' if pair.user is None else f' as user {pair.user}'}")
-    click.echo(f"the token renews itself while dcsync runs; unused it lasts until {time_text(by)}")
+    click.echo(f"dcsync renews the sign-in automatically; if it does not run, the sign-in expires at {time_text(by)}")
     if problem is not None:
-        click.echo(f"dcsync: the accounts could not be looked up: {problem.message}", err=True)
+        click.echo(f"dcsync: cannot list the accounts: {problem.message}", err=True)
         return 0
     for account in config.accounts:
         if account.account_id in seen:
             click.echo(f"{account.name}: visible")
         else:
-            click.secho(f"{account.name}: this user does not see the account {account.id}", fg="yellow", err=True)
+            click.secho(f"{account.name}: this user cannot see the account {account.id}", fg="yellow", err=True)
     if not config.accounts:
-        click.echo("next: dcsync accounts, and add what you want to mirror to the configuration")
+        click.echo("Next: run dcsync accounts, and add the accounts to mirror to the configuration")
     return 0
 
 
 async def _visible(config: Config) -> tuple[Sequence[Hub], DcsyncError | None]:
-    """Return the hubs, or why they are not known: signing in worked all the same."""
+    """Return the hubs, or the error. The sign-in itself has worked either way."""
     try:
         return await _hubs(config), None
     except DcsyncError as error:
@@ -234,19 +235,19 @@ def _account_id(hub: Hub) -> str:
 
 
 def _print_hub(hub: Hub, *, configured: bool) -> None:
-    """Print a hub as a section of TOML; one that is configured already as a comment."""
+    """Print a hub as a TOML section, commented out if it is already configured."""
     from dcsync.core.names import printable
 
     mark = "# " if configured else ""
     region = f" ({printable(hub.region, 20)})" if hub.region else ""
-    click.echo(f"# {printable(hub.name, 120)}{region}{': in the configuration already' if configured else ''}")
+    click.echo(f"# {printable(hub.name, 120)}{region}{': already in the configuration' if configured else ''}")
     click.echo(f"{mark}[[account]]")
     click.echo(f"{mark}name = {json.dumps(_folder_name(hub))}")
     click.echo(f"{mark}id = {json.dumps(printable(hub.id, 80))}\n")
 
 
 def _folder_name(hub: Hub) -> str:
-    """Return a name that an account's folder may have, from the hub's."""
+    """Return a valid account name made from the name of the hub."""
     from dcsync.core.names import ascii_fold
 
     words = re.sub(r"[^a-z0-9]+", "-", ascii_fold(hub.name).lower())

@@ -6,31 +6,31 @@ import os
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 
 
-@click.group("manifest", epilog=EXIT_STATUSES)
+@click.group("manifest", epilog=exit_statuses(3, 11, 14))
 def manifest_command() -> None:
-    """Look after the manifest: the list of what is mirrored."""
+    """Manage the manifest, the database of known jobs, snapshots and alerts."""
 
 
-@manifest_command.command("copy", epilog=EXIT_STATUSES)
+@manifest_command.command("copy", epilog=exit_statuses(3, 11, 14))
 @click.option(
     "--to",
     "target",
     required=True,
-    metavar="PLACE",
-    help='Where to: "sqlite", "postgresql://user@host/database", or where that is: "env:NAME", "file:PATH".',
+    metavar="ADDRESS",
+    help='"sqlite", "postgresql://user@host/database", or "env:NAME" or "file:PATH" that contains the address.',
 )
-@click.option("--replace", is_flag=True, help="Replace a manifest that is there already.")
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.option("--replace", is_flag=True, help="Replace an existing manifest.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def copy_command(ctx: click.Context, target: str, replace: bool, as_json: bool) -> int:
-    """Copy the manifest from where state.manifest says to another place, and the tokens with it.
+    """Copy the manifest that state.manifest names, and the tokens, to another address.
 
-    From SQLite to PostgreSQL for several hosts, or back. Afterwards the mirror belongs to the copy: the manifest before
-    it is refused, so that no host goes on with it. Set state.manifest to the new place, on every host. Nothing else may
-    be at work on the mirror.
+    This moves the manifest from SQLite to PostgreSQL for several hosts, or back. Stop every other dcsync on the mirror
+    first. Afterwards set state.manifest to the new address on every host. Hosts that still use the old manifest are
+    refused.
     """
     from dcsync.app.copy import copy_manifest
     from dcsync.cli.output import print_json
@@ -41,8 +41,10 @@ def copy_command(ctx: click.Context, target: str, replace: bool, as_json: bool) 
         print_json({"jobs": copied.jobs, "tokens": copied.tokens, "to": copied.to, "instance": copied.instance})
         return 0
     tokens = " and the tokens" if copied.tokens else ""
-    click.echo(f"{copied.jobs} jobs{tokens} copied to {copied.to}")
+    click.echo(f"Copied {copied.jobs} jobs{tokens} to {copied.to}")
     click.echo(
-        f"now set state.manifest to it on every host: the one before is refused from here on ({copied.instance})"
+        "Next: set state.manifest to the new address on every host. "
+        "Hosts that still use the old manifest are refused.\n"
+        f"The mirror's new ID is {copied.instance}"
     )
     return 0

@@ -1,4 +1,4 @@
-"""How answers look: tables for people, JSON for programs."""
+"""The form of the output: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def print_json(value: Json) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wide: Sequence[int] = ()) -> None:
-    """Print a table: drawn on a terminal, tab-separated in a pipe so that `cut` and `awk` can read it.
+    """Print a table: aligned on a terminal, tab-separated in a pipe so that `cut` and `awk` can read it.
 
-    `wide` are the columns that are never shortened.
+    `wide` holds the indexes of the columns that are never shortened.
     """
     import sys
 
@@ -40,18 +40,18 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wide: 
     for index, header in enumerate(headers):
         table.add_column(header, no_wrap=index in wide, overflow="fold" if index in wide else "ellipsis")
     for row in cells:
-        # Text, not markup: a description may hold square brackets.
+        # Text, not markup: a description may contain square brackets.
         table.add_row(*[Text(cell) for cell in row])
     Console().print(table)
 
 
 def time_text(moment: datetime | None) -> str:
-    """Return a time to the minute, in UTC."""
+    """Return a time in UTC, to the minute."""
     return "-" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration as people read it."""
+    """Return a duration as text: seconds below two minutes, minutes above."""
     if seconds < 1:
         return "under a second"
     if seconds < 120:

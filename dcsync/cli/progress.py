@@ -1,6 +1,6 @@
-"""How long work is seen: bars on a terminal, a line every 30 s elsewhere.
+"""Progress of long operations: bars on a terminal, otherwise a log line every 30 s.
 
-A run tells of itself by the port `Observer`, what reads the mirror again by the port `ReadingObserver`.
+A run reports to the port `Observer`. `verify` and `rebuild` report to the port `ReadingObserver`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Often enough to see that it goes on, seldom enough for a log that is kept.
+#: Often enough to show progress, rarely enough to keep the log short.
 INTERVAL_S = 30.0
 
 
 def watching(clock: Clock) -> AbstractAsyncContextManager[Observer]:
-    """Give an observer for the run: bars when stderr is a terminal, else lines of the log."""
+    """Yield an observer of a run: bars if stderr is a terminal, otherwise log lines."""
     lines = Lines()
     return _shown(Bars, lines, lines.report, clock)
 
 
 def reading(clock: Clock) -> AbstractAsyncContextManager[ReadingObserver]:
-    """Give an observer for who reads the mirror again: a bar when stderr is a terminal, else lines of the log."""
+    """Yield an observer of `verify` or `rebuild`: a bar if stderr is a terminal, otherwise log lines."""
     lines = ReadingLines()
     return _shown(ReadingBar, lines, lines.report, clock)
 
@@ -59,7 +59,7 @@ async def _shown(
 
 
 class Bars:
-    """A bar for each job with its true total, and one for each file under way."""
+    """A bar for each job, over all its bytes, and a bar for each file that is being downloaded."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import (
@@ -95,7 +95,7 @@ class Bars:
         self._jobs[job] = self._progress.add_task(f"{label} ({files} files)", total=size)
 
     def file_started(self, job: JobId, name: str, size: int) -> None:
-        """Add the file's bar, once however often it is tried."""
+        """Add the file's bar. A retry keeps the first one."""
         if (job, name) not in self._files:
             self._files[job, name] = self._progress.add_task(f"  {name}", total=size)
 
@@ -106,13 +106,13 @@ class Bars:
                 self._progress.advance(task, size)
 
     def file_done(self, job: JobId, name: str) -> None:
-        """Take the file's bar away."""
+        """Remove the file's bar."""
         task = self._files.pop((job, name), None)
         if task is not None:
             self._progress.remove_task(task)
 
     def job_done(self, job: JobId) -> None:
-        """Take the job's bars away."""
+        """Remove the bars of the job and its files."""
         for key in [key for key in self._files if key[0] == job]:
             self._progress.remove_task(self._files.pop(key))
         task = self._jobs.pop(job, None)
@@ -121,7 +121,7 @@ class Bars:
 
 
 class Lines:
-    """Counts, for the line every 30 s."""
+    """Counts for the log line every 30 s."""
 
     def __init__(self) -> None:
         self.jobs: dict[JobId, tuple[AccountName, int, int]] = {}
@@ -129,7 +129,7 @@ class Lines:
         self.received: dict[JobId, int] = {}
 
     def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:  # noqa: ARG002 - the port's signature
-        """Begin to count."""
+        """Start counting."""
         self.jobs[job] = (account, files, size)
         self.done[job] = self.received[job] = 0
 
@@ -152,7 +152,7 @@ class Lines:
             counts.pop(job, None)
 
     def report(self) -> None:
-        """Write a line for each job under way."""
+        """Write a line for each job that is being downloaded."""
         for job, (account, files, size) in self.jobs.items():
             log.info(
                 "progress",
@@ -164,7 +164,7 @@ class Lines:
 
 
 class ReadingBar:
-    """One bar over the snapshots, with what was read of them. What snapshots share is read once."""
+    """One bar over the snapshots, with the bytes read. A file that several snapshots share is read once."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -198,7 +198,7 @@ class ReadingBar:
 
 
 class ReadingLines:
-    """Counts, for the line every 30 s."""
+    """Counts for the log line every 30 s."""
 
     def __init__(self) -> None:
         self._folder = ""
@@ -206,7 +206,7 @@ class ReadingLines:
         self._size = 0
 
     def snapshot(self, folder: str, number: int, of: int) -> None:
-        """Note where it is."""
+        """Record the current snapshot."""
         self._folder, self._snapshots = folder, (number, of)
 
     def read(self, size: int) -> None:
@@ -214,7 +214,7 @@ class ReadingLines:
         self._size += size
 
     def report(self) -> None:
-        """Write a line, once there is something to tell."""
+        """Write a line, from the first snapshot on."""
         number, of = self._snapshots
         if number:
             log.info("progress", snapshot=f"{number}/{of}", folder=self._folder, read_bytes=self._size)

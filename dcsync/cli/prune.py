@@ -8,26 +8,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
     from dcsync.config import Config
     from dcsync.ops.integrity.prune import PruneReport
 
 
-@click.command("prune", epilog=EXIT_STATUSES)
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Show what would go and what stays, and why; remove nothing.")
-@click.option("--force", is_flag=True, help="Remove also when that is more than 40 % of a request's snapshots.")
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.command("prune", epilog=exit_statuses(3, 11, 14))
+@click.option(
+    "--account", "accounts", multiple=True, metavar="NAME", help="Only this account. Can be given multiple times."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show which snapshots would be removed or kept, and why. Removes nothing."
+)
+@click.option("--force", is_flag=True, help="Allow removing more than 40 % of a data request's snapshots.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, force: bool, as_json: bool) -> int:
-    """Remove the snapshots that [keep] does not keep.
+    """Remove the snapshots that the retention policy ([keep]) does not keep.
 
-    Each rule keeps the newest snapshot of so many days, weeks, months or years that have one; what any rule keeps
-    stays, and so do the newest, what `latest` shows, and every snapshot of a delta request, since no other repeats its
-    rows. When more than 40 % of a request's snapshots would go (and more than one), nothing is removed and the exit
-    status is 14; --force says that it is meant.
+    daily = 7 keeps the newest snapshot of each of the last 7 days that have one. weekly, monthly and yearly work the
+    same way, and last = N keeps the N newest. A snapshot stays if any rule keeps it. The newest snapshot, the one that
+    `latest` points to, and all snapshots of a delta request always stay: each delta snapshot has rows that no other
+    snapshot has. If more than one snapshot and more than 40 % of a data request's snapshots would be removed, prune
+    removes nothing and exits with status 14. Use --force if you mean it.
     """
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
@@ -69,8 +74,11 @@ def _print(report: PruneReport) -> None:
                 click.echo(f"{request.account}: keep {folder} ({', '.join(verdict.reasons)})")
         if report.dry_run and request.is_too_much:
             name = printable(request.description)
-            click.echo(f"{request.account}: that is more than 40 % of {name!r}: it needs --force", err=True)
+            click.echo(
+                f"{request.account}: more than 40 % of the snapshots of {name!r}: --force allows it",
+                err=True,
+            )
     if report.dry_run:
-        click.echo(f"{report.removed} would go, {report.kept} stay")
+        click.echo(f"{report.removed} would be removed, {report.kept} kept")
     else:
         click.echo(f"{report.removed} removed ({size_text(report.freed_bytes)} freed), {report.kept} kept")

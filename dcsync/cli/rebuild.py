@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
@@ -14,16 +14,22 @@ if TYPE_CHECKING:
     from dcsync.ops.integrity.rebuild import RebuildReport
 
 
-@click.command("rebuild", epilog=EXIT_STATUSES)
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.command(
+    "rebuild",
+    epilog=exit_statuses(
+        3, 11, 14, incomplete="a snapshot is damaged or could not be adopted, or the rebuild is incomplete"
+    ),
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def rebuild_command(ctx: click.Context, as_json: bool) -> int:
-    """Make the manifest anew from the tree alone; the present one is set aside, not deleted.
+    """Rebuild the manifest from the mirror. The old manifest is renamed, not deleted.
 
-    Every file is read. A snapshot's row comes from its _dcsync.json, else from its folder's name and the hashes of its
-    files. Nothing is asked of the network: jobs that are not mirrored come back with the next sync. A lost or damaged
-    manifest needs no rebuild by hand: every command that writes does it. The exit status is 3 when a snapshot is
-    damaged or could not be taken in.
+    You rarely need this command: every command that writes rebuilds a lost or damaged manifest automatically.
+
+    rebuild reads and hashes every file. Each snapshot is restored from its _dcsync.json, or from its folder name and
+    hashes if that file is missing. rebuild makes no API calls. Jobs that are not mirrored yet return with the next
+    sync.
     """
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
@@ -53,10 +59,10 @@ def _print(report: RebuildReport) -> None:
         for damage in rebuilt.damaged:
             click.echo(f"{rebuilt.account}: damaged {printable(f'{rebuilt.folder}/{damage}', 400)}")
     for folder, reason in report.refused:
-        click.echo(f"not taken in: {printable(folder, 300)}: {printable(reason, 300)}")
+        click.echo(f"not adopted: {printable(folder, 300)}: {printable(reason, 300)}")
     adopted = sum(rebuilt.source.value == "names" for rebuilt in report.snapshots)
     by_name = f" ({adopted} of them by name and hashes only)" if adopted else ""
     pruned = f", {report.pruned} that were pruned" if report.pruned else ""
     click.echo(f"{len(report.snapshots)} snapshots{by_name}{pruned}; {size_text(report.read_bytes)} read")
     if report.set_aside is not None:
-        click.echo(f"the manifest before it is kept: {report.set_aside}")
+        click.echo(f"Previous manifest saved as: {report.set_aside}")

@@ -14,9 +14,10 @@ from dcsync.cli.group import EXIT_STATUSES
 @click.command("run", epilog=EXIT_STATUSES)
 @click.pass_context
 def run_command(ctx: click.Context) -> int:
-    """Run the daemon: poll, mirror, keep the token alive, tell what needs a person. Ends with SIGTERM or Ctrl-C.
+    """Run the daemon. It polls, mirrors new extracts, keeps the sign-in valid, and alerts you to problems.
 
-    SIGHUP reads the configuration again, SIGUSR1 polls at once. systemd hears when it is ready and what it does.
+    SIGTERM or Ctrl-C stops it. SIGHUP reloads the configuration. SIGUSR1 polls immediately. Under systemd it reports
+    when it is ready and what it is doing.
     """
     import structlog
 

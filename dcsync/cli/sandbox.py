@@ -6,23 +6,50 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
     from dcsync.sandbox import Sandbox
 
 
-@click.command("sandbox", epilog=EXIT_STATUSES)
-@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="The API's; 0 = any.")
-@click.option("--storage-port", type=click.IntRange(0, 65535), default=0, help="The file store's; 0 = any.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other data.")
-@click.option("--days", type=click.IntRange(1, 29), default=3, show_default=True, help="Days of extracts, up to today.")
+@click.command("sandbox", epilog=exit_statuses())
 @click.option(
-    "--tables", type=click.IntRange(1, 260), default=40, show_default=True, help="Tables of the full extract."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8090,
+    show_default=True,
+    help="Port of the API. 0 picks a free port.",
 )
-@click.option("--quota", type=click.IntRange(min=0), default=60, show_default=True, help="Calls a minute; 0 = off.")
-@click.option("--url-lifetime", type=click.FloatRange(min=0.1), default=60.0, show_default=True, metavar="SECONDS")
-@click.option("--latency", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Of each API call.")
+@click.option(
+    "--storage-port", type=click.IntRange(0, 65535), default=0, help="Port of the storage. 0 picks a free port."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the made-up data.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 29),
+    default=3,
+    show_default=True,
+    help="Number of days with extracts, up to today.",
+)
+@click.option(
+    "--tables", type=click.IntRange(1, 260), default=40, show_default=True, help="Number of tables in the full extract."
+)
+@click.option(
+    "--quota",
+    type=click.IntRange(min=0),
+    default=60,
+    show_default=True,
+    help="API calls per minute. 0 turns the limit off.",
+)
+@click.option(
+    "--url-lifetime",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Lifetime of a signed URL.",
+)
+@click.option("--latency", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Delay of each API call.")
 @click.pass_context
 def sandbox_command(  # noqa: PLR0913 - its options
     ctx: click.Context,
@@ -35,9 +62,9 @@ def sandbox_command(  # noqa: PLR0913 - its options
     url_lifetime: float,
     latency: float,
 ) -> None:
-    """Serve a stand-in of the API, the token endpoint and the file store on 127.0.0.1, until interrupted.
+    """Run a local simulator of Autodesk's API, sign-in and storage on 127.0.0.1 until you interrupt it.
 
-    It prints a configuration that works with it.
+    It prints a configuration for dcsync that uses the simulator.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -64,11 +91,11 @@ def sandbox_command(  # noqa: PLR0913 - its options
 
 def _announce(sandbox: Sandbox) -> None:
     token = sandbox.tokens.issue_refresh_token("sandbox-user")
-    click.echo(f"# The API is at {sandbox.base_url}, the file store at {sandbox.storage_url}; Ctrl-C stops both.")
+    click.echo(f"# API: {sandbox.base_url}, storage: {sandbox.storage_url}. Ctrl-C stops both.")
     click.echo("# Save this as sandbox.toml (chmod 600) and run: dcsync --config sandbox.toml sync")
     click.echo(
         f"""[mirror]
-root = "/tmp/dcsync-sandbox/mirror"       # make it first
+root = "/tmp/dcsync-sandbox/mirror"       # create this folder first
 
 [state]
 dir = "/tmp/dcsync-sandbox/state"

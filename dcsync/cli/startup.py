@@ -1,4 +1,4 @@
-"""What every command does first: configuration, log, and a coroutine run with the signals that end it."""
+"""The start of every command: load the configuration, set up the log, run a coroutine that signals can end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class _Stderr:
-    """The standard error of the moment: progress bars put another one in its place while they stand."""
+    """The current `sys.stderr`. Progress bars replace it while they are shown."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -42,10 +42,10 @@ def load_config(
     logs: bool = True,
     warn: Callable[[OldName], None] = _print_warning,
 ) -> Config:
-    """Load the configuration and set up the log by it and by the global options.
+    """Load the configuration, and set up the log from it and from the global options.
 
-    A command that logs nothing does without (`logs`), and without the time that it takes to import it. Where the
-    manifest is in a database it is set up all the same: else the driver's own lines would stand beside the answer.
+    With `logs=False` the log is not set up, which saves a command that logs nothing the import. A manifest in
+    PostgreSQL needs the log all the same: without it the driver would print lines of its own into the output.
 
     `warn` is called for each name in the file that only this version still accepts.
     """
@@ -60,7 +60,7 @@ def load_config(
 
 
 def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:
-    """Set up the log on stderr; the global options go before what is given here."""
+    """Set up the log on stderr. The global options override `level` and `form`."""
     from dcsync.log import configure
 
     options = ctx.obj
@@ -69,11 +69,14 @@ def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:
 
 
 def run_async(work: Coroutine[None, None, T]) -> T:
-    """Run `work`; SIGINT and SIGTERM cancel it, which lets it keep what it has. Raises `KeyboardInterrupt` then."""
+    """Run `work`. SIGINT, SIGTERM and SIGHUP cancel it, so that it can save its progress.
+
+    Raises `KeyboardInterrupt` after such a signal.
+    """
 
     async def with_signals() -> T:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - we are in one
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
         loop = asyncio.get_running_loop()
         interrupted = False
 
@@ -95,9 +98,9 @@ def run_async(work: Coroutine[None, None, T]) -> T:
 
 
 def run_loop(work: Coroutine[None, None, T]) -> T:
-    """Run `work` in an event loop, with the garbage collector that `main` had turned off for the imports."""
+    """Run `work` in an event loop. Turns on the garbage collector, which `main` turned off for the imports."""
     if not gc.isenabled():
-        # What was imported stays as long as the process: it is never looked at again.
+        # Imported modules live as long as the process, so the collector never has to scan them.
         gc.freeze()
         gc.enable()
     return asyncio.run(work)

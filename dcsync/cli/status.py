@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
     from dcsync.ops.status import AccountStatus, Status
 
 
-@click.command("status", epilog=EXIT_STATUSES)
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON; its keys are stable.")
+@click.command("status", epilog=exit_statuses(3, 12, 13, 14))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with a status other than 0 when an account is stale or has an alert; for monitors.",
+    help="For monitoring: exit with a status other than 0 if an account is stale or has an alert.",
 )
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
-    """Show how the mirror stands. Asks the manifest only: no network, no daemon needed.
+    """Show the state of the mirror. Reads only the manifest, so it needs neither the network nor a daemon.
 
-    With --check the exit status is 3 when an account is stale (poll.stale_after), or has an alert. An alert may
-    ask for another one: 12 a login, 13 a permission, 14 a disk.
+    With --check the exit status is 3 if an account is stale (poll.stale_after) or has an alert. Some alerts set another
+    status: 12 if you have to sign in, 13 if a permission is missing, 14 if the disk or the mirror needs attention.
     """
     from dcsync.app.status import read_status
     from dcsync.cli.output import print_json
@@ -40,7 +40,6 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
 
 
 def _print(status: Status) -> None:
-
     from dcsync.cli.output import age_text, size_text, time_text
 
     now = datetime.now(UTC)
@@ -48,13 +47,11 @@ def _print(status: Status) -> None:
         _print_account(account, now)
     free = "unknown (is it mounted?)" if status.free_bytes is None else size_text(status.free_bytes)
     click.echo(f"disk:  {free} free")
-    click.echo(f"quota: {status.quota_used} of {status.quota_limit} calls used in the last minute")
-    click.echo(f"token: {status.token_method}", nl=False)
-    if status.token_refresh_by is not None:
-        click.echo(f", to be refreshed by {time_text(status.token_refresh_by)}", nl=False)
-    click.echo()
+    click.echo(f"quota: {status.quota_used} of {status.quota_limit} API calls used in the last minute")
+    valid = "" if status.token_refresh_by is None else f", valid until {time_text(status.token_refresh_by)} if unused"
+    click.echo(f"token: {status.token_method}{valid}")
     for host in status.hosts:
-        words = f"{host.doing or 'waiting'}" if host.is_alive else f"not heard of {age_text(host.seen_at, now)}"
+        words = f"{host.doing or 'waiting'}" if host.is_alive else f"last seen {age_text(host.seen_at, now)}"
         click.secho(f"host:  {host.name}, pid {host.pid}: {words}", fg=None if host.is_alive else "yellow")
     if status.holder is not None:
         what = "daemon" if status.holder.is_daemon else "sync"
@@ -63,7 +60,6 @@ def _print(status: Status) -> None:
 
 
 def _print_account(account: AccountStatus, now: datetime) -> None:
-
     from dcsync.cli.output import age_text, time_text
 
     click.secho(account.name, bold=True)

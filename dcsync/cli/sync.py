@@ -21,19 +21,21 @@ if TYPE_CHECKING:
 
 
 @click.command("sync", epilog=EXIT_STATUSES)
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
 @click.option(
-    "--request", "requests", multiple=True, metavar="ID|GLOB", help="Only this data request, by id or description."
+    "--account", "accounts", multiple=True, metavar="NAME", help="Only this account. Can be given multiple times."
+)
+@click.option(
+    "--request", "requests", multiple=True, metavar="ID|GLOB", help="Only this data request, by ID or description."
 )
 @click.option(
     "--job",
     "jobs",
     multiple=True,
     metavar="ID",
-    help="Only this job, at once and even if it is quarantined; may be repeated. Does nothing for a published job.",
+    help="Only this job, immediately and even if it is quarantined. Can be given multiple times. Skips published jobs.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done. Writes nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def sync_command(
     ctx: click.Context,
@@ -43,14 +45,14 @@ def sync_command(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Mirror every extract that is not mirrored yet, oldest first, once."""
+    """Mirror every extract that is not mirrored yet, oldest first, and exit."""
     from dcsync.cli.startup import load_config, run_async
     from dcsync.ops.mirroring.run import Wanted, exit_status
 
     config = load_config(ctx)
     wanted = Wanted(requests=tuple(requests), jobs=tuple(jobs))
     outcomes = run_async(sync_once(config, accounts, wanted, dry_run=dry_run))
-    with suppress(BrokenPipeError):  # who listened has gone; the status is that of what was done
+    with suppress(BrokenPipeError):  # the reader is gone; the exit status is still that of the run
         print_outcomes(outcomes, as_json=as_json, dry_run=dry_run)
     status = exit_status(outcomes)
     unknown = [*_requests_not_found(outcomes, requests), *_jobs_not_found(outcomes, jobs)]
@@ -62,7 +64,7 @@ def sync_command(
 
 
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
-    """Open everything, recover, do one run and what follows it, close everything."""
+    """Recover the mirror, do one run, then send notifications and write the report."""
     from dcsync.app.from_config import account_settings
     from dcsync.app.renew import renewing
     from dcsync.app.sync import follow_up, open_dispatcher, open_dry_run, open_sync
@@ -89,7 +91,7 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
 
 
 def print_outcomes(outcomes: Sequence[AccountOutcome], *, as_json: bool, dry_run: bool) -> None:
-    """Print what a run did, or would do."""
+    """Print the results of a run, or the plan of a dry run."""
     from dcsync.cli.output import print_json
 
     if as_json:
@@ -110,13 +112,13 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
         transfer = published.transfer
         click.echo(
             f"{name}: published {published.folder}: {published.files} files, "
-            f"{size_text(transfer.fetched_bytes)} fetched, {size_text(transfer.linked_bytes)} linked, "
-            f"{transfer.calls} calls"
+            f"{size_text(transfer.fetched_bytes)} downloaded, {size_text(transfer.linked_bytes)} hard-linked, "
+            f"{transfer.calls} API calls"
         )
         for warning in published.warnings:
-            click.echo(f"{name}: {printable(warning.table, 200)} {warning.message} [{warning.code}]", err=True)
+            click.echo(f"{name}: {printable(warning.table, 200)}: {warning.message} [{warning.code}]", err=True)
     for failed in outcome.failed:
-        when = f"; next try {time_text(failed.next_try_at)}" if failed.next_try_at else ""
+        when = f"; next attempt {time_text(failed.next_try_at)}" if failed.next_try_at else ""
         what = "cannot be planned" if dry_run else f"is {failed.state}"
         click.echo(f"{name}: job {failed.job} {what}: {failed.message} [{failed.code}]{when}", err=True)
         if failed.hint:
@@ -129,11 +131,11 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
         if outcome.error.advice:
             click.echo(f"  do:   {outcome.error.advice}", err=True)
     elif not dry_run and not outcome.published and not outcome.failed and not outcome.skipped:
-        later = f", {outcome.due_later} to be tried again later" if outcome.due_later else ""
-        pending = f", {outcome.waiting} not complete upstream" if outcome.waiting else ""
-        given_up = f", {outcome.given_up} given up (see dcsync status)" if outcome.given_up else ""
+        later = f", {outcome.due_later} to be retried later" if outcome.due_later else ""
+        pending = f", {outcome.waiting} still running at Autodesk" if outcome.waiting else ""
+        quarantined = f", {outcome.given_up} quarantined (see dcsync status)" if outcome.given_up else ""
         calls = f"{outcome.calls} call{'s' if outcome.calls != 1 else ''}"
-        click.echo(f"{name}: nothing new{pending}{later}{given_up} ({calls})")
+        click.echo(f"{name}: nothing new{pending}{later}{quarantined} ({calls})")
 
 
 def _print_plans(outcome: AccountOutcome) -> None:
@@ -144,8 +146,8 @@ def _print_plans(outcome: AccountOutcome) -> None:
         conditional = sum(fetch.unless is not None for fetch in plan.fetches)
         click.echo(f"{outcome.account.name}: would publish {planned.folder} (job {planned.job})")
         click.echo(
-            f"  {len(plan.links)} files linked, {len(plan.extracts)} from the archive, {len(plan.fetches)} by their "
-            f"own URLs ({conditional} of them only if changed), {len(plan.skipped)} left out"
+            f"  {len(plan.links)} files hard-linked, {len(plan.extracts)} from the ZIP, {len(plan.fetches)} downloaded "
+            f"individually ({conditional} of them only if changed), {len(plan.skipped)} skipped"
         )
         for method, price in planned.prices.items():
             mark = "*" if price is planned.price else " "
@@ -239,11 +241,11 @@ def _jobs_not_found(outcomes: Sequence[AccountOutcome], jobs: Sequence[str]) -> 
         return []
     known = {job for outcome in outcomes for job in outcome.found_jobs}
     missing = sorted(set(jobs) - touched - known)
-    return [f"no such job in these accounts: {', '.join(missing)}"] if missing else []
+    return [f"unknown job in these accounts: {', '.join(missing)}"] if missing else []
 
 
 def _requests_not_found(outcomes: Sequence[AccountOutcome], requests: Sequence[str]) -> list[str]:
-    """Return a line when names lead nowhere: with those that lead somewhere, as for an account."""
+    """Return a line that names the unknown data requests and the known ones, or nothing if all are known."""
     from dataclasses import replace
 
     from dcsync.core.names import printable
@@ -259,5 +261,5 @@ def _requests_not_found(outcomes: Sequence[AccountOutcome], requests: Sequence[s
     if not missing:
         return []
     there = sorted({f"{printable(request.description)!r} ({request.id})" for _, request in known})
-    known_words = f"those that ran are {', '.join(there)}" if there else "none has run yet"
-    return [f"no such data request in these accounts: {', '.join(missing)}; {known_words}"]
+    known_words = f"known data requests: {', '.join(there)}" if there else "no data request has run yet"
+    return [f"unknown data request in these accounts: {', '.join(missing)}; {known_words}"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import EXIT_STATUSES
+from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
     from dcsync.config import Config
@@ -19,23 +19,40 @@ if TYPE_CHECKING:
 _PART = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
 
-@click.command("verify", epilog=EXIT_STATUSES)
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
-@click.option("--part", metavar="I/N", help="Read only this share of the contents, such as 1/30.")
-@click.option("--repair", is_flag=True, help="Replace what is damaged by what the mirror or the server still has.")
-@click.option("--rate", metavar="RATE", help="Read at most this much a second, instead of verify.rate.")
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.command(
+    "verify",
+    epilog=exit_statuses(
+        3,
+        11,
+        12,
+        13,
+        14,
+        done="no problems, or all repaired",
+        incomplete="problems remain, or the check is incomplete",
+        unsafe="data is permanently lost, or stopped for safety (disk not mounted, wrong disk or mirror)",
+    ),
+)
+@click.option(
+    "--account", "accounts", multiple=True, metavar="NAME", help="Only this account. Can be given multiple times."
+)
+@click.option("--part", metavar="I/N", help="Read only this part of the files, for example 1/30.")
+@click.option(
+    "--repair", is_flag=True, help="Replace damaged files with intact copies from the mirror or from Autodesk."
+)
+@click.option("--rate", metavar="RATE", help="Read at most this much per second. Overrides verify.rate.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def verify_command(
     ctx: click.Context, accounts: Sequence[str], part: str | None, repair: bool, rate: str | None, as_json: bool
 ) -> int:
-    """Read the mirror again and compare every byte with what was published.
+    """Check every file in the mirror against the checksum that was recorded when it was published.
 
-    Finds what is changed, missing, extra, truncated or unreadable, by the manifest and by SHA256SUMS. Without --repair
-    it writes nothing and works beside a daemon. --repair replaces a damaged file, in every snapshot that shares it, by
-    a whole copy: one of the mirror, else one that the server keeps for 30 days; the damaged file goes to
-    .dcsync/quarantine. The exit status is 0 when nothing is amiss (any more), 3 when something is, 14 when something is
-    lost for good.
+    verify finds changed, missing, extra, truncated and unreadable files. It compares them with the manifest and with
+    SHA256SUMS. Without --repair it writes nothing, and the daemon can keep running.
+
+    --repair replaces a damaged file in every snapshot that shares it. It uses an intact copy from the mirror, or
+    downloads the file again: Autodesk keeps extracts for 30 days. The damaged file is moved to .dcsync/quarantine. Stop
+    the daemon before you repair.
     """
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
@@ -68,7 +85,7 @@ async def _verify(
         if repair:
             opening = partial(open_sync, config, environ=os.environ, role="verify")
             async with renewing(opening, config, role="verify") as context:
-                # Missing folders are for this command to report, so recovery leaves their rows alone.
+                # This command reports missing folders, so recovery leaves their rows alone.
                 await recover(context, account_settings(config), notices_missing=False)
                 return await verify(context, selected, part=part, repair=True, rate=rate, observer=observer)
         async with look_at_mirror(config) as mirror:
@@ -99,12 +116,14 @@ def _print(report: VerifyReport) -> None:
     from dcsync.core.names import printable
 
     for item in report.damage:
-        kept = f"; the damaged one is kept as {item.kept}" if item.kept else ""
+        kept = f"; the damaged file was moved to {item.kept}" if item.kept else ""
         outcome = "" if item.outcome.value == "found" else f" [{item.outcome.value}]"
         path, detail = printable(item.path, 300), printable(item.detail, 400)
         click.echo(f"{item.account}: {item.kind} {path}: {detail}{outcome}{kept}")
     which = "" if report.part is None else f", part {report.part[0]}/{report.part[1]}"
-    found = f"{len(report.damage)} found amiss" if report.damage else "nothing amiss"
+    count = len(report.damage)
+    found = f"{count} problem{'' if count == 1 else 's'} found" if count else "no problems found"
     click.echo(
-        f"{report.snapshots} snapshots{which}: {report.files} files, {size_text(report.read_bytes)} read, {found}"
+        f"{report.snapshots} snapshots checked{which}: {report.files} unique files, "
+        f"{size_text(report.read_bytes)} read, {found}"
     )

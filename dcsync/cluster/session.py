@@ -1,7 +1,7 @@
-"""`dcsync run` on one of several hosts: the work comes from the queue that they share.
+"""`dcsync run` on one of several hosts, which take their work from a shared queue.
 
-What is done on one host in memory (what is due when, what waits for its turn) is in the queue and in the manifest here,
-so that it does not matter which host goes away.
+The schedule and the waiting work are in the queue and in the manifest, not in memory as on a single host. Any host can
+therefore fail.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
 
 log = structlog.get_logger(__name__)
 
-#: The time between the last poll's end and when the next is due is kept to the minute in which the queue looks.
+#: The queue checks once a minute. A poll that is due within this time counts as due now.
 _ROUNDING = timedelta(seconds=30)
 
 
 class SharedSession(Session):
-    """The work of one host on a mirror that other hosts work on, too."""
+    """The work of one host on a mirror that several hosts share."""
 
     def __init__(self, parts: SessionParts, *, pace: Pace | None = None) -> None:
-        """Make it. `pace` is how soon hosts notice each other; None is the usual one."""
+        """`pace` sets how soon hosts notice each other. None means the default."""
         super().__init__(parts)
-        assert isinstance(parts.context.peers, SeveralHosts)  # noqa: S101 - it is one of several
+        assert isinstance(parts.context.peers, SeveralHosts)  # noqa: S101 - this host is one of several
         pace = pace or Pace()
         self.tick_s = pace.heartbeat_s
         self._peers = parts.context.peers
@@ -93,13 +93,13 @@ class SharedSession(Session):
         await self._signals.hurry.wait()
         self._queue.hurry()
 
-    # --- what the queue asks for --------------------------------------------------------------------------------------
+    # --- work from the queue --------------------------------------------------------------------------------------
 
     async def poll(self, account: str) -> None:
-        """Look for new jobs of an account and defer those that are due, oldest first."""
+        """Poll an account and queue the jobs that are due, oldest first."""
         settings = self._accounts.get(AccountName(account))
         if settings is None:
-            log.warning("an account is in another host's configuration only", account=account)
+            log.warning("an account is configured on another host but not on this host", account=account)
             return
         with self._busy(f"polling {account}"):
             if not await self._is_mounted():
@@ -113,7 +113,7 @@ class SharedSession(Session):
             await self._queue.chore("hooks")
 
     async def mirror(self, account: str, job: str, ours: Ours) -> None:
-        """Mirror a job, and tell of it."""
+        """Mirror a job and send its events."""
         settings = self._accounts.get(AccountName(account))
         if settings is None:
             return
@@ -132,7 +132,7 @@ class SharedSession(Session):
                 await self._queue.chore("hooks")
 
     async def chore(self, kind: str) -> None:
-        """Do a chore of the whole mirror."""
+        """Do a maintenance task of the whole mirror."""
         if kind == "hooks":
             with self._busy("running hooks"):
                 await self._dispatcher.run_hooks()
@@ -144,11 +144,11 @@ class SharedSession(Session):
                 await self._notes.remember(f"night:{kind}", self._today())
 
     async def due(self) -> None:
-        """Defer the polls and the chores whose time has come."""
+        """Queue the polls and maintenance tasks that are due."""
         now = self.context.clock.now()
         for name in self._accounts:
             when = parse_time(await self._notes.recall(f"poll:{name}"))
-            # A time further ahead than any poll is of a clock that was wrong.
+            # A time later than any planned poll comes from a clock that was wrong.
             if when is None or when <= now + _ROUNDING or when > now + 2 * self.config.poll.interval:
                 await self._queue.poll(name)
         hour = now.astimezone(self.config.mirror.zone).hour
@@ -158,13 +158,13 @@ class SharedSession(Session):
         if await self._notes.due_hooks(now):
             await self._queue.chore("hooks")
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    # --- details ------------------------------------------------------------------------------------------------------
 
     def _today(self) -> str:
         return f"{self.context.clock.now().astimezone(self.config.mirror.zone):%Y-%m-%d}"
 
     async def _plan_next(self, account: AccountSettings, outcome: AccountOutcome) -> None:
-        """Note when the account is to be polled next: by the interval, when an extract is expected, or to try again."""
+        """Store the time of the next poll: after the interval, when an extract is expected, or for a retry."""
         now, interval = self.context.clock.now(), self.config.poll.interval
         expected = [item for _, item in await self._dispatcher.expectations(account.name)]
         when = now + next_poll(expected, now, interval) + self.config.poll.jitter * self.context.draw()
@@ -174,7 +174,7 @@ class SharedSession(Session):
         await self._remember_poll(account.name, min([when, *(max(retry, now + _ROUNDING) for retry in retries)]))
 
     async def _note_retry(self, outcome: AccountOutcome) -> None:
-        """Let the next poll come no later than when a failed job is to be tried again."""
+        """Make sure that the next poll is no later than the retry of a failed job."""
         retries = [failed.next_try_at for failed in outcome.failed if failed.next_try_at is not None]
         when = parse_time(await self._notes.recall(f"poll:{outcome.account.name}"))
         if retries and (when is None or min(retries) < when):
@@ -185,10 +185,10 @@ class SharedSession(Session):
 
     def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
         if is_needed:
-            log.info("waiting for a login, on any host", account=account.name)
+            log.info("waiting for a sign-in on any host", account=account.name)
 
     async def _ask_queue(self) -> NoReturn:
-        """Put into the queue what a signal, a callback, or the start asked for."""
+        """Queue the polls that a signal, a callback or the start asked for."""
         while True:
             name, wait = await self._wanted.get()
             if wait:
@@ -198,7 +198,7 @@ class SharedSession(Session):
             else:
                 await self._queue.poll(name)
 
-    async def _look_around(self) -> None:
+    async def _check_regularly(self) -> None:
         words = self.describe()
         self._notifier.status(words)
         await self._hosts.beat(self._host, words if self.progress.is_busy else "")

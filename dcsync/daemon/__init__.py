@@ -1,1 +1,1 @@
-"""The daemon: what `dcsync run` is made of beyond one run."""
+"""The daemon behind `dcsync run`: schedule, sessions, HTTP pages and systemd."""

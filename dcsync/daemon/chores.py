@@ -1,4 +1,4 @@
-"""What the daemon does by night, the same on one host as on several."""
+"""The nightly maintenance of the daemon, the same on one host and on several."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from dcsync.ops.integrity.verify import verify_nightly
 
 log = structlog.get_logger(__name__)
 
-#: From which hour on, in the mirror's zone, each is done once a day.
+#: The hour, in the mirror's time zone, from which each task is due once a day.
 NIGHT: Final = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chores:
-    """The chores of a whole mirror, one at a time."""
+    """The maintenance tasks of a whole mirror, one at a time."""
 
     config: Config
     context: SyncContext
@@ -38,11 +38,11 @@ class Chores:
     accounts: Sequence[AccountSettings]
 
     async def do(self, kind: Kind) -> bool:
-        """Do one; return whether something was found that hooks may want to hear of. A poll is no chore."""
+        """Do one task. Return whether it sent an event that hooks may wait for. `Kind.POLL` does nothing here."""
         match kind:
             case Kind.KEEP_ALIVE:
                 if await self.context.api.tokens.keep_alive():
-                    log.info("the refresh token was renewed by its age")
+                    log.info("refresh token renewed because of its age")
             case Kind.TIDY:
                 await self.dispatcher.tidy()
             case Kind.PRUNE:
@@ -54,7 +54,7 @@ class Chores:
         return False
 
     async def _prune(self) -> bool:
-        # What was left half pruned, by a disk that failed or by a host that is gone: one at a time does this.
+        # Finish what a failed disk or a lost host left half removed. Only one task at a time does this.
         await finish_pruning(self.context)
         policy = keep_policy(self.config)
         if policy.keeps_everything:

@@ -1,7 +1,7 @@
-"""`dcsync run` on one host: a worker for each account, one for hooks, one for chores, and a schedule that wakes them.
+"""`dcsync run` on one host: workers for each account, hooks and maintenance, and a schedule that wakes them.
 
-A trigger only sets an event; the work runs in tasks of the session. What one worker raises is logged, and the others
-continue.
+A trigger only sets an event, and the work runs in tasks of the session. An error of one worker is logged and does not
+affect the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dcsync.ops.mirroring.run import sync
 
 log = structlog.get_logger(__name__)
 
-#: How often the ticker feeds the watchdog, checks the schedule, and looks for a new login.
+#: How often the ticker feeds the watchdog, checks the schedule, and checks for a new sign-in.
 TICK_S = 30.0
 #: How long work in progress may take after SIGTERM before it is cancelled. Closing takes some seconds more, and
 #: the daemon ends within 10 s. Staged files are kept.
@@ -42,10 +42,10 @@ _STATE_NAME = "daemon.json"
 
 @dataclass(slots=True, kw_only=True)
 class _Worker:
-    """One thing that is done again and again, each time it is woken."""
+    """Repeats one kind of work, each time it is woken."""
 
     name: str
-    #: Returns what is about to be done, for the status line.
+    #: Returns the name of the next work, for the status line.
     describe: Callable[[], str]
     work: Callable[[], Awaitable[None]]
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,7 +54,7 @@ class _Worker:
 
 
 class LocalSession(Session):
-    """The work of the only host of a mirror: what is due when is held in memory."""
+    """The work of the only host of a mirror. The schedule is in memory."""
 
     tick_s = TICK_S
 
@@ -78,7 +78,7 @@ class LocalSession(Session):
 
     @property
     def workers(self) -> tuple[_Worker, ...]:
-        """Return the workers: an account's each, the hooks', the chores'."""
+        """Return all workers: one for each account, one for hooks, one for maintenance."""
         return (*self._polls.values(), self._hooks, self._nightly)
 
     def poll_all(self) -> None:
@@ -124,7 +124,7 @@ class LocalSession(Session):
                     await asyncio.wait({*waiting, hurried}, return_when=asyncio.FIRST_COMPLETED)
                     waiting = {task for task in waiting if not task.done()}
         except TimeoutError:
-            log.info("work in progress is cancelled; staged files are kept", workers=len(waiting))
+            log.info("running work cancelled; staged files are kept", workers=len(waiting))
         finally:
             hurried.cancel()
             for task in waiting:
@@ -147,11 +147,11 @@ class LocalSession(Session):
                     await worker.work()
                 except DcsyncError as error:
                     log.warning("work failed", worker=worker.name, code=error.code, error=error.message)
-                except Exception:  # a bug in one worker's work must not end the others'
-                    log.exception("a bug in dcsync; the worker continues with what is due next", worker=worker.name)
+                except Exception:  # a bug in one worker must not stop the others
+                    log.exception("a bug in dcsync; the worker continues with its next work", worker=worker.name)
 
     async def _poll_account(self, account: AccountSettings) -> None:
-        # The disk is checked even when there is nothing new: you hear of an unmounted disk before the next extract.
+        # Check the disk even if there is nothing new: it alerts you to an unmounted disk before the next extract.
         if not await self._is_mounted():
             return
         (outcome,) = await sync(self.context, [account])
@@ -171,12 +171,12 @@ class LocalSession(Session):
         self._login_needed = is_needed
 
     async def _run_hooks(self) -> None:
-        """Run the hooks that are due, beside the polls: a slow hook delays no poll."""
+        """Run the hooks that are due. They have their own worker, so a slow hook does not delay polls."""
         self._hooks_looked_at = self.context.clock.monotonic()
         self._hooks_due_at = await self._dispatcher.run_hooks()
 
     def _hooks_are_due(self) -> bool:
-        """Whether a hook is to be retried, or it is time to look for those that another process made due."""
+        """Return whether a retry of a hook is due, or a check for hooks that another process queued."""
         clock = self.context.clock
         retry = self._hooks_due_at is not None and self._hooks_due_at <= clock.now()
         return retry or clock.monotonic() - self._hooks_looked_at >= _HOOKS_S
@@ -202,7 +202,7 @@ class LocalSession(Session):
 
     # --- the ticker ---------------------------------------------------------------------------------------------------
 
-    async def _look_around(self) -> None:
+    async def _check_regularly(self) -> None:
         self._schedule.check()
         if self._hooks_are_due():
             self._hooks.wake.set()
@@ -210,7 +210,7 @@ class LocalSession(Session):
         await self._publish_state()
 
     async def _notice_login(self) -> None:
-        """Poll at once after a new login, which replaces the token store's file."""
+        """Poll immediately after a new sign-in, which replaces the token file."""
         if not self._login_needed or self._slow_disk_s() is not None:
             return
         now = await self.context.disk.run(_mtime, Path(self.config.state.dir) / "token.json")
@@ -219,7 +219,7 @@ class LocalSession(Session):
         self._token_mtime = now
 
     async def _publish_state(self) -> None:
-        """Tell systemd and `dcsync status` what is going on, when that has changed."""
+        """Report the current work to systemd and `dcsync status` when it has changed."""
         words, due = self.describe(), self._schedule.next_poll()
         if (words, time_json(due)) == self._last_state:
             return
@@ -240,19 +240,19 @@ class LocalSession(Session):
 
 
 def _write_state(path: Path, state: Mapping[str, Json] | None) -> None:
-    """Replace the file that `dcsync status` reads; None removes it.
+    """Replace the file that `dcsync status` reads, or remove it for None.
 
-    It need not survive a power cut, and a full disk is no reason to stop.
+    The file does not have to survive a power cut, and a full disk must not stop the daemon.
     """
     try:
         if state is None:
             path.unlink(missing_ok=True)
             return
-        aside = path.with_suffix(".new")
-        aside.write_text(json.dumps(state))
-        aside.replace(path)
+        replacement = path.with_suffix(".new")
+        replacement.write_text(json.dumps(state))
+        replacement.replace(path)
     except OSError as error:
-        log.debug("the daemon's state file cannot be written", path=str(path), error=error.strerror)
+        log.debug("cannot write the state file of the daemon", path=str(path), error=error.strerror)
 
 
 def _mtime(path: Path) -> int | None:

@@ -1,6 +1,6 @@
-"""The daemon's own pages: health, figures, the report, and Autodesk's callback. Handlers only read and note.
+"""The HTTP pages of the daemon: health, metrics, the report, and Autodesk's callback. Handlers only read and record.
 
-Whoever can reach the port may be anybody: bodies, headers, connections and polls are all bounded (FAULTS S11).
+Clients of the port are not trusted. Bodies, headers, connections and polls are all limited (docs/faults.md S11).
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from dcsync.tasks import running
 log = structlog.get_logger(__name__)
 
 MAX_CONNECTIONS = 64
-#: Of a callback's body; the real ones have some 200 bytes.
+#: The largest body of a callback in bytes. Autodesk's have about 200.
 MAX_BODY = 16 << 10
-#: Connections taken in each second when they come without end: more than any monitor asks, and little work.
+#: Connections accepted per second during a flood: more than any monitor needs, and little work.
 ACCEPTS_PER_S = 40.0
-#: For the headers, and for the body.
+#: The time limit for the headers, and again for the body.
 PATIENCE_S = 5.0
 
 
 class Daemon(Protocol):
-    """What the pages ask of the daemon."""
+    """The part of the daemon that the pages use."""
 
     async def health(self) -> tuple[bool, dict[str, Json]]:
-        """Return whether the mirror is fresh and the daemon able, and what to say of it; no secrets."""
+        """Return whether the mirror is up to date and the daemon works, and the details, without secrets."""
 
     async def figures(self) -> bytes:
-        """Return the figures in Prometheus' text form."""
+        """Return the metrics in the Prometheus text format."""
 
     async def report(self) -> bytes | None:
-        """Return the report page; None when there is none yet."""
+        """Return the report page, or None if it was not written yet."""
 
     async def hint(self, account_id: str, request_id: str) -> None:
-        """Note that a job may have ended. It is not believed, only looked at earlier, and not often."""
+        """Record that a job may have ended. A callback is a hint: it only brings the next poll forward, and rarely."""
 
 
 class Pages:
-    """The handlers. `secret` is the last part of the callback's path."""
+    """The handlers. `secret` is the last part of the callback path."""
 
     def __init__(self, daemon: Daemon, *, secret: str, patience_s: float = PATIENCE_S) -> None:
         self._daemon = daemon
@@ -78,55 +78,55 @@ class Pages:
     async def _report(self, _: web.Request) -> web.Response:
         page = await self._daemon.report()
         if page is None:
-            return web.Response(status=404, text="There is no report yet.\n")
+            return web.Response(status=404, text="The report has not been written yet.\n")
         return web.Response(body=page, content_type="text/html", charset="utf-8")
 
     async def _callback(self, request: web.Request) -> web.Response:
-        # Autodesk signs nothing: the secret path is all there is. Compared in constant time; wrong is not found.
+        # Autodesk does not sign callbacks, so the secret path is the only proof. It is compared in constant time.
         given = request.match_info["secret"].encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, self._secret):
-            return _nothing(404)
+            return _empty_response(404)
         try:
             async with asyncio.timeout(self._patience_s):
                 body = await _read_capped(request)
         except TimeoutError:
-            return _nothing(408)
+            return _empty_response(408)
         if body is None:
-            return _nothing(413)
+            return _empty_response(413)
         ids = _ids(body)
         if ids is None:
-            return _nothing(400)
+            return _empty_response(400)
         await self._daemon.hint(*ids)
-        return _nothing(204)
+        return _empty_response(204)
 
 
 @asynccontextmanager
 async def serving(
     pages: Pages, host: str, port: int, *, clock: Clock | None = None, patience_s: float = PATIENCE_S
 ) -> AsyncIterator[tuple[str, int]]:
-    """Serve the pages; yields the address in fact. Raises `ConfigError` when it cannot be listened on."""
-    #: Connections of which a request's headers came whole within the patience.
+    """Serve the pages and yield the actual address. Raises `ConfigError` if the daemon cannot listen on it."""
+    #: Connections whose request headers arrived completely in time.
     started: set[object] = set()
 
     @web.middleware
     async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # Its headers are complete: it is no slow one.
+        # The handler runs only after the headers are complete.
         started.add(request.protocol)
         response = await handler(request)
         response.headers["X-Content-Type-Options"] = "nosniff"
-        # No connection is kept: 64 idle ones would keep everybody else out.
+        # Connections are not kept alive: 64 idle ones would block everyone else.
         response.force_close()
         return response
 
     application = web.Application(middlewares=[note], client_max_size=MAX_BODY)
     application.add_routes(pages.routes())
-    # No access log: the callback's path is a secret.
+    # No access log: the path of the callback is a secret.
     runner = web.AppRunner(
         application,
         access_log=None,
         shutdown_timeout=1.0,
         keepalive_timeout=patience_s,
-        lingering_time=0,  # what is left of a body that was refused is not waited for
+        lingering_time=0,  # do not wait for the rest of a rejected body
     )
     await runner.setup()
     server = runner.server
@@ -150,7 +150,7 @@ async def serving(
     try:
         bound = int(listener.getsockname()[1])
         async with running(_accept_connections(listener, connection, clock or SystemClock())):
-            log.info("pages are served", address=f"http://{host}:{bound}")
+            log.info("serving the HTTP pages", address=f"http://{host}:{bound}")
             yield host, bound
     finally:
         listener.close()
@@ -160,9 +160,9 @@ async def serving(
 async def _accept_connections(
     listener: socket.socket, connection: Callable[[], asyncio.Protocol], clock: Clock
 ) -> NoReturn:
-    """Take connections in, no faster than `ACCEPTS_PER_S` after a burst.
+    """Accept connections, no faster than `ACCEPTS_PER_S` after a burst.
 
-    A flood then waits in the kernel, whose queue is short, and costs the syncing next to nothing.
+    A flood then waits in the kernel's short queue and does not slow down downloads.
     """
     loop, allowed, before = asyncio.get_running_loop(), float(MAX_CONNECTIONS), clock.monotonic()
     while True:
@@ -170,8 +170,8 @@ async def _accept_connections(
             accepted, _ = await loop.sock_accept(listener)
             await loop.connect_accepted_socket(connection, accepted)
         except OSError as error:
-            # Out of descriptors, or gone before it was looked at: the next one may be better.
-            log.warning("a connection could not be taken in", error=error.strerror)
+            # No free descriptor, or the client is gone. The next connection may work.
+            log.warning("cannot accept a connection", error=error.strerror)
         now = clock.monotonic()
         allowed, before = min(float(MAX_CONNECTIONS), allowed + (now - before) * ACCEPTS_PER_S) - 1, now
         if allowed < 0:
@@ -187,22 +187,22 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.settimeout(0)
     except OSError as error:
         listener.close()
-        message = f"http.listen {host}:{port} cannot be listened on: {(error.strerror or str(error)).lower()}"
+        message = f"cannot listen on http.listen {host}:{port}: {(error.strerror or str(error)).lower()}"
         hint = "choose a free port, or set http.listen to an address of this machine"
         raise ConfigError(message, hint=hint) from None
     return listener
 
 
 class _Refusal(asyncio.Protocol):
-    """Closes a connection that is one too many, at once."""
+    """Closes a connection above the limit immediately."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close it."""
+        """Close the connection."""
         transport.close()
 
 
 async def _read_capped(request: web.Request) -> bytes | None:
-    """Return the body, or None when there is more than the cap; what is beyond it stays unread."""
+    """Return the body, or None if it is larger than `MAX_BODY`. The rest of a larger body is not read."""
     if request.content_length is not None and request.content_length > MAX_BODY:
         return None
     body = bytearray()
@@ -214,7 +214,7 @@ async def _read_capped(request: web.Request) -> bytes | None:
 
 
 def _ids(body: bytes) -> tuple[str, str] | None:
-    """Return the account and the request that a callback names (API: callbackUrl)."""
+    """Return the IDs of the account and the data request in a callback (docs/api.md, callbackUrl)."""
     try:
         entry = json.loads(body)
     except (ValueError, RecursionError):
@@ -225,6 +225,6 @@ def _ids(body: bytes) -> tuple[str, str] | None:
     return (account, request) if isinstance(account, str) and isinstance(request, str) else None
 
 
-def _nothing(status: int) -> web.Response:
-    """Answer without a word: nothing is told to whoever asks."""
+def _empty_response(status: int) -> web.Response:
+    """Return an empty response. An unknown client learns nothing."""
     return web.Response(status=status)

@@ -1,4 +1,4 @@
-"""Whether the daemon gets on: what systemd's watchdog is fed by, and what its status line says."""
+"""The daemon's progress, which feeds the watchdog of systemd and the status line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter
 from dcsync.clock import Clock
 from dcsync.core.model import AccountName, JobId
 
-#: Longer than any wait that is meant: a pause that the API asks for is at most an hour.
+#: Longer than any intended wait. The API asks for pauses of one hour at most.
 _STUCK_S = 2 * 3600.0
-#: A call to the disk that takes longer is a disk that does not answer.
+#: A disk that takes longer for one call counts as not responding.
 SLOW_DISK_S = 30.0
 
 
 class Progress:
-    """Meets the ports `Observer` and `ReadingObserver`: every event is progress. Workers tell their begin and end."""
+    """Implements the ports `Observer` and `ReadingObserver`. Every event is progress. Workers report start and end."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -24,26 +24,26 @@ class Progress:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any work is under way."""
+        """Whether any work is running."""
         return bool(self._busy)
 
     def begin(self, what: str) -> None:
-        """Note that work begins."""
+        """Record that work started."""
         self._busy[what] += 1
         self._note()
 
     def end(self, what: str) -> None:
-        """Note that it ended, however."""
+        """Record that work ended, in success or failure."""
         self._busy[what] -= 1
         self._busy += Counter()
         self._note()
 
     def is_stuck(self) -> bool:
-        """Say whether work is under way and nothing moved for longer than anything should take."""
+        """Return whether work is running without progress for longer than any intended wait."""
         return self.is_busy and self._clock.monotonic() - self._last > _STUCK_S
 
     def describe(self) -> str:
-        """Return what is in progress, for the status line; empty when nothing is."""
+        """Return the running work for the status line, empty if there is none."""
         if self._jobs:
             names = ", ".join(sorted(set(self._jobs.values())))
             return f"mirroring {len(self._jobs)} extract{'s' if len(self._jobs) > 1 else ''} ({names})"
@@ -53,31 +53,31 @@ class Progress:
         self._last = self._clock.monotonic()
 
     def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:  # noqa: ARG002 - the port's
-        """Note that a job's files are about to come."""
+        """Record that the download of a job starts."""
         self._jobs[job] = account
         self._note()
 
     def file_started(self, job: JobId, name: str, size: int) -> None:  # noqa: ARG002 - the port's
-        """Note that a file is asked for."""
+        """Record that a file was requested."""
         self._note()
 
     def file_advanced(self, job: JobId, name: str, size: int) -> None:  # noqa: ARG002 - the port's
-        """Note that bytes came."""
+        """Record that bytes arrived."""
         self._note()
 
     def file_done(self, job: JobId, name: str) -> None:  # noqa: ARG002 - the port's
-        """Note that a file is staged."""
+        """Record that a file is staged."""
         self._note()
 
     def snapshot(self, folder: str, number: int, of: int) -> None:  # noqa: ARG002 - the port's
-        """Note that a snapshot is looked at."""
+        """Record that a snapshot is being read."""
         self._note()
 
     def read(self, size: int) -> None:  # noqa: ARG002 - the port's
-        """Note that bytes were read again."""
+        """Record that bytes were read."""
         self._note()
 
     def job_done(self, job: JobId) -> None:
-        """Note that a job is published or given up for now."""
+        """Record that a job was published, or failed for now."""
         self._jobs.pop(job, None)
         self._note()

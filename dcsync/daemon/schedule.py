@@ -1,7 +1,7 @@
-"""When what is due: APScheduler decides, and all that it ever does is to put a trigger down.
+"""The schedule of polls and nightly maintenance. APScheduler decides when, and its jobs only emit a trigger.
 
-It swallows errors and cancellation, so no work runs in its jobs. It goes by the wall clock; `check` keeps it right when
-that one jumps or the machine slept.
+APScheduler swallows errors and cancellation, so no work runs in its jobs. It follows the wall clock. `check` corrects
+the schedule after the clock jumped or the machine slept.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dcsync.clock import Clock
 
 log = structlog.get_logger(__name__)
 
-#: The wall clock moved by itself when it differs by more than this from the one that nobody sets.
+#: A larger difference between the wall clock and the monotonic clock means that the wall clock was set.
 _JUMP = timedelta(seconds=60)
 
 
 class Kind(StrEnum):
-    """What a trigger asks for."""
+    """The work that a trigger asks for."""
 
     POLL = "poll"
     KEEP_ALIVE = "keep-alive"
@@ -38,28 +38,28 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """Something is due. A second one of the same kind and account before the first was taken up changes nothing."""
+    """Work is due. A second trigger of the same kind and account changes nothing until the first was handled."""
 
     kind: Kind
     account: str = ""
 
 
 class Nightly(BaseTrigger):  # type: ignore[misc]
-    """Once on each day of a zone's calendar, `after` an hour of it began, whatever the law does to clocks that night.
+    """Fires once on each day of a time zone, at `hour` plus `after`, also on nights when the clocks change.
 
-    APScheduler's own CronTrigger, with a jitter, goes back in the hour that comes twice in autumn, and never returns.
+    APScheduler's own CronTrigger with a jitter loops forever in the hour that repeats when summer time ends.
     """
 
     def __init__(self, *, hour: int, after: timedelta, zone: tzinfo) -> None:
         self._hour, self._after, self._zone = time(hour), after, zone
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return the first such moment after the previous one, or from now on."""
+        """Return the first such time after the previous one, or the first one from `now` on."""
         least = now if previous_fire_time is None else previous_fire_time + timedelta(microseconds=1)
         least = least.astimezone(UTC)
         day = least.astimezone(self._zone).date() - timedelta(days=2)
         while True:
-            # In UTC from here on: there no hour comes twice, and none is left out.
+            # UTC from here on: it has no repeated and no skipped hours.
             moment = datetime.combine(day, self._hour, self._zone).astimezone(UTC) + self._after
             if moment >= least:
                 return moment
@@ -67,7 +67,7 @@ class Nightly(BaseTrigger):  # type: ignore[misc]
 
 
 class Schedule:
-    """The triggers of a daemon. `put` is called from the event loop and must only note."""
+    """The triggers of a daemon. `put` is called in the event loop and must only record the trigger."""
 
     def __init__(self, put: Callable[[Trigger], None], clock: Clock) -> None:
         self._put = put
@@ -75,21 +75,21 @@ class Schedule:
         self._wall, self._monotonic = clock.now(), clock.monotonic()
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
-            # What was missed while the machine slept happens once, however late.
+            # Triggers missed while the machine slept fire once, however late.
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
 
     def start(self) -> None:
-        """Begin. Call it from the event loop."""
+        """Start. Must be called in the event loop."""
         self._scheduler.start()
 
     def stop(self) -> None:
-        """End; nothing is put down any more."""
+        """Stop. No trigger fires after this."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
     def poll(self, account: str, *, every: timedelta, jitter: timedelta, first: datetime) -> None:
-        """Poll an account from `first` on, at an interval."""
+        """Poll an account at an interval, for the first time at `first`."""
         seconds, spread = every.total_seconds(), int(jitter.total_seconds())
         self._scheduler.add_job(
             self._fire,
@@ -101,7 +101,7 @@ class Schedule:
         )
 
     def poll_once(self, account: str, at: datetime) -> None:
-        """Poll an account once more at a time; the earlier of two such times stays."""
+        """Poll an account once at an extra time. If one is planned already, the earlier one stays."""
         known = self._scheduler.get_job(f"once:{account}")
         if known is not None and known.next_run_time is not None and known.next_run_time <= at:
             return
@@ -114,7 +114,7 @@ class Schedule:
         )
 
     def nightly(self, kind: Kind, *, hour: int, zone: tzinfo) -> None:
-        """Put a trigger down each night, within an hour from `hour` on: several mirrors need not start as one."""
+        """Fire each night at a random time within an hour from `hour` on, so that several mirrors do not coincide."""
         self._scheduler.add_job(
             self._fire,
             Nightly(hour=hour, after=timedelta(seconds=random.uniform(0, 3600)), zone=zone),  # noqa: S311 - no secret
@@ -129,17 +129,17 @@ class Schedule:
         return min((time for time in times if time is not None), default=None)
 
     def check(self) -> None:
-        """Put right what a clock that jumped has shifted, and put down what is overdue. Call it every few seconds."""
+        """Correct the schedule after a clock jump, and fire overdue triggers. Call it every few seconds."""
         now, monotonic = self._clock.now(), self._clock.monotonic()
         jump = (now - self._wall) - timedelta(seconds=monotonic - self._monotonic)
         self._wall, self._monotonic = now, monotonic
         if abs(jump) > _JUMP:
-            log.warning("the wall clock was set", by_seconds=round(jump.total_seconds()))
+            log.warning("wall clock was set", by_seconds=round(jump.total_seconds()))
             for job in self._scheduler.get_jobs():
                 if isinstance(job.trigger, Nightly):
                     job.modify(next_run_time=job.trigger.get_next_fire_time(None, now))
                 elif job.next_run_time is not None:
-                    # What was due in five minutes is due in five minutes.
+                    # A trigger that was due in five minutes is still due in five minutes.
                     job.modify(next_run_time=job.next_run_time + jump)
         if self._scheduler.running:
             self._scheduler.wakeup()

@@ -1,4 +1,4 @@
-"""What systemd is told of the service: sd_notify(3), one datagram a message."""
+"""Messages to systemd about the service: sd_notify(3), one datagram per message."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from contextlib import suppress
 
 from dcsync.core.names import printable
 
-#: systemd drops a message of more than 4096 bytes (PIPE_BUF) as a whole; a character takes at most four.
+#: In characters of at most four bytes: systemd drops a message of more than 4096 bytes (PIPE_BUF).
 _LONGEST_STATUS = 500
-#: systemd reads its queue at once, but not while it reloads itself. The event loop is held no longer than this.
+#: systemd reads its queue immediately, except while it reloads itself. This is the longest block of the loop.
 _SEND_TIMEOUT_S = 1.0
 
 
 class Notifier:
-    """Tells systemd how the service stands. Without systemd it does nothing; it never raises.
+    """Reports the state of the service to systemd. Does nothing without systemd, and never raises.
 
-    Hooks must not speak for the service: the caller keeps `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` out of
-    the environment that it gives them.
+    Hooks must not send messages for the service. The caller removes `NOTIFY_SOCKET`, `WATCHDOG_USEC` and
+    `WATCHDOG_PID` from their environment.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         name = environ.get("NOTIFY_SOCKET", "")
-        # "@" stands for the NUL byte of a name that is in no file system. Nothing else is ours (systemd knows vsock:).
+        # "@" means the NUL byte of an abstract socket name. Other address types, such as vsock:, are not supported.
         self._address = name.replace("@", "\0", 1) if name.startswith("@") else name if name.startswith("/") else None
         self._watchdog_s = _watchdog_s(environ)
 
     @property
     def watchdog_interval_s(self) -> float | None:
-        """How often to call `watchdog()` while all goes on, in seconds: half of what systemd grants. None: never."""
+        """How often to call `watchdog()`, in seconds: half of the time that systemd allows. None means never."""
         return self._watchdog_s / 2 if self._watchdog_s is not None else None
 
     def ready(self, status: str) -> None:
-        """Say that the service does its work: after its start, and after each `reloading()`, done or failed."""
+        """Report that the service is ready: after its start, and after each `reloading()`, successful or not."""
         self._send("READY=1", _status(status))
 
     def status(self, text: str) -> None:
-        """Say in words what the service is doing: one line of `systemctl status`."""
+        """Set the status line that `systemctl status` shows."""
         self._send(_status(text))
 
     def reloading(self) -> None:
-        """Say that the configuration is being read again; `ready()` must follow."""
-        # For Type=notify-reload (systemd 253 and newer) the message counts only with its time.
+        """Report that the configuration is being reloaded. `ready()` must follow."""
+        # Type=notify-reload (systemd 253 and newer) requires the time in this message.
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str) -> None:
-        """Say that the service is ending by itself or as it was told to."""
+        """Report that the service is stopping."""
         self._send("STOPPING=1", _status(status))
 
     def opening(self, status: str) -> None:
-        """Say that the start goes on: for two minutes more it is not taken for one that hangs."""
+        """Report that the start is still in progress, which extends its time limit by two minutes."""
         self._send("EXTEND_TIMEOUT_USEC=120000000", "WATCHDOG=1", _status(status))
 
     def watchdog(self) -> None:
-        """Say that there is progress. Without this for `WatchdogSec=` systemd kills the service and starts it again."""
+        """Report progress. If this is missing for `WatchdogSec=`, systemd kills and restarts the service."""
         self._send("WATCHDOG=1")
 
     def _send(self, *assignments: str) -> None:
         if self._address is None:
             return
-        # A lost message is no reason to stop mirroring; a lost WATCHDOG=1 is followed by another before it is missed.
+        # A lost message must not stop the mirror. After a lost WATCHDOG=1, the next one still comes in time.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(_SEND_TIMEOUT_S)
             channel.connect(self._address)
@@ -74,7 +74,7 @@ def _status(text: str) -> str:
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:
-    # sd_watchdog_enabled(3): meant for this process only when WATCHDOG_PID is not another's.
+    # sd_watchdog_enabled(3): the watchdog is for this process unless WATCHDOG_PID names a different one.
     usec = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None

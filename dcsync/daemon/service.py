@@ -1,4 +1,4 @@
-"""`dcsync run`: opens the mirror, runs a session on it, and starts over after a reload or when the mirror was lost."""
+"""`dcsync run`: opens the mirror and runs a session on it, again after a reload or after the mirror was lost."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ log = structlog.get_logger(__name__)
 
 #: How often systemd is told that the start continues.
 _OPENING_S = 30.0
-#: A mirror that cannot be opened is tried again after this time.
+#: The time after which a mirror that cannot be opened is tried again.
 _REOPEN_S = 60.0
-#: A database that went away is most often back soon, and looking for it costs nothing.
+#: The same for a database, which is usually back soon and cheap to check.
 _RECONNECT_S = 5.0
-#: How often the daemon checks meanwhile whether it is to end or to use another configuration.
+#: How often the waiting daemon checks for a stop or a reload.
 _WAITING_TICK_S = 1.0
-#: The shortest time between two polls that callbacks asked for. Anybody who can reach the port can send callbacks.
+#: The shortest time between two polls that callbacks asked for. Any client of the port can send callbacks.
 _HINT_S = 30.0
-#: How long a status is used before it is read again, however many clients ask.
+#: How long a status is reused before it is read again, however many clients ask.
 _STATUS_S = 5.0
 
 
 class Service:
-    """The daemon. `load` reads the configuration, again at each SIGHUP; `environ` has its secrets.
+    """The daemon. `load` reads the configuration, again at each SIGHUP. `environ` has its secrets.
 
-    `make_session` makes the session for each mirror that is opened.
+    `make_session` creates the session for each mirror that is opened.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Service:
         self._notifier = notifier or Notifier(environ)
         self._config = load()
         self._next_config: Config | None = None
-        #: The configuration before the last reload, until a mirror was opened with the new one.
+        #: The previous configuration after a reload, until a mirror was opened with the new one.
         self._previous_config: Config | None = None
         self._is_stopping = False
         #: Whether a mirror was ever open. Before that, an error ends the start.
@@ -85,29 +85,29 @@ class Service:
         self._opener: asyncio.Task[object] | None = None
         self._signals = Signals()
         self._session: Session | None = None
-        #: What the status line says once, after a reload that failed.
+        #: Shown once in the status line, after a failed reload.
         self._notice = ""
         self._mirror_error: DcsyncError | None = None
         self._status: tuple[float, Status] | None = None
         self._next_hint_at = float("-inf")
 
-    # --- what signals do: note and wake up ----------------------------------------------------------------------------
+    # --- signals: record and wake up ----------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End: work in progress has some seconds to finish, then it is cancelled. A second call cancels it at once."""
+        """Stop. Running work has some seconds to finish before it is cancelled. A second call cancels it now."""
         if self._is_stopping:
             self._signals.hurry.set()
             return
-        # Only here. A session also ends for a reload, and systemd kills a service that says STOPPING and continues.
-        self._notifier.stopping("ending; downloads resume at the next start")
+        # Only here: a session also ends for a reload, and systemd kills a service that continues after STOPPING.
+        self._notifier.stopping("stopping; downloads resume at the next start")
         self._is_stopping = True
         self._signals.end.set()
         if self._opener is not None:
-            # Once: cancelled again while it cleans up, it would end as something that nobody asked for.
+            # Only once: a second cancellation during the clean-up would look like an unexpected one.
             self._opener.cancel()
 
     def reload(self) -> None:
-        """Read the configuration again. When it is not valid, the error is logged and the current one stays in use."""
+        """Read the configuration again. If it is not valid, log the error and keep the current one."""
         self._notifier.reloading()
         try:
             config = self._load()
@@ -130,7 +130,7 @@ class Service:
     # --- running ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> ExitStatus:
-        """Run until told to stop. Raises what keeps it from starting: `ConfigError`, `MirrorLocked`, `MirrorError`s."""
+        """Run until stopped. Raises `ConfigError`, `MirrorLocked` and other `MirrorError`s when it cannot start."""
         while not self._is_stopping:
             try:
                 await self._run_configured(self._config)
@@ -144,21 +144,19 @@ class Service:
 
     def _take_next_config(self) -> None:
         if self._next_config is not None:
-            # It is proved when a mirror is open with it.
+            # It counts as working only after a mirror was opened with it.
             self._previous_config, self._config, self._next_config = self._config, self._next_config, None
 
     def _fall_back(self, previous: Config, error: DcsyncError) -> None:
-        """Return to the previous configuration: no mirror could be opened with the new one."""
-        log.warning(
-            "the new configuration cannot be used; back to the previous one", code=error.code, error=error.message
-        )
+        """Return to the previous configuration, because no mirror could be opened with the new one."""
+        log.warning("new configuration rejected; running with the previous one", code=error.code, error=error.message)
         self._config, self._previous_config, self._next_config = previous, None, None
         self._notice = _previous_notice(error)
 
     async def _run_configured(self, config: Config) -> None:
-        """Run with one configuration until told to stop or given another one."""
+        """Run with one configuration until stopped or reloaded."""
         async with AsyncExitStack() as stack:
-            # The pages stay up while the mirror cannot be opened: that is when somebody looks at them.
+            # The pages stay up while the mirror cannot be opened: you need them most then.
             if config.http.address is not None:
                 secret = callback_secret(config, environ=self._environ)
                 pages = Pages(self, secret=secret)
@@ -168,7 +166,7 @@ class Service:
                 await self._run_session(config)
 
     async def _run_session(self, config: Config) -> None:
-        """Open the mirror and work on it until told otherwise, or wait a while for a mirror that cannot be used."""
+        """Open the mirror and work on it, or wait a while if it cannot be used."""
         progress = Progress(self._clock)
         try:
             async with AsyncExitStack() as stack:
@@ -193,7 +191,7 @@ class Service:
                 try:
                     await self._session.run(self._note_opened())
                 finally:
-                    # Before the mirror is closed: a page or a signal must not use what is closed.
+                    # Before the mirror is closed, so that no page or signal uses a closed mirror.
                     self._session = None
         except asyncio.CancelledError:
             # `stop` cancelled the opening. A rebuild may take hours; the next start continues it.
@@ -201,7 +199,7 @@ class Service:
             if not self._is_stopping or task is None or task.uncancel() > 0:
                 raise
         except (MirrorError, DiskError, ManifestError) as error:
-            # At boot the database may come up later than this host; a restart would find the same.
+            # At boot the database may start later than this host. A restart of the daemon would not help.
             waits = self._has_started or isinstance(error, DatabaseUnreachable)
             if not waits or self._previous_config is not None:
                 raise
@@ -209,11 +207,11 @@ class Service:
 
     @asynccontextmanager
     async def _opening(self) -> AsyncIterator[None]:
-        """Tell systemd that the start continues, however long it takes, and let `stop` cut it short."""
+        """Report to systemd that the start continues, however long it takes. `stop` cancels it."""
 
         async def extend() -> NoReturn:
             while True:
-                self._notifier.opening("opening the mirror; rebuilding the manifest reads all of it")
+                self._notifier.opening("opening the mirror; a rebuild of the manifest reads all files")
                 await self._clock.sleep(_OPENING_S)
 
         self._opener = asyncio.current_task()
@@ -224,9 +222,9 @@ class Service:
             self._opener = None
 
     def _note_opened(self) -> str:
-        """Note that the configuration and the mirror can be used; return what the status line says first."""
+        """Record that the configuration and the mirror work. Return the notice for the status line."""
         if self._mirror_error is not None:
-            log.info("the mirror can be used again", after=self._mirror_error.code)
+            log.info("the mirror is available again", after=self._mirror_error.code)
         if self._previous_config is not None:
             log.info("configuration reloaded")
         self._mirror_error, self._has_started, self._previous_config = None, True, None
@@ -234,9 +232,9 @@ class Service:
         return notice
 
     async def _wait_for_mirror(self, config: Config, error: DcsyncError) -> None:
-        """Stay up without a mirror for a minute: the first time, notify; then let the caller try again."""
+        """Wait a minute without a mirror, then return so that the caller tries again. The first time, notify."""
         if self._mirror_error is None or self._mirror_error.code != error.code:
-            log.error("the mirror cannot be used", code=error.code, error=error.message, hint=error.advice)
+            log.error("the mirror is not available", code=error.code, error=error.message, hint=error.advice)
             await self._notify(config, error)
         self._mirror_error = error
         self._notifier.ready(f"waiting: {error.message}")
@@ -247,7 +245,7 @@ class Service:
             await self._clock.sleep(min(_WAITING_TICK_S, self._notifier.watchdog_interval_s or _WAITING_TICK_S))
 
     async def _notify(self, config: Config, error: DcsyncError) -> None:
-        """Send a notification past the manifest, which is not open."""
+        """Send a notification without the manifest, which is not open."""
         event = Event(
             kind=EventKind.ALERT,
             account="",
@@ -260,10 +258,10 @@ class Service:
         if settings.urls and event.kind in settings.on:
             await notify.send(settings.urls, [event])
 
-    # --- what the pages ask -------------------------------------------------------------------------------------------
+    # --- for the pages -------------------------------------------------------------------------------------------
 
     async def health(self) -> tuple[bool, dict[str, Json]]:
-        """Return whether every account is fresh and the daemon works, and the details; no secrets."""
+        """Return whether every account is up to date and the daemon works, and the details, without secrets."""
         session = self._session
         if session is None:
             code = "starting" if self._mirror_error is None else self._mirror_error.code
@@ -276,7 +274,7 @@ class Service:
         return able, {"status": "ok" if able else "not ok", "problems": list(problems)}
 
     async def figures(self) -> bytes:
-        """Return the figures in Prometheus' text form."""
+        """Return the metrics in the Prometheus text format."""
         return render(await self._read_status())
 
     async def report(self) -> bytes | None:
@@ -290,7 +288,7 @@ class Service:
             return None
 
     async def hint(self, account_id: str, request_id: str) -> None:
-        """Poll the account of a callback, at most once in 30 s; a request that is not known is ignored."""
+        """Poll the account of a callback, at most once in 30 s. Ignore an unknown data request."""
         session = self._session
         wanted = account_id.removeprefix("b.").lower()
         names = [account.name for account in self._config.accounts if account.account_id == wanted]
@@ -308,10 +306,10 @@ class Service:
     async def _read_status(self) -> Status:
         now = self._clock.monotonic()
         if self._status is None or now - self._status[0] >= _STATUS_S:
-            self._status = (now, await self._look_at_status())
+            self._status = (now, await self._load_status())
         return self._status[1]
 
-    async def _look_at_status(self) -> Status:
+    async def _load_status(self) -> Status:
         if self._session is None:
             return await read_status(self._config, clock=self._clock, environ=self._environ)
         return await current_status(self._session.config, self._session.context)

@@ -1,4 +1,4 @@
-"""What the daemon does on one open mirror, however many hosts share it: the base of both kinds of session."""
+"""The daemon's work on one open mirror: the base class of the sessions for one host and for several."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """How a session is asked to end."""
+    """Asks a session to end."""
 
-    #: Begin nothing new; what is in progress has some seconds to finish.
+    #: Start no new work. Running work has some seconds to finish.
     end: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Cancel what is in progress now.
+    #: Cancel running work now.
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionParts:
-    """What a session is made of."""
+    """The parts of a session."""
 
     config: Config
     context: SyncContext
@@ -52,7 +52,7 @@ class SessionParts:
 class Session(ABC):
     """The work of this host on one open mirror, until it is asked to end or the mirror is lost."""
 
-    #: The longest time between two rounds of the ticker.
+    #: The longest time between two ticks.
     tick_s: float
 
     def __init__(self, parts: SessionParts) -> None:
@@ -73,7 +73,7 @@ class Session(ABC):
         self._lost: MirrorError | None = None
         self._alert_codes: list[str] = []
 
-    # --- what each kind does its own way ------------------------------------------------------------------------------
+    # --- different on one host and on several -------------------------------------------------------------------------
 
     @abstractmethod
     def poll_all(self) -> None:
@@ -84,7 +84,7 @@ class Session(ABC):
         """Poll an account once more after a wait."""
 
     def _opened(self) -> AbstractAsyncContextManager[None]:
-        """Return the context in which all work is done."""
+        """Return the context that is open while the session works."""
         return _nothing()
 
     @abstractmethod
@@ -93,29 +93,29 @@ class Session(ABC):
 
     @abstractmethod
     async def _end_work(self, group: asyncio.TaskGroup) -> None:
-        """Let work in progress finish within the drain time, or until it is hurried; return when every task has ended.
+        """Let running work finish, within the drain time or until `hurry` is set. Return when every task has ended.
 
-        `group` is for tasks that help with it.
+        `group` is for helper tasks.
         """
 
     @abstractmethod
-    async def _look_around(self) -> None:
-        """Do what one round of the ticker is for."""
+    async def _check_regularly(self) -> None:
+        """Do the regular checks of one tick."""
 
     @abstractmethod
     def _describe_waiting(self) -> str:
-        """Return what the status line says while there is nothing to do."""
+        """Return the status line for times without work."""
 
     @abstractmethod
     def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
-        """Note whether the last work on an account failed for want of a login."""
+        """Record whether the last work on an account failed because a sign-in is required."""
 
-    # --- what both do the same ----------------------------------------------------------------------------------------
+    # --- the same on one host and on several --------------------------------------------------------------------------
 
     async def run(self, notice: str) -> None:
-        """Work until asked to end. The status line says `notice` first, or what the session does.
+        """Work until asked to end. The status line starts with `notice`, if there is one.
 
-        Raises the `MirrorError` when the mirror is lost, and the `ManifestError` when its database is.
+        Raises the `MirrorError` when the mirror is lost, and the `ManifestError` when its database is lost.
         """
         try:
             async with self._opened(), asyncio.TaskGroup() as group:
@@ -133,16 +133,16 @@ class Session(ABC):
             raise self._lost
 
     def describe(self) -> str:
-        """Return what is going on, for the status line."""
+        """Return the status line."""
         slow_s = self._slow_disk_s()
         if slow_s is not None:
-            return f"the disk has not answered for {slow_s:.0f} s"
+            return f"the disk has not responded for {slow_s:.0f} s"
         needs = f"; alerts: {', '.join(self._alert_codes)} (dcsync status)" if self._alert_codes else ""
         return self.progress.describe() or f"{self._describe_waiting()}{needs}"
 
     @contextmanager
     def _busy(self, what: str) -> Iterator[None]:
-        """Count the block as work in progress, and show it in the status line."""
+        """Count the block as running work, and show it in the status line."""
         self.progress.begin(what)
         self._notifier.status(self.describe())
         try:
@@ -153,17 +153,17 @@ class Session(ABC):
                 self._notifier.status(self.describe())
 
     async def _tick(self) -> NoReturn:
-        """Go round every few seconds. When the loop is blocked, no round comes, and systemd ends the service."""
+        """Do the regular checks every few seconds. If the event loop is blocked, systemd restarts the service."""
         interval_s = min(self.tick_s, self._notifier.watchdog_interval_s or self.tick_s)
         while True:
             if not self.progress.is_stuck() or self._slow_disk_s() is not None:
-                # A kill does not help against a disk that does not answer: the kernel would not let go of the process.
+                # Killing the process does not help while a disk does not respond: the kernel keeps it until then.
                 self._notifier.watchdog()
-            await self._look_around()
+            await self._check_regularly()
             await self.context.clock.sleep(interval_s)
 
     async def _is_mounted(self) -> bool:
-        """Check that the mirror's disk is still there; without it the session ends."""
+        """Check that the disk of the mirror is still mounted. If it is not, the session ends."""
         try:
             await self.context.disk.run(self.context.root.check_still_there)
         except MirrorError as error:
@@ -178,7 +178,7 @@ class Session(ABC):
             self._alert_codes = status.codes
 
     def _note_outcome(self, outcome: AccountOutcome) -> None:
-        """Take from an outcome what concerns the whole session: a lost mirror, a login that is needed."""
+        """React to errors that affect the whole session: a lost mirror, or a sign-in that is required."""
         error = outcome.error
         if isinstance(error, MirrorError):
             self._lose_mirror(error)
@@ -186,12 +186,12 @@ class Session(ABC):
         self._note_login(outcome.account, is_needed=is_needed)
 
     def _lose_mirror(self, error: MirrorError) -> None:
-        """End this session: unmounted or moved, whatever is open does not lead to the mirror any more."""
+        """End this session. After an unmount or a move, open descriptors no longer lead to the mirror."""
         self._lost = error
         self._signals.end.set()
 
     def _slow_disk_s(self) -> float | None:
-        """Return for how long the disk has not answered; None unless that is long."""
+        """Return how long the disk has not responded, or None below the limit."""
         busy_s = self.context.disk.oldest_s()
         return busy_s if busy_s is not None and busy_s > SLOW_DISK_S else None
 

@@ -53,7 +53,7 @@ def test_running_the_demo_again_picks_up_a_new_day_and_links_what_did_not_change
     assert "linked" in result.out
 
 
-def test_a_demo_that_was_left_alone_for_months_goes_on(dcsync: Dcsync, tmp_path: Path) -> None:
+def test_a_demo_continues_after_months(dcsync: Dcsync, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     dcsync("demo", str(folder))
     notes = folder / ".state/demo.json"
@@ -67,7 +67,7 @@ def test_a_demo_that_was_left_alone_for_months_goes_on(dcsync: Dcsync, tmp_path:
         result = dcsync("demo", str(folder))
 
         assert result.status == 0, result.err
-        assert "last run long ago" in result.out
+        assert "The last run of the demo was long ago" in result.out
         new = [snapshot for snapshot in snapshots(folder) if snapshot not in before]
         assert len(new) == 2
         assert all(
@@ -77,7 +77,7 @@ def test_a_demo_that_was_left_alone_for_months_goes_on(dcsync: Dcsync, tmp_path:
             assert latest.resolve() in new
     result = dcsync("demo", str(folder))
     assert result.status == 0
-    assert "long ago" not in result.out
+    assert "was long ago" not in result.out
 
 
 def test_the_demo_counts_the_files_of_a_snapshot_the_same_everywhere(dcsync: Dcsync, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_demo_counts_the_files_of_a_snapshot_the_same_everywhere(dcsync: Dcs
     assert len(published) == len(listed) == 6
     for folder, count in published.items():
         assert listed[folder.partition("/")[2]] == count
-        assert f"({count} in all)" in result.out
+        assert f"… ({count} files)" in result.out
         recorded = sidecar(tmp_path / "demo/acme" / folder)["files"]
         assert len(recorded) == int(count)
 
@@ -110,7 +110,7 @@ def test_the_demo_ends_with_a_command_that_works(
     assert len(snapshots(folder)) == 8
 
 
-def test_the_demo_says_what_it_was_told_to_say_of_how_to_go_on(
+def test_the_demo_ends_with_the_command_given_to_it(
     dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DCSYNC_DEMO_AGAIN", "make demo")
@@ -127,13 +127,13 @@ def test_make_demo_says_make_demo() -> None:
     assert recipe.startswith("DCSYNC_DEMO_AGAIN='make demo' ")
 
 
-def test_the_demo_does_not_touch_a_folder_with_other_things(dcsync: Dcsync, tmp_path: Path) -> None:
+def test_the_demo_does_not_touch_a_folder_with_other_files(dcsync: Dcsync, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
 
     result = dcsync("demo", str(tmp_path))
 
     assert result.status == 2
-    assert "has other files in it" in result.err
+    assert "contains other files" in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

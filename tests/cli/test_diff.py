@@ -34,16 +34,16 @@ def test_it_compares_the_last_two_snapshots(jobs: list[str], dcsync: Dcsync) -> 
     assert lines[0].startswith("A: acme/nightly-")
     assert lines[0].endswith("  2 files, 2 rows, 17 B")
     assert lines[1].endswith("  3 files, 3 rows, 26 B")
-    assert lines[2] == "2 tables and 0 other files differ, 1 are the same"
+    assert lines[2] == "2 tables and 0 other files differ, 1 are unchanged"
     assert [line.split("\t") for line in lines[4:]] == [
-        ["file", "change", "rows A", "rows B", "more", "bytes A", "bytes B", "columns"],
+        ["file", "change", "rows A", "rows B", "row change", "bytes A", "bytes B", "columns"],
         ["a.csv", "changed", "1", "2", "+1", "12", "18", "+mail -id"],
         ["new.csv", "added", "-", "0", "-", "-", "3", ""],
     ]
 
 
 def test_a_snapshot_against_itself_differs_in_nothing(jobs: list[str], dcsync: Dcsync) -> None:
-    assert dcsync("diff", jobs[0], jobs[0][:8]).out.splitlines()[-1] == "nothing differs"
+    assert dcsync("diff", jobs[0], jobs[0][:8]).out.splitlines()[-1] == "no differences"
 
 
 def test_json_has_the_documented_keys(jobs: list[str], dcsync: Dcsync) -> None:
@@ -62,7 +62,7 @@ def test_json_has_the_documented_keys(jobs: list[str], dcsync: Dcsync) -> None:
     assert document["tables"][1]["columns"] is None
 
 
-def test_what_is_not_clear_is_said_with_the_choices_and_exit_2(jobs: list[str], side: Served, dcsync: Dcsync) -> None:
+def test_an_ambiguous_snapshot_is_exit_2_with_the_choices(jobs: list[str], side: Served, dcsync: Dcsync) -> None:
     request = side.sandbox.world.add_request("Other")
     side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=AFTER, with_archive=False)
     dcsync("sync")
@@ -90,5 +90,5 @@ def test_a_dry_run_writes_no_report(side: Served, dcsync: Dcsync) -> None:
     assert not (side.root / "index.html").exists()
 
 
-def test_a_change_of_columns_is_warned_of(jobs: list[str], dcsync: Dcsync, side: Served) -> None:
+def test_lost_columns_are_a_warning(jobs: list[str], dcsync: Dcsync, side: Served) -> None:
     assert "L-COLUMNS" in (side.root / "index.html").read_text()

@@ -22,7 +22,7 @@ def add_job(side: Served) -> None:
     side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)
 
 
-def test_each_check_is_a_line_and_what_is_to_do_is_below(side: Served, dcsync: Dcsync) -> None:
+def test_each_check_is_a_line_followed_by_its_advice(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     dcsync("sync")
 
@@ -121,7 +121,7 @@ def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync) -> 
     assert list(side.root.iterdir()) == []
 
 
-def test_it_goes_on_beside_a_sync_and_says_that_it_is_there(side: Served, dcsync: Dcsync) -> None:
+def test_doctor_works_during_a_sync_and_reports_it(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=30))
     with subprocess.Popen([sys.executable, "-m", "dcsync", "sync"], stderr=subprocess.PIPE) as sync:
@@ -142,7 +142,7 @@ def test_it_goes_on_beside_a_sync_and_says_that_it_is_there(side: Served, dcsync
 @pytest.mark.needs_root
 @pytest.mark.needs_tool("setpriv")
 @pytest.mark.parametrize(("locked", "failing"), [("mirror", "mirror.root"), ("state", "state.dir")])
-def test_what_may_not_be_written_fails_with_the_path_and_the_uid(side: Served, locked: str, failing: str) -> None:
+def test_an_unwritable_folder_fails_with_its_path_and_the_uid(side: Served, locked: str, failing: str) -> None:
     side.state.mkdir()
     path = side.folder / locked
     os.chown(path, NOBODY, NOBODY)

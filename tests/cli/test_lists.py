@@ -90,11 +90,11 @@ def test_jobs_of_one_request(many: Served, dcsync: Dcsync) -> None:
     assert len(rows) == 50
 
 
-def test_options_that_a_request_s_jobs_do_not_take_are_refused(many: Served, dcsync: Dcsync) -> None:
+def test_options_that_the_jobs_of_a_request_do_not_support_are_refused(many: Served, dcsync: Dcsync) -> None:
     result = dcsync("jobs", "--request", "x", "--filter", "status=complete")
 
     assert result.status == 2
-    assert "takes only --sort, --limit and --offset" in result.err
+    assert "supports only --sort, --limit and --offset" in result.err
 
 
 def test_a_filter_without_a_value_is_refused(many: Served, dcsync: Dcsync) -> None:
@@ -113,7 +113,7 @@ def test_in_a_pipe_a_table_is_tab_separated(many: Served, dcsync: Dcsync) -> Non
     assert {len(line) for line in lines} == {7}
 
 
-def test_an_account_that_may_not_be_seen_is_named_and_the_other_is_listed(many: Served, dcsync: Dcsync) -> None:
+def test_a_refused_account_is_reported_and_the_other_is_listed(many: Served, dcsync: Dcsync) -> None:
     with many.config.open("a") as file:
         file.write('[[account]]\nname = "foreign"\nid = "b.00000000-0000-4000-8000-000000000000"\n')
 
@@ -124,7 +124,7 @@ def test_an_account_that_may_not_be_seen_is_named_and_the_other_is_listed(many: 
     assert "A-DENIED" in result.err
 
 
-def test_html_in_the_answer_s_place_is_said(many: Served, dcsync: Dcsync) -> None:
+def test_an_html_response_is_reported(many: Served, dcsync: Dcsync) -> None:
     many.sandbox.faults.add(Fault(server="api", kind="json", body=b"<html>Sign in</html>", times=None))
 
     result = dcsync("jobs")

@@ -92,7 +92,7 @@ async def test_signing_in_with_a_real_browser(signing_in: Served, tmp_path: Path
 
 
 @pytest.mark.needs_tool("chromium")
-async def test_saying_no_in_a_real_browser(signing_in: Served) -> None:
+async def test_denying_access_in_a_real_browser(signing_in: Served) -> None:
     async with login(signing_in) as process, browsing() as browser:
         page = await browser.new_page()
         await page.goto(await address_shown(process))
@@ -116,7 +116,7 @@ async def test_signing_in_by_pasting_the_address(signing_in: Served) -> None:
     assert "does not begin with http://localhost:" in err.decode()
 
 
-async def test_where_nobody_can_bring_the_code_it_says_so_at_once(signing_in: Served) -> None:
+async def test_login_fails_immediately_if_no_code_can_arrive(signing_in: Served) -> None:
     text = signing_in.config.read_text()
     signing_in.config.write_text(re.sub(r'redirect_uri = ".*"', 'redirect_uri = "https://bim.example/cb"', text))
     async with login(signing_in) as process:
@@ -148,13 +148,13 @@ def store_token(side: Served) -> str:
     return token
 
 
-def test_syncing_works_with_a_login(signing_in: Served, dcsync: Dcsync) -> None:
+def test_sync_works_after_signing_in(signing_in: Served, dcsync: Dcsync) -> None:
     store_token(signing_in)
 
     assert dcsync("sync").status == 0
 
 
-def test_without_a_login_every_command_says_which_one_to_run(signing_in: Served, dcsync: Dcsync) -> None:
+def test_without_a_sign_in_every_command_names_dcsync_login(signing_in: Served, dcsync: Dcsync) -> None:
     for command in ("sync", "jobs", "accounts"):
         result = dcsync(command)
 
@@ -167,7 +167,7 @@ def test_logging_out_revokes_the_token(signing_in: Served, dcsync: Dcsync) -> No
 
     assert dcsync("logout").status == 0
     assert token not in signing_in.sandbox.tokens.live_refresh_tokens
-    assert "nobody was signed in" in dcsync("logout").out
+    assert "no user was signed in" in dcsync("logout").out
 
 
 def test_accounts_can_be_pasted_into_a_configuration_that_has_none(signing_in: Served, dcsync: Dcsync) -> None:
@@ -189,7 +189,7 @@ def test_an_account_that_is_configured_is_shown_as_a_comment(signing_in: Served,
     result = dcsync("accounts")
 
     assert tomllib.loads(result.out) == {}
-    assert "in the configuration already" in result.out
+    assert "already in the configuration" in result.out
     assert [row["configured"] for row in dcsync("accounts", "--json").json["accounts"]] == [True]
 
 
@@ -209,7 +209,7 @@ def test_an_account_that_is_configured_is_shown_as_a_comment(signing_in: Served,
     ids=["token", "service-account"],
 )
 @pytest.mark.parametrize("command", ["login", "logout"])
-def test_a_method_that_nobody_signs_in_with_says_so(
+def test_login_is_refused_for_a_method_without_sign_in(
     signing_in: Served, dcsync: Dcsync, auth: tuple[str, ...], command: str
 ) -> None:
     signing_in.write_config(auth=auth)

@@ -62,7 +62,7 @@ def published(side: Served) -> int:
 
 
 @pytest.mark.timeout(180)
-def test_a_mirror_moves_to_postgresql_and_back_and_the_manifest_before_is_refused(side: Served, database: str) -> None:
+def test_a_mirror_moves_to_postgresql_and_back_and_the_old_manifest_is_refused(side: Served, database: str) -> None:
     add_day(side, 1)
     sync(side)
 
@@ -97,7 +97,7 @@ def test_a_mirror_moves_to_postgresql_and_back_and_the_manifest_before_is_refuse
     assert published(side) == 3
 
 
-def test_a_manifest_that_is_there_already_is_replaced_only_when_told(side: Served, postgres_server: Postgres) -> None:
+def test_an_existing_manifest_is_replaced_only_on_request(side: Served, postgres_server: Postgres) -> None:
     add_day(side, 1)
     sync(side)
     first, second = postgres_server.fresh(), postgres_server.fresh()
@@ -114,7 +114,7 @@ def test_a_manifest_that_is_there_already_is_replaced_only_when_told(side: Serve
     assert replaced[0] == 0
 
 
-def test_a_target_that_is_none_or_the_same_changes_nothing(side: Served) -> None:
+def test_an_invalid_or_identical_target_changes_nothing(side: Served) -> None:
     sync(side)
 
     assert dcsync(side, "manifest", "copy", "--to", "sqlite")[0] == 2
@@ -123,7 +123,7 @@ def test_a_target_that_is_none_or_the_same_changes_nothing(side: Served) -> None
     sync(side)
 
 
-def test_a_rebuild_of_a_shared_manifest_keeps_the_one_before_in_a_file(side: Served, database: str) -> None:
+def test_a_rebuild_of_a_shared_manifest_saves_the_previous_one_in_a_file(side: Served, database: str) -> None:
     use(side, database)
     add_day(side, 1)
     sync(side)

@@ -32,7 +32,7 @@ def shown(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_a_run_on_a_terminal_has_a_bar_for_each_job_and_each_file_under_way() -> None:
+def test_a_run_on_a_terminal_has_a_bar_for_each_job_and_each_current_file() -> None:
     console = terminal()
     with Bars(console) as bars:
         bars.job_started(ACCOUNT, JOB, "acme/[nightly]", files=2, size=3_000_000)
@@ -93,7 +93,7 @@ async def turns() -> None:
     ],
     ids=["a run", "reading"],
 )
-async def test_elsewhere_it_is_a_line_every_30_seconds(watch: Any, tell: Any, told: dict[str, Any]) -> None:
+async def test_without_a_terminal_there_is_a_line_every_30_seconds(watch: Any, tell: Any, told: dict[str, Any]) -> None:
     clock = FakeClock()
     with capture_logs() as lines:
         async with watch(clock) as observer:
@@ -110,7 +110,7 @@ async def test_elsewhere_it_is_a_line_every_30_seconds(watch: Any, tell: Any, to
 
 @pytest.mark.parametrize("watch", [watching, reading])
 @pytest.mark.parametrize("error", [DiskFault("the disk"), ZeroDivisionError()], ids=["ours", "a bug"])
-async def test_what_goes_wrong_comes_out_as_it_is(watch: Any, error: Exception) -> None:
+async def test_errors_pass_through_unchanged(watch: Any, error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         async with watch(FakeClock()):
             raise error
@@ -133,7 +133,7 @@ class Seen(ReadingLines):
         self.size += size
 
 
-async def test_verify_and_rebuild_tell_of_every_snapshot_and_every_byte(tmp_path: Path) -> None:
+async def test_verify_and_rebuild_report_every_snapshot_and_every_byte(tmp_path: Path) -> None:
     async with mirroring(tmp_path) as mirror:
         jobs = [add_extract(mirror, tables(2, seed=day), days_ago=3 - day) for day in range(3)]
         await mirror.sync()

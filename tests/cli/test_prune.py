@@ -11,7 +11,7 @@ def keep(side: Served, line: str) -> None:
     side.config.write_text(side.config.read_text() + f"\n[keep]\n{line}\n")
 
 
-def test_a_dry_run_says_what_goes_and_why_the_rest_stays(side: Served, dcsync: Dcsync) -> None:
+def test_a_dry_run_shows_removed_snapshots_and_why_the_others_are_kept(side: Served, dcsync: Dcsync) -> None:
     folders = mirrored(side, dcsync, days=3)
     keep(side, "last = 2")
 
@@ -23,12 +23,12 @@ def test_a_dry_run_says_what_goes_and_why_the_rest_stays(side: Served, dcsync: D
         f"acme: keep {shown[2]} (latest, last)",
         f"acme: keep {shown[1]} (last)",
         f"acme: would remove {shown[0]}",
-        "1 would go, 2 stay",
+        "1 would be removed, 2 kept",
     ]
     assert folders[0].is_dir()
 
 
-def test_it_removes_and_says_what(side: Served, dcsync: Dcsync) -> None:
+def test_prune_lists_the_removed_snapshots(side: Served, dcsync: Dcsync) -> None:
     folders = mirrored(side, dcsync, days=3)
     keep(side, "last = 2")
 
@@ -43,7 +43,7 @@ def test_it_removes_and_says_what(side: Served, dcsync: Dcsync) -> None:
     assert dcsync("sync").out.startswith("acme: nothing new")
 
 
-def test_too_much_at_once_is_exit_14_and_needs_force(side: Served, dcsync: Dcsync) -> None:
+def test_a_mass_change_is_exit_14_and_needs_force(side: Served, dcsync: Dcsync) -> None:
     folders = mirrored(side, dcsync, days=4)
     keep(side, "last = 1")
 
@@ -60,7 +60,7 @@ def test_too_much_at_once_is_exit_14_and_needs_force(side: Served, dcsync: Dcsyn
     assert [folder.exists() for folder in folders] == [False, False, False, True]
 
 
-def test_without_a_policy_nothing_goes(side: Served, dcsync: Dcsync) -> None:
+def test_without_a_policy_nothing_is_removed(side: Served, dcsync: Dcsync) -> None:
     mirrored(side, dcsync, days=3)
 
     result = dcsync("prune", "--json")
@@ -75,5 +75,5 @@ def test_without_a_policy_nothing_goes(side: Served, dcsync: Dcsync) -> None:
     }
 
 
-def test_an_account_that_is_not_there_is_a_usage_error(side: Served, dcsync: Dcsync) -> None:
+def test_an_unknown_account_is_a_usage_error(side: Served, dcsync: Dcsync) -> None:
     assert dcsync("prune", "--account", "nobody").status == 2

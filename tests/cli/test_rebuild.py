@@ -9,7 +9,7 @@ from tests.cli.test_verify import mirrored, spoil
 from tests.rigs.served import Served
 
 
-def test_it_makes_the_manifest_anew_and_keeps_the_old_one(
+def test_it_rebuilds_the_manifest_and_keeps_the_old_one(
     side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirrored(side, dcsync, days=2)
@@ -22,13 +22,13 @@ def test_it_makes_the_manifest_anew_and_keeps_the_old_one(
     assert result.status == 0
     assert result.out.splitlines()[0].startswith("2 snapshots; ")
     (aside,) = side.state.glob("manifest.sqlite.replaced-*Z")
-    assert result.out.splitlines()[1] == f"the manifest before it is kept: {aside}"
+    assert result.out.splitlines()[1] == f"Previous manifest saved as: {aside}"
     monkeypatch.setenv("DCSYNC_TEST_TOKEN", token)
     assert dcsync("status", "--json").json["accounts"][0]["jobs"] == before
     assert dcsync("sync").out.startswith("acme: nothing new")
 
 
-def test_damage_is_said_and_exit_3(side: Served, dcsync: Dcsync) -> None:
+def test_damage_is_reported_and_exit_3(side: Served, dcsync: Dcsync) -> None:
     (folder,) = mirrored(side, dcsync)
     spoil(folder / "admin_table_001.csv")
 
@@ -40,7 +40,7 @@ def test_damage_is_said_and_exit_3(side: Served, dcsync: Dcsync) -> None:
     assert "admin_table_001.csv" in dcsync("rebuild").out
 
 
-def test_a_damaged_manifest_costs_a_sync_nothing_but_a_line(side: Served, dcsync: Dcsync) -> None:
+def test_a_sync_rebuilds_a_damaged_manifest_and_logs_one_line(side: Served, dcsync: Dcsync) -> None:
     mirrored(side, dcsync, days=2)
     path = side.state / "manifest.sqlite"
     path.write_bytes(path.read_bytes()[:6000])
@@ -53,7 +53,7 @@ def test_a_damaged_manifest_costs_a_sync_nothing_but_a_line(side: Served, dcsync
     assert dcsync("sync").err == ""
 
 
-def test_what_only_reads_says_that_the_manifest_is_damaged_and_what_to_do(side: Served, dcsync: Dcsync) -> None:
+def test_read_only_commands_report_a_damaged_manifest_and_the_fix(side: Served, dcsync: Dcsync) -> None:
     mirrored(side, dcsync)
     path = side.state / "manifest.sqlite"
     path.write_bytes(b"no database" * 1000)

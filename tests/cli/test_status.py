@@ -33,7 +33,7 @@ def test_it_shows_the_newest_snapshot_and_the_counts(side: Served, dcsync: Dcsyn
 
     assert "1 published" in result.out
     assert "newest        acme/nightly-" in result.out
-    assert "quota: 4 of 60 calls used in the last minute" in result.out
+    assert "quota: 4 of 60 API calls used in the last minute" in result.out
 
 
 def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
@@ -109,7 +109,7 @@ def test_check_fails_for_an_account_that_is_stale_and_json_says_so(side: Served,
     assert dcsync("status", "--check").status == 0
 
 
-def test_check_says_by_its_status_that_a_login_is_needed(
+def test_check_exits_with_12_when_a_sign_in_is_required(
     side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dcsync("sync")
@@ -119,7 +119,7 @@ def test_check_says_by_its_status_that_a_login_is_needed(
     assert dcsync("status", "--check").status == 12
 
 
-def test_check_says_by_its_status_that_the_disk_is_not_there(side: Served, dcsync: Dcsync) -> None:
+def test_check_exits_with_14_when_the_disk_is_missing(side: Served, dcsync: Dcsync) -> None:
     dcsync("sync")
     side.root.rename(side.folder / "elsewhere")
 
@@ -141,7 +141,7 @@ def test_root_does_not_work_in_another_user_s_state_folder(side: Served, dcsync:
 
 
 @pytest.mark.parametrize(("option", "said"), [("--check", "1 published"), ("--json", '"published": 1')])
-def test_it_imports_nothing_that_it_does_not_need(side: Served, dcsync: Dcsync, option: str, said: str) -> None:
+def test_status_imports_no_unneeded_module(side: Served, dcsync: Dcsync, option: str, said: str) -> None:
     """The start is most of what it takes, and a monitor asks it again and again."""
     request = side.sandbox.world.add_request("Nightly")
     side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)

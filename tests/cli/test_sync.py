@@ -35,14 +35,14 @@ def snapshot(side: Served) -> Path:
     return found.parent
 
 
-def test_it_mirrors_and_says_what(side: Served, dcsync: Dcsync) -> None:
+def test_sync_reports_the_published_snapshots(side: Served, dcsync: Dcsync) -> None:
     job = add_job(side)
 
     result = dcsync("sync")
 
     assert result.status == 0
     assert result.out.startswith("acme: published acme/nightly-")
-    assert "3 files, 2.9 KiB fetched, 0 B linked, 4 calls" in result.out
+    assert "3 files, 2.9 KiB downloaded, 0 B hard-linked, 4 API calls" in result.out
     assert_identical(snapshot(side), side.sandbox.world, job)
     assert "snapshot published" in result.err
 
@@ -76,7 +76,7 @@ def test_a_dry_run_on_a_new_machine_shows_the_plan(side: Served, dcsync: Dcsync)
 
     assert result.status == 0
     assert "would publish acme/nightly-" in result.out
-    assert "0 files linked, 0 from the archive, 3 by their own URLs" in result.out
+    assert "0 files hard-linked, 0 from the ZIP, 3 downloaded individually" in result.out
     assert "* files      3 calls     2.9 KiB" in result.out
     assert list(side.root.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_a_dry_run_in_json_names_every_file(side: Served, dcsync: Dcsync) -> Non
     assert {file["name"]: file["action"] for file in planned["files"]} == dict.fromkeys(tables(3), "fetch")
 
 
-def test_a_dry_run_shows_the_plans_beside_what_cannot_be_planned(side: Served, dcsync: Dcsync) -> None:
+def test_a_dry_run_shows_plans_and_failures(side: Served, dcsync: Dcsync) -> None:
     failing, other = add_job(side, days_ago=1), add_job(side)
     side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
 
@@ -100,12 +100,10 @@ def test_a_dry_run_shows_the_plans_beside_what_cannot_be_planned(side: Served, d
     assert f"(job {other})" in result.out
     assert f"acme: job {failing} cannot be planned: " in result.err
     assert "[L-MISSING]" in result.err
-    assert "next try" not in result.err
+    assert "next attempt" not in result.err
 
 
-def test_a_dry_run_of_which_nothing_can_be_planned_does_not_say_that_there_is_nothing(
-    side: Served, dcsync: Dcsync
-) -> None:
+def test_a_dry_run_with_only_failures_does_not_report_nothing_to_do(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
 
@@ -115,7 +113,7 @@ def test_a_dry_run_of_which_nothing_can_be_planned_does_not_say_that_there_is_no
     assert "cannot be planned" in result.err
 
 
-def test_a_job_that_was_given_up_is_named_by_every_later_run(side: Served, dcsync: Dcsync) -> None:
+def test_a_quarantined_job_is_counted_by_every_later_run(side: Served, dcsync: Dcsync) -> None:
     add_job(side, days_ago=2)
     side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
     first = dcsync("sync")
@@ -125,11 +123,11 @@ def test_a_job_that_was_given_up_is_named_by_every_later_run(side: Served, dcsyn
     assert "is quarantined" in first.err
     assert "dcsync sync --job" in first.err
     assert result.status == 0
-    assert result.out == "acme: nothing new, 1 given up (see dcsync status) (1 call)\n"
+    assert result.out == "acme: nothing new, 1 quarantined (see dcsync status) (1 call)\n"
     assert dcsync("sync", "--json").json["accounts"][0]["given_up"] == 1
 
 
-def test_an_extract_that_is_lost_is_not_said_to_be_tried_again(side: Served, dcsync: Dcsync) -> None:
+def test_a_lost_extract_announces_no_retry(side: Served, dcsync: Dcsync) -> None:
     add_job(side, days_ago=31)
 
     result = dcsync("sync")
@@ -151,7 +149,7 @@ def test_a_run_can_be_limited_to_a_request(side: Served, dcsync: Dcsync) -> None
     assert [path.name[:6] for path in (side.root / "acme").iterdir()] == ["weekly"]
 
 
-def test_an_unknown_account_is_named_with_those_there_are(side: Served, dcsync: Dcsync) -> None:
+def test_an_unknown_account_is_reported_with_the_known_ones(side: Served, dcsync: Dcsync) -> None:
     result = dcsync("sync", "--account", "acne")
 
     assert result.status == 2
@@ -159,36 +157,36 @@ def test_an_unknown_account_is_named_with_those_there_are(side: Served, dcsync: 
     assert "acme" in result.err
 
 
-def test_an_unknown_request_is_named_with_those_there_are(side: Served, dcsync: Dcsync) -> None:
+def test_an_unknown_request_is_reported_with_the_known_ones(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     add_job(side, description="Weekly")
 
     result = dcsync("sync", "--request", "nosuch", "--request", "Week*")
 
     assert result.status == 2
-    assert "no such data request in these accounts: nosuch; those that ran are 'Nightly' (" in result.err
+    assert "unknown data request in these accounts: nosuch; known data requests: 'Nightly' (" in result.err
     assert "'Weekly' (" in result.err
     # What is known by its name is mirrored all the same.
     assert "published acme/weekly-" in result.out
 
 
-def test_an_unknown_request_of_an_account_where_none_ran_is_said(side: Served, dcsync: Dcsync) -> None:
+def test_an_unknown_request_is_reported_before_any_request_ran(side: Served, dcsync: Dcsync) -> None:
     result = dcsync("sync", "--request", "nosuch")
 
     assert result.status == 2
-    assert "no such data request in these accounts: nosuch; none has run yet" in result.err
+    assert "unknown data request in these accounts: nosuch; no data request has run yet" in result.err
 
 
-def test_an_unknown_job_is_said(side: Served, dcsync: Dcsync) -> None:
+def test_an_unknown_job_is_reported(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
 
     result = dcsync("sync", "--job", "11111111-2222-3333-4444-555555555555")
 
-    assert "no such job" in result.err
+    assert "unknown job" in result.err
     assert result.status == 2
 
 
-def test_a_failed_job_is_told_with_code_time_and_what_to_do(side: Served, dcsync: Dcsync) -> None:
+def test_a_failed_job_is_reported_with_code_time_and_advice(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     side.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing"))
 
@@ -196,7 +194,7 @@ def test_a_failed_job_is_told_with_code_time_and_what_to_do(side: Served, dcsync
 
     assert result.status == 3
     assert "[L-MISSING]" in result.err
-    assert "next try" in result.err
+    assert "next attempt" in result.err
     assert "do:" in result.err
 
 
@@ -242,7 +240,9 @@ def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync, opt
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["sync", "dry run"])
-def test_a_missing_root_is_said_before_anything_is_made(side: Served, dcsync: Dcsync, options: list[str]) -> None:
+def test_a_missing_root_is_reported_before_anything_is_created(
+    side: Served, dcsync: Dcsync, options: list[str]
+) -> None:
     side.root.rmdir()
 
     result = dcsync("sync", *options)
@@ -253,7 +253,7 @@ def test_a_missing_root_is_said_before_anything_is_made(side: Served, dcsync: Dc
     assert not side.root.exists()
 
 
-def test_an_api_that_is_not_there_is_said_without_a_traceback(side: Served, dcsync: Dcsync) -> None:
+def test_an_unreachable_api_is_reported_without_a_traceback(side: Served, dcsync: Dcsync) -> None:
     text = side.config.read_text().replace(side.sandbox.base_url, "http://127.0.0.1:9")
     side.config.write_text(text)
 
@@ -273,7 +273,9 @@ def test_an_api_that_is_not_there_is_said_without_a_traceback(side: Served, dcsy
 @pytest.mark.parametrize(
     ("locked", "code", "status"), [("mirror", "F-PERM", 3), ("state", "D-MANIFEST", 3), ("config.toml", "C-CONFIG", 2)]
 )
-def test_no_permission_is_said_with_the_path_and_the_uid(side: Served, locked: str, code: str, status: int) -> None:
+def test_a_missing_permission_is_reported_with_the_path_and_the_uid(
+    side: Served, locked: str, code: str, status: int
+) -> None:
     add_job(side)
     side.state.mkdir()
     path = side.folder / locked
@@ -366,7 +368,7 @@ def test_a_closed_pipe_is_no_error(side: Served) -> None:
     assert result.returncode == 0
 
 
-def test_a_refresh_token_in_the_configuration_is_spent_once_over_two_runs(
+def test_a_refresh_token_in_the_configuration_is_used_once_in_two_runs(
     side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = side.sandbox.tokens.issue_refresh_token("tester")
@@ -396,7 +398,7 @@ def test_a_refresh_token_in_the_configuration_is_spent_once_over_two_runs(
         ("file:{folder}/loose", "C-EXPOSED", "/loose has mode 0644, so others can use it"),
     ],
 )
-def test_a_refresh_token_that_cannot_be_read_is_named_and_not_a_missing_login(
+def test_an_unreadable_refresh_token_is_reported_instead_of_a_missing_sign_in(
     side: Served, dcsync: Dcsync, reference: str, code: str, words: str
 ) -> None:
     (side.folder / "loose").write_text(side.sandbox.tokens.issue_refresh_token("tester"))

@@ -28,14 +28,14 @@ def spoil(path: Path) -> None:
     path.write_bytes(b"x" * path.stat().st_size)
 
 
-def test_a_sound_mirror_is_one_line_and_exit_0(side: Served, dcsync: Dcsync) -> None:
+def test_an_undamaged_mirror_is_one_line_and_exit_0(side: Served, dcsync: Dcsync) -> None:
     mirrored(side, dcsync)
 
     result = dcsync("verify")
 
     assert result.status == 0
     assert result.out.startswith("1 snapshots: 5 files, ")
-    assert result.out.endswith("read, nothing amiss\n")
+    assert result.out.endswith("read, no problems found\n")
 
 
 def test_each_finding_is_a_line_and_exit_3(side: Served, dcsync: Dcsync) -> None:
@@ -50,7 +50,7 @@ def test_each_finding_is_a_line_and_exit_3(side: Served, dcsync: Dcsync) -> None
     relative = folder.relative_to(side.root)
     assert lines[0].startswith(f"acme: changed {relative}/admin_table_001.csv: its SHA-256 is ")
     assert lines[1] == f"acme: missing {relative}/admin_table_002.csv: it is not there"
-    assert lines[2].endswith("2 found amiss")
+    assert lines[2].endswith("2 problems found")
 
 
 def test_json_has_every_finding(side: Served, dcsync: Dcsync) -> None:
@@ -65,7 +65,7 @@ def test_json_has_every_finding(side: Served, dcsync: Dcsync) -> None:
     assert (finding["kind"], finding["outcome"]) == ("changed", "found")
 
 
-def test_repair_mends_and_says_where_the_damaged_file_is(side: Served, dcsync: Dcsync) -> None:
+def test_repair_restores_the_file_and_names_the_quarantined_one(side: Served, dcsync: Dcsync) -> None:
     (folder,) = mirrored(side, dcsync)
     body = (folder / "admin_table_001.csv").read_bytes()
     spoil(folder / "admin_table_001.csv")
@@ -73,12 +73,12 @@ def test_repair_mends_and_says_where_the_damaged_file_is(side: Served, dcsync: D
     result = dcsync("verify", "--repair")
 
     assert result.status == 0
-    assert "[repaired]; the damaged one is kept as .dcsync/quarantine/" in result.out
+    assert "[repaired]; the damaged file was moved to .dcsync/quarantine/" in result.out
     assert (folder / "admin_table_001.csv").read_bytes() == body
     assert dcsync("verify").status == 0
 
 
-def test_what_is_lost_is_exit_14(side: Served, dcsync: Dcsync) -> None:
+def test_lost_data_is_exit_14(side: Served, dcsync: Dcsync) -> None:
     (folder,) = mirrored(side, dcsync)
     spoil(folder / "_dcsync.json")
 
@@ -88,7 +88,7 @@ def test_what_is_lost_is_exit_14(side: Served, dcsync: Dcsync) -> None:
     assert "[lost]" in result.out
 
 
-def test_a_missing_snapshot_is_told_by_repair_and_fetched_by_the_next_sync(side: Served, dcsync: Dcsync) -> None:
+def test_a_missing_snapshot_is_reported_by_repair_and_fetched_by_the_next_sync(side: Served, dcsync: Dcsync) -> None:
     folders = mirrored(side, dcsync, days=2)
     for path in folders[0].iterdir():
         path.unlink()
@@ -115,7 +115,7 @@ def test_a_part_is_a_share(side: Served, dcsync: Dcsync) -> None:
 @pytest.mark.parametrize(
     "options", [("--part", "0/3"), ("--part", "4/3"), ("--part", "x"), ("--rate", "fast"), ("--rate", "0")]
 )
-def test_a_part_or_a_rate_that_is_none_is_a_usage_error(side: Served, dcsync: Dcsync, options: tuple[str, str]) -> None:
+def test_an_invalid_part_or_rate_is_a_usage_error(side: Served, dcsync: Dcsync, options: tuple[str, str]) -> None:
     result = dcsync("verify", *options)
 
     assert result.status == 2

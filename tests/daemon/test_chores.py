@@ -44,7 +44,7 @@ async def waiting(work: Chores) -> int:
 
 
 @pytest.mark.parametrize("kind", NIGHT)
-async def test_a_mirror_that_is_as_it_should_be_has_nothing_to_tell(mirror: Mirror, kind: Kind) -> None:
+async def test_an_undamaged_mirror_raises_no_alert(mirror: Mirror, kind: Kind) -> None:
     mirror.config["keep"] = {"last": 2}
     await fill(mirror, 3)
 
@@ -54,7 +54,7 @@ async def test_a_mirror_that_is_as_it_should_be_has_nothing_to_tell(mirror: Mirr
     assert len(mirror.snapshots()) == (2 if kind is Kind.PRUNE else 3)
 
 
-async def test_more_than_may_go_at_once_is_told_and_stays(mirror: Mirror) -> None:
+async def test_a_mass_change_is_reported_and_nothing_is_removed(mirror: Mirror) -> None:
     mirror.config["keep"] = {"last": 1}
     await fill(mirror, 4)
 
@@ -64,7 +64,7 @@ async def test_more_than_may_go_at_once_is_told_and_stays(mirror: Mirror) -> Non
     assert len(mirror.snapshots()) == 4
 
 
-async def test_a_snapshot_that_was_left_half_pruned_is_pruned_whole(mirror: Mirror) -> None:
+async def test_a_half_pruned_snapshot_is_removed_completely(mirror: Mirror) -> None:
     """Without a policy as well: it was begun under one."""
     jobs = await fill(mirror, 2)
 
@@ -98,7 +98,7 @@ async def test_damage_is_an_alert_until_a_later_verify_finds_the_file_whole_agai
         assert await codes(mirror) == []
 
 
-async def test_damage_stands_while_the_other_parts_are_read(mirror: Mirror) -> None:
+async def test_a_damage_alert_lasts_while_other_parts_are_verified(mirror: Mirror) -> None:
     mirror.config["verify"] = {"part_days": 3}
     (job,) = await fill(mirror, 1)
     damaged = mirror.snapshot_of(job) / "admin_table_001.csv"

@@ -69,7 +69,7 @@ async def test_health_is_200_or_503(rig: Rig) -> None:
     assert await rig.get("/healthz") == (503, b'{"status": "not ok"}')
 
 
-async def test_the_figures_and_the_report_are_served(rig: Rig) -> None:
+async def test_metrics_and_report_are_served(rig: Rig) -> None:
     assert await rig.get("/metrics") == (200, b"dcsync_stale 0\n")
     assert await rig.get("/") == await rig.get("/index.html") == (200, rig.daemon.page)
     rig.daemon.page = None
@@ -82,7 +82,7 @@ async def test_nothing_else_is_served(rig: Rig) -> None:
         assert (await rig.get(path))[0] in {404, 405}
 
 
-async def test_a_callback_is_noted(rig: Rig) -> None:
+async def test_a_callback_is_recorded(rig: Rig) -> None:
     assert await rig.post(f"/callback/{SECRET}", GOOD) == (204, b"")
 
     assert rig.daemon.hints == [("a", "r")]
@@ -102,12 +102,12 @@ async def test_a_callback_is_noted(rig: Rig) -> None:
         (f"/callback/{SECRET}", "x" * (MAX_BODY + 1), 413),
     ],
 )
-async def test_anything_else_is_turned_away_without_a_word(rig: Rig, path: str, body: str, status: int) -> None:
+async def test_other_callbacks_get_an_empty_error(rig: Rig, path: str, body: str, status: int) -> None:
     assert await rig.post(path, body) == (status, b"")
     assert rig.daemon.hints == []
 
 
-async def test_a_wrong_method_is_turned_away(rig: Rig) -> None:
+async def test_a_wrong_http_method_is_rejected(rig: Rig) -> None:
     assert (await rig.get(f"/callback/{SECRET}"))[0] == 405
     assert (await rig.post("/healthz", ""))[0] == 405
 
@@ -116,7 +116,7 @@ async def connect(rig: Rig) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]
     return await asyncio.open_connection("127.0.0.1", rig.port)
 
 
-async def test_a_body_without_end_is_not_read_beyond_the_cap(rig: Rig) -> None:
+async def test_an_endless_body_is_not_read_beyond_the_limit(rig: Rig) -> None:
     reader, writer = await connect(rig)
     head = f"POST /callback/{SECRET} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     writer.write(head.encode())
@@ -144,7 +144,7 @@ async def test_a_body_without_end_is_not_read_beyond_the_cap(rig: Rig) -> None:
     ],
     ids=["nothing", "half of the headers", "no body"],
 )
-async def test_whoever_is_too_slow_is_cut_off(rig: Rig, beginning: bytes) -> None:
+async def test_a_slow_client_is_disconnected(rig: Rig, beginning: bytes) -> None:
     reader, writer = await connect(rig)
     writer.write(beginning)
 
@@ -155,7 +155,7 @@ async def test_whoever_is_too_slow_is_cut_off(rig: Rig, beginning: bytes) -> Non
     writer.close()
 
 
-async def test_connections_beyond_64_are_closed_and_the_rest_goes_on(rig: Rig) -> None:
+async def test_connections_above_64_are_closed_and_the_others_still_work(rig: Rig) -> None:
     held = [await connect(rig) for _ in range(MAX_CONNECTIONS)]
     reader, writer = await connect(rig)
 
@@ -183,7 +183,7 @@ async def test_no_connection_is_kept(rig: Rig) -> None:
     writer.close()
 
 
-async def test_a_port_that_is_taken_is_said(rig: Rig) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be listened on: .*address already in use"):
+async def test_a_port_in_use_is_reported(rig: Rig) -> None:
+    with pytest.raises(ConfigError, match=r"cannot listen on http.listen .*address already in use"):
         async with serving(Pages(rig.daemon, secret=SECRET), "127.0.0.1", rig.port):
             pass

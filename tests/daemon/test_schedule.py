@@ -60,7 +60,7 @@ async def test_polls_come_at_their_interval(rig: Rig) -> None:
     assert {trigger.account for _, trigger in rig.put} == {"acme"}
 
 
-async def test_what_was_missed_comes_once(rig: Rig) -> None:
+async def test_missed_triggers_fire_once(rig: Rig) -> None:
     every_quarter(rig)
 
     rig.clock.leap(timedelta(days=3))
@@ -70,7 +70,7 @@ async def test_what_was_missed_comes_once(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=-3650), timedelta(hours=-1), timedelta(hours=1), timedelta(days=3650)])
-async def test_a_clock_that_is_set_neither_silences_nor_bursts(rig: Rig, jump: timedelta) -> None:
+async def test_a_clock_change_causes_neither_silence_nor_a_burst(rig: Rig, jump: timedelta) -> None:
     every_quarter(rig)
     await rig.pass_time(timedelta(minutes=5))
 
@@ -82,7 +82,7 @@ async def test_a_clock_that_is_set_neither_silences_nor_bursts(rig: Rig, jump: t
     assert len(rig.times()) == 4
 
 
-async def test_one_more_poll_comes_at_its_time_and_the_earlier_of_two_stays(rig: Rig) -> None:
+async def test_an_extra_poll_fires_on_time_and_the_earlier_of_two_wins(rig: Rig) -> None:
     every_quarter(rig)
     rig.schedule.poll_once("acme", NOON + timedelta(minutes=4))
     rig.schedule.poll_once("acme", NOON + timedelta(minutes=8))
@@ -93,7 +93,7 @@ async def test_one_more_poll_comes_at_its_time_and_the_earlier_of_two_stays(rig:
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "Pacific/Apia", "UTC"])
-async def test_a_nightly_chore_comes_once_a_night_also_when_the_clock_changes(rig: Rig, zone: str) -> None:
+async def test_a_nightly_task_runs_once_a_night_also_when_the_clock_changes(rig: Rig, zone: str) -> None:
     """docs/faults.md C2: over the change to summer time of 2026-03-29, and half an hour on Lord Howe on 04-05."""
     rig.schedule.nightly(Kind.PRUNE, hour=2, zone=ZoneInfo(zone))
 
@@ -115,7 +115,9 @@ async def test_a_nightly_chore_comes_once_a_night_also_when_the_clock_changes(ri
     ],
 )
 @pytest.mark.parametrize("hour", [0, 1, 2, 3])
-def test_a_night_with_an_hour_twice_or_without_a_day_has_its_chore_once(zone: str, first: datetime, hour: int) -> None:
+def test_a_nightly_task_runs_once_in_nights_with_repeated_or_skipped_hours(
+    zone: str, first: datetime, hour: int
+) -> None:
     """docs/faults.md C2."""
     trigger = Nightly(hour=hour, after=timedelta(minutes=55), zone=ZoneInfo(zone))
     moments = [trigger.get_next_fire_time(None, first)]
@@ -129,7 +131,7 @@ def test_a_night_with_an_hour_twice_or_without_a_day_has_its_chore_once(zone: st
     assert all(timedelta(hours=23) <= span <= timedelta(hours=25) for span in spans)
 
 
-async def test_the_next_poll_is_told(rig: Rig) -> None:
+async def test_the_next_poll_is_known(rig: Rig) -> None:
     assert rig.schedule.next_poll() is None
     every_quarter(rig)
     rig.schedule.nightly(Kind.TIDY, hour=12, zone=UTC)
@@ -137,7 +139,7 @@ async def test_the_next_poll_is_told(rig: Rig) -> None:
     assert rig.schedule.next_poll() == NOON + timedelta(minutes=15)
 
 
-async def test_a_stopped_schedule_puts_nothing_down(rig: Rig) -> None:
+async def test_a_stopped_schedule_fires_no_trigger(rig: Rig) -> None:
     every_quarter(rig)
     rig.schedule.stop()
 

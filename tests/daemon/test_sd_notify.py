@@ -69,7 +69,7 @@ def make_notifier(listener: Listener, **environ: str) -> Notifier:
     ],
     ids=["ready", "status", "stopping", "watchdog", "opening"],
 )
-def test_each_thing_said_is_one_message(listener: Listener, say: Callable[[Notifier], None], lines: list[str]) -> None:
+def test_each_report_is_one_message(listener: Listener, say: Callable[[Notifier], None], lines: list[str]) -> None:
     say(make_notifier(listener))
 
     assert listener.heard() == lines
@@ -101,7 +101,7 @@ def test_no_text_can_add_an_assignment_or_make_the_message_too_long(text: str) -
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:9999"}])
-def test_without_a_socket_nothing_is_said_and_nothing_breaks(environ: dict[str, str]) -> None:
+def test_without_a_socket_nothing_is_sent_and_nothing_fails(environ: dict[str, str]) -> None:
     notifier = Notifier(environ)
 
     notifier.ready("up")
@@ -126,7 +126,7 @@ def test_the_socket_may_come_back(listener: Listener, tmp_path: Path) -> None:
     later.close()
 
 
-def test_a_manager_that_does_not_listen_holds_the_service_for_a_second_at_most(listener: Listener) -> None:
+def test_a_manager_that_does_not_read_blocks_the_service_for_one_second_at_most(listener: Listener) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler, contextlib.suppress(BlockingIOError):
         filler.setblocking(False)
         filler.connect(listener.name.replace("@", "\0", 1))

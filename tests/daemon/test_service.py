@@ -21,7 +21,7 @@ from tests.rigs.opens import Opens, counting_opens
 pytestmark = pytest.mark.timeout(240)
 
 
-async def test_it_polls_at_once_and_then_at_its_interval(tmp_path: Path) -> None:
+async def test_it_polls_immediately_and_then_at_its_interval(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         assert rig.polls() == 1
         assert "READY=1" in rig.heard.messages
@@ -158,7 +158,7 @@ async def test_one_account_that_hangs_does_not_hold_up_the_other(tmp_path: Path)
         rig.service.stop()  # a second time: at once
 
 
-async def test_an_account_that_is_refused_is_told_once_and_the_other_goes_on(tmp_path: Path) -> None:
+async def test_a_refused_account_is_reported_once_and_the_other_continues(tmp_path: Path) -> None:
     """docs/faults.md A6."""
 
     def prepare(mirror: Mirror) -> None:
@@ -197,7 +197,7 @@ def store_login(mirror: Mirror) -> None:
     TokenStore(mirror.state).save(TokenPair(refresh_token=token, issued_at=mirror.clock.now()))
 
 
-async def test_without_a_login_it_stays_up_calls_nothing_and_goes_on_when_there_is_one(tmp_path: Path) -> None:
+async def test_without_a_sign_in_it_stays_up_makes_no_calls_and_resumes_after_one(tmp_path: Path) -> None:
     async with running(tmp_path, prepare=with_login) as rig:
         rig.sandbox.tokens.live_refresh_tokens.clear()
         rig.sandbox.tokens.revoke_access()
@@ -217,7 +217,7 @@ async def test_without_a_login_it_stays_up_calls_nothing_and_goes_on_when_there_
         rig.mirror.assert_identical(job)
 
 
-async def test_a_chain_with_nothing_to_do_is_kept_alive_at_night(tmp_path: Path) -> None:
+async def test_an_idle_refresh_token_is_renewed_at_night(tmp_path: Path) -> None:
     """docs/faults.md T11: an interval of weeks, so that nothing else renews it."""
 
     def prepare(mirror: Mirror) -> None:
@@ -234,7 +234,7 @@ async def test_a_chain_with_nothing_to_do_is_kept_alive_at_night(tmp_path: Path)
         assert rig.sandbox.tokens.refresh_count - before == 1
 
 
-async def test_each_night_a_part_is_verified_and_what_is_too_old_is_pruned(tmp_path: Path) -> None:
+async def test_each_night_a_part_is_verified_and_old_snapshots_are_pruned(tmp_path: Path) -> None:
     def prepare(mirror: Mirror) -> None:
         mirror.config["keep"] = {"last": 2}
         mirror.config["verify"] = {"part_days": 2}
@@ -264,7 +264,7 @@ async def test_each_night_a_part_is_verified_and_what_is_too_old_is_pruned(tmp_p
         assert "admin_table_001.csv" in str(told[2]["message"])
 
 
-async def test_a_mirror_that_goes_away_is_waited_for(tmp_path: Path) -> None:
+async def test_the_daemon_waits_for_a_lost_mirror(tmp_path: Path) -> None:
     """docs/faults.md F15 and F7: said once, nothing written elsewhere, and it goes on without a restart."""
     async with running(tmp_path) as rig:
         first = add_extract(rig.mirror, tables(2))
@@ -285,7 +285,7 @@ async def test_a_mirror_that_goes_away_is_waited_for(tmp_path: Path) -> None:
         rig.mirror.assert_identical(second)
 
 
-async def test_a_good_configuration_is_taken_up_by_sighup(tmp_path: Path) -> None:
+async def test_sighup_loads_a_valid_configuration(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         add_extract(rig.mirror, tables(1), request=rig.mirror.world.add_request("Other"))
         rig.mirror.config["account"] = [{"name": "renamed", "id": rig.mirror.world.hub_id}]
@@ -297,7 +297,7 @@ async def test_a_good_configuration_is_taken_up_by_sighup(tmp_path: Path) -> Non
         assert [path.parts[-6] for path in rig.mirror.snapshots()] == ["renamed"]
 
 
-async def test_a_configuration_that_opens_no_mirror_gives_way_to_the_one_before(tmp_path: Path) -> None:
+async def test_a_configuration_that_opens_no_mirror_is_replaced_by_the_previous_one(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         rig.mirror.config["mirror"] = {"root": str(tmp_path / "nowhere")}
 
@@ -342,7 +342,7 @@ async def test_a_flood_of_hints_polls_once_in_half_a_minute(tmp_path: Path) -> N
         assert 4 <= rig.polls() - before <= 5
 
 
-async def test_a_bad_configuration_keeps_the_one_before(tmp_path: Path) -> None:
+async def test_an_invalid_configuration_keeps_the_previous_one(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
         rig.mirror.config["transfer"] = {"concurrency": 0}
 
@@ -355,7 +355,7 @@ async def test_a_bad_configuration_keeps_the_one_before(tmp_path: Path) -> None:
         rig.mirror.assert_identical(job)
 
 
-async def test_a_damaged_manifest_is_made_anew_at_the_start_while_systemd_waits(tmp_path: Path) -> None:
+async def test_a_damaged_manifest_is_rebuilt_at_the_start_while_systemd_waits(tmp_path: Path) -> None:
     """docs/faults.md M3: no crash loop, and no start that is taken for one that hangs."""
     async with running(tmp_path) as first:
         mirror = first.mirror

@@ -143,7 +143,7 @@ class Idle(Session):
     async def _end_work(self, group: asyncio.TaskGroup) -> None:
         pass
 
-    async def _look_around(self) -> None:
+    async def _check_regularly(self) -> None:
         pass
 
     def _describe_waiting(self) -> str:
@@ -177,7 +177,7 @@ async def test_the_watchdog_is_fed_each_round_unless_work_is_stuck(idle: Rig) ->
         idle.signals.end.set()
 
 
-async def test_a_disk_that_does_not_answer_is_said_and_does_not_starve_the_watchdog(
+async def test_a_hung_disk_is_reported_and_does_not_starve_the_watchdog(
     idle: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idle.session.context.disk, "oldest_s", lambda: 31.0)
@@ -190,7 +190,7 @@ async def test_a_disk_that_does_not_answer_is_said_and_does_not_starve_the_watch
         idle.signals.end.set()
 
     assert idle.progress.is_stuck()
-    assert idle.session.describe() == "the disk has not answered for 31 s"
+    assert idle.session.describe() == "the disk has not responded for 31 s"
 
 
 async def test_codes_of_what_needs_attention_are_in_the_status_line_while_it_waits(idle: Rig) -> None:

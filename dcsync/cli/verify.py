@@ -121,9 +121,7 @@ def _print(report: VerifyReport) -> None:
         path, detail = printable(item.path, 300), printable(item.detail, 400)
         click.echo(f"{item.account}: {item.kind} {path}: {detail}{outcome}{kept}")
     which = "" if report.part is None else f", part {report.part[0]}/{report.part[1]}"
+    snapshots = f"{report.snapshots} snapshot{'' if report.snapshots == 1 else 's'}"
     count = len(report.damage)
     found = f"{count} problem{'' if count == 1 else 's'} found" if count else "no problems found"
-    click.echo(
-        f"{report.snapshots} snapshots checked{which}: {report.files} unique files, "
-        f"{size_text(report.read_bytes)} read, {found}"
-    )
+    click.echo(f"{snapshots} checked{which}: {report.files} unique files, {size_text(report.read_bytes)} read, {found}")

@@ -1,4 +1,4 @@
-"""A served sandbox, and the command line as a function."""
+"""A served sandbox, and `dcsync` as a function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.rigs.served import TOKEN, Served, served
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a command left: its status, its answer, and what it said."""
+    """The result of a command: exit status, stdout and stderr."""
 
     status: int
     out: str
@@ -34,7 +34,7 @@ Dcsync = Callable[..., Result]
 
 @pytest.fixture
 def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """The remote side, with nothing in it, and a configuration for it."""
+    """An empty sandbox and a configuration for it."""
     with served(tmp_path) as ready:
         monkeypatch.setenv(TOKEN, ready.token)
         monkeypatch.setenv("DCSYNC_CONFIG", str(ready.config))

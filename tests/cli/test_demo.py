@@ -58,7 +58,7 @@ def test_a_demo_continues_after_months(dcsync: Dcsync, tmp_path: Path) -> None:
     dcsync("demo", str(folder))
     notes = folder / ".state/demo.json"
     for months in (3, 9):
-        # As it would look by then: the time goes on, or the notes go back.
+        # Moving the recorded day back has the same effect as waiting.
         entry = json.loads(notes.read_text())
         entry["first_day"] = (date.fromisoformat(entry["first_day"]) - timedelta(days=30 * months)).isoformat()
         notes.write_text(json.dumps(entry))

@@ -1,4 +1,4 @@
-"""`dcsync doctor`, as its user meets it."""
+"""`dcsync doctor`."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_an_unwritable_folder_fails_with_its_path_and_the_uid(side: Served, lock
     path = side.folder / locked
     os.chown(path, NOBODY, NOBODY)
     path.chmod(0o755)
-    # Root without the right to pass over permissions is a user like any other, and can still read this checkout.
+    # Root without CAP_DAC_OVERRIDE obeys permissions like any user, and can still read this checkout.
     without = "--bounding-set=-dac_override,-dac_read_search"
 
     result = subprocess.run(

@@ -120,7 +120,7 @@ def test_the_module_runs_as_a_program() -> None:
 
 
 def run_in_shell(config: Path, words: str, command: str = "sync") -> int:
-    """Run a command with `words` after it, which say what becomes of its outputs."""
+    """Run a command in bash, followed by `words`: redirections and pipes."""
     line = f'"{sys.executable}" -m dcsync --config "{config}" {command} {words}'
     return subprocess.run(["bash", "-o", "pipefail", "-c", line], check=False).returncode
 

@@ -35,7 +35,7 @@ def heard(side: Served) -> list[str]:
 
 @contextmanager
 def held(side: Served, role: str) -> Iterator[None]:
-    """Hold the state folder as another process would."""
+    """Lock the state folder, as another process does."""
     with FileLock(side.state / "lock", "the state folder", role=role):
         yield
 
@@ -252,13 +252,13 @@ def test_without_apprise_the_error_names_the_extra_to_install(
         assert "which is not installed" in result.err
         assert "dcsync[notify]" in result.err
         assert "hunter2" not in result.err
-    # A dry run tells nobody, so it needs nothing for it.
+    # A dry run sends no messages, so it needs no secret for them.
     assert dcsync("sync", "--dry-run").status == 0
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 def test_notify_sends_to_every_address_or_reports_the_failed_ones(side: Served, dcsync: Dcsync) -> None:
-    # Of the sandbox's servers, any path that it does not know answers 404: nobody takes a message there.
+    # The sandbox answers 404 for any unknown path, so no message arrives there.
     port = side.sandbox.base_url.rpartition(":")[2]
     side.write_config("[notify]", f'urls = ["json://127.0.0.1:{port}/hunter2"]')
 

@@ -1,4 +1,4 @@
-"""`dcsync requests` and `dcsync jobs`: the API's own lists."""
+"""`dcsync requests` and `dcsync jobs`: the lists of the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dcsync login`, `logout` and `accounts` as a person uses them: in a browser, by pasting, and where neither can be."""
+"""`dcsync login`, `logout` and `accounts`: in a browser, by pasting, and where neither is possible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AUTH = ('method = "login"', 'client_id = "sandbox"', 'client_secret = "sandbox-s
 
 @pytest.fixture
 def signing_in(tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """The remote side, and a configuration with method "login" and a port of its own."""
+    """A sandbox, and a configuration with method "login" and a separate port."""
     redirect_uri = f"http://localhost:{unused_tcp_port}/callback"
     with served(tmp_path, redirect_uris=(redirect_uri,)) as side:
         side.write_config(auth=(*AUTH, f'redirect_uri = "{redirect_uri}"'))
@@ -36,7 +36,7 @@ def signing_in(tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyP
 
 @asynccontextmanager
 async def login(side: Served, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start `dcsync login`, which is ended with the block if it did not end before."""
+    """Start `dcsync login`. It is ended with the block at the latest."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "dcsync", "--config", str(side.config), "login", *options),
@@ -139,7 +139,7 @@ async def test_an_interrupted_sign_in_leaves_everything_as_it_was(signing_in: Se
 
 
 def store_token(side: Served) -> str:
-    """Put a chain into the store, as a sign-in would."""
+    """Save tokens in the token store, as a sign-in does."""
     from dcsync.auth.token_store import TokenPair
 
     token = side.sandbox.tokens.issue_refresh_token("anna")

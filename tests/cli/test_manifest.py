@@ -1,4 +1,4 @@
-"""`dcsync manifest copy`: to PostgreSQL, on with it, and back; and a password that is shown nowhere."""
+"""`dcsync manifest copy`: to PostgreSQL and back, and a password that is never shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def dcsync(side: Served, *arguments: str, environ: Mapping[str, str] | None = No
 
 
 def use(side: Served, manifest: str) -> None:
-    """Let the configuration name another manifest."""
+    """Set a different manifest in the configuration."""
     side.write_config()
     text = side.config.read_text()
     side.config.write_text(text.replace("[state]\n", f"[state]\nmanifest = {json.dumps(manifest)}\n"))
@@ -69,7 +69,7 @@ def test_a_mirror_moves_to_postgresql_and_back_and_the_old_manifest_is_refused(s
     there = dcsync(side, "manifest", "copy", "--to", database, "--json")
     assert there[0] == 0, there[2]
     assert json.loads(there[1])["jobs"] == 1
-    # With the old manifest back in its place, as on a host that nobody told: refused.
+    # A host whose configuration was not changed still uses the old manifest, and is refused.
     (moved,) = side.state.glob("manifest.sqlite.moved-*")
     kept = moved.read_bytes()
     moved.with_name("manifest.sqlite").write_bytes(kept)
@@ -139,7 +139,7 @@ def test_a_rebuild_of_a_shared_manifest_saves_the_previous_one_in_a_file(side: S
 
 @pytest.mark.timeout(120)
 def test_the_database_s_password_is_shown_nowhere(side: Served, postgres_server: Postgres, tmp_path: Path) -> None:
-    """Not by commands that work, nor by those that fail, nor in what they leave behind."""
+    """Neither successful nor failing commands show it, and no file contains it."""
     canary = postgres_server.password
     address = postgres_server.fresh().replace("dcsync@", f"guarded:{canary}@")
     wrong = address.replace(canary, f"{canary}-wrong")
@@ -169,7 +169,7 @@ def test_the_database_s_password_is_shown_nowhere(side: Served, postgres_server:
 
 
 def test_a_file_as_the_manifest_imports_nothing_of_the_cluster(side: Served) -> None:
-    """The start is measured: who has one host pays nothing for those who have several."""
+    """With a single host, the start must not take longer because of the code for several hosts."""
     code = (
         "import sys; from dcsync.cli.group import run; status = run(sys.argv[1:]); "
         "loaded = {'psycopg', 'procrastinate', 'psycopg_pool'} & set(sys.modules); "

@@ -1,4 +1,4 @@
-"""How long work is seen: on a terminal, and in a log."""
+"""Progress of long operations on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_reading_on_a_terminal_shows_how_many_snapshots_and_bytes() -> None:
 
 
 async def turns() -> None:
-    """Let the reporter have its turn some times: each is half a minute of the clock."""
+    """Let the reporter run several times, each after half a minute of the clock."""
     for _ in range(5):
         await asyncio.sleep(0)  # noqa: TID251
 
@@ -119,7 +119,7 @@ async def test_errors_pass_through_unchanged(watch: Any, error: Exception) -> No
 
 
 class Seen(ReadingLines):
-    """Notes what it is told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         super().__init__()

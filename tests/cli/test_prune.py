@@ -1,4 +1,4 @@
-"""`dcsync prune`, as its user meets it."""
+"""`dcsync prune`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dcsync rebuild`, and what becomes of a damaged manifest without it."""
+"""`dcsync rebuild`, and other commands with a damaged manifest."""
 
 from __future__ import annotations
 

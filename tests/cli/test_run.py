@@ -41,7 +41,7 @@ class Daemon:
         self.process.send_signal(number)
 
     async def until(self, condition: object, what: str, *, within_s: float = 30.0) -> None:
-        """Wait for another process's work."""
+        """Wait until a condition is met by another process."""
         assert callable(condition)
         async with asyncio.timeout(within_s):
             while not condition():
@@ -82,7 +82,7 @@ async def running(
 
 @asynccontextmanager
 async def launched(folder: Path, sandbox: Sandbox) -> AsyncIterator[Daemon]:
-    """Start a daemon on what is there."""
+    """Start a daemon on the existing mirror."""
     log, polled = folder / "log.jsonl", sum(call.path.endswith("/jobs") for call in sandbox.calls)
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -241,13 +241,13 @@ async def test_the_pages_are_there_and_a_callback_polls(tmp_path: Path, unused_t
             await daemon.until(lambda: daemon.polls() > before, "the poll that was asked for")
             async with session.post(f"{base}/callback/{secret}", json={**body, "requestId": "unknown"}) as answer:
                 assert answer.status == 204
-        # At most one extra poll in 30 s, however often it is asked.
+        # At most one extra poll in 30 s, however many callbacks arrive.
         assert daemon.polls() == before + 1
         assert secret not in daemon.log.read_text()
 
 
 async def test_memory_after_sixty_polls_is_that_after_ten(tmp_path: Path) -> None:
-    """A thousand of them, and a thousand jobs, are among the torture."""
+    """The fault-injection tests do this with a thousand polls and a thousand jobs."""
     async with running(tmp_path) as daemon:
         sizes = {}
         for number in range(1, 61):

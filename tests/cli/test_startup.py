@@ -1,4 +1,4 @@
-"""What every command does first."""
+"""The start of every command."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_check_fails_for_an_account_that_was_never_mirrored(side: Served, dcsync
 
     assert result.status == 3
     assert "never  STALE" in result.out
-    # Without --check it only shows it.
+    # Without --check, status only shows the state.
     assert dcsync("status").status == 0
 
 
@@ -104,7 +104,7 @@ def test_check_fails_for_an_account_that_is_stale_and_json_says_so(side: Served,
 
     assert result.status == 3
     assert result.json["accounts"][0]["stale"] is True
-    # What counts is what the configuration calls stale.
+    # poll.stale_after decides.
     side.write_config("[poll]", 'stale_after = "4h"')
     assert dcsync("status", "--check").status == 0
 
@@ -142,7 +142,7 @@ def test_root_does_not_work_in_another_user_s_state_folder(side: Served, dcsync:
 
 @pytest.mark.parametrize(("option", "said"), [("--check", "1 published"), ("--json", '"published": 1')])
 def test_status_imports_no_unneeded_module(side: Served, dcsync: Dcsync, option: str, said: str) -> None:
-    """The start is most of what it takes, and a monitor asks it again and again."""
+    """The imports take most of the time, and monitoring runs the command often."""
     request = side.sandbox.world.add_request("Nightly")
     side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)
     dcsync("sync")

@@ -1,4 +1,4 @@
-"""`dcsync sync`, as its user meets it."""
+"""`dcsync sync`."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_an_unknown_request_is_reported_with_the_known_ones(side: Served, dcsync
     assert result.status == 2
     assert "unknown data request in these accounts: nosuch; known data requests: 'Nightly' (" in result.err
     assert "'Weekly' (" in result.err
-    # What is known by its name is mirrored all the same.
+    # The known data request is mirrored anyway.
     assert "published acme/weekly-" in result.out
 
 
@@ -281,7 +281,7 @@ def test_a_missing_permission_is_reported_with_the_path_and_the_uid(
     path = side.folder / locked
     os.chown(path, NOBODY, NOBODY)
     path.chmod(0o600 if path.is_file() else 0o755)
-    # Root without the right to pass over permissions is a user like any other, and can still read this checkout.
+    # Root without CAP_DAC_OVERRIDE obeys permissions like any user, and can still read this checkout.
     without = "--bounding-set=-dac_override,-dac_read_search"
 
     result = subprocess.run(
@@ -310,7 +310,7 @@ def test_a_state_folder_may_be_in_one_that_cannot_be_listed(side: Served, there:
     if not there:
         state.rmdir()
     os.chown(closed, NOBODY, NOBODY)
-    # Others may go through it, and make things in it, but not see what there is.
+    # Other users can enter the folder and create files in it, but not list it.
     closed.chmod(0o733)
     side.config.write_text(side.config.read_text().replace(str(side.state), str(state)))
     without = "--bounding-set=-dac_override,-dac_read_search"

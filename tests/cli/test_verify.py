@@ -1,4 +1,4 @@
-"""`dcsync verify`, as its user meets it."""
+"""`dcsync verify`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_undamaged_mirror_is_one_line_and_exit_0(side: Served, dcsync: Dcsync
     result = dcsync("verify")
 
     assert result.status == 0
-    assert result.out.startswith("1 snapshots: 5 files, ")
+    assert result.out.startswith("1 snapshot checked: 5 unique files, ")
     assert result.out.endswith("read, no problems found\n")
 
 

@@ -1,4 +1,4 @@
-"""What the daemon's tests share."""
+"""Fixtures of the daemon tests."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.rigs.mirror import Mirror, mirroring
 
 @pytest.fixture(autouse=True)
 def retries_do_not_wait() -> Iterator[None]:
-    """Let retries of one call come at once: they would wait in real time. All else waits on the virtual clock."""
+    """Retry API calls without a wait, which would be real time. Everything else waits on the virtual clock."""
     with stamina.set_testing(True, attempts=100):
         yield
 
 
 @pytest.fixture
 async def mirror(tmp_path: Path) -> AsyncIterator[Mirror]:
-    """An empty mirror and a sandbox with nothing in it yet."""
+    """An empty mirror and an empty sandbox."""
     async with mirroring(tmp_path) as ready:
         yield ready

@@ -1,4 +1,4 @@
-"""The chores of the night: each does its work, and says whether there is something to tell."""
+"""The nightly maintenance: each task does its work and returns whether it sent an event."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_mass_change_is_reported_and_nothing_is_removed(mirror: Mirror) 
 
 
 async def test_a_half_pruned_snapshot_is_removed_completely(mirror: Mirror) -> None:
-    """Without a policy as well: it was begun under one."""
+    """Also without a retention policy, because the prune was started with one."""
     jobs = await fill(mirror, 2)
 
     async with chores(mirror) as work:

@@ -1,4 +1,4 @@
-"""The pages, as anybody on the network may ask for them (docs/faults.md S11)."""
+"""The HTTP pages, requested by untrusted clients (docs/faults.md S11)."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def test_an_endless_body_is_not_read_beyond_the_limit(rig: Rig) -> None:
         pass
     writer.close()
 
-    assert sent < 16 << 20  # what buffers on the way hold, not 64 MiB
+    assert sent < 16 << 20  # the size of the buffers, not 64 MiB
     assert rig.daemon.hints == []
     del reader
 
@@ -160,7 +160,7 @@ async def test_connections_above_64_are_closed_and_the_others_still_work(rig: Ri
     reader, writer = await connect(rig)
 
     async with asyncio.timeout(5):
-        assert await reader.read() == b""  # one too many
+        assert await reader.read() == b""  # above the limit
 
     for _, other in (*held, (reader, writer)):
         other.close()
@@ -169,7 +169,7 @@ async def test_connections_above_64_are_closed_and_the_others_still_work(rig: Ri
             assert (await rig.get("/healthz"))[0] == 200
             return
         except aiohttp.ClientError:
-            continue  # the server has yet to see that they are gone
+            continue  # the server has not noticed yet that they are gone
 
 
 async def test_no_connection_is_kept(rig: Rig) -> None:

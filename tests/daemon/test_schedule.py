@@ -1,4 +1,4 @@
-"""What APScheduler is asked for, and what is done about its wall clock."""
+"""The schedule, and its correction after the wall clock was set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Rig:
     put: list[tuple[datetime, Trigger]] = field(default_factory=list)
 
     async def pass_time(self, span: timedelta, *, step: timedelta = timedelta(seconds=30)) -> None:
-        """Let time pass as the daemon's ticker does: it looks in every half minute."""
+        """Let time pass, and check the schedule every half minute as the daemon's ticker does."""
         until = self.clock.now() + span
         while self.clock.now() < until:
             self.clock.leap(min(step, until - self.clock.now()))
@@ -94,7 +94,7 @@ async def test_an_extra_poll_fires_on_time_and_the_earlier_of_two_wins(rig: Rig)
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "Pacific/Apia", "UTC"])
 async def test_a_nightly_task_runs_once_a_night_also_when_the_clock_changes(rig: Rig, zone: str) -> None:
-    """docs/faults.md C2: over the change to summer time of 2026-03-29, and half an hour on Lord Howe on 04-05."""
+    """docs/faults.md C2: the start of summer time on 2026-03-29, and a shift of half an hour on Lord Howe on 04-05."""
     rig.schedule.nightly(Kind.PRUNE, hour=2, zone=ZoneInfo(zone))
 
     await rig.pass_time(timedelta(days=14), step=timedelta(minutes=10))
@@ -122,7 +122,7 @@ def test_a_nightly_task_runs_once_in_nights_with_repeated_or_skipped_hours(
     trigger = Nightly(hour=hour, after=timedelta(minutes=55), zone=ZoneInfo(zone))
     moments = [trigger.get_next_fire_time(None, first)]
     for _ in range(5):
-        # Looked at a little late, as the ticker does.
+        # A little late, as the ticker is.
         moments.append(trigger.get_next_fire_time(moments[-1], moments[-1] + timedelta(minutes=10)))
 
     days = [moment.astimezone(ZoneInfo(zone)).date() for moment in moments]

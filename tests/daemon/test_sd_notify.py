@@ -1,4 +1,4 @@
-"""What systemd is told, heard by sockets as systemd listens on them."""
+"""The messages to systemd, received by sockets like its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOTIFY_BUFFER_MAX = 4096
 
 
 class Listener:
-    """The service manager's end."""
+    """The socket of the service manager."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -29,7 +29,7 @@ class Listener:
         self._socket.setblocking(False)
 
     def heard(self) -> list[str]:
-        """Return the lines of the one message that is there."""
+        """Return the lines of the only message in the queue."""
         return self._socket.recv(1 << 16).decode().split("\n")
 
     def heard_nothing(self) -> bool:

@@ -28,7 +28,7 @@ async def test_it_polls_immediately_and_then_at_its_interval(tmp_path: Path) -> 
 
         await rig.pass_time(hours=5)
 
-        # Every 15 minutes, with a jitter of one: 20 give or take.
+        # Every 15 minutes with one minute of jitter: about 20 polls.
         assert 18 <= rig.polls() - 1 <= 21
         assert rig.heard.last_status.startswith("STATUS=waiting; next poll at ")
     assert rig.task.result() is ExitStatus.DONE
@@ -65,7 +65,7 @@ async def test_sigusr1_polls_now(tmp_path: Path) -> None:
 
 
 async def test_a_day_with_everything_going_wrong_ends_with_the_mirror_whole(tmp_path: Path) -> None:
-    """The faults of the API in docs/faults.md, all together: a day in seconds, on the sandbox's real quota."""
+    """A whole day with many faults, in seconds, with the real rate limit of the sandbox."""
     async with running(tmp_path, quota_per_minute=60) as rig:
         mirror, faults = rig.mirror, rig.sandbox.faults
         start = rig.clock.now()
@@ -99,9 +99,9 @@ async def test_a_day_with_everything_going_wrong_ends_with_the_mirror_whole(tmp_
         assert len(jobs) == 16
         for identifier in jobs:
             mirror.assert_identical(identifier)
-        assert rig.sandbox.count("api", status=429) == 5  # those of the fault: the quota was never hit
+        assert rig.sandbox.count("api", status=429) == 5  # only the injected ones: the rate limit was never reached
         for _ in range(20):
-            # The day may end in the middle of a poll.
+            # The day can end during a poll.
             if json.loads((mirror.state / "daemon.json").read_text())["status"].startswith("waiting"):
                 break
             await rig.pass_time(minutes=1)
@@ -148,14 +148,14 @@ async def test_one_account_that_hangs_does_not_hold_up_the_other(tmp_path: Path)
         hang = rig.sandbox.faults.add(Fault(server="api", kind="hang", seconds=20, match=other[2:]))
         job = add_extract(rig.mirror, tables(2))
         rig.service.poll_now()
-        # Published while beta's call hangs; which of the two began first does not matter.
+        # Published while beta's call hangs, in whichever order the two started.
         while not (rig.mirror.snapshots() and hang.times == 0):
             await rig.clock.advance(timedelta(0), quiet=lambda: True)
 
         assert rig.sandbox.active >= 1
         rig.mirror.assert_identical(job)
         rig.service.stop()
-        rig.service.stop()  # a second time: at once
+        rig.service.stop()  # the second call cancels immediately
 
 
 async def test_a_refused_account_is_reported_once_and_the_other_continues(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ async def test_without_a_sign_in_it_stays_up_makes_no_calls_and_resumes_after_on
 
 
 async def test_an_idle_refresh_token_is_renewed_at_night(tmp_path: Path) -> None:
-    """docs/faults.md T11: an interval of weeks, so that nothing else renews it."""
+    """docs/faults.md T11. The interval is weeks, so that nothing else renews the token."""
 
     def prepare(mirror: Mirror) -> None:
         with_login(mirror)
@@ -265,7 +265,7 @@ async def test_each_night_a_part_is_verified_and_old_snapshots_are_pruned(tmp_pa
 
 
 async def test_the_daemon_waits_for_a_lost_mirror(tmp_path: Path) -> None:
-    """docs/faults.md F15 and F7: said once, nothing written elsewhere, and it goes on without a restart."""
+    """docs/faults.md F15 and F7: reported once, nothing is written elsewhere, and no restart is needed."""
     async with running(tmp_path) as rig:
         first = add_extract(rig.mirror, tables(2))
         await rig.pass_time(minutes=20)
@@ -356,7 +356,7 @@ async def test_an_invalid_configuration_keeps_the_previous_one(tmp_path: Path) -
 
 
 async def test_a_damaged_manifest_is_rebuilt_at_the_start_while_systemd_waits(tmp_path: Path) -> None:
-    """docs/faults.md M3: no crash loop, and no start that is taken for one that hangs."""
+    """docs/faults.md M3: no crash loop, and systemd does not mistake the long start for a hang."""
     async with running(tmp_path) as first:
         mirror = first.mirror
         job = add_extract(mirror, tables(3))
@@ -386,7 +386,7 @@ async def test_a_stop_while_the_mirror_is_being_opened_ends_it(tmp_path: Path) -
             opening = group.create_task(open_for_ever())
             await rig.settle()
             service.stop()
-            # Again, while what was opened so far is being closed: one cancellation is all that is undone at the end.
+            # A second time, during the clean-up: only one cancellation is undone at the end.
             service.stop()
             assert opening.cancelling() == 1
 

@@ -1,4 +1,4 @@
-"""What both kinds of session promise: to end when asked, in time, and to say what is wrong."""
+"""Both kinds of session end when asked, in time, and report problems."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Rig:
 
     @asynccontextmanager
     async def running(self, notice: str = "") -> AsyncIterator[None]:
-        """Run the session beside the block, which asks it to end."""
+        """Run the session during the block, and ask it to end afterwards."""
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(self.session.run(notice))
             yield
 
     async def hears(self, text: str) -> None:
-        """Wait until systemd was told something that contains a text."""
+        """Wait for a message to systemd that contains a text."""
         await until(lambda: any(text in message for message in self.heard.messages), text)
 
 

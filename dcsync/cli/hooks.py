@@ -118,7 +118,7 @@ async def _rerun(config: Config, job: str) -> int:
         message = f"no snapshot of a job {job} is in the mirror"
         raise ConfigError(message, hint="run dcsync jobs to list the jobs; check the ID")
     if not runs:
-        click.echo(f"{count} hook runs queued; the daemon starts them within five minutes")
+        click.echo(f"{count} hook run{'' if count == 1 else 's'} queued; the daemon starts hooks within five minutes")
         return 0
     for run in runs:
         words = "done" if run.state is HookState.DONE else f"failed: {run.error}"

@@ -170,7 +170,7 @@ def test_while_the_daemon_runs_it_does_the_rerun(side: Served, dcsync: Dcsync) -
     with held(side, "run"):
         result = dcsync("hooks", "rerun", job)
     assert result.status == 0
-    assert result.out.startswith("1 to run; the daemon does it")
+    assert result.out.startswith("1 hook run queued; the daemon starts")
     assert heard(side) == []
 
     dcsync("sync")

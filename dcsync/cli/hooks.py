@@ -76,7 +76,7 @@ def rerun_command(ctx: click.Context, job: str) -> int:
 
 
 @click.command("notify", epilog=exit_statuses(3, incomplete="at least one address failed, or retrying can help"))
-@click.option("--test", "is_test", is_flag=True, required=True, help="Send the test message. Required.")
+@click.option("--test", "is_test", is_flag=True, required=True, help="Send the test message.")
 @click.pass_context
 def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - required, so that the command line says what happens
     """Send a test message to every address in [notify]."""

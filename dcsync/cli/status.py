@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from dcsync.ops.status import AccountStatus, Status
 
 
-@click.command("status", epilog=exit_statuses(3, 12, 13, 14))
+@click.command(
+    "status",
+    epilog=exit_statuses(3, 12, 13, 14, incomplete="incomplete, or with --check: an account is stale or has an alert"),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")
 @click.option(
     "--check",

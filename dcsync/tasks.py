@@ -25,7 +25,7 @@ DISK_THREADS = 16
 
 
 class _TimedThreads(ThreadPoolExecutor):
-    """A pool that knows since when each of its calls has been running, whoever submitted the call."""
+    """A pool that knows since when each of its calls has been running, for all callers."""
 
     def __init__(self, max_workers: int, thread_name_prefix: str) -> None:
         super().__init__(max_workers, thread_name_prefix)
@@ -55,7 +55,7 @@ class _AsyncFile(Protocol):
 
 
 class DiskFile:
-    """An open file of aiofiles. Each call runs to its end, also when its caller is cancelled meanwhile."""
+    """An open file of aiofiles. Each call runs to its end, even if its caller is cancelled."""
 
     def __init__(self, file: _AsyncFile) -> None:
         self._file = file

@@ -1,12 +1,12 @@
-"""Put small wrong changes into one module, one at a time, and see whether its own tests notice.
+"""Make small wrong changes to one module, one at a time, and check whether its own tests detect them.
 
     make mutants MODULE=dcsync/core/quota.py [TESTS="tests/core/test_quota.py"]
 
-Each change is made in a copy of the tree, never in place. The survivors are printed with line and change. A change that
-cannot be noticed because the program means the same goes into `tests/equivalent_mutants.txt`, with the reason.
+Each change is made in a copy of the repository, never in place. The output lists surviving changes by line. A change
+that leaves the program unchanged cannot be detected. Add it to `tests/equivalent_mutants.txt` with the reason.
 
-mutmut and cosmic-ray remove no statements and no elements, and start a process for each change; here each is a fork of
-a process that has imported the libraries already.
+mutmut and cosmic-ray remove no statements and no elements, and start a process for each change. Here each test run is a
+fork of a process that has already imported the libraries.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import pytest
 
 REPOSITORY: Final = Path(__file__).parent.parent
 EQUIVALENT: Final = "tests/equivalent_mutants.txt"
-#: A changed loop may never end, or fill the memory.
+#: A changed loop may run forever or fill the memory.
 _PATIENCE: Final = 5
 _PATIENCE_S: Final = 10.0
 _MEMORY: Final = 4 << 30
@@ -82,7 +82,7 @@ class Mutant:
 
 
 def mutants(module: str, source: str) -> list[Mutant]:
-    """Return every small wrong change to this source; no two of them give the same program."""
+    """Return every small wrong change to this source. No two changes result in the same program."""
     tree = ast.parse(source)
     seen, repeats, found = {ast.unparse(tree)}, Counter[str](), list[Mutant]()
     for place in _places(tree):
@@ -103,7 +103,7 @@ def mutants(module: str, source: str) -> list[Mutant]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """A node, and where in its parent it is."""
+    """A node and its position in its parent."""
 
     parent: ast.AST
     field: str
@@ -125,12 +125,12 @@ class _Place:
             getattr(self.parent, self.field)[self.index] = node
 
 
-#: What holds types, or is a target: nothing there decides.
+#: Fields with types or assignment targets. They decide nothing.
 _NO_CODE: Final = {"annotation", "returns", "decorator_list", "bases", "targets", "target"}
 
 
 def _places(tree: ast.Module) -> Iterator[_Place]:
-    """Walk over what runs: no types, no docstrings, no imports."""
+    """Walk over the executed code, without types, docstrings and imports."""
 
     def walk(node: ast.AST, line: int, scope: str, bound: Counter[str]) -> Iterator[_Place]:
         for field, value in ast.iter_fields(node):
@@ -258,7 +258,7 @@ def _without(items: Sequence[T], index: int) -> list[T]:
 
 
 def _head(node: ast.AST) -> str:
-    """Return a node's source; of a block, and of what takes more lines, the first."""
+    """Return a node's source, or its first line if it is a block or longer than one line."""
     return ast.unparse(node).strip().split("\n", 1)[0]
 
 
@@ -266,7 +266,7 @@ def _head(node: ast.AST) -> str:
 
 
 class Runner:
-    """A process that has imported the libraries, in a copy of the tree; each run of the tests is a fork of it."""
+    """A process in a copy of the repository that has imported the libraries. Each test run is a fork of it."""
 
     def __init__(self, folder: Path, module: str, tests: Sequence[str]) -> None:
         self._copy = folder / "tree"
@@ -275,8 +275,8 @@ class Runner:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "scripts.mutants", "--serve", *tests],
             cwd=self._copy,
-            # The path comes before the editable install, for what the tests start too. Bytecode goes by the second and
-            # the size, so a change would be run with that of the change before.
+            # The path comes before the editable install, also for the processes that the tests start. Bytecode is
+            # matched by second and size, so a change could run with the bytecode of the previous change.
             env={**os.environ, "PYTHONPATH": str(self._copy), "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -285,7 +285,7 @@ class Runner:
         self.output = folder / "output"
 
     def run(self, source: str, *, patience_s: float, keeps_bytecode: bool = False) -> int | None:
-        """Return pytest's exit status on a module with this source; None when it took too long."""
+        """Return pytest's exit status for a module with this source, or None after a time-out."""
         self._module.write_text(source)
         request = {"patience_s": patience_s, "output": str(self.output), "keeps_bytecode": keeps_bytecode}
         assert self._process.stdin is not None
@@ -335,7 +335,7 @@ def serve(tests: Sequence[str]) -> None:
 
 
 def _import_libraries(tests: Sequence[str]) -> None:
-    """Import what the tests import, and forget what is ours."""
+    """Import everything that the tests import, then unload dcsync's own modules."""
     for name in ["tests.conftest", *(test.removesuffix(".py").replace("/", ".") for test in tests)]:
         importlib.import_module(name)
     for name in [name for name in sys.modules if name.split(".")[0] in {"dcsync", "tests"}]:
@@ -350,7 +350,7 @@ def _run_tests(tests: Sequence[str], output: str) -> NoReturn:
         os.dup2(sink, descriptor)
     status = 1
     try:
-        # The `ci` profile, so that the same change is noticed each time.
+        # The `ci` profile is deterministic, so that the result for a change is always the same.
         settings = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=ci")
         ignored = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
         status = int(pytest.main([*settings, *ignored, *tests]))
@@ -385,12 +385,12 @@ def own_tests(module: str, repository: Path) -> list[str]:
 
 
 def equivalent(text: str) -> set[str]:
-    """Return the keys of a list of changes that mean the same. A line that begins with `#` says why."""
+    """Return the keys of equivalent changes from a list. Lines that begin with `#` are reasons."""
     return {line for line in text.splitlines() if line and not line.startswith("#")}
 
 
 def judge(module: str, tests: Sequence[str], found: Sequence[Mutant], *, workers: int) -> list[Mutant]:
-    """Return the changes that the tests did not notice."""
+    """Return the changes that the tests did not detect."""
     survivors: list[Mutant] = []
     waiting = deque(found)
     source = (REPOSITORY / module).read_text()
@@ -417,7 +417,7 @@ def judge(module: str, tests: Sequence[str], found: Sequence[Mutant], *, workers
 
 
 def main() -> int:
-    """Print the survivors and the share of the changes that were noticed."""
+    """Print the survivors and the share of detected changes."""
     parser = argparse.ArgumentParser(description="Change a module in small ways and see whether its tests notice.")
     parser.add_argument("module", help="such as dcsync/core/quota.py")
     parser.add_argument("tests", nargs="*", help="test files; without any, those that mirror the module")

@@ -1,8 +1,8 @@
-"""Every error that dcsync raises on purpose: one tree, decided on by class and field, never by text.
+"""Every error that dcsync raises on purpose, in one tree. Decisions use classes and fields, never the text.
 
-Each class has a stable `code`, the exit status it asks for, whether a retry can help (`transient`), how much of a run
-it stops (`scope`), what stays safe, and what the operator should do. An exception that is not a `DcsyncError` is a bug.
-No message holds a token or the query of a signed URL.
+Each class has a stable `code`, its exit status, whether a retry can help (`transient`), how much of a run it stops
+(`scope`), what stays safe, and what the operator should do. An exception that is not a `DcsyncError` is a bug. No
+message contains a token or the query of a signed URL.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 
 class ExitStatus(IntEnum):
-    """What a command's exit status means; README.md documents each."""
+    """The exit statuses of the commands. README.md documents each one."""
 
     DONE = 0
     BUG = 1
@@ -27,7 +27,7 @@ class ExitStatus(IntEnum):
     INTERRUPTED = 130
 
 
-#: Which status goes first when several apply: the one that needs a person soonest.
+#: The order of precedence when several statuses apply: the most urgent one comes first.
 SEVERITY = (
     ExitStatus.BUG,
     ExitStatus.UNSAFE,
@@ -42,33 +42,33 @@ SEVERITY = (
 
 
 class Scope(StrEnum):
-    """How much of a run would only meet the same error again."""
+    """How much of a run an error stops, because the rest would only meet the same error."""
 
-    #: One file. The job's other files are still fetched, and the job fails.
+    #: One file. The job's other files are still downloaded, and the job fails.
     FILE = "file"
     #: One job. The account's other jobs are still mirrored.
     JOB = "job"
-    #: Every job of the account, which stops. The other accounts go on.
+    #: Every job of the account, which stops. The other accounts continue.
     ACCOUNT = "account"
     #: Every account. Each one stops as soon as it meets the error itself.
     RUN = "run"
 
     @property
     def stops_account(self) -> bool:
-        """Say whether the account's remaining jobs are left for a later run."""
+        """Whether the account's remaining jobs are left for a later run."""
         return self in {Scope.ACCOUNT, Scope.RUN}
 
 
 class DcsyncError(Exception):
-    """Base of all. `str()` is one line: what failed, on what, the value seen. No field changes after construction."""
+    """The base class. `str()` is one line: what failed, on what, the value seen. Fields are set once."""
 
     code: ClassVar[str] = "DCSYNC"
     exit_status: ClassVar[ExitStatus] = ExitStatus.INCOMPLETE
     transient: ClassVar[bool] = False
     scope: ClassVar[Scope] = Scope.JOB
-    #: Trying the same thing a few times more is pointless: the content is what is wrong.
+    #: The content itself is wrong, so a few more attempts will not help.
     poison: ClassVar[bool] = False
-    safe: ClassVar[str] = "everything already published is untouched"
+    safe: ClassVar[str] = "published snapshots are unchanged"
     hint: ClassVar[str] = ""
 
     def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
@@ -78,14 +78,14 @@ class DcsyncError(Exception):
         self.retry_after_s = retry_after_s
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set a field once. Python itself sets dunder attributes such as `__traceback__` more often."""
+        """Set a field once. Python itself sets dunder attributes such as `__traceback__` several times."""
         if hasattr(self, name) and not name.startswith("__"):
-            message = f"{name} of {type(self).__name__} is already set; make another error instead"
+            message = f"{name} of {type(self).__name__} is already set: create a new error instead"
             raise AttributeError(message)
         super().__setattr__(name, value)
 
     def with_message(self, message: str) -> Self:
-        """Return an error that is like this one but for its message, with this one's traceback."""
+        """Return a copy of this error with another message. The class, the fields and the traceback stay."""
         other = type(self).__new__(type(self), message)
         vars(other).update({**vars(self), "message": message})
         return other.with_traceback(self.__traceback__)
@@ -96,7 +96,7 @@ class DcsyncError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigMistake:
-    """One mistake in a configuration: where it is, what it is, what to write instead."""
+    """One mistake in a configuration: its place, the mistake, and what to write instead."""
 
     file: str
     line: int | None
@@ -118,9 +118,9 @@ class ConfigError(DcsyncError):
 
 
 class ConfigInvalid(ConfigError):
-    """The file has mistakes; all of them are in `mistakes`."""
+    """The configuration file has mistakes. `mistakes` has all of them."""
 
-    hint = "correct the lines named above; config.example.toml documents every key"
+    hint = "correct the lines above. config.example.toml documents every key"
 
     def __init__(self, mistakes: tuple[ConfigMistake, ...]) -> None:
         super().__init__("\n".join(str(mistake) for mistake in mistakes))
@@ -131,38 +131,39 @@ class ConfigMissing(ConfigError):
     """No configuration file was found."""
 
     code = "C-MISSING"
-    hint = "write one with `dcsync init` (config.example.toml documents every key), or give one with --config FILE"
+    hint = "create one with `dcsync init` (config.example.toml documents every key), or name yours with --config FILE"
 
 
 class SecretUnavailable(ConfigError):
-    """A secret named as `env:`, `file:` or `credential:` is not there."""
+    """A secret configured as `env:`, `file:` or `credential:` is missing, empty or unreadable."""
 
     code = "C-SECRET"
-    hint = "set the variable or create the file named above"
+    hint = "set the variable above, or make the file readable for the user that runs dcsync. "
+    hint += "A credential: exists only inside the systemd service (docs/service-account.md)"
 
 
 class SecretExposed(ConfigError):
-    """A file with secrets can be read by others."""
+    """A file with secrets is accessible to other users."""
 
     code = "C-EXPOSED"
-    hint = "chmod 600 the file (and change the secret if others had access)"
+    hint = "run chmod 600 on that file. If others had access, replace the secret as well"
 
 
 class SnapshotUnclear(ConfigError):
-    """What was named is no snapshot, or several."""
+    """The given name matches no snapshot, or several."""
 
     code = "C-SNAPSHOT"
-    hint = "name a job id or its beginning, a day such as 2026-11-22, latest, or previous"
+    hint = "give a job ID or its first characters, a day such as 2026-11-22, latest, or previous"
 
 
 # --- the API --------------------------------------------------------------------------------------------------------
 
 
 class ApiError(DcsyncError):
-    """The Data Connector API did not give what was asked."""
+    """A call to Autodesk's API failed."""
 
     code = "A-API"
-    hint = "see the API's own words above"
+    hint = "the message above quotes Autodesk's answer"
 
     def __init__(
         self, message: str, *, status: int | None = None, hint: str | None = None, retry_after_s: float | None = None
@@ -172,58 +173,60 @@ class ApiError(DcsyncError):
 
 
 class ApiUnreachable(ApiError):
-    """Name resolution, connection, TLS or a time-out: no answer came."""
+    """No answer: name resolution, the connection or TLS failed, or the call timed out."""
 
     code = "A-NETWORK"
     scope = Scope.RUN
     transient = True
-    hint = "check the network, DNS, the proxy and api.base_url; dcsync tries again by itself"
+    hint = "check the network, DNS, the proxy and api.base_url, then run the command again. "
+    hint += "The daemon retries automatically"
 
 
 class ApiFault(ApiError):
-    """The server or a gateway failed (5xx)."""
+    """Autodesk's API or a gateway in front of it failed (5xx)."""
 
     code = "A-SERVER"
     scope = Scope.ACCOUNT
     transient = True
-    hint = "nothing to do: it is the remote side; dcsync tries again by itself"
+    hint = "the fault is on Autodesk's side. Run the command again later. The daemon retries automatically"
 
 
 class RateLimited(ApiError):
-    """429: the quota of calls is used up."""
+    """429: the rate limit of the client ID is used up."""
 
     code = "A-QUOTA"
     scope = Scope.RUN
     transient = True
-    hint = "other programs share this client id's 60 calls a minute; lower api.requests_per_minute if they must"
+    hint = "all programs that use this client ID share 60 calls per minute. "
+    hint += "Lower api.requests_per_minute to leave some for the others"
 
 
 class BadAnswer(ApiError):
-    """A success status whose body is not what the API documents: HTML, broken JSON, wrong shape, too long."""
+    """A success status with a body that the API does not document: HTML, broken JSON, a wrong shape, too long."""
 
     code = "A-ANSWER"
     transient = True
-    hint = "often a proxy or a login page in between; check api.base_url"
+    hint = "a proxy or a sign-in page may have answered instead of Autodesk: check the proxy and api.base_url"
 
 
 class BadRequest(ApiError):
     """The API refused the call as malformed (400 or another unexpected 4xx)."""
 
     code = "A-REQUEST"
-    hint = "check the ids in the configuration ([[account]] id, projects, requests) and the options given"
+    hint = "check the IDs in the configuration ([[account]] id, projects, requests) and the command's options"
 
 
 class AccessRefused(ApiError):
-    """403: this user may not see this account or project."""
+    """403: the user has no access to this account or project."""
 
     code = "A-DENIED"
     exit_status = ExitStatus.PERMISSION_DENIED
-    hint = "the user (or service account) needs the Executive or Project Administrator role, Insight access, and the "
-    hint += "client id must be added to the account's custom integrations"
+    hint = "give the user (or service account) the Executive or Project Administrator role and access to Insight, and "
+    hint += "add the client ID to the account's custom integrations"
 
 
 class NotFound(ApiError):
-    """404: no such thing, or not any more."""
+    """404: Autodesk does not know this object, or no longer does."""
 
     code = "A-MISSING"
 
@@ -232,135 +235,142 @@ class NotFound(ApiError):
 
 
 class AuthError(DcsyncError):
-    """No usable access token."""
+    """dcsync has no usable access token."""
 
     code = "T-AUTH"
     scope = Scope.RUN
 
 
 class LoginRequired(AuthError):
-    """The token chain is at its end; only a person can start a new one."""
+    """The refresh token has expired, was revoked, or is missing. Only a new sign-in helps."""
 
     code = "T-LOGIN"
     exit_status = ExitStatus.LOGIN_REQUIRED
-    hint = 'sign in again: dcsync login (or give a new refresh_token in [auth] with method = "token")'
+    hint = "sign in again: run `dcsync login` as the user that runs dcsync. "
+    hint += 'With method = "token", put a new refresh_token in [auth] and restart the daemon'
 
 
 class LoginRefused(AuthError):
-    """Signing in did not come to its end: refused by the person or the server, expired, or not ours."""
+    """A sign-in was not completed: the user or Autodesk refused it, it expired, or it belongs to another attempt."""
 
     code = "T-REFUSED"
     exit_status = ExitStatus.LOGIN_REQUIRED
-    safe = "a token that was stored before is untouched"
-    hint = "run dcsync login again; a sign-in must be finished within five minutes"
+    safe = "the stored token is unchanged"
+    hint = "run `dcsync login` again and complete the sign-in within five minutes"
 
 
 class NobodyToSignIn(AuthError):
-    """Neither a browser nor a person can bring the code of a sign-in."""
+    """A browser cannot bring the code of a sign-in, and there is no terminal to paste it into."""
 
     code = "T-NOBODY"
     exit_status = ExitStatus.LOGIN_REQUIRED
-    safe = "a token that was stored before is untouched"
-    hint = "run dcsync login on a terminal"
+    safe = "the stored token is unchanged"
+    hint = "run `dcsync login` in a terminal"
 
 
 class WrongUser(AuthError):
-    """Somebody else signed in than the one whose extracts are mirrored."""
+    """The user who signed in is not the user whose extracts are mirrored."""
 
     code = "T-USER"
     exit_status = ExitStatus.USAGE
-    safe = "the token stored before is untouched"
-    hint = "sign in as that user, or say --switch-user if the change is meant: you then see only that user's extracts"
+    safe = "the stored token is unchanged"
+    hint = "sign in as that user. To change users on purpose, add --switch-user: "
+    hint += "dcsync then sees only the new user's extracts"
 
 
 class ServiceAccountRejected(AuthError):
-    """The token endpoint does not accept the service account's assertion."""
+    """The token endpoint rejects the service account's assertion."""
 
     code = "T-ACCOUNT"
     exit_status = ExitStatus.LOGIN_REQUIRED
-    hint = "check service_account_id, key_id and private_key in [auth], that the key is enabled, and this host's clock"
+    hint = "check service_account_id, key_id and private_key in [auth], the clock of this host, and that the key is "
+    hint += "enabled at Autodesk"
 
 
 class PrivateKeyUnusable(AuthError):
-    """The service account's private key is none."""
+    """The service account's private key is not a valid key."""
 
     code = "T-KEY"
     exit_status = ExitStatus.USAGE
-    hint = "auth.private_key takes the PEM text that was shown once when the key was made"
+    hint = "set auth.private_key to the PEM text that Autodesk showed once, when the key was created"
 
 
 class ClientRejected(AuthError):
-    """The token endpoint does not accept the client id or secret."""
+    """The token endpoint rejects the client ID or the client secret."""
 
     code = "T-CLIENT"
     exit_status = ExitStatus.USAGE
-    hint = "check auth.client_id and auth.client_secret against the app's page; the refresh token was not spent"
+    hint = "compare auth.client_id and auth.client_secret with the app's page on the developer portal. "
+    hint += "The refresh token was not used"
 
 
 class TokenUndecided(AuthError):
-    """It is unknown whether a refresh token was spent; the old one is tried again until a definite answer."""
+    """A refresh is unconfirmed: Autodesk may have used the refresh token.
+
+    dcsync retries with the old token until it gets a definite answer (docs/design.md, Token protocol, T5).
+    """
 
     code = "T-UNDECIDED"
     transient = True
-    hint = "nothing to do: dcsync keeps the token and asks again"
+    hint = "you need not do anything: dcsync keeps the refresh token and retries with it at the next run"
 
 
 class TokenEndpointUnavailable(AuthError):
-    """The token endpoint cannot be reached or is overloaded; the token was not spent."""
+    """The token endpoint is unreachable or overloaded. The refresh token was not used."""
 
     code = "T-ENDPOINT"
     transient = True
-    hint = "check the network; dcsync tries again by itself"
+    hint = "check the network and the proxy, then run the command again. The daemon retries automatically"
 
 
 class TokenStoreUnusable(AuthError):
-    """The store of the tokens cannot be read or made durable; no token is spent before it can."""
+    """The token store cannot be read or written durably. Until it can, no refresh token is used."""
 
     code = "T-STORE"
-    hint = "make state.dir writable with some free space; the refresh token is kept, not spent"
+    hint = "make state.dir writable and free some space. The refresh token was not used"
 
 
 class TokenStoreDamaged(TokenStoreUnusable):
-    """The token file was read, and neither it nor the generation before is one that dcsync wrote."""
+    """Neither the token file nor its previous generation has content that dcsync wrote."""
 
     code = "T-DAMAGED"
-    hint = "restore it from a backup, or give a new refresh_token in [auth]; the damaged file is kept aside"
+    hint = "sign in again with `dcsync login`, or put a new refresh_token in [auth]. dcsync keeps the damaged copy"
 
 
 class TokenStoreExposed(AuthError):
-    """The token file can be read by others."""
+    """The token file is accessible to other users."""
 
     code = "T-EXPOSED"
     exit_status = ExitStatus.USAGE
-    hint = "chmod 600 the file; if others had access, sign in again"
+    hint = "run chmod 600 on that file. If others had access, sign in again with `dcsync login`"
 
 
 # --- storage (signed URLs) ------------------------------------------------------------------------------------------
 
 
 class StorageError(DcsyncError):
-    """A download from the file store failed. Its URL is never part of the message."""
+    """A download from Autodesk's object storage failed. The message never contains the signed URL."""
 
     code = "S-STORAGE"
     scope = Scope.FILE
     transient = True
-    hint = "nothing to do: dcsync tries again by itself with a new URL"
+    hint = "you need not do anything: the next run downloads the file with a new URL"
 
 
 class StorageUnreachable(StorageError):
-    """The connection failed, broke, or timed out."""
+    """The connection failed, broke or timed out."""
 
     code = "S-NETWORK"
 
 
 class StorageRefused(StorageError):
-    """400 or 403: the URL expired or is not accepted. A new URL is the answer, never a new login."""
+    """400 or 403: the URL has expired or is not accepted. The cure is a new URL, never a new sign-in."""
 
     code = "S-REFUSED"
 
 
 class StorageFault(StorageError):
-    """5xx or any other status that is no answer to a GET."""
+    """5xx, or another status that does not answer a GET."""
 
     code = "S-SERVER"
 
@@ -372,77 +382,78 @@ class TooSlow(StorageError):
 
 
 class ContentChanged(StorageError):
-    """The file is not the one whose beginning is on disk (412, another ETag, a wrong Content-Range)."""
+    """The file at Autodesk differs from the partial download (412, a different ETag or Content-Range)."""
 
     code = "S-CHANGED"
 
 
 class RangeIgnored(StorageError):
-    """The file store does not give parts of a file, so its archive cannot be read from the end."""
+    """The storage does not deliver parts of a file, so dcsync cannot read the ZIP's central directory alone."""
 
     code = "S-RANGE"
     transient = False
 
 
 class SizeMismatch(StorageError):
-    """The bytes that came are fewer or more than the listing says."""
+    """The downloaded file is shorter or longer than the data listing says."""
 
     code = "F-SIZE"
     poison = True
-    hint = "the extract on the server may be damaged; if it stays so, run the data request again"
+    hint = "the extract at Autodesk may be damaged. If the error persists, run the data request again"
 
 
 class ChecksumMismatch(StorageError):
-    """CRC32 or MD5 of the bytes differ from what the server promised."""
+    """The CRC32 or MD5 of the downloaded bytes differs from the one that Autodesk gave."""
 
     code = "F-CHECKSUM"
     poison = True
-    hint = "the extract on the server may be damaged; if it stays so, run the data request again"
+    hint = "the extract at Autodesk may be damaged. If the error persists, run the data request again"
 
 
 class UnsafeUrl(StorageError):
-    """A signed URL points where dcsync must not go."""
+    """A signed URL points to a host that dcsync must not contact."""
 
     code = "S-UNSAFE"
     transient = False
     poison = True
-    hint = "if that host is meant, add it to api.allow_storage_hosts"
+    hint = "if you know and trust that host, add it to api.allow_storage_hosts"
 
 
-# --- what the server lists ------------------------------------------------------------------------------------------
+# --- data listings --------------------------------------------------------------------------------------------------
 
 
 class BadListing(DcsyncError):
-    """A data listing that cannot be mirrored as it is."""
+    """A data listing that cannot be mirrored: malformed, empty or contradictory."""
 
     code = "L-LISTING"
     transient = True
     poison = True
-    hint = "if it stays so, run the data request again"
+    hint = "if the error persists, run the data request again in Autodesk's Data Connector"
 
 
 class ExtractMissing(DcsyncError):
-    """The listing of a complete job is not there (404)."""
+    """Autodesk has no data listing for a complete job (404)."""
 
     code = "L-MISSING"
     transient = True
-    hint = "dcsync looks again for a day; after that, run the data request again"
+    hint = "dcsync retries for one day. If the data listing is still missing then, run the data request again"
 
 
 class JobBug(DcsyncError):
-    """An unforeseen exception in one job: a bug, which must not hold up the other jobs."""
+    """An unexpected exception in one job: a bug, which must not stop the other jobs."""
 
     code = "D-BUG"
     exit_status = ExitStatus.BUG
     poison = True
-    hint = "please report it with the lines of the log; an update may mend it, then dcsync sync --job ID"
+    hint = "please report this bug with the traceback in the log. After an update, stop the daemon and run "
+    hint += "dcsync sync --job ID"
 
 
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 
 class DiskError(DcsyncError):
-    """The mirror's file system did not do what was asked."""
+    """An operation on the mirror's file system failed."""
 
     code = "F-DISK"
     scope = Scope.RUN
@@ -450,67 +461,74 @@ class DiskError(DcsyncError):
 
 
 class DiskFull(DiskError):
-    """No space, or not enough to start."""
+    """The disk is full, or has too little space to begin."""
 
     code = "F-SPACE"
     scope = Scope.JOB
-    hint = "free space on that disk; dcsync goes on by itself"
+    hint = "free some space on that disk. The next run resumes automatically"
 
 
 class InodesExhausted(DiskError):
-    """No free inodes."""
+    """The disk has too few free inodes."""
 
     code = "F-INODES"
     scope = Scope.JOB
-    hint = "free inodes (delete files, or a file system with more inodes); dcsync goes on by itself"
+    hint = "delete small files on that disk, or use a file system with more inodes. The next run resumes automatically"
 
 
 class DiskReadOnly(DiskError):
     """The file system is read-only."""
 
     code = "F-READONLY"
-    hint = "remount it read-write; check the kernel log for disk errors"
+    hint = "check the kernel log for disk errors, then remount the file system read-write"
 
 
 class DiskDenied(DiskError):
-    """The user that runs dcsync may not write here."""
+    """The user that runs dcsync has no permission for this file or folder."""
 
     code = "F-PERM"
     transient = False
-    hint = "give the user that runs dcsync the right to write there"
+    hint = "give the user that runs dcsync read and write permission for that path"
 
 
 class DiskFault(DiskError):
-    """An I/O error: what was being written counts as lost and is fetched again."""
+    """An I/O error. The file being written counts as lost and is downloaded again."""
 
     code = "F-IO"
-    hint = "check the disk and the kernel log; dcsync goes on by itself when writing works again"
+    hint = "check the disk and the kernel log. The next run resumes automatically once the disk works again"
 
 
 class MirrorError(DcsyncError):
-    """The mirror's root is not in a state to be written to."""
+    """The mirror's root folder cannot be used."""
 
     code = "M-MIRROR"
     scope = Scope.RUN
 
 
+#: The role of a lock's holder that is the daemon (`dcsync run`).
+DAEMON_ROLE = "run"
+
+
 class MirrorLocked(MirrorError):
-    """Another dcsync holds the mirror or the state folder."""
+    """Another dcsync process uses the mirror or the state folder."""
 
     code = "M-LOCKED"
     exit_status = ExitStatus.LOCKED
-    hint = "wait for it to end, or stop it; `dcsync status` works meanwhile"
+    hint = "wait until that process ends. `dcsync status` and `dcsync verify` work at any time"
 
     def __init__(
         self, message: str, *, pid: int | None = None, role: str | None = None, hint: str | None = None
     ) -> None:
+        if hint is None and role == DAEMON_ROLE:
+            # A daemon does not end on its own, so waiting would not help.
+            hint = "stop the daemon first: systemctl stop dcsync. `dcsync status` and `dcsync verify` work at any time"
         super().__init__(message, hint=hint)
         self.pid = pid
         self.role = role
 
 
 class MirrorNotMounted(MirrorError):
-    """The manifest knows snapshots, but the root has no instance marker."""
+    """The manifest knows snapshots, but the root has no `.dcsync/instance`: its disk may not be mounted."""
 
     code = "M-UNMOUNTED"
     exit_status = ExitStatus.UNSAFE
@@ -519,16 +537,16 @@ class MirrorNotMounted(MirrorError):
 
 
 class MirrorMissing(MirrorError):
-    """The mirror's root is not there: its disk may not be mounted."""
+    """The mirror's root folder does not exist: its disk may not be mounted."""
 
     code = "M-MISSING"
-    hint = "mount its disk, or create the folder if this is a new mirror"
+    hint = "mount the mirror's disk, or create the folder if this is a new mirror"
     exit_status = ExitStatus.UNSAFE
     safe = "nothing was written"
 
 
 class MirrorForeign(MirrorError):
-    """The root belongs to another instance of dcsync."""
+    """The mirror's root belongs to another instance of dcsync."""
 
     code = "M-FOREIGN"
     exit_status = ExitStatus.UNSAFE
@@ -536,7 +554,7 @@ class MirrorForeign(MirrorError):
 
 
 class MassChange(MirrorError):
-    """So much has vanished at once that a mistake is likelier than an intention."""
+    """Too many snapshots are affected at once: a mistake is more likely than intent."""
 
     code = "M-MASS"
     exit_status = ExitStatus.UNSAFE
@@ -544,7 +562,7 @@ class MassChange(MirrorError):
 
 
 class MirrorTampered(MirrorError):
-    """Something in the tree is not what dcsync put there (a symlink instead of a folder, say)."""
+    """Something other than dcsync changed the mirror, for example replaced a folder with a symlink."""
 
     code = "M-TAMPERED"
     scope = Scope.JOB
@@ -560,16 +578,16 @@ class ManifestError(DcsyncError):
     code = "D-MANIFEST"
     scope = Scope.RUN
     transient = True
-    hint = "check state.dir: space, permissions, disk"
+    hint = "check the free space, the permissions and the disk of state.dir"
 
 
 class ManifestNewer(ManifestError):
-    """The manifest was written by a newer dcsync."""
+    """A newer version of dcsync wrote the manifest."""
 
     code = "D-NEWER"
     exit_status = ExitStatus.USAGE
     transient = False
-    hint = "run the newer dcsync, or restore the manifest that belongs to this one"
+    hint = "use that version of dcsync, or restore a manifest that this version wrote"
 
 
 class ManifestCorrupt(ManifestError):
@@ -578,50 +596,52 @@ class ManifestCorrupt(ManifestError):
     code = "D-CORRUPT"
     exit_status = ExitStatus.UNSAFE
     transient = False
-    hint = "dcsync rebuild sets it aside and makes it anew from the tree; every command that writes does so by itself"
+    hint = "`dcsync sync` and the daemon rebuild it from the mirror automatically. "
+    hint += "`dcsync rebuild` does so at once. The damaged file is kept under another name"
 
 
 class ManifestMissing(ManifestError):
-    """The shared database holds no manifest yet."""
+    """The shared database has no manifest yet."""
 
     code = "D-MISSING"
-    hint = "the first dcsync sync or dcsync run makes it"
+    hint = "start the daemon or run `dcsync sync`: the first run creates the manifest"
 
 
 class DatabaseUnreachable(ManifestError):
-    """The shared database does not answer, or let go of us."""
+    """The shared database does not answer, or it closed the connection."""
 
     code = "D-DATABASE"
-    hint = "see that PostgreSQL runs and can be reached from this host; dcsync goes on by itself when it answers again"
+    hint = "make sure that PostgreSQL is running and reachable from this host. The next run continues automatically"
 
 
 class DatabaseBusy(ManifestError):
-    """Others hold what is needed of the shared database for too long."""
+    """Another connection held a lock of the shared database for too long."""
 
     code = "D-BUSY"
-    hint = "dcsync tries again; if it stays, look for a transaction that does not end (pg_stat_activity)"
+    hint = "dcsync retries. If the error persists, look in pg_stat_activity for a transaction that does not end"
 
 
 class DatabaseRefused(ManifestError):
-    """The shared database does not accept the role, its password, or what it asks for."""
+    """The shared database rejects the user or the password, or the user lacks a permission."""
 
     code = "D-REFUSED"
     exit_status = ExitStatus.USAGE
     transient = False
-    hint = "check user and password (PGPASSWORD, ~/.pgpass, or state.manifest as env: or file:) and the role's rights"
+    hint = "check the user, the password (PGPASSWORD, ~/.pgpass, or state.manifest as env: or file:) and the user's "
+    hint += "permissions in PostgreSQL"
 
 
 class Fenced(DcsyncError):
-    """Another host has taken this job up meanwhile: what was done here is not recorded."""
+    """Another host has taken over this job. This host's work on it is not recorded."""
 
     code = "D-FENCED"
     transient = True
-    safe = "the other host does the job; nothing is done twice"
-    hint = "nothing: this happens to a host that was paused or cut off for a while"
+    safe = "the other host completes the job, and nothing is published twice"
+    hint = "you need not do anything: this happens when a host was paused or disconnected for a while"
 
 
 class IllegalTransition(DcsyncError):
-    """A job was to go to a state that its state does not lead to: a bug, kept from doing harm."""
+    """A job was about to make a transition that the table of states does not have: a bug, and it is refused."""
 
     code = "D-STATE"
     exit_status = ExitStatus.BUG
@@ -629,8 +649,8 @@ class IllegalTransition(DcsyncError):
 
 def every_error() -> Iterator[type[DcsyncError]]:
     """Yield every class of the tree."""
-    waiting: list[type[DcsyncError]] = [DcsyncError]
-    while waiting:
-        kind = waiting.pop()
+    remaining: list[type[DcsyncError]] = [DcsyncError]
+    while remaining:
+        kind = remaining.pop()
         yield kind
-        waiting += kind.__subclasses__()
+        remaining += kind.__subclasses__()

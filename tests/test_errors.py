@@ -1,4 +1,4 @@
-"""The tree of errors: codes that stay, statuses, and words an operator can act on."""
+"""The tree of errors: stable codes, exit statuses, and hints that an operator can follow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcsync import errors
 from dcsync.errors import ConfigError, ConfigInvalid, ConfigMistake, DcsyncError, ExitStatus, Scope
 from dcsync.log import redact
 
-#: Written by hand, so that no change goes unnoticed: operators have codes and statuses in scripts, and scopes decide
+#: Written by hand, so that no change goes unnoticed: operators use codes and statuses in scripts, and scopes decide
 #: what a run still mirrors. Class, code, scope, exit status, and whether a retry helps or the content is bad.
 TABLE = """
     BadAnswer                A-ANSWER    job      3 transient
@@ -79,7 +79,7 @@ TABLE = """
     TokenUndecided           T-UNDECIDED run      3 transient
     WrongUser                T-USER      run      2
 """
-#: Leaves whose hint depends on the case, so that the one who raises gives it.
+#: Leaves whose hint depends on the case, so the code that raises them gives it.
 HINT_BY_CASE = {"IllegalTransition", "MassChange", "MirrorForeign", "MirrorTampered"}
 
 
@@ -89,7 +89,7 @@ def tree(top: type[DcsyncError] = DcsyncError) -> Iterator[type[DcsyncError]]:
         yield from tree(below)
 
 
-#: Of ours: a test may make one of its own.
+#: Only dcsync's own classes: a test may define another one.
 ALL = sorted({kind for kind in tree() if kind.__module__.startswith("dcsync.")}, key=lambda kind: kind.__name__)
 LEAVES = [kind for kind in ALL if not kind.__subclasses__()]
 every_error = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
@@ -102,7 +102,7 @@ def make(kind: type[DcsyncError]) -> DcsyncError:
     return kind("the file x is wrong")
 
 
-def test_every_error_is_as_the_table_says() -> None:
+def test_every_error_matches_the_table() -> None:
     expected = [line.split() for line in TABLE.strip().splitlines()]
     flags = ("transient", "poison")
 
@@ -120,7 +120,7 @@ def test_every_error_is_as_the_table_says() -> None:
     assert len(expected) == len(ALL)
 
 
-def test_the_statuses_are_those_of_the_readme() -> None:
+def test_the_exit_statuses_are_those_of_the_readme() -> None:
     assert sorted(ExitStatus) == [0, 1, 2, 3, 11, 12, 13, 14, 130]
 
 
@@ -133,7 +133,7 @@ def test_an_account_stops_at_an_error_that_its_other_jobs_would_meet_too() -> No
     }
 
 
-def test_only_what_the_file_store_did_concerns_a_single_file() -> None:
+def test_only_storage_errors_have_the_scope_of_a_file() -> None:
     """Fetching catches `StorageError` file by file, so the scope and the family must stay the same."""
     assert {kind for kind in ALL if kind.scope is Scope.FILE} == set(tree(errors.StorageError))
 
@@ -150,7 +150,7 @@ def test_no_field_of_an_error_can_change(kind: type[DcsyncError]) -> None:
     assert vars(error) == before
 
 
-def test_an_error_under_another_message_keeps_its_class_fields_and_traceback() -> None:
+def test_an_error_with_another_message_keeps_its_class_fields_and_traceback() -> None:
     with pytest.raises(errors.ApiFault) as caught:
         raise errors.ApiFault("busy", status=503, hint="wait", retry_after_s=2.0)
 
@@ -163,7 +163,7 @@ def test_an_error_under_another_message_keeps_its_class_fields_and_traceback() -
     assert (str(caught.value), caught.value.message) == ("busy", "busy")
 
 
-def test_python_may_still_note_where_an_error_went() -> None:
+def test_python_can_still_set_a_traceback_and_add_notes() -> None:
     error = errors.NotFound("x")
 
     error.__traceback__ = None
@@ -172,14 +172,14 @@ def test_python_may_still_note_where_an_error_went() -> None:
     assert error.__notes__ == ["seen twice"]
 
 
-def test_no_two_errors_share_a_code_but_an_invalid_configuration_and_its_family() -> None:
+def test_codes_are_unique_except_that_an_invalid_configuration_has_its_parent_s() -> None:
     shared = {code for code, times in Counter(kind.code for kind in ALL).items() if times > 1}
 
     assert shared == {"C-CONFIG"}
     assert issubclass(ConfigInvalid, ConfigError)
 
 
-def test_all_of_them_stand_in_one_module() -> None:
+def test_one_module_has_every_error() -> None:
     assert {kind.__module__ for kind in ALL} == {errors.__name__}
     assert {name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)} == {
         kind.__name__ for kind in ALL
@@ -200,7 +200,7 @@ def test_a_leaf_has_a_hint_unless_each_case_needs_its_own(kind: type[DcsyncError
 
 
 @every_error
-def test_an_error_can_be_made_and_is_one_line(kind: type[DcsyncError]) -> None:
+def test_an_error_is_one_line(kind: type[DcsyncError]) -> None:
     error = make(kind)
 
     assert str(error) == error.message
@@ -209,30 +209,40 @@ def test_an_error_can_be_made_and_is_one_line(kind: type[DcsyncError]) -> None:
     assert error.retry_after_s is None
 
 
-def test_the_one_who_raises_may_give_a_better_hint_and_a_time() -> None:
+def test_the_code_that_raises_an_error_can_give_a_better_hint_and_a_time() -> None:
     error = errors.RateLimited("429", status=429, hint="wait", retry_after_s=30.0)
 
     assert (error.advice, error.retry_after_s, error.status) == ("wait", 30.0, 429)
     assert errors.RateLimited("429", hint="").advice == ""
 
 
-def test_an_invalid_configuration_has_a_line_for_each_problem() -> None:
-    problems = (
+def test_an_invalid_configuration_has_a_line_for_each_mistake() -> None:
+    mistakes = (
         ConfigMistake(file="c.toml", line=3, key="mirror.root", message="is missing"),
         ConfigMistake(file="c.toml", line=None, key="auth", message="is missing"),
         ConfigMistake(file="c.toml", line=9, key="", message="not valid TOML"),
     )
 
-    error = ConfigInvalid(problems)
+    error = ConfigInvalid(mistakes)
 
     assert str(error).split("\n") == [
         "c.toml:3: mirror.root: is missing",
         "c.toml: auth: is missing",
         "c.toml:9: not valid TOML",
     ]
-    assert error.mistakes == problems
+    assert error.mistakes == mistakes
+
+
+def test_a_lock_of_a_daemon_says_how_to_stop_it() -> None:
+    """A daemon does not end on its own, so "wait" is not a hint."""
+    daemon = errors.MirrorLocked("another dcsync uses the mirror", pid=9057, role="run")
+    command = errors.MirrorLocked("another dcsync uses the mirror", pid=9057, role="sync")
+
+    assert daemon.advice.startswith("stop the daemon first: systemctl stop dcsync")
+    assert command.advice == errors.MirrorLocked.hint
+    assert errors.MirrorLocked("x", role="run", hint="ask").advice == "ask"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.transient], ids=lambda kind: kind.__name__)
-def test_what_may_pass_by_itself_asks_for_another_run(kind: type[DcsyncError]) -> None:
+def test_a_transient_error_asks_for_another_run(kind: type[DcsyncError]) -> None:
     assert kind.exit_status is ExitStatus.INCOMPLETE

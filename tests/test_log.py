@@ -111,7 +111,7 @@ both_forms = pytest.mark.parametrize("form", ["json", "console"])
         ("x eyJhbGciOi.eyJzdWIiOi.abc-_1 y", "x … y"),
         ('{"refresh_token": "abc", "expires_in": 3599}', '{"refresh_token": "…", "expires_in": 3599}'),
         ("refresh_token=abc&scope=data:read", "refresh_token=…&scope=data:read"),
-        ("the refresh token was not spent", "the refresh token was not spent"),
+        ("the refresh token was not used", "the refresh token was not used"),
         ("basic of the bearer is fine", "basic of the bearer is fine"),
         ("T-CLIENT: status code 401", "T-CLIENT: status code 401"),
         ("admin_users.csv 120 bytes", "admin_users.csv 120 bytes"),

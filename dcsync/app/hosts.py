@@ -11,16 +11,13 @@ from pathlib import Path
 from dcsync import __version__
 from dcsync.app.state_dir import HOST_NAME, host_name, read_text, write_text
 from dcsync.core.model import AccountName, JobId
-from dcsync.errors import ManifestError, MirrorLocked
+from dcsync.errors import DAEMON_ROLE, ManifestError, MirrorLocked
 from dcsync.manifest import SqlManifest
 from dcsync.manifest.claims import Ticket, take
 from dcsync.manifest.hosts import Host, Hosts
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.peers import Held
 from dcsync.tasks import DiskThreads
-
-#: The role under which several hosts work side by side.
-DAEMON = "run"
 
 
 async def known_hosts(manifest: SqlManifest) -> Sequence[Host]:
@@ -33,7 +30,7 @@ def at_work(others: Sequence[Host]) -> MirrorLocked:
     names = ", ".join(sorted({host.name for host in others}))
     message = f"daemons on the same manifest are at work: {names}"
     hint = "they do what is due by themselves; dcsync status shows them. For this command, stop them"
-    return MirrorLocked(message, pid=None, role=DAEMON, hint=hint)
+    return MirrorLocked(message, pid=None, role=DAEMON_ROLE, hint=hint)
 
 
 class SeveralHosts:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import structlog
 
-from dcsync.app.hosts import DAEMON, SeveralHosts, at_work, known_hosts, register
+from dcsync.app.hosts import SeveralHosts, at_work, known_hosts, register
 from dcsync.app.state_dir import (
     INSTANCE_NAME,
     LOCK_NAME,
@@ -26,7 +26,7 @@ from dcsync.app.state_dir import (
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.database import Database
-from dcsync.errors import ManifestError, ManifestMissing
+from dcsync.errors import DAEMON_ROLE, ManifestError, ManifestMissing
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root
@@ -94,7 +94,7 @@ async def open_held_mirror(
         turn = await stack.enter_async_context(AsyncExitStack())
         await turn.enter_async_context(_turn_to_open(manifest, clock))
         others = [host for host in await known_hosts(manifest) if host.is_alive]
-        shared = manifest.is_shared and state.role == DAEMON
+        shared = manifest.is_shared and state.role == DAEMON_ROLE
         if others and not shared:
             raise at_work(others)
         stack.enter_context(locked(root, role=state.role, shared=shared))

@@ -1,4 +1,4 @@
-"""A calendar of snapshots: months of weeks of days, newest month first. Pure."""
+"""A calendar of snapshots: months of weeks of days, the newest month first. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Mark(StrEnum):
-    """What a day shows; of several, the one further down here."""
+    """The mark of a day. If a day has several, it shows the one that is last in this list."""
 
     PRUNED = "pruned"
     SNAPSHOT = "snapshot"
@@ -21,7 +21,7 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something of a day: a snapshot, or the lack of one. `target` is where its link leads, if anywhere."""
+    """A snapshot, or a lost one, on its day. `target` is the address of its link, if it has one."""
 
     day: date
     mark: Mark
@@ -31,7 +31,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
-    """A day of the calendar. `count` is how many snapshots it has."""
+    """A day of the calendar. `count` is the number of its snapshots."""
 
     number: int
     mark: Mark | None = None
@@ -42,7 +42,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Month:
-    """Weeks from Monday to Sunday; None stands for a day of another month."""
+    """Weeks from Monday to Sunday. None is a day of another month."""
 
     year: int
     name: str
@@ -53,7 +53,7 @@ _ORDER = list(Mark)
 
 
 def months(events: Sequence[Event]) -> tuple[Month, ...]:
-    """Return the months that have an event, newest first. Events are in order of time: a day leads to its newest."""
+    """Return the months that have an event, newest first. Events are in order of time. A day links to its newest."""
     by_day: defaultdict[date, list[Event]] = defaultdict(list)
     for event in events:
         by_day[event.day].append(event)
@@ -76,16 +76,16 @@ def _month(year: int, month: int, by_day: dict[date, list[Event]]) -> Month:
 def _day(number: int, events: Sequence[Event]) -> Day:
     if not events:
         return Day(number=number)
-    primary_error = max(events, key=lambda event: _ORDER.index(event.mark))
+    shown = max(events, key=lambda event: _ORDER.index(event.mark))
     targets = [event.target for event in events if event.target is not None]
     return Day(
         number=number,
-        mark=primary_error.mark,
+        mark=shown.mark,
         target=targets[-1] if targets else None,
-        words="; ".join(event.words for event in events[-_SAID:]),
+        words="; ".join(event.words for event in events[-_MOST_WORDS:]),
         count=sum(event.mark in {Mark.SNAPSHOT, Mark.WARNED} for event in events),
     )
 
 
-#: 24 jobs a day is the API's limit; a tooltip of so many lines is no help.
-_SAID = 3
+#: The API allows 24 jobs per day, which would be too many lines for a tooltip.
+_MOST_WORDS = 3

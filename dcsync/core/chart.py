@@ -1,4 +1,4 @@
-"""A line over time as the numbers of an inline SVG: no library draws it, and none is needed to look at it. Pure."""
+"""A line chart as the numbers of an inline SVG, which needs no library to be drawn or viewed. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 WIDTH = 600
 HEIGHT = 120
-#: More than this many points say nothing more at this width: of each stretch, the least and the most are kept.
+#: At this width more points show nothing more. A longer series keeps the minimum and the maximum of each stretch.
 MOST_POINTS = 240
 _EDGE = 4
 
@@ -18,7 +18,7 @@ SPARK_HEIGHT = 22
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A value at a time."""
+    """A value at one time."""
 
     at: datetime
     value: int
@@ -26,7 +26,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """The drawing of points, from zero up to the most: a line and the area below it."""
+    """A line and the area below it, from zero to the maximum."""
 
     line: str
     area: str
@@ -37,7 +37,7 @@ class Chart:
 
 
 def chart(points: Sequence[Point], *, width: int = WIDTH, height: int = HEIGHT) -> Chart | None:
-    """Draw points, which are in order of time; None when there are fewer than two: that is no course."""
+    """Return the chart of points in order of time. None for fewer than two points, which are not a line."""
     if len(points) < 2:
         return None
     kept = _thinned(points)
@@ -48,7 +48,7 @@ def chart(points: Sequence[Point], *, width: int = WIDTH, height: int = HEIGHT) 
             _EDGE
             + (width - 2 * _EDGE)
             * ((point.at - start).total_seconds() / span if span > 0 else index / (len(kept) - 1)),
-            # From zero: a chart that begins elsewhere makes a landslide of every pebble.
+            # From zero: a chart that starts elsewhere makes a landslide of every pebble.
             height - _EDGE - (height - 2 * _EDGE) * (point.value / most if most > 0 else 0.0),
         )
         for index, point in enumerate(kept)
@@ -66,7 +66,7 @@ def chart(points: Sequence[Point], *, width: int = WIDTH, height: int = HEIGHT) 
 
 
 def spark(values: Sequence[int]) -> str:
-    """Return the points of a small line without an axis; empty when there are fewer than two values."""
+    """Return the points of a small line without an axis. Empty for fewer than two values."""
     if len(values) < 2:
         return ""
     most = max(*values, 1)
@@ -78,7 +78,7 @@ def spark(values: Sequence[int]) -> str:
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
-    """Return at most about `MOST_POINTS`, the first, the last, and every extreme among them."""
+    """Return about `MOST_POINTS` points at most: the first, the last, and the extremes of each stretch."""
     if len(points) <= MOST_POINTS:
         return points
     per_stretch = -(-len(points) // (MOST_POINTS // 2))

@@ -1,4 +1,4 @@
-"""Two snapshots side by side: tables, columns, rows, bytes. Pure."""
+"""The differences between two snapshots: tables, columns, rows, bytes. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dcsync.core.table import ColumnChange, columns_between, is_table
 
 
 class Fate(StrEnum):
-    """What became of a file from one snapshot to the other."""
+    """How a file changed from one snapshot to the other."""
 
     ADDED = "added"
     REMOVED = "removed"
@@ -21,7 +21,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDiff:
-    """One file, by the server's name. `None` stands for what is not there, or of which nothing is known."""
+    """One file, by Autodesk's name. A value is None if a snapshot does not have the file, or it is not known."""
 
     name: str
     fate: Fate
@@ -33,7 +33,7 @@ class FileDiff:
 
     @property
     def rows_more(self) -> int | None:
-        """How many rows there are more now; negative when they are fewer."""
+        """The change of the row count. Negative if there are fewer rows."""
         if self.rows_before is None or self.rows_after is None:
             return None
         return self.rows_after - self.rows_before
@@ -41,11 +41,11 @@ class FileDiff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotDiff:
-    """What differs between two snapshots: tables, and the files that are none. Ordered by name."""
+    """The differences between two snapshots: tables and other files, ordered by name."""
 
     tables: tuple[FileDiff, ...]
     others: tuple[FileDiff, ...]
-    #: Tables and other files that are the same in both.
+    #: The number of tables and other files that are equal in both.
     unchanged: int
     rows_before: int
     rows_after: int
@@ -70,7 +70,7 @@ def compare(before: Sequence[StoredFile], after: Sequence[StoredFile]) -> Snapsh
 
 
 def total_rows(files: Iterable[StoredFile]) -> int | None:
-    """Return the rows of all tables whose rows are known; None when those of none are."""
+    """Return the sum of all known row counts. None if no table has one."""
     counts = [stored.table.rows for stored in files if stored.table is not None and stored.table.rows is not None]
     return sum(counts) if counts else None
 

@@ -1,4 +1,4 @@
-"""Events: what hooks and notifications are sent, each once. Pure."""
+"""The events that dcsync sends to hooks and notifications, each once. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcsync.core.wire import time_json
 
 
 class EventKind(StrEnum):
-    """What hooks and notifications are for (`on` of the configuration)."""
+    """The kinds of events that a hook or a notification can choose (`on` in the configuration)."""
 
     SNAPSHOT = "snapshot"
     FAILURE = "failure"
@@ -21,13 +21,13 @@ class EventKind(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> EventKind | None:
-        # What 0.1 called it: in older manifests, and in configurations for one more version.
+        # The name in version 0.1. Older manifests have it, and configurations may have it for one more version.
         return cls.ALERT if value == "attention" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened. `account` is empty for the whole mirror."""
+    """One event. `account` is empty if it concerns the whole mirror."""
 
     kind: EventKind
     account: str
@@ -39,7 +39,7 @@ class Event:
     data: Mapping[str, Json] = field(default_factory=dict)
 
     def json(self) -> dict[str, Json]:
-        """Return what a hook reads on its standard input; the keys are stable."""
+        """Return the JSON that a hook reads on its standard input. The keys are stable."""
         return {
             "event": self.kind.value,
             "account": self.account,

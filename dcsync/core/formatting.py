@@ -1,4 +1,4 @@
-"""Figures as people read them. Pure."""
+"""Sizes, ages and counts as text. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 
 def size_text(size: float) -> str:
-    """Return a size as people read it."""
+    """Return a size in the largest unit in which it is at least 1."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -15,7 +15,7 @@ def size_text(size: float) -> str:
 
 
 def age_text(moment: datetime | None, now: datetime) -> str:
-    """Return how long ago a time was."""
+    """Return the age of a time."""
     if moment is None:
         return "never"
     past = max(now - moment, timedelta(0))
@@ -29,5 +29,5 @@ def age_text(moment: datetime | None, now: datetime) -> str:
 
 
 def count_text(number: int | None) -> str:
-    """Return a count with its thousands apart."""
+    """Return a count with thousands separators."""
     return "-" if number is None else f"{number:,}"

@@ -1,7 +1,7 @@
-"""When the next extract is due, and whether it is late: from a request's schedule and its past jobs. Pure.
+"""When the next extract is due, and whether it is overdue. Pure.
 
-What `effectiveFrom` means to the minute is not documented, so the past says how long after its slot a job is queued,
-and how long it takes.
+Both follow from the data request's schedule and its past jobs. Autodesk does not document `effectiveFrom` to the
+minute, so past jobs show how long after its slot a job is queued, and how long it takes.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from enum import StrEnum
 
 from dcsync.core.model import DataRequest, Job, JobPhase
 
-#: How many of the newest jobs tell what is usual.
+#: The number of newest jobs from which the usual times are taken.
 _RECENT = 7
-#: Before there is a past: an extract took 5 to 40 minutes where somebody looked.
+#: The assumption without past jobs. Observed extracts took 5 to 40 minutes.
 _FIRST_DURATION = timedelta(minutes=40)
-#: An extract is called late only after this long, or half of its usual duration if that is longer.
+#: An extract is overdue only after this long, or after half of its usual duration if that is longer.
 _GRACE = timedelta(hours=1)
-#: A job may be queued a little before its slot: clocks differ.
+#: A job may be queued a little before its slot, because clocks differ.
 _EARLY = timedelta(minutes=30)
-#: A job from further ahead than this tells nothing.
+#: A job that was created further in the future than this is ignored: its clock was wrong.
 _AHEAD = timedelta(days=1)
-#: From when it is due on, it is looked for more often, for this long.
+#: How long dcsync polls more often after an extract is due.
 _WATCH = timedelta(hours=2)
-#: How often at most, whatever the interval.
+#: The shortest interval between these polls, whatever the configured one.
 _DENSE_MIN = timedelta(minutes=2)
 _DENSE_SHARE = 5
-#: Numbers and years beyond these are no schedule, and past what a date can hold.
+#: Numbers and years beyond these are not a schedule, and exceed the range of a date.
 _MOST_TIMES = 1000
 _LAST_YEAR = 9000
 
@@ -38,41 +38,41 @@ _MONTHS = {"MONTH": 1, "YEAR": 12}
 
 
 class Stage(StrEnum):
-    """Where the extract of a slot stands."""
+    """The progress of a slot's extract."""
 
-    #: Its time has not come.
+    #: The slot is in the future.
     UPCOMING = "upcoming"
-    #: Its time has come, and it may still take as long as it usually does.
+    #: The extract is expected, and has not yet taken longer than usual.
     DUE = "due"
-    #: There is no job for it, long after there should be.
+    #: The extract is overdue, and Autodesk has no job for it.
     LATE = "late"
-    #: There is a job for it, which takes far longer than usual.
+    #: The extract is overdue, and its job is still running.
     SLOW = "slow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """The next extract of a request: when its job is usually queued, and when it should be there."""
+    """The next extract of a data request: when its job is usually queued, and when the extract should be complete."""
 
     queued_at: datetime
     due_at: datetime
     stage: Stage
 
     def late_by(self, now: datetime) -> timedelta:
-        """Return how long after its time it is, not negative."""
+        """Return how long the extract is overdue, never negative."""
         return max(now - self.due_at, timedelta(0))
 
 
 def expect(request: DataRequest, jobs: Sequence[Job], now: datetime) -> Expectation | None:
-    """Return what to expect of a request, given its jobs in any order.
+    """Return the next extract of a data request, given its jobs in any order.
 
-    None for one that runs once, is inactive or over, or whose schedule is not known.
+    None for a data request that runs once, is inactive, has ended, or has an unknown schedule.
     """
     if request.is_active is False or (request.effective_to is not None and request.effective_to <= now):
         return None
-    # A time far ahead of now is of a clock that is wrong.
+    # A time far in the future comes from a wrong clock.
     known = [(job.created_at, job) for job in jobs if job.created_at is not None and job.created_at < now + _AHEAD]
-    # By the id where several were queued at once: the same ones are recent, whatever the order they come in.
+    # Jobs that were queued at the same time are ordered by ID, so that the result does not depend on their order.
     past = sorted(known, key=lambda pair: (pair[0], pair[1].id))
     recent = [job for _, job in past[-_RECENT:]]
     offset, usual = _usual_offset(request, recent), _usual_duration(recent)
@@ -93,7 +93,7 @@ def expect(request: DataRequest, jobs: Sequence[Job], now: datetime) -> Expectat
 def next_poll(expectations: Sequence[Expectation], now: datetime, interval: timedelta) -> timedelta:
     """Return how long to wait until the next poll: the interval, or less when an extract is due.
 
-    A poll that finds nothing costs one call, so looking every few minutes for two hours costs about 40.
+    A poll that finds nothing new costs one call, so polling every few minutes for two hours costs about 40 calls.
     """
     dense = max(interval / _DENSE_SHARE, min(_DENSE_MIN, interval))
     wait = interval
@@ -120,7 +120,7 @@ def _usual_duration(jobs: Sequence[Job]) -> timedelta:
 
 
 def _usual_offset(request: DataRequest, jobs: Sequence[Job]) -> timedelta:
-    """Return how long after its slot a job is usually queued; a median, so that one started by hand does not count."""
+    """Return how long after its slot a job is usually queued. A median ignores a job that was started by hand."""
     offsets = []
     for job in jobs:
         slot = None if job.created_at is None else _slot_before(request, job.created_at + _EARLY)
@@ -135,7 +135,7 @@ def _middle(spans: Sequence[timedelta]) -> timedelta:
 
 
 def _step(request: DataRequest) -> tuple[int, int] | None:
-    """Return the schedule's step in months and days; None for a request that runs once, or in some other way."""
+    """Return the schedule's step in months and days. None for a data request that runs once or in an unknown way."""
     interval, first = (request.schedule_interval or "").upper(), request.effective_from
     times = max(request.recurring_interval or 1, 1)
     if times > _MOST_TIMES or (first is not None and first.year > _LAST_YEAR):
@@ -148,7 +148,7 @@ def _step(request: DataRequest) -> tuple[int, int] | None:
 
 
 def _slot_before(request: DataRequest, moment: datetime) -> datetime | None:
-    """Return the last slot at or before a moment; None before the first one, or without a schedule."""
+    """Return the last slot at or before a moment. None before the first slot, or without a schedule."""
     step, first = _step(request), request.effective_from
     if step is None or first is None or moment < first:
         return None
@@ -161,7 +161,7 @@ def _slot_before(request: DataRequest, moment: datetime) -> datetime | None:
 
 
 def _slot_after(request: DataRequest, slot: datetime) -> datetime:
-    """Return the slot that follows one of a request with a schedule."""
+    """Return the slot after `slot`. The data request has a schedule."""
     months, days = _step(request) or (0, 1)
     if days:
         return slot + timedelta(days=days)
@@ -171,7 +171,7 @@ def _slot_after(request: DataRequest, slot: datetime) -> datetime:
 
 
 def _months_after(first: datetime, months: int) -> datetime:
-    """Return the same day some months later; the 31st is the last day of a shorter month."""
+    """Return the same day some months later. In a shorter month, the 31st becomes the last day."""
     year, month = divmod(first.year * 12 + first.month - 1 + months, 12)
     day = min(first.day, calendar.monthrange(year, month + 1)[1])
     return first.replace(year=year, month=month + 1, day=day)

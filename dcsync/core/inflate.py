@@ -1,6 +1,7 @@
-"""One member of an archive, from its local header to its last byte, as its pieces come. Pure: bytes in, bytes out.
+"""Unpacks one ZIP entry piece by piece, from its local header to its last byte. Pure: bytes in, bytes out.
 
-Output is counted as it comes: a member that unpacks to more than it said is cut off there (FAULTS S4, S5).
+The output is counted as it appears. An entry that unpacks to more than its declared size is stopped there
+(docs/faults.md S4, S5).
 """
 
 from __future__ import annotations
@@ -14,33 +15,33 @@ from dcsync.core.ziplayout import DEFLATED, LOCAL_HEADER_SIZE, Member, ZipError,
 
 
 class Decompressor(Protocol):
-    """What zlib's and isal's objects have in common."""
+    """The interface that the objects of zlib and isal share."""
 
     @property
     def eof(self) -> bool:
-        """Whether the end of the stream was reached."""
+        """Whether the stream has ended."""
 
     @property
     def unconsumed_tail(self) -> bytes:
-        """What was not looked at because of `max_length`."""
+        """The input that was not read because of `max_length`."""
 
     @property
     def unused_data(self) -> bytes:
-        """What came after the end of the stream."""
+        """The input after the end of the stream."""
 
     def decompress(self, data: bytes, max_length: int = 0, /) -> bytes:
-        """Return up to `max_length` bytes more."""
+        """Return up to `max_length` more bytes."""
 
 
 def zlib_decompressor() -> Decompressor:
-    """Return zlib's for raw deflate."""
+    """Return zlib's decompressor for raw deflate."""
     return zlib.decompressobj(-zlib.MAX_WBITS)
 
 
 class MemberReader:
-    """Takes a member's bytes in any pieces and gives its content. Feed it from the member's offset on.
+    """Takes the bytes of a member in pieces of any size and gives its content. Feed it from the member's offset on.
 
-    `inflate` makes the decompressor: zlib's, or one that is faster.
+    `inflate` creates the decompressor: zlib's or a faster one.
     """
 
     def __init__(self, member: Member, *, inflate: Callable[[], Decompressor] = zlib_decompressor) -> None:
@@ -52,13 +53,13 @@ class MemberReader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of the content was given."""
+        """Whether all bytes of the content have been fed."""
         return self._header is None and self._left == 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give the content of the next bytes in pieces of at most 1 MiB; what follows the content is ignored.
+        """Give the content of the next bytes in pieces of at most 1 MiB. Bytes after the content are ignored.
 
-        Raises `ZipError` when the member is not what the directory said.
+        Raises `ZipError` when the member contradicts the central directory.
         """
         rest = data if self._header is None else self._skip_header(self._header, data)
         taken, self._left = rest[: self._left], self._left - min(len(rest), self._left)
@@ -66,15 +67,15 @@ class MemberReader:
             yield from self._content(bytes(taken))
 
     def finish(self) -> None:
-        """Raise `ZipError` unless the content was whole. Its CRC32 is the caller's to check."""
+        """Raise `ZipError` unless the content is complete. The caller checks the CRC32."""
         if not self.is_complete:
-            msg = "its bytes end before its content does"
+            msg = "the ZIP entry ends before its content is complete"
             raise ZipError(msg)
         if self._inflate is not None and not self._inflate.eof:
-            msg = "its compressed stream has no end"
+            msg = "the compressed data of the ZIP entry has no end"
             raise ZipError(msg)
         if self._given != self._member.size:
-            msg = f"it unpacks to {self._given} bytes, the directory says {self._member.size}"
+            msg = f"the ZIP entry unpacks to {self._given} bytes, the central directory says {self._member.size}"
             raise ZipError(msg)
 
     def _skip_header(self, header: bytearray, data: bytes) -> bytes:
@@ -94,26 +95,26 @@ class MemberReader:
                 yield self._counted(data[start : start + PIECE_SIZE])
             return
         while True:
-            # One byte more than is due, so that a stream that goes on is noticed.
+            # One byte more than expected, so that a stream that is too long is detected.
             most = min(PIECE_SIZE, self._member.size - self._given + 1)
             try:
                 out = self._inflate.decompress(data, most)
-            except Exception as error:  # noqa: BLE001 - zlib.error, and isal's own, which is another
-                msg = f"its compressed stream is damaged ({type(error).__name__})"
+            except Exception as error:  # noqa: BLE001 - zlib.error, or isal's error, which is a different class
+                msg = f"the compressed data of the ZIP entry is damaged ({type(error).__name__})"
                 raise ZipError(msg) from None
             data = self._inflate.unconsumed_tail
             if out:
                 yield self._counted(out)
             if self._inflate.eof and (data or self._left or self._inflate.unused_data):
-                msg = "its compressed stream ends before its bytes do"
+                msg = "the compressed data of the ZIP entry ends before its declared size"
                 raise ZipError(msg)
             if self._inflate.eof or (not data and len(out) < most):
-                # With less than was allowed, nothing is held back inside.
+                # The decompressor gave less than it was allowed to, so it holds nothing back.
                 return
 
     def _counted(self, out: bytes) -> bytes:
         self._given += len(out)
         if self._given > self._member.size:
-            msg = f"it unpacks to more than the {self._member.size} bytes that the directory says"
+            msg = f"the ZIP entry unpacks to more than the {self._member.size} bytes of the central directory"
             raise ZipError(msg)
         return out

@@ -1,7 +1,7 @@
-"""Where a snapshot goes below the root: the layout template, pure.
+"""The layout template, which gives the place of a snapshot below the root. Pure.
 
 A layout is a path template over `{account} {request} {project} {date:%Y/%m/%d} {time} {job}`. The leading folders that
-do not depend on the job are the request's folder: `latest` stands in it.
+do not depend on the job are the data request's folder, which contains `latest`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from datetime import UTC, datetime, tzinfo
 from dcsync.core import names
 from dcsync.core.model import AccountName, JobId
 
-#: The two layouts that have a name. Hive's `key=value` folders are what Spark, DuckDB and Athena read as columns.
+#: The two layouts that have a name. Spark, DuckDB and Athena read Hive's `key=value` folders as columns.
 NAMED_LAYOUTS = {
     "dated": "{account}/{request}/{date:%Y/%m/%d}/{time}-{job}",
     "hive": "account={account}/request={request}/date={date:%Y-%m-%d}/job={job}",
 }
 
-#: Hive readers take every folder in a partition that does not start with `_` or `.` for a partition.
+#: Hive readers treat every folder in a partition as a partition, unless its name starts with `_` or `.`.
 _HIVE_LATEST = "_latest"
 _FIELDS = ("account", "request", "project", "date", "time", "job")
 _PER_JOB = frozenset({"date", "time", "job"})
 _DATE_DIRECTIVE = re.compile(r"%[YmdjGVuHMSyb]|[A-Za-z0-9=_./-]")
-#: How much of an id is shown in a folder's name; the rest is in `_dcsync.json`.
+#: How many characters of an ID a folder's name shows. `_dcsync.json` has the whole ID.
 SHORT_ID = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A parsed template: the segments of the request's folder, and those of the snapshot below it."""
+    """A parsed template: the segments of the data request's folder, and those of the snapshot below it."""
 
     request_segments: tuple[str, ...]
     snapshot_segments: tuple[str, ...]
@@ -40,12 +40,12 @@ class Layout:
 
     @property
     def holds_one_request(self) -> bool:
-        """Whether the request's folder is that of one request, so that a `latest` in it has one meaning."""
+        """Whether the request's folder belongs to one data request, so that `latest` in it is unambiguous."""
         return any("{request}" in segment for segment in self.request_segments)
 
 
 def parse_layout(text: str) -> Layout:
-    """Parse a layout's name or template; `ValueError` says what is wrong with it."""
+    """Parse a layout's name or template. Raises `ValueError` with the mistake."""
     template = NAMED_LAYOUTS.get(text, text)
     segments = _split(template)
     used: set[str] = set()
@@ -59,7 +59,7 @@ def parse_layout(text: str) -> Layout:
         else:
             request_segments.append(segment)
     if "job" not in used:
-        msg = f"the layout {text!r} lacks {{job}}: two snapshots of a day would share a folder"
+        msg = f"the layout {text!r} lacks {{job}}: two snapshots of the same day would share a folder"
         raise ValueError(msg)
     if not request_segments:
         msg = f"the layout {text!r} must begin with a folder that does not depend on the job"
@@ -85,8 +85,8 @@ def place(
 ) -> str:
     """Return the folder of a job's snapshot, relative to the root, with `/` between components.
 
-    The day is that of the job in `zone`, never today's: a machine whose clock is wrong must not move a snapshot. A job
-    without a time goes below `undated`. Raise `id_length` when two jobs would share a folder.
+    The day is the job's completion day in `zone`, never today: a wrong clock of this machine must not move a snapshot.
+    A job without a time goes below `undated`. The caller raises `id_length` when two jobs would share a folder.
     """
     local = None if completed_at is None else _in_zone(completed_at, zone)
     values = {
@@ -102,7 +102,7 @@ def place(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
-    """What the name of a snapshot's folder tells. `job` is as much of the id as stands in it."""
+    """The facts in the path of a snapshot's folder. `job` is the part of the ID that the path has."""
 
     account: str | None
     request_slug: str | None
@@ -111,9 +111,9 @@ class Recognised:
 
 
 def recognise(layout: Layout, folder: str, zone: tzinfo = UTC) -> Recognised | None:
-    """Read a folder's path below the root back; None when it is not one that `place` gives."""
+    """Read back a folder's path below the root. None if `place` does not give such a path."""
     pattern = "/".join(_pattern(segment) for segment in (*layout.request_segments, *layout.snapshot_segments))
-    # A field may stand twice in a template; a group may not.
+    # A template may have a field twice, but a pattern may not have a group twice.
     seen: set[str] = set()
 
     def once(match: re.Match[str]) -> str:
@@ -136,30 +136,33 @@ def recognise(layout: Layout, folder: str, zone: tzinfo = UTC) -> Recognised | N
 
 
 def short_id(identifier: str, length: int = SHORT_ID) -> str:
-    """Return the first `length` characters of an id that is safe in a path, hyphens left out."""
+    """Return the first `length` characters of an ID without its hyphens, made safe for a path."""
     return names.component(identifier.replace("-", "")[:length])
 
 
 def request_slug(description: str, request_id: str) -> str:
-    """Return the request's folder name: its description in ASCII words and 8 of its id. Fixed at first sight."""
+    """Return a data request's folder name: its description in ASCII and 8 characters of its ID.
+
+    The caller fixes the name when it first sees the data request.
+    """
     words = re.sub(r"[^a-z0-9]+", "-", names.ascii_fold(description).lower()).strip("-")
-    # 60 keeps the whole name readable in a listing; the id makes it unique.
+    # 60 characters keep the name readable in `ls`. The ID makes it unique.
     stem = words[:60].strip("-") or "request"
     return f"{stem}-{short_id(request_id)}"
 
 
 def _check_sample(segments: list[str], text: str) -> None:
-    """Refuse a template whose folders are no safe components once they are put together."""
+    """Refuse a template that gives a folder with an unsafe name."""
     values = {"account": "a", "request": "r", "project": "p", "time": "120000Z", "job": "0a1b2c3d"}
     for segment in segments:
         for folder in _fill(segment, values, datetime(2026, 11, 22, 12, tzinfo=UTC)).split("/"):
             if names.component(folder) != folder or folder.startswith(".") or set(folder) <= {"."}:
-                msg = f"the layout {text!r} makes the folder {folder!r}, which is no safe name"
+                msg = f"the layout {text!r} gives the folder {folder!r}, which is not a safe name"
                 raise ValueError(msg)
 
 
 def _split(template: str) -> list[str]:
-    """Split at `/`, but not inside the braces of `{date:%Y/%m/%d}`, which then gives several folders by itself."""
+    """Split at `/`, but not inside the braces of `{date:%Y/%m/%d}`, which gives several folders when it is filled."""
     segments: list[str] = [""]
     depth = 0
     for character in template:
@@ -189,7 +192,7 @@ def _fields_of(segment: str) -> set[str]:
             continue
         if name not in _FIELDS or conversion:
             known = " ".join(f"{{{field}}}" for field in _FIELDS)
-            msg = f"the layout's field {{{name}}} is unknown; there are {known}"
+            msg = f"the layout's field {{{name}}} is unknown: the fields are {known}"
             raise ValueError(msg)
         if spec and (name != "date" or _DATE_DIRECTIVE.sub("", spec) or ".." in spec or spec.startswith("/")):
             msg = f"the layout's field {{{name}:{spec}}} has a format that is not one of %Y %m %d %j %G %V %u %H %M %S"
@@ -209,7 +212,7 @@ def _fill(segment: str, values: dict[str, str], local: datetime | None) -> str:
     return "".join(filled)
 
 
-#: What fills the fields of a template.
+#: A pattern for the content of each field of a template.
 _FIELD_PATTERNS = {
     "account": "(?P<account>[^/]+)",
     "request": "(?P<request>[^/]+)",
@@ -221,7 +224,7 @@ _DIRECTIVES = {"Y": "[0-9]{4}", "j": "[0-9]{3}", "G": "[0-9]{4}", "u": "[1-7]", 
 
 
 def _pattern(segment: str) -> str:
-    """Return a regular expression for what `_fill` makes of a segment."""
+    """Return a regular expression for the folders that `_fill` makes from a segment."""
     parts: list[str] = []
     for literal, name, spec, _ in string.Formatter().parse(segment):
         parts.append(re.escape(literal))
@@ -242,7 +245,7 @@ def _date_pattern(match: re.Match[str]) -> str:
 
 
 def _moment_of(parts: Mapping[str, str | None], zone: tzinfo) -> datetime | None:
-    """Return the time that a folder's date and time tell; None for one that is undated or not whole."""
+    """Return the time that a folder's date and time give. None if the folder is undated or lacks a part of the date."""
     year, month, day, ordinal = (parts.get(f"date_{directive}") for directive in "Ymdj")
     clock = parts.get("time")
     text, form = (f"{year}-{ordinal}", "%Y-%j") if ordinal else (f"{year}-{month}-{day}", "%Y-%m-%d")
@@ -258,12 +261,12 @@ def _in_zone(moment: datetime, zone: tzinfo) -> datetime:
     try:
         return moment.astimezone(zone)
     except OverflowError:
-        # The first and the last day there is have no other zone.
+        # The first and the last day that Python has cannot be moved to another zone.
         return moment
 
 
 def _date(local: datetime, spec: str) -> str:
-    """strftime, with years of four digits, which the C library does not promise."""
+    """Format a date, with years of four digits, which the C library does not guarantee."""
     return local.strftime(spec.replace("%Y", f"{local.year:04}"))
 
 

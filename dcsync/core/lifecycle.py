@@ -1,4 +1,4 @@
-"""What can become of a job: one table. A transition that is not in it is a bug and is refused."""
+"""The states of a job and its transitions, in one table. A transition that is not in it is a bug and is refused."""
 
 from __future__ import annotations
 
@@ -9,64 +9,65 @@ from dcsync.core.model import EXTRACT_LIFE_DAYS, JobPhase
 
 
 class JobState(StrEnum):
-    """What is known of a job here; docs/design.md, "Job states", has the picture."""
+    """A job's state in the manifest (docs/design.md, Job states)."""
 
-    #: Not complete upstream yet.
+    #: Autodesk has not completed the job.
     WAITING = "waiting"
-    #: Complete upstream, nothing done here.
+    #: Autodesk has completed the job, and dcsync has done nothing with it.
     SEEN = "seen"
-    #: Its data listing was read.
+    #: The data listing was read.
     LISTED = "listed"
-    #: Files are being fetched.
+    #: Files are being downloaded.
     STAGING = "staging"
     PUBLISHED = "published"
     PRUNED = "pruned"
-    #: Something went wrong; tried again at its time.
+    #: An attempt failed. The next one is due at `next_try_at`.
     FAILED = "failed"
-    #: Failed or cancelled upstream: there is no extract.
+    #: The job failed or was cancelled at Autodesk, so it has no extract.
     EMPTY = "empty"
-    #: Gone from the server before it was mirrored, or from the disk after the server had deleted it: a loss.
+    #: A loss: Autodesk deleted the extract before it was mirrored, or before its lost folder could be downloaded again.
     EXPIRED = "expired"
-    #: Its content is wrong each time it is tried; the others go on without it.
+    #: The content was wrong at every attempt. The other jobs continue without this one.
     QUARANTINED = "quarantined"
 
 
 S = JobState
 
-#: From each state, the states it may go to. A state is always reachable from itself: recovery repeats what it did.
-#: Where several hosts share the manifest, a poll that read a job as waiting may record it as seen when another host has
-#: already moved it on. So SEEN is reachable from every state.
+#: The states that each state may change to. Each state may also change to itself, because recovery repeats its steps.
+#: Where several hosts share the manifest, a poll may have read a job as waiting that another host has moved on since.
+#: The poll then records it as seen, so SEEN is reachable from every state.
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    # Complete, or failed or cancelled upstream.
+    # Autodesk completed the job, or the job failed or was cancelled there.
     S.WAITING: frozenset({S.SEEN, S.EMPTY}),
-    # PUBLISHED, here and below: the job's folder was already there and is adopted.
+    # PUBLISHED, here and below: the job's folder already exists and is adopted.
     S.SEEN: frozenset({S.LISTED, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
     S.LISTED: frozenset({S.SEEN, S.STAGING, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
-    # LISTED, here and below: the job is tried again.
+    # LISTED, here and below: dcsync retries the job.
     S.STAGING: frozenset({S.SEEN, S.LISTED, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
     S.FAILED: frozenset({S.SEEN, S.LISTED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
-    # SEEN: its folder is gone, and the server still has the extract. EXPIRED: the server has deleted it too.
+    # The folder is missing. SEEN: Autodesk still has the extract. EXPIRED: Autodesk has deleted it.
     S.PUBLISHED: frozenset({S.SEEN, S.PRUNED, S.EXPIRED}),
     S.PRUNED: frozenset({S.SEEN}),
-    # Upstream first called it failed and then complete.
+    # Autodesk first reported the job as failed and later as complete.
     S.EMPTY: frozenset({S.SEEN}),
-    # Asked for by name.
+    # Here and below: the operator named the job (`sync --job ID`).
     S.EXPIRED: frozenset({S.SEEN}),
     S.QUARANTINED: frozenset({S.SEEN}),
 }
 
-#: States in which there is work to do.
+#: The states of jobs that dcsync still has to process.
 OPEN = frozenset({S.SEEN, S.LISTED, S.STAGING, S.FAILED})
-#: States of which a person should hear.
+#: The states that dcsync does not leave on its own: each such job raises an alert.
 LOSSES = frozenset({S.EXPIRED, S.QUARANTINED})
 
-#: What to do about a loss: it is not tried again.
+#: The hint for each loss. dcsync does not retry a loss, so the hint must not say so.
 LOSS_HINTS = {
-    S.EXPIRED: "this extract can no longer be downloaded; the next extract has the account's data as of its own day",
-    S.QUARANTINED: "dcsync no longer retries it: try it again with dcsync sync --job ID, or run the data request again",
+    S.EXPIRED: "this extract can no longer be downloaded. The next extract has the account's data as of its own day",
+    S.QUARANTINED: "dcsync no longer retries this job. Stop the daemon and run dcsync sync --job ID, or run the data "
+    "request again",
 }
 
-_UPSTREAM = {
+_STATE_AT_AUTODESK = {
     JobPhase.SUCCEEDED: S.SEEN,
     JobPhase.FAILED: S.EMPTY,
     JobPhase.CANCELLED: S.EMPTY,
@@ -74,11 +75,11 @@ _UPSTREAM = {
     JobPhase.UNKNOWN: S.WAITING,
 }
 
-#: Poison is tried this often before the job is set aside.
+#: A job whose content is wrong is quarantined after this many attempts in a row.
 POISON_ATTEMPTS = 3
-#: A listing that is missing for a complete job is looked for this long before it is called lost.
+#: How long dcsync looks for the missing data listing of a complete job before it calls the job lost.
 LISTING_PATIENCE = timedelta(hours=24)
-#: From this age on, an extract that is not mirrored is warned about.
+#: An extract that is still not mirrored at this age raises an alert.
 WARN_AGE = timedelta(days=20)
 EXTRACT_LIFE = timedelta(days=EXTRACT_LIFE_DAYS)
 RETRY_BASE_S = 60.0
@@ -86,47 +87,47 @@ RETRY_CAP_S = 6 * 3600.0
 
 
 def may_go(current: JobState, new: JobState) -> bool:
-    """Say whether a job may go from one state to another."""
+    """Whether a job may change from one state to the other."""
     return new is current or new in TRANSITIONS[current]
 
 
 def state_for(phase: JobPhase, known: JobState | None) -> JobState:
-    """Return the state of a job as the list shows it, given what is known: upstream never undoes what is done here."""
-    upstream = _UPSTREAM[phase]
+    """Return the state of a job after a poll. Autodesk's list never undoes work that dcsync has done."""
+    at_autodesk = _STATE_AT_AUTODESK[phase]
     if known is None or known is S.WAITING:
-        return upstream
-    if known is S.EMPTY and upstream is S.SEEN:
+        return at_autodesk
+    if known is S.EMPTY and at_autodesk is S.SEEN:
         return S.SEEN
     return known
 
 
 def is_known_for_good(phase: JobPhase, known: JobState | None) -> bool:
-    """Say whether the list tells nothing new of a job: a page of only such ends the poll."""
+    """Whether Autodesk's list has no news of a job. A page that has only such jobs ends the poll."""
     return known is not None and known is not S.WAITING and state_for(phase, known) is known
 
 
 def has_expired(completed_at: datetime | None, now: datetime) -> bool:
-    """Say whether the server has deleted the extract by now."""
+    """Whether Autodesk has deleted the extract by now."""
     return completed_at is not None and now - completed_at >= EXTRACT_LIFE
 
 
 def nears_expiry(completed_at: datetime | None, now: datetime) -> bool:
-    """Say whether an unmirrored extract is old enough to be shouted about."""
+    """Whether an extract is so old that dcsync alerts you if it is not mirrored."""
     return completed_at is not None and now - completed_at >= WARN_AGE
 
 
 def is_due(next_try_at: datetime | None, now: datetime) -> bool:
-    """Say whether a job may be tried.
+    """Whether a job may be tried now.
 
-    A time further ahead than any that is given was written under a clock that was wrong.
+    A time further ahead than dcsync ever waits was written while the clock was wrong, and does not count.
     """
     return next_try_at is None or not now < next_try_at <= now + timedelta(seconds=RETRY_CAP_S)
 
 
 def next_try_after(attempts: int, *, asked_s: float | None, draw: float) -> timedelta:
-    """Return the wait before a failed job is tried again: what the server asked for, else 1 min to 6 h, half jittered.
+    """Return the wait before a failed job is retried: the one that Autodesk asked for, else 1 min to 6 h.
 
-    Half, so that a retry never comes at once: what failed was already tried several times within the run.
+    Only half of the wait is random, so that no retry comes at once: the run itself has already tried several times.
     """
     if asked_s is not None:
         return timedelta(seconds=asked_s)

@@ -1,8 +1,8 @@
-"""From a name the server gave to one path component that is safe everywhere (FAULTS, rule N).
+"""From a name that Autodesk gave to one path component that is safe everywhere (docs/design.md, Names).
 
-What cannot be taken is escaped as `%XX` of its UTF-8 bytes, never dropped, so the data is saved all the same; the
-original name stands in `_dcsync.json`. `component` is injective for names that need no cutting; `assign` keeps all of
-them apart, also those that a file system would take for the same.
+Unsafe characters are escaped as `%XX` of their UTF-8 bytes and never dropped, so the data is always saved.
+`_dcsync.json` records the original name. `component` is injective for names that need no cutting. `assign` keeps all
+names distinct, including those that a file system would treat as equal.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-#: Leaves room below the usual 255 bytes for `.part`, a clash suffix, and what archivers add.
+#: Leaves room below the usual 255 bytes for `.part`, a clash suffix, and the suffixes of archivers.
 MAX_BYTES = 200
 
-#: Folders that an archive's member may have above it; `schemas/` is one.
+#: The most components that the path of a ZIP entry may have, the file name included. `schemas/x.csv` has two.
 MAX_DEPTH = 8
 
-#: Our own files in a snapshot's folder.
+#: dcsync's own files in a snapshot's folder.
 SIDECAR_NAME = "_dcsync.json"
 SUMS_NAME = "SHA256SUMS"
 OWN_FILES = frozenset({SIDECAR_NAME, SUMS_NAME})
-# In any case: a file system may take `sha256sums` for the same name.
+# Reserved in any case, because a file system that folds case would treat `sha256sums` as the same name.
 _OWN_NAMES = frozenset(name.lower() for name in OWN_FILES)
 
 # Windows' reserved device names, with any extension (Microsoft, "Naming Files, Paths, and Namespaces").
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
 _FORBIDDEN = frozenset('/\\<>:"|?*')
 _HEX_PAIR = re.compile(r"[0-9A-Fa-f]{2}")
-# Unicode's default-ignorable code points outside category Cf: invisible, or dropped by HFS+ when names are compared.
+# Unicode's default-ignorable code points outside category Cf: invisible, or ignored by HFS+ when it compares names.
 _IGNORABLE = frozenset(
     {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0}
     | set(range(0xFE00, 0xFE10))
@@ -38,12 +38,12 @@ _IGNORABLE = frozenset(
 )
 # Cc control, Cf format (bidi, zero-width), Cs surrogate, Zl and Zp line separators: invisible or a line break.
 _BAD_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# No UTF-8 text has this byte: it stands for the empty name and is never the escape of a character.
+# The empty name. No UTF-8 text has this byte, so it is never the escape of a character.
 _EMPTY = "%FF"
 
 
 def component(original: str) -> str:
-    """Return the path component for a name: itself if safe, else escaped; over 200 bytes cut, with a hash."""
+    """Return the path component for a name: unchanged if safe, else escaped. Over 200 bytes it is cut and hashed."""
     escaped = _escape(original)
     if len(escaped.encode()) <= MAX_BYTES:
         return escaped
@@ -51,15 +51,15 @@ def component(original: str) -> str:
 
 
 def clash_key(name: str) -> str:
-    """Return what two names share when some file system takes them for one: NFC(casefold(NFKC))."""
+    """Return a key that two names share if some file system treats them as equal: NFC(casefold(NFKC))."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def assign(originals: Iterable[str]) -> dict[str, str]:
-    """Return a component for each distinct name, all of them different also by `clash_key`.
+    """Return a component for each distinct name. No two components have the same `clash_key`.
 
-    The first of a clash, in order of code points, keeps its name, the others get `~` and 8 hex of their hash. The
-    result does not depend on the order the names came in.
+    Of names that clash, the first in order of code points keeps its name. The others get `~` and 8 hex digits of their
+    hash. The result does not depend on the order of `originals`.
     """
     assigned: dict[str, str] = {}
     taken = _Taken()
@@ -71,10 +71,11 @@ def assign(originals: Iterable[str]) -> dict[str, str]:
 
 
 def assign_paths(listed: Iterable[str], extra: Iterable[str]) -> dict[str, str]:
-    """Return a relative path for each name of a listing, and below it for each extra member of the archive.
+    """Return a relative path for each name of the data listing and for each extra entry of the ZIP.
 
-    Listed names are one component each. An extra one keeps its folders, each made safe; one whose path leads elsewhere
-    or is too deep is left out. What would clash with a file, or with a folder, gets `~` and a hash in one component.
+    A listed name becomes one component. An extra entry keeps its folders, and each component is made safe. An entry is
+    left out if its path leaves the snapshot or is too deep. An entry that would clash with a file or a folder becomes
+    one component with `~` and a hash.
     """
     assigned = assign(listed)
     taken = _Taken(assigned.values())
@@ -90,7 +91,7 @@ def assign_paths(listed: Iterable[str], extra: Iterable[str]) -> dict[str, str]:
 
 
 def ascii_fold(text: str) -> str:
-    """Return text with accents taken off and every other non-ASCII character as a space."""
+    """Return text without accents, and with a space for every other non-ASCII character."""
     decomposed = unicodedata.normalize("NFKD", text)
     return "".join(
         character if character.isascii() else " " for character in decomposed if not unicodedata.combining(character)
@@ -98,7 +99,7 @@ def ascii_fold(text: str) -> str:
 
 
 def printable(text: str, limit: int = 80) -> str:
-    """Return text for a message: one line, nothing that a terminal obeys, at most `limit` characters."""
+    """Return text for a message: one line, without control sequences, at most `limit` characters."""
     shown = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text[: limit + 1]
     )
@@ -106,7 +107,7 @@ def printable(text: str, limit: int = 80) -> str:
 
 
 def _free(name: str, stem: str, original: str, taken: _Taken) -> str:
-    """Return `name`, or `stem` with a hash of the original that is not taken. Nobody can take them all."""
+    """Return `name`, or `stem` with a hash of the original if `name` is taken. Some hash is always free."""
     attempts = itertools.count()
     while name in taken:
         attempt = next(attempts)
@@ -115,7 +116,7 @@ def _free(name: str, stem: str, original: str, taken: _Taken) -> str:
 
 
 class _Taken:
-    """The paths of a snapshot so far, as a file system that folds case and form sees them: its files and folders."""
+    """The files and folders of a snapshot so far, compared as a file system compares them that folds case and form."""
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
         self._files: set[str] = set()
@@ -128,7 +129,7 @@ class _Taken:
         return key in self._files or key in self._folders or any(parent in self._files for parent in _parents(key))
 
     def add(self, path: str) -> None:
-        """Take a path, and the folders above it."""
+        """Reserve a path and the folders above it."""
         key = clash_key(path)
         self._files.add(key)
         self._folders.update(_parents(key))
@@ -145,7 +146,7 @@ def _escape(original: str) -> str:
         _percent(character) if _must_escape(original, index, character) else character
         for index, character in enumerate(original)
     ]
-    # As a file system that folds case or form would see it.
+    # Compared as a file system compares names that folds case or form.
     key = clash_key(original)
     if key in _OWN_NAMES or key.startswith(".dcsync") or _DEVICE.match(original):
         characters[0] = _percent(original[0])
@@ -156,7 +157,7 @@ def _escape(original: str) -> str:
 
 def _must_escape(original: str, index: int, character: str) -> bool:
     if character == "%":
-        # Only where it would read as an escape: that keeps `50%.csv` as it is and the mapping injective.
+        # Only where it would read as an escape: this leaves `50%.csv` unchanged and keeps the mapping injective.
         return _HEX_PAIR.match(original, index + 1) is not None
     return character in _FORBIDDEN or unicodedata.category(character) in _BAD_CATEGORIES or ord(character) in _IGNORABLE
 
@@ -170,7 +171,7 @@ def _digest(original: str) -> str:
 
 
 def _with_suffix(name: str, digest: str, limit: int) -> str:
-    """Put `~digest` before the extension, and cut the stem at a character so that the whole fits."""
+    """Put `~digest` before the extension. Cut the stem between characters so that the result fits."""
     stem, dot, extension = name.rpartition(".")
     if not stem or len(extension.encode()) > 16:
         stem, dot, extension = name, "", ""

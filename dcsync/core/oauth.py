@@ -1,4 +1,7 @@
-"""Signing in with PKCE: the address to open, and what the browser brings back. Pure; chance comes from the caller."""
+"""Sign-in with PKCE: the address to open, and the address that the browser returns to. Pure.
+
+The caller provides the random values.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from dcsync.core.names import printable
 from dcsync.errors import LoginRefused
 
-#: Refresh tokens live 15 days and work once (APS, Get a 3-legged token).
+#: Refresh tokens are valid for 15 days and are single-use (APS, Get a 3-legged token).
 REFRESH_LIFE = timedelta(days=15)
-#: With nothing else to do, a chain is renewed at half of its life (FAULTS rule T7).
+#: An unused refresh token is renewed at half of its life (docs/design.md, Token protocol, T7).
 KEEP_ALIVE_AGE = timedelta(days=7)
-#: Ages of a refresh token at which a person is told (FAULTS rule T7).
+#: The ages of a refresh token at which dcsync alerts you (docs/design.md, Token protocol, T7).
 WARN_AGES = (timedelta(days=10), timedelta(days=13), timedelta(days=14))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignIn:
-    """One attempt. `url` is for the person; `state` and `verifier` stay here."""
+    """One attempt to sign in. The user opens `url`. `state` and `verifier` stay in this process."""
 
     url: str
     redirect_uri: str
@@ -36,7 +39,7 @@ class SignIn:
 def begin(
     *, authorize_url: str, client_id: str, redirect_uri: str, scopes: Sequence[str], state: str, verifier: str
 ) -> SignIn:
-    """Return an attempt to sign in. `state` and `verifier` are fresh chance: at least 43 URL-safe characters each."""
+    """Return an attempt to sign in. `state` and `verifier` are random: at least 43 URL-safe characters each."""
     query = {
         "response_type": "code",
         "client_id": client_id,
@@ -56,45 +59,47 @@ def challenge(verifier: str) -> str:
 
 
 def belongs(attempt: SignIn, redirect: str) -> bool:
-    """Say whether an address carries the attempt's `state`: what does not, nobody of ours asked for."""
+    """Whether an address has the attempt's `state`. An address without it belongs to somebody else's sign-in."""
     given = parse_qs(urlsplit(redirect).query).get("state", [])
     return len(given) == 1 and hmac.compare_digest(given[0].encode(), attempt.state.encode())
 
 
 def code_in(attempt: SignIn, redirect: str) -> str:
-    """Return the authorization code that the browser brought to `redirect`, the whole address.
+    """Return the authorization code in `redirect`, the complete address that the browser returned to.
 
-    Raises `LoginRefused` when the address is not the registered one, is of another attempt, or says no.
+    Raises `LoginRefused` when the address is not the registered one, belongs to another attempt, or has an error.
     """
     try:
         found, expected = urlsplit(redirect.strip().strip("'\"")), urlsplit(attempt.redirect_uri)
     except ValueError:
-        message = "that is no address"
+        message = "the pasted text is not a valid address"
         raise LoginRefused(message) from None
     if (found.scheme, found.netloc.lower(), found.path) != (expected.scheme, expected.netloc.lower(), expected.path):
-        message = f"that address does not begin with {attempt.redirect_uri}?"
-        hint = "copy the whole address from the browser's address bar after signing in, also if its page shows an error"
+        message = f"the address does not begin with {attempt.redirect_uri}?"
+        hint = (
+            "after signing in, copy the whole address from the browser's address bar, even if the page shows an error"
+        )
         raise LoginRefused(message, hint=hint)
     if not belongs(attempt, found.geturl()):
-        message = "that address is not of this sign-in (its state differs)"
+        message = "the address belongs to a different sign-in (its state differs)"
         raise LoginRefused(message)
     values = parse_qs(found.query)
     if "error" in values:
         words = values.get("error_description", values["error"])[0]
-        message = f"signing in was refused: {printable(words, 120)}"
-        hint = "allow access on the page; if it names the client, check auth.client_id and auth.redirect_uri"
+        message = f"Autodesk refused the sign-in: {printable(words, 120)}"
+        hint = "allow access on the page. If the message names the client, check auth.client_id and auth.redirect_uri"
         raise LoginRefused(message, hint=hint)
     codes = values.get("code", [])
     if len(codes) != 1:
-        message = "that address has no code"
+        message = "the address has no authorization code"
         raise LoginRefused(message)
     return codes[0]
 
 
 def user_of(access_token: str) -> str | None:
-    """Return whose token it is, where it says so: APS tokens are JWTs with the claim `userid`.
+    """Return the user of an access token, or None: APS tokens are JWTs with the claim `userid`.
 
-    Not proved, and not used to grant anything: it tells apart two users of the same operator.
+    The claim is not verified and grants nothing. It only distinguishes two users of the same operator.
     """
     parts = access_token.split(".")
     if len(parts) != 3:
@@ -108,7 +113,7 @@ def user_of(access_token: str) -> str | None:
 
 
 def days_old(issued_at: datetime | None, now: datetime) -> int | None:
-    """Return the highest of the warning ages, in days, that a refresh token has reached; None before the first."""
+    """Return the highest warning age, in days, that a refresh token has reached. None before the first."""
     if issued_at is None:
         return None
     reached = [age.days for age in (*WARN_AGES, REFRESH_LIFE) if now - issued_at >= age]
@@ -116,5 +121,5 @@ def days_old(issued_at: datetime | None, now: datetime) -> int | None:
 
 
 def wants_keeping_alive(issued_at: datetime | None, now: datetime) -> bool:
-    """Say whether a chain that nobody used lately should be renewed; one of unknown age should."""
+    """Whether a refresh token has been unused for so long that dcsync renews it. One of unknown age is renewed."""
     return issued_at is None or now - issued_at >= KEEP_ALIVE_AGE

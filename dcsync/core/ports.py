@@ -1,4 +1,4 @@
-"""The ports that adapters meet and fakes stand in for, and the values that pass to and from the manifest.
+"""The ports that adapters and fakes implement, and the values that the manifest stores and returns.
 
 `dcsync.clock.Clock` and `dcsync.api.window.CallWindow` are ports too. The manifest and the file system are not: tests
 use real ones.
@@ -18,20 +18,20 @@ class TokenSource(Protocol):
     """Gives the access token for API calls."""
 
     async def access_token(self, *, rejected: str | None = None) -> str:
-        """Return a token that should work now. `rejected` is one that just got a 401: it is not returned again.
+        """Return a token that should work now. `rejected` has just got a 401 and is not returned again.
 
-        Raises `AuthError`s. Cancelling is safe: a refresh that has begun is finished first.
+        Raises `AuthError`s. Cancelling is safe, because a refresh that has begun is completed first.
         """
 
     async def keep_alive(self) -> bool:
-        """Renew what would end by its age if nobody used it; return whether that was due. Raises `AuthError`s."""
+        """Renew a refresh token that would expire unused. Return whether that was due. Raises `AuthError`s."""
 
 
 class Sign(Protocol):
     """`sign()`: one API call for one fresh signed URL."""
 
     async def __call__(self, job: Job, name: str) -> SignedFile:
-        """Return a URL that is good for 60 s from now. Raises `ApiError`s and `AuthError`s."""
+        """Return a URL that is valid for 60 s from now. Raises `ApiError`s and `AuthError`s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,28 +51,28 @@ class KnownJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRequest:
-    """A data request as the manifest knows it; its slug is fixed at first sight."""
+    """A data request as the manifest knows it. Its slug never changes."""
 
     id: RequestId
     description: str
     slug: str
     is_delta: bool
-    #: Whether it could ever be read. Of one that could not it is unknown whether it is a delta.
+    #: Whether Autodesk has ever returned the data request. If not, `is_delta` is unknown.
     is_described: bool = True
     first_seen_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountFacts:
-    """What has been learnt of an account. `None` where nothing has been learnt yet."""
+    """Observations about an account. None where dcsync has not observed anything yet."""
 
     last_poll_at: datetime | None = None
     last_success_at: datetime | None = None
-    #: Whether If-None-Match with the ETag of the day before ever gave a 304.
+    #: Whether If-None-Match with the ETag of the previous snapshot has ever given a 304.
     conditional_works: bool | None = None
-    #: Whether the store's ETag has been seen to be the MD5 of the content.
+    #: Whether the storage's ETag has turned out to be the MD5 of the content.
     etag_is_md5: bool | None = None
-    #: Moving average over past downloads.
+    #: A moving average of past downloads.
     bytes_per_second: float | None = None
     error_code: str | None = None
     error: str | None = None

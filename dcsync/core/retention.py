@@ -1,8 +1,8 @@
-"""Which snapshots of a data request a keep policy leaves, and why: restic's rules, pure.
+"""The snapshots of a data request that a retention policy keeps, and why. The rules are restic's. Pure.
 
 Each rule walks from the newest snapshot to the oldest and keeps the newest of each bucket (a day, a week, …) until it
-has as many as it promises. A snapshot stays if any rule keeps it, and carries the reasons of all that do. Buckets
-without a snapshot do not count: `daily = 7` keeps seven days that have one, however long ago they are.
+has kept its number. A snapshot is kept if any rule keeps it, and has the reasons of all rules that keep it. Buckets
+without a snapshot do not count: `daily = 7` keeps seven days that have a snapshot, however long ago they are.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from datetime import datetime, tzinfo
 
 from dcsync.core.model import JobId
 
-#: A run that would remove more than this share of a request's snapshots is refused, unless it is one alone: with
-#: `last = 1` that is what every night brings.
+#: A prune that would remove more than this share of a data request's snapshots is refused. One snapshot may always be
+#: removed: with `last = 1` every night removes one of two.
 MOST_REMOVED_SHARE = 0.4
 ALWAYS_ALLOWED = 1
 
-_NO_POLICY = "no keep policy"
+_NO_POLICY = "no retention policy"
 _NO_DATE = "no date"
-_DELTA = "a delta: no other snapshot repeats its rows"
+_DELTA = "delta extract: no other snapshot has its rows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepPolicy:
-    """How many to keep by each rule. All 0 keeps everything."""
+    """The number of snapshots that each rule keeps. If all are 0, everything is kept."""
 
     last: int = 0
     daily: int = 0
@@ -35,13 +35,13 @@ class KeepPolicy:
 
     @property
     def keeps_everything(self) -> bool:
-        """Whether there is no rule at all."""
+        """Whether the policy has no rule."""
         return not (self.last or self.daily or self.weekly or self.monthly or self.yearly)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dated:
-    """A published snapshot, as far as the policy looks at it. `held` says what else it must stay for."""
+    """The facts of a published snapshot that the policy uses. `held` has other reasons to keep it."""
 
     job: JobId
     folder: str
@@ -51,24 +51,24 @@ class Dated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What becomes of a snapshot. `reasons` is empty exactly when it is removed."""
+    """The decision for a snapshot. `reasons` is empty exactly when the snapshot is removed."""
 
     snapshot: Dated
     reasons: tuple[str, ...]
 
     @property
     def keep(self) -> bool:
-        """Whether it stays."""
+        """Whether the snapshot is kept."""
         return bool(self.reasons)
 
 
 def apply_policy(
     snapshots: Sequence[Dated], policy: KeepPolicy, zone: tzinfo, *, is_delta: bool = False
 ) -> list[Verdict]:
-    """Return a verdict for each snapshot of one request, newest first; days and weeks are those of `zone`.
+    """Return a verdict for each snapshot of one data request, newest first. Days and weeks are those of `zone`.
 
-    Any rule keeps the newest. Snapshots without a date are kept, and so is every one of a delta request: it holds only
-    the rows that changed, so that a rule such as one a day would lose rows that are nowhere else.
+    Every rule keeps the newest snapshot. Snapshots without a date are kept. All snapshots of a delta request are kept,
+    because each has only changed rows: a rule such as one per day would lose rows that no other snapshot has.
     """
     everything = _DELTA if is_delta else _NO_POLICY if policy.keeps_everything else None
     ordered = sorted(snapshots, key=_newest_first, reverse=True)
@@ -88,13 +88,13 @@ def apply_policy(
 
 
 def removes_too_much(verdicts: Sequence[Verdict]) -> bool:
-    """Say whether so many of a request's snapshots would go that a mistake is likelier than an intention."""
+    """Whether the policy would remove so many snapshots that a mistake is more likely than intent."""
     removed = sum(not verdict.keep for verdict in verdicts)
     return removed > ALWAYS_ALLOWED and removed > MOST_REMOVED_SHARE * len(verdicts)
 
 
 class _Rule:
-    """One rule on its way from the newest to the oldest."""
+    """One rule, which walks from the newest snapshot to the oldest."""
 
     def __init__(self, name: str, count: int, bucket: Callable[[datetime], Hashable]) -> None:
         self.name = name
@@ -103,9 +103,9 @@ class _Rule:
         self._seen: set[Hashable] = set()
 
     def takes(self, moment: datetime) -> bool:
-        """Say whether this is the newest of a bucket that is still promised."""
+        """Whether the rule keeps this snapshot: the newest of a bucket, while the rule has buckets left."""
         bucket = self._bucket(moment)
-        # A set, not the last bucket: where the clock goes back over midnight, a day comes twice.
+        # A set and not only the last bucket: where the clock goes back over midnight, a day appears twice.
         if self._left == 0 or bucket in self._seen:
             return False
         self._seen.add(bucket)
@@ -118,14 +118,14 @@ def _rules(policy: KeepPolicy, zone: tzinfo) -> list[_Rule]:
         try:
             return moment.astimezone(zone)
         except OverflowError:
-            # The first and the last day there is have no other zone.
+            # The first and the last day that Python has cannot be moved to another zone.
             return moment
 
     ordinals = iter(range(1 << 62))
     return [
         _Rule("last", policy.last, lambda _: next(ordinals)),
         _Rule("daily", policy.daily, lambda moment: local(moment).date()),
-        # ISO's weeks: 31 December may be in week 1 of the next year (FAULTS C5).
+        # ISO weeks: 31 December may be in week 1 of the next year (docs/faults.md C5).
         _Rule("weekly", policy.weekly, lambda moment: local(moment).isocalendar()[:2]),
         _Rule("monthly", policy.monthly, lambda moment: (local(moment).year, local(moment).month)),
         _Rule("yearly", policy.yearly, lambda moment: local(moment).year),
@@ -133,5 +133,5 @@ def _rules(policy: KeepPolicy, zone: tzinfo) -> list[_Rule]:
 
 
 def _newest_first(snapshot: Dated) -> tuple[bool, datetime | None, str]:
-    """Order those without a date first, as they come before the rules count."""
+    """Order snapshots without a date first, because the rules do not count them."""
     return (snapshot.completed_at is None, snapshot.completed_at, snapshot.job)

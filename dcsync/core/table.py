@@ -1,7 +1,7 @@
-"""What a table is: its header and how many rows it has, found while its bytes pass. Pure.
+"""The header and the row count of a table, determined while its bytes pass. Pure.
 
-Quote-aware after RFC 4180 §2: a line break within quotes ends no record. Quotes are only counted: a doubled one within
-a quoted field opens and closes nothing, so at a line break all there is to know is whether they were odd so far.
+The count follows RFC 4180 §2: a line break inside quotes does not end a record. It is enough to count quotes. A doubled
+quote inside a quoted field changes nothing, so a line break is inside quotes if the number of quotes before it is odd.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-#: A header longer than this is no header that anybody reads (FAULTS S13); what is over is left out, and that is marked.
+#: A longer header is useless to any reader (docs/faults.md S13). It is cut here and marked as cut.
 HEADER_CAP = 64 << 10
 
-#: With everything but quotes and line breaks taken out, a piece shrinks to what counts: 1.5 GB/s against 0.4 for
-#: splitting it at its quotes.
+#: Every byte but quotes and line breaks. Removing them first counts 1.5 GB/s, splitting a piece at its quotes 0.4 GB/s.
 _REST = bytes(set(range(256)) - set(b'"\n'))
 _UTF8_BOM = b"\xef\xbb\xbf"
-#: UTF-16 has line breaks and quotes elsewhere, and bytes of theirs in other characters.
+#: In UTF-16, line breaks and quotes are different bytes, and these bytes occur in other characters.
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFacts:
-    """A table's columns in their order and its data rows, the header not among them.
+    """The columns of a table in their order, and the number of its data rows, without the header.
 
-    `rows` is None when the quotes do not pair up: no count would be right. `is_cut` says that the header was longer
-    than `HEADER_CAP`; `header` then has its first columns.
+    `rows` is None when the quotes do not pair up, because every count would be wrong. `is_cut` is true when the header
+    is longer than `HEADER_CAP`, and `header` then has only its first columns.
     """
 
     header: tuple[str, ...]
@@ -37,7 +36,7 @@ class TableFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnChange:
-    """What became of a table's columns. `reordered` says that those which stayed stand in another order."""
+    """How the columns of a table changed. `reordered` is true when the columns that stayed changed their order."""
 
     table: str
     added: tuple[str, ...] = ()
@@ -46,12 +45,12 @@ class ColumnChange:
 
 
 def is_table(name: str) -> bool:
-    """Say whether a file of an extract is a table, by its name."""
+    """Whether a file of an extract is a table, by its name."""
     return name.lower().endswith(".csv")
 
 
 def count(pieces: Iterable[bytes | bytearray]) -> TableFacts | None:
-    """Return the facts of a table that comes in pieces; any cutting gives the same."""
+    """Return the facts of a table that comes in pieces of any size."""
     counter = TableCounter()
     for piece in pieces:
         counter.update(piece)
@@ -59,10 +58,10 @@ def count(pieces: Iterable[bytes | bytearray]) -> TableFacts | None:
 
 
 def columns_between(table: str, before: TableFacts | None, after: TableFacts | None) -> ColumnChange | None:
-    """Compare the headers of a table; None when they are the same, or one of them is not known as a whole."""
+    """Compare the headers of a table. None when they are equal, or when one of them is unknown or cut."""
     if before is None or after is None or before.is_cut or after.is_cut or before.header == after.header:
         return None
-    # Counted, since nothing keeps a header from naming a column twice.
+    # Counters, because a header may have a column twice.
     old, new = Counter(before.header), Counter(after.header)
     kept = old & new
     return ColumnChange(
@@ -74,7 +73,7 @@ def columns_between(table: str, before: TableFacts | None, after: TableFacts | N
 
 
 class TableCounter:
-    """Counts the records of a table while its bytes pass; of the bytes it keeps the first `HEADER_CAP`."""
+    """Counts the records of a table while its bytes pass. It keeps only the first `HEADER_CAP` bytes."""
 
     def __init__(self) -> None:
         self._head = bytearray()
@@ -83,36 +82,36 @@ class TableCounter:
         self._ends_with_break = True
 
     def update(self, piece: bytes | bytearray) -> None:
-        """Take in the next bytes."""
+        """Count the next bytes."""
         if not piece:
             return
         if len(self._head) <= HEADER_CAP:
-            # One byte more than counts: it tells a header that fits from one that does not.
+            # One byte more than the cap, to know whether the header fits.
             self._head += piece[: HEADER_CAP + 1 - len(self._head)]
         if b'"' not in piece:
             if not self._in_quotes:
                 self._breaks += piece.count(b"\n")
         else:
-            # What opens and closes without a line break between goes too; a run of quotes is left as none or one.
+            # A pair of quotes without a line break between them changes nothing, so it is removed as well.
             between = piece.translate(None, _REST).replace(b'""', b"").split(b'"')
             self._breaks += sum(map(len, between[self._in_quotes :: 2]))
             self._in_quotes ^= len(between) % 2 == 0
         self._ends_with_break = piece.endswith(b"\n")
 
     def facts(self) -> TableFacts | None:
-        """Return the facts of what came so far, as if it were all; None for what is no text that can be read so."""
+        """Return the facts of the bytes so far, as if the table ended here. None for UTF-16."""
         if self._head.startswith(_UTF16_BOMS):
             return None
         record, is_cut = self._first_record()
         header = _fields(record)
-        # The last column of a cut header is half there.
+        # The last column of a cut header is incomplete.
         header = header[:-1] if is_cut else header
-        # An unfinished last line is a record; an empty file has none, not even a header.
+        # A last line without a line break is a record. An empty file has no record, and no header either.
         records = self._breaks + (not self._ends_with_break)
         return TableFacts(header=header, rows=None if self._in_quotes else max(0, records - 1), is_cut=is_cut)
 
     def _first_record(self) -> tuple[bytes, bool]:
-        """Return the bytes up to the first line break outside of quotes, and whether there are more than counts."""
+        """Return the bytes up to the first line break outside quotes, and whether they exceed the cap."""
         head = bytes(self._head)
         in_quotes = False
         end = 0
@@ -129,12 +128,12 @@ def _fields(record: bytes) -> tuple[str, ...]:
     try:
         return tuple(next(csv.reader([text]), ()))
     except csv.Error:
-        # A lone carriage return, or a field beyond the module's limit: split plainly rather than not at all.
+        # A lone carriage return, or a field beyond the csv module's limit. A plain split is better than no header.
         return tuple(text.split(","))
 
 
 def _among(header: Sequence[str], wanted: Counter[str], *, from_end: bool = False) -> tuple[str, ...]:
-    """Return the columns of a header that are wanted, each as often as it is, in the header's order."""
+    """Return the wanted columns of a header in the header's order, each as often as it is wanted."""
     left = Counter(wanted)
     found = []
     for column in reversed(header) if from_end else header:

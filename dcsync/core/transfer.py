@@ -1,7 +1,7 @@
-"""One download's decisions: what to ask for, what an answer means, when to stop, when to try again. Pure.
+"""The decisions of one download: the headers of the call, the meaning of the answer, when to stop or retry. Pure.
 
-Storage servers ignore `If-Range` (nine of nine S3 servers measured), so a resumed download asks with `Range` and
-`If-Match`, and what comes back is believed only after its Content-Range and ETag were looked at.
+Object storage ignores `If-Range` (nine of nine S3 servers measured). A resumed download therefore sends `Range` and
+`If-Match`, and dcsync accepts the answer only after it has checked Content-Range and ETag.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dcsync.errors import (
     StorageRefused,
 )
 
-#: Disk is written in pieces of this size: 64 KiB pieces cost 2.4 times curl's time, 1 MiB equal it.
+#: Files are written in pieces of this size. Pieces of 64 KiB take 2.4 times as long as curl, pieces of 1 MiB as long.
 PIECE_SIZE = 1 << 20
-#: Below 1 KiB/s over a minute a transfer is a slow loris, not a slow line (FAULTS A18).
+#: Below 1 KiB/s over a minute a transfer is a slow loris and not a slow network (docs/faults.md A18).
 MIN_RATE = 1024
 RATE_WINDOW_S = 60.0
 
@@ -33,7 +33,7 @@ _MD5_ETAG = re.compile(r'"([0-9a-fA-F]{32})"')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Have:
-    """The beginning of a file that is on disk: its length and the strong ETag it came with."""
+    """The partial download on disk: its length, and the strong ETag that it came with."""
 
     size: int
     etag: str
@@ -41,7 +41,7 @@ class Have:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """Write the body at `offset`; 0 throws away what is there."""
+    """Write the body at `offset`. The offset 0 discards the partial download."""
 
     offset: int
     etag: str | None
@@ -49,20 +49,20 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """304: the file is the one in the snapshot before."""
+    """304: the file is the same as in the previous snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """416 to a resume at the listed size: everything is there already."""
+    """416 to a resume at the listed size: the partial download is already complete."""
 
 
 Decision = Write | Unchanged | Complete
 
 
 def headers_for(have: Have | None, unless_etag: str | None) -> dict[str, str]:
-    """Return the headers of a download: nothing but these may go to the file store."""
-    # Signed bytes are stored bytes; an encoded body would have another size than the listing says.
+    """Return the headers of a download. No other header may reach the storage."""
+    # The listing gives the size of the stored bytes, and an encoded body would have a different size.
     headers = {"Accept-Encoding": "identity"}
     if have is not None and have.size > 0:
         headers["Range"] = f"bytes={have.size}-"
@@ -75,10 +75,10 @@ def headers_for(have: Have | None, unless_etag: str | None) -> dict[str, str]:
 def decide(
     status: int, headers: Mapping[str, str], *, size: int, have: Have | None, unless_etag: str | None
 ) -> Decision:
-    """Say what an answer to a GET with `headers_for(have, unless_etag)` means for a file of `size` listed bytes.
+    """Return what an answer to a GET with `headers_for(have, unless_etag)` means for a file of `size` listed bytes.
 
-    `headers` has lower-case keys. Raises `ContentChanged` when what is on disk must be thrown away, `SizeMismatch`
-    when the announced length can only be wrong, `StorageRefused` when a new URL is needed, `StorageFault` otherwise.
+    `headers` has lower-case keys. Raises `ContentChanged` when the partial download must be discarded, `SizeMismatch`
+    when Content-Length differs from `size`, `StorageRefused` when a new URL is needed, and `StorageFault` otherwise.
     """
     resumed = have is not None and have.size > 0
     match status:
@@ -90,12 +90,12 @@ def decide(
         case 304 if unless_etag is not None and not resumed:
             return Unchanged()
         case 412 if resumed:
-            msg = "the file changed on the server while it was being fetched"
+            msg = "the file changed at Autodesk during the download"
             raise ContentChanged(msg)
         case 416 if have is not None and resumed:
             if have.size == size:
                 return Complete()
-            msg = f"the server has no bytes after {have.size}"
+            msg = f"the storage has no bytes after byte {have.size} of {size}"
             raise ContentChanged(msg)
         case _:
             raise _refusal(status)
@@ -104,34 +104,34 @@ def decide(
 def decide_range(
     status: int, headers: Mapping[str, str], *, start: int, stop: int, size: int, etag: str | None
 ) -> str | None:
-    """Return the ETag of an answer to a GET of the bytes `start` to `stop` of a container of `size` bytes.
+    """Return the ETag of an answer to a GET of the bytes `start` to `stop` of a ZIP of `size` bytes.
 
-    Raises `ContentChanged` for another container than `etag`'s, `RangeIgnored` when the store knows no ranges, and as
-    `decide` does otherwise.
+    Raises `ContentChanged` if the ZIP is not the one with `etag`, `RangeIgnored` if the storage does not support
+    ranges, and the errors of `decide` otherwise.
     """
     match status:
         case 206:
             span = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
             if span is None or (int(span[1]), int(span[2])) != (start, stop - 1):
-                msg = "the file store sent another part of the archive than was asked for"
+                msg = "the storage sent a different part of the ZIP than requested"
                 raise RangeIgnored(msg)
             found = headers.get("etag")
             if span[3] not in {"*", str(size)} or (etag is not None and found not in {None, etag}):
-                msg = "the archive is not the one of the listing, or changed while it was read"
+                msg = "the ZIP is not the listed one, or changed at Autodesk while it was read"
                 raise ContentChanged(msg)
             return found
         case 200:
-            msg = "the file store sends the whole archive when a part is asked for"
+            msg = "the storage sends the whole ZIP when a part of it is requested"
             raise RangeIgnored(msg)
         case 412 | 416:
-            msg = "the archive changed on the server while it was read"
+            msg = "the ZIP changed at Autodesk while it was read"
             raise ContentChanged(msg)
         case _:
             raise _refusal(status)
 
 
 def range_headers(start: int, stop: int, etag: str | None) -> dict[str, str]:
-    """Return the headers of a GET of the bytes `start` to `stop`, of the container with this strong ETag if any."""
+    """Return the headers of a GET of the bytes `start` to `stop` of a ZIP, on condition of `etag` if it is strong."""
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
     if resumable_etag(etag) is not None and etag is not None:
         headers["If-Match"] = etag
@@ -139,17 +139,17 @@ def range_headers(start: int, stop: int, etag: str | None) -> dict[str, str]:
 
 
 def _refusal(status: int) -> StorageError:
-    """Return what a status means that is no answer to a GET, whatever was asked for."""
+    """Return the error for a status that answers no kind of GET."""
     if status in {400, 401, 403}:
-        # Never parse the words: radosgw sends none. A refusal means a new URL, not a new login.
-        return StorageRefused(f"the file store refused the signed URL (status {status})")
-    return StorageFault(f"the file store answered with status {status}")
+        # The body is never parsed: radosgw sends none. A refusal calls for a new URL, not for a new sign-in.
+        return StorageRefused(f"the storage refused the signed URL (status {status})")
+    return StorageFault(f"the storage answered with status {status}")
 
 
 def _check_length(headers: Mapping[str, str], expected: int) -> None:
     announced = headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:20]) != expected:
-        msg = f"{expected} bytes are due by the listing, the file store announces {announced[:20]}"
+        msg = f"the storage announces {announced[:20]} bytes, the data listing {expected}"
         raise SizeMismatch(msg)
 
 
@@ -164,24 +164,27 @@ def _decide_partial(headers: Mapping[str, str], size: int, have: Have) -> Write:
         and etag in {None, have.etag}
     )
     if not right:
-        msg = "the file store sent another part of the file, or of another file, than was asked for"
+        msg = "the storage sent a different part of the file than requested, or a part of a different file"
         raise ContentChanged(msg)
     return Write(offset=have.size, etag=have.etag)
 
 
 def resumable_etag(etag: str | None) -> str | None:
-    """Return the ETag if a download may be resumed under it: a strong one (RFC 9110 §13.1.1)."""
+    """Return the ETag if a download may be resumed with it, that is if it is strong (RFC 9110 §13.1.1)."""
     return etag if etag is not None and len(etag) > 2 and etag.startswith('"') and etag.endswith('"') else None
 
 
 def md5_of_etag(etag: str | None) -> str | None:
-    """Return the MD5 an ETag may be: 32 hex digits in quotes, no multipart `-N`. Whether it is one has to be seen."""
+    """Return the MD5 that an ETag may be: 32 hex digits in quotes, without a multipart `-N`.
+
+    The caller has to find out from the content whether the ETag is an MD5.
+    """
     match = _MD5_ETAG.fullmatch(etag or "")
     return None if match is None else match[1].lower()
 
 
 class RateGuard:
-    """Notices a transfer below the minimum rate, which a read time-out never sees (a byte every 0.3 s)."""
+    """Detects a transfer below the minimum rate. A read time-out misses a byte every 0.3 s."""
 
     def __init__(self, now: float, *, min_rate: int = MIN_RATE, window_s: float = RATE_WINDOW_S) -> None:
         self._since = now
@@ -190,7 +193,7 @@ class RateGuard:
         self._window_s = window_s
 
     def is_too_slow(self, now: float, received: int) -> bool:
-        """Count `received` bytes at `now`; say whether the window that ends now was too slow."""
+        """Count `received` bytes at `now`. Return whether a window ends now and was too slow."""
         self._bytes += received
         elapsed = now - self._since
         if elapsed < self._window_s:
@@ -201,7 +204,7 @@ class RateGuard:
 
 
 class Throttle:
-    """Spreads bytes over time so that all downloads together keep to `rate` bytes a second."""
+    """Spreads bytes over time so that all downloads together stay within `rate` bytes per second."""
 
     def __init__(self, rate: int | None) -> None:
         self._rate = rate
@@ -216,11 +219,11 @@ class Throttle:
 
 
 class Patience:
-    """Decides after each failed attempt at one file whether and when to try again.
+    """Decides after each failed attempt at one file whether and when to retry.
 
-    Expiry of a URL is a normal state: signed again at once three times, then with back-off, and never counted as a
-    failed attempt (FAULTS A24). A broken connection that brought bytes is no failed attempt either. Wrong content is
-    tried three times (FAULTS A20).
+    An expired URL is normal. dcsync gets a new one three times at once, then with back-off, and never counts it as a
+    failed attempt (docs/faults.md A24). A broken connection that brought bytes does not count either. A file with wrong
+    content is tried three times (docs/faults.md A20).
     """
 
     MAX_FAILURES = 5

@@ -1,4 +1,4 @@
-"""Where a signed URL may point (FAULTS S6): https to a public host, or what the operator let in. Pure."""
+"""Where a signed URL may point (docs/faults.md S6): https to a public host, or a host you allow. Pure."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from dcsync.core.names import printable
 from dcsync.errors import UnsafeUrl
 
 _HTTPS_PORT = 443
-#: A host that ends so is an address in one of its old forms (2130706433, 127.1, 0x7f.1), which resolvers know and
-#: `ipaddress` does not; no top-level domain is a number (WHATWG URL, "ends in a number checker").
+#: A host that ends in a number is an address in an old form (2130706433, 127.1, 0x7f.1). Resolvers accept these forms
+#: and `ipaddress` does not. No top-level domain is a number (WHATWG URL, "ends in a number checker").
 _ENDS_IN_A_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)", re.IGNORECASE)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _WITH_IPV4_AT_THE_END = (ipaddress.ip_network("::/96"), _NAT64)
-#: All that IANA has given out for the public internet (IPv6 Global Unicast Address Assignments).
+#: All addresses that IANA has assigned for the public internet (IPv6 Global Unicast Address Assignments).
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-#: Of IANA's special-purpose registries, what older interpreters hold to be global.
+#: Networks of IANA's special-purpose registries that older interpreters report as global.
 _SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoragePolicy:
-    """Which hosts the file store may have.
+    """The hosts from which dcsync may download.
 
-    `hosts` are globs: when there are any, a host must match one, and one that matches may have a private address.
-    `allow_loopback` goes with a loopback `api.base_url` (the sandbox): any port, no TLS, addresses of this machine.
+    `hosts` are globs. If there are any, a host must match one of them, and may then have a private address.
+    `allow_loopback` belongs to a loopback `api.base_url` (the sandbox). It allows any port, plain HTTP and addresses of
+    this machine.
     """
 
     hosts: tuple[str, ...] = ()
     allow_loopback: bool = False
 
     def names_host(self, host: str) -> bool:
-        """Say whether the operator named this host."""
+        """Whether `api.allow_storage_hosts` names this host."""
         return any(fnmatchcase(host.lower(), glob.lower()) for glob in self.hosts)
 
     def allows_address(self, host: str, address: str) -> bool:
-        """Say whether a connection to `address`, which `host` resolved to just now, may be made."""
+        """Whether dcsync may connect to `address`, to which `host` has just resolved."""
         try:
             ip = ipaddress.ip_address(address)
         except ValueError:
@@ -51,9 +52,9 @@ class StoragePolicy:
 
 
 def check_signed_url(url: str, policy: StoragePolicy) -> str:
-    """Return the URL's host if it may be asked, else raise `UnsafeUrl`; the message never shows path or query."""
+    """Return the URL's host if dcsync may contact it, else raise `UnsafeUrl`. No message shows path or query."""
     if not url.isascii() or any(character <= " " or character == "\x7f" for character in url) or "\\" in url:
-        msg = "a signed URL has characters that no URL has"
+        msg = "a signed URL contains characters that are not allowed in a URL"
         raise UnsafeUrl(msg)
     try:
         parts = urlsplit(url)
@@ -61,16 +62,16 @@ def check_signed_url(url: str, policy: StoragePolicy) -> str:
     except ValueError:
         msg = "a signed URL is malformed"
         raise UnsafeUrl(msg) from None
-    # "%": urlsplit takes it for an IPv6 zone and leaves the case behind it; no name of a store has one.
+    # urlsplit treats "%" as an IPv6 zone and does not lower-case the rest. No host name of a storage contains it.
     if not host or host.endswith(".") or "%" in host or (_ENDS_IN_A_NUMBER.fullmatch(host) and not _is_literal(host)):
-        msg = "a signed URL names no usable host"
+        msg = "a signed URL has no usable host"
         raise UnsafeUrl(msg)
     shown = printable(host, 120)
     if "@" in parts.netloc:
-        msg = f"a signed URL for {shown} carries user information"
+        msg = f"a signed URL for {shown} contains a user name"
         raise UnsafeUrl(msg)
     if policy.hosts and not policy.names_host(host) and not (policy.allow_loopback and _is_loopback(host)):
-        msg = f"a signed URL points to {shown}, which api.allow_storage_hosts does not name"
+        msg = f"a signed URL points to {shown}, which is not in api.allow_storage_hosts"
         raise UnsafeUrl(msg)
     if policy.allow_loopback and _is_loopback(host) and parts.scheme in {"http", "https"}:
         return host
@@ -86,7 +87,7 @@ def check_signed_url(url: str, policy: StoragePolicy) -> str:
 def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None or ip in _NAT64:
-            # It leads to an IPv4 address, which is looked at by itself.
+            # It leads to an IPv4 address, which is checked separately.
             return True
         if ip not in _GLOBAL_UNICAST:
             return False
@@ -104,7 +105,7 @@ def _embedded(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddre
 
 
 def is_loopback_url(url: str) -> bool:
-    """Say whether a URL's host is this machine by a loopback address or the name localhost."""
+    """Whether a URL's host is a loopback address or the name localhost."""
     return _is_loopback(urlsplit(url).hostname or "")
 
 

@@ -1,7 +1,7 @@
-"""The API's JSON, parsed leniently into the domain's values (API §2: documented types are not what comes).
+"""Parses the API's JSON leniently into dcsync's values, because real answers differ from the documented types.
 
-A function here raises `WireError` when what it was given cannot be used at all; a field that is odd but not needed
-becomes `None`. Unknown fields are kept in `extra`.
+docs/api.md §2 has examples. A function here raises `WireError` when the value is unusable. An odd field that dcsync
+does not need becomes None. Unknown fields are kept in `extra`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dcsync.core.names import printable
 
 T = TypeVar("T")
 
-#: A listing with more entries than this is not an extract (a full one has about 260 files).
+#: A data listing with more entries than this is not an extract. A full extract has about 260 files.
 MAX_LISTING_ENTRIES = 100_000
-#: No extract holds a file of an exbibyte; a larger number is nonsense and would overflow file offsets.
+#: No extract has a file of one exbibyte. A larger number is nonsense and would overflow file offsets.
 MAX_FILE_SIZE = 1 << 60
 _TAG = re.compile(r"<[^>]*>")
 _FRACTION = re.compile(r"\.(\d+)")
@@ -28,12 +28,12 @@ _ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
 class WireError(ValueError):
-    """What came is not what the API documents; the message says where."""
+    """An answer that dcsync cannot use. The message says where it differs from the API's documentation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page of a list: its raw results and what the server says of the whole, if it says so."""
+    """One page of a list: its raw results, and the numbers that Autodesk gives for the whole list, if any."""
 
     results: tuple[Json, ...]
     limit: int | None
@@ -42,13 +42,13 @@ class Page:
 
 
 def decode_json(body: bytes) -> Json:
-    """Decode a body strictly as JSON in UTF-8: no NaN, no nesting without end; `WireError` shows how it begins."""
+    """Decode a body strictly as JSON in UTF-8, without NaN and endless nesting. `WireError` quotes its beginning."""
     try:
         text = body.decode("utf-8-sig")
         value: Json = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         start = printable(body[:240].decode("utf-8", "replace").strip(), 80)
-        msg = f"no valid JSON, it begins with {start!r}" if start else "an empty body"
+        msg = f"a body that is not valid JSON and begins with {start!r}" if start else "an empty body"
         raise WireError(msg) from None
     return value
 
@@ -58,7 +58,7 @@ def parse_page(value: Json) -> Page:
     envelope = _mapping(value, "the list")
     results = envelope.get("results")
     if not _is_sequence(results):
-        msg = f"the list has no `results` array but {_kind(results)}"
+        msg = f"the list has {_kind(results)} instead of a `results` array"
         raise WireError(msg)
     pagination = envelope.get("pagination")
     numbers = pagination if isinstance(pagination, Mapping) else {}
@@ -71,7 +71,7 @@ def parse_page(value: Json) -> Page:
 
 
 def parse_each(values: Sequence[Json], parse: Callable[[Json], T]) -> tuple[tuple[T, ...], tuple[str, ...]]:
-    """Parse what can be parsed; the second part names what could not, so that one bad entry stops no other."""
+    """Parse each entry. Return the parsed ones, and a message for each bad entry, which must not stop the others."""
     parsed: list[T] = []
     problems: list[str] = []
     for value in values:
@@ -178,9 +178,9 @@ def parse_job(value: Json) -> Job:
 
 
 def parse_listing(value: Json) -> tuple[ListedFile, ...]:
-    """Parse a data listing: a bare array. An entry that cannot be fetched or checked makes the listing unusable.
+    """Parse a data listing: a bare array. An entry without a usable name and size makes the data listing unusable.
 
-    The same name twice with the same size is one file; with another size there is no telling which is meant.
+    A name that appears twice with the same size is one file. With two sizes it is ambiguous, and an error.
     """
     if not _is_sequence(value):
         msg = f"the data listing is not an array but {_kind(value)}"
@@ -193,7 +193,7 @@ def parse_listing(value: Json) -> tuple[ListedFile, ...]:
         entry = _mapping(item, "an entry of the data listing")
         name = entry.get("name")
         if not isinstance(name, str) or not name:
-            msg = f"an entry of the data listing has no name but {_kind(name)}"
+            msg = f"an entry of the data listing has {_kind(name)} instead of a name"
             raise WireError(msg)
         size = _integer(entry.get("size"))
         if size is None or not 0 <= size <= MAX_FILE_SIZE:
@@ -211,13 +211,13 @@ def parse_signed(value: Json, name: str) -> SignedFile:
     entry = _mapping(value, "the signed URL's answer")
     url = entry.get("signedUrl")
     if not isinstance(url, str) or not url:
-        msg = f"the answer for {printable(name)!r} has no signedUrl but {_kind(url)}"
+        msg = f"the answer for {printable(name)!r} has {_kind(url)} instead of a signedUrl"
         raise WireError(msg)
     return SignedFile(name=name, size=_integer(entry.get("size")), url=url)
 
 
 def parse_time(value: Json) -> datetime | None:
-    """Parse ISO 8601 with any fraction, `Z` or an offset; no zone means UTC. Nothing usable gives `None`."""
+    """Parse ISO 8601 with any fraction, and `Z` or an offset. No zone means UTC. An unusable value gives None."""
     if not isinstance(value, str) or not value:
         return None
     # Python takes at most six digits of a fraction.
@@ -231,7 +231,7 @@ def parse_time(value: Json) -> datetime | None:
 
 
 def error_text(body: bytes, content_type: str = "") -> str:
-    """Return an error body in one printable line, whichever shape it has: the three JSON ones, HTML, or plain."""
+    """Return an error body as one printable line. It may have one of three JSON shapes, or be HTML or plain text."""
     try:
         value = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -251,7 +251,7 @@ def error_text(body: bytes, content_type: str = "") -> str:
 
 
 def request_json(request: DataRequest) -> dict[str, Json]:
-    """Return a request under the API's own field names, values cleaned up."""
+    """Return a data request with the API's field names and the parsed values."""
     return {
         "id": request.id,
         "description": request.description,
@@ -282,7 +282,7 @@ def request_json(request: DataRequest) -> dict[str, Json]:
 
 
 def job_json(job: Job) -> dict[str, Json]:
-    """Return a job under the API's own field names, values cleaned up."""
+    """Return a job with the API's field names and the parsed values."""
     return {
         "id": job.id,
         "requestId": job.request_id,
@@ -314,7 +314,7 @@ def time_json(moment: datetime | None) -> str | None:
 
 
 def _refuse_constant(name: str) -> Json:
-    msg = f"{name} is no JSON"
+    msg = f"{name} is not valid JSON"
     raise ValueError(msg)
 
 
@@ -330,16 +330,16 @@ def _mapping(value: Json, what: str) -> Mapping[str, Json]:
 
 
 def _identifier(entry: Mapping[str, Json], key: str, what: str) -> str:
-    """Ids go into URLs' paths and folder names: refuse what no id has, instead of carrying it further."""
+    """Return an ID. IDs go into URL paths and folder names, so a value that cannot be an ID is refused here."""
     value = entry.get(key)
     if not isinstance(value, str) or not _ID.fullmatch(value) or set(value) == {"."}:
-        msg = f"{what} has no usable `{key}` but {_shown(value, 40)!r}"
+        msg = f"{what} has the unusable `{key}` {_shown(value, 40)!r}"
         raise WireError(msg)
     return value
 
 
 def _shown(value: Json, limit: int) -> str:
-    """Return a value for a message. What holds others is only named: it may be nested without end."""
+    """Return a value for a message. An array or an object is only named, because it may be nested without end."""
     return _kind(value) if isinstance(value, Mapping) or _is_sequence(value) else printable(str(value), limit)
 
 
@@ -350,14 +350,14 @@ def _kind(value: Json) -> str:
 
 
 def _text(value: Json) -> str | None:
-    """Text that can be stored: a lone surrogate has no UTF-8."""
+    """Return text that can be stored: a lone surrogate has no UTF-8 and is replaced."""
     if not isinstance(value, str) or not value:
         return None
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _texts(value: Json) -> tuple[str, ...]:
-    """An array, null, or an array as a JSON-encoded string (seen for `projectIdList`)."""
+    """Read an array, null, or an array as a JSON-encoded string (seen for `projectIdList`)."""
     decoded = value
     if isinstance(value, str):
         try:
@@ -370,7 +370,7 @@ def _texts(value: Json) -> tuple[str, ...]:
 
 
 def _integer(value: Json) -> int | None:
-    """An integer, a whole float, or a string of digits (sizes come as strings); `""` and others are `None`."""
+    """Read an integer, a whole float, or a string of digits (sizes come as strings). Other values give None."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

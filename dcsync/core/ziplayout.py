@@ -1,8 +1,8 @@
-"""A ZIP read from its end: which members there are and where, believing nothing of it. Pure.
+"""Reads a ZIP from its end: the members and their places. Nothing in the ZIP is trusted. Pure.
 
-Source: PKWARE, APPNOTE.TXT 6.3.10, of which the sections are named below. What zipfile accepts without a word
-(overlapping entries, sizes that lie, the same name twice) is refused here, member by member: a refused one comes by a
-signed URL of its own, so nothing is lost by being strict.
+Source: PKWARE, APPNOTE.TXT 6.3.10. Comments below name its sections. Python's zipfile accepts overlapping entries,
+false sizes and repeated names. This module refuses such members one by one. A refused member is downloaded with its own
+signed URL, so strictness loses nothing.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 
 from dcsync.core.names import printable
 
-#: 64 KiB and the fixed part: any comment, and with it a directory of about 600 members.
+#: 64 KiB and the fixed part: enough for any comment, and for a central directory of about 600 members.
 TAIL_SIZE = 22 + 0xFFFF
-#: A full extract has 260 members (FAULTS S4).
+#: A full extract has 260 members (docs/faults.md S4).
 MAX_MEMBERS = 10_000
 #: 10,000 members with names of 200 bytes and Zip64 fields are under 3 MiB.
 MAX_DIRECTORY = 16 << 20
-#: No table shrinks so far; what does is a bomb, and its listed size says how much to fetch instead (FAULTS S4).
+#: No table compresses this well. A member that claims to is a ZIP bomb. It is downloaded as a single file, whose size
+#: the data listing limits (docs/faults.md S4).
 MAX_RATIO = 200
-#: Below this much content the ratio says nothing: a header-only table, a column of zeros.
+#: The ratio of less content than this means nothing: the table may have only a header, or a column of zeros.
 RATIO_COUNTS_FROM = 1 << 20
 STORED, DEFLATED = 0, 8
 
@@ -39,24 +40,24 @@ _CENTRAL_SIGNATURE = b"PK\x01\x02"
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _ZIP64_EXTRA = 0x0001
-# APPNOTE 4.4.4: bit 0 encrypted, 5 patched data, 6 strong encryption, 13 masked header; 11 the name is UTF-8.
+# APPNOTE 4.4.4: bit 0 encrypted, 5 patched data, 6 strong encryption, 13 masked header, 11 the name is UTF-8.
 _REFUSED_FLAGS = 0x0001 | 0x0020 | 0x0040 | 0x2000
 _UTF8_FLAG = 0x0800
-#: APPNOTE 4.4.2: the upper byte is 3 for Unix, whose modes stand in the upper half of the external attributes.
+#: APPNOTE 4.4.2: the upper byte is 3 for Unix, whose modes are in the upper half of the external attributes.
 _UNIX = 3
-#: After the content: a signature, CRC and two sizes of eight bytes (APPNOTE 4.3.9).
+#: After the content: a signature, the CRC, and two sizes of eight bytes (APPNOTE 4.3.9).
 _DESCRIPTOR_SIZE = 24
 
 LOCAL_HEADER_SIZE = _LOCAL.size
 
 
 class ZipError(ValueError):
-    """The container cannot be read as a ZIP that says one thing; the message says why."""
+    """The file is not a ZIP, or is an ambiguous one. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A file in the archive, as the directory has it. Offsets and sizes in bytes, of the container."""
+    """A file in the ZIP, as the central directory describes it. Offsets and sizes are bytes in the ZIP."""
 
     name: str
     raw_name: bytes
@@ -65,13 +66,13 @@ class Member:
     packed: int
     size: int
     offset: int
-    #: Where its bytes end at the latest: the next header, or the directory.
+    #: The latest end of its bytes: the next header, or the central directory.
     stop: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A member that is not taken from the archive, and why."""
+    """A member that is not extracted from the ZIP, and the reason."""
 
     name: str
     reason: str
@@ -79,7 +80,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directory:
-    """What the central directory says: the members that can be used, by offset, and those that cannot."""
+    """The content of the central directory: the usable members in order of their offsets, and the refused ones."""
 
     members: tuple[Member, ...]
     refused: tuple[Refused, ...]
@@ -93,14 +94,14 @@ class Directory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeedsFrom:
-    """More of the end is needed: the bytes from `start` on."""
+    """More of the ZIP's end is needed: the bytes from `start` on."""
 
     start: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A stretch of the container that is asked for in one range, and the members that lie in it, by offset."""
+    """A part of the ZIP that one range request reads, and the members in it in order of their offsets."""
 
     start: int
     stop: int
@@ -115,15 +116,15 @@ class _End:
 
 
 def read_directory(tail: bytes, *, size: int) -> Directory | NeedsFrom:
-    """Read the directory from the last bytes of a container of `size` bytes, or say from where more is needed.
+    """Read the central directory from the last bytes of a ZIP of `size` bytes, or return where to read from.
 
-    Raises `ZipError`. Whatever the bytes are, it raises nothing else.
+    Raises `ZipError`, and nothing else whatever the bytes are.
     """
     end = _find_end(tail, size)
     if isinstance(end, NeedsFrom):
         return end
     if end.count > MAX_MEMBERS or end.size > MAX_DIRECTORY:
-        msg = f"it claims {end.count} members in a directory of {end.size} bytes"
+        msg = f"the ZIP claims {end.count} entries in a central directory of {end.size} bytes"
         raise ZipError(msg)
     begins = size - len(tail)
     if end.offset < begins:
@@ -134,7 +135,7 @@ def read_directory(tail: bytes, *, size: int) -> Directory | NeedsFrom:
 
 
 def coalesce(members: Iterable[Member], *, gap: int) -> tuple[Span, ...]:
-    """Return the ranges that hold these members; neighbours with at most `gap` bytes between them share one."""
+    """Return the ranges that cover these members. Neighbours with at most `gap` bytes between them share a range."""
     spans: list[Span] = []
     for member in sorted(members, key=lambda each: each.offset):
         if spans and member.offset - spans[-1].stop <= gap:
@@ -146,7 +147,7 @@ def coalesce(members: Iterable[Member], *, gap: int) -> tuple[Span, ...]:
 
 
 def split(spans: Iterable[Span], *, pieces: int, least: int) -> tuple[Span, ...]:
-    """Cut long spans between members so that about `pieces` can be worked on at once, none shorter than `least`."""
+    """Cut long spans between members so that about `pieces` can be read at once, none shorter than `least`."""
     whole = tuple(spans)
     target = max(least, sum(span.stop - span.start for span in whole) // max(1, pieces))
     cut: list[Span] = []
@@ -163,41 +164,41 @@ def split(spans: Iterable[Span], *, pieces: int, least: int) -> tuple[Span, ...]
 
 
 def content_offset(header: bytes, member: Member) -> int:
-    """Return where the content begins after the member's offset, from its local header of 30 bytes and its name.
+    """Return the distance from the member's offset to its content, read from its local header.
 
-    Raises `ZipError` when the header is not that of the directory's entry (APPNOTE 4.3.7). `header` holds at least the
-    fixed part and the name.
+    `header` has at least the fixed part of 30 bytes and the name. Raises `ZipError` when the header contradicts the
+    central directory (APPNOTE 4.3.7).
     """
     signature, _, flags, method, _, _, crc32, packed, size, name_length, extra_length = _LOCAL.unpack_from(header)
     name = header[_LOCAL.size : _LOCAL.size + name_length]
     if signature != _LOCAL_SIGNATURE or name != member.raw_name or method != member.method:
-        msg = "its local header is not that of the directory"
+        msg = "the local header of the ZIP entry differs from the central directory"
         raise ZipError(msg)
     if flags & _REFUSED_FLAGS:
-        msg = "its local header says encrypted"
+        msg = "the ZIP entry is encrypted"
         raise ZipError(msg)
-    # APPNOTE 4.4.4: with bit 3 they are zero and stand behind the content; the directory's are used either way.
-    told = {field for field in (crc32, packed, size) if field not in {0, _MAX32}}
-    if not flags & 0x0008 and not told <= {member.crc32, member.packed, member.size}:
-        msg = "its local header has other sizes than the directory"
+    # APPNOTE 4.4.4: with bit 3 these fields are zero and follow the content. The central directory's are used anyway.
+    declared = {field for field in (crc32, packed, size) if field not in {0, _MAX32}}
+    if not flags & 0x0008 and not declared <= {member.crc32, member.packed, member.size}:
+        msg = "the local header of the ZIP entry has different sizes than the central directory"
         raise ZipError(msg)
     begin = _LOCAL.size + name_length + extra_length
     if member.offset + begin + member.packed > member.stop:
-        msg = "its content reaches into what comes after it"
+        msg = "the content of the ZIP entry overlaps the next entry"
         raise ZipError(msg)
     return int(begin)
 
 
 def _find_end(tail: bytes, size: int) -> _End | NeedsFrom:
-    """APPNOTE 4.3.16: the record whose comment reaches exactly to the end. Two of them would be two directories."""
+    """Find the end record (APPNOTE 4.3.16), whose comment ends with the file. Two would mean two directories."""
     places = [place for place in _occurrences(tail) if _reaches_end(tail, place)]
     if not places:
         if len(tail) < min(size, TAIL_SIZE):
             return NeedsFrom(start=max(0, size - TAIL_SIZE))
-        msg = "it has no end of a central directory"
+        msg = "the file has no end record of a ZIP's central directory"
         raise ZipError(msg)
     if len(places) > 1:
-        msg = "it has two ends of a central directory"
+        msg = "the ZIP has two end records of its central directory"
         raise ZipError(msg)
     place = places[0]
     _, disk, first_disk, here, count, length, offset, _ = _END.unpack_from(tail, place)
@@ -207,43 +208,43 @@ def _find_end(tail: bytes, size: int) -> _End | NeedsFrom:
         return wide
     if wide is None:
         if disk or first_disk or here != count or _MAX16 in {disk, count} or _MAX32 in {length, offset}:
-            msg = "it is one of several volumes, or lacks its Zip64 record"
+            msg = "the ZIP is one of several volumes, or lacks its Zip64 record"
             raise ZipError(msg)
         end = _End(offset=offset, size=length, count=count)
     else:
         end, at = wide
         narrow = ((count, _MAX16, end.count), (length, _MAX32, end.size), (offset, _MAX32, end.offset))
         if any(value not in {most, true} for value, most, true in narrow) or disk not in {0, _MAX16}:
-            msg = "its two ends of the central directory differ"
+            msg = "the two end records of the ZIP contradict each other"
             raise ZipError(msg)
     if end.offset + end.size != at:
-        # Something stands before the first member or after the directory: another reader may see another archive.
-        msg = "its directory is not where its end says"
+        # There are bytes before the first member or after the directory, and other readers may see another ZIP in them.
+        msg = "the central directory is not where the end record of the ZIP says"
         raise ZipError(msg)
     return end
 
 
 def _find_end64(tail: bytes, place: int, size: int) -> tuple[_End, int] | NeedsFrom | None:
-    """APPNOTE 4.3.14, 4.3.15: the locator stands right before the end, the record right before the locator."""
+    """Find the Zip64 record (APPNOTE 4.3.14, 4.3.15): it precedes the locator, which precedes the end record."""
     begins = size - len(tail)
     locator = place - _LOCATOR.size
     if locator < 0:
-        # The record stands at the very beginning of the tail, or nearly; before the container there is nothing.
+        # The end record is at the beginning of the tail, or nearly. Before the beginning of the ZIP there is nothing.
         return NeedsFrom(start=begins + locator) if begins + locator >= 0 else None
     signature, disk, at, disks = _LOCATOR.unpack_from(tail, locator)
     if signature != _LOCATOR_SIGNATURE:
         return None
     if disk or disks > 1 or at + _END64.size > begins + locator:
-        msg = "its Zip64 locator points nowhere"
+        msg = "the Zip64 locator does not point to a record"
         raise ZipError(msg)
     if at < begins:
         if begins + locator - at > _END64.size + MAX_DIRECTORY:
-            msg = "its Zip64 record is far from the end"
+            msg = "the Zip64 record is too far from the end of the ZIP"
             raise ZipError(msg)
         return NeedsFrom(start=at)
     signature, length, _, _, disk, first_disk, here, count, directory, offset = _END64.unpack_from(tail, at - begins)
     if signature != _END64_SIGNATURE or at + 12 + length != begins + locator or disk or first_disk or here != count:
-        msg = "its Zip64 record is malformed"
+        msg = "the Zip64 record is malformed"
         raise ZipError(msg)
     return _End(offset=offset, size=directory, count=count), at
 
@@ -268,12 +269,12 @@ def _parse_entries(directory: bytes, end: _End) -> tuple[list[Member], list[Refu
     place = 0
     for _ in range(end.count):
         if place + _CENTRAL.size > len(directory):
-            msg = "its directory has fewer members than it says"
+            msg = "the central directory has fewer entries than the end record says"
             raise ZipError(msg)
         fields = _CENTRAL.unpack_from(directory, place)
         lengths = fields[10:13]
         if fields[0] != _CENTRAL_SIGNATURE or place + _CENTRAL.size + sum(lengths) > len(directory):
-            msg = "its directory is malformed"
+            msg = "the central directory is malformed"
             raise ZipError(msg)
         name_at = place + _CENTRAL.size
         extra_at = name_at + lengths[0]
@@ -285,29 +286,29 @@ def _parse_entries(directory: bytes, end: _End) -> tuple[list[Member], list[Refu
             refused.append(entry)
         place += _CENTRAL.size + sum(lengths)
     if place != len(directory):
-        msg = "its directory has more in it than its members"
+        msg = "the central directory has bytes after its last entry"
         raise ZipError(msg)
     return members, refused
 
 
 def _entry(fields: Sequence[int], raw_name: bytes, extra: bytes, limit: int) -> Member | Refused | None:
-    """Return one entry as a member, as a refused one, or None for a folder, which holds nothing."""
+    """Return one entry as a usable or a refused member, or None for a folder, which has no content."""
     _, made_by, _, flags, method, _, _, crc32, packed, size, *_, disk, _, attributes, offset = fields
     try:
         name = raw_name.decode("utf-8" if flags & _UTF8_FLAG else "cp437")
     except UnicodeDecodeError:
-        return Refused(name=raw_name.decode("utf-8", "backslashreplace"), reason="its name is not UTF-8")
+        return Refused(name=raw_name.decode("utf-8", "backslashreplace"), reason="the name is not UTF-8")
     wide = _widen(extra, [size, packed, offset])
     if wide is None:
-        return Refused(name=name, reason="its Zip64 sizes are missing")
+        return Refused(name=name, reason="the Zip64 sizes are missing")
     size, packed, offset = wide
     reason = _reason_to_refuse(name, made_by, flags, method, attributes, packed, size)
     if reason is None and (disk or offset + _LOCAL.size + len(raw_name) + packed > limit):
-        reason = "it lies outside the archive"
+        reason = "the content is outside the ZIP"
     if reason is not None:
         return Refused(name=name, reason=reason)
     if name.endswith("/"):
-        return None if size == 0 else Refused(name=name, reason="a folder with content")
+        return None if size == 0 else Refused(name=name, reason="the folder has content")
     return Member(
         name=name,
         raw_name=raw_name,
@@ -321,7 +322,7 @@ def _entry(fields: Sequence[int], raw_name: bytes, extra: bytes, limit: int) -> 
 
 
 def _widen(extra: bytes, values: list[int]) -> list[int] | None:
-    """Replace the fields that are 0xFFFFFFFF by those of the Zip64 extra field (APPNOTE 4.5.3), in its order."""
+    """Replace the fields that are 0xFFFFFFFF by those of the Zip64 extra field, in its order (APPNOTE 4.5.3)."""
     if _MAX32 not in values:
         return values
     place = 0
@@ -343,23 +344,23 @@ def _reason_to_refuse(
 ) -> str | None:
     mode = attributes >> 16 if made_by >> 8 == _UNIX else 0
     if not name or "\0" in name:
-        return "it has no usable name"
+        return "the name is empty or contains NUL"
     if flags & _REFUSED_FLAGS:
-        return "it is encrypted"
+        return "the content is encrypted"
     if method not in {STORED, DEFLATED}:
-        return f"its compression method {method} is not one of ZIP's two usual ones"
+        return f"the compression method {method} is not supported (0 and 8 are)"
     if stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR}:
-        return "it is no plain file"
+        return "not a regular file"
     if method == STORED and packed != size:
-        return "it is stored, and its two sizes differ"
+        return "the content is not compressed, but its two sizes differ"
     if size >= RATIO_COUNTS_FROM and size > MAX_RATIO * packed:
-        return f"it would unpack to more than {MAX_RATIO} times its size"
+        return f"the content would unpack to more than {MAX_RATIO} times its size"
     return None
 
 
 def _refuse_unsafe(found: list[Member], limit: int) -> tuple[tuple[Member, ...], list[Refused]]:
-    """Refuse names that come twice, and members that share bytes (CVE-2024-0450)."""
-    twice = {name for name, count in Counter(member.name for member in found).items() if count > 1}
+    """Refuse members with the same name, and members that share bytes (CVE-2024-0450)."""
+    repeated = {name for name, count in Counter(member.name for member in found).items() if count > 1}
     ordered = sorted(found, key=lambda member: member.offset)
     overlapping: set[int] = set()
     reach, reacher = 0, -1
@@ -373,10 +374,10 @@ def _refuse_unsafe(found: list[Member], limit: int) -> tuple[tuple[Member, ...],
     refused: list[Refused] = []
     for index, member in enumerate(ordered):
         following = ordered[index + 1].offset if index + 1 < len(ordered) else limit
-        if member.name in twice:
-            refused.append(Refused(name=member.name, reason="its name comes twice"))
+        if member.name in repeated:
+            refused.append(Refused(name=member.name, reason="the ZIP has this name several times"))
         elif index in overlapping:
-            refused.append(Refused(name=member.name, reason="it shares bytes with another member"))
+            refused.append(Refused(name=member.name, reason="the content overlaps another ZIP entry"))
         else:
             most = member.offset + _LOCAL.size + len(member.raw_name) + _MAX16 + member.packed + _DESCRIPTOR_SIZE
             members.append(replace(member, stop=min(following, most)))
@@ -388,5 +389,5 @@ def _span_of(members: Sequence[Member]) -> Span:
 
 
 def describe(refused: Refused) -> str:
-    """Return a refused member and its reason for the log."""
+    """Return a refused member and the reason, for the log."""
     return f"{printable(refused.name)}: {refused.reason}"

@@ -59,7 +59,7 @@ def test_without_a_configuration_it_is_exit_2_and_says_how_to_get_one(
 
     assert result.status == 2
     assert "fail  configuration: " in result.out
-    assert "do: write one with `dcsync init`" in result.out
+    assert "do: create one with `dcsync init`" in result.out
     assert "skip  api: needs configuration" in result.out
 
 

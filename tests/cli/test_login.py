@@ -101,7 +101,7 @@ async def test_denying_access_in_a_real_browser(signing_in: Served) -> None:
         _, err = await process.communicate()
 
     assert process.returncode == 12
-    assert "signing in was refused: The user denied access" in err.decode()
+    assert "Autodesk refused the sign-in: The user denied access" in err.decode()
     assert "T-REFUSED" in err.decode()
 
 

@@ -70,7 +70,7 @@ def test_without_a_policy_nothing_is_removed(side: Served, dcsync: Dcsync) -> No
     assert (document["removed"], document["kept"]) == (0, 3)
     (request,) = document["requests"]
     assert {reason for snapshot in request["snapshots"] for reason in snapshot["reasons"]} == {
-        "no keep policy",
+        "no retention policy",
         "latest",
     }
 

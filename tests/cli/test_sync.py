@@ -135,7 +135,7 @@ def test_a_lost_extract_announces_no_retry(side: Served, dcsync: Dcsync) -> None
     assert result.status == 3
     assert "is expired" in result.err
     assert "can no longer be downloaded" in result.err
-    for words in ("next try", "looks again", "tries again", "retried"):
+    for words in ("next try", "retries for one day", "tries again", "retried"):
         assert words not in result.err
     assert dcsync("sync").out == "acme: nothing new (1 call)\n"
 

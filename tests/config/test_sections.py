@@ -56,7 +56,7 @@ def test_the_named_layouts_and_templates_are_parsed() -> None:
     [
         ("{account}/{request}/{date}", "lacks {job}"),
         ("{job}/{account}", "must begin with a folder that does not depend on the job"),
-        ("{account}/{request}/{jb}/{job}", "{jb} is unknown; there are {account} {request} {project} {date}"),
+        ("{account}/{request}/{jb}/{job}", "{jb} is unknown: the fields are {account} {request} {project} {date}"),
         ("{account}/../{request}/{job}", "has an empty, dotted or absolute folder"),
         ("/{account}/{request}/{job}", "has an empty, dotted or absolute folder"),
         ("{account}/{request}/{job", "has an empty, dotted or absolute folder|malformed"),

@@ -199,7 +199,7 @@ def test_any_job_has_a_safe_relative_folder(
         ("{account}/a\\b/{job}", "characters that a file name cannot have"),
         ("{account}/{job} ", "characters that a file name cannot have"),
         ("{account}/_dcsync.json/{job}", "characters that a file name cannot have"),
-        ("{account}/{id}/{job}", "{id} is unknown; there are {account} {request} {project} {date} {time} {job}"),
+        ("{account}/{id}/{job}", "{id} is unknown: the fields are {account} {request} {project} {date} {time} {job}"),
         ("{account}/{}/{job}", "{} is unknown"),
         ("{account!r}/{job}", "{account} is unknown"),
         ("{account.x}/{job}", "{account.x} is unknown"),

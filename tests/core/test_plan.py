@@ -459,13 +459,13 @@ class TestWays:
         assert [member for span in spans for member in span.members] == list(directory.members[::2])
 
     def test_a_refused_member_that_is_not_listed_is_left_out_and_named(self) -> None:
-        refused = Refused(name="schemas/x", reason="it is encrypted")
+        refused = Refused(name="schemas/x", reason="the content is encrypted")
         directory = replace(make_directory({"a.csv": BODY}), refused=(refused,))
 
         made = plan([make_listed("a.csv", len(BODY))], Known(directory=directory))
 
         assert [(skip.file.name, skip.reason) for skip in made.skipped] == [
-            ("schemas/x", "only in the archive; refused there: it is encrypted")
+            ("schemas/x", "only in the archive; refused there: the content is encrypted")
         ]
 
     def test_a_member_that_the_listing_spells_otherwise_is_left_out(self) -> None:

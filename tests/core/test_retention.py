@@ -72,7 +72,7 @@ def test_a_snapshot_that_several_rules_keep_carries_all_their_reasons() -> None:
 def test_without_a_policy_everything_is_kept() -> None:
     verdicts = apply_policy(days("2020-01-01T00:00", "2026-11-22T02:00"), KeepPolicy(), UTC)
 
-    assert {verdict.reasons for verdict in verdicts} == {("no keep policy",)}
+    assert {verdict.reasons for verdict in verdicts} == {("no retention policy",)}
 
 
 def test_of_a_delta_request_everything_is_kept_whatever_the_policy() -> None:

@@ -39,26 +39,26 @@ def test_https_to_a_public_host_is_allowed(url: str, host: str) -> None:
         ("//s3.amazonaws.com/a", "s3.amazonaws.com is not https on port 443"),
         ("https://s3.amazonaws.com:8443/a", "s3.amazonaws.com is not https on port 443"),
         ("https://s3.amazonaws.com:80/a", "s3.amazonaws.com is not https on port 443"),
-        ("https://s3.amazonaws.com./a", "names no usable host"),
-        ("https:///a", "names no usable host"),
-        ("file:///etc/passwd", "names no usable host"),
-        ("a.csv", "names no usable host"),
-        ("", "names no usable host"),
-        ("https://user:pw@s3.amazonaws.com/a", "s3.amazonaws.com carries user information"),
-        ("https://@s3.amazonaws.com/a", "s3.amazonaws.com carries user information"),
-        ("https://2130706433/a", "names no usable host"),
-        ("https://127.1/a", "names no usable host"),
-        ("https://0177.0.0.1/a", "names no usable host"),
-        ("https://0X7F.1/a", "names no usable host"),
-        ("https://storage.0x/a", "names no usable host"),
+        ("https://s3.amazonaws.com./a", "has no usable host"),
+        ("https:///a", "has no usable host"),
+        ("file:///etc/passwd", "has no usable host"),
+        ("a.csv", "has no usable host"),
+        ("", "has no usable host"),
+        ("https://user:pw@s3.amazonaws.com/a", "s3.amazonaws.com contains a user name"),
+        ("https://@s3.amazonaws.com/a", "s3.amazonaws.com contains a user name"),
+        ("https://2130706433/a", "has no usable host"),
+        ("https://127.1/a", "has no usable host"),
+        ("https://0177.0.0.1/a", "has no usable host"),
+        ("https://0X7F.1/a", "has no usable host"),
+        ("https://storage.0x/a", "has no usable host"),
         ("https://[::1/a", "is malformed"),
         ("https://h:99999/a", "is malformed"),
         ("https://h:x/a", "is malformed"),
-        ("https://s3.amazonaws.com/a b", "has characters that no URL has"),
-        ("https://s3.amazonaws.com/a\r\nX: y", "has characters that no URL has"),
-        ("https://s3.amazonaws.com/a\x7f", "has characters that no URL has"),
-        ("https://s3.amazonaws.com\\@evil/a", "has characters that no URL has"),
-        ("https://ѕ3.amazonaws.com/a", "has characters that no URL has"),
+        ("https://s3.amazonaws.com/a b", "contains characters that are not allowed in a URL"),
+        ("https://s3.amazonaws.com/a\r\nX: y", "contains characters that are not allowed in a URL"),
+        ("https://s3.amazonaws.com/a\x7f", "contains characters that are not allowed in a URL"),
+        ("https://s3.amazonaws.com\\@evil/a", "contains characters that are not allowed in a URL"),
+        ("https://ѕ3.amazonaws.com/a", "contains characters that are not allowed in a URL"),
         ("https://127.0.0.1/a", "address 127.0.0.1, which is not public"),
         ("https://169.254.169.254/latest/meta-data", "address 169.254.169.254, which is not public"),
         ("https://10.0.0.5/a", "address 10.0.0.5, which is not public"),
@@ -106,7 +106,9 @@ class TestNamedHosts:
         assert check_signed_url("https://10.0.0.5/a", NAMED) == "10.0.0.5"
 
     def test_a_host_that_is_not_named_is_refused(self) -> None:
-        with pytest.raises(UnsafeUrl, match=r"points to bucket\.s3\.amazonaws\.com, which api\.allow_storage_hosts"):
+        with pytest.raises(
+            UnsafeUrl, match=r"points to bucket\.s3\.amazonaws\.com, which is not in api\.allow_storage_hosts"
+        ):
             check_signed_url("https://bucket.s3.amazonaws.com/a", NAMED)
 
     def test_a_named_host_still_needs_https(self) -> None:
@@ -143,7 +145,7 @@ class TestLoopback:
         policy = StoragePolicy(hosts=("*.example.com",), allow_loopback=True)
 
         assert check_signed_url("http://127.0.0.1:8080/a", policy) == "127.0.0.1"
-        with pytest.raises(UnsafeUrl, match="does not name"):
+        with pytest.raises(UnsafeUrl, match=r"not in api\.allow_storage_hosts"):
             check_signed_url("https://8.8.8.8/a", policy)
 
     def test_without_the_sandbox_a_named_localhost_still_needs_https(self) -> None:

@@ -53,7 +53,7 @@ def test_each_request_has_a_database_with_latest_and_history() -> None:
 
 def test_without_a_snapshot_it_says_so() -> None:
     assert statements() == []
-    assert "-- There is no snapshot yet." in views.render("/srv/dcsync", [], written_at=NOON)
+    assert "-- The mirror has no snapshots yet." in views.render("/srv/dcsync", [], written_at=NOON)
 
 
 @pytest.mark.parametrize("headers", [[("id",), ("id", "name")], [None], [None, ("id",)]])

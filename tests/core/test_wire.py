@@ -72,10 +72,10 @@ class TestDecoding:
         with pytest.raises(WireError) as caught:
             wire.decode_json(body)
 
-        assert str(caught.value) == f"no valid JSON, it begins with {begins}"
+        assert str(caught.value) == f"a body that is not valid JSON and begins with {begins}"
 
     def test_json_that_is_nested_without_end_is_refused(self) -> None:
-        with pytest.raises(WireError, match="no valid JSON"):
+        with pytest.raises(WireError, match="not valid JSON"):
             wire.decode_json(b"[" * 100_000)
 
     @given(st.binary() | st.text().map(str.encode) | st.text(st.sampled_from('[]{}":,1eNa\\u ')).map(str.encode))
@@ -133,9 +133,9 @@ class TestPage:
         [
             ([], "the list is not an object but list"),
             (None, "the list is not an object but nothing"),
-            ({}, "the list has no `results` array but nothing"),
-            ({"results": "abc"}, "the list has no `results` array but str"),
-            ({"results": {}}, "the list has no `results` array but an object"),
+            ({}, "the list has nothing instead of a `results` array"),
+            ({"results": "abc"}, "the list has str instead of a `results` array"),
+            ({"results": {}}, "the list has an object instead of a `results` array"),
         ],
     )
     def test_a_page_without_results_is_refused(self, value: Json, message: str) -> None:
@@ -148,7 +148,7 @@ class TestPage:
         parsed, problems = wire.parse_each([{"id": "a/b"}, {"id": "r1"}, 5], wire.parse_request)
 
         assert [request.id for request in parsed] == ["r1"]
-        assert problems == ("a data request has no usable `id` but 'a/b'", "a data request is not an object but int")
+        assert problems == ("a data request has the unusable `id` 'a/b'", "a data request is not an object but int")
 
 
 class TestHubs:
@@ -193,10 +193,10 @@ class TestIdentifiers:
         with pytest.raises(WireError) as caught:
             wire.parse_request({"id": bad})
 
-        assert str(caught.value) == f"a data request has no usable `id` but {shown}"
+        assert str(caught.value) == f"a data request has the unusable `id` {shown}"
 
     def test_a_job_needs_the_id_of_its_request(self) -> None:
-        with pytest.raises(WireError, match="a job has no usable `requestId` but 'None'"):
+        with pytest.raises(WireError, match="a job has the unusable `requestId` 'None'"):
             wire.parse_job({"id": "j1"})
 
 
@@ -399,8 +399,8 @@ class TestListing:
             ({}, "the data listing is not an array but an object"),
             ("[]", "the data listing is not an array but str"),
             ([1], "an entry of the data listing is not an object but int"),
-            ([{"size": 1}], "an entry of the data listing has no name but nothing"),
-            ([{"name": "", "size": 1}], "an entry of the data listing has no name but str"),
+            ([{"size": 1}], "an entry of the data listing has nothing instead of a name"),
+            ([{"name": "", "size": 1}], "an entry of the data listing has str instead of a name"),
             ([{"name": "a"}], "the data listing gives 'a' the size 'None'"),
             ([{"name": "a", "size": ""}], "the data listing gives 'a' the size ''"),
             ([{"name": "a", "size": -1}], "the data listing gives 'a' the size '-1'"),
@@ -428,7 +428,7 @@ class TestSigned:
 
     @pytest.mark.parametrize("entry", [{}, {"signedUrl": ""}, {"signedUrl": 5}])
     def test_an_answer_without_a_url_is_refused(self, entry: Mapping[str, Json]) -> None:
-        with pytest.raises(WireError, match=r"the answer for 'a\.csv' has no signedUrl but (nothing|str|int)"):
+        with pytest.raises(WireError, match=r"the answer for 'a\.csv' has (nothing|str|int) instead of a signedUrl"):
             wire.parse_signed(entry, "a.csv")
 
 

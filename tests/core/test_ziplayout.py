@@ -75,7 +75,7 @@ def test_whatever_the_bytes_are_it_raises_nothing_but_zip_errors(data: st.DataOb
 def test_no_zip_at_all_is_said(body: bytes) -> None:
     if END_SIGNATURE in body:
         return
-    with pytest.raises(ZipError, match="no end of a central directory"):
+    with pytest.raises(ZipError, match="no end record"):
         read_directory(body, size=len(body))
 
 
@@ -117,18 +117,18 @@ def test_folders_are_no_members() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"flags": 0x0001}, "it is encrypted"),
-        ({"flags": 0x0041}, "it is encrypted"),
-        ({"flags": 0x2000}, "it is encrypted"),
-        ({"method": 12}, "its compression method 12 is not one of ZIP's two usual ones"),
-        ({"made_by": 0x0314, "attributes": (stat.S_IFLNK | 0o777) << 16}, "it is no plain file"),
-        ({"made_by": 0x0314, "attributes": (stat.S_IFBLK | 0o600) << 16}, "it is no plain file"),
-        ({"method": 0}, "it is stored, and its two sizes differ"),
-        ({"size": 200 << 20}, "it would unpack to more than 200 times its size"),
-        ({"offset": 1 << 30}, "it lies outside the archive"),
-        ({"packed": 1 << 30}, "it lies outside the archive"),
-        ({"disk": 1}, "it lies outside the archive"),
-        ({"size": 0xFFFFFFFF}, "its Zip64 sizes are missing"),
+        ({"flags": 0x0001}, "the content is encrypted"),
+        ({"flags": 0x0041}, "the content is encrypted"),
+        ({"flags": 0x2000}, "the content is encrypted"),
+        ({"method": 12}, "the compression method 12 is not supported (0 and 8 are)"),
+        ({"made_by": 0x0314, "attributes": (stat.S_IFLNK | 0o777) << 16}, "not a regular file"),
+        ({"made_by": 0x0314, "attributes": (stat.S_IFBLK | 0o600) << 16}, "not a regular file"),
+        ({"method": 0}, "the content is not compressed, but its two sizes differ"),
+        ({"size": 200 << 20}, "the content would unpack to more than 200 times its size"),
+        ({"offset": 1 << 30}, "the content is outside the ZIP"),
+        ({"packed": 1 << 30}, "the content is outside the ZIP"),
+        ({"disk": 1}, "the content is outside the ZIP"),
+        ({"size": 0xFFFFFFFF}, "the Zip64 sizes are missing"),
     ],
 )
 def test_a_member_that_is_not_what_a_table_is_is_refused_and_the_others_are_not(
@@ -143,7 +143,7 @@ def test_a_member_that_is_not_what_a_table_is_is_refused_and_the_others_are_not(
 def test_a_name_that_is_not_utf8_is_refused() -> None:
     archive = make_zip({"ünï.csv": b"1"}).replace("ünï".encode(), b"\xff\xfe\xfd\xfcX")
 
-    assert list(reasons(archive).values()) == ["its name is not UTF-8"]
+    assert list(reasons(archive).values()) == ["the name is not UTF-8"]
 
 
 def test_a_name_without_the_flag_is_of_the_old_code_page() -> None:
@@ -154,22 +154,22 @@ def test_a_name_without_the_flag_is_of_the_old_code_page() -> None:
 
 def test_names_with_nul_and_empty_ones_are_refused() -> None:
     archive = make_zip({"a0b": b"1"}).replace(b"a0b", b"a\0b")
-    assert list(reasons(archive).values()) == ["it has no usable name"]
+    assert list(reasons(archive).values()) == ["the name is empty or contains NUL"]
 
     nameless = bytearray(make_zip({"": b"1"}))
-    assert list(reasons(bytes(nameless)).values()) == ["it has no usable name"]
+    assert list(reasons(bytes(nameless)).values()) == ["the name is empty or contains NUL"]
 
 
 def test_a_folder_with_content_is_refused() -> None:
     archive = make_zip({"a/": b"1"})
 
-    assert reasons(archive) == {"a/": "a folder with content"}
+    assert reasons(archive) == {"a/": "the folder has content"}
 
 
 def test_the_same_name_twice_is_refused_both_times() -> None:
     archive = make_zip({"a.csv": b"1", "b.csv": b"2", "c.csv": b"3"}).replace(b"b.csv", b"a.csv")
 
-    assert [refused.reason for refused in directory_of(archive).refused] == ["its name comes twice"] * 2
+    assert [refused.reason for refused in directory_of(archive).refused] == ["the ZIP has this name several times"] * 2
     assert directory_of(archive).by_name.keys() == {"c.csv"}
 
 
@@ -181,7 +181,7 @@ def test_members_that_share_bytes_are_refused() -> None:
 
     overlapping = patch_central(archive, 1, offset=first.offset + 10)
 
-    assert reasons(overlapping) == dict.fromkeys(["a.csv", "b.csv"], "it shares bytes with another member")
+    assert reasons(overlapping) == dict.fromkeys(["a.csv", "b.csv"], "the content overlaps another ZIP entry")
     assert directory_of(overlapping).by_name.keys() == {"c.csv"}
 
 
@@ -198,15 +198,15 @@ def test_a_large_member_may_not_hide_behind_a_small_one_between() -> None:
 @pytest.mark.parametrize(
     ("bend", "words"),
     [
-        (lambda z: b"junk" + z, "not where its end says"),
+        (lambda z: b"junk" + z, "not where the end record"),
         (lambda z: z + b"junk", "no end"),
-        (lambda z: z[:-2] + b"\x16\0" + make_zip({}), "two ends"),
+        (lambda z: z[:-2] + b"\x16\0" + make_zip({}), "two end records"),
         (lambda z: _end(z, here=3), "several volumes"),
         (lambda z: _end(z, disk=1), "several volumes"),
         (lambda z: _end(z, here=0xFFFF, count=0xFFFF), "lacks its Zip64"),
-        (lambda z: _end(z, here=9, count=9), "fewer members"),
-        (lambda z: _end(z, here=2, count=2), "more in it"),
-        (lambda z: _end(z, here=20000, count=20000), "20000 members"),
+        (lambda z: _end(z, here=9, count=9), "fewer entries"),
+        (lambda z: _end(z, here=2, count=2), "bytes after its last entry"),
+        (lambda z: _end(z, here=20000, count=20000), "20000 entries"),
         (lambda z: z.replace(b"PK\x01\x02", b"PK\x01\x09"), "malformed"),
     ],
 )
@@ -221,11 +221,11 @@ def test_a_container_that_does_not_say_one_thing_is_refused(bend: object, words:
 @pytest.mark.parametrize(
     ("bend", "words"),
     [
-        (lambda z: _locator(z, disk=1), "points nowhere"),
-        (lambda z: _locator(z, at=1 << 40), "points nowhere"),
+        (lambda z: _locator(z, disk=1), "does not point to a record"),
+        (lambda z: _locator(z, at=1 << 40), "does not point to a record"),
         (lambda z: z.replace(b"PK\x06\x06", b"PK\x06\x05"), "malformed"),
-        (lambda z: _end(z, disk=7), "differ"),
-        (lambda z: _end(z, count=7, here=7), "differ"),
+        (lambda z: _end(z, disk=7), "contradict each other"),
+        (lambda z: _end(z, count=7, here=7), "contradict each other"),
     ],
 )
 def test_a_zip64_end_that_contradicts_itself_is_refused(bend: object, words: str) -> None:
@@ -269,7 +269,7 @@ def test_zip64_sizes_that_are_not_all_there_refuse_the_member(extra: bytes) -> N
     end = bytearray(plain[plain.index(END_SIGNATURE) :])
     struct.pack_into("<L", end, 12, 46 + 5 + len(extra))
 
-    assert reasons(plain[:at] + entry + b"a.csv" + extra + end) == {"a.csv": "its Zip64 sizes are missing"}
+    assert reasons(plain[:at] + entry + b"a.csv" + extra + end) == {"a.csv": "the Zip64 sizes are missing"}
 
 
 # --- the local header -------------------------------------------------------------------------------------------------
@@ -293,13 +293,13 @@ def test_the_content_begins_behind_the_local_header(streamed: bool) -> None:
 @pytest.mark.parametrize(
     ("place", "form", "value", "words"),
     [
-        (0, "<L", 0, "not that of the directory"),
-        (30, "<B", ord("X"), "not that of the directory"),
-        (8, "<H", 0, "not that of the directory"),
+        (0, "<L", 0, "differs from the central directory"),
+        (30, "<B", ord("X"), "differs from the central directory"),
+        (8, "<H", 0, "differs from the central directory"),
         (6, "<H", 1, "encrypted"),
-        (14, "<L", 12345, "other sizes"),
-        (22, "<L", 12345, "other sizes"),
-        (28, "<H", 0xFFFF, "reaches into"),
+        (14, "<L", 12345, "different sizes"),
+        (22, "<L", 12345, "different sizes"),
+        (28, "<H", 0xFFFF, "overlaps the next entry"),
     ],
 )
 def test_a_local_header_that_contradicts_the_directory_is_refused(
@@ -348,7 +348,7 @@ def test_cutting_spans_loses_no_member_and_adds_no_byte(steps: list[tuple[int, i
 def test_a_refused_member_is_described_in_printable_words() -> None:
     (refused,) = directory_of(patch_central(make_zip({"a\n.csv": b"1"}), 0, flags=1)).refused
 
-    assert describe(refused) == "a\\n.csv: it is encrypted"
+    assert describe(refused) == "a\\n.csv: the content is encrypted"
 
 
 def _end(archive: bytes, **fields: int) -> bytes:

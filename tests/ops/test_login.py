@@ -192,7 +192,7 @@ async def test_a_denied_sign_in_ends_and_the_page_says_so(rig: Rig) -> None:
         status, page = await visit(await consent(person.url, answer="deny"))
 
     assert (status, "The user denied access" in page) == (400, True)
-    assert refusals == ["signing in was refused: The user denied access"]
+    assert refusals == ["Autodesk refused the sign-in: The user denied access"]
     assert rig.chain.store.read() is None
 
 

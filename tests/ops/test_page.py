@@ -75,7 +75,7 @@ async def test_the_page_shows_each_request_with_its_newest_snapshot(mirror: Mirr
 
 async def test_an_empty_mirror_has_a_report_too(mirror: Mirror) -> None:
     assert "No data request is known yet." in await report(mirror)
-    assert "There is no snapshot yet." in (mirror.root / "views.sql").read_text()
+    assert "The mirror has no snapshots yet." in (mirror.root / "views.sql").read_text()
 
 
 async def test_what_holds_up_all_accounts_and_what_is_lost_is_on_top(mirror: Mirror) -> None:
@@ -298,7 +298,7 @@ async def test_a_layout_that_does_not_keep_requests_apart_has_no_views(mirror: M
     await days(mirror, rows(2))
 
     assert "My Company" in await report(mirror)
-    assert "There is no snapshot yet." in (mirror.root / "views.sql").read_text()
+    assert "The mirror has no snapshots yet." in (mirror.root / "views.sql").read_text()
 
 
 @pytest.mark.parametrize(

@@ -406,9 +406,9 @@ async def test_an_archive_of_another_size_than_listed_leaves_the_single_files(mi
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"flags": 1}, "refused in the archive: it is encrypted"),
-        ({"method": 12}, "refused in the archive: its compression method 12"),
-        ({"attributes": 0o120777 << 16, "made_by": 0x0300}, "refused in the archive: it is no plain file"),
+        ({"flags": 1}, "refused in the archive: the content is encrypted"),
+        ({"method": 12}, "refused in the archive: the compression method 12"),
+        ({"attributes": 0o120777 << 16, "made_by": 0x0300}, "refused in the archive: not a regular file"),
         ({"crc32": 12345}, "damaged in the archive: its "),
         ({"size": 1234}, "the archive has 1234 bytes of it, the listing says 1001"),
         ({"packed": 300}, "damaged in the archive"),
@@ -639,7 +639,7 @@ async def test_a_store_that_stops_giving_ranges_leaves_the_single_files(
     reasons = {entry["original"]: entry["reason"] for entry in document["skipped"] if entry["original"] in schemas}
     assert reasons == dict.fromkeys(
         schemas,
-        "only in the archive; damaged in the archive: the file store sends the whole archive when a part is asked for",
+        "only in the archive; damaged in the archive: the storage sends the whole ZIP when a part of it is requested",
     )
 
 

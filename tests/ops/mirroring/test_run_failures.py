@@ -93,7 +93,7 @@ async def test_a_missing_listing_is_looked_for_a_day_and_then_set_aside(mirror: 
         JobState.QUARANTINED,
     ]
     assert first.failed[0].code == "L-MISSING"
-    assert "looks again for a day" in first.failed[0].hint
+    assert "retries for one day" in first.failed[0].hint
     assert "not tried again unless you ask" in third.failed[0].hint
     # Set aside is not forgotten, as long as the server has it.
     assert (await mirror.sync_one()).given_up == 1

@@ -27,6 +27,7 @@ from dcsync.daemon.session import Session, SessionParts
 from dcsync.errors import DcsyncError
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.run import sync
+from dcsync.tasks import DiskThreads
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +97,7 @@ class LocalSession(Session):
     async def _opened(self) -> AsyncIterator[None]:
         self._plan_triggers()
         yield
-        await self.context.disk.run(_write_state, self._state_path(), None)
+        await _write_state(self.context.disk, self._state_path(), None)
 
     def _plan_triggers(self) -> None:
         poll, now = self.config.poll, self.context.clock.now()
@@ -227,7 +228,7 @@ class LocalSession(Session):
         self._notifier.status(words)
         if self._slow_disk_s() is None:
             state: dict[str, Json] = {"pid": os.getpid(), "status": words, "next_poll": time_json(due)}
-            await self.context.disk.run(_write_state, self._state_path(), state)
+            await _write_state(self.context.disk, self._state_path(), state)
 
     def _describe_waiting(self) -> str:
         due = self._schedule.next_poll()
@@ -239,18 +240,19 @@ class LocalSession(Session):
         return Path(self.config.state.dir) / _STATE_NAME
 
 
-def _write_state(path: Path, state: Mapping[str, Json] | None) -> None:
+async def _write_state(disk: DiskThreads, path: Path, state: Mapping[str, Json] | None) -> None:
     """Replace the file that `dcsync status` reads, or remove it for None.
 
     The file does not have to survive a power cut, and a full disk must not stop the daemon.
     """
     try:
         if state is None:
-            path.unlink(missing_ok=True)
+            await disk.run(path.unlink, missing_ok=True)
             return
-        replacement = path.with_suffix(".new")
-        replacement.write_text(json.dumps(state))
-        replacement.replace(path)
+        temporary = path.with_suffix(".new")
+        async with disk.open(temporary, "wb") as file:
+            await file.write(json.dumps(state).encode())
+        await disk.run(temporary.replace, path)
     except OSError as error:
         log.debug("cannot write the state file of the daemon", path=str(path), error=error.strerror)
 

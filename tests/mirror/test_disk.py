@@ -194,6 +194,8 @@ def test_settling_makes_every_name_on_the_way_durable(
 
     disk.fsync_path(folder, ["a", "b", "c"])
     assert fsynced == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a/b")]
+    disk.fsync_path(folder, ["a"], last=True)
+    assert fsynced[3:] == [str(tmp_path), str(tmp_path / "a")]
     with pytest.raises(FileNotFoundError):
         disk.fsync_path(folder, ["a", "x", "y"])
 

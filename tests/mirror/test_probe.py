@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dcsync.errors import DiskFull, MirrorTampered
+from dcsync.errors import DiskFault, DiskFull, MirrorTampered
 from dcsync.mirror import disk, probe
 from dcsync.mirror.root import MirrorRoot, open_root
 
@@ -90,6 +90,17 @@ def test_a_full_disk_is_said_and_left_as_it_was(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_disk_that_reports_its_error_only_at_the_fsync_is_faulty(
+    tmp_path: Path, root: MirrorRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", refuse(errno.EIO))
+
+    with pytest.raises(DiskFault, match="trying to write to"):
+        probe.try_out(root)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_symlink_in_its_own_folder_s_place_is_not_followed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The examination of a configuration and of all that it names."""
+"""`doctor` for a configuration: opens everything that the configuration names."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ async def diagnose(
     clock: Clock | None = None,
     tell: Callable[[Check], None] = lambda _: None,
 ) -> list[Check]:
-    """Examine a configuration and all that it names; a failure is a check like another. Nothing that it writes lasts.
+    """Check a configuration and everything that it names. A failure is the result of a check, and is not raised.
 
-    `tell` hears of each check at once.
+    `tell` is called with each check at once. No file is left behind.
     """
     try:
         found = find(place, environ=environ)
@@ -59,7 +59,7 @@ async def diagnose(
             with ExitStack() as stack:
                 used = config
                 if not await disk.run(state.is_dir):
-                    # The state folder is for the first run to make, as the user that it runs as.
+                    # Only the first run creates the state folder, as the user that dcsync runs as.
                     folder = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-")))
                     used = config.model_copy(update={"state": config.state.model_copy(update={"dir": folder})})
                 async with open_api(used, environ=environ, clock=clock, disk=disk) as opened:
@@ -74,7 +74,7 @@ async def diagnose(
             latest=LatestKind(config.mirror.latest),
             state=state,
             manifest=manifest_place(config, environ=environ),
-            open_store=lambda: _store_to_look(config, environ, disk),
+            open_store=lambda: _open_store_read_only(config, environ, disk),
             instance=state / INSTANCE_NAME,
             base_url=config.api.base_url,
             accounts=account_settings(config),
@@ -89,7 +89,7 @@ async def diagnose(
 
 
 @asynccontextmanager
-async def _store_to_look(
+async def _open_store_read_only(
     config: Config, environ: Mapping[str, str], disk: DiskThreads
 ) -> AsyncIterator[tuple[ChainStore, DiskThreads]]:
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""How the mirror stands. Answers in a blink: imports neither the network nor the log."""
+"""The status of the mirror. To start quickly, it imports neither the network nor the log."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from dcsync.ops.status import Holder, Status, TokenState, account_statuses, toke
 from dcsync.tasks import DiskThreads
 
 if TYPE_CHECKING:
-    # At run time it would bring in the network.
+    # Imported at run time, it would import the network.
     from dcsync.ops.context import SyncContext
 
 
 async def read_status(
     config: Config, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None
 ) -> Status:
-    """Open what there is and read how the mirror stands. Nothing is locked, written or asked of the network."""
+    """Open the manifest and the state folder, and read the status. No locks, no writes, no network."""
     clock = clock or SystemClock()
     place = manifest_place(config, environ=environ)
     async with AsyncExitStack() as stack:
@@ -53,7 +53,7 @@ async def read_status(
 
 
 async def current_status(config: Config, context: SyncContext) -> Status:
-    """Read how the mirror stands from what is open already."""
+    """Read the status from the manifest and the token store of a running command."""
     used, now = await context.limiter.used(), context.clock.now()
     pair, token = await context.token_threads.run(read_token, config, context.token_store)
     return await _status(config, context.manifest, context.disk, now, used=used, pair=pair, token=token)
@@ -93,7 +93,7 @@ async def _status(
 
 
 def alert_sources(config: Config, account: AccountSettings, token: TokenState | None, now: datetime) -> AlertSources:
-    """Return what decides, besides the manifest, which alerts an account has."""
+    """Return everything besides the manifest that decides which alerts an account has."""
     return AlertSources(
         account=account,
         root=Path(config.mirror.root),
@@ -103,18 +103,18 @@ def alert_sources(config: Config, account: AccountSettings, token: TokenState | 
 
 
 def read_token(config: Config, store: ChainStore) -> tuple[TokenPair | None, TokenState | None]:
-    """Return the stored tokens and their state, where the method has any. Nothing is used, locked or asked."""
+    """Return the stored tokens and their state, for the methods that have any. No locks, no network, no token used."""
     if config.auth.method != "login" and config.auth.refresh_token is None:
         return None, None
     pair, token = _token_state(store)
-    # Before the first run with method "token" there is nothing stored, and nothing amiss.
+    # Before the first run with method "token", no stored token is expected.
     if not token.is_stored and config.auth.method == "token":
         return None, None
     return pair, token
 
 
 def _token_state(store: ChainStore) -> tuple[TokenPair | None, TokenState]:
-    """Read the store without its lock: it is replaced in one step."""
+    """Read the store without its lock. The file is replaced in one step."""
     pair, intent = store.read(), store.intent()
     if pair is None:
         return None, TokenState(is_stored=False, is_refused=False, issued_at=None)
@@ -131,7 +131,7 @@ def _free_bytes(path: Path) -> int | None:
 
 
 def _next_poll(path: Path) -> datetime | None:
-    """Return when the daemon said that it would poll next."""
+    """Return the time of the next poll, as the daemon recorded it."""
     try:
         entry = json.loads(path.read_bytes())
         return parse_time(entry["next_poll"])
@@ -140,7 +140,7 @@ def _next_poll(path: Path) -> datetime | None:
 
 
 def lock_holder(path: Path) -> Holder | None:
-    """Return who holds the lock, by trying it: the file stays when its holder is gone."""
+    """Return the holder of the lock, by trying it. The file alone proves nothing: it stays when its holder ends."""
     if not path.is_file():
         return None
     try:

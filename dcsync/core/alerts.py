@@ -1,7 +1,7 @@
-"""Alerts: what a person should know. One table says what each code means; an alert stands until it is resolved. Pure.
+"""Alerts: problems that the operator should know about. One table describes each code. Pure.
 
-An alert is notified when it begins (one that may pass on its own, only once it has stood for a while), again once a
-day, and when it is resolved, if it was notified.
+An alert stands until it is resolved. It is notified when it begins, once a day while it stands, and when it is
+resolved. An alert that may pass on its own is first notified after it has stood for an hour.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from dcsync.core.model import Json
 from dcsync.core.wire import time_json
 from dcsync.errors import DcsyncError, ExitStatus, Scope, every_error
 
-#: An alert that stands is notified again after this long, never at each poll.
+#: A standing alert is notified again after this time, never at each poll.
 REMIND_AFTER = timedelta(days=1)
-#: An alert that may pass on its own is notified once it has stood for this long.
+#: An alert that may pass on its own is first notified after it has stood for this time.
 PATIENCE = timedelta(hours=1)
 
 
 class Severity(StrEnum):
-    """How much it matters."""
+    """How urgent an alert is."""
 
-    #: dcsync goes on; it may pass, or it is not urgent.
+    #: dcsync continues. The problem may pass, or is not urgent.
     WARNING = "warning"
-    #: Data is missing or damaged, or dcsync is stopped until somebody acts.
+    #: Data is missing or damaged, or dcsync cannot continue without you.
     CRITICAL = "critical"
 
 
 class Origin(StrEnum):
-    """Where the cause is."""
+    """Where the cause of an alert is."""
 
-    #: At Autodesk, or with those who manage the data requests there: no fault of this machine.
+    #: At Autodesk, or in the data requests there. This machine cannot fix it.
     AUTODESK = "autodesk"
     HERE = "here"
 
 
 class AlertScope(StrEnum):
-    """What an alert is about."""
+    """The subject of an alert."""
 
     MIRROR = "mirror"
     ACCOUNT = "account"
@@ -67,7 +67,7 @@ class AlertCode(StrEnum):
     V_DAMAGED = "V-DAMAGED"
     H_FAILED = "H-FAILED"
 
-    # Of the errors: each class of `dcsync.errors` has its own.
+    # Codes of errors: the classes of `dcsync.errors` declare them.
     DCSYNC = "DCSYNC"
     C_CONFIG = "C-CONFIG"
     C_MISSING = "C-MISSING"
@@ -133,7 +133,7 @@ class AlertCode(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> AlertCode:
-        """Return the code; one that another version wrote and this one does not know is `DCSYNC`."""
+        """Return the code. A code that only another version knows becomes `DCSYNC`."""
         try:
             return cls(text)
         except ValueError:
@@ -142,25 +142,25 @@ class AlertCode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertKind:
-    """What the alerts of one code have in common."""
+    """The properties that all alerts of a code share."""
 
     code: AlertCode
     severity: Severity
-    #: What `dcsync status --check` makes of it.
+    #: The exit status of `dcsync status --check` while it stands.
     exit_status: ExitStatus
     scope: AlertScope
     origin: Origin
-    #: What to do about it, unless the alert itself knows better.
+    #: What to do about it. An alert may have a better hint of its own.
     hint: str
     #: Whether it may pass on its own.
     may_pass: bool = False
-    #: Which event says that it began.
+    #: The kind of the event that is sent when it begins.
     event: EventKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """Something a person should know right now. Of one account, code and subject (a job, a request) there is one."""
+    """A problem that exists right now. Account, code and subject (a job, a data request) identify it."""
 
     account: str
     code: AlertCode
@@ -169,9 +169,9 @@ class Alert:
     scope: AlertScope
     subject: str = ""
     may_pass: bool = False
-    #: Whether no later run can resolve it: it is notified once, without reminders.
+    #: Whether no later run can resolve it. It is notified once, without reminders.
     is_final: bool = False
-    #: What its event carries besides. The manifest does not keep it.
+    #: More fields of its event. The manifest does not keep them.
     job: str | None = None
     data: Mapping[str, Json] = field(default_factory=dict, compare=False)
 
@@ -179,7 +179,7 @@ class Alert:
     def of(
         cls, code: AlertCode, *, account: str, message: str, hint: str = "", subject: str = "", may_pass: bool = False
     ) -> Alert:
-        """Return an alert as the table has it; `hint` and `may_pass` only where this one differs."""
+        """Return an alert with the properties of its code. `hint` and `may_pass` override those of the code."""
         kind = ALERT_KINDS[code]
         return cls(
             account=account,
@@ -193,23 +193,23 @@ class Alert:
 
     @classmethod
     def of_error(cls, error: DcsyncError, *, account: str) -> Alert:
-        """Return the alert that an error is while it lasts."""
+        """Return the alert for an error."""
         return cls.of(AlertCode.parse(error.code), account=account, message=error.message, hint=error.advice)
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What makes it the same as before."""
+        """The identity of the alert across runs."""
         return (self.account, self.code, self.subject)
 
     @property
     def kind(self) -> AlertKind:
-        """What the table says of its code."""
+        """The properties of its code."""
         return ALERT_KINDS[self.code]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingAlert:
-    """An alert with its history; `notified_at` is None while nobody was notified."""
+    """An alert with its history. `notified_at` is None before the first notification."""
 
     alert: Alert
     since: datetime
@@ -232,7 +232,7 @@ class StandingAlert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciled:
-    """What stands now, and the events to send."""
+    """The standing alerts, and the events to send."""
 
     standing: tuple[StandingAlert, ...]
     events: tuple[Event, ...]
@@ -245,9 +245,10 @@ def reconcile(
     *,
     silent: Collection[tuple[str, str, str]] = (),
 ) -> Reconciled:
-    """Return what stands after `alerts` were collected, and the events that follow; both are of the same accounts.
+    """Return the standing alerts after `alerts` were collected, and the events to send.
 
-    An alert whose key is in `silent` begins as notified. Applying it twice at one moment sends nothing the second time.
+    `standing` and `alerts` belong to the same accounts. An alert whose key is in `silent` begins as notified. A second
+    call at the same time sends nothing.
     """
     before = {item.alert.key: item for item in standing}
     after, events = [], []
@@ -267,14 +268,14 @@ def reconcile(
 
 
 def with_history(alerts: Sequence[Alert], standing: Sequence[StandingAlert], now: datetime) -> list[StandingAlert]:
-    """Return the alerts with since when they stand: now, for one that is not in `standing`."""
+    """Return the alerts with their history from `standing`. An alert without one begins now."""
     before = {item.alert.key: item for item in standing}
     found = {}
     for alert in alerts:
         known = before.get(alert.key)
         found[alert.key] = StandingAlert(
             alert=alert,
-            # A beginning ahead of now is of a clock that was wrong; it would keep patience waiting until then.
+            # A time in the future comes from a wrong clock. The first notification would wait until then.
             since=now if known is None else min(known.since, now),
             notified_at=None if known is None else known.notified_at,
         )
@@ -286,7 +287,7 @@ def _is_due(item: StandingAlert, now: datetime) -> bool:
         return not item.alert.may_pass or now - item.since >= PATIENCE
     if item.alert.is_final:
         return False
-    # A time ahead of now is of a clock that was wrong.
+    # A time in the future comes from a wrong clock.
     return now - item.notified_at >= REMIND_AFTER or item.notified_at > now
 
 
@@ -310,24 +311,24 @@ def _resolved(item: StandingAlert, now: datetime) -> Event:
         account=item.alert.account,
         at=now,
         code=item.alert.code,
-        message=f"over: {item.alert.message}",
+        message=f"resolved: {item.alert.message}",
         data={"since": time_json(item.since), "subject": item.alert.subject},
     )
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
-#: Of an error class that has no hint of its own: mostly the error brings one.
+#: Hints for error classes without one. Most of their errors have a hint of their own.
 _HINTS = {
-    AlertCode.DCSYNC: "see the log of dcsync for what happened; please report it if it stays",
+    AlertCode.DCSYNC: "see the log of dcsync for the cause; please report the problem if it stays",
     AlertCode.C_CONFIG: "correct the configuration; config.example.toml documents every key",
     AlertCode.T_AUTH: "sign in again: dcsync login",
     AlertCode.F_DISK: "check the disk and the kernel log; dcsync retries automatically",
     AlertCode.M_MIRROR: "check mirror.root: dcsync doctor names what is wrong with it",
     AlertCode.M_FOREIGN: "correct mirror.root, or mount the disk that belongs to this mirror",
     AlertCode.M_MASS: "check whether the mirror's disk is the right one and complete, then run dcsync verify",
-    AlertCode.M_TAMPERED: "something other than dcsync changed the mirror; put back what was there",
-    AlertCode.D_STATE: "please report it with the lines of the log",
+    AlertCode.M_TAMPERED: "something other than dcsync changed the mirror; undo that change",
+    AlertCode.D_STATE: "please report this with the lines of the log",
 }
 
 
@@ -347,7 +348,7 @@ def _kind(
 
 
 _DATA_CONNECTOR = "in Autodesk's Data Connector"
-_WAIT = f"dcsync looks for it at every poll; check the data request {_DATA_CONNECTOR}"
+_WAIT = f"dcsync checks for it at every poll; check the data request {_DATA_CONNECTOR}"
 _COMPARE = "compare the snapshot with the previous one: dcsync diff previous latest"
 
 
@@ -369,7 +370,7 @@ _OWN = (
     _kind(
         AlertCode.L_INACTIVE,
         AlertScope.REQUEST,
-        f"activate it again {_DATA_CONNECTOR}, or leave it out with [[account]] requests",
+        f"activate it again {_DATA_CONNECTOR}, or exclude it with [[account]] requests",
         origin=Origin.AUTODESK,
     ),
     _kind(
@@ -382,13 +383,13 @@ _OWN = (
     _kind(
         AlertCode.L_EXPIRING,
         AlertScope.JOB,
-        "the other alerts of dcsync status say what holds it up",
+        "dcsync status lists the alerts that prevent the download",
         severity=Severity.CRITICAL,
     ),
     _kind(
         AlertCode.L_LOST,
         AlertScope.JOB,
-        "this extract can no longer be downloaded; the next extract has the account's data as of its own day",
+        "this extract can no longer be downloaded; the next extract will contain the account's data as of that day",
         exit_status=ExitStatus.DONE,
     ),
     _table_kind(AlertCode.L_ROWS),
@@ -411,7 +412,7 @@ _OWN = (
 
 
 def _kind_of_error(kind: type[DcsyncError]) -> AlertKind:
-    """Return what an error class says of its code."""
+    """Return the properties of a code from the fields of its error class."""
     code = AlertCode(kind.code)
     harmless = kind.transient and kind.exit_status is ExitStatus.INCOMPLETE
     return AlertKind(
@@ -437,11 +438,11 @@ _SCOPES = {
 def _table() -> Mapping[AlertCode, AlertKind]:
     kinds = {kind.code: kind for kind in _OWN}
     for error in every_error():
-        # A class without a code of its own has its parent's, which says what the code means.
+        # A class without a code of its own uses its parent's code and properties.
         if "code" in error.__dict__:
             kinds[AlertCode(error.code)] = _kind_of_error(error)
     return MappingProxyType({code: kinds[code] for code in AlertCode})
 
 
-#: What each code means: the only place that says so.
+#: The properties of each code. No other place defines them.
 ALERT_KINDS: Mapping[AlertCode, AlertKind] = _table()

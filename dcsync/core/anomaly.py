@@ -1,6 +1,7 @@
-"""What looks wrong with a new snapshot's tables beside those before it: a warning, never a reason not to publish. Pure.
+"""Tables of a new snapshot that look wrong compared with previous snapshots. Pure.
 
-An extract that comes out half empty is as whole, by its bytes, as any other; only what was there before can tell.
+A warning never prevents publishing. An extract that is half empty passes every check of its bytes. Only a comparison
+with previous snapshots can find it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from statistics import median
 
 from dcsync.core.table import TableFacts, columns_between
 
-#: Rows are held against the median of so many snapshots: one bad day in them, or three, does not move it.
+#: Rows are compared with the median of this many snapshots. Up to three bad days do not change the median.
 LOOK_BACK = 7
-#: A table that keeps less than this share of the median has lost something.
+#: A table with less than this share of the median gets a warning.
 LEAST_SHARE = 0.5
 
 COLUMNS_LOST = "L-COLUMNS"
@@ -27,7 +28,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableWarning:
-    """What looks wrong with a table. `message` begins with what happened, not with the table."""
+    """A table that looks wrong. `message` does not begin with the name of the table."""
 
     code: str
     table: str
@@ -43,8 +44,8 @@ def table_warnings(
 ) -> tuple[TableWarning, ...]:
     """Compare the tables of a new snapshot with those of up to `LOOK_BACK` snapshots, newest first, by original name.
 
-    A delta extract holds only changed rows: of it, columns alone are compared. `left_out` are tables that the
-    configuration leaves out: they are not missed.
+    A delta extract holds only changed rows, so only its columns are compared. `left_out` are tables that the
+    configuration excludes. They are not missing.
     """
     if not before:
         return ()
@@ -76,17 +77,18 @@ def _rows_lost(table: str, now: TableFacts | None, before: Sequence[TableFacts |
     usual = median(counts)
     if now.rows >= usual * LEAST_SHARE:
         return []
-    of = f"the median of the last {len(counts)} snapshots" if len(counts) > 1 else "the snapshot before"
-    message = f"has {now.rows:,} rows, less than half of the {usual:,.0f} that are {of}"
+    rows = "1 row" if now.rows == 1 else f"{now.rows:,} rows"
+    of = f", the median of the last {len(counts)} snapshots" if len(counts) > 1 else " in the previous snapshot"
+    message = f"has {rows}, down from {usual:,.0f}{of}"
     return [TableWarning(code=ROWS_LOST, table=table, message=message)]
 
 
 def _table_lost(table: str, before: TableFacts | None) -> list[TableWarning]:
     if before is None or not before.rows:
-        # One without rows comes and goes unnoticed.
+        # A table without rows is not missed.
         return []
     return [
         TableWarning(
-            code=TABLE_LOST, table=table, message=f"is gone; the snapshot before had {before.rows:,} rows of it"
+            code=TABLE_LOST, table=table, message=f"is missing; the previous snapshot had {before.rows:,} rows"
         )
     ]

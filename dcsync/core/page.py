@@ -1,7 +1,7 @@
-"""What the report page shows, ready to be written down: every figure and link as text. Pure.
+"""The content of the report page, with every number and link as text. Pure.
 
 Nothing here is HTML: the template escapes all of it. Names from outside are made printable first, so that no control
-character, and nothing that turns the direction of the text around, gets through.
+character and no change of the text's direction reaches the page.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dcsync.core.names import printable
 from dcsync.core.summary import PastSnapshot
 from dcsync.core.table import ColumnChange
 
-#: The page stays below 2 MB, however many requests there are: what is over these is in the folders, and said to be.
+#: The page stays below 2 MB, however many data requests there are. It says how much is not shown.
 MOST_SNAPSHOTS = 1200
 MOST_TABLES = 400
 MOST_SCHEMA_CHANGES = 300
@@ -32,7 +32,7 @@ _MOST_COLUMNS = 12
 _NAME = 320
 _COLUMN = 80
 
-#: Later than so many of its usual intervals, a request is late.
+#: A data request is overdue after this many of its usual intervals.
 _LATE_INTERVALS = 2.0
 _LATE_SLACK = timedelta(hours=6)
 _LOOK_BACK = 8
@@ -40,7 +40,7 @@ _LOOK_BACK = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """A job that left no snapshot, and is a loss: expired or set aside."""
+    """A job that was lost: its extract expired, or the job is quarantined."""
 
     completed_at: datetime
     words: str
@@ -48,7 +48,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHistory:
-    """What is known of a data request. `snapshots` are in order of time, oldest first; `folder` is the request's."""
+    """The history of a data request. `snapshots` are in order, oldest first. `folder` is that of the data request."""
 
     id: RequestId
     description: str
@@ -57,7 +57,7 @@ class RequestHistory:
     is_delta: bool
     snapshots: Sequence[PastSnapshot]
     missing: Sequence[Missing] = ()
-    #: The newest snapshot against the one before it.
+    #: The latest snapshot compared with the previous one.
     newest: SnapshotDiff | None = None
     #: The rows of the tables that changed, by their original name and snapshot.
     rows: Mapping[str, Mapping[JobId, int]]
@@ -65,7 +65,7 @@ class RequestHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountHistory:
-    """What is known of an account. `alerts` are codes and messages."""
+    """The history of an account. `alerts` are codes and messages."""
 
     name: str
     last_poll: datetime | None
@@ -76,7 +76,7 @@ class AccountHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """An alert: of the account, or of a table in a request's newest snapshot."""
+    """An alert of the account, or of a table in the latest snapshot of a data request."""
 
     code: str
     text: str
@@ -88,7 +88,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """A chart and its words."""
+    """A chart and its captions."""
 
     title: str
     drawing: Chart
@@ -101,7 +101,7 @@ class History:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """A table that is not as it was."""
+    """A table that changed."""
 
     name: str
     change: str
@@ -137,7 +137,7 @@ class SnapshotRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestView:
-    """A request's part of the page. Each `_left` is how much is not shown."""
+    """A data request's part of the page. Each `_left` counts what is not shown."""
 
     anchor: str
     title: str
@@ -209,9 +209,9 @@ def link(folder: str) -> str:
 
 
 def late_by(completed: Sequence[datetime], now: datetime) -> timedelta | None:
-    """Return the usual interval of a request whose next snapshot should long be here; None when it is in time.
+    """Return the usual interval of a data request whose next snapshot is overdue, or None.
 
-    What is usual, the last snapshots say; a request that ran once or twice has no habit.
+    The last snapshots decide what is usual. A data request that ran once or twice has no usual interval.
     """
     times = completed[-_LOOK_BACK:]
     gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
@@ -247,7 +247,7 @@ def _anchor(account: int, request: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
-    """Makes the parts of a page. `share` is what each request may have of it."""
+    """Makes the parts of a page. `share` is the part of it that each data request may fill."""
 
     now: datetime
     zone: tzinfo
@@ -269,7 +269,7 @@ class _View:
         late = late_by([past.completed_at for past in kept if past.completed_at is not None], self.now)
         listed = request.snapshots[-self._most(MOST_SNAPSHOTS) :]
         tables = () if request.newest is None else (*request.newest.tables, *request.newest.others)
-        # Those that say most first: another header, then the greatest change.
+        # Sorted by importance: changed columns first, then the greatest change.
         tables = tuple(sorted(tables, key=_weight, reverse=True))
         shown = tables[: self._most(MOST_TABLES)]
         schema = [
@@ -309,7 +309,8 @@ class _View:
         if moment is None:
             return "undated"
         local = moment.astimezone(self.zone)
-        return f"{local:%Y-%m-%d %H:%M}{'Z' if self.zone is UTC else f'{local:%z}'}"
+        # The page says once that all times are in UTC.
+        return f"{local:%Y-%m-%d %H:%M}{'' if self.zone is UTC else f'{local:%z}'}"
 
     def day(self, past: PastSnapshot) -> str:
         return "undated" if past.completed_at is None else f"{past.completed_at.astimezone(self.zone):%Y-%m-%d}"
@@ -318,8 +319,8 @@ class _View:
         return "never" if moment is None else self.time(moment)
 
     def _age(self, moment: datetime) -> str:
-        # Nothing on the page runs: it may be looked at long after it was written.
-        return f"{age_text(moment, self.now).removesuffix(' ago')} before this page"
+        # The page runs no code, and may be read long after it was written.
+        return f"{age_text(moment, self.now).removesuffix(' ago')} old when this page was written"
 
     def _most(self, most: int) -> int:
         return max(_LEAST, int(most * self.share))
@@ -336,7 +337,7 @@ class _View:
             first, last = (f"{point.at.astimezone(self.zone):%Y-%m-%d}" for point in (drawing.first, drawing.last))
             words = (
                 f"{title} of {len(points)} snapshots, from {text(drawing.first.value)} on {first} to "
-                f"{text(drawing.last.value)} on {last}; least {text(drawing.least)}, most {text(drawing.most)}"
+                f"{text(drawing.last.value)} on {last}; min {text(drawing.least)}, max {text(drawing.most)}"
             )
             least, most = text(drawing.least), text(drawing.most)
             drawn.append(
@@ -356,7 +357,7 @@ class _View:
             events.append((past.completed_at, Event(day=local.date(), mark=mark, target=target, words=words)))
         first = events[0][0] if events else None
         for lost in missing:
-            # What is older than the snapshots that are shown has no month to stand in.
+            # Losses older than the snapshots shown have no month on the page.
             if first is None or lost.completed_at >= first:
                 day = lost.completed_at.astimezone(self.zone).date()
                 event = Event(day=day, mark=Mark.LOST, target=None, words=printable(lost.words, _COLUMN))
@@ -400,7 +401,7 @@ class _View:
 
 
 def columns_text(change: ColumnChange) -> str:
-    """Return what became of the columns in a line."""
+    """Return the changes of the columns as one line."""
     words = [f"+{printable(column, _COLUMN)}" for column in change.added[:_MOST_COLUMNS]]
     words += [f"-{printable(column, _COLUMN)}" for column in change.removed[:_MOST_COLUMNS]]
     left = len(change.added) + len(change.removed) - len(words)

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, from the status alone: the same for a scrape and for a file."""
+"""Metrics for Prometheus, from the status alone: the same for a scrape and for a file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def render(status: Status) -> bytes:
-    """Return the figures in Prometheus' text form."""
-    # Imported when it is asked for: 40 ms that no other command should pay.
+    """Return the metrics in the text format of Prometheus."""
+    # Imported here because the import takes 40 ms, which no other command should pay for.
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.registry import Collector
 
@@ -36,24 +36,24 @@ def render(status: Status) -> bytes:
 
 async def write_textfile(disk: DiskThreads, path: Path, status: Status) -> None:
     """Write the metrics for node_exporter's textfile collector, in one step. Raises `OSError`."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        async with disk.open(aside, "wb") as file:
+        async with disk.open(temporary, "wb") as file:
             await file.write(await disk.run(render, status))
-        await disk.run(_put_in_place, aside, path)
+        await disk.run(_replace_file, temporary, path)
     finally:
-        await disk.run(aside.unlink, missing_ok=True)
+        await disk.run(temporary.unlink, missing_ok=True)
 
 
-def _put_in_place(aside: Path, path: Path) -> None:
-    aside.chmod(0o644)  # node_exporter is another user
-    aside.replace(path)
+def _replace_file(temporary: Path, path: Path) -> None:
+    temporary.chmod(0o644)  # node_exporter runs as another user
+    temporary.replace(path)
 
 
 def _metrics(status: Status) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
-    info = GaugeMetricFamily("dcsync_build_info", "The version that runs, and where.", labels=["version", "host"])
+    info = GaugeMetricFamily("dcsync_build_info", "Version and host of the running dcsync.", labels=["version", "host"])
     info.add_metric([__version__, socket.gethostname()], 1)
     yield info
     if status.hosts:
@@ -61,14 +61,14 @@ def _metrics(status: Status) -> Iterator[Metric]:
     yield from _times(status)
     yield from _states(status)
     yield from _totals(status)
-    yield GaugeMetricFamily("dcsync_quota_limit", "API calls a minute that are allowed.", value=status.quota_limit)
-    yield GaugeMetricFamily("dcsync_quota_used", "API calls of the last minute.", value=status.quota_used)
+    yield GaugeMetricFamily("dcsync_quota_limit", "Allowed API calls per minute.", value=status.quota_limit)
+    yield GaugeMetricFamily("dcsync_quota_used", "API calls in the last minute.", value=status.quota_used)
     if status.free_bytes is not None:
-        yield GaugeMetricFamily("dcsync_disk_free_bytes", "Free bytes of the mirror's disk.", value=status.free_bytes)
+        yield GaugeMetricFamily("dcsync_disk_free_bytes", "Free bytes on the mirror's disk.", value=status.free_bytes)
     if status.token_refresh_by is not None:
         yield GaugeMetricFamily(
             "dcsync_token_refresh_by_timestamp_seconds",
-            "When the refresh token ends if it is not renewed.",
+            "Time at which the refresh token expires unless it is renewed.",
             value=status.token_refresh_by.timestamp(),
         )
 
@@ -77,9 +77,11 @@ def _hosts(status: Status) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
     labels = ["host", "pid"]
-    up = GaugeMetricFamily("dcsync_host_up", "1 while the host was heard of in the last half minute.", labels=labels)
-    seen = GaugeMetricFamily("dcsync_host_seen_timestamp_seconds", "When the host was last heard of.", labels=labels)
-    busy = GaugeMetricFamily("dcsync_host_busy", "1 while the host has something in hand.", labels=labels)
+    up = GaugeMetricFamily("dcsync_host_up", "1 if the host was seen in the last 30 seconds, else 0.", labels=labels)
+    seen = GaugeMetricFamily(
+        "dcsync_host_seen_timestamp_seconds", "Time at which the host was last seen.", labels=labels
+    )
+    busy = GaugeMetricFamily("dcsync_host_busy", "1 while the host is running a task, else 0.", labels=labels)
     for host in status.hosts:
         names = [host.name, str(host.pid)]
         up.add_metric(names, float(host.is_alive))
@@ -92,10 +94,10 @@ def _times(status: Status) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
     for name, words, value in (
-        # Never moved by a failure: an alert on its age is the one that matters.
-        ("last_success", "When the account was last mirrored with nothing left to do.", "last_success"),
-        ("last_poll", "When the account was last asked for jobs.", "last_poll"),
-        ("newest_snapshot", "When the newest mirrored extract was completed upstream.", "newest_completed_at"),
+        # No failure advances it. An alert on its age is the most important one.
+        ("last_success", "Time of the account's last successful run.", "last_success"),
+        ("last_poll", "Time of the account's last poll.", "last_poll"),
+        ("newest_snapshot", "Time at which Autodesk completed the latest mirrored extract.", "newest_completed_at"),
     ):
         family = GaugeMetricFamily(f"dcsync_{name}_timestamp_seconds", words, labels=["account"])
         for account in status.accounts:
@@ -108,9 +110,13 @@ def _times(status: Status) -> Iterator[Metric]:
 def _states(status: Status) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
-    stale = GaugeMetricFamily("dcsync_stale", "1 while the account is not fresh.", labels=["account"])
+    stale = GaugeMetricFamily(
+        "dcsync_stale",
+        "1 if the account's last successful run is older than poll.stale_after, else 0.",
+        labels=["account"],
+    )
     jobs = GaugeMetricFamily("dcsync_jobs", "Known jobs by state.", labels=["account", "state"])
-    alerts = GaugeMetricFamily("dcsync_attention", "Alerts that stand, by code.", labels=["account", "code"])
+    alerts = GaugeMetricFamily("dcsync_attention", "Standing alerts by code.", labels=["account", "code"])
     for account in status.accounts:
         stale.add_metric([account.name], float(account.is_stale))
         for state, count in account.jobs.items():
@@ -124,10 +130,10 @@ def _totals(status: Status) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily
 
     for name, words, value in (
-        ("dcsync_snapshots", "Snapshots published.", "snapshots"),
-        ("dcsync_fetched_bytes", "Bytes fetched for published snapshots.", "fetched_bytes"),
-        ("dcsync_linked_bytes", "Bytes that did not have to be fetched.", "linked_bytes"),
-        ("dcsync_api_calls", "API calls spent on published snapshots.", "calls"),
+        ("dcsync_snapshots", "Published snapshots.", "snapshots"),
+        ("dcsync_fetched_bytes", "Bytes downloaded for published snapshots.", "fetched_bytes"),
+        ("dcsync_linked_bytes", "Bytes that were hard-linked instead of downloaded.", "linked_bytes"),
+        ("dcsync_api_calls", "API calls used for published snapshots.", "calls"),
     ):
         total = CounterMetricFamily(name, words, labels=["account"])
         for account in status.accounts:

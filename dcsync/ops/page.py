@@ -1,4 +1,4 @@
-"""The report page and `views.sql` in the mirror's root, written anew after each run; neither ever fails a run."""
+"""The report page and `views.sql` in the mirror's root, rewritten after each run. Neither fails a run."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ log = structlog.get_logger(__name__)
 
 PAGE_NAME = "index.html"
 VIEWS_NAME = "views.sql"
-#: The small lines beside the changed tables go back so many snapshots.
+#: The row trends of changed tables cover this many snapshots.
 _SPARK_SNAPSHOTS = 30
 
 
 async def write_report(context: SyncContext, accounts: Sequence[AccountStatus]) -> None:
-    """Write `index.html` and `views.sql` for all of these accounts, whatever the run was limited to.
+    """Write `index.html` and `views.sql` for all of these accounts, even if the run was limited to some of them.
 
-    What keeps it from being written is logged, not raised.
+    Errors are logged, not raised.
     """
     try:
         collected = await _Collector(context).collect(accounts)
         await context.disk.run(_write, context, collected)
     except (DiskError, ManifestError, MirrorError) as error:
-        log.warning("the report could not be written", code=error.code, error=error.message, hint=error.advice)
+        log.warning("report not written", code=error.code, error=error.message, hint=error.advice)
 
 
 def render_page(page: Page) -> str:
-    """Return the page as HTML. Everything is escaped, a name that is not there is an error."""
-    # 60 ms, and only who writes a report needs it.
+    """Return the page as HTML. Everything is escaped, and an unknown name in the template is an error."""
+    # Imported here because the import takes 60 ms, and most commands write no report.
     import jinja2
 
     environment = jinja2.Environment(
@@ -65,18 +65,18 @@ class _Collected:
 
 
 def _write(context: SyncContext, collected: _Collected) -> None:
-    """Draw and write both. Blocks."""
+    """Render and write both files. Blocks."""
     now = context.clock.now()
     page = report.page(collected.accounts, now=now, zone=context.settings.zone, version=__version__)
     context.root.check_still_there()
     context.root.replace_file(PAGE_NAME, render_page(page).encode("utf-8", "replace"))
     sql = views.render(str(context.root.path.absolute()), collected.requests, written_at=now)
-    # A path that is no UTF-8 goes through as it is.
+    # A path that is not UTF-8 is written unchanged.
     context.root.replace_file(VIEWS_NAME, sql.encode("utf-8", "surrogateescape"))
 
 
 class _Collector:
-    """Gathers what the manifest knows."""
+    """Collects the content of both files from the manifest."""
 
     def __init__(self, context: SyncContext) -> None:
         self._context = context
@@ -92,7 +92,7 @@ class _Collector:
                     name=status.name,
                     last_poll=status.last_poll,
                     last_success=status.last_success,
-                    # Of tables, the page says more: it has them with the snapshot that they are about.
+                    # The page shows table warnings with their snapshot, and in more detail.
                     alerts=[
                         (item.alert.code, item.alert.message)
                         for item in status.alerts
@@ -110,7 +110,7 @@ class _Collector:
         missing: defaultdict[RequestId, list[Missing]] = defaultdict(list)
         for known in (await self._context.manifest.jobs(account, states=LOSSES)).values():
             if known.job.completed_at is not None:
-                words = f"no snapshot: {known.reason or known.state.value}"
+                words = f"lost: {known.reason or known.state.value}"
                 missing[known.job.request_id].append(Missing(completed_at=known.job.completed_at, words=words))
         headers = await self._history.headers(account)
         requests = (await self._context.manifest.requests(account)).values()

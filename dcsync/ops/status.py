@@ -1,4 +1,4 @@
-"""How the mirror stands, from the manifest and the state folder alone: it needs no daemon and no network."""
+"""The status of the mirror, from the manifest and the state folder alone. It needs neither daemon nor network."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ class Status:
     token_refresh_by: datetime | None
     free_bytes: int | None
     holder: Holder | None
-    #: When a daemon that runs will poll next.
+    #: The next poll of a running daemon.
     next_poll: datetime | None = None
-    #: Those that share the manifest, where it is one to share.
+    #: The hosts that share the manifest, if it is in PostgreSQL.
     hosts: tuple[Host, ...] = ()
 
     @property
     def check(self) -> ExitStatus:
-        """What a monitor should make of it: the status that asks for a person soonest."""
+        """The exit status of `status --check`: the most urgent one."""
         return self._worst(frozenset(Origin))
 
     @property
     def health(self) -> ExitStatus:
-        """The same without what lies with Autodesk: an extract that is late there is no fault of a daemon."""
+        """The same without alerts whose origin is Autodesk: a late extract does not make the daemon unhealthy."""
         return self._worst({Origin.HERE})
 
     @property
@@ -85,7 +85,7 @@ class Status:
         return next(status for status in SEVERITY if status in found)
 
     def json(self) -> dict[str, Json]:
-        """Return the stable keys of DESIGN §6."""
+        """Return the stable keys of `status --json` (docs/compatibility.md)."""
         daemon = self.holder is not None and self.holder.is_daemon
         return {
             "accounts": [
@@ -98,7 +98,7 @@ class Status:
                     "jobs": dict(account.jobs),
                     "stale": account.is_stale,
                     "alerts": [item.json() for item in account.alerts],
-                    # What 0.1 called them; for one more version.
+                    # The name in version 0.1, kept for one more version.
                     "attention": [
                         {"code": item.alert.code.value, "message": item.alert.message} for item in account.alerts
                     ],
@@ -135,7 +135,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenState:
-    """What the store says of the chain of refresh tokens, where the method has one."""
+    """The state of the stored refresh token, for the methods that have one."""
 
     is_stored: bool
     is_refused: bool
@@ -143,30 +143,30 @@ class TokenState:
 
 
 def token_alert(account: AccountName, state: TokenState, now: datetime) -> Alert | None:
-    """Return the alert about the stored token: that a login is needed, or when one will be."""
+    """Return the alert about the stored token: a sign-in is needed, or will be needed soon."""
     if not state.is_stored:
-        message = "nobody is signed in: run dcsync login"
+        message = "not signed in: run dcsync login"
         return Alert.of(AlertCode.T_LOGIN, account=account, message=message)
     if state.is_refused:
-        message = "the refresh token is not accepted any more: run dcsync login"
+        message = "Autodesk no longer accepts the refresh token: run dcsync login"
         return Alert.of(AlertCode.T_LOGIN, account=account, message=message)
     days = days_old(state.issued_at, now)
     if days is None or state.issued_at is None:
         return None
     if days >= REFRESH_LIFE.days:
-        message = f"the refresh token is from {state.issued_at:%Y-%m-%d} and has ended by its age: run dcsync login"
+        message = f"the refresh token of {state.issued_at:%Y-%m-%d} has expired: run dcsync login"
         return Alert.of(AlertCode.T_LOGIN, account=account, message=message)
     end = state.issued_at + REFRESH_LIFE
-    message = f"the refresh token was not renewed for {days} days; it ends on {end:%Y-%m-%d %H:%M}Z. Any sync renews it"
+    message = f"the refresh token was not renewed for {days} days and expires on {end:%Y-%m-%d %H:%M} UTC"
     return Alert.of(AlertCode.T_DEADLINE, account=account, message=message)
 
 
 async def account_statuses(
     manifest: SqlManifest | None, sources: Sequence[AlertSources], now: datetime, *, stale_after: timedelta
 ) -> tuple[AccountStatus, ...]:
-    """Return the status of each configured account; without a manifest there was no run yet.
+    """Return the status of each configured account. Without a manifest there was no run yet.
 
-    An account is stale when its last complete run is longer ago than `stale_after`.
+    An account is stale if its last successful run is longer ago than `stale_after`.
     """
     return tuple([await _account(manifest, source, now, stale_after) for source in sources])
 

@@ -32,9 +32,9 @@ def test_each_check_is_a_line_followed_by_its_advice(side: Served, dcsync: Dcsyn
     assert result.err == ""
     lines = result.out.splitlines()
     assert lines[0].startswith(f"ok    configuration: {side.config}, dcsync ")
-    token = lines.index("warn  token: auth.access_token ends an hour after it was issued, for good")
+    token = lines.index("warn  token: auth.access_token expires one hour after it was issued and cannot be renewed")
     assert lines[token + 1].startswith("      do: for unattended runs use ")
-    assert "ok    requests.acme: 1 data request can be seen" in lines
+    assert "ok    requests.acme: 1 data request visible" in lines
     assert {line[:6] for line in lines} == {"ok    ", "warn  ", "      "}
 
 

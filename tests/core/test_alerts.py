@@ -115,7 +115,7 @@ def test_an_event_says_what_to_do_and_since_when() -> None:
         kind=EventKind.FAILURE, account="acme", at=NOON, message="m", code="L-FAILED", hint="h", data=since
     )
     assert ended == Event(
-        kind=R, account="acme", at=NOON + timedelta(hours=2), message="over: m", code="L-FAILED", data=since
+        kind=R, account="acme", at=NOON + timedelta(hours=2), message="resolved: m", code="L-FAILED", data=since
     )
 
 
@@ -127,7 +127,7 @@ def test_a_message_that_changes_is_no_news_but_is_what_is_told_next() -> None:
 
     assert told.look(NOON + SECOND, later) == []
     assert reconcile(told.standing, [later], NOON + REMIND_AFTER).events[0].message == "27 h late"
-    assert reconcile(told.standing, [], NOON + REMIND_AFTER).events[0].message == "over: 27 h late"
+    assert reconcile(told.standing, [], NOON + REMIND_AFTER).events[0].message == "resolved: 27 h late"
 
 
 def test_a_hook_reads_stable_keys_and_those_of_the_event() -> None:

@@ -51,7 +51,7 @@ def test_rows_are_held_against_the_median_so_that_one_bad_day_does_not_count() -
     assert warning == TableWarning(
         code="L-ROWS",
         table="t.csv",
-        message="has 400 rows, less than half of the 1,000 that are the median of the last 7 snapshots",
+        message="has 400 rows, down from 1,000, the median of the last 7 snapshots",
     )
 
 
@@ -67,12 +67,12 @@ def test_a_table_without_known_rows_before_is_not_judged() -> None:
 def test_against_one_snapshot_it_says_so() -> None:
     (warning,) = table_warnings(table(1), [table(100)])
 
-    assert warning.message == "has 1 rows, less than half of the 100 that are the snapshot before"
+    assert warning.message == "has 1 row, down from 100 in the previous snapshot"
 
 
 def test_a_table_that_is_gone_with_its_rows_is_a_loss() -> None:
     assert table_warnings({}, [table(1234)]) == (
-        TableWarning(code="L-TABLE", table="t.csv", message="is gone; the snapshot before had 1,234 rows of it"),
+        TableWarning(code="L-TABLE", table="t.csv", message="is missing; the previous snapshot had 1,234 rows"),
     )
 
 

@@ -55,9 +55,9 @@ def test_freshness_is_told_in_the_mirror_s_zone() -> None:
     assert account.last_poll == "2026-11-22 13:00+0100"
     assert account.last_success == "never"
     assert account.requests[0].newest == "2026-11-21 13:00+0100"
-    assert account.requests[0].age == "24 h before this page"
+    assert account.requests[0].age == "24 h old when this page was written"
     assert page_of(zone=ZoneInfo("Europe/Berlin")).zone == "Europe/Berlin"
-    assert (page_of().zone, page_of().written_at) == ("UTC", "2026-11-22 12:00Z")
+    assert (page_of().zone, page_of().written_at) == ("UTC", "2026-11-22 12:00")
 
 
 def test_links_are_relative_and_encoded() -> None:
@@ -86,8 +86,8 @@ def test_charts_say_in_words_what_they_show() -> None:
     )
 
     assert [chart.words for chart in found.charts] == [
-        "Size of 3 snapshots, from 1.0 KiB on 2026-11-20 to 2.0 KiB on 2026-11-22; least 1.0 KiB, most 4.0 KiB",
-        "Rows of 2 snapshots, from 7 on 2026-11-21 to 1,234 on 2026-11-22; least 7, most 1,234",
+        "Size of 3 snapshots, from 1.0 KiB on 2026-11-20 to 2.0 KiB on 2026-11-22; min 1.0 KiB, max 4.0 KiB",
+        "Rows of 2 snapshots, from 7 on 2026-11-21 to 1,234 on 2026-11-22; min 7, max 1,234",
     ]
     assert found.charts[0].first == "2026-11-20"
     assert found.charts[0].most == "4.0 KiB"
@@ -135,7 +135,7 @@ def test_the_list_says_what_changed() -> None:
 
     assert view(make_past(summary=summary)).snapshots == (
         SnapshotRow(
-            when="2026-11-22 12:00Z",
+            when="2026-11-22 12:00",
             target="./acme/nightly-ce9bc188/2026/11/22/120000Z-00000000/",
             files="1,234",
             rows="10",
@@ -197,7 +197,7 @@ def test_a_long_change_of_columns_is_cut() -> None:
     assert report.columns_text(change) == ", ".join([*(f"+c{number}" for number in range(12)), "-r\\n", "and 3 more"])
 
 
-def test_attention_comes_first_from_the_account_and_then_from_the_newest_snapshot() -> None:
+def test_alerts_come_first_from_the_account_then_from_the_latest_snapshot() -> None:
     warned = Summary(
         files=1, size=1, warnings=(TableWarning(code="L-ROWS", table="t\u202e.csv", message="has 1 rows"),)
     )

@@ -74,7 +74,7 @@ async def test_the_page_shows_each_request_with_its_newest_snapshot(mirror: Mirr
 
 
 async def test_an_empty_mirror_has_a_report_too(mirror: Mirror) -> None:
-    assert "No data request is known yet." in await report(mirror)
+    assert "No data requests are known yet." in await report(mirror)
     assert "The mirror has no snapshots yet." in (mirror.root / "views.sql").read_text()
 
 
@@ -110,7 +110,7 @@ async def test_a_delta_request_has_no_latest(mirror: Mirror) -> None:
 
     page = await report(mirror)
 
-    assert "delta extract" in page
+    assert "Delta extract" in page
     assert ">latest<" not in page
     assert ".latest." not in (mirror.root / "views.sql").read_text().replace("SCHEMA", "")
 
@@ -123,7 +123,7 @@ async def test_pruned_snapshots_stay_in_the_history(mirror: Mirror) -> None:
 
     page = await report(mirror)
 
-    assert "and 1 pruned" in page
+    assert "1 more pruned" in page
     assert "Rows of 2 snapshots, from 10 on" in page
 
 
@@ -155,7 +155,7 @@ async def test_a_symlink_in_its_place_is_not_followed(mirror: Mirror, tmp_path: 
     assert not (mirror.root / "index.html").is_symlink()
 
 
-async def test_what_keeps_it_from_being_written_is_logged_and_fails_nothing(mirror: Mirror) -> None:
+async def test_a_report_that_cannot_be_written_is_logged_and_fails_nothing(mirror: Mirror) -> None:
     (mirror.root / "index.html").mkdir()
     async with mirror.opened() as context:
         structlog.reset_defaults()
@@ -163,7 +163,7 @@ async def test_what_keeps_it_from_being_written_is_logged_and_fails_nothing(mirr
             await write(context)
 
     (entry,) = logged
-    assert entry["event"] == "the report could not be written"
+    assert entry["event"] == "report not written"
     assert entry["code"] == "F-DISK"
 
 
@@ -176,7 +176,7 @@ async def test_a_table_that_lost_its_rows_is_warned_of_in_all_places(mirror: Mir
     (published,) = outcomes[-1].published
     (warning,) = published.warnings
     assert (warning.code, warning.table) == ("L-ROWS", "a.csv")
-    assert "has 40 rows, less than half of the 102" in warning.message
+    assert "has 40 rows, down from 102" in warning.message
     assert [outcome.published[0].warnings for outcome in outcomes[:-1]] == [(), ()]
     assert sidecar(mirror.snapshots()[-1])["warnings"] == [
         {"code": "L-ROWS", "table": "a.csv", "message": warning.message}

@@ -78,7 +78,7 @@ def make_account_of(names: list[str], *, snapshots: int = 8) -> AccountHistory:
                 rows={f"{name}.csv": {one.job: 10 * place for place, one in enumerate(past)}},
             )
         )
-    return make_account(*requests, name=names[0], attention=[("T-LOGIN", name) for name in names])
+    return make_account(*requests, name=names[0], alerts=[("T-LOGIN", name) for name in names])
 
 
 def write(folder: Path, *accounts: AccountHistory) -> Path:
@@ -132,7 +132,7 @@ async def test_an_empty_mirror_is_a_page_too(tmp_path: Path) -> None:
 
     assert results.violations_count == 0, results.generate_report()
     assert "No alerts." in text
-    assert "No data request is known yet." in text
+    assert "No data requests are known yet." in text
     assert "none yet" in text
 
 

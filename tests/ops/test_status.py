@@ -103,13 +103,13 @@ async def attention(mirror: Mirror) -> list[tuple[str, str]]:
     return [(item["code"], item["message"]) for item in account["attention"]]
 
 
-async def test_that_nobody_is_signed_in_is_said(mirror: Mirror) -> None:
+async def test_a_missing_sign_in_is_an_alert(mirror: Mirror) -> None:
     mirror.config["auth"] = {"method": "login", "client_id": "sandbox"}
 
-    assert await attention(mirror) == [("T-LOGIN", "nobody is signed in: run dcsync login")]
+    assert await attention(mirror) == [("T-LOGIN", "not signed in: run dcsync login")]
 
 
-async def test_a_token_of_the_configuration_that_was_not_used_yet_is_nothing_to_say(mirror: Mirror) -> None:
+async def test_a_configured_token_that_was_not_used_yet_is_not_an_alert(mirror: Mirror) -> None:
     mirror.config["auth"] = {"method": "token", "client_id": "sandbox", "refresh_token": "env:SEED"}
 
     assert await attention(mirror) == []
@@ -119,13 +119,13 @@ async def test_a_token_of_the_configuration_that_was_not_used_yet_is_nothing_to_
     ("days", "code", "words"),
     [
         (9.9, None, ""),
-        (10, "T-DEADLINE", "was not renewed for 10 days; it ends on 2026-11-27 12:00Z"),
+        (10, "T-DEADLINE", "was not renewed for 10 days and expires on 2026-11-27 12:00 UTC"),
         (13, "T-DEADLINE", "for 13 days"),
         (14.5, "T-DEADLINE", "for 14 days"),
-        (15, "T-LOGIN", "has ended by its age: run dcsync login"),
+        (15, "T-LOGIN", "has expired: run dcsync login"),
     ],
 )
-async def test_a_refresh_token_that_nears_its_end_is_warned_of(
+async def test_a_refresh_token_is_an_alert_before_it_expires(
     mirror: Mirror, days: float, code: str | None, words: str
 ) -> None:
     store_chain(mirror, days_old=days)
@@ -137,12 +137,12 @@ async def test_a_refresh_token_that_nears_its_end_is_warned_of(
     assert (await status(mirror))["token"]["refresh_by"] is not None
 
 
-async def test_a_dead_token_is_said_once_and_a_login_ends_it(mirror: Mirror) -> None:
+async def test_a_refused_token_is_one_alert_until_the_next_sign_in(mirror: Mirror) -> None:
     store_chain(mirror, days_old=1)
     mirror.sandbox.tokens.live_refresh_tokens.clear()
     await mirror.sync()
 
-    assert await attention(mirror) == [("T-LOGIN", "the refresh token is not accepted any more: run dcsync login")]
+    assert await attention(mirror) == [("T-LOGIN", "Autodesk no longer accepts the refresh token: run dcsync login")]
 
     store_chain(mirror, days_old=0)
     await mirror.sync()

@@ -1,4 +1,4 @@
-"""The checks of `doctor` that ask the remote side: a connection, one call for the hubs, one or two for each account."""
+"""The checks of `doctor` that call the API: one connection, one call for the hubs, one or two for each account."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from dcsync.ops.doctor.checks import Check, CheckList, Level, failed, ok, skippe
 
 T = TypeVar("T")
 
-#: A person waits; a pause that the API asked for, or the retries of an outage, may take far longer.
+#: The user is waiting. A pause that the API asked for, or retries in an outage, can take far longer.
 PATIENCE_S = 60.0
-#: From here on a 60 s URL or a 300 s assertion is at risk (API §6), and from `MAX_SKEW_S` of the transport it fails.
+#: From here on a 60 s URL or a 300 s assertion is at risk (docs/api.md §6), and from `MAX_SKEW_S` it fails.
 WARN_SKEW_S, FAIL_SKEW_S = 20.0, 120.0
-#: Names of what is checked for each account.
+#: The checks of each account.
 OF_ACCOUNT = ("account", "permission", "requests")
 
 
 async def network(base_url: str) -> Check:
     """Check the name, the connection, and TLS."""
     reached = await reach(base_url)
-    tls = reached.tls or "no TLS, which only this machine may do without"
-    return ok("network", f"{base_url} is {reached.address}, port {reached.port}, {tls}")
+    tls = reached.tls or "without TLS (allowed on loopback only)"
+    return ok("network", f"connected to {base_url} at {reached.address}, port {reached.port}, {tls}")
 
 
 async def examine_api(
@@ -41,10 +41,10 @@ async def examine_api(
     answered = True
     try:
         hubs = await patient(api.hubs())
-        checks.add(ok("api", f"it answers; this user sees {_count(len(hubs), 'hub')}"))
+        checks.add(ok("api", f"the API answers; this user can see {_count(len(hubs), 'hub')}"))
     except DcsyncError as error:
         checks.add(failed("api", error))
-        # A refusal of the hubs alone says little of the accounts; without an answer, or a token, there is no more.
+        # The accounts may work even if the hubs are refused. Without an answer or a token, nothing works.
         answered = isinstance(error, ApiError) and error.status is not None and not error.transient
     checks.add(clock(api.skew_s))
     for account in accounts:
@@ -61,10 +61,10 @@ def skip_account(checks: CheckList, account: AccountSettings) -> None:
 
 
 def clock(skew_s: float | None) -> Check:
-    """Judge how far this machine's clock is ahead of the API's."""
+    """Check the difference between this machine's clock and that of the API."""
     if skew_s is None:
-        return skipped("clock", "no answer with a date came")
-    # Whole seconds, and the answer took its time.
+        return skipped("clock", "no answer had a date")
+    # The date has whole seconds, and the answer took some time.
     if abs(skew_s) <= WARN_SKEW_S:
         return ok("clock", f"within {max(1, round(abs(skew_s)))} s of the API's")
     message = f"this machine's clock is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the API's"
@@ -87,26 +87,26 @@ async def _examine_account(
 async def _permission(api: DataConnector, account: AccountSettings) -> Check:
     name = f"permission.{account.name}"
     try:
-        # What a run asks first. A project administrator sees what is of a project, and must name it (API §1).
+        # The first call of a run. A project administrator has to name the project (docs/api.md §1).
         for project in account.projects or (None,):
             await patient(api.jobs(account.id, ListOptions(limit=1, project_id=project)))
     except DcsyncError as error:
         return failed(name, error)
     of = f" of {_count(len(account.projects), 'project')}" if account.projects else ""
-    return ok(name, f"its jobs{of} may be read")
+    return ok(name, f"jobs{of} can be read")
 
 
 async def _requests(api: DataConnector, account: AccountSettings) -> Check:
     try:
         return requests_of(account, await patient(api.requests(account.id)))
     except AccessRefused as error:
-        # A run asks for them only to name the folders, and goes on without.
+        # A run uses data requests only to name the folders, and continues without them.
         message = f"the data requests cannot be read: {error.message}"
         return warned(f"requests.{account.name}", message, error.advice)
 
 
 def visible(account: AccountSettings, hubs: Sequence[Hub] | None, *, allowed: bool) -> Check:
-    """Judge whether an account is among the hubs. `allowed`: its jobs can be read, so it does no harm if it is not."""
+    """Check that an account is among the hubs. If its jobs can be read (`allowed`), a missing hub is only a warning."""
     name = f"account.{account.name}"
     if hubs is None:
         return skipped(name, "needs api")
@@ -114,55 +114,61 @@ def visible(account: AccountSettings, hubs: Sequence[Hub] | None, *, allowed: bo
         if hub.id.removeprefix("b.").lower() == account.id:
             region = f" ({hub.region})" if hub.region else ""
             return ok(name, f"{printable(hub.name)}{region} is visible")
-    message = f"{account.id} is not among the {_count(len(hubs), 'hub')} that this user sees"
+    message = f"{account.id} is not among the {_count(len(hubs), 'hub')} that this user can see"
     if allowed:
-        return warned(name, message, "nothing, as its jobs can be read; compare its id with `dcsync accounts`")
-    advice = f"compare [[account]] id with `dcsync accounts`; else {AccessRefused.hint}"
+        return warned(name, message, "nothing, because its jobs can be read; compare its id with `dcsync accounts`")
+    advice = f"compare [[account]] id with `dcsync accounts`; otherwise {AccessRefused.hint}"
     return failed(name, AccessRefused(message, hint=advice))
 
 
 def requests_of(account: AccountSettings, requests: Sequence[DataRequest]) -> Check:
-    """Judge the data requests that can be seen of an account."""
+    """Check the visible data requests of an account."""
     name = f"requests.{account.name}"
     if not requests:
-        advice = "make a data request as this user: only those that the user itself created are ever shown"
-        return warned(name, "there are no data requests to be seen", advice)
+        advice = "create a data request as this user: each user sees only data requests that the user itself created"
+        return warned(name, "no data requests are visible", advice)
     wanted = [request for request in requests if account.wants_request(_known(request))]
-    told = f"{_count(len(requests), 'data request')} can be seen"
+    described = f"{_count(len(requests), 'data request')} visible"
     if not wanted:
         patterns = ", ".join(printable(pattern) for pattern in account.requests)
-        return warned(name, f"{told}, none of which is in requests = [{patterns}]", "correct [[account]] requests")
+        return warned(name, f"{described}, none of them in requests = [{patterns}]", "correct [[account]] requests")
     if len(wanted) < len(requests):
-        told = f"{told}, {len(wanted)} of them wanted"
-    resting = sorted(printable(request.description or request.id) for request in wanted if request.is_active is False)
-    if resting:
-        message = f"{told}; {len(resting)} inactive: {', '.join(resting[:5])}{', …' if len(resting) > 5 else ''}"
-        return warned(name, message, "no new extracts come of them: activate them, or leave them out of requests")
-    return ok(name, told)
+        described = f"{described}, {len(wanted)} of them mirrored"
+    inactive = sorted(printable(request.description or request.id) for request in wanted if request.is_active is False)
+    if inactive:
+        message = (
+            f"{described}; {len(inactive)} inactive: {', '.join(inactive[:5])}{', …' if len(inactive) > 5 else ''}"
+        )
+        return warned(name, message, "they produce no new extracts: activate them, or remove them from requests")
+    return ok(name, described)
 
 
 async def _quota(limiter: Limiter) -> Check:
     left = await limiter.left()
-    message = f"{left} of {limiter.limit} calls of this minute are left"
+    message = f"{left} of {limiter.limit} calls left in this minute"
     if left == 0:
-        advice = "wait a minute; if it stays so, other programs use this client id, or api.requests_per_minute is low"
+        advice = (
+            "wait a minute; if this stays, other programs use the same client ID, or api.requests_per_minute is too low"
+        )
         return warned("quota", message, advice)
     return ok("quota", message)
 
 
 async def patient(work: Awaitable[T], *, patience_s: float = PATIENCE_S) -> T:
-    """Return what a call brings, or give up on it: `ApiUnreachable`."""
+    """Return the result of a call. Raises `ApiUnreachable` after `patience_s`."""
     try:
         async with asyncio.timeout(patience_s):
             return await work
     except TimeoutError:
-        message = f"the API gave no answer within {patience_s:.0f} s"
-        raise ApiUnreachable(message, hint="it is slow, or asked for a pause (see quota); try again later") from None
+        message = f"no answer from the API within {patience_s:.0f} s"
+        raise ApiUnreachable(
+            message, hint="the API is slow, or asked for a pause (see quota); try again later"
+        ) from None
 
 
 def _known(request: DataRequest) -> KnownRequest:
     return KnownRequest(id=request.id, description=request.description, slug="", is_delta=request.is_delta)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""What `doctor` finds: checks with a level each, in order, told as they come."""
+"""The results of `doctor`: checks in order, each with a level."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dcsync.mirror.disk import disk_error
 
 
 class Level(StrEnum):
-    """How a check went."""
+    """The result of a check."""
 
     OK = "ok"
-    #: It works, and somebody should look at it.
+    #: It works, but needs attention.
     WARN = "warn"
     FAIL = "fail"
-    #: Not looked at: something that it needs failed.
+    #: Not checked, because another check that it needs failed.
     SKIP = "skip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check: what was found, and what to do about it."""
+    """One check: the result, and the hint."""
 
     name: str
     level: Level
     message: str
     advice: str = ""
-    #: What a failure asks of the command (DESIGN §6).
+    #: The exit status of the command if this is its first failure.
     exit_status: ExitStatus = ExitStatus.INCOMPLETE
 
     def json(self) -> dict[str, Json]:
@@ -39,17 +39,17 @@ class Check:
 
 
 def ok(name: str, message: str) -> Check:
-    """Return a check that went well."""
+    """Return a check that passed."""
     return Check(name=name, level=Level.OK, message=message)
 
 
 def warned(name: str, message: str, advice: str) -> Check:
-    """Return a check that somebody should look at."""
+    """Return a check that needs attention."""
     return Check(name=name, level=Level.WARN, message=message, advice=advice)
 
 
 def failed(name: str, error: DcsyncError) -> Check:
-    """Return a check that an error of ours ended."""
+    """Return a check that failed with this error."""
     return Check(name=name, level=Level.FAIL, message=error.message, advice=error.advice, exit_status=error.exit_status)
 
 
@@ -59,19 +59,19 @@ def skipped(name: str, reason: str) -> Check:
 
 
 def worst(checks: Sequence[Check]) -> Level:
-    """Return the worst level; what was not looked at is no level of its own."""
+    """Return the worst level. Skipped checks do not count."""
     levels = {check.level for check in checks}
     return next((level for level in (Level.FAIL, Level.WARN) if level in levels), Level.OK)
 
 
 def exit_status(checks: Sequence[Check]) -> ExitStatus:
-    """Return the status of the first failure; 0 when there is none."""
+    """Return the exit status of the first failure, or 0."""
     return next((check.exit_status for check in checks if check.level is Level.FAIL), ExitStatus.DONE)
 
 
 @dataclass(slots=True, kw_only=True)
 class CheckList:
-    """The checks so far. `tell` hears of each at once."""
+    """The checks so far. `tell` is called with each at once."""
 
     tell: Callable[[Check], None] = lambda _: None
     checks: list[Check] = field(default_factory=list)
@@ -83,7 +83,7 @@ class CheckList:
             self.tell(check)
 
     async def take(self, name: str, work: Awaitable[Check]) -> bool:
-        """Add what a check brings, or its error as a failure; return whether it did not fail."""
+        """Add the result of a check, or its error as a failure. Returns whether the check did not fail."""
         try:
             check = await work
         except DcsyncError as error:
@@ -94,7 +94,7 @@ class CheckList:
         return check.level is not Level.FAIL
 
     def why_not(self, *names: str) -> str | None:
-        """Return the reason to skip what needs these checks; None when all of them went well enough."""
+        """Return the reason to skip a check that needs these checks, or None if none of them failed."""
         for level in (Level.FAIL, Level.SKIP):
             bad = [check.name for check in self.checks if check.name in names and check.level is level]
             if bad:

@@ -54,10 +54,10 @@ NAMES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is examined: a configuration as plain values, and the ways into it."""
+    """The subject of the checks: a configuration as plain values, and functions that open its parts."""
 
     place: Path
-    #: Names in it that only this version still accepts, one line each.
+    #: Deprecated names in the configuration, one line each.
     old_names: Sequence[str] = ()
     version: str
     root: Path
@@ -65,32 +65,32 @@ class Subject:
     latest: LatestKind
     state: Path
     manifest: Path | Database
-    #: Opens the store of tokens to look at it, and what to look from.
+    #: Opens the token store read-only, with the threads to read it from.
     open_store: Callable[[], AbstractAsyncContextManager[tuple[ChainStore, DiskThreads]]]
     instance: Path
     base_url: str
     accounts: Sequence[AccountSettings]
     method: str
-    #: What must be there at each start, and the token that begins a chain, needed once.
+    #: The secrets that are needed at each start, and the first refresh token, which is needed once.
     secrets: Sequence[Secret]
     seed: Secret | None
-    #: Whether a chain of refresh tokens is kept in the state folder.
+    #: Whether the state folder keeps a refresh token.
     chained: bool
     holder: Callable[[], Holder | None]
     open_api: Callable[[], AbstractAsyncContextManager[tuple[DataConnector, Limiter]]]
 
 
 def unconfigured(error: ConfigError, tell: Callable[[Check], None]) -> list[Check]:
-    """Return the checks when there is no configuration to go by."""
+    """Return the checks when the configuration cannot be read."""
     checks = CheckList(tell=tell)
     checks.add(failed("configuration", error), *(skipped(name, "needs configuration") for name in NAMES[1:]))
     return checks.checks
 
 
 async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, tell: Callable[[Check], None]) -> list[Check]:
-    """Make every check and return them; `tell` hears of each at once. Nothing that it writes lasts, no lock is held.
+    """Make every check and return them. `tell` is called with each at once. No file is left behind, no lock is held.
 
-    The token source is the usual one: an access token that has ended is renewed, as any command would.
+    As in any command, an expired access token is renewed.
     """
     checks = CheckList(tell=tell)
     checks.add(_configuration(subject))
@@ -105,12 +105,14 @@ async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, tell: Ca
 
 
 def _configuration(subject: Subject) -> Check:
-    told = f"{subject.place}, dcsync {subject.version}"
+    described = f"{subject.place}, dcsync {subject.version}"
     if not subject.accounts:
-        return warned("configuration", f"{told}; it has no [[account]]", "add one: `dcsync accounts` shows their ids")
+        return warned(
+            "configuration", f"{described}; it has no [[account]]", "add one: `dcsync accounts` lists their ids"
+        )
     if subject.old_names:
-        return warned("configuration", "\n".join((told, *subject.old_names)), "use the new names in these lines")
-    return ok("configuration", told)
+        return warned("configuration", "\n".join((described, *subject.old_names)), "use the new names in these lines")
+    return ok("configuration", described)
 
 
 async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads) -> None:
@@ -129,11 +131,11 @@ async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads
         "mirror.root manifest",
         lambda: check_machine.mount(root, state_id=state_id, knows_snapshots=knows_snapshots),
     )
-    # Without its own disk, what the root is on says nothing.
+    # Without its own disk, the root says nothing about the mirror's file system.
     await step("staging", "mirror.root mount", check_machine.staging, root)
     await step("space", "mirror.root mount", lambda: check_machine.space(root, min_free=subject.min_free))
     await step("inodes", "mirror.root mount", check_machine.inodes, root)
-    # Nothing is written to what may be a bare mount point, or somebody else's mirror.
+    # An empty mount point or another mirror must not be written to.
     reason = checks.why_not("mirror.root", "mount", "staging")
     if reason is None:
         try:
@@ -142,7 +144,7 @@ async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads
             checks.add(failed("write", error))
             reason = "needs write"
         else:
-            checks.add(ok("write", "files can be written and removed again"))
+            checks.add(ok("write", "files can be written and removed"))
             checks.add(*check_machine.abilities(able, subject.latest))
             return
     else:
@@ -151,7 +153,7 @@ async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads
 
 
 async def _examine_manifest(checks: CheckList, subject: Subject, disk: DiskThreads) -> tuple[str | None, bool]:
-    """Check the manifest; return the instance that the state folder is of, and whether it knows snapshots."""
+    """Check the manifest. Returns the mirror's id in the state folder, and whether any snapshot is recorded."""
     reason = checks.why_not("state.dir")
     if reason is not None:
         checks.add(skipped("manifest", reason))
@@ -159,38 +161,40 @@ async def _examine_manifest(checks: CheckList, subject: Subject, disk: DiskThrea
     stored: str | None = None
     knows = False
 
-    async def look() -> Check:
+    async def check() -> Check:
         nonlocal stored, knows
         stored = await disk.run(check_machine.instance, subject.instance)
         place = subject.manifest
         if isinstance(place, Path) and not await disk.run(check_machine.has_content, place):
-            return ok("manifest", "none yet; the first run makes it")
+            return ok("manifest", "none yet; the first run creates it")
         where = "" if isinstance(place, Path) else f", in {place.shown}"
         try:
             async with open_manifest(place, read_only=True) as manifest:
                 stored = await manifest.instance() or stored
                 knows = await manifest.knows_snapshots()
         except ManifestMissing:
-            return ok("manifest", f"none yet{where}; the first run makes it")
-        return ok("manifest", ("whole; it knows snapshots" if knows else "whole; it knows no snapshot yet") + where)
+            return ok("manifest", f"none yet{where}; the first run creates it")
+        return ok("manifest", ("intact, with snapshots" if knows else "intact, without snapshots") + where)
 
-    await checks.take("manifest", look())
+    await checks.take("manifest", check())
     return stored, knows
 
 
 async def _examine_token(checks: CheckList, subject: Subject, clock: Clock) -> None:
     if subject.method == "service-account":
-        checks.add(ok("token", "a service account: a new token is made when one is needed, without a deadline"))
+        checks.add(ok("token", "a service account: dcsync gets a new token when it needs one, without a deadline"))
     elif not subject.chained:
         advice = 'for unattended runs use method = "login" or "service-account", or a refresh_token'
-        checks.add(warned("token", "auth.access_token ends an hour after it was issued, for good", advice))
+        checks.add(
+            warned("token", "auth.access_token expires one hour after it was issued and cannot be renewed", advice)
+        )
     elif (reason := checks.why_not("state.dir")) is not None:
         checks.add(skipped("token", reason))
     else:
-        await checks.take("token", _look_at_store(subject, clock))
+        await checks.take("token", _check_stored_token(subject, clock))
 
 
-async def _look_at_store(subject: Subject, clock: Clock) -> Check:
+async def _check_stored_token(subject: Subject, clock: Clock) -> Check:
     async with subject.open_store() as (store, threads):
         return await threads.run(check_machine.stored_token, store, seed=subject.seed, now=clock.now())
 
@@ -198,7 +202,7 @@ async def _look_at_store(subject: Subject, clock: Clock) -> Check:
 async def _examine_api(checks: CheckList, subject: Subject, disk: DiskThreads) -> None:
     reason = checks.why_not("secrets", "state.dir", "token", "network")
     if reason is None and subject.chained and not await disk.run(subject.state.is_dir):
-        reason = "asking would spend auth.refresh_token, and there is no state.dir yet to keep the next one in"
+        reason = "a call would use auth.refresh_token, and there is no state.dir yet to store the next token"
     async with AsyncExitStack() as stack:
         if reason is None:
             try:

@@ -1,6 +1,6 @@
 """The checks of `doctor` that need no network: secrets, state folder, the mirror's disk, tokens.
 
-Each returns a `Check`, or raises the error of ours that a run would meet. They block, and leave nothing behind.
+Each returns a `Check`, or raises the same `DcsyncError` as a run. They block, and leave nothing behind.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from dcsync.mirror.root import OWN_FOLDER, bound_to, open_root
 from dcsync.ops.doctor.checks import Check, Level, ok, warned
 from dcsync.ops.status import Holder
 
-#: From this age on a refresh token is warned about (FAULTS rule T7); at `REFRESH_LIFE` it is dead.
+#: From this age on a refresh token is warned about (docs/design.md, Token protocol T7). At `REFRESH_LIFE` it expires.
 WARN_AGE = timedelta(days=10)
-#: A full extract is about 260 files (API §3): room for a few of them.
+#: Enough for a few full extracts of about 260 files (docs/api.md §3).
 MIN_INODES = 1000
-#: Tokens, the manifest and its log of one run take far less.
+#: The tokens, the manifest and its log of one run take far less.
 MIN_STATE_BYTES = 64 << 20
 _GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """A secret of the configuration: its key, where it is, and how to get at it."""
+    """A secret of the configuration: its key, its location, and how to read it."""
 
     key: str
     where: str
@@ -48,7 +48,7 @@ class Secret:
 
 
 def secrets(needed: Sequence[Secret]) -> Check:
-    """Check that every secret is there. All that are not are named; the first one's class is the failure's."""
+    """Check that every secret can be read. The failure names all that cannot, and has the class of the first."""
     errors: list[ConfigError] = []
     for secret in needed:
         try:
@@ -57,8 +57,8 @@ def secrets(needed: Sequence[Secret]) -> Check:
             errors.append(type(error)(f"auth.{secret.key}: {error.message}", hint=error.advice))
     if errors:
         raise type(errors[0])("\n".join(error.message for error in errors), hint=errors[0].advice)
-    told = ", ".join(f"{secret.key} ({secret.where})" for secret in needed)
-    return ok("secrets", f"all there: {told}" if told else "none are needed")
+    named = ", ".join(f"{secret.key} ({secret.where})" for secret in needed)
+    return ok("secrets", f"all found: {named}" if named else "none needed")
 
 
 def state_folder(path: Path) -> Check:
@@ -68,14 +68,14 @@ def state_folder(path: Path) -> Check:
     except FileNotFoundError:
         return _state_to_be_made(path)
     except OSError as error:
-        message = f"state.dir {path} cannot be looked at: {error.strerror} (as uid {os.geteuid()})"
+        message = f"state.dir {path} cannot be read: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message) from None
     if not stat.S_ISDIR(facts.st_mode):
-        message = f"state.dir {path} is no folder"
+        message = f"state.dir {path} is not a folder"
         raise ManifestError(message, hint="correct state.dir")
     if not _may_write(path):
         message = f"state.dir {path} cannot be written (as uid {os.geteuid()})"
-        raise ManifestError(message, hint="give it to the user that runs dcsync, or correct state.dir")
+        raise ManifestError(message, hint="make the user that runs dcsync its owner, or correct state.dir")
     kind, free, mode = _facts_of(path)
     doubts = state_doubts(path, kind=kind, owner=facts.st_uid, me=os.geteuid(), mode=mode, free_bytes=free)
     if doubts:
@@ -87,24 +87,24 @@ def state_folder(path: Path) -> Check:
 def state_doubts(
     path: Path, *, kind: str | None, owner: int, me: int, mode: int, free_bytes: int
 ) -> list[tuple[str, str]]:
-    """Return what is doubtful about a state folder that can be used, each with what to do."""
+    """Return the problems of a usable state folder, each with its hint."""
     doubts = []
     if probe.is_network(kind):
         advice = "put state.dir on a local disk: the manifest's write-ahead log does not work over a network"
         doubts.append((f"is on {kind}, a network file system", advice))
     if owner != me:
-        advice = f"run dcsync as uid {owner}, always: files of another user would stop it later"
-        doubts.append((f"belongs to uid {owner}, and this is uid {me}", advice))
+        advice = f"always run dcsync as uid {owner}: files of another user would stop it later"
+        doubts.append((f"belongs to uid {owner}, but this is uid {me}", advice))
     if mode & 0o077:
         doubts.append((f"is open to others (mode {mode:04o})", f"chmod 700 {path}"))
     if free_bytes < MIN_STATE_BYTES:
-        advice = "free space there: without it no token is renewed and nothing recorded"
+        advice = "free space there: without space dcsync can neither renew tokens nor record anything"
         doubts.append((f"has {free_bytes >> 20} MiB left", advice))
     return doubts
 
 
 def instance(path: Path) -> str | None:
-    """Return the instance's id that the state folder keeps; None when there is none yet."""
+    """Return the mirror's id from the state folder, or None before the first run."""
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
@@ -112,7 +112,7 @@ def instance(path: Path) -> str | None:
 
 
 def has_content(path: Path) -> bool:
-    """Say whether a file is there and not empty."""
+    """Return whether a file exists and is not empty."""
     try:
         return path.stat().st_size > 0
     except FileNotFoundError:
@@ -120,7 +120,7 @@ def has_content(path: Path) -> bool:
 
 
 def root(path: Path) -> Check:
-    """Check that the mirror's root is there and may be written, without writing: it may be a bare mount point."""
+    """Check that the mirror's root exists and is writable. Writes nothing: it may be an empty mount point."""
     with open_root(path) as opened:
         kind = probe.file_system(opened.descriptor)
         if os.fstatvfs(opened.descriptor).f_flag & os.ST_RDONLY:
@@ -129,78 +129,80 @@ def root(path: Path) -> Check:
     if not _may_write(path):
         message = f"the mirror's root {path} cannot be written (as uid {os.geteuid()})"
         raise DiskDenied(message)
-    return ok("mirror.root", f"{path} is there, on {kind}")
+    return ok("mirror.root", f"{path} exists, on {kind}")
 
 
 def mount(path: Path, *, state_id: str | None, knows_snapshots: bool) -> Check:
-    """Check that what is mounted at the root is the mirror's own disk, by its marker. Writes nothing."""
+    """Check by `.dcsync/instance` that the mirror's own disk is mounted at the root. Writes nothing."""
     with open_root(path) as opened:
         found = bound_to(opened, state_id=state_id, knows_snapshots=knows_snapshots)
     if found is None:
-        return ok("mount", "no marker yet; the first run binds this folder to this state.dir")
-    return ok("mount", f"the marker is the state folder's ({found})")
+        return ok("mount", "no mirror ID yet; the first run binds this folder to this state.dir")
+    return ok("mount", f"the mirror ID matches the state folder ({found})")
 
 
 def staging(path: Path) -> Check:
-    """Check that `.dcsync` is on the root's file system: snapshots are renamed out of it."""
+    """Check that `.dcsync` is on the root's file system, because snapshots are renamed out of it."""
     with open_root(path) as opened:
         try:
             with opened.folder(OWN_FOLDER) as own:
                 apart = os.fstat(own).st_dev != os.fstat(opened.descriptor).st_dev
         except FileNotFoundError:
-            return ok("staging", f"{OWN_FOLDER} is not there yet; the first run makes it")
+            return ok("staging", f"{OWN_FOLDER} does not exist yet; the first run creates it")
     if apart:
-        message = f"{path / OWN_FOLDER} is on another file system than the mirror: nothing could be renamed into place"
-        raise DiskError(message, hint="unmount what is mounted on it")
+        message = (
+            f"{path / OWN_FOLDER} is on a different file system than the mirror: snapshots cannot be renamed into place"
+        )
+        raise DiskError(message, hint="unmount the file system that is mounted there")
     return ok("staging", f"{OWN_FOLDER} is on the mirror's file system")
 
 
 def space(path: Path, *, min_free: int) -> Check:
-    """Check the free space; a run refuses to go below `min_free` bytes."""
+    """Check the free space. A run never goes below `min_free` bytes."""
     with open_root(path) as opened:
         free = opened.free_bytes()
-    told = f"{free / _GIB:.1f} GiB are free"
+    described = f"{free / _GIB:.1f} GiB free"
     if free < min_free:
-        message = f"{told}, less than mirror.min_free ({min_free / _GIB:.1f} GiB): no snapshot is started"
+        message = f"{described}, less than mirror.min_free ({min_free / _GIB:.1f} GiB): dcsync starts no download"
         return warned("space", message, "free space on the mirror's disk, or lower mirror.min_free")
-    return ok("space", told)
+    return ok("space", described)
 
 
 def inodes(path: Path) -> Check:
-    """Check the free inodes; every file of a snapshot takes one, hard links to earlier ones do not."""
+    """Check the free inodes. Every new file of a snapshot takes one, and hard links take none."""
     with open_root(path) as opened:
         facts = os.fstatvfs(opened.descriptor)
     if not facts.f_files:
         # btrfs has no fixed number.
-        return ok("inodes", "the file system has as many as it needs")
+        return ok("inodes", "the file system has no fixed number of inodes")
     if facts.f_favail < MIN_INODES:
-        message = f"{facts.f_favail} inodes are free; a full extract takes about 300"
+        message = f"{facts.f_favail} inodes free; a full extract takes about 300"
         return warned("inodes", message, "delete small files, or use a file system with more inodes")
-    return ok("inodes", f"{facts.f_favail} are free")
+    return ok("inodes", f"{facts.f_favail} inodes free")
 
 
 def try_out(path: Path) -> probe.Abilities:
-    """Find out what the mirror's file system can do."""
+    """Test the abilities of the mirror's file system."""
     with open_root(path) as opened:
         return probe.try_out(opened)
 
 
 def abilities(able: probe.Abilities, latest: LatestKind) -> list[Check]:
-    """Judge what the mirror's file system can do by what the configuration asks of it."""
+    """Compare the abilities of the mirror's file system with those that the configuration needs."""
     return [_hardlinks(able, latest), _symlinks(able, latest), _renames(able, latest)]
 
 
 def lock(holder: Holder | None) -> Check:
-    """Say who holds the state folder; that is no fault."""
+    """Return the holder of the state folder. A held lock is not a failure."""
     if holder is None:
-        return ok("lock", "free: no dcsync is at work")
+        return ok("lock", "free: dcsync is not running")
     return ok("lock", f"held by a {'daemon' if holder.is_daemon else 'sync'}, pid {holder.pid}")
 
 
 def stored_token(store: ChainStore, *, seed: Secret | None, now: datetime) -> Check:
-    """Check the chain of refresh tokens: whether there is one, whether it is alive, and until when. Spends nothing.
+    """Check the stored refresh token: whether there is one, whether it is valid, and until when. No token is used.
 
-    `seed` begins a chain; once it has, its variable or file may be gone.
+    `seed` is the configured first refresh token. After its first use, its variable or file may be removed.
     """
     pair = store.read()
     begins = None
@@ -211,10 +213,10 @@ def stored_token(store: ChainStore, *, seed: Secret | None, now: datetime) -> Ch
             if pair is None:
                 raise
     if pair is None and begins is not None and store.last_seed() == begins:
-        message = "the configured refresh_token was used before, and the chain that it began is not stored any more"
+        message = "the configured refresh_token was used before, and its successor is no longer stored"
         raise LoginRequired(message)
     if begins is not None and (pair is None or pair.seed not in {None, begins}):
-        return ok("token", "auth.refresh_token was not used yet; the first call takes it over")
+        return ok("token", "auth.refresh_token was not used yet; the first API call uses it")
     if pair is None:
         message = "no token is stored in state.dir"
         raise LoginRequired(message)
@@ -223,43 +225,45 @@ def stored_token(store: ChainStore, *, seed: Secret | None, now: datetime) -> Ch
         if intent.refused:
             message = f"the stored refresh token was refused at {intent.at:%Y-%m-%d %H:%M} UTC (invalid_grant)"
             raise LoginRequired(message)
-        message = f"it is not known whether a token refresh at {intent.at:%Y-%m-%d %H:%M} UTC went through"
+        message = f"the token refresh at {intent.at:%Y-%m-%d %H:%M} UTC is unconfirmed"
         return warned("token", message, TokenUndecided.hint)
     return _age(pair, now)
 
 
 def _age(pair: TokenPair, now: datetime) -> Check:
     if pair.issued_at is None:
-        return ok("token", "a refresh token is stored; when it was issued is not known")
+        return ok("token", "a refresh token is stored; its issue date is unknown")
     age, end = now - pair.issued_at, pair.issued_at + REFRESH_LIFE
-    told = f"the refresh token is of {pair.issued_at:%Y-%m-%d %H:%M} UTC"
+    described = f"refresh token of {pair.issued_at:%Y-%m-%d %H:%M} UTC"
     if age >= REFRESH_LIFE:
-        message = f"{told} and expired on {end:%Y-%m-%d}: it lives {REFRESH_LIFE.days} days"
+        message = f"{described} expired on {end:%Y-%m-%d}: it is valid for {REFRESH_LIFE.days} days"
         raise LoginRequired(message)
-    told = f"{told}, good until {end:%Y-%m-%d %H:%M}"
+    described = f"{described}, valid until {end:%Y-%m-%d %H:%M}"
     if age >= WARN_AGE:
-        return warned("token", told, "run `dcsync sync`: each use renews it. Is the timer or daemon at work?")
-    return ok("token", told)
+        return warned(
+            "token", described, "run `dcsync sync`, which renews it; check that the timer or the daemon is running"
+        )
+    return ok("token", described)
 
 
 def _hardlinks(able: probe.Abilities, latest: LatestKind) -> Check:
     if able.hardlinks:
-        return ok("hardlinks", "what did not change takes no space")
+        return ok("hardlinks", "hard links work: unchanged files take no extra space")
     if latest is LatestKind.HARDLINKS:
         message = 'the file system has no hard links, which mirror.latest = "hardlinks" needs'
         advice = 'set mirror.latest to "symlink" or "none", or use another file system'
         return Check(name="hardlinks", level=Level.FAIL, message=message, advice=advice)
     if able.clones:
-        return ok("hardlinks", "there are none; files that did not change share their blocks instead")
+        return ok("hardlinks", "no hard links; unchanged files share their blocks instead")
     message = "the file system has no hard links: every snapshot takes the space of a whole extract"
     return warned("hardlinks", message, "use a file system with hard links (ext4, XFS, btrfs, ZFS) to save space")
 
 
 def _symlinks(able: probe.Abilities, latest: LatestKind) -> Check:
     if able.symlinks:
-        return ok("symlinks", "`latest` can be one" if latest is LatestKind.SYMLINK else "there, and not needed")
+        return ok("symlinks", "symlinks work" if latest is LatestKind.SYMLINK else "symlinks work, but are not needed")
     if latest is not LatestKind.SYMLINK:
-        return ok("symlinks", f'there are none; mirror.latest = "{latest.value}" needs none')
+        return ok("symlinks", f'no symlinks; mirror.latest = "{latest.value}" needs none')
     message = 'the file system has no symlinks, which mirror.latest = "symlink" needs'
     advice = 'set mirror.latest to "hardlinks" or "none"' if able.hardlinks else 'set mirror.latest to "none"'
     return Check(name="symlinks", level=Level.FAIL, message=message, advice=advice)
@@ -267,22 +271,22 @@ def _symlinks(able: probe.Abilities, latest: LatestKind) -> Check:
 
 def _renames(able: probe.Abilities, latest: LatestKind) -> Check:
     if not able.keeps_names:
-        message = "the file system cannot rename without replacing in one step; dcsync claims each name by mkdir first"
-        return warned("rename", message, "let nothing but dcsync write into the mirror")
+        message = "the file system cannot rename without replacing; dcsync reserves each name with mkdir first"
+        return warned("rename", message, "make sure that only dcsync writes into the mirror")
     if latest is LatestKind.HARDLINKS and not able.exchanges:
         message = "the file system cannot swap two names: `latest` is absent for a moment at each new snapshot"
-        return warned("rename", message, 'nothing, if readers try again; else set mirror.latest to "symlink"')
-    return ok("rename", "a snapshot appears in one step and replaces nothing")
+        return warned("rename", message, 'nothing if readers retry; otherwise set mirror.latest to "symlink"')
+    return ok("rename", "snapshots appear in one step and replace nothing")
 
 
 def _state_to_be_made(path: Path) -> Check:
-    """A missing state folder is made by the first run, if this user may."""
+    """Return the check of a missing state folder, which the first run creates if this user may."""
     above = next(parent for parent in path.parents if parent.exists())
     if not _may_write(above):
-        message = f"state.dir {path} is not there and cannot be made in {above} (as uid {os.geteuid()})"
-        raise ManifestError(message, hint=f"make it for the user that runs dcsync: install -d -m 700 -o USER {path}")
-    message = f"{path} is not there yet"
-    return warned("state.dir", message, "let the first run make it, as the user that runs dcsync")
+        message = f"state.dir {path} does not exist and cannot be created in {above} (as uid {os.geteuid()})"
+        raise ManifestError(message, hint=f"create it for the user that runs dcsync: install -d -m 700 -o USER {path}")
+    message = f"{path} does not exist yet"
+    return warned("state.dir", message, "let the first run create it, as the user that runs dcsync")
 
 
 def _may_write(path: Path) -> bool:
@@ -290,7 +294,7 @@ def _may_write(path: Path) -> bool:
 
 
 def _facts_of(path: Path) -> tuple[str | None, int, int]:
-    """Return the type of a folder's file system, its free bytes, and the folder's mode."""
+    """Return the type of a folder's file system, the free bytes, and the folder's mode."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         facts = os.fstatvfs(descriptor)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dcsync.core.events import Event, EventKind
 from dcsync.core.model import DataRequest, How, Job, JobId, ListedFile, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.quota import wait_before_next, within_window
@@ -178,3 +179,8 @@ def make_published(job: str = JOB_ID, *, folder: str, at: datetime = NOON, **cha
     described = make_job(id=JobId(job), **changes)
     request = KnownRequest(id=described.request_id, description="", slug="x", is_delta=False)
     return make_record(job=described, request=request, folder=folder, first_seen_at=NOON, published_at=at, **values)
+
+
+def make_event(kind: EventKind = EventKind.SNAPSHOT, *, job: str | None = "job", **changes: Any) -> Event:
+    """Return an event of account acme, with a message that has to be escaped."""
+    return Event(**{"kind": kind, "account": "acme", "at": NOON, "message": "ü\n\x1b[31m", "job": job, **changes})

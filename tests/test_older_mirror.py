@@ -23,7 +23,7 @@ from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.status import read_status
 from dcsync.core.diff import Fate
 from dcsync.core.model import AccountName
-from dcsync.manifest import Notes
+from dcsync.manifest import HookRuns, StandingAlerts
 from dcsync.ops.diff import compare
 from dcsync.ops.integrity.verify import verify
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, sidecar, tables
@@ -128,9 +128,8 @@ async def test_diff_compares_two_of_its_snapshots(older: Mirror) -> None:
 
 async def test_what_it_was_told_and_what_hooks_ran_is_known(older: Mirror) -> None:
     async with older.opened() as context:
-        notes = Notes(context.manifest)
-        ran = await notes.hooks_of(limit=100)
-        standing = await notes.standing(["acme"])
+        ran = await HookRuns(context.manifest).latest(limit=100)
+        standing = await StandingAlerts(context.manifest).load(["acme"])
         past = await context.manifest.history.snapshots(ACME)
 
     assert len(ran) == PUBLISHED

@@ -5,21 +5,15 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dcsync.app.state_dir import CALLBACK_NAME, read_text, state_folder, write_text
 from dcsync.config import Config, secret_refs
-from dcsync.core.events import EventKind
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.plan import Selection
 from dcsync.core.retention import KeepPolicy
 from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.errors import ConfigError
 from dcsync.ops.context import AccountSettings
-
-if TYPE_CHECKING:
-    from dcsync.ops.alerts.dispatch import AlertSettings
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
@@ -59,30 +53,6 @@ def storage_policy(config: Config) -> StoragePolicy:
     """Return which hosts signed URLs may point to. The storage of a sandbox is on loopback, like its API."""
     return StoragePolicy(
         hosts=tuple(config.api.allow_storage_hosts), allow_loopback=is_loopback_url(config.api.base_url)
-    )
-
-
-def alert_settings(config: Config, *, environ: Mapping[str, str]) -> AlertSettings:
-    """Return who hears of what, secrets resolved. Raises `ConfigError`s: better now than when there is news."""
-    # Imported for those who send something: they bring in the network, which `dcsync status` must not pay for.
-    from dcsync.ops.alerts.dispatch import AlertSettings
-    from dcsync.ops.alerts.hooks import Hook
-    from dcsync.ops.alerts.notify import check_installed
-
-    urls = tuple(url.resolve(environ).get_secret_value() for url in config.notify.urls)
-    if urls:
-        check_installed()
-    heartbeat = config.heartbeat.url
-    return AlertSettings(
-        root=Path(config.mirror.root),
-        hooks=tuple(
-            Hook(on=frozenset(EventKind(kind) for kind in hook.on), argv=tuple(hook.run), timeout=hook.timeout)
-            for hook in config.hooks
-        ),
-        urls=urls,
-        on=frozenset(EventKind(kind) for kind in config.notify.on),
-        heartbeat=None if heartbeat is None else heartbeat.resolve(environ).get_secret_value(),
-        environ={name: value for name, value in environ.items() if name not in hidden_names(config)},
     )
 
 

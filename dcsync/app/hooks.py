@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from dcsync.app.from_config import alert_settings
+from dcsync.app.alerts import alert_settings
 from dcsync.app.hosts import at_work, known_hosts
 from dcsync.app.mirror import hold_state, open_to_look
 from dcsync.app.state_dir import host_name, manifest_place, state_folder

@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from dcsync.api.storage import open_storage
+from dcsync.app.alerts import alert_settings
 from dcsync.app.api import open_api
-from dcsync.app.from_config import account_settings, alert_settings, storage_policy
+from dcsync.app.from_config import account_settings, storage_policy
 from dcsync.app.mirror import look_at_mirror, open_mirror
 from dcsync.app.status import current_status, read_token
 from dcsync.clock import Clock
@@ -118,7 +119,7 @@ async def follow_up(
         return None
     await write_report(context, status.accounts)
     if status.check is ExitStatus.DONE:
-        await dispatcher.beat()
+        await dispatcher.send_heartbeat()
     textfile = config.metrics.textfile
     if textfile is not None:
         try:

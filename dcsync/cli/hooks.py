@@ -127,7 +127,7 @@ async def _rerun(config: Config, job: str) -> int:
 
 
 async def _notify(config: Config) -> bool:
-    from dcsync.app.from_config import alert_settings
+    from dcsync.app.alerts import alert_settings
     from dcsync.clock import SystemClock
     from dcsync.core.events import Event, EventKind
     from dcsync.ops.alerts.notify import send

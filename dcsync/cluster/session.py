@@ -25,7 +25,7 @@ from dcsync.core.wire import parse_time
 from dcsync.daemon.chores import NIGHT
 from dcsync.daemon.schedule import Kind
 from dcsync.daemon.session import Session, SessionParts
-from dcsync.manifest import Notes, Ticket
+from dcsync.manifest import HookRuns, StoredValues, Ticket
 from dcsync.manifest.hosts import Hosts
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
@@ -48,7 +48,8 @@ class SharedSession(Session):
         self._peers = parts.context.peers
         self._host = self._peers.number
         self._hosts = Hosts(parts.context.manifest)
-        self._notes = Notes(parts.context.manifest)
+        self._values = StoredValues(parts.context.manifest)
+        self._hook_runs = HookRuns(parts.context.manifest)
         self._wanted: asyncio.Queue[tuple[AccountName, float]] = asyncio.Queue()
         self._queue = Queue(
             shared_database(parts.context),
@@ -141,21 +142,21 @@ class SharedSession(Session):
             if await self._is_mounted():
                 if await self._chores.do(Kind(kind)):
                     await self._queue.chore("hooks")
-                await self._notes.remember(f"night:{kind}", self._today())
+                await self._values.save(f"night:{kind}", self._today())
 
     async def due(self) -> None:
         """Queue the polls and maintenance tasks that are due."""
         now = self.context.clock.now()
         for name in self._accounts:
-            when = parse_time(await self._notes.recall(f"poll:{name}"))
+            when = parse_time(await self._values.load(f"poll:{name}"))
             # A time later than any planned poll comes from a clock that was wrong.
             if when is None or when <= now + _ROUNDING or when > now + 2 * self.config.poll.interval:
                 await self._queue.poll(name)
         hour = now.astimezone(self.config.mirror.zone).hour
         for kind, begins in NIGHT.items():
-            if begins <= hour < begins + 6 and await self._notes.recall(f"night:{kind.value}") != self._today():
+            if begins <= hour < begins + 6 and await self._values.load(f"night:{kind.value}") != self._today():
                 await self._queue.chore(kind.value)
-        if await self._notes.due_hooks(now):
+        if await self._hook_runs.due(now):
             await self._queue.chore("hooks")
 
     # --- details ------------------------------------------------------------------------------------------------------
@@ -176,12 +177,12 @@ class SharedSession(Session):
     async def _note_retry(self, outcome: AccountOutcome) -> None:
         """Make sure that the next poll is no later than the retry of a failed job."""
         retries = [failed.next_try_at for failed in outcome.failed if failed.next_try_at is not None]
-        when = parse_time(await self._notes.recall(f"poll:{outcome.account.name}"))
+        when = parse_time(await self._values.load(f"poll:{outcome.account.name}"))
         if retries and (when is None or min(retries) < when):
             await self._remember_poll(outcome.account.name, min(retries))
 
     async def _remember_poll(self, account: str, when: datetime) -> None:
-        await self._notes.remember(f"poll:{account}", when.isoformat())
+        await self._values.save(f"poll:{account}", when.isoformat())
 
     def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
         if is_needed:
@@ -192,7 +193,7 @@ class SharedSession(Session):
         while True:
             name, wait = await self._wanted.get()
             if wait:
-                await self._notes.remember(
+                await self._values.save(
                     f"poll:{name}", (self.context.clock.now() + timedelta(seconds=wait)).isoformat()
                 )
             else:

@@ -12,7 +12,8 @@ from typing import NoReturn
 
 import structlog
 
-from dcsync.app.from_config import account_settings, alert_settings, callback_secret
+from dcsync.app.alerts import alert_settings
+from dcsync.app.from_config import account_settings, callback_secret
 from dcsync.app.renew import renewing
 from dcsync.app.status import current_status, read_status
 from dcsync.app.sync import open_dispatcher, open_sync

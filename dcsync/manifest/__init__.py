@@ -1,18 +1,23 @@
 """The manifest: known jobs, files and runs, in SQLite (WAL, `synchronous=FULL`) or, for several hosts, PostgreSQL."""
 
+from dcsync.manifest.alerts import StandingAlerts
 from dcsync.manifest.claims import Claim, Ticket
-from dcsync.manifest.notes import HookRun, HookState, Notes, PublishedRow
+from dcsync.manifest.hook_runs import HookRun, HookRuns, HookState
+from dcsync.manifest.published import PublishedRow
 from dcsync.manifest.snapshots import SnapshotRows
 from dcsync.manifest.sql import SqlManifest, Sums, open_manifest
+from dcsync.manifest.state import StoredValues
 
 __all__ = [
     "Claim",
     "HookRun",
+    "HookRuns",
     "HookState",
-    "Notes",
     "PublishedRow",
     "SnapshotRows",
     "SqlManifest",
+    "StandingAlerts",
+    "StoredValues",
     "Sums",
     "Ticket",
     "open_manifest",

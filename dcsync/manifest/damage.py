@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from dcsync.core.model import AccountName, JobId
-from dcsync.manifest.notes import Notes
 from dcsync.manifest.sql import SqlManifest
+from dcsync.manifest.state import StoredValues
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class KnownDamage:
 
 async def known_damage(manifest: SqlManifest, account: AccountName) -> tuple[KnownDamage, ...]:
     """Return the damage that is known of an account, but for snapshots that are no longer published."""
-    stored = await Notes(manifest).recall(_key(account))
+    stored = await StoredValues(manifest).load(_key(account))
     if stored is None:
         return ()
     published = await manifest.published_folders(account)
@@ -39,7 +39,7 @@ async def record_damage(
     kept = [item for item in known if item.key is not None and not was_read(item.key)]
     damage = [asdict(item) for item in (*kept, *found)]
     if damage or known:
-        await Notes(manifest).remember(_key(account), json.dumps(damage) if damage else None)
+        await StoredValues(manifest).save(_key(account), json.dumps(damage) if damage else None)
 
 
 def _key(account: AccountName) -> str:

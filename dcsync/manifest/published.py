@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import summary
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.summary import PastSnapshot, Summary
@@ -22,6 +24,23 @@ from dcsync.core.table import TableFacts, is_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import header as header_table
 from dcsync.manifest.schema import job as job_table
+from dcsync.manifest.schema import request as request_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRow:
+    """A published snapshot, as an event describes it."""
+
+    job: JobId
+    request: RequestId
+    description: str
+    folder: str
+    completed_at: datetime | None
+    published_at: datetime
+    fetched_bytes: int
+    linked_bytes: int
+    #: Tables that look wrong compared with the previous snapshots.
+    warnings: tuple[TableWarning, ...] = ()
 
 
 class History:
@@ -147,6 +166,48 @@ class History:
             if is_table(name):
                 found[RequestId(request), name].append(known.get(digest))
         return found
+
+    async def published_after(
+        self, account: AccountName, moment: datetime, *, also: Sequence[str] = ()
+    ) -> tuple[PublishedRow, ...]:
+        """Return the snapshots of an account that were published after that time, and the jobs of `also`, in order."""
+        return await self._published(account, sa.or_(job_table.c.published_at > moment, job_table.c.id.in_(also)))
+
+    async def _published(self, account: AccountName, which: sa.ColumnElement[bool]) -> tuple[PublishedRow, ...]:
+        query = (
+            sa.select(job_table, request_table.c.description)
+            .join(
+                request_table,
+                sa.and_(request_table.c.account == job_table.c.account, request_table.c.id == job_table.c.request),
+                isouter=True,
+            )
+            .where(
+                job_table.c.account == account,
+                job_table.c.state == JobState.PUBLISHED.value,
+                job_table.c.published_at.is_not(None),
+                which,
+            )
+            .order_by(job_table.c.published_at, job_table.c.id)
+        )
+        async with self._read() as connection:
+            return tuple(
+                PublishedRow(
+                    job=JobId(row.id),
+                    request=RequestId(row.request),
+                    description=row.description or "",
+                    folder=row.folder,
+                    completed_at=row.completed_at,
+                    published_at=row.published_at,
+                    fetched_bytes=row.fetched_bytes or 0,
+                    linked_bytes=row.linked_bytes or 0,
+                    warnings=() if row.summary is None else summary.parse(row.summary).warnings,
+                )
+                for row in await connection.execute(query)
+            )
+
+    async def published(self, account: AccountName, jobs: Sequence[JobId]) -> tuple[PublishedRow, ...]:
+        """Return these snapshots of an account, in the order in which they were published."""
+        return await self._published(account, job_table.c.id.in_(jobs)) if jobs else ()
 
 
 async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dcsync.app.from_config import alert_settings, hidden_names
+from dcsync.app.alerts import alert_settings
+from dcsync.app.from_config import hidden_names
 from dcsync.config import Config
 from dcsync.config.fields import Section
 from dcsync.config.secret_refs import Secret

@@ -19,7 +19,7 @@ from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.session import SessionParts, Signals
 from dcsync.errors import MirrorError
-from dcsync.manifest import Notes
+from dcsync.manifest import HookRuns, StoredValues
 from dcsync.ops.mirroring.run import mirror_job
 from tests.ops.test_shared import config_of
 from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables
@@ -132,7 +132,7 @@ async def test_snapshots_of_two_hosts_at_the_same_time_are_told_of_once_each(rig
     # Those who come late tell nothing again.
     await one.poll("acme")
 
-    hooks = await Notes(one.context.manifest).hooks_of()
+    hooks = await HookRuns(one.context.manifest).latest()
     assert sorted(str(hook.job) for hook in hooks) == sorted(jobs)
 
 
@@ -157,12 +157,12 @@ async def test_a_snapshot_that_was_published_and_not_told_of_is_told_of_by_the_n
     await one.poll("acme")
     tickets = await take_all(rig)
     await mirror_job(one.context, one._accounts[next(iter(one._accounts))], first)  # type: ignore[arg-type]
-    assert await Notes(one.context.manifest).hooks_of() == ()
+    assert await HookRuns(one.context.manifest).latest() == ()
     assert tickets
 
     await other.poll("acme")
 
-    assert [hook.job for hook in await Notes(one.context.manifest).hooks_of()] == [first]
+    assert [hook.job for hook in await HookRuns(one.context.manifest).latest()] == [first]
 
 
 async def test_an_account_that_another_host_s_configuration_has_is_left_to_that_one(rig: Rig) -> None:
@@ -181,7 +181,7 @@ async def test_a_failed_job_brings_the_next_poll_forward(rig: Rig) -> None:
 
     await one.mirror("acme", job, tickets[job])
 
-    kept = await Notes(one.context.manifest).recall("poll:acme")
+    kept = await StoredValues(one.context.manifest).load("poll:acme")
     assert kept is not None
     assert datetime.fromisoformat(kept) < rig.mirror.clock.now() + timedelta(minutes=10)
 

@@ -15,7 +15,7 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.daemon.chores import NIGHT, Chores
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
-from dcsync.manifest import Notes
+from dcsync.manifest import HookRuns
 from dcsync.mirror import trash
 from tests.rigs.mirror import Mirror, add_extract, tables
 
@@ -40,7 +40,7 @@ async def fill(mirror: Mirror, days: int) -> list[str]:
 
 async def waiting(work: Chores) -> int:
     """Return how many hooks are due."""
-    return len(await Notes(work.context.manifest).due_hooks(work.context.clock.now()))
+    return len(await HookRuns(work.context.manifest).due(work.context.clock.now()))
 
 
 @pytest.mark.parametrize("kind", NIGHT)

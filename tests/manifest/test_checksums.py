@@ -14,7 +14,7 @@ from dcsync.core.ports import AccountFacts
 from dcsync.core.summary import Summary
 from dcsync.core.table import TableFacts
 from dcsync.errors import ManifestCorrupt
-from dcsync.manifest import Notes, SnapshotRows, open_manifest
+from dcsync.manifest import SnapshotRows, StoredValues, open_manifest
 from tests.fakes import JOB_ID, NOON, make_record, make_stored
 
 ACME = AccountName("acme")
@@ -104,8 +104,8 @@ async def test_every_write_keeps_the_seal(path: Path) -> None:
     async with open_manifest(path) as manifest:
         records = SnapshotRows(manifest)
         await records.note_replaced(ACME, JOB_ID, "b.csv", mtime_ns=5, inode=7)
-        await Notes(manifest).remember("a note", "x")
-        await Notes(manifest).remember("a note", None)
+        await StoredValues(manifest).save("a note", "x")
+        await StoredValues(manifest).save("a note", None)
         await manifest.set_instance("another")
         await manifest.move(ACME, JOB_ID, JobState.PRUNED, at=NOON)
     await opens(path)

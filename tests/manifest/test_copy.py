@@ -16,7 +16,7 @@ from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.core.table import TableFacts
 from dcsync.database import parse_database
 from dcsync.errors import ManifestCorrupt
-from dcsync.manifest import Notes, SqlManifest, open_manifest
+from dcsync.manifest import HookRuns, SqlManifest, StandingAlerts, StoredValues, open_manifest
 from dcsync.manifest.copy import copy_rows, move_out
 from dcsync.manifest.schema import OF_HOSTS, metadata
 from tests.fakes import JOB_ID, NOON, make_job, make_request, make_stored
@@ -60,7 +60,7 @@ async def fill(manifest: SqlManifest, jobs: int = 3) -> None:
         error_code=None,
     )
     event = Event(kind=EventKind.SNAPSHOT, account="acme", at=NOON, message="new", job="job-0")
-    await Notes(manifest).settle([], standing=[], hooks=[(("true",), event)], remembered={"told:acme": "x"})
+    await StandingAlerts(manifest).settle([], standing=[], hooks=[(("true",), event)], values={"told:acme": "x"})
     await manifest.set_instance("before")
 
 
@@ -78,7 +78,7 @@ async def test_there_and_back_every_row_is_the_same_with_its_digest(
     assert await copy_rows(file, shared, instance="there") == 3
     assert await content(shared) == before
     assert await shared.instance() == "there"
-    assert await Notes(shared).recall("told:acme") == "x"
+    assert await StoredValues(shared).load("told:acme") == "x"
 
     async with open_manifest(tmp_path / "back.sqlite") as back:
         await copy_rows(shared, back, instance="back")
@@ -95,13 +95,13 @@ async def test_the_copy_goes_on_counting_where_the_original_was(file: SqlManifes
 
     await fill_more(shared)
 
-    hooks = await Notes(shared).hooks_of()
+    hooks = await HookRuns(shared).latest()
     assert [hook.id for hook in hooks] == [2, 1]
 
 
 async def fill_more(manifest: SqlManifest) -> None:
     event = Event(kind=EventKind.SNAPSHOT, account="acme", at=NOON, message="new", job="job-1")
-    await Notes(manifest).settle([], standing=[], hooks=[(("true",), event)], remembered={})
+    await HookRuns(manifest).add([(("true",), event)])
 
 
 async def test_what_was_there_is_replaced(file: SqlManifest, shared: SqlManifest) -> None:

@@ -15,7 +15,7 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.database import parse_database
 from dcsync.errors import Fenced, ManifestCorrupt, ManifestError, ManifestNewer
-from dcsync.manifest import Notes, SqlManifest, Ticket, open_manifest, schema
+from dcsync.manifest import SqlManifest, StoredValues, Ticket, open_manifest, schema
 from dcsync.manifest.claims import take
 from dcsync.manifest.migrate import REVISIONS, revision
 from tests.fakes import JOB_ID, NOON, make_job
@@ -132,7 +132,7 @@ async def test_hosts_write_one_after_another_so_that_none_meets_the_other_s_row(
             for number, host in enumerate(hosts):
                 for job in range(5):
                     group.create_task(know(host, JobId(f"job-{job}")))
-                group.create_task(Notes(host).remember("key", str(number)))
+                group.create_task(StoredValues(host).save("key", str(number)))
 
         assert len(await hosts[0].jobs(ACME)) == 5
 

@@ -10,7 +10,7 @@ import pytest
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.core.ports import KnownJob
-from dcsync.manifest import Notes, SnapshotRows, SqlManifest, open_manifest
+from dcsync.manifest import SnapshotRows, SqlManifest, StoredValues, open_manifest
 from tests.fakes import JOB_ID, NOON, make_job, make_record, make_stored
 
 ACME = AccountName("acme")
@@ -115,9 +115,9 @@ async def test_of_a_job_that_was_never_published_there_is_no_record(path: Path) 
 
 async def test_a_note_outlives_the_process(path: Path) -> None:
     async with open_manifest(path) as manifest:
-        await Notes(manifest).remember("key", "first")
-        await Notes(manifest).remember("key", "second")
+        await StoredValues(manifest).save("key", "first")
+        await StoredValues(manifest).save("key", "second")
     async with open_manifest(path) as manifest:
-        assert await Notes(manifest).recall("key") == "second"
-        await Notes(manifest).remember("key", None)
-        assert await Notes(manifest).recall("key") is None
+        assert await StoredValues(manifest).load("key") == "second"
+        await StoredValues(manifest).save("key", None)
+        assert await StoredValues(manifest).load("key") is None

@@ -1,1 +1,1 @@
-"""What someone should know: alerts are collected after a run and dispatched to hooks, messages and the heartbeat."""
+"""Alerts: collected from the manifest, and dispatched to hooks, notifications and the heartbeat."""

@@ -1,7 +1,7 @@
-"""The alerts of an account, from the manifest alone: every reader and sender of alerts takes them from here.
+"""The alerts of an account, from the manifest alone. Every reader and sender of alerts uses this module.
 
-Status, health, metrics, the report page, the heartbeat, hooks and notifications therefore agree, with the daemon
-running or not. Nothing here needs the network or the log: `dcsync status` imports it.
+Status, health, metrics, the report page, the heartbeat, hooks and notifications therefore agree, whether the daemon
+is running or not. The module imports neither the network nor the log, because `dcsync status` imports it.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, JobState, nears_expi
 from dcsync.core.model import DataRequest, Job, JobId, JobPhase, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.errors import DcsyncError
-from dcsync.manifest import HookRun, Notes, PublishedRow, SqlManifest
+from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts, StoredValues
 from dcsync.manifest.damage import known_damage
 from dcsync.ops.context import AccountSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What only the run that just ended knows: the error that stopped it, and the hints of the jobs that failed."""
+    """Facts of the run that just ended, which the manifest does not keep."""
 
+    #: The error that stopped the run.
     error: DcsyncError | None = None
+    #: The hints of the jobs that failed.
     hints: Mapping[JobId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertSources:
-    """What decides, besides the manifest, which alerts an account has."""
+    """Everything besides the manifest that decides which alerts an account has."""
 
     account: AccountSettings
-    #: The mirror's folder: an event names a snapshot by its whole path.
+    #: The mirror's folder. An event names a snapshot by its full path.
     root: Path
-    #: The programs of the hooks that are configured now: of any other, no failure matters.
+    #: The programs of the hooks that are configured now. Failures of other programs do not matter.
     hooks: Collection[tuple[str, ...]] = ()
-    #: The alert about the refresh token, which the token store knows.
+    #: The alert about the refresh token, from the token store.
     token: Alert | None = None
     run: RunFacts = field(default_factory=RunFacts)
 
@@ -49,7 +51,7 @@ class AlertSources:
 async def collect_alerts(
     manifest: SqlManifest, sources: AlertSources, now: datetime, *, jobs: Mapping[JobId, KnownJob] | None = None
 ) -> list[Alert]:
-    """Return the alerts of an account, each key once. `jobs` are all of its jobs, read here if not given."""
+    """Return the alerts of an account, each key once. Without `jobs`, all jobs of the account are read."""
     account = sources.account
     jobs = await manifest.jobs(account.name) if jobs is None else jobs
     facts = await manifest.facts(account.name)
@@ -58,18 +60,18 @@ async def collect_alerts(
     mirrored = [known for known in jobs.values() if _is_mirrored(account, known, wanted)]
     found = [
         *([] if sources.token is None else [sources.token]),
-        # After the token: a run that met the same says it in other words.
+        # After the token: the run may have met the same error, in other words.
         *_of_the_last_run(account.name, facts, sources.run.error),
         *_of_jobs(account.name, mirrored, sources.run.hints, now),
     ]
-    # Opened to be read, the manifest may be one of an older version, without the tables of the rest.
+    # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
         found += await _of_requests(manifest, account, jobs.values(), wanted, facts)
         found += await _of_tables(manifest, sources, mirrored, requests)
         found += await _of_damage(manifest, account)
         found += [
             hook_failed(account.name, run)
-            for run in await Notes(manifest).failed_hooks(account.name)
+            for run in await HookRuns(manifest).failed(account.name)
             if run.argv in sources.hooks
         ]
     unique: dict[tuple[str, str, str], Alert] = {}
@@ -79,10 +81,10 @@ async def collect_alerts(
 
 
 async def standing_alerts(manifest: SqlManifest, alerts: Sequence[Alert], now: datetime) -> tuple[StandingAlert, ...]:
-    """Return these alerts with since when they stand, as the last run recorded it. For those who only read."""
+    """Return these alerts with the history that the last run recorded. Nothing is written."""
     accounts = {alert.account for alert in alerts}
-    known = await Notes(manifest).standing(sorted(accounts)) if await manifest.is_current() else ()
-    # What a run knew better than the manifest, it recorded.
+    known = await StandingAlerts(manifest).load(sorted(accounts)) if await manifest.is_current() else ()
+    # A run knows better hints than the manifest, and records them.
     hints = {item.alert.key: item.alert.hint for item in known}
     alerts = [replace(alert, hint=hints.get(alert.key) or alert.hint) for alert in alerts]
     return tuple(with_history(alerts, known, now))
@@ -96,7 +98,7 @@ def hook_failed(account: str, run: HookRun) -> Alert:
 
 
 def hook_hint(run: HookRun) -> str:
-    """Return what to do about a hook that failed on its last attempt."""
+    """Return the hint for a hook that failed on its last attempt."""
     if run.kind is EventKind.SNAPSHOT and run.job is not None:
         return f"fix the hook, then run: dcsync hooks rerun {run.job}"
     return "fix the hook; the next event runs it again"
@@ -118,7 +120,7 @@ def _of_the_last_run(account: str, facts: AccountFacts, error: DcsyncError | Non
 def _of_jobs(account: str, jobs: Iterable[KnownJob], hints: Mapping[JobId, str], now: datetime) -> list[Alert]:
     """Return the alerts for jobs that failed, are lost, or whose extract Autodesk will soon delete.
 
-    Of all jobs that are known: a job that the last run did not try is no better off than before it.
+    All known jobs count. A job that the last run did not try still has its alert.
     """
     alerts = []
     for known in sorted(jobs, key=lambda known: known.job.id):
@@ -148,7 +150,7 @@ async def _of_requests(
     facts: AccountFacts,
 ) -> list[Alert]:
     """Return the alerts for data requests that are mirrored: gone, inactive, failed the last time, or late."""
-    unseen = set(json.loads(await Notes(manifest).recall(f"gone:{account.name}") or "[]"))
+    unseen = set(json.loads(await StoredValues(manifest).load(f"gone:{account.name}") or "[]"))
     by_request: dict[RequestId, list[Job]] = {}
     for known in jobs:
         by_request.setdefault(known.job.request_id, []).append(known.job)
@@ -165,7 +167,7 @@ async def _of_requests(
             continue
         if request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
             alerts.append(_inactive(account.name, request))
-        # As of the last poll: while nobody asks, nobody knows what is missing, nor that it came.
+        # As of the last poll. Without a poll, dcsync does not know whether the extract has arrived.
         if facts.last_poll_at is not None:
             expected = expect(request, its_jobs, facts.last_poll_at)
             if expected is not None and expected.stage in {Stage.LATE, Stage.SLOW}:
@@ -186,7 +188,7 @@ async def _of_tables(
             other = latest.get(known.job.request_id)
             if other is None or _completed(known) > _completed(other):
                 latest[known.job.request_id] = known
-    rows = await Notes(manifest).published(sources.account.name, [known.job.id for known in latest.values()])
+    rows = await manifest.history.published(sources.account.name, [known.job.id for known in latest.values()])
     return [_tables_look_wrong(sources, row, requests[row.request]) for row in rows if row.warnings]
 
 
@@ -205,7 +207,7 @@ async def _of_damage(manifest: SqlManifest, account: AccountSettings) -> list[Al
 
 
 def _failed_at_autodesk(jobs: Sequence[Job]) -> Job | None:
-    """Return the newest job that ended, if it failed at Autodesk: then there is no extract of that day."""
+    """Return the latest ended job if it failed at Autodesk, which means that day has no extract."""
     ended = [job for job in jobs if job.phase in {JobPhase.FAILED, JobPhase.SUCCEEDED} and job.created_at is not None]
     newest = max(ended, key=lambda job: (job.created_at, job.id), default=None)
     return newest if newest is not None and newest.phase is JobPhase.FAILED else None
@@ -230,7 +232,7 @@ def _late(account: str, request: DataRequest, expected: Expectation, now: dateti
     hours = expected.late_by(now) / timedelta(hours=1)
     by = f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
     is_slow = expected.stage is Stage.SLOW
-    why = "its job is still running" if is_slow else "there is no job for it"
+    why = "its job is still running" if is_slow else "Autodesk has started no job for it"
     message = f"Autodesk's extract of {expected.queued_at:%Y-%m-%d %H:%M}Z ({_named(request)}) is {by} overdue: {why}"
     code = AlertCode.L_SLOW if is_slow else AlertCode.L_LATE
     return Alert.of(code, account=account, subject=request.id, message=message)

@@ -1,4 +1,4 @@
-"""The operator's own programs: one process for each event, argv without a shell, the event as JSON on its input."""
+"""Hooks, the operator's own programs. Each event starts one process, without a shell, with JSON on standard input."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from dcsync.clock import Clock
 from dcsync.core.alerts import AlertCode
 from dcsync.core.events import Event, EventKind
 from dcsync.core.names import printable
-from dcsync.manifest import HookRun, HookState, Notes
+from dcsync.manifest import HookRun, HookRuns, HookState
 from dcsync.ops.alerts.collect import hook_hint
 
 log = structlog.get_logger(__name__)
 
-#: An attempt that failed is made again after these; then the run is given up and said.
+#: The waits before each retry. After the last one the run has failed and becomes an alert.
 RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=10))
-#: What is kept of a hook's output: its end, where programs say what went wrong.
+#: Bytes that are kept of a hook's output. Its end is where programs say what failed.
 _OUTPUT_TAIL = 2000
-#: Between the polite signal and the other one. With the daemon's drain it stays below the 10 s that a stop may take.
+#: From SIGTERM to SIGKILL. Together with the daemon's drain it stays below the 10 s that a stop may take.
 _TERM_S = 3.0
-#: What was killed is gone after this, and its output read.
-_LAST_S = 0.5
-#: Finished runs are shown for this long.
+#: A killed process has ended after this, and its output is read.
+_KILLED_S = 0.5
+#: Finished runs are kept for this long.
 KEEP_FOR = timedelta(days=90)
 
 
@@ -45,7 +45,7 @@ class Hook:
 
 def hooks_for(hooks: Sequence[Hook], events: Sequence[Event]) -> list[tuple[Sequence[str], Event]]:
     """Return which hooks run for which events, in the order of the events."""
-    # A hook that fails is no reason to run hooks: that would never end.
+    # The alert about a failed hook runs no hooks. Otherwise a failing hook would run for ever.
     return [
         (hook.argv, event)
         for event in events
@@ -54,26 +54,26 @@ def hooks_for(hooks: Sequence[Hook], events: Sequence[Event]) -> list[tuple[Sequ
     ]
 
 
-async def run_due(notes: Notes, clock: Clock, hooks: Sequence[Hook], environ: Mapping[str, str]) -> list[HookRun]:
-    """Run every hook that is due, one after another, and return those that were given up.
+async def run_due(runs: HookRuns, clock: Clock, hooks: Sequence[Hook], environ: Mapping[str, str]) -> list[HookRun]:
+    """Run every hook that is due, one after another, and return those that failed for the last time.
 
-    A hook that is not configured any more runs with the default time-out. Cancelling ends the process under way; its
+    A hook that is no longer configured runs with the default time-out. Cancelling ends the current process, and its
     run stays due.
     """
     limits = {hook.argv: hook.timeout for hook in hooks}
-    given_up = []
-    for run in await notes.due_hooks(clock.now()):
+    failed = []
+    for run in await runs.due(clock.now()):
         outcome = await _run(run, limits.get(run.argv, timedelta(minutes=10)), environ)
         now = clock.now()
         retry = None if outcome.succeeded else _next_try(run, now)
         state = HookState.DONE if outcome.succeeded else HookState.DUE if retry else HookState.FAILED
-        await notes.finish_hook(
+        await runs.finish(
             run, state=state, at=now, exit_status=outcome.exit_status, error=outcome.error, next_try_at=retry
         )
-        _say(run, outcome, state, retry)
+        _log_outcome(run, outcome, state, retry)
         if state is HookState.FAILED:
-            given_up.append(run)
-    return given_up
+            failed.append(run)
+    return failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,16 +90,16 @@ def _next_try(run: HookRun, now: datetime) -> datetime | None:
     return now + RETRY_AFTER[run.attempts] if run.attempts < len(RETRY_AFTER) else None
 
 
-class _Watch(asyncio.SubprocessProtocol):
-    """Hears of a process: the end of its output, its exit, and when the last one that has its output let go of it.
+class _Process(asyncio.SubprocessProtocol):
+    """The end of a process's output, its exit, and when its output was closed by every process that holds it.
 
-    `Process.wait()` would wait for that last one, too, which may outlive the program by days.
+    `Process.wait()` also waits for the output. A background process that the hook started can hold it for days.
     """
 
     def __init__(self) -> None:
         self.tail = b""
         self.exited = asyncio.Event()
-        self.let_go = asyncio.Event()
+        self.output_closed = asyncio.Event()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - its signature
         self.tail = (self.tail + data)[-_OUTPUT_TAIL:]
@@ -108,14 +108,14 @@ class _Watch(asyncio.SubprocessProtocol):
         self.exited.set()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - its signature
-        self.let_go.set()
+        self.output_closed.set()
 
 
 async def _run(run: HookRun, limit: timedelta, environ: Mapping[str, str]) -> _Outcome:
     try:
-        # A session of its own: what it starts is ended with it, and a Ctrl-C of ours is not its own.
-        transport, watch = await asyncio.get_running_loop().subprocess_exec(
-            _Watch,
+        # A session of its own. dcsync ends everything the hook starts, and Ctrl-C does not reach the hook.
+        transport, process = await asyncio.get_running_loop().subprocess_exec(
+            _Process,
             *run.argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -128,47 +128,47 @@ async def _run(run: HookRun, limit: timedelta, environ: Mapping[str, str]) -> _O
         return _Outcome(exit_status=None, error=f"{printable(run.argv[0], 100)} cannot be started: {words}")
     in_time = True
     try:
-        _feed(transport, json.dumps(run.event, ensure_ascii=False).encode() + b"\n")
+        _write_event(transport, json.dumps(run.event, ensure_ascii=False).encode() + b"\n")
         async with asyncio.timeout(limit.total_seconds()):
-            await watch.exited.wait()
+            await process.exited.wait()
     except TimeoutError:
         in_time = False
     finally:
-        # Also what it left running: the group is its own.
-        await _end_group(transport, watch)
-    words = _words(watch.tail)
+        # Also ends processes that the hook left running. They share its process group.
+        await _end_group(transport, process)
+    words = _printable_tail(process.tail)
     if not in_time:
         return _Outcome(exit_status=None, error=f"stopped after {limit}" + (f": {words}" if words else ""))
     status = transport.get_returncode()
     return _Outcome(exit_status=status, error=None if status == 0 else words or f"exit status {status}")
 
 
-def _feed(transport: asyncio.SubprocessTransport, body: bytes) -> None:
-    """Give the event, beside the reading of the output; a program that does not take it is as good as one that does."""
+def _write_event(transport: asyncio.SubprocessTransport, body: bytes) -> None:
+    """Write the event to standard input while the output is read. A program that ignores its input is fine."""
     pipe = transport.get_pipe_transport(0)
-    assert isinstance(pipe, asyncio.WriteTransport)  # noqa: S101 - it was asked for
+    assert isinstance(pipe, asyncio.WriteTransport)  # noqa: S101 - requested above
     pipe.write(body)
     pipe.write_eof()
 
 
-async def _end_group(transport: asyncio.SubprocessTransport, watch: _Watch) -> None:
-    """End what is left of a hook's process group, and read its output to the end."""
+async def _end_group(transport: asyncio.SubprocessTransport, process: _Process) -> None:
+    """End the processes that are left of a hook's group, and read its output to the end."""
     try:
         if _signal_group(transport, signal.SIGTERM):
-            await _let_go(watch, _TERM_S)
+            await _wait_for_output_end(process, _TERM_S)
     finally:
         _signal_group(transport, signal.SIGKILL)
         try:
-            await _let_go(watch, _LAST_S)
+            await _wait_for_output_end(process, _KILLED_S)
         finally:
-            # One that left the group may still have the output.
+            # A process that left the group may still hold the output.
             transport.close()
 
 
-async def _let_go(watch: _Watch, seconds: float) -> None:
+async def _wait_for_output_end(process: _Process, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await watch.let_go.wait()
+            await process.output_closed.wait()
 
 
 def _signal_group(transport: asyncio.SubprocessTransport, number: signal.Signals) -> bool:
@@ -179,20 +179,22 @@ def _signal_group(transport: asyncio.SubprocessTransport, number: signal.Signals
     return True
 
 
-def _words(tail: bytes) -> str:
-    # Escapes make it longer; the end is still what counts.
+def _printable_tail(tail: bytes) -> str:
+    # Escapes make the text longer. Its end is kept.
     return printable(tail.decode("utf-8", "replace").strip(), 10 * _OUTPUT_TAIL)[-_OUTPUT_TAIL:]
 
 
-def _say(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | None) -> None:
+def _log_outcome(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | None) -> None:
     facts = {"hook": run.argv[0], "kind": run.kind.value, "account": run.account, "job": run.job}
     if outcome.succeeded:
-        log.info("hook done", **facts)
+        log.info("hook succeeded", **facts)
     elif state is HookState.DUE:
-        log.warning("hook failed", **facts, status=outcome.exit_status, error=outcome.error, next_try_at=retry)
+        log.warning(
+            "hook failed, will be retried", **facts, status=outcome.exit_status, error=outcome.error, next_try_at=retry
+        )
     else:
         log.error(
-            "hook given up",
+            "hook failed",
             **facts,
             status=outcome.exit_status,
             error=outcome.error,

@@ -1,4 +1,4 @@
-"""Messages to people through apprise, and the heartbeat of a fresh mirror."""
+"""Notifications through apprise, and the heartbeat that a mirror without problems sends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MARKS = {
 
 
 def check_installed() -> None:
-    """Raise `ConfigError` when apprise is not there: better at the start than when something is to be said."""
+    """Raise `ConfigError` if apprise is not installed: better at the start than at the first notification."""
     try:
         import apprise  # noqa: F401
     except ImportError:
@@ -35,29 +35,29 @@ def check_installed() -> None:
 
 
 async def send(urls: Sequence[str], events: Sequence[Event]) -> bool:
-    """Send one message about these events to each address; return whether all took it. Never raises.
+    """Send one message about these events to each address. Returns whether all were accepted. Never raises.
 
-    The addresses are secrets: what goes wrong is said by the kind of service and its place in the list.
+    The addresses are secrets, so the log names only the kind of service and its position in the list.
     """
     import apprise
 
     title, body = message(events)
-    worst = apprise.NotifyType.INFO
+    severity = apprise.NotifyType.INFO
     if any(event.kind in {EventKind.FAILURE, EventKind.ALERT} for event in events):
-        worst = apprise.NotifyType.WARNING
+        severity = apprise.NotifyType.WARNING
     delivered = True
     for number, url in enumerate(urls, 1):
         service = _service(url)
         try:
             one = apprise.Apprise()
             async with asyncio.timeout(_MESSAGE_S):
-                sent = one.add(url) and await one.async_notify(title=title, body=body, notify_type=worst)
-        except Exception as error:  # noqa: BLE001 - another library's plugins; a message is no reason to stop
-            log.warning("a message was not sent", service=service, number=number, kind=type(error).__name__)
+                sent = one.add(url) and await one.async_notify(title=title, body=body, notify_type=severity)
+        except Exception as error:  # noqa: BLE001 - plugins of another library: a failed message must not stop dcsync
+            log.warning("notification not sent", service=service, number=number, kind=type(error).__name__)
             delivered = False
             continue
         if not sent:
-            log.warning("a message was not sent", service=service, number=number, hint="dcsync notify --test")
+            log.warning("notification not sent", service=service, number=number, hint="dcsync notify --test")
             delivered = False
     return delivered
 
@@ -79,24 +79,24 @@ def message(events: Sequence[Event]) -> tuple[str, str]:
 
 
 def _service(url: str) -> str:
-    """Return the kind of service, which is no secret; what is no address may be one as a whole."""
+    """Return the kind of service, which is not secret. A text that is not an address may be a secret as a whole."""
     scheme, found, _ = url.partition("://")
     return scheme.lower() if found and _SCHEME.fullmatch(scheme) else "unknown"
 
 
-async def beat(url: str) -> bool:
-    """Tell a watchdog service that the mirror is fresh; return whether it heard. Never raises; the URL is a secret."""
+async def send_heartbeat(url: str) -> bool:
+    """Request the heartbeat URL, which is a secret. Returns whether the service accepted it. Never raises."""
     timeout = aiohttp.ClientTimeout(total=_HEARTBEAT_S)
     try:
         async with (
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as session,
             session.get(url, allow_redirects=False) as response,
         ):
-            # A redirect is not followed: whoever it names would be told, not the one that was asked.
-            heard = 200 <= response.status < 300
-            if not heard:
-                log.warning("the heartbeat was not heard", status=response.status)
-            return heard
+            # Redirects are not followed: the heartbeat would reach another service than the configured one.
+            is_accepted = 200 <= response.status < 300
+            if not is_accepted:
+                log.warning("heartbeat request failed", status=response.status)
+            return is_accepted
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        log.warning("the heartbeat was not heard", kind=type(error).__name__)
+        log.warning("heartbeat request failed", kind=type(error).__name__)
         return False

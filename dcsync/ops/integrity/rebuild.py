@@ -20,7 +20,7 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.sidecar import Adopted, Changes, summarize
 from dcsync.core.snapshot import ADOPTED, Record, Transfer
 from dcsync.errors import DcsyncError, DiskError, MirrorTampered
-from dcsync.manifest import Notes, SnapshotRows
+from dcsync.manifest import SnapshotRows, StoredValues
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.check import Survey, survey
 from dcsync.ops.context import MirrorContext, MirrorSettings
@@ -91,7 +91,7 @@ class RebuildReport:
 
 async def is_under_way(context: MirrorContext) -> bool:
     """Say whether a rebuild was cut short."""
-    return await Notes(context.manifest).recall(REBUILDING) is not None
+    return await StoredValues(context.manifest).load(REBUILDING) is not None
 
 
 def is_placed(settings: MirrorSettings, folder: str) -> bool:
@@ -125,7 +125,7 @@ class _Rebuild:
 
     async def run(self) -> RebuildReport:
         context, report = self._context, self._report
-        await Notes(context.manifest).remember(REBUILDING, "yes")
+        await StoredValues(context.manifest).save(REBUILDING, "yes")
         # The manifest may have gone in the crash that left the newest snapshot without its fsync.
         await context.disk.run(context.root.settle)
         folders = await context.disk.run(self._find)
@@ -149,7 +149,7 @@ class _Rebuild:
             if found is not None:
                 await self._take(folder, found, Source.NAMES)
         await self._restore_pruned()
-        await Notes(context.manifest).remember(REBUILDING, None)
+        await StoredValues(context.manifest).save(REBUILDING, None)
         report.read_bytes = self._reader.read_bytes
         log.warning(
             "the manifest was made anew from the tree",

@@ -18,7 +18,7 @@ from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.model import JobId, Snapshot
 from dcsync.core.names import OWN_FILES, SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
-from dcsync.manifest import Notes, SnapshotRows
+from dcsync.manifest import SnapshotRows, StoredValues
 from dcsync.manifest.damage import KnownDamage, record_damage
 from dcsync.mirror import adopt
 from dcsync.mirror.check import Entry, Survey, survey
@@ -101,15 +101,15 @@ async def verify_nightly(
 
     A night that is missed or cut short moves the parts on by one night; none is passed over.
     """
-    notes = Notes(context.manifest)
-    last = await notes.recall(_LAST_PART)
+    values = StoredValues(context.manifest)
+    last = await values.load(_LAST_PART)
     number = 1
     if last is not None and last.endswith(f"/{days}") and last.partition("/")[0].isdigit():
         number = int(last.partition("/")[0]) % days + 1
     report = await verify(
         context, accounts, part=(number, days), repair=repair, records=True, rate=rate, observer=observer
     )
-    await notes.remember(_LAST_PART, f"{number}/{days}")
+    await values.save(_LAST_PART, f"{number}/{days}")
     return report
 
 

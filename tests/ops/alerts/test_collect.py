@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dcsync.app.status import read_status
+from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.core.alerts import StandingAlert
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
-from dcsync.manifest import Notes
+from dcsync.errors import ExitStatus
+from dcsync.manifest import StandingAlerts
 from dcsync.ops.metrics import render
 from dcsync.sandbox import Fault
+from tests.rigs.listener import DAY, HOUR, Listener, add_schedule, make_dispatcher, pass_days
 from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.notified import NotificationServer
 
+#: The e-mail plugin of apprise imports it on Python versions that still have it.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 ACME = AccountName("acme")
 
 
@@ -76,15 +84,30 @@ async def test_an_extract_that_nears_its_end_is_known_by_the_clock_alone(mirror:
     assert "L-EXPIRING" in await codes(mirror)
 
 
-async def test_a_table_that_looks_wrong_stands_until_a_later_snapshot_has_none(mirror: Mirror) -> None:
-    bodies = [b"id,name\n1,a\n", b"id\n1\n", b"id\n1\n2\n"]
-    found = []
-    for number, body in enumerate(bodies):
-        add_extract(mirror, {"a.csv": body}, days_ago=len(bodies) - 1 - number)
-        await mirror.sync()
-        found.append(await codes(mirror))
+ROWS = b"id,name\n" + b"1,a\n" * 10
 
-    assert found == [[], ["L-COLUMNS"], []]
+
+@pytest.mark.parametrize(
+    ("code", "bodies"),
+    [
+        ("L-COLUMNS", [{"a.csv": ROWS}, {"a.csv": b"id\n" + b"1\n" * 10}, {"a.csv": b"id\n" + b"1\n" * 9}]),
+        ("L-ROWS", [{"a.csv": ROWS}, {"a.csv": b"id,name\n1,a\n"}, {"a.csv": ROWS}]),
+        ("L-TABLE", [{"a.csv": ROWS, "b.csv": ROWS}, {"a.csv": ROWS}, {"a.csv": ROWS + b"2,b\n"}]),
+    ],
+)
+async def test_a_table_warning_stands_until_a_later_snapshot_has_none(
+    mirror: Mirror, code: str, bodies: list[dict[str, bytes]]
+) -> None:
+    found = []
+    for number, files in enumerate(bodies):
+        add_extract(mirror, files, days_ago=len(bodies) - 1 - number)
+        await mirror.sync()
+        status = await read_status(mirror.configuration(), clock=mirror.clock)
+        found.append(status.codes)
+        # A quiet weekend looks the same: monitors stay green.
+        assert status.check is status.health is ExitStatus.DONE
+
+    assert found == [[], [code], []]
 
 
 async def test_a_late_extract_is_judged_as_of_the_last_poll(mirror: Mirror) -> None:
@@ -103,6 +126,109 @@ async def test_a_late_extract_is_judged_as_of_the_last_poll(mirror: Mirror) -> N
     assert await codes(mirror) == ["L-LATE"]
 
 
+async def test_a_late_extract_stands_until_it_arrives(mirror: Mirror) -> None:
+    request = add_schedule(mirror)
+    mirror.clock.advance(20 * HOUR)
+    await mirror.sync()
+    assert await codes(mirror) == ["L-LATE"]
+
+    mirror.world.add_job(request, completed_at=mirror.clock.now(), files=tables(1, seed=9), with_archive=False)
+    await mirror.sync()
+    assert await codes(mirror) == []
+
+
+async def test_a_slow_extract_stands_until_its_job_ends(mirror: Mirror) -> None:
+    request = add_schedule(mirror)
+    slot = mirror.clock.now() + timedelta(hours=14)
+    job = mirror.world.add_job(request, created_at=slot, status="running")
+    mirror.clock.advance(18 * HOUR)
+    await mirror.sync()
+    assert await codes(mirror) == ["L-SLOW"]
+
+    del mirror.world.jobs[job]
+    mirror.world.add_job(
+        request, created_at=slot, completed_at=mirror.clock.now(), files=tables(1, seed=9), with_archive=False
+    )
+    await mirror.sync()
+    assert await codes(mirror) == []
+
+
+async def test_a_failed_extract_stands_until_a_later_extract_succeeds(mirror: Mirror) -> None:
+    request = mirror.world.add_request("Nightly")
+    add_extract(mirror, tables(1), request=request, days_ago=1)
+    mirror.world.add_job(request, completed_at=mirror.clock.now(), completion="failed")
+    await mirror.sync()
+    assert await codes(mirror) == ["L-FAILED"]
+
+    mirror.clock.advance(HOUR)
+    add_extract(mirror, tables(1, seed=1), request=request)
+    await mirror.sync()
+    assert await codes(mirror) == []
+
+
+async def test_an_inactive_data_request_stands_until_it_is_active_again(mirror: Mirror, listener: Listener) -> None:
+    request = add_schedule(mirror)
+    await mirror.run()
+    await pass_days(mirror, listener, request)
+    mirror.world.requests[request].is_active = False
+    mirror.clock.advance(DAY)
+    await mirror.run()
+    assert await codes(mirror) == ["L-INACTIVE"]
+
+    mirror.world.requests[request].is_active = True
+    await pass_days(mirror, listener, request)
+    assert await codes(mirror) == []
+
+
+async def test_an_invisible_data_request_stands_until_it_is_visible_again(mirror: Mirror, listener: Listener) -> None:
+    request = add_schedule(mirror)
+    await mirror.run()
+    await pass_days(mirror, listener, request)
+    entry = mirror.world.requests.pop(request)
+    mirror.clock.advance(DAY)
+    await mirror.run()
+    assert await codes(mirror) == ["L-GONE"]
+
+    mirror.world.requests[request] = entry
+    await pass_days(mirror, listener, request)
+    assert await codes(mirror) == []
+
+
+async def test_a_failed_hook_stands_until_a_rerun_succeeds(mirror: Mirror) -> None:
+    ready = mirror.folder / "ready"
+    mirror.config["hook"] = [{"on": ["snapshot"], "run": ["/usr/bin/env", "test", "-e", str(ready)]}]
+    job = add_extract(mirror, tables(1))
+    for wait in (0, 60, 600):
+        mirror.clock.advance(wait)
+        await mirror.run()
+    assert await codes(mirror) == ["H-FAILED"]
+
+    ready.touch()
+    async with mirror.opened() as context:
+        dispatcher = await make_dispatcher(mirror, context)
+        await dispatcher.rerun(job)
+        await dispatcher.run_hooks()
+    assert await codes(mirror) == []
+
+
+async def test_the_end_of_a_refresh_token_stands_until_the_token_is_renewed(mirror: Mirror) -> None:
+    mirror.config["auth"] = {"method": "login", "client_id": "sandbox", "client_secret": "sandbox-secret"}
+    mirror.state.mkdir(exist_ok=True)
+    now = mirror.clock.now()
+    pair = TokenPair(
+        refresh_token="r",
+        access_token="a",
+        expires_at=now + timedelta(minutes=50),
+        renew_at=now + timedelta(minutes=50),
+        issued_at=now - timedelta(days=11),
+    )
+    TokenStore(mirror.state).save(pair)
+    assert await codes(mirror) == ["T-DEADLINE"]
+
+    TokenStore(mirror.state).save(replace(pair, issued_at=now))
+    assert await codes(mirror) == []
+
+
 async def test_since_is_when_a_run_first_recorded_it(mirror: Mirror) -> None:
     add_extract(mirror, tables(1))
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", times=None))
@@ -114,20 +240,28 @@ async def test_since_is_when_a_run_first_recorded_it(mirror: Mirror) -> None:
     assert item.since == began
 
 
-async def test_all_readers_show_the_same_alerts(mirror: Mirror) -> None:
-    mirror.config["hook"] = [{"on": ["failure", "alert"], "run": ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard"]}]
-    add_extract(mirror, {"a.csv": b"id,name\n1,a\n"}, days_ago=2)
-    await mirror.run()
-    add_extract(mirror, {"a.csv": b"id\n1\n"}, days_ago=1)
-    await mirror.run()
+async def test_all_readers_show_the_same_alerts(mirror: Mirror, service: NotificationServer) -> None:
+    mirror.environ |= {"NOTIFY": service.address(), "HEARTBEAT": service.address("http")}
+    mirror.config |= {
+        "hook": [{"on": ["failure", "alert"], "run": ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard"]}],
+        "notify": {"urls": ["env:NOTIFY"], "on": ["failure", "alert"]},
+        "heartbeat": {"url": "env:HEARTBEAT"},
+    }
+    heartbeats = []
+    for days_ago, body in ((2, b"id,name\n1,a\n"), (1, b"id\n1\n")):
+        add_extract(mirror, {"a.csv": body}, days_ago=days_ago)
+        await mirror.run()
+        heartbeats.append(len(service.heartbeats))
     mirror.environ["TOKEN"] = "wrong"
     await mirror.run()
+    heartbeats.append(len(service.heartbeats))
 
     status = await read_status(mirror.configuration(), clock=mirror.clock)
     expected = ["L-COLUMNS", "T-LOGIN"]
     accounts: Any = status.json()["accounts"]
     (account,) = accounts
     assert status.codes == expected
+    assert status.check is status.health is ExitStatus.LOGIN_REQUIRED
     assert sorted(item["code"] for item in account["alerts"]) == expected
     assert sorted(item["code"] for item in account["attention"]) == expected
     families = text_string_to_metric_families(render(status).decode())
@@ -136,8 +270,12 @@ async def test_all_readers_show_the_same_alerts(mirror: Mirror) -> None:
     page = (mirror.root / "index.html").read_text()
     assert "2 alerts" in page
     assert all(f"<code>{code}</code>" in page for code in expected)
-    heard = [json.loads(line) for line in (mirror.folder / "heard").read_text().splitlines()]
-    assert sorted(event["code"] for event in heard) == expected
+    events = [json.loads(line) for line in (mirror.folder / "heard").read_text().splitlines()]
+    assert sorted(event["code"] for event in events) == expected
+    notified = "".join(message["message"] for message in service.messages)
+    assert [f"[{code}]" in notified for code in expected] == [True, True]
+    # The table warning does not stop the heartbeat. The sign-in does.
+    assert heartbeats == [1, 2, 2]
     async with mirror.opened() as context:
-        recorded = await Notes(context.manifest).standing([ACME])
+        recorded = await StandingAlerts(context.manifest).load([ACME])
     assert sorted(item.alert.code for item in recorded) == expected

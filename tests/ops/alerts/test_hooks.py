@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dcsync.app.from_config import alert_settings, hidden_names
+from dcsync.app.alerts import alert_settings
+from dcsync.app.from_config import hidden_names
 from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
 from dcsync.core.events import Event, EventKind
-from dcsync.manifest import HookRun, HookState, Notes, open_manifest
+from dcsync.manifest import HookRun, HookRuns, HookState, open_manifest
 from dcsync.ops.alerts.hooks import RETRY_AFTER, Hook, hooks_for, run_due
 from tests.fakes import NOON, FakeClock
 
@@ -34,7 +35,7 @@ FOR_EVER = "sleep 600"
 class Bench:
     """A place where hooks run."""
 
-    notes: Notes
+    runs: HookRuns
     folder: Path
     clock: FakeClock
     environ: dict[str, str]
@@ -50,13 +51,13 @@ class Bench:
         """Note an event for a shell script, and return its argv."""
         argv = ("/bin/sh", "-c", script)
         event = Event(kind=kind, account="acme", at=self.clock.now(), message="ü", job="job-1", data=data)
-        await self.notes.settle([], standing=[], hooks=[(argv, event)], remembered={})
+        await self.runs.add([(argv, event)])
         return argv
 
     async def run_due(self, *argvs: tuple[str, ...]) -> list[HookRun]:
         """Run what is due; these hooks are the configured ones, with the bench's time-out."""
         hooks = [Hook(on=frozenset(K), argv=argv, timeout=self.timeout) for argv in argvs]
-        return await run_due(self.notes, self.clock, hooks, self.environ)
+        return await run_due(self.runs, self.clock, hooks, self.environ)
 
     async def run(self, script: str, **data: Any) -> HookRun:
         """Run a shell script as a hook once, and return how that went."""
@@ -64,7 +65,7 @@ class Bench:
         return await self.last()
 
     async def last(self) -> HookRun:
-        (found,) = await self.notes.hooks_of(limit=1)
+        (found,) = await self.runs.latest(limit=1)
         return found
 
 
@@ -72,7 +73,7 @@ class Bench:
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     async with open_manifest(tmp_path / "manifest.sqlite") as manifest:
         yield Bench(
-            notes=Notes(manifest), folder=tmp_path, clock=FakeClock(), environ={"PATH": os.environ["PATH"], "A": "1"}
+            runs=HookRuns(manifest), folder=tmp_path, clock=FakeClock(), environ={"PATH": os.environ["PATH"], "A": "1"}
         )
 
 
@@ -144,7 +145,7 @@ async def test_it_reads_the_event_as_one_line_of_json(bench: Bench) -> None:
 
 async def test_its_arguments_go_through_no_shell(bench: Bench) -> None:
     argv = ("/bin/sh", "-c", 'printf "%s" "$1" > "$2"', "-", "$(id) ; *", str(bench.folder / "said"))
-    await bench.notes.settle([], standing=[], hooks=[(argv, make_event(K.FAILURE))], remembered={})
+    await bench.runs.add([(argv, make_event(K.FAILURE))])
 
     await bench.run_due(argv)
 
@@ -232,7 +233,7 @@ async def test_one_that_fails_does_not_keep_the_others_from_running(bench: Bench
 
     await bench.run_due(*argvs)
 
-    assert [run.exit_status for run in reversed(await bench.notes.hooks_of())] == [1, 0, 2, 0]
+    assert [run.exit_status for run in reversed(await bench.runs.latest())] == [1, 0, 2, 0]
     assert (bench.folder / "last").exists()
 
 
@@ -246,7 +247,7 @@ async def test_one_that_fails_does_not_keep_the_others_from_running(bench: Bench
     ],
 )
 async def test_one_that_cannot_be_started_is_said(bench: Bench, argv: tuple[str, ...], words: str) -> None:
-    await bench.notes.settle([], standing=[], hooks=[(argv, make_event(K.FAILURE))], remembered={})
+    await bench.runs.add([(argv, make_event(K.FAILURE))])
 
     await bench.run_due(argv)
 
@@ -280,10 +281,10 @@ async def test_what_became_of_it_is_logged_with_what_to_do(bench: Bench) -> None
         await bench.run("true")
 
     assert [(line["event"], line["log_level"]) for line in lines] == [
-        ("hook failed", "warning"),
-        ("hook failed", "warning"),
-        ("hook given up", "error"),
-        ("hook done", "info"),
+        ("hook failed, will be retried", "warning"),
+        ("hook failed, will be retried", "warning"),
+        ("hook failed", "error"),
+        ("hook succeeded", "info"),
     ]
     assert lines[2]["hint"] == "fix the hook, then run: dcsync hooks rerun job-1"
 
@@ -363,7 +364,7 @@ async def test_cancelled_it_leaves_the_run_due_and_no_process(bench: Bench) -> N
 
     assert task.cancelled()
     assert process.has_ended()
-    (run,) = await bench.notes.due_hooks(NOON)
+    (run,) = await bench.runs.due(NOON)
     assert (run.attempts, run.ended_at) == (0, None)
 
 

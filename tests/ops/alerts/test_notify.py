@@ -1,74 +1,38 @@
-"""Messages and the heartbeat: what is sent where, and that no address is ever shown."""
+"""Notifications and the heartbeat: what is sent where, and that no address is ever logged."""
 
 from __future__ import annotations
 
 import io
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from dcsync.core.events import Event, EventKind
 from dcsync.log import configure
 from dcsync.ops.alerts import notify
 from tests.fakes import NOON
 from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.notified import CANARY, NotificationServer
 
-#: apprise's plugin for e-mail imports it where it still is.
+#: The e-mail plugin of apprise imports it on Python versions that still have it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
-#: In every address; nowhere else may it stand.
-CANARY = "hunter2canary"
-
-
-@dataclass(slots=True)
-class Service:
-    """A server that takes down what it is told, and answers with `status`."""
-
-    status: int = 200
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    beats: list[str] = field(default_factory=list)
-    port: int = 0
-
-    async def take(self, request: web.Request) -> web.Response:
-        if request.method == "POST":
-            self.messages.append(await request.json())
-        else:
-            self.beats.append(request.path)
-        headers = {"Location": f"http://127.0.0.1:{self.port}/elsewhere"} if 300 <= self.status < 400 else {}
-        return web.Response(status=self.status, headers=headers)
-
-    def address(self, scheme: str = "json") -> str:
-        return f"{scheme}://127.0.0.1:{self.port}/{CANARY}"
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    taking = Service()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", taking.take)
-    async with TestServer(app) as server:
-        assert server.port is not None
-        taking.port = server.port
-        yield taking
 
 
 @pytest.fixture
 def dead_port() -> Iterator[int]:
-    """A port that refuses: it is bound, so that nobody else gets it, and nobody listens."""
+    """A port that refuses connections. It is bound, so that no other program gets it, but nothing listens."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield holder.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)
-def said() -> Iterator[io.StringIO]:
-    """What a log at its most talkative says; no address is in it, whatever the test is about."""
+def logged() -> Iterator[io.StringIO]:
+    """The log at its most verbose level. No test may leave an address in it."""
     root, others = logging.getLogger(), [logging.getLogger(name) for name in ("apprise", "requests", "urllib3")]
     handlers, levels, before = list(root.handlers), [item.level for item in (root, *others)], structlog.get_config()
     stream = io.StringIO()
@@ -82,31 +46,31 @@ def said() -> Iterator[io.StringIO]:
 
 
 def make_event(kind: EventKind = EventKind.ALERT, **changes: Any) -> Event:
-    values: dict[str, Any] = {"account": "acme", "at": NOON, "message": "it stands", "code": "X-Y", "hint": "mend it"}
+    values: dict[str, Any] = {"account": "acme", "at": NOON, "message": "a problem", "code": "X-Y", "hint": "fix it"}
     return Event(kind=kind, **{**values, **changes})
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_message_reaches_every_address(service: Service, said: io.StringIO) -> None:
+async def test_a_message_reaches_every_address(service: NotificationServer, logged: io.StringIO) -> None:
     assert await notify.send([service.address(), service.address()], [make_event()])
 
     assert len(service.messages) == 2
     assert service.messages[0]["title"] == "dcsync: acme: alert"
-    assert service.messages[0]["message"] == "alert: it stands [X-Y]\n  do: mend it"
+    assert service.messages[0]["message"] == "alert: a problem [X-Y]\n  do: fix it"
     assert service.messages[0]["type"] == "warning"
-    assert said.getvalue() == ""
+    assert logged.getvalue() == ""
 
 
 @pytest.mark.parametrize("kind", [EventKind.SNAPSHOT, EventKind.RECOVERED])
-async def test_good_news_are_no_warning(service: Service, kind: EventKind) -> None:
+async def test_good_news_is_sent_as_information(service: NotificationServer, kind: EventKind) -> None:
     assert await notify.send([service.address()], [make_event(kind)])
 
     assert service.messages[0]["type"] == "info"
 
 
-async def test_several_events_are_one_message(service: Service) -> None:
+async def test_several_events_are_one_message(service: NotificationServer) -> None:
     events = [
         make_event(EventKind.SNAPSHOT, message="new", code="", hint=""),
         make_event(EventKind.FAILURE, message="old", hint=""),
@@ -120,22 +84,22 @@ async def test_several_events_are_one_message(service: Service) -> None:
     assert sent["type"] == "warning"
 
 
-def test_what_concerns_the_whole_mirror_says_so() -> None:
+def test_an_event_of_the_whole_mirror_says_so() -> None:
     assert notify.message([make_event(account="")])[0] == "dcsync: the mirror: alert"
 
 
-async def test_an_address_that_refuses_does_not_keep_the_others_from_hearing(
-    service: Service, dead_port: int, said: io.StringIO
+async def test_the_other_addresses_are_notified_when_one_refuses(
+    service: NotificationServer, dead_port: int, logged: io.StringIO
 ) -> None:
     dead = f"json://user:{CANARY}@127.0.0.1:{dead_port}/{CANARY}?token={CANARY}"
 
     assert not await notify.send([dead, service.address()], [make_event()])
 
     assert len(service.messages) == 1
-    assert '"service": "json", "number": 1' in said.getvalue()
+    assert '"service": "json", "number": 1' in logged.getvalue()
 
 
-async def test_an_address_that_answers_with_an_error_did_not_take_it(service: Service) -> None:
+async def test_an_error_status_means_not_sent(service: NotificationServer) -> None:
     service.status = 500
 
     assert not await notify.send([service.address()], [make_event()])
@@ -153,80 +117,80 @@ async def test_an_address_that_answers_with_an_error_did_not_take_it(service: Se
         ("", "unknown"),
     ],
 )
-async def test_what_is_no_address_is_named_by_its_place_and_kind(url: str, shown: str, said: io.StringIO) -> None:
+async def test_an_invalid_address_is_logged_by_position_and_kind(url: str, shown: str, logged: io.StringIO) -> None:
     assert not await notify.send([url], [make_event()])
 
-    assert f'"service": "{shown}", "number": 1' in said.getvalue()
+    assert f'"service": "{shown}", "number": 1' in logged.getvalue()
 
 
-def test_apprise_is_there_in_the_development_set() -> None:
+def test_apprise_is_installed_for_development() -> None:
     notify.check_installed()
 
 
 # --- the heartbeat ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_heartbeat_is_one_call(service: Service, said: io.StringIO) -> None:
-    assert await notify.beat(service.address("http"))
+async def test_a_heartbeat_is_one_call(service: NotificationServer, logged: io.StringIO) -> None:
+    assert await notify.send_heartbeat(service.address("http"))
 
-    assert service.beats == [f"/{CANARY}"]
-    assert said.getvalue() == ""
+    assert service.heartbeats == [f"/{CANARY}"]
+    assert logged.getvalue() == ""
 
 
 @pytest.mark.parametrize("status", [302, 308, 404, 500])
-async def test_a_heartbeat_that_was_not_taken_is_said_with_its_status(
-    service: Service, said: io.StringIO, status: int
+async def test_a_refused_heartbeat_is_logged_with_its_status(
+    service: NotificationServer, logged: io.StringIO, status: int
 ) -> None:
     service.status = status
 
-    assert not await notify.beat(service.address("http"))
+    assert not await notify.send_heartbeat(service.address("http"))
 
-    assert service.beats == [f"/{CANARY}"]
-    assert f'"status": {status}' in said.getvalue()
+    assert service.heartbeats == [f"/{CANARY}"]
+    assert f'"status": {status}' in logged.getvalue()
 
 
-async def test_a_heartbeat_that_nobody_hears_is_said(dead_port: int, said: io.StringIO) -> None:
-    assert not await notify.beat(f"http://127.0.0.1:{dead_port}/{CANARY}")
+async def test_a_heartbeat_without_a_connection_is_logged(dead_port: int, logged: io.StringIO) -> None:
+    assert not await notify.send_heartbeat(f"http://127.0.0.1:{dead_port}/{CANARY}")
 
-    assert "the heartbeat was not heard" in said.getvalue()
+    assert "heartbeat request failed" in logged.getvalue()
 
 
 @pytest.mark.parametrize(
     "url", [CANARY, f"ftp://{CANARY}/", f"http://[{CANARY}", f"http://127.0.0.1:{CANARY}/", "http://"]
 )
-async def test_what_is_no_address_is_no_heartbeat(url: str, said: io.StringIO) -> None:
-    assert not await notify.beat(url)
+async def test_a_heartbeat_to_an_invalid_address_is_logged(url: str, logged: io.StringIO) -> None:
+    assert not await notify.send_heartbeat(url)
 
-    assert "the heartbeat was not heard" in said.getvalue()
+    assert "heartbeat request failed" in logged.getvalue()
 
 
 # --- after a run ------------------------------------------------------------------------------------------------------
 
 
-async def test_after_a_run_what_changed_is_sent_and_the_watchdog_hears_only_while_all_is_fresh(
-    mirror: Mirror, service: Service
+async def test_changes_are_sent_after_a_run_and_the_heartbeat_only_without_alerts(
+    mirror: Mirror, service: NotificationServer
 ) -> None:
     mirror.environ |= {"NOTIFY": service.address(), "BEAT": service.address("http")}
     mirror.config |= {"notify": {"urls": ["env:NOTIFY"]}, "heartbeat": {"url": "env:BEAT"}}
     add_extract(mirror, tables(1))
     await mirror.run()
-    # A snapshot is no message unless that is asked for.
-    assert (len(service.messages), len(service.beats)) == (0, 1)
+    # A new snapshot is sent only if [notify] on has it.
+    assert (len(service.messages), len(service.heartbeats)) == (0, 1)
 
     token, mirror.environ["TOKEN"] = mirror.environ["TOKEN"], "wrong"
     for _ in range(3):
         mirror.clock.advance(60)
         await mirror.run()
     assert [message["title"] for message in service.messages] == ["dcsync: acme: alert"]
-    assert len(service.beats) == 1
+    assert len(service.heartbeats) == 1
 
     mirror.environ["TOKEN"] = token
     await mirror.run()
     assert [message["title"] for message in service.messages[1:]] == ["dcsync: acme: recovered"]
-    assert len(service.beats) == 2
+    assert len(service.heartbeats) == 2
 
 
-async def test_addresses_that_do_not_answer_fail_no_run(mirror: Mirror, dead_port: int) -> None:
+async def test_unreachable_addresses_do_not_fail_a_run(mirror: Mirror, dead_port: int) -> None:
     mirror.environ |= {"NOTIFY": f"json://127.0.0.1:{dead_port}/{CANARY}", "BEAT": f"http://127.0.0.1:{dead_port}"}
     mirror.config |= {
         "notify": {"urls": ["env:NOTIFY"], "on": ["snapshot"]},

@@ -18,7 +18,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
 from dcsync.errors import ManifestCorrupt, MirrorForeign, MirrorNotMounted
-from dcsync.manifest import Notes
+from dcsync.manifest import StoredValues
 from dcsync.ops.integrity.prune import prune
 from dcsync.ops.integrity.rebuild import REBUILDING, RebuildReport
 from tests.rigs.mirror import Mirror, add_extract, tables
@@ -368,7 +368,7 @@ async def test_a_copy_is_refused_also_when_the_snapshot_was_taken_in_before_a_re
     before = rows(mirror)
     shutil.copytree(mirror.snapshot_of(job), mirror.root / "zzz-copy")
     async with mirror.opened() as context:
-        await Notes(context.manifest).remember(REBUILDING, "yes")
+        await StoredValues(context.manifest).save(REBUILDING, "yes")
 
     # Goes on with it.
     await mirror.sync()
@@ -447,7 +447,7 @@ async def test_a_rebuild_that_was_cut_short_goes_on_at_the_next_start(mirror: Mi
     await fill(mirror)
     before = rows(mirror)
     async with mirror.opened() as context:
-        await Notes(context.manifest).remember(REBUILDING, "yes")
+        await StoredValues(context.manifest).save(REBUILDING, "yes")
     with closing(sqlite3.connect(manifest_file(mirror))) as connection:
         # As after a kill: the first ones are in, the others are not.
         connection.execute("PRAGMA foreign_keys = ON")
@@ -458,7 +458,7 @@ async def test_a_rebuild_that_was_cut_short_goes_on_at_the_next_start(mirror: Mi
 
     assert rows(mirror) == before
     async with mirror.opened() as context:
-        assert await Notes(context.manifest).recall(REBUILDING) is None
+        assert await StoredValues(context.manifest).load(REBUILDING) is None
 
 
 async def test_a_snapshot_of_an_older_version_s_sidecar_is_adopted(mirror: Mirror) -> None:

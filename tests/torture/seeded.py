@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from dcsync.auth.source import RefreshingToken
 from dcsync.auth.token_store import TokenStore
-from dcsync.core import transfer
+from dcsync.core import names, transfer
 from dcsync.errors import DiskError
 from dcsync.manifest import SqlManifest, sqlite
 from dcsync.mirror import adopt, disk
@@ -34,6 +34,26 @@ def no_fsync_of_folders() -> None:
     """Nobody makes a new name durable."""
     fsync = os.fsync
     os.fsync = lambda fd: None if stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd)  # type: ignore[arg-type]
+
+
+def no_fsync_of_data_files() -> None:
+    """The files of a snapshot get their name before their bytes are on the disk. All other fsyncs stay."""
+    _skip_fsync_of(".part")
+
+
+def no_fsync_of_own_files() -> None:
+    """`_dcsync.json` and `SHA256SUMS` are published before they are on the disk. All other fsyncs stay."""
+    _skip_fsync_of(*names.OWN_FILES)
+
+
+def _skip_fsync_of(*endings: str) -> None:
+    fsync = os.fsync
+
+    def careless(fd: Any) -> None:
+        if not Path(f"/proc/self/fd/{fd}").readlink().name.endswith(endings):
+            fsync(fd)
+
+    os.fsync = careless
 
 
 def adopted_before_it_is_durable() -> None:
@@ -171,6 +191,8 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
     for bug in (
         no_fsync_of_files,
         no_fsync_of_folders,
+        no_fsync_of_data_files,
+        no_fsync_of_own_files,
         adopted_before_it_is_durable,
         commits_not_durable,
         commit_before_rename,

@@ -110,6 +110,8 @@ TRIALS: Final[dict[str, Trial]] = {
 CATCHES: Final[dict[str, tuple[str, ...]]] = {
     "no_fsync_of_files": ("PL, cut after each ack", "LW, block log replayed"),
     "no_fsync_of_folders": ("PL, cut after each ack, two file systems",),
+    "no_fsync_of_data_files": ("PL, cut after each ack",),
+    "no_fsync_of_own_files": ("PL, cut after each ack",),
     "adopted_before_it_is_durable": (
         "PL, killed after its first rename, cut after the next ack",
         "PL, killed after its second rename, cut after the next ack",

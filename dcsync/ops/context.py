@@ -1,4 +1,4 @@
-"""What the verbs work with: settings as plain values, and the open adapters."""
+"""What the operations work with: settings as plain values, and the open adapters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dcsync.ops.peers import Peers, SingleHost
 from dcsync.tasks import DiskThreads
 
 if TYPE_CHECKING:
-    # For those who only read: the network takes long to import.
+    # Not imported by commands that only read, because the network modules take long to import.
     from dcsync.api.client import DataConnector
     from dcsync.api.limiter import Limiter
     from dcsync.api.storage import Storage
@@ -42,15 +42,15 @@ class AccountSettings:
     selection: Selection = field(default_factory=Selection)
     #: Jobs completed before this are left alone.
     start: datetime | None = None
-    #: Whether an account before this one has the same id: two may mirror the same job, each with files of its own.
+    #: Whether an earlier account has the same ID. Both may mirror the same job, each with its own files.
     is_another: bool = False
 
     def staging_of(self, job: JobId) -> JobId:
-        """Return what the staging of a job is known by."""
+        """Return the name of a job's staging."""
         return JobId(f"{job}@{self.name}") if self.is_another else job
 
     def wants_request(self, request: KnownRequest) -> bool:
-        """Say whether a request is mirrored: by id, or by a glob over its description; all when none are named."""
+        """Say whether a data request is mirrored, by its ID or a glob of its description. Without names all are."""
         return not self.requests or any(
             request.id == wanted or fnmatchcase(request.description, wanted) for wanted in self.requests
         )
@@ -59,11 +59,11 @@ class AccountSettings:
 class Strategy(StrEnum):
     """How extracts are fetched."""
 
-    #: Whatever is the cheapest in time.
+    #: The method that takes the least time.
     AUTO = "auto"
-    #: Each file by a signed URL of its own.
+    #: Each file by its own signed URL.
     FILES = "files"
-    #: From the extract's ZIP, wherever it can be used.
+    #: From the extract's ZIP, where it can be used.
     ZIP = "zip"
 
 
@@ -81,57 +81,57 @@ class MirrorSettings:
 
 
 class Observer(Protocol):
-    """Is told how a run goes on: for progress bars and the lines between."""
+    """Receives the progress of a run, for progress bars and status lines."""
 
     def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
-        """A job's files are about to come: `files` and `size` bytes in all."""
+        """The download of a job begins: `files` files and `size` bytes in total."""
 
     def file_started(self, job: JobId, name: str, size: int) -> None:
-        """A file is asked for."""
+        """The download of a file begins."""
 
     def file_advanced(self, job: JobId, name: str, size: int) -> None:
-        """`size` more bytes of a file are here; negative when a file starts over."""
+        """`size` more bytes of a file arrived. Negative when a file starts over."""
 
     def file_done(self, job: JobId, name: str) -> None:
-        """A file is staged, whatever way it came."""
+        """A file is staged."""
 
     def job_done(self, job: JobId) -> None:
-        """A job is published or given up for now."""
+        """A job is published, or has failed in this run."""
 
 
 class NullObserver:
-    """An observer that tells nobody."""
+    """An observer that does nothing."""
 
     def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def file_started(self, job: JobId, name: str, size: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def file_advanced(self, job: JobId, name: str, size: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def file_done(self, job: JobId, name: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def job_done(self, job: JobId) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadContext:
-    """What looking at a mirror needs: no lock, no network, nothing is written."""
+    """The open mirror for operations that only read: without a lock, a network or a write."""
 
     manifest: SqlManifest
     root: MirrorRoot
     disk: DiskThreads
-    #: In which a snapshot's day is told.
+    #: The time zone of a snapshot's day.
     zone: tzinfo = UTC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorContext:
-    """The open mirror: what needs neither the network nor a secret."""
+    """The open mirror for operations that need neither the network nor a secret."""
 
     manifest: SqlManifest
     root: MirrorRoot
@@ -139,7 +139,7 @@ class MirrorContext:
     disk: DiskThreads
     settings: MirrorSettings
     peers: Peers = field(default_factory=SingleHost)
-    #: Whether the root had no marker until this opening: no snapshot can be in it.
+    #: Whether this opening wrote the first `.dcsync/instance`: the root cannot contain snapshots.
     is_new: bool = False
     #: The number of the attempt at this context's job, as `Peers.hold` gave it.
     number: int = 0
@@ -151,7 +151,7 @@ class SyncContext(MirrorContext):
 
     api: DataConnector
     limiter: Limiter
-    #: Read for alerts only; `api.tokens` is who spends. Used from `token_threads`: it blocks.
+    #: Only read, for alerts: `api.tokens` uses the tokens. It blocks, so call it in `token_threads`.
     token_store: ChainStore
     token_threads: DiskThreads
     storage: Storage

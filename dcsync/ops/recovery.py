@@ -1,6 +1,6 @@
-"""What a start does before anything else: bring the tree, the manifest and the staging into agreement.
+"""Bring the mirror, the manifest and the staging into agreement, before anything else is done.
 
-There is no other code for a job that was cut short: it is open, and the next run resumes it from its staging.
+No other code handles interrupted jobs: such a job is open, and the next run resumes it from its staging.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ log = structlog.get_logger(__name__)
 
 
 async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *, notices_missing: bool = True) -> None:
-    """Bring the tree, the manifest and the staging of a mirror that was just opened into agreement.
+    """Bring the mirror, the manifest and the staging into agreement after a mirror was opened.
 
-    Rebuilds an empty manifest from the tree, finishes prunings that were cut short, records published rows without a
-    folder, points `latest` at the newest snapshot, and removes staging that no open job needs. Without
-    `notices_missing` rows without a folder keep their state. While other hosts are at work, what they may have in hand
-    stays as it is. `accounts` are all of the configuration's, whatever is to be done with some of them: the staging of
-    an account that is left out counts as nobody's. Raises `MassChange` when too many folders are gone.
+    Rebuilds an empty manifest from the mirror, finishes interrupted prunings, records published rows without a folder,
+    points `latest` to the newest snapshot, and removes staging that no open job needs. Without `notices_missing`, rows
+    without a folder keep their state. While other hosts are running, their jobs are left alone. `accounts` must be all
+    accounts of the configuration, because the staging of any other account is removed. Raises `MassChange` when too
+    many folders are missing.
     """
     if context.peers.are_at_work:
         for account in accounts:
-            # The host that was killed before it moved `latest` is not the one that starts now.
+            # A host may have been killed before it moved `latest`.
             await _restore_latest(context, account)
     else:
         await _recover_alone(context, accounts, notices_missing=notices_missing)
@@ -42,7 +42,7 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
 
 async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSettings], *, notices_missing: bool) -> None:
     if await is_under_way(context) or (not context.is_new and not await context.manifest.knows_snapshots()):
-        # The manifest was lost or damaged, or is older than the first snapshot: the tree says what there is.
+        # The manifest was lost or damaged, or is older than the first snapshot: rebuild it from the mirror.
         await rebuild(context, [account.name for account in accounts])
     await finish_pruning(context)
     for account in accounts:
@@ -52,7 +52,7 @@ async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSetti
 
 
 async def _restore_latest(context: MirrorContext, account: AccountSettings) -> None:
-    """Let `latest` show what was acknowledged: a kill between the commit and the swap leaves the old one behind."""
+    """Point `latest` to the newest recorded snapshot. A kill between the commit and the swap leaves the old link."""
     jobs = await context.manifest.jobs(account.name, states={JobState.PUBLISHED})
     published = {known.job.request_id: job for job, known in jobs.items()}
     for job in published.values():
@@ -60,20 +60,20 @@ async def _restore_latest(context: MirrorContext, account: AccountSettings) -> N
 
 
 async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings]) -> None:
-    """Remove the staging of every job that is not open: published, given up, or of no account any more.
+    """Remove the staging of every job that is not open: published, quarantined, or of a removed account.
 
     The staging of an open job stays: any of several hosts may be using it.
     """
-    # Listed first: a job that another host begins in between is open when its staging is seen here.
-    there = await context.disk.run(staged_jobs, context.root)
+    # The staging is listed before the jobs. A job that another host begins in between is then listed as open.
+    existing = await context.disk.run(staged_jobs, context.root)
     useful: set[str] = set()
     for account in accounts:
         jobs = await context.manifest.jobs(account.name, states=OPEN)
         useful |= {component(account.staging_of(job.job.id)) for job in jobs.values()}
-    for leaf in sorted(there):
+    for leaf in sorted(existing):
         component_, number = holder_of(leaf)
         if component_ in useful or (context.peers.are_at_work and not number):
-            # Without a number it is what another host makes aside.
+            # A folder without a number is temporary work of another host.
             continue
         log.info("staging cleared", job=leaf)
         await context.disk.run(discard_staging, context.root, leaf)

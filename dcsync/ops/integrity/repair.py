@@ -25,7 +25,7 @@ from dcsync.errors import (
     StorageError,
 )
 from dcsync.manifest import SnapshotRows
-from dcsync.mirror.check import stat_entry
+from dcsync.mirror.check import look
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
 from dcsync.mirror.staged_names import staged_leaf
@@ -177,7 +177,7 @@ class _Repair:
             if folder is None or (folder, stored.name) in damaged:
                 continue
             try:
-                entry = await self._context.disk.run(stat_entry, self._context.root, folder, stored.name)
+                entry = await self._context.disk.run(look, self._context.root, folder, stored.name)
                 if (entry.device, entry.inode) in bad or not entry.is_file:
                     continue
                 digest = await self._reader.digest(folder, stored.name, entry)

@@ -1,4 +1,4 @@
-"""The adoption of a snapshot that is in the mirror and not in the manifest: hashed first, then acknowledged."""
+"""Adopt snapshots that are in the mirror but not in the manifest: hash their files first, then record them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ log = structlog.get_logger(__name__)
 async def adopt_if_there(
     context: SyncContext, account: AccountSettings, known: KnownJob, request: KnownRequest, folder: str
 ) -> Snapshot | None:
-    """Acknowledge a snapshot that is published already: a crash came between its rename and its commit.
+    """Record a snapshot whose folder is in its place: a crash came between its rename and its commit.
 
-    Every file is hashed against the sidecar first. Returns None when there is no such folder. Raises `MirrorTampered`
-    when the folder is something else, or differs from its sidecar.
+    Every file is hashed and compared with the sidecar first. Returns None when there is no such folder. Raises
+    `MirrorTampered` when the folder is not the job's snapshot, or differs from its sidecar.
     """
     if not await context.disk.run(context.root.has_folder, folder):
         return None
@@ -41,26 +41,28 @@ async def adopt_if_there(
         return identified
     found = await context.disk.run(adopt.read_snapshot, context.root, folder)
     if found is None and await context.disk.run(context.root.drop_claim, folder):
-        # Where a rename cannot refuse to replace, the name is claimed first; a kill came in between.
+        # Where a rename cannot refuse to replace, `mkdir` claims the name first. dcsync was killed between the two.
         return None
     if found is None or found.snapshot.job != known.job.id:
-        message = f"{folder} is in the mirror, but it is not the snapshot of job {known.job.id}"
-        raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then fetches the snapshot")
+        message = f"{folder} exists already and is not the snapshot of job {known.job.id}"
+        raise MirrorTampered(
+            message, hint="move that folder out of the mirror; the next run then downloads the snapshot"
+        )
     return await adopt_snapshot(context, account, known.job, request, found)
 
 
 async def adopt_snapshot(
     context: MirrorContext, account: AccountSettings, job: Job, request: KnownRequest, found: Adopted
 ) -> Snapshot:
-    """Hash a published snapshot of a known job, put it into the manifest, and return it as it is on the disk."""
+    """Hash the published snapshot of a known job, record it, and return it with what the disk says of its files."""
     verified = await context.disk.run(adopt.verify, context.root, found)
     snapshot = verified.snapshot
     await context.disk.run(context.root.settle, snapshot.folder)
-    # As its sidecar says it was published; without a record, as adopted now.
+    # The sidecar's record says how it was published. A sidecar without a record gets a new one.
     record = verified.record or await _adopted_record(context, account, job, request, snapshot, verified.summary)
-    await finish(_acknowledge(context, account, record, snapshot, sidecar_sha256=verified.sha256))
+    await finish(_record(context, account, record, snapshot, sidecar_sha256=verified.sha256))
     with after_acknowledgement(account, job.id):
-        # A crash right after the rename leaves the staging's journal behind.
+        # A crash directly after the rename leaves the journal of the staging behind.
         await context.disk.run(_discard_all, context.root, account.staging_of(job.id))
     log.info("snapshot adopted", account=account.name, job=job.id, folder=snapshot.folder, files=len(snapshot.files))
     return snapshot
@@ -69,7 +71,7 @@ async def adopt_snapshot(
 async def _identify(
     context: SyncContext, account: AccountSettings, job: Job, request: KnownRequest, folder: str
 ) -> Snapshot | None:
-    """Give a snapshot that was rebuilt from its name and hashes the ids that the server now tells."""
+    """Give a snapshot that was rebuilt from its name and hashes its full IDs, which the job list now shows."""
     taken_by = await context.manifest.folder_taken_by(folder)
     if taken_by is None or taken_by == job.id or not job.id.replace("-", "").startswith(taken_by):
         return None
@@ -79,8 +81,8 @@ async def _identify(
     snapshot = replace(found[0], job=job.id, request=request.id, completed_at=job.completed_at)
     summary = summarize(snapshot.files, Changes(against=None), ())
     record = await _adopted_record(context, account, job, request, snapshot, summary)
-    await _acknowledge(context, account, record, snapshot, sidecar_sha256=found[1], instead_of=taken_by)
-    log.info("a snapshot without a sidecar is known again", account=account.name, job=job.id, folder=folder)
+    await _record(context, account, record, snapshot, sidecar_sha256=found[1], instead_of=taken_by)
+    log.info("a snapshot without a metadata file was identified", account=account.name, job=job.id, folder=folder)
     return snapshot
 
 
@@ -104,7 +106,7 @@ async def _adopted_record(
     )
 
 
-async def _acknowledge(
+async def _record(
     context: MirrorContext,
     account: AccountSettings,
     record: Record,
@@ -121,7 +123,7 @@ async def _acknowledge(
 
 
 def _discard_all(root: MirrorRoot, job: JobId) -> None:
-    """Remove a job's staging, and those of all its earlier holders."""
+    """Remove the staging of a job, and that of each earlier holder of the job."""
     component = names.component(job)
     for leaf in {component, *(leaf for leaf in staged_jobs(root) if holder_of(leaf)[0] == component)}:
         discard_staging(root, leaf)

@@ -1,4 +1,4 @@
-"""The folder of a job's snapshot: chosen once, never one that another job has."""
+"""Choose the folder of a job's snapshot: once, and never the folder of another job."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dcsync.errors import MirrorTampered
 from dcsync.mirror import adopt
 from dcsync.ops.context import AccountSettings, SyncContext
 
-#: The folder's name has the first characters of the job's id: more where two ids of the same second begin alike.
+#: The folder's name ends with this many characters of the job's ID. Jobs of one second whose IDs begin alike need more.
 _ID_LENGTHS = (layout.SHORT_ID, 16, 64)
 
 
 async def choose_folder(context: SyncContext, account: AccountSettings, request: KnownRequest, known: KnownJob) -> str:
-    """Return the folder of a job's snapshot: the one fixed at first sight, else a new one that no other job has."""
+    """Return the folder of a job's snapshot: the one that was chosen earlier, else one that no other job has."""
     if known.folder is not None:
         return known.folder
     for length in _ID_LENGTHS:
-        folder = _place(context, account, request, known.job, length)
+        folder = _folder_for(context, account, request, known.job, length)
         taken_by = await context.manifest.folder_taken_by(folder)
         if taken_by == layout.short_id(known.job.id, length):
-            # A rebuild found it there without its sidecar, and knew no more of the id than the folder's name has.
+            # A rebuild found this folder without its sidecar, and took the short ID from the folder's name.
             return folder
         if taken_by not in {None, known.job.id}:
             continue
@@ -30,11 +30,13 @@ async def choose_folder(context: SyncContext, account: AccountSettings, request:
         found = await context.disk.run(adopt.read_snapshot, context.root, folder)
         if found is not None and found.snapshot.job == known.job.id:
             return folder
-    message = f"every folder that job {known.job.id} could have is taken by something else"
-    raise MirrorTampered(message, hint="check what is in the request's folder for that day")
+    message = f"every folder name of job {known.job.id} is taken by something else"
+    raise MirrorTampered(
+        message, hint=f"check what is in {folder} and next to it; move folders that are not snapshots out of the mirror"
+    )
 
 
-def _place(context: SyncContext, account: AccountSettings, request: KnownRequest, job: Job, length: int) -> str:
+def _folder_for(context: SyncContext, account: AccountSettings, request: KnownRequest, job: Job, length: int) -> str:
     return layout.place(
         context.settings.layout,
         account=account.name,

@@ -1,4 +1,4 @@
-"""The files of one job as they come together, and what was decided on the way."""
+"""The files of one job while they are downloaded, and the decisions about them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from dcsync.mirror.staging import Staging
 
 @dataclass(slots=True, kw_only=True)
 class Gathering:
-    """What there is of a job so far. Planning again with it never asks twice for what is staged."""
+    """The files of a job so far. A plan that is made again does not download a staged file twice."""
 
     job: Job
     listing: tuple[ListedFile, ...]
     previous: Snapshot | None
     staging: Staging
-    #: Whole files in the staging, by name on disk, and why they came.
+    #: Complete files in the staging, by name on disk, and why each was downloaded or linked.
     staged: dict[str, StoredFile] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     unlinkable: set[str] = field(default_factory=set)
     damaged: dict[str, str] = field(default_factory=dict)
     selection: Selection
     plan: Plan = field(default_factory=lambda: Plan(actions=()))
-    #: The price of the method that is used, and those of all methods. None while no archive is usable.
+    #: The price of the chosen method, and the prices of all methods. None while no ZIP is usable.
     price: Price | None = None
     prices: Mapping[Method, Price] = field(default_factory=dict)
     fetched_bytes: int = 0
-    #: The error that broke the archive off, when the line may be at fault as well as the archive.
+    #: The error that ended the reading of the ZIP, when the network may be its cause.
     broken_off: StorageError | None = None
 
     def planned(self, known: Known) -> Plan:
-        """Plan with what is known by now."""
+        """Return a plan from everything that is known now."""
         known = replace(
             known,
             previous=self.previous,
@@ -50,23 +50,23 @@ class Gathering:
         return planning.plan(self.listing, known, selection=self.selection)
 
     def stage(self, stored: Mapping[str, StoredFile], reasons: Mapping[str, str] | None = None) -> None:
-        """Note files that are whole in the staging."""
+        """Add files that are complete in the staging."""
         self.staged.update(stored)
         for name in stored:
             self.reasons[name] = "staged by an earlier run" if reasons is None else reasons[name]
 
     def settle_on(self, price: Price, prices: Mapping[Method, Price]) -> None:
-        """Note the method that was chosen, and what it was chosen over."""
+        """Set the method that was chosen, and the prices that were compared."""
         self.price, self.prices = price, prices
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
-        """The files of the snapshot, by name: what the last plan wants, all of it staged by now."""
+        """The files of the snapshot, by name: every file of the last plan, all staged by now."""
         wanted = (action for action in self.plan.actions if not isinstance(action, Skip))
         return tuple(sorted((self.staged[action.name] for action in wanted), key=lambda stored: stored.name))
 
     def transfer(self, *, calls: int, seconds: float) -> Transfer:
-        """Return how the files came; calls and time are the caller's to count."""
+        """Return what the download took. The caller counts calls and time."""
         return Transfer(
             strategy=FILES if self.price is None else ZIP,
             calls=calls,
@@ -77,7 +77,7 @@ class Gathering:
 
     @property
     def decisions(self) -> Decisions:
-        """Why the files came as they did."""
+        """The method, and the reason for each file."""
         reason = "the extract has no ZIP that could be used"
         if self.price is not None:
             reason = f"{self.price.method}: the cheapest of {cost.describe(tuple(self.prices.values()))}"

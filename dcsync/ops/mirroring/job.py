@@ -1,4 +1,4 @@
-"""One job mirrored: list, compare, choose the cheapest method, get what changed, publish."""
+"""Mirror one job: list its files, compare, choose the cheapest method, download changed files, publish."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ from dcsync.tasks import each
 
 log = structlog.get_logger(__name__)
 
-#: How often an archive that changes while it is read is looked at anew before its files are fetched one by one.
-_MAX_LOOKS = 3
-#: In how many snapshots a file is looked for that is not as it was recorded in the one before.
+#: How often a ZIP that changes while it is read is read again, before its files are fetched file by file.
+_MAX_READS = 3
+#: The number of older snapshots that are searched for a file whose copy in the previous snapshot is damaged.
 _MAX_COPIES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A snapshot that a run published or adopted, and what that took in this run."""
+    """A snapshot that a run published or adopted, and what it took."""
 
     job: JobId
     folder: str
     files: int
     transfer: Transfer
-    #: What looks wrong with its tables beside the snapshots before.
+    #: Tables that look wrong compared with earlier snapshots.
     warnings: tuple[TableWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What a dry run would do with a job: with the method of `price`, out of all those in `prices`."""
+    """What a run would do with a job. `price` is that of the chosen method, `prices` those of all methods."""
 
     job: JobId
     request: RequestId
@@ -82,13 +82,13 @@ class JobMirror:
         self._knowledge = knowledge
 
     async def plan(self, known: KnownJob, request: KnownRequest) -> Planned:
-        """Decide what would be done with a job and write nothing. Reads its listing and its archive's directory."""
+        """Plan a job and write nothing. Reads its data listing and the central directory of its ZIP."""
         context, job = self._context, known.job
         folder = await choose_folder(context, self._account, request, known)
         listing = await self._list(job)
         previous = await self._previous(request, job)
         archive = self._remote_archive(job, listing)
-        directory, _ = (None, None) if archive is None else await self._look_at(archive, job)
+        directory, _ = (None, None) if archive is None else await self._read_directory(archive, job)
         known_here = replace(self._known(directory), previous=previous)
         plan = planning.plan(listing, known_here, selection=self._account.selection)
         prices = planning.prices_of(plan, directory, await self._cost_inputs())
@@ -97,7 +97,7 @@ class JobMirror:
         return Planned(job=job.id, request=request.id, folder=folder, plan=plan, price=price, prices=prices)
 
     async def mirror(self, known: KnownJob, request: KnownRequest) -> Published:
-        """Mirror a job. Raises what kept it from being published; what is staged is kept for the next try."""
+        """Mirror a job. Raises the error that prevented publishing. Staged files are kept for the next attempt."""
         context, account, job = self._context, self._account, known.job
         folder = await choose_folder(context, account, request, known)
         adopted = await adopt_if_there(context, account, known, request, folder)
@@ -117,7 +117,7 @@ class JobMirror:
             try:
                 await self._gather(gathering, known, folder)
             except DiskFull:
-                # Room for others, and for the next try: what is whole stays.
+                # Partial files are removed, to make room for other jobs and the next attempt. Complete files stay.
                 await context.disk.run(staging.drop_parts)
                 raise
             transfer = gathering.transfer(
@@ -142,24 +142,24 @@ class JobMirror:
         )
 
     async def _gather(self, gathering: Gathering, known: KnownJob, folder: str) -> None:
-        """Bring every file of the job into the staging: what the archive is good for, then the rest one by one."""
+        """Stage every file of the job: first from the ZIP, then the rest file by file."""
         job = gathering.job
         await self._move(known, JobState.STAGING)
         archive = await self._archive(gathering)
         directory = None
-        for look in range(_MAX_LOOKS if archive is not None else 0):
-            assert archive is not None  # noqa: S101 - else there is no look
-            directory, gathering.broken_off = await self._look_at(archive, job)
+        for attempt in range(_MAX_READS if archive is not None else 0):
+            assert archive is not None  # noqa: S101 - without a ZIP the range is empty
+            directory, gathering.broken_off = await self._read_directory(archive, job)
             plan = await self._link(gathering, directory)
-            if look == 0:
+            if attempt == 0:
                 self._announce(job, folder, plan)
             try:
                 if directory is not None:
                     await self._extract(gathering, plan, archive, directory)
                 break
             except ContentChanged as error:
-                # Its members are compared anew: what is staged stays where the new archive has the same.
-                log.warning("the archive changed while it was read", job=job.id, error=error.message, look=look + 1)
+                # The ZIP's entries are compared again. A staged file stays if the new ZIP has the same entry.
+                log.warning("the ZIP changed while it was read", job=job.id, error=error.message, attempt=attempt + 1)
                 directory = None
                 archive.forget()
         gathering.plan = gathering.planned(self._known(directory)).by_url()
@@ -168,10 +168,10 @@ class JobMirror:
         await self._fetch_rest(gathering)
 
     async def _fetch_rest(self, gathering: Gathering) -> None:
-        """Fetch what did not come out of the archive; raise what broke that off if some of it has no URL of its own."""
+        """Fetch the files that did not come from the ZIP. Raise its error if some of them exist only in the ZIP."""
         fetches = gathering.plan.fetches
         if gathering.broken_off is not None and fetches:
-            # One alone first, the smallest: when it is the line that is down, five calls say so and not five for each.
+            # The smallest file alone first: if the network is down, five attempts show it, instead of five for each file.
             await self._fetch(gathering, fetches[-1:])
             fetches = fetches[:-1]
         await self._fetch(gathering, fetches)
@@ -190,7 +190,7 @@ class JobMirror:
         except NotFound as error:
             raise ExtractMissing(error.message) from None
         if not listing:
-            # A complete extract holds a README at least; an empty one published would look like data gone.
+            # A complete extract contains at least a README. An empty snapshot would look like deleted data.
             message = f"the data listing of job {job.id} is empty"
             raise BadListing(message)
         return listing
@@ -199,19 +199,19 @@ class JobMirror:
         return await self._context.manifest.snapshot_before(self._account.name, request.id, job.completed_at)
 
     def _remote_archive(self, job: Job, listing: Sequence[ListedFile]) -> RemoteArchive | None:
-        """Return the job's archive, if there is one and the strategy wants it looked at."""
+        """Return the job's ZIP, if it has one and the strategy allows to read it."""
         settings, listed = self._context.settings, planning.archive_in(listing)
         if settings.strategy is Strategy.FILES:
             return None
         if listed is None:
-            log.info("the extract has no archive; its files are fetched one by one", job=job.id)
+            log.info("the extract has no ZIP; it is fetched file by file", job=job.id)
             return None
         if settings.strategy is Strategy.AUTO and not planning.is_worth_a_look(listing, self._account.selection):
             return None
         return RemoteArchive(self._context, job=job, sign=self._sign, size=listed.size)
 
     async def _archive(self, gathering: Gathering) -> Archive | None:
-        """Return the archive to read from. One that is kept is fetched first, and read where it lies."""
+        """Return the ZIP to read from. A ZIP that the snapshot keeps is fetched first and read from the staging."""
         archive = self._remote_archive(gathering.job, gathering.listing)
         if archive is None:
             return None
@@ -220,20 +220,20 @@ class JobMirror:
         stored = gathering.staged.get(ARCHIVE_NAME)
         return archive if stored is None else StagedArchive(self._context, gathering.staging, stored)
 
-    async def _look_at(self, archive: Archive, job: Job) -> tuple[Directory | None, StorageError | None]:
-        """Read the archive's directory; None, said once, when it cannot be used.
+    async def _read_directory(self, archive: Archive, job: Job) -> tuple[Directory | None, StorageError | None]:
+        """Read the central directory of the ZIP. Return None, with a log line, when the ZIP cannot be used.
 
-        Then with the error if it may be the line's: single files would only meet the same.
+        The error is returned with it if the network may be its cause: single files would meet the same error.
         """
         try:
             directory = await open_directory(self._context, archive)
         except (ZipError, StorageError, NotFound) as error:
             words = error.message if isinstance(error, DcsyncError) else str(error)
-            log.warning("the archive cannot be used; its files are fetched one by one", job=job.id, reason=words)
+            log.warning("the ZIP cannot be used; the extract is fetched file by file", job=job.id, reason=words)
             return None, error if isinstance(error, StorageUnreachable | TooSlow) else None
         if directory.refused:
             log.warning(
-                "members of the archive are refused",
+                "entries of the ZIP are refused",
                 job=job.id,
                 count=len(directory.refused),
                 first=ziplayout.describe(directory.refused[0]),
@@ -254,15 +254,15 @@ class JobMirror:
         )
 
     async def _check_room(self, *, size: int, files: int) -> None:
-        """Raise `DiskFull` or `InodesExhausted` unless so much more fits; the folders and our own files count too."""
+        """Raise `DiskFull` or `InodesExhausted` unless the files fit, with their folders and our own files."""
         context = self._context
         reserve = context.settings.min_free
         await context.disk.run(context.root.check_room, size=size, entries=files + 2, reserve=reserve)
 
-    # --- getting ------------------------------------------------------------------------------------------------------
+    # --- download -----------------------------------------------------------------------------------------------------
 
     async def _link(self, gathering: Gathering, directory: Directory | None) -> Plan:
-        """Plan, and link what the archive says has not changed; what cannot be linked is planned anew."""
+        """Plan, and hard-link the files that are unchanged. Files that cannot be linked are planned again."""
         while True:
             plan = gathering.planned(self._known(directory))
             if not plan.links:
@@ -270,7 +270,7 @@ class JobMirror:
             failed = await self._link_all(gathering, plan.links)
             if failed:
                 log.warning(
-                    "files of the snapshot before are not as they were recorded; they are fetched anew",
+                    "files of the previous snapshot are damaged; they are downloaded again",
                     job=gathering.job.id,
                     count=len(failed),
                     first=min(failed),
@@ -280,7 +280,7 @@ class JobMirror:
         disk, previous = self._context.disk, gathering.previous
         failed: set[str] = set()
 
-        async def one(link: Link) -> None:
+        async def link_file(link: Link) -> None:
             assert previous is not None  # noqa: S101 - a link has a source
             linked = await disk.run(gathering.staging.link, previous, link.source, link.name)
             linked = linked or await self._link_older(gathering, previous, link)
@@ -289,19 +289,19 @@ class JobMirror:
             else:
                 gathering.stage({link.name: replace(linked, packed=link.packed)}, {link.name: link.reason})
 
-        await each(links, one, at_once=self._context.settings.concurrency)
+        await each(links, link_file, at_once=self._context.settings.concurrency)
         gathering.unlinkable |= failed
         return failed
 
     async def _link_older(self, gathering: Gathering, previous: Snapshot, link: Link) -> StoredFile | None:
-        """Link what the snapshot before does not have as it was recorded from an older one that does."""
+        """Link a file that is damaged in the previous snapshot from an older snapshot with an intact copy."""
         manifest, account = self._context.manifest, self._account.name
         for copy in await manifest.copies(account, previous.request, link.source, limit=_MAX_COPIES):
             if copy.job != previous.job:
                 linked = await self._context.disk.run(gathering.staging.link, copy, copy.files[0], link.name)
                 if linked is not None:
                     log.warning(
-                        "a file of the snapshot before is not as it was recorded; it is linked from an older one",
+                        "a file of the previous snapshot is damaged; it is linked from an older snapshot",
                         job=gathering.job.id,
                         snapshot=previous.folder,
                         file=link.source.name,
@@ -311,11 +311,11 @@ class JobMirror:
         return None
 
     async def _share(self, gathering: Gathering, extracted: Sequence[StoredFile]) -> None:
-        """Keep one copy on the disk of what turned out not to have changed; the bytes were read all the same."""
+        """Replace extracted files that turned out to be unchanged by hard links, to save disk space."""
         previous = gathering.previous
         before = {} if previous is None else {stored.original: stored for stored in previous.files}
 
-        async def one(stored: StoredFile) -> None:
+        async def share_file(stored: StoredFile) -> None:
             source = before.get(stored.original)
             if source is None or previous is None or not stored.size:
                 return
@@ -325,10 +325,10 @@ class JobMirror:
             if linked is not None:
                 gathering.staged[stored.name] = replace(linked, how=stored.how, packed=stored.packed)
 
-        await each(extracted, one, at_once=self._context.settings.concurrency)
+        await each(extracted, share_file, at_once=self._context.settings.concurrency)
 
     async def _extract(self, gathering: Gathering, plan: Plan, archive: Archive, directory: Directory) -> None:
-        """Stage members out of the archive by the cheapest method; what is damaged there is left to its own URL."""
+        """Extract files from the ZIP by the cheapest method. Entries that are damaged are fetched by their own URL."""
         prices = planning.prices_of(plan, directory, await self._cost_inputs())
         price = _choose(prices, self._context.settings.strategy)
         if not archive.is_remote:
@@ -342,7 +342,7 @@ class JobMirror:
         try:
             await extractor.extract(spans, plan.extracts)
         except RangeIgnored as error:
-            log.warning("the archive cannot be read on", job=gathering.job.id, reason=error.message)
+            log.warning("the rest of the ZIP cannot be read", job=gathering.job.id, reason=error.message)
             # The listed ones have URLs of their own; what only the archive has cannot be got any more.
             gathering.damaged |= {
                 extract.file.name: error.message
@@ -376,7 +376,7 @@ class JobMirror:
             )
 
     async def _fetch(self, gathering: Gathering, fetches: Sequence[Fetch]) -> None:
-        """Fetch files by their own URLs."""
+        """Fetch files, each by its own signed URL."""
         if fetches:
             await self._check_room(size=sum(fetch.file.size for fetch in fetches), files=len(gathering.listing))
         fetcher = Fetcher(
@@ -414,7 +414,7 @@ def _choose(prices: Mapping[Method, Price], strategy: Strategy) -> Price:
 
 
 def _first_failure(failures: Sequence[tuple[str, StorageError]]) -> DcsyncError:
-    """Return the failure that says most of a job: wrong content before a bad line."""
+    """Return the failure that says most about a job: wrong content goes before network errors."""
     name, error = next(((name, error) for name, error in failures if error.poison), failures[0])
     others = f" (and {len(failures) - 1} more files)" if len(failures) > 1 else ""
     return error.with_message(f"{name!r}: {error.message}{others}")

@@ -1,4 +1,4 @@
-"""What follows when a snapshot is acknowledged: `latest` moves, and only forward."""
+"""Move `latest` after a snapshot was recorded, and only forward."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dcsync.ops.context import AccountSettings, MirrorContext
 
 log = structlog.get_logger(__name__)
 
-#: How often `latest` is checked again while other hosts move it, too.
+#: How often `latest` is checked again while other hosts move it too.
 _LATEST_TRIES = 5
 
 
 @contextmanager
 def after_acknowledgement(account: AccountSettings, job: JobId) -> Iterator[None]:
-    """Log an error of what follows an acknowledgement: it cannot take the snapshot back. The next start does it."""
+    """Log an error of the steps after a snapshot was recorded. The snapshot stays, and the next start repeats them."""
     try:
         yield
     except (DiskError, MirrorTampered) as error:
         log.warning(
-            "a snapshot is published, but latest may not show it yet; the next start sees to it",
+            "snapshot published, but latest may not show it yet; the next start moves it",
             account=account.name,
             job=job,
             code=error.code,
@@ -34,11 +34,14 @@ def after_acknowledgement(account: AccountSettings, job: JobId) -> Iterator[None
         )
 
 
-async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, rebuild: bool = False) -> None:
-    """Let `latest` show the newest snapshot of the job's request.
+async def move_latest(
+    context: MirrorContext, account: AccountSettings, job: JobId, *, rebuild: bool = False
+) -> None:
+    """Point `latest` to the newest snapshot of the job's data request.
 
-    A delta request has none, because one extract of it does not show all rows. A request that could not be read has
-    none either: it may be a delta.
+    A delta request has no `latest`, because one of its extracts does not contain all rows. A request that could not be
+    read has none either: it may be a delta. With `rebuild` a folder of hard links is built again although it
+    already shows that snapshot.
     """
     requests = await context.manifest.requests(account.name)
     known = await context.manifest.job(account.name, job)
@@ -53,13 +56,13 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
         if newest is None or newest == shown or known.state is not JobState.PUBLISHED:
             return
         await _point_latest(context, newest, rebuild=rebuild)
-        # Another host may have published a newer one, and shown it, before this one moved `latest`: look again.
+        # Another host may have published a newer snapshot, and pointed `latest` to it, before this host moved it.
         shown = newest
 
 
 async def _point_latest(context: MirrorContext, newest: str, *, rebuild: bool) -> None:
     layout = context.settings.layout
-    # The layout says how deep the request's folder is. Its name was fixed at first sight: the snapshot's folder has it.
+    # The layout says how deep the request's folder is. Its name was fixed at first sight and is part of the snapshot's.
     request_folder = "/".join(newest.split("/")[: len(layout.request_segments)])
     await context.disk.run(
         point_latest,

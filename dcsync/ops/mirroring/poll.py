@@ -1,4 +1,4 @@
-"""One look for new jobs: the newest page, and on until a page tells nothing new."""
+"""Poll for new jobs: read the job list newest first, until a page contains only known jobs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dcsync.ops.context import AccountSettings
 
 log = structlog.get_logger(__name__)
 
-#: A waiting job is looked for on later pages this long; after that its extract would have been deleted anyway.
+#: A waiting job is searched for on later pages this long. After that, Autodesk would have deleted its extract anyway.
 _WAITING_LIFE = EXTRACT_LIFE + timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
-    """What one look brought: what to record, and all jobs and requests as they are known after it."""
+    """The result of a poll: the changes to record, and all jobs and requests after them."""
 
     changed: tuple[KnownJob, ...]
     new_requests: tuple[tuple[KnownRequest, DataRequest | None], ...]
@@ -35,19 +35,19 @@ class Poll:
     requests: Mapping[RequestId, KnownRequest]
 
 
-async def look(api: DataConnector, manifest: SqlManifest, clock: Clock, account: AccountSettings) -> Poll:
-    """Ask for the jobs of an account, newest first, and record nothing.
+async def poll(api: DataConnector, manifest: SqlManifest, clock: Clock, account: AccountSettings) -> Poll:
+    """Read the jobs of an account, newest first, and record nothing.
 
-    One call when nothing is new. What it finds must be recorded in one piece: a page that is all known ends the next
-    look, so a half-recorded one would hide the older half for good.
+    Takes one call when nothing is new. The caller must record the result in one transaction: a page of known jobs ends
+    the next poll, so a partly recorded poll would hide the older jobs for good.
     """
     known = dict(await manifest.jobs(account.name))
     requests = dict(await manifest.requests(account.name))
     found: dict[JobId, Job] = {}
     for project in account.projects or (None,):
-        await _look_at(api, account, project, known, found, clock.now())
-    changed = tuple(_after(job, known.get(job.id)) for job in found.values() if _differs(job, known.get(job.id)))
-    # Requests are asked for only when a job of theirs is new; those that could not be read, each time.
+        await _read_pages(api, account, project, known, found, clock.now())
+    changed = tuple(_updated(job, known.get(job.id)) for job in found.values() if _has_changed(job, known.get(job.id)))
+    # A request is read when one of its jobs is new. A request that could not be read is read again for each new job.
     described = {request.id for request in requests.values() if request.is_described}
     unknown = sorted({known_job.job.request_id for known_job in changed} - described)
     new_requests = await _describe(api, account, unknown, requests)
@@ -56,7 +56,7 @@ async def look(api: DataConnector, manifest: SqlManifest, clock: Clock, account:
     return Poll(changed=changed, new_requests=tuple(new_requests), jobs=known, requests=requests)
 
 
-async def _look_at(
+async def _read_pages(
     api: DataConnector,
     account: AccountSettings,
     project: str | None,
@@ -85,10 +85,10 @@ async def _describe(
     unknown: Sequence[RequestId],
     seen: Mapping[RequestId, KnownRequest],
 ) -> list[tuple[KnownRequest, DataRequest | None]]:
-    """Return the requests of these ids: one call for one, one list for more."""
+    """Return the requests with these IDs. One request takes one call, and so do several, as a list."""
     described: dict[RequestId, DataRequest] = {}
     if len(unknown) > 1:
-        # Who may not see all of them may still see some.
+        # A user who may not list all requests may still read some of them.
         with suppress(NotFound, AccessRefused):
             described = {request.id: request for request in await api.requests(account.id)}
     for identifier in unknown:
@@ -97,8 +97,7 @@ async def _describe(
                 described[identifier] = await api.request(account.id, identifier)
             except (NotFound, AccessRefused) as error:
                 log.warning(
-                    "a data request cannot be read; until it can, nothing says whether it is a delta, and it gets no "
-                    "latest",
+                    "a data request cannot be read; it gets no latest, because it may be a delta",
                     account=account.name,
                     request=identifier,
                     code=error.code,
@@ -114,24 +113,24 @@ def _known_request(identifier: RequestId, request: DataRequest | None, seen: Kno
     return KnownRequest(
         id=identifier,
         description=description,
-        # Fixed at first sight, also when that was of nothing but its id.
+        # Fixed at first sight, even if only the ID was known then.
         slug=request_slug(description, identifier) if seen is None else seen.slug,
         is_delta=request is not None and request.is_delta,
         is_described=request is not None,
     )
 
 
-def _after(job: Job, known: KnownJob | None) -> KnownJob:
+def _updated(job: Job, known: KnownJob | None) -> KnownJob:
     state = state_for(job.phase, _state(known))
     if known is None:
         if job.phase is JobPhase.UNKNOWN:
             log.warning(
-                "a job has a status nobody documented; it is looked at again",
+                "a job has an undocumented status; the next poll reads it again",
                 job=job.id,
                 status=job.status,
                 completion=job.completion_status,
             )
-        reason = f"{job.phase} upstream" if state is JobState.EMPTY else None
+        reason = f"{job.phase} at Autodesk" if state is JobState.EMPTY else None
         return KnownJob(job=job, state=state, reason=reason)
     return KnownJob(
         job=job,
@@ -146,7 +145,7 @@ def _after(job: Job, known: KnownJob | None) -> KnownJob:
     )
 
 
-def _differs(job: Job, known: KnownJob | None) -> bool:
+def _has_changed(job: Job, known: KnownJob | None) -> bool:
     return known is None or state_for(job.phase, known.state) is not known.state
 
 

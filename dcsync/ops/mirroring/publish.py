@@ -1,6 +1,6 @@
-"""From a staged folder to an acknowledged snapshot: the last steps of the publish protocol in `docs/design.md`.
+"""Turn a staged folder into a recorded snapshot: seal, rename, record (docs/design.md, Publish protocol, P4 to P6).
 
-Seal, rename, record, follow up. A snapshot is in the mirror with its rename, and acknowledged with its row.
+Readers see the snapshot after the rename. dcsync reports it after its row is committed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sealed:
-    """What is written of a snapshot: its record, and the two files of our own."""
+    """The record of a snapshot and the two files that dcsync adds to it."""
 
     record: Record
     changes: Changes
@@ -60,18 +60,18 @@ class _Sealed:
 
 
 async def publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Record:
-    """Publish and acknowledge a staged job; return its record.
+    """Publish and record a staged job, and return its record.
 
-    Not interrupted by a cancellation once it has begun. `latest` moves after the acknowledgement, and only forward.
-    Raises `MirrorTampered` when the folder's name is taken by something else: nothing is ever overwritten.
+    A cancellation takes effect after the last step. `latest` moves after the row is committed, and only forward.
+    Raises `MirrorTampered` when something else has the folder's name: dcsync never overwrites anything.
     """
     return await finish(_publish(context, account, staging, staged))
 
 
 async def _publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Record:
     sealed = await _seal(context, account, staged)
-    # Checked now, so that a host that was paused and lost the job shows nothing of it; and again, for good, in the
-    # transaction that records it. A folder renamed in between is whole: the job's new holder finds and adopts it.
+    # A host that was paused and lost the job must not show its folder. The transaction that records the snapshot checks
+    # again. A folder that was renamed between the two checks is complete: the job's new holder finds and adopts it.
     await context.manifest.check_guard()
     if not await context.disk.run(_write_and_rename, staging, staged, sealed):
         await _adopt_existing(context, account, staged)
@@ -84,9 +84,9 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
 
 
 async def _seal(context: SyncContext, account: AccountSettings, staged: Staged) -> _Sealed:
-    """Decide what is written of the snapshot. After the rename nothing can be added to it."""
+    """Write the record and our own files in memory. Nothing can be added to a snapshot after the rename."""
     changes = sidecar.changes_between(staged.previous, staged.files)
-    warnings = await _look_back(context, account, staged)
+    warnings = await _compare_tables(context, account, staged)
     record = await new_record(
         context,
         account,
@@ -113,7 +113,7 @@ async def _seal(context: SyncContext, account: AccountSettings, staged: Staged) 
     return _Sealed(record=record, changes=changes, sidecar=body, sums=sums)
 
 
-async def _look_back(context: SyncContext, account: AccountSettings, staged: Staged) -> tuple[TableWarning, ...]:
+async def _compare_tables(context: SyncContext, account: AccountSettings, staged: Staged) -> tuple[TableWarning, ...]:
     """Compare the tables of a staged job with those of earlier snapshots."""
     before = await context.manifest.history.tables_before(
         account.name, staged.request.id, staged.job.completed_at, limit=anomaly.LOOK_BACK
@@ -127,7 +127,7 @@ async def _look_back(context: SyncContext, account: AccountSettings, staged: Sta
 
 
 def _write_and_rename(staging: Staging, staged: Staged, sealed: _Sealed) -> bool:
-    """Write our own files, and rename the folder to where readers see it. Returns False when its name is taken."""
+    """Write our own files and rename the folder into its place. Return False when its name is taken."""
     staged_names = [stored.name for stored in staged.files]
     staging.keep_only(staged_names)
     staging.unfold(staged_names)
@@ -137,16 +137,18 @@ def _write_and_rename(staging: Staging, staged: Staged, sealed: _Sealed) -> bool
 
 
 async def _adopt_existing(context: SyncContext, account: AccountSettings, staged: Staged) -> None:
-    """Adopt the folder that has the snapshot's name already, if it is the same job's."""
+    """Adopt the folder that already has the snapshot's name, if it is the snapshot of the same job."""
     found = await context.disk.run(adopt.read_snapshot, context.root, staged.folder)
     if found is None or found.snapshot.job != staged.job.id:
-        message = f"{staged.folder} is taken by something that is not the snapshot of job {staged.job.id}"
-        raise MirrorTampered(message, hint="move that folder out of the mirror; dcsync then publishes the snapshot")
+        message = f"{staged.folder} exists already and is not the snapshot of job {staged.job.id}"
+        raise MirrorTampered(
+            message, hint="move that folder out of the mirror; the next run then publishes the snapshot"
+        )
     await adopt_snapshot(context, account, staged.job, staged.request, found)
 
 
 async def _record(context: SyncContext, account: AccountSettings, staged: Staged, sealed: _Sealed) -> None:
-    """Acknowledge the snapshot. Nothing is logged as done before this returns."""
+    """Commit the snapshot to the manifest. Nothing is logged as done before this returns."""
     try:
         await context.manifest.publish(account.name, sealed.record, staged.files, sidecar_sha256=sealed.sidecar_sha256)
     except Fenced:
@@ -155,12 +157,12 @@ async def _record(context: SyncContext, account: AccountSettings, staged: Staged
 
 
 async def _withdraw(context: SyncContext, account: AccountSettings, staged: Staged) -> None:
-    """Take back a folder that came so late that its job was published and pruned meanwhile: nobody would adopt it."""
+    """Remove the folder of a job that another host has published and pruned meanwhile: no host would adopt it."""
     known = await context.manifest.job(account.name, staged.job.id)
     if known is None or known.state is not JobState.PRUNED:
         return
     leaf, depth = trash.trash_leaf(account.name, staged.job.id), len(context.settings.layout.request_segments)
-    with suppress(FileNotFoundError):  # or it came before, and was pruned with its row
+    with suppress(FileNotFoundError):  # the folder was renamed before the pruning, which removed it
         await context.disk.run(lambda: trash.discard(context.root, staged.folder, leaf, depth=depth))
         await context.disk.run(trash.empty, context.root, leaf)
 
@@ -185,7 +187,7 @@ def _log_published(account: AccountSettings, staged: Staged, sealed: _Sealed) ->
     )
     for warning in sealed.record.summary.warnings:
         log.warning(
-            "a table looks wrong beside the snapshots before",
+            "a table looks wrong compared with earlier snapshots",
             account=account.name,
             job=staged.job.id,
             code=warning.code,

@@ -1,4 +1,4 @@
-"""The record that the snapshot of a job gets when it is published or adopted."""
+"""Make the record of a snapshot that is published or adopted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def new_record(
     transfer: Transfer,
     summary: Summary,
 ) -> Record:
-    """Return the record of a snapshot that is published at `at`; the manifest knows when its job was first seen."""
+    """Return the record of a snapshot that is published at `at`. The manifest says when its job was first seen."""
     origin = await SnapshotRows(context.manifest).origin(account.name, job.id)
     first_seen_at, known = (at, request) if origin is None else origin
     return Record(

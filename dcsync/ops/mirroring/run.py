@@ -1,4 +1,4 @@
-"""One run: poll, and mirror every job that is due, oldest first, account beside account."""
+"""One run: poll, and mirror every due job, oldest first. Accounts run side by side."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What of an account a run is limited to; empty means no limit."""
+    """The requests and jobs that a run is limited to. Empty means no limit."""
 
     requests: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """A job asked for by id for which there is nothing to do."""
+    """A job that was named by its ID and needs nothing."""
 
     job: JobId
     state: JobState
@@ -75,20 +75,20 @@ class AccountOutcome:
     planned: list[Planned] = field(default_factory=list)
     waiting: int = 0
     due_later: int = 0
-    #: Jobs that were set aside, and that the server still has.
+    #: Quarantined jobs that Autodesk still has.
     given_up: int = 0
     expiring: list[JobId] = field(default_factory=list)
-    #: Of the jobs asked for by id, those that are known, and those for which there is nothing to do.
+    #: The named jobs that are known, and those of them that need nothing.
     found_jobs: list[JobId] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
-    #: The data requests of the account that are known, and mirrored by its configuration.
+    #: The known data requests that the configuration mirrors.
     requests: list[KnownRequest] = field(default_factory=list)
     calls: int = 0
     error: DcsyncError | None = None
 
     @property
     def exit_status(self) -> ExitStatus:
-        """Return the status that this account's part of the run asks for."""
+        """Return the exit status for this account."""
         if self.error is not None:
             return self.error.exit_status
         if any(failed.code == JobBug.code for failed in self.failed):
@@ -98,13 +98,13 @@ class AccountOutcome:
         return ExitStatus.DONE
 
 
-#: Why a job asked for by id is left alone.
+#: Why a job that was named by its ID is left alone.
 _NOTHING_TO_DO = {
-    JobState.WAITING: "it is not complete upstream yet",
+    JobState.WAITING: "Autodesk has not completed it yet",
     JobState.PUBLISHED: "it is already published",
-    JobState.PRUNED: "it was published, and later removed by the keep policy",
-    JobState.EMPTY: "it failed or was cancelled upstream, so it has no extract",
-    JobState.EXPIRED: f"it cannot be downloaded any more: Autodesk deletes extracts after {EXTRACT_LIFE.days} days",
+    JobState.PRUNED: "it was published, and the retention policy removed it later",
+    JobState.EMPTY: "it failed or was cancelled at Autodesk, so it has no extract",
+    JobState.EXPIRED: f"it can no longer be downloaded: Autodesk deletes extracts after {EXTRACT_LIFE.days} days",
 }
 
 
@@ -117,42 +117,42 @@ def exit_status(outcomes: Sequence[AccountOutcome]) -> ExitStatus:
 async def sync(
     context: SyncContext, accounts: Sequence[AccountSettings], *, wanted: Wanted | None = None, dry_run: bool = False
 ) -> list[AccountOutcome]:
-    """Do one run over `accounts`; what goes wrong in one is in its outcome and does not hold up the others.
+    """Do one run over `accounts`. An error of one account is in its outcome and does not stop the other accounts.
 
-    With `dry_run` nothing is recorded or written: the outcome holds the plans. Cancelling keeps what is staged.
+    With `dry_run` nothing is recorded or written, and the outcome holds the plans. Cancelling keeps staged files.
     """
     outcomes = [AccountOutcome(account=account) for account in accounts]
 
-    async def one(outcome: AccountOutcome) -> None:
+    async def run_account(outcome: AccountOutcome) -> None:
         await _AccountRun(context, outcome, wanted or Wanted(), dry_run=dry_run).run()
 
     try:
         async with asyncio.TaskGroup() as group:
             for outcome in outcomes:
-                group.create_task(one(outcome))
+                group.create_task(run_account(outcome))
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None
     return outcomes
 
 
 async def poll_account(context: SyncContext, account: AccountSettings) -> tuple[AccountOutcome, list[KnownJob]]:
-    """Look for new jobs and mirror none: return what is due, oldest first, for whichever host takes it up."""
+    """Poll and mirror nothing. Return the due jobs, oldest first, for any host to mirror."""
     outcome = AccountOutcome(account=account)
     run = _AccountRun(context, outcome, Wanted(), dry_run=False)
     due: list[KnownJob] = []
 
-    async def look() -> bool:
-        due.extend(known for known, _ in await run.look())
+    async def poll() -> bool:
+        due.extend(known for known, _ in await run.poll())
         return not due
 
-    await run.run(look)
+    await run.run(poll)
     return outcome, due
 
 
 async def mirror_job(context: SyncContext, account: AccountSettings, job: JobId) -> AccountOutcome:
-    """Mirror one known job, if there is still something to do. A host that held it before writes no more of it.
+    """Mirror one known job if it is still open. A host that held the job before can no longer write to it.
 
-    The outcome is empty when another host has the job by now.
+    The outcome is empty when another host holds the job now.
     """
     outcome = AccountOutcome(account=account)
     run = _AccountRun(context, outcome, Wanted(), dry_run=False)
@@ -179,7 +179,7 @@ class _AccountRun:
         self._knowledge = AccountKnowledge()
 
     async def run(self, work: Callable[[], Awaitable[bool]] | None = None) -> None:
-        """Do `work`, which returns whether nothing is left to do; without it the whole of a run."""
+        """Do `work`, which returns whether nothing is left to do. The default is a whole run."""
         manifest, clock, account = self._context.manifest, self._context.clock, self._account
         started_at = clock.now()
         facts, is_done = AccountFacts(), True
@@ -194,15 +194,15 @@ class _AccountRun:
             )
         self._outcome.calls = self._context.api.calls
         if not self._dry_run:
-            await self._remember(started_at, facts, is_done=is_done)
+            await self._record_result(started_at, facts, is_done=is_done)
 
     async def _poll_and_mirror(self) -> bool:
-        for known, request in await self.look():
+        for known, request in await self.poll():
             await self._mirror(known, request)
         return True
 
     async def mirror_known(self, job: JobId) -> bool:
-        """Mirror one job; return whether nothing else of the account is open."""
+        """Mirror one job, and return whether no other job of the account is open."""
         manifest, name = self._context.manifest, self._account.name
         known, requests = await manifest.job(name, job), await manifest.requests(name)
         if known is not None and known.state in OPEN and self._wants(known, requests):
@@ -210,14 +210,14 @@ class _AccountRun:
         elif known is not None and known.state is JobState.PUBLISHED:
             # The host that published it may have ended before it moved `latest`.
             await move_latest(self._context, self._account, job)
-        # The other hosts' as well.
+        # The open jobs of all hosts.
         still_open = await manifest.jobs(name, states=OPEN)
         return not any(self._wants(other, requests) for other in still_open.values())
 
-    async def look(self) -> list[tuple[KnownJob, KnownRequest]]:
-        """Poll, record what is new, and return what is due, oldest first."""
+    async def poll(self) -> list[tuple[KnownJob, KnownRequest]]:
+        """Poll, record the changes, and return the due jobs, oldest first."""
         context, account, outcome = self._context, self._account, self._outcome
-        poll = await polling.look(context.api, context.manifest, context.clock, account)
+        poll = await polling.poll(context.api, context.manifest, context.clock, account)
         outcome.new_jobs = sum(job.first_seen_at is None for job in poll.changed)
         now = context.clock.now()
         if not self._dry_run and (poll.changed or poll.new_requests):
@@ -243,7 +243,7 @@ class _AccountRun:
             if nears_expiry(known.job.completed_at, now):
                 outcome.expiring.append(known.job.id)
                 log.warning(
-                    "an extract will be deleted on the server soon",
+                    "Autodesk will delete an extract soon",
                     account=account.name,
                     job=known.job.id,
                     completed_at=known.job.completed_at,
@@ -266,13 +266,13 @@ class _AccountRun:
         return start is None or completed is None or completed >= start
 
     async def _reopened(self, known: KnownJob) -> KnownJob:
-        """Return a job asked for by id as one that is tried again if it was given up and the server may still have it.
+        """Reopen a named job that was quarantined or lost, if Autodesk may still have its extract.
 
-        A wrong clock can have called a job expired too early, so the age decides and not the state.
+        A wrong clock can have recorded a job as expired too early. Therefore its age decides, not its state.
         """
         now = self._context.clock.now()
-        given_up = known.state in LOSSES
-        if not given_up or (known.state is JobState.EXPIRED and has_expired(known.job.completed_at, now)):
+        is_lost = known.state in LOSSES
+        if not is_lost or (known.state is JobState.EXPIRED and has_expired(known.job.completed_at, now)):
             return known
         if not self._dry_run:
             await self._context.manifest.move(self._account.name, known.job.id, JobState.SEEN, at=now, attempts=0)
@@ -285,15 +285,13 @@ class _AccountRun:
         manifest, account, job = self._context.manifest, self._account.name, known.job.id
         try:
             held = await self._context.peers.hold(manifest, account, job)
-            # As it is now that it is ours: a host that held it before may have finished it.
+            # Read again now that this host holds the job: its earlier holder may have finished it.
             current = await manifest.job(account, job)
             if current is not None and current.state in OPEN:
                 context = replace(self._context, manifest=held.manifest, number=held.number)
                 await self._mirror_in(context, current, request)
         except Fenced:
-            log.warning(
-                "another host has taken the job up; what was done here is not recorded", account=account, job=job
-            )
+            log.warning("another host took over the job; this host records nothing for it", account=account, job=job)
 
     async def _mirror_in(self, context: SyncContext, known: KnownJob, request: KnownRequest) -> None:
         mirror = JobMirror(context, self._account, self._knowledge)
@@ -308,19 +306,19 @@ class _AccountRun:
             if error.scope.stops_account:
                 raise
             await self._fail(context, known, error)
-        except Exception as error:  # whatever it is, the other jobs can be mirrored
-            log.exception("a bug in dcsync met one job; the others go on", account=self._account.name, job=known.job.id)
-            # Only its kind: the text of a stranger's exception may hold anything.
-            await self._fail(
-                context, known, JobBug(f"an unexpected {type(error).__name__}; the log has where it came up")
+        except Exception as error:  # a bug in one job must not stop the others
+            log.exception(
+                "a bug in dcsync stopped a job; the run continues", account=self._account.name, job=known.job.id
             )
+            # Only the class: the text of a foreign exception may contain a secret.
+            await self._fail(context, known, JobBug(f"unexpected {type(error).__name__}; the log has the traceback"))
         finally:
             self._context.observer.job_done(known.job.id)
 
     async def _fail(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
-        """Put a job that failed into the outcome, and into the manifest unless nothing is to be written."""
+        """Add a failed job to the outcome and, except in a dry run, to the manifest."""
         if not self._dry_run:
-            await self._note_failure(context, known, error)
+            await self._record_failure(context, known, error)
             return
         self._outcome.failed.append(
             Failed(
@@ -333,17 +331,17 @@ class _AccountRun:
             )
         )
 
-    async def _note_failure(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
-        """Decide what becomes of a job that failed, and record it with the time of the next try."""
+    async def _record_failure(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
+        """Decide the state of a failed job, and record it with the time of the next attempt."""
         now = self._context.clock.now()
-        # Only failures of one kind in a row count: a bad network does not bring a job nearer to quarantine.
+        # Only failures with the same code in a row count: network errors do not bring a job nearer to quarantine.
         attempts = known.attempts + 1 if known.reason_code == error.code else 1
         state, next_try = (
             JobState.FAILED,
             now + next_try_after(attempts, asked_s=error.retry_after_s, draw=self._context.draw()),
         )
         if isinstance(error, ExtractMissing):
-            state = _without_listing(known.job, now)
+            state = _state_without_listing(known.job, now)
         elif error.poison and attempts >= POISON_ATTEMPTS:
             state = JobState.QUARANTINED
         due = next_try if state is JobState.FAILED else None
@@ -380,7 +378,7 @@ class _AccountRun:
             next_try_at=due,
         )
 
-    async def _remember(self, started_at: datetime, before: AccountFacts, *, is_done: bool) -> None:
+    async def _record_result(self, started_at: datetime, before: AccountFacts, *, is_done: bool) -> None:
         outcome, now = self._outcome, self._context.clock.now()
         error = outcome.error
         succeeded = is_done and error is None and not outcome.failed and not outcome.due_later
@@ -407,7 +405,7 @@ class _AccountRun:
             )
 
 
-def _without_listing(job: Job, now: datetime) -> JobState:
+def _state_without_listing(job: Job, now: datetime) -> JobState:
     if has_expired(job.completed_at, now):
         return JobState.EXPIRED
     if job.completed_at is not None and now - job.completed_at > LISTING_PATIENCE:

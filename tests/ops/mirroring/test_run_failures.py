@@ -248,7 +248,7 @@ async def test_a_bug_that_one_job_meets_is_quarantined_after_three_runs_and_the_
         JobState.QUARANTINED,
     ]
     assert {outcome.exit_status for outcome in outcomes} == {ExitStatus.BUG}
-    assert outcomes[0].failed[0].message == "an unexpected RuntimeError; the log has where it came up"
+    assert outcomes[0].failed[0].message == "unexpected RuntimeError; the log has the traceback"
     assert mirror.snapshots() == [mirror.snapshot_of(good)]
     assert len(mirror.sandbox.calls) - calls_before == 1
     assert (last.failed, last.given_up) == ([], 1)

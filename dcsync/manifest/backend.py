@@ -1,4 +1,4 @@
-"""What a manifest stands on: a database that lends connections to read and to write with."""
+"""The port for the database of a manifest, which lends connections to read and to write with."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 class Guard(Protocol):
-    """Decides within a transaction whether it may write."""
+    """Decides in a transaction whether this host may write."""
 
     async def check(self, connection: AsyncConnection) -> None:
-        """Raise `Fenced` when somebody else has taken up what is written of."""
+        """Raise `Fenced` if another host has taken over the job."""
 
 
 class Backend(Protocol):
-    """Turns the database's errors into ours. A write is one transaction, and there is one writer at a time."""
+    """Turns errors of the database into ours. A write is one transaction, and there is one writer at a time."""
 
     @property
     def is_shared(self) -> bool:
-        """Whether other hosts write to it as well."""
+        """Whether other hosts write to it too."""
 
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Lend a connection to read with; all that is read on it is of one moment."""
+        """Lend a connection to read with. All reads on it see the same moment."""
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Lend a connection for one transaction, which is durable after the block and undone by an error in it."""
+        """Lend a connection for one transaction. It is durable after the block, and an error in the block undoes it."""

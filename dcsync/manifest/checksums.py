@@ -1,8 +1,8 @@
-"""Digests over the rows: SQLite's own checks see a broken structure, not a byte that changed within a value.
+"""Digests over the rows. SQLite's own checks find a broken structure, but not a changed byte in a value.
 
-Each job's digest covers its row and its files', each request's its row; `meta.seal` covers the schema, its version and
-the instance's id. They are written in the transaction that changes what they cover. Rows of the other tables hold
-nothing that the tree could give back; they only have to be readable.
+The digest of a job covers its row and the rows of its files. The digest of a request covers its row. `meta.seal` covers
+the schema, its version and the instance ID. Each digest is written in the transaction that changes its rows. The mirror
+cannot restore the rows of other tables, so these only have to be readable.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta, metadata
 from dcsync.manifest.schema import request as request_table
 
-#: What it covers and how can never change under this key, lest a manifest of a newer dcsync look damaged to this one.
-#: A version that seals otherwise takes another key and removes this one.
+#: The digest under this key can never cover anything else. Otherwise a manifest of a newer dcsync would look damaged to
+#: this one. A version with another digest must use another key and remove this one.
 _SEAL = "seal"
 _SEALED = frozenset({"job", "file", "request"})
 _ROWS_AT_ONCE = 2000
@@ -36,7 +36,7 @@ def _columns(table: sa.Table) -> str:
     return ", ".join(f'"{column.name}"' for column in table.columns if column.name != "digest")
 
 
-# Joined by the database itself, since there may be a million of them. No float is among them: its text is no constant.
+# The database joins the columns, because there may be a million rows. No column is a float, whose text may vary.
 _FILE_TEXT = " || '|' || ".join(f"coalesce(CAST(\"{column.name}\" AS TEXT), '~')" for column in file_table.columns)
 _JOB = f"SELECT account, id, digest, {_columns(job_table)} FROM job"  # noqa: S608 - names of our own columns
 _FILES = f"SELECT account, job, {_FILE_TEXT} FROM file"  # noqa: S608 - the same
@@ -44,7 +44,7 @@ _REQUEST = f"SELECT digest, {_columns(request_table)} FROM request"  # noqa: S60
 
 
 async def seal_job(connection: AsyncConnection, account: AccountName, job: JobId) -> None:
-    """Write the digest of a job that was changed, or whose files were."""
+    """Write the digest of a job after its row or its files changed."""
     values = {"account": account, "job": job}
     row = (await connection.execute(sa.text(f"{_JOB} WHERE account = :account AND id = :job"), values)).one()
     files = await connection.execute(
@@ -57,7 +57,7 @@ async def seal_job(connection: AsyncConnection, account: AccountName, job: JobId
 
 
 async def seal_request(connection: AsyncConnection, account: AccountName, request: RequestId) -> None:
-    """Write the digest of a request that was changed."""
+    """Write the digest of a request after its row changed."""
     values = {"account": account, "id": request}
     row = (await connection.execute(sa.text(f"{_REQUEST} WHERE account = :account AND id = :id"), values)).one()
     await connection.execute(
@@ -68,14 +68,14 @@ async def seal_request(connection: AsyncConnection, account: AccountName, reques
 
 
 async def seal_meta(connection: AsyncConnection) -> None:
-    """Write the digest of schema, version and instance, after any of them was changed."""
+    """Write the digest of schema, version and instance after any of them changed."""
     digest = await connection.run_sync(_meta_digest)
     await connection.execute(sa.delete(meta).where(meta.c.key == _SEAL))
     await connection.execute(sa.insert(meta).values(key=_SEAL, value=digest))
 
 
 async def seal_all(connection: AsyncConnection) -> None:
-    """Seal every row and the schema: after a migration, which may have changed all of them."""
+    """Seal every row and the schema. A migration may have changed all of them."""
     jobs = await connection.execute(sa.select(job_table.c.account, job_table.c.id))
     for account, job in jobs.all():
         await seal_job(connection, account, job)
@@ -86,23 +86,23 @@ async def seal_all(connection: AsyncConnection) -> None:
 
 
 def broken_meta(connection: sa.Connection) -> str | None:
-    """Say what is wrong with schema, version or instance; None for nothing, or when there is no seal yet.
+    """Return the damage of schema, version or instance. None if there is none, or no seal yet.
 
-    Asked first: a version that changed by one bit would look like that of a newer dcsync.
+    Call this first: a version with one changed bit would look like that of a newer dcsync.
     """
     if connection.scalar(sa.text(_has_meta(connection))) is None:
         return None
     sealed = connection.scalar(sa.text("SELECT value FROM meta WHERE key = 'seal'"))
     if sealed is None or sealed == _meta_digest(connection):
         return None
-    return "the schema, its version or the instance's id is not what was written"
+    return "the schema, its version or the instance ID does not match its checksum"
 
 
 def broken_row(connection: sa.Connection) -> str | None:
-    """Say which row is not what was written, or cannot be read; None for nothing."""
+    """Return the damage of the rows. None if there is none."""
     for row in connection.execute(sa.text(_REQUEST)):
         if row[0] is not None and row[0] != _digest(tuple(row)[1:]):
-            return "a row of request is not what was written"
+            return "a row of request does not match its checksum"
     return _broken_job(connection) or _broken_header(connection) or _unreadable_row(connection)
 
 
@@ -117,24 +117,24 @@ def _broken_job(connection: sa.Connection) -> str | None:
             texts = [row[2] for row in found[1]]
             found = next(files, None)
         if job[2] is not None and job[2] != _digest(tuple(job)[3:], texts):
-            return "a row of job or of its files is not what was written"
-    return None if found is None else "there are files of a job that is not there"
+            return "a row of job or of its files does not match its checksum"
+    return None if found is None else "there are files of a job that does not exist"
 
 
 def _broken_header(connection: sa.Connection) -> str | None:
-    """Headers are kept under their own digest."""
+    """Check headers: the key of a header is its digest."""
     for digest, header, is_cut in connection.execute(sa.select(header_table)).all():
         try:
             facts = TableFacts(header=tuple(json.loads(header)), rows=None, is_cut=is_cut)
         except (ValueError, TypeError):
             return "a row of header cannot be read"
         if header_digest(facts) != digest:
-            return "a row of header is not what was written"
+            return "a row of header does not match its checksum"
     return None
 
 
 def _unreadable_row(connection: sa.Connection) -> str | None:
-    """Read every row of the tables without digests as the code does."""
+    """Read every row of the tables without digests, with the types of the code."""
     for table in metadata.sorted_tables:
         if table.name not in _SEALED:
             try:
@@ -157,7 +157,7 @@ def _is_postgres(connection: sa.Connection | AsyncConnection) -> bool:
 
 
 def _order(connection: sa.Connection | AsyncConnection, *columns: str) -> str:
-    """Return the order by the characters of these columns; PostgreSQL would take that of a language."""
+    """Return a byte-wise ORDER BY for these columns. PostgreSQL would use a locale's collation."""
     collation = ' COLLATE "C"' if _is_postgres(connection) else ""
     return "ORDER BY " + ", ".join(f"{column}{collation}" for column in columns)
 
@@ -169,7 +169,7 @@ def _has_meta(connection: sa.Connection) -> str:
 
 
 def _schema(connection: sa.Connection) -> str:
-    """Return the query for what the schema is. In PostgreSQL: our tables' columns, and not the queue's."""
+    """Return the query for the schema. In PostgreSQL, the columns of our tables without those of the queue."""
     if _is_postgres(connection):
         names = ", ".join(f"'{name}'" for name in sorted(metadata.tables))
         return (
@@ -181,7 +181,7 @@ def _schema(connection: sa.Connection) -> str:
 
 
 def _digest(row: Sequence[Any], texts: Iterator[str] | Sequence[str] = ()) -> str:
-    # The one database has numbers for what is true, the other has not.
+    # SQLite returns numbers for booleans, PostgreSQL does not.
     values = tuple(int(value) if isinstance(value, bool) else value for value in row)
     digest = hashlib.sha256(repr(values).encode("utf-8", "surrogatepass"))
     for text in texts:

@@ -1,4 +1,4 @@
-"""A whole manifest from one database into another: from a file to PostgreSQL, and back."""
+"""Copy a whole manifest from one database to another: from a file to PostgreSQL, and back."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.sql import SqlManifest, open_manifest
 
 _ROWS_AT_ONCE = 500
-#: Of `meta`: what each database has for itself.
+#: The keys of `meta` that each database has for itself.
 _OWN = frozenset({"seal", "queue", "instance"})
 _TABLES = tuple(table for table in metadata.sorted_tables if table.name not in OF_HOSTS)
 
 
 async def copy_rows(source: SqlManifest, target: SqlManifest, *, instance: str) -> int:
-    """Replace what `target` holds by what `source` does, under another instance id, in one transaction.
+    """Replace the content of `target` by that of `source`, with another instance ID, in one transaction.
 
-    Returns the number of jobs. Every row of the source is compared with its digest first, and the digests with those of
-    the copy at the end. Raises `ManifestCorrupt`, having changed nothing, for a damaged source.
+    Returns the number of jobs. Every row of the source is compared with its digest before the copy, and the digests of
+    both are compared after it. Raises `ManifestCorrupt`, having changed nothing, if the source is damaged.
     """
     async with source.reading() as reading, target.writing() as writing:
         damage = await reading.run_sync(seal.broken_row)
         if damage is not None:
-            message = f"the manifest that is to be copied is damaged: {damage}"
+            message = f"the manifest to copy is damaged: {damage}"
             raise ManifestCorrupt(message)
         await _clear(writing)
         for table in _TABLES:
@@ -39,13 +39,13 @@ async def copy_rows(source: SqlManifest, target: SqlManifest, *, instance: str) 
         await seal.seal_all(writing)
         before, after = await _digests(reading), await _digests(writing)
         if before != after:
-            message = "the copy of the manifest is not what was copied; nothing was changed"
-            raise ManifestError(message, hint="report this, please")
+            message = "the copy of the manifest differs from the original; nothing was changed"
+            raise ManifestError(message, hint="this is a bug in dcsync: please report it")
         return len(after)
 
 
 async def move_out(manifest: SqlManifest, file: Path) -> None:
-    """Copy a manifest into a new file, and leave it without rows: to be made anew from the tree."""
+    """Copy a manifest to a new file, and remove its rows so that it can be rebuilt from the mirror."""
     instance = await manifest.instance() or ""
     async with open_manifest(file) as copy:
         await copy_rows(manifest, copy, instance=instance)
@@ -68,7 +68,7 @@ async def _copy_table(reading: AsyncConnection, writing: AsyncConnection, table:
         async for rows in result.mappings().partitions():
             await writing.execute(sa.insert(table), [dict(row) for row in rows])
     if writing.dialect.name == "postgresql" and table.autoincrement_column is not None:
-        # The next row's own number comes after those that were copied.
+        # The sequence continues after the copied rows.
         column = table.autoincrement_column
         newest = sa.select(sa.func.coalesce(sa.func.max(column), 0) + 1).scalar_subquery()
         sequence = sa.func.pg_get_serial_sequence(table.name, column.name)

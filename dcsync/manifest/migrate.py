@@ -1,4 +1,4 @@
-"""From the schema that a manifest has to the newest one, in one transaction, on SQLite as on PostgreSQL."""
+"""Migrate a manifest to the newest schema, in one transaction, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dcsync.errors import ManifestNewer
 from dcsync.manifest import checksums as seal
 from dcsync.manifest import schema
 
-#: The revisions this version knows, oldest first. A manifest at another one was written by a newer dcsync.
+#: The revisions that this version knows, oldest first. Any other revision was written by a newer dcsync.
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 
 
 async def revision(connection: AsyncConnection) -> str | None:
-    """Return the revision that a manifest is at; None for an empty database."""
+    """Return the revision of a manifest. None for an empty database."""
     if not await has_table(connection, "alembic_version"):
         return None
     found: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
@@ -24,7 +24,7 @@ async def revision(connection: AsyncConnection) -> str | None:
 
 
 async def has_table(connection: AsyncConnection, name: str) -> bool:
-    """Say whether a table is there."""
+    """Say whether a table exists."""
     query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
     if connection.dialect.name == "postgresql":
         query = "SELECT 1 WHERE to_regclass(:name) IS NOT NULL"
@@ -32,19 +32,19 @@ async def has_table(connection: AsyncConnection, name: str) -> bool:
 
 
 async def refuse_newer(connection: AsyncConnection, shown: str) -> str | None:
-    """Return the revision, or raise `ManifestNewer` when this version does not know it."""
+    """Return the revision. Raise `ManifestNewer` if this version does not know it."""
     found = await revision(connection)
     if found is not None and found not in REVISIONS:
-        message = f"{shown} has the schema {found}, this dcsync knows up to {REVISIONS[-1]}"
+        message = f"{shown} has schema {found}; this dcsync supports schemas up to {REVISIONS[-1]}"
         raise ManifestNewer(message)
     return found
 
 
 async def migrate(connection: AsyncConnection) -> bool:
-    """Bring a manifest up to date within the connection's transaction, and seal it; return whether it was behind."""
+    """Migrate and seal a manifest in the connection's transaction. Return whether it was out of date."""
     if await revision(connection) == REVISIONS[-1]:
         return False
-    # Imported only when there is something to migrate: 60 ms.
+    # Only imported if there is something to migrate, because the import takes 60 ms.
     from alembic import command
     from alembic.config import Config
 

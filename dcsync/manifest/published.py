@@ -1,4 +1,4 @@
-"""What the manifest knows of published snapshots, for those who look back: diff, the report, the warnings."""
+"""Read published snapshots for diff, the report and the table warnings."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class PublishedRow:
 
 
 class History:
-    """Reads only. Snapshots are ordered by the time their jobs completed, those without one first."""
+    """Reads only. Snapshots are sorted by the completion time of their jobs. Those without a time come first."""
 
     def __init__(self, read: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
         self._read = read
 
     async def snapshots(self, account: AccountName) -> Sequence[PastSnapshot]:
-        """Return every snapshot of an account, oldest first, pruned ones among them."""
+        """Return every snapshot of an account, oldest first, including pruned ones."""
         columns = job_table.c
         query = (
             sa.select(job_table)
@@ -104,7 +104,7 @@ class History:
     async def tables_before(
         self, account: AccountName, request: RequestId, completed_at: datetime | None, *, limit: int
     ) -> Sequence[Mapping[str, TableFacts | None]]:
-        """Return the tables, by original name, of the snapshots of a request before that time, newest first."""
+        """Return the tables of the request's snapshots before that time, newest first, by original name."""
         columns = job_table.c
         query = (
             sa.select(columns.id)
@@ -128,7 +128,7 @@ class History:
     async def row_counts(
         self, account: AccountName, jobs: Collection[JobId], tables: Collection[str]
     ) -> Mapping[str, Mapping[JobId, int]]:
-        """Return the rows of tables, by their original name, in each of these snapshots where they are known."""
+        """Return the known row counts of tables in these snapshots, by original name."""
         columns = file_table.c
         found: defaultdict[str, dict[JobId, int]] = defaultdict(dict)
         async with self._read() as connection:
@@ -145,9 +145,9 @@ class History:
         return found
 
     async def headers(self, account: AccountName) -> Mapping[tuple[RequestId, str], Sequence[tuple[str, ...] | None]]:
-        """Return every header that a table had in the published snapshots of a request, by its name on disk.
+        """Return every header of each table in the published snapshots of a request, by its name on disk.
 
-        None among them stands for snapshots in which nobody looked, and for headers that are cut.
+        None stands for snapshots without a recorded header and for truncated headers.
         """
         query = (
             sa.select(job_table.c.request, file_table.c.name, file_table.c.header)
@@ -213,29 +213,29 @@ class History:
 async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:
     """Return the files of a snapshot, by their name on disk."""
     rows = await connection.execute(file_rows().where(file_table.c.account == account, file_table.c.job == job))
-    # Sorted here: a database may have another order than that of characters.
+    # Sorted in Python, because the collation of a database may differ from the order of characters.
     return tuple(sorted((stored_file(row) for row in rows), key=lambda stored: stored.name))
 
 
 def file_rows() -> sa.Select[Any]:
-    """Return the query for rows that `stored_file` takes."""
+    """Return the query for rows of `stored_file`."""
     return sa.select(file_table, header_table.c.names, header_table.c.is_cut).select_from(
         file_table.join(header_table, header_table.c.digest == file_table.c.header, isouter=True)
     )
 
 
 async def record_headers(connection: AsyncConnection, files: Sequence[StoredFile]) -> None:
-    """Put the headers of these files where they are kept once; most are there."""
+    """Add the headers of these files to the table that keeps each header once. Most exist already."""
     headers = {header_digest(stored.table): stored.table for stored in files if stored.table is not None}
     rows = [
         {"digest": digest, "names": json.dumps(facts.header), "is_cut": facts.is_cut}
         for digest, facts in headers.items()
     ]
     if rows:
-        # Each database has a statement of its own for this; a look before would race with another host's publish.
+        # Each database has its own statement for this. A query before the insert would race with other hosts.
         statement: sa.Insert = sqlite.insert(header_table).on_conflict_do_nothing()
         if connection.dialect.name == "postgresql":
-            # Imported only for those who have several hosts: 30 ms.
+            # Only imported if several hosts share the manifest, because the import takes 30 ms.
             from sqlalchemy.dialects import postgresql
 
             statement = postgresql.insert(header_table).on_conflict_do_nothing()
@@ -243,12 +243,12 @@ async def record_headers(connection: AsyncConnection, files: Sequence[StoredFile
 
 
 def header_digest(facts: TableFacts) -> str:
-    """Return what a header is known by."""
+    """Return the key of a header."""
     return hashlib.sha256(json.dumps([facts.is_cut, *facts.header]).encode()).hexdigest()[:32]
 
 
 async def _totals(connection: AsyncConnection, account: AccountName, jobs: Sequence[str]) -> Mapping[str, Summary]:
-    """Add up the files of snapshots that were published before summaries were kept."""
+    """Return the totals of snapshots that were published before the manifest had summaries."""
     if not jobs:
         return {}
     columns, wanted = file_table.c, set(jobs)
@@ -265,7 +265,7 @@ async def _totals(connection: AsyncConnection, account: AccountName, jobs: Seque
 
 
 def stored_file(row: sa.Row[Any]) -> StoredFile:
-    """Return a file as its row, and that of its header, have it."""
+    """Return the file of a row that is joined with its header."""
     table = None
     if row.names is not None:
         table = TableFacts(header=tuple(json.loads(row.names)), rows=row.rows, is_cut=row.is_cut)

@@ -1,4 +1,4 @@
-"""Rows of the manifest to values and back."""
+"""Convert rows of the manifest to values and back."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dcsync.manifest.schema import request as request_table
 #: SQLite's limit on bound parameters is 32,766; a file row has 16.
 ROWS_AT_ONCE = 1000
 
-#: What is read of a job, in the order in which `known_job` takes it, and of a request. Not every column there is: a
-#: command that only reads may meet a manifest of an older version, which has no digests yet.
+#: The columns of a job, in the order of `known_job`, and those of a request. Digests are left out: a command that only
+#: reads may open a manifest of an older version, which has none.
 JOB_COLUMNS = (
     job_table.c.id,
     job_table.c.document,
@@ -45,7 +45,7 @@ def is_job(account: AccountName, job: JobId) -> sa.ColumnElement[bool]:
 
 
 def known_job(row: Sequence[Any]) -> KnownJob:
-    """Return what a row of `JOB_COLUMNS` says. By position: there are thousands of them."""
+    """Return the job of a row of `JOB_COLUMNS`. Columns are read by position, because there are thousands of rows."""
     _, document, state, attempts, next_try_at, reason_code, reason, folder, first_seen_at, published_at = row
     return KnownJob(
         job=described_job(document),
@@ -62,25 +62,25 @@ def known_job(row: Sequence[Any]) -> KnownJob:
 
 @lru_cache(maxsize=4096)
 def described_job(document: str) -> Job:
-    """Return the job that the API described. A run looks at all jobs several times, and what it sees seldom changes."""
+    """Return the job that the API described. Cached, because a run reads all jobs several times."""
     return wire.parse_job(wire.decode_json(document.encode()))
 
 
 def known_request(row: sa.Row[Any]) -> KnownRequest:
-    """Return what a row of `request` says."""
+    """Return the data request of a row of `request`."""
     return KnownRequest(
         id=RequestId(row.id),
         description=row.description,
         slug=row.slug,
         is_delta=row.is_delta,
-        # One that was adopted from the tree has a description and no document.
+        # A request that was adopted from the mirror has a description and no document.
         is_described=row.document is not None or bool(row.description),
         first_seen_at=row.first_seen_at,
     )
 
 
 def snapshot_row(record: Record, *, sidecar_sha256: str | None) -> dict[str, object]:
-    """Return every column of `job` for a snapshot, but its keys and its digest: a new column is written here only."""
+    """Return every column of `job` for a snapshot, without keys and digest. Add a new column only here."""
     is_pruned, transfer = record.pruned_at is not None, record.transfer
     return {
         "request": record.request.id,
@@ -106,7 +106,7 @@ def snapshot_row(record: Record, *, sidecar_sha256: str | None) -> dict[str, obj
 
 
 def snapshot_record(row: sa.Row[Any], request: KnownRequest) -> Record:
-    """Return the record that a row of `job` holds; the row must be of a snapshot, published or pruned."""
+    """Return the record of a row of `job`. The row must be a snapshot, published or pruned."""
     return Record(
         job=described_job(row.document),
         request=request,
@@ -132,7 +132,7 @@ def file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str, 
         "job": job,
         "name": stored.name,
         "key": names.clash_key(stored.name),
-        # JSON's escapes: a lone surrogate in a server's name has no UTF-8.
+        # As JSON with escapes, because a lone surrogate in a name from Autodesk has no UTF-8.
         "original": json.dumps(stored.original),
         "size": stored.size,
         "crc32": stored.crc32,

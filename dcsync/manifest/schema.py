@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy Core has them. What makes and changes them are the numbered migrations."""
+"""The tables for SQLAlchemy Core. The numbered migrations create and change them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Moment(TypeDecorator[datetime]):
-    """An aware time as microseconds since 1970: SQLite would give back naive times, PostgreSQL aware ones."""
+    """An aware time as microseconds since 1970. SQLite would return naive times, PostgreSQL aware ones."""
 
     impl = BigInteger
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002 - its signature
-        """Store microseconds; integer arithmetic, since a float loses the last ones."""
+        """Store microseconds. A float would lose the last digits."""
         return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - its signature
-        """Give back an aware time in UTC."""
+        """Return an aware time in UTC."""
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
@@ -96,7 +96,7 @@ job = Table(
     Column("fetched_bytes", BigInteger),
     Column("linked_bytes", BigInteger),
     Column("seconds", Float),
-    Column("summary", Text),  # JSON, see dcsync.core.summary; it stays when the files are pruned
+    Column("summary", Text),  # JSON of dcsync.core.summary, kept when the files are pruned
     Column("sidecar_sha256", String),
     Column("digest", String),  # over the row and its files, see dcsync.manifest.checksums
     Index("job_by_state", "account", "state"),
@@ -119,15 +119,15 @@ file = Table(
     Column("how", String, nullable=False),
     Column("packed", BigInteger),
     Column("mtime_ns", BigInteger),
-    Column("inode", String),  # as text: an inode number may need all 64 bits, which BigInteger has with a sign
+    Column("inode", String),  # as text: an inode number may use all 64 bits, and BigInteger has a sign
     Column("rows", BigInteger),
     Column("header", String),
     ForeignKeyConstraint(["account", "job"], ["job.account", "job.id"], ondelete="CASCADE"),
-    # FAULTS rule N: two names that some file system takes for one never stand in one snapshot.
+    # docs/design.md, Names (N): a snapshot never has two names that some file system treats as equal.
     UniqueConstraint("account", "job", "key", name="file_key"),
 )
 
-#: Each header once: a table has the same one for years, and 260 of them a day would outgrow all else.
+#: Each header once. A table has the same header for years, and 260 headers a day would outgrow all other data.
 header = Table(
     "header",
     metadata,
@@ -152,7 +152,7 @@ run = Table(
     Index("run_by_account", "account", "started_at"),
 )
 
-#: Alerts that stand, and when they were last notified. The table has the name that 0.1 gave it.
+#: Standing alerts, and when they were last notified. The table has the name that 0.1 gave it.
 alert = Table(
     "attention",
     metadata,
@@ -186,7 +186,7 @@ hook_run = Table(
     Index("hook_run_by_job", "account", "job"),
 )
 
-#: The number under which a job may be written of, see `dcsync.manifest.claims`.
+#: The fencing number that may write a job, see `dcsync.manifest.claims`.
 claim = Table(
     "claim",
     metadata,
@@ -195,7 +195,7 @@ claim = Table(
     Column("number", BigInteger, nullable=False),
 )
 
-#: The daemons on a shared manifest, one row for each start. `state` is the id of the state folder.
+#: The daemons of a shared manifest, one row for each start. `state` is the ID of the state folder.
 host = Table(
     "host",
     metadata,
@@ -218,7 +218,7 @@ host_worker = Table(
     Column("host", Integer, nullable=False),
 )
 
-#: The calls of the last minute of a client id, in microseconds of the database's clock, as JSON: see `dcsync.api`.
+#: The calls of the last minute for each client ID: JSON, in microseconds of the database's clock (see `dcsync.api`).
 quota = Table(
     "quota",
     metadata,
@@ -227,10 +227,10 @@ quota = Table(
     Column("calls", Text, nullable=False),
 )
 
-#: The row of this is locked while a refresh token is spent: see `dcsync.auth`.
+#: Its row is locked while a refresh token is used (see `dcsync.auth`).
 token_chain = Table("token_chain", metadata, Column("client", String, primary_key=True))
 
-#: What the files of a token store hold, by their part of the name.
+#: The content of a token store's files, by the variable part of the file name.
 token_slot = Table(
     "token_slot",
     metadata,
@@ -239,5 +239,5 @@ token_slot = Table(
     Column("body", Text, nullable=False),
 )
 
-#: What belongs to the hosts at work, and not to the mirror: it is not copied from one manifest to another.
+#: Tables of the running hosts, not of the mirror. They are not copied from one manifest to another.
 OF_HOSTS = frozenset({"claim", "host", "host_worker", "quota", "token_chain", "token_slot"})

@@ -1,4 +1,4 @@
-"""What pruning, verifying and rebuilding ask of the manifest."""
+"""Rows of snapshots for publishing, pruning, verifying and rebuilding."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.sql import SqlManifest
 from dcsync.manifest.writer import add_request, write_snapshot
 
-#: SQLite takes this many values in one `IN`, and some to spare.
+#: Well below the number of values that SQLite accepts in one `IN`.
 _VALUES_AT_ONCE = 500
 
 
 class SnapshotRows:
-    """Whole rows: read to be kept in the tree, written back from it; and the files of snapshots by their content."""
+    """Reads whole rows of snapshots, writes them back, and finds files of snapshots by their content."""
 
     def __init__(self, manifest: SqlManifest) -> None:
         self._manifest = manifest
 
     async def record(self, account: AccountName, job: JobId) -> Record | None:
-        """Return the row of a job that is or was published, with its request's; None when there is none."""
+        """Return the record of a job that is or was published. None for any other job."""
         async with self._manifest.reading() as connection:
             row = (await connection.execute(sa.select(job_table).where(is_job(account, job)))).one_or_none()
             if row is None or row.published_at is None:
@@ -49,7 +49,7 @@ class SnapshotRows:
         return snapshot_record(row, known_request(request))
 
     async def origin(self, account: AccountName, job: JobId) -> tuple[datetime, KnownRequest] | None:
-        """Return when a job was first seen, and its request."""
+        """Return the time when a job was first seen, and its data request."""
         async with self._manifest.reading() as connection:
             seen = (
                 await connection.execute(
@@ -73,8 +73,8 @@ class SnapshotRows:
     ) -> None:
         """Write the rows of a snapshot back as they were: published with its files, or pruned without.
 
-        What is there already of its job is replaced, a request that is there stays as it is. `instead_of` is the name
-        that the same snapshot had while its ids were not known.
+        Existing rows of the job are replaced. An existing request does not change. `instead_of` is the short job ID of
+        the same snapshot from a rebuild that did not know the full ID.
         """
         async with self._manifest.writing() as connection:
             at = record.request.first_seen_at or record.first_seen_at
@@ -84,7 +84,7 @@ class SnapshotRows:
             await write_snapshot(connection, account, record, files, sidecar_sha256=sidecar_sha256)
 
     async def snapshot(self, account: AccountName, job: JobId) -> tuple[Snapshot, str | None] | None:
-        """Return a published snapshot and its sidecar's hash, if known; None when it is not published (any more)."""
+        """Return a published snapshot and the hash of its sidecar, if known. None if the job is not published."""
         async with self._manifest.reading() as connection:
             row = (
                 await connection.execute(
@@ -105,7 +105,7 @@ class SnapshotRows:
     async def copies(
         self, account: AccountName, contents: Collection[str]
     ) -> Mapping[str, Sequence[tuple[JobId, StoredFile]]]:
-        """Return by SHA-256 every file of a published snapshot with that content, and its job."""
+        """Return, for each SHA-256, every file of a published snapshot with that content, and its job."""
         found: dict[str, list[tuple[JobId, StoredFile]]] = {sha256: [] for sha256 in contents}
         wanted = sorted(found)
         async with self._manifest.reading() as connection:
@@ -121,7 +121,7 @@ class SnapshotRows:
         return found
 
     async def note_replaced(self, account: AccountName, job: JobId, name: str, *, mtime_ns: int, inode: int) -> None:
-        """Record that a file of a snapshot is another one on the disk now, with the same content."""
+        """Record that a file of a snapshot was replaced on the disk by a file with the same content."""
         async with self._manifest.writing() as connection:
             await connection.execute(
                 sa.update(file_table)
@@ -132,7 +132,7 @@ class SnapshotRows:
 
 
 async def _forget(connection: AsyncConnection, account: AccountName, job: JobId) -> None:
-    """Remove a job, and its request when no other job is of it."""
+    """Remove a job, and its data request if it has no other job."""
     request = await connection.scalar(sa.select(job_table.c.request).where(is_job(account, job)))
     await connection.execute(sa.delete(job_table).where(is_job(account, job)))
     others = sa.select(job_table.c.id).where(job_table.c.account == account, job_table.c.request == request).limit(1)

@@ -1,4 +1,4 @@
-"""The manifest on SQLAlchemy Core: one code path, every write one transaction, durable when the method returns."""
+"""The manifest on SQLAlchemy Core. Every write is one transaction, which is durable when the method returns."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from dcsync.manifest.writer import add_account, state_before, write_job, write_r
 async def open_manifest(
     place: Path | Database, *, read_only: bool = False, label: str = ""
 ) -> AsyncIterator[SqlManifest]:
-    """Open the manifest in a file or a database, bringing it up to date first; closing it is what leaving does.
+    """Open the manifest in a file or a database and migrate it. It is closed when the block ends.
 
-    With `read_only` nothing is changed or migrated. `label` is what PostgreSQL shows of our connections. Raises
+    With `read_only` nothing is changed or migrated. PostgreSQL shows `label` for our connections. Raises
     `ManifestNewer`, `ManifestCorrupt`, `ManifestError`.
     """
     if isinstance(place, Path):
         async with sqlite_backend(place, read_only=read_only) as file:
             yield SqlManifest(file)
         return
-    # Imported for those who have several hosts.
+    # Only imported if several hosts share the manifest.
     from dcsync.manifest.postgres import postgres_backend
 
     async with postgres_backend(place, read_only=read_only, label=label) as backend:
@@ -73,7 +73,7 @@ class Sums:
 class SqlManifest:
     """The database of known jobs, files and runs.
 
-    Safe for concurrent use from one event loop. Cancelling rolls a write back whole.
+    Safe for concurrent use from one event loop. Cancelling a write rolls all of it back.
     """
 
     def __init__(self, backend: Backend, *, guard: Guard | None = None) -> None:
@@ -82,7 +82,7 @@ class SqlManifest:
 
     @property
     def is_shared(self) -> bool:
-        """Whether other hosts write to it as well."""
+        """Whether other hosts write to it too."""
         return self.backend.is_shared
 
     def guarded(self, guard: Guard) -> SqlManifest:
@@ -90,23 +90,23 @@ class SqlManifest:
         return SqlManifest(self.backend, guard=guard)
 
     async def check_guard(self) -> None:
-        """Raise `Fenced` when a write would; without a guard do nothing."""
+        """Raise `Fenced` if a write would raise it. Without a guard, do nothing."""
         if self._guard is not None:
             async with self.reading() as connection:
                 await self._guard.check(connection)
 
     @property
     def history(self) -> History:
-        """What was published, for those who look back."""
+        """The published snapshots, to read."""
         return History(self.reading)
 
     async def is_current(self) -> bool:
-        """Say whether it has the newest schema: opened to be read, it may be an older one."""
+        """Say whether the schema is the newest. A manifest that is open for reading may have an older schema."""
         async with self.reading() as connection:
             return await revision(connection) == REVISIONS[-1]
 
     async def instance(self) -> str | None:
-        """Return the id of the mirror this manifest belongs to."""
+        """Return the ID of the mirror that this manifest belongs to."""
         async with self.reading() as connection:
             return await connection.scalar(sa.select(meta_table.c.value).where(meta_table.c.key == "instance"))
 
@@ -131,7 +131,7 @@ class SqlManifest:
             return [AccountName(row) for row in sorted(rows)]
 
     async def facts(self, account: AccountName) -> AccountFacts:
-        """Return what is known of an account; empty facts for a new one."""
+        """Return the facts of an account. A new account has empty facts."""
         async with self.reading() as connection:
             row = (
                 await connection.execute(sa.select(account_table).where(account_table.c.name == account))
@@ -143,9 +143,9 @@ class SqlManifest:
         return AccountFacts(**values)
 
     async def learn(self, account: AccountName, facts: AccountFacts, *, before: AccountFacts | None = None) -> None:
-        """Replace what is known of an account; with `before`, only where it differs from that.
+        """Replace the facts of an account. With `before`, replace only the facts that differ from it.
 
-        What another host learnt meanwhile of the rest then stays.
+        Facts that another host learned meanwhile stay.
         """
         values = {name: getattr(facts, name) for name in AccountFacts.__slots__}
         if before is not None:
@@ -162,7 +162,7 @@ class SqlManifest:
     async def jobs(
         self, account: AccountName, *, states: Collection[JobState] | None = None
     ) -> Mapping[JobId, KnownJob]:
-        """Return all jobs of an account, or those in some states: of thousands, few are open."""
+        """Return all jobs of an account, or only those in `states`: of thousands of jobs, few are open."""
         query = sa.select(*JOB_COLUMNS).where(job_table.c.account == account)
         if states is not None:
             query = query.where(job_table.c.state.in_([state.value for state in states]))
@@ -170,7 +170,7 @@ class SqlManifest:
             return {JobId(row[0]): known_job(row) for row in await connection.execute(query)}
 
     async def job(self, account: AccountName, job: JobId) -> KnownJob | None:
-        """Return one job; None for one that is not known."""
+        """Return one job, or None if it is not known."""
         async with self.reading() as connection:
             row = (await connection.execute(sa.select(*JOB_COLUMNS).where(is_job(account, job)))).one_or_none()
             return None if row is None else known_job(row)
@@ -199,7 +199,7 @@ class SqlManifest:
         requests: Sequence[tuple[KnownRequest, DataRequest | None]],
         at: datetime,
     ) -> None:
-        """Store what one complete look at the lists brought, all or nothing: a poll cut short leaves no gap."""
+        """Store the result of one complete poll in one transaction, so that an interrupted poll leaves no gap."""
         async with self.writing() as connection:
             await add_account(connection, account)
             for known, document in requests:
@@ -223,7 +223,7 @@ class SqlManifest:
         reason: str | None = None,
         folder: str | None = None,
     ) -> None:
-        """Put a job into a state; `IllegalTransition` when the table does not lead there. `folder` once set stays."""
+        """Change the state of a job. The folder stays once it is set. Raises `IllegalTransition`."""
         async with self.writing() as connection:
             current = await state_before(connection, account, job, state)
             values: dict[str, object] = {
@@ -241,7 +241,7 @@ class SqlManifest:
                 values["sidecar_sha256"] = None
             await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
             if current is JobState.PUBLISHED and state is not JobState.PUBLISHED:
-                # Its files are not on the disk any more: no later snapshot may link to them.
+                # Its files are no longer on the disk. No later snapshot may link to them.
                 await connection.execute(
                     sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == job)
                 )
@@ -250,9 +250,9 @@ class SqlManifest:
     async def publish(
         self, account: AccountName, record: Record, files: Sequence[StoredFile], *, sidecar_sha256: str | None = None
     ) -> None:
-        """Record a published snapshot with its files. When this returns it is acknowledged, and only then.
+        """Record a published snapshot with its files. The snapshot counts as published when this returns.
 
-        `sidecar_sha256` is that of `_dcsync.json`; None where the snapshot has none that can be trusted.
+        `sidecar_sha256` is the hash of `_dcsync.json`. None if the snapshot has no such file that can be trusted.
         """
         async with self.writing() as connection:
             await state_before(connection, account, record.job.id, JobState.PUBLISHED)
@@ -271,7 +271,7 @@ class SqlManifest:
         linked_bytes: int,
         error_code: str | None,
     ) -> None:
-        """Add a row for a run that did something or failed."""
+        """Add a row for a run that published something or failed."""
         async with self.writing() as connection:
             await connection.execute(
                 sa.insert(run_table).values(
@@ -290,7 +290,7 @@ class SqlManifest:
     async def snapshot_before(
         self, account: AccountName, request: RequestId, completed_at: datetime | None
     ) -> Snapshot | None:
-        """Return the newest published snapshot of a request completed before that time (any, if it is None)."""
+        """Return the newest published snapshot of a request that completed before that time. None means any time."""
         query = _published(account, request)
         if completed_at is not None:
             query = query.where(job_table.c.completed_at < completed_at)
@@ -309,9 +309,9 @@ class SqlManifest:
     async def copies(
         self, account: AccountName, request: RequestId, stored: StoredFile, *, limit: int
     ) -> Sequence[Snapshot]:
-        """Return published snapshots of a request that have such a file, newest first, each with that file alone.
+        """Return published snapshots of a request that have an equal file, newest first, each with that file alone.
 
-        Such a one has the same names, size and CRC32. By its name on disk it is found through the primary key.
+        Equal means the same names, size and CRC32. The name on disk makes use of the primary key.
         """
         query = (
             file_rows()
@@ -364,7 +364,7 @@ class SqlManifest:
             return None if found is None else JobId(found)
 
     async def sums(self, account: AccountName) -> Sums:
-        """Return what all published snapshots of an account cost together, pruned ones included."""
+        """Return the totals over all snapshots of an account, including pruned ones."""
         columns = [job_table.c.calls, job_table.c.fetched_bytes, job_table.c.linked_bytes]
         query = sa.select(
             sa.func.count(job_table.c.published_at), *[sa.func.coalesce(sa.func.sum(column), 0) for column in columns]
@@ -375,13 +375,13 @@ class SqlManifest:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection to read with; the database's errors become ours."""
+        """Lend a connection to read with. Errors of the database become ours."""
         async with self.backend.reading() as connection:
             yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for one transaction, which is durable after the block and undone by an error in it."""
+        """Lend a connection for one transaction. It is durable after the block, and an error in the block undoes it."""
         async with self.backend.writing() as connection:
             if self._guard is not None:
                 await self._guard.check(connection)

@@ -1,4 +1,4 @@
-"""The manifest in a SQLite file: WAL, `synchronous=FULL`, and never believed when it is damaged."""
+"""The manifest in a SQLite file: WAL, `synchronous=FULL`, and refused when it is damaged."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from dcsync.manifest import checksums as seal
 from dcsync.manifest.migrate import REVISIONS, migrate, refuse_newer
 from dcsync.tasks import finish
 
-#: How long a writer waits for another process's write (a one-shot command beside the daemon).
+#: How long a writer waits for another process to write (a command while the daemon is running).
 _BUSY_TIMEOUT_S = 30.0
-#: Primary codes for what the machine or another process is to blame for (sqlite.org/rescode.html): PERM, ABORT, BUSY,
+#: Primary codes for errors that the machine or another process causes (sqlite.org/rescode.html): PERM, ABORT, BUSY,
 #: LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, AUTH.
 _MACHINE = frozenset({3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 23})
 
 
 class SqliteBackend:
-    """Meets the port `Backend`. Readers and the one writer do not wait for each other."""
+    """Implements `Backend`. Readers and the writer do not wait for each other."""
 
     is_shared = False
 
@@ -56,10 +56,10 @@ class SqliteBackend:
 
 @asynccontextmanager
 async def sqlite_backend(path: Path, *, read_only: bool) -> AsyncIterator[SqliteBackend]:
-    """Open a file, bringing it up to date first unless it is only read."""
+    """Open a file, and migrate it unless it is only read."""
     engine = _engine(path, read_only=read_only)
     try:
-        # Before the driver tries: it leaves a thread behind when a file cannot be opened.
+        # Checked before the driver opens it, because the driver leaves a thread behind when it cannot open a file.
         await asyncio.to_thread(_must_exist if read_only else _make_private, path)
         with _sql_errors(path, opening=True):
             async with engine.connect() as connection:
@@ -68,45 +68,45 @@ async def sqlite_backend(path: Path, *, read_only: bool) -> AsyncIterator[Sqlite
                     await connection.commit()
         yield SqliteBackend(engine, path)
     finally:
-        # To its end, also when a second signal cancels it again: a connection half closed is told of with a traceback.
+        # Not cancelled by a second signal either: a connection that is half closed logs a traceback.
         await finish(engine.dispose())
 
 
 def _must_exist(path: Path) -> None:
-    """Say that there is nothing to read, or that it may not be read.
+    """Raise `ManifestError` if the file is missing or not readable.
 
-    Without opening it: a process that closes a file loses all of its locks on it (fcntl(2)), SQLite's as well. Another
-    process would then take its log away while it is written to.
+    The file is not opened: a process that closes a file loses all its locks on it (fcntl(2)), including SQLite's.
+    Another process could then remove the write-ahead log while this one writes to it.
     """
     try:
         path.stat()
         if not os.access(path, os.R_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        message = f"the manifest {path} cannot be opened: {error.strerror} (as uid {os.geteuid()})"
+        message = f"cannot open the manifest {path}: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message) from None
 
 
 def _make_private(path: Path) -> None:
-    """Make the file before SQLite does, so that others can never read it: SQLite gives -wal and -shm its mode.
+    """Create the file with mode 0600 before SQLite does. SQLite gives the -wal and -shm files the same mode.
 
-    One that is there is not opened, as in `_must_exist`.
+    An existing file is not opened, as in `_must_exist`.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         _must_exist(path)
     except OSError as error:
-        message = f"the manifest {path} cannot be opened: {error.strerror} (as uid {os.geteuid()})"
+        message = f"cannot open the manifest {path}: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message) from None
 
 
 class _sql_errors:  # noqa: N801 - reads as a context, like contextlib.suppress
-    """Turns the database's exceptions into ours, once, at the edge; its text can hold values of rows."""
+    """Turns exceptions of the database into ours. Their text may contain values of rows."""
 
     def __init__(self, path: Path, *, opening: bool = False) -> None:
         self._path = path
-        #: While it is opened, a statement that fails for no fault of the machine's means that the schema is damaged.
+        #: During opening, an error that the machine did not cause means that the schema is damaged.
         self._opening = opening
 
     def __enter__(self) -> None:
@@ -115,21 +115,21 @@ class _sql_errors:  # noqa: N801 - reads as a context, like contextlib.suppress
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         if isinstance(cause, UnicodeDecodeError):
-            # The driver's: a name in the schema, or in SQLite's own words about it, is no text.
-            raise _corrupt(self._path, "text in it is no UTF-8") from None
+            # From the driver: a name in the schema, or in SQLite's message about it, is not UTF-8.
+            raise _corrupt(self._path, "it contains text that is not UTF-8") from None
         if not isinstance(cause, sqlite3.Error):
             return
         words = str(cause)
         if self._means_damage(cause):
             raise _corrupt(self._path, words) from None
-        message = f"the manifest {self._path} cannot be used: {words}"
+        message = f"cannot use the manifest {self._path}: {words}"
         raise ManifestError(message) from None
 
     def _means_damage(self, cause: sqlite3.Error) -> bool:
         if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             return False
         if isinstance(cause, sqlite3.OperationalError):
-            # Text that is no UTF-8 is found by the driver, which gives it no code.
+            # The driver gives no code for text that is not UTF-8.
             code = getattr(cause, "sqlite_errorcode", None)
             return self._opening and (code is None or code & 0xFF not in _MACHINE)
         return isinstance(cause, sqlite3.DatabaseError)
@@ -140,17 +140,17 @@ def _corrupt(path: Path, words: str) -> ManifestCorrupt:
 
 
 class _Connection(aiosqlite.Connection):
-    """One that can be stopped twice.
+    """A connection that can be stopped twice.
 
-    Cancelled once, SQLAlchemy closes a connection; cancelled again while that is under way, it stops it by force. The
-    close then asked a thread to stop that had ended, waited for its answer for ever, and the process never came to
-    its end.
+    On a cancellation SQLAlchemy closes a connection. On a second cancellation during that, it stops the connection by
+    force. The close then asked a thread to stop that had ended already, waited for its answer forever, and the process
+    never ended.
     """
 
     _stopped: asyncio.Future[Any] | None = None
 
     def stop(self) -> asyncio.Future[Any] | None:
-        """Stop the thread; the same answer however often it is asked for."""
+        """Stop the thread. Every call returns the same future."""
         if self._stopped is None:
             self._stopped = super().stop()
         return self._stopped
@@ -158,7 +158,7 @@ class _Connection(aiosqlite.Connection):
 
 def _connect(database: str, **options: Any) -> _Connection:  # noqa: ANN401 - sqlite3's own
     connection = _Connection(lambda: sqlite3.connect(database, **options), iter_chunk_size=64)
-    # As SQLAlchemy has it for those that it makes itself: one that nobody closed must not keep the process.
+    # As SQLAlchemy does for its own connections: a connection that was not closed must not keep the process alive.
     connection._thread.daemon = True  # noqa: SLF001
     return connection
 
@@ -166,11 +166,11 @@ def _connect(database: str, **options: Any) -> _Connection:  # noqa: ANN401 - sq
 def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
     mode = "ro" if read_only else "rwc"
     engine = create_async_engine(
-        # From its parts: read from a text, a path with a "%" in it would be decoded once more than it was encoded.
+        # Built from parts: parsed from text, a path with a "%" in it would be decoded twice.
         sa.URL.create(
             "sqlite+aiosqlite", database=f"file:{quote(os.fsencode(path))}", query={"mode": mode, "uri": "true"}
         ),
-        # None: the driver begins no transaction of its own, the event below does (SQLAlchemy, "pysqlite").
+        # None: the event below begins transactions, not the driver (SQLAlchemy, "pysqlite").
         connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S, "async_creator_fn": _connect},
         hide_parameters=True,
     )
@@ -180,14 +180,14 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
         cursor = connection.cursor()
         if not read_only:
             cursor.execute("PRAGMA journal_mode = WAL")
-            # NORMAL loses acknowledged commits in a power cut: 315 of 792 in FAULTS' measurement.
+            # With NORMAL, a power cut loses commits that were reported as done: 315 of 792 in a test.
             cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
     @sa.event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        # A deferred writer that finds another one gets SQLITE_BUSY at once, whatever the time-out says.
+        # A deferred transaction that meets another writer gets SQLITE_BUSY at once, whatever the timeout.
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
@@ -196,8 +196,8 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
 async def _check(connection: AsyncConnection, path: Path, *, thorough: bool) -> None:
     """Raise `ManifestCorrupt` or `ManifestNewer`.
 
-    Thorough where it will be written: every row is compared with its digest, every index with its table. Else only the
-    structure is looked at, which takes a third of the time.
+    A thorough check, before writing, compares every row with its digest and every index with its table. Otherwise only
+    the structure is checked, which takes a third of the time.
     """
     verdict = await connection.scalar(sa.text(f"PRAGMA {'integrity_check' if thorough else 'quick_check'}(1)"))
     if verdict != "ok":
@@ -211,9 +211,9 @@ async def _check(connection: AsyncConnection, path: Path, *, thorough: bool) -> 
 
 
 def set_aside(path: Path, label: str) -> Path | None:
-    """Rename a manifest and its log, and never delete them; return the new path, or None when there was none.
+    """Rename a manifest and its write-ahead log, and return the new path. None if there was no manifest.
 
-    It must not be open. Blocks.
+    The manifest must not be open. Blocks.
     """
     target = path.with_name(f"{path.name}.{label}")
     number = 1
@@ -222,7 +222,7 @@ def set_aside(path: Path, label: str) -> Path | None:
         target = path.with_name(f"{path.name}.{label}.{number}")
     found = None
     try:
-        # The log first: beside a new database SQLite would play it back into that one.
+        # The log first. Next to a new database, SQLite would replay it into that database.
         for suffix in ("-wal", "-shm", ""):
             try:
                 path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
@@ -235,6 +235,6 @@ def set_aside(path: Path, label: str) -> Path | None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        message = f"the manifest {path} cannot be set aside: {error.strerror} (as uid {os.geteuid()})"
+        message = f"cannot rename the manifest {path}: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message) from None
     return found

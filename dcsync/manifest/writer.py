@@ -1,4 +1,4 @@
-"""The rows of jobs, requests and snapshots, written and sealed, in the transaction of the caller."""
+"""Write and seal the rows of jobs, requests and snapshots, in the transaction of the caller."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from dcsync.manifest.schema import request as request_table
 
 
 async def add_account(connection: AsyncConnection, account: AccountName) -> None:
-    """Add the row of an account that has none."""
+    """Add the row of an account unless it exists."""
     found = await connection.scalar(sa.select(account_table.c.name).where(account_table.c.name == account))
     if found is None:
         await connection.execute(sa.insert(account_table).values(name=account))
 
 
 async def add_request(connection: AsyncConnection, account: AccountName, known: KnownRequest, at: datetime) -> None:
-    """Add the row of a request that has none; one that is there stays as it is."""
+    """Add the row of a request unless it exists. An existing row does not change."""
     here = sa.and_(request_table.c.account == account, request_table.c.id == known.id)
     if await connection.scalar(sa.select(request_table.c.id).where(here)) is None:
         await _insert_request(connection, account, known, at, {})
@@ -42,7 +42,7 @@ async def add_request(connection: AsyncConnection, account: AccountName, known: 
 async def write_request(
     connection: AsyncConnection, account: AccountName, known: KnownRequest, document: DataRequest | None, at: datetime
 ) -> None:
-    """Write what a poll brought of a request. Its slug and the time of its first sight never change."""
+    """Write a request as a poll read it. Its slug and the time when it was first seen never change."""
     described = {} if document is None else {"document": json.dumps(wire.request_json(document))}
     changed = await connection.execute(
         sa.update(request_table)
@@ -55,7 +55,7 @@ async def write_request(
 
 
 async def write_job(connection: AsyncConnection, account: AccountName, known: KnownJob, at: datetime) -> None:
-    """Write what a poll brought of a job. Raises `IllegalTransition`."""
+    """Write a job as a poll read it. Raises `IllegalTransition`."""
     values: dict[str, object] = {
         "request": known.job.request_id,
         "state": known.state.value,
@@ -84,7 +84,7 @@ async def write_snapshot(
     *,
     sidecar_sha256: str | None,
 ) -> None:
-    """Write the rows of a snapshot, published with its files or pruned without. What its job had before is replaced."""
+    """Write the rows of a snapshot: published with files, or pruned without. Earlier rows of the job are replaced."""
     job, values = record.job.id, snapshot_row(record, sidecar_sha256=sidecar_sha256)
     await add_account(connection, account)
     changed = await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
@@ -99,7 +99,7 @@ async def write_snapshot(
 
 
 async def state_before(connection: AsyncConnection, account: AccountName, job: JobId, new: JobState) -> JobState:
-    """Return the state of a job that is about to get a new one. Raises `IllegalTransition`."""
+    """Return the current state of a job that may change to `new`. Raises `IllegalTransition`."""
     found = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, job)))
     if found is None:
         message = f"job {job} of {account} is not in the manifest"

@@ -1,4 +1,4 @@
-"""Which two snapshots are meant, and what differs between them."""
+"""Choose two snapshots and compare them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from dcsync.ops.context import ReadContext
 LATEST = "latest"
 PREVIOUS = "previous"
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-#: Fewer characters of an id say little; the folders show 8.
+#: Fewer characters of an ID are ambiguous. Folder names show 8.
 _LEAST_PREFIX = 4
 _SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A published snapshot that may be meant."""
+    """A published snapshot to choose from."""
 
     account: AccountName
     request: RequestId
@@ -43,13 +43,13 @@ class Candidate:
 
     @property
     def group(self) -> tuple[AccountName, RequestId]:
-        """The request that it is a snapshot of."""
+        """The data request of the snapshot."""
         return (self.account, self.request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two snapshots and what differs between them."""
+    """Two snapshots and their differences."""
 
     before: Candidate
     after: Candidate
@@ -61,9 +61,9 @@ class Comparison:
 async def compare(
     context: ReadContext, accounts: Sequence[AccountName], before: str, after: str, *, request: str | None = None
 ) -> Comparison:
-    """Compare the snapshots that two words mean: a job id or its beginning, a day, `latest`, or `previous`.
+    """Compare the snapshots that two words name: a job ID or its beginning, a day, `latest`, or `previous`.
 
-    Tables that nobody counted yet are read. Raises `SnapshotUnclear`, naming the choices.
+    Tables without a row count are read. Raises `SnapshotUnclear`, which names the choices.
     """
     candidates = await _candidates(context, accounts, request)
     old, new = choose(candidates, before, after, context.zone)
@@ -78,13 +78,13 @@ async def compare(
 
 
 def choose(candidates: Sequence[Candidate], before: str, after: str, zone: tzinfo) -> tuple[Candidate, Candidate]:
-    """Return the snapshots that two words mean. `candidates` are in order of time, oldest first.
+    """Return the snapshots that two words name. `candidates` are sorted by time, oldest first.
 
-    A word that is no id needs to know of which request: that of the id beside it, else the only one there is.
+    A word that is not an ID means a snapshot of the other word's data request, or of the only data request.
     """
     if not candidates:
-        message = "there is no published snapshot to compare"
-        raise SnapshotUnclear(message, hint="run dcsync sync first, or look whether --account and --request are right")
+        message = "no published snapshot to compare"
+        raise SnapshotUnclear(message, hint="run dcsync sync first, or check --account and --request")
     by_id = {word: _by_id(candidates, word) for word in (before, after) if not _is_relative(word)}
     groups = {candidate.group for candidate in by_id.values()}
     if not groups:
@@ -113,19 +113,19 @@ def _by_id(candidates: Sequence[Candidate], word: str) -> Candidate:
         if len(wanted) >= _LEAST_PREFIX and candidate.job.replace("-", "").lower().startswith(wanted)
     ]
     if not found:
-        message = f"no published snapshot is called {printable(word)!r}"
+        message = f"no published snapshot has the job ID {printable(word)!r}"
         raise SnapshotUnclear(message)
     if len(found) > 1:
         jobs = ", ".join(candidate.job for candidate in found[:_SHOWN])
-        message = f"{len(found)} jobs begin with {printable(word)!r}: {jobs}"
-        raise SnapshotUnclear(message, hint="name more of the id")
+        message = f"{len(found)} job IDs begin with {printable(word)!r}: {jobs}"
+        raise SnapshotUnclear(message, hint="give more characters of the ID")
     return found[0]
 
 
 def _groups_with(
     candidates: Sequence[Candidate], words: Sequence[str], zone: tzinfo
 ) -> set[tuple[AccountName, RequestId]]:
-    """Return the requests that have a snapshot of each day that was named; all of them, if none has."""
+    """Return the data requests with a snapshot of each named day. If there is none, return all."""
     groups = {candidate.group for candidate in candidates}
     days = [_day(word) for word in words if word not in {LATEST, PREVIOUS}]
     with_days = {
@@ -143,14 +143,14 @@ def _relative(candidates: Sequence[Candidate], word: str, zone: tzinfo) -> Candi
         return candidates[-1]
     if word == PREVIOUS:
         if len(candidates) < 2:
-            message = f"{candidates[-1].slug} has one snapshot only, {candidates[-1].folder}: there is no previous one"
+            message = f"{candidates[-1].slug} has no previous snapshot: its only one is {candidates[-1].folder}"
             raise SnapshotUnclear(message)
         return candidates[-2]
     day = _day(word)
     of_day = [candidate for candidate in candidates if _is_of(candidate, day, zone)]
     if not of_day:
         days = sorted({_local(candidate, zone) for candidate in candidates if candidate.completed_at}, reverse=True)
-        message = f"{candidates[-1].slug} has no snapshot of {word}; the newest days are {', '.join(days[:_SHOWN])}"
+        message = f"{candidates[-1].slug} has no snapshot of {word}; the latest days are {', '.join(days[:_SHOWN])}"
         raise SnapshotUnclear(message)
     return of_day[-1]
 
@@ -159,7 +159,7 @@ def _day(word: str) -> date:
     try:
         return date.fromisoformat(word)
     except ValueError:
-        message = f"{word} is no day of the calendar"
+        message = f"{word} is not a valid date"
         raise SnapshotUnclear(message) from None
 
 
@@ -175,8 +175,8 @@ def _several_requests(word: str, candidates: Sequence[Candidate]) -> SnapshotUnc
     choices = sorted({(candidate.account, candidate.slug) for candidate in candidates})
     shown = "".join(f"\n--account {account} --request {slug}" for account, slug in choices[:_SHOWN])
     more = f"\n… and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
-    message = f"{word!r} of which request? There are:{shown}{more}"
-    return SnapshotUnclear(message, hint="add one of the lines above, or name job ids")
+    message = f"{word!r} may be a snapshot of several data requests:{shown}{more}"
+    return SnapshotUnclear(message, hint="add one of the lines above, or give job IDs")
 
 
 async def _candidates(context: ReadContext, accounts: Sequence[AccountName], wanted: str | None) -> Sequence[Candidate]:
@@ -208,15 +208,15 @@ def _is_wanted(request: KnownRequest, wanted: str | None) -> bool:
 async def _load(context: ReadContext, candidate: Candidate) -> Snapshot:
     snapshot = await context.manifest.history.snapshot(candidate.account, candidate.job)
     if snapshot is None:
-        message = f"the snapshot {candidate.folder} was pruned just now"
+        message = f"the snapshot {candidate.folder} was pruned a moment ago"
         raise SnapshotUnclear(message)
     return await context.disk.run(with_facts, context.root, snapshot)
 
 
 def with_facts(root: MirrorRoot, snapshot: Snapshot) -> Snapshot:
-    """Return a snapshot with the facts of every table: what an older version did not count is read. Blocks.
+    """Return a snapshot with header and row count of every table. Tables that 0.1 did not count are read. Blocks.
 
-    A table that is not there any more, or cannot be read, stays uncounted: that is for verify to say.
+    A table that is missing or cannot be read has no counts. `verify` reports it.
     """
     if not any(_is_uncounted(stored) for stored in snapshot.files):
         return snapshot

@@ -122,7 +122,7 @@ async def test_a_damaged_manifest_is_not_copied_and_the_target_stays(
     async with source.writing() as connection:
         await connection.execute(sa.text("UPDATE file SET size = size + 1 WHERE name = 'b.csv'"))
 
-    with pytest.raises(ManifestCorrupt, match="that is to be copied is damaged"):
+    with pytest.raises(ManifestCorrupt, match="the manifest to copy is damaged"):
         await copy_rows(source, target, instance="there")
 
     assert await target.jobs(ACME) == {}

@@ -51,7 +51,7 @@ def test_the_log_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os.path, "lexists", lambda target: False if target == blocked else real(target))
     (blocked / "in the way").mkdir(parents=True)
 
-    with pytest.raises(ManifestError, match="cannot be set aside"):
+    with pytest.raises(ManifestError, match="cannot rename the manifest"):
         set_aside(path, "damaged-x")
 
     assert path.exists()

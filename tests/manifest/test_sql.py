@@ -175,7 +175,7 @@ async def test_any_name_of_a_folder_will_do(tmp_path: Path, name: str) -> None:
 
 
 async def test_a_state_folder_that_is_missing_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"cannot be opened: No such file"):
+    with pytest.raises(ManifestError, match=r"cannot open the manifest .*: No such file"):
         async with open_manifest(tmp_path / "missing" / "manifest.sqlite"):
             pass
 
@@ -184,7 +184,7 @@ async def test_a_state_folder_that_is_missing_is_said(tmp_path: Path) -> None:
 def test_a_manifest_that_may_not_be_opened_says_for_whom(tmp_path: Path) -> None:
     opened = subprocess.run([sys.executable, "-c", OPEN_AS_NOBODY, tmp_path], check=True, capture_output=True)
 
-    assert opened.stdout == b"the manifest manifest.sqlite cannot be opened: Permission denied (as uid 65534)\n"
+    assert opened.stdout == b"cannot open the manifest manifest.sqlite: Permission denied (as uid 65534)\n"
 
 
 # --- schema -----------------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ async def test_a_manifest_of_a_newer_version_is_refused_and_untouched(path: Path
         other.execute(UNSEAL)
     before = read(path)
 
-    with pytest.raises(ManifestNewer, match=f"schema 9999, this dcsync knows up to {REVISIONS[-1]}"):
+    with pytest.raises(ManifestNewer, match=f"schema 9999; this dcsync supports schemas up to {REVISIONS[-1]}"):
         async with open_manifest(path, read_only=read_only):
             pass
 
@@ -317,7 +317,7 @@ async def test_opened_to_be_read_an_older_one_tells_of_jobs_and_requests(path: P
 
 
 async def test_opened_to_be_read_a_missing_one_is_not_made(path: Path) -> None:
-    with pytest.raises(ManifestError, match="cannot be opened"):
+    with pytest.raises(ManifestError, match="cannot open the manifest"):
         async with open_manifest(path, read_only=True):
             pass
 

@@ -20,7 +20,7 @@ from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.mirroring.poll import look
+from dcsync.ops.mirroring import poll as polling
 from dcsync.sandbox import Fault, World
 from dcsync.sandbox.faults import Kind
 from dcsync.sandbox.world import JobEntry
@@ -394,9 +394,9 @@ async def test_polls_over_a_drifting_list_leave_no_job_behind(
 
             async def poll(mirror: Mirror = mirror, context: SyncContext = context) -> None:
                 account = the_account(mirror)
-                looked = await look(context.api, context.manifest, mirror.clock, account)
+                polled = await polling.poll(context.api, context.manifest, mirror.clock, account)
                 await context.manifest.record_poll(
-                    account.name, jobs=looked.changed, requests=looked.new_requests, at=mirror.clock.now()
+                    account.name, jobs=polled.changed, requests=polled.new_requests, at=mirror.clock.now()
                 )
                 mirror.clock.advance(900)
 

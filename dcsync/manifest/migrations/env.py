@@ -1,4 +1,4 @@
-"""Alembic's entry: it runs on the connection that `dcsync.manifest` hands it, within that one's transaction."""
+"""The entry point of Alembic. It runs on the connection of `dcsync.manifest`, in its transaction."""
 
 from alembic import context
 
@@ -7,9 +7,10 @@ from dcsync.manifest.schema import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    # SQLite changes a column by building the table anew.
+    # SQLite changes a column by building the table again.
     render_as_batch=True,
-    # All pending migrations or none (FAULTS D15): SQLite's DDL is transactional when the driver begins the transaction.
+    # All pending migrations or none (docs/faults.md D15): DDL in SQLite is transactional, because our connections begin
+    # their transactions explicitly.
     transactional_ddl=True,
     transaction_per_migration=False,
 )

@@ -1,1 +1,1 @@
-"""Is the mirror still what was published: verify, repair, rebuild, prune."""
+"""Check and keep what was published: verify, repair, rebuild, prune."""

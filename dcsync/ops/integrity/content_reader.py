@@ -1,4 +1,4 @@
-"""Files of the mirror read and hashed: each inode once, however many snapshots share it, and no faster than allowed."""
+"""Read and hash files of the mirror: each inode once for all snapshots that share it, and within the rate limit."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from dcsync.mirror.check import Entry, Reading
 from dcsync.mirror.hashing import Digest
 from dcsync.ops.context import MirrorContext
 
-#: Files up to this size are read in one hop into a thread.
+#: Files up to this size are read in a single call in a thread.
 _SMALL = 1 << 20
 
 
 class ReadingObserver(Protocol):
-    """Is told how a reading of the mirror goes on."""
+    """Receives the progress of reading the mirror."""
 
     def snapshot(self, folder: str, number: int, of: int) -> None:
-        """The `number`-th snapshot, from 1, of `of` is looked at."""
+        """Snapshot `number` of `of` begins, counted from 1."""
 
     def read(self, size: int) -> None:
         """`size` more bytes were read."""
 
 
 class Unwatched:
-    """An observer that tells nobody."""
+    """An observer that does nothing."""
 
     def snapshot(self, folder: str, number: int, of: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def read(self, size: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 class ContentReader:
-    """Hashes files one after another, so that whoever else reads from the disk is not held up."""
+    """Hashes files one after another, so that other readers of the disk are not slowed down."""
 
     def __init__(
         self, context: MirrorContext, *, rate: int | None = None, observer: ReadingObserver | None = None
@@ -48,10 +48,10 @@ class ContentReader:
         self._known: dict[tuple[int, int], Digest | DcsyncError] = {}
 
     async def digest(self, folder: str, name: str, entry: Entry) -> Digest:
-        """Return the hashes of a file as it is on the disk. Cancelling is safe.
+        """Return the hashes of a file on the disk. Cancelling is safe.
 
-        Raises `FileNotFoundError` when it has gone meanwhile, `DiskError`s when it cannot be read; for each further
-        name of the same inode the same again.
+        Raises `FileNotFoundError` when the file was removed meanwhile, and `DiskError`s when it cannot be read. Every
+        other name of the same inode has the same result.
         """
         key = (entry.device, entry.inode)
         known = self._known.get(key)

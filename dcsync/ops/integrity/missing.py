@@ -1,4 +1,4 @@
-"""Published rows whose snapshot folder is gone: pruned, removed by hand, or lost."""
+"""Handle published snapshots whose folder is missing: pruned, removed by hand, or lost."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dcsync.ops.context import AccountSettings, MirrorContext
 
 log = structlog.get_logger(__name__)
 
-#: More missing folders than this share and this count point to a mistake or a broken disk, not to tidying up.
+#: More missing folders than this share and this count mean a mistake or a broken disk.
 _MASS_SHARE = 0.4
 _MASS_COUNT = 3
-#: When a snapshot that the server still has is fetched again.
+#: The delay before a snapshot is downloaded again.
 _SOON = timedelta(0)
 
 
 async def finish_pruning(context: MirrorContext) -> None:
-    """Empty the trash. A snapshot in it whose row still says `published` was renamed but not recorded: record it."""
+    """Empty the trash. A snapshot in it whose row is still `published` was renamed but not recorded: record it."""
     left = await context.disk.run(trash.leaves, context.root)
     if not left:
         return
@@ -33,16 +33,16 @@ async def finish_pruning(context: MirrorContext) -> None:
         for job, folder in (await context.manifest.published_folders(account)).items():
             leaf = trash.trash_leaf(account, job)
             if leaf in left and not await context.disk.run(context.root.has_folder, folder):
-                log.info("pruning a snapshot is finished", account=account, job=job, folder=folder)
+                log.info("interrupted pruning of a snapshot finished", account=account, job=job, folder=folder)
                 await context.manifest.move(account, job, JobState.PRUNED, at=context.clock.now())
     for leaf in sorted(left):
         await context.disk.run(trash.empty, context.root, leaf)
 
 
 async def notice_missing(context: MirrorContext, account: AccountSettings) -> None:
-    """Record published snapshots whose folder is gone: to be fetched again, lost, or pruned by dcsync itself.
+    """Record published snapshots whose folder is missing: to be downloaded again, lost, or pruned by dcsync.
 
-    Raises `MassChange` when too many are gone; only the rows of pruned snapshots have changed then.
+    Raises `MassChange` when too many are missing. Only the rows of pruned snapshots have changed then.
     """
     folders = await context.manifest.published_folders(account.name)
     if not folders:
@@ -56,13 +56,13 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
         missing = await _record_pruned(context, account, missing, folders)
     if len(missing) > _MASS_COUNT and len(missing) > _MASS_SHARE * len(folders):
         message = (
-            f"{len(missing)} of {len(folders)} snapshots of {account.name} are not in {context.root.path} any more; "
-            f"the first is {folders[missing[0]]}"
+            f"{len(missing)} of {len(folders)} snapshots of {account.name} are missing in {context.root.path} "
+            f"(first: {folders[missing[0]]})"
         )
         raise MassChange(
             message,
-            hint="bring the folders back. If they were removed on purpose, remove them a few at a time, so that "
-            "dcsync can tell it from a broken disk",
+            hint="put the folders back. If you removed them on purpose, put them back and remove a few at a time, so "
+            "that dcsync can tell it from a broken disk",
         )
     for job in missing:
         known = await context.manifest.job(account.name, job)
@@ -74,16 +74,17 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
 async def _record_pruned(
     context: MirrorContext, account: AccountSettings, missing: Sequence[JobId], folders: Mapping[JobId, str]
 ) -> list[JobId]:
-    """Record as pruned what dcsync itself removed, and return the rest.
+    """Record the snapshots that dcsync itself pruned, and return the others.
 
-    A manifest that was restored from a backup may be older than the pruning. The tree keeps a line for each.
+    A manifest that was restored from a backup may be older than the pruning. The mirror has a line for each pruned
+    snapshot.
     """
     lines = await context.disk.run(lambda: list(trash.all_pruned(context.root)))
     pruned = {line.record.job.id: line.record.folder for line in lines if line.account == account.name}
     left = []
     for job in missing:
         if pruned.get(job) == folders[job]:
-            log.info("a snapshot was pruned, and the manifest did not know", account=account.name, job=job)
+            log.info("snapshot was pruned, but the manifest did not have it", account=account.name, job=job)
             await context.manifest.move(account.name, job, JobState.PRUNED, at=context.clock.now())
         else:
             left.append(job)
@@ -91,21 +92,21 @@ async def _record_pruned(
 
 
 async def _note_missing(context: MirrorContext, account: AccountName, known: KnownJob, *, lost: bool) -> None:
-    """Let the next run fetch the snapshot again while the server has the extract; else record the loss."""
+    """Let the next run download the snapshot again while Autodesk has the extract. Otherwise record the loss."""
     now = context.clock.now()
     if lost:
-        log.error("a snapshot is lost", account=account, job=known.job.id, folder=known.folder)
+        log.error("snapshot lost", account=account, job=known.job.id, folder=known.folder)
         await context.manifest.move(
             account,
             known.job.id,
             JobState.EXPIRED,
             at=now,
             reason_code="M-LOST",
-            reason=f"its folder {known.folder} was removed and the server has deleted the extract",
+            reason=f"its folder {known.folder} is missing, and Autodesk has deleted the extract",
         )
     else:
         log.warning(
-            "a snapshot is gone and will be fetched again", account=account, job=known.job.id, folder=known.folder
+            "snapshot missing; the next run downloads it again", account=account, job=known.job.id, folder=known.folder
         )
         await context.manifest.move(
             account,
@@ -115,5 +116,5 @@ async def _note_missing(context: MirrorContext, account: AccountName, known: Kno
             attempts=0,
             next_try_at=now + _SOON,
             reason_code="M-GONE",
-            reason=f"its folder {known.folder} was removed",
+            reason=f"its folder {known.folder} is missing",
         )

@@ -1,4 +1,4 @@
-"""Snapshots that the keep policy does not keep, removed: never half of one in sight, never the newest."""
+"""Remove snapshots by the retention policy: each in one rename, and never the newest of a data request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LATEST = "latest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestVerdicts:
-    """What becomes of the snapshots of one request, newest first."""
+    """The verdicts on the snapshots of one data request, newest first."""
 
     account: AccountName
     request: RequestId
@@ -36,18 +36,18 @@ class RequestVerdicts:
 
     @property
     def removed(self) -> tuple[Verdict, ...]:
-        """Those that go."""
+        """The snapshots that are removed."""
         return tuple(verdict for verdict in self.verdicts if not verdict.keep)
 
     @property
     def is_too_much(self) -> bool:
-        """Whether so many go that it has to be asked for."""
+        """Whether so many are removed that it needs `--force`."""
         return removes_too_much(self.verdicts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What was pruned, or would be. `freed_bytes` are those of files that no other snapshot shares."""
+    """What was pruned, or would be. `freed_bytes` counts the files that no other snapshot shares."""
 
     dry_run: bool
     requests: tuple[RequestVerdicts, ...]
@@ -55,12 +55,12 @@ class PruneReport:
 
     @property
     def removed(self) -> int:
-        """How many snapshots go."""
+        """How many snapshots are removed."""
         return sum(len(request.removed) for request in self.requests)
 
     @property
     def kept(self) -> int:
-        """How many stay."""
+        """How many snapshots are kept."""
         return sum(len(request.verdicts) for request in self.requests) - self.removed
 
     def json(self) -> dict[str, Json]:
@@ -103,9 +103,9 @@ async def prune(
 ) -> PruneReport:
     """Remove the published snapshots that the policy does not keep.
 
-    Raises `MassChange`, having removed nothing at all, when more than 40 % of a request's snapshots would go and that
-    is neither forced nor a dry run; a single one always may. `DiskError`s end it; what is removed by then is removed
-    wholly. Cancelling is safe: it takes effect between two snapshots.
+    Raises `MassChange`, having removed nothing, when more than 40 % of a request's snapshots would be removed without
+    `force` or `dry_run`. A single snapshot may always be removed. A `DiskError` ends the pruning, and the snapshots
+    removed until then are removed completely. Cancelling is safe: it takes effect between two snapshots.
     """
     requests = [verdicts for account in accounts for verdicts in await _judge(context, account.name, policy)]
     report = PruneReport(dry_run=dry_run, requests=tuple(requests))
@@ -139,7 +139,7 @@ async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolic
             )
             for known in published[identifier]
         ]
-        # Of a request that cannot be read nobody knows whether it is a delta one.
+        # A request that cannot be read may be a delta.
         is_delta = request is None or request.is_delta or not request.is_described
         judged.append(
             RequestVerdicts(
@@ -156,7 +156,7 @@ async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolic
 async def _shown(
     context: MirrorContext, account: AccountName, request: RequestId, published: Sequence[KnownJob]
 ) -> set[str]:
-    """Return what `latest` shows, and what it should: a run that was cut short may have left it behind."""
+    """Return the snapshot that `latest` shows, and the one that it should show after an interrupted run."""
     folders = sorted(known.folder for known in published if known.folder is not None)
     shown = {await context.manifest.newest_snapshot(account, request)}
     parsed = context.settings.layout
@@ -178,10 +178,10 @@ def _refuse_mass(requests: Sequence[RequestVerdicts]) -> None:
     for request in requests:
         if request.is_too_much:
             message = (
-                f"the keep policy would remove {len(request.removed)} of {len(request.verdicts)} snapshots of "
+                f"the retention policy would remove {len(request.removed)} of {len(request.verdicts)} snapshots of "
                 f"{request.description!r} ({request.account}), more than 40 %"
             )
-            raise MassChange(message, hint="look at dcsync prune --dry-run; if that is meant, dcsync prune --force")
+            raise MassChange(message, hint="check dcsync prune --dry-run; if you mean it, run dcsync prune --force")
 
 
 async def _remove(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:
@@ -191,7 +191,7 @@ async def _remove(context: MirrorContext, request: RequestVerdicts, snapshot: Da
 
 
 async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:
-    """Note it, rename it away, record that, and only then remove it: a crash anywhere in between is finished later."""
+    """Write a line, rename the folder, record it, then delete the files. The next start finishes after a crash."""
     account, job = request.account, snapshot.job
     now = context.clock.now()
     record = await SnapshotRows(context.manifest).record(account, job)
@@ -205,12 +205,12 @@ async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapsh
         try:
             trash.discard(context.root, snapshot.folder, leaf, depth=depth)
         except FileNotFoundError:
-            # Somebody removed it: verify and the next start say so, it was not us.
+            # Something else removed it. Verify and the next start report it.
             return False
         return True
 
     if not await context.disk.run(discard):
-        log.warning("a snapshot that was to be pruned is not there", account=account, job=job, folder=snapshot.folder)
+        log.warning("snapshot to be pruned is missing", account=account, job=job, folder=snapshot.folder)
         return 0
     await context.manifest.move(account, job, JobState.PRUNED, at=now)
     freed = await context.disk.run(trash.empty, context.root, leaf)

@@ -1,6 +1,6 @@
-"""The manifest made anew from the tree alone: sidecars, else folder names and hashes, and the lines of what was pruned.
+"""Rebuild the manifest from the mirror alone: from sidecars, or else folder names and hashes, and the lines of pruning.
 
-It may be cut short at any moment: the manifest says that it is being rebuilt, and the next start goes on.
+A rebuild may be interrupted at any time. The manifest says that it is being rebuilt, and the next start continues.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ log = structlog.get_logger(__name__)
 
 #: The note that a rebuild has begun and not come to its end.
 REBUILDING = "rebuilding"
-_HINT = "look what stands there; a snapshot that the server still has is fetched again once its folder is moved away"
+_HINT = (
+    "check what is in the folder; if Autodesk still has the extract, move the folder away and dcsync downloads it again"
+)
 
 
 class Source(StrEnum):
-    """What a row was made from."""
+    """The source of a row."""
 
     SIDECAR = "sidecar"
-    #: The folder's name and its files' hashes: the ids are as short as the name has them (FAULTS M2).
+    #: The folder's name and its files' hashes: the IDs are as short as in the name (docs/faults.md M2).
     NAMES = "names"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """A snapshot that is in the manifest again. `damaged` are files that are not what was published."""
+    """A snapshot that is in the manifest again. `damaged` lists files that differ from what was published."""
 
     account: AccountName
     job: JobId
@@ -55,7 +57,7 @@ class Rebuilt:
 
 @dataclass(slots=True, kw_only=True)
 class RebuildReport:
-    """What a rebuild found. `refused` are folders that look like snapshots and cannot be taken for one, and why."""
+    """The result of a rebuild. `refused` lists folders that look like snapshots but cannot be adopted, and why."""
 
     set_aside: str | None = None
     snapshots: list[Rebuilt] = field(default_factory=list)
@@ -65,7 +67,7 @@ class RebuildReport:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every snapshot of the tree is in the manifest, and none is damaged."""
+        """Whether every snapshot of the mirror is in the manifest and none is damaged."""
         return not self.refused and not any(rebuilt.damaged for rebuilt in self.snapshots)
 
     def json(self) -> dict[str, Json]:
@@ -90,12 +92,12 @@ class RebuildReport:
 
 
 async def is_under_way(context: MirrorContext) -> bool:
-    """Say whether a rebuild was cut short."""
+    """Say whether a rebuild was interrupted."""
     return await StoredValues(context.manifest).load(REBUILDING) is not None
 
 
 def is_placed(settings: MirrorSettings, folder: str) -> bool:
-    """Say whether a folder is where the layout puts a snapshot. Only a date tells it from any other folder."""
+    """Say whether a folder is where the layout puts a snapshot. Only the date distinguishes it from other folders."""
     where = layout.recognise(settings.layout, folder, settings.zone)
     return where is not None and where.completed_at is not None
 
@@ -103,10 +105,10 @@ def is_placed(settings: MirrorSettings, folder: str) -> bool:
 async def rebuild(
     context: MirrorContext, accounts: Sequence[AccountName], *, observer: ReadingObserver | None = None
 ) -> RebuildReport:
-    """Put every snapshot of the tree into the manifest, each inode hashed once. `accounts` are the configured ones.
+    """Adopt every snapshot of the mirror, and hash each inode once. `accounts` are the configured accounts.
 
-    A snapshot with a damaged file is taken in as it was published, and the damage is said: `verify` finds it again.
-    Cancelling is safe; what is done is not done again.
+    A snapshot with a damaged file is recorded as it was published, and the report names the damage. `verify` finds it
+    again. Cancelling is safe: the next rebuild does not repeat what is done.
     """
     return await _Rebuild(context, accounts, observer or Unwatched()).run()
 
@@ -126,10 +128,10 @@ class _Rebuild:
     async def run(self) -> RebuildReport:
         context, report = self._context, self._report
         await StoredValues(context.manifest).save(REBUILDING, "yes")
-        # The manifest may have gone in the crash that left the newest snapshot without its fsync.
+        # The crash that lost the manifest may have come before the fsync of the newest snapshot.
         await context.disk.run(context.root.settle)
         folders = await context.disk.run(self._find)
-        # Those with a sidecar first: they know the ids of requests, of which the others' names have only a part.
+        # Snapshots with a sidecar first. They have the full IDs of requests, and folder names only a part of them.
         unmarked = []
         known = await self._known()
         self._jobs.update((account, job) for account, job, _ in known)
@@ -142,17 +144,17 @@ class _Rebuild:
                 unmarked.append(folder)
             else:
                 self._observer.snapshot(folder, len(report.snapshots) + 1, len(folders))
-                await self._take(folder, found, Source.SIDECAR)
+                await self._adopt(folder, found, Source.SIDECAR)
         for folder in unmarked:
             self._observer.snapshot(folder, len(report.snapshots) + 1, len(folders))
             found = await self._guess(folder)
             if found is not None:
-                await self._take(folder, found, Source.NAMES)
+                await self._adopt(folder, found, Source.NAMES)
         await self._restore_pruned()
         await StoredValues(context.manifest).save(REBUILDING, None)
         report.read_bytes = self._reader.read_bytes
         log.warning(
-            "the manifest was made anew from the tree",
+            "manifest rebuilt from the mirror",
             snapshots=len(report.snapshots),
             damaged=sum(bool(rebuilt.damaged) for rebuilt in report.snapshots),
             refused=len(report.refused),
@@ -174,11 +176,11 @@ class _Rebuild:
         found = [
             folder for folder in adopt.find_snapshots(self._context.root, is_snapshot=placed) if not is_latest(folder)
         ]
-        # Where the layout puts them first: whatever else holds the same snapshot is a copy.
+        # Folders in the layout first: any other folder with the same snapshot is a copy.
         return sorted(found, key=lambda folder: (not placed(folder), folder))
 
     async def _known(self) -> list[tuple[AccountName, JobId, str]]:
-        """Return account, job and folder of what an earlier part of this rebuild took in."""
+        """Return account, job and folder of the snapshots that an interrupted rebuild adopted."""
         manifest = self._context.manifest
         return [
             (account, job, folder)
@@ -190,21 +192,23 @@ class _Rebuild:
         try:
             return await self._context.disk.run(adopt.read_snapshot, self._context.root, folder)
         except DcsyncError as error:
-            log.warning("a sidecar cannot be read", folder=folder, code=error.code, error=error.message)
+            log.warning(
+                "the metadata file of a snapshot cannot be read", folder=folder, code=error.code, error=error.message
+            )
             return None
 
-    async def _take(self, folder: str, found: Adopted, source: Source) -> None:
+    async def _adopt(self, folder: str, found: Adopted, source: Source) -> None:
         context = self._context
         record = found.record or self._first_record(found)
         if (found.account, found.snapshot.job) in self._jobs:
-            self._refuse(folder, f"it is a copy: job {found.snapshot.job} has another folder already")
+            self._refuse(folder, f"a copy: job {found.snapshot.job} has another folder")
             return
         taken_by = await context.manifest.folder_taken_by(folder)
         if taken_by not in {None, found.snapshot.job}:
-            self._refuse(folder, f"the manifest has it for job {taken_by}")
+            self._refuse(folder, f"the manifest has this folder for job {taken_by}")
             return
         if len({clash_key(stored.name) for stored in found.snapshot.files}) != len(found.snapshot.files):
-            self._refuse(folder, f"{SIDECAR_NAME} has a name twice")
+            self._refuse(folder, f"{SIDECAR_NAME} lists a file name twice")
             return
         try:
             survey_ = await context.disk.run(survey, context.root, folder)
@@ -215,7 +219,7 @@ class _Rebuild:
             self._refuse(folder, str(error))
             return
         except UnicodeEncodeError:
-            self._refuse(folder, f"{SIDECAR_NAME} has text that is no Unicode")
+            self._refuse(folder, f"{SIDECAR_NAME} contains invalid Unicode")
             return
         self._jobs.add((found.account, found.snapshot.job))
         rebuilt = Rebuilt(
@@ -229,16 +233,16 @@ class _Rebuild:
         self._report.snapshots.append(rebuilt)
         log.info("snapshot adopted", account=found.account, job=rebuilt.job, folder=folder, files=rebuilt.files)
         if damaged:
-            log.error("a snapshot that was adopted is damaged", folder=folder, files=len(damaged), first=damaged[0])
+            log.error("adopted snapshot is damaged", folder=folder, files=len(damaged), first=damaged[0])
 
     async def _compare(
         self, folder: str, recorded: Sequence[StoredFile], found: Survey, sums: Mapping[str, str]
     ) -> tuple[list[StoredFile], list[str]]:
-        """Return the files' rows with what the disk says of them, and what is not as it was published."""
+        """Return the files with their facts on the disk, and the files that differ from what was published."""
         files, damaged = [], []
         for stored in recorded:
             entry = found.entries.get(stored.name)
-            problem = "it is missing" if entry is None else "it is no file"
+            problem = "missing" if entry is None else "not a regular file"
             if entry is not None and entry.is_file:
                 try:
                     digest = await self._reader.digest(folder, stored.name, entry)
@@ -250,21 +254,21 @@ class _Rebuild:
                         files.append(here)
                         continue
                     if digest.sha256 == sums.get(stored.name):
-                        # The sidecar is what is damaged: two witnesses against one.
+                        # The file and SHA256SUMS agree, so the sidecar is damaged.
                         files.append(
                             replace(here, size=digest.size, sha256=digest.sha256, crc32=digest.crc32, md5=None)
                         )
                         continue
-                    problem = "its content is another one"
-            # Without time and inode no later snapshot links to it unseen.
+                    problem = "content differs from the recorded SHA-256"
+            # Without its time and inode, no later snapshot links to the file unchecked.
             files.append(stored)
             damaged.append(f"{stored.name}: {problem}")
         return files, damaged
 
     def _first_record(self, found: Adopted) -> Record:
-        """Return the row of a snapshot whose sidecar, or name, tells nothing of the row."""
+        """Return a record for a snapshot that has none."""
         snapshot, now = found.snapshot, self._context.clock.now()
-        # The slug was fixed at first sight; the folder still has it.
+        # The slug was fixed at first sight, and the folder has it.
         where = layout.recognise(self._context.settings.layout, snapshot.folder, self._context.settings.zone)
         slug = where.request_slug if where is not None and where.request_slug is not None else None
         return Record(
@@ -291,20 +295,20 @@ class _Rebuild:
         )
 
     async def _guess(self, folder: str) -> Adopted | None:
-        """Return what a snapshot without a sidecar says of itself: its place in the layout, and its files' hashes."""
+        """Return what a snapshot without a sidecar shows: its place in the layout, and the hashes of its files."""
         context = self._context
         where = layout.recognise(context.settings.layout, folder, context.settings.zone)
         account = None if where is None else where.account
         if account is None and len(self._accounts) == 1:
             account = self._accounts[0]
         if where is None or where.completed_at is None or account is None:
-            self._refuse(folder, f"it has no {SIDECAR_NAME} that can be used, and its name is not one of the layout")
+            self._refuse(folder, f"no usable {SIDECAR_NAME}, and the layout does not have this name")
             return None
         requests = await context.manifest.requests(AccountName(account))
         slug = where.request_slug or "request"
         request = next((known for known in requests.values() if known.slug == slug), None)
         if request is None:
-            # Of the id the slug has the last part only, and whether it is a delta nothing tells.
+            # The slug has only a part of the ID, and it does not say whether the request is a delta.
             request = KnownRequest(
                 id=RequestId(slug.rpartition("-")[2]), description="", slug=slug, is_delta=False, is_described=False
             )
@@ -316,7 +320,7 @@ class _Rebuild:
             self._refuse(folder, str(error))
             return None
         if not files:
-            self._refuse(folder, "it holds no files")
+            self._refuse(folder, "it contains no files")
             return None
         return Adopted(
             account=AccountName(account),
@@ -339,7 +343,7 @@ class _Rebuild:
             if name in OWN_FILES or not entry.is_file:
                 continue
             digest = await self._reader.digest(folder, name, entry)
-            # What was published is what the sums say, whatever stands there now.
+            # SHA256SUMS says what was published, whatever the file contains now.
             sha256 = sums.get(name, digest.sha256)
             files.append(
                 StoredFile(
@@ -354,17 +358,17 @@ class _Rebuild:
         for pruned in await context.disk.run(lambda: list(trash.all_pruned(context.root))):
             known = jobs.get(pruned.account, {}).get(pruned.record.job.id)
             if known is not None and known.state is not JobState.PRUNED:
-                # Its folder is there: the pruning was cut short, or it was fetched again.
+                # The folder exists: the pruning was interrupted, or the snapshot was downloaded again.
                 continue
             folder = pruned.record.folder
             if await context.manifest.folder_taken_by(folder) in {None, pruned.record.job.id}:
                 try:
                     await self._records.restore(pruned.account, pruned.record)
                 except UnicodeEncodeError:
-                    log.warning("the line of a pruned snapshot has text that is no Unicode", folder=repr(folder))
+                    log.warning("the line of a pruned snapshot contains invalid Unicode", folder=repr(folder))
                     continue
                 self._report.pruned += 1
 
     def _refuse(self, folder: str, reason: str) -> None:
         self._report.refused.append((folder, reason))
-        log.warning("a folder cannot be adopted", folder=printable(folder, 300), reason=reason, hint=_HINT)
+        log.warning("folder cannot be adopted", folder=printable(folder, 300), reason=reason, hint=_HINT)

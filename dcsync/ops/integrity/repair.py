@@ -1,4 +1,4 @@
-"""What verifying found mended: from another copy in the mirror, else from the server; what is lost is said."""
+"""Repair the problems that verify found: from another copy in the mirror, or else from Autodesk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dcsync.errors import (
     StorageError,
 )
 from dcsync.manifest import SnapshotRows
-from dcsync.mirror.check import look
+from dcsync.mirror.check import stat_entry
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
 from dcsync.mirror.staged_names import staged_leaf
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 async def repair_folders(context: SyncContext, account: AccountSettings, damage: Sequence[Damage]) -> list[Damage]:
-    """See to it that snapshots whose folder is gone are fetched again; too many at once are left to a person."""
+    """Let missing snapshots be downloaded again. When too many are missing, nothing is done."""
     if not any(item.is_folder for item in damage):
         return list(damage)
     try:
@@ -56,10 +56,12 @@ async def repair_folders(context: SyncContext, account: AccountSettings, damage:
     for item in damage:
         known = jobs.get(item.job) if item.job is not None and item.is_folder else None
         if known is not None and known.state is JobState.EXPIRED:
-            detail = f"{item.detail}, and the server has deleted the extract"
+            detail = f"{item.detail}, and Autodesk has deleted the extract"
             repaired.append(replace(item, outcome=Outcome.LOST, detail=detail))
         elif known is not None and known.state is JobState.SEEN:
-            repaired.append(replace(item, outcome=Outcome.REFETCH, detail=f"{item.detail}; the next sync fetches it"))
+            repaired.append(
+                replace(item, outcome=Outcome.REFETCH, detail=f"{item.detail}; the next run downloads it again")
+            )
         else:
             repaired.append(item)
     return repaired
@@ -72,9 +74,9 @@ async def repair_files(
     repairables: Sequence[Repairable],
     reader: ContentReader,
 ) -> list[Damage]:
-    """Replace damaged files by whole ones of the very same content, in every snapshot that shares them.
+    """Replace damaged files by intact files with the same content, in every snapshot that shares them.
 
-    Returns the damage with what came of them. Cancelling is safe: it takes effect between two contents.
+    Returns the damage with its outcome. Cancelling is safe: it takes effect between two contents.
     """
     repair = _Repair(context, account, reader)
     by_content: dict[str, list[Repairable]] = {}
@@ -89,11 +91,11 @@ async def repair_files(
 
 
 class _NotNow(Exception):
-    """It may be had another time."""
+    """The content cannot be downloaded now, but perhaps later."""
 
 
 class _Gone(Exception):
-    """It will not be had from there."""
+    """The content can no longer be downloaded from this source."""
 
 
 class _Repair:
@@ -108,9 +110,9 @@ class _Repair:
         self._touched: set[JobId] = set()
 
     async def content(self, group: Sequence[Repairable]) -> list[Damage]:
-        """Mend every file of one content."""
+        """Repair every file with one content."""
         try:
-            return await self._mend(group)
+            return await self._replace(group)
         except _Gone as gone:
             return [
                 replace(repairable.damage, outcome=Outcome.LOST, detail=f"{repairable.damage.detail}; {gone}")
@@ -123,12 +125,12 @@ class _Repair:
             ]
 
     async def renew_latest(self) -> None:
-        """Let a `latest` of hard links have the new files too."""
+        """Update a `latest` of hard links with the new files."""
         if self._context.settings.latest is LatestKind.HARDLINKS:
             for job in sorted(self._touched):
                 await move_latest(self._context, self._account, job, rebuild=True)
 
-    async def _mend(self, group: Sequence[Repairable]) -> list[Damage]:
+    async def _replace(self, group: Sequence[Repairable]) -> list[Damage]:
         body = group[0].body
         if body is not None:
             return [await self._put(repairable, None, body) for repairable in group]
@@ -142,7 +144,7 @@ class _Repair:
 
     async def _put_all(self, group: Sequence[Repairable], source: Place) -> list[Damage]:
         damage = [await self._put(group[0], source, None)]
-        # The others share the first one's new file, as they shared the old one.
+        # The other snapshots share the new file of the first, as they shared the damaged one.
         first = Place(folder=group[0].folder, name=group[0].name)
         damage += [await self._put(repairable, first, None) for repairable in group[1:]]
         return damage
@@ -151,7 +153,7 @@ class _Repair:
         return await finish(self._put_and_record(repairable, source, body))
 
     async def _put_and_record(self, repairable: Repairable, source: Place | None, body: bytes | None) -> Damage:
-        """Replace one file and record it, as one step: a row that speaks of the old inode only costs a hash later."""
+        """Replace one file and record it. A row with the old inode only costs another hash later."""
         context, target = self._context, Place(folder=repairable.folder, name=repairable.name)
         context.root.check_still_there()
         if source is not None:
@@ -168,7 +170,7 @@ class _Repair:
         return replace(repairable.damage, outcome=Outcome.REPAIRED, kept=kept)
 
     async def _spare(self, group: Sequence[Repairable]) -> Place | None:
-        """Return a whole file of this content elsewhere in the mirror."""
+        """Return an intact file with this content elsewhere in the mirror."""
         bad = {repairable.inode for repairable in group}
         damaged = {(repairable.folder, repairable.name) for repairable in group}
         folders = await self._context.manifest.published_folders(self._account.name)
@@ -177,7 +179,7 @@ class _Repair:
             if folder is None or (folder, stored.name) in damaged:
                 continue
             try:
-                entry = await self._context.disk.run(look, self._context.root, folder, stored.name)
+                entry = await self._context.disk.run(stat_entry, self._context.root, folder, stored.name)
                 if (entry.device, entry.inode) in bad or not entry.is_file:
                     continue
                 digest = await self._reader.digest(folder, stored.name, entry)
@@ -191,16 +193,16 @@ class _Repair:
         sha256 = group[0].sha256
         return (await self._records.copies(self._account.name, {sha256}))[sha256]
 
-    # --- from the server ----------------------------------------------------------------------------------------------
+    # --- from Autodesk ------------------------------------------------------------------------------------------------
 
     async def _fetch_and_put(self, group: Sequence[Repairable]) -> list[Damage]:
-        """Fetch the content from whichever extract that has it is still on the server, the newest first."""
+        """Download the content from an extract that Autodesk still has, the newest first."""
         context, now = self._context, self._context.clock.now()
         jobs = await context.manifest.jobs(self._account.name)
         holders = [(jobs[job].job, stored) for job, stored in await self._copies(group) if job in jobs]
         there = [(job, stored) for job, stored in holders if not has_expired(job.completed_at, now)]
         there.sort(key=lambda held: (held[0].completed_at is not None, held[0].completed_at, held[0].id), reverse=True)
-        reason = "no other copy of it is here, and the server has deleted every extract that had it"
+        reason = "the mirror has no other copy, and Autodesk has deleted every extract with this content"
         later: _NotNow | None = None
         for job, stored in there:
             leaf = JobId(f"repair-{stored.sha256[:16]}")
@@ -210,7 +212,7 @@ class _Repair:
                     if fetched.sha256 == stored.sha256:
                         source = Place(folder=staging.relative, name=staged_leaf(stored.name))
                         return await self._put_all(group, source)
-                    reason = f"the server has other bytes now (SHA-256 {fetched.sha256})"
+                    reason = f"Autodesk has different content now (SHA-256 {fetched.sha256})"
                 except _Gone as gone:
                     reason = str(gone)
                 except _NotNow as error:
@@ -226,18 +228,18 @@ class _Repair:
             try:
                 return await self._by_url(job, stored, staging)
             except NotFound:
-                # What only the archive has has no URL of its own.
+                # A file that exists only in the ZIP has no URL of its own.
                 return await self._from_archive(job, stored, staging)
         except (NotFound, ZipError) as error:
-            message = f"the server does not have it any more ({error})"
+            message = f"Autodesk no longer has it ({error})"
             raise _Gone(message) from None
         except StorageError as error:
             if error.poison:
-                message = f"the server has other bytes now ({error.message})"
+                message = f"Autodesk has different content now ({error.message})"
                 raise _Gone(message) from None
             raise _NotNow(error.message) from None
         except (ApiError, AuthError) as error:
-            # A permission that was taken away may be given back: that is no loss yet.
+            # A missing permission may be granted again. That is not a loss yet.
             refused = "no permission: " if isinstance(error, AccessRefused) else ""
             raise _NotNow(f"{refused}{error.message}") from None
 
@@ -254,13 +256,13 @@ class _Repair:
         listing = await self._context.api.listing(self._account.id, job.id)
         listed = planning.archive_in(listing)
         if listed is None:
-            message = "the extract has no archive"
+            message = "the extract has no ZIP"
             raise ZipError(message)
         archive = RemoteArchive(self._context, job=job, sign=self._sign, size=listed.size)
         directory = await open_directory(self._context, archive)
         member = next((member for member in directory.members if member.name == stored.original), None)
         if member is None:
-            message = "the archive does not hold it"
+            message = "the ZIP does not contain it"
             raise ZipError(message)
         wanted = Extract(
             file=ListedFile(name=stored.original, size=member.size),

@@ -1,4 +1,4 @@
-"""What verifying finds, and what came of it."""
+"""The problems that verify finds, and their outcomes."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from dcsync.errors import ExitStatus
 
 
 class Kind(StrEnum):
-    """What is amiss."""
+    """The kind of a problem."""
 
-    #: Its content is not what was published.
+    #: The content differs from what was published.
     CHANGED = "changed"
     MISSING = "missing"
-    #: It is there and was never published.
+    #: The file exists and was never published.
     EXTRA = "extra"
     TRUNCATED = "truncated"
-    #: It is there and could not be read: that is not the same as missing.
+    #: The file exists and cannot be read. That is not the same as missing.
     UNREADABLE = "unreadable"
 
 
 class Outcome(StrEnum):
-    """What came of it."""
+    """The outcome of a problem."""
 
-    #: Nothing was done: it was not asked for, or it is not dcsync's to do. The detail says so.
+    #: Nothing was done: a repair was not requested, or is not possible now. The detail says why.
     FOUND = "found"
-    #: Replaced by a whole copy; the damaged file is kept aside.
+    #: Replaced by an intact copy. The damaged file is kept in quarantine.
     REPAIRED = "repaired"
-    #: The next sync fetches the whole snapshot again.
+    #: The next run downloads the whole snapshot again.
     REFETCH = "refetch"
-    #: There is no other copy, here or on the server.
+    #: No other copy exists, neither in the mirror nor at Autodesk.
     LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """One thing amiss. `path` is below the root; `kept` is where a damaged file was put, below the root too."""
+    """One problem. `path` and `kept`, the new place of a damaged file, are relative to the root."""
 
     kind: Kind
     account: AccountName
@@ -47,7 +47,7 @@ class Damage:
     outcome: Outcome = Outcome.FOUND
     kept: str | None = None
     is_folder: bool = False
-    #: What tells which part of a nightly verify reads it; None for each.
+    #: The key that decides which part of a nightly verify reads it. None: every part.
     key: str | None = None
 
     def json(self) -> dict[str, Json]:
@@ -65,7 +65,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repairable:
-    """A file that may be replaced. `body` is known for one that can be made anew, `inode` for one that is there."""
+    """A file that may be replaced. `body` is set if it can be generated again, `inode` if the file exists."""
 
     damage: Damage
     folder: str
@@ -78,7 +78,7 @@ class Repairable:
 
 @dataclass(slots=True, kw_only=True)
 class VerifyReport:
-    """What was read, and what was found."""
+    """What was read, and the problems found."""
 
     part: tuple[int, int] | None = None
     snapshots: int = 0
@@ -88,7 +88,7 @@ class VerifyReport:
 
     @property
     def exit_status(self) -> ExitStatus:
-        """Return 0 when nothing is amiss any more, 14 when something is lost, else 3."""
+        """Return 0 when no problem remains, 14 when data is lost, else 3."""
         outcomes = {item.outcome for item in self.damage}
         if Outcome.LOST in outcomes:
             return ExitStatus.UNSAFE

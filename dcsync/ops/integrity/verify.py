@@ -1,7 +1,7 @@
-"""Every byte of the mirror read again and compared with what was published: by the manifest, and by `SHA256SUMS`.
+"""Read every byte of the mirror again and compare it with the manifest and `SHA256SUMS`.
 
-A part of many reads only its share of the contents, each of which belongs to one part whatever snapshots share it; so
-all parts together read everything once.
+A part reads only its share of the contents. Each content belongs to one part, for all snapshots that share it, so all
+parts together read everything once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dcsync.ops.integrity.report import Damage, Kind, Outcome, Repairable, Verif
 
 log = structlog.get_logger(__name__)
 
-#: The note of the part that a nightly run read last.
+#: The key of the part that the last nightly run read.
 _LAST_PART = "verify.part"
-#: What another process prunes is renamed away this long before its row says so.
+#: Another process that prunes renames a folder at most this long before it records that.
 _PRUNING_S = 1.0
 
 
@@ -44,7 +44,7 @@ class Part:
     of: int
 
     def has(self, key: str) -> bool:
-        """Say whether a content or folder is this part's to read. The same for ever, whatever else there is."""
+        """Say whether this part reads a content or folder. The answer never changes."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:8], "big") % self.of == self.number - 1
 
@@ -62,11 +62,12 @@ async def verify(
     rate: int | None = None,
     observer: ReadingObserver | None = None,
 ) -> VerifyReport:
-    """Read the published snapshots of `accounts`, or a part of them, at most `rate` bytes a second.
+    """Read the published snapshots of `accounts`, or a part of them, at most `rate` bytes per second.
 
-    With `repair`, which needs a `SyncContext`, what is damaged is replaced by a copy of the mirror, else by what the
-    server still has; the damaged file is kept aside. What is found is in the report, not raised. With `repair` or
-    `records`, which need a manifest that can be written to, the manifest keeps it as an alert. Cancelling is safe.
+    With `repair`, which needs a `SyncContext`, damaged files are replaced by a copy in the mirror, or else downloaded
+    again while Autodesk has them. The damaged file is kept in quarantine. Problems are in the report and are not
+    raised. With `repair` or `records`, which need a writable manifest, the manifest keeps them as an alert. Cancelling
+    is safe.
     """
     observer = observer or Unwatched()
     reader = ContentReader(context, rate=rate, observer=observer)
@@ -84,7 +85,7 @@ async def verify(
             observer=observer,
         ).run()
     report.files, report.read_bytes = reader.read_files, reader.read_bytes
-    _say(report)
+    _log_report(report)
     return report
 
 
@@ -97,9 +98,9 @@ async def verify_nightly(
     rate: int | None = None,
     observer: ReadingObserver | None = None,
 ) -> VerifyReport:
-    """Read the part after the one that was read last, so that everything is read within `days` nights.
+    """Read the part after the last one, so that everything is read within `days` nights.
 
-    A night that is missed or cut short moves the parts on by one night; none is passed over.
+    A missed or interrupted night delays the parts by one night. No part is skipped.
     """
     values = StoredValues(context.manifest)
     last = await values.load(_LAST_PART)
@@ -115,7 +116,7 @@ async def verify_nightly(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Expected:
-    """A file that must be there. `size` is unknown for our own; `body` is known where it can be made anew."""
+    """A file that must exist. `size` is unknown for our own files. `body` is set if it can be generated again."""
 
     sha256: str
     size: int | None = None
@@ -152,7 +153,7 @@ class _Verification:
     async def run(self) -> None:
         jobs = await self._context.manifest.jobs(self._account.name, states={JobState.PUBLISHED})
         published = list(jobs.values())
-        # The newest first: what is damaged there is what the next snapshot would link to.
+        # The newest first, because the next snapshot links to its files.
         published.sort(key=lambda known: (known.folder or "", known.job.id), reverse=True)
         for number, known in enumerate(published, 1):
             self._observer.snapshot(known.folder or "", number, len(published))
@@ -169,7 +170,7 @@ class _Verification:
             await self._record()
 
     async def _record(self) -> None:
-        """Keep what is still damaged, for the alert that stands until a later verify finds nothing."""
+        """Keep the problems that remain, for the alert that stands until a later verify finds none."""
         open_damage = [item for item in self._found if item.outcome in {Outcome.FOUND, Outcome.LOST}]
         found = [KnownDamage(path=item.path, key=item.key, job=item.job) for item in open_damage]
         await record_damage(self._context.manifest, self._account.name, found, was_read=self._part.has)
@@ -180,23 +181,23 @@ class _Verification:
             return
         snapshot, sidecar_sha256 = found
         self._report.snapshots += 1
-        await self._look_at(snapshot, sidecar_sha256)
+        await self._check_snapshot(snapshot, sidecar_sha256)
 
     async def _forget_pruned(self) -> None:
-        """Take back what was found in snapshots that were pruned meanwhile: there it is missing rightly."""
-        # The row follows the rename within the time of some fsyncs.
+        """Forget problems in snapshots that were pruned meanwhile."""
+        # The row is written some fsyncs after the rename.
         await self._context.clock.sleep(_PRUNING_S)
         published = await self._context.manifest.published_folders(self._account.name)
         self._found = [found for found in self._found if found.job is None or found.job in published]
         self._repairables = [repairable for repairable in self._repairables if repairable.damage.job in published]
 
-    async def _look_at(self, snapshot: Snapshot, sidecar_sha256: str | None) -> None:
+    async def _check_snapshot(self, snapshot: Snapshot, sidecar_sha256: str | None) -> None:
         root, folder = self._context.root, snapshot.folder
         try:
             there = await self._context.disk.run(survey, root, folder)
             sums = await self._sums(folder)
         except FileNotFoundError:
-            self._find(Kind.MISSING, snapshot.job, folder, "the snapshot's folder is not there", is_folder=True)
+            self._find(Kind.MISSING, snapshot.job, folder, "the snapshot folder is missing", is_folder=True)
             return
         except DcsyncError as error:
             kind = Kind.CHANGED if isinstance(error, MirrorTampered) else Kind.UNREADABLE
@@ -214,19 +215,19 @@ class _Verification:
         if sidecar_sha256 is None:
             self._compare_sums(snapshot, sums)
         for name in sorted(there.entries.keys() - expected.keys() - OWN_FILES):
-            self._find(Kind.EXTRA, snapshot.job, f"{folder}/{name}", "it is no file of the snapshot", key=folder)
+            self._find(Kind.EXTRA, snapshot.job, f"{folder}/{name}", "not a file of the snapshot", key=folder)
 
     async def _sums(self, folder: str) -> Mapping[str, str]:
         try:
             return await self._context.disk.run(adopt.read_sums, self._context.root, folder)
         except DcsyncError:
-            # Found as a file of its own.
+            # The check of SHA256SUMS itself reports the error.
             return {}
 
     def _own_files(
         self, snapshot: Snapshot, sidecar_sha256: str | None, sums: Mapping[str, str]
     ) -> dict[str, _Expected]:
-        """Return what `_dcsync.json` and `SHA256SUMS` must be; a snapshot that was adopted may have neither."""
+        """Return the expected `_dcsync.json` and `SHA256SUMS`. An adopted snapshot may have neither."""
         if sidecar_sha256 is None:
             said = sums.get(SIDECAR_NAME)
             return {} if said is None else {SIDECAR_NAME: _Expected(sha256=said)}
@@ -240,21 +241,21 @@ class _Verification:
     def _compare_sums(self, snapshot: Snapshot, sums: Mapping[str, str]) -> None:
         other = [stored.name for stored in snapshot.files if sums and sums.get(stored.name) != stored.sha256]
         if other:
-            detail = f"it says otherwise than the manifest of {len(other)} files; the first is {other[0]}"
+            detail = f"SHA256SUMS disagrees with the manifest for {len(other)} files (first: {other[0]})"
             self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{SUMS_NAME}", detail, key=snapshot.folder)
 
     async def _file(
         self, snapshot: Snapshot, name: str, wanted: _Expected, there: Survey, sums: Mapping[str, str]
     ) -> None:
-        """Compare one file, and note what is amiss with it."""
+        """Compare one file and add the problem, if there is one."""
         entry = there.entries.get(name)
         error = next((there.errors[path] for path in _above(name) if path in there.errors), None)
         if entry is None and error is not None:
             self._find_repairable(Kind.UNREADABLE, snapshot, name, wanted, error.message, error=error)
         elif entry is None:
-            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "it is not there")
+            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "missing")
         elif not entry.is_file:
-            self._find_repairable(Kind.CHANGED, snapshot, name, wanted, "something that is no file stands in its place")
+            self._find_repairable(Kind.CHANGED, snapshot, name, wanted, "not a regular file")
         elif wanted.size is not None and entry.size != wanted.size:
             kind = Kind.TRUNCATED if entry.size < wanted.size else Kind.CHANGED
             detail = f"it has {entry.size} bytes, {wanted.size} were published"
@@ -268,14 +269,14 @@ class _Verification:
         try:
             digest = await self._reader.digest(snapshot.folder, name, entry)
         except FileNotFoundError:
-            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "it is not there")
+            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "missing")
         except DcsyncError as error:
             self._find_repairable(Kind.UNREADABLE, snapshot, name, wanted, error.message, entry=entry, error=error)
         else:
             if digest.sha256 == wanted.sha256:
                 return
             if digest.sha256 == sums.get(name):
-                detail = f"it is what {SUMS_NAME} says, and the manifest says otherwise: dcsync rebuild mends that"
+                detail = f"it matches {SUMS_NAME} but not the manifest: run dcsync rebuild"
                 key = _key(snapshot, name, wanted)
                 self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{name}", detail, key=key)
                 return
@@ -283,7 +284,7 @@ class _Verification:
             self._find_repairable(Kind.CHANGED, snapshot, name, wanted, detail, entry=entry)
 
     async def _unknown_folders(self) -> None:
-        """Find folders that look like snapshots of this account and are not in the manifest."""
+        """Find folders that look like snapshots of this account but are not in the manifest."""
         context, name = self._context, self._account.name
         settings = context.settings
         known = {
@@ -310,13 +311,13 @@ class _Verification:
             taker = None if job is None else await context.manifest.job(name, job)
             is_published = taker is not None and (taker.state, taker.folder) == (JobState.PUBLISHED, folder)
             if is_published or (taker is not None and taker.state in OPEN):
-                # It came during the look, or is about to; or the next sync adopts it.
+                # It was published during the check, or is about to be. Otherwise the next run adopts it.
                 continue
-            detail = "a snapshot that the manifest does not know; dcsync rebuild takes it in"
+            detail = "a snapshot that is not in the manifest; run dcsync rebuild to adopt it"
             self._find(Kind.EXTRA, None, folder, detail, key=folder)
 
     def _is_ours(self, folder: str) -> bool:
-        """Say whether an unknown folder is this account's, or may be. Blocks."""
+        """Say whether an unknown folder belongs or may belong to this account. Blocks."""
         settings = self._context.settings
         try:
             snapshot = adopt.read_snapshot(self._context.root, folder)
@@ -354,7 +355,7 @@ class _Verification:
     ) -> None:
         self._find(kind, snapshot.job, f"{snapshot.folder}/{name}", detail, key=_key(snapshot, name, wanted))
         if error is not None and not isinstance(error, DiskFault):
-            # No permission, say: nothing tells that the file itself is damaged.
+            # An error such as a missing permission does not mean that the file is damaged.
             return
         self._repairables.append(
             Repairable(
@@ -370,17 +371,17 @@ class _Verification:
 
 
 def _key(snapshot: Snapshot, name: str, wanted: _Expected) -> str:
-    """Return what decides which part reads a file: its content, and for our own files the folder."""
+    """Return the key that decides which part reads a file: its content, or the folder for our own files."""
     return snapshot.folder if name in {SIDECAR_NAME, SUMS_NAME} else wanted.sha256
 
 
 def _above(name: str) -> list[str]:
-    """Return the paths whose error may hide a file: its own, and those of the folders above it."""
+    """Return the paths whose error may hide a file: its own path and the folders above it."""
     parts = name.split("/")
     return [name, *("/".join(parts[:count]) + "/" * (count > 0) for count in range(len(parts)))]
 
 
-def _say(report: VerifyReport) -> None:
+def _log_report(report: VerifyReport) -> None:
     for item in report.damage:
         level = log.error if item.outcome in {Outcome.LOST, Outcome.FOUND} else log.warning
         level(

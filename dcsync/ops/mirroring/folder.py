@@ -32,7 +32,7 @@ async def choose_folder(context: SyncContext, account: AccountSettings, request:
             return folder
     message = f"every folder name of job {known.job.id} is taken by something else"
     raise MirrorTampered(
-        message, hint=f"check what is in {folder} and next to it; move folders that are not snapshots out of the mirror"
+        message, hint="move folders that are not snapshots out of the data request's folder for that day"
     )
 
 

@@ -171,7 +171,7 @@ class JobMirror:
         """Fetch the files that did not come from the ZIP. Raise its error if some of them exist only in the ZIP."""
         fetches = gathering.plan.fetches
         if gathering.broken_off is not None and fetches:
-            # The smallest file alone first: if the network is down, five attempts show it, instead of five for each file.
+            # The smallest file alone first: if the network is down, five attempts show it, not five for each file.
             await self._fetch(gathering, fetches[-1:])
             fetches = fetches[:-1]
         await self._fetch(gathering, fetches)

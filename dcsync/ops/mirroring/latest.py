@@ -34,9 +34,7 @@ def after_acknowledgement(account: AccountSettings, job: JobId) -> Iterator[None
         )
 
 
-async def move_latest(
-    context: MirrorContext, account: AccountSettings, job: JobId, *, rebuild: bool = False
-) -> None:
+async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, rebuild: bool = False) -> None:
     """Point `latest` to the newest snapshot of the job's data request.
 
     A delta request has no `latest`, because one of its extracts does not contain all rows. A request that could not be

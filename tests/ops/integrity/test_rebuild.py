@@ -344,7 +344,7 @@ async def test_damage_in_a_file_is_said_and_its_row_is_what_was_published(mirror
 
     report = await rebuild(mirror)
 
-    assert report.snapshots[0].damaged == ("a.csv: its content is another one", "b.csv: it is missing")
+    assert report.snapshots[0].damaged == ("a.csv: content differs from the recorded SHA-256", "b.csv: missing")
     assert {row["name"]: row["sha256"] for row in rows(mirror)["file"]} == before
     assert {row["inode"] for row in rows(mirror)["file"]} == {None}
 

@@ -428,7 +428,7 @@ async def test_after_30_days_what_nobody_has_is_lost_and_left_as_it_is(mirror: M
 
     (item,) = report.damage
     assert item.outcome is Outcome.LOST
-    assert "server has deleted" in item.detail
+    assert "Autodesk has deleted" in item.detail
     assert report.exit_status is ExitStatus.UNSAFE
     assert path.read_bytes() == b"x"
     assert len(mirror.sandbox.calls) == before
@@ -462,7 +462,7 @@ async def test_other_bytes_of_the_server_are_not_taken_for_the_file(mirror: Mirr
 
     (item,) = report.damage
     assert item.outcome is Outcome.LOST
-    assert "other bytes" in item.detail
+    assert "different content" in item.detail
     assert path.read_bytes() == b"x"
 
 
@@ -493,7 +493,7 @@ async def test_sums_are_made_anew_and_a_sidecar_is_lost(mirror: Mirror) -> None:
     outcomes = {item.path.rpartition("/")[2]: item.outcome for item in report.damage}
     assert outcomes == {"SHA256SUMS": Outcome.REPAIRED, "_dcsync.json": Outcome.LOST}
     assert (folder / "SHA256SUMS").read_bytes() == body
-    assert "data is not concerned" in next(f.detail for f in report.damage if f.outcome is Outcome.LOST)
+    assert "data files" in next(f.detail for f in report.damage if f.outcome is Outcome.LOST)
 
 
 async def test_a_missing_folder_is_fetched_by_the_next_sync(mirror: Mirror) -> None:

@@ -1,4 +1,4 @@
-"""The compressed size of a file in its archive, by which the next archive is compared."""
+"""The compressed size of a file in its ZIP, which is compared with the next ZIP."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What a person was told of, and the hooks that ran: the daemon's memory."""
+"""Standing alerts and hook runs."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Digests of the rows, by which damage shows that SQLite does not see, and the hash of each snapshot's sidecar."""
+"""Digests of the rows, to find damage that SQLite does not see, and the hash of each sidecar."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,5 +19,5 @@ def downgrade() -> None:
         batch.drop_column("sidecar_sha256")
     with op.batch_alter_table("request") as batch:
         batch.drop_column("digest")
-    # A seal that older versions do not keep up would look like damage to the next newer one.
+    # Older versions do not update the seal, which would look like damage to the next newer version.
     op.execute("DELETE FROM meta WHERE key = 'seal'")

@@ -1,4 +1,4 @@
-"""Header and rows of each table, and what is kept of a snapshot for its history."""
+"""Header and row count of each table, and the summary of each snapshot for its history."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,7 +20,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # They are over the schema that there was, and over columns that go.
+    # The digests cover the old schema and columns that are removed.
     op.execute("DELETE FROM meta WHERE key = 'seal'")
     op.execute("UPDATE job SET digest = NULL")
     with op.batch_alter_table("job") as batch:

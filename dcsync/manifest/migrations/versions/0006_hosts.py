@@ -1,4 +1,4 @@
-"""Several hosts: who they are, who may write of a job, and the quota and the tokens that they share."""
+"""Several hosts: their rows, the fencing number of each job, and the shared quota and tokens."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -47,7 +47,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # It is over the schema that there was.
+    # The seal covers the old schema.
     op.execute("DELETE FROM meta WHERE key = 'seal'")
     for table in ("token_slot", "token_chain", "quota", "host_worker", "host", "claim"):
         op.drop_table(table)

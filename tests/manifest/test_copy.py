@@ -19,7 +19,7 @@ from dcsync.errors import ManifestCorrupt
 from dcsync.manifest import HookRuns, SqlManifest, StandingAlerts, StoredValues, open_manifest
 from dcsync.manifest.copy import copy_rows, move_out
 from dcsync.manifest.schema import OF_HOSTS, metadata
-from tests.fakes import JOB_ID, NOON, make_job, make_request, make_stored
+from tests.fakes import JOB_ID, NOON, make_job, make_request, make_stored, make_transfer
 from tests.manifest.test_contract import make_known_request, make_publication
 
 ACME = AccountName("acme")
@@ -46,7 +46,9 @@ async def fill(manifest: SqlManifest, jobs: int = 3) -> None:
     await manifest.learn(ACME, AccountFacts(bytes_per_second=1 / 3, etag_is_md5=True))
     names = ["b.csv", "B-a.csv", "ä.csv", "a_b.csv", "ab.csv", "a-c.csv"]
     files = tuple(make_stored(name, inode=2**64 - 1, table=TableFacts(header=(name,), rows=2)) for name in names)
-    await manifest.publish(ACME, *make_publication(JobId("job-0"), "acme/0", files=files, seconds=0.1 + 0.2))
+    await manifest.publish(
+        ACME, *make_publication(JobId("job-0"), "acme/0", files=files, transfer=make_transfer(seconds=0.1 + 0.2))
+    )
     await manifest.move(ACME, JobId("job-1"), JobState.FAILED, at=NOON, attempts=2, reason_code="A", reason="ä\n")
     await manifest.record_run(
         ACME,

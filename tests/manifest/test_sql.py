@@ -444,7 +444,7 @@ async def cancel_at(manifest: SqlManifest, statement: str, moment: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "statement", ["BEGIN", "INSERT INTO job", "UPDATE job SET state", "DELETE FROM file", "INSERT INTO file"]
+    "statement", ["BEGIN", "INSERT INTO job", "UPDATE job SET request", "DELETE FROM file", "INSERT INTO file"]
 )
 @pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
 async def test_a_write_that_is_cancelled_at_a_statement_is_rolled_back_whole(

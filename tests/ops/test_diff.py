@@ -97,7 +97,7 @@ def test_ids_may_be_of_different_requests() -> None:
         ),
         (ONE, "2026-02-30", "latest", "2026-02-30 is not a valid date"),
         ([*ONE, OTHER], "previous", "latest", "--account acme --request slug-r1\n--account acme --request slug-r2"),
-        ([*ONE, OTHER], "2026-11-22", "latest", "'2026-11-22' of which request"),
+        ([*ONE, OTHER], "2026-11-22", "latest", "'2026-11-22' may be a snapshot of several data requests"),
         ([*ONE, OTHER], "aaaa1111", "dddd", None),
         ([*ONE, OTHER, make_candidate("eeee", "2026-11-20", request="r3")], "aaaa1111", "eeee", None),
     ],
@@ -202,7 +202,7 @@ async def test_a_pruned_snapshot_is_no_choice(mirror: Mirror) -> None:
         await context.manifest.move(ACME, JobId(newest), JobState.PRUNED, at=mirror.clock.now())
 
     async with reading(mirror) as context:
-        with pytest.raises(SnapshotUnclear, match="one snapshot only"):
+        with pytest.raises(SnapshotUnclear, match="has no previous snapshot"):
             await compare(context, [ACME], "previous", "latest")
 
 

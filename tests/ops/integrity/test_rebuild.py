@@ -380,8 +380,8 @@ async def test_a_copy_is_refused_also_when_the_snapshot_was_taken_in_before_a_re
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        ('"etag": ', '"etag": "\\ud800", "was": ', "no Unicode"),
-        ('"name": "admin_table_001.csv"', '"name": "ADMIN_TABLE_000.csv"', "a name twice"),
+        ('"etag": ', '"etag": "\\ud800", "was": ', "invalid Unicode"),
+        ('"name": "admin_table_001.csv"', '"name": "ADMIN_TABLE_000.csv"', "a file name twice"),
     ],
 )
 async def test_a_sidecar_that_no_row_can_hold_stops_nothing(

@@ -36,7 +36,7 @@ def test_damage_is_reported_and_exit_3(side: Served, dcsync: Dcsync) -> None:
 
     assert result.status == 3
     (snapshot,) = result.json["snapshots"]
-    assert snapshot["damaged"] == ["admin_table_001.csv: its content is another one"]
+    assert snapshot["damaged"] == ["admin_table_001.csv: content differs from the recorded SHA-256"]
     assert "admin_table_001.csv" in dcsync("rebuild").out
 
 

@@ -99,7 +99,7 @@ async def test_the_fixture_is_what_it_says(older: Mirror) -> None:
 async def test_status_shows_it_without_changing_anything(older: Mirror) -> None:
     before = (older.state / "manifest.sqlite").read_bytes()
 
-    document: Any = (await read_status(older.configuration(), clock=older.clock)).json()
+    document: Any = (await read_status(older.configuration(), older.stores(), clock=older.clock)).json()
 
     (account,) = document["accounts"]
     assert account["jobs"]["published"] == SNAPSHOTS
@@ -110,7 +110,7 @@ async def test_status_shows_it_without_changing_anything(older: Mirror) -> None:
 
 
 async def test_verify_finds_no_problem(older: Mirror) -> None:
-    async with look_at_mirror(older.configuration(), clock=older.clock) as context:
+    async with look_at_mirror(older.configuration(), older.stores(), clock=older.clock) as context:
         report = await verify(context, account_settings(older.configuration()))
 
     assert report.damage == []
@@ -120,7 +120,7 @@ async def test_verify_finds_no_problem(older: Mirror) -> None:
 
 
 async def test_diff_compares_two_of_its_snapshots(older: Mirror) -> None:
-    async with read_mirror(older.configuration()) as context:
+    async with read_mirror(older.configuration(), older.stores()) as context:
         compared = await compare(context, [ACME], "previous", "latest", request="my-company-data-extract-911686f6")
 
     assert [(change.name, change.fate) for change in compared.diff.tables] == [("con.csv", Fate.CHANGED)]
@@ -158,7 +158,7 @@ async def test_a_sync_goes_on_where_it_stopped_and_changes_no_published_byte(old
     assert latest.resolve() == older.snapshot_of(new)
     again = await older.sync_one()
     assert again.published == []
-    async with look_at_mirror(older.configuration(), clock=older.clock) as context:
+    async with look_at_mirror(older.configuration(), older.stores(), clock=older.clock) as context:
         assert (await verify(context, account_settings(older.configuration()))).damage == []
 
 
@@ -179,7 +179,7 @@ async def test_a_rebuild_gives_the_same_rows(older: Mirror) -> None:
         pass  # migrated, if this version has another schema
     before = rows(older)
 
-    report = await rebuild_manifest(older.configuration(), clock=older.clock)
+    report = await rebuild_manifest(older.configuration(), older.stores(), clock=older.clock)
 
     assert report.is_whole
     assert len(report.snapshots) == SNAPSHOTS

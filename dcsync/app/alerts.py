@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dcsync.app.from_config import hidden_names
+from dcsync.app.stores import Stores
 from dcsync.config import Config
 from dcsync.core.events import EventKind
 from dcsync.ops.alerts.dispatch import AlertSettings
@@ -16,7 +17,7 @@ from dcsync.ops.alerts.hooks import Hook
 from dcsync.ops.alerts.notify import check_installed
 
 
-def alert_settings(config: Config, *, environ: Mapping[str, str]) -> AlertSettings:
+def alert_settings(config: Config, stores: Stores, *, environ: Mapping[str, str]) -> AlertSettings:
     """Return the settings with secrets resolved.
 
     Raises `ConfigError` for a missing secret or package now, rather than at the first event.
@@ -25,6 +26,7 @@ def alert_settings(config: Config, *, environ: Mapping[str, str]) -> AlertSettin
     if urls:
         check_installed()
     heartbeat = config.heartbeat.url
+    hidden = hidden_names(config) | stores.hidden_names
     return AlertSettings(
         root=Path(config.mirror.root),
         hooks=tuple(
@@ -34,5 +36,5 @@ def alert_settings(config: Config, *, environ: Mapping[str, str]) -> AlertSettin
         urls=urls,
         on=frozenset(EventKind(kind) for kind in config.notify.on),
         heartbeat=None if heartbeat is None else heartbeat.resolve(environ).get_secret_value(),
-        environ={name: value for name, value in environ.items() if name not in hidden_names(config)},
+        environ={name: value for name, value in environ.items() if name not in hidden},
     )

@@ -1,4 +1,4 @@
-"""The API, opened with whatever signs its calls."""
+"""The API of Autodesk, opened with its rate limit and its tokens."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dcsync import __version__
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.api.transport import ApiTransport
-from dcsync.app.state_dir import manifest_place, state_folder
-from dcsync.app.stores import open_store, open_window
+from dcsync.app.state_dir import state_folder
+from dcsync.app.stores import Stores
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
 from dcsync.auth.token_store import ChainStore
@@ -26,31 +26,35 @@ from dcsync.tasks import DiskThreads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenApi:
-    """The API, and what its calls are counted and signed by."""
+    """The API, with the limiter that counts its calls and the store of its tokens."""
 
     client: DataConnector
     limiter: Limiter
     store: ChainStore
-    #: To use the store from: a database's lock may be waited for.
+    #: The threads to use the store from: the lock of a database may block.
     store_threads: DiskThreads
 
 
 @asynccontextmanager
 async def open_api(
-    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None, disk: DiskThreads | None = None
+    config: Config,
+    stores: Stores,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock | None = None,
+    disk: DiskThreads | None = None,
 ) -> AsyncIterator[OpenApi]:
-    """Open the API alone: no mirror, no lock; the quota is shared with whatever else runs on the state folder."""
+    """Open the API without a mirror and without a lock. All processes on the same stores share the rate limit."""
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         disk = disk or stack.enter_context(DiskThreads())
         await disk.run(state_folder, config)
-        place = manifest_place(config, environ=environ)
         limiter = Limiter(
             requests_per_minute=config.api.requests_per_minute,
             clock=clock,
-            window=await open_window(stack, config, place, disk),
+            window=await stores.open_window(stack, disk),
         )
-        store, threads = await open_store(stack, config, place, disk)
+        store, threads = await stores.open_token_store(stack, disk)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -58,7 +62,7 @@ async def open_api(
                 headers={"User-Agent": f"dcsync/{__version__}"},
             )
         )
-        # aiohttp would repeat a GET after a disconnect by itself, past the limiter: a call that nobody counted.
+        # aiohttp would repeat a GET after a disconnect automatically, past the limiter, which would not count the call.
         session._retry_connection = False  # noqa: SLF001
         tokens = _token_source(config, store, environ=environ, clock=clock, disk=threads)
         if isinstance(tokens, RefreshingToken):
@@ -80,7 +84,7 @@ def _token_source(
     auth = config.auth
     if auth.method == "service-account":
         if auth.private_key is None or auth.service_account_id is None or auth.key_id is None:
-            raise AssertionError  # the configuration was checked for this
+            raise AssertionError  # the configuration refuses this
         return ServiceAccountToken(
             endpoint=token_endpoint(config, environ=environ),
             service_account_id=auth.service_account_id,
@@ -90,7 +94,7 @@ def _token_source(
         )
     if auth.method == "token" and auth.refresh_token is None:
         if auth.access_token is None:
-            raise AssertionError  # the same
+            raise AssertionError  # it refuses this, too
         return FixedToken(auth.access_token.resolve(environ).get_secret_value())
     seed, problem = _seed(config, environ)
     return RefreshingToken(
@@ -111,7 +115,7 @@ def token_endpoint(config: Config, *, environ: Mapping[str, str]) -> TokenEndpoi
 
 
 def _seed(config: Config, environ: Mapping[str, str]) -> tuple[str | None, ConfigError | None]:
-    """Return the seed, or why it cannot be had: once the store has taken it over, the variable or file may be gone."""
+    """Return the seed, or the reason why it is missing: after the store took it over, its variable or file may go."""
     if config.auth.refresh_token is None:
         return None, None
     try:

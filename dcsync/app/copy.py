@@ -1,4 +1,4 @@
-"""The manifest and the tokens, moved to another place."""
+"""The copy of the manifest and the tokens to another place."""
 
 from __future__ import annotations
 
@@ -6,30 +6,25 @@ import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.hosts import at_work, known_hosts
 from dcsync.app.mirror import open_mirror
 from dcsync.app.renew import renewing
-from dcsync.app.state_dir import INSTANCE_NAME, host_name, manifest_place, write_text
-from dcsync.app.stores import open_store
+from dcsync.app.state_dir import INSTANCE_NAME, write_text
+from dcsync.app.stores import Stores, StoresFor
 from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config, ManifestRef
-from dcsync.database import Database
 from dcsync.errors import ConfigError, ManifestError
-from dcsync.manifest import open_manifest
 from dcsync.manifest.copy import copy_rows
-from dcsync.manifest.sqlite import set_aside
 from dcsync.ops.recovery import recover
 from dcsync.tasks import DiskThreads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """What was copied, and where to. `to` shows no password."""
+    """The result of a copy. `to` is its place without a password."""
 
     jobs: int
     tokens: bool
@@ -38,13 +33,19 @@ class Copied:
 
 
 async def copy_manifest(
-    config: Config, target: str, *, replace: bool = False, environ: Mapping[str, str], clock: Clock | None = None
+    config: Config,
+    target: str,
+    stores_for: StoresFor,
+    *,
+    replace: bool = False,
+    environ: Mapping[str, str],
+    clock: Clock | None = None,
 ) -> Copied:
-    """Copy the manifest and the tokens to `target`, a place as `state.manifest` names one, and bind the mirror to it.
+    """Copy the manifest and the tokens to `target`, a value for `state.manifest`, and bind the mirror to the copy.
 
-    The mirror's marker gets another id with it, so that the manifest before is refused. A crash before that leaves the
-    mirror with the old one, and after it with the new one. Raises `ConfigError` for a target that is none or is the
-    source, `ManifestError` for one that holds a manifest unless it is to be replaced, and as `open_mirror` does.
+    The mirror's marker gets a new id, so that the old manifest is refused. A crash before that step leaves the mirror
+    with the old manifest, a later one with the new. Raises `ConfigError` for a target that is not valid or is the
+    source, `ManifestError` for one that has a manifest already, unless `replace` is set, and as `open_mirror` does.
     """
     try:
         reference = ManifestRef(target)
@@ -52,41 +53,34 @@ async def copy_manifest(
         message = f"--to: {problem}"
         raise ConfigError(message) from None
     updated = config.model_copy(update={"state": config.state.model_copy(update={"manifest": reference})})
-    source_place, place = manifest_place(config, environ=environ), manifest_place(updated, environ=environ)
-    if source_place == place:
-        message = "the manifest is there already"
+    here, there = stores_for(config, environ), stores_for(updated, environ)
+    if here.place == there.place:
+        message = "the manifest is in this place already"
         raise ConfigError(message, hint="name another place with --to")
     clock, identifier = clock or SystemClock(), str(uuid.uuid4())
     async with AsyncExitStack() as stack:
-        opening = partial(open_mirror, config, clock=clock, role="copy", environ=environ)
-        context = await stack.enter_async_context(renewing(opening, config, role="copy", clock=clock, environ=environ))
+        context = await stack.enter_async_context(renewing(open_mirror, config, here, role="copy", clock=clock))
         await recover(context, account_settings(config))
-        there = await stack.enter_async_context(open_manifest(place, label=host_name()))
-        others = [host for host in await known_hosts(there) if host.is_alive]
-        if others:
-            raise at_work(others)
-        if not replace and await there.instance() is not None:
-            message = "there is a manifest already where the copy would go"
-            raise ManifestError(message, hint="name another place, or replace it: --replace")
-        jobs = await copy_rows(context.manifest, there, instance=identifier)
-        tokens = await _copy_tokens(stack, updated, source_place, place, context.disk)
+        copy = await stack.enter_async_context(there.open_manifest())
+        await there.refuse_others(copy)
+        if not replace and await copy.instance() is not None:
+            message = f"{there.shown} has a manifest already"
+            raise ManifestError(message, hint="name another place with --to, or replace that manifest: --replace")
+        jobs = await copy_rows(context.manifest, copy, instance=identifier)
+        tokens = await _copy_tokens(stack, here, there, context.disk)
         await context.disk.run(context.root.write_marker, identifier)
         await context.disk.run(write_text, Path(config.state.dir), INSTANCE_NAME, identifier)
         if tokens:
-            store, threads = await open_store(stack, config, source_place, context.disk)
+            store, threads = await here.open_token_store(stack, context.disk)
             await threads.run(_forget, store)
-    if isinstance(source_place, Path):
-        set_aside(source_place, f"moved-{clock.now():%Y%m%dT%H%M%SZ}")
-    shown = place.shown if isinstance(place, Database) else str(place)
-    return Copied(jobs=jobs, tokens=tokens, to=shown, instance=identifier)
+    here.retire(f"moved-{clock.now():%Y%m%dT%H%M%SZ}")
+    return Copied(jobs=jobs, tokens=tokens, to=there.shown, instance=identifier)
 
 
-async def _copy_tokens(
-    stack: AsyncExitStack, config: Config, source: Path | Database, target: Path | Database, disk: DiskThreads
-) -> bool:
-    """Copy the chain of tokens, if there is one; the lock is held, so that nobody spends one meanwhile."""
-    before, _ = await open_store(stack, config, source, disk)
-    after, _ = await open_store(stack, config, target, disk)
+async def _copy_tokens(stack: AsyncExitStack, source: Stores, target: Stores, disk: DiskThreads) -> bool:
+    """Copy the chain of tokens, if there is one, under the lock of both stores: no process uses a token meanwhile."""
+    before, _ = await source.open_token_store(stack, disk)
+    after, _ = await target.open_token_store(stack, disk)
 
     def copy() -> bool:
         with before.locked(), after.locked():

@@ -1,4 +1,4 @@
-"""`doctor` for a configuration: opens everything that the configuration names."""
+"""The checks of `dcsync doctor`: a configuration, and everything that it names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings
-from dcsync.app.state_dir import INSTANCE_NAME, LOCK_NAME, manifest_place
+from dcsync.app.state_dir import INSTANCE_NAME, LOCK_NAME
 from dcsync.app.status import lock_holder
-from dcsync.app.stores import open_store
+from dcsync.app.stores import Stores, StoresFor
 from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
-from dcsync.config import Auth, Config, SecretRef, find, load
+from dcsync.config import Auth, SecretRef, find, load
 from dcsync.errors import ConfigError
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.doctor.examine import Check, Secret, Subject, examine, unconfigured
@@ -26,22 +26,20 @@ from dcsync.tasks import DiskThreads
 
 async def diagnose(
     place: Path | None,
+    stores_for: StoresFor,
     *,
     environ: Mapping[str, str],
     clock: Clock | None = None,
     tell: Callable[[Check], None] = lambda _: None,
 ) -> list[Check]:
-    """Check a configuration and everything that it names. A failure is the result of a check, and is not raised.
+    """Check a configuration and everything that it names. A failure is one of the checks, and no written file stays.
 
-    `tell` is called with each check at once. No file is left behind.
+    `tell` gets each check at once.
     """
     try:
         found = find(place, environ=environ)
         config = load(found, environ=environ, accounts_needed=False)
-    except ConfigError as error:
-        return unconfigured(error, tell)
-    try:
-        manifest_place(config, environ=environ)
+        stores = stores_for(config, environ)
     except ConfigError as error:
         return unconfigured(error, tell)
     clock = clock or SystemClock()
@@ -59,10 +57,10 @@ async def diagnose(
             with ExitStack() as stack:
                 used = config
                 if not await disk.run(state.is_dir):
-                    # Only the first run creates the state folder, as the user that dcsync runs as.
+                    # The first run creates the state folder, as the user that it runs as.
                     folder = Path(stack.enter_context(TemporaryDirectory(prefix="dcsync-")))
                     used = config.model_copy(update={"state": config.state.model_copy(update={"dir": folder})})
-                async with open_api(used, environ=environ, clock=clock, disk=disk) as opened:
+                async with open_api(used, stores_for(used, environ), environ=environ, clock=clock, disk=disk) as opened:
                     yield opened.client, opened.limiter
 
         subject = Subject(
@@ -73,8 +71,9 @@ async def diagnose(
             min_free=config.mirror.min_free,
             latest=LatestKind(config.mirror.latest),
             state=state,
-            manifest=manifest_place(config, environ=environ),
-            open_store=lambda: _open_store_read_only(config, environ, disk),
+            shown_manifest=stores.shown,
+            open_manifest=stores.open_existing,
+            open_store=lambda: _store_to_look(stores, disk),
             instance=state / INSTANCE_NAME,
             base_url=config.api.base_url,
             accounts=account_settings(config),
@@ -89,12 +88,9 @@ async def diagnose(
 
 
 @asynccontextmanager
-async def _open_store_read_only(
-    config: Config, environ: Mapping[str, str], disk: DiskThreads
-) -> AsyncIterator[tuple[ChainStore, DiskThreads]]:
+async def _store_to_look(stores: Stores, disk: DiskThreads) -> AsyncIterator[tuple[ChainStore, DiskThreads]]:
     async with AsyncExitStack() as stack:
-        place = manifest_place(config, environ=environ)
-        yield await open_store(stack, config, place, disk, makes=False)
+        yield await stores.open_token_store(stack, disk, makes=False)
 
 
 def _secret(auth: Auth, key: str, environ: Mapping[str, str]) -> Secret | None:

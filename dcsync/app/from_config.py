@@ -1,4 +1,4 @@
-"""From the configuration to the plain settings that `ops` takes."""
+"""The plain settings that `ops` takes, made from the configuration."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def keep_policy(config: Config) -> KeepPolicy:
 
 
 def storage_policy(config: Config) -> StoragePolicy:
-    """Return which hosts signed URLs may point to. The storage of a sandbox is on loopback, like its API."""
+    """Return the hosts that signed URLs may point to. The storage of a sandbox is on loopback, like its API."""
     return StoragePolicy(
         hosts=tuple(config.api.allow_storage_hosts), allow_loopback=is_loopback_url(config.api.base_url)
     )
@@ -59,14 +59,13 @@ def storage_policy(config: Config) -> StoragePolicy:
 def hidden_names(config: Config) -> frozenset[str]:
     """Return the environment variables that hooks must not inherit: secrets, and systemd's variables for dcsync."""
     ours = {ref.variable for _, ref in secret_refs(config) if ref.variable is not None}
-    ours |= {"PGPASSWORD", "PGPASSFILE"} if config.state.manifest.is_shared else set()
     return frozenset({*ours, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
 
 
 def callback_secret(config: Config, *, environ: Mapping[str, str]) -> str:
-    """Return the last part of the callback's path: the configured one, or one that is generated once and kept.
+    """Return the last part of the callback's path: the configured one, or one that was generated once and stored.
 
-    Raises `ConfigError` for a secret that is too short: under 128 bits.
+    Raises `ConfigError` for a configured secret with fewer than 128 bits.
     """
     if config.http.callback_secret is not None:
         secret = config.http.callback_secret.resolve(environ).get_secret_value()

@@ -1,4 +1,4 @@
-"""The chain of tokens, opened to sign in and out."""
+"""The chain of tokens, opened to sign in or out."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from dcsync.app.api import token_endpoint
-from dcsync.app.state_dir import manifest_place, state_folder
-from dcsync.app.stores import open_store
+from dcsync.app.state_dir import state_folder
+from dcsync.app.stores import Stores
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.errors import ConfigError
@@ -17,22 +17,22 @@ from dcsync.tasks import DiskThreads
 
 @asynccontextmanager
 async def open_chain(
-    config: Config, *, environ: Mapping[str, str], clock: Clock | None = None
+    config: Config, stores: Stores, *, environ: Mapping[str, str], clock: Clock | None = None
 ) -> AsyncIterator[TokenChain]:
-    """Open what signing in and out works on; it takes no lock, so that it works while a daemon runs.
+    """Open the chain of tokens. It takes no lock, so that you can sign in while a daemon runs.
 
-    Raises `ConfigError` for a method that nobody signs in with.
+    Raises `ConfigError` for an `auth.method` without a sign-in.
     """
     if config.auth.method == "service-account":
-        message = "a service account signs in by itself, with its key: there is nothing to log in to or out of"
-        raise ConfigError(message, hint="dcsync doctor shows whether its key works")
+        message = "a service account signs in automatically with its key, so there is no sign-in or sign-out"
+        raise ConfigError(message, hint="check the key with dcsync doctor")
     if config.auth.method == "token" and config.auth.refresh_token is None:
-        message = "auth.access_token is used as it is: there is nothing to log in to or out of"
+        message = "dcsync uses auth.access_token as it is, so there is no sign-in or sign-out"
         raise ConfigError(message, hint='set auth.method = "login"')
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
         await disk.run(state_folder, config)
-        store, threads = await open_store(stack, config, manifest_place(config, environ=environ), disk)
+        store, threads = await stores.open_token_store(stack, disk)
         yield TokenChain(
             endpoint=token_endpoint(config, environ=environ), store=store, clock=clock or SystemClock(), disk=threads
         )

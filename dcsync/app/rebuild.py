@@ -1,13 +1,11 @@
-"""The manifest rebuilt from the tree."""
+"""The rebuild of the manifest from the mirror."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.mirror import hold_state, open_held_mirror
 from dcsync.app.renew import set_aside_manifest
-from dcsync.app.state_dir import MANIFEST_NAME
+from dcsync.app.stores import Stores
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.ops.integrity.content_reader import ReadingObserver
@@ -16,16 +14,15 @@ from dcsync.ops.recovery import recover
 
 
 async def rebuild_manifest(
-    config: Config, *, clock: Clock | None = None, observer: ReadingObserver | None = None
+    config: Config, stores: Stores, *, clock: Clock | None = None, observer: ReadingObserver | None = None
 ) -> RebuildReport:
-    """Set the manifest aside, sound or not, and rebuild it from the tree. The state folder is locked throughout."""
+    """Set the manifest aside, sound or damaged, and rebuild it from the mirror, all under the state folder's lock."""
     clock = clock or SystemClock()
     accounts, label = account_settings(config), f"replaced-{clock.now():%Y%m%dT%H%M%SZ}"
     async with hold_state(config, role="rebuild") as state:
-        await set_aside_manifest(config, state, label)
-        async with open_held_mirror(config, state, clock=clock) as context:
+        aside = await set_aside_manifest(config, stores, state, label)
+        async with open_held_mirror(config, stores, state, clock=clock) as context:
             report = await rebuild(context, [account.name for account in accounts], observer=observer)
             await recover(context, accounts)
-    aside = Path(config.state.dir) / f"{MANIFEST_NAME}.{label}"
-    report.set_aside = str(aside) if aside.exists() else None
+    report.set_aside = None if aside is None else str(aside)
     return report

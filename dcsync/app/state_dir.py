@@ -1,16 +1,15 @@
-"""The names of our files, where the manifest is, and the state folder that has the rest."""
+"""The state folder: the names of its files, and how they are read and written."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dcsync.config import Config
-from dcsync.database import Database, parse_database
 from dcsync.errors import ConfigError, ManifestError
 from dcsync.mirror.durable import replace_durably
 
@@ -23,37 +22,26 @@ DAEMON_NAME = "daemon.json"
 HOST_NAME = "host"
 
 
-def manifest_place(config: Config, *, environ: Mapping[str, str] | None = None) -> Path | Database:
-    """Return where the manifest is: a file of the state folder, or the database that several hosts share.
-
-    Raises `ConfigError`s for an address that cannot be had or read, or without the extra `cluster`.
-    """
-    reference = config.state.manifest
-    if not reference.is_shared:
-        return Path(config.state.dir) / MANIFEST_NAME
-    return parse_database(reference.resolve(os.environ if environ is None else environ).get_secret_value())
-
-
 def host_name() -> str:
-    """Return what other hosts know this one by."""
+    """Return the name under which other hosts know this one."""
     return socket.gethostname()
 
 
 def state_folder(config: Config) -> Path:
-    """Return the state folder, made if it is not there.
+    """Return the state folder, and create it if it is missing.
 
-    Raises `ManifestError` for one that cannot be made or used, `ConfigError` where root would work in another user's.
+    Raises `ManifestError` when it cannot be created or used, and `ConfigError` when root would use another user's.
     """
     path = Path(config.state.dir)
     _refuse_to_be_root(path)
     try:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # One that cannot be listed cannot be fsynced either: it is durable when the file system gets to it.
+            # A parent that cannot be listed cannot be fsynced either. The file system makes the folder durable later.
             with suppress(PermissionError):
                 _sync_folder(path.parent)
     except OSError as error:
-        message = f"state.dir {path} cannot be made: {error.strerror} (as uid {os.geteuid()})"
+        message = f"state.dir {path} cannot be created: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message, hint="create it for the user that runs dcsync, or correct state.dir") from None
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         message = f"state.dir {path} cannot be written (as uid {os.geteuid()})"
@@ -62,7 +50,7 @@ def state_folder(config: Config) -> Path:
 
 
 def _refuse_to_be_root(path: Path) -> None:
-    """Refuse to work as root in another user's state folder: its owner could not read what is made there."""
+    """Refuse to work as root in another user's state folder: its owner could not read the files of root."""
     try:
         owner = path.stat().st_uid
     except OSError:
@@ -72,8 +60,8 @@ def _refuse_to_be_root(path: Path) -> None:
             name = pwd.getpwuid(owner).pw_name
         except KeyError:
             name = f"#{owner}"
-        message = f"state.dir {path} belongs to the user {name}, who could not read what root makes there"
-        raise ConfigError(message, hint=f"run it as that user: runuser -u {name} -- dcsync …")
+        message = f"state.dir {path} belongs to the user {name}, who could not read the files that root creates there"
+        raise ConfigError(message, hint=f"run dcsync as that user: runuser -u {name} -- dcsync …")
 
 
 def _sync_folder(path: Path) -> None:
@@ -104,7 +92,7 @@ def _folder(path: Path) -> Iterator[int]:
 
 
 def read_text(path: Path) -> str | None:
-    """Return what `write_text` wrote; None for a file that is empty or not there. Raises `ManifestError`."""
+    """Return the line that `write_text` wrote; None for a file that is empty or missing. Raises `ManifestError`."""
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
@@ -114,8 +102,8 @@ def read_text(path: Path) -> str | None:
         raise ManifestError(message) from None
 
 
-def is_file(path: Path) -> bool:
-    """Say whether there is a manifest: a file with something in it. Raises `ManifestError` if that cannot be seen."""
+def has_content(path: Path) -> bool:
+    """Return whether the manifest's file exists and is not empty. Raises `ManifestError` if that cannot be seen."""
     try:
         return path.stat().st_size > 0
     except FileNotFoundError:

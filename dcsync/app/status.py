@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.hosts import known_hosts
-from dcsync.app.state_dir import DAEMON_NAME, LOCK_NAME, is_file, manifest_place
-from dcsync.app.stores import open_store, open_window
+from dcsync.app.state_dir import DAEMON_NAME, LOCK_NAME
+from dcsync.app.stores import Stores
 from dcsync.auth.token_store import ChainStore, TokenPair, fingerprint
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.oauth import REFRESH_LIFE
 from dcsync.core.wire import parse_time
-from dcsync.database import Database
-from dcsync.errors import DcsyncError, ManifestMissing, MirrorLocked
-from dcsync.manifest import SqlManifest, open_manifest
+from dcsync.errors import DcsyncError, MirrorLocked
+from dcsync.manifest import SqlManifest
 from dcsync.mirror.root import FileLock, open_root
 from dcsync.ops.alerts.collect import AlertSources
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.peers import Host
 from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_alert
 from dcsync.tasks import DiskThreads
 
@@ -32,31 +31,29 @@ if TYPE_CHECKING:
     from dcsync.ops.context import SyncContext
 
 
-async def read_status(
-    config: Config, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None
-) -> Status:
-    """Open the manifest and the state folder, and read the status. No locks, no writes, no network."""
+async def read_status(config: Config, stores: Stores, *, clock: Clock | None = None) -> Status:
+    """Read the status of the mirror from what is stored. It takes no lock, writes nothing, and makes no call."""
     clock = clock or SystemClock()
-    place = manifest_place(config, environ=environ)
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
-        manifest, used, pair, token = None, 0, None, None
-        if isinstance(place, Database) or await disk.run(is_file, place):
-            with suppress(ManifestMissing):
-                manifest = await stack.enter_async_context(open_manifest(place, read_only=True))
-        if manifest is not None or isinstance(place, Path):
-            window = await open_window(stack, config, place, disk, makes=False)
+        hosts: Sequence[Host] = ()
+        used, pair, token = 0, None, None
+        manifest = await stack.enter_async_context(stores.open_existing())
+        if manifest is not None:
+            hosts = await stores.known_hosts(manifest)
+        if manifest is not None or not stores.needs_manifest:
+            window = await stores.open_window(stack, disk, makes=False)
             used = await window.used(now=clock.monotonic())
-            store, threads = await open_store(stack, config, place, disk, makes=False)
+            store, threads = await stores.open_token_store(stack, disk, makes=False)
             pair, token = await threads.run(read_token, config, store)
-        return await _status(config, manifest, disk, clock.now(), used=used, pair=pair, token=token)
+        return await _status(config, manifest, disk, clock.now(), used=used, pair=pair, token=token, hosts=hosts)
 
 
 async def current_status(config: Config, context: SyncContext) -> Status:
-    """Read the status from the manifest and the token store of a running command."""
-    used, now = await context.limiter.used(), context.clock.now()
+    """Read the status of the mirror through an open context."""
+    used, now, hosts = await context.limiter.used(), context.clock.now(), await context.peers.known()
     pair, token = await context.token_threads.run(read_token, config, context.token_store)
-    return await _status(config, context.manifest, context.disk, now, used=used, pair=pair, token=token)
+    return await _status(config, context.manifest, context.disk, now, used=used, pair=pair, token=token, hosts=hosts)
 
 
 async def _status(
@@ -68,9 +65,9 @@ async def _status(
     used: int,
     pair: TokenPair | None,
     token: TokenState | None,
+    hosts: Sequence[Host],
 ) -> Status:
     state = Path(config.state.dir)
-    hosts = () if manifest is None else await known_hosts(manifest)
     accounts = await account_statuses(
         manifest,
         [alert_sources(config, account, token, now) for account in account_settings(config)],

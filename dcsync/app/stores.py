@@ -1,52 +1,188 @@
-"""Where calls are counted and tokens are kept: files of the state folder, or the database that several hosts share."""
+"""The port to the stores of a mirror: its manifest, the calls of the last minute, and the tokens. And their files.
+
+A single host keeps them in files of the state folder (`FileStores`). Several hosts keep them in a database, which
+`dcsync.cluster` opens. No code below that package asks which of the two it has.
+"""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from dcsync.api.window import CallWindow, FileWindow
-from dcsync.app.state_dir import QUOTA_NAME, host_name
+from dcsync.app.state_dir import MANIFEST_NAME, QUOTA_NAME, has_content
 from dcsync.auth.token_store import ChainStore, TokenStore
+from dcsync.clock import Clock
 from dcsync.config import Config
-from dcsync.database import Database
-from dcsync.manifest import open_manifest
+from dcsync.manifest import SqlManifest, open_manifest
+from dcsync.manifest.sqlite import set_aside
+from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.peers import Host, Peers, SingleHost
 from dcsync.tasks import DiskThreads
 
 
-async def open_window(
-    stack: AsyncExitStack, config: Config, place: Path | Database, disk: DiskThreads, *, makes: bool = True
-) -> CallWindow:
-    """Open where the calls of the last minute are counted: for this machine, or for all hosts.
+class Arrival(Protocol):
+    """This process among the hosts of a mirror, before it has the mirror's lock."""
 
-    With `makes` the tables that it needs are made: signing in may come before the first run of all.
-    """
-    if isinstance(place, Path):
-        return FileWindow(place.with_name(QUOTA_NAME), disk)
-    from dcsync.api.shared import DatabaseWindow
+    @property
+    def shares_lock(self) -> bool:
+        """Whether other hosts may hold the mirror's lock at the same time."""
 
-    if makes:
-        await _make_tables(place)
-    engine = place.engine(label=f"quota {host_name()}")  # noqa: ASYNC240 - a database, no path
-    stack.push_async_callback(engine.dispose)
-    return DatabaseWindow(engine, place, config.auth.client_id or "")
+    async def register(self, root: MirrorRoot, disk: DiskThreads) -> Peers:
+        """Register this process, which has the mirror's lock by now, and return the others."""
 
 
-async def _make_tables(place: Database) -> None:
-    async with open_manifest(place, label=host_name()):
-        pass
+class Stores(Protocol):
+    """The stores of one configuration."""
+
+    @property
+    def place(self) -> object:
+        """Where the manifest is. Two stores with equal places are the same."""
+
+    @property
+    def shown(self) -> str:
+        """The place as messages show it, without a password."""
+
+    @property
+    def has_own_log(self) -> bool:
+        """Whether the libraries log by themselves: then the log must be set up, or raw lines appear on stderr."""
+
+    @property
+    def is_rebuilt_when_damaged(self) -> bool:
+        """Whether a damaged manifest is set aside and rebuilt automatically."""
+
+    @property
+    def needs_manifest(self) -> bool:
+        """Whether the calls and the tokens are in the manifest's database: before the first run there are none."""
+
+    @property
+    def hidden_names(self) -> frozenset[str]:
+        """The environment variables with secrets of these stores, which hooks must not inherit."""
+
+    def open_manifest(self, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlManifest]:
+        """Open the manifest and migrate it to the newest schema; with `read_only` nothing is changed.
+
+        Raises `ManifestMissing`, `ManifestNewer`, `ManifestCorrupt`, and `ManifestError`.
+        """
+
+    def open_existing(self) -> AbstractAsyncContextManager[SqlManifest | None]:
+        """Open the manifest to read; None when there is none yet. Raises as `open_manifest` does."""
+
+    async def open_window(self, stack: AsyncExitStack, disk: DiskThreads, *, makes: bool = True) -> CallWindow:
+        """Open the counter of the last minute's calls, for all processes that share the rate limit.
+
+        With `makes` missing tables are created: a sign-in may precede the first run.
+        """
+
+    async def open_token_store(
+        self, stack: AsyncExitStack, disk: DiskThreads, *, makes: bool = True
+    ) -> tuple[ChainStore, DiskThreads]:
+        """Open the token store, and return it with the threads to use it from: the lock of a database may block."""
+
+    async def set_aside(self, state: Path, disk: DiskThreads, label: str) -> Path | None:
+        """Move the manifest out of the way under a name with `label`, and return its new path.
+
+        Returns None when there was none. The caller has locked the state folder. Raises `MirrorLocked` while daemons of
+        other hosts are at work.
+        """
+
+    def retire(self, label: str) -> None:
+        """Make a manifest that was copied elsewhere unavailable to the next start, where that is possible. Blocks."""
+
+    async def known_hosts(self, manifest: SqlManifest) -> Sequence[Host]:
+        """Return the hosts that share the manifest, by name."""
+
+    async def refuse_others(self, manifest: SqlManifest) -> None:
+        """Raise `MirrorLocked` while daemons of other hosts are at work."""
+
+    def arriving(
+        self, manifest: SqlManifest, *, state: Path, role: str, clock: Clock
+    ) -> AbstractAsyncContextManager[Arrival]:
+        """Wait for this process's turn to open the mirror; the end of the block removes it from the hosts.
+
+        Raises `MirrorLocked` when `role` cannot work beside the daemons that are at work.
+        """
 
 
-async def open_store(
-    stack: AsyncExitStack, config: Config, place: Path | Database, disk: DiskThreads, *, makes: bool = True
-) -> tuple[ChainStore, DiskThreads]:
-    """Open where the chain of tokens is kept, and the threads to use it from: a database's lock may be waited for."""
-    if isinstance(place, Path):
-        return TokenStore(place.parent), disk
-    from dcsync.auth.shared import DatabaseTokenStore
+#: Chooses the stores of a configuration. The mapping is the environment, with the secrets that it refers to.
+StoresFor: TypeAlias = Callable[[Config, Mapping[str, str]], Stores]
 
-    if makes:
-        await _make_tables(place)
-    store = DatabaseTokenStore(place, config.auth.client_id or "")
-    stack.callback(store.close)
-    return store, stack.enter_context(DiskThreads(2))
+
+class FileStores:
+    """Meets the port `Stores` with files of the state folder, for a single host."""
+
+    has_own_log = False
+    is_rebuilt_when_damaged = True
+    needs_manifest = False
+    hidden_names: frozenset[str] = frozenset()
+
+    def __init__(self, state: Path) -> None:
+        self.place = state / MANIFEST_NAME
+        self.shown = str(self.place)
+
+    def open_manifest(self, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlManifest]:
+        """Open the file, and make it if it is not there, unless it is only read."""
+        return open_manifest(self.place, read_only=read_only)
+
+    @asynccontextmanager
+    async def open_existing(self) -> AsyncIterator[SqlManifest | None]:
+        """Open the file to read; an empty one is as good as none."""
+        if not await asyncio.to_thread(has_content, self.place):
+            yield None
+            return
+        async with open_manifest(self.place, read_only=True) as manifest:
+            yield manifest
+
+    async def open_window(self, stack: AsyncExitStack, disk: DiskThreads, *, makes: bool = True) -> CallWindow:  # noqa: ARG002 - the port's
+        """Return the window of a file, which its first use makes."""
+        return FileWindow(self.place.with_name(QUOTA_NAME), disk)
+
+    async def open_token_store(
+        self,
+        stack: AsyncExitStack,  # noqa: ARG002 - the port's
+        disk: DiskThreads,
+        *,
+        makes: bool = True,  # noqa: ARG002 - the same
+    ) -> tuple[ChainStore, DiskThreads]:
+        """Return the store in the state folder."""
+        return TokenStore(self.place.parent), disk
+
+    async def set_aside(self, state: Path, disk: DiskThreads, label: str) -> Path | None:  # noqa: ARG002 - the port's
+        """Rename the file."""
+        return await disk.run(set_aside, self.place, label)
+
+    def retire(self, label: str) -> None:
+        """Rename the file."""
+        set_aside(self.place, label)
+
+    async def known_hosts(self, manifest: SqlManifest) -> Sequence[Host]:  # noqa: ARG002 - the port's
+        """Return no host."""
+        return ()
+
+    async def refuse_others(self, manifest: SqlManifest) -> None:
+        """Do nothing: the state folder's lock keeps other processes out."""
+
+    @asynccontextmanager
+    async def arriving(
+        self,
+        manifest: SqlManifest,  # noqa: ARG002 - the port's
+        *,
+        state: Path,  # noqa: ARG002 - the same
+        role: str,  # noqa: ARG002 - the same
+        clock: Clock,  # noqa: ARG002 - the same
+    ) -> AsyncIterator[Arrival]:
+        """Wait for nobody."""
+        yield _Alone()
+
+
+class _Alone:
+    """Meets the port `Arrival`."""
+
+    shares_lock = False
+
+    async def register(self, root: MirrorRoot, disk: DiskThreads) -> Peers:  # noqa: ARG002 - the port's
+        """Return the null object."""
+        return SingleHost()

@@ -1,4 +1,4 @@
-"""All that a run needs, and what follows it."""
+"""Everything that a run needs, and the steps that follow it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings, storage_policy
 from dcsync.app.mirror import look_at_mirror, open_mirror
 from dcsync.app.status import current_status, read_token
+from dcsync.app.stores import Stores
 from dcsync.clock import Clock
 from dcsync.config import Config
 from dcsync.core.alerts import Alert
@@ -32,38 +33,46 @@ log = structlog.get_logger(__name__)
 @asynccontextmanager
 async def open_sync(
     config: Config,
+    stores: Stores,
     *,
     environ: Mapping[str, str],
     observer: Observer | None = None,
     clock: Clock | None = None,
-    role: str = "sync",
+    role: str,
 ) -> AsyncIterator[SyncContext]:
-    """Open everything a run needs: the mirror as `open_mirror` does, and the network. Raises `ConfigError`s besides."""
+    """Open everything that a run needs: the mirror, as `open_mirror` does, and the network. May raise `ConfigError`."""
     async with (
-        open_mirror(config, clock=clock, role=role, environ=environ) as mirror,
-        _open_network(config, mirror, environ=environ, observer=observer) as context,
+        open_mirror(config, stores, role=role, clock=clock) as mirror,
+        _open_network(config, stores, mirror, environ=environ, observer=observer) as context,
     ):
         yield context
 
 
 @asynccontextmanager
 async def open_dry_run(
-    config: Config, *, environ: Mapping[str, str], observer: Observer | None = None, clock: Clock | None = None
+    config: Config,
+    stores: Stores,
+    *,
+    environ: Mapping[str, str],
+    observer: Observer | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[SyncContext]:
-    """Open what planning a run needs: the mirror as `look_at_mirror` does, and the network."""
+    """Open everything that the plan of a run needs: the mirror, as `look_at_mirror` does, and the network."""
     async with (
-        look_at_mirror(config, clock=clock, environ=environ) as mirror,
-        _open_network(config, mirror, environ=environ, observer=observer) as context,
+        look_at_mirror(config, stores, clock=clock) as mirror,
+        _open_network(config, stores, mirror, environ=environ, observer=observer) as context,
     ):
         yield context
 
 
 @asynccontextmanager
 async def _open_network(
-    config: Config, mirror: MirrorContext, *, environ: Mapping[str, str], observer: Observer | None
+    config: Config, stores: Stores, mirror: MirrorContext, *, environ: Mapping[str, str], observer: Observer | None
 ) -> AsyncIterator[SyncContext]:
     async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(open_api(config, environ=environ, clock=mirror.clock, disk=mirror.disk))
+        api = await stack.enter_async_context(
+            open_api(config, stores, environ=environ, clock=mirror.clock, disk=mirror.disk)
+        )
         storage = await stack.enter_async_context(
             open_storage(storage_policy(config), connections=config.transfer.concurrency)
         )
@@ -87,10 +96,10 @@ async def _open_network(
 
 
 async def open_dispatcher(
-    config: Config, context: SyncContext, *, environ: Mapping[str, str], runs_hooks: bool = True
+    config: Config, stores: Stores, context: SyncContext, *, environ: Mapping[str, str], runs_hooks: bool = True
 ) -> AlertDispatcher:
-    """Return what tells of the runs of `context`; snapshots from now on are news."""
-    settings = alert_settings(config, environ=environ)
+    """Return the dispatcher for the runs of `context`. It sends events for snapshots from now on."""
+    settings = alert_settings(config, stores, environ=environ)
     dispatcher = AlertDispatcher(
         manifest=context.manifest, clock=context.clock, settings=settings, runs_hooks=runs_hooks
     )
@@ -101,9 +110,9 @@ async def open_dispatcher(
 async def follow_up(
     config: Config, context: SyncContext, dispatcher: AlertDispatcher, outcomes: Sequence[AccountOutcome]
 ) -> Status | None:
-    """Do what follows a run: tell what is new and amiss, write report and figures, tell a watchdog that all is fresh.
+    """Do the steps that follow a run: send events and alerts, write the report and the metrics, send the heartbeat.
 
-    Never fails for what it could not do; returns the status after the run, if it can be read.
+    A step that fails is logged. Returns the status after the run, if it can be read.
     """
     token = await stored_token(config, context)
     for outcome in outcomes:
@@ -139,5 +148,5 @@ async def stored_token(config: Config, context: SyncContext) -> TokenState | Non
     try:
         return (await context.token_threads.run(read_token, config, context.token_store))[1]
     except DcsyncError:
-        # A store that cannot be read is what the run met, and says.
+        # The run met the same error and reports it.
         return None

@@ -104,6 +104,7 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
     from dcsync.app.renew import renewing
     from dcsync.app.status import current_status
     from dcsync.app.sync import open_sync
+    from dcsync.cluster import stores_for
     from dcsync.config import load
     from dcsync.ops.mirroring.run import sync
     from dcsync.ops.page import write_report
@@ -117,8 +118,8 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
         path.write_text(_config(folder, sandbox.base_url, world.hub_id))
         environ = {_TOKEN_VARIABLE: sandbox.tokens.issue_access_token("demo", 3600)}
         config = load(path, environ=environ)
-        opening = partial(open_sync, config, environ=environ)
-        async with renewing(opening, config, role="sync", environ=environ) as context:
+        opener = partial(open_sync, environ=environ)
+        async with renewing(opener, config, stores_for(config, environ), role="sync") as context:
             await recover(context, account_settings(config))
             outcomes = await sync(context, account_settings(config))
             await write_report(context, (await current_status(config, context)).accounts)

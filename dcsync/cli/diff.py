@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -46,10 +47,11 @@ def diff_command(
 async def _compare(config: Config, before: str, after: str, *, account: str | None, request: str | None) -> Comparison:
     from dcsync.app.from_config import account_settings
     from dcsync.app.mirror import read_mirror
+    from dcsync.cluster import stores_for
     from dcsync.ops.diff import compare
 
     accounts = account_settings(config, [] if account is None else [account])
-    async with read_mirror(config) as context:
+    async with read_mirror(config, stores_for(config, os.environ)) as context:
         return await compare(context, [settings.name for settings in accounts], before, after, request=request)
 
 

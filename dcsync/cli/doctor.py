@@ -28,6 +28,7 @@ def doctor_command(ctx: click.Context, as_json: bool) -> int:
     from dcsync.app.doctor import diagnose
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import run_async, set_up_log
+    from dcsync.cluster import stores_for
     from dcsync.ops.doctor.examine import exit_status, worst
 
     options = ctx.obj
@@ -35,7 +36,7 @@ def doctor_command(ctx: click.Context, as_json: bool) -> int:
     # The checks report everything that the log would.
     set_up_log(ctx, level="error", form="auto")
     tell = (lambda _: None) if as_json else _print
-    checks = run_async(diagnose(options.config, environ=os.environ, tell=tell))
+    checks = run_async(diagnose(options.config, stores_for, environ=os.environ, tell=tell))
     if as_json:
         print_json({"checks": [check.json() for check in checks], "worst": worst(checks).value})
     return int(exit_status(checks))

@@ -93,25 +93,29 @@ def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - 
 
 async def _runs(config: Config, job: str | None, limit: int) -> Sequence[HookRun]:
     from dcsync.app.hooks import open_hooks
+    from dcsync.cluster import stores_for
 
-    async with open_hooks(config, environ=os.environ, runs=False, writes=False) as dispatcher:
+    stores = stores_for(config, os.environ)
+    async with open_hooks(config, stores, environ=os.environ, runs=False, writes=False) as dispatcher:
         return await dispatcher.hook_runs(job=job, limit=limit)
 
 
 async def _rerun(config: Config, job: str) -> int:
     from dcsync.app.hooks import open_hooks
+    from dcsync.cluster import stores_for
     from dcsync.manifest import HookState
 
+    stores = stores_for(config, os.environ)
     try:
-        async with open_hooks(config, environ=os.environ, runs=True, writes=True) as dispatcher:
+        async with open_hooks(config, stores, environ=os.environ, runs=True, writes=True) as dispatcher:
             count = await dispatcher.rerun(job)
             await dispatcher.run_hooks()
             runs = (await dispatcher.hook_runs(job=job, limit=max(count, 1)))[:count]
     except MirrorLocked as error:
         if error.role != "run":
             raise
-        # The daemon runs queued hooks within five minutes.
-        async with open_hooks(config, environ=os.environ, runs=False, writes=True) as dispatcher:
+        # The daemon runs them, within five minutes.
+        async with open_hooks(config, stores, environ=os.environ, runs=False, writes=True) as dispatcher:
             count = await dispatcher.rerun(job)
         runs = ()
     if count == 0:
@@ -129,10 +133,11 @@ async def _rerun(config: Config, job: str) -> int:
 async def _notify(config: Config) -> bool:
     from dcsync.app.alerts import alert_settings
     from dcsync.clock import SystemClock
+    from dcsync.cluster import stores_for
     from dcsync.core.events import Event, EventKind
     from dcsync.ops.alerts.notify import send
 
-    settings = alert_settings(config, environ=os.environ)
+    settings = alert_settings(config, stores_for(config, os.environ), environ=os.environ)
     event = Event(
         kind=EventKind.ALERT,
         account="",

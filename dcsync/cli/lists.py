@@ -166,11 +166,12 @@ async def _list_each(
     from dcsync.app.api import open_api
     from dcsync.app.from_config import account_settings
     from dcsync.cli.group import show_error
+    from dcsync.cluster import stores_for
     from dcsync.errors import ApiError
 
     rows: list[dict[str, Json]] = []
     status = 0
-    async with open_api(config, environ=os.environ) as opened:
+    async with open_api(config, stores_for(config, os.environ), environ=os.environ) as opened:
         for account in account_settings(config, accounts):
             try:
                 rows += [{"account": account.name, **row} for row in await list_rows(opened.client, account)]

@@ -177,10 +177,11 @@ def _open_browser(url: str) -> bool:
 async def _login(config: Config, terminal: Terminal, *, switch_user: bool, as_json: bool) -> int:
     from dcsync.app.login import open_chain
     from dcsync.cli.output import print_json, time_text
+    from dcsync.cluster import stores_for
     from dcsync.core.oauth import REFRESH_LIFE
     from dcsync.ops.login import login
 
-    async with open_chain(config, environ=os.environ) as chain:
+    async with open_chain(config, stores_for(config, os.environ), environ=os.environ) as chain:
         pair = await login(chain, terminal, redirect_uri=config.auth.redirect_uri, switch_user=switch_user)
     hubs, problem = await _visible(config)
     by = None if pair.issued_at is None else pair.issued_at + REFRESH_LIFE
@@ -217,16 +218,18 @@ async def _visible(config: Config) -> tuple[Sequence[Hub], DcsyncError | None]:
 
 async def _logout(config: Config, *, local: bool) -> bool:
     from dcsync.app.login import open_chain
+    from dcsync.cluster import stores_for
     from dcsync.ops.login import logout
 
-    async with open_chain(config, environ=os.environ) as chain:
+    async with open_chain(config, stores_for(config, os.environ), environ=os.environ) as chain:
         return await logout(chain, local=local)
 
 
 async def _hubs(config: Config) -> Sequence[Hub]:
     from dcsync.app.api import open_api
+    from dcsync.cluster import stores_for
 
-    async with open_api(config, environ=os.environ) as opened:
+    async with open_api(config, stores_for(config, os.environ), environ=os.environ) as opened:
         return await opened.client.hubs()
 
 

@@ -35,8 +35,9 @@ def copy_command(ctx: click.Context, target: str, replace: bool, as_json: bool) 
     from dcsync.app.copy import copy_manifest
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
+    from dcsync.cluster import stores_for
 
-    copied = run_async(copy_manifest(load_config(ctx), target, replace=replace, environ=os.environ))
+    copied = run_async(copy_manifest(load_config(ctx), target, stores_for, replace=replace, environ=os.environ))
     if as_json:
         print_json({"jobs": copied.jobs, "tokens": copied.tokens, "to": copied.to, "instance": copied.instance})
         return 0

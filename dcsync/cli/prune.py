@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -49,14 +49,16 @@ async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, forc
     from dcsync.app.from_config import account_settings, keep_policy
     from dcsync.app.mirror import look_at_mirror, open_mirror
     from dcsync.app.renew import renewing
+    from dcsync.cluster import stores_for
     from dcsync.ops.integrity.prune import prune
     from dcsync.ops.recovery import recover
 
     selected = account_settings(config, accounts)
+    stores = stores_for(config, os.environ)
     if dry_run:
-        async with look_at_mirror(config) as context:
+        async with look_at_mirror(config, stores) as context:
             return await prune(context, selected, keep_policy(config), dry_run=True, force=force)
-    async with renewing(partial(open_mirror, config, role="prune"), config, role="prune") as context:
+    async with renewing(open_mirror, config, stores, role="prune") as context:
         await recover(context, account_settings(config))
         return await prune(context, selected, keep_policy(config), force=force)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -46,9 +47,10 @@ async def _rebuild(config: Config) -> RebuildReport:
     from dcsync.app.rebuild import rebuild_manifest
     from dcsync.cli.progress import reading
     from dcsync.clock import SystemClock
+    from dcsync.cluster import stores_for
 
     async with reading(SystemClock()) as observer:
-        return await rebuild_manifest(config, observer=observer)
+        return await rebuild_manifest(config, stores_for(config, os.environ), observer=observer)
 
 
 def _print(report: RebuildReport) -> None:

@@ -22,25 +22,18 @@ def run_command(ctx: click.Context) -> int:
     import structlog
 
     from dcsync.cli.startup import load_config, run_loop
+    from dcsync.cluster import make_session, stores_for
     from dcsync.config import OldName
-    from dcsync.daemon.local_session import LocalSession
     from dcsync.daemon.service import Service
-    from dcsync.daemon.session import Session, SessionParts
-
-    def make_session(parts: SessionParts) -> Session:
-        if parts.context.peers.host is None:
-            return LocalSession(parts)
-        # Imported only with several hosts: it needs procrastinate, which is an extra.
-        from dcsync.cluster.session import SharedSession
-
-        return SharedSession(parts)
 
     def warn(old: OldName) -> None:
         log = structlog.get_logger(__name__)
         log.warning("old name in the configuration", file=old.file, line=old.line, key=old.key, message=old.message)
 
     async def serve() -> int:
-        service = Service(lambda: load_config(ctx, warn=warn), environ=os.environ, make_session=make_session)
+        service = Service(
+            lambda: load_config(ctx, warn=warn), stores_for, environ=os.environ, make_session=make_session
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.stop)

@@ -8,12 +8,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from dcsync.cli.group import Globals
 from dcsync.config import Config, OldName, load
+
+if TYPE_CHECKING:
+    from dcsync.app.stores import Stores
 
 T = TypeVar("T")
 
@@ -44,19 +47,33 @@ def load_config(
 ) -> Config:
     """Load the configuration, and set up the log from it and from the global options.
 
-    With `logs=False` the log is not set up, which saves a command that logs nothing the import. A manifest in
-    PostgreSQL needs the log all the same: without it the driver would print lines of its own into the output.
+    A command that logs nothing passes no `logs`, and saves the time that the import of the log takes. Such a command
+    loads its stores with `load_stores`.
 
     `warn` is called for each name in the file that only this version still accepts.
     """
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
     config = load(options.config, environ=os.environ, accounts_needed=accounts_needed)
-    if logs or config.state.manifest.is_shared:
+    if logs:
         set_up_log(ctx, level=config.log.level, form=config.log.format)
     for old in config.old_names:
         warn(old)
     return config
+
+
+def load_stores(ctx: click.Context) -> tuple[Config, Stores]:
+    """Load the configuration and its stores for a command that logs nothing.
+
+    The log is set up only for libraries that log by themselves: without it, their raw lines would appear on stderr.
+    """
+    from dcsync.cluster import stores_for
+
+    config = load_config(ctx, logs=False)
+    stores = stores_for(config, os.environ)
+    if stores.has_own_log:
+        set_up_log(ctx, level=config.log.level, form=config.log.format)
+    return config, stores
 
 
 def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:

@@ -32,9 +32,9 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
     """
     from dcsync.app.status import read_status
     from dcsync.cli.output import print_json
-    from dcsync.cli.startup import load_config, run_async
+    from dcsync.cli.startup import load_stores, run_async
 
-    status = run_async(read_status(load_config(ctx, logs=False)))
+    status = run_async(read_status(*load_stores(ctx)))
     if as_json:
         print_json(status.json())
     else:

@@ -70,21 +70,23 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
     from dcsync.app.sync import follow_up, open_dispatcher, open_dry_run, open_sync
     from dcsync.cli.progress import watching
     from dcsync.clock import SystemClock
+    from dcsync.cluster import stores_for
     from dcsync.ops.mirroring.run import sync
     from dcsync.ops.recovery import recover
 
     clock = SystemClock()
     selected = account_settings(config, accounts)
+    stores = stores_for(config, os.environ)
     async with watching(clock) as observer, AsyncExitStack() as stack:
         if dry_run:
             context = await stack.enter_async_context(
-                open_dry_run(config, environ=os.environ, observer=observer, clock=clock)
+                open_dry_run(config, stores, environ=os.environ, observer=observer, clock=clock)
             )
             return await sync(context, selected, wanted=wanted, dry_run=True)
-        opening = partial(open_sync, config, environ=os.environ, observer=observer, clock=clock)
-        context = await stack.enter_async_context(renewing(opening, config, role="sync"))
+        opener = partial(open_sync, environ=os.environ, observer=observer)
+        context = await stack.enter_async_context(renewing(opener, config, stores, role="sync", clock=clock))
         await recover(context, account_settings(config))
-        dispatcher = await open_dispatcher(config, context, environ=os.environ)
+        dispatcher = await open_dispatcher(config, stores, context, environ=os.environ)
         outcomes = await sync(context, selected, wanted=wanted)
         await follow_up(config, context, dispatcher, outcomes)
         return outcomes

@@ -77,18 +77,20 @@ async def _verify(
     from dcsync.app.sync import open_sync
     from dcsync.cli.progress import reading
     from dcsync.clock import SystemClock
+    from dcsync.cluster import stores_for
     from dcsync.ops.integrity.verify import verify
     from dcsync.ops.recovery import recover
 
     selected = account_settings(config, accounts)
+    stores = stores_for(config, os.environ)
     async with reading(SystemClock()) as observer:
         if repair:
-            opening = partial(open_sync, config, environ=os.environ, role="verify")
-            async with renewing(opening, config, role="verify") as context:
-                # This command reports missing folders, so recovery leaves their rows alone.
+            opener = partial(open_sync, environ=os.environ)
+            async with renewing(opener, config, stores, role="verify") as context:
+                # Missing folders are for this command to report, so recovery leaves their rows alone.
                 await recover(context, account_settings(config), notices_missing=False)
                 return await verify(context, selected, part=part, repair=True, rate=rate, observer=observer)
-        async with look_at_mirror(config) as mirror:
+        async with look_at_mirror(config, stores) as mirror:
             return await verify(mirror, selected, part=part, rate=rate, observer=observer)
 
 

@@ -21,8 +21,9 @@ from procrastinate.jobs import Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from procrastinate.worker import Worker
 
+from dcsync.cluster.database import Database
 from dcsync.cluster.job_manager import FencedJobManager, Forgotten
-from dcsync.database import Database
+from dcsync.daemon.session import DRAIN_S
 from dcsync.errors import DatabaseUnreachable, DcsyncError
 
 log = structlog.get_logger(__name__)
@@ -31,8 +32,6 @@ log = structlog.get_logger(__name__)
 JOBS_AT_ONCE = 4
 #: Polls and chores of one host at the same time: they mostly wait.
 _CHORES_AT_ONCE = 8
-#: How long work under way may go on after `stop` before it is cancelled (DESIGN §7: 10 s with all that follows).
-DRAIN_S = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,10 @@ from typing import NoReturn
 
 import structlog
 
-from dcsync.app.hosts import SeveralHosts
-from dcsync.app.mirror import shared_database
 from dcsync.app.sync import account_token_alert, stored_token
+from dcsync.cluster.fencing import Ticket
+from dcsync.cluster.hosts import Hosts
+from dcsync.cluster.peers import SeveralHosts
 from dcsync.cluster.queue import Ours, Pace, Queue
 from dcsync.core.freshness import next_poll
 from dcsync.core.model import AccountName, JobId
@@ -25,8 +26,7 @@ from dcsync.core.wire import parse_time
 from dcsync.daemon.chores import NIGHT
 from dcsync.daemon.schedule import Kind
 from dcsync.daemon.session import Session, SessionParts
-from dcsync.manifest import HookRuns, StoredValues, Ticket
-from dcsync.manifest.hosts import Hosts
+from dcsync.manifest import HookRuns, StoredValues
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
 
@@ -52,7 +52,7 @@ class SharedSession(Session):
         self._hook_runs = HookRuns(parts.context.manifest)
         self._wanted: asyncio.Queue[tuple[AccountName, float]] = asyncio.Queue()
         self._queue = Queue(
-            shared_database(parts.context),
+            self._peers.database,
             self,
             pace=pace,
             arrived=lambda worker: self._hosts.works_as(self._host, worker),

@@ -23,7 +23,7 @@ from dcsync.core.model import AccountName, Json
 from dcsync.core.wire import time_json
 from dcsync.daemon.chores import NIGHT
 from dcsync.daemon.schedule import Kind, Schedule, Trigger
-from dcsync.daemon.session import Session, SessionParts
+from dcsync.daemon.session import DRAIN_S, Session, SessionParts
 from dcsync.errors import DcsyncError
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.run import sync
@@ -33,9 +33,6 @@ log = structlog.get_logger(__name__)
 
 #: How often the ticker feeds the watchdog, checks the schedule, and checks for a new sign-in.
 TICK_S = 30.0
-#: How long work in progress may take after SIGTERM before it is cancelled. Closing takes some seconds more, and
-#: the daemon ends within 10 s. Staged files are kept.
-DRAIN_S = 6.0
 #: How often the session looks for hooks that another process made due (`dcsync hooks rerun`).
 _HOOKS_S = 300.0
 _STATE_NAME = "daemon.json"

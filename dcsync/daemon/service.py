@@ -16,12 +16,12 @@ from dcsync.app.alerts import alert_settings
 from dcsync.app.from_config import account_settings, callback_secret
 from dcsync.app.renew import renewing
 from dcsync.app.status import current_status, read_status
+from dcsync.app.stores import StoresFor
 from dcsync.app.sync import open_dispatcher, open_sync
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.events import Event, EventKind
 from dcsync.core.model import AccountName, Json
-from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.pages import Pages, serving
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
@@ -59,19 +59,21 @@ _STATUS_S = 5.0
 class Service:
     """The daemon. `load` reads the configuration, again at each SIGHUP. `environ` has its secrets.
 
-    `make_session` creates the session for each mirror that is opened.
+    `stores_for` chooses the stores of each configuration, and `make_session` the session of each open mirror.
     """
 
     def __init__(
         self,
         load: Callable[[], Config],
+        stores_for: StoresFor,
         *,
         environ: Mapping[str, str],
         clock: Clock | None = None,
         notifier: Notifier | None = None,
-        make_session: SessionFactory = LocalSession,
+        make_session: SessionFactory,
     ) -> None:
         self._load = load
+        self._stores_for = stores_for
         self._make_session = make_session
         self._environ = environ
         self._clock = clock or SystemClock()
@@ -112,7 +114,7 @@ class Service:
         self._notifier.reloading()
         try:
             config = self._load()
-            alert_settings(config, environ=self._environ)
+            alert_settings(config, self._stores_for(config, self._environ), environ=self._environ)
         except DcsyncError as error:
             self._next_config = None
             log.warning(
@@ -169,17 +171,16 @@ class Service:
     async def _run_session(self, config: Config) -> None:
         """Open the mirror and work on it, or wait a while if it cannot be used."""
         progress = Progress(self._clock)
+        stores = self._stores_for(config, self._environ)
         try:
             async with AsyncExitStack() as stack:
                 async with self._opening():
-                    opening = partial(
-                        open_sync, config, environ=self._environ, observer=progress, clock=self._clock, role="run"
-                    )
+                    opener = partial(open_sync, environ=self._environ, observer=progress)
                     context = await stack.enter_async_context(
-                        renewing(opening, config, role="run", clock=self._clock, environ=self._environ)
+                        renewing(opener, config, stores, role="run", clock=self._clock)
                     )
                     await recover(context, account_settings(config))
-                dispatcher = await open_dispatcher(config, context, environ=self._environ, runs_hooks=False)
+                dispatcher = await open_dispatcher(config, stores, context, environ=self._environ, runs_hooks=False)
                 parts = SessionParts(
                     config=config,
                     context=context,
@@ -255,7 +256,7 @@ class Service:
             message=error.message,
             hint=error.advice,
         )
-        settings = alert_settings(config, environ=self._environ)
+        settings = alert_settings(config, self._stores_for(config, self._environ), environ=self._environ)
         if settings.urls and event.kind in settings.on:
             await notify.send(settings.urls, [event])
 
@@ -312,7 +313,8 @@ class Service:
 
     async def _load_status(self) -> Status:
         if self._session is None:
-            return await read_status(self._config, clock=self._clock, environ=self._environ)
+            stores = self._stores_for(self._config, self._environ)
+            return await read_status(self._config, stores, clock=self._clock)
         return await current_status(self._session.config, self._session.context)
 
 

@@ -26,6 +26,10 @@ from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
 
+#: How long work in progress may take after SIGTERM before it is cancelled. Closing takes some seconds more, and
+#: the daemon ends within 10 s. Staged files are kept.
+DRAIN_S = 6.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:

@@ -1,7 +1,6 @@
-"""The manifest: known jobs, files and runs, in SQLite (WAL, `synchronous=FULL`) or, for several hosts, PostgreSQL."""
+"""The manifest: known jobs, files, and runs. It is in SQLite (WAL, `synchronous=FULL`), or a cluster's PostgreSQL."""
 
 from dcsync.manifest.alerts import StandingAlerts
-from dcsync.manifest.claims import Claim, Ticket
 from dcsync.manifest.hook_runs import HookRun, HookRuns, HookState
 from dcsync.manifest.published import PublishedRow
 from dcsync.manifest.snapshots import SnapshotRows
@@ -9,7 +8,6 @@ from dcsync.manifest.sql import SqlManifest, Sums, open_manifest
 from dcsync.manifest.state import StoredValues
 
 __all__ = [
-    "Claim",
     "HookRun",
     "HookRuns",
     "HookState",
@@ -19,6 +17,5 @@ __all__ = [
     "StandingAlerts",
     "StoredValues",
     "Sums",
-    "Ticket",
     "open_manifest",
 ]

@@ -18,10 +18,6 @@ class Guard(Protocol):
 class Backend(Protocol):
     """Turns errors of the database into ours. A write is one transaction, and there is one writer at a time."""
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether other hosts write to it too."""
-
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Lend a connection to read with. All reads on it see the same moment."""
 

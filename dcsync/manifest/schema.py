@@ -186,7 +186,7 @@ hook_run = Table(
     Index("hook_run_by_job", "account", "job"),
 )
 
-#: The fencing number that may write a job, see `dcsync.manifest.claims`.
+#: The fencing number that may write a job, see `dcsync.cluster.fencing`.
 claim = Table(
     "claim",
     metadata,

@@ -18,7 +18,6 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
-from dcsync.database import Database
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.backend import Backend, Guard
 from dcsync.manifest.migrate import REVISIONS, revision
@@ -41,22 +40,12 @@ from dcsync.manifest.writer import add_account, state_before, write_job, write_r
 
 
 @asynccontextmanager
-async def open_manifest(
-    place: Path | Database, *, read_only: bool = False, label: str = ""
-) -> AsyncIterator[SqlManifest]:
-    """Open the manifest in a file or a database and migrate it. It is closed when the block ends.
+async def open_manifest(path: Path, *, read_only: bool = False) -> AsyncIterator[SqlManifest]:
+    """Open the manifest in a file and migrate it to the newest schema; the end of the block closes it.
 
-    With `read_only` nothing is changed or migrated. PostgreSQL shows `label` for our connections. Raises
-    `ManifestNewer`, `ManifestCorrupt`, `ManifestError`.
+    With `read_only` nothing is changed or migrated. Raises `ManifestNewer`, `ManifestCorrupt`, and `ManifestError`.
     """
-    if isinstance(place, Path):
-        async with sqlite_backend(place, read_only=read_only) as file:
-            yield SqlManifest(file)
-        return
-    # Only imported if several hosts share the manifest.
-    from dcsync.manifest.postgres import postgres_backend
-
-    async with postgres_backend(place, read_only=read_only, label=label) as backend:
+    async with sqlite_backend(path, read_only=read_only) as backend:
         yield SqlManifest(backend)
 
 
@@ -79,11 +68,6 @@ class SqlManifest:
     def __init__(self, backend: Backend, *, guard: Guard | None = None) -> None:
         self.backend = backend
         self._guard = guard
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other hosts write to it too."""
-        return self.backend.is_shared
 
     def guarded(self, guard: Guard) -> SqlManifest:
         """Return this manifest with every write checked by `guard`, in the write's own transaction."""

@@ -33,8 +33,6 @@ _MACHINE = frozenset({3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 23})
 class SqliteBackend:
     """Implements `Backend`. Readers and the writer do not wait for each other."""
 
-    is_shared = False
-
     def __init__(self, engine: AsyncEngine, path: Path) -> None:
         self._engine = engine
         self._path = path

@@ -1,8 +1,10 @@
-"""The other hosts that work on the same mirror, as the verbs see them."""
+"""The port through which the operations see the other hosts that work on the same mirror."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from dcsync.core.model import AccountName, JobId
@@ -10,10 +12,25 @@ from dcsync.manifest import SqlManifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """A job that this host has taken up: the manifest to write of it through, and the number of this attempt.
+class Host:
+    """One start of a daemon, or of a command that writes, on a manifest that several hosts share."""
 
-    The number keeps the staging of one attempt apart from another's; 0 where only one host is.
+    id: int
+    name: str
+    pid: int
+    version: str
+    role: str
+    started_at: datetime
+    seen_at: datetime
+    is_alive: bool
+    doing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A job that this host has taken up: the manifest through which to write about it, and the number of this attempt.
+
+    The number separates the staging of one attempt from that of another. It is 0 on a single host.
     """
 
     manifest: SqlManifest
@@ -21,36 +38,43 @@ class Held:
 
 
 class Peers(Protocol):
-    """What an open mirror knows of other hosts. `SingleHost` where there are none."""
+    """The other hosts, as an open mirror knows them. A single host has `SingleHost` in its place."""
 
     @property
     def host(self) -> int | None:
-        """The number of this start of this host, where several share the manifest."""
+        """The number of this start of this host; None on a single host."""
 
     @property
     def are_at_work(self) -> bool:
         """Whether others were at work on the mirror when this host opened it."""
 
+    async def known(self) -> Sequence[Host]:
+        """Return every host that shares the manifest, by name; a single host returns none."""
+
     async def come_up(self) -> None:
-        """Say that this host has opened and recovered the mirror: the next one may."""
+        """Note that this host has opened and recovered the mirror: the next host may open it."""
 
     async def hold(self, manifest: SqlManifest, account: AccountName, job: JobId) -> Held:
-        """Take a job up; a host that held it before writes no more of it.
+        """Take up a job. A host that held it before can no longer write about it.
 
-        Writes through the manifest that is returned raise `Fenced`, and change nothing, as soon as another host takes
-        the job up. Raises `Fenced` when another host has it already.
+        As soon as another host takes the job up, writes through the returned manifest raise `Fenced` and change
+        nothing. Raises `Fenced` when another host has it already.
         """
 
 
 class SingleHost:
-    """No other host."""
+    """The null object: there is no other host."""
 
     host: int | None = None
     are_at_work = False
+
+    async def known(self) -> Sequence[Host]:
+        """Return no host."""
+        return ()
 
     async def come_up(self) -> None:
         """Do nothing: nobody waits."""
 
     async def hold(self, manifest: SqlManifest, account: AccountName, job: JobId) -> Held:  # noqa: ARG002 - the port's
-        """Hold it by the mirror's lock."""
+        """Hold the job through the mirror's lock, which this process has."""
         return Held(manifest=manifest)

@@ -14,8 +14,8 @@ from dcsync.core.ports import AccountFacts
 from dcsync.core.wire import time_json
 from dcsync.errors import SEVERITY, ExitStatus
 from dcsync.manifest import SqlManifest, Sums
-from dcsync.manifest.hosts import Host
 from dcsync.ops.alerts.collect import AlertSources, collect_alerts, standing_alerts
+from dcsync.ops.peers import Host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

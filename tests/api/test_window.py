@@ -17,11 +17,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from dcsync.api.shared import DatabaseWindow
 from dcsync.api.window import CallWindow, FileWindow
-from dcsync.database import Database, parse_database
+from dcsync.cluster.database import Database, parse_database
+from dcsync.cluster.manifest import open_shared_manifest
+from dcsync.cluster.window import DatabaseWindow
 from dcsync.errors import ManifestError
-from dcsync.manifest import open_manifest
 from dcsync.tasks import DiskThreads
 from tests.fakes import MemoryWindow
 
@@ -40,7 +40,7 @@ async def window(request: pytest.FixtureRequest, tmp_path: Path, disk: DiskThrea
         yield FileWindow(tmp_path / "window", disk)
     else:
         database = parse_database(request.getfixturevalue("database"))
-        async with open_manifest(database), opened(database) as engine:
+        async with open_shared_manifest(database), opened(database) as engine:
             yield DatabaseWindow(engine, database, "client", own_clock=True)
 
 
@@ -202,7 +202,7 @@ async def test_concurrent_hosts_share_one_rate_limit_and_wait_the_same(database:
     """Only the database's clock counts, whatever the hosts' clocks say."""
     place = parse_database(database)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(open_manifest(place))
+        await stack.enter_async_context(open_shared_manifest(place))
         engines = [await stack.enter_async_context(opened(place)) for _ in range(3)]
         hosts = [DatabaseWindow(engine, place, "client") for engine in engines]
 
@@ -218,7 +218,7 @@ async def test_concurrent_hosts_share_one_rate_limit_and_wait_the_same(database:
 
 async def test_a_pause_holds_for_all_hosts_and_only_for_its_client_id(database: str) -> None:
     place = parse_database(database)
-    async with open_manifest(place), opened(place) as engine:
+    async with open_shared_manifest(place), opened(place) as engine:
         one, other = (DatabaseWindow(engine, place, "client") for _ in range(2))
 
         await one.pause(until=130.0, now=100.0)
@@ -229,7 +229,7 @@ async def test_a_pause_holds_for_all_hosts_and_only_for_its_client_id(database: 
 
 async def test_calls_from_a_database_clock_that_was_set_back_still_count(database: str) -> None:
     place = parse_database(database)
-    async with open_manifest(place) as manifest, opened(place) as engine:
+    async with open_shared_manifest(place) as manifest, opened(place) as engine:
         window = DatabaseWindow(engine, place, "client")
         await window.reserve(limit=1, now=0.0)
         ahead = round((time.time() + 3000) * 1e6)

@@ -1,9 +1,12 @@
-"""From the configuration to settings."""
+"""The settings that are made from the configuration."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dcsync.app.alerts import alert_settings
 from dcsync.app.from_config import hidden_names
+from dcsync.app.stores import FileStores
 from dcsync.config import Config
 from dcsync.config.fields import Section
 from dcsync.config.secret_refs import Secret
@@ -22,7 +25,7 @@ class Extended(Config):
     feed: Feed
 
 
-def test_hooks_do_not_inherit_the_variable_of_a_new_secret_key() -> None:
+def test_hooks_do_not_inherit_the_variable_of_a_new_secret_key(tmp_path: Path) -> None:
     config = Extended.model_validate(
         {
             "mirror": {"root": "/srv/dcsync"},
@@ -35,4 +38,4 @@ def test_hooks_do_not_inherit_the_variable_of_a_new_secret_key() -> None:
     environ = dict.fromkeys(["DATABASE", "TOKEN", "FIRST", "THIRD", "PATH"], "x")
 
     assert hidden_names(config) >= {"DATABASE", "TOKEN", "FIRST", "THIRD"}
-    assert alert_settings(config, environ=environ).environ == {"PATH": "x"}
+    assert alert_settings(config, FileStores(tmp_path), environ=environ).environ == {"PATH": "x"}

@@ -39,7 +39,7 @@ async def test_opening_mends_nothing_and_recovery_does(mirror: Mirror) -> None:
     shutil.rmtree(mirror.snapshot_of(job))
     abandoned, config = staged(mirror), mirror.configuration()
 
-    async with open_mirror(config, clock=mirror.clock, role="sync") as context:
+    async with open_mirror(config, mirror.stores(config), clock=mirror.clock, role="sync") as context:
         assert abandoned.is_dir()
         assert await state_of(context, job) is JobState.PUBLISHED
 
@@ -55,7 +55,7 @@ async def test_opening_does_not_rebuild_a_lost_manifest(mirror: Mirror) -> None:
     for path in mirror.state.glob("manifest.sqlite*"):
         path.unlink()
 
-    async with open_mirror(mirror.configuration(), clock=mirror.clock, role="sync") as context:
+    async with open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync") as context:
         assert not await context.manifest.knows_snapshots()
         await recover(context, account_settings(mirror.configuration()))
         assert await context.manifest.knows_snapshots()
@@ -67,7 +67,7 @@ async def test_a_damaged_manifest_stays_where_it_is(mirror: Mirror) -> None:
     manifest.write_bytes(b"rubbish" * 1000)
 
     with pytest.raises(ManifestCorrupt):
-        async with open_mirror(mirror.configuration(), clock=mirror.clock, role="sync"):
+        async with open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync"):
             pass
 
     assert manifest.read_bytes() == b"rubbish" * 1000
@@ -76,23 +76,23 @@ async def test_a_damaged_manifest_stays_where_it_is(mirror: Mirror) -> None:
 
 async def test_the_state_folder_is_locked_before_the_manifest_is_opened(mirror: Mirror) -> None:
     await mirror.sync()
-    async with open_mirror(mirror.configuration(), clock=mirror.clock, role="sync"):
+    async with open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync"):
         # Opening it would raise ManifestCorrupt.
         (mirror.state / "manifest.sqlite").write_bytes(b"rubbish" * 1000)
 
         with pytest.raises(MirrorLocked):
-            async with open_mirror(mirror.configuration(), clock=mirror.clock, role="sync"):
+            async with open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync"):
                 pass
 
 
 async def test_a_failed_opening_holds_no_lock(mirror: Mirror) -> None:
     mirror.root.rmdir()
     with pytest.raises(MirrorMissing):
-        async with open_mirror(mirror.configuration(), clock=mirror.clock, role="sync"):
+        async with open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync"):
             pass
     mirror.root.mkdir()
 
-    async with open_mirror(mirror.configuration(), clock=mirror.clock, role="sync"):
+    async with open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync"):
         pass
 
 
@@ -103,7 +103,7 @@ async def test_an_error_of_the_network_releases_the_mirror(mirror: Mirror) -> No
         async with mirror.opened():
             pass
 
-    async with open_mirror(mirror.configuration(), clock=mirror.clock, role="sync"):
+    async with open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync"):
         pass
 
 
@@ -113,8 +113,8 @@ async def test_looking_writes_nothing_to_the_mirror_and_takes_no_lock(mirror: Mi
     abandoned = staged(mirror)
 
     async with (
-        open_mirror(mirror.configuration(), clock=mirror.clock, role="sync"),
-        look_at_mirror(mirror.configuration(), clock=mirror.clock) as context,
+        open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync"),
+        look_at_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock) as context,
     ):
         assert await context.manifest.knows_snapshots()
 

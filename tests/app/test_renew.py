@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
 from dcsync.app.from_config import account_settings
@@ -30,8 +28,7 @@ async def test_a_damaged_manifest_is_set_aside_and_recovery_fills_the_new_one(mi
     damage(mirror)
 
     config = mirror.configuration()
-    opening = partial(open_mirror, config, clock=mirror.clock, role="sync")
-    async with renewing(opening, config, role="sync", clock=mirror.clock) as context:
+    async with renewing(open_mirror, config, mirror.stores(), role="sync", clock=mirror.clock) as context:
         assert not await context.manifest.knows_snapshots()
         await recover(context, account_settings(config))
         assert await context.manifest.knows_snapshots()
@@ -43,7 +40,7 @@ async def test_a_manifest_that_is_sound_by_now_stays(mirror: Mirror) -> None:
     """Another process renewed it after this one had found it damaged."""
     await mirror.sync()
 
-    await set_aside_damaged(mirror.configuration(), role="sync", clock=mirror.clock)
+    await set_aside_damaged(mirror.configuration(), mirror.stores(), role="sync", clock=mirror.clock)
 
     assert set_aside(mirror) == []
 
@@ -53,7 +50,7 @@ async def test_nothing_is_set_aside_while_another_process_has_the_state_folder(m
     damage(mirror)
     async with hold_state(mirror.configuration(), role="sync"):
         with pytest.raises(MirrorLocked):
-            await set_aside_damaged(mirror.configuration(), role="sync", clock=mirror.clock)
+            await set_aside_damaged(mirror.configuration(), mirror.stores(), role="sync", clock=mirror.clock)
 
     assert set_aside(mirror) == []
 
@@ -65,7 +62,7 @@ async def test_nothing_is_set_aside_without_the_tree_to_rebuild_from(mirror: Mir
     mirror.root.mkdir()
 
     with pytest.raises(MirrorNotMounted):
-        await set_aside_damaged(mirror.configuration(), role="sync", clock=mirror.clock)
+        await set_aside_damaged(mirror.configuration(), mirror.stores(), role="sync", clock=mirror.clock)
 
     assert set_aside(mirror) == []
 
@@ -74,10 +71,9 @@ async def test_damage_that_is_found_later_sets_nothing_aside(mirror: Mirror) -> 
     await mirror.sync()
 
     config = mirror.configuration()
-    opening = partial(open_mirror, config, clock=mirror.clock, role="sync")
 
     async def read() -> None:
-        async with renewing(opening, config, role="sync", clock=mirror.clock):
+        async with renewing(open_mirror, config, mirror.stores(), role="sync", clock=mirror.clock):
             message = "found by a query"
             raise ManifestCorrupt(message)
 

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dcsync.auth.shared import DatabaseTokenStore
-from dcsync.database import Database, parse_database
-from dcsync.manifest import open_manifest
+from dcsync.cluster.database import Database, parse_database
+from dcsync.cluster.manifest import open_shared_manifest
+from dcsync.cluster.token_store import DatabaseTokenStore
 
 
 async def _make(database: Database) -> None:
-    async with open_manifest(database):
+    async with open_shared_manifest(database):
         pass
 
 

@@ -143,7 +143,7 @@ async def test_verify_and_rebuild_report_every_snapshot_and_every_byte(tmp_path:
 
         async with mirror.opened() as context:
             await verify(context, account_settings(mirror.configuration()), observer=verified)
-        report = await rebuild_manifest(mirror.configuration(), clock=mirror.clock, observer=rebuilt)
+        report = await rebuild_manifest(mirror.configuration(), mirror.stores(), clock=mirror.clock, observer=rebuilt)
 
     assert verified.snapshots == [(folder, number, 3) for number, folder in enumerate(reversed(folders), 1)]
     assert rebuilt.snapshots == [(folder, number, 3) for number, folder in enumerate(folders, 1)]

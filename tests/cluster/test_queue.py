@@ -11,10 +11,11 @@ import pytest
 import sqlalchemy as sa
 from procrastinate.jobs import Job, Status
 
+from dcsync.cluster.database import Database, parse_database
+from dcsync.cluster.manifest import open_shared_manifest
 from dcsync.cluster.queue import CHORES, Ours, Pace, Queue
-from dcsync.database import Database, parse_database
 from dcsync.errors import DatabaseUnreachable
-from dcsync.manifest import SqlManifest, open_manifest
+from dcsync.manifest import SqlManifest
 from tests.rigs.postgres import Postgres
 from tests.rigs.waiting import until
 
@@ -56,7 +57,7 @@ def place(database: str) -> Database:
 
 @pytest.fixture
 async def manifest(place: Database) -> AsyncIterator[SqlManifest]:
-    async with open_manifest(place) as opened:
+    async with open_shared_manifest(place) as opened:
         yield opened
 
 

@@ -21,7 +21,7 @@ from dcsync.daemon.session import SessionParts, Signals
 from dcsync.errors import MirrorError
 from dcsync.manifest import HookRuns, StoredValues
 from dcsync.ops.mirroring.run import mirror_job
-from tests.ops.test_shared import config_of
+from tests.cluster.test_peers import config_of
 from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables
 
 FAST = Pace(heartbeat_s=0.2, silence_s=2.0, stalled_cron="* * * * * *", due_cron="* * * * * *", fetch_s=0.2)
@@ -53,7 +53,9 @@ async def rig(tmp_path: Path, database: str) -> AsyncIterator[Rig]:
         for number in (1, 2):
             config = config_of(mirror, database, number)
             context = await stack.enter_async_context(mirror.opened(role="run", config=config))
-            dispatcher = await open_dispatcher(config, context, environ=mirror.environ, runs_hooks=False)
+            dispatcher = await open_dispatcher(
+                config, mirror.stores(config), context, environ=mirror.environ, runs_hooks=False
+            )
             parts = SessionParts(
                 config=config,
                 context=context,

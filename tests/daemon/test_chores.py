@@ -27,7 +27,9 @@ async def chores(mirror: Mirror) -> AsyncIterator[Chores]:
     mirror.config["hook"] = [{"on": ["alert"], "run": ["true"]}]
     config = mirror.configuration()
     async with mirror.opened() as context:
-        dispatcher = await open_dispatcher(config, context, environ=mirror.environ, runs_hooks=False)
+        dispatcher = await open_dispatcher(
+            config, mirror.stores(config), context, environ=mirror.environ, runs_hooks=False
+        )
         progress, accounts = Progress(mirror.clock), account_settings(config)
         yield Chores(config=config, context=context, dispatcher=dispatcher, progress=progress, accounts=accounts)
 
@@ -135,4 +137,4 @@ async def test_damage_of_a_snapshot_that_is_no_longer_published_is_no_alert(mirr
 
 async def codes(mirror: Mirror) -> list[str]:
     """Return the codes that status shows."""
-    return (await read_status(mirror.configuration(), clock=mirror.clock)).codes
+    return (await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)).codes

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.auth.token_store import TokenPair, TokenStore
+from dcsync.cluster import make_session, stores_for
 from dcsync.daemon.service import Service
 from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
@@ -376,7 +377,13 @@ async def test_a_damaged_manifest_is_rebuilt_at_the_start_while_systemd_waits(tm
 
 async def test_a_stop_while_the_mirror_is_being_opened_ends_it(tmp_path: Path) -> None:
     async with running(tmp_path) as rig:
-        service = Service(rig.mirror.configuration, environ=rig.mirror.environ, clock=rig.clock)
+        service = Service(
+            rig.mirror.configuration,
+            stores_for,
+            environ=rig.mirror.environ,
+            clock=rig.clock,
+            make_session=make_session,
+        )
 
         async def open_for_ever() -> None:
             async with service._opening():

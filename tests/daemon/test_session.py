@@ -21,8 +21,8 @@ from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
 from dcsync.errors import MirrorError
 from dcsync.ops.context import AccountSettings
 from dcsync.sandbox import Fault
+from tests.cluster.test_peers import config_of
 from tests.cluster.test_session import FAST
-from tests.ops.test_shared import config_of
 from tests.rigs.daemon import Heard
 from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables
 from tests.rigs.virtual import VirtualClock
@@ -54,11 +54,15 @@ class Rig:
 async def rig_of(mirror: Mirror, config: Config, make: SessionFactory) -> AsyncIterator[Rig]:
     clock = VirtualClock(TODAY)
     progress, heard, signals = Progress(clock), Heard(), Signals()
-    async with open_sync(config, environ=mirror.environ, observer=progress, clock=clock, role="run") as context:
+    async with open_sync(
+        config, mirror.stores(config), environ=mirror.environ, observer=progress, clock=clock, role="run"
+    ) as context:
         parts = SessionParts(
             config=config,
             context=context,
-            dispatcher=await open_dispatcher(config, context, environ=mirror.environ, runs_hooks=False),
+            dispatcher=await open_dispatcher(
+                config, mirror.stores(config), context, environ=mirror.environ, runs_hooks=False
+            ),
             progress=progress,
             notifier=heard,
             signals=signals,

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from dcsync.cluster.database import Database, parse_database
+from dcsync.cluster.manifest import open_shared_manifest
 from dcsync.core.lifecycle import OPEN, JobState, may_go
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
-from dcsync.database import Database, parse_database
 from dcsync.errors import DcsyncError, IllegalTransition
 from dcsync.manifest import SqlManifest, open_manifest
 from tests.fakes import (
@@ -55,7 +56,7 @@ def opener(request: pytest.FixtureRequest) -> Opener:
     databases: dict[Path, Database] = {}
 
     def open_postgres(folder: Path) -> AbstractAsyncContextManager[SqlManifest]:
-        return open_manifest(databases.setdefault(folder, parse_database(server.fresh())))
+        return open_shared_manifest(databases.setdefault(folder, parse_database(server.fresh())))
 
     return open_postgres
 

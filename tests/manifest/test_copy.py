@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from dcsync.cluster.database import parse_database
+from dcsync.cluster.manifest import open_shared_manifest
 from dcsync.core.events import Event, EventKind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.core.table import TableFacts
-from dcsync.database import parse_database
 from dcsync.errors import ManifestCorrupt
 from dcsync.manifest import HookRuns, SqlManifest, StandingAlerts, StoredValues, open_manifest
 from dcsync.manifest.copy import copy_rows, move_out
@@ -34,7 +35,7 @@ async def file(tmp_path: Path) -> AsyncIterator[SqlManifest]:
 
 @pytest.fixture
 async def shared(database: str) -> AsyncIterator[SqlManifest]:
-    async with open_manifest(parse_database(database)) as manifest:
+    async with open_shared_manifest(parse_database(database)) as manifest:
         yield manifest
 
 

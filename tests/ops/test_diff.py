@@ -123,7 +123,7 @@ def test_two_ids_of_two_requests_leave_a_word_unclear() -> None:
 
 @asynccontextmanager
 async def reading(mirror: Mirror) -> AsyncIterator[ReadContext]:
-    async with read_mirror(mirror.configuration()) as context:
+    async with read_mirror(mirror.configuration(), mirror.stores()) as context:
         yield context
 
 

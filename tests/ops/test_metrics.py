@@ -22,8 +22,8 @@ from dcsync.core.alerts import Alert, AlertCode, StandingAlert
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.manifest import Sums
-from dcsync.manifest.hosts import Host
 from dcsync.ops.metrics import CONTENT_TYPE, render, write_textfile
+from dcsync.ops.peers import Host
 from dcsync.ops.status import AccountStatus, Status
 from dcsync.sandbox import Fault
 from dcsync.tasks import DiskThreads
@@ -131,7 +131,7 @@ def test_accounts_stand_beside_each_other() -> None:
 
 
 async def scrape(mirror: Mirror) -> Figures:
-    return figures(render(await read_status(mirror.configuration(), clock=mirror.clock)))
+    return figures(render(await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)))
 
 
 async def test_the_last_success_is_never_moved_by_a_failure(mirror: Mirror) -> None:

@@ -14,7 +14,7 @@ from tests.rigs.mirror import Mirror, add_extract, tables
 
 
 async def status(mirror: Mirror) -> dict[str, Any]:
-    document: dict[str, Any] = (await read_status(mirror.configuration(), clock=mirror.clock)).json()
+    document: dict[str, Any] = (await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)).json()
     return document
 
 
@@ -81,7 +81,7 @@ async def test_the_token_s_last_day_is_shown(mirror: Mirror) -> None:
 
 async def test_who_holds_the_mirror_is_shown(mirror: Mirror) -> None:
     async with mirror.opened():
-        held = await read_status(mirror.configuration(), clock=mirror.clock)
+        held = await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)
 
     assert held.holder is not None
     assert held.holder.pid is not None

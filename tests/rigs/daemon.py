@@ -11,6 +11,7 @@ from pathlib import Path
 
 import time_machine
 
+from dcsync.cluster import make_session, stores_for
 from dcsync.config import Config
 from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.sd_notify import Notifier
@@ -138,7 +139,7 @@ async def started(mirror: Mirror, clock: VirtualClock) -> AsyncIterator[Rig]:
         except ValueError:
             raise ConfigInvalid((ConfigMistake(file="config.toml", line=1, key="", message="is bad"),)) from None
 
-    service = Service(load, environ=mirror.environ, clock=clock, notifier=heard)
+    service = Service(load, stores_for, environ=mirror.environ, clock=clock, notifier=heard, make_session=make_session)
     try:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(service.run())

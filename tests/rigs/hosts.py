@@ -199,6 +199,7 @@ async def fleet(
 
 
 async def _serve(config: Path, pace: str) -> int:
+    from dcsync.cluster import stores_for
     from dcsync.cluster.queue import Pace
     from dcsync.cluster.session import SharedSession
     from dcsync.config import load
@@ -212,6 +213,7 @@ async def _serve(config: Path, pace: str) -> int:
     }
     service = Service(
         lambda: load(config, environ=os.environ),
+        stores_for,
         environ=os.environ,
         make_session=partial(SharedSession, pace=paces[pace]),
     )

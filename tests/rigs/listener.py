@@ -74,4 +74,4 @@ async def pass_days(mirror: Mirror, listener: Listener, request: str, days: int 
 
 async def make_dispatcher(mirror: Mirror, context: SyncContext) -> AlertDispatcher:
     """Return the dispatcher of an open mirror."""
-    return await open_dispatcher(mirror.configuration(), context, environ=mirror.environ)
+    return await open_dispatcher(mirror.configuration(), mirror.stores(), context, environ=mirror.environ)

@@ -17,7 +17,9 @@ from typing import Any
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.renew import renewing
+from dcsync.app.stores import Stores
 from dcsync.app.sync import follow_up, open_dispatcher, open_dry_run, open_sync
+from dcsync.cluster import stores_for
 from dcsync.config import Config
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
@@ -73,6 +75,10 @@ class Mirror:
             )
         return document
 
+    def stores(self, config: Config | None = None) -> Stores:
+        """Return the stores of the configuration, as the commands choose them."""
+        return stores_for(config or self.configuration(), self.environ)
+
     @asynccontextmanager
     async def opened(
         self,
@@ -84,8 +90,8 @@ class Mirror:
     ) -> AsyncIterator[SyncContext]:
         """Open the mirror and recover it, as every command that writes does."""
         config = config or self.configuration()
-        opening = partial(open_sync, config, environ=self.environ, clock=self.clock, observer=observer, role=role)
-        async with renewing(opening, config, role=role, clock=self.clock, environ=self.environ) as context:
+        opener = partial(open_sync, environ=self.environ, observer=observer)
+        async with renewing(opener, config, self.stores(config), role=role, clock=self.clock) as context:
             await recover(context, account_settings(config), notices_missing=notices_missing)
             yield context
 
@@ -95,7 +101,9 @@ class Mirror:
         """Do one run, and nothing of what follows from it."""
         accounts = account_settings(self.configuration())
         if dry_run:
-            looking = open_dry_run(self.configuration(), environ=self.environ, clock=self.clock, observer=observer)
+            looking = open_dry_run(
+                self.configuration(), self.stores(), environ=self.environ, clock=self.clock, observer=observer
+            )
             async with looking as context:
                 return await sync(context, accounts, wanted=wanted, dry_run=True)
         async with self.opened(observer) as context:
@@ -105,7 +113,7 @@ class Mirror:
         """Do one run over the one account with all that follows from it."""
         config = self.configuration()
         async with self.opened() as context:
-            dispatcher = await open_dispatcher(config, context, environ=self.environ)
+            dispatcher = await open_dispatcher(config, self.stores(config), context, environ=self.environ)
             (outcome,) = await sync(context, account_settings(config), wanted=wanted)
             await follow_up(config, context, dispatcher, [outcome])
         return outcome

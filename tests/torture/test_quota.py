@@ -94,7 +94,11 @@ async def test_contexts_that_share_a_state_folder_share_the_quota(
         config = mirror.configuration()
         disk = stack.enter_context(DiskThreads(2))
         others = [
-            (await stack.enter_async_context(open_api(config, environ=mirror.environ, clock=clock, disk=disk))).client
+            (
+                await stack.enter_async_context(
+                    open_api(config, mirror.stores(config), environ=mirror.environ, clock=clock, disk=disk)
+                )
+            ).client
             for _ in range(3)
         ]
         account, done = AccountId(config.accounts[0].account_id), asyncio.Event()

@@ -12,9 +12,8 @@ from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock
-from dcsync.database import Database
-from dcsync.errors import ConfigError, DcsyncError, ManifestMissing
-from dcsync.manifest import open_manifest
+from dcsync.errors import ConfigError, DcsyncError
+from dcsync.manifest import SqlManifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor import api as check_api
@@ -64,8 +63,10 @@ class Subject:
     min_free: int
     latest: LatestKind
     state: Path
-    manifest: Path | Database
-    #: Opens the token store read-only, with the threads to read it from.
+    shown_manifest: str
+    #: Opens the manifest to read it; None when there is none yet.
+    open_manifest: Callable[[], AbstractAsyncContextManager[SqlManifest | None]]
+    #: Opens the store of tokens to look at it, and what to look from.
     open_store: Callable[[], AbstractAsyncContextManager[tuple[ChainStore, DiskThreads]]]
     instance: Path
     base_url: str
@@ -164,17 +165,13 @@ async def _examine_manifest(checks: CheckList, subject: Subject, disk: DiskThrea
     async def check() -> Check:
         nonlocal stored, knows
         stored = await disk.run(check_machine.instance, subject.instance)
-        place = subject.manifest
-        if isinstance(place, Path) and not await disk.run(check_machine.has_content, place):
-            return ok("manifest", "none yet; the first run creates it")
-        where = "" if isinstance(place, Path) else f", in {place.shown}"
-        try:
-            async with open_manifest(place, read_only=True) as manifest:
-                stored = await manifest.instance() or stored
-                knows = await manifest.knows_snapshots()
-        except ManifestMissing:
-            return ok("manifest", f"none yet{where}; the first run creates it")
-        return ok("manifest", ("intact, with snapshots" if knows else "intact, without snapshots") + where)
+        where = f" in {subject.shown_manifest}"
+        async with subject.open_manifest() as manifest:
+            if manifest is None:
+                return ok("manifest", f"none yet{where}; the first run creates it")
+            stored = await manifest.instance() or stored
+            knows = await manifest.knows_snapshots()
+        return ok("manifest", f"intact{where}, {'with' if knows else 'without'} snapshots")
 
     await checks.take("manifest", check())
     return stored, knows

@@ -111,14 +111,6 @@ def instance(path: Path) -> str | None:
         return None
 
 
-def has_content(path: Path) -> bool:
-    """Return whether a file exists and is not empty."""
-    try:
-        return path.stat().st_size > 0
-    except FileNotFoundError:
-        return False
-
-
 def root(path: Path) -> Check:
     """Check that the mirror's root exists and is writable. Writes nothing: it may be an empty mount point."""
     with open_root(path) as opened:

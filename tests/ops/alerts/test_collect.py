@@ -29,7 +29,7 @@ ACME = AccountName("acme")
 
 
 async def standing(mirror: Mirror) -> tuple[StandingAlert, ...]:
-    (account,) = (await read_status(mirror.configuration(), clock=mirror.clock)).accounts
+    (account,) = (await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)).accounts
     return account.alerts
 
 
@@ -71,7 +71,7 @@ async def test_a_loss_stands_without_a_run_that_could_resolve_it(mirror: Mirror)
 
     (item,) = await standing(mirror)
     assert (item.alert.code, item.alert.is_final) == ("L-LOST", True)
-    assert (await read_status(mirror.configuration(), clock=mirror.clock)).check == 0
+    assert (await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)).check == 0
 
 
 async def test_an_extract_that_nears_its_end_is_known_by_the_clock_alone(mirror: Mirror) -> None:
@@ -102,7 +102,7 @@ async def test_a_table_warning_stands_until_a_later_snapshot_has_none(
     for number, files in enumerate(bodies):
         add_extract(mirror, files, days_ago=len(bodies) - 1 - number)
         await mirror.sync()
-        status = await read_status(mirror.configuration(), clock=mirror.clock)
+        status = await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)
         found.append(status.codes)
         # A quiet weekend looks the same: monitors stay green.
         assert status.check is status.health is ExitStatus.DONE
@@ -256,7 +256,7 @@ async def test_all_readers_show_the_same_alerts(mirror: Mirror, service: Notific
     await mirror.run()
     heartbeats.append(len(service.heartbeats))
 
-    status = await read_status(mirror.configuration(), clock=mirror.clock)
+    status = await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)
     expected = ["L-COLUMNS", "T-LOGIN"]
     accounts: Any = status.json()["accounts"]
     (account,) = accounts

@@ -117,7 +117,7 @@ async def test_a_damaged_manifest_does_not_fail_the_follow_up(mirror: Mirror, li
     add_extract(mirror, tables(1))
     config = mirror.configuration()
     async with mirror.opened(config=config) as context:
-        dispatcher = await open_dispatcher(config, context, environ=mirror.environ)
+        dispatcher = await open_dispatcher(config, mirror.stores(config), context, environ=mirror.environ)
         (outcome,) = await sync(context, account_settings(config))
         for path in mirror.state.glob("manifest.sqlite*"):
             path.write_bytes(b"no database" * 1000)
@@ -136,7 +136,7 @@ async def test_missing_secrets_are_reported_before_the_first_event(mirror: Mirro
     mirror.config["heartbeat"] = {"url": "env:MISSING"}
 
     with pytest.raises(SecretUnavailable, match="the environment variable MISSING is not set"):
-        alert_settings(mirror.configuration(), environ=mirror.environ)
+        alert_settings(mirror.configuration(), mirror.stores(), environ=mirror.environ)
 
 
 @pytest.mark.parametrize(("days", "sent"), [(9, []), (11, [("alert", "T-DEADLINE")])])

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from dcsync.app.alerts import alert_settings
 from dcsync.app.from_config import hidden_names
+from dcsync.app.stores import FileStores
 from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
 from dcsync.core.events import Event, EventKind
@@ -178,7 +179,7 @@ async def test_it_gets_the_environment_without_our_secrets_and_systemd_s_busines
     systemds = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"]
     config = Config.model_validate(document)
     environ = {**bench.environ, **dict.fromkeys([*ours, *systemds], "hunter2"), "HOME": "/home/ana"}
-    bench.environ = dict(alert_settings(config, environ=environ).environ)
+    bench.environ = dict(alert_settings(config, FileStores(bench.folder), environ=environ).environ)
 
     await bench.run(f"env > {bench.folder}/env")
 

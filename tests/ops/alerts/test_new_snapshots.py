@@ -16,7 +16,7 @@ from tests.rigs.mirror import Mirror, add_extract, tables
 async def run_killed_before_dispatch(mirror: Mirror) -> None:
     config = mirror.configuration()
     async with mirror.opened(config=config) as context:
-        await open_dispatcher(config, context, environ=mirror.environ)
+        await open_dispatcher(config, mirror.stores(config), context, environ=mirror.environ)
         await sync(context, account_settings(config))
 
 
@@ -67,7 +67,9 @@ async def test_a_hook_that_was_recorded_before_a_kill_runs_once(mirror: Mirror, 
     add_extract(mirror, tables(1))
     config = mirror.configuration()
     async with mirror.opened(config=config) as context:
-        dispatcher = await open_dispatcher(config, context, environ=mirror.environ, runs_hooks=False)
+        dispatcher = await open_dispatcher(
+            config, mirror.stores(config), context, environ=mirror.environ, runs_hooks=False
+        )
         (outcome,) = await sync(context, account_settings(config))
         await dispatcher.after_run(outcome)
     assert listener.kinds() == []

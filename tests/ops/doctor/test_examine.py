@@ -16,6 +16,7 @@ import pytest
 
 from dcsync.app.doctor import diagnose
 from dcsync.auth.token_store import Intent, TokenPair, TokenStore, fingerprint
+from dcsync.cluster import stores_for
 from dcsync.core.model import AccountId, AccountName, DataRequest, Hub, RequestId
 from dcsync.errors import ApiUnreachable, DiskError, DiskReadOnly, ExitStatus, SecretUnavailable
 from dcsync.mirror.latest import LatestKind
@@ -52,7 +53,7 @@ def write_config(mirror: Mirror) -> Path:
 
 async def examine(mirror: Mirror) -> dict[str, Check]:
     """Return the checks by name."""
-    checks = await diagnose(write_config(mirror), environ=mirror.environ, clock=mirror.clock)
+    checks = await diagnose(write_config(mirror), stores_for, environ=mirror.environ, clock=mirror.clock)
     assert len({check.name for check in checks}) == len(checks)
     return {check.name: check for check in checks}
 
@@ -120,7 +121,9 @@ async def test_all_is_well_after_a_run_and_every_check_is_made_in_its_order(mirr
 async def test_each_check_is_told_as_it_comes(mirror: Mirror) -> None:
     told: list[Check] = []
 
-    checks = await diagnose(write_config(mirror), environ=mirror.environ, clock=mirror.clock, tell=told.append)
+    checks = await diagnose(
+        write_config(mirror), stores_for, environ=mirror.environ, clock=mirror.clock, tell=told.append
+    )
 
     assert told == checks
 
@@ -173,7 +176,7 @@ def test_the_worst_and_the_exit_status_are_those_of_what_was_looked_at() -> None
 
 
 async def test_without_a_configuration_all_else_is_skipped(tmp_path: Path) -> None:
-    checks = await diagnose(tmp_path / "none.toml", environ={})
+    checks = await diagnose(tmp_path / "none.toml", stores_for, environ={})
 
     assert [check.name for check in checks] == list(NAMES)
     assert [check.level for check in checks] == [Level.FAIL, *[Level.SKIP] * (len(NAMES) - 1)]
@@ -185,7 +188,7 @@ async def test_a_broken_configuration_has_each_problem_named(tmp_path: Path) -> 
     place = tmp_path / "config.toml"
     place.write_text('[mirror]\nroot = "x"\n[auth]\nmethod = "token"\n')
 
-    (first, *_) = await diagnose(place, environ={})
+    (first, *_) = await diagnose(place, stores_for, environ={})
 
     assert [line.partition(".toml")[2] for line in first.message.split("\n")] == [
         ":2: mirror.root: 'x' is not an absolute path",
@@ -313,7 +316,7 @@ async def test_an_unmounted_root_is_unsafe_and_not_written_to(mirror: Mirror) ->
 
     checks = await examine(mirror)
 
-    assert "knows snapshots, but" in checks["mount"].message
+    assert "has snapshots, but" in checks["mount"].message
     assert checks["mount"].advice == "mount the mirror's disk, or correct mirror.root"
     assert checks["write"].message == checks["space"].message == "needs mount"
     assert status(checks) == 14

@@ -231,7 +231,7 @@ async def test_a_dry_run_sets_nothing_aside(mirror: Mirror) -> None:
 
 
 async def rebuild(mirror: Mirror) -> RebuildReport:
-    return await rebuild_manifest(mirror.configuration(), clock=mirror.clock)
+    return await rebuild_manifest(mirror.configuration(), mirror.stores(), clock=mirror.clock)
 
 
 async def test_a_sound_manifest_is_made_anew_when_asked_for(mirror: Mirror) -> None:

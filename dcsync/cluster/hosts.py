@@ -1,13 +1,12 @@
-"""The hosts that share a manifest: who is there, since when, and what each is doing.
+"""The hosts that share a manifest: their names, the time of their start, and their work.
 
-A row for each start of a daemon. Alive is who was heard of in the last half minute, by its own word or by that of its
-workers in the queue. Times are of the database's clock.
+Each start of a daemon has a row. A host is alive if its row or one of its workers in the queue has a heartbeat within
+the last half minute. All times come from the database's clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -17,10 +16,11 @@ from dcsync.manifest.schema import Moment
 from dcsync.manifest.schema import host as host_table
 from dcsync.manifest.schema import host_worker as worker_table
 from dcsync.manifest.sql import SqlManifest
+from dcsync.ops.peers import Host
 
-#: Who was not heard of for so long is taken for gone: three of the queue's heartbeats.
+#: A host that was silent for this long is taken for gone: three of the queue's heartbeats.
 SILENCE = timedelta(seconds=30)
-#: And forgotten after this.
+#: Its row is deleted after this time.
 _FORGET = timedelta(days=1)
 _NOW = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint) AS now").columns(now=Moment)
 _BEATS = sa.text(
@@ -30,21 +30,6 @@ _BEATS = sa.text(
 ).columns(host=sa.Integer, beat=Moment)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """One start of a daemon, or of a command that writes."""
-
-    id: int
-    name: str
-    pid: int
-    version: str
-    role: str
-    started_at: datetime
-    seen_at: datetime
-    is_alive: bool
-    doing: str
-
-
 class Hosts:
     """The tables `host` and `host_worker` of a shared manifest."""
 
@@ -52,10 +37,10 @@ class Hosts:
         self._manifest = manifest
 
     async def arrive(self, *, state: str, name: str, pid: int, version: str, role: str) -> int:
-        """Note a start and return its number. `state` is the id of the state folder, which the caller has locked.
+        """Insert a row for a start and return its number. `state` is the id of the state folder, which is locked.
 
-        Earlier starts on that folder are over, whatever was last heard of them; the queue's workers of theirs are
-        forgotten, so that what they had in hand is taken up at once.
+        Earlier starts on that folder have ended, however fresh their heartbeats are. Their workers in the queue are
+        deleted, so that other hosts take up their jobs at once.
         """
         async with self._manifest.writing() as connection:
             now = await _now(connection)
@@ -66,7 +51,7 @@ class Hosts:
                 await connection.scalars(sa.select(worker_table.c.worker).where(worker_table.c.host.in_(over)))
             ).all()
             if workers:
-                # Its jobs' `worker_id` becomes NULL: stalled, in procrastinate's words.
+                # The `worker_id` of its jobs becomes NULL, which procrastinate calls stalled.
                 await connection.execute(
                     sa.text("DELETE FROM procrastinate_workers WHERE id IN :ids").bindparams(
                         sa.bindparam("ids", list(workers), expanding=True)
@@ -95,12 +80,12 @@ class Hosts:
             return number
 
     async def works_as(self, number: int, worker: int) -> None:
-        """Note that a host has this worker in the queue."""
+        """Record that a host has this worker in the queue."""
         async with self._manifest.writing() as connection:
             await connection.execute(sa.insert(worker_table).values(worker=worker, host=number))
 
     async def beat(self, number: int, doing: str) -> None:
-        """Note that a host is there, and what it is doing."""
+        """Record a heartbeat of a host, and its current work."""
         async with self._manifest.writing() as connection:
             now = await _now(connection)
             await connection.execute(
@@ -108,13 +93,13 @@ class Hosts:
             )
 
     async def leave(self, number: int) -> None:
-        """Note that a host ended in good order."""
+        """Remove a host that ends."""
         async with self._manifest.writing() as connection:
             await connection.execute(sa.delete(worker_table).where(worker_table.c.host == number))
             await connection.execute(sa.delete(host_table).where(host_table.c.id == number))
 
     async def known(self) -> Sequence[Host]:
-        """Return all that are known, by name; those that are gone stay for a day."""
+        """Return all hosts by name. A host that is gone stays for a day."""
         async with self._manifest.reading() as connection:
             now = await _now(connection)
             beats = {row.host: row.beat for row in await connection.execute(_BEATS)}

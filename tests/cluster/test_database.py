@@ -7,9 +7,9 @@ import sys
 import pytest
 import sqlalchemy as sa
 
-from dcsync.database import Database, parse_database
+from dcsync.cluster.database import Database, parse_database
+from dcsync.cluster.manifest import open_shared_manifest
 from dcsync.errors import ConfigError, DatabaseRefused, DatabaseUnreachable, DcsyncError, ManifestError
-from dcsync.manifest import open_manifest
 from tests.rigs.postgres import Postgres
 
 CANARY = "canary-5e1f0c"
@@ -17,7 +17,7 @@ CANARY = "canary-5e1f0c"
 
 async def failure_of(database: Database) -> DcsyncError:
     with pytest.raises(DcsyncError) as caught:
-        async with open_manifest(database):
+        async with open_shared_manifest(database):
             pass
     return caught.value
 
@@ -82,16 +82,16 @@ async def test_the_password_may_be_in_the_address_or_where_libpq_looks_for_it(
     postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = postgres_server.fresh().replace("dcsync@", f"guarded:{postgres_server.password}@")
-    async with open_manifest(parse_database(address)) as manifest:
+    async with open_shared_manifest(parse_database(address)) as manifest:
         await manifest.set_instance("one")
 
     monkeypatch.setenv("PGPASSWORD", postgres_server.password)
-    async with open_manifest(parse_database(address.replace(f":{postgres_server.password}@", "@"))) as manifest:
+    async with open_shared_manifest(parse_database(address.replace(f":{postgres_server.password}@", "@"))) as manifest:
         assert await manifest.instance() == "one"
 
 
 async def test_a_connection_that_the_server_ends_is_an_outage_and_the_next_one_works(database: str) -> None:
-    async with open_manifest(parse_database(database)) as manifest:
+    async with open_shared_manifest(parse_database(database)) as manifest:
         with pytest.raises(DatabaseUnreachable):
             async with manifest.writing() as connection:
                 await connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -101,7 +101,7 @@ async def test_a_connection_that_the_server_ends_is_an_outage_and_the_next_one_w
 
 
 async def test_a_failed_statement_is_reported_without_the_rows(database: str) -> None:
-    async with open_manifest(parse_database(database)) as manifest:
+    async with open_shared_manifest(parse_database(database)) as manifest:
         await manifest.set_instance("one")
 
         with pytest.raises(ManifestError) as caught:
@@ -119,5 +119,5 @@ async def test_a_commit_is_on_the_server_s_disk_whatever_the_database_is_set_to(
     name = database.rsplit("/", 1)[1]
     postgres_server.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
 
-    async with open_manifest(parse_database(database)) as manifest, manifest.reading() as connection:
+    async with open_shared_manifest(parse_database(database)) as manifest, manifest.reading() as connection:
         assert await connection.scalar(sa.text("SHOW synchronous_commit")) == "on"

@@ -12,12 +12,12 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from dcsync.auth import shared
 from dcsync.auth.endpoint import Client, TokenEndpoint
-from dcsync.auth.shared import DatabaseTokenStore
 from dcsync.auth.source import RefreshingToken
 from dcsync.auth.token_store import Intent, TokenPair, fingerprint
-from dcsync.database import Database
+from dcsync.cluster import token_store
+from dcsync.cluster.database import Database
+from dcsync.cluster.token_store import DatabaseTokenStore
 from dcsync.errors import TokenStoreDamaged, TokenStoreUnusable, TokenUndecided
 from dcsync.ops.login import TokenChain, logout
 from dcsync.sandbox import Sandbox, World
@@ -136,7 +136,7 @@ def test_one_process_holds_the_lock_and_releases_it_with_the_connection(
 def test_a_frozen_holder_loses_the_lock_after_a_time(
     shared_store: Callable[[], DatabaseTokenStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "HOLD_S", 1)
+    monkeypatch.setattr(token_store, "HOLD_S", 1)
     with closing(shared_store()) as frozen, closing(shared_store()) as other, frozen.locked(), other.locked():
         other.save(make_pair())
 

@@ -22,7 +22,7 @@ from dcsync.auth.token_store import (
     parse_pair,
     render_pair,
 )
-from dcsync.database import Database
+from dcsync.cluster.database import Database
 from dcsync.errors import ManifestError, TokenStoreDamaged, TokenStoreUnusable
 
 #: A refresh takes two and a half minutes at most (`dcsync.auth.endpoint`).

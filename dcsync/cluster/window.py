@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from dcsync.cluster.database import Database
 from dcsync.core.quota import MAX_PAUSE_S, wait_before_next, within_window
-from dcsync.database import Database
 
 _US = 1_000_000
 _MAKE = sa.text("INSERT INTO quota (client, paused_until, calls) VALUES (:client, 0, '[]') ON CONFLICT DO NOTHING")

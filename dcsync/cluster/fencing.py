@@ -1,8 +1,8 @@
-"""Fencing numbers: who may write of a job.
+"""Fencing numbers: which host may write about a job.
 
-A host that takes a job up raises its number, in the manifest. Each later write of that host compares, in the write's
-own transaction, the number it has with the one that stands there: a host that was paused, and whose job another one has
-taken up meanwhile, changes nothing any more.
+A host that takes up a job raises the job's number in the manifest. Each later write of that host compares its number
+with the one in the manifest, in the write's own transaction. If the host was paused and another host took up the job
+meanwhile, the write changes nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dcsync.manifest.schema import claim as claim_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A job, and the number under which its holder may write of it; from 1 on. Meets the port `Guard`."""
+    """A job, and the number under which its holder may write about it, from 1 on. Meets the port `Guard`."""
 
     account: AccountName
     job: JobId
     number: int
 
     async def check(self, connection: AsyncConnection) -> None:
-        """Raise `Fenced` when somebody raised the number since."""
+        """Raise `Fenced` when another host has raised the number."""
         here = sa.and_(claim_table.c.account == self.account, claim_table.c.job == self.job)
         if await connection.scalar(sa.select(claim_table.c.number).where(here)) != self.number:
             raise _fenced(self.job)
@@ -34,7 +34,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """The queue's word that a task is ours: it stays as it is until the task ends or somebody takes it up again."""
+    """The values of a row in the queue that prove that a task is ours. They change when another worker takes it up."""
 
     id: int
     worker: int
@@ -42,9 +42,9 @@ class Ticket:
 
 
 async def take(connection: AsyncConnection, account: AccountName, job: JobId, ticket: Ticket | None) -> Claim:
-    """Raise the job's number. Raises `Fenced` when the ticket is not good any more: it is for another host now."""
+    """Raise the job's number. Raises `Fenced` when the ticket is no longer valid: another host has the task."""
     if ticket is not None:
-        # FOR SHARE: it cannot be taken up by somebody else before this is committed.
+        # FOR SHARE: no other worker can take the task up before this transaction is committed.
         query = sa.text(
             "SELECT 1 FROM procrastinate_jobs WHERE id = :id AND worker_id = :worker AND attempts = :attempts "
             "AND status = 'doing' FOR SHARE"

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 import pytest
 import sqlalchemy as sa
 
-from dcsync.database import parse_database
-from dcsync.manifest import SqlManifest, open_manifest
-from dcsync.manifest.hosts import Hosts
+from dcsync.cluster.database import parse_database
+from dcsync.cluster.hosts import Hosts
+from dcsync.cluster.manifest import open_shared_manifest
+from dcsync.manifest import SqlManifest
 
 
 @pytest.fixture
 async def manifest(database: str) -> AsyncIterator[SqlManifest]:
-    async with open_manifest(parse_database(database)) as opened:
+    async with open_shared_manifest(parse_database(database)) as opened:
         yield opened
 
 

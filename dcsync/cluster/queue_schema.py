@@ -1,6 +1,6 @@
-"""procrastinate's tables in the manifest's database, brought up by its own scripts.
+"""procrastinate's tables in the manifest's database, migrated by its own scripts.
 
-Its release notes ask for each script once, in the order of their names; `meta` remembers the last one.
+Its release notes ask for each script to run once, in the order of their names. `meta` has the name of the last one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _KEY = "queue"
 
 
 async def bring_up(connection: AsyncConnection) -> None:
-    """Make or update the tables within the connection's transaction; the caller holds the lock of migrations."""
+    """Create or update the tables within the connection's transaction. The caller holds the migration lock."""
     from procrastinate.schema import SchemaManager
 
     scripts = await asyncio.to_thread(_scripts, SchemaManager.get_migrations_path())
     newest = scripts[-1][0]
     last = await connection.scalar(sa.select(meta.c.value).where(meta.c.key == _KEY))
     if last is not None and last >= newest:
-        # Also one of a newer procrastinate on another host: its tables serve the older one, by its own promise.
+        # A newer procrastinate on another host may have migrated them. It promises that they serve the older one, too.
         return
     if last is not None:
         pending = [text for name, text in scripts if name > last]
@@ -36,7 +36,7 @@ async def bring_up(connection: AsyncConnection) -> None:
     raw = await connection.get_raw_connection()
     assert raw.driver_connection is not None  # noqa: S101 - it is open
     for statements in pending:
-        # Past SQLAlchemy: several statements at once, with percent signs that are no parameters.
+        # Not through SQLAlchemy: the script has several statements, with percent signs that are not parameters.
         await raw.driver_connection.execute(statements.encode())
     await connection.execute(sa.delete(meta).where(meta.c.key == _KEY))
     await connection.execute(sa.insert(meta).values(key=_KEY, value=newest))

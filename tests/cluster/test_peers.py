@@ -13,16 +13,18 @@ import pytest
 import sqlalchemy as sa
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.hosts import SeveralHosts
 from dcsync.app.sync import open_sync
+from dcsync.cluster.database import Database
+from dcsync.cluster.fencing import Ticket
+from dcsync.cluster.hosts import Hosts
+from dcsync.cluster.peers import SeveralHosts
 from dcsync.config import Config
 from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.model import AccountName, JobId, StoredFile
 from dcsync.core.snapshot import Record
 from dcsync.errors import MirrorLocked
-from dcsync.manifest import SqlManifest, Ticket
+from dcsync.manifest import SqlManifest
 from dcsync.manifest.backend import Backend, Guard
-from dcsync.manifest.hosts import Hosts
 from dcsync.mirror import trash
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staging import Staging
@@ -274,7 +276,9 @@ async def test_a_host_that_took_long_to_come_up_is_there_for_the_next_one(tmp_pa
     """Nothing is heard of it while it recovers, and the next waits for its end: then it must not be taken for gone."""
     async with mirroring(tmp_path) as mirror:
         config = config_of(mirror, database, 1)
-        async with open_sync(config, environ=mirror.environ, clock=mirror.clock, role="run") as context:
+        async with open_sync(
+            config, mirror.stores(config), environ=mirror.environ, clock=mirror.clock, role="run"
+        ) as context:
             async with context.manifest.writing() as connection:
                 await connection.execute(sa.text("UPDATE host SET seen_at = seen_at - 3600000000"))
             await recover(context, account_settings(config))
@@ -298,7 +302,7 @@ async def test_a_start_on_the_same_state_folder_takes_the_place_of_the_one_befor
     async with mirroring(tmp_path) as mirror:
         config = config_of(mirror, database, 1)
         async with (
-            open_sync(config, environ=mirror.environ, clock=mirror.clock, role="run") as context,
+            open_sync(config, mirror.stores(config), environ=mirror.environ, clock=mirror.clock, role="run") as context,
             context.manifest.writing() as connection,
         ):
             worker = await connection.scalar(sa.text("SELECT worker_id FROM procrastinate_register_worker_v1()"))
@@ -328,14 +332,13 @@ async def paired_again(config: Config, mirror: Mirror) -> AsyncIterator[SyncCont
     """Bring back the rows of a host that was killed, and start it again."""
     import psycopg
 
-    from dcsync.app.state_dir import manifest_place
-    from dcsync.database import Database
-
-    place = manifest_place(config)
+    place = mirror.stores(config).place
     assert isinstance(place, Database)
     with psycopg.connect(place.conninfo) as connection:
         connection.execute("INSERT INTO host SELECT * FROM kept")
         connection.execute("INSERT INTO host_worker SELECT * FROM kept_worker")
         connection.execute("DROP TABLE kept, kept_worker")
-    async with open_sync(config, environ=mirror.environ, clock=mirror.clock, role="run") as context:
+    async with open_sync(
+        config, mirror.stores(config), environ=mirror.environ, clock=mirror.clock, role="run"
+    ) as context:
         yield context

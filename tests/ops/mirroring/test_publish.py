@@ -34,6 +34,8 @@ async def test_a_staged_job_is_in_the_mirror_recorded_and_shown_by_latest(bench:
     record = await bench.publish(job, FILES)
 
     assert_proved_by_sums(bench.path(job))
+    sums = (bench.path(job) / "SHA256SUMS").read_text()
+    assert [line[66:] for line in sums.splitlines()] == sorted([*FILES, "_dcsync.json"])
     assert await bench.state(job) is JobState.PUBLISHED
     rows = SnapshotRows(bench.context.manifest)
     assert await rows.record(bench.account.name, job.id) == record

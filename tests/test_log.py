@@ -170,7 +170,14 @@ def test_a_key_that_names_a_secret_hides_whatever_it_holds(form: str, key: str) 
 
 
 #: Text of ours that is a pair of a key and a secret: printed, written or signed, never logged.
-PAIRS = ("AWSAccessKeyId=", "GET\n", "[mirror]", "# What the demo ran with", "  code: ", "token: ")
+PAIRS = (
+    "AWSAccessKeyId=",
+    "GET\n",
+    "[mirror]",
+    "# The configuration of the last run of the demo",
+    "  code: ",
+    "token: ",
+)
 
 
 def our_own_words() -> Iterator[str]:

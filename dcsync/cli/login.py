@@ -111,7 +111,7 @@ class Terminal:
         if opened:
             click.echo("The browser is opening. Waiting for you to sign in …", err=True)
         click.echo(
-            "Signing in on another machine? Paste the address with ?code= from the browser here and press Enter.",
+            "Signing in on another machine? Paste the address from the browser (it contains ?code=…) and press Enter.",
             err=True,
         )
 

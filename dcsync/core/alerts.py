@@ -1,7 +1,7 @@
 """Alerts: problems that the operator should know about. One table describes each code. Pure.
 
-An alert stands until it is resolved. It is notified when it begins, once a day while it stands, and when it is
-resolved. An alert that may pass on its own is first notified after it has stood for an hour.
+An alert lasts until it is resolved. It is notified when it begins, once a day while it lasts, and when it is
+resolved. An alert that may pass on its own is first notified after it has lasted for an hour.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dcsync.errors import DcsyncError, ExitStatus, Scope, every_error
 
 #: A standing alert is notified again after this time, never at each poll.
 REMIND_AFTER = timedelta(days=1)
-#: An alert that may pass on its own is first notified after it has stood for this time.
+#: An alert that may pass on its own is first notified after it has lasted for this time.
 PATIENCE = timedelta(hours=1)
 
 
@@ -146,7 +146,7 @@ class AlertKind:
 
     code: AlertCode
     severity: Severity
-    #: The exit status of `dcsync status --check` while it stands.
+    #: The exit status of `dcsync status --check` while the alert lasts.
     exit_status: ExitStatus
     scope: AlertScope
     origin: Origin
@@ -389,7 +389,7 @@ _OWN = (
     _kind(
         AlertCode.L_LOST,
         AlertScope.JOB,
-        "this extract can no longer be downloaded; the next extract will contain the account's data as of that day",
+        "this extract can no longer be downloaded. The next extract will contain the account's data as of that day",
         exit_status=ExitStatus.DONE,
     ),
     _table_kind(AlertCode.L_ROWS),

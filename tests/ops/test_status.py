@@ -142,7 +142,9 @@ async def test_a_refused_token_is_one_alert_until_the_next_sign_in(mirror: Mirro
     mirror.sandbox.tokens.live_refresh_tokens.clear()
     await mirror.sync()
 
-    assert await attention(mirror) == [("T-LOGIN", "Autodesk no longer accepts the refresh token: run dcsync login")]
+    assert await attention(mirror) == [
+        ("T-LOGIN", "Autodesk no longer accepts the stored refresh token; run dcsync login")
+    ]
 
     store_chain(mirror, days_old=0)
     await mirror.sync()

@@ -260,7 +260,7 @@ class LoginRefused(AuthError):
 
 
 class NobodyToSignIn(AuthError):
-    """A browser cannot bring the code of a sign-in, and there is no terminal to paste it into."""
+    """A browser cannot deliver the code of a sign-in, and standard input is not a terminal to paste it into."""
 
     code = "T-NOBODY"
     exit_status = ExitStatus.LOGIN_REQUIRED

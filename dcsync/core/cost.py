@@ -1,7 +1,7 @@
-"""What each method of fetching the changed files costs, and which is the cheapest in time. Pure.
+"""The price of each method to download the changed files, and the choice of the fastest. Pure.
 
-Calls are scarce (60 a minute over everything). The time of a method is therefore that of its calls under the quota or
-that of its bytes on the line, whichever is longer, plus what its requests take.
+API calls are scarce: 60 per minute for all programs together. The time of a method is the time of its calls under the
+rate limit or of its bytes on the network, whichever is longer, plus the latency of its requests.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from enum import StrEnum
 
 from dcsync.core.quota import WINDOW_S
 
-#: A line nobody has measured yet: 100 Mbit/s, so that bytes count for something from the first run.
+#: Before the first measurement: 100 Mbit/s, so that bytes have a price from the first run on.
 ASSUMED_SPEED = 12.5e6
-#: What a request to the file store takes before its first byte, a slot's worth of time.
+#: How long a request to storage waits for its first byte, in seconds of one slot.
 REQUEST_S = 0.1
 
 
 class Method(StrEnum):
-    """How the changed files come."""
+    """How the changed files are downloaded."""
 
-    #: Each by a signed URL of its own.
+    #: File by file, each by its signed URL.
     FILES = "files"
-    #: Ranges of the archive that hold the changed members.
+    #: The ranges of the ZIP that contain the changed members.
     RANGES = "ranges"
-    #: All of the archive.
+    #: The whole ZIP.
     WHOLE = "whole"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a method takes: API calls, bytes on the line, requests to the file store, and the time of all that."""
+    """The price of a method: API calls, bytes to download, requests to storage, and the time for all of it."""
 
     method: Method
     calls: int
@@ -42,7 +42,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostInputs:
-    """What prices depend on: the calls left this minute, those of any minute, the line's speed, the slots."""
+    """The inputs of a price: calls left in this minute, calls per minute, network speed, and download slots."""
 
     calls_left: int
     limit: int
@@ -52,7 +52,7 @@ class CostInputs:
     def price(self, method: Method, *, calls: int, size: int, requests: int) -> Price:
         """Return the price of a method."""
         waiting = max(0, calls - self.calls_left)
-        # The first that have to wait come with the next minute, and so on.
+        # The first calls that have to wait are made in the next minute, and so on.
         by_quota = 0.0 if waiting == 0 else -(-waiting // self.limit) * WINDOW_S
         by_line = size / (self.bytes_per_second or ASSUMED_SPEED)
         seconds = max(by_quota, by_line) + REQUEST_S * -(-requests // self.slots)
@@ -60,15 +60,15 @@ class CostInputs:
 
 
 def cheapest(prices: Iterable[Price]) -> Price:
-    """Return the price that is least in time; of those that take as long to a tenth of a second, the fewest calls.
+    """Return the fastest price. If times are equal to 0.1 s, return the one with the fewest calls.
 
-    Calls before bytes: what is not spent here is there for the next job.
+    Calls count before bytes, because the next job can use the calls that are left.
     """
     return min(prices, key=lambda price: (round(price.seconds, 1), price.calls, price.size))
 
 
 def speed_after(speed: float | None, *, size: int, seconds: float, weight: float = 0.3) -> float | None:
-    """Return the moving average of the line's speed after a transfer. A short one says more of latency: left out."""
+    """Return the moving average of the network speed after a transfer. Short ones measure latency and do not count."""
     if size < 1 << 20 or seconds <= 0:
         return speed
     measured = size / seconds
@@ -76,7 +76,7 @@ def speed_after(speed: float | None, *, size: int, seconds: float, weight: float
 
 
 def describe(prices: Sequence[Price]) -> str:
-    """Return the prices in one line for a person."""
+    """Return the prices as one readable line."""
     return "; ".join(
         f"{price.method}: {price.calls} calls, {price.size} bytes, {price.seconds:.1f} s" for price in prices
     )

@@ -1,4 +1,4 @@
-"""The domain's values: what the API names, what a snapshot holds, what is known of a job."""
+"""The values of the domain: hubs, data requests, jobs, listed and stored files, snapshots."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import NewType, TypeAlias
 
 from dcsync.core.table import TableFacts
 
-#: A decoded JSON value. `Mapping` and `Sequence` because nothing here changes one.
+#: A decoded JSON value. `Mapping` and `Sequence`, because dcsync never changes one.
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
-#: The name an account has in the configuration and as a folder.
+#: The name of an account in the configuration. It is also the name of its folder.
 AccountName = NewType("AccountName", str)
-#: Hub id without its leading `b.`.
+#: The hub ID without its leading `b.`.
 AccountId = NewType("AccountId", str)
 RequestId = NewType("RequestId", str)
 JobId = NewType("JobId", str)
 
-#: `autodesk_data_extract.zip` repeats every other file of the extract (API, the data listing).
+#: The extract's ZIP. It repeats every other file of the extract (Data Connector API, data listing).
 ARCHIVE_NAME = "autodesk_data_extract.zip"
-#: The server deletes an extract this many days after its job completed (APS, Data Connector developer guide).
+#: Autodesk deletes an extract this many days after its job completed (APS, Data Connector developer guide).
 EXTRACT_LIFE_DAYS = 30
 
 
 class JobPhase(StrEnum):
-    """Where a job stands upstream, by `status` and `completionStatus` together."""
+    """The state of a job at Autodesk, from `status` and `completionStatus` together."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    #: A value nobody documented: not ready, look again.
+    #: An undocumented value. The job is not ready, and the next poll checks it again.
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hub:
-    """An account as `GET /project/v1/hubs` shows it."""
+    """An account, as returned by `GET /project/v1/hubs`."""
 
     id: str
     name: str
@@ -48,7 +48,7 @@ class Hub:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRequest:
-    """A data request: what is extracted, and when. `extra` keeps the fields that are not named here."""
+    """A data request: content and schedule of its extracts. `extra` keeps the fields that are not named here."""
 
     id: RequestId
     description: str
@@ -78,7 +78,7 @@ class DataRequest:
 
     @property
     def is_delta(self) -> bool:
-        """Whether its extracts hold only changed rows (service groups that start with `cdc`), so are no snapshot."""
+        """Whether its extracts contain only changed rows, so that none is a full copy (service groups `cdc…`)."""
         return any(group.lower().startswith("cdc") for group in self.service_groups)
 
 
@@ -108,7 +108,7 @@ class Job:
 
     @property
     def phase(self) -> JobPhase:
-        """Say where it stands: only `complete` + `success` can be mirrored."""
+        """The state of the job. Only `complete` with `success` can be mirrored."""
         match self.status.lower(), (self.completion_status or "").lower():
             case ("queued" | "running", _):
                 return JobPhase.PENDING
@@ -141,7 +141,7 @@ class SignedFile:
 
 
 class How(StrEnum):
-    """How a file came into its snapshot."""
+    """The origin of a file in its snapshot."""
 
     FETCHED = "fetched"
     LINKED = "linked"
@@ -151,8 +151,9 @@ class How(StrEnum):
 class StoredFile:
     """A file of a snapshot, as the manifest and `_dcsync.json` record it.
 
-    `name` is the path component on disk, `original` the server's spelling; hashes are lower-case hex, `etag` as the
-    server sent it, quotes included. `mtime_ns` and `inode` tell whether the file on disk is still the recorded one.
+    `name` is the path on disk, `original` is Autodesk's spelling. Hashes are lower-case hex. `etag` is the header of
+    storage, quotes included. By `mtime_ns` and `inode`, dcsync recognizes that the file on disk is still the recorded
+    one.
     """
 
     name: str
@@ -163,17 +164,17 @@ class StoredFile:
     md5: str | None = None
     etag: str | None = None
     how: How = How.FETCHED
-    #: Its compressed size in the archive, when the archive was read.
+    #: The compressed size in the ZIP, if the ZIP was read.
     packed: int | None = None
     mtime_ns: int | None = None
     inode: int | None = None
-    #: Header and rows, of a table whose bytes were looked at; snapshots made before dcsync did that lack them.
+    #: Header and row count of a table. Snapshots of versions that did not count rows lack them.
     table: TableFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A published snapshot: where it is, below the root, and what it holds."""
+    """A published snapshot: its folder, relative to the root, and its files."""
 
     job: JobId
     request: RequestId

@@ -59,7 +59,7 @@ def challenge(verifier: str) -> str:
 
 
 def belongs(attempt: SignIn, redirect: str) -> bool:
-    """Whether an address has the attempt's `state`. An address without it belongs to somebody else's sign-in."""
+    """Whether an address has the attempt's `state`. An address without it belongs to a different sign-in."""
     given = parse_qs(urlsplit(redirect).query).get("state", [])
     return len(given) == 1 and hmac.compare_digest(given[0].encode(), attempt.state.encode())
 

@@ -1,4 +1,4 @@
-"""What to do with each file of an extract, decided before anything is done. Pure; a dry run is stopping here."""
+"""The plan of an extract: one action for each file, decided before any download. Pure. A dry run ends here."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from dcsync.core.cost import CostInputs, Method, Price
 from dcsync.core.model import ARCHIVE_NAME, ListedFile, Snapshot, StoredFile
 from dcsync.core.ziplayout import Directory, Member, Span, coalesce, split
 
-#: Up to this many bytes between two members are read and thrown away rather than asked around.
+#: A gap of up to this many bytes between two members is downloaded and discarded. It does not split a range.
 GAP = 1 << 12
-#: More ranges than this are merged over wider gaps: each is a request, whatever it brings.
+#: More ranges than this are merged over wider gaps, because each range costs a request, however small it is.
 MOST_SPANS = 128
-#: Ranges of the archive that are worked on side by side, and the least that is worth one.
+#: How many ranges of the ZIP are downloaded at the same time, and the smallest piece that is worth a range.
 SPANS_AT_ONCE = 4
 LEAST_SPAN = 4 << 20
-#: With fewer files than this their own URLs are as cheap as a look at the archive.
+#: Fewer files than this are as cheap by URLs of their own: reading the ZIP's directory costs a call as well.
 WORTH_A_LOOK = 3
-#: What only the archive has may unpack to this many times the listing's bytes (FAULTS S4), and to 64 MiB anyway.
+#: Files that only the ZIP has may unpack to this many times the bytes of the listing (docs/faults.md S4). 64 MiB are
+#: always allowed.
 MOST_FURTHER, FURTHER_ANYWAY = 4, 64 << 20
 
 
 class ActionKind(StrEnum):
-    """What is done with a file, as `sync --dry-run --json` names it. A released value does not change."""
+    """The action for a file, as `sync --dry-run --json` names it. A released value does not change."""
 
     FETCH = "fetch"
     EXTRACT = "extract"
@@ -38,7 +39,7 @@ class ActionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
-    """Get it by a signed URL of its own; `unless` is the file before it, whose ETag makes a 304 possible."""
+    """Download the file by a signed URL. The ETag of `unless`, the file in the previous snapshot, may give a 304."""
 
     kind: ClassVar[ActionKind] = ActionKind.FETCH
     file: ListedFile
@@ -49,7 +50,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extract:
-    """Get it out of the archive. Only a listed one has a URL of its own to fall back on."""
+    """Extract the file from the ZIP. Only a listed file can be downloaded by its own URL instead."""
 
     kind: ClassVar[ActionKind] = ActionKind.EXTRACT
     file: ListedFile
@@ -61,7 +62,7 @@ class Extract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """It is what the snapshot before has: share that."""
+    """Hard-link the file of the previous snapshot, because its content is the same."""
 
     kind: ClassVar[ActionKind] = ActionKind.LINK
     file: ListedFile
@@ -73,7 +74,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """It is in the staging folder already, whole, from a run that was cut short."""
+    """Keep the file that an interrupted run left complete in the staging folder."""
 
     kind: ClassVar[ActionKind] = ActionKind.KEEP
     file: ListedFile
@@ -84,7 +85,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skip:
-    """It is not mirrored."""
+    """Do not mirror the file."""
 
     kind: ClassVar[ActionKind] = ActionKind.SKIP
     file: ListedFile
@@ -97,23 +98,23 @@ Action: TypeAlias = Fetch | Extract | Link | Keep | Skip
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The actions for one extract. The largest file comes first, so that none is left running alone at the end."""
+    """The actions for one extract. The largest file comes first, so that it does not run alone at the end."""
 
     actions: tuple[Action, ...]
 
     @property
     def fetches(self) -> tuple[Fetch, ...]:
-        """The files to be asked for one by one."""
+        """The files to download one by one."""
         return self._of(Fetch)
 
     @property
     def extracts(self) -> tuple[Extract, ...]:
-        """The files to be taken from the archive."""
+        """The files to extract from the ZIP."""
         return self._of(Extract)
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """The files that the snapshot before has."""
+        """The files to link from the previous snapshot."""
         return self._of(Link)
 
     @property
@@ -123,11 +124,11 @@ class Plan:
 
     @property
     def new_bytes(self) -> int:
-        """The most that may have to be written, in bytes: a 304 brings none."""
+        """The bytes to write at most. A 304 needs none."""
         return sum(fetch.file.size for fetch in self.fetches) + sum(extract.file.size for extract in self.extracts)
 
     def by_url(self) -> Plan:
-        """Return the same with every listed file that would come from the archive fetched by a URL of its own."""
+        """Return the plan with each listed file of the ZIP downloaded by its own URL instead."""
         return replace(self, actions=tuple(_by_url(action) for action in self.actions))
 
     def _of(self, kind: type[A]) -> tuple[A, ...]:
@@ -136,14 +137,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which files of an extract are mirrored: globs over the server's names, and whether the ZIP is kept."""
+    """Which files of an extract are mirrored: globs for Autodesk's names, and whether the ZIP is kept."""
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     keep_archive: bool = False
 
     def reason_to_skip(self, name: str) -> str | None:
-        """Return why a file is left out, or None."""
+        """Return the reason why a file is left out, or None."""
         if name == ARCHIVE_NAME and not self.keep_archive:
             return "repeats the other files (mirror.keep_archive = false)"
         if not any(fnmatchcase(name, glob) for glob in self.include):
@@ -155,42 +156,42 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What there is to compare a listing with."""
+    """The facts to compare a listing with."""
 
     previous: Snapshot | None = None
-    #: What an earlier run left whole in the staging folder, by name on disk.
+    #: The files that an earlier run left complete in the staging folder, by name on disk.
     staged: Mapping[str, StoredFile] | None = None
     directory: Directory | None = None
-    #: Names on disk that could not be linked: what stands there is not what was recorded.
+    #: Names on disk that cannot be linked, because the file differs from its record.
     unlinkable: Collection[str] = ()
-    #: Members that were found damaged, by the server's name, and how.
+    #: The damaged members of the ZIP, by Autodesk's name, and their damage.
     damaged: Mapping[str, str] = field(default_factory=dict)
-    #: Whether an ETag is worth asking with.
+    #: Whether storage supports conditional requests by ETag.
     conditional: bool = True
     #: Whether equal CRC32 and sizes mean equal content.
     trust_crc: bool = True
 
 
 def plan(listing: Sequence[ListedFile], known: Known | None = None, *, selection: Selection | None = None) -> Plan:
-    """Decide for each listed file and for each further member of the archive."""
+    """Return an action for each listed file and for each extra member of the ZIP."""
     return _Planner(listing, known or Known(), selection or Selection()).plan()
 
 
 def archive_in(listing: Sequence[ListedFile]) -> ListedFile | None:
-    """Return the listing's archive, if it has one."""
+    """Return the ZIP of the listing, or None."""
     return next((file for file in listing if file.name == ARCHIVE_NAME), None)
 
 
 def is_worth_a_look(listing: Sequence[ListedFile], selection: Selection) -> bool:
-    """Say whether reading the archive's directory can save calls."""
+    """Return whether reading the ZIP's directory can save calls."""
     wanted = [file for file in listing if file.name != ARCHIVE_NAME and selection.reason_to_skip(file.name) is None]
     return len(wanted) >= WORTH_A_LOOK
 
 
 def prices_of(plan: Plan, directory: Directory | None, inputs: CostInputs) -> dict[Method, Price]:
-    """Return the price of each method of getting what a plan wants; without a directory there is only one.
+    """Return the price of each method for the downloads of a plan. Without a directory there is only one method.
 
-    Files that the plan fetches one by one anyway cost the same with each method.
+    Files that the plan downloads one by one anyway cost the same with each method.
     """
     if directory is None:
         fetches = plan.fetches
@@ -220,7 +221,7 @@ def prices_of(plan: Plan, directory: Directory | None, inputs: CostInputs) -> di
 
 
 def spans_of(members: Sequence[Member], method: Method, directory: Directory) -> tuple[Span, ...]:
-    """Return the ranges of the archive to ask for: around the members, or all of it, cut to be worked on at once."""
+    """Return the ranges of the ZIP to download: around the members, or all of it, split for parallel downloads."""
     gap = directory.size if method is Method.WHOLE else GAP
     spans = coalesce(members, gap=gap)
     while len(spans) > MOST_SPANS:
@@ -247,19 +248,19 @@ class _Planner:
             for name, member in self._members.items()
             if name not in set(listed)
         ]
-        # Each is cut off at its size when it unpacks to more, so the sum holds for the real output.
+        # An entry that unpacks to more than its size is stopped there, so the sum is true for the actual output.
         total = sum(file.size for file in further)
         most = max(FURTHER_ANYWAY, MOST_FURTHER * sum(file.size for file in self._listing if file.name != ARCHIVE_NAME))
         if total > most:
             self._refused |= {
-                file.name: f"with the others that are not listed it would unpack to {total} bytes" for file in further
+                file.name: f"together with the other unlisted entries it unpacks to {total} bytes" for file in further
             }
             further = []
         on_disk = names.assign_paths(listed, [file.name for file in further])
         actions = [self._decide(file, on_disk.get(file.name), is_listed=True) for file in self._listing]
         actions += [self._decide(file, on_disk.get(file.name), is_listed=False) for file in further]
         actions += [
-            Skip(file=ListedFile(name=name, size=0), reason=f"only in the archive; refused there: {reason}")
+            Skip(file=ListedFile(name=name, size=0), reason=f"only in the ZIP, and refused: {reason}")
             for name, reason in self._refused.items()
             if name not in set(listed)
         ]
@@ -271,69 +272,71 @@ class _Planner:
             return Skip(file=file, reason=skip)
         twin = None if is_listed else self._twin(file)
         if twin is not None:
-            return Skip(file=file, reason=f"only in the archive; the listing spells it {twin!r}")
+            return Skip(file=file, reason=f"only in the ZIP; the data listing spells it {twin!r}")
         if name is None:
-            return Skip(file=file, reason="only in the archive, and its path leads elsewhere")
+            return Skip(file=file, reason="only in the ZIP, and its path leaves the snapshot")
         member = None if file.name == ARCHIVE_NAME else self._members.get(file.name)
         doubt = self._doubt(file, member)
         staged = (self._known.staged or {}).get(name)
         if staged is not None and _is_staged(staged, file, member if doubt is None else None):
             return Keep(file=file, name=name, staged=staged)
         if doubt is not None and not is_listed:
-            return Skip(file=file, reason=f"only in the archive; {doubt}")
+            return Skip(file=file, reason=f"only in the ZIP; {doubt}")
         before = self._before.get(file.name)
         if member is None or doubt is not None:
             return self._fetch(file, name, before, doubt)
         change = self._change(name, before, member)
         if change is None and before is not None:
-            reason = "CRC32 and sizes are as in the snapshot before"
+            reason = "CRC32 and sizes equal those in the previous snapshot"
             return Link(file=file, name=name, reason=reason, source=before, packed=member.packed)
         return Extract(file=file, name=name, reason=change or "", member=member, is_listed=is_listed)
 
     def _twin(self, file: ListedFile) -> str | None:
-        """Return the listed name that a further member is another spelling of.
+        """Return the listed name of the same file, if an extra member only spells it differently.
 
-        Where the archive has the listed name as well, only equal content makes them one (`schemas/a.csv` and `a.csv`).
+        If the ZIP has the listed name as well, only equal content makes them one file (`schemas/a.csv` and `a.csv`).
         """
         twin = self._spelled.get((names.clash_key(file.name.rpartition("/")[2]), file.size))
         own = None if twin is None else self._members.get(twin)
         return twin if own is None or own.crc32 == self._members[file.name].crc32 else None
 
     def _doubt(self, file: ListedFile, member: Member | None) -> str | None:
-        """Return why the archive is not believed for a file."""
+        """Return the reason why the ZIP is not used for a file, or None."""
         if file.name in self._known.damaged:
-            return f"damaged in the archive: {self._known.damaged[file.name]}"
+            return f"damaged in the ZIP: {self._known.damaged[file.name]}"
         if file.name in self._refused:
-            return f"refused in the archive: {self._refused[file.name]}"
+            return f"refused in the ZIP: {self._refused[file.name]}"
         if member is None:
-            return None if self._known.directory is None or file.name == ARCHIVE_NAME else "not in the archive"
+            return None if self._known.directory is None or file.name == ARCHIVE_NAME else "not in the ZIP"
         if member.size != file.size:
-            return f"the archive has {member.size} bytes of it, the listing says {file.size}"
+            return f"{member.size} bytes in the ZIP, {file.size} bytes in the data listing"
         return None
 
     def _change(self, name: str, before: StoredFile | None, member: Member) -> str | None:
-        """Return in what a member differs from the file before it; None when it is the same."""
+        """Return how a member differs from the file in the previous snapshot, or None."""
         if before is None:
-            return "not in the snapshot before"
+            return "not in the previous snapshot"
         if name in self._known.unlinkable:
-            return "its file in the snapshot before is not as it was recorded"
+            return "the file in the previous snapshot differs from its record"
         if before.size != member.size:
-            return f"its size changed from {before.size}"
+            return f"size changed from {before.size}"
         if before.crc32 != member.crc32:
-            return "its CRC32 changed"
+            return "CRC32 changed"
         if before.packed not in {None, member.packed}:
-            return "its compressed size changed"
-        return None if self._known.trust_crc else "of equal CRC32, which is not trusted (mirror.trust_crc = false)"
+            return "compressed size changed"
+        return None if self._known.trust_crc else "same CRC32, which is not trusted (mirror.trust_crc = false)"
 
     def _fetch(self, file: ListedFile, name: str, before: StoredFile | None, doubt: str | None) -> Fetch:
         prefix = "" if doubt is None else f"{doubt}; "
         if before is None:
-            return Fetch(file=file, name=name, reason=prefix + "not in the snapshot before")
+            return Fetch(file=file, name=name, reason=prefix + "not in the previous snapshot")
         if before.size != file.size:
-            return Fetch(file=file, name=name, reason=prefix + f"its size changed from {before.size}")
+            return Fetch(file=file, name=name, reason=prefix + f"size changed from {before.size}")
         if before.etag is None or not self._known.conditional:
-            return Fetch(file=file, name=name, reason=prefix + "of equal size; nothing tells whether it changed")
-        return Fetch(file=file, name=name, reason=prefix + "of equal size; asked for unless unchanged", unless=before)
+            return Fetch(file=file, name=name, reason=prefix + "same size, and no ETag to compare")
+        return Fetch(
+            file=file, name=name, reason=prefix + "same size; requested only if its ETag changed", unless=before
+        )
 
 
 def _by_url(action: Action) -> Action:
@@ -343,6 +346,6 @@ def _by_url(action: Action) -> Action:
 
 
 def _is_staged(staged: StoredFile, file: ListedFile, member: Member | None) -> bool:
-    """Say whether a staged file is still the one that is due: the archive may have been built anew since then."""
+    """Return whether a staged file is still current. Autodesk may have rebuilt the ZIP in the meantime."""
     same = staged.original == file.name and staged.size == file.size
     return same and (member is None or staged.crc32 == member.crc32)

@@ -1,4 +1,7 @@
-"""`_dcsync.json` and `SHA256SUMS`: what a snapshot says of itself, so that it can be proved and adopted without us."""
+"""`_dcsync.json` and `SHA256SUMS`: a snapshot's own metadata. With it, the snapshot can be checked without a manifest.
+
+A manifest can also adopt the snapshot from it.
+"""
 
 from __future__ import annotations
 
@@ -24,43 +27,43 @@ from dcsync.core.summary import (
 from dcsync.core.table import ColumnChange, TableFacts, columns_between
 from dcsync.core.wire import WireError, decode_json, parse_time, time_json
 
-#: Raised when a reader of an older version could misread a newer sidecar.
+#: A new number is needed as soon as an older version could misread a newer sidecar.
 FORMAT = 1
-#: What a file offset can be, and a column of the manifest can hold.
+#: The largest file offset, and the largest value of a column in the manifest.
 _LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """A snapshot against the one before it, by the server's names."""
+    """The changes since the previous snapshot, by Autodesk's names."""
 
     against: JobId | None
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     unchanged: int = 0
-    #: The tables in both whose header is another one.
+    #: The tables of both snapshots whose headers differ.
     columns: tuple[ColumnChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """Why the files of a snapshot came as they did."""
+    """The reasons for the download method of a snapshot and of each file."""
 
     method: Method
-    #: Why this method was used, in words.
+    #: The reason for this method, as text.
     reason: str
-    #: The price of each method, as they were weighed.
+    #: The price of each method at the time of the choice.
     prices: tuple[Price, ...] = ()
-    #: Why each file was fetched or linked, by its name on disk.
+    #: The reason to fetch or link each file, by its name on disk.
     files: Mapping[str, str]
-    #: The files that were left out, by the server's name, and why.
+    #: The files that were left out, by Autodesk's name, each with the reason.
     skipped: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Everything `_dcsync.json` says. The record is the manifest's row; a lost manifest is rebuilt from it."""
+    """The content of `_dcsync.json`. The record is the manifest's row. A lost manifest is rebuilt from it."""
 
     dcsync: str
     account: AccountName
@@ -73,7 +76,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """What adopting a published folder needs to know, read back from its sidecar."""
+    """The facts that a manifest needs to adopt a published folder, read from its sidecar."""
 
     account: AccountName
     description: str
@@ -81,14 +84,14 @@ class Adopted:
     created_at: datetime | None
     snapshot: Snapshot
     summary: Summary
-    #: None where the sidecar's record cannot be used, and where there is no sidecar.
+    #: None if there is no sidecar, or if its record cannot be used.
     record: Record | None = None
-    #: Of the sidecar itself, when `SHA256SUMS` has the same.
+    #: The SHA-256 of the sidecar itself, if `SHA256SUMS` agrees with it.
     sha256: str | None = None
 
 
 def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> Changes:
-    """Compare by content: name and SHA-256; and the headers of the tables."""
+    """Compare names, SHA-256 hashes, and the headers of the tables."""
     before = {} if previous is None else {stored.original: stored.sha256 for stored in previous.files}
     now = {stored.original: stored.sha256 for stored in files}
     common = before.keys() & now.keys()
@@ -104,7 +107,7 @@ def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> C
 
 
 def summarize(files: Sequence[StoredFile], changes: Changes, warnings: Sequence[TableWarning]) -> Summary:
-    """Return what the history keeps of a snapshot."""
+    """Return the summary of a snapshot for its history."""
     return Summary(
         files=len(files),
         size=sum(stored.size for stored in files),
@@ -118,7 +121,7 @@ def summarize(files: Sequence[StoredFile], changes: Changes, warnings: Sequence[
 
 
 def render(provenance: Provenance) -> bytes:
-    """Return `_dcsync.json`: indented, since people read it, keys in a fixed order."""
+    """Return `_dcsync.json`, indented for readers, with its keys in a fixed order."""
     record, changes, decisions = provenance.record, provenance.changes, provenance.decisions
     job, request, transfer = record.job, record.request, record.transfer
     document: dict[str, Json] = {
@@ -137,7 +140,7 @@ def render(provenance: Provenance) -> bytes:
             "started_at": time_json(job.started_at),
             "completed_at": time_json(job.completed_at),
         },
-        # Nothing can be written into a snapshot after its rename: the record's time is that of the moment before.
+        # A snapshot cannot be changed after its rename, so the record has the time just before the rename.
         "staged_at": time_json(record.published_at),
         "strategy": {
             "name": transfer.strategy,
@@ -166,12 +169,12 @@ def render(provenance: Provenance) -> bytes:
 
 def render_sums(sums: Iterable[tuple[str, str]]) -> bytes:
     """Return `SHA256SUMS` for pairs of name and hex digest, in `sha256sum`'s format, sorted by name."""
-    # Names on disk are safe: no backslash and no line break, which sha256sum would want escaped.
+    # Names on disk contain no backslash and no line break, which sha256sum would escape.
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums)).encode()
 
 
 def parse(body: bytes, *, folder: str) -> Adopted:
-    """Read a sidecar back; `WireError` when it is not one that this version can trust."""
+    """Parse a sidecar. Raises `WireError` if this version cannot read it."""
     document = _mapping(decode_json(body), "the sidecar")
     if document.get("format") != FORMAT:
         msg = f"the sidecar has the format {document.get('format')!r}, not {FORMAT}"
@@ -202,7 +205,7 @@ def parse(body: bytes, *, folder: str) -> Adopted:
 
 
 def parse_sums(body: bytes) -> dict[str, str]:
-    """Read `SHA256SUMS`: hex digest by name. Lines that are none are left out."""
+    """Parse `SHA256SUMS` into hex digests by name. Malformed lines are skipped."""
     sums = {}
     for line in body.decode("utf-8", "replace").splitlines():
         digest, gap, name = line[:64], line[64:66], line[66:]
@@ -212,17 +215,17 @@ def parse_sums(body: bytes) -> dict[str, str]:
 
 
 def file_json(stored: StoredFile) -> dict[str, Json]:
-    """Return one file's facts as the sidecar has them."""
+    """Return a file as JSON for the sidecar."""
     return dict(_file_json(stored))
 
 
 def parse_file(value: Json) -> StoredFile:
-    """Read one file's facts back; `WireError` when one is missing."""
+    """Parse a file of the sidecar. Raises `WireError` if a required value is missing or not valid."""
     return _parse_file(_mapping(value, "a file"))
 
 
 def _record_of(snapshot: Snapshot, value: Json, summary: Summary) -> Record | None:
-    """Return the record, if there is one and it is of this snapshot."""
+    """Return the record if there is one that belongs to this snapshot."""
     try:
         record = parse_record(value, folder=snapshot.folder, summary=summary)
     except WireError:
@@ -294,7 +297,7 @@ def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
 
 
 def _parse_table(entry: Mapping[str, Json]) -> TableFacts | None:
-    """Read a table's facts back; None where they are not there, as in the sidecars of older versions."""
+    """Parse the facts of a table. Sidecars of older versions have none: None."""
     if not isinstance(entry.get("header"), list):
         return None
     return TableFacts(

@@ -1,7 +1,7 @@
-"""The record of a published snapshot: what the manifest's row has, and how it is kept as JSON in the tree. Pure.
+"""The record of a published snapshot: the content of its row in the manifest, and the same as JSON. Pure.
 
-Each snapshot's `_dcsync.json` has its record, and so has the line that stays when a snapshot is pruned. A lost manifest
-is rebuilt from these, row for row.
+The record is in the `_dcsync.json` of each snapshot. When a snapshot is pruned, a line with its record remains in the
+mirror. A lost manifest is rebuilt from these records, row for row.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.summary import NO_SUMMARY, Summary, parse_summary, summary_json
 from dcsync.core.wire import WireError, job_json, parse_job, parse_time
 
-#: The strategies that a snapshot records: no ZIP was usable; the ZIP was compared first; the snapshot was found in the
-#: tree, and nothing says how it was fetched. Version 0.1 wrote "archive" for the second.
+#: The strategies that a snapshot records. `FILES`: no ZIP was usable. `ZIP`: the ZIP was compared first (version 0.1
+#: wrote "archive"). `ADOPTED`: the snapshot was found in the mirror without a record of its download.
 FILES = "files"
 ZIP = "zip"
 ADOPTED = "adopted"
@@ -24,24 +24,24 @@ ADOPTED = "adopted"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """How the files of a snapshot were brought in, and what that took."""
+    """How the files of a snapshot were downloaded, and at what cost."""
 
     strategy: str
     #: API calls.
     calls: int = 0
     fetched_bytes: int = 0
-    #: The bytes that did not have to be fetched.
+    #: The bytes that were hard-linked instead of downloaded.
     linked_bytes: int = 0
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A snapshot that is or was published, without its files. Times keep their microseconds."""
+    """A published or pruned snapshot, without its files. Times keep their microseconds."""
 
     job: Job
     request: KnownRequest
-    #: Below the root. It is not part of the JSON: a snapshot may be moved with its request's folder.
+    #: Relative to the root. The JSON leaves it out, because a snapshot may be moved with its data request's folder.
     folder: str
     first_seen_at: datetime
     published_at: datetime
@@ -51,7 +51,7 @@ class Record:
 
 
 def record_json(record: Record) -> dict[str, Json]:
-    """Return a record as the tree keeps it."""
+    """Return a record as JSON, as the mirror stores it."""
     request, transfer = record.request, record.transfer
     return {
         "job": job_json(record.job),
@@ -75,9 +75,9 @@ def record_json(record: Record) -> dict[str, Json]:
 
 
 def parse_record(value: Json, *, folder: str, summary: Summary = NO_SUMMARY) -> Record:
-    """Read the record of the snapshot in `folder`; `summary` is for one without a summary of its own.
+    """Parse the record of the snapshot in `folder`. `summary` is used if the record has none.
 
-    Raises `WireError` for a value that is not a record.
+    Raises `WireError` if the value is not a valid record.
     """
     entry = _mapping(value)
     request = _mapping(entry.get("request"))
@@ -129,7 +129,7 @@ def _exact(moment: datetime | None) -> str | None:
 
 def _count(entry: Mapping[str, Json], key: str) -> int:
     value = entry.get(key)
-    # What a BigInteger can hold.
+    # Fits into a BigInteger column.
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62 else 0
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a snapshot for its history, also when it is pruned: totals, schema changes, warnings. Pure."""
+"""The summary of a snapshot: totals, schema changes, and warnings. It remains when the snapshot is pruned. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcsync.core.table import ColumnChange
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A snapshot in numbers. `rows` is None when those of no table are known."""
+    """The totals of a snapshot. `rows` is None if the rows of no table are known."""
 
     files: int
     size: int
@@ -26,13 +26,13 @@ class Summary:
     warnings: tuple[TableWarning, ...] = ()
 
 
-#: Of a snapshot whose files nobody counted.
+#: The summary of a snapshot whose files were not counted.
 NO_SUMMARY = Summary(files=0, size=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastSnapshot:
-    """A snapshot as the manifest's row has it, without its files. A pruned one is not on the disk any more."""
+    """A snapshot of the manifest without its files. A pruned snapshot is no longer on disk."""
 
     job: JobId
     request: RequestId
@@ -45,7 +45,7 @@ class PastSnapshot:
 
 
 def render(summary: Summary) -> str:
-    """Return a summary as the manifest keeps it."""
+    """Return a summary as text for the manifest."""
     return json.dumps(summary_json(summary))
 
 
@@ -64,12 +64,12 @@ def summary_json(summary: Summary) -> dict[str, Json]:
 
 
 def parse(text: str) -> Summary:
-    """Read a summary back. What is odd in it is left out: nothing but a page depends on it."""
+    """Parse the text of the manifest. Malformed parts are left out, because only the report uses them."""
     return parse_summary(json.loads(text)) or NO_SUMMARY
 
 
 def parse_summary(entry: Json) -> Summary | None:
-    """Read a summary back from JSON; None when there is none."""
+    """Parse a summary from JSON. Returns None if the value is not an object."""
     if not isinstance(entry, Mapping):
         return None
     return Summary(
@@ -98,7 +98,7 @@ def columns_json(changes: Sequence[ColumnChange]) -> Json:
 
 
 def parse_columns(value: Json) -> tuple[ColumnChange, ...]:
-    """Read schema changes back; what is none is left out."""
+    """Parse schema changes. Malformed ones are left out."""
     return tuple(
         ColumnChange(
             table=table,
@@ -117,7 +117,7 @@ def warnings_json(found: Sequence[TableWarning]) -> Json:
 
 
 def parse_warnings(value: Json) -> tuple[TableWarning, ...]:
-    """Read warnings back; what is none is left out."""
+    """Parse warnings. Malformed ones are left out."""
     found = []
     for entry in _mappings(value):
         code, table, message = entry.get("code"), entry.get("table"), entry.get("message")
@@ -127,12 +127,12 @@ def parse_warnings(value: Json) -> tuple[TableWarning, ...]:
 
 
 def whole(value: Json) -> int | None:
-    """Return a count that a row can hold; None for anything else."""
+    """Return a count that a column of the manifest can hold, or None for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63 else None
 
 
 def texts(value: Json) -> tuple[str, ...]:
-    """Return the strings of a list; none for anything else."""
+    """Return the strings of a list. For any other value the result is empty."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return ()
     return tuple(item for item in value if isinstance(item, str))

@@ -1,4 +1,4 @@
-"""A local stand-in for the Data Connector API, its token endpoint and its object storage.
+"""A local simulator of the Data Connector API, its token endpoint and its object storage.
 
 The sandbox imports no other package of dcsync, so that it cannot share a mistake of the code that it tests.
 """

@@ -95,7 +95,7 @@ class TestByUrl:
     def test_a_file_that_is_new_is_fetched(self) -> None:
         file = make_listed("a.csv", 8)
 
-        assert plan([file]).actions == (Fetch(file=file, name="a.csv", reason="not in the snapshot before"),)
+        assert plan([file]).actions == (Fetch(file=file, name="a.csv", reason="not in the previous snapshot"),)
 
     def test_a_file_of_equal_size_is_asked_for_unless_unchanged(self) -> None:
         known = make_known(archive=None)
@@ -104,14 +104,14 @@ class TestByUrl:
 
         assert known.previous is not None
         assert fetch.unless == known.previous.files[0]
-        assert fetch.reason == "of equal size; asked for unless unchanged"
+        assert fetch.reason == "same size; requested only if its ETag changed"
 
     @pytest.mark.parametrize(
         ("size", "known", "reason"),
         [
-            (9, make_known(archive=None), "its size changed from 8"),
-            (8, make_known(archive=None, conditional=False), "of equal size; nothing tells whether it changed"),
-            (8, make_known(archive=None, stored={"etag": None}), "of equal size; nothing tells whether it changed"),
+            (9, make_known(archive=None), "size changed from 8"),
+            (8, make_known(archive=None, conditional=False), "same size, and no ETag to compare"),
+            (8, make_known(archive=None, stored={"etag": None}), "same size, and no ETag to compare"),
         ],
     )
     def test_a_file_that_no_etag_can_tell_apart_is_fetched(self, size: int, known: Known, reason: str) -> None:
@@ -178,7 +178,7 @@ class TestArchive:
             Link(
                 file=make_listed("a.csv", 8),
                 name="a.csv",
-                reason="CRC32 and sizes are as in the snapshot before",
+                reason="CRC32 and sizes equal those in the previous snapshot",
                 source=known.previous.files[0],
                 packed=10,
             ),
@@ -187,12 +187,12 @@ class TestArchive:
     @pytest.mark.parametrize(
         ("known", "reason"),
         [
-            (make_known(previous=None), "not in the snapshot before"),
-            (make_known(previous=b"1234567"), "its size changed from 7"),
-            (make_known(previous=b"1234567x"), "its CRC32 changed"),
-            (make_known(stored={"packed": 9}), "its compressed size changed"),
-            (make_known(trust_crc=False), "of equal CRC32, which is not trusted (mirror.trust_crc = false)"),
-            (make_known(unlinkable={"a.csv"}), "its file in the snapshot before is not as it was recorded"),
+            (make_known(previous=None), "not in the previous snapshot"),
+            (make_known(previous=b"1234567"), "size changed from 7"),
+            (make_known(previous=b"1234567x"), "CRC32 changed"),
+            (make_known(stored={"packed": 9}), "compressed size changed"),
+            (make_known(trust_crc=False), "same CRC32, which is not trusted (mirror.trust_crc = false)"),
+            (make_known(unlinkable={"a.csv"}), "the file in the previous snapshot differs from its record"),
         ],
     )
     def test_a_file_that_may_have_changed_is_extracted(self, known: Known, reason: str) -> None:
@@ -210,13 +210,13 @@ class TestArchive:
     @pytest.mark.parametrize(
         ("size", "known", "doubt"),
         [
-            (9, make_known(None), "the archive has 8 bytes of it, the listing says 9"),
-            (8, make_known(None, damaged={"a.csv": "CRC32"}), "damaged in the archive: CRC32"),
-            (8, Known(directory=make_directory({})), "not in the archive"),
+            (9, make_known(None), "8 bytes in the ZIP, 9 bytes in the data listing"),
+            (8, make_known(None, damaged={"a.csv": "CRC32"}), "damaged in the ZIP: CRC32"),
+            (8, Known(directory=make_directory({})), "not in the ZIP"),
             (
                 8,
                 Known(directory=make_directory({}, refused=(Refused(name="a.csv", reason="encrypted"),))),
-                "refused in the archive: encrypted",
+                "refused in the ZIP: encrypted",
             ),
         ],
     )
@@ -225,20 +225,20 @@ class TestArchive:
     ) -> None:
         (fetch,) = plan([make_listed("a.csv", size)], known).fetches
 
-        assert fetch.reason == f"{doubt}; not in the snapshot before"
+        assert fetch.reason == f"{doubt}; not in the previous snapshot"
 
     def test_a_file_in_doubt_can_still_be_unchanged(self) -> None:
         (fetch,) = plan([make_listed("a.csv", 8)], make_known(damaged={"a.csv": "CRC32"})).fetches
 
         assert fetch.unless is not None
-        assert fetch.reason == "damaged in the archive: CRC32; of equal size; asked for unless unchanged"
+        assert fetch.reason == "damaged in the ZIP: CRC32; same size; requested only if its ETag changed"
 
     def test_a_kept_archive_is_fetched_and_not_looked_for_in_itself(self) -> None:
         known = Known(directory=make_directory({}))
 
         (fetch,) = plan([make_listed(ARCHIVE_NAME, 500)], known, selection=Selection(keep_archive=True)).fetches
 
-        assert fetch.reason == "not in the snapshot before"
+        assert fetch.reason == "not in the previous snapshot"
 
 
 class TestFurtherMembers:
@@ -258,11 +258,11 @@ class TestFurtherMembers:
     @pytest.mark.parametrize(
         ("member", "known", "reason"),
         [
-            ("../x", {}, "only in the archive, and its path leads elsewhere"),
-            ("/etc/x", {}, "only in the archive, and its path leads elsewhere"),
-            ("x", {"damaged": {"x": "CRC32"}}, "only in the archive; damaged in the archive: CRC32"),
-            ("A.CSV", {}, "only in the archive; the listing spells it 'a.csv'"),
-            ("data/a.csv", {}, "only in the archive; the listing spells it 'a.csv'"),
+            ("../x", {}, "only in the ZIP, and its path leaves the snapshot"),
+            ("/etc/x", {}, "only in the ZIP, and its path leaves the snapshot"),
+            ("x", {"damaged": {"x": "CRC32"}}, "only in the ZIP; damaged in the ZIP: CRC32"),
+            ("A.CSV", {}, "only in the ZIP; the data listing spells it 'a.csv'"),
+            ("data/a.csv", {}, "only in the ZIP; the data listing spells it 'a.csv'"),
         ],
     )
     def test_a_member_that_is_not_listed_may_be_left_out(self, member: str, known: dict[str, Any], reason: str) -> None:
@@ -284,7 +284,7 @@ class TestFurtherMembers:
     def test_a_member_in_place_of_the_listed_one_is_another_spelling_of_it(self) -> None:
         made = plan([make_listed("a.csv", 8)], Known(directory=make_directory({"data/a.csv": b"87654321"})))
 
-        assert [skip.reason for skip in made.skipped] == ["only in the archive; the listing spells it 'a.csv'"]
+        assert [skip.reason for skip in made.skipped] == ["only in the ZIP; the data listing spells it 'a.csv'"]
         assert [fetch.name for fetch in made.fetches] == ["a.csv"]
 
     def test_a_member_of_another_size_is_no_twin_of_a_listed_file(self) -> None:
@@ -329,7 +329,7 @@ class TestMembersWithoutMeasure:
 
         assert [extract.name for extract in made.extracts] == ["a.csv"]
         total = sum(further.values())
-        reason = f"only in the archive; refused there: with the others that are not listed it would unpack to {total}"
+        reason = f"only in the ZIP, and refused: together with the other unlisted entries it unpacks to {total}"
         assert {skip.file.name: skip.reason for skip in made.skipped} == dict.fromkeys(further, f"{reason} bytes")
 
     def test_the_archive_does_not_count_as_content_of_the_listing(self) -> None:
@@ -465,7 +465,7 @@ class TestWays:
         made = plan([make_listed("a.csv", len(BODY))], Known(directory=directory))
 
         assert [(skip.file.name, skip.reason) for skip in made.skipped] == [
-            ("schemas/x", "only in the archive; refused there: the content is encrypted")
+            ("schemas/x", "only in the ZIP, and refused: the content is encrypted")
         ]
 
     def test_a_member_that_the_listing_spells_otherwise_is_left_out(self) -> None:
@@ -473,7 +473,7 @@ class TestWays:
 
         made = plan([make_listed("a.csv", len(BODY))], Known(directory=directory))
 
-        assert [skip.reason for skip in made.skipped] == ["only in the archive; the listing spells it 'a.csv'"]
+        assert [skip.reason for skip in made.skipped] == ["only in the ZIP; the data listing spells it 'a.csv'"]
         assert [fetch.file.name for fetch in made.fetches] == ["a.csv"]
 
     def test_a_long_stretch_is_cut_to_be_worked_on_at_once(self) -> None:

@@ -205,7 +205,7 @@ def stored_token(store: ChainStore, *, seed: Secret | None, now: datetime) -> Ch
             if pair is None:
                 raise
     if pair is None and begins is not None and store.last_seed() == begins:
-        message = "the configured refresh_token was used before, and its successor is no longer stored"
+        message = "the configured refresh_token was already used, and the tokens that replaced it are no longer stored"
         raise LoginRequired(message)
     if begins is not None and (pair is None or pair.seed not in {None, begins}):
         return ok("token", "auth.refresh_token was not used yet; the first API call uses it")
@@ -215,7 +215,7 @@ def stored_token(store: ChainStore, *, seed: Secret | None, now: datetime) -> Ch
     intent = store.intent()
     if intent is not None and intent.spending == fingerprint(pair.refresh_token):
         if intent.refused:
-            message = f"the stored refresh token was refused at {intent.at:%Y-%m-%d %H:%M} UTC (invalid_grant)"
+            message = f"Autodesk refused the stored refresh token at {intent.at:%Y-%m-%d %H:%M} UTC (invalid_grant)"
             raise LoginRequired(message)
         message = f"the token refresh at {intent.at:%Y-%m-%d %H:%M} UTC is unconfirmed"
         return warned("token", message, TokenUndecided.hint)

@@ -500,7 +500,7 @@ async def test_a_first_refresh_token_whose_chain_is_gone_is_not_offered_again(mi
 
     checks = await examine(mirror)
 
-    assert "was used before" in checks["token"].message
+    assert "was already used" in checks["token"].message
     assert status(checks) == 12
     assert mirror.sandbox.tokens.refresh_count == 1
 

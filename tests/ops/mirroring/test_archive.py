@@ -75,8 +75,8 @@ async def test_the_next_day_takes_three_calls_and_only_what_changed(mirror: Mirr
     assert how.count("fetched") < 0.4 * len(how)
     assert mirror.fetched_bytes() - bytes_before < 0.5 * mirror.world.extract(job)[ARCHIVE].size
     reasons = set(whys(snapshot).values())
-    assert "CRC32 and sizes are as in the snapshot before" in reasons
-    assert any("its size changed" in reason or "its CRC32 changed" in reason for reason in reasons)
+    assert "CRC32 and sizes equal those in the previous snapshot" in reasons
+    assert any("size changed" in reason or "CRC32 changed" in reason for reason in reasons)
 
 
 async def test_an_unchanged_day_takes_three_calls_and_the_directory(mirror: Mirror) -> None:
@@ -406,12 +406,12 @@ async def test_an_archive_of_another_size_than_listed_leaves_the_single_files(mi
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"flags": 1}, "refused in the archive: the content is encrypted"),
-        ({"method": 12}, "refused in the archive: the compression method 12"),
-        ({"attributes": 0o120777 << 16, "made_by": 0x0300}, "refused in the archive: not a regular file"),
-        ({"crc32": 12345}, "damaged in the archive: its "),
-        ({"size": 1234}, "the archive has 1234 bytes of it, the listing says 1001"),
-        ({"packed": 300}, "damaged in the archive"),
+        ({"flags": 1}, "refused in the ZIP: the content is encrypted"),
+        ({"method": 12}, "refused in the ZIP: the compression method 12"),
+        ({"attributes": 0o120777 << 16, "made_by": 0x0300}, "refused in the ZIP: not a regular file"),
+        ({"crc32": 12345}, "damaged in the ZIP: the local header"),
+        ({"size": 1234}, "1234 bytes in the ZIP, 1001 bytes in the data listing"),
+        ({"packed": 300}, "damaged in the ZIP"),
     ],
 )
 async def test_a_member_that_is_not_right_comes_by_its_own_url(
@@ -440,7 +440,7 @@ async def test_a_member_whose_bytes_are_damaged_comes_by_its_own_url(mirror: Mir
     await mirror.sync()
 
     mirror.assert_identical(job)
-    assert whys(mirror.snapshot_of(job))["admin_table_003.csv"].startswith("damaged in the archive")
+    assert whys(mirror.snapshot_of(job))["admin_table_003.csv"].startswith("damaged in the ZIP")
 
 
 async def test_members_that_overlap_come_by_their_own_urls(mirror: Mirror) -> None:
@@ -487,7 +487,7 @@ async def test_many_members_that_together_unpack_to_too_much_are_not_unpacked(mi
     snapshot = mirror.snapshot_of(job)
     assert not (snapshot / "schemas").exists()
     reasons = {entry["original"]: entry["reason"] for entry in sidecar(snapshot)["skipped"]}
-    assert "with the others that are not listed it would unpack to 84" in reasons["schemas/7.json"]
+    assert "together with the other unlisted entries it unpacks to 84" in reasons["schemas/7.json"]
 
 
 async def test_a_schema_as_long_as_its_table_is_a_file_of_its_own(mirror: Mirror) -> None:
@@ -521,7 +521,7 @@ async def test_an_extra_member_that_is_damaged_is_left_out_and_said(mirror: Mirr
 
     assert not outcome.failed
     reasons = {entry["original"]: entry["reason"] for entry in sidecar(mirror.snapshot_of(job))["skipped"]}
-    assert reasons["schemas/a.json"].startswith("only in the archive; damaged in the archive")
+    assert reasons["schemas/a.json"].startswith("only in the ZIP; damaged in the ZIP")
 
 
 # --- being cut short --------------------------------------------------------------------------------------------------
@@ -639,7 +639,7 @@ async def test_a_store_that_stops_giving_ranges_leaves_the_single_files(
     reasons = {entry["original"]: entry["reason"] for entry in document["skipped"] if entry["original"] in schemas}
     assert reasons == dict.fromkeys(
         schemas,
-        "only in the archive; damaged in the archive: the storage sends the whole ZIP when a part of it is requested",
+        "only in the ZIP; damaged in the ZIP: the storage sends the whole ZIP when a part of it is requested",
     )
 
 

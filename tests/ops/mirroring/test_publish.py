@@ -72,7 +72,7 @@ async def test_everything_in_the_metadata_file_is_read_back(bench: Workbench) ->
         second,
         {**FILES, "admin_users.csv": "id\n1\n2\n", "new.csv": "id\n"},
         previous=previous,
-        decisions=make_decisions(files={"new.csv": "not in the snapshot before"}, skipped=(("x.csv", "excluded"),)),
+        decisions=make_decisions(files={"new.csv": "not in the previous snapshot"}, skipped=(("x.csv", "excluded"),)),
     )
 
     adopted = read_snapshot(bench.context.root, bench.folder(second))
@@ -100,7 +100,7 @@ async def test_everything_in_the_metadata_file_is_read_back(bench: Workbench) ->
         "unchanged": 1,
         "columns": [{"table": "admin_users.csv", "added": [], "removed": ["name"], "reordered": False}],
     }
-    assert {entry["name"]: entry["why"] for entry in document["files"]}["new.csv"] == "not in the snapshot before"
+    assert {entry["name"]: entry["why"] for entry in document["files"]}["new.csv"] == "not in the previous snapshot"
     assert document["skipped"] == [{"original": "x.csv", "reason": "excluded"}]
 
 

@@ -85,7 +85,7 @@ async def test_the_sidecar_says_where_everything_came_from(mirror: Mirror) -> No
             "packed": None,
             "rows": 0,
             "header": ["id"],
-            "why": "not in the snapshot before",
+            "why": "not in the previous snapshot",
         }
     ]
     assert [skip["original"] for skip in document["skipped"]] == ["autodesk_data_extract.zip"]

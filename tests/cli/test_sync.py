@@ -207,7 +207,7 @@ def test_a_wrong_token_is_exit_12_and_says_what_to_do(
 
     assert result.status == 12
     assert "[T-LOGIN]" in result.err
-    assert "fresh access token" in result.err
+    assert "new access token" in result.err
     assert "Traceback" not in result.err
 
 

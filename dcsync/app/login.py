@@ -27,7 +27,7 @@ async def open_chain(
         message = "a service account signs in automatically with its key, so there is no sign-in or sign-out"
         raise ConfigError(message, hint="check the key with dcsync doctor")
     if config.auth.method == "token" and config.auth.refresh_token is None:
-        message = "dcsync uses auth.access_token as it is, so there is no sign-in or sign-out"
+        message = "auth.access_token is used as it is, so there is no sign-in or sign-out"
         raise ConfigError(message, hint='set auth.method = "login"')
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())

@@ -123,7 +123,7 @@ async def test_login_fails_immediately_if_no_code_can_arrive(signing_in: Served)
         _, err = await process.communicate(b"")
 
     assert process.returncode == 12
-    assert "Nothing listens for the answer: https://bim.example/cb is not an http address" in err.decode()
+    assert "dcsync cannot listen on https://bim.example/cb: it is not an http address" in err.decode()
     assert "T-NOBODY" in err.decode()
 
 

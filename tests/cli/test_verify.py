@@ -49,7 +49,7 @@ def test_each_finding_is_a_line_and_exit_3(side: Served, dcsync: Dcsync) -> None
     lines = result.out.splitlines()
     relative = folder.relative_to(side.root)
     assert lines[0].startswith(f"acme: changed {relative}/admin_table_001.csv: its SHA-256 is ")
-    assert lines[1] == f"acme: missing {relative}/admin_table_002.csv: it is not there"
+    assert lines[1] == f"acme: missing {relative}/admin_table_002.csv: the file does not exist"
     assert lines[2].endswith("2 problems found")
 
 

@@ -9,6 +9,9 @@ import pytest
 import stamina
 
 from tests.rigs.mirror import Mirror, mirroring
+from tests.rigs.shared_tokens import shared_database, shared_store
+
+__all__ = ["shared_database", "shared_store"]
 
 
 @pytest.fixture(autouse=True)

@@ -253,7 +253,7 @@ class _Verification:
         if entry is None and error is not None:
             self._find_repairable(Kind.UNREADABLE, snapshot, name, wanted, error.message, error=error)
         elif entry is None:
-            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "missing")
+            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "the file does not exist")
         elif not entry.is_file:
             self._find_repairable(Kind.CHANGED, snapshot, name, wanted, "not a regular file")
         elif wanted.size is not None and entry.size != wanted.size:
@@ -269,7 +269,7 @@ class _Verification:
         try:
             digest = await self._reader.digest(snapshot.folder, name, entry)
         except FileNotFoundError:
-            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "missing")
+            self._find_repairable(Kind.MISSING, snapshot, name, wanted, "the file does not exist")
         except DcsyncError as error:
             self._find_repairable(Kind.UNREADABLE, snapshot, name, wanted, error.message, entry=entry, error=error)
         else:

@@ -220,7 +220,7 @@ def test_a_read_only_disk_is_said_and_written_to_again_later(
             assert stage.sandbox.count("token") == before
             run("mount", "-o", "remount,rw", place)
             assert stage.complete() == []
-    figure("a read-only tree, a read-only state folder", "said, no token spent; all completed when it can be written")
+    figure("a read-only tree, a read-only state folder", "reported, no token used; all completed once writable")
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_a_frozen_tree_stops_neither_the_pages_nor_the_status(
                 thaw(tree.mount)
             until(lambda: job in states(stage), process)
         assert aftermath.incomplete(stage.root, stage.state, stage.world) == []
-    figure("a frozen file system under the daemon", f"{asked} answers of /healthz, dcsync status too; goes on thawed")
+    figure("a frozen file system under the daemon", f"{asked} answers of /healthz, dcsync status too; continues thawed")
 
 
 def test_a_daemon_goes_on_when_its_disk_is_mounted_again(
@@ -311,7 +311,7 @@ def test_a_daemon_goes_on_when_its_disk_is_mounted_again(
             until(lambda: job in states(stage), process)
         assert "Traceback" not in process.output()
         assert stage.complete() == []
-    figure("a file system that turns read-only under the daemon", "said; mounted again, it goes on by itself")
+    figure("a file system that turns read-only under the daemon", "reported; it continues once mounted again")
 
 
 def test_a_dying_disk_keeps_nothing_that_it_lost(

@@ -206,7 +206,7 @@ def test_any_answer_is_read_or_refused_in_our_own_words(chance: random.Random, f
             assert words.isprintable()
             assert len(words) <= 201
     assert min(read, refused) > count // 4
-    figure("answers of the API, bent", f"{read + refused:,}: {read:,} read, {refused:,} refused, no other error")
+    figure("responses of the API, malformed", f"{read + refused:,}: {read:,} read, {refused:,} refused, no other error")
 
 
 def test_any_listing_is_mirrored_as_safe_names_or_refused(chance: random.Random, figure: Figure) -> None:
@@ -232,7 +232,7 @@ def test_any_listing_is_mirrored_as_safe_names_or_refused(chance: random.Random,
         assigned = names.assign(file.name for file in files)
         assert len({clash_key(name) for name in assigned.values()}) == len(files)
     assert min(taken, refused) > 0
-    figure("data listings, bent", f"{taken + refused:,}: {taken:,} read, {refused:,} refused")
+    figure("data listings, malformed", f"{taken + refused:,}: {taken:,} read, {refused:,} refused")
 
 
 def test_any_answer_of_the_token_endpoint_is_tokens_or_a_definite_word(chance: random.Random, figure: Figure) -> None:
@@ -262,7 +262,7 @@ def test_any_answer_of_the_token_endpoint_is_tokens_or_a_definite_word(chance: r
             assert 60 <= answer.lifetime_s <= 3600
             assert answer.access_token
     assert min(granted, refused, logins) > 0
-    figure("answers of the token endpoint, bent", f"{granted + refused + logins:,}: {logins:,} of them ask for a login")
+    figure("token responses, malformed", f"{granted + refused + logins:,}: {logins:,} of them ask for a login")
 
 
 async def test_a_job_with_any_listing_stops_no_other(memory_path: Path, chance: random.Random, figure: Figure) -> None:
@@ -286,7 +286,7 @@ async def test_a_job_with_any_listing_stops_no_other(memory_path: Path, chance: 
                 mirror.assert_identical(good[-1])
     # F-SPACE: a size that no disk has room for.
     assert codes <= {"L-LISTING", "A-MISSING", "F-SIZE", "F-SPACE", "S-STORAGE"}
-    figure("runs with a bent listing beside a good one", f"{len(good)}, the good one mirrored in each")
+    figure("runs with a malformed listing next to a valid one", f"{len(good)}, the valid one mirrored in each")
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ async def test_a_job_with_any_listing_stops_no_other(memory_path: Path, chance: 
 def test_any_archive_writes_only_what_it_should_where_it_should(
     memory_path: Path, chance: random.Random, figure: Figure
 ) -> None:
-    """docs/faults.md S3, S4, S5: ten thousand bent archives into one staging."""
+    """docs/faults.md S3, S4, S5: ten thousand malformed ZIPs into one staging."""
     corpus = [body for _, body in nasty.archives()]
     for body in corpus:
         Explosion(memory_path).run(body)
@@ -311,7 +311,7 @@ def test_any_archive_writes_only_what_it_should_where_it_should(
     # What is held at a time is a piece of 1 MiB, not a member, and not a bomb.
     assert peak_bytes() - peak < 64 << 20
     figure(
-        "bent archives",
+        "malformed ZIPs",
         f"{rounds:,}: {total.unreadable:,} unreadable, {total.taken:,} members taken, {total.damaged:,} damaged, "
         f"{total.refused:,} refused, 0 outside",
     )
@@ -428,7 +428,9 @@ def test_any_configuration_loads_or_is_named_with_its_lines(chance: random.Rando
                 assert str(mistake).isprintable(), str(mistake)
                 assert secret not in str(mistake)
     assert min(loaded, refused) > 0
-    figure("configurations, bent", f"{loaded + refused:,}: {loaded:,} load, {refused:,} named with what is wrong")
+    figure(
+        "malformed configurations", f"{loaded + refused:,}: {loaded:,} load, {refused:,} reported with what is wrong"
+    )
 
 
 _WORDS: Final = (

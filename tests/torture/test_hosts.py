@@ -106,9 +106,10 @@ async def test_hosts_that_are_killed_and_frozen_at_random_lose_double_and_tear_n
             assert taken_up > 0
             figure(
                 f"three hosts, {rounds} kills and {rounds} pauses",
-                f"{jobs} extracts, each once; {met['kill']} and {met['pause']} met a job in hand, {met['zombie']} "
-                f"made a zombie; {taken_up} tasks taken up again, {fenced} told of their loss; never two refreshes at "
-                f"a time; {most_calls_in_a_minute(sandbox)} of {quota} calls in the fullest minute",
+                f"{jobs} extracts, each once; {met['kill']} and {met['pause']} met a running job, {met['zombie']} "
+                f"made a zombie; {taken_up} tasks picked up again, {fenced} fenced off; "
+                f"never two refreshes at a time; "
+                f"{most_calls_in_a_minute(sandbox)} of {quota} calls in the fullest minute",
             )
             assert_in_order(hosts)
 

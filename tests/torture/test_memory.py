@@ -71,7 +71,7 @@ async def test_a_run_that_is_killed_for_want_of_memory_loses_nothing(
             assert sent_bytes(sandbox) <= due_bytes(world) + killed * CONCURRENCY * IN_MEMORY
     assert killed > 0, f"no limit between {lowest} and {highest} bytes was too low"
     figure(
-        "killed for want of memory",
-        f"{killed} of {len(statuses)} runs, {worked} of them at work, under limits of {lowest >> 20} to "
+        "killed because memory ran out",
+        f"{killed} of {len(statuses)} runs, {worked} of them with work to do, under limits of {lowest >> 20} to "
         f"{highest >> 20} MiB; nothing torn or lost",
     )

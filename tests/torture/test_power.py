@@ -152,4 +152,4 @@ def test_a_token_that_is_lost_on_the_way_was_noted_before(
 
     assert report.wrong == []
     assert report.cuts == pick(30, 3)
-    figure(f"power cut between the server's commit and its answer, {kind}", f"{report.cuts} cuts: each intent is there")
+    figure(f"power cut between Autodesk's commit and its response, {kind}", f"{report.cuts} cuts: each intent is there")

@@ -283,5 +283,5 @@ async def test_sigterm_at_any_point_of_a_download_keeps_what_came(
         share = sent_bytes(sandbox) / due_bytes(world)
     figure(
         "SIGTERM in a download",
-        f"{rounds} times, {kept} of them a part was kept and gone on with at its byte; {share:.2f} of the bytes sent",
+        f"{rounds} times, {kept} of them a partial download was kept and resumed; {share:.2f} of the bytes sent",
     )

@@ -211,7 +211,7 @@ async def test_a_sandbox_on_loopback_lets_in_this_machine_and_nothing_else(figur
                         pass
 
     assert connections == []
-    figure("the same beside a sandbox on loopback", f"{len(others)}, all refused")
+    figure("the same with a sandbox on loopback", f"{len(others)}, all refused")
 
 
 def is_loopback(host: str) -> bool:

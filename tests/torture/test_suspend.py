@@ -81,6 +81,6 @@ async def test_a_daemon_that_slept_in_a_download_asks_anew_for_what_has_expired(
         expired, refreshes = sandbox.count("storage", status=403), sandbox.tokens.refresh_count
     figure(
         "stopped in a download until its URLs had expired",
-        f"{rounds} times; {again} URLs signed anew, {expired} of them after the store had refused an expired one; "
+        f"{rounds} times; {again} URLs signed again, {expired} of them after the store had refused an expired one; "
         f"{refreshes} token refreshes; all mirrored",
     )

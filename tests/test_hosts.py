@@ -163,7 +163,7 @@ async def test_at_the_usual_pace_the_job_of_a_killed_host_is_another_one_s_withi
 
             await hosts.published(1, within_s=90)
 
-            assert second.said("a task of a host that is gone is taken up again") > 0
+            assert second.said("task of a lost host returned to the queue") > 0
             # It is told after it is in the manifest.
             await until(lambda: second.said("snapshot published") == 1)
             assert_all_of_it_once(hosts, 1)
@@ -195,7 +195,7 @@ async def test_status_shows_the_hosts_and_one_shots_wait_for_none(tmp_path: Path
             }
             assert any("mirroring" in host["doing"] for host in shown)
             assert sync[0] == 11
-            assert "daemons on the same manifest are at work" in sync[1]
+            assert "daemons on the same manifest are running" in sync[1]
             assert "host:" in text[1]
             # The token of the others serves this host, too.
             assert accounts[0] == 0

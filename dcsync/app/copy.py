@@ -78,7 +78,7 @@ async def copy_manifest(
 
 
 async def _copy_tokens(stack: AsyncExitStack, source: Stores, target: Stores, disk: DiskThreads) -> bool:
-    """Copy the chain of tokens, if there is one, under the lock of both stores: no process uses a token meanwhile."""
+    """Copy the chain of tokens, if there is one. Both stores are locked, so that no process uses a token."""
     before, _ = await source.open_token_store(stack, disk)
     after, _ = await target.open_token_store(stack, disk)
 

@@ -24,10 +24,10 @@ async def open_chain(
     Raises `ConfigError` for an `auth.method` without a sign-in.
     """
     if config.auth.method == "service-account":
-        message = "a service account signs in automatically with its key, so there is no sign-in or sign-out"
+        message = "a service account signs in automatically with its key: login and logout do not apply"
         raise ConfigError(message, hint="check the key with dcsync doctor")
     if config.auth.method == "token" and config.auth.refresh_token is None:
-        message = "auth.access_token is used as it is, so there is no sign-in or sign-out"
+        message = "auth.access_token is used as it is: login and logout do not apply"
         raise ConfigError(message, hint='set auth.method = "login"')
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())

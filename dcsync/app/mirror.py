@@ -70,7 +70,7 @@ async def open_held_mirror(
 
     The caller recovers the mirror (`ops.recovery.recover`) before any other use. The daemons of several hosts open it
     one after another: the next one waits until this one has recovered it. Raises `MirrorLocked`, which any other role
-    gets while a daemon is at work, and `MirrorError`, `ManifestError`, and `DiskError`.
+    gets while a daemon is running, and `MirrorError`, `ManifestError`, and `DiskError`.
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""A manifest that is damaged or to be replaced: it is set aside, and a new one is rebuilt from the mirror."""
+"""A manifest that is damaged or to be replaced: it is renamed, and a new one is rebuilt from the mirror."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def set_aside_damaged(config: Config, stores: Stores, *, role: str, clock:
                 config, stores, state, f"damaged-{(clock or SystemClock()).now():%Y%m%dT%H%M%SZ}"
             )
             log.error(  # noqa: TRY400 - handled: the traceback says nothing more
-                "the manifest is damaged; it is set aside and rebuilt from the mirror",
+                "the manifest is damaged; it is renamed and rebuilt from the mirror",
                 code=error.code,
                 error=error.message,
                 set_aside=str(aside),
@@ -76,8 +76,8 @@ async def set_aside_damaged(config: Config, stores: Stores, *, role: str, clock:
 async def set_aside_manifest(config: Config, stores: Stores, state: HeldState, label: str) -> Path | None:
     """Set the manifest aside, damaged or sound, and return its new path; None when there was none.
 
-    A file gets another name. The rows of a database move into such a file, unless other hosts are at work:
-    `MirrorLocked`. Raises `MirrorNotMounted` and `MirrorForeign` as `set_aside_damaged` does.
+    A file gets another name. The rows of a database move into such a file. Raises `MirrorLocked` while other hosts are
+    running, and `MirrorNotMounted` and `MirrorForeign` as `set_aside_damaged` does.
     """
     with open_root(Path(config.mirror.root)) as root:
         await state.disk.run(_refuse_without_mirror, stores, state.path, root)

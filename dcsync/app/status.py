@@ -90,7 +90,7 @@ async def _status(
 
 
 def alert_sources(config: Config, account: AccountSettings, token: TokenState | None, now: datetime) -> AlertSources:
-    """Return everything besides the manifest that decides which alerts an account has."""
+    """Return everything except the manifest that decides which alerts an account has."""
     return AlertSources(
         account=account,
         root=Path(config.mirror.root),

@@ -48,15 +48,15 @@ class Stores(Protocol):
 
     @property
     def has_own_log(self) -> bool:
-        """Whether the libraries log by themselves: then the log must be set up, or raw lines appear on stderr."""
+        """Whether the libraries write log messages: then the log must be set up, or raw lines appear on stderr."""
 
     @property
     def is_rebuilt_when_damaged(self) -> bool:
-        """Whether a damaged manifest is set aside and rebuilt automatically."""
+        """Whether a damaged manifest is renamed and rebuilt automatically."""
 
     @property
     def needs_manifest(self) -> bool:
-        """Whether the calls and the tokens are in the manifest's database: before the first run there are none."""
+        """Whether the calls and the tokens are in the manifest's database, which the first run creates."""
 
     @property
     def hidden_names(self) -> frozenset[str]:
@@ -83,10 +83,9 @@ class Stores(Protocol):
         """Open the token store, and return it with the threads to use it from: the lock of a database may block."""
 
     async def set_aside(self, state: Path, disk: DiskThreads, label: str) -> Path | None:
-        """Move the manifest out of the way under a name with `label`, and return its new path.
+        """Move the manifest to a name with `label`, and return its new path. Returns None when there was no manifest.
 
-        Returns None when there was none. The caller has locked the state folder. Raises `MirrorLocked` while daemons of
-        other hosts are at work.
+        The caller has locked the state folder. Raises `MirrorLocked` while daemons of other hosts are running.
         """
 
     def retire(self, label: str) -> None:
@@ -96,14 +95,14 @@ class Stores(Protocol):
         """Return the hosts that share the manifest, by name."""
 
     async def refuse_others(self, manifest: SqlManifest) -> None:
-        """Raise `MirrorLocked` while daemons of other hosts are at work."""
+        """Raise `MirrorLocked` while daemons of other hosts are running."""
 
     def arriving(
         self, manifest: SqlManifest, *, state: Path, role: str, clock: Clock
     ) -> AbstractAsyncContextManager[Arrival]:
         """Wait for this process's turn to open the mirror; the end of the block removes it from the hosts.
 
-        Raises `MirrorLocked` when `role` cannot work beside the daemons that are at work.
+        Raises `MirrorLocked` when `role` cannot run while the daemons of other hosts are running.
         """
 
 
@@ -124,12 +123,12 @@ class FileStores:
         self.shown = str(self.place)
 
     def open_manifest(self, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlManifest]:
-        """Open the file, and make it if it is not there, unless it is only read."""
+        """Open the file. Create it if it is missing, unless `read_only` is set."""
         return open_manifest(self.place, read_only=read_only)
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncIterator[SqlManifest | None]:
-        """Open the file to read; an empty one is as good as none."""
+        """Open the file to read. An empty file counts as missing."""
         if not await asyncio.to_thread(has_content, self.place):
             yield None
             return
@@ -137,7 +136,7 @@ class FileStores:
             yield manifest
 
     async def open_window(self, stack: AsyncExitStack, disk: DiskThreads, *, makes: bool = True) -> CallWindow:  # noqa: ARG002 - the port's
-        """Return the window of a file, which its first use makes."""
+        """Return the window of a file, which its first use creates."""
         return FileWindow(self.place.with_name(QUOTA_NAME), disk)
 
     async def open_token_store(
@@ -174,7 +173,7 @@ class FileStores:
         role: str,  # noqa: ARG002 - the same
         clock: Clock,  # noqa: ARG002 - the same
     ) -> AsyncIterator[Arrival]:
-        """Wait for nobody."""
+        """Return at once, because no other host opens the mirror."""
         yield _Alone()
 
 

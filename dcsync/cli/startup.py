@@ -65,7 +65,7 @@ def load_config(
 def load_stores(ctx: click.Context) -> tuple[Config, Stores]:
     """Load the configuration and its stores for a command that logs nothing.
 
-    The log is set up only for libraries that log by themselves: without it, their raw lines would appear on stderr.
+    The log is set up only for libraries that write log messages: without it, their raw lines would appear on stderr.
     """
     from dcsync.cluster import stores_for
 

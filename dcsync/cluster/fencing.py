@@ -1,8 +1,8 @@
 """Fencing numbers: which host may write about a job.
 
 A host that takes up a job raises the job's number in the manifest. Each later write of that host compares its number
-with the one in the manifest, in the write's own transaction. If the host was paused and another host took up the job
-meanwhile, the write changes nothing.
+with the one in the manifest, in the write's own transaction. If the host was paused and another host has taken up the
+job, the write changes nothing.
 """
 
 from __future__ import annotations
@@ -62,4 +62,4 @@ async def take(connection: AsyncConnection, account: AccountName, job: JobId, ti
 
 
 def _fenced(job: JobId) -> Fenced:
-    return Fenced(f"job {job} was taken up by another host meanwhile")
+    return Fenced(f"another host has taken up job {job}")

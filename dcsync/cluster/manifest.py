@@ -1,7 +1,7 @@
 """The manifest in a PostgreSQL database that several hosts write to.
 
-A damaged database cannot be set aside as a file can. Its rows have digests as in a file, which are compared when the
-manifest is copied or checked. The operator repairs a damage from PostgreSQL's own backups, or with a rebuild.
+A damaged database cannot be renamed as a file can. As in a file, its rows have digests, which dcsync compares when it
+copies or checks the manifest. The operator repairs damage from PostgreSQL's own backups, or with a rebuild.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ async def open_shared_manifest(
     engine = database.engine(label=label)
     try:
         with database.errors():
-            # The check sees one moment: another host that binds the manifest meanwhile must not look like damage.
-            # So it runs in a reader's snapshot, or while nobody else can write.
+            # The check reads one state of the database: another host that binds the manifest at the same time must not
+            # look like damage. The check therefore runs in a reader's snapshot, or while no other host can write.
             backend = PostgresBackend(engine, database)
             async with backend.reading() if read_only else backend.writing() as connection:
                 await _check(connection, database, read_only=read_only)
@@ -100,7 +100,7 @@ async def open_shared_manifest(
 async def _check(connection: AsyncConnection, database: Database, *, read_only: bool) -> None:
     found = await refuse_newer(connection, f"the manifest in {database.shown}")
     if found is None and read_only:
-        message = f"{database.shown} holds no manifest yet"
+        message = f"{database.shown} contains no manifest yet"
         raise ManifestMissing(message)
     damage = await connection.run_sync(seal.broken_meta)
     if damage is not None:
@@ -111,5 +111,5 @@ async def _check(connection: AsyncConnection, database: Database, *, read_only: 
 
 
 async def broken_row(connection: AsyncConnection) -> str | None:
-    """Return which row differs from its digest or cannot be read; None if all are sound."""
+    """Return the first row that differs from its digest or cannot be read, or None."""
     return await connection.run_sync(seal.broken_row)

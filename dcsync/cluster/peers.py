@@ -27,7 +27,7 @@ from dcsync.tasks import DiskThreads
 
 log = structlog.get_logger(__name__)
 
-#: How often a host that waits for its turn checks whether the one before it is ready.
+#: How often a host that waits for its turn checks whether the previous host is ready.
 _TURN_S = 1.0
 
 
@@ -88,7 +88,7 @@ async def refuse_others(manifest: SqlManifest) -> None:
 def _refuse(alive: Sequence[Host]) -> None:
     if alive:
         names = ", ".join(sorted({host.name for host in alive}))
-        message = f"daemons on the same manifest are at work: {names}"
+        message = f"daemons on the same manifest are running: {names}"
         hint = "dcsync status shows them, and they do everything that is due. To run this command, stop them first"
         raise MirrorLocked(message, pid=None, role=DAEMON_ROLE, hint=hint)
 
@@ -99,8 +99,8 @@ async def arriving(
 ) -> AsyncIterator[Arrival]:
     """Wait for this host's turn to open the mirror; the end of the block removes it from the hosts.
 
-    Two hosts must not recover the same mirror at the same time. Raises `MirrorLocked` when a daemon is at work and
-    `role` is another one.
+    Two hosts must not recover the same mirror at the same time. Raises `MirrorLocked` if `role` is not that of a daemon
+    and a daemon is running.
     """
     async with AsyncExitStack() as stack:
         turn = await stack.enter_async_context(AsyncExitStack())

@@ -1,7 +1,7 @@
-"""The work of several hosts as tasks on procrastinate: which there are, their order, what becomes of the stalled.
+"""The work of several hosts as tasks on procrastinate: kinds of tasks, their order, and recovery of stalled tasks.
 
-The manifest is the truth, a task only says that somebody should look: what it finds done is done. So a task that is
-lost costs a wait until the next poll, and one that is there twice costs a look.
+The manifest is the truth. A task only asks a host to check, and the host does nothing if the work is done already. A
+lost task therefore costs a wait until the next poll, and a duplicate task costs one check.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from dcsync.errors import DatabaseUnreachable, DcsyncError
 
 log = structlog.get_logger(__name__)
 
-#: Extracts that one host mirrors at the same time; within each, `transfer.concurrency` files.
+#: The extracts that one host mirrors at the same time. Each downloads `transfer.concurrency` files at a time.
 JOBS_AT_ONCE = 4
-#: Polls and chores of one host at the same time: they mostly wait.
+#: The polls and maintenance tasks of one host at the same time. They mostly wait.
 _CHORES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How soon a host that is gone is noticed: its silence, the look for it, and a task's fetching are 45 s at most."""
+    """How soon the other hosts take over from a lost host: silence, check, and fetch take at most 45 s together."""
 
     heartbeat_s: float = 10.0
     silence_s: float = 30.0
-    #: With seconds, which come last.
+    #: The sixth field is the seconds.
     stalled_cron: str = "* * * * * */10"
     due_cron: str = "* * * * *"
     fetch_s: float = 5.0
@@ -48,7 +48,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ours:
-    """What says that a task is ours: the queue's number, worker, and how often it was begun before."""
+    """The identity of a task that this host holds: its number in the queue, its worker, and its previous attempts."""
 
     id: int
     worker: int
@@ -56,30 +56,30 @@ class Ours:
 
 
 class Handlers(Protocol):
-    """What is done when a task comes. Raising is a bug: what goes wrong is recorded in the manifest."""
+    """The work of each kind of task. A handler records its failures in the manifest. An exception is a bug."""
 
     async def poll(self, account: str) -> None:
-        """Look for new jobs, and defer what is due."""
+        """Poll an account for new jobs, and queue the jobs that are due."""
 
     async def mirror(self, account: str, job: str, ours: Ours) -> None:
         """Mirror one job."""
 
     async def chore(self, kind: str) -> None:
-        """Do what is done once for the whole mirror."""
+        """Do a maintenance task of the whole mirror."""
 
     async def due(self) -> None:
-        """Defer the polls and chores whose time has come."""
+        """Queue the polls and maintenance tasks that are due."""
 
 
 class _AtOnce(BaseRetryStrategy):
-    """What is cancelled because its host ends goes to another host at once."""
+    """Returns a task to the queue at once if it was cancelled because its host stops."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:  # noqa: ARG002 - its
         return RetryDecision(retry_at=datetime.now(UTC)) if isinstance(exception, asyncio.CancelledError) else None
 
 
 class Queue:
-    """The queue in a database, as one host works on it. Made by `opened`."""
+    """The queue in a database, as one host uses it. Open it with `opened` first."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Queue:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Queue]:
-        """Connect; leaving closes all connections. Raises `DatabaseUnreachable`."""
+        """Connect. The end of the block closes all connections. Raises `DatabaseUnreachable`."""
         with self._errors():
             await self._app.open_async()
         try:
@@ -116,20 +116,20 @@ class Queue:
             await self._app.close_async()
 
     async def poll(self, account: str) -> None:
-        """Ask for a poll of an account: one is waiting at most, and one at a time is done."""
+        """Queue a poll of an account. At most one is waiting, and at most one is running."""
         await self._defer("dcsync:poll", queueing_lock=f"poll:{account}", lock=f"poll:{account}", account=account)
 
     async def mirror(self, account: str, request: str, job: str) -> None:
-        """Ask for a job to be mirrored: those of one request one after another, in the order they were asked for."""
+        """Queue a job. The jobs of one data request run one after another, in the order in which they were queued."""
         lock, once = f"mirror:{account}:{request}", f"mirror:{account}:{job}"
         await self._defer("dcsync:mirror", queueing_lock=once, lock=lock, account=account, job=job)
 
     async def chore(self, kind: str) -> None:
-        """Ask for a chore: one of a kind at a time, over all hosts."""
+        """Queue a maintenance task. Over all hosts, one of each kind runs at a time."""
         await self._defer(f"dcsync:{kind}", queueing_lock=kind, lock=kind)
 
     async def work(self) -> None:
-        """Take tasks and do them, until `stop`. Raises `DatabaseUnreachable` when the database goes away."""
+        """Run tasks until `stop`. Raises `DatabaseUnreachable` when the database is no longer available."""
         async with asyncio.TaskGroup() as group:
             for queues, at_once in (
                 (["control"], 2),
@@ -139,21 +139,21 @@ class Queue:
                 group.create_task(self._work_on(queues, at_once))
 
     def stop(self) -> None:
-        """Take no more tasks; what is under way has some seconds, and then goes to another host."""
+        """Take no more tasks. Running tasks have `DRAIN_S` seconds to end. After that, another host takes them over."""
         self._stopping = True
         for worker in self._workers:
             worker.stop()  # type: ignore[no-untyped-call] # procrastinate's
 
     def hurry(self) -> None:
-        """Cancel what is under way now."""
+        """Cancel the running tasks now."""
         for task in self._running:
             task.cancel()
 
     async def take_up_stalled(self) -> None:
-        """Give the tasks of hosts that are gone back to the queue."""
+        """Return the tasks of lost hosts to the queue."""
         for job in await self._manager.get_stalled_jobs(seconds_since_heartbeat=self._pace.silence_s):
             if await self._manager.take_up(job):
-                log.warning("a task of a host that is gone is taken up again", task=job.task_name, **job.task_kwargs)
+                log.warning("task of a lost host returned to the queue", task=job.task_name, **job.task_kwargs)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -179,9 +179,9 @@ class Queue:
                 self._workers.remove(worker)
             if self._manager.forgotten:
                 self._manager.forgotten.pop()
-                log.warning("this host was not heard of for too long; what it had in hand is done by others")
+                log.warning("this host sent no heartbeat for too long; other hosts took over its tasks")
             elif not self._is_stopping():
-                message = f"{self._database.shown} let go of the queue"
+                message = f"{self._database.shown} ended the connection of the queue"
                 raise DatabaseUnreachable(message)
 
     def _is_stopping(self) -> bool:
@@ -208,7 +208,7 @@ class Queue:
         async def due(context: JobContext, *, timestamp: int) -> None:  # noqa: ARG001 - the same
             await self._do(context, lambda _: self._handlers.due())
 
-        # Each by its name: a host of another version, or started another way, must find it.
+        # Explicit names, so that hosts of other versions find the tasks.
         app.task(name="dcsync:poll", queue="polls", pass_context=True, retry=at_once)(poll)
         app.task(name="dcsync:mirror", queue="mirror", pass_context=True, retry=at_once)(mirror)
         for kind in CHORES:
@@ -230,10 +230,10 @@ class Queue:
             await work(ours)
         except (DcsyncError, ProcrastinateException, psycopg.Error) as error:
             message = error.message if isinstance(error, DcsyncError) else str(error)
-            log.warning("a task could not be done; it comes again", task=job.task_name, error=message)
+            log.warning("a task failed; it is queued again", task=job.task_name, error=message)
         except Exception:
-            # A bug in one task's work must not end the others'.
-            log.exception("a bug in dcsync; the next poll tries again", task=job.task_name)
+            # A bug in one task must not end the other tasks.
+            log.exception("a bug in dcsync; the next poll retries", task=job.task_name)
         finally:
             del self._running[task]
 
@@ -241,10 +241,10 @@ class Queue:
         return [(ours.id, ours.attempts) for ours in self._running.values() if ours.worker == worker]
 
     def _lose(self, identifier: int) -> None:
-        """Cancel a task that is another host's by now."""
+        """Cancel a task that another host has taken over."""
         for task, ours in self._running.items():
             if ours.id == identifier:
-                log.warning("another host does what this one had in hand; it ends here", task_id=identifier)
+                log.warning("another host took over a task; it is stopped on this host", task_id=identifier)
                 task.cancel()
 
     async def _defer(self, name: str, *, queueing_lock: str, lock: str, **arguments: str) -> None:
@@ -267,5 +267,5 @@ class Queue:
             raise DatabaseUnreachable(message) from None
 
 
-#: What is done once for the whole mirror.
+#: The maintenance tasks, which one host does for the whole mirror.
 CHORES = ("hooks", "prune", "verify", "tidy", "keep-alive")

@@ -175,7 +175,7 @@ class SharedSession(Session):
         await self._remember_poll(account.name, min([when, *(max(retry, now + _ROUNDING) for retry in retries)]))
 
     async def _note_retry(self, outcome: AccountOutcome) -> None:
-        """Make sure that the next poll is no later than the retry of a failed job."""
+        """Move the next poll forward to the retry of a failed job, if that is earlier."""
         retries = [failed.next_try_at for failed in outcome.failed if failed.next_try_at is not None]
         when = parse_time(await self._values.load(f"poll:{outcome.account.name}"))
         if retries and (when is None or min(retries) < when):

@@ -74,7 +74,7 @@ def _sync_folder(path: Path) -> None:
 
 def _there(path: Path) -> ConfigError:
     message = f"{path} already exists, and dcsync never overwrites a configuration"
-    return ConfigError(message, hint="edit the file, or choose another one: dcsync --config FILE init")
+    return ConfigError(message, hint="edit the file, or choose a different file: dcsync --config FILE init")
 
 
 def _failed(path: Path, error: OSError) -> ConfigError:

@@ -88,7 +88,7 @@ def apply_policy(
 
 
 def removes_too_much(verdicts: Sequence[Verdict]) -> bool:
-    """Whether the policy would remove so many snapshots that a mistake is more likely than intent."""
+    """Whether the policy would remove an unusual share of the snapshots, which is more likely a mistake than intent."""
     removed = sum(not verdict.keep for verdict in verdicts)
     return removed > ALWAYS_ALLOWED and removed > MOST_REMOVED_SHARE * len(verdicts)
 

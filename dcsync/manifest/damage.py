@@ -1,4 +1,4 @@
-"""Damage that verifying found and nobody has repaired yet: kept until a later verify of the same part finds it gone."""
+"""Damage that `verify` found, kept until a later `verify` of the same part no longer finds it."""
 
 from __future__ import annotations
 

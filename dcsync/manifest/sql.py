@@ -129,7 +129,7 @@ class SqlManifest:
     async def learn(self, account: AccountName, facts: AccountFacts, *, before: AccountFacts | None = None) -> None:
         """Replace the facts of an account. With `before`, replace only the facts that differ from it.
 
-        Facts that another host learned meanwhile stay.
+        Facts that another host has learned since `before` stay.
         """
         values = {name: getattr(facts, name) for name in AccountFacts.__slots__}
         if before is not None:

@@ -46,7 +46,7 @@ class Peers(Protocol):
 
     @property
     def are_at_work(self) -> bool:
-        """Whether others were at work on the mirror when this host opened it."""
+        """Whether other hosts were using the mirror when this host opened it."""
 
     async def known(self) -> Sequence[Host]:
         """Return every host that shares the manifest, by name; a single host returns none."""
@@ -63,7 +63,7 @@ class Peers(Protocol):
 
 
 class SingleHost:
-    """The null object: there is no other host."""
+    """The null object for a single host."""
 
     host: int | None = None
     are_at_work = False
@@ -73,7 +73,7 @@ class SingleHost:
         return ()
 
     async def come_up(self) -> None:
-        """Do nothing: nobody waits."""
+        """Do nothing, because no other host waits."""
 
     async def hold(self, manifest: SqlManifest, account: AccountName, job: JobId) -> Held:  # noqa: ARG002 - the port's
         """Hold the job through the mirror's lock, which this process has."""

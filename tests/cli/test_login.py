@@ -217,4 +217,4 @@ def test_login_is_refused_for_a_method_without_sign_in(
     result = dcsync(command)
 
     assert result.status == 2
-    assert "there is no sign-in or sign-out" in result.err
+    assert "login and logout do not apply" in result.err

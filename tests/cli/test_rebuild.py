@@ -48,7 +48,7 @@ def test_a_sync_rebuilds_a_damaged_manifest_and_logs_one_line(side: Served, dcsy
     result = dcsync("sync")
 
     assert result.status == 0
-    assert "the manifest is damaged; it is set aside and rebuilt from the mirror" in result.err
+    assert "the manifest is damaged; it is renamed and rebuilt from the mirror" in result.err
     assert result.out.startswith("acme: nothing new")
     assert dcsync("sync").err == ""
 

@@ -290,7 +290,7 @@ async def test_a_host_that_took_long_to_come_up_is_there_for_the_next_one(tmp_pa
 async def test_a_command_for_one_at_a_time_is_refused_while_hosts_are_at_work(pair: Pair, database: str) -> None:
     third = config_of(pair.mirror, database, 3)
 
-    with pytest.raises(MirrorLocked, match="daemons on the same manifest are at work"):
+    with pytest.raises(MirrorLocked, match="daemons on the same manifest are running"):
         async with pair.mirror.opened(config=third):
             pass
 

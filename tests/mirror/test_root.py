@@ -464,7 +464,7 @@ def test_a_folder_in_the_place_of_a_file_in_the_root_is_said_and_stays(root: Mir
 
 
 def test_a_lock_that_cannot_be_written_is_held_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon tries again to open the mirror: it must not meet its own lock (FAULTS F6)."""
+    """A daemon tries again to open the mirror: it must not meet its own lock (docs/faults.md F6)."""
     path = tmp_path / "lock"
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", failing(errno.ENOSPC))

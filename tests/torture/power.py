@@ -144,7 +144,7 @@ def cut_after_use_of_a_token(mirror: Powered, *, rounds: int, bug: str | None = 
 
 
 def cut_while_refreshing(mirror: Powered, *, rounds: int, bug: str | None = None) -> Report:
-    """Cut the power when the server has spent a token and its answer is on the way: the window of rule T."""
+    """Cut the power when Autodesk has used up a token and its answer is on the way (docs/design.md, Token protocol)."""
     tokens = mirror.stage.sandbox.tokens
     for _ in range(rounds):
         mirror.stage.sandbox.faults.add(Fault(server="token", kind="wait-after-commit", seconds=1.0))

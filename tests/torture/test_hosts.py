@@ -101,8 +101,8 @@ async def test_hosts_that_are_killed_and_frozen_at_random_lose_double_and_tear_n
             # The kills and pauses met hosts at work, and what was in their hands was taken up.
             assert met["kill"] > rounds // 3
             assert met["pause"] > rounds // 3
-            taken_up = sum(host.said("taken up again") for host in hosts.hosts)
-            fenced = sum(host.said("by now") for host in hosts.hosts)
+            taken_up = sum(host.said("task of a lost host returned to the queue") for host in hosts.hosts)
+            fenced = sum(host.said("another host took over a task") for host in hosts.hosts)
             assert taken_up > 0
             figure(
                 f"three hosts, {rounds} kills and {rounds} pauses",

@@ -110,7 +110,7 @@ def test_cuts_at_random_moments_lose_nothing_that_was_acked(
     kind: Kind,
     on_two: bool,
 ) -> None:
-    """Again and again in one mirror; the token store is cut as well (docs/faults.md D3, rule T)."""
+    """Many cuts in one mirror. They hit the token store as well (docs/faults.md D3; docs/design.md, Token protocol)."""
     with (
         staged(tmp_path, hatchery, chained=True) as stage,
         powered(shop, stage, kind, on_two=on_two) as mirror,

@@ -36,7 +36,7 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertSources:
-    """Everything besides the manifest that decides which alerts an account has."""
+    """Everything except the manifest that decides which alerts an account has."""
 
     account: AccountSettings
     #: The mirror's folder. An event names a snapshot by its full path.

@@ -199,7 +199,7 @@ async def _check_stored_token(subject: Subject, clock: Clock) -> Check:
 async def _examine_api(checks: CheckList, subject: Subject, disk: DiskThreads) -> None:
     reason = checks.why_not("secrets", "state.dir", "token", "network")
     if reason is None and subject.chained and not await disk.run(subject.state.is_dir):
-        reason = "a call would use auth.refresh_token, and there is no state.dir yet to store the next token"
+        reason = "a call would use auth.refresh_token, and state.dir does not exist yet to store the next token"
     async with AsyncExitStack() as stack:
         if reason is None:
             try:

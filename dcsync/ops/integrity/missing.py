@@ -66,7 +66,8 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
         )
     for job in missing:
         known = await context.manifest.job(account.name, job)
-        if known is not None and known.state is JobState.PUBLISHED:  # else another host moved it meanwhile
+        # Another host may have recorded the job as missing in between.
+        if known is not None and known.state is JobState.PUBLISHED:
             lost = has_expired(known.job.completed_at, context.clock.now())
             await _note_missing(context, account.name, known, lost=lost)
 

@@ -41,7 +41,7 @@ class RequestVerdicts:
 
     @property
     def is_too_much(self) -> bool:
-        """Whether so many are removed that it needs `--force`."""
+        """Whether the removal needs `--force`, because it is unusually large."""
         return removes_too_much(self.verdicts)
 
 

@@ -184,7 +184,7 @@ class _Verification:
         await self._check_snapshot(snapshot, sidecar_sha256)
 
     async def _forget_pruned(self) -> None:
-        """Forget problems in snapshots that were pruned meanwhile."""
+        """Forget problems in snapshots that were pruned during the check."""
         # The row is written some fsyncs after the rename.
         await self._context.clock.sleep(_PRUNING_S)
         published = await self._context.manifest.published_folders(self._account.name)

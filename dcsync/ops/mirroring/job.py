@@ -343,17 +343,17 @@ class JobMirror:
             await extractor.extract(spans, plan.extracts)
         except RangeIgnored as error:
             log.warning("the rest of the ZIP cannot be read", job=gathering.job.id, reason=error.message)
-            # The listed ones have URLs of their own; what only the archive has cannot be got any more.
+            # Listed files have URLs of their own. Files that exist only in the ZIP can no longer be downloaded.
             gathering.damaged |= {
                 extract.file.name: error.message
                 for extract in plan.extracts
                 if not extract.is_listed and extract.name not in extractor.extraction.stored
             }
         except (StorageUnreachable, TooSlow) as error:
-            # It was gone on with at the byte for as long as any came. The listed ones have URLs of their own.
+            # The download was resumed for as long as any bytes arrived. Listed files have URLs of their own.
             gathering.broken_off = error
             log.warning(
-                "the archive breaks off; what is left is fetched one by one",
+                "the download of the ZIP failed; the remaining files are fetched file by file",
                 job=gathering.job.id,
                 code=error.code,
                 reason=error.message,
@@ -369,7 +369,7 @@ class JobMirror:
             gathering.damaged |= extractor.extraction.damaged
             name, damage = next(iter(extractor.extraction.damaged.items()))
             log.warning(
-                "members of the archive are damaged; they are fetched one by one",
+                "ZIP entries are damaged; they are fetched file by file",
                 job=gathering.job.id,
                 count=len(extractor.extraction.damaged),
                 first=f"{printable(name)}: {damage}",

@@ -157,7 +157,7 @@ async def _record(context: SyncContext, account: AccountSettings, staged: Staged
 
 
 async def _withdraw(context: SyncContext, account: AccountSettings, staged: Staged) -> None:
-    """Remove the folder of a job that another host has published and pruned meanwhile: no host would adopt it."""
+    """Remove the folder of a job that another host has published and pruned since: no host would adopt it."""
     known = await context.manifest.job(account.name, staged.job.id)
     if known is None or known.state is not JobState.PRUNED:
         return

@@ -461,7 +461,7 @@ async def test_a_first_refresh_token_is_not_spent_where_the_next_one_could_not_b
 
     assert "was not used yet" in checks["token"].message
     assert checks["api"].level is Level.SKIP
-    assert "no state.dir yet to store the next token" in checks["api"].message
+    assert "state.dir does not exist yet to store the next token" in checks["api"].message
     assert mirror.sandbox.tokens.refresh_count == 0
     assert not mirror.state.exists()
 
@@ -563,7 +563,7 @@ def test_a_refused_refresh_token_needs_a_login_unless_a_new_one_is_given(tmp_pat
     store = make_store(tmp_path, refused=True)
     new = check_machine.Secret(key="refresh_token", where="env:X", resolve=lambda: "another")
 
-    with pytest.raises(Exception, match="refused at 2026-11-22 12:00 UTC"):
+    with pytest.raises(Exception, match="at 2026-11-22 12:00 UTC \\(invalid_grant\\)"):
         check_machine.stored_token(store, seed=None, now=TODAY)
 
     store.save(TokenPair(refresh_token="r", issued_at=TODAY, seed=fingerprint("first")))

@@ -132,7 +132,7 @@ WAYS: list[Callable[[bytearray, random.Random], None]] = [
 async def test_a_manifest_damaged_in_a_hundred_random_ways_rebuilds_to_the_same_rows(
     mirror: Mirror, tmp_path: Path
 ) -> None:
-    """FAULTS M3. Where the damage hit nothing, nothing is rebuilt; what counts is what the rows say after a start."""
+    """docs/faults.md M3. Damage that hits no row causes no rebuild. The rows after a start are what counts."""
     await fill(mirror)
     before, sound = rows(mirror), manifest_file(mirror).read_bytes()
     wrong, noticed = [], 0
@@ -260,7 +260,7 @@ async def test_each_inode_is_read_once_however_many_snapshots_share_it(mirror: M
 
 
 async def test_without_sidecars_rows_are_made_from_names_and_hashes(mirror: Mirror) -> None:
-    """FAULTS M2."""
+    """docs/faults.md M2."""
     await fill(mirror)
     before = rows(mirror)
     for path in mirror.root.glob("acme/**/_dcsync.json"):

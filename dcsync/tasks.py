@@ -65,7 +65,7 @@ class DiskFile:
         await finish(self._file.seek(offset))
 
     async def read(self, size: int = -1) -> bytes:
-        """Return `size` bytes, fewer only at the end of the file; all that is left by default."""
+        """Return `size` bytes, or fewer at the end of the file. By default, return the rest of the file."""
         return await finish(self._file.read(size))
 
     async def write(self, data: bytes) -> None:
@@ -109,7 +109,7 @@ class DiskThreads:
     async def open(
         self, path: Path | str, mode: Literal["rb", "wb"], *, opener: Callable[[str, int], int] | None = None
     ) -> AsyncIterator[DiskFile]:
-        """Open a file for plain reads or writes; `opener` as for the built-in `open`. Nothing is fsynced.
+        """Open a file for plain reads or writes, with `opener` as in the built-in `open`. Nothing is fsynced.
 
         Cancelling waits for the call under way, as `run` does. The file is closed in these threads as well.
         """

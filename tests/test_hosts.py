@@ -1,4 +1,4 @@
-"""Several hosts on one mirror: nothing lost, nothing doubled, nothing torn, whoever is killed, frozen or cut off."""
+"""Several hosts on one mirror: nothing is lost, doubled or incomplete when hosts are killed, frozen or disconnected."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _context(
 
 
 async def open_to_look(stack: AsyncExitStack, stores: Stores) -> SqlManifest:
-    """Open the manifest read-only, without migrating it. If there is none yet, open an empty one in its place."""
+    """Open the manifest read-only, without migrating it. Before the first run, open an empty one in its place."""
     manifest = await stack.enter_async_context(stores.open_existing())
     if manifest is not None:
         await _refuse_older(manifest)

@@ -35,7 +35,7 @@ class Opener(Protocol[T_co]):
 async def renewing(
     opener: Opener[T_co], config: Config, stores: Stores, *, role: str, clock: Clock | None = None
 ) -> AsyncIterator[T_co]:
-    """Open a mirror with `opener`. If its manifest is damaged, set the manifest aside and open the mirror once more.
+    """Open a mirror with `opener`. If its manifest is damaged, rename the manifest and open the mirror once more.
 
     The manifest is empty then, and recovery fills it from the mirror.
     """
@@ -49,7 +49,7 @@ async def renewing(
 
 
 async def set_aside_damaged(config: Config, stores: Stores, *, role: str, clock: Clock | None = None) -> None:
-    """Set a damaged manifest aside under a dated name; do nothing to a sound one.
+    """Rename a damaged manifest to a dated name. A sound one stays.
 
     The check is repeated under the state folder's lock, because another process may have renewed the manifest since.
     Raises `ManifestCorrupt` for a database, which its operator repairs, since it holds the work of other hosts. Raises
@@ -74,7 +74,7 @@ async def set_aside_damaged(config: Config, stores: Stores, *, role: str, clock:
 
 
 async def set_aside_manifest(config: Config, stores: Stores, state: HeldState, label: str) -> Path | None:
-    """Set the manifest aside, damaged or sound, and return its new path; None when there was none.
+    """Move the manifest to another name, damaged or sound, and return its new path. None if there was no manifest.
 
     A file gets another name. The rows of a database move into such a file. Raises `MirrorLocked` while other hosts are
     running, and `MirrorNotMounted` and `MirrorForeign` as `set_aside_damaged` does.
@@ -85,7 +85,7 @@ async def set_aside_manifest(config: Config, stores: Stores, state: HeldState, l
 
 
 def _refuse_without_mirror(stores: Stores, state: Path, root: MirrorRoot) -> None:
-    """Refuse to set a manifest aside when the mirror to rebuild it from is not there."""
+    """Refuse to move a manifest when the mirror to rebuild it from is missing."""
     marker, stored = root.marker(), read_text(state / INSTANCE_NAME)
     if marker is None:
         message = (

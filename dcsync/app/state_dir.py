@@ -92,7 +92,7 @@ def _folder(path: Path) -> Iterator[int]:
 
 
 def read_text(path: Path) -> str | None:
-    """Return the line that `write_text` wrote; None for a file that is empty or missing. Raises `ManifestError`."""
+    """Return the line that `write_text` wrote, or None if the file is empty or missing. Raises `ManifestError`."""
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:

@@ -63,13 +63,13 @@ class Stores(Protocol):
         """The environment variables with secrets of these stores, which hooks must not inherit."""
 
     def open_manifest(self, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlManifest]:
-        """Open the manifest and migrate it to the newest schema; with `read_only` nothing is changed.
+        """Open the manifest and migrate it to the newest schema. With `read_only` nothing is changed.
 
         Raises `ManifestMissing`, `ManifestNewer`, `ManifestCorrupt`, and `ManifestError`.
         """
 
     def open_existing(self) -> AbstractAsyncContextManager[SqlManifest | None]:
-        """Open the manifest to read; None when there is none yet. Raises as `open_manifest` does."""
+        """Open the manifest to read. Yields None before the first run. Raises as `open_manifest` does."""
 
     async def open_window(self, stack: AsyncExitStack, disk: DiskThreads, *, makes: bool = True) -> CallWindow:
         """Open the counter of the last minute's calls, for all processes that share the rate limit.
@@ -100,7 +100,7 @@ class Stores(Protocol):
     def arriving(
         self, manifest: SqlManifest, *, state: Path, role: str, clock: Clock
     ) -> AbstractAsyncContextManager[Arrival]:
-        """Wait for this process's turn to open the mirror; the end of the block removes it from the hosts.
+        """Wait for this process's turn to open the mirror. The end of the block removes it from the hosts.
 
         Raises `MirrorLocked` when `role` cannot run while the daemons of other hosts are running.
         """

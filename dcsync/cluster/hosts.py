@@ -18,7 +18,7 @@ from dcsync.manifest.schema import host_worker as worker_table
 from dcsync.manifest.sql import SqlManifest
 from dcsync.ops.peers import Host
 
-#: A host that was silent for this long is taken for gone: three of the queue's heartbeats.
+#: A host without a heartbeat for this long counts as gone. The time covers three heartbeats of the queue.
 SILENCE = timedelta(seconds=30)
 #: Its row is deleted after this time.
 _FORGET = timedelta(days=1)
@@ -93,7 +93,7 @@ class Hosts:
             )
 
     async def leave(self, number: int) -> None:
-        """Remove a host that ends."""
+        """Remove a host that stops."""
         async with self._manifest.writing() as connection:
             await connection.execute(sa.delete(worker_table).where(worker_table.c.host == number))
             await connection.execute(sa.delete(host_table).where(host_table.c.id == number))

@@ -65,7 +65,7 @@ class FencedJobManager(JobManager):
         try:
             done = await self._one(_FINISH, job)
         except ConnectorException:
-            # Another host finds the task stalled, takes it up again, and sees that it is done.
+            # Another host finds the task stalled, runs it again, and finds that it is done.
             log.debug("finished task could not be removed from the queue", task=job.task_name)
             return
         if not done:

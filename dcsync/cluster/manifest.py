@@ -75,7 +75,7 @@ async def opening_lock(database: Database, *, label: str = "") -> AsyncIterator[
 async def open_shared_manifest(
     database: Database, *, read_only: bool = False, label: str = ""
 ) -> AsyncIterator[SqlManifest]:
-    """Open the manifest in a database and migrate it to the newest schema; the end of the block closes it.
+    """Open the manifest in a database and migrate it to the newest schema. The end of the block closes it.
 
     With `read_only` nothing is changed or migrated. PostgreSQL shows the connections under `label`. Raises
     `ManifestMissing`, `ManifestNewer`, `ManifestCorrupt`, and `ManifestError`.

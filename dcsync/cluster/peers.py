@@ -97,7 +97,7 @@ def _refuse(alive: Sequence[Host]) -> None:
 async def arriving(
     manifest: SqlManifest, database: Database, *, state: Path, role: str, clock: Clock
 ) -> AsyncIterator[Arrival]:
-    """Wait for this host's turn to open the mirror; the end of the block removes it from the hosts.
+    """Wait for this host's turn to open the mirror. The end of the block removes it from the hosts.
 
     Two hosts must not recover the same mirror at the same time. Raises `MirrorLocked` if `role` is not that of a daemon
     and a daemon is running.
@@ -143,7 +143,7 @@ class _Arrived:
         )
 
         async def leave() -> None:
-            # Without the database the row stays, and its silence tells the others soon enough.
+            # Without the database the row stays. Its missing heartbeats show the others that this host is gone.
             with suppress(ManifestError):
                 await hosts.leave(number)
 

@@ -28,7 +28,7 @@ class DatabaseStores:
     """Meets the port `Stores` with the tables of a database. The calls and tokens are those of a client id."""
 
     has_own_log = True
-    #: It holds the work of other hosts, so a damage is for its operator to repair.
+    #: The database contains the work of other hosts. Its operator repairs it.
     is_rebuilt_when_damaged = False
     needs_manifest = True
     hidden_names = frozenset({"PGPASSWORD", "PGPASSFILE"})
@@ -39,12 +39,12 @@ class DatabaseStores:
         self._client = client
 
     def open_manifest(self, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlManifest]:
-        """Open the manifest; PostgreSQL shows the connections under this host's name."""
+        """Open the manifest. PostgreSQL shows the connections under this host's name."""
         return open_shared_manifest(self.place, read_only=read_only, label=host_name())
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncIterator[SqlManifest | None]:
-        """Open the manifest to read; None for a database without its tables."""
+        """Open the manifest to read. Yields None if the database does not have the tables yet."""
         async with AsyncExitStack() as stack:
             try:
                 manifest = await stack.enter_async_context(self.open_manifest(read_only=True))
@@ -100,5 +100,5 @@ class DatabaseStores:
     def arriving(
         self, manifest: SqlManifest, *, state: Path, role: str, clock: Clock
     ) -> AbstractAsyncContextManager[Arrival]:
-        """Wait until the host before this one has recovered the mirror."""
+        """Wait until the previous host has recovered the mirror."""
         return arriving(manifest, self.place, state=state, role=role, clock=clock)

@@ -17,7 +17,7 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read `"90s"`, `"15m"`, `"1h30m"`, `"1d"`; `ValueError` names the expected form."""
+    """Read `"90s"`, `"15m"`, `"1h30m"`, `"1d"`. `ValueError` names the expected form."""
     rest, seconds = text.strip(), 0.0
     while rest:
         match = _DURATION.match(rest)
@@ -37,7 +37,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def parse_size(value: str | int) -> int:
-    """Read `"5 GiB"`, `"500 MB"` or a number of bytes; `ValueError` names the expected form."""
+    """Read `"5 GiB"`, `"500 MB"` or a number of bytes. `ValueError` names the expected form."""
     if isinstance(value, int):
         number, unit = Decimal(value), ""
     else:
@@ -70,7 +70,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def parse_rate(value: str | int) -> int | None:
-    """Read `"20 MiB/s"` or a number of bytes a second; None for `"unlimited"`. `ValueError` names the expected form."""
+    """Read `"20 MiB/s"` or a number of bytes per second. `"unlimited"` gives None. `ValueError` names the form."""
     if value == "unlimited":
         return None
     rate = parse_size(value.removesuffix("/s") if isinstance(value, str) else value)

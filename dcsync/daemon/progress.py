@@ -43,7 +43,7 @@ class Progress:
         return self.is_busy and self._clock.monotonic() - self._last > _STUCK_S
 
     def describe(self) -> str:
-        """Return the running work for the status line, empty if there is none."""
+        """Return the running work for the status line, or an empty text."""
         if self._jobs:
             names = ", ".join(sorted(set(self._jobs.values())))
             return f"mirroring {len(self._jobs)} extract{'s' if len(self._jobs) > 1 else ''} ({names})"

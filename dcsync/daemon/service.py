@@ -196,7 +196,7 @@ class Service:
                     # Before the mirror is closed, so that no page or signal uses a closed mirror.
                     self._session = None
         except asyncio.CancelledError:
-            # `stop` cancelled the opening. A rebuild may take hours; the next start continues it.
+            # `stop` cancelled the opening. A rebuild may take hours, and the next start continues it.
             task = asyncio.current_task()
             if not self._is_stopping or task is None or task.uncancel() > 0:
                 raise

@@ -86,7 +86,7 @@ async def seal_all(connection: AsyncConnection) -> None:
 
 
 def broken_meta(connection: sa.Connection) -> str | None:
-    """Return the damage of schema, version or instance. None if there is none, or no seal yet.
+    """Return the damage of schema, version or instance. None if they are sound, or not sealed yet.
 
     Call this first: a version with one changed bit would look like that of a newer dcsync.
     """
@@ -99,7 +99,7 @@ def broken_meta(connection: sa.Connection) -> str | None:
 
 
 def broken_row(connection: sa.Connection) -> str | None:
-    """Return the damage of the rows. None if there is none."""
+    """Return the damage of the rows, or None."""
     for row in connection.execute(sa.text(_REQUEST)):
         if row[0] is not None and row[0] != _digest(tuple(row)[1:]):
             return "a row of request does not match its checksum"

@@ -13,11 +13,11 @@ from dcsync.manifest.state import StoredValues
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownDamage:
-    """A damaged file or folder, below the root. `key` tells which part of a nightly verify reads it; None is each."""
+    """A damaged file or folder. `key` is the part of the nightly verify that reads it, and None means every part."""
 
     path: str
     key: str | None
-    #: The snapshot that it belongs to; None for a folder that the manifest does not know.
+    #: The snapshot that it belongs to, or None for a folder that the manifest does not know.
     job: JobId | None
 
 

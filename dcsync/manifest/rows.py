@@ -19,7 +19,7 @@ from dcsync.manifest.published import header_digest
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 
-#: SQLite's limit on bound parameters is 32,766; a file row has 16.
+#: SQLite's limit on bound parameters is 32,766. A row of a file has 16.
 ROWS_AT_ONCE = 1000
 
 #: The columns of a job, in the order of `known_job`, and those of a request. Digests are left out: a command that only

@@ -41,7 +41,7 @@ from dcsync.manifest.writer import add_account, state_before, write_job, write_r
 
 @asynccontextmanager
 async def open_manifest(path: Path, *, read_only: bool = False) -> AsyncIterator[SqlManifest]:
-    """Open the manifest in a file and migrate it to the newest schema; the end of the block closes it.
+    """Open the manifest in a file and migrate it to the newest schema. The end of the block closes it.
 
     With `read_only` nothing is changed or migrated. Raises `ManifestNewer`, `ManifestCorrupt`, and `ManifestError`.
     """

@@ -125,7 +125,7 @@ def _by_id(candidates: Sequence[Candidate], word: str) -> Candidate:
 def _groups_with(
     candidates: Sequence[Candidate], words: Sequence[str], zone: tzinfo
 ) -> set[tuple[AccountName, RequestId]]:
-    """Return the data requests with a snapshot of each named day. If there is none, return all."""
+    """Return the data requests with a snapshot of each named day. If no data request has one, return all."""
     groups = {candidate.group for candidate in candidates}
     days = [_day(word) for word in words if word not in {LATEST, PREVIOUS}]
     with_days = {

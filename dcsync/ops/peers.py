@@ -42,14 +42,14 @@ class Peers(Protocol):
 
     @property
     def host(self) -> int | None:
-        """The number of this start of this host; None on a single host."""
+        """The number of this start of this host, or None on a single host."""
 
     @property
     def are_at_work(self) -> bool:
         """Whether other hosts were using the mirror when this host opened it."""
 
     async def known(self) -> Sequence[Host]:
-        """Return every host that shares the manifest, by name; a single host returns none."""
+        """Return every host that shares the manifest, by name. On a single host the result is empty."""
 
     async def come_up(self) -> None:
         """Note that this host has opened and recovered the mirror: the next host may open it."""

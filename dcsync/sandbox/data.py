@@ -78,7 +78,7 @@ def versions_on(seed: int, name: str, day: int) -> int:
 
 @lru_cache(maxsize=4096)
 def table(seed: int, name: str, version: int) -> bytes:
-    """Return a table's bytes. One in six is header-only; a later version has rows added and one edited."""
+    """Return a table's bytes. One table in six has only a header. A later version has more rows and one edited row."""
     chance = random.Random(f"{seed}/{name}")
     rows = 0 if chance.random() < 1 / 6 else int(20 * 1.5 ** chance.uniform(0, 12))
     line_end = "\r\n" if chance.random() < 0.3 else "\n"

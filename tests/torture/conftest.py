@@ -25,7 +25,7 @@ _IN_MEMORY: Final = "dcsync-torture-"
 _FIGURES: Final = pytest.StashKey[list[tuple[str, str, str]]]()
 
 T = TypeVar("T")
-#: `figure("kill -9 at random", "100, nothing torn")` puts a line into the table.
+#: `figure("kill -9 at random", "100, nothing partial")` puts a line into the table.
 Figure = Callable[[str, str], None]
 
 

@@ -26,7 +26,7 @@ def hatchery() -> Iterator[Hatchery]:
 def test_any_call_may_fail_with_any_error(
     tmp_path: Path, hatchery: Hatchery, figure: Figure, chance: random.Random
 ) -> None:
-    """Once or from then on: an error of ours or none, nothing torn, nothing acked that is not there, and it heals."""
+    """Once or from then on: no traceback, nothing partial, each acked snapshot is there, and the next run recovers."""
     with staged(tmp_path, hatchery, make_world(2, files=3, size=1500, big=40_000), chained=True) as stage:
         faults = errnos.points(errnos.survey(stage))
         some = errnos.spread(faults, chance, pick(300, 30))
@@ -39,7 +39,7 @@ def test_any_call_may_fail_with_any_error(
     figure(
         f"a failing system call, of {len(faults)} points and errors",
         f"{report.rounds} (exit statuses {statuses}; {report.failed_fsyncs} failed fsyncs, none repeated): "
-        f"nothing torn or lost, all completed by the next run; {report.astray} hit Python itself",
+        f"nothing partial or lost, all completed by the next run; {report.astray} hit Python itself",
     )
 
 

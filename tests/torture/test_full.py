@@ -134,7 +134,9 @@ def test_a_disk_that_fills_up_while_files_come(
                 assert there.look(acked=ended.acked()) == []
                 assert not list(there.root.glob(".dcsync/staging/*/*.part"))
             assert there.complete() == []
-    figure("a disk that fills up while files come", f"{rounds} times: nothing torn, all completed when there is room")
+    figure(
+        "a disk that fills up while files come", f"{rounds} times: nothing partial, all completed once there is room"
+    )
 
 
 def test_a_full_state_folder_spends_no_token(

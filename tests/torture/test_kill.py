@@ -42,6 +42,6 @@ async def test_kills_at_random_moments_leave_nothing_torn(
     way = "through the archive" if with_archive else "by files"
     figure(
         f"kill -9 at random, {way}",
-        f"{killed.kills} kills and {killed.ended} whole runs, {killed.snapshots} snapshots, nothing torn or lost; "
+        f"{killed.kills} kills and {killed.ended} whole runs, {killed.snapshots} snapshots, nothing partial or lost; "
         f"{killed.sent_share:.2f} of the bytes sent; {(time.monotonic() - began) / kills:.2f} s a kill",
     )

@@ -63,8 +63,8 @@ async def test_a_kill_before_any_call_that_changes_a_file_loses_nothing(
         assert SLICE or lost, "no kill met the moment between spending and saving"
     figure(
         "kill before each call that changes a file",
-        f"{killed} kills at {len(points)} points, nothing torn or lost; {lost.total()} times a login was needed, all "
-        f"between spending and saving; {(time.monotonic() - began) / len(chosen):.2f} s a point",
+        f"{killed} kills at {len(points)} points, nothing partial or lost; {lost.total()} times a sign-in was needed, "
+        f"always between using and saving a token; {(time.monotonic() - began) / len(chosen):.2f} s a point",
     )
 
 

@@ -73,5 +73,5 @@ async def test_a_run_that_is_killed_for_want_of_memory_loses_nothing(
     figure(
         "killed because memory ran out",
         f"{killed} of {len(statuses)} runs, {worked} of them with work to do, under limits of {lowest >> 20} to "
-        f"{highest >> 20} MiB; nothing torn or lost",
+        f"{highest >> 20} MiB; nothing partial or lost",
     )

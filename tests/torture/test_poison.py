@@ -77,7 +77,7 @@ async def test_poison_is_set_aside_after_three_tries_and_the_others_go_on(
     figure(
         "poison jobs",
         f"{len(content)} wrong by content and {len(bugs)} that meet a bug among {count}: each tried "
-        f"{POISON_ATTEMPTS} times and set aside, all others mirrored by the first run",
+        f"{POISON_ATTEMPTS} times and quarantined, all others mirrored by the first run",
     )
 
 

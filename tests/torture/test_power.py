@@ -36,7 +36,7 @@ def shop() -> Iterator[Workshop]:
 
 
 def told(report: Report) -> str:
-    return f"{report.cuts} cuts, {report.acks} acks, {report.rows} rows looked at: nothing torn, missing or lost"
+    return f"{report.cuts} cuts, {report.acks} acks, {report.rows} rows checked: nothing partial, missing or lost"
 
 
 def where(kind: str, on_two: bool) -> str:

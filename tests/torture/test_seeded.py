@@ -103,7 +103,7 @@ TRIALS: Final[dict[str, Trial]] = {
     "K, killed before the rename, manifest lost": _staged(trials.killed_before_the_rename),
     "K, killed before the rename, a bit flipped": _staged(trials.flipped_in_the_staging),
     "K, killed before the commit": _staged(trials.killed_before_the_commit),
-    "FS, somebody's folder in the way": _staged(trials.somebody_s_folder),
+    "FS, an existing folder in the way": _staged(trials.somebody_s_folder),
 }
 
 #: Which rig catches which bug.
@@ -123,7 +123,7 @@ CATCHES: Final[dict[str, tuple[str, ...]]] = {
     "intent_not_written": ("PL, cut during a refresh",),
     "unreadable_is_missing": ("EI, folders that cannot be looked at",),
     "short_write_ignored": ("RL, short writes",),
-    "rename_that_replaces": ("FS, somebody's folder in the way",),
+    "rename_that_replaces": ("FS, an existing folder in the way",),
     "size_not_checked": ("FS, short answers",),
     "staging_taken_for_published": ("K, killed before the rename, manifest lost",),
     "recovery_that_deletes": ("K, killed before the commit",),

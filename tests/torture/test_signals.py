@@ -186,7 +186,7 @@ async def test_signals_in_any_order_leave_no_traceback_and_nothing_torn(
     words = ", ".join(f"{end} ({count})" for end, count in sorted(ends.items()))
     figure(
         "signals in any order, some with closed outputs",
-        f"{ends.total()} runs ended with {words}; no traceback, nothing torn",
+        f"{ends.total()} runs ended with {words}; no traceback, nothing partial",
     )
 
 

@@ -27,7 +27,7 @@ __all__ = ["Check", "Level", "Secret", "Subject", "examine", "exit_status", "unc
 
 P = ParamSpec("P")
 
-#: Every check in its order; those of `check_api.OF_ACCOUNT` come before the quota, for each account.
+#: Every check in its order. The checks of `check_api.OF_ACCOUNT` come before the quota, once for each account.
 NAMES = (
     "configuration",
     "secrets",
@@ -64,7 +64,7 @@ class Subject:
     latest: LatestKind
     state: Path
     shown_manifest: str
-    #: Opens the manifest to read it; None when there is none yet.
+    #: Opens the manifest to read it. Yields None before the first run.
     open_manifest: Callable[[], AbstractAsyncContextManager[SqlManifest | None]]
     #: Opens the store of tokens to look at it, and what to look from.
     open_store: Callable[[], AbstractAsyncContextManager[tuple[ChainStore, DiskThreads]]]

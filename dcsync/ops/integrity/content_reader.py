@@ -50,7 +50,7 @@ class ContentReader:
     async def digest(self, folder: str, name: str, entry: Entry) -> Digest:
         """Return the hashes of a file on the disk. Cancelling is safe.
 
-        Raises `FileNotFoundError` when the file was removed meanwhile, and `DiskError`s when it cannot be read. Every
+        Raises `FileNotFoundError` when the file was removed since, and `DiskError`s when it cannot be read. Every
         other name of the same inode has the same result.
         """
         key = (entry.device, entry.inode)

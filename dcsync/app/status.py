@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 async def read_status(config: Config, stores: Stores, *, clock: Clock | None = None) -> Status:
-    """Read the status of the mirror from what is stored. It takes no lock, writes nothing, and makes no call."""
+    """Read the stored status of the mirror. It takes no lock, writes nothing, and makes no call."""
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())

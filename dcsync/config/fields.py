@@ -55,5 +55,5 @@ def absolute_path(value: Path) -> Path:
     if not expanded.is_absolute():
         message = f"{str(value)!r} is not an absolute path"
         raise ValueError(message)
-    # Without a look at the disk: `a/../b` must not hide a root inside the state folder.
+    # Computed without access to the disk: `a/../b` must not hide a root inside the state folder.
     return Path(os.path.normpath(expanded))

@@ -21,7 +21,7 @@ MOST_SPANS = 128
 SPANS_AT_ONCE = 4
 LEAST_SPAN = 4 << 20
 #: Fewer files than this are as cheap by URLs of their own: reading the ZIP's directory costs a call as well.
-WORTH_A_LOOK = 3
+MIN_FILES_FOR_ZIP = 3
 #: Files that only the ZIP has may unpack to this many times the bytes of the listing (docs/faults.md S4). 64 MiB are
 #: always allowed.
 MOST_FURTHER, FURTHER_ANYWAY = 4, 64 << 20
@@ -182,10 +182,10 @@ def archive_in(listing: Sequence[ListedFile]) -> ListedFile | None:
     return next((file for file in listing if file.name == ARCHIVE_NAME), None)
 
 
-def is_worth_a_look(listing: Sequence[ListedFile], selection: Selection) -> bool:
+def zip_saves_calls(listing: Sequence[ListedFile], selection: Selection) -> bool:
     """Return whether reading the ZIP's directory can save calls."""
     wanted = [file for file in listing if file.name != ARCHIVE_NAME and selection.reason_to_skip(file.name) is None]
-    return len(wanted) >= WORTH_A_LOOK
+    return len(wanted) >= MIN_FILES_FOR_ZIP
 
 
 def prices_of(plan: Plan, directory: Directory | None, inputs: CostInputs) -> dict[Method, Price]:

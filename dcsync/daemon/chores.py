@@ -75,7 +75,7 @@ class Chores:
             rate=settings.rate,
             observer=self.progress,
         )
-        # Each account's alerts, also where there is nothing: then what was damaged is repaired, or pruned.
+        # The alerts of each account, even without damage: earlier damage may have been repaired or pruned.
         token = await stored_token(self.config, self.context)
         changed = [
             await self.dispatcher.update(account, token=account_token_alert(self.context, account, token))

@@ -34,7 +34,7 @@ async def known_damage(manifest: SqlManifest, account: AccountName) -> tuple[Kno
 async def record_damage(
     manifest: SqlManifest, account: AccountName, found: Sequence[KnownDamage], *, was_read: Callable[[str], bool]
 ) -> None:
-    """Keep what a verify found in place of what was known of the part that it read."""
+    """Replace the known damage of the part that a verify read by the damage that it found."""
     known = await known_damage(manifest, account)
     kept = [item for item in known if item.key is not None and not was_read(item.key)]
     damage = [asdict(item) for item in (*kept, *found)]

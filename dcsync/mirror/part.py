@@ -44,7 +44,7 @@ class Part:
 
     @property
     def have(self) -> Have | None:
-        """What a request can resume from: the bytes written under a strong ETag. None without such bytes."""
+        """The state from which a request can resume: the bytes written under a strong ETag. None without such bytes."""
         if self.etag is None or self._hashers.size == 0:
             return None
         return Have(size=self._hashers.size, etag=self.etag)

@@ -1,1 +1,1 @@
-"""What dcsync does, one verb a module. They get open adapters and plain settings, and print nothing."""
+"""The operations of dcsync, one per module. They get open adapters and plain settings, and print nothing."""

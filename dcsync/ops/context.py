@@ -1,4 +1,4 @@
-"""What the operations work with: settings as plain values, and the open adapters."""
+"""The context of the operations: settings as plain values, and the open adapters."""
 
 from __future__ import annotations
 

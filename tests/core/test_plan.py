@@ -24,10 +24,10 @@ from dcsync.core.plan import (
     Selection,
     Skip,
     archive_in,
-    is_worth_a_look,
     plan,
     prices_of,
     spans_of,
+    zip_saves_calls,
 )
 from dcsync.core.ziplayout import Directory, Member, Refused
 from tests.fakes import make_listed, make_snapshot, make_stored
@@ -488,10 +488,10 @@ class TestWays:
     ("wanted", "selection", "expected"),
     [("abc", Selection(), True), ("ab", Selection(), False), ("abc", Selection(exclude=("a",)), False)],
 )
-def test_the_archive_is_worth_a_look_from_three_files_on(wanted: str, selection: Selection, expected: bool) -> None:
+def test_the_archive_zip_saves_calls_from_three_files_on(wanted: str, selection: Selection, expected: bool) -> None:
     listing = [make_listed(ARCHIVE_NAME, 1000), *map(make_listed, wanted)]
 
-    assert is_worth_a_look(listing, selection) is expected
+    assert zip_saves_calls(listing, selection) is expected
 
 
 def test_the_archive_is_found_by_its_name() -> None:

@@ -1,1 +1,1 @@
-"""Check and keep what was published: verify, repair, rebuild, prune."""
+"""Check and keep the published snapshots: verify, repair, rebuild, prune."""

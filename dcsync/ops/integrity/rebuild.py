@@ -28,11 +28,9 @@ from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, 
 
 log = structlog.get_logger(__name__)
 
-#: The note that a rebuild has begun and not come to its end.
+#: The key of the note that a rebuild has begun and not ended.
 REBUILDING = "rebuilding"
-_HINT = (
-    "check what is in the folder; if Autodesk still has the extract, move the folder away and dcsync downloads it again"
-)
+_HINT = "check the folder. If Autodesk still has the extract, move the folder away, and dcsync downloads it again"
 
 
 class Source(StrEnum):
@@ -295,7 +293,7 @@ class _Rebuild:
         )
 
     async def _guess(self, folder: str) -> Adopted | None:
-        """Return what a snapshot without a sidecar shows: its place in the layout, and the hashes of its files."""
+        """Return the facts of a snapshot without a sidecar: its place in the layout, and the hashes of its files."""
         context = self._context
         where = layout.recognise(context.settings.layout, folder, context.settings.zone)
         account = None if where is None else where.account

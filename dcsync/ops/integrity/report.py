@@ -78,7 +78,7 @@ class Repairable:
 
 @dataclass(slots=True, kw_only=True)
 class VerifyReport:
-    """What was read, and the problems found."""
+    """The snapshots and files that were read, and the problems found."""
 
     part: tuple[int, int] | None = None
     snapshots: int = 0

@@ -1,1 +1,1 @@
-"""One run: poll, plan, fetch, publish. What brings an extract from Autodesk into the mirror."""
+"""A run brings extracts from Autodesk into the mirror: poll, plan, fetch, publish."""

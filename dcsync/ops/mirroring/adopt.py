@@ -54,7 +54,7 @@ async def adopt_if_there(
 async def adopt_snapshot(
     context: MirrorContext, account: AccountSettings, job: Job, request: KnownRequest, found: Adopted
 ) -> Snapshot:
-    """Hash the published snapshot of a known job, record it, and return it with what the disk says of its files."""
+    """Hash the published snapshot of a known job, record it, and return it with the facts of its files on the disk."""
     verified = await context.disk.run(adopt.verify, context.root, found)
     snapshot = verified.snapshot
     await context.disk.run(context.root.settle, snapshot.folder)

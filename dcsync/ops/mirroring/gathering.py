@@ -66,7 +66,7 @@ class Gathering:
         return tuple(sorted((self.staged[action.name] for action in wanted), key=lambda stored: stored.name))
 
     def transfer(self, *, calls: int, seconds: float) -> Transfer:
-        """Return what the download took. The caller counts calls and time."""
+        """Return the bytes and the method of the download. The caller counts calls and time."""
         return Transfer(
             strategy=FILES if self.price is None else ZIP,
             calls=calls,

@@ -51,7 +51,7 @@ _MAX_COPIES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A snapshot that a run published or adopted, and what it took."""
+    """A snapshot that a run published or adopted, and its cost."""
 
     job: JobId
     folder: str
@@ -63,7 +63,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What a run would do with a job. `price` is that of the chosen method, `prices` those of all methods."""
+    """The plan of a run for a job. `price` is that of the chosen method, `prices` those of all methods."""
 
     job: JobId
     request: RequestId
@@ -206,7 +206,7 @@ class JobMirror:
         if listed is None:
             log.info("the extract has no ZIP; it is fetched file by file", job=job.id)
             return None
-        if settings.strategy is Strategy.AUTO and not planning.is_worth_a_look(listing, self._account.selection):
+        if settings.strategy is Strategy.AUTO and not planning.zip_saves_calls(listing, self._account.selection):
             return None
         return RemoteArchive(self._context, job=job, sign=self._sign, size=listed.size)
 

@@ -1,4 +1,4 @@
-"""What dcsync learns about an account and its object storage while it mirrors jobs."""
+"""The facts that dcsync learns about an account and its object storage while it mirrors jobs."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Skipped:
 
 @dataclass(slots=True, kw_only=True)
 class AccountOutcome:
-    """What a run did for one account."""
+    """The result of a run for one account."""
 
     account: AccountSettings
     new_jobs: int = 0

@@ -193,7 +193,7 @@ def parse_listing(value: Json) -> tuple[ListedFile, ...]:
         entry = _mapping(item, "an entry of the data listing")
         name = entry.get("name")
         if not isinstance(name, str) or not name:
-            msg = f"an entry of the data listing has {_kind(name)} instead of a name"
+            msg = "an entry of the data listing has no name"
             raise WireError(msg)
         size = _integer(entry.get("size"))
         if size is None or not 0 <= size <= MAX_FILE_SIZE:

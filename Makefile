@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # Arguments of `make test` for pytest, e.g. ARGS="tests/core -k names". Without them the core's tests run first and must
 # cover the whole core on their own, because tracing the other tests too takes half as long again.
 ARGS ?=
+# Most tests wait rather than work, so there are more workers than processors.
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+BESIDE := -n $(WORKERS) --dist loadgroup --durations=25
 COVERAGE := --cov=dcsync.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 # python3 if it is new enough, otherwise the newest python3.N.
@@ -25,8 +28,8 @@ ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
 	status=0; \
-	$(BIN)/pytest tests/core $(COVERAGE) || status=1; \
-	$(BIN)/pytest --ignore=tests/core || status=1; \
+	$(BIN)/pytest tests/core $(BESIDE) $(COVERAGE) || status=1; \
+	$(BIN)/pytest --ignore=tests/core $(BESIDE) || status=1; \
 	exit $$status
 endif
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import shutil
+import time
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import Mock
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 #: In CI nothing may be left out: a test that cannot run there is a failure, not a gap.
 CI: Final = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+# A zone that no code can mistake for UTC. It holds for the processes that the tests start, too.
+os.environ["TZ"] = "Asia/Kathmandu"  # +05:45
+time.tzset()
 
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -77,17 +82,42 @@ def pytest_collection_finish() -> None:
 
 # --- nothing is left out in silence -----------------------------------------------------------------------------------
 
-_LEFT_OUT: Final = pytest.StashKey[dict[str, str]]()
+
+class LeftOut:
+    """The tests that did not run, from whichever process they were to run in."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a test that was skipped."""
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note a module that was skipped."""
+        self._note(report)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name each test that did not run, and why."""
+        if self.reasons:
+            terminalreporter.section(f"{len(self.reasons)} left out", yellow=True)
+            for nodeid, reason in sorted(self.reasons.items()):
+                terminalreporter.line(f"{nodeid}: {reason}")
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        reason = getattr(report, "left_out", None)
+        if reason is not None:
+            self.reasons[report.nodeid] = reason
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the list of the tests that cannot run here."""
-    config.stash[_LEFT_OUT] = {}
+    config.pluginmanager.register(LeftOut())
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave a test out when what its markers ask for is missing."""
+    """Skip a test if what its markers ask for is missing."""
     if item.get_closest_marker("needs_root") and os.geteuid() != 0:
         pytest.skip("needs root")
     for marker in item.iter_markers("needs_tool"):
@@ -96,42 +126,60 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.skip(f"needs the program `{tool}` on PATH (see tests/debian-packages.txt)")
 
 
-def _settle(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Note a report that says left out; in CI make it a failure. An expected failure (xfail) did run."""
+def _settle(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Mark the report of a skipped test; in CI make it a failure. An expected failure (xfail) did run.
+
+    The mark travels with the report from a worker of pytest-xdist to the process that prints.
+    """
     if report.outcome == "skipped" and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         reason = reason.removeprefix("Skipped: ")
-        config.stash[_LEFT_OUT][report.nodeid] = reason
+        vars(report)["left_out"] = reason
         if CI:
             report.outcome = "failed"
             report.longrepr = f"left out, which CI does not allow: {reason}"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """See each test's report."""
     report = yield
-    _settle(item.config, report)
+    _settle(report)
     return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """See each module's report: a module can leave itself out as a whole."""
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """See each module's report: a module can skip itself as a whole."""
     report = yield
-    _settle(collector.config, report)
+    _settle(report)
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name each test that did not run, and why."""
-    left_out = config.stash[_LEFT_OUT]
-    if left_out:
-        terminalreporter.section(f"{len(left_out)} left out", yellow=True)
-        for nodeid, reason in sorted(left_out.items()):
-            terminalreporter.line(f"{nodeid}: {reason}")
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+#: Tests that share a server run in one worker, so that only one server starts.
+_SERVERS: Final = ("s3_server", "postgres_server")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests that have to run one after another in the same worker. All others run in any worker."""
+    for item in items:
+        group = _group(item)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("machine"):
+        return "machine"
+    fixtures = getattr(item, "fixturenames", ())
+    for server in _SERVERS:
+        if server in fixtures:
+            return server
+    definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    shares_a_fixture = any(fixture.scope == "module" for found in definitions.values() for fixture in found)
+    return item.nodeid.partition("::")[0] if shares_a_fixture else None
 
 
 # --- rigs -------------------------------------------------------------------------------------------------------------

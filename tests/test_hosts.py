@@ -20,6 +20,8 @@ from tests.rigs.mirror import sidecar, tables
 from tests.rigs.postgres import Postgres
 from tests.rigs.waiting import until
 
+pytestmark = pytest.mark.machine  # several real processes, by the seconds that they take
+
 
 class Watched(Sandbox):
     """A sandbox that sees how many refreshes are under way at the same time."""

@@ -46,6 +46,7 @@ def peak_bytes(folder: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
     return int(result.stdout.split()[-1]) * 1024
 
 
+@pytest.mark.machine
 @pytest.mark.timeout(180)
 def test_a_file_fifty_times_as_large_takes_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = peak_bytes(tmp_path / "small", 20 * MIB, monkeypatch)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -238,13 +240,28 @@ INNER: Final = """
 """
 
 
-def inner_session(folder: Path, *, ci: bool, module: str = INNER) -> str:
-    """Run pytest over a module with our configuration and plugin, and return what it says."""
-    (folder / "test_inner.py").write_text(textwrap.dedent(module))
+BESIDE: Final = ("-n", "2", "--dist", "loadgroup")
+GIVES_UP: Final = 'import pytest\npytest.skip("all of it", allow_module_level=True)\n'
+
+
+def inner_session(folder: Path, *options: str, ci: bool, **modules: str) -> str:
+    """Run pytest over modules with our configuration and plugin, and return what it says."""
+    for name, text in modules.items():
+        (folder / f"test_{name}.py").write_text(textwrap.dedent(text))
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(REPOSITORY / "pyproject.toml")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CI": "true" if ci else ""}
     answer = subprocess.run(
-        [*command, "-p", "no:cacheprovider", "--rootdir", str(folder), "-v", str(folder)],
+        [
+            *command,
+            *options,
+            "-p",
+            "no:cacheprovider",
+            "--continue-on-collection-errors",
+            "--rootdir",
+            str(folder),
+            "-v",
+            str(folder),
+        ],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -254,44 +271,98 @@ def inner_session(folder: Path, *, ci: bool, module: str = INNER) -> str:
     return answer.stdout + answer.stderr
 
 
-def test_a_lost_exception_fails_its_test(tmp_path: Path) -> None:
-    said = inner_session(tmp_path, ci=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What pytest said of the same modules outside of CI and in CI."""
 
-    assert "ERROR test_inner.py::test_loses_a_task " in said
-    assert "ERROR test_inner.py::test_loses_a_task_in_a_cycle " in said
-    assert "ERROR test_inner.py::test_loses_a_callback " in said
-    assert "ERROR test_inner.py::test_is_clean" not in said
+    outside: str
+    in_ci: str
 
 
-def test_what_is_left_out_is_named_at_the_end(tmp_path: Path) -> None:
-    said = inner_session(tmp_path, ci=False)
+@pytest.fixture(scope="module", params=[(), BESIDE], ids=["one process", "two workers"])
+def said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Said:
+    """Run pytest in both ways, each only once."""
+    outside, in_ci = (
+        inner_session(tmp_path_factory.mktemp("inner"), *request.param, ci=ci, inner=INNER, gives_up=GIVES_UP)
+        for ci in (False, True)
+    )
+    return Said(outside=outside, in_ci=in_ci)
 
-    summary = said.partition(" left out ===")[2].partition("short test summary")[0]
+
+def test_a_lost_exception_fails_its_test(said: Said) -> None:
+    assert "ERROR test_inner.py::test_loses_a_task -" in said.outside
+    assert "ERROR test_inner.py::test_loses_a_task_in_a_cycle -" in said.outside
+    assert "ERROR test_inner.py::test_loses_a_callback -" in said.outside
+    assert "ERROR test_inner.py::test_is_clean" not in said.outside
+
+
+def test_what_is_left_out_is_named_at_the_end(said: Said) -> None:
+    summary = said.outside.partition(" left out ===")[2].partition("short test summary")[0]
+
     assert "test_inner.py::test_needs_a_tool: needs the program `no-such-program`" in summary
     assert "test_inner.py::test_gives_up: not today" in summary
+    assert "test_gives_up.py: all of it" in summary
     assert ("test_inner.py::test_needs_root: needs root" in summary) == (os.geteuid() != 0)
     assert "test_is_known_to_fail" not in summary
-    assert "FAILED" not in said
+    assert "FAILED" not in said.outside
 
 
-def test_ci_allows_nothing_to_be_left_out(tmp_path: Path) -> None:
-    said = inner_session(tmp_path, ci=True)
-
-    assert "FAILED test_inner.py::test_gives_up" in said or "ERROR test_inner.py::test_gives_up" in said
-    assert "ERROR test_inner.py::test_needs_a_tool" in said
-    assert "1 xfailed" in said
+def test_ci_allows_no_test_to_be_left_out(said: Said) -> None:
+    assert "FAILED test_inner.py::test_gives_up" in said.in_ci
+    assert "ERROR test_inner.py::test_needs_a_tool" in said.in_ci
+    assert "1 xfailed" in said.in_ci
 
 
-def test_ci_allows_no_module_to_leave_itself_out(tmp_path: Path) -> None:
-    module = 'import pytest\npytest.skip("all of it", allow_module_level=True)\n'
+def test_ci_allows_no_module_to_leave_itself_out(said: Said) -> None:
+    assert "ERROR test_gives_up.py" in said.in_ci
 
-    assert "1 left out" in inner_session(tmp_path, ci=False, module=module)
-    assert "ERROR test_inner.py" in inner_session(tmp_path, ci=True, module=module)
+
+GROUPS: Final = """
+    import os
+    import pytest
+    from pathlib import Path
+
+    def note(name):
+        with Path("workers").open("a") as file:
+            file.write(f"{name} {os.environ['PYTEST_XDIST_WORKER']}\\n")
+
+    @pytest.fixture(scope="module")
+    def costly():
+        note("fixture")
+
+    @pytest.mark.parametrize("number", range(8))
+    def test_shares(costly, number): note("shares")
+
+    @pytest.mark.machine
+    @pytest.mark.parametrize("number", range(8))
+    def test_alone(number): note("alone")
+
+    @pytest.mark.parametrize("number", range(16))
+    def test_any(number): note("any")
+"""
+
+
+def test_tests_that_share_something_run_in_one_worker(tmp_path: Path) -> None:
+    said = inner_session(tmp_path, *BESIDE, ci=True, groups=GROUPS)
+
+    assert "32 passed" in said
+    ran = [line.split() for line in (tmp_path / "workers").read_text().splitlines()]
+    workers = {kind: {worker for name, worker in ran if name == kind} for kind in ("shares", "alone", "any")}
+    assert {kind: len(found) for kind, found in workers.items()} == {"shares": 1, "alone": 1, "any": 2}
+    assert [name for name, _ in ran].count("fixture") == 1
+
+
+def test_the_tests_zone_is_not_utc_in_child_processes_either() -> None:
+    program = "import time; print(time.localtime(0).tm_gmtoff)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+
+    assert int(done.stdout) == time.localtime(0).tm_gmtoff == (5 * 60 + 30) * 60  # as it was in 1970
 
 
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.machine
 @pytest.mark.needs_root
 @pytest.mark.needs_tool("systemd-nspawn")
 def test_a_system_that_does_not_end_is_ended_and_leaves_nothing(tmp_path: Path) -> None:

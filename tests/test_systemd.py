@@ -166,6 +166,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     return Seen(steps=json.loads(report.read_text()), booted=booted)
 
 
+@pytest.mark.machine
 @pytest.mark.needs_root
 @pytest.mark.needs_tool("systemd-nspawn")
 @pytest.mark.timeout(150)  # the boot, and all that is driven in it; alone it takes 23 s

@@ -14,6 +14,9 @@ COVERAGE := --cov=dcsync.core --cov-branch --cov-report=term-missing:skip-covere
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
+# The tests start hundreds of interpreters. Without bytecode each of them would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test mutants torture bench format lint types imports check lock clean
 

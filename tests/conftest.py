@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import aioresponses.core
 import hypothesis
 import pytest
+from _pytest.nodeid import coerce_node_id
 from aiohttp import ClientResponse, StreamReader
 from aiohttp.client_proto import ResponseHandler
 
@@ -163,11 +164,17 @@ _SERVERS: Final = ("s3_server", "postgres_server")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests that have to run one after another in the same worker. All others run in any worker."""
+    """Group the tests that have to run one after another in the same worker. All others run in any worker.
+
+    The scheduler reads the group from the end of the node's ID. pytest-xdist 3.8 writes it there itself for the marker
+    `xdist_group`, but into an attribute that pytest 9.2 no longer reads.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     for item in items:
         group = _group(item)
         if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
+            item._id = coerce_node_id(f"{item.nodeid}@{group}")
 
 
 def _group(item: pytest.Item) -> str | None:
@@ -179,7 +186,7 @@ def _group(item: pytest.Item) -> str | None:
             return server
     definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
     shares_a_fixture = any(fixture.scope == "module" for found in definitions.values() for fixture in found)
-    return item.nodeid.partition("::")[0] if shares_a_fixture else None
+    return item.nodeid.partition("::")[0].replace("/", ".") if shares_a_fixture else None
 
 
 # --- rigs -------------------------------------------------------------------------------------------------------------

@@ -347,8 +347,9 @@ def test_tests_that_share_something_run_in_one_worker(tmp_path: Path) -> None:
 
     assert "32 passed" in said
     ran = [line.split() for line in (tmp_path / "workers").read_text().splitlines()]
-    workers = {kind: {worker for name, worker in ran if name == kind} for kind in ("shares", "alone", "any")}
-    assert {kind: len(found) for kind, found in workers.items()} == {"shares": 1, "alone": 1, "any": 2}
+    # How many workers run the tests of no group is a matter of the machine's load.
+    workers = {kind: {worker for name, worker in ran if name == kind} for kind in ("shares", "alone")}
+    assert {kind: len(found) for kind, found in workers.items()} == {"shares": 1, "alone": 1}
     assert [name for name, _ in ran].count("fixture") == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -142,6 +143,42 @@ def test_a_hook_reads_stable_keys_and_those_of_the_event() -> None:
         "hint": "",
         "job": "j",
         "folder": "/f",
+    }
+
+
+# --- a final alert, a silent one, and what status shows ---------------------------------------------------------------
+
+
+def test_a_final_alert_is_sent_once_and_never_again() -> None:
+    history, alert = Told(), replace(make_alert("L-EXPIRING"), is_final=True)
+
+    assert history.look(NOON, alert) == [(EventKind.FAILURE, "L-EXPIRING")]
+    assert history.look(NOON + 3 * REMIND_AFTER, alert) == []
+
+
+def test_an_alert_that_begins_silently_counts_as_sent() -> None:
+    alert = make_alert()
+
+    begun = reconcile((), [alert], NOON, silent=frozenset({alert.key}))
+    later = reconcile(begun.standing, [alert], NOON + REMIND_AFTER)
+
+    assert begun.events == ()
+    assert [item.notified_at for item in begun.standing] == [NOON]
+    assert [event.kind for event in later.events] == [EventKind.ALERT]
+
+
+def test_a_standing_alert_has_the_documented_keys() -> None:
+    item = StandingAlert(alert=make_alert("L-LATE", subject="the request"), since=NOON, notified_at=None)
+
+    assert item.json() == {
+        "code": "L-LATE",
+        "severity": "warning",
+        "origin": "autodesk",
+        "scope": "request",
+        "subject": "the request",
+        "message": "L-LATE stands",
+        "hint": item.alert.hint,
+        "since": "2026-11-22T12:00:00.000Z",
     }
 
 

@@ -521,7 +521,7 @@ def test_an_id_that_is_nested_without_end_is_refused() -> None:
     for _ in range(100_000):
         nested = [nested]
 
-    with pytest.raises(WireError, match="no usable `id` but 'list'"):
+    with pytest.raises(WireError, match="the unusable `id` 'list'"):
         wire.parse_job({"id": nested, "requestId": "r"})
 
 

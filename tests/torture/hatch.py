@@ -115,9 +115,9 @@ class _Notes:
 
     def take(self) -> None:
         """Wrap what is to be noted."""
-        _after(SqlManifest, "publish", lambda arguments: self.note("ack", arguments[2].job))
+        _after(SqlManifest, "publish", lambda arguments: self.note("ack", arguments[2].job.id))
         _after(SnapshotRows, "restore", lambda arguments: self.note("ack", arguments[2].job.id))
-        _before(SqlManifest, "publish", lambda arguments: self.note("commit", arguments[2].job))
+        _before(SqlManifest, "publish", lambda arguments: self.note("commit", arguments[2].job.id))
         _after(ApiTransport, "_exchange", lambda _: self.note("used", ""))
         save = TokenStore.save
 

@@ -39,7 +39,7 @@ PHRASES = {
     r"\bthe ones? before\b": "the previous X",
     r"\bany more\b": "no longer",
     r"\b(a|no) person\b": "you, an operator",
-    r"\b(somebody|nobody|whoever)\b": "someone, no one, the process that …",
+    r"(?<!T-)\b(somebody|nobody|whoever)\b": "someone, no one, the process that …",
     r"\bspen[dt]s?\b": "use",
     r"\bupstream\b": "at Autodesk",
     r"\bthe server\b": "Autodesk, the API, storage",

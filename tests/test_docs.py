@@ -1,4 +1,4 @@
-"""The map of faults to tests (docs/faults.md) leads where it says."""
+"""Tables in docs/ that mirror the code: the map of faults to tests, and the alerts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 from typing import Final
+
+from dcsync.core.alerts import ALERT_KINDS
 
 REPOSITORY: Final = Path(__file__).parent.parent
 #: Every fault there is, by letter.
@@ -59,3 +61,15 @@ def test_no_code_span_with_a_test_s_name_is_passed_over() -> None:
     """A test that the pattern does not know would never be looked for."""
     text = (REPOSITORY / "docs/faults.md").read_text(encoding="utf-8")
     assert text.count("::test_") == len(_TEST.findall(text))
+
+
+def test_docs_alerts_md_has_every_code_with_its_severity_and_exit_status() -> None:
+    """A code that is new, gone or changed needs its row: when it is raised, what resolves it, and what to do."""
+    text = (REPOSITORY / "docs/alerts.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+
+    assert [row for row in rows if len(row) != 6 or not all(cell.strip() for cell in row)] == []
+    documented = sorted((code.strip("`"), severity, int(status)) for code, severity, status, *_ in rows)
+    assert documented == sorted(
+        (code.value, kind.severity.value, int(kind.exit_status)) for code, kind in ALERT_KINDS.items()
+    )

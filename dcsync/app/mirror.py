@@ -20,6 +20,7 @@ from dcsync.app.state_dir import (
 from dcsync.app.stores import Stores
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
+from dcsync.core.system_files import Ignored
 from dcsync.errors import ManifestError
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.mirror.latest import LatestKind
@@ -136,6 +137,7 @@ def _context(
             concurrency=config.transfer.concurrency,
             strategy=Strategy(config.mirror.strategy),
             trust_crc=config.mirror.trust_crc,
+            ignored=Ignored(tuple(config.verify.ignore)),
         ),
         peers=peers or SingleHost(),
         is_new=new,

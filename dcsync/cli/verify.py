@@ -48,7 +48,8 @@ def verify_command(
     """Check every file in the mirror against the checksum that was recorded when it was published.
 
     verify finds changed, missing, extra, truncated and unreadable files. It compares them with the manifest and with
-    SHA256SUMS. Without --repair it writes nothing, and the daemon can keep running.
+    SHA256SUMS. Without --repair it writes nothing, and the daemon can keep running. Extra files of desktops and NAS
+    devices (.DS_Store, Thumbs.db, @eaDir) are counted only. [verify] ignore names more.
 
     --repair replaces a damaged file in every snapshot that shares it. It uses an intact copy from the mirror, or
     downloads the file again: Autodesk keeps extracts for 30 days. The damaged file is moved to .dcsync/quarantine. Stop
@@ -126,4 +127,7 @@ def _print(report: VerifyReport) -> None:
     snapshots = f"{report.snapshots} snapshot{'' if report.snapshots == 1 else 's'}"
     count = len(report.damage)
     found = f"{count} problem{'' if count == 1 else 's'} found" if count else "no problems found"
-    click.echo(f"{snapshots} checked{which}: {report.files} unique files, {size_text(report.read_bytes)} read, {found}")
+    ignored = report.ignored_files
+    others = f" ({ignored} extra file{'' if ignored == 1 else 's'} of other programs ignored)" if ignored else ""
+    read = f"{report.files} unique files, {size_text(report.read_bytes)} read"
+    click.echo(f"{snapshots} checked{which}: {read}, {found}{others}")

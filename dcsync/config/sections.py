@@ -246,6 +246,16 @@ class Verify(Section):
 
     rate: Bandwidth = 50 << 20
     part_days: int = Field(default=30, ge=1, le=366)
+    ignore: list[str] = Field(default_factory=list)
+
+    @field_validator("ignore")
+    @classmethod
+    def _names_something(cls, value: list[str]) -> list[str]:
+        for glob in value:
+            if not glob.strip("*/"):
+                message = f"{glob!r} would ignore every extra file; name the files, such as '*.txt'"
+                raise ValueError(message)
+        return value
 
 
 class Http(Section):

@@ -65,6 +65,7 @@ class AlertCode(StrEnum):
     L_TABLE = "L-TABLE"
     T_DEADLINE = "T-DEADLINE"
     V_DAMAGED = "V-DAMAGED"
+    V_EXTRA = "V-EXTRA"
     H_FAILED = "H-FAILED"
 
     # Codes of errors: the classes of `dcsync.errors` declare them.
@@ -406,6 +407,14 @@ _OWN = (
         AlertScope.ACCOUNT,
         "run dcsync verify to list the damaged files. To repair them, stop the daemon and run dcsync verify --repair",
         severity=Severity.CRITICAL,
+    ),
+    _kind(
+        AlertCode.V_EXTRA,
+        AlertScope.ACCOUNT,
+        "the published files are intact. dcsync verify lists the extra files: move them away, or name them in [verify] "
+        "ignore",
+        # The data is complete and unchanged, so monitors stay green.
+        exit_status=ExitStatus.DONE,
     ),
     _kind(AlertCode.H_FAILED, AlertScope.HOOK, "fix the hook; the next event runs it again"),
 )

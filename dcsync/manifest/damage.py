@@ -19,6 +19,8 @@ class KnownDamage:
     key: str | None
     #: The snapshot that it belongs to, or None for a folder that the manifest does not know.
     job: JobId | None
+    #: Whether it is a file that was never published. The snapshot's own files are intact.
+    is_extra: bool = False
 
 
 async def known_damage(manifest: SqlManifest, account: AccountName) -> tuple[KnownDamage, ...]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from dcsync.core import names, sidecar
 from dcsync.core.model import StoredFile
 from dcsync.core.sidecar import Adopted
+from dcsync.core.system_files import is_system_name
 from dcsync.core.table import is_table
 from dcsync.core.wire import WireError
 from dcsync.errors import DiskError, MirrorTampered
@@ -59,9 +60,10 @@ def verify(root: MirrorRoot, adopted: Adopted) -> Adopted:
 def find_snapshots(root: MirrorRoot, *, is_snapshot: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
     """Yield every folder below the root that has `_dcsync.json` or `SHA256SUMS`. Blocks.
 
-    `is_snapshot` can name further snapshots by their path. The search does not descend into snapshots.
+    `is_snapshot` can name further snapshots by their path. The search does not descend into snapshots, nor into the
+    folders of a NAS or file system, which may have copies of the whole mirror (`.snapshot`, `#recycle`).
     """
-    pending = [name for name in sorted(os.listdir(root.descriptor)) if name != OWN_FOLDER]
+    pending = [name for name in sorted(os.listdir(root.descriptor)) if name != OWN_FOLDER and not is_system_name(name)]
     while pending:
         relative = pending.pop(0)
         try:
@@ -71,7 +73,7 @@ def find_snapshots(root: MirrorRoot, *, is_snapshot: Callable[[str], bool] = lam
                 elif relative.count("/") < _MAX_DEPTH:
                     with os.scandir(folder) as entries:
                         below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-                    pending.extend(f"{relative}/{name}" for name in below)
+                    pending.extend(f"{relative}/{name}" for name in below if not is_system_name(name))
         except (MirrorTampered, DiskError, FileNotFoundError):
             # A file, a symlink, or a folder that dcsync may not read (lost+found) is not a snapshot.
             continue

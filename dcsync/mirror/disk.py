@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dcsync.core.names import printable
+from dcsync.core.system_files import is_disposable
 from dcsync.errors import (
     DcsyncError,
     DiskDenied,
@@ -302,6 +303,30 @@ def remove_tree(name: str, parent: int) -> None:
     finally:
         os.close(folder)
     os.rmdir(name, dir_fd=parent)
+
+
+def remove_unused(name: str, parent: int) -> bool:
+    """Remove a folder that is empty, or that has only files which desktops and NAS devices write again (`@eaDir`).
+
+    Return False for any other content, and change nothing. `FileNotFoundError` when the folder does not exist.
+    """
+    folder = open_folder(name, below=parent)
+    try:
+        found = os.listdir(folder)
+        if not all(map(is_disposable, found)):
+            return False
+        for entry in found:
+            remove_tree(entry, folder)
+    finally:
+        os.close(folder)
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            # A program has just written into it.
+            return False
+        raise
+    return True
 
 
 def check_room(folder: int, *, size: int, entries: int, reserve: int) -> None:

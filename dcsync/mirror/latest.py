@@ -8,6 +8,7 @@ from collections.abc import Collection
 from enum import StrEnum
 
 from dcsync.core import names
+from dcsync.core.system_files import is_system_name
 from dcsync.mirror import disk
 from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
 
@@ -114,6 +115,9 @@ def _link_all(root: MirrorRoot, snapshot: str, new_name: str, staging: int) -> N
 def _link_folder(source: int, target: int) -> None:
     with os.scandir(source) as entries:
         for entry in entries:
+            if is_system_name(entry.name):
+                # `@eaDir` often belongs to another user, and the kernel refuses to link the files of others.
+                continue
             if entry.is_dir(follow_symlinks=False):
                 below = disk.open_folder(entry.name, below=source)
                 made = disk.open_folders(target, [entry.name], create=True)

@@ -174,18 +174,17 @@ class MirrorRoot:
             return False
 
     def drop_claim(self, relative: str) -> bool:
-        """Remove a claimed name: an empty folder. Return False for any other content, and change nothing."""
+        """Remove a claimed name: a folder without any file of ours or of a user. Return False for any other content."""
         parent, _, leaf = relative.rpartition("/")
         try:
             with self.folder(parent) as descriptor:
-                os.rmdir(leaf, dir_fd=descriptor)
+                return disk.remove_unused(leaf, descriptor)
         except FileNotFoundError:
             return True
         except OSError as error:
-            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            if error.errno in {errno.ENOTDIR, errno.ELOOP}:
                 return False
             raise disk.disk_error(error, f"removing {disk.shown(relative)}") from None
-        return True
 
     def marker(self) -> str | None:
         """Return the mirror's instance ID. None when it has none yet."""

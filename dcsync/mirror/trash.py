@@ -77,7 +77,7 @@ def all_pruned(root: MirrorRoot) -> Iterator[Pruned]:
 def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
     """Rename a snapshot into the trash, durably and in one step. Blocks. The caller holds the lock.
 
-    Removes the folders above it that are now empty, except the first `depth` ones. Raises `DiskError`s, and
+    Removes the folders above it that are now unused, except the first `depth` ones. Raises `DiskError`s, and
     `FileNotFoundError` when the snapshot does not exist.
     """
     parent_path, _, name = folder.rpartition("/")
@@ -136,9 +136,10 @@ def _remove_empty(root: MirrorRoot, folder: str, depth: int) -> None:
                 disk.disk_errors(f"removing the empty folders of {disk.shown(folder)}"),
             ):
                 try:
-                    os.rmdir(name, dir_fd=parent)
+                    if not disk.remove_unused(name, parent):
+                        # It has other snapshots of that day, or files of a user.
+                        return
                 except OSError:
-                    # Not empty: other snapshots of that day.
                     return
         except FileNotFoundError:
             return

@@ -17,6 +17,7 @@ from dcsync.core.layout import Layout, parse_layout
 from dcsync.core.model import AccountId, AccountName, JobId
 from dcsync.core.plan import Selection
 from dcsync.core.ports import KnownRequest
+from dcsync.core.system_files import Ignored
 from dcsync.core.transfer import Throttle
 from dcsync.manifest import SqlManifest
 from dcsync.mirror.latest import LatestKind
@@ -78,6 +79,8 @@ class MirrorSettings:
     concurrency: int = 16
     strategy: Strategy = Strategy.AUTO
     trust_crc: bool = True
+    #: The extra files that are not reported.
+    ignored: Ignored = field(default_factory=Ignored)
 
 
 class Observer(Protocol):

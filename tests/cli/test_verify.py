@@ -59,10 +59,56 @@ def test_json_has_every_finding(side: Served, dcsync: Dcsync) -> None:
 
     document = dcsync("verify", "--json").json
 
-    assert document.keys() == {"part", "snapshots", "files_read", "bytes_read", "findings"}
+    assert document.keys() == {"part", "snapshots", "files_read", "bytes_read", "ignored_files", "findings"}
     (finding,) = document["findings"]
     assert finding.keys() == {"kind", "account", "job", "path", "detail", "outcome", "kept"}
     assert (finding["kind"], finding["outcome"]) == ("changed", "found")
+
+
+def litter(folder: Path) -> None:
+    """Leave in a snapshot what a NAS, a Mac and Windows leave there: four files."""
+    (folder / "@eaDir" / "_dcsync.json").mkdir(parents=True)
+    (folder / "@eaDir" / "_dcsync.json" / "SYNOINDEX").write_bytes(b"x")
+    for name in (".DS_Store", "._admin_table_001.csv", "Thumbs.db"):
+        (folder / name).write_bytes(b"x")
+
+
+def test_files_of_a_nas_and_of_desktops_are_counted_and_no_problem(side: Served, dcsync: Dcsync) -> None:
+    (folder,) = mirrored(side, dcsync)
+    litter(folder)
+    litter(folder.parent)
+
+    result = dcsync("verify")
+
+    assert result.status == 0
+    assert result.out.endswith("read, no problems found (4 extra files of other programs ignored)\n")
+    document = dcsync("verify", "--json").json
+    assert (document["ignored_files"], document["findings"]) == (4, [])
+    # Records what it finds, as the daemon does at night.
+    assert dcsync("verify", "--repair").status == 0
+    status = dcsync("status", "--check")
+    assert (status.status, "V-" in status.out) == (0, False)
+
+
+def test_another_extra_file_is_reported_but_does_not_turn_monitors_red(side: Served, dcsync: Dcsync) -> None:
+    (folder,) = mirrored(side, dcsync)
+    (folder / "by_hand.csv").write_bytes(b"id\n1\n")
+
+    result = dcsync("verify", "--repair")
+
+    assert result.status == 3
+    assert f"acme: extra {folder.relative_to(side.root)}/by_hand.csv: not a file of the snapshot" in result.out
+    assert (folder / "by_hand.csv").exists()
+    status = dcsync("status", "--check")
+    assert status.status == 0
+    assert "V-EXTRA" in status.out
+    assert "V-DAMAGED" not in status.out
+
+    side.write_config("[verify]", 'ignore = ["*_hand.csv"]')
+    result = dcsync("verify", "--repair")
+    assert result.status == 0
+    assert "1 extra file of other programs ignored" in result.out
+    assert "V-EXTRA" not in dcsync("status", "--check").out
 
 
 def test_repair_restores_the_file_and_names_the_quarantined_one(side: Served, dcsync: Dcsync) -> None:

@@ -51,3 +51,10 @@ def test_a_start_is_a_day_in_both_spellings_at_midnight_of_the_mirror(start: obj
 
     assert utc.start_of(utc.accounts[0]) == datetime(2026, 1, 31, tzinfo=UTC)
     assert berlin.start_of(berlin.accounts[0]) == datetime(2026, 1, 30, 23, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("glob", ["*", "**", "*/*", ""])
+def test_no_glob_ignores_every_extra_file(glob: str) -> None:
+    words = refusal(verify={"ignore": ["*.txt", glob]})
+
+    assert words == f"{glob!r} would ignore every extra file; name the files, such as '*.txt'"

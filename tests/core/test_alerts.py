@@ -271,6 +271,7 @@ TABLE = """
     L-TABLE     warning  request autodesk  0 alert
     T-DEADLINE  warning  account here      0 alert
     V-DAMAGED   critical account here      3 alert
+    V-EXTRA     warning  account here      0 alert
     H-FAILED    warning  hook    here      3 alert
     DCSYNC      critical job     here      3 alert
     C-CONFIG    critical mirror  here      2 alert

@@ -54,6 +54,17 @@ def test_a_symlink_is_relative_so_that_the_tree_can_be_moved(root: MirrorRoot, t
     assert (tmp_path / "moved" / REQUEST / "latest/a.csv").read_text() == f"a of {NEW}"
 
 
+def test_a_folder_of_hard_links_has_nothing_of_a_nas_or_a_desktop(root: MirrorRoot) -> None:
+    snapshot = root.path / NEW
+    (snapshot / "schemas/@eaDir").mkdir()
+    (snapshot / "schemas/@eaDir/index").write_text("of the NAS")
+    (snapshot / ".DS_Store").write_text("of a Mac")
+
+    latest = point(root, NEW, LatestKind.HARDLINKS)
+
+    assert inodes(latest).keys() == {"_dcsync.json", "a.csv", "schemas/b.csv"}
+
+
 def test_a_symlink_finds_a_snapshot_that_is_not_below_its_folder(root: MirrorRoot) -> None:
     (root.path / "acme/other").mkdir()
 

@@ -198,12 +198,18 @@ def _completed(known: KnownJob) -> tuple[bool, float, str]:
 
 
 async def _of_damage(manifest: SqlManifest, account: AccountSettings) -> list[Alert]:
-    damage = await known_damage(manifest, account.name)
-    if not damage:
-        return []
-    files = "1 file in the mirror does" if len(damage) == 1 else f"{len(damage)} files in the mirror do"
-    message = f"{files} not match what was published (first: {damage[0].path})"
-    return [Alert.of(AlertCode.V_DAMAGED, account=account.name, message=message)]
+    known = await known_damage(manifest, account.name)
+    damage, extra = [item for item in known if not item.is_extra], [item for item in known if item.is_extra]
+    alerts = []
+    if damage:
+        files = "1 file in the mirror does" if len(damage) == 1 else f"{len(damage)} files in the mirror do"
+        message = f"{files} not match what was published (first: {damage[0].path})"
+        alerts.append(Alert.of(AlertCode.V_DAMAGED, account=account.name, message=message))
+    if extra:
+        files = "1 file was" if len(extra) == 1 else f"{len(extra)} files were"
+        message = f"{files} added to published snapshots by another program (first: {extra[0].path})"
+        alerts.append(Alert.of(AlertCode.V_EXTRA, account=account.name, message=message))
+    return alerts
 
 
 def _failed_at_autodesk(jobs: Sequence[Job]) -> Job | None:

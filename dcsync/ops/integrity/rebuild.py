@@ -340,6 +340,8 @@ class _Rebuild:
         for name, entry in found.entries.items():
             if name in OWN_FILES or not entry.is_file:
                 continue
+            if name not in sums and self._context.settings.ignored.covers(name):
+                continue
             digest = await self._reader.digest(folder, name, entry)
             # SHA256SUMS says what was published, whatever the file contains now.
             sha256 = sums.get(name, digest.sha256)

@@ -50,6 +50,11 @@ class Damage:
     #: The key that decides which part of a nightly verify reads it. None: every part.
     key: str | None = None
 
+    @property
+    def is_extra_file(self) -> bool:
+        """Whether it is only an extra file in a snapshot, whose own files are intact."""
+        return self.kind is Kind.EXTRA and self.job is not None
+
     def json(self) -> dict[str, Json]:
         """Return the item for programs."""
         return {
@@ -84,6 +89,8 @@ class VerifyReport:
     snapshots: int = 0
     files: int = 0
     read_bytes: int = 0
+    #: Extra files of other programs, and those that `[verify] ignore` names. They are not problems.
+    ignored_files: int = 0
     damage: list[Damage] = field(default_factory=list)
 
     @property
@@ -101,5 +108,6 @@ class VerifyReport:
             "snapshots": self.snapshots,
             "files_read": self.files,
             "bytes_read": self.read_bytes,
+            "ignored_files": self.ignored_files,
             "findings": [item.json() for item in self.damage],
         }

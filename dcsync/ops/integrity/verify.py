@@ -172,7 +172,9 @@ class _Verification:
     async def _record(self) -> None:
         """Keep the problems that remain, for the alert that stands until a later verify finds none."""
         open_damage = [item for item in self._found if item.outcome in {Outcome.FOUND, Outcome.LOST}]
-        found = [KnownDamage(path=item.path, key=item.key, job=item.job) for item in open_damage]
+        found = [
+            KnownDamage(path=item.path, key=item.key, job=item.job, is_extra=item.is_extra_file) for item in open_damage
+        ]
         await record_damage(self._context.manifest, self._account.name, found, was_read=self._part.has)
 
     async def _snapshot(self, job: JobId) -> None:
@@ -215,6 +217,9 @@ class _Verification:
         if sidecar_sha256 is None:
             self._compare_sums(snapshot, sums)
         for name in sorted(there.entries.keys() - expected.keys() - OWN_FILES):
+            if self._context.settings.ignored.covers(name):
+                self._report.ignored_files += 1
+                continue
             self._find(Kind.EXTRA, snapshot.job, f"{folder}/{name}", "not a file of the snapshot", key=folder)
 
     async def _sums(self, folder: str) -> Mapping[str, str]:
@@ -302,7 +307,9 @@ class _Verification:
             for folder in adopt.find_snapshots(context.root, is_snapshot=is_one):
                 parts = folder.split("/")
                 is_latest = len(parts) == depth + 1 and parts[-1] == settings.layout.latest_name
-                if not is_latest and self._part.has(folder) and folder not in known and self._is_ours(folder):
+                if is_latest or folder in known or settings.ignored.covers(folder):
+                    continue
+                if self._part.has(folder) and self._is_ours(folder):
                     found.append(folder)
             return found
 
@@ -399,5 +406,6 @@ def _log_report(report: VerifyReport) -> None:
             files=report.files,
             read_bytes=report.read_bytes,
             damage=len(report.damage),
+            ignored_files=report.ignored_files,
             part=None if report.part is None else f"{report.part[0]}/{report.part[1]}",
         )

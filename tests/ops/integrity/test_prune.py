@@ -301,3 +301,29 @@ async def test_a_snapshot_that_somebody_removed_is_not_called_pruned(mirror: Mir
         await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=2))
 
         assert (await context.manifest.jobs(ACME))[JobId(jobs[0])].state is JobState.PUBLISHED
+
+
+async def test_what_a_nas_and_desktops_left_goes_with_the_snapshot_and_its_day(mirror: Mirror) -> None:
+    await fill(mirror, 2)
+    folder = mirror.snapshots()[0]
+    for place in (folder, folder.parent):
+        (place / "@eaDir" / "SHA256SUMS").mkdir(parents=True)
+        (place / "@eaDir" / "SHA256SUMS" / "SYNOINDEX").write_bytes(b"x")
+        (place / ".DS_Store").write_bytes(b"x")
+
+    report = await pruned(mirror, KeepPolicy(last=1))
+
+    assert report.removed == 1
+    assert not folder.parent.exists()
+    assert in_trash(mirror) == []
+
+
+async def test_a_day_with_a_file_of_somebody_stays(mirror: Mirror) -> None:
+    await fill(mirror, 2)
+    day = mirror.snapshots()[0].parent
+    (day / "notes.txt").write_bytes(b"of somebody")
+    (day / ".DS_Store").write_bytes(b"x")
+
+    await pruned(mirror, KeepPolicy(last=1))
+
+    assert sorted(path.name for path in day.iterdir()) == [".DS_Store", "notes.txt"]

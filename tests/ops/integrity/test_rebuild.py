@@ -478,3 +478,24 @@ async def test_a_snapshot_of_an_older_version_s_sidecar_is_adopted(mirror: Mirro
         assert known.state is JobState.PUBLISHED
         assert known.folder == str(path.parent.relative_to(mirror.root))
         assert len(await context.manifest.requests(ACME)) == 1
+
+
+async def test_what_a_nas_and_desktops_left_is_neither_a_file_nor_a_snapshot(mirror: Mirror) -> None:
+    await fill(mirror)
+    folders = mirror.snapshots()
+    for folder in folders:
+        (folder / ".DS_Store").write_bytes(b"x")
+        (folder / "@eaDir" / "_dcsync.json").mkdir(parents=True)
+    # Nothing says which files this one had.
+    (folders[0] / "_dcsync.json").unlink()
+    (folders[0] / "SHA256SUMS").unlink()
+    (mirror.root / "acme/@eaDir/_dcsync.json").mkdir(parents=True)
+    for place in ("#recycle", "acme/.snapshot/daily"):
+        shutil.copytree(folders[-1], mirror.root / place / "acme" / folders[-1].name)
+    drop_manifest(mirror)
+
+    report = await rebuild(mirror)
+
+    assert report.refused == []
+    assert {mirror.root / rebuilt.folder for rebuilt in report.snapshots} == set(folders)
+    assert sorted(rebuilt.files for rebuilt in report.snapshots) == [1, 5, 5, 5, 5, 5, 5]

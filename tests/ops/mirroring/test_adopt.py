@@ -68,6 +68,17 @@ async def test_a_name_that_was_claimed_and_never_filled_is_free(bench: Workbench
     assert not bench.path(job).exists()
 
 
+async def test_a_claimed_name_is_free_also_when_a_nas_has_indexed_it(bench: Workbench) -> None:
+    job = bench.job()
+    (bench.path(job) / "@eaDir").mkdir(parents=True)
+    (bench.path(job) / "@eaDir/index").write_text("of the NAS")
+    (bench.path(job) / ".DS_Store").write_text("of a Mac")
+
+    assert await adopt(bench, job) is None
+
+    assert not bench.path(job).exists()
+
+
 async def test_a_folder_with_something_else_in_it_is_refused(bench: Workbench) -> None:
     job = bench.job()
     bench.path(job).mkdir(parents=True)

@@ -11,10 +11,10 @@ import structlog
 from dcsync.app.from_config import keep_policy
 from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.config import Config
-from dcsync.core.events import Event, EventKind
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
 from dcsync.errors import MassChange
+from dcsync.manifest.refusal import record_prune
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.missing import finish_pruning
@@ -57,14 +57,15 @@ class Chores:
         # Finish what a failed disk or a lost host left half removed. Only one task at a time does this.
         await finish_pruning(self.context)
         policy = keep_policy(self.config)
-        if policy.keeps_everything:
-            return False
         try:
-            await prune(self.context, self.accounts, policy)
+            if not policy.keeps_everything:
+                await prune(self.context, self.accounts, policy)
+            else:
+                for account in self.accounts:
+                    await record_prune(self.context.manifest, account.name, refused=None)
         except MassChange as error:
-            await self._send_alert("", error.code, error.message, error.advice)
-            return True
-        return False
+            log.warning("snapshots not pruned", code=error.code, error=error.message, hint=error.advice)
+        return await self._update_alerts()
 
     async def _verify(self) -> bool:
         settings = self.config.verify
@@ -75,15 +76,13 @@ class Chores:
             rate=settings.rate,
             observer=self.progress,
         )
-        # The alerts of each account, even without damage: earlier damage may have been repaired or pruned.
+        return await self._update_alerts()
+
+    async def _update_alerts(self) -> bool:
+        """Send the changed alerts of each account. A task may resolve the problem that an earlier one found."""
         token = await stored_token(self.config, self.context)
         changed = [
             await self.dispatcher.update(account, token=account_token_alert(self.context, account, token))
             for account in self.accounts
         ]
         return any(changed)
-
-    async def _send_alert(self, account: str, code: str, message: str, hint: str) -> None:
-        now = self.context.clock.now()
-        event = Event(kind=EventKind.ALERT, account=account, at=now, code=code, message=message, hint=hint)
-        await self.dispatcher.send_event(event)

@@ -1,23 +1,25 @@
 """Pruned snapshots: renamed into `.dcsync/trash` in one step, and removed there. One line of each is kept.
 
-The line is written first. After a crash between the rename and the update of the manifest, dcsync uses it to finish the
-pruning. A manifest that is rebuilt from the mirror reads the lines, so that a pruned snapshot is neither downloaded
-again nor reported as lost.
+The line is written after the rename, so that no line names a snapshot that is still in its place. The manifest is
+updated after that, and the trash is emptied last: a snapshot in the trash whose row is still `published` was renamed by
+a run that was killed. A manifest that is rebuilt from the mirror, or older than the pruning, reads the lines. A pruned
+snapshot is therefore neither downloaded again nor reported as lost.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dcsync.core.model import AccountName, JobId
+from dcsync.core.names import SIDECAR_NAME
 from dcsync.core.snapshot import Record, parse_record, record_json
-from dcsync.core.wire import WireError, decode_json
+from dcsync.core.wire import WireError
 from dcsync.mirror import disk
+from dcsync.mirror.lines import append_line, read_lines
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 
 TRASH = "trash"
@@ -39,39 +41,20 @@ def trash_leaf(account: AccountName, job: JobId) -> str:
 
 def note_pruned(root: MirrorRoot, pruned: Pruned) -> None:
     """Append the line of a pruned snapshot, durably. Blocks. The caller holds the lock."""
-    entry = {"account": pruned.account, "folder": pruned.record.folder, "record": record_json(pruned.record)}
-    line = json.dumps(entry).encode("ascii") + b"\n"
-    with disk.disk_errors(f"writing {OWN_FOLDER}/{_PRUNED}"), root.folder(OWN_FOLDER, create=True) as own:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(_PRUNED, flags, 0o644, dir_fd=own)
-        try:
-            end = os.lseek(descriptor, 0, os.SEEK_END)
-            if end and os.pread(descriptor, 1, end - 1) != b"\n":
-                # A crash or a full disk cut the last line.
-                line = b"\n" + line
-            disk.write_all(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.fsync(own)
+    record = pruned.record
+    append_line(root, _PRUNED, {"account": pruned.account, "folder": record.folder, "record": record_json(record)})
 
 
 def all_pruned(root: MirrorRoot) -> Iterator[Pruned]:
     """Yield the pruned snapshots, oldest first. Malformed lines are skipped. Blocks."""
-    try:
-        body = root.read_file(OWN_FOLDER, _PRUNED)
-    except FileNotFoundError:
-        return
-    for line in body.splitlines():
-        try:
-            entry = decode_json(line)
-            if isinstance(entry, dict) and isinstance(entry.get("account"), str) and isinstance(entry["folder"], str):
-                yield Pruned(
-                    account=AccountName(entry["account"]),
-                    record=parse_record(entry.get("record"), folder=entry["folder"]),
-                )
-        except (WireError, KeyError):
-            continue
+    for entry in read_lines(root, _PRUNED):
+        account, folder = entry.get("account"), entry.get("folder")
+        if isinstance(account, str) and isinstance(folder, str):
+            try:
+                record = parse_record(entry.get("record"), folder=folder)
+            except WireError:
+                continue
+            yield Pruned(account=AccountName(account), record=record)
 
 
 def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
@@ -105,6 +88,28 @@ def empty(root: MirrorRoot, leaf: str) -> int:
             return freed
     except FileNotFoundError:
         return 0
+
+
+def restore(root: MirrorRoot, folder: str, leaf: str) -> None:
+    """Rename a snapshot from the trash back into its place, durably. Blocks. The caller holds the lock."""
+    parent_path, _, name = folder.rpartition("/")
+    with (
+        root.reshaping,
+        disk.disk_errors(f"moving {disk.shown(folder)} back from the trash"),
+        root.folder(parent_path, create=True) as parent,
+        root.folder(f"{OWN_FOLDER}/{TRASH}") as trash,
+    ):
+        disk.rename_noreplace(leaf, trash, name, parent)
+        os.fsync(parent)
+        os.fsync(trash)
+
+
+def sidecar_sha256(root: MirrorRoot, leaf: str) -> str | None:
+    """Return the hash of `_dcsync.json` of a snapshot in the trash. None if it has none, or no longer. Blocks."""
+    try:
+        return hashlib.sha256(root.read_file(f"{OWN_FOLDER}/{TRASH}/{leaf}", SIDECAR_NAME)).hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def leaves(root: MirrorRoot) -> set[str]:

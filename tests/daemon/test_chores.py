@@ -66,6 +66,33 @@ async def test_a_mass_change_is_reported_and_nothing_is_removed(mirror: Mirror) 
     assert len(mirror.snapshots()) == 4
 
 
+async def test_a_refused_prune_is_an_alert_until_one_passes(mirror: Mirror) -> None:
+    mirror.config["keep"] = {"last": 1}
+    await fill(mirror, 4)
+    async with chores(mirror) as work:
+        await work.do(Kind.PRUNE)
+        assert not await work.do(Kind.PRUNE)
+        assert await work.do(Kind.VERIFY) is False
+        assert await codes(mirror) == ["M-MASS"]
+
+    mirror.config["keep"] = {"last": 3}
+    async with chores(mirror) as work:
+        assert await work.do(Kind.PRUNE)
+        assert await codes(mirror) == []
+
+
+async def test_without_a_policy_no_refusal_is_left(mirror: Mirror) -> None:
+    mirror.config["keep"] = {"last": 1}
+    await fill(mirror, 4)
+    async with chores(mirror) as work:
+        await work.do(Kind.PRUNE)
+
+    mirror.config["keep"] = {"last": 0}
+    async with chores(mirror) as work:
+        assert await work.do(Kind.PRUNE)
+        assert await codes(mirror) == []
+
+
 async def test_a_half_pruned_snapshot_is_removed_completely(mirror: Mirror) -> None:
     """Also without a retention policy, because the prune was started with one."""
     jobs = await fill(mirror, 2)

@@ -21,6 +21,7 @@ from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts, StoredValues
 from dcsync.manifest.damage import known_damage
+from dcsync.manifest.refusal import refused_prune
 from dcsync.ops.context import AccountSettings
 
 
@@ -69,6 +70,7 @@ async def collect_alerts(
         found += await _of_requests(manifest, account, jobs.values(), wanted, facts)
         found += await _of_tables(manifest, sources, mirrored, requests)
         found += await _of_damage(manifest, account)
+        found += await _of_prune(manifest, account)
         found += [
             hook_failed(account.name, run)
             for run in await HookRuns(manifest).failed(account.name)
@@ -210,6 +212,15 @@ async def _of_damage(manifest: SqlManifest, account: AccountSettings) -> list[Al
         message = f"{files} added to published snapshots by another program (first: {extra[0].path})"
         alerts.append(Alert.of(AlertCode.V_EXTRA, account=account.name, message=message))
     return alerts
+
+
+async def _of_prune(manifest: SqlManifest, account: AccountSettings) -> list[Alert]:
+    refused = await refused_prune(manifest, account.name)
+    if refused is None:
+        return []
+    hint = "check dcsync prune --dry-run. If you mean it, stop the daemon and run dcsync prune --force"
+    # With a subject, because missing snapshots have the same code.
+    return [Alert.of(AlertCode.M_MASS, account=account.name, subject="prune", message=refused, hint=hint)]
 
 
 def _failed_at_autodesk(jobs: Sequence[Job]) -> Job | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -10,7 +11,9 @@ import structlog
 from dcsync.core.lifecycle import JobState, has_expired
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import KnownJob
-from dcsync.errors import MassChange
+from dcsync.core.snapshot import Record
+from dcsync.errors import DiskFull, MassChange
+from dcsync.manifest import SnapshotRows
 from dcsync.mirror import trash
 from dcsync.ops.context import AccountSettings, MirrorContext
 
@@ -29,14 +32,39 @@ async def finish_pruning(context: MirrorContext) -> None:
     if not left:
         return
     await context.disk.run(context.root.settle)
+    unnoted: list[trash.Pruned] = []
     for account in await context.manifest.accounts():
         for job, folder in (await context.manifest.published_folders(account)).items():
             leaf = trash.trash_leaf(account, job)
             if leaf in left and not await context.disk.run(context.root.has_folder, folder):
-                log.info("interrupted pruning of a snapshot finished", account=account, job=job, folder=folder)
-                await context.manifest.move(account, job, JobState.PRUNED, at=context.clock.now())
+                unnoted += await _finish_pruning_of(context, account, job, leaf)
     for leaf in sorted(left):
         await context.disk.run(trash.empty, context.root, leaf)
+    for pruned in unnoted:
+        await context.disk.run(trash.note_pruned, context.root, pruned)
+
+
+async def _finish_pruning_of(
+    context: MirrorContext, account: AccountName, job: JobId, leaf: str
+) -> Sequence[trash.Pruned]:
+    """Record a pruned snapshot. Return it when its line has to be written after the trash is empty."""
+    records, now = SnapshotRows(context.manifest), context.clock.now()
+    found, record = await records.snapshot(account, job), await records.record(account, job)
+    if found is None or record is None:
+        return ()
+    snapshot, sidecar_sha256 = found
+    if sidecar_sha256 not in {None, await context.disk.run(trash.sidecar_sha256, context.root, leaf)}:
+        # The rest of an earlier snapshot of the job, which was downloaded again since. Nothing pruned that one.
+        return ()
+    pruned = trash.Pruned(account=account, record=replace(record, pruned_at=now))
+    unnoted: list[trash.Pruned] = []
+    try:
+        await context.disk.run(trash.note_pruned, context.root, pruned)
+    except DiskFull:
+        unnoted.append(pruned)
+    log.info("interrupted pruning of a snapshot finished", account=account, job=job, folder=snapshot.folder)
+    await context.manifest.move(account, job, JobState.PRUNED, at=now)
+    return unnoted
 
 
 async def notice_missing(context: MirrorContext, account: AccountSettings) -> None:
@@ -78,18 +106,24 @@ async def _record_pruned(
     """Record the snapshots that dcsync itself pruned, and return the others.
 
     A manifest that was restored from a backup may be older than the pruning. The mirror has a line for each pruned
-    snapshot.
+    snapshot. A line that is older than the snapshot is about an earlier one: the job was downloaded again since.
     """
     lines = await context.disk.run(lambda: list(trash.all_pruned(context.root)))
-    pruned = {line.record.job.id: line.record.folder for line in lines if line.account == account.name}
+    pruned = {line.record.job.id: line.record for line in lines if line.account == account.name}
     left = []
     for job in missing:
-        if pruned.get(job) == folders[job]:
+        record, known = pruned.get(job), await context.manifest.job(account.name, job)
+        if record is not None and record.folder == folders[job] and known is not None and _is_later(record, known):
             log.info("snapshot was pruned, but the manifest did not have it", account=account.name, job=job)
             await context.manifest.move(account.name, job, JobState.PRUNED, at=context.clock.now())
         else:
             left.append(job)
     return left
+
+
+def _is_later(pruned: Record, known: KnownJob) -> bool:
+    """Say whether a snapshot was pruned after its row was written."""
+    return pruned.pruned_at is not None and known.published_at is not None and pruned.pruned_at >= known.published_at
 
 
 async def _note_missing(context: MirrorContext, account: AccountName, known: KnownJob, *, lost: bool) -> None:

@@ -12,8 +12,9 @@ from dcsync.core.model import AccountName, Json, RequestId
 from dcsync.core.ports import KnownJob
 from dcsync.core.retention import Dated, KeepPolicy, Verdict, apply_policy, removes_too_much
 from dcsync.core.wire import time_json
-from dcsync.errors import MassChange
+from dcsync.errors import DcsyncError, MassChange
 from dcsync.manifest import SnapshotRows
+from dcsync.manifest.refusal import record_prune
 from dcsync.mirror import trash
 from dcsync.mirror.latest import shown_by_latest
 from dcsync.ops.context import AccountSettings, MirrorContext
@@ -22,6 +23,7 @@ from dcsync.tasks import finish
 log = structlog.get_logger(__name__)
 
 _LATEST = "latest"
+MASS_HINT = "check dcsync prune --dry-run; if you mean it, run dcsync prune --force"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,15 +106,19 @@ async def prune(
     """Remove the published snapshots that the policy does not keep.
 
     Raises `MassChange`, having removed nothing, when more than 40 % of a request's snapshots would be removed without
-    `force` or `dry_run`. A single snapshot may always be removed. A `DiskError` ends the pruning, and the snapshots
-    removed until then are removed completely. Cancelling is safe: it takes effect between two snapshots.
+    `force` or `dry_run`. The refusal is an alert until a prune passes. A single snapshot may always be removed. A
+    `DiskError` ends the pruning, and the snapshots removed until then are removed completely. Cancelling is safe: it
+    takes effect between two snapshots.
     """
     requests = [verdicts for account in accounts for verdicts in await _judge(context, account.name, policy)]
     report = PruneReport(dry_run=dry_run, requests=tuple(requests))
     if dry_run:
         return report
-    if not force:
-        _refuse_mass(requests)
+    refusals = {} if force else _refusals(requests)
+    for account in accounts:
+        await record_prune(context.manifest, account.name, refused=refusals.get(account.name))
+    if refusals:
+        raise MassChange(next(iter(refusals.values())), hint=MASS_HINT)
     freed = 0
     for request in requests:
         for verdict in request.removed:
@@ -174,14 +180,17 @@ async def _shown(
     return {folder for folder in shown if folder is not None}
 
 
-def _refuse_mass(requests: Sequence[RequestVerdicts]) -> None:
+def _refusals(requests: Sequence[RequestVerdicts]) -> dict[AccountName, str]:
+    """Return the reason of each account whose data requests would lose too many snapshots."""
+    refusals: dict[AccountName, str] = {}
     for request in requests:
         if request.is_too_much:
             message = (
                 f"the retention policy would remove {len(request.removed)} of {len(request.verdicts)} snapshots of "
                 f"{request.description!r} ({request.account}), more than 40 %"
             )
-            raise MassChange(message, hint="check dcsync prune --dry-run; if you mean it, run dcsync prune --force")
+            refusals.setdefault(request.account, message)
+    return refusals
 
 
 async def _remove(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:
@@ -191,7 +200,7 @@ async def _remove(context: MirrorContext, request: RequestVerdicts, snapshot: Da
 
 
 async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:
-    """Write a line, rename the folder, record it, then delete the files. The next start finishes after a crash."""
+    """Rename the folder, write its line, record it, then delete the files. The next start finishes after a crash."""
     account, job = request.account, snapshot.job
     now = context.clock.now()
     record = await SnapshotRows(context.manifest).record(account, job)
@@ -199,14 +208,18 @@ async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapsh
     depth = len(context.settings.layout.request_segments)
 
     def discard() -> bool:
-        if record is not None:
-            pruned = trash.Pruned(account=account, record=replace(record, pruned_at=now))
-            trash.note_pruned(context.root, pruned)
         try:
             trash.discard(context.root, snapshot.folder, leaf, depth=depth)
         except FileNotFoundError:
             # Something else removed it. Verify and the next start report it.
             return False
+        if record is not None:
+            try:
+                trash.note_pruned(context.root, trash.Pruned(account=account, record=replace(record, pruned_at=now)))
+            except DcsyncError:
+                # On a full disk, for example: without its line the snapshot is not pruned.
+                trash.restore(context.root, snapshot.folder, leaf)
+                raise
         return True
 
     if not await context.disk.run(discard):

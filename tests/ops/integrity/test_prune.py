@@ -14,7 +14,7 @@ from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
-from dcsync.errors import MassChange
+from dcsync.errors import DcsyncError, MassChange
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import trash
 from dcsync.ops.context import SyncContext
@@ -327,3 +327,62 @@ async def test_a_day_with_a_file_of_somebody_stays(mirror: Mirror) -> None:
     await pruned(mirror, KeepPolicy(last=1))
 
     assert sorted(path.name for path in day.iterdir()) == [".DS_Store", "notes.txt"]
+
+
+async def fetch_again(mirror: Mirror, job: str) -> None:
+    """Let a pruned job be downloaded again."""
+    async with mirror.opened() as context:
+        await context.manifest.move(ACME, JobId(job), JobState.SEEN, at=mirror.clock.now())
+    await mirror.sync()
+
+
+async def test_the_remains_of_a_killed_prune_do_not_call_a_later_loss_pruned(mirror: Mirror) -> None:
+    """The job was downloaded again since, and its folder was lost while the trash could not be emptied."""
+    jobs = await fill(mirror, days=3)
+    await pruned(mirror, KeepPolicy(last=2))
+    mirror.clock.advance(60)
+    await fetch_again(mirror, jobs[0])
+    remains = mirror.root / ".dcsync/trash" / trash.trash_leaf(ACME, JobId(jobs[0]))
+    remains.mkdir(parents=True)
+    (remains / "new.csv").write_bytes(b"x")
+    shutil.rmtree(mirror.snapshot_of(jobs[0]))
+
+    assert (await mirror.states())[jobs[0]] is JobState.SEEN
+    assert in_trash(mirror) == []
+
+
+async def test_a_snapshot_that_was_pruned_and_downloaded_again_is_missed_when_it_is_lost(mirror: Mirror) -> None:
+    jobs = await fill(mirror, days=3)
+    await pruned(mirror, KeepPolicy(last=2))
+    mirror.clock.advance(60)
+    await fetch_again(mirror, jobs[0])
+    shutil.rmtree(mirror.snapshot_of(jobs[0]))
+    mirror.clock.advance(40 * 86400)
+
+    known = (await mirror.states())[jobs[0]]
+
+    assert known is JobState.EXPIRED
+
+
+async def test_a_full_disk_leaves_the_snapshot_in_its_place(mirror: Mirror) -> None:
+    """The line cannot be written: a pruned snapshot without one would be fetched again after a rebuild."""
+    jobs = await fill(mirror, days=3)
+    async with mirror.opened() as context:
+        (mirror.root / ".dcsync/pruned.jsonl").symlink_to("nowhere")
+        with pytest.raises(DcsyncError):
+            await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=2))
+
+    assert jobs_of(mirror) == set(jobs)
+    assert set((await mirror.states()).values()) == {JobState.PUBLISHED}
+
+
+async def test_a_crash_before_the_line_is_known_to_a_rebuild(mirror: Mirror) -> None:
+    jobs = await fill(mirror, days=3)
+    async with mirror.opened() as context:
+        folder = (await context.manifest.published_folders(ACME))[JobId(jobs[0])]
+        trash.discard(context.root, folder, trash.trash_leaf(ACME, JobId(jobs[0])), depth=2)
+    assert (await states(mirror))[jobs[0]] is JobState.PRUNED
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+
+    assert (await states(mirror))[jobs[0]] is JobState.PRUNED

@@ -1,0 +1,45 @@
+"""Files of JSON lines in `.dcsync` that only grow: one line for each event, durable when the call returns."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+
+from dcsync.core.model import Json
+from dcsync.core.wire import WireError, decode_json
+from dcsync.mirror import disk
+from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
+
+
+def append_line(root: MirrorRoot, name: str, entry: Mapping[str, Json]) -> None:
+    """Append a line to a file in `.dcsync`, durably. Blocks. The caller holds the lock."""
+    line = json.dumps(entry).encode("ascii") + b"\n"
+    with disk.disk_errors(f"writing {OWN_FOLDER}/{name}"), root.folder(OWN_FOLDER, create=True) as own:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o644, dir_fd=own)
+        try:
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            if end and os.pread(descriptor, 1, end - 1) != b"\n":
+                # A crash or a full disk cut the last line.
+                line = b"\n" + line
+            disk.write_all(descriptor, line)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.fsync(own)
+
+
+def read_lines(root: MirrorRoot, name: str) -> Iterator[Mapping[str, Json]]:
+    """Yield the lines of a file in `.dcsync`, oldest first. Lines that are not JSON objects are skipped. Blocks."""
+    try:
+        body = root.read_file(OWN_FOLDER, name)
+    except FileNotFoundError:
+        return
+    for line in body.splitlines():
+        try:
+            entry = decode_json(line)
+        except WireError:
+            continue
+        if isinstance(entry, Mapping):
+            yield entry

@@ -32,6 +32,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NoReturn, TypeVar
 
+import hypothesis
 import pytest
 
 REPOSITORY: Final = Path(__file__).parent.parent
@@ -40,6 +41,7 @@ EQUIVALENT: Final = "tests/equivalent_mutants.txt"
 _PATIENCE: Final = 5
 _PATIENCE_S: Final = 10.0
 _MEMORY: Final = 4 << 30
+_PROFILE: Final = "mutants"
 
 _COMPARISONS: Final[dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]]] = {
     ast.Lt: (ast.LtE, ast.Gt),
@@ -350,13 +352,23 @@ def _run_tests(tests: Sequence[str], output: str) -> NoReturn:
         os.dup2(sink, descriptor)
     status = 1
     try:
-        # The `ci` profile is deterministic, so that the result for a change is always the same.
-        settings = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=ci")
+        # Deterministic, so that the result for a change is always the same. One failure is enough, in any form.
+        phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+        hypothesis.settings.register_profile(_PROFILE, deadline=None, derandomize=True, phases=phases)
+        settings = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--hypothesis-profile={_PROFILE}")
         ignored = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
-        status = int(pytest.main([*settings, *ignored, *tests]))
+        status = int(pytest.main([*settings, *ignored, *tests], plugins=[_QuickTestsFirst()]))
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+class _QuickTestsFirst:
+    """Let the properties of hypothesis wait for the examples, which detect most changes and take a fraction as long."""
+
+    @staticmethod
+    def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: item.get_closest_marker("hypothesis") is not None)
 
 
 def _wait(child: int, patience_s: float) -> int | None:

@@ -51,9 +51,8 @@ class CostInputs:
 
     def price(self, method: Method, *, calls: int, size: int, requests: int) -> Price:
         """Return the price of a method."""
-        waiting = max(0, calls - self.calls_left)
-        # The first calls that have to wait are made in the next minute, and so on.
-        by_quota = 0.0 if waiting == 0 else -(-waiting // self.limit) * WINDOW_S
+        # The first calls that have to wait are made in the next minute, and so on. Not above 0 if no call has to wait.
+        by_quota = -(-(calls - self.calls_left) // self.limit) * WINDOW_S
         by_line = size / (self.bytes_per_second or ASSUMED_SPEED)
         seconds = max(by_quota, by_line) + REQUEST_S * -(-requests // self.slots)
         return Price(method=method, calls=calls, size=size, requests=requests, seconds=seconds)

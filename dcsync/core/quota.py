@@ -58,7 +58,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
         return _clamp(float(int(text[:20])))
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, IndexError, TypeError, OverflowError):
+    except (ValueError, IndexError, OverflowError):
         return None
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return _clamp((moment - now).total_seconds())

@@ -71,6 +71,14 @@ def test_there_is_work_in_four_states_and_a_loss_in_two() -> None:
     assert {"expired", "quarantined"} == lifecycle.LOSSES
 
 
+def test_each_loss_has_a_hint() -> None:
+    assert lifecycle.LOSS_HINTS.keys() == lifecycle.LOSSES
+
+
+def test_wrong_content_is_tried_three_times_and_a_missing_listing_is_looked_for_during_a_day() -> None:
+    assert (lifecycle.POISON_ATTEMPTS, lifecycle.LISTING_PATIENCE) == (3, timedelta(days=1))
+
+
 @pytest.mark.parametrize("known", [None, S.WAITING])
 @pytest.mark.parametrize(
     ("phase", "expected"),

@@ -50,6 +50,11 @@ def test_above_the_limit_as_many_must_leave_as_are_too_many() -> None:
     assert quota.wait_before_next([70.0, 80.0, 90.0, 95.0], limit=3, now=100.0) == 41.0
 
 
+@pytest.mark.parametrize(("paused_until", "expected"), [(99.5, 0.0), (100.0, 0.0), (100.5, 0.5)])
+def test_a_pause_that_is_over_takes_no_time_and_gives_none_back(paused_until: float, expected: float) -> None:
+    assert quota.wait_before_next([], limit=1, now=100.0, paused_until=paused_until) == expected
+
+
 @pytest.mark.parametrize(("paused_until", "expected"), [(0.0, 31.0), (110.0, 31.0), (150.0, 50.0)])
 def test_a_pause_and_the_window_are_waited_for_together(paused_until: float, expected: float) -> None:
     assert quota.wait_before_next([70.0], limit=1, now=100.0, paused_until=paused_until) == expected
@@ -113,6 +118,8 @@ def test_a_burst_goes_out_without_a_wait_and_then_waits_one_window(limit: int, n
         ("٣", None),
         ("²", None),
         ("Sun, 99 Nov 2026 12:00:00 GMT", None),
+        ("-Nov-2026 12:00:00 GMT", None),
+        ("22-Nov- 12:00:00 GMT", None),
         ("Sun, 22 Nov 99999999999999999999 12:00:00 GMT", None),
     ],
 )

@@ -304,6 +304,11 @@ def test_a_message_shows_text_on_one_line_and_cut_short(text: str, expected: str
     assert names.printable(text, 16 if "a" in text or "\u202e" in text else 8) == expected
 
 
+def test_a_message_shows_80_characters_of_a_text_by_default() -> None:
+    assert names.printable("x" * 80) == "x" * 80
+    assert names.printable("x" * 81) == "x" * 80 + "…"
+
+
 @given(WILD)
 def test_printable_text_has_nothing_that_a_terminal_obeys(text: str) -> None:
     shown = names.printable(text)
@@ -334,7 +339,8 @@ def test_each_character_that_some_file_system_forbids_is_escaped(character: str)
 #: The first and last of each run of invisible code points, written by hand.
 INVISIBLE = [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0]
 INVISIBLE += [0xFE00, 0xFE0F, 0xE0100, 0xE01EF]
-VISIBLE = [0x034E, 0x0350, 0x115E, 0x1161, 0x17B3, 0x17B6, 0x180A, 0x3163, 0x3165, 0xFE10, 0xFF9F, 0xFFA1, 0xE01F0]
+VISIBLE = [0x034E, 0x0350, 0x115E, 0x1161, 0x17B3, 0x17B6, 0x180A, 0x3163, 0x3165, 0xFDFF, 0xFE10, 0xFF9F, 0xFFA1]
+VISIBLE += [0xE00FF, 0xE01F0]
 
 
 @pytest.mark.parametrize("point", INVISIBLE)

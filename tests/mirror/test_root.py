@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,23 +22,11 @@ from dcsync.errors import (
     InodesExhausted,
     MirrorError,
     MirrorForeign,
-    MirrorLocked,
     MirrorNotMounted,
     MirrorTampered,
 )
-from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root, split
+from dcsync.mirror.root import MirrorRoot, claim, is_new, locked, open_root, split
 from tests.rigs.stats import unread
-
-#: Holds the mirror until its standard input ends.
-HOLD = """
-import sys
-from pathlib import Path
-from typing import Any
-from dcsync.mirror.root import locked, open_root
-with open_root(Path(sys.argv[1])) as root, locked(root, role="daemon"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 #: As nobody: opens a root that only its owner may.
 OPEN_AS_NOBODY = """
@@ -66,19 +51,6 @@ def root(tmp_path: Path) -> Iterator[MirrorRoot]:
     (tmp_path / "mirror").mkdir()
     with open_root(tmp_path / "mirror") as opened:
         yield opened
-
-
-@contextmanager
-def held_by_another_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process that holds the mirror."""
-    command = [sys.executable, "-c", HOLD, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"held\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def tree(path: Path) -> set[str]:
@@ -216,78 +188,6 @@ def test_a_marker_that_a_killed_run_left_half_written_is_no_marker(root: MirrorR
     assert is_new_marker
     assert root.marker() == identifier
     assert tree(root.path) == {".dcsync", ".dcsync/instance"}
-
-
-# --- lock -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_second_holder_is_told_who_the_first_one_is(root: MirrorRoot) -> None:
-    with (
-        held_by_another_process(root.path) as process,
-        pytest.raises(MirrorLocked, match=f"pid {process.pid} \\(daemon\\) on ") as caught,
-        locked(root, role="sync"),
-    ):
-        pass
-
-    assert (caught.value.pid, caught.value.role) == (process.pid, "daemon")
-
-
-def test_the_lock_is_free_at_once_after_its_holder_was_killed(root: MirrorRoot) -> None:
-    with held_by_another_process(root.path) as process:
-        process.kill()
-        process.wait()
-
-        with locked(root, role="sync"):
-            holder = (root.path / ".dcsync/lock").read_text().split()
-
-    assert holder[:2] == [str(os.getpid()), "sync"]
-
-
-def test_the_lock_is_exclusive_within_a_process_too_and_free_when_left(root: MirrorRoot) -> None:
-    with locked(root, role="daemon"), pytest.raises(MirrorLocked) as caught, locked(root, role="sync"):
-        pass
-    assert caught.value.pid == os.getpid()
-
-    with locked(root, role="sync"):
-        pass
-
-    assert (root.path / ".dcsync/lock").exists()
-
-
-def test_trying_the_lock_does_not_write_who_has_it(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    path.write_text("4711 daemon elsewhere\n")
-
-    with FileLock(path, "the mirror", role=None):
-        pass
-
-    assert path.read_text() == "4711 daemon elsewhere\n"
-
-
-@pytest.mark.parametrize("note", ["", "no pid here\n", "\x1b[31m"])
-def test_a_lock_whose_note_cannot_be_read_is_held_all_the_same(tmp_path: Path, note: str) -> None:
-    path = tmp_path / "lock"
-    with FileLock(path, "the state folder", role=None):
-        path.write_text(note)
-
-        with (
-            pytest.raises(MirrorLocked, match=r"another dcsync holds the state folder$") as caught,
-            FileLock(path, "the state folder", role="sync"),
-        ):
-            pass
-
-    assert caught.value.pid is None
-
-
-def test_a_lock_that_is_a_symlink_is_not_followed(root: MirrorRoot, tmp_path: Path) -> None:
-    (tmp_path / "precious").write_bytes(b"precious")
-    (root.path / ".dcsync").mkdir()
-    (root.path / ".dcsync/lock").symlink_to(tmp_path / "precious")
-
-    with pytest.raises(MirrorTampered), locked(root, role="sync"):
-        pass
-
-    assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
 @pytest.mark.needs_root
@@ -461,53 +361,3 @@ def test_a_folder_in_the_place_of_a_file_in_the_root_is_said_and_stays(root: Mir
         root.replace_file("index.html", b"new")
 
     assert (root.path / "index.html").is_dir()
-
-
-def test_a_lock_that_cannot_be_written_is_held_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon tries again to open the mirror: it must not meet its own lock (docs/faults.md F6)."""
-    path = tmp_path / "lock"
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", failing(errno.ENOSPC))
-        with pytest.raises(DiskFull, match="writing the lock"), FileLock(path, "the mirror", role="run"):
-            pass
-
-    with FileLock(path, "the mirror", role="run"):
-        assert path.read_text().startswith(f"{os.getpid()} run ")
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_lock_that_fails_to_close_is_free_or_held_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    path, close = tmp_path / "lock", os.close
-
-    def close_and_fail(descriptor: int) -> None:
-        close(descriptor)
-        raise OSError(number, os.strerror(number))
-
-    with FileLock(path, "the mirror", role="run"), monkeypatch.context() as patched:
-        patched.setattr(os, "close", close_and_fail)
-        with pytest.raises(MirrorLocked, match=f"pid {os.getpid()}"), FileLock(path, "the mirror", role=None):
-            pass
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "close", close_and_fail)
-        with FileLock(path, "the mirror", role=None):
-            pass
-
-
-@pytest.mark.parametrize(("name", "doing"), [("flock", "locking"), ("pread", "locking")])
-def test_what_the_system_says_of_a_lock_is_an_error_of_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, doing: str
-) -> None:
-    path = tmp_path / "lock"
-    with FileLock(path, "the mirror", role="run"), monkeypatch.context() as patched:
-        patched.setattr(fcntl if name == "flock" else os, name, failing(errno.EIO))
-        with pytest.raises(DiskError, match=doing), FileLock(path, "the mirror", role=None):
-            pass
-
-
-def failing(number: int) -> Callable[..., Any]:
-    def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail

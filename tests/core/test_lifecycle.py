@@ -76,7 +76,7 @@ def test_each_loss_has_a_hint() -> None:
 
 
 def test_wrong_content_is_tried_three_times_and_a_missing_listing_is_looked_for_during_a_day() -> None:
-    assert (lifecycle.POISON_ATTEMPTS, lifecycle.LISTING_PATIENCE) == (3, timedelta(days=1))
+    assert (3, timedelta(days=1)) == (lifecycle.POISON_ATTEMPTS, lifecycle.LISTING_PATIENCE)
 
 
 @pytest.mark.parametrize("known", [None, S.WAITING])

@@ -30,6 +30,7 @@ def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountS
             id=AccountId(account.account_id),
             projects=tuple(account.projects),
             requests=tuple(account.requests),
+            retired=tuple(account.retired),
             selection=Selection(
                 include=tuple(account.include),
                 exclude=tuple(account.exclude),

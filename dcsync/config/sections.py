@@ -191,6 +191,7 @@ class Account(Section):
     id: str
     projects: list[str] = Field(default_factory=list)
     requests: list[str] = Field(default_factory=list)
+    retired: list[str] = Field(default_factory=list)
     include: list[str] = Field(default_factory=lambda: ["*"])
     exclude: list[str] = Field(default_factory=list)
     start: str = ""

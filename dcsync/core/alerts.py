@@ -1,26 +1,15 @@
-"""Alerts: problems that the operator should know about. One table describes each code. Pure.
-
-An alert lasts until it is resolved. It is notified when it begins, once a day while it lasts, and when it is
-resolved. An alert that may pass on its own is first notified after it has lasted for an hour.
-"""
+"""Alerts: problems that the operator should know about. One table describes each code. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from dcsync.core.events import Event, EventKind
+from dcsync.core.events import EventKind
 from dcsync.core.model import Json
-from dcsync.core.wire import time_json
 from dcsync.errors import DcsyncError, ExitStatus, Scope, every_error
-
-#: A standing alert is notified again after this time, never at each poll.
-REMIND_AFTER = timedelta(days=1)
-#: An alert that may pass on its own is first notified after it has lasted for this time.
-PATIENCE = timedelta(hours=1)
 
 
 class Severity(StrEnum):
@@ -57,6 +46,8 @@ class AlertCode(StrEnum):
     L_SLOW = "L-SLOW"
     L_FAILED = "L-FAILED"
     L_INACTIVE = "L-INACTIVE"
+    L_ENDS = "L-ENDS"
+    L_ENDED = "L-ENDED"
     L_GONE = "L-GONE"
     L_EXPIRING = "L-EXPIRING"
     L_LOST = "L-LOST"
@@ -208,115 +199,6 @@ class Alert:
         return ALERT_KINDS[self.code]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StandingAlert:
-    """An alert with its history. `notified_at` is None before the first notification."""
-
-    alert: Alert
-    since: datetime
-    notified_at: datetime | None
-
-    def json(self) -> dict[str, Json]:
-        """Return the stable keys of `status --json`."""
-        alert = self.alert
-        return {
-            "code": alert.code.value,
-            "severity": alert.kind.severity.value,
-            "origin": alert.kind.origin.value,
-            "scope": alert.scope.value,
-            "subject": alert.subject,
-            "message": alert.message,
-            "hint": alert.hint,
-            "since": time_json(self.since),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reconciled:
-    """The standing alerts, and the events to send."""
-
-    standing: tuple[StandingAlert, ...]
-    events: tuple[Event, ...]
-
-
-def reconcile(
-    standing: Sequence[StandingAlert],
-    alerts: Sequence[Alert],
-    now: datetime,
-    *,
-    silent: Collection[tuple[str, str, str]] = (),
-) -> Reconciled:
-    """Return the standing alerts after `alerts` were collected, and the events to send.
-
-    `standing` and `alerts` belong to the same accounts. An alert whose key is in `silent` begins as notified. A second
-    call at the same time sends nothing.
-    """
-    before = {item.alert.key: item for item in standing}
-    after, events = [], []
-    for item in with_history(alerts, standing, now):
-        if item.notified_at is None and item.alert.key in silent:
-            after.append(replace(item, notified_at=now))
-        elif _is_due(item, now):
-            events.append(_began(item, now))
-            after.append(replace(item, notified_at=now))
-        else:
-            after.append(item)
-    found = {item.alert.key for item in after}
-    events += [
-        _resolved(item, now) for key, item in before.items() if key not in found and item.notified_at is not None
-    ]
-    return Reconciled(standing=tuple(after), events=tuple(events))
-
-
-def with_history(alerts: Sequence[Alert], standing: Sequence[StandingAlert], now: datetime) -> list[StandingAlert]:
-    """Return the alerts with their history from `standing`. An alert without one begins now."""
-    before = {item.alert.key: item for item in standing}
-    found = {}
-    for alert in alerts:
-        known = before.get(alert.key)
-        found[alert.key] = StandingAlert(
-            alert=alert,
-            # A time in the future comes from a wrong clock. The first notification would wait until then.
-            since=now if known is None else min(known.since, now),
-            notified_at=None if known is None else known.notified_at,
-        )
-    return list(found.values())
-
-
-def _is_due(item: StandingAlert, now: datetime) -> bool:
-    if item.notified_at is None:
-        return not item.alert.may_pass or now - item.since >= PATIENCE
-    if item.alert.is_final:
-        return False
-    # A time in the future comes from a wrong clock.
-    return now - item.notified_at >= REMIND_AFTER or item.notified_at > now
-
-
-def _began(item: StandingAlert, now: datetime) -> Event:
-    alert = item.alert
-    return Event(
-        kind=EventKind.FAILURE if alert.may_pass or alert.is_final else alert.kind.event,
-        account=alert.account,
-        at=now,
-        code=alert.code,
-        message=alert.message,
-        hint=alert.hint,
-        job=alert.job,
-        data={"since": time_json(item.since), "subject": alert.subject, **alert.data},
-    )
-
-
-def _resolved(item: StandingAlert, now: datetime) -> Event:
-    return Event(
-        kind=EventKind.RECOVERED,
-        account=item.alert.account,
-        at=now,
-        code=item.alert.code,
-        message=f"resolved: {item.alert.message}",
-        data={"since": time_json(item.since), "subject": item.alert.subject},
-    )
-
-
 # --- the table --------------------------------------------------------------------------------------------------------
 
 #: Hints for error classes without one. Most of their errors have a hint of their own.
@@ -350,6 +232,8 @@ def _kind(
 
 _DATA_CONNECTOR = "in Autodesk's Data Connector"
 _WAIT = f"dcsync checks for it at every poll; check the data request {_DATA_CONNECTOR}"
+_EXTEND = f"move its end date {_DATA_CONNECTOR}; dcsync notices the change within a day. If it is over on purpose, name it in "
+_EXTEND += "[[account]] retired"
 _COMPARE = "compare the snapshot with the previous one: dcsync diff previous latest"
 
 
@@ -371,13 +255,17 @@ _OWN = (
     _kind(
         AlertCode.L_INACTIVE,
         AlertScope.REQUEST,
-        f"activate it again {_DATA_CONNECTOR}, or exclude it with [[account]] requests",
+        f"activate it again {_DATA_CONNECTOR}. If it is over on purpose, name it in [[account]] retired",
         origin=Origin.AUTODESK,
     ),
+    # A warning: the data is still complete.
+    _kind(AlertCode.L_ENDS, AlertScope.REQUEST, _EXTEND, exit_status=ExitStatus.DONE, origin=Origin.AUTODESK),
+    _kind(AlertCode.L_ENDED, AlertScope.REQUEST, _EXTEND, severity=Severity.CRITICAL, origin=Origin.AUTODESK),
     _kind(
         AlertCode.L_GONE,
         AlertScope.REQUEST,
-        f"its snapshots stay in the mirror; check the user's role and the data request {_DATA_CONNECTOR}",
+        f"its snapshots stay in the mirror; check the user's role and the data request {_DATA_CONNECTOR}. If it was "
+        "deleted on purpose, name it in [[account]] retired",
         severity=Severity.CRITICAL,
         origin=Origin.AUTODESK,
     ),

@@ -1,40 +1,45 @@
-"""When the next extract is due, and whether it is overdue. Pure.
+"""How fresh the mirrored data of a data request is: what is expected next, what is missing, and when it ends. Pure.
 
-Both follow from the data request's schedule and its past jobs. Autodesk does not document `effectiveFrom` to the
-minute, so past jobs show how long after its slot a job is queued, and how long it takes.
+A slot stays missed until an extract of that slot, or of a later one, is published. A job at Autodesk is not enough.
 """
 
 from __future__ import annotations
 
-import calendar
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from dcsync.core.model import DataRequest, Job, JobPhase
+from dcsync.core.lifecycle import EXTRACT_LIFE, JobState
+from dcsync.core.model import DataRequest, Job, JobPhase, RequestId
+from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.core.schedule import (
+    AHEAD,
+    EARLY,
+    GRACE,
+    UsualTimes,
+    dated_jobs,
+    has_slots,
+    runs_once,
+    slot_after,
+    slot_before,
+    usual_times,
+)
 
-#: The number of newest jobs from which the usual times are taken.
-_RECENT = 7
-#: The assumption without past jobs. Observed extracts took 5 to 40 minutes.
-_FIRST_DURATION = timedelta(minutes=40)
-#: An extract is overdue only after this long, or after half of its usual duration if that is longer.
-_GRACE = timedelta(hours=1)
-#: A job may be queued a little before its slot, because clocks differ.
-_EARLY = timedelta(minutes=30)
-#: A job that was created further in the future than this is ignored: its clock was wrong.
-_AHEAD = timedelta(days=1)
 #: How long dcsync polls more often after an extract is due.
 _WATCH = timedelta(hours=2)
 #: The shortest interval between these polls, whatever the configured one.
 _DENSE_MIN = timedelta(minutes=2)
 _DENSE_SHARE = 5
-#: Numbers and years beyond these are not a schedule, and exceed the range of a date.
-_MOST_TIMES = 1000
-_LAST_YEAR = 9000
-
-_DAYS = {"DAY": 1, "WEEK": 7}
-_MONTHS = {"MONTH": 1, "YEAR": 12}
+#: The end of a schedule raises an alert this long before.
+ENDS_SOON = timedelta(days=14)
+#: A data request that runs once and was older than this when dcsync first saw it had its job before.
+_ONCE_LOOK_BACK = timedelta(days=7)
+#: More missed slots than these are not counted.
+_MOST_MISSED = 1000
+_MOMENT = timedelta(microseconds=1)
+#: The states of jobs whose extract is, or was, in the mirror.
+_MIRRORED = frozenset({JobState.PUBLISHED, JobState.PRUNED})
 
 
 class Stage(StrEnum):
@@ -58,36 +63,27 @@ class Expectation:
     due_at: datetime
     stage: Stage
 
-    def late_by(self, now: datetime) -> timedelta:
-        """Return how long the extract is overdue, never negative."""
-        return max(now - self.due_at, timedelta(0))
-
 
 def expect(request: DataRequest, jobs: Sequence[Job], now: datetime) -> Expectation | None:
-    """Return the next extract of a data request, given its jobs in any order.
+    """Return the next extract of a data request, given its jobs in any order. It decides when to poll.
 
     None for a data request that runs once, is inactive, has ended, or has an unknown schedule.
     """
     if request.is_active is False or (request.effective_to is not None and request.effective_to <= now):
         return None
-    # A time far in the future comes from a wrong clock.
-    known = [(job.created_at, job) for job in jobs if job.created_at is not None and job.created_at < now + _AHEAD]
-    # Jobs that were queued at the same time are ordered by ID, so that the result does not depend on their order.
-    past = sorted(known, key=lambda pair: (pair[0], pair[1].id))
-    recent = [job for _, job in past[-_RECENT:]]
-    offset, usual = _usual_offset(request, recent), _usual_duration(recent)
-    slot = _slot_before(request, now - offset)
+    past = dated_jobs(jobs, now)
+    usual = usual_times(request, past)
+    slot = slot_before(request, now - usual.offset)
     if slot is None:
-        first = request.effective_from if _step(request) is not None else None
-        return None if first is None else _expectation(first + offset, usual, Stage.UPCOMING)
-    grace = max(_GRACE, usual / 2)
-    queued_at = slot + offset
-    of_slot = [job for created_at, job in past if created_at >= queued_at - _EARLY]
+        first = request.effective_from if has_slots(request) else None
+        return None if first is None else _expectation(first, usual, Stage.UPCOMING)
+    queued_at = slot + usual.offset
+    of_slot = [job for created_at, job in past if created_at >= queued_at - EARLY]
     if any(job.phase is not JobPhase.PENDING for job in of_slot):
-        return _expectation(_slot_after(request, slot) + offset, usual, Stage.UPCOMING)
-    if now < queued_at + usual + grace:
-        return _expectation(queued_at, usual, Stage.DUE)
-    return _expectation(queued_at, usual, Stage.SLOW if of_slot else Stage.LATE)
+        return _expectation(slot_after(request, slot), usual, Stage.UPCOMING)
+    if now < queued_at + usual.duration + usual.grace:
+        return _expectation(slot, usual, Stage.DUE)
+    return _expectation(slot, usual, Stage.SLOW if of_slot else Stage.LATE)
 
 
 def next_poll(expectations: Sequence[Expectation], now: datetime, interval: timedelta) -> timedelta:
@@ -106,72 +102,308 @@ def next_poll(expectations: Sequence[Expectation], now: datetime, interval: time
     return wait
 
 
-def _expectation(queued_at: datetime, usual: timedelta, stage: Stage) -> Expectation:
-    return Expectation(queued_at=queued_at, due_at=queued_at + usual, stage=stage)
+def _expectation(slot: datetime, usual: UsualTimes, stage: Stage) -> Expectation:
+    queued_at = slot + usual.offset
+    return Expectation(queued_at=queued_at, due_at=queued_at + usual.duration, stage=stage)
 
 
-def _usual_duration(jobs: Sequence[Job]) -> timedelta:
-    spans = [
-        job.completed_at - job.created_at
-        for job in jobs
-        if job.phase is JobPhase.SUCCEEDED and job.created_at is not None and job.completed_at is not None
+# --- missed slots -----------------------------------------------------------------------------------------------------
+
+
+class Cause(StrEnum):
+    """Why the extract of a slot is overdue."""
+
+    #: Autodesk started no job in time.
+    NOT_STARTED = "not started"
+    #: Autodesk started a job in time. It took too long, or is still running.
+    SLOW = "slow"
+    #: The job failed or was cancelled at Autodesk.
+    FAILED = "failed"
+    #: Autodesk completed the extract in time. dcsync has not mirrored it.
+    NOT_MIRRORED = "not mirrored"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedSlot:
+    """A slot whose extract is overdue: neither it nor a later one is in the mirror."""
+
+    queued_at: datetime
+    due_at: datetime
+    cause: Cause
+    #: The phase of the slot's newest job at Autodesk. None without a job.
+    phase: JobPhase | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What the mirror knows about a data request: all its jobs, and the times from which its slots count."""
+
+    jobs: Sequence[KnownJob]
+    #: When dcsync first saw the data request. A slot that was due before does not count. None: only the last slot does.
+    since: datetime | None = None
+    #: `[[account]] start`. Extracts from before are not mirrored.
+    start: datetime | None = None
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the mirror has, or had, an extract of the data request."""
+        return any(known.state in _MIRRORED for known in self.jobs)
+
+    @property
+    def was_over(self) -> bool:
+        """Whether Autodesk had deleted every extract before dcsync first saw the data request."""
+        if self.since is None or not self.jobs or self.is_mirrored:
+            return False
+        ends = [known.job.completed_at or known.job.created_at for known in self.jobs]
+        return all(end is not None and end <= self.since - EXTRACT_LIFE for end in ends)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slot:
+    """A slot that is not satisfied yet."""
+
+    queued_at: datetime
+    due_at: datetime
+    overdue_at: datetime
+    jobs: tuple[Job, ...]
+
+
+def missed_slots(request: DataRequest, history: History, as_of: datetime) -> tuple[MissedSlot, ...]:
+    """Return the slots that are overdue at a time and not satisfied, oldest first."""
+    return tuple(
+        MissedSlot(
+            queued_at=slot.queued_at,
+            due_at=slot.due_at,
+            cause=_cause(slot),
+            phase=slot.jobs[-1].phase if slot.jobs else None,
+        )
+        for slot in _open_slots(request, history, as_of)
+        if slot.overdue_at <= as_of
+    )
+
+
+def _cause(slot: _Slot) -> Cause:
+    """Return why the slot is overdue. Only what was known in time counts, so that the cause stays the same."""
+    in_time = [job for job in slot.jobs if job.created_at is not None and job.created_at < slot.overdue_at]
+    if not in_time:
+        return Cause.NOT_STARTED
+    ended = [job for job in in_time if job.completed_at is None or job.completed_at < slot.overdue_at]
+    if any(job.phase is JobPhase.SUCCEEDED for job in ended):
+        return Cause.NOT_MIRRORED
+    is_over = len(ended) == len(in_time) and all(job.phase in {JobPhase.FAILED, JobPhase.CANCELLED} for job in in_time)
+    return Cause.FAILED if is_over else Cause.SLOW
+
+
+def _open_slots(request: DataRequest, history: History, as_of: datetime) -> list[_Slot]:
+    """Return the slots up to now that no published extract satisfies, oldest first."""
+    is_single = runs_once(request)
+    past = dated_jobs([known.job for known in history.jobs], as_of)
+    usual = usual_times(request, past)
+    slots = list(_single_slot(request, history) if is_single else _repeated_slots(request, history, usual, as_of))
+    jobs: dict[datetime, list[Job]] = {slot: [] for slot in slots}
+    for created_at, job in past:
+        # Of thousands of jobs, few belong to an open slot.
+        if slots and (is_single or created_at >= slots[0] - EARLY):
+            slot = slots[0] if is_single else slot_before(request, created_at + EARLY)
+            if slot in jobs:
+                jobs[slot].append(job)
+    return [
+        _Slot(
+            queued_at=slot + usual.offset,
+            due_at=slot + usual.offset + usual.duration,
+            overdue_at=slot + usual.offset + usual.duration + usual.grace,
+            jobs=tuple(jobs[slot]),
+        )
+        for slot in slots
+        if slot + usual.offset <= as_of
     ]
-    return max(_middle(spans), timedelta(0)) if spans else _FIRST_DURATION
 
 
-def _usual_offset(request: DataRequest, jobs: Sequence[Job]) -> timedelta:
-    """Return how long after its slot a job is usually queued. A median ignores a job that was started by hand."""
-    offsets = []
-    for job in jobs:
-        slot = None if job.created_at is None else _slot_before(request, job.created_at + _EARLY)
-        if slot is not None and job.created_at is not None:
-            offsets.append(max(job.created_at - slot, timedelta(0)))
-    return _middle(offsets) if offsets else timedelta(0)
+def _single_slot(request: DataRequest, history: History) -> Iterator[datetime]:
+    """Yield the time from which a data request that runs once should run, unless its extract is in the mirror."""
+    slot = request.effective_from or request.created_at
+    if slot is None or history.is_mirrored or history.since is None or slot < history.since - _ONCE_LOOK_BACK:
+        return
+    if history.start is None or slot >= history.start:
+        yield slot
 
 
-def _middle(spans: Sequence[timedelta]) -> timedelta:
-    """Return the lower median."""
-    return sorted(spans)[(len(spans) - 1) // 2]
+def _repeated_slots(request: DataRequest, history: History, usual: UsualTimes, as_of: datetime) -> Iterator[datetime]:
+    """Yield the slots after the last satisfied one, as far as they count, until the schedule's end."""
+    first, last = request.effective_from, slot_before(request, as_of - usual.offset)
+    if first is None or last is None:
+        return
+    begin = last if history.since is None else history.since - usual.offset - usual.duration + _MOMENT
+    if history.start is not None:
+        begin = max(begin, history.start - usual.offset)
+    mirrored = [known.job.created_at or known.job.completed_at for known in history.jobs if known.state in _MIRRORED]
+    # A time far in the future comes from a wrong clock.
+    times = [at for at in mirrored if at is not None and at < as_of + AHEAD]
+    satisfied = slot_before(request, max(times) + EARLY) if times else None
+    if satisfied is not None:
+        begin = max(begin, satisfied + _MOMENT)
+    before = slot_before(request, begin - _MOMENT)
+    slot = first if before is None else slot_after(request, before)
+    for _ in range(_MOST_MISSED):
+        if slot > last or (request.effective_to is not None and slot >= request.effective_to):
+            return
+        yield slot
+        slot = slot_after(request, slot)
 
 
-def _step(request: DataRequest) -> tuple[int, int] | None:
-    """Return the schedule's step in months and days. None for a data request that runs once or in an unknown way."""
-    interval, first = (request.schedule_interval or "").upper(), request.effective_from
-    times = max(request.recurring_interval or 1, 1)
-    if times > _MOST_TIMES or (first is not None and first.year > _LAST_YEAR):
+# --- the freshness of a data request ----------------------------------------------------------------------------------
+
+
+class FreshnessState(StrEnum):
+    """The state of a data request's data. Stable: `status --json` shows it."""
+
+    #: Everything that was due is in the mirror.
+    OK = "ok"
+    #: An extract is expected, and not yet overdue.
+    DUE = "due"
+    #: At least one extract is overdue.
+    LATE = "late"
+    #: The schedule has ended: no more extracts will come.
+    ENDED = "ended"
+    #: The configuration says that the data request is over.
+    RETIRED = "retired"
+    #: It runs once, and nothing more is expected.
+    DONE = "done"
+    #: It was set inactive.
+    INACTIVE = "inactive"
+    #: It is no longer visible.
+    GONE = "gone"
+    #: Its schedule is unknown, or the job list could not be read since the last extract was due.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What dcsync knows about a data request from outside its jobs."""
+
+    request: KnownRequest
+    #: The data request as Autodesk last described it. None if it never could be read.
+    document: DataRequest | None
+    #: The last successful poll of the account.
+    polled_at: datetime | None
+    is_retired: bool = False
+    is_gone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFreshness:
+    """How fresh the mirrored data of one data request is. Every reader shows these values."""
+
+    request: RequestId
+    description: str
+    state: FreshnessState
+    #: The newest snapshot in the mirror: its folder, relative to the root, and when Autodesk completed the extract.
+    newest_folder: str | None = None
+    newest_completed_at: datetime | None = None
+    #: When the next extract should be complete. None if none is expected.
+    next_expected_at: datetime | None = None
+    #: The overdue slots, as of the last successful poll, oldest first.
+    missed: tuple[MissedSlot, ...] = ()
+    #: The end of the schedule. None if it has none, or if the data request runs once.
+    ends_at: datetime | None = None
+
+    @property
+    def slots_missed(self) -> int:
+        """The number of overdue extracts."""
+        return len(self.missed)
+
+    @property
+    def oldest_missed_at(self) -> datetime | None:
+        """The time at which the job of the oldest overdue extract should have been queued."""
+        return self.missed[0].queued_at if self.missed else None
+
+    @property
+    def name(self) -> str:
+        """The description, or else the ID."""
+        return self.description or self.request
+
+
+def request_freshness(sighting: Sighting, history: History, now: datetime) -> RequestFreshness:
+    """Return the freshness of a data request.
+
+    Lateness is judged as of the last successful poll: without a poll, dcsync does not know what Autodesk has done.
+    """
+    newest = max(
+        (known for known in history.jobs if known.state is JobState.PUBLISHED),
+        key=lambda known: (known.job.completed_at is not None, known.job.completed_at, known.job.id),
+        default=None,
+    )
+    document, state = sighting.document, _standing_state(sighting, history, now)
+    missed: tuple[MissedSlot, ...] = ()
+    next_at = None
+    if document is not None and sighting.polled_at is not None and state in {None, FreshnessState.ENDED}:
+        missed = missed_slots(document, history, sighting.polled_at)
+        next_at = _next_expected_at(document, history, now)
+        state = state or _current_state(document, history, sighting.polled_at, now, is_over=next_at is None)
+    return RequestFreshness(
+        request=sighting.request.id,
+        description=sighting.request.description,
+        state=state or FreshnessState.UNKNOWN,
+        newest_folder=None if newest is None else newest.folder,
+        newest_completed_at=None if newest is None else newest.job.completed_at,
+        next_expected_at=next_at,
+        missed=missed,
+        ends_at=None if document is None or runs_once(document) else document.effective_to,
+    )
+
+
+def ends_soon(freshness: RequestFreshness, now: datetime) -> bool:
+    """Say whether the schedule of a data request that still runs ends within 14 days."""
+    is_running = freshness.state in {FreshnessState.OK, FreshnessState.DUE, FreshnessState.LATE, FreshnessState.UNKNOWN}
+    return is_running and freshness.ends_at is not None and freshness.ends_at - now <= ENDS_SOON
+
+
+def _standing_state(sighting: Sighting, history: History, now: datetime) -> FreshnessState | None:
+    """Return the state that needs no look at the slots, if there is one."""
+    document = sighting.document
+    if sighting.is_retired:
+        return FreshnessState.RETIRED
+    if document is not None and runs_once(document) and history.is_mirrored:
+        return FreshnessState.DONE
+    if sighting.is_gone:
+        return FreshnessState.GONE
+    if document is None:
+        return FreshnessState.UNKNOWN
+    if document.is_active is False:
+        return FreshnessState.INACTIVE
+    if document.effective_to is not None and document.effective_to <= now and not runs_once(document):
+        return FreshnessState.ENDED
+    return None if runs_once(document) or has_slots(document) else FreshnessState.UNKNOWN
+
+
+def _current_state(
+    request: DataRequest, history: History, polled_at: datetime, now: datetime, *, is_over: bool
+) -> FreshnessState:
+    """Return the state of a data request that still runs. `is_over`: no further extract is expected."""
+    open_slots = _open_slots(request, history, now)
+    if any(slot.overdue_at <= polled_at for slot in open_slots):
+        return FreshnessState.LATE
+    overdue = [slot for slot in open_slots if slot.overdue_at <= now]
+    if any(_cause(slot) is Cause.NOT_MIRRORED for slot in overdue):
+        return FreshnessState.LATE
+    # Just after it became overdue, the next poll decides. Without one, it is unknown what Autodesk has done.
+    if any(slot.due_at > polled_at for slot in overdue) or (overdue and now - polled_at > GRACE):
+        return FreshnessState.UNKNOWN
+    if open_slots:
+        return FreshnessState.DUE
+    return FreshnessState.DONE if runs_once(request) and is_over else FreshnessState.OK
+
+
+def _next_expected_at(request: DataRequest, history: History, now: datetime) -> datetime | None:
+    """Return when the next extract should be complete: that of the current slot until it is overdue, then the next."""
+    waiting = [slot for slot in _open_slots(request, history, now) if slot.overdue_at > now]
+    if waiting:
+        return waiting[0].due_at
+    usual = usual_times(request, dated_jobs([known.job for known in history.jobs], now))
+    last = slot_before(request, now - usual.offset)
+    slot = request.effective_from if last is None else slot_after(request, last)
+    if slot is None or (runs_once(request) and slot <= now):
         return None
-    if interval in _MONTHS:
-        return _MONTHS[interval] * times, 0
-    if interval in _DAYS:
-        return 0, _DAYS[interval] * times
-    return None
-
-
-def _slot_before(request: DataRequest, moment: datetime) -> datetime | None:
-    """Return the last slot at or before a moment. None before the first slot, or without a schedule."""
-    step, first = _step(request), request.effective_from
-    if step is None or first is None or moment < first:
+    if request.effective_to is not None and slot >= request.effective_to and not runs_once(request):
         return None
-    months, days = step
-    if days:
-        return first + (moment - first) // timedelta(days=days) * timedelta(days=days)
-    number = ((moment.year - first.year) * 12 + moment.month - first.month) // months
-    slot = _months_after(first, number * months)
-    return slot if slot <= moment else _months_after(first, (number - 1) * months)
-
-
-def _slot_after(request: DataRequest, slot: datetime) -> datetime:
-    """Return the slot after `slot`. The data request has a schedule."""
-    months, days = _step(request) or (0, 1)
-    if days:
-        return slot + timedelta(days=days)
-    first = request.effective_from or slot
-    passed = (slot.year - first.year) * 12 + slot.month - first.month
-    return _months_after(first, passed + months)
-
-
-def _months_after(first: datetime, months: int) -> datetime:
-    """Return the same day some months later. In a shorter month, the 31st becomes the last day."""
-    year, month = divmod(first.year * 12 + first.month - 1 + months, 12)
-    day = min(first.day, calendar.monthrange(year, month + 1)[1])
-    return first.replace(year=year, month=month + 1, day=day)
+    return slot + usual.offset + usual.duration

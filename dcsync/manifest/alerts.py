@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
-from dcsync.core.alerts import Alert, AlertCode, StandingAlert
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.events import Event
+from dcsync.core.standing import StandingAlert
 from dcsync.manifest.hook_runs import insert_hook_runs
 from dcsync.manifest.schema import alert as alert_table
 from dcsync.manifest.sql import SqlManifest

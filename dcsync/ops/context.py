@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
@@ -40,6 +40,8 @@ class AccountSettings:
     id: AccountId
     projects: tuple[str, ...] = ()
     requests: tuple[str, ...] = ()
+    #: Data requests that are over on purpose. They raise no alert about their schedule.
+    retired: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
     #: Jobs completed before this are left alone.
     start: datetime | None = None
@@ -52,9 +54,15 @@ class AccountSettings:
 
     def wants_request(self, request: KnownRequest) -> bool:
         """Say whether a data request is mirrored, by its ID or a glob of its description. Without names all are."""
-        return not self.requests or any(
-            request.id == wanted or fnmatchcase(request.description, wanted) for wanted in self.requests
-        )
+        return not self.requests or _is_named(request, self.requests)
+
+    def is_retired(self, request: KnownRequest) -> bool:
+        """Say whether a data request is over on purpose, by its ID or a glob of its description."""
+        return _is_named(request, self.retired)
+
+
+def _is_named(request: KnownRequest, names: Sequence[str]) -> bool:
+    return any(request.id == name or fnmatchcase(request.description, name) for name in names)
 
 
 class Strategy(StrEnum):

@@ -6,15 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from dcsync.core.alerts import Alert, AlertCode, Origin, StandingAlert, with_history
+from dcsync.core.alerts import Alert, AlertCode, Origin
+from dcsync.core.freshness import RequestFreshness
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, Json
 from dcsync.core.oauth import REFRESH_LIFE, days_old
 from dcsync.core.ports import AccountFacts
+from dcsync.core.standing import StandingAlert, with_history
 from dcsync.core.wire import time_json
 from dcsync.errors import SEVERITY, ExitStatus
 from dcsync.manifest import SqlManifest, Sums
 from dcsync.ops.alerts.collect import AlertSources, collect_alerts, standing_alerts
+from dcsync.ops.freshness import follow_requests
 from dcsync.ops.peers import Host
 
 
@@ -29,6 +32,8 @@ class AccountStatus:
     newest_completed_at: datetime | None
     jobs: Mapping[str, int]
     alerts: tuple[StandingAlert, ...]
+    #: The data requests that are mirrored, by description.
+    requests: tuple[RequestFreshness, ...] = ()
     is_stale: bool = False
     sums: Sums = field(default_factory=Sums)
 
@@ -179,10 +184,13 @@ async def _account(
     jobs = {} if manifest is None else await manifest.jobs(name)
     published = [job for job in jobs.values() if job.state is JobState.PUBLISHED]
     newest = max(published, key=lambda job: (job.job.completed_at is not None, job.job.completed_at), default=None)
+    requests: tuple[RequestFreshness, ...] = ()
     if manifest is None:
         alerts = tuple(with_history([] if sources.token is None else [sources.token], (), now))
     else:
         alerts = await standing_alerts(manifest, await collect_alerts(manifest, sources, now, jobs=jobs), now)
+        followed = await follow_requests(manifest, sources.account, jobs.values(), facts, now)
+        requests = tuple(item.freshness for item in followed)
     counts = dict.fromkeys((state.value for state in JobState), 0)
     for job in jobs.values():
         counts[job.state.value] += 1
@@ -194,6 +202,7 @@ async def _account(
         newest_completed_at=None if newest is None else newest.job.completed_at,
         jobs=counts,
         alerts=alerts,
+        requests=requests,
         is_stale=facts.last_success_at is None or now - facts.last_success_at > stale_after,
         sums=Sums() if manifest is None else await manifest.sums(name),
     )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dcsync.core import freshness as schedule
+from dcsync.core import schedule
 from dcsync.core.freshness import Expectation, Stage, expect, next_poll
 from dcsync.core.model import DataRequest, Job, JobId
 from tests.fakes import NOON, make_job, make_request
@@ -151,13 +151,6 @@ def test_a_job_that_failed_upstream_came_all_the_same(changes: dict[str, Any]) -
     assert expected(make_daily(), [made(TODAY, **changes), *days(3)]).stage is Stage.UPCOMING
 
 
-def test_how_late_it_is_counts_from_when_it_should_have_been_there() -> None:
-    found = expected(make_daily(), days(3))
-
-    assert found.late_by(TODAY + 30 * MINUTE + 3 * HOUR) == 3 * HOUR
-    assert found.late_by(TODAY) == timedelta(0)
-
-
 # --- what the past tells ----------------------------------------------------------------------------------------------
 
 
@@ -273,17 +266,17 @@ moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 12, 31), timezones=s
 
 @given(requests, moments)
 def test_every_moment_lies_between_two_slots(request: DataRequest, moment: datetime) -> None:
-    slot = schedule._slot_before(request, moment)
+    slot = schedule.slot_before(request, moment)
 
     assert request.effective_from is not None
     if slot is None:
         assert moment < request.effective_from
     else:
-        after = schedule._slot_after(request, slot)
+        after = schedule.slot_after(request, slot)
         assert request.effective_from <= slot <= moment < after
         # And nothing lies between: the one before the next is this one.
-        assert schedule._slot_before(request, after) == after
-        assert schedule._slot_before(request, after - timedelta(microseconds=1)) == slot
+        assert schedule.slot_before(request, after) == after
+        assert schedule.slot_before(request, after - timedelta(microseconds=1)) == slot
 
 
 jobs_of_a_while = st.lists(
@@ -315,7 +308,7 @@ def test_an_expectation_is_told_in_the_stage_it_is_in(request: DataRequest, jobs
     else:
         assert found.queued_at <= now
     if found.stage in {Stage.LATE, Stage.SLOW}:
-        assert found.late_by(now) >= HOUR
+        assert now - found.due_at >= HOUR
 
 
 @given(requests, jobs_of_a_while)

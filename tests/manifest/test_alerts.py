@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dcsync.core.alerts import Alert, AlertCode, StandingAlert
+from dcsync.core.alerts import Alert, AlertCode
+from dcsync.core.standing import StandingAlert
 from dcsync.errors import ManifestError
 from dcsync.manifest import HookRuns, SqlManifest, StandingAlerts, StoredValues, open_manifest
 from tests.fakes import NOON, make_event

@@ -18,9 +18,10 @@ from structlog.testing import capture_logs
 
 from dcsync import __version__
 from dcsync.app.status import read_status
-from dcsync.core.alerts import Alert, AlertCode, StandingAlert
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
+from dcsync.core.standing import StandingAlert
 from dcsync.manifest import Sums
 from dcsync.ops.metrics import CONTENT_TYPE, render, write_textfile
 from dcsync.ops.peers import Host

@@ -6,23 +6,26 @@ is running or not. The module imports neither the network nor the log, because `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from dcsync.core.alerts import Alert, AlertCode, AlertScope, StandingAlert, with_history
+from dcsync.core.alerts import Alert, AlertCode, AlertScope
 from dcsync.core.events import EventKind
-from dcsync.core.freshness import Expectation, Stage, expect
+from dcsync.core.freshness import Cause, FreshnessState, History, RequestFreshness, ends_soon
 from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, JobState, nears_expiry
-from dcsync.core.model import DataRequest, Job, JobId, JobPhase, Json, RequestId
+from dcsync.core.model import Job, JobId, JobPhase, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
+from dcsync.core.schedule import runs_once
+from dcsync.core.standing import StandingAlert, with_history
+from dcsync.core.wire import time_json
 from dcsync.errors import DcsyncError
-from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts, StoredValues
+from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts
 from dcsync.manifest.damage import known_damage
 from dcsync.manifest.refusal import refused_prune
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.freshness import FollowedRequest, follow_requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ async def collect_alerts(
     ]
     # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
-        found += await _of_requests(manifest, account, jobs.values(), wanted, facts)
+        found += _of_requests(account.name, await follow_requests(manifest, account, jobs.values(), facts, now), now)
         found += await _of_tables(manifest, sources, mirrored, requests)
         found += await _of_damage(manifest, account)
         found += await _of_prune(manifest, account)
@@ -144,36 +147,28 @@ def _of_jobs(account: str, jobs: Iterable[KnownJob], hints: Mapping[JobId, str],
     return alerts
 
 
-async def _of_requests(
-    manifest: SqlManifest,
-    account: AccountSettings,
-    jobs: Iterable[KnownJob],
-    wanted: Collection[RequestId],
-    facts: AccountFacts,
-) -> list[Alert]:
-    """Return the alerts for data requests that are mirrored: gone, inactive, failed the last time, or late."""
-    unseen = set(json.loads(await StoredValues(manifest).load(f"gone:{account.name}") or "[]"))
-    by_request: dict[RequestId, list[Job]] = {}
-    for known in jobs:
-        by_request.setdefault(known.job.request_id, []).append(known.job)
+def _of_requests(account: str, followed: Iterable[FollowedRequest], now: datetime) -> list[Alert]:
+    """Return the alerts for data requests: gone, inactive, ended, failed the last time, late or slow."""
     alerts = []
-    for request in (await manifest.request_documents(account.name)).values():
-        if request.id not in wanted:
+    for item in followed:
+        found, document = item.freshness, item.sighting.document
+        if document is None or found.state in {FreshnessState.RETIRED, FreshnessState.DONE} or item.history.was_over:
             continue
-        its_jobs = by_request.get(request.id, [])
-        failed = _failed_at_autodesk(its_jobs)
+        failed = _failed_at_autodesk(item.history)
         if failed is not None:
-            alerts.append(_extract_failed(account.name, request, failed))
-        if request.id in unseen:
-            alerts.append(_gone(account.name, request))
-            continue
-        if request.is_active is False and (request.schedule_interval or "").upper() != "ONE_TIME":
-            alerts.append(_inactive(account.name, request))
-        # As of the last poll. Without a poll, dcsync does not know whether the extract has arrived.
-        if facts.last_poll_at is not None:
-            expected = expect(request, its_jobs, facts.last_poll_at)
-            if expected is not None and expected.stage in {Stage.LATE, Stage.SLOW}:
-                alerts.append(_late(account.name, request, expected, facts.last_poll_at))
+            alerts.append(_extract_failed(account, found, failed))
+        if found.state is FreshnessState.GONE:
+            alerts.append(_gone(account, found))
+        elif found.state is FreshnessState.INACTIVE and not runs_once(document):
+            alerts.append(_inactive(account, found))
+        elif found.state is FreshnessState.ENDED:
+            alerts.append(_ended(account, found))
+        elif ends_soon(found, now):
+            alerts.append(_ends(account, found))
+        # Without a poll, dcsync does not know whether an extract has arrived, and no slot is missed.
+        for code, cause in ((AlertCode.L_LATE, Cause.NOT_STARTED), (AlertCode.L_SLOW, Cause.SLOW)):
+            if item.sighting.polled_at is not None and any(slot.cause is cause for slot in found.missed):
+                alerts.append(_overdue(account, code, found, item.sighting.polled_at))
     return alerts
 
 
@@ -223,36 +218,66 @@ async def _of_prune(manifest: SqlManifest, account: AccountSettings) -> list[Ale
     return [Alert.of(AlertCode.M_MASS, account=account.name, subject="prune", message=refused, hint=hint)]
 
 
-def _failed_at_autodesk(jobs: Sequence[Job]) -> Job | None:
-    """Return the latest ended job if it failed at Autodesk, which means that day has no extract."""
-    ended = [job for job in jobs if job.phase in {JobPhase.FAILED, JobPhase.SUCCEEDED} and job.created_at is not None]
+def _failed_at_autodesk(history: History) -> Job | None:
+    """Return the latest job that failed at Autodesk, unless a later extract is in the mirror."""
+    ended = [
+        known.job
+        for known in history.jobs
+        if known.job.created_at is not None
+        and (known.job.phase is JobPhase.FAILED or known.state in {JobState.PUBLISHED, JobState.PRUNED})
+        and (history.start is None or known.job.created_at >= history.start)
+    ]
     newest = max(ended, key=lambda job: (job.created_at, job.id), default=None)
     return newest if newest is not None and newest.phase is JobPhase.FAILED else None
 
 
-def _extract_failed(account: str, request: DataRequest, job: Job) -> Alert:
-    message = f"the extract of {job.created_at:%Y-%m-%d %H:%M}Z ({_named(request)}) failed at Autodesk: it has no files"
-    return Alert.of(AlertCode.L_FAILED, account=account, subject=request.id, message=message)
+def _extract_failed(account: str, request: RequestFreshness, job: Job) -> Alert:
+    message = f"the extract of {job.created_at:%Y-%m-%d %H:%M}Z ({request.name}) failed at Autodesk: it has no files"
+    return Alert.of(AlertCode.L_FAILED, account=account, subject=request.request, message=message)
 
 
-def _gone(account: str, request: DataRequest) -> Alert:
-    message = f"the data request {_named(request)} is no longer visible: it was deleted, or the permission was removed"
-    return Alert.of(AlertCode.L_GONE, account=account, subject=request.id, message=message)
+def _gone(account: str, request: RequestFreshness) -> Alert:
+    message = f"the data request {request.name} is no longer visible: it was deleted, or the permission was removed"
+    return Alert.of(AlertCode.L_GONE, account=account, subject=request.request, message=message)
 
 
-def _inactive(account: str, request: DataRequest) -> Alert:
-    message = f"the data request {_named(request)} was set inactive: it produces no more extracts"
-    return Alert.of(AlertCode.L_INACTIVE, account=account, subject=request.id, message=message)
+def _inactive(account: str, request: RequestFreshness) -> Alert:
+    message = f"the data request {request.name} was set inactive: it produces no more extracts"
+    return Alert.of(AlertCode.L_INACTIVE, account=account, subject=request.request, message=message)
 
 
-def _late(account: str, request: DataRequest, expected: Expectation, now: datetime) -> Alert:
-    hours = expected.late_by(now) / timedelta(hours=1)
-    by = f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
-    is_slow = expected.stage is Stage.SLOW
-    why = "its job is still running" if is_slow else "Autodesk has started no job for it"
-    message = f"Autodesk's extract of {expected.queued_at:%Y-%m-%d %H:%M}Z ({_named(request)}) is {by} overdue: {why}"
-    code = AlertCode.L_SLOW if is_slow else AlertCode.L_LATE
-    return Alert.of(code, account=account, subject=request.id, message=message)
+def _ends(account: str, request: RequestFreshness) -> Alert:
+    message = f"the schedule of {request.name} ends on {request.ends_at:%Y-%m-%d %H:%M}Z: no extract comes after that"
+    return Alert.of(AlertCode.L_ENDS, account=account, subject=request.request, message=message)
+
+
+def _ended(account: str, request: RequestFreshness) -> Alert:
+    message = f"the schedule of {request.name} ended on {request.ends_at:%Y-%m-%d %H:%M}Z: it produces no more extracts"
+    return Alert.of(AlertCode.L_ENDED, account=account, subject=request.request, message=message)
+
+
+_REASONS = {
+    None: "Autodesk has started no job for it",
+    JobPhase.PENDING: "its job is still running",
+    JobPhase.UNKNOWN: "its job has an unknown status",
+    JobPhase.SUCCEEDED: "its job was late and is not mirrored yet",
+    JobPhase.FAILED: "its job failed at Autodesk",
+    JobPhase.CANCELLED: "its job was cancelled at Autodesk",
+}
+
+
+def _overdue(account: str, code: AlertCode, request: RequestFreshness, as_of: datetime) -> Alert:
+    """Return the alert for missed slots. It counts from the oldest one, whatever its cause."""
+    oldest, count = request.missed[0], request.slots_missed
+    hours = max(as_of - oldest.due_at, timedelta(0)) / timedelta(hours=1)
+    by, when = f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days", f"{oldest.queued_at:%Y-%m-%d %H:%M}Z"
+    why = _REASONS[oldest.phase]
+    if count == 1:
+        message = f"Autodesk's extract of {when} ({request.name}) is {by} overdue: {why}"
+    else:
+        message = f"{count} extracts of {request.name} are missing. The oldest, of {when}, is {by} overdue: {why}"
+    alert = Alert.of(code, account=account, subject=request.request, message=message)
+    return replace(alert, data={"slots_missed": count, "oldest_missed_at": time_json(oldest.queued_at)})
 
 
 def _tables_look_wrong(sources: AlertSources, row: PublishedRow, request: KnownRequest) -> Alert:
@@ -269,7 +294,3 @@ def _tables_look_wrong(sources: AlertSources, row: PublishedRow, request: KnownR
         {"code": warning.code, "table": warning.table, "message": warning.message} for warning in row.warnings
     ]
     return replace(alert, job=row.job, data={"folder": str(sources.root / row.folder), "tables": tables})
-
-
-def _named(request: DataRequest) -> str:
-    return request.description or request.id

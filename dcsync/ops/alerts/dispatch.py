@@ -15,11 +15,12 @@ import structlog
 
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
-from dcsync.core.alerts import Alert, reconcile
+from dcsync.core.alerts import Alert
 from dcsync.core.events import Event, EventKind
 from dcsync.core.freshness import Expectation, expect
 from dcsync.core.model import AccountName, DataRequest, Job, RequestId
 from dcsync.core.ports import KnownRequest
+from dcsync.core.standing import reconcile
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts, StoredValues

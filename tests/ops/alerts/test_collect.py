@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dcsync.app.status import read_status
 from dcsync.auth.token_store import TokenPair, TokenStore
-from dcsync.core.alerts import StandingAlert
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
+from dcsync.core.standing import StandingAlert
 from dcsync.errors import ExitStatus
 from dcsync.manifest import StandingAlerts
 from dcsync.ops.metrics import render
@@ -128,6 +128,7 @@ async def test_a_late_extract_is_judged_as_of_the_last_poll(mirror: Mirror) -> N
 
 async def test_a_late_extract_stands_until_it_arrives(mirror: Mirror) -> None:
     request = add_schedule(mirror)
+    await mirror.sync()
     mirror.clock.advance(20 * HOUR)
     await mirror.sync()
     assert await codes(mirror) == ["L-LATE"]
@@ -139,6 +140,7 @@ async def test_a_late_extract_stands_until_it_arrives(mirror: Mirror) -> None:
 
 async def test_a_slow_extract_stands_until_its_job_ends(mirror: Mirror) -> None:
     request = add_schedule(mirror)
+    await mirror.sync()
     slot = mirror.clock.now() + timedelta(hours=14)
     job = mirror.world.add_job(request, created_at=slot, status="running")
     mirror.clock.advance(18 * HOUR)

@@ -79,17 +79,34 @@ async def test_an_extract_whose_job_still_runs_is_slow(mirror: Mirror, listener:
     assert event["message"].endswith("is 4 h overdue: its job is still running")
 
 
-async def test_only_the_latest_expected_extract_counts_as_late(mirror: Mirror, listener: Listener) -> None:
-    add_schedule(mirror)
+async def test_ten_missed_days_are_one_alert_that_no_new_slot_resolves(mirror: Mirror, listener: Listener) -> None:
+    mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester", 20 * DAY)
+    request = add_schedule(mirror)
     await mirror.run()
     listener.events()
-    mirror.world.requests[next(iter(mirror.world.requests))].schedule = "ONE_TIME"
-    mirror.clock.advance(3 * DAY - 5 * HOUR)
-    # What is late is the newest that should be there.
-    mirror.world.requests[next(iter(mirror.world.requests))].schedule = "DAY"
-    await mirror.run()
+    events, messages = [], []
+    for _ in range(10):
+        mirror.clock.advance(DAY)
+        await mirror.run()
+        for event in listener.events():
+            events.append((event["event"], event["code"]))
+            messages.append((event["message"], event.get("slots_missed")))
 
-    assert "of 2026-11-25 02:00Z (Nightly) is 4 h overdue" in listener.events()[0]["message"]
+    # One each day: it begins, and is repeated while it lasts.
+    assert events == [("alert", "L-LATE")] * 10
+    oldest = "of 2026-11-23 02:00Z"
+    assert messages[0] == (
+        f"Autodesk's extract {oldest} (Nightly) is 10 h overdue: Autodesk has started no job for it",
+        1,
+    )
+    assert messages[-1] == (
+        f"10 extracts of Nightly are missing. The oldest, {oldest}, is 9 days overdue: "
+        "Autodesk has started no job for it",
+        10,
+    )
+
+    mirror.world.add_job(request, completed_at=mirror.clock.now(), files=tables(1, seed=9), with_archive=False)
+    assert await listener.run() == [("snapshot", ""), ("recovered", "L-LATE")]
 
 
 async def test_a_failed_extract_is_an_alert_until_one_succeeds(mirror: Mirror, listener: Listener) -> None:

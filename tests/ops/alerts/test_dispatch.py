@@ -77,7 +77,8 @@ async def test_a_job_that_fails_for_hours_is_sent_although_most_runs_do_not_try_
 
 
 async def test_a_loss_is_sent_when_it_is_noticed(mirror: Mirror, listener: Listener) -> None:
-    job = add_extract(mirror, tables(1), days_ago=2)
+    request = mirror.world.add_request("Once", schedule="ONE_TIME")
+    job = add_extract(mirror, tables(1), request=request, days_ago=2)
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match="/data-listing", times=None))
 
     await mirror.run()

@@ -1,0 +1,61 @@
+"""The freshness of each data request of an account, from the manifest alone. Every reader uses this module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from dcsync.core.freshness import History, RequestFreshness, Sighting, request_freshness
+from dcsync.core.model import RequestId
+from dcsync.core.ports import AccountFacts, KnownJob
+from dcsync.manifest import SqlManifest, StoredValues
+from dcsync.ops.context import AccountSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowedRequest:
+    """A data request that is mirrored, with all that decides about its freshness."""
+
+    sighting: Sighting
+    history: History
+    freshness: RequestFreshness
+
+
+async def follow_requests(
+    manifest: SqlManifest, account: AccountSettings, jobs: Iterable[KnownJob], facts: AccountFacts, now: datetime
+) -> Sequence[FollowedRequest]:
+    """Return the data requests of an account that the configuration mirrors, by description.
+
+    `jobs` are all jobs of the account. A manifest of an older version, which is open for reading, has none.
+    """
+    if not await manifest.is_current():
+        return []
+    by_request: dict[RequestId, list[KnownJob]] = {}
+    for known in jobs:
+        by_request.setdefault(known.job.request_id, []).append(known)
+    unseen = set(json.loads(await StoredValues(manifest).load(f"gone:{account.name}") or "[]"))
+    documents = await manifest.request_documents(account.name)
+    found = []
+    for request in (await manifest.requests(account.name)).values():
+        if not account.wants_request(request):
+            continue
+        its_jobs = by_request.get(request.id, [])
+        seen = [request.first_seen_at, *(known.first_seen_at for known in its_jobs)]
+        sighting = Sighting(
+            request=request,
+            document=documents.get(request.id),
+            polled_at=facts.last_poll_at,
+            is_retired=account.is_retired(request),
+            is_gone=request.id in unseen,
+        )
+        history = History(
+            # After a rebuild, the snapshots show that the mirror is older than the manifest.
+            jobs=its_jobs,
+            since=min((at for at in seen if at is not None), default=None),
+            start=account.start,
+        )
+        freshness = request_freshness(sighting, history, now)
+        found.append(FollowedRequest(sighting=sighting, history=history, freshness=freshness))
+    return sorted(found, key=lambda item: (item.freshness.name, item.freshness.request))

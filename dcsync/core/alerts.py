@@ -232,8 +232,8 @@ def _kind(
 
 _DATA_CONNECTOR = "in Autodesk's Data Connector"
 _WAIT = f"dcsync checks for it at every poll; check the data request {_DATA_CONNECTOR}"
-_EXTEND = f"move its end date {_DATA_CONNECTOR}; dcsync notices the change within a day. If it is over on purpose, name it in "
-_EXTEND += "[[account]] retired"
+_EXTEND = f"move its end date {_DATA_CONNECTOR}; dcsync notices the change within a day. "
+_EXTEND += "If it is over on purpose, name it in [[account]] retired"
 _COMPARE = "compare the snapshot with the previous one: dcsync diff previous latest"
 
 

@@ -47,7 +47,7 @@ class Staging:
                 opened.callback(self._journal.close)
             if number:
                 component = names.component(job)
-                for leaf in sorted(staged_jobs(root) - {self.leaf}):
+                for leaf in sorted(staged_jobs(root)):
                     if holder_of(leaf) < (component, number) and holder_of(leaf)[0] == component:
                         self._take_over(leaf)
             # From here on, `__exit__` closes the descriptors.
@@ -219,18 +219,19 @@ class Staging:
 
 def discard_staging(root: MirrorRoot, leaf: str) -> None:
     """Remove the staging of a job that no longer needs it."""
-    try:
-        with root.folder(f"{OWN_FOLDER}/{STAGING}") as parent, disk.disk_errors(f"clearing the staging of {leaf}"):
-            if holder_of(leaf)[1]:
-                # Its holder may be paused just before it publishes: it must find the whole folder, or none.
-                taken = _take_away(leaf, parent, root.mark)
-                if taken is not None:
-                    _remove_taken(taken, parent)
-                return
+    with (
+        suppress(FileNotFoundError),
+        root.folder(f"{OWN_FOLDER}/{STAGING}") as parent,
+        disk.disk_errors(f"clearing the staging of {leaf}"),
+    ):
+        if holder_of(leaf)[1]:
+            # Its holder may be paused just before it publishes: it must find the whole folder, or none.
+            taken = _take_away(leaf, parent, root.mark)
+            if taken is not None:
+                _remove_taken(taken, parent)
+        else:
             disk.remove_tree(leaf, parent)
             disk.remove_tree(f"{leaf}{journal.SUFFIX}", parent)
-    except FileNotFoundError:
-        return
 
 
 def staged_jobs(root: MirrorRoot) -> set[str]:

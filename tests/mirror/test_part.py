@@ -1,21 +1,21 @@
-"""A file on its way: complete or `.part`, and resumed only when its bytes are proved."""
+"""A file on its way: `.part` until it is complete, and durable before it has its name."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import subprocess
-import zlib
 from pathlib import Path
 
 import pytest
 
 from dcsync.core.table import TableFacts, count
 from dcsync.core.transfer import Have
-from dcsync.errors import DiskDenied, DiskError, DiskFault, DiskFull, DiskReadOnly, SizeMismatch
-from dcsync.mirror.journal import Journal
+from dcsync.errors import DiskError, DiskFault, DiskFull, DiskReadOnly, SizeMismatch
+from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot
 from dcsync.mirror.staging import Staging, discard_staging
 from tests.fakes import JOB_ID, make_stored
@@ -30,7 +30,6 @@ from tests.rigs.staged import (
     small_mirror,
     stage,
     staged,
-    suspended,
 )
 
 
@@ -76,9 +75,34 @@ def test_the_record_has_the_md5_when_the_etag_can_be_one(staging: Staging) -> No
 
 def test_an_empty_file_is_a_file(root: MirrorRoot, staging: Staging) -> None:
     stored = stage(staging, "empty.csv", b"")
+    unwritten = staging.part("unwritten.csv", "unwritten.csv", 0).finish(None)
 
-    assert stored.sha256 == hashlib.sha256(b"").hexdigest()
-    assert (staged(root) / "empty.csv").read_bytes() == b""
+    assert stored.sha256 == unwritten.sha256 == hashlib.sha256(b"").hexdigest()
+    assert listing(staged(root)) == {"empty.csv": b"", "unwritten.csv": b""}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[dict[str, bytes]] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(listing(staged(root)))
+
+    monkeypatch.setattr(os, "fsync", noted)
+
+    stage(staging, "a.csv", b"id\n")
+
+    assert synced == [{"a.csv.part": b"id\n"}]
+
+
+def test_a_file_that_comes_in_one_piece_takes_two_lines_of_the_journal(root: MirrorRoot, staging: Staging) -> None:
+    stage(staging, "a.csv", etag=ETAG)
+
+    entries = [json.loads(line) for line in journal(root).read_bytes().splitlines()]
+    assert [next(iter(entry)) for entry in entries] == ["opened", "stored"]
 
 
 def test_one_byte_more_than_listed_is_refused_and_nothing_gets_the_name(root: MirrorRoot, staging: Staging) -> None:
@@ -112,7 +136,8 @@ def test_a_file_that_starts_over_has_nothing_of_what_was_before(root: MirrorRoot
     part.write(b"x" * 8)
 
     part.restart()
-    assert (part.have, part.written) == (None, 0)
+    assert (part.have, part.written, part.etag) == (None, 0, None)
+    assert listing(staged(root)) == {"a.csv.part": b""}
     part.begin('"second"')
     part.write(b"y" * 10)
     stored = part.finish('"second"')
@@ -209,188 +234,54 @@ def test_a_disk_that_turned_read_only_is_said_and_gone_on_with_when_it_is_back(t
         assert listing(root.path / FOLDER) == {"admin_users.csv": BODY}
 
 
-@pytest.mark.parametrize("etag", [ETAG, f'"{hashlib.md5(BODY, usedforsecurity=False).hexdigest()}"'])
-def test_a_later_run_goes_on_where_the_last_one_stopped(root: MirrorRoot, etag: str) -> None:
-    suspended(root, "a.csv", BODY[:1000], etag=etag)
-
-    with Staging(root, JOB_ID) as staging:
-        assert staging.recover() == {}
-        part = staging.part("a.csv", "a.csv", len(BODY))
-        assert part.have == Have(size=1000, etag=etag)
-        part.write(BODY[1000:])
-        stored = part.finish(etag)
-
-    assert (staged(root) / "a.csv").read_bytes() == BODY
-    assert (stored.sha256, stored.crc32) == (hashlib.sha256(BODY).hexdigest(), zlib.crc32(BODY))
-    assert stored.md5 == (None if etag == ETAG else etag.strip('"'))
-
-
-def test_a_file_that_cannot_be_closed_whole_is_not_gone_on_with(
-    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_cannot_be_finished_is_discarded(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network share tells at the close what it did not take; the journal's own does not matter."""
-    close, refused = os.close, []
+    """After a failed fsync the kernel may have dropped the bytes, and a second fsync would succeed."""
 
-    def refuse(descriptor: int) -> None:
-        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-        close(descriptor)
-        if name.endswith((".part", ".journal")):
-            refused.append(name.rpartition(".")[2])
-            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "close", refuse)
-        suspended(root, "a.csv", BODY[:1000])
+    monkeypatch.setattr(os, "fsync", refuse)
 
-    assert refused == ["part", "journal"]
-    assert list(staged(root).iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "left",
-    [b"#" * 700, BODY[:500] + bytes(500), bytes(1000), BODY[:999] + b"#" + BODY[1000:], BODY[:999], b""],
-    ids=["other bytes", "zeros at its end", "zeros", "one byte", "one byte less", "nothing"],
-)
-def test_an_unfinished_file_that_is_not_as_it_was_written_is_begun_anew(root: MirrorRoot, left: bytes) -> None:
-    """A disk that went away under a running machine comes back without what it had not written yet."""
-    suspended(root, "a.csv", BODY[:1000])
-    (staged(root) / "a.csv.part").write_bytes(left)
-
-    with Staging(root, JOB_ID) as staging:
-        staging.recover()
-        part = staging.part("a.csv", "a.csv", len(BODY))
-
-        assert (part.have, part.written) == (None, 0)
-        assert listing(staged(root)) == {}
-        part.begin(ETAG)
-        part.write(BODY)
-        part.finish(ETAG)
-
-    assert (staged(root) / "a.csv").read_bytes() == BODY
-
-
-def test_one_that_is_no_good_and_cannot_be_closed_is_the_disk_s_error(
-    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suspended(root, "a.csv", BODY[:1000])
-    (staged(root) / "a.csv.part").write_bytes(bytes(1000))
-    close = os.close
-
-    def refuse(descriptor: int) -> None:
-        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-        close(descriptor)
-        if name.endswith(".part"):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    with Staging(root, JOB_ID) as staging:
-        staging.recover()
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "close", refuse)
-            with pytest.raises(DiskFault):
-                staging.part("a.csv", "a.csv", len(BODY))
-
-        assert listing(staged(root)) == {}
-
-
-def test_what_came_after_the_last_note_is_fetched_again(root: MirrorRoot) -> None:
-    """A kill between a write and its note: those bytes are proved by nothing."""
-    suspended(root, "a.csv", BODY[:1000])
-    (staged(root) / "a.csv.part").write_bytes(BODY + b"more")
-
-    with Staging(root, JOB_ID) as staging:
-        staging.recover()
-        part = staging.part("a.csv", "a.csv", len(BODY))
-
-        assert part.have == Have(size=1000, etag=ETAG)
-        part.write(BODY[1000:])
-        part.finish(ETAG)
-
-    assert (staged(root) / "a.csv").read_bytes() == BODY
-
-
-@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
-def test_what_cannot_be_read_of_an_earlier_run_is_fetched_again(
-    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """A bad sector below the staging must not stop an account for ever; any other error is the disk's own matter."""
-    suspended(root, "a.csv", BODY[:1000])
-    with Staging(root, JOB_ID) as staging:
-        staging.recover()
-        stage(staging, "b.csv")
-
-    def unreadable(_descriptor: int, _size: int, _offset: int) -> bytes:
-        raise OSError(number, os.strerror(number))
-
-    before = set(Path("/proc/self/fd").iterdir())
-    with Staging(root, JOB_ID) as staging:
-        if number == errno.EIO:
-            recorded = Journal.read(staging._journal)
-            monkeypatch.setattr(Journal, "read", lambda _: recorded)
-            with monkeypatch.context() as broken:
-                broken.setattr(os, "pread", unreadable)
-                assert staging.recover() == {}
-                assert staging.part("a.csv", "a.csv", len(BODY)).have is None
-            assert listing(staged(root)) == {}
-        else:
-            staging.recover()
-            with monkeypatch.context() as broken:
-                broken.setattr(os, "pread", unreadable)
-                with pytest.raises(DiskDenied):
-                    staging.part("a.csv", "a.csv", len(BODY))
-            assert listing(staged(root)).keys() == {"a.csv.part", "b.csv"}
-    assert set(Path("/proc/self/fd").iterdir()) <= before
-
-
-def test_an_unfinished_file_of_another_boot_is_removed(root: MirrorRoot) -> None:
-    suspended(root, "a.csv", BODY[:1000])
-    entries = [json.loads(line) for line in journal(root).read_bytes().splitlines()]
-    journal(root).write_text("".join(json.dumps({**entry, "boot": "another boot"}) + "\n" for entry in entries))
-
-    with Staging(root, JOB_ID) as staging:
-        assert staging.recover() == {}
-        assert staging.part("a.csv", "a.csv", len(BODY)).have is None
+    with pytest.raises(DiskFault):
+        stage(staging, "a.csv")
 
     assert listing(staged(root)) == {}
+    assert b"stored" not in journal(root).read_bytes()
 
 
-def test_an_unfinished_file_that_the_journal_does_not_have_is_removed(root: MirrorRoot) -> None:
-    suspended(root, "a.csv", BODY[:1000])
-    journal(root).write_bytes(b"")
+def test_the_kernel_starts_to_write_a_large_file_after_every_eight_mebibytes(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[int, int]] = []
 
-    with Staging(root, JOB_ID) as staging:
-        assert staging.recover() == {}
+    def note(_descriptor: int, offset: ctypes.c_int64, size: ctypes.c_int64, _flags: int) -> None:
+        started.append((offset.value // MIB, size.value // MIB))
 
-    assert listing(staged(root)) == {}
+    monkeypatch.setattr(disk._libc, "sync_file_range", note)
+    part = staging.part("a.bin", "a.bin", 100 * MIB)
+    part.begin(None)
 
+    for _ in range(23):
+        part.write(bytes(MIB))
+    assert started == [(0, 8), (8, 8)]
 
-def test_an_unfinished_file_whose_listed_size_is_another_now_starts_over(root: MirrorRoot) -> None:
-    suspended(root, "a.csv", BODY[:1000])
-
-    with Staging(root, JOB_ID) as staging:
-        staging.recover()
-        part = staging.part("a.csv", "a.csv", len(BODY) + 1)
-
-        assert (part.have, part.written) == (None, 0)
-        assert listing(staged(root)) == {}
-        part.begin(ETAG)
-        part.write(BODY + b"!")
-        part.finish(ETAG)
-
-    assert (staged(root) / "a.csv").read_bytes() == BODY + b"!"
+    part.restart()
+    for _ in range(8):
+        part.write(bytes(MIB))
+    assert started == [(0, 8), (8, 8), (0, 8)]
+    part.discard()
 
 
-def test_the_last_etag_is_the_one_that_counts(root: MirrorRoot) -> None:
-    with Staging(root, JOB_ID) as staging:
-        part = staging.part("a.csv", "a.csv", len(BODY))
-        part.begin('"old"')
-        part.write(b"#" * 10)
-        part.restart()
-        part.begin('"new"')
-        part.write(BODY[:10])
-        part.suspend()
+@pytest.mark.parametrize(("length", "shown"), [(120, "x" * 120), (121, "x" * 120 + "…")])
+def test_a_message_names_the_file_and_cuts_a_long_name(staging: Staging, length: int, shown: str) -> None:
+    part = staging.part("a.csv", "x" * length, 10)
 
-    with Staging(root, JOB_ID) as staging:
-        staging.recover()
-        part = staging.part("a.csv", "a.csv", len(BODY))
-        assert part.have == Have(size=10, etag='"new"')
-        part.suspend()
+    with pytest.raises(SizeMismatch) as longer:
+        part.write(b"x" * 11)
+    with pytest.raises(SizeMismatch) as shorter:
+        part.finish(None)
+
+    assert longer.value.message == f"'{shown}' is longer than the 10 bytes of the data listing"
+    assert shorter.value.message == f"'{shown}' has 0 bytes, not 10 as in the data listing"

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from dcsync.core.model import JobId
-from dcsync.errors import DiskError, DiskFull, MirrorTampered
+from dcsync.errors import DiskFull, MirrorTampered
 from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot
-from dcsync.mirror.staged_names import staging_leaf
 from dcsync.mirror.staging import Staging, discard_staging, staged_jobs
 from tests.fakes import JOB_ID
 from tests.rigs.staged import (
@@ -173,6 +172,40 @@ def test_a_file_called_part_is_staged_beside_the_one_it_looks_like_a_part_of(
     assert listing(root.path / FOLDER) == {"a.csv": b"abcd", "a.csv.part": b"theirs"}
 
 
+def test_a_file_that_moved_into_its_folder_is_durable_there(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.csv", "schemas/a.csv", "schemas/deep/b.csv"):
+        stage(staging, name)
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        folder = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(staged(root))
+        synced.extend(str(folder / path.name) for path in (staged(root) / folder).glob("*.csv"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+
+    staging.unfold(["a.csv", "schemas/a.csv", "schemas/deep/b.csv"])
+
+    assert {"schemas/a.csv", "schemas/deep/b.csv"} <= set(synced)
+
+
+def test_a_staged_file_can_be_read_and_a_symlink_in_its_place_is_not_followed(
+    root: MirrorRoot, staging: Staging, tmp_path: Path
+) -> None:
+    stage(staging, "schemas/a.csv")
+
+    with os.fdopen(staging.open_staged("schemas/a.csv"), "rb") as file:
+        assert file.read() == BODY
+
+    (tmp_path / "elsewhere").write_bytes(BODY)
+    (staged(root) / "b.csv").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MirrorTampered):
+        staging.open_staged("b.csv")
+
+
 def test_only_what_is_wanted_stays_before_publishing(root: MirrorRoot, staging: Staging) -> None:
     for name in ("a.csv", "b.csv.part", "schemas/a.csv", "schemas/b.csv"):
         stage(staging, name)
@@ -251,7 +284,7 @@ def test_a_name_that_is_taken_is_not_published_over(root: MirrorRoot, staging: S
 
     published = staging.publish(FOLDER)
 
-    assert not published
+    assert published is False
     assert listing(root.path / FOLDER) == {"theirs.csv": b"theirs"}
     assert listing(staged(root)) == {"admin_users.csv": BODY}
     assert journal(root).exists()
@@ -334,64 +367,6 @@ def test_a_closed_staging_leaves_no_descriptor_open(root: MirrorRoot) -> None:
         staging.publish(FOLDER)
 
     assert set(Path("/proc/self/fd").iterdir()) <= before
-
-
-def stage_whole(staging: Staging, name: str, body: bytes) -> None:
-    part = staging.part(name, name, len(body))
-    part.write(body)
-    part.finish(None)
-
-
-def test_a_later_holder_gets_what_an_earlier_one_left_whole_and_nothing_unfinished(root: MirrorRoot) -> None:
-    with Staging(root, JOB_ID, 1) as earlier:
-        stage_whole(earlier, "whole.csv", b"id\n1\n")
-        unfinished = earlier.part("part.csv", "part.csv", 10)
-        unfinished.begin('"etag"')
-        unfinished.write(b"id\n")
-
-        with Staging(root, JOB_ID, 2) as later:
-            found = later.recover()
-
-            assert set(found) == {"whole.csv"}
-            # What the earlier one still writes goes nowhere.
-            unfinished.write(b"2\n")
-            with pytest.raises(DiskError):
-                earlier.publish("acme/x/2026/one")
-            assert later.publish("acme/x/2026/one")
-    assert sorted(path.name for path in (root.path / "acme/x/2026/one").iterdir()) == ["whole.csv"]
-
-
-def test_an_earlier_holder_and_another_job_are_left_alone(root: MirrorRoot) -> None:
-    with Staging(root, JOB_ID, 5) as later, Staging(root, JobId("another"), 1) as another:
-        stage_whole(later, "a.csv", b"a\n")
-        stage_whole(another, "b.csv", b"b\n")
-
-        with Staging(root, JOB_ID, 4) as earlier:
-            assert earlier.recover() == {}
-
-        assert set(later.recover()) == {"a.csv"}
-        assert set(another.recover()) == {"b.csv"}
-
-
-def test_what_one_host_left_without_numbers_is_taken_over_too(root: MirrorRoot) -> None:
-    """The manifest moved to a database in the middle of a job."""
-    with Staging(root, JOB_ID) as alone:
-        stage_whole(alone, "a.csv", b"a\n")
-
-    with Staging(root, JOB_ID, 1) as first:
-        assert set(first.recover()) == {"a.csv"}
-    assert staged_jobs(root) == {staging_leaf(JOB_ID, 1)}
-
-
-def test_clearing_a_holder_s_staging_is_all_or_nothing_for_who_still_has_it(root: MirrorRoot) -> None:
-    with Staging(root, JOB_ID, 1) as holder:
-        stage_whole(holder, "a.csv", b"a\n")
-
-        discard_staging(root, staging_leaf(JOB_ID, 1))
-
-        with pytest.raises(DiskError):
-            holder.publish("acme/x/2026/one")
-    assert staged_jobs(root) == set()
 
 
 def test_a_job_whose_id_is_no_name_is_staged_under_a_safe_one(root: MirrorRoot) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,20 @@ def test_a_file_is_linked_under_the_name_it_has_now(root: MirrorRoot, staging: S
     assert linked.name == "folder/new.csv"
     assert linked.original == "folder/old.csv"
     assert listing(staged(root)) == {"folder%7Enew.csv": BODY}
+
+
+def test_a_file_with_the_recorded_size_time_and_inode_is_not_read(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    previous = publish_before(root, {"a.csv": BODY})
+    counted = replace(previous.files[0], table=TableFacts(header=("said",), rows=99))
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", refuse)
+
+    assert staging.link(previous, counted, "a.csv") == replace(counted, how=How.LINKED)
 
 
 @pytest.mark.parametrize("changes", [{"mtime_ns": 1}, {"inode": 1}, {"mtime_ns": None, "inode": None}])
@@ -147,6 +162,50 @@ def test_a_symlink_in_the_place_of_an_earlier_file_is_not_followed(
         staging.link(previous, previous.files[0], "a.csv")
 
     assert listing(staged(root)) == {}
+
+
+@pytest.mark.parametrize("by", ["another file", "a symlink to it"])
+def test_a_file_that_is_replaced_at_the_last_moment_is_not_linked(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    previous = publish_before(root, {"a.csv": BODY})
+    place = root.path / previous.folder / "a.csv"
+    link = os.link
+
+    def replace_first(source: str, target: str, **options: Any) -> None:
+        place.rename(place.with_name("moved.csv"))
+        if by == "another file":
+            place.write_bytes(BODY)
+        else:
+            place.symlink_to("moved.csv")
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", replace_first)
+
+    with pytest.raises(MirrorTampered, match=r"a\.csv was replaced while dcsync linked it"):
+        staging.link(previous, previous.files[0], "a.csv")
+
+
+def test_a_folder_in_the_place_of_an_earlier_file_is_not_linked(root: MirrorRoot, staging: Staging) -> None:
+    previous = publish_before(root, {"a.csv": BODY})
+    place = root.path / previous.folder / "a.csv"
+    place.unlink()
+    place.mkdir()
+    facts = place.stat()
+    as_large = replace(previous.files[0], size=facts.st_size, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino)
+
+    assert staging.link(previous, as_large, "a.csv") is None
+    assert list(staged(root).iterdir()) == []
+
+
+def test_linking_leaves_no_descriptor_open(root: MirrorRoot, staging: Staging) -> None:
+    previous = publish_before(root, {"a.csv": BODY})
+    before = set(Path("/proc/self/fd").iterdir())
+
+    staging.link(previous, previous.files[0], "a.csv")
+    staging.link(previous, replace(previous.files[0], size=1), "b.csv")
+
+    assert set(Path("/proc/self/fd").iterdir()) <= before
 
 
 def test_linking_again_replaces_what_was_staged_and_leaves_its_other_names_alone(

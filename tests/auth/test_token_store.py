@@ -38,6 +38,7 @@ def make_pair(number: int = 1) -> TokenPair:
         renew_at=NOON + timedelta(minutes=55),
         issued_at=NOON,
         seed=fingerprint("seed"),
+        user="tester",
     )
 
 

@@ -7,6 +7,7 @@ without a snapshot do not count: `daily = 7` keeps seven days that have a snapsh
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -121,7 +122,7 @@ def _rules(policy: KeepPolicy, zone: tzinfo) -> list[_Rule]:
             # The first and the last day that Python has cannot be moved to another zone.
             return moment
 
-    ordinals = iter(range(1 << 62))
+    ordinals = itertools.count()
     return [
         _Rule("last", policy.last, lambda _: next(ordinals)),
         _Rule("daily", policy.daily, lambda moment: local(moment).date()),

@@ -44,9 +44,9 @@ class Journal:
         """Close the file."""
         os.close(self._descriptor)
 
-    def note_opened(self, name: str, original: str, size: int, etag: str) -> None:
+    def note_opened(self, name: str, size: int, etag: str) -> None:
         """Record that a file begins, and the ETag under which it can resume."""
-        self._note({"opened": staged_leaf(name), "original": original, "size": size, "etag": etag, "boot": self._boot})
+        self._note({"opened": staged_leaf(name), "size": size, "etag": etag, "boot": self._boot})
 
     def note_written(self, name: str, size: int, crc32: int) -> None:
         """Record the size and the CRC32 of the bytes of an incomplete file."""
@@ -90,9 +90,8 @@ def _parse(body: bytes, boot: str) -> tuple[dict[str, Unfinished], dict[str, Sto
                 record = sidecar.parse_file(entry["stored"])
                 stored[record.name] = record
             elif "opened" in entry:
-                # The file began again: entries about its earlier bytes no longer hold.
-                opened.pop(str(entry["opened"]), None)
                 if entry["boot"] == boot != "":
+                    # In place of any earlier entry: the file began again.
                     opened[str(entry["opened"])] = Unfinished(size=int(entry["size"]), etag=str(entry["etag"]))
             elif entry["boot"] == boot and str(entry["written"]) in opened:
                 name = str(entry["written"])

@@ -92,7 +92,7 @@ class Part:
         self.etag = resumable_etag(etag)
         self._hashers = self._new_hashers(etag)
         if self.etag is not None and etag is not None:
-            self._journal.note_opened(self._name, self._original, self._size, etag)
+            self._journal.note_opened(self._name, self._size, etag)
 
     def write(self, data: bytes | bytearray) -> None:
         """Append bytes. Raises `DiskError`s, and `SizeMismatch` when the file would exceed its listed size."""

@@ -75,6 +75,17 @@ def test_without_a_policy_everything_is_kept() -> None:
     assert {verdict.reasons for verdict in verdicts} == {("no retention policy",)}
 
 
+@pytest.mark.parametrize("rule", ["last", "daily", "weekly", "monthly", "yearly"])
+def test_one_rule_is_a_policy(rule: str) -> None:
+    policy = KeepPolicy(**{rule: 1})
+
+    assert not policy.keeps_everything
+    assert reasons(apply_policy(days("2020-01-01T00:00", "2026-11-22T02:00"), policy, UTC)) == {
+        "01-01T00:00": (),
+        "11-22T02:00": (rule,),
+    }
+
+
 def test_of_a_delta_request_everything_is_kept_whatever_the_policy() -> None:
     verdicts = apply_policy(days("2026-11-21T02:00", "2026-11-22T02:00"), KeepPolicy(last=1), UTC, is_delta=True)
 
@@ -85,7 +96,7 @@ def test_of_a_delta_request_everything_is_kept_whatever_the_policy() -> None:
 def test_one_without_a_date_is_kept_and_uses_up_no_rule() -> None:
     verdicts = apply_policy([make_dated(None, 9), *days("2026-11-21T02:00")], KeepPolicy(last=1), UTC)
 
-    assert reasons(verdicts) == {"-": ("no date",), "11-21T02:00": ("last",)}
+    assert list(reasons(verdicts).items()) == [("-", ("no date",)), ("11-21T02:00", ("last",))]
 
 
 def test_one_that_is_held_stays_and_says_what_for() -> None:

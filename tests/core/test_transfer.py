@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcsync.core import transfer
 from dcsync.core.transfer import (
     Complete,
     Decision,
@@ -102,6 +103,12 @@ class TestResume:
         decision = answer(206, {"content-range": f"bytes 40-99/{total}", **etag}, have=HAVE)
 
         assert decision == Write(offset=40, etag=ETAG)
+
+    def test_one_byte_is_enough_to_go_on_from(self) -> None:
+        one = Have(size=1, etag=ETAG)
+
+        assert headers_for(one, None)["Range"] == "bytes=1-"
+        assert answer(206, {"content-range": "bytes 1-99/100"}, have=one) == Write(offset=1, etag=ETAG)
 
     @pytest.mark.parametrize(
         "headers",
@@ -409,3 +416,7 @@ class TestPatience:
 
         assert None in waits  # 8 refusals, 2 mismatches and 4 failures at most before it
         assert all(wait is None or 0.0 <= wait <= 60.0 for wait in waits)
+
+
+def test_the_numbers_of_a_transfer_are_these() -> None:
+    assert (transfer.PIECE_SIZE, transfer.MIN_RATE, transfer.RATE_WINDOW_S) == (1_048_576, 1024, 60.0)

@@ -23,6 +23,7 @@ from tests.rigs.staged import (
     MIB,
     journal,
     listing,
+    mode,
     stage,
     staged,
     suspended,
@@ -243,6 +244,16 @@ def test_a_file_of_more_than_one_piece_is_resumed_without_what_came_after_the_la
 
     assert (staged(root) / "a.bin").read_bytes() == body
     assert stored.sha256 == hashlib.sha256(body).hexdigest()
+
+
+def test_the_journal_is_private(root: MirrorRoot) -> None:
+    before = os.umask(0)
+    try:
+        suspended(root, "a.csv", BODY[:1000])
+    finally:
+        os.umask(before)
+
+    assert mode(journal(root)) == 0o600
 
 
 def test_an_unfinished_file_of_which_no_byte_was_noted_is_removed(root: MirrorRoot) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dcsync.core.model import JobId
-from dcsync.errors import DiskError
+from dcsync.errors import DiskError, MirrorTampered
 from dcsync.mirror.root import MirrorRoot
 from dcsync.mirror.staged_names import staging_leaf
 from dcsync.mirror.staging import Staging, discard_staging, staged_jobs
@@ -66,6 +66,25 @@ def test_a_journal_without_its_folder_is_removed_by_the_next_holder(root: Mirror
     with Staging(root, JOB_ID, 2) as later:
         assert later.recover() == {}
 
+    assert staged_jobs(root) == {staging_leaf(JOB_ID, 2)}
+
+
+@pytest.mark.parametrize("instead", [None, "symlink"])
+def test_without_its_journal_a_folder_holds_nothing_that_can_be_taken_over(
+    root: MirrorRoot, tmp_path: Path, instead: str | None
+) -> None:
+    with Staging(root, JOB_ID, 1) as earlier:
+        stage_whole(earlier, "a.csv", b"a\n")
+    kept = root.path / f"{earlier.relative}.journal"
+    kept.rename(tmp_path / "elsewhere")
+    if instead:
+        kept.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(MirrorTampered):
+            Staging(root, JOB_ID, 2)
+        return
+
+    with Staging(root, JOB_ID, 2) as later:
+        assert later.recover() == {}
     assert staged_jobs(root) == {staging_leaf(JOB_ID, 2)}
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import summary
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.kinds import parse_kind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.summary import PastSnapshot, Summary
@@ -282,4 +283,5 @@ def stored_file(row: sa.Row[Any]) -> StoredFile:
         mtime_ns=row.mtime_ns,
         inode=None if row.inode is None else int(row.inode),
         table=table,
+        kind=parse_kind(row.kind),
     )

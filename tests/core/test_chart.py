@@ -104,6 +104,22 @@ def test_a_chart_can_have_another_size() -> None:
 def test_a_small_line_goes_from_edge_to_edge_and_from_zero_up_to_the_most() -> None:
     assert spark([0, 5, 10]) == "2,20.0 45,11.0 88,2.0"
     assert spark([1, 1]) == "2,2.0 88,2.0"
+    assert spark([0, 1]) == "2,20.0 88,2.0"
+
+
+def test_half_a_second_and_a_value_of_one_are_drawn_to_scale() -> None:
+    second = 1 / 86400
+    drawn = chart([*points(0, 1, days=second / 8), Point(at=NOON + timedelta(seconds=0.5), value=1)])
+
+    assert drawn is not None
+    assert drawn.line == "4.0,116.0 152.0,4.0 596.0,4.0"
+
+
+def test_240_points_are_all_drawn_although_they_are_equal() -> None:
+    drawn = chart(points(*[5] * 240))
+
+    assert drawn is not None
+    assert len(places(drawn.line)) == 240
 
 
 @pytest.mark.parametrize(("count", "drawn"), [(240, 240), (241, 161), (1000, 223), (1200, 241)])

@@ -209,6 +209,7 @@ class TestAddresses:
         assert SANDBOX.allows_address("h", "127.0.0.1")
         assert SANDBOX.allows_address("h", "::1")
         assert SANDBOX.allows_address("h", "::ffff:127.0.0.1")
+        assert SANDBOX.allows_address("h", "::127.0.0.1")
         assert not SANDBOX.allows_address("h", "10.0.0.1")
 
     @given(st.ip_addresses(v=4, network="10.0.0.0/8") | st.ip_addresses(v=6, network="fd00::/8"))
@@ -222,6 +223,8 @@ class TestAddresses:
     [
         "fec0::1",
         "192.0.0.8",
+        "192.88.99.1",
+        "2001:1::1",
         "64:ff9b::7f00:1",
         "64:ff9b:1::808:808",
         "::ffff:0:127.0.0.1",

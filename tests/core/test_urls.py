@@ -156,6 +156,10 @@ class TestLoopback:
         with pytest.raises(UnsafeUrl, match=r"not in api\.allow_storage_hosts"):
             check_signed_url("https://8.8.8.8/a", policy)
 
+    def test_a_list_of_hosts_shuts_this_machine_out_without_the_sandbox(self) -> None:
+        with pytest.raises(UnsafeUrl, match=r"localhost, which is not in api\.allow_storage_hosts"):
+            check_signed_url("https://localhost/a", StoragePolicy(hosts=("*.example.com",)))
+
     def test_without_the_sandbox_a_named_localhost_still_needs_https(self) -> None:
         assert check_signed_url("https://localhost:8443/a", NAMED) == "localhost"
         with pytest.raises(UnsafeUrl, match="is not https"):

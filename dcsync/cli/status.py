@@ -10,6 +10,7 @@ import click
 from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
+    from dcsync.core.freshness import RequestFreshness
     from dcsync.ops.status import AccountStatus, Status
 
 
@@ -72,7 +73,30 @@ def _print_account(account: AccountStatus, now: datetime) -> None:
     newest = account.newest_snapshot or "none yet"
     when = f" ({time_text(account.newest_completed_at)})" if account.newest_completed_at else ""
     click.echo(f"  newest        {newest}{when}")
+    for request in account.requests:
+        click.secho(f"  request       {_freshness_text(request)}", fg=_COLORS.get(request.state.value))
     counts = ", ".join(f"{count} {state}" for state, count in account.jobs.items() if count)
     click.echo(f"  jobs          {counts or 'none known'}")
     for item in account.alerts:
         click.secho(f"  alert         [{item.alert.code}] {item.alert.message}", fg="yellow")
+
+
+#: The colors of states that need attention.
+_COLORS = {"late": "red", "ended": "red", "inactive": "yellow", "gone": "red", "unknown": "yellow"}
+
+
+def _freshness_text(request: RequestFreshness) -> str:
+    from dcsync.cli.output import time_text
+
+    words = [request.state.value]
+    if request.oldest_missed_at is not None:
+        extracts = "1 extract" if request.slots_missed == 1 else f"{request.slots_missed} extracts"
+        words.append(f"{extracts} missing since {time_text(request.oldest_missed_at)}")
+    newest = request.newest_completed_at
+    words.append("no snapshot yet" if request.newest_folder is None else f"newest {time_text(newest)}")
+    if request.next_expected_at is not None:
+        words.append(f"next expected {time_text(request.next_expected_at)}")
+    if request.ends_at is not None:
+        ends = "ended" if request.state.value == "ended" else "ends"
+        words.append(f"schedule {ends} {time_text(request.ends_at)}")
+    return f"{request.name}: {', '.join(words)}"

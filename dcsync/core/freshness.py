@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from dcsync.core.lifecycle import EXTRACT_LIFE, JobState
-from dcsync.core.model import DataRequest, Job, JobPhase, RequestId
+from dcsync.core.model import DataRequest, Job, JobPhase, Json, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.schedule import (
     AHEAD,
@@ -25,6 +25,7 @@ from dcsync.core.schedule import (
     slot_before,
     usual_times,
 )
+from dcsync.core.wire import time_json
 
 #: How long dcsync polls more often after an extract is due.
 _WATCH = timedelta(hours=2)
@@ -321,6 +322,20 @@ class RequestFreshness:
     def name(self) -> str:
         """The description, or else the ID."""
         return self.description or self.request
+
+    def json(self) -> dict[str, Json]:
+        """Return the stable keys of `status --json`."""
+        return {
+            "id": self.request,
+            "description": self.description,
+            "state": self.state.value,
+            "newest_snapshot": self.newest_folder,
+            "newest_completed_at": time_json(self.newest_completed_at),
+            "next_expected_at": time_json(self.next_expected_at),
+            "slots_missed": self.slots_missed,
+            "oldest_missed_at": time_json(self.oldest_missed_at),
+            "ends_at": time_json(self.ends_at),
+        }
 
 
 def request_freshness(sighting: Sighting, history: History, now: datetime) -> RequestFreshness:

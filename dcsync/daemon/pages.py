@@ -38,7 +38,10 @@ class Daemon(Protocol):
     """The part of the daemon that the pages use."""
 
     async def health(self) -> tuple[bool, dict[str, Json]]:
-        """Return whether the mirror is up to date and the daemon works, and the details, without secrets."""
+        """Return whether all data is up to date and the daemon works, and the details, without secrets."""
+
+    def is_alive(self) -> bool:
+        """Return whether the daemon works, whatever the state of the data."""
 
     async def figures(self) -> bytes:
         """Return the metrics in the Prometheus text format."""
@@ -62,6 +65,7 @@ class Pages:
         """Return the routes."""
         return [
             web.get("/healthz", self._health),
+            web.get("/livez", self._alive),
             web.get("/metrics", self._metrics),
             web.get("/", self._report),
             web.get("/index.html", self._report),
@@ -71,6 +75,10 @@ class Pages:
     async def _health(self, _: web.Request) -> web.Response:
         able, document = await self._daemon.health()
         return web.json_response(document, status=200 if able else 503, headers={"Cache-Control": "no-store"})
+
+    async def _alive(self, _: web.Request) -> web.Response:
+        able = self._daemon.is_alive()
+        return web.json_response({"status": "ok" if able else "stuck"}, status=200 if able else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._daemon.figures(), headers={"Content-Type": CONTENT_TYPE})

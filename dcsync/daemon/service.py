@@ -263,7 +263,7 @@ class Service:
     # --- for the pages -------------------------------------------------------------------------------------------
 
     async def health(self) -> tuple[bool, dict[str, Json]]:
-        """Return whether every account is up to date and the daemon works, and the details, without secrets."""
+        """Return whether every data request is up to date and the daemon works, and the details, without secrets."""
         session = self._session
         if session is None:
             code = "starting" if self._mirror_error is None else self._mirror_error.code
@@ -272,8 +272,15 @@ class Service:
         problems = status.codes
         problems += [f"stale: {account.name}" for account in status.accounts if account.is_stale]
         problems += ["stuck"] if session.progress.is_stuck() else []
-        able = status.health is ExitStatus.DONE and not session.progress.is_stuck()
-        return able, {"status": "ok" if able else "not ok", "problems": list(problems)}
+        able = status.check is ExitStatus.DONE and not session.progress.is_stuck()
+        requests: list[Json] = [
+            {"account": account.name, **request.json()} for account in status.accounts for request in account.requests
+        ]
+        return able, {"status": "ok" if able else "not ok", "problems": list(problems), "requests": requests}
+
+    def is_alive(self) -> bool:
+        """Return whether the daemon works, whatever the state of the data. A restart helps only if it does not."""
+        return self._session is None or not self._session.progress.is_stuck()
 
     async def figures(self) -> bytes:
         """Return the metrics in the Prometheus text format."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcsync import __version__
+from dcsync.core.freshness import FreshnessState
 from dcsync.ops.status import AccountStatus, Status
 from dcsync.tasks import DiskThreads
 
@@ -60,6 +61,7 @@ def _metrics(status: Status) -> Iterator[Metric]:
         yield from _hosts(status)
     yield from _times(status)
     yield from _states(status)
+    yield from _requests(status)
     yield from _totals(status)
     yield GaugeMetricFamily("dcsync_quota_limit", "Allowed API calls per minute.", value=status.quota_limit)
     yield GaugeMetricFamily("dcsync_quota_used", "API calls in the last minute.", value=status.quota_used)
@@ -97,7 +99,7 @@ def _times(status: Status) -> Iterator[Metric]:
         # No failure advances it. An alert on its age is the most important one.
         ("last_success", "Time of the account's last successful run.", "last_success"),
         ("last_poll", "Time of the account's last poll.", "last_poll"),
-        ("newest_snapshot", "Time at which Autodesk completed the latest mirrored extract.", "newest_completed_at"),
+        ("newest_snapshot", "Completion time of the latest extract of any data request.", "newest_completed_at"),
     ):
         family = GaugeMetricFamily(f"dcsync_{name}_timestamp_seconds", words, labels=["account"])
         for account in status.accounts:
@@ -124,6 +126,46 @@ def _states(status: Status) -> Iterator[Metric]:
         for code, count in _by_code(account).items():
             alerts.add_metric([account.name, code], count)
     yield from (stale, jobs, alerts)
+
+
+def _requests(status: Status) -> Iterator[Metric]:
+    """Yield the freshness of each data request: the newest snapshot of an account hides one that is late."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    labels = ["account", "request"]
+    info = GaugeMetricFamily("dcsync_request_info", "The data requests.", labels=[*labels, "description"])
+    state = GaugeMetricFamily(
+        "dcsync_request_state", "1 for the state of the data request, else 0.", labels=[*labels, "state"]
+    )
+    missed = GaugeMetricFamily("dcsync_request_slots_missed", "Overdue extracts of the data request.", labels=labels)
+    newest = GaugeMetricFamily(
+        "dcsync_request_newest_snapshot_timestamp_seconds",
+        "Time at which Autodesk completed the latest mirrored extract of the data request.",
+        labels=labels,
+    )
+    expected = GaugeMetricFamily(
+        "dcsync_request_next_expected_timestamp_seconds",
+        "Time at which the next extract of the data request should be complete.",
+        labels=labels,
+    )
+    ends = GaugeMetricFamily(
+        "dcsync_request_ends_timestamp_seconds", "Time at which the schedule of the data request ends.", labels=labels
+    )
+    for account in status.accounts:
+        for request in account.requests:
+            names = [account.name, request.request]
+            info.add_metric([*names, request.description], 1)
+            missed.add_metric(names, request.slots_missed)
+            for each in FreshnessState:
+                state.add_metric([*names, each.value], float(request.state is each))
+            for family, moment in (
+                (newest, request.newest_completed_at),
+                (expected, request.next_expected_at),
+                (ends, request.ends_at),
+            ):
+                if moment is not None:
+                    family.add_metric(names, moment.timestamp())
+    yield from (info, state, missed, newest, expected, ends)
 
 
 def _totals(status: Status) -> Iterator[Metric]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from dcsync.core.alerts import Alert, AlertCode, Origin
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.freshness import RequestFreshness
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, Json
@@ -65,29 +65,20 @@ class Status:
 
     @property
     def check(self) -> ExitStatus:
-        """The exit status of `status --check`: the most urgent one."""
-        return self._worst(frozenset(Origin))
-
-    @property
-    def health(self) -> ExitStatus:
-        """The same without alerts whose origin is Autodesk: a late extract does not make the daemon unhealthy."""
-        return self._worst({Origin.HERE})
-
-    @property
-    def codes(self) -> list[str]:
-        """The codes of all alerts, each once."""
-        return sorted({item.alert.code.value for account in self.accounts for item in account.alerts})
-
-    def _worst(self, origins: Collection[Origin]) -> ExitStatus:
+        """The exit status of `status --check`: the most urgent one. /healthz and the heartbeat follow it."""
         found = {ExitStatus.DONE}
         if self.free_bytes is None:
             found.add(ExitStatus.UNSAFE)
         for account in self.accounts:
             if account.is_stale:
                 found.add(ExitStatus.INCOMPLETE)
-            kinds = [item.alert.kind for item in account.alerts]
-            found |= {kind.exit_status for kind in kinds if kind.origin in origins}
+            found |= {item.alert.kind.exit_status for item in account.alerts}
         return next(status for status in SEVERITY if status in found)
+
+    @property
+    def codes(self) -> list[str]:
+        """The codes of all alerts, each once."""
+        return sorted({item.alert.code.value for account in self.accounts for item in account.alerts})
 
     def json(self) -> dict[str, Json]:
         """Return the stable keys of `status --json` (docs/compatibility.md)."""
@@ -102,6 +93,7 @@ class Status:
                     "newest_completed_at": time_json(account.newest_completed_at),
                     "jobs": dict(account.jobs),
                     "stale": account.is_stale,
+                    "requests": [request.json() for request in account.requests],
                     "alerts": [item.json() for item in account.alerts],
                     # The name in version 0.1, kept for one more version.
                     "attention": [

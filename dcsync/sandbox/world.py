@@ -107,6 +107,7 @@ class RequestEntry:
     project_id: str | None
     created_at: datetime
     is_active: bool = True
+    ends_at: datetime | None = None
     tables: tuple[str, ...] = ()
     date_range: str | None = None
     start_date: datetime | None = None
@@ -368,7 +369,7 @@ def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
         "scheduleInterval": entry.schedule,
         "reoccuringInterval": 1,
         "effectiveFrom": stamp(entry.created_at),
-        "effectiveTo": None,
+        "effectiveTo": stamp(entry.ends_at),
         "lastQueuedAt": stamp(
             max((job.created_at for job in world.jobs.values() if job.request is entry), default=None)
         ),

@@ -24,9 +24,13 @@ class FakeDaemon:
     able: bool = True
     page: bytes | None = b"<!doctype html><title>report</title>"
     hints: list[tuple[str, str]] = field(default_factory=list)
+    alive: bool = True
 
     async def health(self) -> tuple[bool, dict[str, Json]]:
         return self.able, {"status": "ok" if self.able else "not ok"}
+
+    def is_alive(self) -> bool:
+        return self.alive
 
     async def figures(self) -> bytes:
         return b"dcsync_stale 0\n"
@@ -67,6 +71,14 @@ async def test_health_is_200_or_503(rig: Rig) -> None:
     rig.daemon.able = False
 
     assert await rig.get("/healthz") == (503, b'{"status": "not ok"}')
+
+
+async def test_a_daemon_that_works_is_alive_whatever_its_data(rig: Rig) -> None:
+    rig.daemon.able = False
+    assert await rig.get("/livez") == (200, b'{"status": "ok"}')
+    rig.daemon.alive = False
+
+    assert await rig.get("/livez") == (503, b'{"status": "stuck"}')
 
 
 async def test_metrics_and_report_are_served(rig: Rig) -> None:

@@ -105,7 +105,7 @@ async def test_a_table_warning_stands_until_a_later_snapshot_has_none(
         status = await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)
         found.append(status.codes)
         # A quiet weekend looks the same: monitors stay green.
-        assert status.check is status.health is ExitStatus.DONE
+        assert status.check is ExitStatus.DONE
 
     assert found == [[], [code], []]
 
@@ -263,7 +263,7 @@ async def test_all_readers_show_the_same_alerts(mirror: Mirror, service: Notific
     accounts: Any = status.json()["accounts"]
     (account,) = accounts
     assert status.codes == expected
-    assert status.check is status.health is ExitStatus.LOGIN_REQUIRED
+    assert status.check is ExitStatus.LOGIN_REQUIRED
     assert sorted(item["code"] for item in account["alerts"]) == expected
     assert sorted(item["code"] for item in account["attention"]) == expected
     families = text_string_to_metric_families(render(status).decode())

@@ -74,7 +74,7 @@ def _print_account(account: AccountStatus, now: datetime) -> None:
     when = f" ({time_text(account.newest_completed_at)})" if account.newest_completed_at else ""
     click.echo(f"  newest        {newest}{when}")
     for request in account.requests:
-        click.secho(f"  request       {_freshness_text(request)}", fg=_COLORS.get(request.state.value))
+        click.secho(f"  request       {freshness_text(request)}", fg=_COLORS.get(request.state.value))
     counts = ", ".join(f"{count} {state}" for state, count in account.jobs.items() if count)
     click.echo(f"  jobs          {counts or 'none known'}")
     for item in account.alerts:
@@ -85,7 +85,8 @@ def _print_account(account: AccountStatus, now: datetime) -> None:
 _COLORS = {"late": "red", "ended": "red", "inactive": "yellow", "gone": "red", "unknown": "yellow"}
 
 
-def _freshness_text(request: RequestFreshness) -> str:
+def freshness_text(request: RequestFreshness) -> str:
+    """Return the freshness of a data request as one line."""
     from dcsync.cli.output import time_text
 
     words = [request.state.value]

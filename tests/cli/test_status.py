@@ -7,10 +7,14 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from dcsync.cli.status import freshness_text
+from dcsync.core.freshness import Cause, FreshnessState, MissedSlot, RequestFreshness
+from dcsync.core.model import RequestId
 from tests.cli.conftest import Dcsync
 from tests.rigs.mirror import tables
 from tests.rigs.served import TOKEN, Served
@@ -55,6 +59,39 @@ def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
     assert document["token"].keys() == {"method", "expires_at", "refresh_by"}
     assert document["disk"].keys() == {"free_bytes"}
     assert document["daemon"].keys() == {"running", "pid", "next_poll"}
+
+
+def test_each_data_request_is_shown_with_its_state(side: Served, dcsync: Dcsync) -> None:
+    now = datetime.now(UTC)
+    request = side.sandbox.world.add_request("Nightly", created_at=now - timedelta(days=30))
+    side.sandbox.world.requests[request].ends_at = now - timedelta(minutes=1)
+    completed = now - timedelta(minutes=30)
+    side.sandbox.world.add_job(request, completed_at=completed, files=tables(1), with_archive=False)
+    dcsync("sync")
+
+    text, document = dcsync("status", "--check"), dcsync("status", "--json").json
+
+    assert text.status == 3
+    assert f"request       Nightly: ended, newest {completed:%Y-%m-%d %H:%MZ}, schedule ended" in text.out
+    assert "[L-ENDED] the schedule of Nightly ended on" in text.out
+    (entry,) = document["accounts"][0]["requests"]
+    assert (entry["id"], entry["state"], entry["slots_missed"]) == (request, "ended", 0)
+    assert entry["newest_snapshot"].startswith("acme/nightly-")
+
+
+def test_missing_extracts_are_counted_in_words() -> None:
+    moment = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
+    slots = [
+        MissedSlot(queued_at=moment + timedelta(days=day), due_at=moment, cause=Cause.NOT_STARTED, phase=None)
+        for day in range(2)
+    ]
+    found = RequestFreshness(
+        request=RequestId("r"), description="", state=FreshnessState.LATE, missed=tuple(slots), next_expected_at=moment
+    )
+
+    since = "missing since 2026-11-22 02:00Z, no snapshot yet, next expected 2026-11-22 02:00Z"
+    assert freshness_text(found) == f"r: late, 2 extracts {since}"
+    assert freshness_text(replace(found, missed=tuple(slots[:1]))) == f"r: late, 1 extract {since}"
 
 
 def test_an_old_name_in_the_configuration_is_a_warning_once_and_not_in_the_answer(side: Served, dcsync: Dcsync) -> None:

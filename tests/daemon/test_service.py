@@ -218,6 +218,35 @@ async def test_without_a_sign_in_it_stays_up_makes_no_calls_and_resumes_after_on
         rig.mirror.assert_identical(job)
 
 
+async def test_a_dead_data_request_makes_the_daemon_unhealthy_beside_a_healthy_one(tmp_path: Path) -> None:
+    """A supervisor sees that the daemon works, and a monitor that data is missing."""
+    async with running(tmp_path) as rig:
+        now = rig.clock.now()
+        for name, hours in (("Dead", 1), ("Healthy", 999)):
+            request = rig.mirror.world.add_request(name, created_at=now - timedelta(days=30))
+            rig.mirror.world.requests[request].ends_at = now + timedelta(hours=hours)
+            rig.mirror.world.add_job(request, completed_at=now, files=tables(1), with_archive=False)
+        rig.service.poll_now()
+        await rig.settle()
+        assert (await rig.service.health())[0]
+
+        rig.clock.leap(timedelta(hours=25))
+        for request in list(rig.mirror.world.requests)[1:]:
+            rig.mirror.world.add_job(request, completed_at=rig.clock.now(), files=tables(1), with_archive=False)
+        await rig.pass_time(hours=1)
+
+        able, document = await rig.service.health()
+        assert (able, document["status"]) == (False, "not ok")
+        assert document["problems"] == ["L-ENDED"]
+        requests = document["requests"]
+        assert isinstance(requests, list)
+        assert [(request["account"], request["description"], request["state"]) for request in requests] == [
+            ("acme", "Dead", "ended"),
+            ("acme", "Healthy", "ok"),
+        ]
+        assert rig.service.is_alive()
+
+
 async def test_an_idle_refresh_token_is_renewed_at_night(tmp_path: Path) -> None:
     """docs/faults.md T11. The interval is weeks, so that nothing else renews the token."""
 

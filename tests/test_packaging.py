@@ -67,7 +67,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
 def test_the_wheel_says_that_it_is_typed_and_has_the_files_that_are_no_code(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
 
-    assert names >= {"dcsync/py.typed", "dcsync/config/example.toml", "dcsync/ops/templates/index.html.j2"}
+    assert names >= {
+        "dcsync/py.typed",
+        "dcsync/config/example.toml",
+        "dcsync/ops/templates/index.html.j2",
+        "dcsync/ops/templates/age.js",
+    }
     assert wheel.read("dcsync/py.typed") == b""
 
 

@@ -126,7 +126,7 @@ async def follow_up(
     except DcsyncError as error:
         log.warning("the status after the run cannot be read", code=error.code, error=error.message)
         return None
-    await write_report(context, status.accounts)
+    await write_report(context, status.accounts, stale_after=config.poll.stale_after)
     if status.check is ExitStatus.DONE:
         await dispatcher.send_heartbeat()
     textfile = config.metrics.textfile

@@ -122,7 +122,8 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
         async with renewing(opener, config, stores_for(config, environ), role="sync") as context:
             await recover(context, account_settings(config))
             outcomes = await sync(context, account_settings(config))
-            await write_report(context, (await current_status(config, context)).accounts)
+            status = await current_status(config, context)
+            await write_report(context, status.accounts, stale_after=config.poll.stale_after)
             return outcomes
 
 

@@ -16,12 +16,13 @@ class Mark(StrEnum):
     PRUNED = "pruned"
     SNAPSHOT = "snapshot"
     WARNED = "warned"
+    MISSED = "missed"
     LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A snapshot, or a lost one, on its day. `target` is the address of its link, if it has one."""
+    """A snapshot, a missed one, or a lost one, on its day. `target` is the address of its link, if it has one."""
 
     day: date
     mark: Mark

@@ -13,20 +13,34 @@ from itertools import pairwise
 from statistics import median
 from urllib.parse import quote
 
+from dcsync.core.alerts import Alert
 from dcsync.core.calendar import Event, Mark, Month, months
-from dcsync.core.chart import Chart, Point, chart, spark
+from dcsync.core.chart import Point, chart, spark
 from dcsync.core.diff import FileDiff, SnapshotDiff
 from dcsync.core.formatting import age_text, count_text, size_text
+from dcsync.core.freshness import FreshnessState, RequestFreshness
 from dcsync.core.model import JobId, RequestId
 from dcsync.core.names import printable
+from dcsync.core.page_alerts import Item, alert_item, alert_list, table_items
+from dcsync.core.page_view import (
+    AccountView,
+    FreshnessView,
+    History,
+    Page,
+    RequestView,
+    SchemaRow,
+    SnapshotRow,
+    TableRow,
+)
 from dcsync.core.summary import PastSnapshot
 from dcsync.core.table import ColumnChange
+from dcsync.core.verdict import Tone, span_text, tone_of, verdict
 
 #: The page stays below 2 MB, however many data requests there are. It says how much is not shown.
 MOST_SNAPSHOTS = 1200
 MOST_TABLES = 400
 MOST_SCHEMA_CHANGES = 300
-MOST_ITEMS = 60
+MOST_MISSED = 12
 _LEAST = 20
 _MOST_COLUMNS = 12
 _NAME = 320
@@ -57,6 +71,10 @@ class RequestHistory:
     is_delta: bool
     snapshots: Sequence[PastSnapshot]
     missing: Sequence[Missing] = ()
+    #: None for a data request that the configuration does not mirror.
+    freshness: RequestFreshness | None = None
+    #: When the extracts of slots should have been complete that brought nothing, although later ones did.
+    skipped: Sequence[datetime] = ()
     #: The latest snapshot compared with the previous one.
     newest: SnapshotDiff | None = None
     #: The rows of the tables that changed, by their original name and snapshot.
@@ -65,140 +83,37 @@ class RequestHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountHistory:
-    """The history of an account. `alerts` are codes and messages."""
+    """The history of an account. `alerts` are those without the warnings about tables."""
 
     name: str
     last_poll: datetime | None
     last_success: datetime | None
-    alerts: Sequence[tuple[str, str]]
+    alerts: Sequence[Alert]
     requests: Sequence[RequestHistory]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """An alert of the account, or of a table in the latest snapshot of a data request."""
-
-    code: str
-    text: str
-    account: str
-    table: str = ""
-    request: str = ""
-    anchor: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """A chart and its captions."""
-
-    title: str
-    drawing: Chart
-    words: str
-    least: str
-    most: str
-    first: str
-    last: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableRow:
-    """A table that changed."""
-
-    name: str
-    change: str
-    rows: str
-    more: str
-    size: str
-    columns: str
-    spark: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemaRow:
-    """A change of a table's columns."""
-
-    day: str
-    table: str
-    change: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotRow:
-    """A snapshot in the list of all."""
-
-    when: str
-    target: str | None
-    files: str
-    rows: str
-    size: str
-    fetched: str
-    changes: str
-    warnings: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestView:
-    """A data request's part of the page. Each `_left` counts what is not shown."""
-
-    anchor: str
-    title: str
-    id: str
-    folder: str | None
-    latest: str | None
-    is_delta: bool
-    newest: str
-    newest_target: str | None
-    age: str
-    late: str | None
-    count: int
-    pruned: int
-    size: str
-    rows: str
-    files: str
-    charts: tuple[History, ...]
-    years: tuple[tuple[int, tuple[Month, ...]], ...]
-    tables: tuple[TableRow, ...]
-    tables_left: int
-    unchanged: int | None
-    schema: tuple[SchemaRow, ...]
-    schema_left: int
-    snapshots: tuple[SnapshotRow, ...]
-    snapshots_left: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountView:
-    """An account's part of the page."""
-
-    name: str
-    last_poll: str
-    last_success: str
-    requests: tuple[RequestView, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """The whole page."""
-
-    written_at: str
-    version: str
-    zone: str
-    alerts: tuple[Item, ...]
-    alerts_left: int
-    accounts: tuple[AccountView, ...]
-
-
-def page(accounts: Sequence[AccountHistory], *, now: datetime, zone: tzinfo = UTC, version: str = "") -> Page:
-    """Return the page for these accounts, as of `now`."""
+def page(
+    accounts: Sequence[AccountHistory],
+    *,
+    now: datetime,
+    zone: tzinfo = UTC,
+    version: str = "",
+    stale_after: timedelta = timedelta(days=1),
+) -> Page:
+    """Return the page for these accounts, as of `now`. It is outdated `stale_after` later unless it is rewritten."""
     requests = max(1, sum(len(account.requests) for account in accounts))
     view = _View(now=now, zone=zone, share=1 / requests)
     views = tuple(view.account(account, index) for index, account in enumerate(accounts))
     items = [item for index, account in enumerate(accounts) for item in _alerts(account, index)]
     return Page(
+        verdict=verdict([_judged(account) for account in accounts], now=now, time_text=view.time),
         written_at=view.time(now),
+        written_at_utc=f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        stale_s=int(stale_after.total_seconds()),
+        stale_after=span_text(stale_after),
         version=version,
         zone="UTC" if zone is UTC else str(zone),
-        alerts=tuple(items[:MOST_ITEMS]),
-        alerts_left=max(0, len(items) - MOST_ITEMS),
+        alerts=alert_list(items),
         accounts=views,
     )
 
@@ -223,22 +138,17 @@ def late_by(completed: Sequence[datetime], now: datetime) -> timedelta | None:
 
 def _alerts(account: AccountHistory, index: int) -> list[Item]:
     name = printable(account.name)
-    items = [Item(code=code, text=printable(text, _NAME), account=name) for code, text in account.alerts]
+    items = [alert_item(alert, account=name) for alert in account.alerts]
     for place, request in enumerate(account.requests):
         newest = next((past for past in reversed(request.snapshots) if not past.is_pruned), None)
         title = printable(request.description, _COLUMN) or request.id
-        items.extend(
-            Item(
-                code=warning.code,
-                text=printable(warning.message, _NAME),
-                account=name,
-                table=printable(warning.table, _NAME),
-                request=title,
-                anchor=_anchor(index, place),
-            )
-            for warning in (() if newest is None else newest.summary.warnings)
-        )
+        warnings = () if newest is None else newest.summary.warnings
+        items += table_items(warnings, account=name, request=title, anchor=_anchor(index, place))
     return items
+
+
+def _judged(account: AccountHistory) -> tuple[str, list[RequestFreshness]]:
+    return account.name, [request.freshness for request in account.requests if request.freshness is not None]
 
 
 def _anchor(account: int, request: int) -> str:
@@ -266,8 +176,10 @@ class _View:
     def request(self, request: RequestHistory, anchor: str) -> RequestView:
         kept = [past for past in request.snapshots if not past.is_pruned]
         newest = kept[-1] if kept else None
-        late = late_by([past.completed_at for past in kept if past.completed_at is not None], self.now)
         listed = request.snapshots[-self._most(MOST_SNAPSHOTS) :]
+        missed = [*request.skipped]
+        if request.freshness is not None:
+            missed += [slot.due_at for slot in request.freshness.missed]
         tables = () if request.newest is None else (*request.newest.tables, *request.newest.others)
         # Sorted by importance: changed columns first, then the greatest change.
         tables = tuple(sorted(tables, key=_weight, reverse=True))
@@ -288,14 +200,15 @@ class _View:
             newest="none yet" if newest is None else self.time(newest.completed_at),
             newest_target=None if newest is None else link(newest.folder),
             age="" if newest is None or newest.completed_at is None else self._age(newest.completed_at),
-            late=None if late is None else _interval_text(late),
+            freshness=self._freshness(request, kept),
             count=len(kept),
             pruned=len(request.snapshots) - len(kept),
             size="-" if summary is None else size_text(summary.size),
             rows=count_text(None if summary is None else summary.rows),
             files=count_text(None if summary is None else summary.files),
             charts=self._charts(request.snapshots),
-            years=_by_year(months(self._events(listed, request.missing))),
+            years=_by_year(months(self._events(listed, request.missing, missed))),
+            missed_days=self._days_text(missed),
             tables=tuple(self._table(table, request) for table in shown),
             tables_left=len(tables) - len(shown),
             unchanged=None if request.newest is None else request.newest.unchanged,
@@ -304,6 +217,29 @@ class _View:
             snapshots=tuple(self._snapshot(past) for past in reversed(listed)),
             snapshots_left=len(request.snapshots) - len(listed),
         )
+
+    def _freshness(self, request: RequestHistory, kept: Sequence[PastSnapshot]) -> FreshnessView:
+        fresh = request.freshness
+        if fresh is None:
+            late = late_by([past.completed_at for past in kept if past.completed_at is not None], self.now)
+            badge = "" if late is None else f"Overdue (usually every {_interval_text(late)})"
+            return FreshnessView(tone=Tone.UNKNOWN, badge=badge, next_expected="", missed="", ends="")
+        missed = "none"
+        if fresh.missed:
+            missed = f"{len(fresh.missed)} since {self.time(fresh.missed[0].due_at)}"
+        return FreshnessView(
+            tone=tone_of(fresh),
+            badge=_BADGES[fresh.state],
+            next_expected="none" if fresh.next_expected_at is None else self.time(fresh.next_expected_at),
+            missed=missed,
+            ends="no end" if fresh.ends_at is None else self.time(fresh.ends_at),
+        )
+
+    def _days_text(self, missed: Sequence[datetime]) -> str:
+        """Return the missed days in words, the newest first: the text alternative of the calendar."""
+        days = sorted({f"{due_at.astimezone(self.zone):%Y-%m-%d}" for due_at in missed}, reverse=True)
+        left = len(days) - MOST_MISSED
+        return ", ".join(days[:MOST_MISSED]) + (f" and {left} more" if left > 0 else "")
 
     def time(self, moment: datetime | None) -> str:
         if moment is None:
@@ -345,7 +281,9 @@ class _View:
             )
         return tuple(drawn)
 
-    def _events(self, snapshots: Sequence[PastSnapshot], missing: Sequence[Missing]) -> list[Event]:
+    def _events(
+        self, snapshots: Sequence[PastSnapshot], missing: Sequence[Missing], missed: Sequence[datetime]
+    ) -> list[Event]:
         events = []
         for past in snapshots:
             if past.completed_at is None:
@@ -362,6 +300,11 @@ class _View:
                 day = lost.completed_at.astimezone(self.zone).date()
                 event = Event(day=day, mark=Mark.LOST, target=None, words=printable(lost.words, _COLUMN))
                 events.append((lost.completed_at, event))
+        for due_at in missed:
+            if first is None or due_at >= first:
+                local = due_at.astimezone(self.zone)
+                words = f"no extract (expected at {local:%H:%M})"
+                events.append((due_at, Event(day=local.date(), mark=Mark.MISSED, target=None, words=words)))
         return [event for _, event in sorted(events, key=lambda pair: pair[0])]
 
     def _table(self, table: FileDiff, request: RequestHistory) -> TableRow:
@@ -398,6 +341,19 @@ class _View:
             changes=", ".join(changes),
             warnings=len(summary.warnings),
         )
+
+
+_BADGES = {
+    FreshnessState.OK: "Up to date",
+    FreshnessState.DUE: "Expected now",
+    FreshnessState.LATE: "Overdue",
+    FreshnessState.ENDED: "Schedule ended",
+    FreshnessState.RETIRED: "Retired",
+    FreshnessState.DONE: "Done",
+    FreshnessState.INACTIVE: "Inactive",
+    FreshnessState.GONE: "No longer visible",
+    FreshnessState.UNKNOWN: "Not known",
+}
 
 
 def columns_text(change: ColumnChange) -> str:

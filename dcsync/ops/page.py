@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import structlog
 
@@ -12,10 +15,12 @@ from dcsync import __version__
 from dcsync.core import anomaly, views
 from dcsync.core import diff as diffing
 from dcsync.core import page as report
-from dcsync.core.lifecycle import LOSSES
-from dcsync.core.model import AccountName, JobId, RequestId, Snapshot
-from dcsync.core.page import AccountHistory, Missing, Page, RequestHistory
+from dcsync.core.lifecycle import LOSSES, JobState
+from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot
+from dcsync.core.page import AccountHistory, Missing, RequestHistory
+from dcsync.core.page_view import Page
 from dcsync.core.ports import KnownRequest
+from dcsync.core.skipped_slots import skipped_slots
 from dcsync.core.summary import PastSnapshot
 from dcsync.core.views import RequestTables, TableHistory
 from dcsync.errors import DiskError, ManifestError, MirrorError
@@ -29,16 +34,17 @@ PAGE_NAME = "index.html"
 VIEWS_NAME = "views.sql"
 #: The row trends of changed tables cover this many snapshots.
 _SPARK_SNAPSHOTS = 30
+_MIRRORED = frozenset({JobState.PUBLISHED, JobState.PRUNED})
 
 
-async def write_report(context: SyncContext, accounts: Sequence[AccountStatus]) -> None:
+async def write_report(context: SyncContext, accounts: Sequence[AccountStatus], *, stale_after: timedelta) -> None:
     """Write `index.html` and `views.sql` for all of these accounts, even if the run was limited to some of them.
 
-    Errors are logged, not raised.
+    The page says that it is outdated if it is not written again within `stale_after`. Errors are logged, not raised.
     """
     try:
         collected = await _Collector(context).collect(accounts)
-        await context.disk.run(_write, context, collected)
+        await context.disk.run(_write, context, collected, stale_after)
     except (DiskError, ManifestError, MirrorError) as error:
         log.warning("report not written", code=error.code, error=error.message, hint=error.advice)
 
@@ -48,14 +54,22 @@ def render_page(page: Page) -> str:
     # Imported here because the import takes 60 ms, and most commands write no report.
     import jinja2
 
+    loader = jinja2.PackageLoader("dcsync.ops")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dcsync.ops"),
+        loader=loader,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("index.html.j2").render(page=page)
+    # The only script of the page. Its hash in the page's policy allows it and no other, and nothing is put into it.
+    script = loader.get_source(environment, "age.js")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("index.html.j2").render(
+        page=page,
+        script=script,
+        script_hash=f"sha256-{digest}",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +78,12 @@ class _Collected:
     requests: Sequence[RequestTables]
 
 
-def _write(context: SyncContext, collected: _Collected) -> None:
+def _write(context: SyncContext, collected: _Collected, stale_after: timedelta) -> None:
     """Render and write both files. Blocks."""
     now = context.clock.now()
-    page = report.page(collected.accounts, now=now, zone=context.settings.zone, version=__version__)
+    page = report.page(
+        collected.accounts, now=now, zone=context.settings.zone, version=__version__, stale_after=stale_after
+    )
     context.root.check_still_there()
     context.root.replace_file(PAGE_NAME, render_page(page).encode("utf-8", "replace"))
     sql = views.render(str(context.root.path.absolute()), collected.requests, written_at=now)
@@ -85,7 +101,7 @@ class _Collector:
     async def collect(self, accounts: Sequence[AccountStatus]) -> _Collected:
         histories, tables = [], []
         for status in accounts:
-            requests, found = await self._account(status.name)
+            requests, found = await self._account(status)
             tables += found
             histories.append(
                 AccountHistory(
@@ -93,31 +109,35 @@ class _Collector:
                     last_poll=status.last_poll,
                     last_success=status.last_success,
                     # The page shows table warnings with their snapshot, and in more detail.
-                    alerts=[
-                        (item.alert.code, item.alert.message)
-                        for item in status.alerts
-                        if item.alert.code not in anomaly.CODES
-                    ],
+                    alerts=[item.alert for item in status.alerts if item.alert.code not in anomaly.CODES],
                     requests=requests,
                 )
             )
         return _Collected(accounts=histories, requests=tables)
 
-    async def _account(self, account: AccountName) -> tuple[list[RequestHistory], list[RequestTables]]:
+    async def _account(self, status: AccountStatus) -> tuple[list[RequestHistory], list[RequestTables]]:
+        account = status.name
         snapshots: defaultdict[RequestId, list[PastSnapshot]] = defaultdict(list)
         for past in await self._history.snapshots(account):
             snapshots[past.request].append(past)
         missing: defaultdict[RequestId, list[Missing]] = defaultdict(list)
-        for known in (await self._context.manifest.jobs(account, states=LOSSES)).values():
-            if known.job.completed_at is not None:
+        filled: defaultdict[RequestId, list[Job]] = defaultdict(list)
+        for known in (await self._context.manifest.jobs(account, states=_MIRRORED | LOSSES)).values():
+            filled[known.job.request_id].append(known.job)
+            if known.state in LOSSES and known.job.completed_at is not None:
                 words = f"lost: {known.reason or known.state.value}"
                 missing[known.job.request_id].append(Missing(completed_at=known.job.completed_at, words=words))
         headers = await self._history.headers(account)
         requests = (await self._context.manifest.requests(account)).values()
+        documents = await self._context.manifest.request_documents(account)
+        freshness = {found.request: found for found in status.requests}
+        now = self._context.clock.now()
         histories, tables = [], []
         for request in sorted(requests, key=lambda request: _newest_first(snapshots[request.id], request)):
             history, newest = await self._request(account, request, snapshots[request.id], missing[request.id])
-            histories.append(history)
+            document = documents.get(request.id)
+            skipped = () if document is None else skipped_slots(document, filled[request.id], now)
+            histories.append(replace(history, freshness=freshness.get(request.id), skipped=skipped))
             if newest is not None and history.folder is not None:
                 mine = {name: found for (owner, name), found in headers.items() if owner == request.id}
                 tables.append(_tables(account, request, history.folder, history.latest, newest, mine))

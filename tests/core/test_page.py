@@ -10,15 +10,20 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from dcsync.core import page as report
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.anomaly import TableWarning
 from dcsync.core.calendar import Day, Mark
 from dcsync.core.diff import compare
+from dcsync.core.freshness import FreshnessState
 from dcsync.core.model import JobId, StoredFile
-from dcsync.core.page import Item, Missing, Page, RequestHistory, RequestView, SchemaRow, SnapshotRow
+from dcsync.core.page import Missing, RequestHistory
+from dcsync.core.page_alerts import Line
+from dcsync.core.page_view import FreshnessView, Page, RequestView, SchemaRow, SnapshotRow
 from dcsync.core.summary import PastSnapshot, Summary
 from dcsync.core.table import ColumnChange, TableFacts
+from dcsync.core.verdict import Tone
 from tests.fakes import NOON, REQUEST_ID, make_stored
-from tests.rigs.pages import make_account, make_history, make_past
+from tests.rigs.pages import make_account, make_freshness, make_history, make_past
 
 
 def page_of(*requests: RequestHistory, **options: Any) -> Page:
@@ -43,7 +48,8 @@ def days(request: RequestView) -> list[Day]:
 def test_before_the_first_snapshot_there_is_nothing_to_show_but_that() -> None:
     found = view(folder=None, latest=None)
 
-    assert (found.newest, found.newest_target, found.age, found.late) == ("none yet", None, "", None)
+    assert (found.newest, found.newest_target, found.age) == ("none yet", None, "")
+    assert found.freshness == FreshnessView(tone=Tone.UNKNOWN, badge="", next_expected="", missed="", ends="")
     assert (found.count, found.size, found.rows, found.files) == (0, "-", "-", "-")
     assert (found.charts, found.years, found.tables, found.schema, found.snapshots) == ((), (), (), (), ())
     assert (found.folder, found.latest, found.unchanged) == (None, None, None)
@@ -204,18 +210,18 @@ def test_alerts_come_first_from_the_account_then_from_the_latest_snapshot() -> N
     account = make_account(
         make_history(make_past(1, days_ago=2, summary=replace(warned, rows=3)), make_past(2)),
         make_history(make_past(3, summary=warned), make_past(4, is_pruned=True), description=""),
-        alerts=[("T-LOGIN", "run dcsync login")],
+        alerts=[Alert.of(AlertCode.T_LOGIN, account="acme", message="run dcsync login")],
     )
 
     found = report.page([account], now=NOON)
 
-    assert found.alerts == (
-        Item(code="T-LOGIN", text="run dcsync login", account="acme"),
-        Item(
+    assert found.alerts.lines == (
+        Line(code="T-LOGIN", text="run dcsync login", account="acme", is_critical=True),
+        Line(
             code="L-ROWS",
-            text="has 1 rows",
+            text="t\\u202e.csv has 1 rows",
             account="acme",
-            table="t\\u202e.csv",
+            is_critical=False,
             request=REQUEST_ID,
             anchor="r0-1",
         ),
@@ -230,7 +236,7 @@ def test_the_page_has_limits_and_says_what_it_leaves_out() -> None:
     ]
     before = [table(f"t{number}.csv", 1) for number in range(500)]
     after = [table(f"t{number}.csv", 2) for number in range(500)]
-    alerts = [("C", str(number)) for number in range(100)]
+    alerts = [Alert.of(AlertCode.L_LOST, account="acme", message=str(number)) for number in range(100)]
 
     found = report.page(
         [make_account(make_history(*snapshots, newest=compare(before, after)), alerts=alerts)], now=NOON
@@ -240,7 +246,7 @@ def test_the_page_has_limits_and_says_what_it_leaves_out() -> None:
     assert (len(request.snapshots), request.snapshots_left) == (report.MOST_SNAPSHOTS, 800)
     assert (len(request.tables), request.tables_left) == (report.MOST_TABLES, 100)
     assert (len(request.schema), request.schema_left) == (report.MOST_SCHEMA_CHANGES, 199_700)
-    assert (len(found.alerts), found.alerts_left) == (report.MOST_ITEMS, 40)
+    assert (found.alerts.count, len(found.alerts.items), found.alerts.left) == (100, 60, 40)
 
 
 def test_many_requests_share_the_page() -> None:
@@ -279,5 +285,77 @@ def test_the_habit_is_said() -> None:
     hourly = [make_past(number, days_ago=2 - number / 24) for number in range(5)]
     weekly = [make_past(number, days_ago=70 - 7 * number) for number in range(5)]
 
-    assert view(*hourly).late == "1 hours"
-    assert view(*weekly).late == "7 days"
+    assert view(*hourly).freshness.badge == "Overdue (usually every 1 hours)"
+    assert view(*weekly).freshness.badge == "Overdue (usually every 7 days)"
+
+
+# --- freshness --------------------------------------------------------------------------------------------------------
+
+
+def test_the_freshness_is_told_in_words() -> None:
+    freshness = make_freshness(
+        FreshnessState.LATE, 27, 3, next_expected_at=NOON + timedelta(hours=20), ends_at=NOON + timedelta(days=60)
+    )
+
+    assert view(make_past(days_ago=2), freshness=freshness).freshness == FreshnessView(
+        tone=Tone.BAD,
+        badge="Overdue",
+        next_expected="2026-11-23 08:00",
+        missed="2 since 2026-11-21 09:00",
+        ends="2027-01-21 12:00",
+    )
+
+
+def test_without_an_end_and_with_nothing_to_expect_it_says_so() -> None:
+    found = view(make_past(), freshness=make_freshness(FreshnessState.RETIRED)).freshness
+
+    assert found == FreshnessView(tone=Tone.OVER, badge="Retired", next_expected="none", missed="none", ends="no end")
+
+
+@pytest.mark.parametrize("state", FreshnessState)
+def test_every_state_has_a_badge(state: FreshnessState) -> None:
+    assert view(freshness=make_freshness(state)).freshness.badge
+
+
+def test_the_calendar_shows_the_days_whose_slot_brought_nothing() -> None:
+    found = view(
+        make_past(1, days_ago=4),
+        make_past(2, days_ago=2),
+        skipped=[NOON - timedelta(days=3), NOON - timedelta(days=9)],
+        freshness=make_freshness(FreshnessState.LATE, 24),
+    )
+
+    assert [(day.number, day.mark, day.words) for day in days(found)] == [
+        (18, Mark.SNAPSHOT, "12:00 2.0 KiB"),
+        (19, Mark.MISSED, "no extract (expected at 12:00)"),
+        (20, Mark.SNAPSHOT, "12:00 2.0 KiB"),
+        (21, Mark.MISSED, "no extract (expected at 12:00)"),
+    ]
+    assert found.missed_days == "2026-11-21, 2026-11-19, 2026-11-13"
+
+
+def test_a_day_with_a_snapshot_of_another_slot_is_missing_and_leads_to_it() -> None:
+    found = view(make_past(1, days_ago=1.2), make_past(2, days_ago=1), skipped=[NOON - timedelta(days=1)])
+
+    (day,) = [day for day in days(found) if day.number == 21]
+    assert (day.mark, day.target is not None) == (Mark.MISSED, True)
+
+
+def test_many_missed_days_are_cut_in_words() -> None:
+    found = view(make_past(days_ago=99), skipped=[NOON - timedelta(days=number) for number in range(20)])
+
+    assert found.missed_days.count("2026-") == report.MOST_MISSED
+    assert found.missed_days.endswith(" and 8 more")
+
+
+def test_the_page_opens_with_the_verdict_and_knows_from_when_it_is_outdated() -> None:
+    found = report.page(
+        [make_account(make_history(freshness=make_freshness()), make_history())],
+        now=NOON,
+        zone=ZoneInfo("Europe/Berlin"),
+        stale_after=timedelta(hours=3),
+    )
+
+    assert (found.verdict.tone, found.verdict.words) == (Tone.GOOD, "Today is complete: 1 of 1 request")
+    assert (found.written_at, found.written_at_utc) == ("2026-11-22 13:00+0100", "2026-11-22T12:00:00Z")
+    assert (found.stale_s, found.stale_after) == (3 * 3600, "3 hours")

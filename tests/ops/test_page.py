@@ -27,12 +27,12 @@ from tests.rigs.mirror import Mirror, add_extract, sidecar
 ACME = AccountName("acme")
 
 
-async def write(context: SyncContext, **options: Any) -> None:
+async def write(context: SyncContext, *, retired: tuple[str, ...] = (), **options: Any) -> None:
     """Write the report as what follows a run does."""
-    account = AccountSettings(name=ACME, id=AccountId("acme"))
+    account = AccountSettings(name=ACME, id=AccountId("acme"), retired=retired)
     sources = AlertSources(account=account, root=context.root.path, **options)
     statuses = await account_statuses(context.manifest, [sources], context.clock.now(), stale_after=timedelta(days=2))
-    await write_report(context, statuses)
+    await write_report(context, statuses, stale_after=timedelta(days=2))
 
 
 async def report(mirror: Mirror) -> str:
@@ -73,6 +73,50 @@ async def test_the_page_shows_each_request_with_its_newest_snapshot(mirror: Mirr
     assert 'href="./acme/my-company-data-extract-' in page
 
 
+async def test_the_page_opens_with_the_verdict_of_today_and_marks_the_days_that_are_missing(mirror: Mirror) -> None:
+    for days_ago in (8, 7, 6, 5, 3, 2, 1):
+        add_extract(mirror, {"a.csv": rows(1)}, days_ago=days_ago + 0.1)
+    await mirror.sync()
+
+    page = await report(mirror)
+    assert 'id="verdict">Today is complete: 1 of 1 request</p>' in page
+    assert "<dt>Missing</dt><dd>none</dd>" in page
+    assert "<dt>Schedule ends</dt><dd>no end</dd>" in page
+    assert "Missing days: 2026-11-18." in page
+    assert page.count('<td class="missed"') == 1
+
+    mirror.clock.advance(2 * 86400)
+    await mirror.sync()
+    page = await report(mirror)
+    assert 'class="verdict bad" id="verdict">Today is incomplete: ' in page
+    assert re.search(r"the extract of &#39;My Company Data Extract&#39; is \d+ hours late \(2 missing\)</p>", page)
+    assert re.search(r"<dt>Missing</dt><dd>2 since 2026-11-2", page)
+    assert page.count('<td class="missed"') == 3
+
+    add_extract(mirror, {"a.csv": rows(1)})
+    await mirror.sync()
+    assert "Today is complete: 1 of 1 request" in await report(mirror)
+
+
+async def test_a_retired_request_is_not_missed_in_the_verdict(mirror: Mirror) -> None:
+    await days(mirror, rows(1))
+    mirror.clock.advance(9 * 86400)
+    await mirror.sync()
+    async with mirror.opened() as context:
+        await write(context, retired=("My Company*",))
+
+    page = (mirror.root / "index.html").read_text()
+    assert "Nothing is due: 1 request is over" in page
+    assert 'class="badge over">Retired<' in page
+
+
+async def test_the_page_says_from_when_it_is_outdated(mirror: Mirror) -> None:
+    page = await report(mirror)
+
+    assert 'datetime="2026-11-22T12:00:00Z" data-stale-s="172800">2026-11-22 12:00 UTC</time>' in page
+    assert "If that was more than 2 days ago, dcsync is not running" in page
+
+
 async def test_an_empty_mirror_has_a_report_too(mirror: Mirror) -> None:
     assert "No data requests are known yet." in await report(mirror)
     assert "The mirror has no snapshots yet." in (mirror.root / "views.sql").read_text()
@@ -105,7 +149,7 @@ async def test_a_manifest_of_an_older_version_has_a_report_with_what_it_knows(mi
 
 
 async def test_a_delta_request_has_no_latest(mirror: Mirror) -> None:
-    request = mirror.world.add_request("Changes", service_groups=("cdcadmin",), date_range="YESTERDAY")
+    request = mirror.world.add_request("Changes", service_groups=("cdcadmin",))
     await days(mirror, rows(10), request=request)
 
     page = await report(mirror)
@@ -213,7 +257,10 @@ async def test_a_lost_manifest_is_rebuilt_with_the_history(mirror: Mirror) -> No
     page = await report(mirror)
 
     def told(text: str) -> str:
-        """Leave out what is of the run: when it was, and what it fetched."""
+        """Leave out what is of the run: when it was, what it fetched, and the schedule, which only Autodesk knows."""
+        text = re.sub(
+            r'<span class="badge.*?</span>|<dt>(Next expected|Missing|Schedule ends)</dt><dd>.*?</dd>', "", text
+        )
         return re.sub(r"\d+(\.\d+)? [KMG]?i?B</td>", "", text[text.index("<article") :])
 
     assert told(page) == told(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from dcsync.core.freshness import Cause, FreshnessState, MissedSlot, RequestFreshness
 from dcsync.core.model import JobId
 from dcsync.core.page import AccountHistory, RequestHistory
 from dcsync.core.summary import PastSnapshot, Summary
@@ -39,6 +40,24 @@ def make_history(*snapshots: PastSnapshot, **changes: Any) -> RequestHistory:
         "rows": {},
     }
     return RequestHistory(**{**values, **changes})
+
+
+def make_missed(hours_ago: float = 3.0) -> MissedSlot:
+    due_at = NOON - timedelta(hours=hours_ago)
+    return MissedSlot(queued_at=due_at - timedelta(minutes=40), due_at=due_at, cause=Cause.NOT_STARTED, phase=None)
+
+
+def make_freshness(
+    state: FreshnessState = FreshnessState.OK, *missed_hours_ago: float, **changes: Any
+) -> RequestFreshness:
+    """Return the freshness of a data request that misses extracts which were due that long ago, oldest first."""
+    values: dict[str, Any] = {
+        "request": REQUEST_ID,
+        "description": "Nightly",
+        "state": state,
+        "missed": tuple(make_missed(hours_ago) for hours_ago in missed_hours_ago),
+    }
+    return RequestFreshness(**{**values, **changes})
 
 
 def make_account(*requests: RequestHistory, **changes: Any) -> AccountHistory:

@@ -111,6 +111,11 @@ def make_request(**changes: Any) -> DataRequest:
     return DataRequest(**{**values, **changes})
 
 
+def make_delta_request(**changes: Any) -> DataRequest:
+    """Return a data request whose extracts have the changed rows of a day."""
+    return make_request(**{"service_groups": ("cdcissues",), "date_range": "YESTERDAY", **changes})
+
+
 def make_listed(name: str = "admin_users.csv", size: int = 120) -> ListedFile:
     return ListedFile(name=name, size=size, created_at=NOON)
 

@@ -139,11 +139,12 @@ class TokenStore:
         # A slot with a complete pair is the newest generation: a crash or the disk prevented only its rename.
         for path in (self._slot, self.path, self._previous):
             body = self._read_private(path)
-            if body is None or (path == self._slot and not body.strip(b"\0 \n")):
+            if body is None:
                 continue
             pair = parse_pair(body)
             if pair is not None:
                 return pair
+            # A slot without a pair is what `prepare` leaves.
             damaged = damaged or path != self._slot
         if damaged:
             message = f"the token store {self.path} is damaged, and so is its previous generation"

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NewType, TypeAlias
 
-from dcsync.core.table import TableFacts
+from dcsync.core.table import TableFacts, TableKind
 
 #: A decoded JSON value. `Mapping` and `Sequence`, because dcsync never changes one.
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -77,9 +77,17 @@ class DataRequest:
     extra: Mapping[str, Json] = field(default_factory=dict)
 
     @property
+    def has_dates(self) -> bool:
+        """Whether it names a period. Only tables that support date ranges are limited to it."""
+        return not (self.start_date is None and self.end_date is None and self.date_range is None)
+
+    @property
     def is_delta(self) -> bool:
-        """Whether its extracts contain only changed rows, so that none is a full copy (service groups `cdc…`)."""
-        return any(group.lower().startswith("cdc") for group in self.service_groups)
+        """Whether its extracts contain only changed rows, so that none is a full copy.
+
+        These are the service groups `cdc…` with a period. Without a period, they return all rows (docs/api.md §8).
+        """
+        return self.has_dates and any(group.lower().startswith("cdc") for group in self.service_groups)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +178,8 @@ class StoredFile:
     inode: int | None = None
     #: Header and row count of a table. Snapshots of versions that did not count rows lack them.
     table: TableFacts | None = None
+    #: None for a file that is not a table, and in snapshots of versions that did not record it (`dcsync.core.kinds`).
+    kind: TableKind | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import Job, RequestId, SignedFile
+from dcsync.core.model import DataRequest, Job, RequestId, SignedFile
 
 
 class TokenSource(Protocol):
@@ -60,6 +60,8 @@ class KnownRequest:
     #: Whether Autodesk has ever returned the data request. If not, `is_delta` is unknown.
     is_described: bool = True
     first_seen_at: datetime | None = field(default=None, compare=False)
+    #: The data request as Autodesk last returned it. `is_delta` and the kinds of its tables follow from it.
+    document: DataRequest | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

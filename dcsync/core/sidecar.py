@@ -13,6 +13,7 @@ from datetime import datetime
 from dcsync.core.anomaly import TableWarning
 from dcsync.core.cost import Method, Price
 from dcsync.core.diff import total_rows
+from dcsync.core.kinds import parse_kind
 from dcsync.core.model import AccountName, How, JobId, Json, RequestId, Snapshot, StoredFile
 from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.summary import (
@@ -259,6 +260,7 @@ def _file_json(stored: StoredFile) -> dict[str, Json]:
         "how": stored.how.value,
         "packed": stored.packed,
         **_table_json(stored.table),
+        **({} if stored.kind is None else {"kind": stored.kind.value}),
     }
 
 
@@ -293,6 +295,7 @@ def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
         how=how,
         packed=packed if isinstance(packed, int) and 0 <= packed <= _LARGEST else None,
         table=_parse_table(entry),
+        kind=parse_kind(entry.get("kind")),
     )
 
 

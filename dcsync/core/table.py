@@ -10,6 +10,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 #: A longer header is useless to any reader (docs/faults.md S13). It is cut here and marked as cut.
 HEADER_CAP = 64 << 10
@@ -19,6 +20,22 @@ _REST = bytes(set(range(256)) - set(b'"\n'))
 _UTF8_BOM = b"\xef\xbb\xbf"
 #: In UTF-16, line breaks and quotes are different bytes, and these bytes occur in other characters.
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class TableKind(StrEnum):
+    """Which rows of a table an extract has. `dcsync.core.kinds` decides it."""
+
+    #: All rows. A newer extract has them too, unless they were deleted at Autodesk.
+    FULL = "full"
+    #: The rows of a period. No other extract has them, unless its period overlaps.
+    WINDOW = "window"
+    #: The rows that changed in a period.
+    DELTA = "delta"
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether a newer extract of the table replaces this one."""
+        return self is TableKind.FULL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

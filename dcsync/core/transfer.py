@@ -215,7 +215,7 @@ class Throttle:
         if self._rate is None:
             return 0.0
         self._free_at = max(self._free_at, now) + received / self._rate
-        return max(0.0, self._free_at - now)
+        return self._free_at - now
 
 
 class Patience:

@@ -12,7 +12,10 @@ from dcsync.manifest import checksums as seal
 from dcsync.manifest import schema
 
 #: The revisions that this version knows, oldest first. Any other revision was written by a newer dcsync.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+#: The oldest revision that a command can read without migrating it. Since then only columns were added that such a
+#: command leaves out.
+OLDEST_READABLE = "0006"
 
 
 async def revision(connection: AsyncConnection) -> str | None:

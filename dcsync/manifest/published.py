@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import summary
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.kinds import parse_kind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.summary import PastSnapshot, Summary
@@ -25,6 +26,9 @@ from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import header as header_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
+
+#: The first schema with the kind of each table.
+_KINDS_SINCE = "0007"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,14 +216,19 @@ class History:
 
 async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:
     """Return the files of a snapshot, by their name on disk."""
-    rows = await connection.execute(file_rows().where(file_table.c.account == account, file_table.c.job == job))
+    # A command that only reads may open a manifest of an older version.
+    version: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    query = file_rows(has_kinds=version is not None and version >= _KINDS_SINCE)
+    rows = await connection.execute(query.where(file_table.c.account == account, file_table.c.job == job))
     # Sorted in Python, because the collation of a database may differ from the order of characters.
     return tuple(sorted((stored_file(row) for row in rows), key=lambda stored: stored.name))
 
 
-def file_rows() -> sa.Select[Any]:
-    """Return the query for rows of `stored_file`."""
-    return sa.select(file_table, header_table.c.names, header_table.c.is_cut).select_from(
+def file_rows(*, has_kinds: bool = True) -> sa.Select[Any]:
+    """Return the query for rows of `stored_file`. Without `has_kinds`, from a manifest that does not record kinds."""
+    columns = [column for column in file_table.columns if has_kinds or column.name != "kind"]
+    unknown = [] if has_kinds else [sa.null().label("kind")]
+    return sa.select(*columns, *unknown, header_table.c.names, header_table.c.is_cut).select_from(
         file_table.join(header_table, header_table.c.digest == file_table.c.header, isouter=True)
     )
 
@@ -282,4 +291,5 @@ def stored_file(row: sa.Row[Any]) -> StoredFile:
         mtime_ns=row.mtime_ns,
         inode=None if row.inode is None else int(row.inode),
         table=table,
+        kind=parse_kind(row.kind),
     )

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from dcsync.core import names, summary, wire
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, Job, JobId, RequestId, StoredFile
+from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.snapshot import ADOPTED, Record, Transfer
 from dcsync.core.summary import NO_SUMMARY
@@ -19,7 +19,7 @@ from dcsync.manifest.published import header_digest
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 
-#: SQLite's limit on bound parameters is 32,766. A row of a file has 16.
+#: SQLite's limit on bound parameters is 32,766. A row of a file has 17.
 ROWS_AT_ONCE = 1000
 
 #: The columns of a job, in the order of `known_job`, and those of a request. Digests are left out: a command that only
@@ -68,15 +68,24 @@ def described_job(document: str) -> Job:
 
 def known_request(row: sa.Row[Any]) -> KnownRequest:
     """Return the data request of a row of `request`."""
+    document = None if row.document is None else described_request(row.document)
     return KnownRequest(
         id=RequestId(row.id),
         description=row.description,
         slug=row.slug,
-        is_delta=row.is_delta,
+        # An older version may have recorded a request without dates as a delta.
+        is_delta=row.is_delta if document is None else document.is_delta,
         # A request that was adopted from the mirror has a description and no document.
         is_described=row.document is not None or bool(row.description),
         first_seen_at=row.first_seen_at,
+        document=document,
     )
+
+
+@lru_cache(maxsize=512)
+def described_request(document: str) -> DataRequest:
+    """Return the data request that the API described."""
+    return wire.parse_request(wire.decode_json(document.encode()))
 
 
 def snapshot_row(record: Record, *, sidecar_sha256: str | None) -> dict[str, object]:
@@ -145,4 +154,5 @@ def file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str, 
         "inode": None if stored.inode is None else str(stored.inode),
         "rows": None if stored.table is None else stored.table.rows,
         "header": None if stored.table is None else header_digest(stored.table),
+        "kind": None if stored.kind is None else stored.kind.value,
     }

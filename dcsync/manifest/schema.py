@@ -122,6 +122,7 @@ file = Table(
     Column("inode", String),  # as text: an inode number may use all 64 bits, and BigInteger has a sign
     Column("rows", BigInteger),
     Column("header", String),
+    Column("kind", String),
     ForeignKeyConstraint(["account", "job"], ["job.account", "job.id"], ondelete="CASCADE"),
     # docs/design.md, Names (N): a snapshot never has two names that some file system treats as equal.
     UniqueConstraint("account", "job", "key", name="file_key"),

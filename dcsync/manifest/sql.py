@@ -20,7 +20,7 @@ from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.backend import Backend, Guard
-from dcsync.manifest.migrate import REVISIONS, revision
+from dcsync.manifest.migrate import OLDEST_READABLE, REVISIONS, revision
 from dcsync.manifest.published import History, file_rows, files_of, stored_file
 from dcsync.manifest.rows import (
     JOB_COLUMNS,
@@ -85,9 +85,9 @@ class SqlManifest:
         return History(self.reading)
 
     async def is_current(self) -> bool:
-        """Say whether the schema is the newest. A manifest that is open for reading may have an older schema."""
+        """Say whether the schema has all tables. A manifest that is open for reading may have an older schema."""
         async with self.reading() as connection:
-            return await revision(connection) == REVISIONS[-1]
+            return await revision(connection) in REVISIONS[REVISIONS.index(OLDEST_READABLE) :]
 
     async def instance(self) -> str | None:
         """Return the ID of the mirror that this manifest belongs to."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dcsync.core import sidecar
 from dcsync.core.model import Json, StoredFile
 from dcsync.core.transfer import PIECE_SIZE
-from dcsync.core.wire import WireError
 from dcsync.mirror import disk
 from dcsync.mirror.staged_names import staged_leaf
 
@@ -84,7 +84,8 @@ def _parse(body: bytes, boot: str) -> tuple[dict[str, Unfinished], dict[str, Sto
     opened: dict[str, Unfinished] = {}
     stored: dict[str, StoredFile] = {}
     for line in body.splitlines():
-        try:
+        # The last line of a killed run, and a line that a power cut left as zeros, are left out.
+        with suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
             if "stored" in entry:
                 record = sidecar.parse_file(entry["stored"])
@@ -96,9 +97,6 @@ def _parse(body: bytes, boot: str) -> tuple[dict[str, Unfinished], dict[str, Sto
             elif entry["boot"] == boot and str(entry["written"]) in opened:
                 name = str(entry["written"])
                 opened[name] = replace(opened[name], written=int(entry["size"]), crc32=int(entry["crc32"]))
-        except (ValueError, KeyError, TypeError, WireError):
-            # The last line of a killed run, or a line that a power cut left as zeros.
-            continue
     return opened, stored
 
 

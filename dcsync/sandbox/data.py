@@ -10,6 +10,7 @@ import random
 import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import lru_cache
 
 ARCHIVE_NAME = "autodesk_data_extract.zip"
@@ -39,6 +40,7 @@ _SCHEMAS: Mapping[str, Sequence[str]] = {
 #: A full extract has about 260 files.
 MAX_TABLES = 260
 _HEADER = ("id", "project_id", "title", "description", "created_by", "created_at", "status", "attributes", "amount")
+_SATURDAY = 6
 _FIRST = ("Ana", "Björn", "Chloé", "Dmitri", "Elif", "François", "Grace", "Hiroshi", "İpek", "Jürgen", "María", "Zoë")
 _LAST = ("Nuñez", "Åkesson", "O'Brien", "Müller", "Šimić", "Tanaka", "da Silva", "Kowalski", "Nguyễn", "Smith")
 _WORDS = [
@@ -89,6 +91,29 @@ def table(seed: int, name: str, version: int) -> bytes:
         edited = version if rows and index == version % rows else 0
         writer.writerow(_row(random.Random(f"{seed}/{name}/{index}/{edited}")))
     return out.getvalue().encode()
+
+
+def is_window(name: str) -> bool:
+    """Whether an extract has only the rows of a period in a table, by its name."""
+    return name.startswith("activities_")
+
+
+@lru_cache(maxsize=4096)
+def _rows_of(seed: int, name: str, day: date) -> str:
+    """Return the rows of one day: up to 40, and on the days of a weekend up to 4."""
+    chance = random.Random(f"{seed}/{name}/{day}")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for index in range(chance.randint(0, 4) if day.isoweekday() >= _SATURDAY else chance.randint(10, 40)):
+        row = _row(random.Random(f"{seed}/{name}/{day}/{index}"))
+        row[_HEADER.index("created_at")] = f"{day}T{chance.randint(0, 23):02}:00:00.000Z"
+        writer.writerow(row)
+    return out.getvalue()
+
+
+def window(seed: int, name: str, days: Sequence[date]) -> bytes:
+    """Return a table that has only the rows of these days. The rows of a day are always the same."""
+    return (",".join(_HEADER) + "\n" + "".join(_rows_of(seed, name, day) for day in days)).encode()
 
 
 def readme(description: str, day: int) -> bytes:

@@ -109,6 +109,11 @@ class RequestEntry:
     is_active: bool = True
     ends_at: datetime | None = None
     tables: tuple[str, ...] = ()
+    date_range: str | None = None
+    start_date: datetime | None = None
+    end_date: datetime | None = None
+    #: Whether its activities tables hold only the rows of a period, as at Autodesk.
+    has_windows: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,8 +170,16 @@ class World:
         schedule: str = "DAY",
         project_id: str | None = None,
         created_at: datetime | None = None,
+        date_range: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+        has_windows: bool = False,
     ) -> str:
-        """Add a data request and return its ID."""
+        """Add a data request and return its ID.
+
+        With `has_windows`, the tables `activities_…` have the rows of the days that the dates name, by default of the
+        day before the job, and other rows each day.
+        """
         names = tuple(data.table_names(tables)) if isinstance(tables, int) else tables
         entry = RequestEntry(
             id=data.identifier(self.seed, "request", len(self.requests)),
@@ -176,6 +189,10 @@ class World:
             project_id=project_id,
             created_at=created_at or self.clock() - timedelta(days=60),
             tables=names,
+            date_range=date_range,
+            start_date=start_date,
+            end_date=end_date,
+            has_windows=has_windows,
         )
         self.requests[entry.id] = entry
         return entry.id
@@ -292,11 +309,15 @@ class World:
         else:
             files = {data.README_NAME: self._share(data.readme(job.request.description, 0))}
             for name in job.request.tables:
-                version = data.versions_on(self.seed, name, job.day)
-                files[name] = self._share(data.table(self.seed, name, version))
+                files[name] = self._share(self._table(job, name))
         if job.with_archive:
             files[data.ARCHIVE_NAME] = _Archive(dict(files))
         return files
+
+    def _table(self, job: JobEntry, name: str) -> bytes:
+        if job.request.has_windows and data.is_window(name):
+            return data.window(self.seed, name, window_of(job))
+        return data.table(self.seed, name, data.versions_on(self.seed, name, job.day))
 
     def _share(self, body: bytes) -> Stored:
         return self._shared.setdefault(body, Stored(body))
@@ -355,9 +376,9 @@ def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
         "serviceGroups": list(entry.service_groups),
         "callbackUrl": None,
         "sendEmail": False,
-        "startDate": None,
-        "endDate": None,
-        "dateRange": None,
+        "startDate": stamp(entry.start_date),
+        "endDate": stamp(entry.end_date),
+        "dateRange": entry.date_range,
         "projectStatus": "all",
     }
 
@@ -383,9 +404,28 @@ def job_json(world: World, job: JobEntry) -> dict[str, object]:
         "sendEmail": False,
         "lastDownloadedBy": "",
         "lastDownloadedAt": None,
-        "startDate": None,
-        "endDate": None,
+        "startDate": stamp(job.request.start_date),
+        "endDate": stamp(job.request.end_date),
     }
+
+
+def window_of(job: JobEntry) -> list[date]:
+    """Return the days, in UTC, whose rows the activities tables of a job have. At most 31, as at Autodesk."""
+    request, today = job.request, (job.completed_at or job.created_at).date()
+    first = last = today - timedelta(days=1)
+    match request.date_range:
+        case "TODAY":
+            first = last = today
+        case "PAST_7_DAYS":
+            first = today - timedelta(days=7)
+        case "MONTH_TO_DATE":
+            first, last = today.replace(day=1), today
+        case "LAST_MONTH":
+            last = today.replace(day=1) - timedelta(days=1)
+            first = last.replace(day=1)
+        case None | "CUSTOM" if request.start_date is not None:
+            first, last = request.start_date.date(), (request.end_date or job.created_at).date()
+    return [first + timedelta(days=number) for number in range(min((last - first).days + 1, 31))]
 
 
 def stamp(moment: datetime | None) -> str | None:

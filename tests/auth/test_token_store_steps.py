@@ -318,7 +318,8 @@ def test_a_token_is_refused_only_by_the_word_for_it(refused: object, expected: b
     assert (intent.spending, intent.attempt, intent.at) == (fingerprint("refresh-1"), 1, NOON)
 
 
-def test_an_intent_has_a_time() -> None:
+def test_an_intent_has_a_time_and_is_not_refused_yet() -> None:
+    assert INTENT.refused is False
     assert parse_intent(json.dumps({**intent_json(INTENT), "at": None})) is None
     later = parse_intent(json.dumps(intent_json(Intent(spending="x", attempt=2, at=NOON + timedelta(seconds=1)))))
     assert later == Intent(spending="x", attempt=2, at=NOON + timedelta(seconds=1))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from dcsync.core.alerts import ALERT_KINDS, Alert, AlertCode
+from dcsync.core.alerts import ALERT_KINDS, Alert, AlertCode, AlertScope
 from dcsync.core.events import EventKind
 from dcsync.errors import RateLimited, every_error
 
@@ -116,6 +118,41 @@ def test_every_error_can_become_an_alert_by_its_fields() -> None:
     for kind in every_error():
         alert = ALERT_KINDS[AlertCode(kind.code)]
         assert (alert.exit_status, alert.may_pass) == (kind.exit_status, kind.transient), kind
+
+
+def test_a_class_of_errors_with_a_hint_gives_it_to_its_code() -> None:
+    own = {kind.code: kind.hint for kind in every_error() if "code" in vars(kind) and kind.hint}
+
+    assert len(own) > 20
+    assert {code: ALERT_KINDS[AlertCode(code)].hint for code in own} == own
+
+
+def test_the_hint_for_an_end_names_the_way_to_say_that_it_is_wanted() -> None:
+    for code in (AlertCode.L_ENDS, AlertCode.L_ENDED):
+        assert "move its end date" in ALERT_KINDS[code].hint
+        assert "[[account]] retired" in ALERT_KINDS[code].hint
+
+
+def test_account_code_and_subject_identify_an_alert() -> None:
+    alert = Alert.of(AlertCode.L_LATE, account="acme", message="late", subject="nightly")
+
+    assert alert.key == ("acme", "L-LATE", "nightly")
+    assert alert.kind is ALERT_KINDS[AlertCode.L_LATE]
+
+
+@pytest.mark.parametrize(("code", "passes"), [(AlertCode.L_LATE, False), (AlertCode.A_QUOTA, True)])
+def test_an_alert_may_pass_if_its_code_may_or_its_maker_says_so(code: AlertCode, passes: bool) -> None:
+    alert = Alert.of(code, account="acme", message="m")
+
+    assert (alert.may_pass, alert.is_final) == (passes, False)
+    assert Alert.of(code, account="acme", message="m", may_pass=True).may_pass
+
+
+def test_alerts_that_differ_in_the_fields_of_their_event_only_are_the_same() -> None:
+    alert = Alert(account="acme", code=AlertCode.L_LATE, message="m", hint="h", scope=AlertScope.REQUEST)
+
+    assert alert == replace(alert, data={"slots": 3})
+    assert (alert.may_pass, alert.is_final) == (False, False)
 
 
 def test_an_error_s_own_hint_goes_before_that_of_its_code() -> None:

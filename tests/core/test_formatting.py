@@ -12,7 +12,22 @@ from tests.fakes import NOON
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 20, "5.0 MiB"), (3 << 30, "3.0 GiB"), (2 << 40, "2.0 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (1_047_552, "1023.0 KiB"),
+        (1 << 20, "1.0 MiB"),
+        (5 << 20, "5.0 MiB"),
+        (1 << 30, "1.0 GiB"),
+        (3 << 30, "3.0 GiB"),
+        (1 << 40, "1.0 TiB"),
+        (2 << 40, "2.0 TiB"),
+        (5000 << 40, "5000.0 TiB"),
+        (-2048, "-2.0 KiB"),
+        (-5, "-5 B"),
+    ],
 )
 def test_sizes(size: int, text: str) -> None:
     assert size_text(size) == text
@@ -22,9 +37,16 @@ def test_sizes(size: int, text: str) -> None:
     ("past", "text"),
     [
         (timedelta(seconds=-5), "0 s ago"),
+        (timedelta(0), "0 s ago"),
         (timedelta(seconds=119), "119 s ago"),
+        (timedelta(seconds=120), "2 min ago"),
+        (timedelta(seconds=179), "2 min ago"),
         (timedelta(minutes=90), "90 min ago"),
+        (timedelta(minutes=119, seconds=59), "119 min ago"),
+        (timedelta(hours=2), "2 h ago"),
         (timedelta(hours=30), "30 h ago"),
+        (timedelta(hours=47), "47 h ago"),
+        (timedelta(days=2), "2 days ago"),
         (timedelta(days=9, hours=5), "9 days ago"),
     ],
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsync.core.model import JobPhase, SignedFile
-from tests.fakes import make_job, make_request
+from tests.fakes import NOON, make_job, make_request
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,18 @@ def test_only_a_complete_success_can_be_mirrored(status: str, completion_status:
         (("acdc",), False),
     ],
 )
-def test_a_request_with_a_group_of_changes_is_a_delta(service_groups: tuple[str, ...], expected: bool) -> None:
-    assert make_request(service_groups=service_groups).is_delta is expected
+@pytest.mark.parametrize("dates", [{"start_date": NOON}, {"end_date": NOON}, {"date_range": "YESTERDAY"}])
+def test_a_request_for_the_changes_of_a_period_is_a_delta(
+    service_groups: tuple[str, ...], expected: bool, dates: dict[str, Any]
+) -> None:
+    assert make_request(service_groups=service_groups, **dates).is_delta is expected
+
+
+def test_a_group_of_changes_without_a_period_returns_all_rows() -> None:
+    request = make_request(service_groups=("cdcissues",))
+
+    assert not request.has_dates
+    assert not request.is_delta
 
 
 def test_a_signed_url_is_not_shown() -> None:

@@ -20,7 +20,7 @@ from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Sto
 from dcsync.core.sidecar import Adopted, Changes, Decisions, Provenance
 from dcsync.core.snapshot import record_json
 from dcsync.core.summary import Summary
-from dcsync.core.table import ColumnChange, TableFacts
+from dcsync.core.table import ColumnChange, TableFacts, TableKind
 from dcsync.core.wire import WireError
 from tests.fakes import (
     ACCOUNT_ID,
@@ -57,6 +57,7 @@ STORED = st.builds(
         rows=st.none() | st.integers(0, 1 << 60),
         is_cut=st.booleans(),
     ),
+    kind=st.none() | st.sampled_from(TableKind),
 )
 TABLE = TableFacts(header=("id", "name"), rows=3, is_cut=True)
 COLUMNS = (ColumnChange(table="d.csv", added=("x",)),)
@@ -81,7 +82,9 @@ def make_provenance(**changes: Any) -> Provenance:
         ),
         "files": (
             make_stored(),
-            make_stored("b.csv", b"hello", how=How.LINKED, md5=None, etag=None, packed=7, table=TABLE),
+            make_stored(
+                "b.csv", b"hello", how=How.LINKED, md5=None, etag=None, packed=7, table=TABLE, kind=TableKind.WINDOW
+            ),
         ),
         "decisions": Decisions(
             method=Method.RANGES,
@@ -164,6 +167,7 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
                 "rows": 3,
                 "header": ["id", "name"],
                 "header_cut": True,
+                "kind": "window",
                 "why": "as before",
             },
         ],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsync.core import summary
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.model import Json
 from dcsync.core.summary import Summary
 from dcsync.core.table import ColumnChange
 
@@ -60,3 +62,66 @@ def test_what_is_odd_is_left_out() -> None:
         columns=(ColumnChange(table="t", removed=("x",)),),
         warnings=(TableWarning(code="c", table="t", message="m"),),
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, 0),
+        (1, 1),
+        ((1 << 63) - 1, (1 << 63) - 1),
+        (1 << 63, None),
+        (-1, None),
+        (True, None),
+        (False, None),
+        (1.0, None),
+        ("1", None),
+        (None, None),
+    ],
+)
+def test_a_count_is_a_whole_number_that_a_column_can_hold(value: Json, expected: int | None) -> None:
+    assert summary.whole(value) == expected
+
+
+def test_a_count_that_is_odd_or_missing_is_none() -> None:
+    assert summary.parse("{}") == Summary(files=0, size=0)
+    assert summary.parse("[]") == Summary(files=0, size=0)
+    odd = dict.fromkeys(["files", "size", "rows", "added", "removed", "changed", "columns", "warnings"], "x")
+    assert summary.parse(json.dumps(odd)) == Summary(files=0, size=0)
+
+
+def test_a_summary_has_these_keys() -> None:
+    """Written by hand: scripts read them from `--json`, and the manifest of an older version has them."""
+    made = Summary(
+        files=1,
+        size=2,
+        rows=3,
+        added=4,
+        removed=5,
+        changed=6,
+        columns=(ColumnChange(table="t", added=("a",), removed=("b",), reordered=True),),
+        warnings=(TableWarning(code="c", table="t", message="m"),),
+    )
+
+    assert summary.summary_json(made) == {
+        "files": 1,
+        "size": 2,
+        "rows": 3,
+        "added": 4,
+        "removed": 5,
+        "changed": 6,
+        "columns": [{"table": "t", "added": ["a"], "removed": ["b"], "reordered": True}],
+        "warnings": [{"code": "c", "table": "t", "message": "m"}],
+    }
+
+
+@pytest.mark.parametrize(("value", "expected"), [(["a", 1, "b"], ("a", "b")), ("ab", ()), (7, ()), ({"a": "b"}, ())])
+def test_texts_are_those_of_a_list(value: Json, expected: tuple[str, ...]) -> None:
+    assert summary.texts(value) == expected
+
+
+@pytest.mark.parametrize("missing", ["code", "table", "message"])
+def test_a_warning_without_one_of_its_texts_is_left_out(missing: str) -> None:
+    entry: dict[str, Json] = {"code": "c", "table": "t", "message": "m"}
+
+    assert summary.parse_warnings([{**entry, missing: 1}, entry]) == (TableWarning(code="c", table="t", message="m"),)

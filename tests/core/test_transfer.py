@@ -67,7 +67,7 @@ class TestHeaders:
 
 
 class TestWholeFile:
-    @pytest.mark.parametrize("length", ["100", "", "abc", "-1", "１００"])
+    @pytest.mark.parametrize("length", ["100", "", "abc", "-1", "１００", "９９"])
     def test_a_200_of_the_listed_length_or_none_is_written_from_the_start(self, length: str) -> None:
         assert answer(200, {"content-length": length, "etag": ETAG}) == Write(offset=0, etag=ETAG)
 
@@ -279,6 +279,8 @@ class TestRateGuard:
         assert not guard.is_too_slow(10.0, 1_000_000)
         assert not guard.is_too_slow(19.0, 1)
         assert guard.is_too_slow(20.0, 1)
+        assert guard.is_too_slow(30.0, 999)
+        assert not guard.is_too_slow(40.0, 1000)
 
     def test_a_long_silence_counts_in_full(self) -> None:
         guard = RateGuard(0.0, min_rate=100, window_s=10.0)
@@ -316,6 +318,7 @@ class TestThrottle:
         assert throttle.wait_s(1000.0, 50) == 0.5
         assert throttle.wait_s(1000.0, 50) == 1.0  # another download, at the same moment
         assert throttle.wait_s(1000.75, 25) == 0.5
+        assert Throttle(100).wait_s(0.25, 50) == 0.5
 
     def test_time_without_bytes_is_not_saved_up(self) -> None:
         throttle = Throttle(100)

@@ -74,6 +74,14 @@ def test_any_other_url_is_refused_and_told_why(url: str, what: str) -> None:
     assert what in caught.value.message
 
 
+@pytest.mark.parametrize(("length", "shown"), [(120, "x" * 120), (121, "x" * 120 + "…")])
+def test_a_long_host_is_cut_in_the_message(length: int, shown: str) -> None:
+    with pytest.raises(UnsafeUrl) as caught:
+        check_signed_url(f"http://{'x' * length}/a", ANY)
+
+    assert caught.value.message == f"a signed URL for {shown} is not https on port 443"
+
+
 @given(
     st.sampled_from(["http://h.example/", "https://10.0.0.5/", "https://u@h.example/", "https://h:x/", "https://h /"])
 )
@@ -148,6 +156,10 @@ class TestLoopback:
         with pytest.raises(UnsafeUrl, match=r"not in api\.allow_storage_hosts"):
             check_signed_url("https://8.8.8.8/a", policy)
 
+    def test_a_list_of_hosts_shuts_this_machine_out_without_the_sandbox(self) -> None:
+        with pytest.raises(UnsafeUrl, match=r"localhost, which is not in api\.allow_storage_hosts"):
+            check_signed_url("https://localhost/a", StoragePolicy(hosts=("*.example.com",)))
+
     def test_without_the_sandbox_a_named_localhost_still_needs_https(self) -> None:
         assert check_signed_url("https://localhost:8443/a", NAMED) == "localhost"
         with pytest.raises(UnsafeUrl, match="is not https"):
@@ -199,7 +211,7 @@ class TestAddresses:
         ],
     )
     def test_no_other_address_is_whatever_the_name_was(self, address: str) -> None:
-        assert not ANY.allows_address("s3.amazonaws.com", address)
+        assert ANY.allows_address("s3.amazonaws.com", address) is False
 
     @pytest.mark.parametrize("address", ["10.1.2.3", "127.0.0.1", "::ffff:10.1.2.3", "8.8.8.8"])
     def test_a_named_host_may_be_anywhere(self, address: str) -> None:
@@ -209,6 +221,7 @@ class TestAddresses:
         assert SANDBOX.allows_address("h", "127.0.0.1")
         assert SANDBOX.allows_address("h", "::1")
         assert SANDBOX.allows_address("h", "::ffff:127.0.0.1")
+        assert SANDBOX.allows_address("h", "::127.0.0.1")
         assert not SANDBOX.allows_address("h", "10.0.0.1")
 
     @given(st.ip_addresses(v=4, network="10.0.0.0/8") | st.ip_addresses(v=6, network="fd00::/8"))
@@ -222,6 +235,8 @@ class TestAddresses:
     [
         "fec0::1",
         "192.0.0.8",
+        "192.88.99.1",
+        "2001:1::1",
         "64:ff9b::7f00:1",
         "64:ff9b:1::808:808",
         "::ffff:0:127.0.0.1",

@@ -51,6 +51,42 @@ def test_each_request_has_a_database_with_latest_and_history() -> None:
     assert statements(make_request(make_table())) == EXPECTED.splitlines()
 
 
+WHOLE = """\
+-- DuckDB views over this mirror, written by dcsync at 2026-11-22T12:00:00.000Z. The next run replaces it.
+--   duckdb -init views.sql
+--   or in Python: duckdb.connect().execute(open("views.sql").read())
+-- latest.<table> is the latest snapshot, with the types that DuckDB detects.
+-- history.<table> is every snapshot. Its columns are text, because types can change between snapshots.
+-- It also has the columns filename and snapshot (the snapshot's folder, which sorts by time).
+
+-- acme: Nightly
+ATTACH IF NOT EXISTS ':memory:' AS "acme_nightly_ce9bc188";
+CREATE SCHEMA IF NOT EXISTS "acme_nightly_ce9bc188".latest;
+CREATE SCHEMA IF NOT EXISTS "acme_nightly_ce9bc188".history;
+
+-- beta: Weekly
+ATTACH IF NOT EXISTS ':memory:' AS "beta_nightly_ce9bc188";
+CREATE SCHEMA IF NOT EXISTS "beta_nightly_ce9bc188".latest;
+CREATE SCHEMA IF NOT EXISTS "beta_nightly_ce9bc188".history;
+
+-- latest.… and history.… without a prefix belong to this data request:
+USE "acme_nightly_ce9bc188";
+"""
+
+
+def test_the_file_explains_itself_and_uses_the_first_request() -> None:
+    requests = [make_request(), make_request(account="beta", description="Weekly")]
+
+    assert views.render("/srv/dcsync", requests, written_at=NOON) == WHOLE
+
+
+@pytest.mark.parametrize(("length", "shown"), [(200, "x" * 200), (201, "x" * 200 + "…")])
+def test_a_long_description_is_cut(length: int, shown: str) -> None:
+    text = views.render("/srv/dcsync", [make_request(description="x" * length)], written_at=NOON)
+
+    assert f"-- acme: {shown}\n" in text
+
+
 def test_without_a_snapshot_it_says_so() -> None:
     assert statements() == []
     assert "-- The mirror has no snapshots yet." in views.render("/srv/dcsync", [], written_at=NOON)
@@ -82,7 +118,8 @@ def test_without_latest_there_is_the_history_only() -> None:
 
 
 def test_of_a_large_table_the_types_are_told_by_a_sample() -> None:
-    assert "sample_size = 200000" in statements(make_request(make_table(size=1 << 30)))[3]
+    assert "sample_size = 200000" in statements(make_request(make_table(size=4_194_305)))[3]
+    assert "sample_size = -1" in statements(make_request(make_table(size=4_194_304)))[3]
 
 
 def test_a_column_called_filename_keeps_its_name() -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsync.core import wire
-from dcsync.core.model import DataRequest, Hub, Job, Json, ListedFile
+from dcsync.core.model import DataRequest, Hub, Job, Json
 from dcsync.core.wire import WireError
 from tests.fakes import ACCOUNT_ID, JOB_ID, NOON, REQUEST_ID, make_job, make_request
 
@@ -374,158 +374,3 @@ class TestRequestsAndJobs:
 
         assert progress == expected
         assert type(progress) is type(expected)
-
-
-class TestListing:
-    def test_a_listing_is_read_in_its_order_with_sizes_that_come_as_words(self) -> None:
-        files = wire.parse_listing(
-            [{"name": "b.csv", "size": "5", "createdAt": "2026-11-22T12:00:00Z"}, {"name": "a.csv", "size": 0}]
-        )
-
-        assert files == (ListedFile(name="b.csv", size=5, created_at=NOON), ListedFile(name="a.csv", size=0))
-
-    def test_the_same_name_twice_with_the_same_size_is_one_file(self) -> None:
-        files = wire.parse_listing([{"name": "a", "size": 1}, {"name": "a", "size": "1"}, {"name": "b", "size": 1}])
-
-        assert [file.name for file in files] == ["a", "b"]
-
-    @pytest.mark.parametrize("size", [1 << 60, str(1 << 60)])
-    def test_the_largest_size_is_an_exbibyte(self, size: Json) -> None:
-        assert wire.parse_listing([{"name": "a", "size": size}])[0].size == 1 << 60
-
-    @pytest.mark.parametrize(
-        ("value", "message"),
-        [
-            ({}, "the data listing is not an array but an object"),
-            ("[]", "the data listing is not an array but str"),
-            ([1], "an entry of the data listing is not an object but int"),
-            ([{"size": 1}], "an entry of the data listing has no name"),
-            ([{"name": "", "size": 1}], "an entry of the data listing has no name"),
-            ([{"name": "a"}], "the data listing gives 'a' the size 'None'"),
-            ([{"name": "a", "size": ""}], "the data listing gives 'a' the size ''"),
-            ([{"name": "a", "size": -1}], "the data listing gives 'a' the size '-1'"),
-            ([{"name": "a", "size": (1 << 60) + 1}], "the data listing gives 'a' the size '1152921504606846977'"),
-            ([{"name": "a", "size": "x" * 31}], f"the data listing gives 'a' the size '{'x' * 30}…'"),
-            (
-                [{"name": "a", "size": 1}, {"name": "a", "size": 2}],
-                "the data listing has 'a' twice, with 1 and 2 bytes",
-            ),
-            ([0] * 100_001, "the data listing has 100001 entries, more than 100000"),
-        ],
-    )
-    def test_a_listing_that_cannot_be_trusted_is_refused_as_a_whole(self, value: Json, message: str) -> None:
-        with pytest.raises(WireError) as caught:
-            wire.parse_listing(value)
-
-        assert str(caught.value) == message
-
-
-class TestSigned:
-    def test_a_signed_url_is_read_with_the_name_that_was_asked_for(self) -> None:
-        signed = wire.parse_signed({"name": "other", "size": "7", "signedUrl": "https://s3/x?y"}, "a.csv")
-
-        assert (signed.name, signed.size, signed.url) == ("a.csv", 7, "https://s3/x?y")
-
-    @pytest.mark.parametrize("entry", [{}, {"signedUrl": ""}, {"signedUrl": 5}])
-    def test_an_answer_without_a_url_is_refused(self, entry: Mapping[str, Json]) -> None:
-        with pytest.raises(WireError, match=r"the answer for 'a\.csv' has (nothing|str|int) instead of a signedUrl"):
-            wire.parse_signed(entry, "a.csv")
-
-
-class TestTime:
-    @pytest.mark.parametrize(
-        ("text", "expected"),
-        [
-            ("2026-11-22T12:00:00Z", NOON),
-            (" 2026-11-22T12:00:00.000Z ", NOON),
-            ("2026-11-22T12:00:00", NOON),
-            ("2026-11-22T21:00:00+09:00", NOON),
-            ("2026-11-22T12:00:00.5Z", NOON + timedelta(milliseconds=500)),
-            ("2026-11-22T12:00:00.123456789Z", NOON + timedelta(microseconds=123_456)),
-            ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
-        ],
-    )
-    def test_a_time_is_read_in_any_iso_form(self, text: str, expected: datetime) -> None:
-        moment = wire.parse_time(text)
-
-        assert moment == expected
-        assert moment is not None
-        assert moment.tzinfo is UTC
-
-    @pytest.mark.parametrize(
-        "value",
-        ["", " ", None, 5, True, [], "soon", "2026-13-01", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-01"],
-    )
-    def test_what_is_no_time_is_none(self, value: Json) -> None:
-        assert wire.parse_time(value) is None
-
-    @given(st.text(st.characters(codec=None)) | st.text(st.sampled_from("0123456789-:T.+Z ,W")))
-    def test_any_text_is_a_time_in_utc_or_none(self, text: str) -> None:
-        moment = wire.parse_time(text)
-
-        assert moment is None or moment.tzinfo is UTC
-
-    @given(
-        st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31)),  # noqa: DTZ001 - naive bounds
-        st.integers(-1439, 1439),
-    )
-    def test_a_time_is_written_as_it_is_read_to_the_millisecond(self, naive: datetime, minutes: int) -> None:
-        moment = naive.replace(tzinfo=timezone(timedelta(minutes=minutes)))
-
-        written = wire.time_json(moment)
-
-        assert written is not None
-        assert written.endswith("Z")
-        assert wire.parse_time(written) == moment - timedelta(microseconds=moment.microsecond % 1000)
-
-    def test_no_time_is_written_as_none(self) -> None:
-        assert wire.time_json(None) is None
-        assert wire.time_json(NOON) == "2026-11-22T12:00:00.000Z"
-
-
-class TestErrorText:
-    @pytest.mark.parametrize(
-        ("body", "content_type", "expected"),
-        [
-            (b'{"developerMessage": "no", "errorCode": "AUTH-001"}', "application/json", "no: AUTH-001"),
-            (b'{"title": "Bad", "detail": "because", "extra": 1}', "", "Bad: because"),
-            (b'{"error": "invalid_grant", "error_description": "gone"}', "", "invalid_grant: gone"),
-            (b'{"title": "same", "detail": "same", "message": 5, "error": ""}', "", "same"),
-            (b'{"code": 7}', "", '{"code": 7}'),
-            (b"[1]", "", "[1]"),
-            (b"\xef\xbb\xbf{}", "", r"\ufeff{}"),
-            (b"<html><h1>502</h1>\n Bad\tGateway</html>", "", "502 Bad Gateway"),
-            (b"Oh <b>no</b>", "text/html; charset=x", "Oh no"),
-            (b"a < b", "text/plain", "a < b"),
-            (b"", "", ""),
-            (b"\xff\x00", "", "\ufffd\\x00"),
-            (b"[" * 100_000, "", "[" * 80 + "…"),
-            (b'{"title": "' + b"t" * 300 + b'"}', "", "t" * 200 + "…"),
-        ],
-    )
-    def test_whatever_shape_it_has_it_becomes_one_line(self, body: bytes, content_type: str, expected: str) -> None:
-        assert wire.error_text(body, content_type) == expected
-
-    @given(st.binary() | ANY_JSON.map(lambda value: json.dumps(value).encode()), st.sampled_from(["", "text/html"]))
-    def test_any_body_gives_one_printable_line(self, body: bytes, content_type: str) -> None:
-        assert wire.error_text(body, content_type).isprintable()
-
-
-@pytest.mark.parametrize("size", ["\x1c5", "5\x1f", " 5 "])
-def test_digits_between_odd_blanks_are_a_number(size: str) -> None:
-    assert wire.parse_listing([{"name": "a", "size": size}])[0].size == 5
-
-
-def test_an_id_that_is_nested_without_end_is_refused() -> None:
-    nested: Json = "x"
-    for _ in range(100_000):
-        nested = [nested]
-
-    with pytest.raises(WireError, match="the unusable `id` 'list'"):
-        wire.parse_job({"id": nested, "requestId": "r"})
-
-
-def test_text_with_a_lone_surrogate_can_be_stored() -> None:
-    request = wire.parse_request({"id": "r", "description": "a\ud800b"})
-
-    assert request.description == "a\ufffdb"

@@ -169,9 +169,10 @@ async def test_a_later_poll_brings_what_is_new_and_keeps_what_was_fixed_at_first
         ACME, jobs=[KnownJob(job=running, state=S.WAITING)], requests=[(make_known_request(), None)], at=NOON
     )
 
+    changes = make_request(service_groups=("cdcissues",), date_range="YESTERDAY")
     renamed = make_known_request(description="Renamed", slug="renamed", is_delta=True)
     await manifest.record_poll(
-        ACME, jobs=[KnownJob(job=make_job(), state=S.SEEN)], requests=[(renamed, make_request())], at=LATER
+        ACME, jobs=[KnownJob(job=make_job(), state=S.SEEN)], requests=[(renamed, changes)], at=LATER
     )
 
     assert await manifest.jobs(ACME) == {JOB_ID: KnownJob(job=make_job(), state=S.SEEN, first_seen_at=NOON)}
@@ -185,7 +186,7 @@ async def test_a_request_that_could_not_be_read_is_known_as_such_until_it_can(ma
     assert await manifest.requests(ACME) == {REQUEST_ID: unread}
 
     # An empty description is one.
-    read = make_known_request(description="", slug="later", is_delta=True)
+    read = make_known_request(description="", slug="later")
     await manifest.record_poll(ACME, jobs=[], requests=[(read, make_request(description=""))], at=LATER)
 
     assert await manifest.requests(ACME) == {REQUEST_ID: replace(read, slug="request-1")}
@@ -607,3 +608,14 @@ async def test_many_write_at_once_and_all_of_it_is_there(manifest: SqlManifest) 
             group.create_task(manifest.jobs(ACME))
 
     assert await manifest.published_folders(ACME) == {job: f"acme/{job}" for job in jobs}
+
+
+async def test_the_document_decides_whether_a_request_is_a_delta(manifest: SqlManifest) -> None:
+    document = make_request(service_groups=("cdcissues",))
+    # As version 0.1 recorded it, which did not look at the dates.
+    await manifest.record_poll(ACME, jobs=[], requests=[(make_known_request(is_delta=True), document)], at=NOON)
+
+    (known,) = (await manifest.requests(ACME)).values()
+
+    assert not known.is_delta
+    assert known.document == document

@@ -149,7 +149,7 @@ async def test_a_manifest_of_an_older_version_has_a_report_with_what_it_knows(mi
 
 
 async def test_a_delta_request_has_no_latest(mirror: Mirror) -> None:
-    request = mirror.world.add_request("Changes", service_groups=("cdcadmin",))
+    request = mirror.world.add_request("Changes", service_groups=("cdcadmin",), date_range="YESTERDAY")
     await days(mirror, rows(10), request=request)
 
     page = await report(mirror)

@@ -102,7 +102,7 @@ class Workbench:
         known = await manifest.job(name, job.id)
         if known is not None:
             return known
-        document = make_request() if is_described else None
+        document = self.request.document or make_request() if is_described else None
         await manifest.record_poll(
             name,
             jobs=[KnownJob(job=job, state=JobState.SEEN)],

@@ -117,6 +117,7 @@ def _known_request(identifier: RequestId, request: DataRequest | None, seen: Kno
         slug=request_slug(description, identifier) if seen is None else seen.slug,
         is_delta=request is not None and request.is_delta,
         is_described=request is not None,
+        document=request,
     )
 
 

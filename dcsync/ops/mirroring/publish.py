@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from dcsync import __version__
 from dcsync.core import anomaly, names, sidecar
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.kinds import kind_of
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import How, Job, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
@@ -69,6 +70,7 @@ async def publish(context: SyncContext, account: AccountSettings, staging: Stagi
 
 
 async def _publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Record:
+    staged = _with_kinds(staged)
     sealed = await _seal(context, account, staged)
     # A host that was paused and lost the job must not show its folder. The transaction that records the snapshot checks
     # again. A folder that was renamed between the two checks is complete: the job's new holder finds and adopts it.
@@ -81,6 +83,13 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
         await move_latest(context, account, staged.job.id)
     _log_published(account, staged, sealed)
     return sealed.record
+
+
+def _with_kinds(staged: Staged) -> Staged:
+    """Record which tables have all rows, while the data request is as it was for this extract."""
+    request = staged.request.document
+    files = tuple(replace(stored, kind=kind_of(stored.original, request)) for stored in staged.files)
+    return replace(staged, files=files)
 
 
 async def _seal(context: SyncContext, account: AccountSettings, staged: Staged) -> _Sealed:

@@ -131,7 +131,7 @@ async def test_without_a_policy_everything_stays(mirror: Mirror) -> None:
 
 
 async def test_deltas_are_never_pruned(mirror: Mirror) -> None:
-    delta = mirror.world.add_request("Changes", service_groups=("cdcadmin",))
+    delta = mirror.world.add_request("Changes", service_groups=("cdcadmin",), date_range="YESTERDAY")
     jobs = await fill(mirror, request=delta)
 
     report = await pruned(mirror, KeepPolicy(last=1), force=True)

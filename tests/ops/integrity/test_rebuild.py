@@ -54,7 +54,7 @@ async def fill(mirror: Mirror) -> None:
     """Make a mirror of two requests and a delta one, over three days, with names that have to be escaped."""
     first = mirror.world.add_request("My Company Data Extract")
     second = mirror.world.add_request("Größe: <2>")
-    delta = mirror.world.add_request("Changes", service_groups=("cdcadmin",))
+    delta = mirror.world.add_request("Changes", service_groups=("cdcadmin",), date_range="YESTERDAY")
     for day in range(3):
         add_extract(mirror, {**tables(3), "con.csv": b"x" * day, "a:b.csv": b""}, request=first, days_ago=3 - day)
         add_extract(mirror, tables(4, seed=day), request=second, days_ago=2.7 - day, with_archive=True)

@@ -15,6 +15,7 @@ from dcsync.errors import DiskFull, MirrorTampered
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.context import SyncContext
 from dcsync.ops.mirroring.latest import after_acknowledgement, move_latest
+from tests.fakes import make_delta_request
 from tests.rigs.publishing import Workbench
 
 FILES = {"a.csv": "id\n"}
@@ -55,7 +56,9 @@ async def test_the_newest_snapshot_is_shown_whichever_job_asks(bench: Workbench)
 async def test_a_request_that_is_or_may_be_a_delta_has_no_latest(
     bench: Workbench, *, is_delta: bool, is_described: bool
 ) -> None:
-    bench.request = replace(bench.request, is_delta=is_delta, description="" if not is_described else "Changes")
+    document = make_delta_request() if is_delta else None
+    description = "" if not is_described else "Changes"
+    bench.request = replace(bench.request, is_delta=is_delta, description=description, document=document)
     await bench.know(bench.job(), is_described=is_described)
 
     await bench.publish(bench.job(), FILES)

@@ -18,6 +18,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.errors import Fenced, MirrorTampered
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror.adopt import read_snapshot
+from tests.fakes import make_delta_request
 from tests.rigs.mirror import assert_proved_by_sums, sidecar
 from tests.rigs.publishing import TRANSFER, LosesJob, Workbench, make_decisions
 
@@ -136,7 +137,7 @@ async def test_a_table_that_the_configuration_leaves_out_is_not_missed(bench: Wo
 
 
 async def test_fewer_rows_of_a_delta_extract_are_no_warning(bench: Workbench) -> None:
-    bench.request = replace(bench.request, is_delta=True)
+    bench.request = replace(bench.request, is_delta=True, document=make_delta_request())
     await bench.publish(bench.job(1, days_ago=1), {"a.csv": "id\n" + "1\n" * 9, "b.csv": "id\n1\n"})
 
     record = await bench.publish(bench.job(2), {"a.csv": "id\n1\n"})

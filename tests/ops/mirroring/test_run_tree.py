@@ -194,7 +194,7 @@ async def test_latest_only_moves_forward(mirror: Mirror) -> None:
 
 async def test_a_delta_request_has_a_folder_of_its_own_and_no_latest(mirror: Mirror) -> None:
     full = mirror.world.add_request("Full")
-    delta = mirror.world.add_request("Full", service_groups=("cdcissues",))
+    delta = mirror.world.add_request("Full", service_groups=("cdcissues",), date_range="YESTERDAY")
     add_extract(mirror, tables(1), request=full)
     job = add_extract(mirror, {"issues_changes.csv": b"id\n"}, request=delta)
 
@@ -209,7 +209,7 @@ async def test_a_delta_request_has_a_folder_of_its_own_and_no_latest(mirror: Mir
 async def test_a_request_that_cannot_be_read_gets_a_latest_when_it_is_known_to_be_no_delta(
     mirror: Mirror, status: int, groups: tuple[str, ...]
 ) -> None:
-    request = mirror.world.add_request("Nightly", service_groups=groups)
+    request = mirror.world.add_request("Nightly", service_groups=groups, date_range="YESTERDAY")
     first = add_extract(mirror, tables(2), request=request, days_ago=3)
     mirror.sandbox.faults.add(Fault(server="api", kind="status", status=status, match=f"/requests/{request}", times=2))
 

@@ -139,6 +139,6 @@ def texts(value: Json) -> tuple[str, ...]:
 
 
 def _mappings(value: Json) -> list[Mapping[str, Json]]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not isinstance(value, Sequence):
         return []
     return [entry for entry in value if isinstance(entry, Mapping)]

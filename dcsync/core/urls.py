@@ -95,10 +95,13 @@ def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _embedded(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """Return the IPv4 addresses that an IPv6 one leads to: mapped, compatible, 6to4, Teredo, NAT64 (RFC 6052)."""
+    """Return the IPv4 addresses that an IPv6 one leads to: mapped, compatible, 6to4, NAT64 (RFC 6052).
+
+    Teredo is not among them: its network (2001::/32) is never public.
+    """
     if isinstance(ip, ipaddress.IPv4Address):
         return []
-    found = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+    found = [ip.ipv4_mapped, ip.sixtofour]
     if any(ip in network for network in _WITH_IPV4_AT_THE_END):
         found.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
     return [each for each in found if each is not None]

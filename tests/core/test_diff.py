@@ -71,4 +71,14 @@ def test_a_snapshot_against_itself_differs_in_nothing() -> None:
 
 def test_rows_are_unknown_when_those_of_no_table_are() -> None:
     assert total_rows([make_stored("a.csv")]) is None
-    assert compare([], []).rows_after == 0
+    nothing = compare([], [])
+    assert (nothing.rows_before, nothing.rows_after) == (0, 0)
+
+
+def test_a_table_whose_rows_cannot_be_counted_adds_none() -> None:
+    unpaired = table("broken.csv", b'id\n"1\n')
+    assert unpaired.table is not None
+    assert unpaired.table.rows is None
+
+    assert total_rows([unpaired]) is None
+    assert total_rows([unpaired, table("a.csv", b"id\n1\n2\n")]) == 2

@@ -144,8 +144,8 @@ class TokenStore:
             pair = parse_pair(body)
             if pair is not None:
                 return pair
-            # A slot without a pair is what `prepare` leaves.
-            damaged = damaged or path != self._slot
+            # The slot comes first. Without a pair it is what `prepare` leaves.
+            damaged = path != self._slot
         if damaged:
             message = f"the token store {self.path} is damaged, and so is its previous generation"
             raise TokenStoreDamaged(message)

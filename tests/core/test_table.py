@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dcsync.core.table import HEADER_CAP, ColumnChange, TableFacts, columns_between, count, is_table
+from dcsync.core.table import HEADER_CAP, ColumnChange, TableFacts, TableKind, columns_between, count, is_table
 
 #: What makes trouble, and little else, so that it meets.
 BYTES = st.lists(st.sampled_from([b'"', b'""', b"\n", b"\r\n", b",", b"a", b"\xef\xbb\xbf", "é".encode()])).map(
@@ -57,6 +57,7 @@ def test_what_the_csv_module_wrote_is_counted_as_it_reads_it(rows: list[list[str
         (b'id,"na\nme"\n1,"a\nb"\n2,b\n', ("id", "na\nme"), 2),
         (b'id\n"a ""quoted"" word"\n', ("id",), 1),
         (b'"a","a"\n', ("a", "a"), 0),
+        (b'id,"a"\n\xff\n', ("id", "a"), 1),
         (b"caf\xe9,x\n", ("caf�", "x"), 0),
         # A lone carriage return in the header: the csv module refuses it.
         (b"a\rb,c\r\n1,2\r\n", ("a\rb", "c"), 1),
@@ -80,6 +81,7 @@ def test_what_is_no_utf_8_is_not_counted(encoding: str) -> None:
 
 
 def test_a_header_up_to_the_cap_is_whole() -> None:
+    assert HEADER_CAP == 65_536
     column = "c" * (HEADER_CAP - 3)
 
     assert facts(f"a,{column}\n1,2\n".encode()) == TableFacts(header=("a", column), rows=1)
@@ -104,6 +106,10 @@ def test_tables_are_told_by_their_name(name: str, expected: bool) -> None:
     assert is_table(name) is expected
 
 
+def test_a_newer_extract_replaces_a_full_table_only() -> None:
+    assert {kind: kind.has_all_rows for kind in TableKind} == {"full": True, "window": False, "delta": False}
+
+
 def header(*columns: str, cut: bool = False) -> TableFacts:
     return TableFacts(header=columns, rows=1, is_cut=cut)
 
@@ -122,6 +128,9 @@ def header(*columns: str, cut: bool = False) -> TableFacts:
         ),
         (header("a", "a"), header("a"), ColumnChange(table="t", removed=("a",))),
         (header("a", "b"), header("a", "b", "a"), ColumnChange(table="t", added=("a",))),
+        # Of a column that is there twice, the last one is the new one.
+        (header("a"), header("a", "b", "a"), ColumnChange(table="t", added=("b", "a"))),
+        (header("a", "b", "a"), header("a"), ColumnChange(table="t", removed=("b", "a"))),
         (None, header("a"), None),
         (header("a"), None, None),
         (header("a", cut=True), header("b"), None),

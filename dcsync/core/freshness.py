@@ -373,6 +373,16 @@ def ends_soon(freshness: RequestFreshness, now: datetime) -> bool:
     return is_running and freshness.ends_at is not None and freshness.ends_at - now <= ENDS_SOON
 
 
+def will_run(request: DataRequest, now: datetime) -> bool:
+    """Say whether a data request that has no job yet should get one: dcsync follows it from now on."""
+    if request.is_active is False:
+        return False
+    if runs_once(request):
+        slot = request.effective_from or request.created_at
+        return slot is not None and slot >= now - _ONCE_LOOK_BACK
+    return has_slots(request) and (request.effective_to is None or request.effective_to > now)
+
+
 def _standing_state(sighting: Sighting, history: History, now: datetime) -> FreshnessState | None:
     """Return the state that needs no look at the slots, if there is one."""
     document = sighting.document

@@ -20,6 +20,7 @@ from dcsync.core.freshness import (
     ends_soon,
     missed_slots,
     request_freshness,
+    will_run,
 )
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import DataRequest, JobId, JobPhase
@@ -442,6 +443,27 @@ def test_an_end_is_near_from_fourteen_days_before_until_it_has_come(days: float,
     assert ends_soon(found, now) is soon
     assert ends_soon(replace(found, ends_at=None), now) is False
     assert ends_soon(replace(found, state=S.RETIRED), now) is False
+
+
+@pytest.mark.parametrize(
+    ("request_", "runs"),
+    [
+        (make_daily(), True),
+        (make_daily(is_active=None), True),
+        (make_daily(is_active=False), False),
+        (make_daily(effective_to=slot(9)), False),
+        (make_daily(effective_to=slot(9) + MINUTE), True),
+        (make_daily(schedule_interval="FORTNIGHT"), False),
+        (make_once(effective_from=slot(2)), True),
+        (make_once(effective_from=slot(2) - MINUTE), False),
+        (make_once(effective_from=slot(12)), True),
+        (make_once(effective_from=None, created_at=slot(2)), True),
+        (make_once(effective_from=None), False),
+        (make_once(is_active=False, effective_from=slot(9)), False),
+    ],
+)
+def test_a_data_request_without_a_job_is_followed_if_it_should_get_one(request_: DataRequest, runs: bool) -> None:
+    assert will_run(request_, slot(9)) is runs
 
 
 # --- over before it was seen ------------------------------------------------------------------------------------------

@@ -134,12 +134,16 @@ def requests_of(account: AccountSettings, requests: Sequence[DataRequest]) -> Ch
         return warned(name, f"{described}, none of them in requests = [{patterns}]", "correct [[account]] requests")
     if len(wanted) < len(requests):
         described = f"{described}, {len(wanted)} of them mirrored"
-    inactive = sorted(printable(request.description or request.id) for request in wanted if request.is_active is False)
+    inactive = sorted(
+        printable(request.description or request.id)
+        for request in wanted
+        if request.is_active is False and not account.is_retired(_known(request))
+    )
     if inactive:
         message = (
             f"{described}; {len(inactive)} inactive: {', '.join(inactive[:5])}{', …' if len(inactive) > 5 else ''}"
         )
-        return warned(name, message, "they produce no new extracts: activate them, or remove them from requests")
+        return warned(name, message, "they produce no new extracts: activate them, or name them in [[account]] retired")
     return ok(name, described)
 
 

@@ -163,6 +163,13 @@ def test_requests_are_judged_by_what_comes_of_them(
     assert said in check.message
 
 
+def test_a_retired_data_request_may_be_inactive() -> None:
+    account = AccountSettings(name=AccountName("acme"), id=AccountId(FOREIGN), retired=("Request 1", "request-2"))
+
+    assert check_api.requests_of(account, requests(True, False, False)).level.value == "ok"
+    assert "; 1 inactive: Request 3" in check_api.requests_of(account, requests(True, False, False, False)).message
+
+
 @pytest.mark.parametrize(
     ("skew", "level", "said"),
     [

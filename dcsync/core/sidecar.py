@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from dcsync.core.anomaly import TableWarning
 from dcsync.core.cost import Method, Price
 from dcsync.core.diff import total_rows
 from dcsync.core.kinds import parse_kind
-from dcsync.core.model import AccountName, How, JobId, Json, RequestId, Snapshot, StoredFile
+from dcsync.core.model import AccountName, DataRequest, How, JobId, Json, RequestId, Snapshot, StoredFile
 from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.summary import (
     Summary,
@@ -26,7 +26,7 @@ from dcsync.core.summary import (
     whole,
 )
 from dcsync.core.table import ColumnChange, TableFacts, columns_between
-from dcsync.core.wire import WireError, decode_json, parse_time, time_json
+from dcsync.core.wire import WireError, decode_json, parse_request, parse_time, time_json
 
 #: A new number is needed as soon as an older version could misread a newer sidecar.
 FORMAT = 1
@@ -73,6 +73,8 @@ class Provenance:
     files: tuple[StoredFile, ...]
     decisions: Decisions
     changes: Changes
+    #: When Autodesk created each file, by its original name, if the data listing says it.
+    listed_at: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ class Adopted:
     summary: Summary
     #: None if there is no sidecar, or if its record cannot be used.
     record: Record | None = None
+    #: The data request as it was. None if the sidecar is of a version that did not record it.
+    document: DataRequest | None = None
     #: The SHA-256 of the sidecar itself, if `SHA256SUMS` agrees with it.
     sha256: str | None = None
 
@@ -133,10 +137,14 @@ def render(provenance: Provenance) -> bytes:
             "id": request.id,
             "description": request.description,
             "delta": request.is_delta if request.is_described else None,
+            **({} if request.document is None else _request_json(request.document)),
         },
         "job": {
             "id": job.id,
             "project_id": job.project_id,
+            "project_ids": list(job.project_ids),
+            "start_date": time_json(job.start_date),
+            "end_date": time_json(job.end_date),
             "created_at": time_json(job.created_at),
             "started_at": time_json(job.started_at),
             "completed_at": time_json(job.completed_at),
@@ -152,7 +160,14 @@ def render(provenance: Provenance) -> bytes:
         },
         "fetched_bytes": transfer.fetched_bytes,
         "linked_bytes": transfer.linked_bytes,
-        "files": [{**file_json(stored), "why": decisions.files.get(stored.name, "")} for stored in provenance.files],
+        "files": [
+            {
+                **file_json(stored),
+                "created_at": time_json(provenance.listed_at.get(stored.original)),
+                "why": decisions.files.get(stored.name, ""),
+            }
+            for stored in provenance.files
+        ],
         "skipped": [{"original": name, "reason": reason} for name, reason in decisions.skipped],
         "changes": {
             "against": changes.against,
@@ -194,6 +209,7 @@ def parse(body: bytes, *, folder: str) -> Adopted:
     )
     changes, warnings = _parse_changes(document.get("changes")), parse_warnings(document.get("warnings"))
     summary = summarize(snapshot.files, changes, warnings)
+    document_of_request = _parse_request(request)
     return Adopted(
         account=AccountName(_string(account, "name")),
         description=str(request.get("description") or ""),
@@ -201,7 +217,8 @@ def parse(body: bytes, *, folder: str) -> Adopted:
         created_at=parse_time(job.get("created_at")),
         snapshot=snapshot,
         summary=summary,
-        record=_record_of(snapshot, document.get("record"), summary),
+        record=_record_of(snapshot, document.get("record"), summary, document_of_request),
+        document=document_of_request,
     )
 
 
@@ -225,7 +242,7 @@ def parse_file(value: Json) -> StoredFile:
     return _parse_file(_mapping(value, "a file"))
 
 
-def _record_of(snapshot: Snapshot, value: Json, summary: Summary) -> Record | None:
+def _record_of(snapshot: Snapshot, value: Json, summary: Summary, document: DataRequest | None) -> Record | None:
     """Return the record if there is one that belongs to this snapshot."""
     try:
         record = parse_record(value, folder=snapshot.folder, summary=summary)
@@ -236,7 +253,59 @@ def _record_of(snapshot: Snapshot, value: Json, summary: Summary) -> Record | No
         snapshot.request,
         snapshot.request,
     )
-    return record if same else None
+    return replace(record, request=replace(record.request, document=document)) if same else None
+
+
+def _request_json(request: DataRequest) -> dict[str, Json]:
+    """Return a data request as it was: all that decides its content and schedule, and nothing about its users."""
+    return {
+        "is_active": request.is_active,
+        "created_at": time_json(request.created_at),
+        "project_id": request.project_id,
+        "project_ids": list(request.project_ids),
+        "project_status": request.project_status,
+        "service_groups": list(request.service_groups),
+        "date_range": request.date_range,
+        "start_date": time_json(request.start_date),
+        "end_date": time_json(request.end_date),
+        "schedule": {
+            "interval": request.schedule_interval,
+            "recurring": request.recurring_interval,
+            "effective_from": time_json(request.effective_from),
+            "effective_to": time_json(request.effective_to),
+        },
+    }
+
+
+def _parse_request(entry: Mapping[str, Json]) -> DataRequest | None:
+    """Parse the data request as it was. None in a sidecar of an older version."""
+    if not isinstance(entry.get("service_groups"), list):
+        return None
+    value = entry.get("schedule")
+    schedule = value if isinstance(value, Mapping) else {}
+    try:
+        # As the API would describe it, so that its rules for odd values apply here too.
+        return parse_request(
+            {
+                "id": entry.get("id"),
+                "description": entry.get("description"),
+                "isActive": entry.get("is_active"),
+                "createdAt": entry.get("created_at"),
+                "projectId": entry.get("project_id"),
+                "projectIdList": entry.get("project_ids"),
+                "projectStatus": entry.get("project_status"),
+                "serviceGroups": entry.get("service_groups"),
+                "dateRange": entry.get("date_range"),
+                "startDate": entry.get("start_date"),
+                "endDate": entry.get("end_date"),
+                "scheduleInterval": schedule.get("interval"),
+                "reoccuringInterval": schedule.get("recurring"),
+                "effectiveFrom": schedule.get("effective_from"),
+                "effectiveTo": schedule.get("effective_to"),
+            }
+        )
+    except WireError:
+        return None
 
 
 def _price_json(price: Price) -> dict[str, Json]:

@@ -19,7 +19,7 @@ from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.sql import SqlManifest
-from dcsync.manifest.writer import add_request, write_snapshot
+from dcsync.manifest.writer import add_request, write_request, write_snapshot
 
 #: Well below the number of values that SQLite accepts in one `IN`.
 _VALUES_AT_ONCE = 500
@@ -70,15 +70,19 @@ class SnapshotRows:
         files: Sequence[StoredFile] = (),
         sidecar_sha256: str | None = None,
         instead_of: JobId | None = None,
+        is_newest: bool = False,
     ) -> None:
         """Write the rows of a snapshot back as they were: published with its files, or pruned without.
 
-        Existing rows of the job are replaced. An existing request does not change. `instead_of` is the short job ID of
-        the same snapshot from a rebuild that did not know the full ID.
+        Existing rows of the job are replaced. An existing request does not change, unless the snapshot is its newest
+        one and says how the request was. `instead_of` is the short job ID of the same snapshot from a rebuild that did
+        not know the full ID.
         """
         async with self._manifest.writing() as connection:
             at = record.request.first_seen_at or record.first_seen_at
             await add_request(connection, account, record.request, at)
+            if is_newest and record.request.document is not None:
+                await write_request(connection, account, record.request, record.request.document, at)
             if instead_of is not None:
                 await _forget(connection, account, instead_of)
             await write_snapshot(connection, account, record, files, sidecar_sha256=sidecar_sha256)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dcsync.core.anomaly import TableWarning, table_warnings
-from dcsync.core.table import TableFacts
+from dcsync.core.anomaly import TableWarning, table_warnings, worst_first
+from dcsync.core.table import TableFacts, TableKind
 
 
 def table(rows: int | None, *columns: str) -> dict[str, TableFacts | None]:
@@ -85,6 +85,57 @@ def test_a_table_that_the_configuration_leaves_out_is_not_missed() -> None:
     assert table_warnings({}, [table(1234)], left_out={"t.csv"}) == ()
 
 
-def test_a_delta_extract_may_have_any_number_of_rows_and_tables() -> None:
-    assert table_warnings(table(1), [{**table(1000), "u.csv": table(5)["t.csv"]}], is_delta=True) == ()
-    assert table_warnings(table(1, "a"), [table(1000, "a", "b")], is_delta=True)[0].code == "L-COLUMNS"
+@pytest.mark.parametrize("kind", [TableKind.WINDOW, TableKind.DELTA])
+def test_windows_and_deltas_may_have_any_number_of_rows_but_not_fewer_columns(kind: TableKind) -> None:
+    kinds = {"t.csv": kind, "u.csv": kind}
+
+    assert table_warnings(table(1), [{**table(1000), "u.csv": table(500)["t.csv"]}], kinds=kinds) == ()
+    assert table_warnings(table(1, "a"), [table(1000, "a", "b")], kinds=kinds)[0].code == "L-COLUMNS"
+
+
+@pytest.mark.parametrize("kind", [TableKind.FULL, None])
+def test_full_tables_and_those_of_an_unknown_kind_are_counted(kind: TableKind | None) -> None:
+    assert table_warnings(table(1), [table(1000)], kinds={"t.csv": kind})[0].code == "L-ROWS"
+
+
+def test_a_window_that_was_never_left_out_is_missed_and_a_delta_never_is() -> None:
+    week = [table(rows) for rows in (0, 5, 4, 3, 2, 1, 0)]
+
+    assert table_warnings({}, week[1:], kinds={"t.csv": TableKind.WINDOW}) == ()
+    assert table_warnings({}, [*week[1:], {}, *week], kinds={"t.csv": TableKind.WINDOW}) == ()
+    assert table_warnings({}, week, kinds={"t.csv": TableKind.WINDOW}) == (
+        TableWarning(code="L-TABLE", table="t.csv", message="is missing; each of the last 7 snapshots had it"),
+    )
+    assert table_warnings({}, week, kinds={"t.csv": TableKind.DELTA}) == ()
+
+
+@pytest.mark.parametrize(("usual", "warns"), [(99, False), (100, True)])
+def test_a_small_table_may_lose_any_number_of_rows(usual: int, warns: bool) -> None:
+    assert bool(table_warnings(table(0), [table(usual)])) is warns
+
+
+def test_the_worst_come_first_gone_then_shrunk_then_changed() -> None:
+    def all_of(**rows: int) -> dict[str, TableFacts | None]:
+        return {
+            f"{name}.csv": TableFacts(header=("id", "x") if name < "d" else ("id",), rows=rows[name]) for name in rows
+        }
+
+    now = {"a.csv": TableFacts(header=("id",), rows=900), **all_of(d=10, e=20, f=30)}
+    before = all_of(a=900, d=100, e=5000, f=200, z=1)
+
+    warnings = table_warnings(now, [before])
+
+    assert [(warning.code, warning.table) for warning in warnings] == [
+        ("L-TABLE", "z.csv"),
+        ("L-ROWS", "e.csv"),
+        ("L-ROWS", "f.csv"),
+        ("L-ROWS", "d.csv"),
+        ("L-COLUMNS", "a.csv"),
+    ]
+    strange = TableWarning(code="L-LATER", table="q.csv", message="")
+    assert worst_first([*warnings[::-1], strange]) == (
+        strange,
+        warnings[0],
+        *(warnings[number] for number in (3, 2, 1)),
+        warnings[4],
+    )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dcsync.core import names, sidecar
 from dcsync.core.anomaly import TableWarning
 from dcsync.core.cost import Method, Price
-from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, StoredFile
+from dcsync.core.model import AccountName, DataRequest, How, Job, JobId, Json, RequestId, StoredFile
 from dcsync.core.sidecar import Adopted, Changes, Decisions, Provenance
 from dcsync.core.snapshot import record_json
 from dcsync.core.summary import Summary
@@ -94,6 +94,7 @@ def make_provenance(**changes: Any) -> Provenance:
             skipped=(("autodesk_data_extract.zip", "repeats the other files"),),
         ),
         "changes": CHANGES,
+        "listed_at": {"admin_users.csv": NOON},
     }
     return Provenance(**{**values, **changes})
 
@@ -127,6 +128,9 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
         "job": {
             "id": JOB_ID,
             "project_id": "p1",
+            "project_ids": [],
+            "start_date": None,
+            "end_date": None,
             "created_at": "2026-11-22T11:00:00.000Z",
             "started_at": "2026-11-22T11:30:00.000Z",
             "completed_at": "2026-11-22T12:00:00.000Z",
@@ -152,6 +156,7 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
                 "etag": '"fc1cb85445a6b6c5383b9f16af5ac890"',
                 "how": "fetched",
                 "packed": None,
+                "created_at": "2026-11-22T12:00:00.000Z",
                 "why": "",
             },
             {
@@ -168,6 +173,7 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
                 "header": ["id", "name"],
                 "header_cut": True,
                 "kind": "window",
+                "created_at": None,
                 "why": "as before",
             },
         ],
@@ -243,6 +249,74 @@ def test_what_was_rendered_is_read_back_the_same(
         summary=sidecar.summarize(files, CHANGES, WARNINGS),
         record=replace(provenance.record, folder="f"),
     )
+
+
+DOCUMENT = DataRequest(
+    id=REQUEST_ID,
+    description="Activities of Tower B",
+    is_active=True,
+    created_at=NOON - timedelta(days=40),
+    project_id="p1",
+    project_ids=("p1", "p2"),
+    project_status="active",
+    service_groups=("admin", "activities"),
+    date_range="CUSTOM",
+    start_date=NOON - timedelta(days=7),
+    end_date=NOON - timedelta(days=1),
+    schedule_interval="WEEK",
+    recurring_interval=2,
+    effective_from=NOON - timedelta(days=39),
+    effective_to=NOON + timedelta(days=90),
+)
+
+
+def test_a_sidecar_has_the_data_request_as_it_was_but_nothing_about_its_users() -> None:
+    document = replace(DOCUMENT, created_by="U1", created_by_email="a@example.com", callback_url="https://x/?key=1")
+    record = make_provenance().record
+    record = replace(record, request=replace(record.request, description=DOCUMENT.description, document=document))
+    body = sidecar.render(make_provenance(record=record))
+
+    adopted = sidecar.parse(body, folder="f")
+
+    assert json.loads(body)["request"] == {
+        "id": REQUEST_ID,
+        "description": "Activities of Tower B",
+        "delta": False,
+        "is_active": True,
+        "created_at": "2026-10-13T12:00:00.000Z",
+        "project_id": "p1",
+        "project_ids": ["p1", "p2"],
+        "project_status": "active",
+        "service_groups": ["admin", "activities"],
+        "date_range": "CUSTOM",
+        "start_date": "2026-11-15T12:00:00.000Z",
+        "end_date": "2026-11-21T12:00:00.000Z",
+        "schedule": {
+            "interval": "WEEK",
+            "recurring": 2,
+            "effective_from": "2026-10-14T12:00:00.000Z",
+            "effective_to": "2027-02-20T12:00:00.000Z",
+        },
+    }
+    assert adopted.document == DOCUMENT
+    assert adopted.record is not None
+    assert adopted.record.request.document == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"service_groups": "all"}, {"service_groups": ["all"], "id": "a/b"}], ids=["older", "odd", "bad id"]
+)
+def test_a_sidecar_without_a_usable_data_request_is_read(changes: dict[str, Json]) -> None:
+    adopted = parse(make_document(request={"id": REQUEST_ID, "description": "x", "delta": False, **changes}))
+
+    assert adopted.document is None
+
+
+def test_a_schedule_that_is_no_object_is_unknown() -> None:
+    adopted = parse(make_document(request={"id": REQUEST_ID, "service_groups": [], "schedule": 5}))
+
+    assert adopted.document is not None
+    assert adopted.document.schedule_interval is None
 
 
 @given(STORED)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from dcsync.core.alerts import Alert, AlertCode, AlertScope
+from dcsync.core.anomaly import worst_first
 from dcsync.core.events import EventKind
 from dcsync.core.freshness import Cause, FreshnessState, History, RequestFreshness, ends_soon
 from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, JobState, nears_expiry
@@ -281,8 +282,11 @@ def _overdue(account: str, code: AlertCode, request: RequestFreshness, as_of: da
 
 
 def _tables_look_wrong(sources: AlertSources, row: PublishedRow, request: KnownRequest) -> Alert:
-    first, more = row.warnings[0], len(row.warnings) - 1
-    others = "" if not more else f", and {more} more tables look wrong"
+    warnings = worst_first(row.warnings)
+    first, more = warnings[0], len(warnings) - 1
+    others = (
+        "" if not more else ", and 1 more table looks wrong" if more == 1 else f", and {more} more tables look wrong"
+    )
     alert = Alert.of(
         AlertCode.parse(first.code),
         account=sources.account.name,
@@ -291,6 +295,6 @@ def _tables_look_wrong(sources: AlertSources, row: PublishedRow, request: KnownR
         hint=f"compare: dcsync diff previous {row.job}",
     )
     tables: list[Json] = [
-        {"code": warning.code, "table": warning.table, "message": warning.message} for warning in row.warnings
+        {"code": warning.code, "table": warning.table, "message": warning.message} for warning in warnings
     ]
     return replace(alert, job=row.job, data={"folder": str(sources.root / row.folder), "tables": tables})

@@ -221,8 +221,9 @@ class AlertDispatcher:
             return
         # Saved before the call, so that a call that Autodesk refuses is not repeated at each poll.
         await self._values.save(key, _exact(now))
-        if last is None:
-            # The first poll has just recorded the data requests.
+        if last is None and all(request.document is not None or not request.is_described for request in known.values()):
+            # The first poll has just recorded the data requests, or a rebuild has restored them. A snapshot of version
+            # 0.2 does not say how its data request was.
             return
         found: dict[RequestId, DataRequest] = {}
         for project in account.projects or (None,):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 
 import structlog
@@ -122,6 +123,8 @@ class _Rebuild:
         self._reader = ContentReader(context, observer=observer)
         self._report = RebuildReport()
         self._jobs: set[tuple[str, str]] = set()
+        #: The newest snapshot of each data request so far whose sidecar describes the data request.
+        self._newest: dict[tuple[AccountName, RequestId], datetime] = {}
 
     async def run(self) -> RebuildReport:
         context, report = self._context, self._report
@@ -212,7 +215,13 @@ class _Rebuild:
             survey_ = await context.disk.run(survey, context.root, folder)
             sums = await context.disk.run(adopt.read_sums, context.root, folder)
             files, damaged = await self._compare(folder, found.snapshot.files, survey_, sums)
-            await self._records.restore(found.account, record, files=files, sidecar_sha256=found.sha256)
+            await self._records.restore(
+                found.account,
+                record,
+                files=files,
+                sidecar_sha256=found.sha256,
+                is_newest=self._is_newest(found.account, found),
+            )
         except (DiskError, MirrorTampered, FileNotFoundError) as error:
             self._refuse(folder, str(error))
             return
@@ -232,6 +241,15 @@ class _Rebuild:
         log.info("snapshot adopted", account=found.account, job=rebuilt.job, folder=folder, files=rebuilt.files)
         if damaged:
             log.error("adopted snapshot is damaged", folder=folder, files=len(damaged), first=damaged[0])
+
+    def _is_newest(self, account: AccountName, found: Adopted) -> bool:
+        """Say whether no newer snapshot of the data request was adopted: its data request is as Autodesk knows it."""
+        completed_at = found.snapshot.completed_at
+        key = account, found.snapshot.request
+        if found.document is None or completed_at is None or completed_at < self._newest.get(key, completed_at):
+            return False
+        self._newest[key] = completed_at
+        return True
 
     async def _compare(
         self, folder: str, recorded: Sequence[StoredFile], found: Survey, sums: Mapping[str, str]

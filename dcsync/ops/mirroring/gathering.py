@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from dcsync.core import cost
 from dcsync.core import plan as planning
@@ -64,6 +65,11 @@ class Gathering:
         """The files of the snapshot, by name: every file of the last plan, all staged by now."""
         wanted = (action for action in self.plan.actions if not isinstance(action, Skip))
         return tuple(sorted((self.staged[action.name] for action in wanted), key=lambda stored: stored.name))
+
+    @property
+    def listed_at(self) -> dict[str, datetime]:
+        """When Autodesk created each listed file."""
+        return {file.name: file.created_at for file in self.listing if file.created_at is not None}
 
     def transfer(self, *, calls: int, seconds: float) -> Transfer:
         """Return the bytes and the method of the download. The caller counts calls and time."""

@@ -131,6 +131,7 @@ class JobMirror:
                 files=gathering.files,
                 transfer=transfer,
                 decisions=gathering.decisions,
+                listed_at=gathering.listed_at,
             )
             record = await publish(context, account, staging, staged)
         return Published(

@@ -6,8 +6,10 @@ Readers see the snapshot after the rename. dcsync reports it after its row is co
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import structlog
 
@@ -44,6 +46,8 @@ class Staged:
     files: tuple[StoredFile, ...]
     transfer: Transfer
     decisions: Decisions
+    #: When Autodesk created each listed file, by its original name.
+    listed_at: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,7 @@ async def _seal(context: SyncContext, account: AccountSettings, staged: Staged) 
             files=staged.files,
             decisions=staged.decisions,
             changes=changes,
+            listed_at=staged.listed_at,
         )
     )
     lines = [(stored.name, stored.sha256) for stored in staged.files]
@@ -127,10 +132,12 @@ async def _compare_tables(context: SyncContext, account: AccountSettings, staged
     before = await context.manifest.history.tables_before(
         account.name, staged.request.id, staged.job.completed_at, limit=anomaly.LOOK_BACK
     )
+    earlier = before[0].keys() if before else ()
+    now = {stored.original: stored.kind for stored in staged.files}
     return anomaly.table_warnings(
         {stored.original: stored.table for stored in staged.files if is_table(stored.original)},
         before,
-        is_delta=staged.request.is_delta,
+        kinds={**{name: kind_of(name, staged.request.document) for name in earlier}, **now},
         left_out=frozenset(name for name, _ in staged.decisions.skipped),
     )
 

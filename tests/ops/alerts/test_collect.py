@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from dcsync.app.status import read_status
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, JobId
+from dcsync.core.model import AccountName, DataRequest, JobId
 from dcsync.core.standing import StandingAlert
 from dcsync.errors import ExitStatus
 from dcsync.manifest import StandingAlerts
 from dcsync.ops.metrics import render
 from dcsync.sandbox import Fault
 from tests.rigs.listener import DAY, HOUR, Listener, add_schedule, make_dispatcher, pass_days
-from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.mirror import Mirror, add_extract, sidecar, tables
 from tests.rigs.notified import NotificationServer
 
 #: The e-mail plugin of apprise imports it on Python versions that still have it.
@@ -84,13 +86,13 @@ async def test_an_extract_that_nears_its_end_is_known_by_the_clock_alone(mirror:
     assert "L-EXPIRING" in await codes(mirror)
 
 
-ROWS = b"id,name\n" + b"1,a\n" * 10
+ROWS = b"id,name\n" + b"1,a\n" * 100
 
 
 @pytest.mark.parametrize(
     ("code", "bodies"),
     [
-        ("L-COLUMNS", [{"a.csv": ROWS}, {"a.csv": b"id\n" + b"1\n" * 10}, {"a.csv": b"id\n" + b"1\n" * 9}]),
+        ("L-COLUMNS", [{"a.csv": ROWS}, {"a.csv": b"id\n" + b"1\n" * 100}, {"a.csv": b"id\n" + b"1\n" * 99}]),
         ("L-ROWS", [{"a.csv": ROWS}, {"a.csv": b"id,name\n1,a\n"}, {"a.csv": ROWS}]),
         ("L-TABLE", [{"a.csv": ROWS, "b.csv": ROWS}, {"a.csv": ROWS}, {"a.csv": ROWS + b"2,b\n"}]),
     ],
@@ -110,6 +112,32 @@ async def test_a_table_warning_stands_until_a_later_snapshot_has_none(
     assert found == [[], [code], []]
 
 
+async def test_a_table_that_is_gone_comes_before_one_that_shrank_in_a_single_alert(mirror: Mirror) -> None:
+    add_extract(mirror, {"a.csv": ROWS, "b.csv": ROWS, "c.csv": ROWS}, days_ago=1)
+    add_extract(mirror, {"a.csv": b"id\n", "b.csv": b"id,name\n"})
+    await mirror.sync()
+
+    (item,) = await standing(mirror)
+
+    assert item.alert.code == "L-TABLE"
+    assert item.alert.message == "c.csv is missing; the previous snapshot had 100 rows, and 3 more tables look wrong"
+
+
+async def test_quiet_windows_and_small_tables_are_no_alert(mirror: Mirror) -> None:
+    """Seen with every weekend of the activities tables, and with tables of a few rows."""
+    request = mirror.world.add_request("All", service_groups=("all",), schedule="ONE_TIME")
+    small = b"id,name\n" + b"1,a\n" * 99
+    add_extract(mirror, {"activities_docs.csv": ROWS, "forms_log.csv": small}, request=request, days_ago=1)
+    add_extract(mirror, {"activities_docs.csv": b"id,name\n", "forms_log.csv": b"id,name\n"}, request=request)
+    await mirror.sync()
+
+    assert await codes(mirror) == []
+    (kinds,) = {
+        tuple((entry["name"], entry["kind"]) for entry in sidecar(snapshot)["files"]) for snapshot in mirror.snapshots()
+    }
+    assert kinds == (("activities_docs.csv", "window"), ("forms_log.csv", "full"))
+
+
 async def test_a_late_extract_is_judged_as_of_the_last_poll(mirror: Mirror) -> None:
     """While nobody polls, the clock does not blame Autodesk for what may have come."""
     midnight = mirror.clock.now().replace(hour=0)
@@ -124,6 +152,59 @@ async def test_a_late_extract_is_judged_as_of_the_last_poll(mirror: Mirror) -> N
     assert await codes(mirror) == []
     await mirror.sync()
     assert await codes(mirror) == ["L-LATE"]
+
+
+async def test_a_rebuild_restores_the_data_request_so_that_a_late_extract_is_seen_at_once(mirror: Mirror) -> None:
+    """The list of data requests is read once a day only. After a rebuild, that was a day without any lateness."""
+    add_schedule(mirror)
+    await mirror.sync()
+    before = await documents(mirror)
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+    # Autodesk does not say it again.
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=503, match="/requests", times=None))
+
+    mirror.clock.advance(20 * HOUR)
+    await mirror.sync()
+
+    assert await codes(mirror) == ["L-LATE"]
+    # Without what concerns its users only.
+    users = {"created_by": None, "created_by_email": None, "updated_by": None, "updated_at": None, "send_email": None}
+    stripped: Any = {**users, "account_id": None, "last_queued_at": None}
+    assert await documents(mirror) == [replace(known, **stripped) for known in before]
+
+
+async def test_a_mirror_without_described_data_requests_lists_them_at_its_first_run(mirror: Mirror) -> None:
+    """As after a rebuild from snapshots of version 0.2, which do not say how their data request was."""
+    add_schedule(mirror)
+    await mirror.sync()
+    for snapshot in mirror.snapshots():
+        strip_sidecar(snapshot)
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+
+    mirror.clock.advance(20 * HOUR)
+    await mirror.run()
+
+    assert await codes(mirror) == ["L-LATE"]
+
+
+async def documents(mirror: Mirror) -> list[DataRequest]:
+    async with mirror.opened() as context:
+        return list((await context.manifest.request_documents(ACME)).values())
+
+
+def strip_sidecar(snapshot: Path) -> None:
+    """Take the keys away that version 0.2 did not write."""
+    path = snapshot / "_dcsync.json"
+    document = json.loads(path.read_text())
+    document["request"] = {key: document["request"][key] for key in ("id", "description", "delta")}
+    path.chmod(0o644)
+    path.write_text(json.dumps(document))
+    sums = snapshot / "SHA256SUMS"
+    sums.chmod(0o644)
+    lines = [line for line in sums.read_text().splitlines() if not line.endswith("_dcsync.json")]
+    sums.write_text("\n".join([*lines, f"{hashlib.sha256(path.read_bytes()).hexdigest()}  _dcsync.json", ""]))
 
 
 async def test_a_late_extract_stands_until_it_arrives(mirror: Mirror) -> None:

@@ -112,10 +112,10 @@ async def test_tables_are_compared_with_the_newest_of_several_earlier_snapshots(
     record = await bench.publish(bench.job(3), {"a.csv": "id\n1\n"})
 
     assert [(warning.code, warning.table) for warning in record.summary.warnings] == [
-        ("L-COLUMNS", "a.csv"),
         ("L-TABLE", "new.csv"),
+        ("L-COLUMNS", "a.csv"),
     ]
-    assert "'new'" in record.summary.warnings[0].message
+    assert "'new'" in record.summary.warnings[1].message
 
 
 async def test_an_earlier_snapshot_is_one_whose_job_completed_earlier(bench: Workbench) -> None:

@@ -69,7 +69,26 @@ async def test_the_sidecar_says_where_everything_came_from(mirror: Mirror) -> No
 
     document = sidecar(mirror.snapshot_of(job))
     assert document["account"] == {"name": "acme", "id": mirror.world.account_id}
-    assert document["request"] == {"id": request, "description": "Nightly", "delta": False}
+    assert document["request"] == {
+        "id": request,
+        "description": "Nightly",
+        "delta": False,
+        "is_active": True,
+        "created_at": "2026-09-23T12:00:00.000Z",
+        "project_id": None,
+        "project_ids": [],
+        "project_status": "all",
+        "service_groups": ["admin", "issues"],
+        "date_range": None,
+        "start_date": None,
+        "end_date": None,
+        "schedule": {
+            "interval": "DAY",
+            "recurring": 1,
+            "effective_from": "2026-09-23T12:00:00.000Z",
+            "effective_to": None,
+        },
+    }
     assert document["job"]["completed_at"] == "2026-11-22T12:00:00.000Z"
     assert document["strategy"]["name"] == "files"
     assert document["files"] == [
@@ -85,6 +104,8 @@ async def test_the_sidecar_says_where_everything_came_from(mirror: Mirror) -> No
             "packed": None,
             "rows": 0,
             "header": ["id"],
+            "kind": "full",
+            "created_at": "2026-11-22T11:40:00.000Z",
             "why": "not in the previous snapshot",
         }
     ]
@@ -227,11 +248,9 @@ async def test_a_request_that_cannot_be_read_gets_a_latest_when_it_is_known_to_b
     await mirror.sync()
     await mirror.sync()
     is_delta = groups == ("cdcissues",)
-    assert sidecar(mirror.snapshot_of(third))["request"] == {
-        "id": request,
-        "description": "Nightly",
-        "delta": is_delta,
-    }
+    described = sidecar(mirror.snapshot_of(third))["request"]
+    assert (described["id"], described["description"], described["delta"]) == (request, "Nightly", is_delta)
+    assert described["service_groups"] == list(groups)
     # The folder that it got at first sight stays its own.
     assert {path.parents[3] for path in mirror.snapshots()} == {mirror.snapshot_of(first).parents[3]}
     latest = [path.resolve() for path in mirror.root.glob("acme/*/latest")]

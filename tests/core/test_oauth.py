@@ -107,6 +107,16 @@ def test_an_address_that_does_not_fit_is_refused_in_words(address: str, words: s
     assert attempt.state not in caught.value.message
 
 
+@pytest.mark.parametrize(("length", "shown"), [(120, "x" * 120), (121, "x" * 120 + "…")])
+def test_a_long_reason_of_autodesk_is_cut(length: int, shown: str) -> None:
+    attempt = make_attempt()
+
+    with pytest.raises(LoginRefused) as caught:
+        code_in(attempt, f"{REDIRECT}?error=e&error_description={'x' * length}&state={attempt.state}")
+
+    assert caught.value.message == f"Autodesk refused the sign-in: {shown}"
+
+
 @given(st.text())
 def test_whatever_is_pasted_is_a_code_or_a_refusal(text: str) -> None:
     attempt = make_attempt()

@@ -49,6 +49,7 @@ def test_what_the_csv_module_wrote_is_counted_as_it_reads_it(rows: list[list[str
     [
         (b"", (), 0),
         (b"\n", (), 0),
+        (b"\nid\n1\n", (), 2),
         (b"id,name", ("id", "name"), 0),
         (b"id,name\n", ("id", "name"), 0),
         (b"id,name\r\n1,a\r\n", ("id", "name"), 1),
@@ -71,6 +72,10 @@ def test_quotes_may_be_open_over_whole_pieces() -> None:
     assert count([b'id,"a', b"\nx\n", b'"\n', b"1,2\n"]) == TableFacts(header=("id", "a\nx\n"), rows=1)
 
 
+def test_an_empty_piece_changes_nothing() -> None:
+    assert count([b"", b"id\n1\n", b""]) == TableFacts(header=("id",), rows=1)
+
+
 def test_rows_are_not_guessed_when_the_quotes_do_not_pair_up() -> None:
     assert facts(b'id,name\n1,"a\n2,b\n') == TableFacts(header=("id", "name"), rows=None)
 
@@ -86,6 +91,13 @@ def test_a_header_up_to_the_cap_is_whole() -> None:
 
     assert facts(f"a,{column}\n1,2\n".encode()) == TableFacts(header=("a", column), rows=1)
     assert facts(f"ab,{column}".encode()) == TableFacts(header=("ab", column), rows=0)
+
+
+def test_a_header_of_one_byte_more_is_cut() -> None:
+    longer = f"a,{'c' * (HEADER_CAP - 1)}\n1,2\n".encode()
+
+    assert facts(longer) == TableFacts(header=("a",), rows=1, is_cut=True)
+    assert count([longer[:HEADER_CAP], longer[HEADER_CAP:]]) == facts(longer)
 
 
 def test_a_longer_header_is_cut_and_marked_and_the_rows_counted_all_the_same() -> None:
@@ -128,6 +140,7 @@ def header(*columns: str, cut: bool = False) -> TableFacts:
         ),
         (header("a", "a"), header("a"), ColumnChange(table="t", removed=("a",))),
         (header("a", "b"), header("a", "b", "a"), ColumnChange(table="t", added=("a",))),
+        (header("a"), header("a", "a", "a"), ColumnChange(table="t", added=("a", "a"))),
         # Of a column that is there twice, the last one is the new one.
         (header("a"), header("a", "b", "a"), ColumnChange(table="t", added=("b", "a"))),
         (header("a", "b", "a"), header("a"), ColumnChange(table="t", removed=("b", "a"))),

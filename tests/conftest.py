@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import aioresponses.core
 import hypothesis
 import pytest
+import structlog
 from _pytest.nodeid import coerce_node_id
 from aiohttp import ClientResponse, StreamReader
 from aiohttp.client_proto import ResponseHandler
@@ -53,6 +54,23 @@ def roomy_stream_reader(loop: asyncio.AbstractEventLoop) -> StreamReader:
 vars(aioresponses.core).update(ClientResponse=MockedResponse, stream_reader_factory=roomy_stream_reader)
 
 
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def plain_log() -> Iterator[None]:
+    """Log without colours. By default structlog formats each traceback with rich, which takes longer than most tests."""
+    _configure_log()
+    yield
+    _configure_log()
+
+
+def _configure_log() -> None:
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.reset_defaults()
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
+
+
 # --- lost exceptions --------------------------------------------------------------------------------------------------
 
 
@@ -68,6 +86,7 @@ def lost_exceptions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, 
     monkeypatch.setattr(asyncio.BaseEventLoop, "default_exception_handler", lambda _loop, context: lost.append(context))
     yield lost
     gc.collect()  # a task in a reference cycle speaks up only now
+    gc.freeze()
     if lost:
         told = "\n".join(f"- {context['message']}: {context.get('exception')!r}" for context in lost)
         raised = next((e for context in lost if isinstance(e := context.get("exception"), BaseException)), None)

@@ -97,7 +97,7 @@ FailureAction=exit
 Type=oneshot
 ExecStart=/usr/local/bin/units-driver
 StandardError=file:/out/complaint
-TimeoutStartSec=100
+TimeoutStartSec=500
 """
 SANDBOX: Final = """[Service]
 ExecStart=/usr/local/bin/units-sandbox
@@ -160,7 +160,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         "/usr/local/bin/units-sandbox": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/units_sandbox.py"),
         "/usr/local/bin/units-driver": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/units_driver.py"),
     }
-    booted = nspawn.boot(folder, files=files, unit="driver.service", timeout_s=110)
+    booted = nspawn.boot(folder, files=files, unit="driver.service", timeout_s=520)
     report = booted.results / "observed.json"
     assert report.exists(), (booted.results / "complaint").read_text() + booted.console[-4000:]
     return Seen(steps=json.loads(report.read_text()), booted=booted)
@@ -169,7 +169,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 @pytest.mark.machine
 @pytest.mark.needs_root
 @pytest.mark.needs_tool("systemd-nspawn")
-@pytest.mark.timeout(150)  # the boot, and all that is driven in it; alone it takes 23 s
+@pytest.mark.timeout(600)  # the boot, and all that is driven in it; alone it takes 23 s
 class TestUnderSystemd:
     """One boot, looked at from many sides."""
 

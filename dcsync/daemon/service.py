@@ -88,7 +88,7 @@ class Service:
         self._opener: asyncio.Task[object] | None = None
         self._signals = Signals()
         self._session: Session | None = None
-        #: Shown once in the status line, after a failed reload.
+        #: Why the previous configuration is still in use, after a failed reload. Part of the status line.
         self._notice = ""
         self._mirror_error: DcsyncError | None = None
         self._status: tuple[float, Status] | None = None
@@ -120,7 +120,10 @@ class Service:
             log.warning(
                 "configuration not reloaded; the current one stays in use", code=error.code, error=error.message
             )
-            self._notifier.ready(_previous_notice(error))
+            self._notice = _previous_notice(error)
+            if self._session is not None:
+                self._session.notice = self._notice
+            self._notifier.ready(self._notice)
             return
         self._next_config = config
         self._signals.end.set()
@@ -147,6 +150,7 @@ class Service:
 
     def _take_next_config(self) -> None:
         if self._next_config is not None:
+            self._notice = ""
             # It counts as working only after a mirror was opened with it.
             self._previous_config, self._config, self._next_config = self._config, self._next_config, None
 
@@ -191,7 +195,9 @@ class Service:
                 )
                 self._session = self._make_session(parts)
                 try:
-                    await self._session.run(self._note_opened())
+                    self._session.notice = self._notice
+                    self._note_opened()
+                    await self._session.run()
                 finally:
                     # Before the mirror is closed, so that no page or signal uses a closed mirror.
                     self._session = None
@@ -223,15 +229,13 @@ class Service:
         finally:
             self._opener = None
 
-    def _note_opened(self) -> str:
-        """Record that the configuration and the mirror work. Return the notice for the status line."""
+    def _note_opened(self) -> None:
+        """Record that the configuration and the mirror work."""
         if self._mirror_error is not None:
             log.info("the mirror is available again", after=self._mirror_error.code)
         if self._previous_config is not None:
             log.info("configuration reloaded")
         self._mirror_error, self._has_started, self._previous_config = None, True, None
-        notice, self._notice = self._notice, ""
-        return notice
 
     async def _wait_for_mirror(self, config: Config, error: DcsyncError) -> None:
         """Wait a minute without a mirror, then return so that the caller tries again. The first time, notify."""

@@ -74,6 +74,8 @@ class Session(ABC):
             progress=parts.progress,
             accounts=tuple(self._accounts.values()),
         )
+        #: Precedes the status line while nothing is running.
+        self.notice = ""
         self._lost: MirrorError | None = None
         self._alert_codes: list[str] = []
 
@@ -116,8 +118,8 @@ class Session(ABC):
 
     # --- the same on one host and on several --------------------------------------------------------------------------
 
-    async def run(self, notice: str) -> None:
-        """Work until asked to end. The status line starts with `notice`, if there is one.
+    async def run(self) -> None:
+        """Work until asked to end.
 
         Raises the `MirrorError` when the mirror is lost, and the `ManifestError` when its database is lost.
         """
@@ -126,7 +128,7 @@ class Session(ABC):
                 self._start_work(group)
                 ticker = group.create_task(self._tick(), name="ticker")
                 self.poll_all()
-                self._notifier.ready(notice or self.describe())
+                self._notifier.ready(self.notice or self.describe())
                 await self._signals.end.wait()
                 await self._end_work(group)
                 ticker.cancel()
@@ -142,7 +144,8 @@ class Session(ABC):
         if slow_s is not None:
             return f"the disk has not responded for {slow_s:.0f} s"
         needs = f"; alerts: {', '.join(self._alert_codes)} (dcsync status)" if self._alert_codes else ""
-        return self.progress.describe() or f"{self._describe_waiting()}{needs}"
+        notice = f"{self.notice}; " if self.notice else ""
+        return self.progress.describe() or f"{notice}{self._describe_waiting()}{needs}"
 
     @contextmanager
     def _busy(self, what: str) -> Iterator[None]:

@@ -383,6 +383,12 @@ async def test_an_invalid_configuration_keeps_the_previous_one(tmp_path: Path) -
         await rig.pass_time(minutes=17)
 
         rig.mirror.assert_identical(job)
+        assert "running with the previous configuration: config.toml:1: is bad; waiting" in rig.heard.last_status
+
+        rig.mirror.config.clear()
+        rig.service.reload()
+        await rig.settle()
+        assert "previous configuration" not in rig.heard.last_status
 
 
 async def test_a_damaged_manifest_is_rebuilt_at_the_start_while_systemd_waits(tmp_path: Path) -> None:

@@ -39,10 +39,10 @@ class Rig:
     clock: VirtualClock
 
     @asynccontextmanager
-    async def running(self, notice: str = "") -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Run the session during the block, and ask it to end afterwards."""
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            group.create_task(self.session.run(notice))
+            group.create_task(self.session.run())
             yield
 
     async def hears(self, text: str) -> None:
@@ -112,15 +112,16 @@ async def test_a_lost_mirror_ends_it_with_the_reason(rig: Rig) -> None:
 
     async with asyncio.timeout(30):
         with pytest.raises(MirrorError) as caught:
-            await rig.session.run("")
+            await rig.session.run()
 
     assert caught.value.code == "M-MISSING"
     assert not rig.mirror.root.exists()
 
 
-async def test_a_notice_is_the_first_status(rig: Rig) -> None:
-    async with rig.running("running with the previous configuration"):
-        await rig.hears("READY=1")
+async def test_a_notice_is_the_first_status_and_stays_in_it_after_a_poll(rig: Rig) -> None:
+    rig.session.notice = "running with the previous configuration"
+    async with rig.running():
+        await rig.hears("STATUS=running with the previous configuration; waiting")
         rig.signals.end.set()
 
     place = rig.heard.messages.index("READY=1")

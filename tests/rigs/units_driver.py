@@ -31,7 +31,8 @@ DROP_INS: Final = Path("/etc/systemd/system")
 ROOT: Final = Path("/srv/dcsync")
 STATE: Final = Path("/var/lib/dcsync")
 SANDBOX_OUTPUT: Final = Path("/run/sandbox.output")
-TIMEOUT_S: Final = 15.0
+#: What comes in a second on an idle machine may take long beside other tests. Each wait ends when its claim is true.
+TIMEOUT_S: Final = 90.0
 
 
 def until(what: str, claim: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
@@ -237,7 +238,7 @@ def run(api: Api) -> dict[str, Any]:
     MARK.touch()
     started = MAIN.do("start")
     at_start = MAIN.show()
-    until("all that there is has been mirrored", lambda: len(snapshots(ROOT)) == 5, 30)
+    until("all that there is has been mirrored", lambda: len(snapshots(ROOT)) == 5)
     until("all latest links stand", lambda: len(list(ROOT.glob("sandbox/*/latest"))) == 3)
     newest = (next(ROOT.glob("sandbox/*/latest"))).resolve()
     # A person with no part in dcsync can read and prove it.
@@ -247,7 +248,7 @@ def run(api: Api) -> dict[str, Any]:
         check=False,
         capture_output=True,
     )
-    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"].startswith("waiting"), 5)
+    until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"].startswith("waiting"))
     return {
         "start": started,
         "at_start": at_start,
@@ -268,7 +269,7 @@ def poll_now(api: Api) -> dict[str, Any]:
     killed = MAIN.do("kill", "--signal=USR1", "--kill-who=main")
     with suppress(TimeoutError):
         until("the new job is mirrored", lambda: len(snapshots(ROOT)) > before)
-        until("the hook has run", hooked.exists, 5)
+        until("the hook has run", hooked.exists)
     return {
         "kill": killed,
         "new": len(snapshots(ROOT)) - before,
@@ -291,7 +292,7 @@ def reload(api: Api) -> dict[str, Any]:
         write_config(api, auth=REFRESHING, more=more)
         done = MAIN.do("reload")
         with suppress(TimeoutError):
-            until("it speaks of it", functools.partial(MAIN.has_spoken, lines), 5)
+            until("it speaks of it", functools.partial(MAIN.has_spoken, lines))
         MAIN.until_state("active")
         seen[kind] = {
             "reload": done,

@@ -59,7 +59,7 @@ vars(aioresponses.core).update(ClientResponse=MockedResponse, stream_reader_fact
 
 @pytest.fixture(autouse=True)
 def plain_log() -> Iterator[None]:
-    """Log without colours. By default structlog formats each traceback with rich, which takes longer than most tests."""
+    """Log without colours. By default structlog formats each traceback with rich, which takes a second."""
     _configure_log()
     yield
     _configure_log()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.mirror import look_at_mirror, read_mirror
+from dcsync.app.mirror import open_mirror_unlocked, read_mirror
 from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.status import read_status
 from dcsync.core.diff import Fate
@@ -110,7 +110,7 @@ async def test_status_shows_it_without_changing_anything(older: Mirror) -> None:
 
 
 async def test_verify_finds_no_problem(older: Mirror) -> None:
-    async with look_at_mirror(older.configuration(), older.stores(), clock=older.clock) as context:
+    async with open_mirror_unlocked(older.configuration(), older.stores(), clock=older.clock) as context:
         report = await verify(context, account_settings(older.configuration()))
 
     assert report.damage == []
@@ -158,7 +158,7 @@ async def test_a_sync_goes_on_where_it_stopped_and_changes_no_published_byte(old
     assert latest.resolve() == older.snapshot_of(new)
     again = await older.sync_one()
     assert again.published == []
-    async with look_at_mirror(older.configuration(), older.stores(), clock=older.clock) as context:
+    async with open_mirror_unlocked(older.configuration(), older.stores(), clock=older.clock) as context:
         assert (await verify(context, account_settings(older.configuration()))).damage == []
 
 

@@ -30,18 +30,18 @@ async def diagnose(
     *,
     environ: Mapping[str, str],
     clock: Clock | None = None,
-    tell: Callable[[Check], None] = lambda _: None,
+    report: Callable[[Check], None] = lambda _: None,
 ) -> list[Check]:
     """Check a configuration and everything that it names. A failure is one of the checks, and no written file stays.
 
-    `tell` gets each check at once.
+    `report` gets each check at once.
     """
     try:
         found = find(place, environ=environ)
         config = load(found, environ=environ, accounts_needed=False)
         stores = stores_for(config, environ)
     except ConfigError as error:
-        return unconfigured(error, tell)
+        return unconfigured(error, report)
     clock = clock or SystemClock()
     auth, state = config.auth, Path(config.state.dir)
     chained = auth.method != "service-account" and (auth.method == "login" or auth.refresh_token is not None)
@@ -84,7 +84,7 @@ async def diagnose(
             holder=lambda: lock_holder(state / LOCK_NAME),
             open_api=ask,
         )
-        return await examine(subject, clock=clock, disk=disk, tell=tell)
+        return await examine(subject, clock=clock, disk=disk, report=report)
 
 
 @asynccontextmanager

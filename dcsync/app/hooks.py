@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from dcsync.app.alerts import alert_settings
-from dcsync.app.mirror import hold_state, open_to_look
+from dcsync.app.mirror import hold_state, open_existing_manifest
 from dcsync.app.state_dir import state_folder
 from dcsync.app.stores import Stores
 from dcsync.clock import Clock, SystemClock
@@ -38,7 +38,7 @@ async def open_hooks(
         else:
             disk = stack.enter_context(DiskThreads())
             await disk.run(state_folder, config)
-            manifest = await open_to_look(stack, stores)
+            manifest = await open_existing_manifest(stack, stores)
         if manifest is None or writes:
             manifest = await stack.enter_async_context(stores.open_manifest())
         if runs:

@@ -89,7 +89,9 @@ async def open_held_mirror(
 
 
 @asynccontextmanager
-async def look_at_mirror(config: Config, stores: Stores, *, clock: Clock | None = None) -> AsyncIterator[MirrorContext]:
+async def open_mirror_unlocked(
+    config: Config, stores: Stores, *, clock: Clock | None = None
+) -> AsyncIterator[MirrorContext]:
     """Open the mirror as a command that writes sees it, but without a lock and without a write.
 
     Before the first run the manifest is empty. Raises as `open_held_mirror` does, but for `MirrorLocked`.
@@ -98,14 +100,14 @@ async def look_at_mirror(config: Config, stores: Stores, *, clock: Clock | None 
         disk = stack.enter_context(DiskThreads())
         await disk.run(state_folder, config)
         root = stack.enter_context(open_root(Path(config.mirror.root)))
-        manifest = await open_to_look(stack, stores)
+        manifest = await open_existing_manifest(stack, stores)
         await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         yield _context(config, manifest, root, clock or SystemClock(), disk)
 
 
 @asynccontextmanager
 async def read_mirror(config: Config, stores: Stores) -> AsyncIterator[ReadContext]:
-    """Open the manifest, which must exist, and the root to read snapshots. Raises as `look_at_mirror` does."""
+    """Open the manifest, which must exist, and the root to read snapshots. Raises as `open_mirror_unlocked` does."""
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
         root = stack.enter_context(open_root(Path(config.mirror.root)))
@@ -144,7 +146,7 @@ def _context(
     )
 
 
-async def open_to_look(stack: AsyncExitStack, stores: Stores) -> SqlManifest:
+async def open_existing_manifest(stack: AsyncExitStack, stores: Stores) -> SqlManifest:
     """Open the manifest read-only, without migrating it. Before the first run, open an empty one in its place."""
     manifest = await stack.enter_async_context(stores.open_existing())
     if manifest is not None:

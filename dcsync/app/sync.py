@@ -12,7 +12,7 @@ from dcsync.api.storage import open_storage
 from dcsync.app.alerts import alert_settings
 from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings, storage_policy
-from dcsync.app.mirror import look_at_mirror, open_mirror
+from dcsync.app.mirror import open_mirror, open_mirror_unlocked
 from dcsync.app.status import current_status, read_token
 from dcsync.app.stores import Stores
 from dcsync.clock import Clock
@@ -57,9 +57,9 @@ async def open_dry_run(
     observer: Observer | None = None,
     clock: Clock | None = None,
 ) -> AsyncIterator[SyncContext]:
-    """Open everything that the plan of a run needs: the mirror, as `look_at_mirror` does, and the network."""
+    """Open everything that the plan of a run needs: the mirror, as `open_mirror_unlocked` does, and the network."""
     async with (
-        look_at_mirror(config, stores, clock=clock) as mirror,
+        open_mirror_unlocked(config, stores, clock=clock) as mirror,
         _open_network(config, stores, mirror, environ=environ, observer=observer) as context,
     ):
         yield context

@@ -35,8 +35,8 @@ def doctor_command(ctx: click.Context, as_json: bool) -> int:
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
     # The checks report everything that the log would.
     set_up_log(ctx, level="error", form="auto")
-    tell = (lambda _: None) if as_json else _print
-    checks = run_async(diagnose(options.config, stores_for, environ=os.environ, tell=tell))
+    report = (lambda _: None) if as_json else _print
+    checks = run_async(diagnose(options.config, stores_for, environ=os.environ, report=report))
     if as_json:
         print_json({"checks": [check.json() for check in checks], "worst": worst(checks).value})
     return int(exit_status(checks))

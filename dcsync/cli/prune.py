@@ -47,7 +47,7 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
 
 async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, force: bool) -> PruneReport:
     from dcsync.app.from_config import account_settings, keep_policy
-    from dcsync.app.mirror import look_at_mirror, open_mirror
+    from dcsync.app.mirror import open_mirror, open_mirror_unlocked
     from dcsync.app.renew import renewing
     from dcsync.cluster import stores_for
     from dcsync.ops.integrity.prune import prune
@@ -56,7 +56,7 @@ async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, forc
     selected = account_settings(config, accounts)
     stores = stores_for(config, os.environ)
     if dry_run:
-        async with look_at_mirror(config, stores) as context:
+        async with open_mirror_unlocked(config, stores) as context:
             return await prune(context, selected, keep_policy(config), dry_run=True, force=force)
     async with renewing(open_mirror, config, stores, role="prune") as context:
         await recover(context, account_settings(config))

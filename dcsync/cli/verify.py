@@ -73,7 +73,7 @@ async def _verify(
     config: Config, accounts: Sequence[str], *, part: tuple[int, int] | None, repair: bool, rate: int | None
 ) -> VerifyReport:
     from dcsync.app.from_config import account_settings
-    from dcsync.app.mirror import look_at_mirror
+    from dcsync.app.mirror import open_mirror_unlocked
     from dcsync.app.renew import renewing
     from dcsync.app.sync import open_sync
     from dcsync.cli.progress import reading
@@ -91,7 +91,7 @@ async def _verify(
                 # Missing folders are for this command to report, so recovery leaves their rows alone.
                 await recover(context, account_settings(config), notices_missing=False)
                 return await verify(context, selected, part=part, repair=True, rate=rate, observer=observer)
-        async with look_at_mirror(config, stores) as mirror:
+        async with open_mirror_unlocked(config, stores) as mirror:
             return await verify(mirror, selected, part=part, rate=rate, observer=observer)
 
 

@@ -47,7 +47,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ours:
+class HeldTask:
     """The identity of a task that this host holds: its number in the queue, its worker, and its previous attempts."""
 
     id: int
@@ -61,7 +61,7 @@ class Handlers(Protocol):
     async def poll(self, account: str) -> None:
         """Poll an account for new jobs, and queue the jobs that are due."""
 
-    async def mirror(self, account: str, job: str, ours: Ours) -> None:
+    async def mirror(self, account: str, job: str, held: HeldTask) -> None:
         """Mirror one job."""
 
     async def chore(self, kind: str) -> None:
@@ -94,14 +94,14 @@ class Queue:
         self._handlers = handlers
         self._pace = pace
         self._stopping = False
-        self._running: dict[asyncio.Task[object], Ours] = {}
+        self._running: dict[asyncio.Task[object], HeldTask] = {}
         self._workers: list[Worker] = []
         self._app = App(
             connector=PsycopgConnector(
                 conninfo=database.conninfo_of(f"queue {label}"), min_size=1, max_size=8, timeout=10.0
             )
         )
-        self._manager = FencedJobManager(self._app.connector, arrived=arrived, held=self._held, lost=self._lose)
+        self._manager = FencedJobManager(self._app.connector, arrived=arrived, held=self._held, lost=self._note_lost)
         self._app.job_manager = self._manager
         self._add_tasks()
 
@@ -194,7 +194,7 @@ class Queue:
             await self._do(context, lambda _: self._handlers.poll(account))
 
         async def mirror(context: JobContext, *, account: str, job: str) -> None:
-            await self._do(context, lambda ours: self._handlers.mirror(account, job, ours))
+            await self._do(context, lambda held: self._handlers.mirror(account, job, held))
 
         def chore_of(kind: str) -> Callable[[JobContext], Awaitable[None]]:
             async def chore(context: JobContext) -> None:
@@ -220,14 +220,14 @@ class Queue:
             declare = app.task(name=name, queue="control", queueing_lock=name, pass_context=True, priority=10)
             app.periodic(cron=cron, periodic_id="dcsync")(declare(function))
 
-    async def _do(self, context: JobContext, work: Callable[[Ours], Awaitable[None]]) -> None:
+    async def _do(self, context: JobContext, work: Callable[[HeldTask], Awaitable[None]]) -> None:
         job, task = context.job, asyncio.current_task()
         assert task is not None  # noqa: S101 - we are in one
         assert job.id is not None  # noqa: S101 - it came from the queue
-        ours = Ours(id=job.id, worker=job.worker_id or 0, attempts=job.attempts)
-        self._running[task] = ours
+        held = HeldTask(id=job.id, worker=job.worker_id or 0, attempts=job.attempts)
+        self._running[task] = held
         try:
-            await work(ours)
+            await work(held)
         except (DcsyncError, ProcrastinateException, psycopg.Error) as error:
             message = error.message if isinstance(error, DcsyncError) else str(error)
             log.warning("a task failed; it is queued again", task=job.task_name, error=message)
@@ -238,12 +238,12 @@ class Queue:
             del self._running[task]
 
     def _held(self, worker: int) -> list[tuple[int, int]]:
-        return [(ours.id, ours.attempts) for ours in self._running.values() if ours.worker == worker]
+        return [(held.id, held.attempts) for held in self._running.values() if held.worker == worker]
 
-    def _lose(self, identifier: int) -> None:
+    def _note_lost(self, identifier: int) -> None:
         """Cancel a task that another host has taken over."""
-        for task, ours in self._running.items():
-            if ours.id == identifier:
+        for task, held in self._running.items():
+            if held.id == identifier:
                 log.warning("another host took over a task; it is stopped on this host", task_id=identifier)
                 task.cancel()
 

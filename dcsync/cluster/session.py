@@ -19,8 +19,7 @@ from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.cluster.fencing import Ticket
 from dcsync.cluster.hosts import Hosts
 from dcsync.cluster.peers import SeveralHosts
-from dcsync.cluster.queue import Ours, Pace, Queue
-from dcsync.core.freshness import next_poll
+from dcsync.cluster.queue import HeldTask, Pace, Queue
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.wire import parse_time
 from dcsync.daemon.chores import NIGHT
@@ -113,7 +112,7 @@ class SharedSession(Session):
             await self._plan_next(settings, outcome)
             await self._queue.chore("hooks")
 
-    async def mirror(self, account: str, job: str, ours: Ours) -> None:
+    async def mirror(self, account: str, job: str, held: HeldTask) -> None:
         """Mirror a job and send its events."""
         settings = self._accounts.get(AccountName(account))
         if settings is None:
@@ -121,7 +120,7 @@ class SharedSession(Session):
         with self._busy(f"mirroring {account}"):
             if not await self._is_mounted():
                 return
-            ticket = Ticket(id=ours.id, worker=ours.worker, attempts=ours.attempts)
+            ticket = Ticket(id=held.id, worker=held.worker, attempts=held.attempts)
             context = replace(self.context, peers=self._peers.with_ticket(ticket))
             outcome = await mirror_job(context, settings, JobId(job))
             if outcome.published or outcome.failed or outcome.error is not None:
@@ -166,9 +165,8 @@ class SharedSession(Session):
 
     async def _plan_next(self, account: AccountSettings, outcome: AccountOutcome) -> None:
         """Store the time of the next poll: after the interval, when an extract is expected, or for a retry."""
-        now, interval = self.context.clock.now(), self.config.poll.interval
-        expected = [item for _, item in await self._dispatcher.expectations(account.name)]
-        when = now + next_poll(expected, now, interval) + self.config.poll.jitter * self.context.draw()
+        now = self.context.clock.now()
+        when = now + await self._next_poll_in(account) + self.config.poll.jitter * self.context.draw()
         retries = [failed.next_try_at for failed in outcome.failed if failed.next_try_at is not None]
         jobs = await self.context.manifest.jobs(account.name)
         retries += [known.next_try_at for known in jobs.values() if known.next_try_at is not None]

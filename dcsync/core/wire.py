@@ -344,9 +344,19 @@ def _shown(value: Json, limit: int) -> str:
 
 
 def _kind(value: Json) -> str:
-    if value is None:
-        return "nothing"
-    return "an object" if isinstance(value, Mapping) else type(value).__name__
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "a truth value"
+        case str():
+            return "a text"
+        case int() | float():
+            return "a number"
+        case Mapping():
+            return "an object"
+        case _:
+            return "an array"
 
 
 def _text(value: Json) -> str | None:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import structlog
 
-from dcsync.core.freshness import next_poll
 from dcsync.core.model import AccountName, Json
 from dcsync.core.wire import time_json
 from dcsync.daemon.chores import NIGHT
@@ -156,10 +155,8 @@ class LocalSession(Session):
         await self._follow_up(outcome)
         self._hooks.wake.set()
         self._note_outcome(outcome)
-        clock, interval = self.context.clock, self.config.poll.interval
-        expected = [item for _, item in await self._dispatcher.expectations(account.name)]
-        wait = next_poll(expected, clock.now(), interval)
-        if wait < interval:
+        clock, wait = self.context.clock, await self._next_poll_in(account)
+        if wait < self.config.poll.interval:
             self._schedule.poll_once(account.name, clock.now() + wait)
         retry = min((failed.next_try_at for failed in outcome.failed if failed.next_try_at), default=None)
         if retry is not None:

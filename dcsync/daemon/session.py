@@ -15,6 +15,7 @@ import structlog
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up
 from dcsync.config import Config
+from dcsync.core.freshness import next_poll
 from dcsync.daemon.chores import Chores
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier
@@ -183,6 +184,11 @@ class Session(ABC):
         status = await follow_up(self.config, self.context, self._dispatcher, [outcome])
         if status is not None:
             self._alert_codes = status.codes
+
+    async def _next_poll_in(self, account: AccountSettings) -> timedelta:
+        """Return how long to wait until the next poll of an account: the interval, or less when an extract is due."""
+        expected = [item for _, item in await self._dispatcher.expectations(account.name)]
+        return next_poll(expected, self.context.clock.now(), self.config.poll.interval)
 
     def _note_outcome(self, outcome: AccountOutcome) -> None:
         """React to errors that affect the whole session: a lost mirror, or a sign-in that is required."""

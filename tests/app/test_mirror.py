@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.mirror import look_at_mirror, open_mirror
+from dcsync.app.mirror import open_mirror, open_mirror_unlocked
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ConfigError, ManifestCorrupt, MirrorLocked, MirrorMissing
@@ -114,7 +114,7 @@ async def test_looking_writes_nothing_to_the_mirror_and_takes_no_lock(mirror: Mi
 
     async with (
         open_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock, role="sync"),
-        look_at_mirror(mirror.configuration(), mirror.stores(), clock=mirror.clock) as context,
+        open_mirror_unlocked(mirror.configuration(), mirror.stores(), clock=mirror.clock) as context,
     ):
         assert await context.manifest.knows_snapshots()
 

@@ -13,7 +13,7 @@ from procrastinate.jobs import Job, Status
 
 from dcsync.cluster.database import Database, parse_database
 from dcsync.cluster.manifest import open_shared_manifest
-from dcsync.cluster.queue import CHORES, Ours, Pace, Queue
+from dcsync.cluster.queue import CHORES, HeldTask, Pace, Queue
 from dcsync.errors import DatabaseUnreachable
 from dcsync.manifest import SqlManifest
 from tests.rigs.postgres import Postgres
@@ -27,15 +27,15 @@ class Recorder:
     """Meets `Handlers`: notes what came, and does what a test wants besides."""
 
     came: list[tuple[str, ...]] = field(default_factory=list)
-    tickets: list[Ours] = field(default_factory=list)
+    tickets: list[HeldTask] = field(default_factory=list)
     looked: int = 0
     then: Callable[[tuple[str, ...]], Awaitable[None]] | None = None
 
     async def poll(self, account: str) -> None:
         await self._note("poll", account)
 
-    async def mirror(self, account: str, job: str, ours: Ours) -> None:
-        self.tickets.append(ours)
+    async def mirror(self, account: str, job: str, held: HeldTask) -> None:
+        self.tickets.append(held)
         await self._note("mirror", account, job)
 
     async def chore(self, kind: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from dcsync.app.sync import open_dispatcher
-from dcsync.cluster.queue import Ours, Pace
+from dcsync.cluster.queue import HeldTask, Pace
 from dcsync.cluster.session import SharedSession
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
@@ -138,7 +138,7 @@ async def test_snapshots_of_two_hosts_at_the_same_time_are_told_of_once_each(rig
     assert sorted(str(hook.job) for hook in hooks) == sorted(jobs)
 
 
-async def take_all(rig: Rig) -> dict[str, Ours]:
+async def take_all(rig: Rig) -> dict[str, HeldTask]:
     """Take every job from the queue, as workers would."""
     async with rig.sessions[0].context.manifest.writing() as connection:
         worker = await connection.scalar(sa.text("SELECT worker_id FROM procrastinate_register_worker_v1()"))
@@ -149,7 +149,7 @@ async def take_all(rig: Rig) -> dict[str, Ours]:
             ),
             {"worker": worker},
         )
-        return {row[1]: Ours(id=row[0], worker=worker, attempts=0) for row in rows}
+        return {row[1]: HeldTask(id=row[0], worker=worker, attempts=0) for row in rows}
 
 
 async def test_a_snapshot_that_was_published_and_not_told_of_is_told_of_by_the_next_one(rig: Rig) -> None:
@@ -169,7 +169,7 @@ async def test_a_snapshot_that_was_published_and_not_told_of_is_told_of_by_the_n
 
 async def test_an_account_that_another_host_s_configuration_has_is_left_to_that_one(rig: Rig) -> None:
     await rig.sessions[0].poll("unknown")
-    await rig.sessions[0].mirror("unknown", "job", Ours(id=1, worker=1, attempts=0))
+    await rig.sessions[0].mirror("unknown", "job", HeldTask(id=1, worker=1, attempts=0))
 
     assert rig.mirror.sandbox.count("api") == 0
 

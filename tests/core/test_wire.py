@@ -131,10 +131,10 @@ class TestPage:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            ([], "the list is not an object but list"),
+            ([], "the list is not an object but an array"),
             (None, "the list is not an object but nothing"),
             ({}, "the list has nothing instead of a `results` array"),
-            ({"results": "abc"}, "the list has str instead of a `results` array"),
+            ({"results": "abc"}, "the list has a text instead of a `results` array"),
             ({"results": {}}, "the list has an object instead of a `results` array"),
         ],
     )
@@ -148,7 +148,10 @@ class TestPage:
         parsed, problems = wire.parse_each([{"id": "a/b"}, {"id": "r1"}, 5], wire.parse_request)
 
         assert [request.id for request in parsed] == ["r1"]
-        assert problems == ("a data request has the unusable `id` 'a/b'", "a data request is not an object but int")
+        assert problems == (
+            "a data request has the unusable `id` 'a/b'",
+            "a data request is not an object but a number",
+        )
 
 
 class TestHubs:
@@ -186,7 +189,7 @@ class TestIdentifiers:
             ("a\n", r"'a\\n'"),
             ("é", "'é'"),
             ("x" * 129, f"'{'x' * 40}…'"),
-            (["r1"], "'list'"),
+            (["r1"], "'an array'"),
         ],
     )
     def test_an_id_that_could_lead_elsewhere_is_refused(self, bad: Json, shown: str) -> None:

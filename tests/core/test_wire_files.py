@@ -38,8 +38,8 @@ class TestListing:
         ("value", "message"),
         [
             ({}, "the data listing is not an array but an object"),
-            ("[]", "the data listing is not an array but str"),
-            ([1], "an entry of the data listing is not an object but int"),
+            ("[]", "the data listing is not an array but a text"),
+            ([1], "an entry of the data listing is not an object but a number"),
             ([{"size": 1}], "an entry of the data listing has no name"),
             ([{"name": "", "size": 1}], "an entry of the data listing has no name"),
             ([{"name": "a"}], "the data listing gives 'a' the size 'None'"),
@@ -69,7 +69,7 @@ class TestSigned:
 
     @pytest.mark.parametrize("entry", [{}, {"signedUrl": ""}, {"signedUrl": 5}])
     def test_an_answer_without_a_url_is_refused(self, entry: Mapping[str, Json]) -> None:
-        with pytest.raises(WireError, match=r"the answer for 'a\.csv' has (nothing|str|int) instead of a signedUrl"):
+        with pytest.raises(WireError, match=r"the answer for 'a\.csv' has (nothing|a text|a number) instead of"):
             wire.parse_signed(entry, "a.csv")
 
 
@@ -162,7 +162,7 @@ def test_an_id_that_is_nested_without_end_is_refused() -> None:
     for _ in range(100_000):
         nested = [nested]
 
-    with pytest.raises(WireError, match="the unusable `id` 'list'"):
+    with pytest.raises(WireError, match="the unusable `id` 'an array'"):
         wire.parse_job({"id": nested, "requestId": "r"})
 
 

@@ -71,16 +71,16 @@ def exit_status(checks: Sequence[Check]) -> ExitStatus:
 
 @dataclass(slots=True, kw_only=True)
 class CheckList:
-    """The checks so far. `tell` is called with each at once."""
+    """The checks so far. `report` is called with each at once."""
 
-    tell: Callable[[Check], None] = lambda _: None
+    report: Callable[[Check], None] = lambda _: None
     checks: list[Check] = field(default_factory=list)
 
     def add(self, *checks: Check) -> None:
         """Add checks."""
         for check in checks:
             self.checks.append(check)
-            self.tell(check)
+            self.report(check)
 
     async def take(self, name: str, work: Awaitable[Check]) -> bool:
         """Add the result of a check, or its error as a failure. Returns whether the check did not fail."""

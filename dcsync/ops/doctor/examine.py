@@ -81,19 +81,19 @@ class Subject:
     open_api: Callable[[], AbstractAsyncContextManager[tuple[DataConnector, Limiter]]]
 
 
-def unconfigured(error: ConfigError, tell: Callable[[Check], None]) -> list[Check]:
+def unconfigured(error: ConfigError, report: Callable[[Check], None]) -> list[Check]:
     """Return the checks when the configuration cannot be read."""
-    checks = CheckList(tell=tell)
+    checks = CheckList(report=report)
     checks.add(failed("configuration", error), *(skipped(name, "needs configuration") for name in NAMES[1:]))
     return checks.checks
 
 
-async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, tell: Callable[[Check], None]) -> list[Check]:
-    """Make every check and return them. `tell` is called with each at once. No file is left behind, no lock is held.
+async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, report: Callable[[Check], None]) -> list[Check]:
+    """Make every check and return them. `report` is called with each at once. No file is left behind, no lock is held.
 
     As in any command, an expired access token is renewed.
     """
-    checks = CheckList(tell=tell)
+    checks = CheckList(report=report)
     checks.add(_configuration(subject))
     await checks.take("secrets", disk.run(check_machine.secrets, subject.secrets))
     await checks.take("state.dir", disk.run(check_machine.state_folder, subject.state))

@@ -61,7 +61,7 @@ async def test_each_check_is_told_as_it_comes(mirror: Mirror) -> None:
     told: list[Check] = []
 
     checks = await diagnose(
-        write_config(mirror), stores_for, environ=mirror.environ, clock=mirror.clock, tell=told.append
+        write_config(mirror), stores_for, environ=mirror.environ, clock=mirror.clock, report=told.append
     )
 
     assert told == checks

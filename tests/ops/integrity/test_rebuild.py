@@ -129,9 +129,7 @@ WAYS: list[Callable[[bytearray, random.Random], None]] = [
 
 
 @pytest.mark.timeout(300)
-async def test_a_manifest_damaged_in_random_ways_rebuilds_to_the_same_rows(
-    mirror: Mirror, tmp_path: Path
-) -> None:
+async def test_a_manifest_damaged_in_random_ways_rebuilds_to_the_same_rows(mirror: Mirror, tmp_path: Path) -> None:
     """docs/faults.md M3. Damage that hits no row causes no rebuild. The rows after a start are what counts."""
     await fill(mirror)
     before, sound = rows(mirror), manifest_file(mirror).read_bytes()

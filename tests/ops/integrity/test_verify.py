@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.mirror import look_at_mirror
+from dcsync.app.mirror import open_mirror_unlocked
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ExitStatus
@@ -37,7 +37,7 @@ async def verified(mirror: Mirror, **options: Any) -> VerifyReport:
     if options.get("repair"):
         async with mirror.opened(notices_missing=False) as context:
             return await verify(context, account_settings(config), **options)
-    async with look_at_mirror(config, mirror.stores(config), clock=mirror.clock) as context:
+    async with open_mirror_unlocked(config, mirror.stores(config), clock=mirror.clock) as context:
         return await verify(context, account_settings(config), **options)
 
 
@@ -240,14 +240,14 @@ async def test_a_read_error_is_unreadable_and_not_missing(mirror: Mirror, error:
     path = mirror.snapshot_of(job) / "admin_table_001.csv"
     code = (
         "import asyncio, json, sys\n"
-        "from dcsync.app.mirror import look_at_mirror\n"
+        "from dcsync.app.mirror import open_mirror_unlocked\n"
         "from dcsync.app.from_config import account_settings\n"
         "from dcsync.cluster import stores_for\n"
         "from dcsync.config import Config\n"
         "from dcsync.ops.integrity.verify import verify\n"
         "async def main():\n"
         "    config = Config.model_validate(json.loads(sys.argv[1]))\n"
-        "    async with look_at_mirror(config, stores_for(config, {})) as context:\n"
+        "    async with open_mirror_unlocked(config, stores_for(config, {})) as context:\n"
         "        report = await verify(context, account_settings(config))\n"
         "    print(json.dumps(report.json()['findings']))\n"
         "asyncio.run(main())\n"

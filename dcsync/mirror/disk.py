@@ -282,8 +282,9 @@ def clone(source: int, target: int) -> bool:
 def remove_tree(name: str, parent: int) -> None:
     """Remove a file, or a folder with everything in it, if it exists.
 
-    Symlinks are removed, not followed.
+    Symlinks are removed, not followed. What may not be removed does not keep the rest: its error is raised at the end.
     """
+    refused: OSError | None = None
     try:
         folder = open_folder(name, below=parent)
     except FileNotFoundError:
@@ -296,12 +297,17 @@ def remove_tree(name: str, parent: int) -> None:
     try:
         with os.scandir(folder) as entries:
             for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(entry.name, folder)
-                else:
-                    os.unlink(entry.name, dir_fd=folder)
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        remove_tree(entry.name, folder)
+                    else:
+                        os.unlink(entry.name, dir_fd=folder)
+                except PermissionError as error:
+                    refused = error
     finally:
         os.close(folder)
+    if refused is not None:
+        raise refused
     os.rmdir(name, dir_fd=parent)
 
 

@@ -18,6 +18,7 @@ from dcsync.manifest.refusal import record_prune
 from dcsync.mirror import trash
 from dcsync.mirror.latest import shown_by_latest
 from dcsync.ops.context import AccountSettings, MirrorContext
+from dcsync.ops.integrity.missing import empty_trash
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -226,6 +227,6 @@ async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapsh
         log.warning("snapshot to be pruned is missing", account=account, job=job, folder=snapshot.folder)
         return 0
     await context.manifest.move(account, job, JobState.PRUNED, at=now)
-    freed = await context.disk.run(trash.empty, context.root, leaf)
+    freed = await empty_trash(context, leaf)
     log.info("snapshot pruned", account=account, job=job, folder=snapshot.folder, freed_bytes=freed)
     return freed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +387,31 @@ async def test_a_crash_before_the_line_is_known_to_a_rebuild(mirror: Mirror) -> 
         path.unlink()
 
     assert (await states(mirror))[jobs[0]] is JobState.PRUNED
+
+
+def change_attributes(path: Path, change: str) -> None:
+    subprocess.run(["chattr", change, path], check=True)
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_tool("chattr")
+async def test_a_file_that_nobody_may_remove_stays_in_the_trash_and_stops_nothing(mirror: Mirror) -> None:
+    await fill(mirror, 3)
+    refused = []
+    for folder in mirror.snapshots()[:2]:
+        (folder / "@eaDir").mkdir()
+        (folder / "@eaDir/index").write_bytes(b"of the NAS")
+        change_attributes(folder / "@eaDir/index", "+i")
+    try:
+        report = await pruned(mirror, KeepPolicy(last=1), force=True)
+        assert report.removed == 2
+        # The next start meets them again, and goes on.
+        assert (await mirror.sync_one()).failed == []
+        refused = [path for path in mirror.root.glob(".dcsync/trash/**/*") if path.is_file()]
+        assert [path.name for path in refused] == ["index"] * 2
+        assert len(mirror.snapshots()) == 1
+    finally:
+        for path in refused or mirror.root.rglob("index"):
+            change_attributes(path, "-i")
+    assert (await mirror.sync_one()).failed == []
+    assert in_trash(mirror) == []

@@ -235,7 +235,7 @@ class TokenStore:
         """Delete the intent after a definite response."""
         with contextlib.suppress(OSError):
             # An intent that remains only costs one repeated refresh.
-            self._intent.unlink(missing_ok=True)
+            self._intent.unlink()
 
     def _replace(self, path: Path, body: bytes) -> None:
         temporary = path.with_suffix(".new")

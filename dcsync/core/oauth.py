@@ -6,7 +6,6 @@ The caller provides the random values.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -106,7 +105,7 @@ def user_of(access_token: str) -> str | None:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, binascii.Error, RecursionError):
+    except (ValueError, RecursionError):  # binascii.Error is a ValueError
         return None
     user = claims.get("userid") if isinstance(claims, dict) else None
     return user if isinstance(user, str) and user else None

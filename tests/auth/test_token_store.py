@@ -87,7 +87,7 @@ def test_every_file_is_private_whatever_the_umask(tmp_path: Path) -> None:
     assert modes == dict.fromkeys([CURRENT, PREVIOUS, SLOT, "token.intent", "token.lock"], 0o600)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o602, 0o660, 0o777])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o602, 0o601, 0o660, 0o777])
 @pytest.mark.parametrize("name", [CURRENT, SLOT])
 def test_a_file_that_others_can_use_is_refused(tmp_path: Path, name: str, mode: int) -> None:
     store = make_store(tmp_path)

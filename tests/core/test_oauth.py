@@ -92,6 +92,7 @@ def test_a_host_in_capitals_is_the_same_host() -> None:
         (f"{REDIRECT}?code=c&state=ü", "belongs to a different sign-in"),
         (f"{REDIRECT}?error=access_denied&state=STATE", "Autodesk refused the sign-in: access_denied"),
         (f"{REDIRECT}?error=e&error_description=No%1b%5b2J%0athanks&state=STATE", "refused the sign-in: No"),
+        (f"{REDIRECT}?error=e&error_description=one&error_description=two&state=STATE", "refused the sign-in: one"),
         (f"{REDIRECT}?state=STATE", "has no authorization code"),
         (f"{REDIRECT}?code=a&code=b&state=STATE", "has no authorization code"),
     ],
@@ -134,7 +135,9 @@ def test_an_address_belongs_to_the_attempt_with_its_state() -> None:
 @pytest.mark.parametrize(
     ("token", "user"),
     [
-        (jwt_of({"userid": "ABC"}), "ABC"),
+        *((jwt_of({"userid": "ABCD"[:length]}), "ABCD"[:length]) for length in (1, 2, 3, 4)),
+        (f"e30.{base64.urlsafe_b64encode(b'[' * 100_000).decode()}.x", None),
+        (f"e30.{'!' * 5}.x", None),
         (jwt_of({"userid": ""}), None),
         (jwt_of({"userid": 7}), None),
         (jwt_of(["userid"]), None),

@@ -377,3 +377,10 @@ class TestRequestsAndJobs:
 
         assert progress == expected
         assert type(progress) is type(expected)
+
+
+@pytest.mark.parametrize("text", [7, 1.5, True, None, [], {}, ["x"], ""])
+def test_a_description_that_is_no_text_is_left_out(text: Json) -> None:
+    request = wire.parse_request({"id": "a", "description": text, "accountId": text})
+
+    assert (request.description, request.account_id) == ("", None)

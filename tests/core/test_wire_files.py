@@ -170,3 +170,38 @@ def test_text_with_a_lone_surrogate_can_be_stored() -> None:
     request = wire.parse_request({"id": "r", "description": "a\ud800b"})
 
     assert request.description == "a\ufffdb"
+
+
+def test_a_listing_may_have_100_000_entries_and_no_more() -> None:
+    entries: list[Json] = [{"name": str(number), "size": 1} for number in range(100_000)]
+
+    assert len(wire.parse_listing(entries)) == 100_000
+    with pytest.raises(WireError, match="100001 entries, more than 100000"):
+        wire.parse_listing([*entries, {"name": "one more", "size": 1}])
+
+
+@pytest.mark.parametrize("name", [7, None, [], ""])
+def test_an_entry_of_the_listing_has_a_name(name: Json) -> None:
+    with pytest.raises(WireError, match="an entry of the data listing has no name"):
+        wire.parse_listing([{"name": name, "size": 1}])
+
+
+@pytest.mark.parametrize(
+    ("fraction", "microseconds"),
+    [("", 0), (".1", 100_000), (".12345", 123_450), (".123456", 123_456), (".1234567", 123_456), (".000001", 1)],
+)
+def test_a_fraction_of_a_second_has_any_number_of_digits(fraction: str, microseconds: int) -> None:
+    assert wire.parse_time(f"2026-11-22T12:00:00{fraction}Z") == NOON + timedelta(microseconds=microseconds)
+
+
+def test_a_message_alone_is_the_text_of_an_error() -> None:
+    for key in ("developerMessage", "title", "detail", "message", "error", "error_description", "errorCode"):
+        assert wire.error_text(json.dumps({key: "why"}).encode()) == "why"
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1]])
+def test_a_size_that_is_an_array_or_an_object_is_only_named(value: Json) -> None:
+    kind = "an object" if isinstance(value, dict) else "list"
+
+    with pytest.raises(WireError, match=f"the size '{kind}'"):
+        wire.parse_listing([{"name": "a", "size": value}])

@@ -49,6 +49,7 @@ class AlertCode(StrEnum):
     L_ENDS = "L-ENDS"
     L_ENDED = "L-ENDED"
     L_GONE = "L-GONE"
+    L_GAP = "L-GAP"
     L_EXPIRING = "L-EXPIRING"
     L_LOST = "L-LOST"
     L_ROWS = "L-ROWS"
@@ -280,6 +281,12 @@ _OWN = (
         AlertScope.JOB,
         "this extract can no longer be downloaded. The next extract will contain the account's data as of that day",
         exit_status=ExitStatus.DONE,
+    ),
+    _kind(
+        AlertCode.L_GAP,
+        AlertScope.REQUEST,
+        "run a one-time data request with activities over the missing days",
+        origin=Origin.AUTODESK,
     ),
     _table_kind(AlertCode.L_ROWS),
     _table_kind(AlertCode.L_COLUMNS),

@@ -21,7 +21,7 @@ from dcsync.core.kinds import parse_kind
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.summary import PastSnapshot, Summary
-from dcsync.core.table import TableFacts, is_table
+from dcsync.core.table import TableFacts, TableKind, is_table
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import header as header_table
 from dcsync.manifest.schema import job as job_table
@@ -129,6 +129,18 @@ class History:
                 for job in jobs
             ]
 
+    async def with_windows(self, account: AccountName, jobs: Collection[JobId]) -> set[JobId]:
+        """Return those of these snapshots that have a table with only the rows of a period."""
+        columns = file_table.c
+        async with self._read() as connection:
+            named = columns.key.like("activities\\_%.csv", escape="\\")
+            is_window: sa.ColumnElement[bool] = named
+            if await _has_kinds(connection):
+                is_window = sa.or_(columns.kind == TableKind.WINDOW.value, sa.and_(columns.kind.is_(None), named))
+            here = sa.and_(columns.account == account, columns.job.in_(sorted(jobs)))
+            found = await connection.scalars(sa.select(columns.job).where(here, is_window).distinct())
+            return {JobId(job) for job in found}
+
     async def row_counts(
         self, account: AccountName, jobs: Collection[JobId], tables: Collection[str]
     ) -> Mapping[str, Mapping[JobId, int]]:
@@ -216,12 +228,16 @@ class History:
 
 async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:
     """Return the files of a snapshot, by their name on disk."""
-    # A command that only reads may open a manifest of an older version.
-    version: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    query = file_rows(has_kinds=version is not None and version >= _KINDS_SINCE)
+    query = file_rows(has_kinds=await _has_kinds(connection))
     rows = await connection.execute(query.where(file_table.c.account == account, file_table.c.job == job))
     # Sorted in Python, because the collation of a database may differ from the order of characters.
     return tuple(sorted((stored_file(row) for row in rows), key=lambda stored: stored.name))
+
+
+async def _has_kinds(connection: AsyncConnection) -> bool:
+    """Say whether the manifest records kinds. A command that only reads may open one of an older version."""
+    version: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return version is not None and version >= _KINDS_SINCE
 
 
 def file_rows(*, has_kinds: bool = True) -> sa.Select[Any]:

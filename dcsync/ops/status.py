@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dcsync.core.alerts import Alert, AlertCode
+from dcsync.core.coverage import NO_COVERAGE, Coverage
 from dcsync.core.freshness import RequestFreshness
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, Json
+from dcsync.core.model import AccountName, Json, RequestId
 from dcsync.core.oauth import REFRESH_LIFE, days_old
 from dcsync.core.ports import AccountFacts
 from dcsync.core.standing import StandingAlert, with_history
@@ -17,6 +18,7 @@ from dcsync.core.wire import time_json
 from dcsync.errors import SEVERITY, ExitStatus
 from dcsync.manifest import SqlManifest, Sums
 from dcsync.ops.alerts.collect import AlertSources, collect_alerts, standing_alerts
+from dcsync.ops.coverage import coverage_of
 from dcsync.ops.freshness import follow_requests
 from dcsync.ops.peers import Host
 
@@ -34,6 +36,8 @@ class AccountStatus:
     alerts: tuple[StandingAlert, ...]
     #: The data requests that are mirrored, by description.
     requests: tuple[RequestFreshness, ...] = ()
+    #: The days that the window tables of each data request cover, if it has such tables.
+    coverage: Mapping[RequestId, Coverage] = field(default_factory=dict)
     is_stale: bool = False
     sums: Sums = field(default_factory=Sums)
 
@@ -93,7 +97,10 @@ class Status:
                     "newest_completed_at": time_json(account.newest_completed_at),
                     "jobs": dict(account.jobs),
                     "stale": account.is_stale,
-                    "requests": [request.json() for request in account.requests],
+                    "requests": [
+                        {**item.json(), "coverage": account.coverage.get(item.request, NO_COVERAGE).json()}
+                        for item in account.requests
+                    ],
                     "alerts": [item.json() for item in account.alerts],
                     # The name in version 0.1, kept for one more version.
                     "attention": [
@@ -177,12 +184,14 @@ async def _account(
     published = [job for job in jobs.values() if job.state is JobState.PUBLISHED]
     newest = max(published, key=lambda job: (job.job.completed_at is not None, job.job.completed_at), default=None)
     requests: tuple[RequestFreshness, ...] = ()
+    coverage: Mapping[RequestId, Coverage] = {}
     if manifest is None:
         alerts = tuple(with_history([] if sources.token is None else [sources.token], (), now))
     else:
         alerts = await standing_alerts(manifest, await collect_alerts(manifest, sources, now, jobs=jobs), now)
         followed = await follow_requests(manifest, sources.account, jobs.values(), facts, now)
         requests = tuple(item.freshness for item in followed)
+        coverage = await coverage_of(manifest, name, followed, now)
     counts = dict.fromkeys((state.value for state in JobState), 0)
     for job in jobs.values():
         counts[job.state.value] += 1
@@ -195,6 +204,7 @@ async def _account(
         jobs=counts,
         alerts=alerts,
         requests=requests,
+        coverage=coverage,
         is_stale=facts.last_success_at is None or now - facts.last_success_at > stale_after,
         sums=Sums() if manifest is None else await manifest.sums(name),
     )

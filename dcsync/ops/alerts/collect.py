@@ -26,6 +26,7 @@ from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, Standi
 from dcsync.manifest.damage import known_damage
 from dcsync.manifest.refusal import refused_prune
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.coverage import coverage_of, gap_alerts
 from dcsync.ops.freshness import FollowedRequest, follow_requests
 
 
@@ -71,7 +72,9 @@ async def collect_alerts(
     ]
     # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
-        found += _of_requests(account.name, await follow_requests(manifest, account, jobs.values(), facts, now), now)
+        followed = await follow_requests(manifest, account, jobs.values(), facts, now)
+        found += _of_requests(account.name, followed, now)
+        found += gap_alerts(account.name, followed, await coverage_of(manifest, account.name, followed, now), now)
         found += await _of_tables(manifest, sources, mirrored, requests)
         found += await _of_damage(manifest, account)
         found += await _of_prune(manifest, account)

@@ -1,0 +1,61 @@
+"""The days that the windows of an account's data requests cover, from the manifest alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from dcsync.core import coverage
+from dcsync.core.alerts import Alert, AlertCode
+from dcsync.core.coverage import Coverage
+from dcsync.core.freshness import FreshnessState
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, DataRequest, Job, Json, RequestId
+from dcsync.manifest import SqlManifest
+from dcsync.ops.freshness import FollowedRequest
+
+
+async def coverage_of(
+    manifest: SqlManifest, account: AccountName, followed: Iterable[FollowedRequest], now: datetime
+) -> Mapping[RequestId, Coverage]:
+    """Return the coverage of each data request whose newest snapshot has window tables."""
+    published: list[tuple[DataRequest, Sequence[Job]]] = []
+    for item in followed:
+        jobs = [known.job for known in item.history.jobs if known.state is JobState.PUBLISHED]
+        if item.sighting.document is not None and jobs:
+            published.append((item.sighting.document, sorted(jobs, key=_age)))
+    with_windows = await manifest.history.with_windows(account, [jobs[-1].id for _, jobs in published])
+    windows = [(request, jobs) for request, jobs in published if jobs[-1].id in with_windows]
+    return {request.id: coverage.coverage(request, jobs, now, others=windows) for request, jobs in windows}
+
+
+def gap_alerts(
+    account: AccountName, followed: Iterable[FollowedRequest], found: Mapping[RequestId, Coverage], now: datetime
+) -> list[Alert]:
+    """Return the alerts for data requests whose windows leave out days that Autodesk still serves."""
+    return [
+        _gap(account, item, found[item.freshness.request], now)
+        for item in followed
+        if item.freshness.state is not FreshnessState.RETIRED
+        and item.freshness.request in found
+        and found[item.freshness.request].fillable(now)
+    ]
+
+
+def _gap(account: AccountName, item: FollowedRequest, found: Coverage, now: datetime) -> Alert:
+    missing = found.fillable(now)
+    days, first, last = sum(gap.count for gap in missing), missing[0].first, missing[-1].last
+    which = f"of {first}" if days == 1 else f"of {days} days from {first} to {last}"
+    message = f"no extract of {item.freshness.name} has the activities {which}"
+    fill = f"run a one-time data request with activities over the missing days (at most {coverage.MAX_DAYS} at once)"
+    wider = None if item.sighting.document is None else coverage.wider_range(item.sighting.document)
+    hint = fill if wider is None else f"set its date range in Autodesk's Data Connector to {wider}, and {fill}"
+    alert = Alert.of(AlertCode.L_GAP, account=account, subject=item.freshness.request, message=message, hint=hint)
+    data: dict[str, Json] = {"days": days, "first": first.isoformat(), "last": last.isoformat()}
+    return replace(alert, data={**data, "gaps": found.json()["gaps"]})
+
+
+def _age(job: Job) -> tuple[bool, float, str]:
+    completed = job.completed_at
+    return completed is not None, 0.0 if completed is None else completed.timestamp(), job.id

@@ -1,0 +1,150 @@
+"""Days that no extract has: when they raise an alert, what resolves it, and what `status` says."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dcsync.app.status import read_status
+from dcsync.core.alerts import Alert
+from dcsync.errors import ExitStatus
+from dcsync.ops.status import Status
+from tests.rigs.halfway import downgrade
+from tests.rigs.listener import Listener
+from tests.rigs.mirror import Mirror, add_extract
+
+#: Apprise imports it on Python versions that still have it.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+ACTIVITIES = {"activities_docs.csv": b"id\n1\n"}
+
+
+def add_weekly(mirror: Mirror, **changes: Any) -> str:
+    """Add a weekly data request for everything, whose last slot was yesterday."""
+    began = mirror.clock.now() - timedelta(days=15)
+    values = {"service_groups": ("all",), "schedule": "WEEK", "created_at": began, **changes}
+    return mirror.world.add_request("Everything", **values)
+
+
+async def status(mirror: Mirror) -> Status:
+    return await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)
+
+
+async def gap(mirror: Mirror) -> Alert | None:
+    (account,) = (await status(mirror)).accounts
+    return next((item.alert for item in account.alerts if item.alert.code == "L-GAP"), None)
+
+
+def day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d}"
+
+
+async def test_a_weekly_request_with_the_default_range_is_told_that_it_gets_one_day_in_seven(mirror: Mirror) -> None:
+    listener = Listener(mirror)
+    request = add_weekly(mirror)
+    for days_ago in (8, 1):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+
+    events = await listener.run()
+
+    assert ("alert", "L-GAP") in events
+    assert (await status(mirror)).check is ExitStatus.INCOMPLETE
+    found, now = await gap(mirror), mirror.clock.now()
+    assert found is not None
+    first, last = day(now - timedelta(days=8)), day(now - timedelta(days=1))
+    assert found.message == f"no extract of Everything has the activities of 7 days from {first} to {last}"
+    assert "date range in Autodesk's Data Connector to PAST_7_DAYS, and run a one-time" in found.hint
+    document: Any = (await status(mirror)).json()
+    assert document["accounts"][0]["requests"][0]["coverage"]["gaps"] == [
+        f"{first}/{day(now - timedelta(days=3))}",
+        f"{last}/{last}",
+    ]
+
+
+async def test_a_gap_is_resolved_when_a_later_window_has_its_days(mirror: Mirror) -> None:
+    listener = Listener(mirror)
+    request = add_weekly(mirror)
+    for days_ago in (8, 1):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+    await listener.run()
+    now = mirror.clock.now()
+
+    # As the hint says: a wider range from now on, and one extract for the past.
+    mirror.world.requests[request].date_range = "PAST_7_DAYS"
+    once = mirror.world.add_request(
+        "Missing days",
+        service_groups=("activities",),
+        schedule="ONE_TIME",
+        start_date=now - timedelta(days=8),
+        end_date=now - timedelta(days=1),
+    )
+    add_extract(mirror, ACTIVITIES, request=once)
+    # The list of data requests is read once a day.
+    mirror.clock.advance(25 * 3600)
+    events = await listener.run()
+
+    assert ("recovered", "L-GAP") in events
+    assert await gap(mirror) is None
+
+
+async def test_a_missed_day_is_a_gap_of_one_day(mirror: Mirror) -> None:
+    request = add_weekly(mirror, schedule="DAY")
+    for days_ago in (3, 1, 0):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+    await mirror.sync()
+
+    found = await gap(mirror)
+
+    assert found is not None
+    assert (
+        found.message == f"no extract of Everything has the activities of {day(mirror.clock.now() - timedelta(days=3))}"
+    )
+    assert found.hint.startswith("run a one-time data request")
+
+
+async def test_days_that_autodesk_no_longer_serves_are_shown_but_no_alert(mirror: Mirror) -> None:
+    request = add_weekly(mirror, schedule="ONE_TIME")
+    for days_ago in (5, 0):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+    await mirror.sync()
+    assert await gap(mirror) is not None
+
+    mirror.clock.advance(370 * 86400)
+
+    assert await gap(mirror) is None
+    document: Any = (await status(mirror)).json()
+    assert len(document["accounts"][0]["requests"][0]["coverage"]["gaps"]) == 1
+
+
+@pytest.mark.parametrize("files", [{"admin_users.csv": b"id\n1\n"}, {"schedule_activities.csv": b"id\n1\n"}])
+async def test_full_tables_have_no_coverage(mirror: Mirror, files: dict[str, bytes]) -> None:
+    request = add_weekly(mirror)
+    for days_ago in (8, 1):
+        add_extract(mirror, files, request=request, days_ago=days_ago)
+    await mirror.sync()
+
+    document: Any = (await status(mirror)).json()
+
+    assert await gap(mirror) is None
+    assert document["accounts"][0]["requests"][0]["coverage"] == {"covered": [], "gaps": []}
+
+
+async def test_a_retired_request_raises_no_alert(mirror: Mirror) -> None:
+    request = add_weekly(mirror)
+    for days_ago in (8, 1):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+    await mirror.sync()
+    mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "retired": [request]}]
+
+    assert await gap(mirror) is None
+
+
+async def test_a_manifest_of_version_0_2_is_read_by_the_names_of_its_tables(mirror: Mirror) -> None:
+    request = add_weekly(mirror)
+    for days_ago in (8, 1):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+    await mirror.sync()
+    downgrade(mirror.state / "manifest.sqlite", "0006")
+
+    assert await gap(mirror) is not None

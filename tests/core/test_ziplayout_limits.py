@@ -51,6 +51,133 @@ def test_a_directory_of_16_mib_is_asked_for() -> None:
     assert read_directory(bytes(100) + end, size=16_777_216 + len(end)) == NeedsFrom(start=0)
 
 
+# --- the records at the end -------------------------------------------------------------------------------------------
+
+END, LOCATOR, END64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
+#: The form and the place of each field (APPNOTE 4.3.14 to 4.3.16).
+FIELDS = {
+    (END, "disk"): ("<H", 4),
+    (END, "first disk"): ("<H", 6),
+    (END, "here"): ("<H", 8),
+    (END, "count"): ("<H", 10),
+    (END, "length"): ("<L", 12),
+    (END, "offset"): ("<L", 16),
+    (LOCATOR, "disk"): ("<L", 4),
+    (LOCATOR, "at"): ("<Q", 8),
+    (LOCATOR, "disks"): ("<L", 16),
+    (END64, "length"): ("<Q", 4),
+    (END64, "disk"): ("<L", 16),
+    (END64, "first disk"): ("<L", 20),
+    (END64, "here"): ("<Q", 24),
+    (END64, "count"): ("<Q", 32),
+}
+
+
+def bent(archive: bytes, record: bytes, field: str, value: int) -> bytes:
+    form, place = FIELDS[record, field]
+    out = bytearray(archive)
+    struct.pack_into(form, out, archive.rindex(record) + place, value)
+    return bytes(out)
+
+
+def value_of(archive: bytes, record: bytes, field: str) -> int:
+    form, place = FIELDS[record, field]
+    value: int = struct.unpack_from(form, archive, archive.rindex(record) + place)[0]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("disk", 1),
+        ("disk", 0xFFFF),
+        ("first disk", 1),
+        ("here", 2),
+        ("count", 2),
+        ("count", 0xFFFF),
+        ("length", 0xFFFFFFFF),
+        ("offset", 0xFFFFFFFF),
+    ],
+)
+def test_without_a_zip64_record_the_end_says_everything_itself(field: str, value: int) -> None:
+    archive = bent(make_zip({"a.csv": BODY}), END, field, value)
+
+    with pytest.raises(ZipError, match="one of several volumes, or lacks its Zip64 record"):
+        directory_of(archive)
+
+
+@pytest.mark.parametrize(("field", "most"), [("count", 0xFFFF), ("length", 0xFFFFFFFF), ("offset", 0xFFFFFFFF)])
+def test_with_a_zip64_record_the_end_says_the_same_or_refers_to_it(field: str, most: int) -> None:
+    wide = make_zip({"a.csv": BODY}, zip64=True)
+    place = {"count": 32, "length": 40, "offset": 48}[field]
+    true: int = struct.unpack_from("<Q", wide, wide.rindex(END64) + place)[0]
+
+    for value in (true, most):
+        assert [member.name for member in directory_of(bent(wide, END, field, value)).members] == ["a.csv"]
+    for value in (true + 1, true - 1):
+        with pytest.raises(ZipError, match="contradict each other"):
+            directory_of(bent(wide, END, field, value))
+
+
+@pytest.mark.parametrize(("disk", "allowed"), [(0, True), (0xFFFF, True), (1, False), (0xFFFE, False)])
+def test_the_end_of_a_zip64_is_on_the_first_disk(disk: int, allowed: bool) -> None:
+    archive = bent(make_zip({"a.csv": BODY}, zip64=True), END, "disk", disk)
+
+    if allowed:
+        assert len(directory_of(archive).members) == 1
+    else:
+        with pytest.raises(ZipError, match="contradict each other"):
+            directory_of(archive)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"), [("length", 1), ("length", -1), ("disk", 1), ("first disk", 1), ("here", 1)]
+)
+def test_each_field_of_a_zip64_record_is_as_it_must_be(field: str, change: int) -> None:
+    archive = make_zip({"a.csv": BODY}, zip64=True)
+    archive = bent(archive, END64, field, value_of(archive, END64, field) + change)
+
+    with pytest.raises(ZipError, match="the Zip64 record is malformed"):
+        directory_of(archive)
+
+
+@pytest.mark.parametrize(("disks", "allowed"), [(0, True), (1, True), (2, False)])
+def test_a_zip64_locator_knows_one_disk(disks: int, allowed: bool) -> None:
+    archive = bent(make_zip({"a.csv": BODY}, zip64=True), LOCATOR, "disks", disks)
+
+    if allowed:
+        assert len(directory_of(archive).members) == 1
+    else:
+        with pytest.raises(ZipError, match="does not point to a record"):
+            directory_of(archive)
+
+
+@pytest.mark.parametrize("change", [1, 100])
+def test_a_zip64_locator_points_in_front_of_itself(change: int) -> None:
+    archive = make_zip({"a.csv": BODY}, zip64=True)
+    archive = bent(archive, LOCATOR, "at", value_of(archive, LOCATOR, "at") + change)
+
+    with pytest.raises(ZipError, match="does not point to a record"):
+        directory_of(archive)
+
+
+@pytest.mark.parametrize(("distance", "asked"), [(56 + 16_777_216, True), (56 + 16_777_217, False)])
+def test_a_zip64_record_is_looked_for_as_far_as_a_directory_is_long(distance: int, asked: bool) -> None:
+    """The tail begins with the locator. The record is that far in front of it."""
+    locator = struct.pack("<4sLQL", LOCATOR, 0, 1000, 1)
+    end = struct.pack("<4s4H2LH", END, 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    tail = locator + end
+    size = 1000 + distance + len(tail)
+
+    if asked:
+        assert read_directory(tail, size=size) == NeedsFrom(start=1000)
+    else:
+        with pytest.raises(ZipError, match="too far from the end"):
+            read_directory(tail, size=size)
+
+
+# --- members ----------------------------------------------------------------------------------------------------------
+
 # APPNOTE 4.4.4: encrypted, patched data, strong encryption, masked header.
 REFUSED = [0, 5, 6, 13]
 

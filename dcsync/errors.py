@@ -431,6 +431,24 @@ class BadListing(DcsyncError):
     hint = "if the error persists, run the data request again in Autodesk's Data Connector"
 
 
+class ExtractEmpty(DcsyncError):
+    """The extract has no table: its data listing is empty, or names only documents."""
+
+    code = "L-EMPTY"
+    transient = True
+    hint = "dcsync retries for one day. If the extract is still empty then, check the service groups of the data "
+    hint += "request in Autodesk's Data Connector, and run it again"
+
+
+class NothingSelected(DcsyncError):
+    """The configuration selects no table of an extract."""
+
+    code = "C-NOTABLES"
+    exit_status = ExitStatus.USAGE
+    hint = "correct include and exclude in [[account]]. The next run with the new configuration mirrors the extract. "
+    hint += "Autodesk deletes it 30 days after it was completed"
+
+
 class ExtractMissing(DcsyncError):
     """Autodesk has no data listing for a complete job (404)."""
 

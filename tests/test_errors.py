@@ -28,6 +28,7 @@ TABLE = """
     SecretExposed            C-EXPOSED   run      2
     ConfigMissing            C-MISSING   run      2
     SecretUnavailable        C-SECRET    run      2
+    NothingSelected          C-NOTABLES  job      2
     SnapshotUnclear          C-SNAPSHOT  run      2
     JobBug                   D-BUG       job      1 poison
     DatabaseBusy             D-BUSY      run      3 transient
@@ -49,6 +50,7 @@ TABLE = """
     SizeMismatch             F-SIZE      file     3 transient poison
     DiskFull                 F-SPACE     job      3 transient
     BadListing               L-LISTING   job      3 transient poison
+    ExtractEmpty             L-EMPTY     job      3 transient
     ExtractMissing           L-MISSING   job      3 transient
     MirrorForeign            M-FOREIGN   run     14
     MirrorLocked             M-LOCKED    run     11

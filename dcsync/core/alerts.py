@@ -55,6 +55,8 @@ class AlertCode(StrEnum):
     L_ROWS = "L-ROWS"
     L_COLUMNS = "L-COLUMNS"
     L_TABLE = "L-TABLE"
+    L_ZIP = "L-ZIP"
+    L_PARTIAL = "L-PARTIAL"
     T_DEADLINE = "T-DEADLINE"
     V_DAMAGED = "V-DAMAGED"
     V_EXTRA = "V-EXTRA"
@@ -100,6 +102,8 @@ class AlertCode(StrEnum):
     S_UNSAFE = "S-UNSAFE"
     L_LISTING = "L-LISTING"
     L_MISSING = "L-MISSING"
+    L_EMPTY = "L-EMPTY"
+    C_NOTABLES = "C-NOTABLES"
     D_BUG = "D-BUG"
     F_DISK = "F-DISK"
     F_SPACE = "F-SPACE"
@@ -291,6 +295,21 @@ _OWN = (
     _table_kind(AlertCode.L_ROWS),
     _table_kind(AlertCode.L_COLUMNS),
     _table_kind(AlertCode.L_TABLE),
+    _kind(
+        AlertCode.L_ZIP,
+        AlertScope.REQUEST,
+        "extract the files with another program from autodesk_data_extract.zip in the snapshot",
+        exit_status=ExitStatus.DONE,
+        origin=Origin.AUTODESK,
+    ),
+    _kind(
+        AlertCode.L_PARTIAL,
+        AlertScope.REQUEST,
+        f"run the data request again {_DATA_CONNECTOR}. If exclude in [[account]] names autodesk_data_extract.zip, "
+        "remove it, so that the next snapshot keeps such a ZIP",
+        severity=Severity.CRITICAL,
+        origin=Origin.AUTODESK,
+    ),
     _kind(
         AlertCode.T_DEADLINE,
         AlertScope.ACCOUNT,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -20,11 +22,9 @@ MOST_SPANS = 128
 #: How many ranges of the ZIP are downloaded at the same time, and the smallest piece that is worth a range.
 SPANS_AT_ONCE = 4
 LEAST_SPAN = 4 << 20
-#: Fewer files than this are as cheap by URLs of their own: reading the ZIP's directory costs a call as well.
-MIN_FILES_FOR_ZIP = 3
-#: Files that only the ZIP has may unpack to this many times the bytes of the listing (docs/faults.md S4). 64 MiB are
-#: always allowed.
-MOST_FURTHER, FURTHER_ANYWAY = 4, 64 << 20
+#: Files that only the ZIP has may unpack to this many times the bytes of the listing, or of the ZIP. 64 MiB are always
+#: allowed (docs/faults.md S4). Tables compress to a tenth or so.
+MOST_FURTHER, MOST_UNPACKED, FURTHER_ANYWAY = 4, 100, 64 << 20
 
 
 class ActionKind(StrEnum):
@@ -90,6 +90,8 @@ class Skip:
     kind: ClassVar[ActionKind] = ActionKind.SKIP
     file: ListedFile
     reason: str
+    #: Whether the configuration selects the file, but it cannot be extracted from the ZIP, and only the ZIP has it.
+    is_lost: bool = False
 
 
 A = TypeVar("A", Fetch, Extract, Link, Keep, Skip)
@@ -123,6 +125,16 @@ class Plan:
         return self._of(Skip)
 
     @property
+    def lost(self) -> tuple[Skip, ...]:
+        """The selected files that only the ZIP has and that cannot be extracted."""
+        return tuple(skip for skip in self.skipped if skip.is_lost)
+
+    @property
+    def keeps_archive(self) -> bool:
+        """Whether the snapshot contains the ZIP itself."""
+        return any(action.file.name == ARCHIVE_NAME and not isinstance(action, Skip) for action in self.actions)
+
+    @property
     def new_bytes(self) -> int:
         """The bytes to write at most. A 304 needs none."""
         return sum(fetch.file.size for fetch in self.fetches) + sum(extract.file.size for extract in self.extracts)
@@ -143,15 +155,22 @@ class Selection:
     exclude: tuple[str, ...] = ()
     keep_archive: bool = False
 
+    @property
+    def digest(self) -> str:
+        """Identifies the selection. Equal for equal selections, also in another process."""
+        return hashlib.sha256(json.dumps([self.include, self.exclude, self.keep_archive]).encode()).hexdigest()[:16]
+
     def reason_to_skip(self, name: str) -> str | None:
         """Return the reason why a file is left out, or None."""
         if name == ARCHIVE_NAME and not self.keep_archive:
             return "repeats the other files (mirror.keep_archive = false)"
         if not any(fnmatchcase(name, glob) for glob in self.include):
             return "not in the account's include"
-        if any(fnmatchcase(name, glob) for glob in self.exclude):
-            return "in the account's exclude"
-        return None
+        return self.reason_to_exclude(name)
+
+    def reason_to_exclude(self, name: str) -> str | None:
+        """Return the reason why a file is never mirrored, or None."""
+        return "in the account's exclude" if any(fnmatchcase(name, glob) for glob in self.exclude) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +181,12 @@ class Known:
     #: The files that an earlier run left complete in the staging folder, by name on disk.
     staged: Mapping[str, StoredFile] | None = None
     directory: Directory | None = None
+    #: Whether listed files may come from the ZIP. If not, only the files that the listing lacks do.
+    uses_zip: bool = True
+    #: Why the content of the ZIP is unknown although the ZIP can be downloaded.
+    zip_fault: str | None = None
+    #: Why the ZIP cannot be downloaded.
+    zip_gone: str | None = None
     #: Names on disk that cannot be linked, because the file differs from its record.
     unlinkable: Collection[str] = ()
     #: The damaged members of the ZIP, by Autodesk's name, and their damage.
@@ -180,12 +205,6 @@ def plan(listing: Sequence[ListedFile], known: Known | None = None, *, selection
 def archive_in(listing: Sequence[ListedFile]) -> ListedFile | None:
     """Return the ZIP of the listing, or None."""
     return next((file for file in listing if file.name == ARCHIVE_NAME), None)
-
-
-def zip_saves_calls(listing: Sequence[ListedFile], selection: Selection) -> bool:
-    """Return whether reading the ZIP's directory can save calls."""
-    wanted = [file for file in listing if file.name != ARCHIVE_NAME and selection.reason_to_skip(file.name) is None]
-    return len(wanted) >= MIN_FILES_FOR_ZIP
 
 
 def prices_of(plan: Plan, directory: Directory | None, inputs: CostInputs) -> dict[Method, Price]:
@@ -242,29 +261,73 @@ class _Planner:
         self._refused = {} if directory is None else {refused.name: refused.reason for refused in directory.refused}
 
     def plan(self) -> Plan:
+        archive = archive_in(self._listing)
         listed = [file.name for file in self._listing]
+        known = set(listed)
         further = [
             ListedFile(name=member.name, size=member.size)
             for name, member in self._members.items()
-            if name not in set(listed)
+            if name not in known
         ]
         # An entry that unpacks to more than its size is stopped there, so the sum is true for the actual output.
         total = sum(file.size for file in further)
-        most = max(FURTHER_ANYWAY, MOST_FURTHER * sum(file.size for file in self._listing if file.name != ARCHIVE_NAME))
-        if total > most:
+        if total > self._most_further():
             self._refused |= {
                 file.name: f"together with the other unlisted entries it unpacks to {total} bytes" for file in further
             }
             further = []
         on_disk = names.assign_paths(listed, [file.name for file in further])
-        actions = [self._decide(file, on_disk.get(file.name), is_listed=True) for file in self._listing]
-        actions += [self._decide(file, on_disk.get(file.name), is_listed=False) for file in further]
-        actions += [
-            Skip(file=ListedFile(name=name, size=0), reason=f"only in the ZIP, and refused: {reason}")
-            for name, reason in self._refused.items()
-            if name not in set(listed)
+        actions = [
+            self._decide(file, on_disk.get(file.name), is_listed=True) for file in self._listing if file is not archive
         ]
+        actions += [self._decide(file, on_disk.get(file.name), is_listed=False) for file in further]
+        actions += [self._refuse(name, reason) for name, reason in self._refused.items() if name not in known]
+        if archive is not None:
+            lost = [action for action in actions if isinstance(action, Skip) and action.is_lost]
+            actions.append(self._decide_archive(archive, on_disk[archive.name], lost))
         return Plan(actions=tuple(sorted(actions, key=lambda action: (-action.file.size, action.file.name))))
+
+    def _most_further(self) -> int:
+        """Return how many bytes the files that only the ZIP has may unpack to."""
+        directory = self._known.directory
+        by_listing = MOST_FURTHER * sum(file.size for file in self._listing if file.name != ARCHIVE_NAME)
+        by_zip = 0 if directory is None else MOST_UNPACKED * directory.size
+        return max(FURTHER_ANYWAY, by_listing, by_zip)
+
+    def _decide_archive(self, file: ListedFile, name: str, lost: Sequence[Skip]) -> Action:
+        """Leave the ZIP out if it repeats the other files, and only then."""
+        skip, why = self._selection.reason_to_skip(file.name), None
+        if skip is not None:
+            if self._known.zip_gone is not None:
+                return Skip(file=file, reason=self._known.zip_gone, is_lost=True)
+            why = self._reason_to_keep_archive(lost)
+            if why is None:
+                return Skip(file=file, reason=skip)
+            # `include` does not name the ZIP, but it selects files in it. `exclude` is always obeyed.
+            excluded = self._selection.reason_to_exclude(file.name)
+            if excluded is not None:
+                return Skip(file=file, reason=excluded)
+        staged = (self._known.staged or {}).get(name)
+        if staged is not None and _is_staged(staged, file, None):
+            keep = Keep(file=file, name=name, staged=staged)
+            return keep if why is None else replace(keep, reason=why)
+        fetch = self._fetch(file, name, self._before.get(file.name), None)
+        return fetch if why is None else replace(fetch, reason=why)
+
+    def _reason_to_keep_archive(self, lost: Sequence[Skip]) -> str | None:
+        if self._known.zip_fault is not None:
+            return f"kept, because it cannot be compared with the other files: {self._known.zip_fault}"
+        if lost:
+            entries = "1 entry" if len(lost) == 1 else f"{len(lost)} entries"
+            return f"kept, because {entries} cannot be extracted (first: {names.printable(lost[0].file.name)})"
+        return None
+
+    def _refuse(self, name: str, reason: str) -> Skip:
+        file = ListedFile(name=name, size=0)
+        skip = self._selection.reason_to_skip(name)
+        if skip is not None:
+            return Skip(file=file, reason=skip)
+        return Skip(file=file, reason=f"only in the ZIP, and refused: {reason}", is_lost=True)
 
     def _decide(self, file: ListedFile, name: str | None, *, is_listed: bool) -> Action:
         skip = self._selection.reason_to_skip(file.name)
@@ -274,14 +337,17 @@ class _Planner:
         if twin is not None:
             return Skip(file=file, reason=f"only in the ZIP; the data listing spells it {twin!r}")
         if name is None:
-            return Skip(file=file, reason="only in the ZIP, and its path leaves the snapshot")
-        member = None if file.name == ARCHIVE_NAME else self._members.get(file.name)
-        doubt = self._doubt(file, member)
+            return Skip(file=file, reason="only in the ZIP, and its path leaves the snapshot", is_lost=True)
+        member, doubt = self._members.get(file.name), None
+        if is_listed and not self._known.uses_zip:
+            member = None
+        else:
+            doubt = self._doubt(file, member)
         staged = (self._known.staged or {}).get(name)
         if staged is not None and _is_staged(staged, file, member if doubt is None else None):
             return Keep(file=file, name=name, staged=staged)
         if doubt is not None and not is_listed:
-            return Skip(file=file, reason=f"only in the ZIP; {doubt}")
+            return Skip(file=file, reason=f"only in the ZIP; {doubt}", is_lost=True)
         before = self._before.get(file.name)
         if member is None or doubt is not None:
             return self._fetch(file, name, before, doubt)
@@ -307,7 +373,7 @@ class _Planner:
         if file.name in self._refused:
             return f"refused in the ZIP: {self._refused[file.name]}"
         if member is None:
-            return None if self._known.directory is None or file.name == ARCHIVE_NAME else "not in the ZIP"
+            return None if self._known.directory is None else "not in the ZIP"
         if member.size != file.size:
             return f"{member.size} bytes in the ZIP, {file.size} bytes in the data listing"
         return None

@@ -66,6 +66,11 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(".csv")
 
 
+def has_rows(name: str) -> bool:
+    """Whether a file contains data of the account: a table, and not a document of the ZIP's `schemas` folder."""
+    return is_table(name) and not name.lower().startswith("schemas/")
+
+
 def count(pieces: Iterable[bytes | bytearray]) -> TableFacts | None:
     """Return the facts of a table that comes in pieces of any size."""
     counter = TableCounter()

@@ -40,6 +40,24 @@ def test_it_shows_the_newest_snapshot_and_the_counts(side: Served, dcsync: Dcsyn
     assert "quota: 4 of 60 API calls used in the last minute" in result.out
 
 
+def test_an_include_that_leaves_no_table_is_red_until_it_is_corrected(side: Served, dcsync: Dcsync) -> None:
+    request = side.sandbox.world.add_request("Nightly")
+    side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)
+    good = side.config.read_text()
+    side.config.write_text(good + 'include = ["adm_*"]\n')
+
+    assert dcsync("sync").status == 3
+    result = dcsync("status", "--check")
+
+    assert result.status == 2
+    assert "C-NOTABLES" in result.out + result.err
+    assert list(side.root.glob("acme/*")) == []
+    side.config.write_text(good)
+    assert dcsync("sync").status == 0
+    assert dcsync("status", "--check").status == 0
+    assert len(list(side.root.glob("acme/*/20*/*/*/*/_dcsync.json"))) == 1
+
+
 def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
     dcsync("sync")
 

@@ -28,6 +28,8 @@ TABLE = """
     L-ROWS      warning  request autodesk  0 alert
     L-COLUMNS   warning  request autodesk  0 alert
     L-TABLE     warning  request autodesk  0 alert
+    L-ZIP       warning  request autodesk  0 alert
+    L-PARTIAL   critical request autodesk  3 alert
     T-DEADLINE  warning  account here      0 alert
     V-DAMAGED   critical account here      3 alert
     V-EXTRA     warning  account here      0 alert
@@ -71,6 +73,8 @@ TABLE = """
     S-UNSAFE    critical job     here      3 alert
     L-LISTING   warning  job     here      3 failure may-pass
     L-MISSING   warning  job     here      3 failure may-pass
+    L-EMPTY     warning  job     here      3 failure may-pass
+    C-NOTABLES  critical job     here      2 alert
     D-BUG       critical job     here      1 alert
     F-DISK      warning  mirror  here      3 failure may-pass
     F-SPACE     warning  job     here      3 failure may-pass

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from dcsync.core.alerts import Alert, AlertCode, AlertScope
 from dcsync.core.anomaly import worst_first
+from dcsync.core.anomaly import TableWarning
+from dcsync.core.completeness import ZIP_CODES
 from dcsync.core.events import EventKind
 from dcsync.core.freshness import Cause, FreshnessState, History, RequestFreshness, ends_soon
 from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, JobState, nears_expiry
@@ -131,11 +133,13 @@ def _of_jobs(account: str, jobs: Iterable[KnownJob], hints: Mapping[JobId, str],
 
     All known jobs count. A job that the last run did not try still has its alert.
     """
-    alerts = []
+    alerts, filtered = [], []
     for known in sorted(jobs, key=lambda known: known.job.id):
         job = known.job.id
         code = None if known.reason_code is None else AlertCode.parse(known.reason_code)
-        if known.state is JobState.FAILED and code is not None:
+        if known.state is JobState.FAILED and code is AlertCode.C_NOTABLES:
+            filtered.append(job)
+        elif known.state is JobState.FAILED and code is not None:
             message, hint = f"job {job} cannot be mirrored: {known.reason}", hints.get(job, "")
             failed = Alert.of(code, account=account, subject=job, message=message, hint=hint, may_pass=True)
             alerts.append(replace(failed, scope=AlertScope.JOB, job=job))
@@ -148,7 +152,16 @@ def _of_jobs(account: str, jobs: Iterable[KnownJob], hints: Mapping[JobId, str],
             message += "extract 30 days after it was completed"
             expiring = Alert.of(AlertCode.L_EXPIRING, account=account, subject=job, message=message)
             alerts.append(replace(expiring, job=job))
+    if filtered:
+        alerts.append(_without_tables(account, filtered))
     return alerts
+
+
+def _without_tables(account: str, jobs: Sequence[JobId]) -> Alert:
+    """Return the alert for extracts of which the configuration selects no table. It may concern every extract."""
+    extracts = "1 extract" if len(jobs) == 1 else f"{len(jobs)} extracts"
+    message = f"include and exclude in [[account]] leave no table of {extracts} (first: job {jobs[0]})"
+    return replace(Alert.of(AlertCode.C_NOTABLES, account=account, message=message), scope=AlertScope.ACCOUNT)
 
 
 def _of_requests(account: str, followed: Iterable[FollowedRequest], now: datetime) -> list[Alert]:
@@ -190,7 +203,14 @@ async def _of_tables(
             if other is None or _completed(known) > _completed(other):
                 latest[known.job.request_id] = known
     rows = await manifest.history.published(sources.account.name, [known.job.id for known in latest.values()])
-    return [_tables_look_wrong(sources, row, requests[row.request]) for row in rows if row.warnings]
+    alerts = []
+    for row in rows:
+        apart = [warning for warning in row.warnings if warning.code in ZIP_CODES]
+        others = tuple(warning for warning in row.warnings if warning.code not in ZIP_CODES)
+        alerts += [_zip_not_extracted(sources, row, warning) for warning in apart]
+        if others:
+            alerts.append(_tables_look_wrong(sources, replace(row, warnings=others), requests[row.request]))
+    return alerts
 
 
 def _completed(known: KnownJob) -> tuple[bool, float, str]:
@@ -301,3 +321,13 @@ def _tables_look_wrong(sources: AlertSources, row: PublishedRow, request: KnownR
         {"code": warning.code, "table": warning.table, "message": warning.message} for warning in warnings
     ]
     return replace(alert, job=row.job, data={"folder": str(sources.root / row.folder), "tables": tables})
+
+
+def _zip_not_extracted(sources: AlertSources, row: PublishedRow, warning: TableWarning) -> Alert:
+    alert = Alert.of(
+        AlertCode.parse(warning.code),
+        account=sources.account.name,
+        subject=row.request,
+        message=f"{warning.table} {warning.message}",
+    )
+    return replace(alert, job=row.job, data={"folder": str(sources.root / row.folder)})

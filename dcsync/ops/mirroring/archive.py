@@ -141,6 +141,9 @@ async def open_directory(context: SyncContext, archive: Archive) -> Directory:
 
     Raises `ZipError` when it is not a valid directory, and `StorageError`s when it cannot be downloaded.
     """
+    if not archive.size:
+        message = "the file is empty"
+        raise ZipError(message)
     start = max(0, archive.size - TAIL_SIZE)
     tail = await _read(context, archive, start, archive.size)
     for _ in range(_MAX_READS):

@@ -13,8 +13,26 @@ from dcsync.core.model import How, Job, ListedFile, Snapshot, StoredFile
 from dcsync.core.plan import Known, Plan, Selection, Skip
 from dcsync.core.sidecar import Decisions
 from dcsync.core.snapshot import FILES, ZIP, Transfer
+from dcsync.core.ziplayout import Directory
 from dcsync.errors import StorageError
 from dcsync.mirror.staging import Staging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZipReading:
+    """The content of an extract's ZIP, or why it is unknown. Empty without a ZIP."""
+
+    directory: Directory | None = None
+    #: Why the ZIP is not a valid one.
+    fault: str | None = None
+    #: Why the ZIP can no longer be downloaded.
+    gone: str | None = None
+    #: The error that ended the download. A later attempt may succeed.
+    broken: StorageError | None = None
+
+    def known(self, known: Known) -> Known:
+        """Add the reading to what is known."""
+        return replace(known, directory=self.directory, zip_fault=self.fault, zip_gone=self.gone)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,14 +53,14 @@ class Gathering:
     #: The price of the chosen method, and the prices of all methods. None while no ZIP is usable.
     price: Price | None = None
     prices: Mapping[Method, Price] = field(default_factory=dict)
+    reason: str = "the extract has no ZIP that could be used"
     fetched_bytes: int = 0
-    #: The error that ended the reading of the ZIP, when the network may be its cause.
-    broken_off: StorageError | None = None
+    reading: ZipReading = field(default_factory=ZipReading)
 
     def planned(self, known: Known) -> Plan:
         """Return a plan from everything that is known now."""
         known = replace(
-            known,
+            self.reading.known(known),
             previous=self.previous,
             staged=self.staged,
             unlinkable=frozenset(self.unlinkable),
@@ -56,9 +74,13 @@ class Gathering:
         for name in stored:
             self.reasons[name] = "staged by an earlier run" if reasons is None else reasons[name]
 
-    def settle_on(self, price: Price, prices: Mapping[Method, Price]) -> None:
-        """Set the method that was chosen, and the prices that were compared."""
-        self.price, self.prices = price, prices
+    def settle_on(self, price: Price, prices: Mapping[Method, Price], *, is_chosen: bool) -> None:
+        """Set the method, and the prices that were compared if dcsync chose it."""
+        if is_chosen:
+            self.price, self.prices = price, prices
+            self.reason = f"{price.method}: the cheapest of {cost.describe(tuple(prices.values()))}"
+        else:
+            self.reason = f"{price.method}: configured (mirror.strategy)"
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -84,12 +106,9 @@ class Gathering:
     @property
     def decisions(self) -> Decisions:
         """The method, and the reason for each file."""
-        reason = "the extract has no ZIP that could be used"
-        if self.price is not None:
-            reason = f"{self.price.method}: the cheapest of {cost.describe(tuple(self.prices.values()))}"
         return Decisions(
             method=Method.FILES if self.price is None else self.price.method,
-            reason=reason,
+            reason=self.reason,
             prices=tuple(self.prices.values()),
             files=self.reasons,
             skipped=tuple((skip.file.name, skip.reason) for skip in self.plan.skipped),

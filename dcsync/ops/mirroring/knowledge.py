@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from dcsync.core import cost
+from dcsync.core.cost import CostInputs, Method, Price
 from dcsync.core.ports import AccountFacts
 from dcsync.core.transfer import md5_of_etag
+from dcsync.ops.context import Strategy, SyncContext
 
 log = structlog.get_logger(__name__)
 
@@ -51,3 +54,27 @@ class AccountKnowledge:
         """Add a transfer to the average network speed."""
         speed = cost.speed_after(self.facts.bytes_per_second, size=size, seconds=seconds)
         self.facts = replace(self.facts, bytes_per_second=speed)
+
+
+async def cost_inputs(context: SyncContext, knowledge: AccountKnowledge) -> CostInputs:
+    """Return the current inputs of a price."""
+    limiter = context.limiter
+    return CostInputs(
+        calls_left=await limiter.left(),
+        limit=limiter.limit,
+        bytes_per_second=knowledge.facts.bytes_per_second,
+        slots=context.settings.concurrency,
+    )
+
+
+def choose(prices: Mapping[Method, Price], strategy: Strategy) -> Price:
+    """Return the cheapest price that the strategy allows."""
+    match strategy:
+        case Strategy.FILES:
+            return prices[Method.FILES]
+        case Strategy.ZIP:
+            return cost.cheapest(
+                [price for price in prices.values() if price.method is not Method.FILES] or prices.values()
+            )
+        case Strategy.AUTO:
+            return cost.cheapest(prices.values())

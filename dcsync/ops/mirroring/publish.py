@@ -48,6 +48,8 @@ class Staged:
     decisions: Decisions
     #: When Autodesk created each listed file, by its original name.
     listed_at: Mapping[str, datetime] = field(default_factory=dict)
+    #: The warning about files that could not be extracted from the ZIP.
+    zip_warnings: tuple[TableWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ def _with_kinds(staged: Staged) -> Staged:
 async def _seal(context: SyncContext, account: AccountSettings, staged: Staged) -> _Sealed:
     """Write the record and our own files in memory. Nothing can be added to a snapshot after the rename."""
     changes = sidecar.changes_between(staged.previous, staged.files)
-    warnings = await _compare_tables(context, account, staged)
+    warnings = (*staged.zip_warnings, *await _compare_tables(context, account, staged))
     record = await new_record(
         context,
         account,

@@ -24,12 +24,23 @@ from dcsync.core.lifecycle import (
 )
 from dcsync.core.model import Job, JobId, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
-from dcsync.errors import SEVERITY, DcsyncError, ExitStatus, ExtractMissing, Fenced, JobBug, ManifestError
+from dcsync.errors import (
+    SEVERITY,
+    DcsyncError,
+    ExitStatus,
+    ExtractEmpty,
+    ExtractMissing,
+    Fenced,
+    JobBug,
+    ManifestError,
+    NothingSelected,
+)
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
 from dcsync.ops.mirroring.job import JobMirror, Planned, Published
 from dcsync.ops.mirroring.knowledge import AccountKnowledge
 from dcsync.ops.mirroring.latest import move_latest
+from dcsync.ops.mirroring.selection import note_filtered, reselected
 from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
@@ -239,6 +250,7 @@ class _AccountRun:
             known.state is JobState.QUARANTINED and not has_expired(known.job.completed_at, now) for known in selected
         )
         due = []
+        changed = await reselected(context.manifest, account, poll.jobs)
         for known in sorted((known for known in selected if known.state in OPEN), key=_age):
             if nears_expiry(known.job.completed_at, now):
                 outcome.expiring.append(known.job.id)
@@ -248,7 +260,8 @@ class _AccountRun:
                     job=known.job.id,
                     completed_at=known.job.completed_at,
                 )
-            if not is_due(known.next_try_at, now) and not self._wanted.jobs:
+            is_now = is_due(known.next_try_at, now) or known.job.id in changed
+            if not is_now and not self._wanted.jobs:
                 outcome.due_later += 1
                 continue
             due.append((known, poll.requests[known.job.request_id]))
@@ -340,7 +353,7 @@ class _AccountRun:
             JobState.FAILED,
             now + next_try_after(attempts, asked_s=error.retry_after_s, draw=self._context.draw()),
         )
-        if isinstance(error, ExtractMissing):
+        if isinstance(error, ExtractMissing | ExtractEmpty):
             state = _state_without_listing(known.job, now)
         elif error.poison and attempts >= POISON_ATTEMPTS:
             state = JobState.QUARANTINED
@@ -356,6 +369,8 @@ class _AccountRun:
             reason_code=error.code,
             reason=error.message,
         )
+        if isinstance(error, NothingSelected):
+            await note_filtered(context.manifest, self._account, known.job.id)
         self._outcome.failed.append(
             Failed(
                 job=known.job.id,

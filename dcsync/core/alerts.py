@@ -58,6 +58,7 @@ class AlertCode(StrEnum):
     L_ZIP = "L-ZIP"
     L_PARTIAL = "L-PARTIAL"
     T_DEADLINE = "T-DEADLINE"
+    M_EMPTY = "M-EMPTY"
     V_DAMAGED = "V-DAMAGED"
     V_EXTRA = "V-EXTRA"
     H_FAILED = "H-FAILED"
@@ -315,6 +316,12 @@ _OWN = (
         AlertScope.ACCOUNT,
         "run dcsync sync, which renews it, or sign in again: dcsync login",
         exit_status=ExitStatus.DONE,
+    ),
+    _kind(
+        AlertCode.M_EMPTY,
+        AlertScope.REQUEST,
+        "stop the daemon and run dcsync sync --job ID for each of them",
+        severity=Severity.CRITICAL,
     ),
     _kind(
         AlertCode.V_DAMAGED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from dcsync.core.anomaly import TableWarning
@@ -16,6 +17,11 @@ ZIP_KEPT = "L-ZIP"
 #: Files that only the ZIP has are missing in the snapshot.
 FILES_MISSING = "L-PARTIAL"
 ZIP_CODES = frozenset({ZIP_KEPT, FILES_MISSING})
+
+
+def holds_rows(names: Iterable[str]) -> bool:
+    """Whether files with these names at Autodesk hold a table, or the ZIP, which contains the tables."""
+    return any(has_rows(name) or name == ARCHIVE_NAME for name in names)
 
 
 class NoTables(StrEnum):

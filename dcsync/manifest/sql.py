@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import wire
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.manifest import checksums as seal
@@ -274,7 +274,10 @@ class SqlManifest:
     async def snapshot_before(
         self, account: AccountName, request: RequestId, completed_at: datetime | None
     ) -> Snapshot | None:
-        """Return the newest published snapshot of a request that completed before that time. None means any time."""
+        """Return the newest published snapshot of a request that completed before that time. None means any time.
+
+        A snapshot without tables does not count.
+        """
         query = _published(account, request)
         if completed_at is not None:
             query = query.where(job_table.c.completed_at < completed_at)
@@ -326,7 +329,7 @@ class SqlManifest:
             ]
 
     async def newest_snapshot(self, account: AccountName, request: RequestId) -> str | None:
-        """Return the folder of the newest published snapshot of a request."""
+        """Return the folder of the newest published snapshot of a request that holds a table."""
         async with self.reading() as connection:
             row = (await connection.execute(_published(account, request))).first()
             return None if row is None else str(row.folder)
@@ -372,6 +375,17 @@ class SqlManifest:
             yield connection
 
 
+def holds_table() -> sa.ColumnElement[bool]:
+    """Return the condition that the snapshot of a row of `job` holds a table (`completeness.holds_rows`)."""
+    original = sa.func.lower(file_table.c.original)
+    is_table = sa.and_(original.like('%.csv"'), original.not_like('"schemas/%'))
+    return sa.exists().where(
+        file_table.c.account == job_table.c.account,
+        file_table.c.job == job_table.c.id,
+        sa.or_(is_table, file_table.c.original == json.dumps(ARCHIVE_NAME)),
+    )
+
+
 def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:
     return (
         sa.select(job_table.c.id, job_table.c.folder, job_table.c.completed_at)
@@ -379,6 +393,7 @@ def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:
             job_table.c.account == account,
             job_table.c.request == request,
             job_table.c.state == JobState.PUBLISHED.value,
+            holds_table(),
         )
         .order_by(job_table.c.completed_at.desc().nulls_last(), job_table.c.published_at.desc())
         .limit(1)

@@ -53,6 +53,24 @@ def point_latest(
         disk.remove_tree(new_name, staging)
 
 
+def drop_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshots: Collection[str]) -> bool:
+    """Remove `latest` if it shows one of these snapshots, durably. Return whether it did. Blocks."""
+    if shown_by_latest(root, request_folder=request_folder, name=name, snapshots=snapshots) is None:
+        return False
+    with (
+        disk.disk_errors(f"removing {disk.shown(f'{request_folder}/{name}')}"),
+        root.folder(request_folder) as folder,
+        root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
+    ):
+        # Renamed first, so that a reader of the mirror never sees half of a folder of hard links.
+        old_name = names.component(f"latest.{request_folder}") + root.mark
+        disk.remove_tree(old_name, staging)
+        os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=staging)
+        os.fsync(folder)
+        disk.remove_tree(old_name, staging)
+    return True
+
+
 def shown_by_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshots: Collection[str]) -> str | None:
     """Return the one of these snapshots that `latest` shows now, or None. Blocks."""
     try:

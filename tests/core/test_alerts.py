@@ -31,6 +31,7 @@ TABLE = """
     L-ZIP       warning  request autodesk  0 alert
     L-PARTIAL   critical request autodesk  3 alert
     T-DEADLINE  warning  account here      0 alert
+    M-EMPTY     critical request here      3 alert
     V-DAMAGED   critical account here      3 alert
     V-EXTRA     warning  account here      0 alert
     H-FAILED    warning  hook    here      3 alert

@@ -23,7 +23,9 @@ from dcsync.core.snapshot import Record, Transfer
 from dcsync.errors import Fenced
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.mirroring.folder import choose_folder
 from dcsync.ops.mirroring.publish import Staged, publish
+from dcsync.ops.mirroring.run import poll_account
 from tests.fakes import REQUEST_ID, make_job, make_request
 from tests.rigs.mirror import TODAY, Mirror
 
@@ -189,6 +191,38 @@ def stage(staging: Staging, name: str, body: str) -> StoredFile:
     part.begin(None)
     part.write(body.encode())
     return part.finish(None)
+
+
+async def publish_hollow(mirror: Mirror, *jobs: str) -> list[Path]:
+    """Publish jobs of the sandbox without any table, and let `latest` show the last one, as version 0.2 did."""
+    folders = []
+    async with mirror.opened() as context:
+        (account,) = account_settings(mirror.configuration())
+        await poll_account(context, account)
+        for job in jobs:
+            known = await context.manifest.job(account.name, JobId(job))
+            assert known is not None
+            request = (await context.manifest.requests(account.name))[known.job.request_id]
+            folder = await choose_folder(context, account, request, known)
+            await context.manifest.move(
+                account.name, known.job.id, JobState.LISTED, at=context.clock.now(), folder=folder
+            )
+            with Staging(context.root, account.staging_of(known.job.id)) as staging:
+                staged = Staged(
+                    job=known.job,
+                    request=request,
+                    folder=folder,
+                    previous=None,
+                    files=(stage(staging, "README.html", "<p>"),),
+                    transfer=TRANSFER,
+                    decisions=make_decisions(),
+                )
+                await publish(context, account, staging, staged)
+            folders.append(mirror.root / folder)
+    latest = mirror.root / "/".join(folders[-1].relative_to(mirror.root).parts[:2]) / "latest"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(folders[-1].relative_to(latest.parent))
+    return folders
 
 
 @asynccontextmanager

@@ -12,12 +12,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from dcsync.core.alerts import Alert, AlertCode, AlertScope
-from dcsync.core.anomaly import worst_first
-from dcsync.core.anomaly import TableWarning
+from dcsync.core.anomaly import TableWarning, worst_first
 from dcsync.core.completeness import ZIP_CODES
 from dcsync.core.events import EventKind
 from dcsync.core.freshness import Cause, FreshnessState, History, RequestFreshness, ends_soon
-from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, JobState, nears_expiry
+from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, JobState, has_expired, nears_expiry
 from dcsync.core.model import Job, JobId, JobPhase, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.schedule import runs_once
@@ -26,10 +25,14 @@ from dcsync.core.wire import time_json
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts
 from dcsync.manifest.damage import known_damage
+from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.manifest.refusal import refused_prune
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.coverage import coverage_of, gap_alerts
 from dcsync.ops.freshness import FollowedRequest, follow_requests
+
+#: How many jobs a hint names. The next alert names the others.
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,7 @@ async def collect_alerts(
         followed = await follow_requests(manifest, account, jobs.values(), facts, now)
         found += _of_requests(account.name, followed, now)
         found += gap_alerts(account.name, followed, await coverage_of(manifest, account.name, followed, now), now)
+        found += await _of_hollow(manifest, account, mirrored, requests, now)
         found += await _of_tables(manifest, sources, mirrored, requests)
         found += await _of_damage(manifest, account)
         found += await _of_prune(manifest, account)
@@ -211,6 +215,41 @@ async def _of_tables(
         if others:
             alerts.append(_tables_look_wrong(sources, replace(row, warnings=others), requests[row.request]))
     return alerts
+
+
+async def _of_hollow(
+    manifest: SqlManifest,
+    account: AccountSettings,
+    jobs: Iterable[KnownJob],
+    requests: Mapping[RequestId, KnownRequest],
+    now: datetime,
+) -> list[Alert]:
+    """Return the alerts for snapshots without tables, which earlier versions published: one per data request.
+
+    They can be downloaded again until Autodesk deletes the extracts. After that, they are final losses.
+    """
+    hollow = await hollow_snapshots(manifest, account.name)
+    by_request: dict[tuple[RequestId, bool], list[KnownJob]] = {}
+    for known in sorted((known for known in jobs if known.job.id in hollow), key=_completed):
+        is_lost = has_expired(known.job.completed_at, now)
+        by_request.setdefault((known.job.request_id, is_lost), []).append(known)
+    return [
+        _published_hollow(account.name, requests[request], known, is_lost=is_lost)
+        for (request, is_lost), known in by_request.items()
+    ]
+
+
+def _published_hollow(account: str, request: KnownRequest, jobs: Sequence[KnownJob], *, is_lost: bool) -> Alert:
+    snapshots = "1 snapshot" if len(jobs) == 1 else f"{len(jobs)} snapshots"
+    holds = "holds" if len(jobs) == 1 else "hold"
+    message = f"{snapshots} of {request.description or request.id} {holds} no table (first: {jobs[0].folder})"
+    if is_lost:
+        message += ". Autodesk has deleted the extract" + ("" if len(jobs) == 1 else "s")
+        lost = Alert.of(AlertCode.L_LOST, account=account, subject=request.id, message=message)
+        return replace(lost, scope=AlertScope.REQUEST, is_final=True)
+    named = " ".join(f"--job {known.job.id}" for known in jobs[:_MOST_NAMED])
+    hint = f"stop the daemon and run dcsync sync {named}, before Autodesk deletes the extracts after 30 days"
+    return Alert.of(AlertCode.M_EMPTY, account=account, subject=request.id, message=message, hint=hint)
 
 
 def _completed(known: KnownJob) -> tuple[bool, float, str]:

@@ -14,7 +14,7 @@ import structlog
 
 from dcsync.core import layout
 from dcsync.core.layout import request_slug
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.model import AccountName, How, Job, JobId, Json, RequestId, Snapshot, StoredFile
 from dcsync.core.names import OWN_FILES, SIDECAR_NAME, clash_key, printable
 from dcsync.core.ports import KnownRequest
@@ -26,6 +26,7 @@ from dcsync.mirror import adopt, trash
 from dcsync.mirror.check import Survey, survey
 from dcsync.ops.context import MirrorContext, MirrorSettings
 from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, Unwatched
+from dcsync.ops.mirroring.adopt import is_hollow
 
 log = structlog.get_logger(__name__)
 
@@ -203,6 +204,10 @@ class _Rebuild:
         record = found.record or self._first_record(found)
         if (found.account, found.snapshot.job) in self._jobs:
             self._refuse(folder, f"a copy: job {found.snapshot.job} has another folder")
+            return
+        known = await context.manifest.job(found.account, found.snapshot.job)
+        if known is not None and known.state in OPEN and is_hollow(found, known.job.id):
+            # `sync --job` is replacing this snapshot, which has no table.
             return
         taken_by = await context.manifest.folder_taken_by(folder)
         if taken_by not in {None, found.snapshot.job}:

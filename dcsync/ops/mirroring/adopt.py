@@ -7,6 +7,7 @@ from dataclasses import replace
 import structlog
 
 from dcsync.core import names
+from dcsync.core.completeness import holds_rows
 from dcsync.core.model import Job, JobId, Snapshot
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.sidecar import Adopted, Changes, summarize
@@ -40,6 +41,9 @@ async def adopt_if_there(
     if identified is not None:
         return identified
     found = await context.disk.run(adopt.read_snapshot, context.root, folder)
+    if found is not None and is_hollow(found, known.job.id):
+        # It stays until the new snapshot is ready to replace it.
+        return None
     if found is None and await context.disk.run(context.root.drop_claim, folder):
         # Where a rename cannot refuse to replace, `mkdir` claims the name first. dcsync was killed between the two.
         return None
@@ -49,6 +53,12 @@ async def adopt_if_there(
             message, hint="move that folder out of the mirror; the next run then downloads the snapshot"
         )
     return await adopt_snapshot(context, account, known.job, request, found)
+
+
+def is_hollow(found: Adopted, job: JobId) -> bool:
+    """Whether a folder is a snapshot of this job without any table, which an earlier version published."""
+    snapshot = found.snapshot
+    return snapshot.job == job and not holds_rows(stored.original for stored in snapshot.files)
 
 
 async def adopt_snapshot(

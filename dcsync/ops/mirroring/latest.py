@@ -9,8 +9,9 @@ import structlog
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import JobId
+from dcsync.core.ports import KnownJob
 from dcsync.errors import DiskError, MirrorTampered
-from dcsync.mirror.latest import point_latest
+from dcsync.mirror.latest import drop_latest, point_latest
 from dcsync.ops.context import AccountSettings, MirrorContext
 
 log = structlog.get_logger(__name__)
@@ -35,7 +36,9 @@ def after_acknowledgement(account: AccountSettings, job: JobId) -> Iterator[None
 
 
 async def move_latest(context: MirrorContext, account: AccountSettings, job: JobId, *, rebuild: bool = False) -> None:
-    """Point `latest` to the newest snapshot of the job's data request.
+    """Point `latest` to the newest snapshot of the job's data request that holds a table.
+
+    Without such a snapshot, a `latest` that shows one without tables is removed.
 
     A delta request has no `latest`, because one of its extracts does not contain all rows. A request that could not be
     read has none either: it may be a delta. With `rebuild` a folder of hard links is built again although it
@@ -51,11 +54,32 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
     shown: str | None = None
     for _ in range(_LATEST_TRIES):
         newest = await context.manifest.newest_snapshot(account.name, request.id)
-        if newest is None or newest == shown or known.state is not JobState.PUBLISHED:
+        if known.state is not JobState.PUBLISHED:
+            return
+        if newest is None:
+            await _drop_latest(context, account, known)
+            return
+        if newest == shown:
             return
         await _point_latest(context, newest, rebuild=rebuild)
         # Another host may have published a newer snapshot, and pointed `latest` to it, before this host moved it.
         shown = newest
+
+
+async def _drop_latest(context: MirrorContext, account: AccountSettings, known: KnownJob) -> None:
+    """Remove a `latest` that shows a snapshot without tables. No snapshot of the data request holds any."""
+    layout, jobs = context.settings.layout, await context.manifest.jobs(account.name, states={JobState.PUBLISHED})
+    folders = sorted(
+        other.folder
+        for other in jobs.values()
+        if other.folder is not None and other.job.request_id == known.job.request_id
+    )
+    for request_folder in sorted({"/".join(folder.split("/")[: len(layout.request_segments)]) for folder in folders}):
+        dropped = await context.disk.run(
+            drop_latest, context.root, request_folder=request_folder, name=layout.latest_name, snapshots=folders
+        )
+        if dropped:
+            log.warning("latest showed a snapshot without tables and was removed", folder=request_folder)
 
 
 async def _point_latest(context: MirrorContext, newest: str, *, rebuild: bool) -> None:

@@ -27,7 +27,7 @@ from dcsync.errors import Fenced, MirrorTampered
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.mirroring.adopt import adopt_snapshot
+from dcsync.ops.mirroring.adopt import adopt_snapshot, is_hollow
 from dcsync.ops.mirroring.latest import after_acknowledgement, move_latest
 from dcsync.ops.mirroring.record import new_record
 from dcsync.tasks import finish
@@ -81,7 +81,9 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
     # A host that was paused and lost the job must not show its folder. The transaction that records the snapshot checks
     # again. A folder that was renamed between the two checks is complete: the job's new holder finds and adopts it.
     await context.manifest.check_guard()
-    if not await context.disk.run(_write_and_rename, staging, staged, sealed):
+    await context.disk.run(_write_own, staging, staged, sealed)
+    await _remove_hollow(context, account, staged)
+    if not await context.disk.run(staging.publish, staged.folder):
         await _adopt_existing(context, account, staged)
         return sealed.record
     await _record(context, account, staged, sealed)
@@ -144,14 +146,32 @@ async def _compare_tables(context: SyncContext, account: AccountSettings, staged
     )
 
 
-def _write_and_rename(staging: Staging, staged: Staged, sealed: _Sealed) -> bool:
-    """Write our own files and rename the folder into its place. Return False when its name is taken."""
+def _write_own(staging: Staging, staged: Staged, sealed: _Sealed) -> None:
+    """Give the staged folder its final form, with our own files."""
     staged_names = [stored.name for stored in staged.files]
     staging.keep_only(staged_names)
     staging.unfold(staged_names)
     staging.write_own(names.SIDECAR_NAME, sealed.sidecar)
     staging.write_own(names.SUMS_NAME, sealed.sums)
-    return staging.publish(staged.folder)
+
+
+async def _remove_hollow(context: SyncContext, account: AccountSettings, staged: Staged) -> None:
+    """Move a snapshot without tables out of the way, now that its replacement is complete.
+
+    After a kill before the rename of the new one, the job is still open, and the next run publishes it. The trash is
+    emptied then. Its name there is not that of a pruned snapshot, so that recovery does not record a pruning.
+    """
+    found = await context.disk.run(adopt.read_snapshot, context.root, staged.folder)
+    if found is None or not is_hollow(found, staged.job.id):
+        return
+    leaf, depth = (
+        f"hollow-{trash.trash_leaf(account.name, staged.job.id)}",
+        len(context.settings.layout.request_segments),
+    )
+    with suppress(FileNotFoundError):
+        await context.disk.run(lambda: trash.discard(context.root, staged.folder, leaf, depth=depth))
+        await context.disk.run(trash.empty, context.root, leaf)
+    log.warning("snapshot without tables replaced", account=account.name, job=staged.job.id, folder=staged.folder)
 
 
 async def _adopt_existing(context: SyncContext, account: AccountSettings, staged: Staged) -> None:

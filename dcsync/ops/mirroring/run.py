@@ -35,6 +35,7 @@ from dcsync.errors import (
     ManifestError,
     NothingSelected,
 )
+from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
 from dcsync.ops.mirroring.job import JobMirror, Planned, Published
@@ -117,6 +118,10 @@ _NOTHING_TO_DO = {
     JobState.EMPTY: "it failed or was cancelled at Autodesk, so it has no extract",
     JobState.EXPIRED: f"it can no longer be downloaded: Autodesk deletes extracts after {EXTRACT_LIFE.days} days",
 }
+
+
+#: The same, for a snapshot without tables.
+_HOLLOW = "it is published without any table, and Autodesk has deleted the extract"
 
 
 def exit_status(outcomes: Sequence[AccountOutcome]) -> ExitStatus:
@@ -240,9 +245,14 @@ class _AccountRun:
         named = [known for known in selected if known.job.id in self._wanted.jobs]
         outcome.found_jobs.extend(known.job.id for known in named)
         if named:
-            selected = [await self._reopened(known) for known in named]
+            hollow = await hollow_snapshots(context.manifest, account.name)
+            selected = [await self._reopened(known, is_hollow=known.job.id in hollow) for known in named]
             outcome.skipped.extend(
-                Skipped(job=known.job.id, state=known.state, reason=_NOTHING_TO_DO[known.state])
+                Skipped(
+                    job=known.job.id,
+                    state=known.state,
+                    reason=_HOLLOW if known.job.id in hollow else _NOTHING_TO_DO[known.state],
+                )
                 for known in selected
                 if known.state in _NOTHING_TO_DO
             )
@@ -278,14 +288,14 @@ class _AccountRun:
         start, completed = self._account.start, known.job.completed_at
         return start is None or completed is None or completed >= start
 
-    async def _reopened(self, known: KnownJob) -> KnownJob:
-        """Reopen a named job that was quarantined or lost, if Autodesk may still have its extract.
+    async def _reopened(self, known: KnownJob, *, is_hollow: bool) -> KnownJob:
+        """Reopen a named job that was quarantined, lost or published without tables, if its extract may still exist.
 
         A wrong clock can have recorded a job as expired too early. Therefore its age decides, not its state.
         """
         now = self._context.clock.now()
-        is_lost = known.state in LOSSES
-        if not is_lost or (known.state is JobState.EXPIRED and has_expired(known.job.completed_at, now)):
+        has_gone = (known.state is JobState.EXPIRED or is_hollow) and has_expired(known.job.completed_at, now)
+        if has_gone or not (known.state in LOSSES or is_hollow):
             return known
         if not self._dry_run:
             await self._context.manifest.move(self._account.name, known.job.id, JobState.SEEN, at=now, attempts=0)

@@ -25,6 +25,7 @@ from tests.rigs.mirror import (
     tables,
     walk_folders,
 )
+from tests.rigs.zips import make_zip
 
 
 async def test_a_made_up_account_is_mirrored_byte_for_byte(mirror: Mirror) -> None:
@@ -63,7 +64,9 @@ async def test_the_tree_is_as_documented(mirror: Mirror) -> None:
 async def test_the_sidecar_says_where_everything_came_from(mirror: Mirror) -> None:
     request = mirror.world.add_request("Nightly")
     body = b"id\n"
-    job = add_extract(mirror, {"a_b.csv": body, "autodesk_data_extract.zip": b"PK"}, request=request)
+    mirror.config["mirror"] = {"strategy": "files"}
+    files = {"a_b.csv": body, "autodesk_data_extract.zip": make_zip({"a_b.csv": body})}
+    job = add_extract(mirror, files, request=request)
 
     await mirror.sync()
 

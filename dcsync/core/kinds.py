@@ -12,7 +12,7 @@ from dcsync.core.model import DataRequest, Json
 from dcsync.core.table import TableKind, is_table
 
 #: The schema document of a table that a period limits has this sentence (docs/api.md §8).
-_SUPPORTED = re.compile(r"date\s+range\s+extractions?\s+supported", re.IGNORECASE)
+SUPPORTED = re.compile(r"date\s+range\s+extractions?\s+supported", re.IGNORECASE)
 #: A table whose schema document names a default is limited to a period even if the data request names none.
 _DEFAULT = re.compile(r"default\s+date\s+range", re.IGNORECASE)
 
@@ -53,6 +53,6 @@ def parse_kind(value: Json) -> TableKind | None:
 def _is_window(group: str, request: DataRequest | None, schema: str | None) -> bool:
     if schema is None:
         return group == "activities"
-    if _SUPPORTED.search(schema) is None:
+    if SUPPORTED.search(schema) is None:
         return False
     return _DEFAULT.search(schema) is not None or request is None or request.has_dates

@@ -140,6 +140,11 @@ class Staging:
         with disk.disk_errors(f"reading {disk.shown(f'{self.relative}/{name}')}"):
             return os.open(staged_leaf(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
 
+    def read_staged(self, name: str) -> bytes:
+        """Return the content of a small staged file."""
+        with open(self.open_staged(name), "rb") as file, disk.disk_errors(f"reading {self.relative}"):
+            return file.read()
+
     def drop_parts(self) -> None:
         """Remove every incomplete file, which frees the space that was reserved for it."""
         with disk.disk_errors(f"clearing {self.relative}"):

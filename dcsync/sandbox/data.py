@@ -41,6 +41,10 @@ _SCHEMAS: Mapping[str, Sequence[str]] = {
 MAX_TABLES = 260
 _HEADER = ("id", "project_id", "title", "description", "created_by", "created_at", "status", "attributes", "amount")
 _SATURDAY = 6
+#: As in the schema documents of Autodesk.
+_WINDOW_SENTENCE = (
+    "Date Range Extractions Supported - Maximum Date Range Allowed: 31 days - Default Date Range: YESTERDAY"
+)
 _FIRST = ("Ana", "Björn", "Chloé", "Dmitri", "Elif", "François", "Grace", "Hiroshi", "İpek", "Jürgen", "María", "Zoë")
 _LAST = ("Nuñez", "Åkesson", "O'Brien", "Müller", "Šimić", "Tanaka", "da Silva", "Kowalski", "Nguyễn", "Smith")
 _WORDS = [
@@ -124,9 +128,20 @@ def readme(description: str, day: int) -> bytes:
     ).encode()
 
 
-def schema_files(names: Sequence[str]) -> dict[str, bytes]:
-    """Return the ZIP's `schemas/` folder, which is missing from the data listing."""
+def schema_files(names: Sequence[str], *, has_windows: bool = False) -> dict[str, bytes]:
+    """Return the ZIP's `schemas/` folder, which is missing from the data listing.
+
+    With `has_windows`, the page of the activities says which of its tables a period limits, as Autodesk's does.
+    """
     files = {}
+    windows = [name for name in names if has_windows and is_window(name)]
+    if windows:
+        sections = [
+            f"<h2>{name.removeprefix('activities_').removesuffix('.csv')}</h2><p>{_WINDOW_SENTENCE}</p>"
+            for name in windows
+        ]
+        page = f"<html><body><h1>activities Schema Description</h1>{''.join(sections)}</body></html>"
+        files["schemas/activities.html"] = page.encode()
     for schema in sorted({name.split("_", 1)[0] for name in names if name.endswith(".csv")}):
         tables = {name: list(_HEADER) for name in names if name.startswith(f"{schema}_")}
         files[f"schemas/{schema}.json"] = json.dumps(tables, indent=1).encode()

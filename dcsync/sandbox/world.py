@@ -311,7 +311,7 @@ class World:
             for name in job.request.tables:
                 files[name] = self._share(self._table(job, name))
         if job.with_archive:
-            files[data.ARCHIVE_NAME] = _Archive(dict(files))
+            files[data.ARCHIVE_NAME] = _Archive(dict(files), job.request.has_windows)
         return files
 
     def _table(self, job: JobEntry, name: str) -> bytes:
@@ -328,6 +328,7 @@ class _Archive:
     """The ZIP of an extract. It is packed at the first access, so that a demo without ZIP downloads does not wait."""
 
     files: Mapping[str, Blob]
+    has_windows: bool
     packed: Stored | None = field(default=None)
 
     @property
@@ -344,7 +345,8 @@ class _Archive:
     def _pack(self) -> Stored:
         if self.packed is None:
             plain = {name: blob.read(0, blob.size) for name, blob in self.files.items()}
-            self.packed = Stored(data.archive({**plain, **data.schema_files(list(plain))}))
+            schemas = data.schema_files(list(plain), has_windows=self.has_windows)
+            self.packed = Stored(data.archive({**plain, **schemas}))
         return self.packed
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import zipfile
 import zlib
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcsync.sandbox import Synthetic, World, data
-from dcsync.sandbox.world import job_json
+from dcsync.sandbox.world import job_json, window_of
 
 FIRST_DAY = date(2026, 11, 20)
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -110,3 +113,47 @@ def test_no_two_pieces_of_a_synthetic_file_are_the_same() -> None:
     assert blob.read(0, MIB) != blob.read(MIB, 2 * MIB)
     assert blob.md5 == hashlib.md5(b"".join(blob.pieces()), usedforsecurity=False).hexdigest()
     assert Synthetic(MIB, seed=1).read(0, MIB) != Synthetic(MIB, seed=2).read(0, MIB)
+
+
+def test_activities_have_the_rows_of_a_period_and_their_schema_says_so() -> None:
+    world = World(now=NOW.timestamp)
+    tables = ("admin_users.csv", "activities_docs_activities.csv")
+    request = world.add_request("All", tables=tables, service_groups=("all",), has_windows=True)
+    # Days around a weekend: NOW is a Tuesday.
+    jobs = [world.add_job(request, completed_at=NOW - timedelta(days=number)) for number in (2, 1, 0)]
+
+    days = [rows_by_day(bodies(world, job)[tables[1]]) for job in jobs]
+
+    assert [list(found) for found in days][2] == ["2026-11-23"]
+    assert days[2]["2026-11-23"] >= 10
+    assert all(count <= 4 for found in days[:2] for count in found.values())
+    archive = zipfile.ZipFile(io.BytesIO(bodies(world, jobs[0])[data.ARCHIVE_NAME]))
+    assert b"<h2>docs_activities</h2><p>Date Range Extractions Supported" in archive.read("schemas/activities.html")
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "last"),
+    [
+        ({}, "2026-11-23", "2026-11-23"),
+        ({"date_range": "TODAY"}, "2026-11-24", "2026-11-24"),
+        ({"date_range": "PAST_7_DAYS"}, "2026-11-17", "2026-11-23"),
+        ({"date_range": "MONTH_TO_DATE"}, "2026-11-01", "2026-11-24"),
+        ({"date_range": "LAST_MONTH"}, "2026-10-01", "2026-10-31"),
+        ({"start_date": NOW - timedelta(days=3), "end_date": NOW - timedelta(days=2)}, "2026-11-21", "2026-11-22"),
+        ({"start_date": NOW - timedelta(days=99)}, "2026-08-17", "2026-09-16"),
+    ],
+)
+def test_the_dates_of_a_request_say_which_days_its_windows_have(changes: dict[str, Any], first: str, last: str) -> None:
+    world = World(now=NOW.timestamp)
+    request = world.add_request("All", tables=("activities_x.csv",), has_windows=True, **changes)
+
+    days = window_of(world.jobs[world.add_job(request)])
+
+    assert (str(days[0]), str(days[-1])) == (first, last)
+
+
+def rows_by_day(body: bytes) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in csv.DictReader(io.StringIO(body.decode())):
+        found[row["created_at"][:10]] = found.get(row["created_at"][:10], 0) + 1
+    return found

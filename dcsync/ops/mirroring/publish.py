@@ -14,12 +14,13 @@ from datetime import datetime
 import structlog
 
 from dcsync import __version__
-from dcsync.core import anomaly, names, sidecar
+from dcsync.core import anomaly, names, schema_documents, sidecar
 from dcsync.core.anomaly import TableWarning
 from dcsync.core.kinds import kind_of
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import How, Job, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
+from dcsync.core.schema_documents import is_schema_document
 from dcsync.core.sidecar import Changes, Decisions, Provenance
 from dcsync.core.snapshot import Record, Transfer
 from dcsync.core.table import is_table
@@ -76,7 +77,7 @@ async def publish(context: SyncContext, account: AccountSettings, staging: Stagi
 
 
 async def _publish(context: SyncContext, account: AccountSettings, staging: Staging, staged: Staged) -> Record:
-    staged = _with_kinds(staged)
+    staged = await context.disk.run(_with_kinds, staging, staged)
     sealed = await _seal(context, account, staged)
     # A host that was paused and lost the job must not show its folder. The transaction that records the snapshot checks
     # again. A folder that was renamed between the two checks is complete: the job's new holder finds and adopts it.
@@ -93,10 +94,18 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
     return sealed.record
 
 
-def _with_kinds(staged: Staged) -> Staged:
-    """Record which tables have all rows, while the data request is as it was for this extract."""
+def _with_kinds(staging: Staging, staged: Staged) -> Staged:
+    """Record which tables have all rows, while the data request is as it was for this extract. Blocks."""
+    documents = {
+        stored.original: staging.read_staged(stored.name)
+        for stored in staged.files
+        if is_schema_document(stored.original) and stored.size <= schema_documents.MAX_SIZE
+    }
+    texts = schema_documents.texts_of_tables(documents, [stored.original for stored in staged.files])
     request = staged.request.document
-    files = tuple(replace(stored, kind=kind_of(stored.original, request)) for stored in staged.files)
+    files = tuple(
+        replace(stored, kind=kind_of(stored.original, request, texts.get(stored.original))) for stored in staged.files
+    )
     return replace(staged, files=files)
 
 

@@ -18,7 +18,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.errors import Fenced, MirrorTampered
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror.adopt import read_snapshot
-from tests.fakes import make_delta_request
+from tests.fakes import make_delta_request, make_request
 from tests.rigs.mirror import assert_proved_by_sums, sidecar
 from tests.rigs.publishing import TRANSFER, LosesJob, Workbench, make_decisions
 
@@ -345,3 +345,29 @@ async def test_a_cancellation_is_delivered_after_the_snapshot_is_recorded(bench:
     assert publishing[0].cancelled()
     assert await bench.state(job) is JobState.PUBLISHED
     assert bench.latest.resolve() == bench.path(job)
+
+
+async def test_the_schema_documents_of_an_extract_say_which_tables_a_period_limits(bench: Workbench) -> None:
+    """Not every table of the activities schema is a window, and another schema may have one."""
+    sentence = "Date Range Extractions Supported - Default Date Range: YESTERDAY"
+    files = {
+        "activities_docs.csv": "id\n",
+        "activities_types.csv": "id\n",
+        "forms_log.csv": "id\n",
+        "forms_forms.csv": "id\n",
+        "schemas/activities.html": f"<h2>docs</h2><p>{sentence}</p><h2>types</h2><p>All types</p>",
+        "schemas/forms.html": f"<h2>forms</h2><p>All forms</p><h2>log</h2><p>{sentence}</p>",
+    }
+    bench.request = replace(bench.request, document=make_request(service_groups=("all",)))
+    job = bench.job()
+
+    await bench.publish(job, files)
+
+    assert {entry["name"]: entry.get("kind") for entry in sidecar(bench.path(job))["files"]} == {
+        "activities_docs.csv": "window",
+        "activities_types.csv": "full",
+        "forms_log.csv": "window",
+        "forms_forms.csv": "full",
+        "schemas/activities.html": None,
+        "schemas/forms.html": None,
+    }

@@ -369,3 +369,20 @@ def test_a_date_that_is_not_whole_or_is_none_is_no_date(template: str, folder: s
 
     assert found is not None
     assert (found.completed_at, found.job) == (day, "a")
+
+
+@pytest.mark.parametrize("field", ["{date:%Y}", "{time}", "{job}"])
+def test_the_folders_of_a_snapshot_begin_with_the_first_that_depends_on_the_job(field: str) -> None:
+    parsed = layout.parse_layout(f"{{account}}/{{request}}/{field}/more/{{job}}")
+
+    assert parsed.request_segments == ("{account}", "{request}")
+    assert parsed.snapshot_segments == (field, "more", "{job}")
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["con/{job}", ".hidden/{job}", "{account}/.{job}", "{account}/./{job}", "{account}/../{job}", "{account}//{job}"],
+)
+def test_no_folder_of_a_layout_has_an_unsafe_name(template: str) -> None:
+    with pytest.raises(ValueError, match="layout"):
+        layout.parse_layout(template)

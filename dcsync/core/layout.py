@@ -171,7 +171,7 @@ def _split(template: str) -> list[str]:
             segments.append("")
         else:
             segments[-1] += character
-    if any(segment in {"", ".", ".."} or segment.startswith((".", "~")) for segment in segments):
+    if any(not segment or segment.startswith((".", "~")) for segment in segments):
         msg = f"the layout {template!r} has an empty, dotted or absolute folder"
         raise ValueError(msg)
     return segments
@@ -185,7 +185,7 @@ def _fields_of(segment: str) -> set[str]:
         msg = f"the layout's folder {segment!r} is malformed: {error}"
         raise ValueError(msg) from None
     for literal, name, spec, conversion in parts:
-        if names.component(literal or "x") != (literal or "x") and literal.strip("."):
+        if names.component(literal) != literal and literal.strip("."):
             msg = f"the layout's folder {segment!r} has characters that a file name cannot have"
             raise ValueError(msg)
         if name is None:

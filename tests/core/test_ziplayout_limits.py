@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import stat
 import struct
+import zipfile
 
 import pytest
 
@@ -17,7 +20,7 @@ from dcsync.core.ziplayout import (
     read_directory,
     split,
 )
-from tests.rigs.zips import directory_of, make_zip, patch_central
+from tests.rigs.zips import CENTRAL_SIGNATURE, directory_of, make_zip, patch_central
 
 BODY = b"id,name\n" * 50
 
@@ -187,6 +190,110 @@ def test_four_flags_refuse_a_member_and_no_other(bit: int) -> None:
     archive = patch_central(make_zip({"a.csv": BODY}), 0, flags=1 << bit)
 
     assert [member.name for member in directory_of(archive).members] == ([] if bit in REFUSED else ["a.csv"])
+
+
+@pytest.mark.parametrize(
+    ("made_by", "kind", "usable"),
+    [
+        (3, stat.S_IFREG, True),
+        (3, 0, True),
+        (3, stat.S_IFLNK, False),
+        (3, stat.S_IFIFO, False),
+        (3, stat.S_IFCHR, False),
+        (3, stat.S_IFBLK, False),
+        (3, stat.S_IFSOCK, False),
+        (0, stat.S_IFLNK, True),  # made on DOS, where the upper half means nothing
+    ],
+)
+def test_a_member_made_on_unix_is_a_regular_file(made_by: int, kind: int, usable: bool) -> None:
+    archive = patch_central(make_zip({"a.csv": BODY}), 0, made_by=made_by << 8 | 20, attributes=(kind | 0o644) << 16)
+
+    assert bool(directory_of(archive).members) is usable
+
+
+@pytest.mark.parametrize(
+    ("size", "packed", "usable"),
+    [
+        (1_048_600, 5243, True),  # 200 times
+        (1_048_601, 5243, False),
+        (1_048_575, 1, True),  # too little for a bomb
+        (1_048_576, 1, False),
+    ],
+)
+def test_content_unpacks_to_200_times_its_size_at_most_from_a_mebibyte_on(size: int, packed: int, usable: bool) -> None:
+    archive = make_zip({"a.bin": random.Random(1).randbytes(6000)})
+
+    assert bool(directory_of(patch_central(archive, 0, size=size, packed=packed)).members) is usable
+
+
+def test_a_member_reaches_up_to_the_next_or_the_directory() -> None:
+    archive = make_zip({"a.csv": BODY, "b.csv": BODY, "c.csv": BODY})
+
+    first, second, third = directory_of(archive).members
+
+    assert (first.stop, second.stop, third.stop) == (second.offset, third.offset, archive.index(CENTRAL_SIGNATURE))
+
+
+def test_a_member_reaches_no_further_than_its_headers_and_content_can() -> None:
+    """30 bytes, the name, an extra field of 64 KiB at most, the content, and a descriptor of 24 bytes."""
+    plain = make_zip({"a.csv": BODY})
+    at = plain.index(CENTRAL_SIGNATURE)
+    archive = bent(plain[:at] + bytes(100_000) + plain[at:], END, "offset", at + 100_000)
+
+    (member,) = directory_of(archive).members
+
+    assert member.stop == 30 + 5 + 65_535 + member.packed + 24
+
+
+@pytest.mark.parametrize(("closer", "usable"), [(0, 2), (1, 0)])
+def test_members_share_no_byte_of_their_content(closer: int, usable: int) -> None:
+    archive = make_zip({"a.csv": BODY, "b.csv": BODY})
+    first, second = directory_of(archive).members
+    assert second.offset == 30 + 5 + first.packed
+
+    bent_archive = patch_central(archive, 1, offset=second.offset - closer)
+
+    assert len(directory_of(bent_archive).members) == usable
+
+
+def with_extra(extra: bytes, **fields: int) -> bytes:
+    """Return an archive of one stored member, whose entry has an extra field."""
+    plain = make_zip({"a.csv": b"hello"}, method=zipfile.ZIP_STORED)
+    at = plain.index(CENTRAL_SIGNATURE)
+    entry = bytearray(plain[at : at + 46])
+    struct.pack_into("<H", entry, 30, len(extra))
+    for field, value in fields.items():
+        struct.pack_into("<L", entry, {"packed": 20, "size": 24, "offset": 42}[field], value)
+    end = plain[plain.index(END) :]
+    return bent(plain[:at] + entry + b"a.csv" + extra + end, END, "length", 46 + 5 + len(extra))
+
+
+@pytest.mark.parametrize("field", ["packed", "size", "offset"])
+def test_only_the_zip64_fields_that_are_wanted_are_there(field: str) -> None:
+    extra = struct.pack("<2HQ", 1, 8, 0 if field == "offset" else 5)
+
+    (member,) = directory_of(with_extra(extra, **{field: 0xFFFFFFFF})).members
+
+    assert (member.size, member.packed, member.offset) == (5, 5, 0)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        b"",
+        b"abc",
+        struct.pack("<2H", 1, 0),
+        struct.pack("<2H", 1, 15) + bytes(15),
+        struct.pack("<2H", 1, 15) + bytes(16),
+        struct.pack("<2H", 7, 4) + bytes(4) + b"abc",
+    ],
+)
+def test_zip64_fields_that_are_cut_short_refuse_their_member(extra: bytes) -> None:
+    directory = directory_of(with_extra(extra, packed=0xFFFFFFFF, size=0xFFFFFFFF))
+
+    assert [(refused.name, refused.reason) for refused in directory.refused] == [
+        ("a.csv", "the Zip64 sizes are missing")
+    ]
 
 
 # --- local headers ----------------------------------------------------------------------------------------------------

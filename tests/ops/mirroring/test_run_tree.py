@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sqlite3
 import stat
 import zlib
+from contextlib import closing
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -331,3 +333,33 @@ async def test_something_else_in_a_snapshot_s_place_is_never_overwritten(mirror:
     assert [path.name for path in place.iterdir()] == ["mine.txt"]
     # The job got a longer name instead.
     mirror.assert_identical(job)
+
+
+async def test_changes_without_a_period_are_all_rows_and_get_a_latest(mirror: Mirror) -> None:
+    """Autodesk returns all rows then. An older version took every such request for a delta, and kept no `latest`."""
+    request = mirror.world.add_request("Changes", service_groups=("cdcissues",))
+    job = add_extract(mirror, {"cdcissues_issues.csv": b"id\n1\n"}, request=request)
+    await mirror.sync()
+    document = sidecar(mirror.snapshot_of(job))
+
+    assert document["request"]["delta"] is False
+    assert [entry["kind"] for entry in document["files"]] == ["full"]
+    (latest,) = mirror.root.glob("acme/*/latest")
+    assert latest.resolve() == mirror.snapshot_of(job)
+
+
+async def test_a_data_request_that_an_older_version_took_for_a_delta_gets_its_latest_at_the_next_extract(
+    mirror: Mirror,
+) -> None:
+    request = mirror.world.add_request("Changes", service_groups=("cdcissues",))
+    add_extract(mirror, tables(1), request=request, days_ago=1)
+    await mirror.sync()
+    (latest,) = mirror.root.glob("acme/*/latest")
+    latest.unlink()
+    with closing(sqlite3.connect(mirror.state / "manifest.sqlite")) as connection, connection:
+        connection.execute("UPDATE request SET is_delta = 1, digest = NULL")
+
+    job = add_extract(mirror, tables(1, seed=1), request=request)
+    await mirror.sync()
+
+    assert latest.resolve() == mirror.snapshot_of(job)

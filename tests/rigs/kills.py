@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
 from dcsync.sandbox.world import Blob
-from tests.rigs.mirror import assert_identical, assert_proved_by_sums, sidecar, tables, walk_folders
+from tests.rigs.mirror import ARCHIVE, assert_identical, assert_proved_by_sums, sidecar, tables, walk_folders
 from tests.rigs.processes import Starter, said
+from tests.rigs.zips import make_zip, patch_central
 
 TOKEN = "KILL_TEST_TOKEN"
 #: How many downloads a kill can interrupt at most.
@@ -40,6 +41,13 @@ def make_world(*, with_archive: bool, days: int = 6) -> World:
         world.add_job(full, completed_at=completed, files=files, with_archive=with_archive)
         files = {**tables(5, seed=day)}
         world.add_job(narrow, completed_at=completed - timedelta(hours=1), files=files, with_archive=with_archive)
+    if with_archive:
+        # Listings that name the ZIP alone: all of it is extracted, or the ZIP itself is kept.
+        small = world.add_request("Small")
+        plain = make_zip({**tables(3, seed=99), "schemas/admin.json": b"{}"})
+        for hours, packed in ((30, plain), (3, patch_central(plain, 1, method=12))):
+            completed = now - timedelta(hours=hours)
+            world.add_job(small, completed_at=completed, files={ARCHIVE: packed}, with_archive=False)
     return world
 
 

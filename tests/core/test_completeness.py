@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcsync.core.completeness import FILES_MISSING, ZIP_KEPT, NoTables, without_tables, zip_warnings
+from dcsync.core.completeness import FILES_MISSING, ZIP_KEPT, NoTables, holds_rows, without_tables, zip_warnings
 from dcsync.core.model import ARCHIVE_NAME
 from dcsync.core.plan import Known, Selection, plan
 from dcsync.core.ziplayout import Directory, Refused
@@ -46,6 +46,19 @@ def test_a_snapshot_without_tables_has_a_reason(
     made = plan([make_listed(name, 1) for name in listed], Known(directory=directory), selection=selection)
 
     assert without_tables(made, directory) is lack
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], False),
+        (["README.html", "schemas/a.csv", "SCHEMAS/b.csv"], False),
+        (["README.html", "Data.CSV"], True),
+        ([ARCHIVE_NAME], True),
+    ],
+)
+def test_a_snapshot_holds_rows_by_the_names_of_its_files(names: list[str], expected: bool) -> None:
+    assert holds_rows(names) is expected
 
 
 def test_a_plan_that_lacks_nothing_has_no_warning() -> None:

@@ -488,6 +488,13 @@ def test_a_selection_says_why_a_file_is_left_out(selection: Selection, name: str
     )
 
 
+def test_a_selection_is_known_again_by_its_digest() -> None:
+    """Another process compares it, so it does not depend on the interpreter's hashes."""
+    assert Selection().digest == Selection(include=("*",)).digest == "371862d6f463cfc8"
+    others = [Selection(include=("a*",)), Selection(exclude=("a*",)), Selection(keep_archive=True)]
+    assert len({selection.digest for selection in [Selection(), *others]}) == 4
+
+
 @given(LISTINGS, BODIES, BODIES, MEMBERS, SELECTIONS, st.booleans())
 def test_each_file_gets_one_action_and_the_largest_comes_first(
     listing: list[ListedFile],

@@ -16,12 +16,14 @@ import pytest
 
 from dcsync.cluster.database import Database, parse_database
 from dcsync.cluster.manifest import open_shared_manifest
+from dcsync.core.completeness import holds_rows
 from dcsync.core.lifecycle import OPEN, JobState, may_go
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.errors import DcsyncError, IllegalTransition
 from dcsync.manifest import SqlManifest, open_manifest
+from dcsync.manifest.hollow import hollow_snapshots
 from tests.fakes import (
     JOB_ID,
     NOON,
@@ -459,9 +461,38 @@ async def test_the_files_of_a_snapshot_that_came_back_are_those_of_the_second_ti
     await manifest.publish(ACME, *make_publication(files=(make_stored("old.csv"),)))
     await manifest.move(ACME, JOB_ID, S.SEEN, at=LATER)
 
-    await manifest.move(ACME, JOB_ID, S.PUBLISHED, at=LATER)
+    new = make_stored("new.csv")
+    await manifest.publish(ACME, *make_publication(files=(new,)))
 
-    assert await files_of(manifest) == ()
+    assert await files_of(manifest) == (new,)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("README.html",),
+        ("README.html", "schemas/a.csv"),
+        ("Schemas/A.CSV",),
+        ("csv", "a.csv.html"),
+        ("admin_users.csv",),
+        ("README.html", "Gr\u00f6\u00dfe.CSV"),
+        ("autodesk_data_extract.zip",),
+    ],
+)
+async def test_a_snapshot_without_tables_is_hollow_and_never_the_newest(
+    manifest: SqlManifest, names: tuple[str, ...]
+) -> None:
+    """The same decision as that of the plan, made by the database."""
+    await know(manifest)
+    files = tuple(make_stored(f"{number}.x", original=name) for number, name in enumerate(names))
+    await manifest.publish(ACME, *make_publication(files=files))
+
+    holds = holds_rows(names)
+    assert await hollow_snapshots(manifest, ACME) == (frozenset() if holds else {JOB_ID})
+    assert await hollow_snapshots(manifest, BETA) == frozenset()
+    assert (await manifest.newest_snapshot(ACME, REQUEST_ID) is not None) is holds
+    assert (await manifest.snapshot_before(ACME, REQUEST_ID, None) is not None) is holds
 
 
 # --- the snapshot before ----------------------------------------------------------------------------------------------

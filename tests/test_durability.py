@@ -15,15 +15,17 @@ import pytest
 from dcsync.app.state_dir import state_folder, write_text
 from dcsync.auth.token_store import Intent, TokenPair, TokenStore
 from dcsync.config.create import create
-from dcsync.core.model import AccountName
+from dcsync.core.model import AccountName, StoredFile
+from dcsync.errors import DcsyncError
 from dcsync.manifest.sqlite import set_aside
-from dcsync.mirror import trash
+from dcsync.mirror import disk, reduce, trash
 from dcsync.mirror.durable import copy_durably, create_durably, replace_durably, write_new
 from dcsync.mirror.latest import LatestKind, point_latest
+from dcsync.mirror.reduce import Reduction
 from dcsync.mirror.replace import Place, replace_by_bytes, replace_by_link
 from dcsync.mirror.root import MirrorRoot, open_root
 from dcsync.mirror.staging import Staging
-from tests.fakes import JOB_ID, NOON, make_job, make_record
+from tests.fakes import JOB_ID, NOON, make_job, make_record, make_stored
 from tests.rigs.configs import make_config
 from tests.rigs.durability import Recorder, recorded
 from tests.rigs.staged import BODY, FOLDER, publish_before, stage
@@ -185,6 +187,63 @@ def test_a_snapshot_is_in_the_trash_for_good_and_gone_from_its_place_for_good(pu
 
     assert recorder.may_vanish() == set()
     assert recorder.may_return() == set()
+
+
+def test_a_snapshot_that_comes_back_from_the_trash_is_on_the_disk(published: MirrorRoot) -> None:
+    trash.discard(published, FOLDER, "leaf", depth=2)
+    with recorded(published.path) as recorder:
+        trash.restore(published, FOLDER, "leaf")
+
+    assert recorder.may_vanish() == set()
+    assert recorder.may_return() == set()
+
+
+@pytest.mark.parametrize("way", ["exchange", "two renames", "copies"])
+def test_a_reduced_snapshot_is_on_the_disk_before_it_has_its_name(
+    published: MirrorRoot, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    one, kept = reduction(published)
+    if way == "copies":
+        refuse_hard_links(monkeypatch)
+    if way == "two renames":
+        monkeypatch.setattr(disk, "exchange", lambda *_: False)
+    with recorded(published.path) as recorder:
+        reduce.build(published, one, kept, own={"_dcsync.json": b"{}", "SHA256SUMS": b""})
+        assert recorder.may_vanish() == set()
+        reduce.swap(published, one)
+        assert recorder.may_vanish() == set()
+        assert recorder.may_return() == set()
+        reduce.discard_old(published, one)
+        assert recorder.may_vanish() == set()
+        assert recorder.may_return() == set()
+
+    assert recorder.renamed_too_early == []
+
+
+def test_a_snapshot_that_is_put_back_is_on_the_disk(published: MirrorRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, kept = reduction(published)
+    monkeypatch.setattr(disk, "exchange", lambda *_: False)
+    reduce.build(published, one, kept, own={"_dcsync.json": b"{}", "SHA256SUMS": b""})
+    monkeypatch.setattr(disk, "rename_noreplace", refuse)
+    with pytest.raises(DcsyncError):
+        reduce.swap(published, one)
+    monkeypatch.undo()
+    with recorded(published.path) as recorder:
+        assert reduce.put_back(published, one)
+
+    assert recorder.may_vanish() == set()
+    assert recorder.may_return() == set()
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def reduction(root: MirrorRoot) -> tuple[Reduction, list[StoredFile]]:
+    """Return a reduction of a snapshot to one file."""
+    body = (root.path / FOLDER / "schemas/b.csv").read_bytes()
+    one = Reduction(account=AccountName("acme"), job=JOB_ID, folder=FOLDER)
+    return one, [make_stored("schemas/b.csv", body)]
 
 
 # --- latest and the marker --------------------------------------------------------------------------------------------

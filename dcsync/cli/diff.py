@@ -31,7 +31,8 @@ def diff_command(
     """Compare the snapshots A and B: tables, columns, rows and bytes.
 
     A and B are each a job ID, the first characters of one, a date (the newest snapshot of that day), "latest" or
-    "previous" (the snapshot before the latest). The default compares previous with latest.
+    "previous" (the snapshot before the latest). The default compares previous with latest. Of a snapshot that the
+    retention policy reduced, only the remaining tables are compared. "latest" and "previous" are never such a snapshot.
     """
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
@@ -64,6 +65,10 @@ def _print(comparison: Comparison) -> None:
         ("B", comparison.after, comparison.files_after, diff.rows_after, diff.size_after),
     ):
         click.echo(f"{mark}: {side.folder}  {files} files, {rows:,} rows, {size_text(size)}")
+    if comparison.not_compared:
+        count = len(comparison.not_compared)
+        lost = f"{count} file{'' if count == 1 else 's'} not compared"
+        click.echo(f"{_reduced_sides(comparison)} lost its full tables to the retention policy: {lost}")
     differing = [*diff.tables, *diff.others]
     if not differing:
         click.echo("no differences")
@@ -74,6 +79,11 @@ def _print(comparison: Comparison) -> None:
         [_row(entry) for entry in differing],
         wide=(0,),
     )
+
+
+def _reduced_sides(comparison: Comparison) -> str:
+    sides = (("A", comparison.before), ("B", comparison.after))
+    return " and ".join(mark for mark, side in sides if side.is_reduced)
 
 
 def _row(entry: FileDiff) -> tuple[str, ...]:
@@ -106,6 +116,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Json]:
     return {
         "a": _side_json(comparison.before, comparison.files_before, diff.rows_before, diff.size_before),
         "b": _side_json(comparison.after, comparison.files_after, diff.rows_after, diff.size_after),
+        "not_compared": list(comparison.not_compared),
         "unchanged": diff.unchanged,
         "tables": _files_json(diff.tables),
         "other_files": _files_json(diff.others),
@@ -121,6 +132,7 @@ def _side_json(side: Candidate, files: int, rows: int, size: int) -> dict[str, J
         "job": side.job,
         "folder": side.folder,
         "completed_at": time_json(side.completed_at),
+        "reduced": side.is_reduced,
         "files": files,
         "rows": rows,
         "bytes": size,

@@ -12,16 +12,15 @@ from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
     from dcsync.config import Config
-    from dcsync.ops.integrity.prune import PruneReport
+    from dcsync.core.retention import Verdict
+    from dcsync.ops.integrity.prune import PruneReport, RequestVerdicts
 
 
 @click.command("prune", epilog=exit_statuses(3, 11, 14))
 @click.option(
     "--account", "accounts", multiple=True, metavar="NAME", help="Only this account. Can be given multiple times."
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Show which snapshots would be removed or kept, and why. Removes nothing."
-)
+@click.option("--dry-run", is_flag=True, help="Show what would be removed or kept, and why. Removes nothing.")
 @click.option("--force", is_flag=True, help="Allow removing more than 40 % of a data request's snapshots.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -29,10 +28,13 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     """Remove the snapshots that the retention policy ([keep]) does not keep.
 
     daily = 7 keeps the newest snapshot of each of the last 7 days that have one. weekly, monthly and yearly work the
-    same way, and last = N keeps the N newest. A snapshot stays if any rule keeps it. The newest snapshot, the one that
-    `latest` points to, and all snapshots of a delta request always stay: each delta snapshot has rows that no other
-    snapshot has. If more than one snapshot and more than 40 % of a data request's snapshots would be removed, prune
-    removes nothing and exits with status 14. Use --force if you mean it.
+    same way, and last = N keeps the N newest. A snapshot stays if any rule keeps it. The newest snapshot and the one
+    that `latest` points to always stay.
+
+    Rows that no other snapshot has are never removed. A snapshot with window tables (activities) or delta tables (cdc)
+    is reduced to these, and only its full tables are removed. If more than one snapshot and more than 40 % of a data
+    request's snapshots would be removed or reduced, prune changes nothing and exits with status 14. Use --force if
+    you mean it.
     """
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
@@ -42,7 +44,7 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
         print_json(report.json())
     else:
         _print(report)
-    return 0
+    return int(report.exit_status)
 
 
 async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, force: bool) -> PruneReport:
@@ -69,18 +71,39 @@ def _print(report: PruneReport) -> None:
 
     for request in report.requests:
         for verdict in request.verdicts:
-            folder = verdict.snapshot.folder
-            if not verdict.keep:
-                click.echo(f"{request.account}: {'would remove' if report.dry_run else 'removed'} {folder}")
-            elif report.dry_run:
-                click.echo(f"{request.account}: keep {folder} ({', '.join(verdict.reasons)})")
+            if report.dry_run or not verdict.keep:
+                click.echo(f"{request.account}: {_line(report, request, verdict)}")
         if report.dry_run and request.is_too_much:
             name = printable(request.description)
             click.echo(
                 f"{request.account}: more than 40 % of the snapshots of {name!r}: --force allows it",
                 err=True,
             )
+    reduced = report.reduced
     if report.dry_run:
-        click.echo(f"{report.removed} would be removed, {report.kept} kept")
+        words = f"{report.removed} would be removed" + (f", {reduced} reduced" if reduced else "")
+        click.echo(f"{words}, {report.kept} kept")
     else:
-        click.echo(f"{report.removed} removed ({size_text(report.freed_bytes)} freed), {report.kept} kept")
+        words = f"{report.removed} removed" + (f", {reduced} reduced" if reduced else "")
+        click.echo(f"{words} ({size_text(report.freed_bytes)} freed), {report.kept} kept")
+
+
+def _line(report: PruneReport, request: RequestVerdicts, verdict: Verdict) -> str:
+    """Return the line of a snapshot, without its account."""
+    from dcsync.cli.output import size_text
+    from dcsync.core.reduction import describe_tables
+    from dcsync.core.retention import Action
+
+    folder, is_dry = verdict.snapshot.folder, report.dry_run
+    error = report.failed.get(verdict.snapshot.job)
+    if error is not None:
+        return f"kept {folder} whole: {error}"
+    if verdict.action is Action.KEEP:
+        return f"keep {folder} ({', '.join(verdict.reasons)})"
+    if verdict.division is None:
+        return f"{'would remove' if is_dry else 'removed'} {folder}"
+    tables = describe_tables(verdict.division.tables, request.document)
+    freed = size_text(report.freed.get(verdict.snapshot.job, 0))
+    if is_dry:
+        return f"would reduce {folder}: keep {tables}, free {freed}"
+    return f"reduced {folder}: kept {tables}, freed {freed}"

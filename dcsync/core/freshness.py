@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from dcsync.core.lifecycle import EXTRACT_LIFE, JobState
+from dcsync.core.lifecycle import EXTRACT_LIFE, WAS_PUBLISHED, JobState
 from dcsync.core.model import DataRequest, Job, JobPhase, Json, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.schedule import (
@@ -39,8 +39,6 @@ _ONCE_LOOK_BACK = timedelta(days=7)
 #: More missed slots than these are not counted.
 _MOST_MISSED = 1000
 _MOMENT = timedelta(microseconds=1)
-#: The states of jobs whose extract is, or was, in the mirror.
-_MIRRORED = frozenset({JobState.PUBLISHED, JobState.PRUNED})
 
 
 class Stage(StrEnum):
@@ -148,7 +146,7 @@ class History:
     @property
     def is_mirrored(self) -> bool:
         """Whether the mirror has, or had, an extract of the data request."""
-        return any(known.state in _MIRRORED for known in self.jobs)
+        return any(known.state in WAS_PUBLISHED for known in self.jobs)
 
     @property
     def was_over(self) -> bool:
@@ -237,7 +235,9 @@ def _repeated_slots(request: DataRequest, history: History, usual: UsualTimes, a
     begin = last if history.since is None else history.since - usual.offset - usual.duration + _MOMENT
     if history.start is not None:
         begin = max(begin, history.start - usual.offset)
-    mirrored = [known.job.created_at or known.job.completed_at for known in history.jobs if known.state in _MIRRORED]
+    mirrored = [
+        known.job.created_at or known.job.completed_at for known in history.jobs if known.state in WAS_PUBLISHED
+    ]
     # A time far in the future comes from a wrong clock.
     times = [at for at in mirrored if at is not None and at < as_of + AHEAD]
     satisfied = slot_before(request, max(times) + EARLY) if times else None

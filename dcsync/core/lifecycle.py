@@ -20,6 +20,8 @@ class JobState(StrEnum):
     #: Files are being downloaded.
     STAGING = "staging"
     PUBLISHED = "published"
+    #: The retention policy removed the full tables. The tables whose rows exist nowhere else are in the folder.
+    REDUCED = "reduced"
     PRUNED = "pruned"
     #: An attempt failed. The next one is due at `next_try_at`.
     FAILED = "failed"
@@ -46,7 +48,8 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     S.STAGING: frozenset({S.SEEN, S.LISTED, S.FAILED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
     S.FAILED: frozenset({S.SEEN, S.LISTED, S.EXPIRED, S.QUARANTINED, S.PUBLISHED}),
     # The folder is missing. SEEN: Autodesk still has the extract. EXPIRED: Autodesk has deleted it.
-    S.PUBLISHED: frozenset({S.SEEN, S.PRUNED, S.EXPIRED}),
+    S.PUBLISHED: frozenset({S.SEEN, S.REDUCED, S.PRUNED, S.EXPIRED}),
+    S.REDUCED: frozenset({S.SEEN, S.EXPIRED}),
     S.PRUNED: frozenset({S.SEEN}),
     # Autodesk first reported the job as failed and later as complete.
     S.EMPTY: frozenset({S.SEEN}),
@@ -55,6 +58,10 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     S.QUARANTINED: frozenset({S.SEEN}),
 }
 
+#: The states of jobs that have a folder in the mirror.
+ON_DISK = frozenset({S.PUBLISHED, S.REDUCED})
+#: The states of jobs that were published, whatever the retention policy did later.
+WAS_PUBLISHED = ON_DISK | {S.PRUNED}
 #: The states of jobs that dcsync still has to process.
 OPEN = frozenset({S.SEEN, S.LISTED, S.STAGING, S.FAILED})
 #: The states that dcsync does not leave on its own: each such job raises an alert.

@@ -140,7 +140,7 @@ def _alerts(account: AccountHistory, index: int) -> list[Item]:
     name = printable(account.name)
     items = [alert_item(alert, account=name) for alert in account.alerts]
     for place, request in enumerate(account.requests):
-        newest = next((past for past in reversed(request.snapshots) if not past.is_pruned), None)
+        newest = next((past for past in reversed(request.snapshots) if past.is_whole), None)
         title = printable(request.description, _COLUMN) or request.id
         warnings = () if newest is None else newest.summary.warnings
         items += table_items(warnings, account=name, request=title, anchor=_anchor(index, place))
@@ -174,7 +174,7 @@ class _View:
         )
 
     def request(self, request: RequestHistory, anchor: str) -> RequestView:
-        kept = [past for past in request.snapshots if not past.is_pruned]
+        kept = [past for past in request.snapshots if past.is_whole]
         newest = kept[-1] if kept else None
         listed = request.snapshots[-self._most(MOST_SNAPSHOTS) :]
         missed = [*request.skipped]
@@ -289,8 +289,9 @@ class _View:
             if past.completed_at is None:
                 continue
             local = past.completed_at.astimezone(self.zone)
-            mark = Mark.PRUNED if past.is_pruned else Mark.WARNED if past.summary.warnings else Mark.SNAPSHOT
-            words = f"{local:%H:%M} {size_text(past.summary.size)}{' (pruned)' if past.is_pruned else ''}"
+            mark = Mark.PRUNED if not past.is_whole else Mark.WARNED if past.summary.warnings else Mark.SNAPSHOT
+            fate = " (pruned)" if past.is_pruned else " (full tables pruned)" if past.is_reduced else ""
+            words = f"{local:%H:%M} {size_text(past.summary.size)}{fate}"
             target = None if past.is_pruned else link(past.folder)
             events.append((past.completed_at, Event(day=local.date(), mark=mark, target=target, words=words)))
         first = events[0][0] if events else None

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
+from enum import StrEnum
 
 from dcsync.core.model import JobId
+from dcsync.core.reduction import Division
 
-#: A prune that would remove more than this share of a data request's snapshots is refused. One snapshot may always be
-#: removed: with `last = 1` every night removes one of two.
+#: A prune that would remove or reduce more than this share of a data request's snapshots is refused. One snapshot may
+#: always be removed: with `last = 1` every night removes one of two.
 MOST_REMOVED_SHARE = 0.4
 ALWAYS_ALLOWED = 1
 
 _NO_POLICY = "no retention policy"
 _NO_DATE = "no date"
 _DELTA = "delta extract: no other snapshot has its rows"
+_ONLY_THERE = "no full table: no other snapshot has its rows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +53,37 @@ class Dated:
     held: tuple[str, ...] = ()
 
 
+class Action(StrEnum):
+    """The fate of a snapshot."""
+
+    KEEP = "keep"
+    #: Only its full tables are removed.
+    REDUCE = "reduce"
+    REMOVE = "remove"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The decision for a snapshot. `reasons` is empty exactly when the snapshot is removed."""
+    """The decision for a snapshot. `reasons` is empty exactly when the snapshot does not stay whole.
+
+    `division` is set if it is reduced.
+    """
 
     snapshot: Dated
     reasons: tuple[str, ...]
+    division: Division | None = None
 
     @property
     def keep(self) -> bool:
-        """Whether the snapshot is kept."""
+        """Whether the snapshot stays whole."""
         return bool(self.reasons)
+
+    @property
+    def action(self) -> Action:
+        """The fate of the snapshot."""
+        if self.keep:
+            return Action.KEEP
+        return Action.REMOVE if self.division is None else Action.REDUCE
 
 
 def apply_policy(
@@ -88,8 +111,20 @@ def apply_policy(
     return verdicts
 
 
+def spare_tables(verdict: Verdict, division: Division) -> Verdict:
+    """Return the verdict on a snapshot that no rule keeps, now that its files are divided.
+
+    It is removed only if each of its tables is replaced by a newer extract.
+    """
+    if not division.tables:
+        return verdict
+    if not division.frees_tables:
+        return replace(verdict, reasons=(_ONLY_THERE,))
+    return replace(verdict, division=division)
+
+
 def removes_too_much(verdicts: Sequence[Verdict]) -> bool:
-    """Whether the policy would remove an unusual share of the snapshots, which is more likely a mistake than intent."""
+    """Whether the policy would remove or reduce an unusual share, which is more likely a mistake than intent."""
     removed = sum(not verdict.keep for verdict in verdicts)
     return removed > ALWAYS_ALLOWED and removed > MOST_REMOVED_SHARE * len(verdicts)
 

@@ -15,6 +15,7 @@ from dcsync.core.cost import Method, Price
 from dcsync.core.diff import total_rows
 from dcsync.core.kinds import parse_kind
 from dcsync.core.model import AccountName, DataRequest, How, JobId, Json, RequestId, Snapshot, StoredFile
+from dcsync.core.reduction import reduced_in
 from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.summary import (
     Summary,
@@ -93,6 +94,9 @@ class Adopted:
     document: DataRequest | None = None
     #: The SHA-256 of the sidecar itself, if `SHA256SUMS` agrees with it.
     sha256: str | None = None
+    #: When the retention policy removed the full tables, and Autodesk's names of the files that it removed.
+    reduced_at: datetime | None = None
+    removed: tuple[str, ...] = ()
 
 
 def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> Changes:
@@ -200,6 +204,7 @@ def parse(body: bytes, *, folder: str) -> Adopted:
     if not isinstance(listed, list):
         msg = "the sidecar has no files"
         raise WireError(msg)
+    reduced_at, removed = reduced_in(document)
     snapshot = Snapshot(
         job=JobId(_string(job, "id")),
         request=RequestId(_string(request, "id")),
@@ -219,6 +224,8 @@ def parse(body: bytes, *, folder: str) -> Adopted:
         summary=summary,
         record=_record_of(snapshot, document.get("record"), summary, document_of_request),
         document=document_of_request,
+        reduced_at=reduced_at,
+        removed=removed,
     )
 
 

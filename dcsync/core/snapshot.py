@@ -37,7 +37,10 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A published or pruned snapshot, without its files. Times keep their microseconds."""
+    """A published, reduced or pruned snapshot, without its files. Times keep their microseconds.
+
+    `transfer` and `summary` are about the snapshot as it was published.
+    """
 
     job: Job
     request: KnownRequest
@@ -48,6 +51,7 @@ class Record:
     transfer: Transfer
     summary: Summary = NO_SUMMARY
     pruned_at: datetime | None = None
+    reduced_at: datetime | None = None
 
 
 def record_json(record: Record) -> dict[str, Json]:
@@ -60,16 +64,17 @@ def record_json(record: Record) -> dict[str, Json]:
             "description": request.description,
             "slug": request.slug,
             "delta": request.is_delta if request.is_described else None,
-            "first_seen_at": _exact(request.first_seen_at),
+            "first_seen_at": exact_time(request.first_seen_at),
         },
-        "first_seen_at": _exact(record.first_seen_at),
-        "published_at": _exact(record.published_at),
+        "first_seen_at": exact_time(record.first_seen_at),
+        "published_at": exact_time(record.published_at),
         "strategy": transfer.strategy,
         "calls": transfer.calls,
         "fetched_bytes": transfer.fetched_bytes,
         "linked_bytes": transfer.linked_bytes,
         "seconds": transfer.seconds,
-        "pruned_at": _exact(record.pruned_at),
+        "pruned_at": exact_time(record.pruned_at),
+        **({} if record.reduced_at is None else {"reduced_at": exact_time(record.reduced_at)}),
         "summary": summary_json(record.summary),
     }
 
@@ -104,6 +109,7 @@ def parse_record(value: Json, *, folder: str, summary: Summary = NO_SUMMARY) -> 
         published_at=published_at,
         transfer=_parse_transfer(entry),
         pruned_at=parse_time(entry.get("pruned_at")),
+        reduced_at=parse_time(entry.get("reduced_at")),
         summary=parse_summary(entry.get("summary")) or summary,
     )
 
@@ -121,7 +127,8 @@ def _parse_transfer(entry: Mapping[str, Json]) -> Transfer:
     )
 
 
-def _exact(moment: datetime | None) -> str | None:
+def exact_time(moment: datetime | None) -> str | None:
+    """Return a time as JSON, with its microseconds."""
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

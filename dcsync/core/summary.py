@@ -32,7 +32,10 @@ NO_SUMMARY = Summary(files=0, size=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastSnapshot:
-    """A snapshot of the manifest without its files. A pruned snapshot is no longer on disk."""
+    """A snapshot of the manifest without its files. A pruned one is no longer on disk.
+
+    A reduced one has only the tables whose rows exist nowhere else. Its summary is that of the published snapshot.
+    """
 
     job: JobId
     request: RequestId
@@ -42,6 +45,12 @@ class PastSnapshot:
     is_pruned: bool
     fetched_bytes: int
     summary: Summary
+    is_reduced: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its files are on disk."""
+        return not (self.is_pruned or self.is_reduced)
 
 
 def render(summary: Summary) -> str:

@@ -19,6 +19,7 @@ from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.missing import finish_pruning
 from dcsync.ops.integrity.prune import prune
+from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
 from dcsync.ops.integrity.verify import verify_nightly
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,8 @@ class Chores:
 
     async def _prune(self) -> bool:
         # Finish what a failed disk or a lost host left half removed. Only one task at a time does this.
+        await restore_reductions(self.context)
+        await finish_reductions(self.context)
         await finish_pruning(self.context)
         policy = keep_policy(self.config)
         try:

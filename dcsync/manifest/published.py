@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dcsync.core import summary
 from dcsync.core.anomaly import TableWarning
 from dcsync.core.kinds import parse_kind
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import ON_DISK, WAS_PUBLISHED, JobState
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.summary import PastSnapshot, Summary
 from dcsync.core.table import TableFacts, TableKind, is_table
@@ -54,13 +54,13 @@ class History:
         self._read = read
 
     async def snapshots(self, account: AccountName) -> Sequence[PastSnapshot]:
-        """Return every snapshot of an account, oldest first, including pruned ones."""
+        """Return every snapshot of an account, oldest first, including reduced and pruned ones."""
         columns = job_table.c
         query = (
             sa.select(job_table)
             .where(
                 columns.account == account,
-                columns.state.in_([JobState.PUBLISHED.value, JobState.PRUNED.value]),
+                columns.state.in_([state.value for state in WAS_PUBLISHED]),
                 columns.folder.is_not(None),
             )
             .order_by(columns.completed_at.nulls_first(), columns.published_at, columns.id)
@@ -76,6 +76,7 @@ class History:
                 completed_at=row.completed_at,
                 published_at=row.published_at,
                 is_pruned=row.state == JobState.PRUNED.value,
+                is_reduced=row.state == JobState.REDUCED.value,
                 fetched_bytes=row.fetched_bytes or 0,
                 summary=uncounted.get(row.id, Summary(files=0, size=0))
                 if row.summary is None
@@ -85,13 +86,13 @@ class History:
         ]
 
     async def snapshot(self, account: AccountName, job: JobId) -> Snapshot | None:
-        """Return a published snapshot with its files."""
+        """Return a snapshot with the files that it has in the mirror."""
         columns = job_table.c
         async with self._read() as connection:
             row = (
                 await connection.execute(
                     sa.select(columns.request, columns.folder, columns.completed_at).where(
-                        columns.account == account, columns.id == job, columns.state == JobState.PUBLISHED.value
+                        columns.account == account, columns.id == job, is_on_disk()
                     )
                 )
             ).one_or_none()
@@ -108,7 +109,7 @@ class History:
     async def tables_before(
         self, account: AccountName, request: RequestId, completed_at: datetime | None, *, limit: int
     ) -> Sequence[Mapping[str, TableFacts | None]]:
-        """Return the tables of the request's snapshots before that time, newest first, by original name."""
+        """Return the tables of the request's whole snapshots before that time, newest first, by original name."""
         columns = job_table.c
         query = (
             sa.select(columns.id)
@@ -161,14 +162,14 @@ class History:
         return found
 
     async def headers(self, account: AccountName) -> Mapping[tuple[RequestId, str], Sequence[tuple[str, ...] | None]]:
-        """Return every header of each table in the published snapshots of a request, by its name on disk.
+        """Return every header of each table in the mirror's snapshots of a request, by its name on disk.
 
         None stands for snapshots without a recorded header and for truncated headers.
         """
         query = (
             sa.select(job_table.c.request, file_table.c.name, file_table.c.header)
             .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
-            .where(file_table.c.account == account, job_table.c.state == JobState.PUBLISHED.value)
+            .where(file_table.c.account == account, is_on_disk())
             .distinct()
         )
         async with self._read() as connection:
@@ -199,7 +200,7 @@ class History:
             )
             .where(
                 job_table.c.account == account,
-                job_table.c.state == JobState.PUBLISHED.value,
+                is_on_disk(),
                 job_table.c.published_at.is_not(None),
                 which,
             )
@@ -224,6 +225,11 @@ class History:
     async def published(self, account: AccountName, jobs: Sequence[JobId]) -> tuple[PublishedRow, ...]:
         """Return these snapshots of an account, in the order in which they were published."""
         return await self._published(account, job_table.c.id.in_(jobs)) if jobs else ()
+
+
+def is_on_disk() -> sa.ColumnElement[bool]:
+    """Return the condition for the rows of jobs that have a folder in the mirror."""
+    return job_table.c.state.in_([state.value for state in ON_DISK])
 
 
 async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:

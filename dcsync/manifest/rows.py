@@ -90,14 +90,14 @@ def described_request(document: str) -> DataRequest:
 
 def snapshot_row(record: Record, *, sidecar_sha256: str | None) -> dict[str, object]:
     """Return every column of `job` for a snapshot, without keys and digest. Add a new column only here."""
-    is_pruned, transfer = record.pruned_at is not None, record.transfer
+    transfer = record.transfer
     return {
         "request": record.request.id,
-        "state": (JobState.PRUNED if is_pruned else JobState.PUBLISHED).value,
+        "state": _state_of(record).value,
         "completed_at": record.job.completed_at,
         "document": json.dumps(wire.job_json(record.job)),
         "first_seen_at": record.first_seen_at,
-        "changed_at": record.pruned_at or record.published_at,
+        "changed_at": record.pruned_at or record.reduced_at or record.published_at,
         "attempts": 0,
         "next_try_at": None,
         "reason_code": None,
@@ -115,7 +115,7 @@ def snapshot_row(record: Record, *, sidecar_sha256: str | None) -> dict[str, obj
 
 
 def snapshot_record(row: sa.Row[Any], request: KnownRequest) -> Record:
-    """Return the record of a row of `job`. The row must be a snapshot, published or pruned."""
+    """Return the record of a row of `job`. The row must be a snapshot: published, reduced or pruned."""
     return Record(
         job=described_job(row.document),
         request=request,
@@ -131,7 +131,14 @@ def snapshot_record(row: sa.Row[Any], request: KnownRequest) -> Record:
         ),
         summary=NO_SUMMARY if row.summary is None else summary.parse(row.summary),
         pruned_at=row.changed_at if row.state == JobState.PRUNED.value else None,
+        reduced_at=row.changed_at if row.state == JobState.REDUCED.value else None,
     )
+
+
+def _state_of(record: Record) -> JobState:
+    if record.pruned_at is not None:
+        return JobState.PRUNED
+    return JobState.PUBLISHED if record.reduced_at is None else JobState.REDUCED
 
 
 def file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str, object]:

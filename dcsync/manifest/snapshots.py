@@ -8,12 +8,11 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.manifest import checksums as seal
-from dcsync.manifest.published import file_rows, files_of, stored_file
+from dcsync.manifest.published import file_rows, files_of, is_on_disk, stored_file
 from dcsync.manifest.rows import is_job, known_request, snapshot_record
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
@@ -72,7 +71,7 @@ class SnapshotRows:
         instead_of: JobId | None = None,
         is_newest: bool = False,
     ) -> None:
-        """Write the rows of a snapshot back as they were: published with its files, or pruned without.
+        """Write the rows of a snapshot back as they were: published or reduced with its files, or pruned without.
 
         Existing rows of the job are replaced. An existing request does not change, unless the snapshot is its newest
         one and says how the request was. `instead_of` is the short job ID of the same snapshot from a rebuild that did
@@ -88,12 +87,10 @@ class SnapshotRows:
             await write_snapshot(connection, account, record, files, sidecar_sha256=sidecar_sha256)
 
     async def snapshot(self, account: AccountName, job: JobId) -> tuple[Snapshot, str | None] | None:
-        """Return a published snapshot and the hash of its sidecar, if known. None if the job is not published."""
+        """Return a snapshot that is in the mirror, and the hash of its sidecar, if known. None if it is not there."""
         async with self._manifest.reading() as connection:
             row = (
-                await connection.execute(
-                    sa.select(job_table).where(is_job(account, job), job_table.c.state == JobState.PUBLISHED.value)
-                )
+                await connection.execute(sa.select(job_table).where(is_job(account, job), is_on_disk()))
             ).one_or_none()
             if row is None:
                 return None

@@ -14,14 +14,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import wire
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import ON_DISK, JobState
 from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.backend import Backend, Guard
 from dcsync.manifest.migrate import OLDEST_READABLE, REVISIONS, revision
-from dcsync.manifest.published import History, file_rows, files_of, stored_file
+from dcsync.manifest.published import History, file_rows, files_of, is_on_disk, stored_file
 from dcsync.manifest.rows import (
     JOB_COLUMNS,
     REQUEST_COLUMNS,
@@ -105,7 +105,7 @@ class SqlManifest:
         """Say whether anything was ever published under this manifest."""
         async with self.reading() as connection:
             query = sa.select(sa.literal(1)).select_from(job_table)
-            found = await connection.scalar(query.where(job_table.c.state == JobState.PUBLISHED.value).limit(1))
+            found = await connection.scalar(query.where(is_on_disk()).limit(1))
             return found is not None
 
     async def accounts(self) -> Sequence[AccountName]:
@@ -221,10 +221,10 @@ class SqlManifest:
                 values["attempts"] = attempts
             if folder is not None:
                 values["folder"] = folder
-            if state is not JobState.PUBLISHED:
+            if state not in ON_DISK:
                 values["sidecar_sha256"] = None
             await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
-            if current is JobState.PUBLISHED and state is not JobState.PUBLISHED:
+            if current in ON_DISK and state not in ON_DISK:
                 # Its files are no longer on the disk. No later snapshot may link to them.
                 await connection.execute(
                     sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == job)
@@ -335,12 +335,10 @@ class SqlManifest:
             return None if row is None else str(row.folder)
 
     async def published_folders(self, account: AccountName) -> Mapping[JobId, str]:
-        """Return the folder of each published job."""
+        """Return the folder of each job that has one: published, also if it was reduced since."""
         async with self.reading() as connection:
             rows = await connection.execute(
-                sa.select(job_table.c.id, job_table.c.folder).where(
-                    job_table.c.account == account, job_table.c.state == JobState.PUBLISHED.value
-                )
+                sa.select(job_table.c.id, job_table.c.folder).where(job_table.c.account == account, is_on_disk())
             )
             return {JobId(row.id): row.folder for row in rows}
 

@@ -84,7 +84,7 @@ async def write_snapshot(
     *,
     sidecar_sha256: str | None,
 ) -> None:
-    """Write the rows of a snapshot: published with files, or pruned without. Earlier rows of the job are replaced."""
+    """Write the rows of a snapshot: in the mirror with files, or pruned without. Earlier rows are replaced."""
     job, values = record.job.id, snapshot_row(record, sidecar_sha256=sidecar_sha256)
     await add_account(connection, account)
     changed = await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))

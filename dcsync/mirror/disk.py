@@ -54,6 +54,17 @@ def disk_errors(doing: str) -> Iterator[None]:
         raise disk_error(error, doing) from None
 
 
+@contextmanager
+def disk_errors_but_missing(doing: str) -> Iterator[None]:
+    """Turn an `OSError` in the block into the matching `DiskError`, but not `FileNotFoundError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise disk_error(error, doing) from None
+
+
 def disk_error(error: OSError, doing: str) -> DcsyncError:
     """Return the error of dcsync that matches an error of the system."""
     words = f"{doing}: {os.strerror(error.errno) if error.errno else error}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dcsync.core.model import AccountName, JobId
@@ -67,7 +66,7 @@ def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
     with (
         root.folder(parent_path) as parent,
         # The caller decides what a missing snapshot means. All other errors are those of the disk.
-        _disk_errors_but_missing(f"moving {disk.shown(folder)} to the trash"),
+        disk.disk_errors_but_missing(f"moving {disk.shown(folder)} to the trash"),
         root.folder(f"{OWN_FOLDER}/{TRASH}", create=True) as trash,
     ):
         disk.remove_tree(leaf, trash)
@@ -119,16 +118,6 @@ def leaves(root: MirrorRoot) -> set[str]:
             return set(os.listdir(trash))
     except FileNotFoundError:
         return set()
-
-
-@contextmanager
-def _disk_errors_but_missing(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise disk.disk_error(error, doing) from None
 
 
 def _remove_empty(root: MirrorRoot, folder: str, depth: int) -> None:

@@ -10,7 +10,7 @@ from dcsync.core import coverage
 from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.coverage import Coverage
 from dcsync.core.freshness import FreshnessState
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import ON_DISK
 from dcsync.core.model import AccountName, DataRequest, Job, Json, RequestId
 from dcsync.manifest import SqlManifest
 from dcsync.ops.freshness import FollowedRequest
@@ -22,7 +22,7 @@ async def coverage_of(
     """Return the coverage of each data request whose newest snapshot has window tables."""
     published: list[tuple[DataRequest, Sequence[Job]]] = []
     for item in followed:
-        jobs = [known.job for known in item.history.jobs if known.state is JobState.PUBLISHED]
+        jobs = [known.job for known in item.history.jobs if known.state in ON_DISK]
         if item.sighting.document is not None and jobs:
             published.append((item.sighting.document, sorted(jobs, key=_age)))
     with_windows = await manifest.history.with_windows(account, [jobs[-1].id for _, jobs in published])

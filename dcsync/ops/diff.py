@@ -15,8 +15,9 @@ from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFil
 from dcsync.core.names import printable
 from dcsync.core.ports import KnownRequest
 from dcsync.core.table import TableFacts, is_table
-from dcsync.errors import SnapshotUnclear
+from dcsync.errors import DcsyncError, SnapshotUnclear
 from dcsync.mirror import disk
+from dcsync.mirror.adopt import read_snapshot
 from dcsync.mirror.hashing import count_rows
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.context import ReadContext
@@ -40,6 +41,8 @@ class Candidate:
     job: JobId
     folder: str
     completed_at: datetime | None
+    #: Whether the retention policy removed its full tables.
+    is_reduced: bool = False
 
     @property
     def group(self) -> tuple[AccountName, RequestId]:
@@ -49,13 +52,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two snapshots and their differences."""
+    """Two snapshots and their differences.
+
+    `not_compared` are the files that the retention policy removed from one of them. Nothing else counts them.
+    """
 
     before: Candidate
     after: Candidate
     files_before: int
     files_after: int
     diff: SnapshotDiff
+    not_compared: tuple[str, ...] = ()
 
 
 async def compare(
@@ -67,14 +74,33 @@ async def compare(
     """
     candidates = await _candidates(context, accounts, request)
     old, new = choose(candidates, before, after, context.zone)
-    sides = [await _load(context, side) for side in (old, new)]
+    sides = [(await _load(context, side)).files for side in (old, new)]
+    removed = await _removed(context, old, sides[0], sides[1]) | await _removed(context, new, sides[1], sides[0])
+    left, right = ([stored for stored in side if stored.original not in removed] for side in sides)
     return Comparison(
         before=old,
         after=new,
-        files_before=len(sides[0].files),
-        files_after=len(sides[1].files),
-        diff=diffing.compare(sides[0].files, sides[1].files),
+        files_before=len(left),
+        files_after=len(right),
+        diff=diffing.compare(left, right),
+        not_compared=tuple(sorted(removed)),
     )
+
+
+async def _removed(
+    context: ReadContext, candidate: Candidate, own: Sequence[StoredFile], other: Sequence[StoredFile]
+) -> set[str]:
+    """Return the files that a reduced snapshot lost, by Autodesk's names. Any other snapshot lost none."""
+    if not candidate.is_reduced:
+        return set()
+    try:
+        found = await context.disk.run(read_snapshot, context.root, candidate.folder)
+    except DcsyncError:
+        found = None
+    if found is not None and found.reduced_at is not None:
+        return set(found.removed)
+    # Without a usable sidecar, a file that the other snapshot has may be one of them.
+    return {stored.original for stored in other} - {stored.original for stored in own}
 
 
 def choose(candidates: Sequence[Candidate], before: str, after: str, zone: tzinfo) -> tuple[Candidate, Candidate]:
@@ -139,15 +165,21 @@ def _groups_with(
 
 
 def _relative(candidates: Sequence[Candidate], word: str, zone: tzinfo) -> Candidate:
-    if word == LATEST:
-        return candidates[-1]
-    if word == PREVIOUS:
-        if len(candidates) < 2:
-            message = f"{candidates[-1].slug} has no previous snapshot: its only one is {candidates[-1].folder}"
+    # A reduced snapshot is compared only if its ID or its day names it.
+    whole = [candidate for candidate in candidates if not candidate.is_reduced]
+    if word in {LATEST, PREVIOUS}:
+        if not whole:
+            message = f"{candidates[-1].slug} has no snapshot with all its tables"
+            raise SnapshotUnclear(message, hint="name the snapshots by their IDs or days")
+        if word == LATEST:
+            return whole[-1]
+        if len(whole) < 2:
+            message = f"{whole[-1].slug} has no previous snapshot: its only whole one is {whole[-1].folder}"
             raise SnapshotUnclear(message)
-        return candidates[-2]
+        return whole[-2]
     day = _day(word)
-    of_day = [candidate for candidate in candidates if _is_of(candidate, day, zone)]
+    of_day = [candidate for candidate in whole if _is_of(candidate, day, zone)]
+    of_day = of_day or [candidate for candidate in candidates if _is_of(candidate, day, zone)]
     if not of_day:
         days = sorted({_local(candidate, zone) for candidate in candidates if candidate.completed_at}, reverse=True)
         message = f"{candidates[-1].slug} has no snapshot of {word}; the latest days are {', '.join(days[:_SHOWN])}"
@@ -196,6 +228,7 @@ async def _candidates(context: ReadContext, accounts: Sequence[AccountName], wan
                     job=past.job,
                     folder=past.folder,
                     completed_at=past.completed_at,
+                    is_reduced=past.is_reduced,
                 )
             )
     return found

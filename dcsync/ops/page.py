@@ -15,7 +15,7 @@ from dcsync import __version__
 from dcsync.core import anomaly, views
 from dcsync.core import diff as diffing
 from dcsync.core import page as report
-from dcsync.core.lifecycle import LOSSES, JobState
+from dcsync.core.lifecycle import LOSSES, WAS_PUBLISHED
 from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot
 from dcsync.core.page import AccountHistory, Missing, RequestHistory
 from dcsync.core.page_view import Page
@@ -34,7 +34,6 @@ PAGE_NAME = "index.html"
 VIEWS_NAME = "views.sql"
 #: The row trends of changed tables cover this many snapshots.
 _SPARK_SNAPSHOTS = 30
-_MIRRORED = frozenset({JobState.PUBLISHED, JobState.PRUNED})
 
 
 async def write_report(context: SyncContext, accounts: Sequence[AccountStatus], *, stale_after: timedelta) -> None:
@@ -122,7 +121,7 @@ class _Collector:
             snapshots[past.request].append(past)
         missing: defaultdict[RequestId, list[Missing]] = defaultdict(list)
         filled: defaultdict[RequestId, list[Job]] = defaultdict(list)
-        for known in (await self._context.manifest.jobs(account, states=_MIRRORED | LOSSES)).values():
+        for known in (await self._context.manifest.jobs(account, states=WAS_PUBLISHED | LOSSES)).values():
             filled[known.job.request_id].append(known.job)
             if known.state in LOSSES and known.job.completed_at is not None:
                 words = f"lost: {known.reason or known.state.value}"
@@ -146,7 +145,7 @@ class _Collector:
     async def _request(
         self, account: AccountName, request: KnownRequest, past: Sequence[PastSnapshot], missing: Sequence[Missing]
     ) -> tuple[RequestHistory, Snapshot | None]:
-        kept = [snapshot for snapshot in past if not snapshot.is_pruned]
+        kept = [snapshot for snapshot in past if snapshot.is_whole]
         newest = await self._history.snapshot(account, kept[-1].job) if kept else None
         before = await self._history.snapshot(account, kept[-2].job) if len(kept) > 1 else None
         difference = None if newest is None or before is None else diffing.compare(before.files, newest.files)

@@ -16,6 +16,7 @@ from dcsync.mirror.staging import discard_staging, staged_jobs
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.missing import finish_pruning, notice_missing
 from dcsync.ops.integrity.rebuild import is_under_way, rebuild
+from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
 from dcsync.ops.mirroring.latest import move_latest
 
 log = structlog.get_logger(__name__)
@@ -41,9 +42,11 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
 
 
 async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSettings], *, notices_missing: bool) -> None:
+    await restore_reductions(context)
     if await is_under_way(context) or (not context.is_new and not await context.manifest.knows_snapshots()):
         # The manifest was lost or damaged, or is older than the first snapshot: rebuild it from the mirror.
         await rebuild(context, [account.name for account in accounts])
+    await finish_reductions(context)
     await finish_pruning(context)
     for account in accounts:
         if notices_missing:

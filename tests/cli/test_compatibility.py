@@ -16,8 +16,9 @@ from tests.cli.conftest import Dcsync
 from tests.rigs.served import TOKEN, Served
 
 PAGE: Final = (Path(__file__).parents[2] / "docs/compatibility.md").read_text(encoding="utf-8")
-#: Objects whose keys are not listed: job states are data, and the record is for dcsync itself.
-_OPEN: Final = {"accounts[].jobs", "record"}
+#: Objects whose keys are not listed: job states are data, the record is for dcsync itself, and removed files have the
+#: keys of the others.
+_OPEN: Final = {"accounts[].jobs", "record", "reduced.files[]"}
 
 
 def section(heading: str) -> str:
@@ -45,15 +46,17 @@ def written(value: Any, path: str = "") -> Iterator[str]:
 
 @pytest.fixture
 def sidecars(side: Served, dcsync: Dcsync) -> list[Any]:
-    """Return `_dcsync.json` of two snapshots. The second one lost a column, rows and a table."""
+    """Return `_dcsync.json` of two snapshots. The first is reduced. The second one lost a column, rows and a table."""
     world, now = side.sandbox.world, datetime.now(UTC)
     request = world.add_request("Nightly")
     rows = b"".join(b"%d,x\n" % number for number in range(100))
-    first = {"a.csv": b"id,name\n" + rows, "b.csv": b"id\n1\n", "c.csv": b"id\n1\n"}
+    first = {"a.csv": b"id,name\n" + rows, "b.csv": b"id\n1\n", "activities_c.csv": b"id\n1\n"}
     second = {"a.csv": b"id\n1\n", "b.csv": b"id\n1\n"}
     world.add_job(request, completed_at=now - timedelta(days=1), files=first, with_archive=True)
     world.add_job(request, completed_at=now - timedelta(hours=1), files=second, with_archive=True)
     assert dcsync("sync").status == 0
+    side.config.write_text(side.config.read_text() + "\n[keep]\nlast = 1\n")
+    assert "1 reduced" in dcsync("prune").out
     return [json.loads(path.read_text()) for path in sorted(side.root.rglob("*/_dcsync.json"))]
 
 

@@ -49,9 +49,20 @@ def test_a_snapshot_against_itself_differs_in_nothing(jobs: list[str], dcsync: D
 def test_json_has_the_documented_keys(jobs: list[str], dcsync: Dcsync) -> None:
     document = dcsync("diff", "--json", "previous", "latest").json
 
-    assert document.keys() == {"a", "b", "unchanged", "tables", "other_files"}
+    assert document.keys() == {"a", "b", "not_compared", "unchanged", "tables", "other_files"}
     assert document["a"]["job"] == jobs[0]
-    assert document["b"].keys() == {"account", "request", "job", "folder", "completed_at", "files", "rows", "bytes"}
+    assert document["not_compared"] == []
+    assert document["b"].keys() == {
+        "account",
+        "request",
+        "job",
+        "folder",
+        "completed_at",
+        "reduced",
+        "files",
+        "rows",
+        "bytes",
+    }
     assert document["tables"][0] == {
         "name": "a.csv",
         "change": "changed",

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from dcsync.core.formatting import size_text
 from tests.cli.conftest import Dcsync
 from tests.cli.test_verify import mirrored
+from tests.rigs.mirror import tables
 from tests.rigs.served import Served
 
 
@@ -58,6 +64,71 @@ def test_a_mass_change_is_exit_14_and_needs_force(side: Served, dcsync: Dcsync) 
     assert all(folder.exists() for folder in folders)
     assert dcsync("prune", "--force").status == 0
     assert [folder.exists() for folder in folders] == [False, False, False, True]
+
+
+def mirrored_with_windows(side: Served, dcsync: Dcsync, *, days: int) -> list[Path]:
+    """Mirror some days of all service groups, each with its own rows of activities. Return their folders."""
+    world = side.sandbox.world
+    request = world.add_request("Everything", service_groups=("all",))
+    for day in range(days):
+        completed = datetime.now(UTC) - timedelta(days=days - day)
+        rows = b"id,day\n" + b"".join(b"%d,%d\n" % (row, day) for row in range(602))
+        files = {**tables(2, size=40_000, seed=day), "activities_a.csv": rows, "activities_b.csv": rows}
+        world.add_job(request, completed_at=completed, files=files, with_archive=False)
+    assert dcsync("sync").status == 0
+    return sorted(path.parent for path in side.root.glob("acme/*/[0-9]*/**/_dcsync.json"))
+
+
+def test_rows_that_exist_nowhere_else_are_kept_and_prune_says_so(side: Served, dcsync: Dcsync) -> None:
+    folders = mirrored_with_windows(side, dcsync, days=4)
+    keep(side, "last = 3")
+    oldest = folders[0].relative_to(side.root)
+
+    dry, document = dcsync("prune", "--dry-run"), dcsync("prune", "--dry-run", "--json").json
+    freed = size_text(document["freed_bytes"])
+    assert 80_000 < document["freed_bytes"] < 90_000
+    assert dry.out.splitlines()[3:] == [
+        f"acme: would reduce {oldest}: keep 2 window tables (1,204 rows), free {freed}",
+        "0 would be removed, 1 reduced, 3 kept",
+    ]
+    assert (document["removed"], document["reduced"], document["kept"]) == (0, 1, 3)
+    assert document["requests"][0]["snapshots"][3] == {
+        **document["requests"][0]["snapshots"][3],
+        "action": "reduce",
+        "keep": False,
+        "kept_tables": ["activities_a.csv", "activities_b.csv"],
+        "kept_rows": 1204,
+        "error": None,
+    }
+    done = dcsync("prune")
+    assert done.status == 0
+    assert done.out.splitlines() == [
+        f"acme: reduced {oldest}: kept 2 window tables (1,204 rows), freed {freed}",
+        f"0 removed, 1 reduced ({freed} freed), 3 kept",
+    ]
+    assert sorted(path.name for path in folders[0].glob("*.csv")) == ["activities_a.csv", "activities_b.csv"]
+    assert dcsync("verify").status == 0
+    assert dcsync("status", "--json").json["accounts"][0]["jobs"]["reduced"] == 1
+    assert dcsync("prune").out == "0 removed (0 B freed), 3 kept\n"
+    job = json.loads((folders[0] / "_dcsync.json").read_text())["job"]["id"]
+    compared = dcsync("diff", job, "latest")
+    assert compared.status == 0
+    assert compared.out.splitlines()[2] == "A lost its full tables to the retention policy: 2 files not compared"
+
+
+def test_a_snapshot_that_cannot_be_reduced_is_named_and_exit_3(side: Served, dcsync: Dcsync) -> None:
+    folders = mirrored_with_windows(side, dcsync, days=2)
+    keep(side, "last = 1")
+    (folders[0] / "activities_a.csv").unlink()
+
+    result = dcsync("prune")
+
+    oldest = folders[0].relative_to(side.root)
+    assert result.status == 3
+    assert result.out.splitlines() == [
+        f"acme: kept {oldest} whole: {oldest} lacks a file that has to stay: activities_a.csv",
+        "0 removed (0 B freed), 2 kept",
+    ]
 
 
 def test_without_a_policy_nothing_is_removed(side: Served, dcsync: Dcsync) -> None:

@@ -50,7 +50,8 @@ EXPECTED = """
     listed       seen staging failed expired quarantined published
     staging      seen listed failed expired quarantined published
     failed       seen listed expired quarantined published
-    published    seen pruned expired
+    published    seen reduced pruned expired
+    reduced      seen expired
     pruned       seen
     empty        seen
     expired      seen

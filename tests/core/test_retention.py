@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from random import Random
 from zoneinfo import ZoneInfo
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dcsync.core.model import JobId
-from dcsync.core.retention import Dated, KeepPolicy, Verdict, apply_policy, removes_too_much
+from dcsync.core.model import JobId, StoredFile
+from dcsync.core.reduction import Division, divide
+from dcsync.core.retention import Action, Dated, KeepPolicy, Verdict, apply_policy, removes_too_much, spare_tables
+from dcsync.core.table import TableKind
+from tests.fakes import make_stored
 
 #: Zones whose clocks do odd things: half-hour steps, a day that never was, midnights that come twice or not at all.
 ZONES = [
@@ -91,6 +95,24 @@ def test_of_a_delta_request_everything_is_kept_whatever_the_policy() -> None:
 
     assert all(verdict.keep for verdict in verdicts)
     assert "delta" in verdicts[1].reasons[0]
+
+
+def test_a_snapshot_that_no_rule_keeps_loses_only_tables_that_a_newer_extract_replaces() -> None:
+    (verdict,) = apply_policy([make_dated(datetime(2020, 1, 1, tzinfo=UTC), 9)], KeepPolicy(), UTC)
+    verdict = replace(verdict, reasons=())
+    full = make_stored("admin_users.csv", kind=TableKind.FULL)
+    window = make_stored("activities_docs.csv", kind=TableKind.WINDOW)
+    page = make_stored("README.html")
+
+    def spared(*files: StoredFile) -> Verdict:
+        return spare_tables(verdict, divide(files, None, archive_repeats=False))
+
+    assert spared(full, page).action is Action.REMOVE
+    assert spared(full, window, page).action is Action.REDUCE
+    assert spared(full, window, page).division == Division(kept=(window, page), removed=(full,))
+    assert spared(window, page).action is Action.KEEP
+    assert spared(window, page).reasons == ("no full table: no other snapshot has its rows",)
+    assert removes_too_much([spared(full, window)] * 2)
 
 
 def test_one_without_a_date_is_kept_and_uses_up_no_rule() -> None:

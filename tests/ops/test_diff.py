@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -45,6 +46,19 @@ OTHER = make_candidate("dddd5555-0000", "2026-11-22", request="r2")
 
 def chosen(candidates: list[Candidate], before: str, after: str, zone: tzinfo = UTC) -> tuple[str, str]:
     return tuple(candidate.job[:4] for candidate in choose(candidates, before, after, zone))  # type: ignore[return-value]
+
+
+def test_a_reduced_snapshot_is_chosen_only_by_its_id_or_its_day() -> None:
+    reduced = [*(replace(candidate, is_reduced=True) for candidate in ONE[:2]), *ONE[2:]]
+
+    assert chosen(reduced, "previous", "latest") == ("bbbb", "cccc")
+    assert choose(reduced, "2026-11-21", "latest", UTC)[0].job.startswith("bbbb3")
+    assert choose([*reduced[:2], ONE[3]], "2026-11-21", "latest", UTC)[0].job.startswith("bbbb2")
+    assert chosen(reduced, "aaaa1111", "cccc4444") == ("aaaa", "cccc")
+    with pytest.raises(SnapshotUnclear, match="has no previous snapshot: its only whole one is acme/r1/cccc4444-0000"):
+        choose([*reduced[:2], ONE[3]], "previous", "latest", UTC)
+    with pytest.raises(SnapshotUnclear, match="no snapshot with all its tables"):
+        choose(reduced[:2], "previous", "latest", UTC)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from dcsync.manifest import checksums as seal
 from tests.rigs.halfway import Halfway, halfway
 from tests.rigs.processes import forking, run_of
+from tests.rigs.pruned import to_prune
 from tests.rigs.syscalls import Call, Watch
 from tests.torture.conftest import SLICE, Figure, pick
 
@@ -109,6 +110,41 @@ async def test_kills_of_the_run_that_recovers_change_nothing_of_the_end(
         "kills of the run that recovers, 1 to 5 deep",
         f"{rounds} rounds, {kills.total()} kills, the same end each time; {logins} logins needed; "
         f"{(time.monotonic() - began) / rounds:.1f} s a round",
+    )
+
+
+@pytest.mark.timeout(1800)
+async def test_a_kill_before_any_call_of_a_prune_loses_no_row(
+    tmp_path: Path, chance: random.Random, figure: Figure
+) -> None:
+    began, killed = time.monotonic(), 0
+    async with forking(tmp_path) as start, to_prune(start) as mirror:
+        mirror.restore()
+        watch = Watch(folder=mirror.folder)
+        assert await mirror.run("prune", "--force", watch=watch) == 0, mirror.said()
+        mirror.look()
+        points, states = watch.calls, mirror.states()
+        assert Counter(state[1] for state in {row[:2] for row in states}) == {"published": 2, "reduced": 2, "pruned": 2}
+        step = pick(1, max(1, len(points) // 12))
+        chosen = range(1 + chance.randrange(step), len(points) + 1, step)
+        for number in chosen:
+            mirror.restore()
+            watch = Watch(folder=mirror.folder, kill_at=number)
+            status = await mirror.run("prune", "--force", watch=watch)
+            assert status == -signal.SIGKILL if watch.killed_before else status == 0, mirror.said()
+            killed += status == -signal.SIGKILL
+            mirror.look()
+            # The next run ends as if nothing had happened.
+            assert await mirror.run("prune", "--force") == 0, mirror.said()
+            mirror.look()
+            assert mirror.states() == states
+            assert mirror.left_over() == []
+            assert "Traceback" not in mirror.said()
+        assert await mirror.run("verify") == 0, mirror.said()
+    figure(
+        "kill before each call of a prune",
+        f"{killed} kills at {len(points)} points, no row lost; "
+        f"{(time.monotonic() - began) / len(chosen):.2f} s a point",
     )
 
 

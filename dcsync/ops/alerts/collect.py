@@ -16,7 +16,7 @@ from dcsync.core.anomaly import TableWarning, worst_first
 from dcsync.core.completeness import ZIP_CODES
 from dcsync.core.events import EventKind
 from dcsync.core.freshness import Cause, FreshnessState, History, RequestFreshness, ends_soon
-from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, JobState, has_expired, nears_expiry
+from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, WAS_PUBLISHED, JobState, has_expired, nears_expiry
 from dcsync.core.model import Job, JobId, JobPhase, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.schedule import runs_once
@@ -287,7 +287,7 @@ def _failed_at_autodesk(history: History) -> Job | None:
         known.job
         for known in history.jobs
         if known.job.created_at is not None
-        and (known.job.phase is JobPhase.FAILED or known.state in {JobState.PUBLISHED, JobState.PRUNED})
+        and (known.job.phase is JobPhase.FAILED or known.state in WAS_PUBLISHED)
         and (history.start is None or known.job.created_at >= history.start)
     ]
     newest = max(ended, key=lambda job: (job.created_at, job.id), default=None)

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 
-from dcsync.core.lifecycle import JobState, has_expired
+from dcsync.core.lifecycle import ON_DISK, JobState, has_expired
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import KnownJob
 from dcsync.core.snapshot import Record
@@ -110,7 +110,7 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
     for job in missing:
         known = await context.manifest.job(account.name, job)
         # Another host may have recorded the job as missing in between.
-        if known is not None and known.state is JobState.PUBLISHED:
+        if known is not None and known.state in ON_DISK:
             lost = has_expired(known.job.completed_at, context.clock.now())
             await _note_missing(context, account.name, known, lost=lost)
 

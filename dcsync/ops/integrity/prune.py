@@ -1,24 +1,37 @@
-"""Remove snapshots by the retention policy: each in one rename, and never the newest of a data request."""
+"""Prune: remove the snapshots that the retention policy does not keep, or reduce them to rows that only they have.
+
+Each is removed or reduced in one step. The newest snapshot of a data request always stays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, Json, RequestId
-from dcsync.core.ports import KnownJob
-from dcsync.core.retention import Dated, KeepPolicy, Verdict, apply_policy, removes_too_much
+from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, JobId, Json, RequestId
+from dcsync.core.ports import KnownJob, KnownRequest
+from dcsync.core.reduction import divide, rows_of
+from dcsync.core.retention import (
+    Action,
+    Dated,
+    KeepPolicy,
+    Verdict,
+    apply_policy,
+    removes_too_much,
+    spare_tables,
+)
 from dcsync.core.wire import time_json
-from dcsync.errors import DcsyncError, MassChange
+from dcsync.errors import DcsyncError, ExitStatus, MassChange, MirrorTampered
 from dcsync.manifest import SnapshotRows
 from dcsync.manifest.refusal import record_prune
-from dcsync.mirror import trash
+from dcsync.mirror import reduce, trash
 from dcsync.mirror.latest import shown_by_latest
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.missing import empty_trash
+from dcsync.ops.integrity.reduce import reduce_snapshot
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -35,12 +48,12 @@ class RequestVerdicts:
     request: RequestId
     description: str
     is_delta: bool
+    document: DataRequest | None
     verdicts: tuple[Verdict, ...]
 
-    @property
-    def removed(self) -> tuple[Verdict, ...]:
-        """The snapshots that are removed."""
-        return tuple(verdict for verdict in self.verdicts if not verdict.keep)
+    def with_action(self, action: Action) -> tuple[Verdict, ...]:
+        """Return the verdicts with this action."""
+        return tuple(verdict for verdict in self.verdicts if verdict.action is action)
 
     @property
     def is_too_much(self) -> bool:
@@ -50,27 +63,48 @@ class RequestVerdicts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What was pruned, or would be. `freed_bytes` counts the files that no other snapshot shares."""
+    """The snapshots that were or would be removed or reduced.
+
+    `freed` counts, for each of them, the bytes of the files that no other snapshot shares. `failed` has the snapshots
+    that could not be removed or reduced and therefore stay whole, each with the reason.
+    """
 
     dry_run: bool
     requests: tuple[RequestVerdicts, ...]
-    freed_bytes: int = 0
+    freed: Mapping[JobId, int]
+    failed: Mapping[JobId, str] = field(default_factory=dict)
 
     @property
     def removed(self) -> int:
         """How many snapshots are removed."""
-        return sum(len(request.removed) for request in self.requests)
+        return self._count(Action.REMOVE)
+
+    @property
+    def reduced(self) -> int:
+        """How many snapshots are reduced."""
+        return self._count(Action.REDUCE)
 
     @property
     def kept(self) -> int:
-        """How many snapshots are kept."""
-        return sum(len(request.verdicts) for request in self.requests) - self.removed
+        """How many snapshots stay whole."""
+        return self._count(Action.KEEP) + len(self.failed)
+
+    @property
+    def freed_bytes(self) -> int:
+        """How many bytes are freed."""
+        return sum(self.freed.values())
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """Return 0, or 3 if a snapshot could not be removed or reduced."""
+        return ExitStatus.INCOMPLETE if self.failed else ExitStatus.DONE
 
     def json(self) -> dict[str, Json]:
         """Return the report for programs."""
         return {
             "dry_run": self.dry_run,
             "removed": self.removed,
+            "reduced": self.reduced,
             "kept": self.kept,
             "freed_bytes": self.freed_bytes,
             "requests": [
@@ -80,19 +114,32 @@ class PruneReport:
                     "description": request.description,
                     "delta": request.is_delta,
                     "too_much": request.is_too_much,
-                    "snapshots": [
-                        {
-                            "job": verdict.snapshot.job,
-                            "folder": verdict.snapshot.folder,
-                            "completed_at": time_json(verdict.snapshot.completed_at),
-                            "keep": verdict.keep,
-                            "reasons": list(verdict.reasons),
-                        }
-                        for verdict in request.verdicts
-                    ],
+                    "snapshots": [self._verdict_json(verdict) for verdict in request.verdicts],
                 }
                 for request in self.requests
             ],
+        }
+
+    def _count(self, action: Action) -> int:
+        return sum(
+            verdict.snapshot.job not in self.failed
+            for request in self.requests
+            for verdict in request.with_action(action)
+        )
+
+    def _verdict_json(self, verdict: Verdict) -> dict[str, Json]:
+        snapshot, tables = verdict.snapshot, () if verdict.division is None else verdict.division.tables
+        return {
+            "job": snapshot.job,
+            "folder": snapshot.folder,
+            "completed_at": time_json(snapshot.completed_at),
+            "keep": verdict.keep,
+            "action": verdict.action.value,
+            "reasons": list(verdict.reasons),
+            "kept_tables": [stored.name for stored in tables],
+            "kept_rows": rows_of(tables) if tables else None,
+            "freed_bytes": self.freed.get(snapshot.job, 0),
+            "error": self.failed.get(snapshot.job),
         }
 
 
@@ -104,31 +151,57 @@ async def prune(
     dry_run: bool = False,
     force: bool = False,
 ) -> PruneReport:
-    """Remove the published snapshots that the policy does not keep.
+    """Remove the published snapshots that the policy does not keep, but no rows that exist nowhere else.
 
-    Raises `MassChange`, having removed nothing, when more than 40 % of a request's snapshots would be removed without
-    `force` or `dry_run`. The refusal is an alert until a prune passes. A single snapshot may always be removed. A
-    `DiskError` ends the pruning, and the snapshots removed until then are removed completely. Cancelling is safe: it
-    takes effect between two snapshots.
+    A snapshot with window or delta tables is reduced to them. Raises `MassChange`, having removed nothing, when more
+    than 40 % of a request's snapshots would be removed or reduced without `force` or `dry_run`. The refusal is an alert
+    until a prune passes. A single snapshot may always be removed. A `DiskError` ends the pruning, and the snapshots
+    removed until then are removed completely. Cancelling is safe: it takes effect between two snapshots.
     """
     requests = [verdicts for account in accounts for verdicts in await _judge(context, account.name, policy)]
-    report = PruneReport(dry_run=dry_run, requests=tuple(requests))
     if dry_run:
-        return report
+        freed = await _would_free(context, requests)
+        return PruneReport(dry_run=True, requests=tuple(requests), freed=freed)
     refusals = {} if force else _refusals(requests)
     for account in accounts:
         await record_prune(context.manifest, account.name, refused=refusals.get(account.name))
     if refusals:
         raise MassChange(next(iter(refusals.values())), hint=MASS_HINT)
-    freed = 0
-    for request in requests:
-        for verdict in request.removed:
-            freed += await _remove(context, request, verdict.snapshot)
-    return replace(report, freed_bytes=freed)
+    freed, failed = {}, {}
+    for request, verdict in _to_do(requests):
+        snapshot = verdict.snapshot
+        try:
+            if verdict.division is None:
+                freed[snapshot.job] = await _remove(context, request, snapshot)
+            else:
+                freed[snapshot.job] = await reduce_snapshot(context, request.account, snapshot, verdict.division)
+        except MirrorTampered as error:
+            log.warning("snapshot not pruned", account=request.account, folder=snapshot.folder, error=error.message)
+            failed[snapshot.job] = error.message
+    return PruneReport(dry_run=False, requests=tuple(requests), freed=freed, failed=failed)
+
+
+def _to_do(requests: Sequence[RequestVerdicts]) -> list[tuple[RequestVerdicts, Verdict]]:
+    return [(request, verdict) for request in requests for verdict in request.verdicts if not verdict.keep]
+
+
+async def _would_free(context: MirrorContext, requests: Sequence[RequestVerdicts]) -> dict[JobId, int]:
+    """Return the bytes that each removal would free, in the order of a prune."""
+    snapshots = [verdict for _, verdict in _to_do(requests)]
+    removals = [
+        (
+            verdict.snapshot.folder,
+            frozenset() if verdict.division is None else frozenset(stored.name for stored in verdict.division.kept),
+        )
+        for verdict in snapshots
+    ]
+    freed = await context.disk.run(reduce.freed_bytes, context.root, removals)
+    return {verdict.snapshot.job: size for verdict, size in zip(snapshots, freed, strict=True)}
 
 
 async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolicy) -> list[RequestVerdicts]:
     requests = await context.manifest.requests(account)
+    # Reduced snapshots are not among them: no rule counts them, and nothing more is removed from them.
     published: dict[RequestId, list[KnownJob]] = {}
     for known in (await context.manifest.jobs(account, states={JobState.PUBLISHED})).values():
         if known.folder is not None:
@@ -147,17 +220,42 @@ async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolic
             for known in published[identifier]
         ]
         # A request that cannot be read may be a delta.
-        is_delta = request is None or request.is_delta or not request.is_described
+        is_delta = request is None or not request.is_described or _has_only_deltas(request)
+        document = None if request is None else request.document
+        verdicts = apply_policy(snapshots, policy, context.settings.zone, is_delta=is_delta)
         judged.append(
             RequestVerdicts(
                 account=account,
                 request=identifier,
                 description="" if request is None else request.description,
                 is_delta=is_delta,
-                verdicts=tuple(apply_policy(snapshots, policy, context.settings.zone, is_delta=is_delta)),
+                document=document,
+                verdicts=tuple([await _spare(context, account, document, verdict) for verdict in verdicts]),
             )
         )
     return judged
+
+
+def _has_only_deltas(request: KnownRequest) -> bool:
+    if request.document is None:
+        return request.is_delta
+    return request.is_delta and all(group.lower().startswith("cdc") for group in request.document.service_groups)
+
+
+async def _spare(
+    context: MirrorContext, account: AccountName, request: DataRequest | None, verdict: Verdict
+) -> Verdict:
+    """Decide what stays of a snapshot that no rule keeps."""
+    if verdict.keep:
+        return verdict
+    found = await SnapshotRows(context.manifest).snapshot(account, verdict.snapshot.job)
+    if found is None:
+        return verdict
+    snapshot, repeats = found[0], False
+    archive = next((stored for stored in snapshot.files if stored.original == ARCHIVE_NAME), None)
+    if archive is not None:
+        repeats = await context.disk.run(reduce.archive_repeats, context.root, snapshot.folder, archive, snapshot.files)
+    return spare_tables(verdict, divide(snapshot.files, request, archive_repeats=repeats))
 
 
 async def _shown(
@@ -187,11 +285,16 @@ def _refusals(requests: Sequence[RequestVerdicts]) -> dict[AccountName, str]:
     for request in requests:
         if request.is_too_much:
             message = (
-                f"the retention policy would remove {len(request.removed)} of {len(request.verdicts)} snapshots of "
+                f"the retention policy would {_named(request)} of {len(request.verdicts)} snapshots of "
                 f"{request.description!r} ({request.account}), more than 40 %"
             )
             refusals.setdefault(request.account, message)
     return refusals
+
+
+def _named(request: RequestVerdicts) -> str:
+    counts = [(action, len(request.with_action(action))) for action in (Action.REMOVE, Action.REDUCE)]
+    return " and ".join(f"{action.value} {count}" for action, count in counts if count)
 
 
 async def _remove(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:

@@ -26,6 +26,7 @@ from dcsync.mirror import adopt, trash
 from dcsync.mirror.check import Survey, survey
 from dcsync.ops.context import MirrorContext, MirrorSettings
 from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, Unwatched
+from dcsync.ops.integrity.reduce import restore_reductions
 from dcsync.ops.mirroring.adopt import is_hollow
 
 log = structlog.get_logger(__name__)
@@ -129,6 +130,7 @@ class _Rebuild:
 
     async def run(self) -> RebuildReport:
         context, report = self._context, self._report
+        await restore_reductions(context)
         await StoredValues(context.manifest).save(REBUILDING, "yes")
         # The crash that lost the manifest may have come before the fsync of the newest snapshot.
         await context.disk.run(context.root.settle)
@@ -313,6 +315,7 @@ class _Rebuild:
             published_at=now,
             transfer=Transfer(strategy=ADOPTED),
             summary=found.summary,
+            reduced_at=found.reduced_at,
         )
 
     async def _guess(self, folder: str) -> Adopted | None:

@@ -7,14 +7,14 @@ parts together read everything once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from dcsync.core import sidecar
 from dcsync.core.layout import recognise
-from dcsync.core.lifecycle import OPEN, JobState
+from dcsync.core.lifecycle import ON_DISK, OPEN, JobState
 from dcsync.core.model import JobId, Snapshot
 from dcsync.core.names import OWN_FILES, SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
@@ -151,7 +151,7 @@ class _Verification:
         self._repairables: list[Repairable] = []
 
     async def run(self) -> None:
-        jobs = await self._context.manifest.jobs(self._account.name, states={JobState.PUBLISHED})
+        jobs = await self._context.manifest.jobs(self._account.name, states=ON_DISK)
         published = list(jobs.values())
         # The newest first, because the next snapshot links to its files.
         published.sort(key=lambda known: (known.folder or "", known.job.id), reverse=True)
@@ -160,7 +160,7 @@ class _Verification:
             await self._snapshot(known.job.id)
         await self._unknown_folders()
         if self._found:
-            await self._forget_pruned()
+            await self._look_again({job for job, known in jobs.items() if known.state is JobState.PUBLISHED})
         if self._repair and self._found:
             assert isinstance(self._context, SyncContext)  # noqa: S101 - repairing fetches
             folders = await repair_folders(self._context, self._account, self._found)
@@ -185,13 +185,23 @@ class _Verification:
         self._report.snapshots += 1
         await self._check_snapshot(snapshot, sidecar_sha256)
 
-    async def _forget_pruned(self) -> None:
-        """Forget problems in snapshots that were pruned during the check."""
+    async def _look_again(self, whole: Collection[JobId]) -> None:
+        """Forget problems in snapshots that were pruned during the check, and check again those that were reduced.
+
+        `whole` are the jobs whose snapshots had all their files at the beginning.
+        """
         # The row is written some fsyncs after the rename.
         await self._context.clock.sleep(_PRUNING_S)
-        published = await self._context.manifest.published_folders(self._account.name)
-        self._found = [found for found in self._found if found.job is None or found.job in published]
-        self._repairables = [repairable for repairable in self._repairables if repairable.damage.job in published]
+        now = await self._context.manifest.jobs(self._account.name, states=ON_DISK)
+        reduced = {job for job in whole if job in now and now[job].state is JobState.REDUCED}
+        kept = now.keys() - reduced
+        reduced &= {found.job for found in self._found}
+        self._found = [found for found in self._found if found.job is None or found.job in kept]
+        self._repairables = [repairable for repairable in self._repairables if repairable.damage.job in kept]
+        for job in sorted(reduced):
+            found = await self._records.snapshot(self._account.name, job)
+            if found is not None:
+                await self._check_snapshot(*found)
 
     async def _check_snapshot(self, snapshot: Snapshot, sidecar_sha256: str | None) -> None:
         root, folder = self._context.root, snapshot.folder
@@ -316,7 +326,7 @@ class _Verification:
         for folder in await context.disk.run(find):
             job = await context.manifest.folder_taken_by(folder)
             taker = None if job is None else await context.manifest.job(name, job)
-            is_published = taker is not None and (taker.state, taker.folder) == (JobState.PUBLISHED, folder)
+            is_published = taker is not None and taker.state in ON_DISK and taker.folder == folder
             if is_published or (taker is not None and taker.state in OPEN):
                 # It was published during the check, or is about to be. Otherwise the next run adopts it.
                 continue

@@ -69,7 +69,10 @@ async def adopt_snapshot(
     snapshot = verified.snapshot
     await context.disk.run(context.root.settle, snapshot.folder)
     # The sidecar's record says how it was published. A sidecar without a record gets a new one.
-    record = verified.record or await _adopted_record(context, account, job, request, snapshot, verified.summary)
+    record = verified.record
+    if record is None:
+        record = await _adopted_record(context, account, job, request, snapshot, verified.summary)
+        record = replace(record, reduced_at=verified.reduced_at)
     await finish(_record(context, account, record, snapshot, sidecar_sha256=verified.sha256))
     with after_acknowledgement(account, job.id):
         # A crash directly after the rename leaves the journal of the staging behind.

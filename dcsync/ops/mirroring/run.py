@@ -114,6 +114,7 @@ class AccountOutcome:
 _NOTHING_TO_DO = {
     JobState.WAITING: "Autodesk has not completed it yet",
     JobState.PUBLISHED: "it is already published",
+    JobState.REDUCED: "it is published, and the retention policy removed its full tables later",
     JobState.PRUNED: "it was published, and the retention policy removed it later",
     JobState.EMPTY: "it failed or was cancelled at Autodesk, so it has no extract",
     JobState.EXPIRED: f"it can no longer be downloaded: Autodesk deletes extracts after {EXTRACT_LIFE.days} days",

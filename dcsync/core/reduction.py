@@ -1,0 +1,141 @@
+"""What stays of a snapshot that the retention policy does not keep. Pure.
+
+A newer extract has the rows of a full table, but not those of a window or delta table. A snapshot that has such tables
+is reduced instead of removed: these tables stay, with the documents that describe them, and the full tables go. A file
+stays in doubt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from dcsync.core.kinds import kind_of
+from dcsync.core.model import ARCHIVE_NAME, DataRequest, Json, StoredFile
+from dcsync.core.snapshot import exact_time
+from dcsync.core.table import TableKind, is_table
+from dcsync.core.wire import WireError, decode_json, parse_time
+
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Division:
+    """The files of a snapshot that is reduced. `tables` are those of `kept` that are tables."""
+
+    kept: tuple[StoredFile, ...]
+    removed: tuple[StoredFile, ...]
+
+    @property
+    def tables(self) -> tuple[StoredFile, ...]:
+        """The tables that stay. A snapshot without any is removed as a whole."""
+        return tuple(stored for stored in self.kept if is_table(stored.original) or _is_archive(stored))
+
+    @property
+    def frees_tables(self) -> bool:
+        """Whether a table is removed. Otherwise it is not worth a reduction."""
+        return any(is_table(stored.original) for stored in self.removed)
+
+
+def divide(files: Sequence[StoredFile], request: DataRequest | None, *, archive_repeats: bool) -> Division:
+    """Divide the files of a snapshot. Without a `request`, Autodesk never described it.
+
+    `archive_repeats` says that the extract's ZIP has nothing that is not among the other files.
+    """
+    kept: list[StoredFile] = []
+    removed: list[StoredFile] = []
+    for stored in files:
+        goes = archive_repeats if _is_archive(stored) else is_table(stored.original) and _is_replaced(stored, request)
+        (removed if goes else kept).append(stored)
+    return Division(kept=tuple(kept), removed=tuple(removed))
+
+
+def kind_now(stored: StoredFile, request: DataRequest | None) -> TableKind | None:
+    """Return the kind of a table as it was recorded, or else as far as it is certain now.
+
+    The data request may have changed since an older version made the snapshot. Then only its certain kinds count: the
+    dates or delta groups of a data request make every table of it uncertain.
+    """
+    if stored.kind is not None:
+        return stored.kind
+    kind = kind_of(stored.original, request)
+    if kind is TableKind.FULL and (request is None or request.has_dates or _has_delta_groups(request)):
+        return None
+    return kind
+
+
+def describe_tables(tables: Sequence[StoredFile], request: DataRequest | None) -> str:
+    """Return the tables that stay as text: `3 window tables (1,204 rows)`."""
+    counts: dict[str, int] = {}
+    for stored in tables:
+        kind = kind_now(stored, request)
+        word = "ZIP" if _is_archive(stored) else _UNKNOWN if kind is None else kind.value
+        counts[word] = counts.get(word, 0) + 1
+    parts = [_counted(word, count) for word, count in sorted(counts.items(), reverse=True)]
+    rows = rows_of(tables)
+    return " and ".join(parts) + ("" if rows is None else f" ({rows:,} row{'' if rows == 1 else 's'})")
+
+
+def rows_of(tables: Sequence[StoredFile]) -> int | None:
+    """Return the number of rows in these tables. None if it is not known of all of them."""
+    counts = [None if stored.table is None else stored.table.rows for stored in tables if not _is_archive(stored)]
+    return sum(count for count in counts if count is not None) if None not in counts else None
+
+
+def reduced_sidecar(body: bytes, keep: Collection[str], *, at: datetime, version: str) -> bytes:
+    """Return the sidecar of the reduced snapshot: the old one, with the removed files in `reduced`.
+
+    Everything else stays as it was written. Raises `WireError` if the old one cannot be read or lacks a kept file.
+    """
+    document = decode_json(body)
+    files = document.get("files") if isinstance(document, Mapping) else None
+    if not isinstance(document, Mapping) or not isinstance(files, list):
+        msg = "the sidecar has no files"
+        raise WireError(msg)
+    kept: list[Json] = []
+    removed: list[Json] = []
+    for entry in files:
+        (kept if isinstance(entry, Mapping) and entry.get("name") in keep else removed).append(entry)
+    if len(kept) != len(keep):
+        msg = "the sidecar lacks a file of the snapshot"
+        raise WireError(msg)
+    record = document.get("record")
+    reduced = {
+        **document,
+        "files": kept,
+        "record": {**record, "reduced_at": exact_time(at)} if isinstance(record, Mapping) else record,
+        "reduced": {"at": exact_time(at), "dcsync": version, "files": removed},
+    }
+    return (json.dumps(reduced, indent=1, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def reduced_in(document: Mapping[str, Json]) -> tuple[datetime | None, tuple[str, ...]]:
+    """Return when the snapshot of a sidecar was reduced, and Autodesk's names of the files that it lost then."""
+    entry = document.get("reduced")
+    if not isinstance(entry, Mapping):
+        return None, ()
+    files = entry.get("files")
+    names = [file.get("original") for file in files if isinstance(file, Mapping)] if isinstance(files, list) else []
+    return parse_time(entry.get("at")), tuple(name for name in names if isinstance(name, str))
+
+
+def _is_replaced(stored: StoredFile, request: DataRequest | None) -> bool:
+    kind = kind_now(stored, request)
+    return kind is not None and kind.has_all_rows
+
+
+def _is_archive(stored: StoredFile) -> bool:
+    return stored.original == ARCHIVE_NAME
+
+
+def _has_delta_groups(request: DataRequest) -> bool:
+    return any(group.lower().startswith("cdc") for group in request.service_groups)
+
+
+def _counted(word: str, count: int) -> str:
+    if word == "ZIP":
+        return "the ZIP"
+    plural = "" if count == 1 else "s"
+    return f"{count} table{plural} of unknown kind" if word == _UNKNOWN else f"{count} {word} table{plural}"

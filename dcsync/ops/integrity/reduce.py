@@ -1,0 +1,152 @@
+"""Reduce snapshots that the retention policy does not keep, and finish reductions that a crash cut short."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from dcsync import __version__
+from dcsync.core import sidecar
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName, StoredFile
+from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
+from dcsync.core.reduction import Division, reduced_sidecar
+from dcsync.core.retention import Dated
+from dcsync.core.wire import WireError
+from dcsync.errors import MirrorTampered
+from dcsync.manifest import SnapshotRows
+from dcsync.mirror import adopt, reduce
+from dcsync.mirror.reduce import Reduction
+from dcsync.ops.context import MirrorContext
+from dcsync.ops.integrity.missing import empty_trash
+from dcsync.tasks import finish
+
+log = structlog.get_logger(__name__)
+
+
+async def reduce_snapshot(context: MirrorContext, account: AccountName, snapshot: Dated, division: Division) -> int:
+    """Remove the full tables of a snapshot and return the bytes that this freed.
+
+    Raises `MirrorTampered`, having changed nothing, when the snapshot is damaged or lacks a file that has to stay.
+    Cancelling takes effect at the end. The next start finishes after a crash.
+    """
+    context.root.check_still_there()
+    return await finish(_reduce(context, account, snapshot, division))
+
+
+async def _reduce(context: MirrorContext, account: AccountName, snapshot: Dated, division: Division) -> int:
+    """Build the new folder, put it in place, record it, then delete the old one (docs/design.md, steps R1 to R5)."""
+    reduction = Reduction(account=account, job=snapshot.job, folder=snapshot.folder)
+    records, now = SnapshotRows(context.manifest), context.clock.now()
+    record, found = await records.record(account, snapshot.job), await records.snapshot(account, snapshot.job)
+    if record is None or found is None:
+        message = f"{snapshot.folder} is no longer a published snapshot"
+        raise MirrorTampered(message)
+    own = await context.disk.run(_own_files, context, reduction, division.kept, found[1], now)
+
+    def replace_folder() -> Sequence[StoredFile]:
+        made = reduce.build(context.root, reduction, division.kept, own=own)
+        reduce.swap(context.root, reduction)
+        return made
+
+    try:
+        made = await context.disk.run(replace_folder)
+    except FileNotFoundError as error:
+        message = f"{snapshot.folder} lacks a file that has to stay: {error.filename}"
+        raise MirrorTampered(message, hint="run dcsync verify --repair; the snapshot stays whole until then") from None
+    digest = hashlib.sha256(own[SIDECAR_NAME]).hexdigest()
+    await records.restore(account, replace(record, reduced_at=now), files=made, sidecar_sha256=digest)
+    await context.disk.run(reduce.discard_old, context.root, reduction)
+    freed = await empty_trash(context, reduction.leaf)
+    log.info(
+        "snapshot reduced",
+        account=account,
+        job=snapshot.job,
+        folder=snapshot.folder,
+        kept=len(division.kept),
+        removed=len(division.removed),
+        freed_bytes=freed,
+    )
+    return freed
+
+
+def _own_files(
+    context: MirrorContext, reduction: Reduction, kept: Sequence[StoredFile], sha256: str | None, now: datetime
+) -> dict[str, bytes]:
+    """Return `_dcsync.json` and `SHA256SUMS` of the reduced snapshot. Blocks."""
+    hint = "run dcsync verify; the snapshot stays whole until then"
+    body = context.root.read_file(reduction.folder, SIDECAR_NAME)
+    if hashlib.sha256(body).hexdigest() != sha256:
+        message = f"{reduction.folder}/{SIDECAR_NAME} is not the file that was published"
+        raise MirrorTampered(message, hint=hint)
+    try:
+        new = reduced_sidecar(body, {stored.name for stored in kept}, at=now, version=__version__)
+    except WireError as error:
+        message = f"{reduction.folder}/{SIDECAR_NAME} cannot be used: {error}"
+        raise MirrorTampered(message, hint=hint) from None
+    lines = [(stored.name, stored.sha256) for stored in kept]
+    sums = sidecar.render_sums([*lines, (SIDECAR_NAME, hashlib.sha256(new).hexdigest())])
+    return {SIDECAR_NAME: new, SUMS_NAME: sums}
+
+
+async def restore_reductions(context: MirrorContext) -> None:
+    """Put snapshots back that a crash left without a folder. The first step of a recovery, before a rebuild."""
+
+    def put_back() -> list[str]:
+        left = reduce.leaves(context.root)
+        begun = reduce.all_reductions(context.root) if left else ()
+        return [one.folder for one in begun if one.leaf in left and reduce.put_back(context.root, one)]
+
+    for folder in await context.disk.run(put_back):
+        log.warning("snapshot put back after an interrupted pruning", folder=folder)
+
+
+async def finish_reductions(context: MirrorContext) -> None:
+    """Record reduced snapshots whose row is that of the whole one, and move what is left of them to the trash.
+
+    The row is that of the whole one after a crash, and in a manifest that was restored from an older backup.
+    """
+    begun = await context.disk.run(lambda: list(reduce.all_reductions(context.root)))
+    left = await context.disk.run(reduce.leaves, context.root)
+    for account in sorted({one.account for one in begun}):
+        jobs = await context.manifest.jobs(account, states={JobState.PUBLISHED})
+        for one in begun:
+            if one.account == account and one.job in jobs and jobs[one.job].folder == one.folder:
+                await _record_reduced(context, one)
+    for one in begun:
+        if one.leaf in left:
+            await context.disk.run(_clear, context, one)
+    for leaf in sorted(left - {one.leaf for one in begun}):
+        if not await context.disk.run(reduce.drop_unbegun, context.root, leaf):
+            log.warning("unknown snapshot in .dcsync", folder=f".dcsync/{reduce.REDUCING}/{leaf}")
+
+
+async def _record_reduced(context: MirrorContext, reduction: Reduction) -> None:
+    """Record a snapshot as reduced if its folder is."""
+    try:
+        there = await context.disk.run(adopt.read_snapshot, context.root, reduction.folder)
+    except MirrorTampered:
+        return
+    records = SnapshotRows(context.manifest)
+    record, found = (
+        await records.record(reduction.account, reduction.job),
+        await records.snapshot(reduction.account, reduction.job),
+    )
+    if there is None or there.reduced_at is None or record is None or found is None:
+        return
+    await context.disk.run(context.root.settle, reduction.folder)
+    names = {stored.name for stored in there.snapshot.files}
+    files = [stored for stored in found[0].files if stored.name in names]
+    await records.restore(
+        reduction.account, replace(record, reduced_at=there.reduced_at), files=files, sidecar_sha256=there.sha256
+    )
+    log.info("the reduction of a snapshot was recorded", account=reduction.account, folder=reduction.folder)
+
+
+def _clear(context: MirrorContext, reduction: Reduction) -> None:
+    if context.root.has_folder(reduction.folder):
+        reduce.discard_old(context.root, reduction)

@@ -201,7 +201,7 @@ def test_a_message_alone_is_the_text_of_an_error() -> None:
 
 @pytest.mark.parametrize("value", [{"a": 1}, [1]])
 def test_a_size_that_is_an_array_or_an_object_is_only_named(value: Json) -> None:
-    kind = "an object" if isinstance(value, dict) else "list"
+    kind = "an object" if isinstance(value, dict) else "an array"
 
     with pytest.raises(WireError, match=f"the size '{kind}'"):
         wire.parse_listing([{"name": "a", "size": value}])

@@ -276,6 +276,8 @@ async def test_a_job_with_any_listing_stops_no_other(memory_path: Path, chance: 
         async with mirroring(folder) as mirror:
             for number in range(15):
                 rows = [{"name": nasty.name(chance, before), "size": chance.randrange(50)} for _ in range(3)]
+                # Without any table, every listing would be refused for that alone.
+                rows.append({"name": f"{nasty.name(chance, before)}.csv", "size": chance.randrange(50)})
                 bad = add_extract(mirror, tables(1, seed=number), days_ago=0.5, job_id=f"bad-{number}")
                 mirror.world.jobs[bad].listing = nasty.bent(chance, nasty.bent(chance, rows))
                 good.append(add_extract(mirror, tables(2, seed=number), job_id=f"good-{number}"))
@@ -285,7 +287,7 @@ async def test_a_job_with_any_listing_stops_no_other(memory_path: Path, chance: 
                 assert good[-1] in {published.job for published in outcome.published}
                 mirror.assert_identical(good[-1])
     # F-SPACE: a size that no disk has room for.
-    assert codes <= {"L-LISTING", "A-MISSING", "F-SIZE", "F-SPACE", "S-STORAGE"}
+    assert codes <= {"L-LISTING", "L-EMPTY", "A-MISSING", "F-SIZE", "F-SPACE", "S-STORAGE"}
     figure("runs with a malformed listing next to a valid one", f"{len(good)}, the valid one mirrored in each")
 
 

@@ -470,12 +470,31 @@ class JobBug(DcsyncError):
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceNeeds:
+    """What a snapshot needs on the disk, without the reserve of `mirror.min_free`."""
+
+    size: int
+    entries: int
+
+
 class DiskError(DcsyncError):
-    """An operation on the mirror's file system failed."""
+    """An operation on the mirror's file system failed. `needs` says how much room it takes, if that is known."""
 
     code = "F-DISK"
     scope = Scope.RUN
     transient = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+        needs: SpaceNeeds | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
+        self.needs = needs
 
 
 class DiskFull(DiskError):
@@ -483,7 +502,7 @@ class DiskFull(DiskError):
 
     code = "F-SPACE"
     scope = Scope.JOB
-    hint = "free some space on that disk. The next run resumes automatically"
+    hint = "free some space on that disk. The next run resumes as soon as there is enough"
 
 
 class InodesExhausted(DiskError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.parse import quote
 
 import structlog
@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T", Job, DataRequest)
 T2 = TypeVar("T2")
+#: Receives the entries of a list that dcsync cannot use.
+OnBad: TypeAlias = Callable[[wire.BadEntry], None]
 
 #: The page size that dcsync requests. The maximum is not documented, so smaller pages are accepted as they come.
 PAGE_SIZE = 100
@@ -86,9 +88,11 @@ class DataConnector:
         path = f"{_root(account)}/requests/{_segment(request)}"
         return _parsed(path, wire.parse_request, await self._get(path))
 
-    async def requests(self, account: AccountId, options: ListOptions | None = None) -> list[DataRequest]:
-        """Return data requests without duplicates, in the API's order."""
-        return await self._all(f"{_root(account)}/requests", wire.parse_request, options or ListOptions())
+    async def requests(
+        self, account: AccountId, options: ListOptions | None = None, *, on_bad: OnBad | None = None
+    ) -> list[DataRequest]:
+        """Return data requests without duplicates, in the API's order. `on_bad` gets the entries that are left out."""
+        return await self._all(f"{_root(account)}/requests", wire.parse_request, options or ListOptions(), on_bad)
 
     async def jobs(
         self, account: AccountId, options: ListOptions | None = None, *, request: RequestId | None = None
@@ -97,10 +101,18 @@ class DataConnector:
         return await self._all(_jobs_path(account, request), wire.parse_job, options or ListOptions())
 
     def job_pages(
-        self, account: AccountId, options: ListOptions, *, request: RequestId | None = None
+        self,
+        account: AccountId,
+        options: ListOptions,
+        *,
+        request: RequestId | None = None,
+        on_bad: OnBad | None = None,
     ) -> AsyncIterator[list[Job]]:
-        """Yield jobs page by page, without duplicates. The caller may stop at any page."""
-        return self._pages(_jobs_path(account, request), wire.parse_job, options)
+        """Yield jobs page by page, without duplicates. The caller may stop at any page.
+
+        `on_bad` gets the entries that are left out. It may get one twice, because pages overlap.
+        """
+        return self._pages(_jobs_path(account, request), wire.parse_job, options, on_bad)
 
     async def listing(self, account: AccountId, job: JobId) -> tuple[ListedFile, ...]:
         """Return a job's data listing. Raises `NotFound` if the job has no listing, `BadListing` if it is malformed."""
@@ -122,15 +134,19 @@ class DataConnector:
     def _count(self) -> None:
         self.calls += 1
 
-    async def _all(self, path: str, parse: Callable[[Json], T], options: ListOptions) -> list[T]:
+    async def _all(
+        self, path: str, parse: Callable[[Json], T], options: ListOptions, on_bad: OnBad | None = None
+    ) -> list[T]:
         found: list[T] = []
-        async for page in self._pages(path, parse, options):
+        async for page in self._pages(path, parse, options, on_bad):
             found.extend(page)
             if options.limit is not None and len(found) >= options.limit:
                 return found[: options.limit]
         return found
 
-    async def _pages(self, path: str, parse: Callable[[Json], T], options: ListOptions) -> AsyncIterator[list[T]]:
+    async def _pages(
+        self, path: str, parse: Callable[[Json], T], options: ListOptions, on_bad: OnBad | None = None
+    ) -> AsyncIterator[list[T]]:
         """Read a list page by page, with one entry of overlap between pages (docs/faults.md A13).
 
         Lists are sorted newest first. A job that appears while paging moves the other jobs to later pages. They are
@@ -150,9 +166,11 @@ class DataConnector:
                 wire.parse_page,
                 await self._get(path, {**options.params(), "limit": str(want), "offset": str(offset)}),
             )
-            entries, problems = wire.parse_each(page.results, parse)
-            for problem in problems:
-                log.warning("skipped a malformed list entry", path=path, problem=printable(problem, 200))
+            entries, bad = wire.parse_each(page.results, parse)
+            for entry in bad:
+                if on_bad is not None:
+                    on_bad(entry)
+                log.warning("skipped a malformed list entry", path=path, problem=printable(entry.problem, 200))
             # The overlap is one entry, so an empty page means that the list became more than one page shorter.
             shifted = not page.results or (bool(entries) and entries[0].id not in seen)
             if last_id is not None and shifted and restarts < MAX_RESTARTS:

@@ -23,7 +23,7 @@ from dcsync.errors import DcsyncError, ExitStatus
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, MirrorContext, NullObserver, Observer, SyncContext
 from dcsync.ops.metrics import write_textfile
-from dcsync.ops.mirroring.run import AccountOutcome
+from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.page import write_report
 from dcsync.ops.status import Status, TokenState, token_alert
 
@@ -118,7 +118,7 @@ async def follow_up(
     for outcome in outcomes:
         if outcome.error is None:
             api = context.api.with_own_count()
-            await dispatcher.check_requests(api, outcome.account)
+            outcome.unmatched.extend(await dispatcher.check_requests(api, outcome.account))
             outcome.calls += api.calls
         await dispatcher.after_run(outcome, token=account_token_alert(context, outcome.account, token))
     try:

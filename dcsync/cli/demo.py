@@ -20,7 +20,7 @@ from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dcsync.ops.mirroring.run import AccountOutcome
+    from dcsync.ops.mirroring.outcome import AccountOutcome
 
 _STATE = ".state"
 _FIRST_DAYS = 3
@@ -43,7 +43,7 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
     account. Each further run adds one day. Unchanged files are hard links to the previous snapshot.
     """
     from dcsync.cli.startup import run_async, set_up_log
-    from dcsync.ops.mirroring.run import exit_status
+    from dcsync.ops.mirroring.outcome import exit_status
 
     set_up_log(ctx, level="warning", form="auto")
     folder = folder.absolute()

@@ -75,7 +75,7 @@ def _print_account(account: AccountStatus, now: datetime) -> None:
     click.echo(f"  newest        {newest}{when}")
     for request in account.requests:
         click.secho(f"  request       {freshness_text(request)}", fg=_COLORS.get(request.state.value))
-    counts = ", ".join(f"{count} {state}" for state, count in account.jobs.items() if count)
+    counts = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in account.jobs.items() if count)
     click.echo(f"  jobs          {counts or 'none known'}")
     for item in account.alerts:
         click.secho(f"  alert         [{item.alert.code}] {item.alert.message}", fg="yellow")

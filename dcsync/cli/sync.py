@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dcsync.config import Config
     from dcsync.core.model import Json
     from dcsync.ops.mirroring.job import Planned
-    from dcsync.ops.mirroring.run import AccountOutcome, Wanted
+    from dcsync.ops.mirroring.outcome import AccountOutcome, Wanted
 
 
 @click.command("sync", epilog=EXIT_STATUSES)
@@ -47,7 +47,7 @@ def sync_command(
 ) -> int:
     """Mirror every extract that is not mirrored yet, oldest first, and exit."""
     from dcsync.cli.startup import load_config, run_async
-    from dcsync.ops.mirroring.run import Wanted, exit_status
+    from dcsync.ops.mirroring.outcome import Wanted, exit_status
 
     config = load_config(ctx)
     wanted = Wanted(requests=tuple(requests), jobs=tuple(jobs))
@@ -108,6 +108,7 @@ def print_outcomes(outcomes: Sequence[AccountOutcome], *, as_json: bool, dry_run
 def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
     from dcsync.cli.output import size_text, time_text
     from dcsync.core.names import printable
+    from dcsync.ops.mirroring.outcome import GONE
 
     name = outcome.account.name
     for published in outcome.published:
@@ -126,18 +127,38 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
         if failed.hint:
             click.echo(f"  do:   {failed.hint}", err=True)
     for skipped in outcome.skipped:
-        click.echo(f"{name}: job {skipped.job}: nothing to do: {skipped.reason}", err=skipped.state == "expired")
+        click.echo(f"{name}: job {skipped.job}: nothing to do: {skipped.reason}", err=skipped.state in GONE)
+    _print_problems(outcome)
     if outcome.error is not None:
         click.echo(f"{name}: stopped: {outcome.error.message} [{outcome.error.code}]", err=True)
         click.echo(f"  safe: {outcome.error.safe}", err=True)
         if outcome.error.advice:
             click.echo(f"  do:   {outcome.error.advice}", err=True)
     elif not dry_run and not outcome.published and not outcome.failed and not outcome.skipped:
-        later = f", {outcome.due_later} to be retried later" if outcome.due_later else ""
-        pending = f", {outcome.waiting} still running at Autodesk" if outcome.waiting else ""
+        retried = outcome.due_later - outcome.blocked
+        later = f", {retried} to be retried later" if retried else ""
+        later += f", {outcome.blocked} waiting for disk space (see dcsync status)" if outcome.blocked else ""
+        running = outcome.waiting - outcome.unclear
+        pending = f", {running} still running at Autodesk" if running else ""
         quarantined = f", {outcome.given_up} quarantined (see dcsync status)" if outcome.given_up else ""
         calls = f"{outcome.calls} call{'s' if outcome.calls != 1 else ''}"
         click.echo(f"{name}: nothing new{pending}{later}{quarantined} ({calls})")
+
+
+def _print_problems(outcome: AccountOutcome) -> None:
+    """Print what keeps data out of the mirror although no job failed."""
+    from dcsync.core.names import printable
+
+    name = outcome.account.name
+    for text in outcome.unusable:
+        what = "an entry of Autodesk's job list cannot be used"
+        click.echo(f"{name}: {what}: {printable(text, 300)} [L-ENTRY]", err=True)
+    for pattern in outcome.unmatched:
+        what = "no visible data request matches"
+        click.echo(f"{name}: {what} {pattern!r} in [[account]] requests (see dcsync status) [C-NOMATCH]", err=True)
+    if outcome.unclear:
+        jobs = "1 job has" if outcome.unclear == 1 else f"{outcome.unclear} jobs have"
+        click.echo(f"{name}: {jobs} a status that dcsync does not know (see dcsync status) [L-STATUS]", err=True)
 
 
 def _print_plans(outcome: AccountOutcome) -> None:
@@ -170,7 +191,11 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
         "name": outcome.account.name,
         "new_jobs": outcome.new_jobs,
         "waiting": outcome.waiting,
+        "unclear": outcome.unclear,
+        "unusable": list(outcome.unusable),
+        "unmatched": list(outcome.unmatched),
         "due_later": outcome.due_later,
+        "blocked": outcome.blocked,
         "given_up": outcome.given_up,
         "calls": outcome.calls,
         "published": [

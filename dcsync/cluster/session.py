@@ -27,7 +27,8 @@ from dcsync.daemon.schedule import Kind
 from dcsync.daemon.session import Session, SessionParts
 from dcsync.manifest import HookRuns, StoredValues
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
+from dcsync.ops.mirroring.outcome import AccountOutcome
+from dcsync.ops.mirroring.run import mirror_job, poll_account
 
 log = structlog.get_logger(__name__)
 

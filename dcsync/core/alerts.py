@@ -52,6 +52,10 @@ class AlertCode(StrEnum):
     L_GAP = "L-GAP"
     L_EXPIRING = "L-EXPIRING"
     L_LOST = "L-LOST"
+    L_STATUS = "L-STATUS"
+    L_ENTRY = "L-ENTRY"
+    L_NONE = "L-NONE"
+    C_NOMATCH = "C-NOMATCH"
     L_ROWS = "L-ROWS"
     L_COLUMNS = "L-COLUMNS"
     L_TABLE = "L-TABLE"
@@ -292,6 +296,34 @@ _OWN = (
         AlertScope.REQUEST,
         "run a one-time data request with activities over the missing days",
         origin=Origin.AUTODESK,
+    ),
+    _kind(
+        AlertCode.L_STATUS,
+        AlertScope.JOB,
+        f"check the job {_DATA_CONNECTOR}. Each poll reads its status again. Autodesk deletes extracts after 30 days",
+        severity=Severity.CRITICAL,
+        origin=Origin.AUTODESK,
+    ),
+    _kind(
+        AlertCode.L_ENTRY,
+        AlertScope.ACCOUNT,
+        "dcsync cannot mirror these jobs. Update dcsync, or report this problem with the lines of the log",
+        severity=Severity.CRITICAL,
+        origin=Origin.AUTODESK,
+    ),
+    _kind(
+        AlertCode.L_NONE,
+        AlertScope.ACCOUNT,
+        "Autodesk shows only the data requests that the signed-in user or service account created. Create one as that "
+        "user, or sign in as the user who created them",
+        origin=Origin.AUTODESK,
+    ),
+    _kind(
+        AlertCode.C_NOMATCH,
+        AlertScope.ACCOUNT,
+        "correct [[account]] requests: each name is an ID or a pattern of a description. dcsync requests lists both",
+        severity=Severity.CRITICAL,
+        exit_status=ExitStatus.USAGE,
     ),
     _table_kind(AlertCode.L_ROWS),
     _table_kind(AlertCode.L_COLUMNS),

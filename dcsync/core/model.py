@@ -33,7 +33,7 @@ class JobPhase(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    #: An undocumented value. The job is not ready, and the next poll checks it again.
+    #: An undocumented value. dcsync cannot tell whether the job has an extract, and each poll checks it again.
     UNKNOWN = "unknown"
 
 
@@ -115,10 +115,15 @@ class Job:
     extra: Mapping[str, Json] = field(default_factory=dict)
 
     @property
+    def dated_at(self) -> datetime | None:
+        """The time from which Autodesk's 30 days count: the completion, or the creation of a job that has none."""
+        return self.completed_at or self.created_at
+
+    @property
     def phase(self) -> JobPhase:
-        """The state of the job. Only `complete` with `success` can be mirrored."""
+        """The state of the job. Only `complete` with `success` is mirrored without being named."""
         match self.status.lower(), (self.completion_status or "").lower():
-            case ("queued" | "running", _):
+            case ("queued" | "running", _) if self.completed_at is None:
                 return JobPhase.PENDING
             case ("complete", "success"):
                 return JobPhase.SUCCEEDED

@@ -75,8 +75,12 @@ def reconcile(
         else:
             after.append(item)
     found = {item.alert.key for item in after}
+    # A job that is lost has not recovered from the problem before.
+    lost = {(alert.account, alert.job) for alert in alerts if alert.is_final and alert.job is not None}
     events += [
-        _resolved(item, now) for key, item in before.items() if key not in found and item.notified_at is not None
+        _resolved(item, now)
+        for key, item in before.items()
+        if key not in found and item.notified_at is not None and (item.alert.account, item.alert.subject) not in lost
     ]
     return Reconciled(standing=tuple(after), events=tuple(events))
 

@@ -69,16 +69,38 @@ def parse_page(value: Json) -> Page:
     )
 
 
-def parse_each(values: Sequence[Json], parse: Callable[[Json], T]) -> tuple[tuple[T, ...], tuple[str, ...]]:
-    """Parse each entry. Return the parsed ones, and a message for each bad entry, which must not stop the others."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadEntry:
+    """An entry of a list that dcsync cannot use, with everything that can be read of it."""
+
+    problem: str
+    #: The data request of a job, if its ID can be used.
+    request: RequestId | None = None
+    #: When the job was completed or created, or the data request was created.
+    dated_at: datetime | None = None
+
+
+def parse_each(values: Sequence[Json], parse: Callable[[Json], T]) -> tuple[tuple[T, ...], tuple[BadEntry, ...]]:
+    """Parse each entry. Return the parsed ones, and the bad ones, which must not stop the others."""
     parsed: list[T] = []
-    problems: list[str] = []
+    bad: list[BadEntry] = []
     for value in values:
         try:
             parsed.append(parse(value))
         except WireError as error:
-            problems.append(str(error))
-    return tuple(parsed), tuple(problems)
+            bad.append(_bad_entry(value, str(error)))
+    return tuple(parsed), tuple(bad)
+
+
+def _bad_entry(value: Json, problem: str) -> BadEntry:
+    if not isinstance(value, Mapping):
+        return BadEntry(problem=problem)
+    request = value.get("requestId")
+    return BadEntry(
+        problem=problem,
+        request=RequestId(request) if _is_identifier(request) else None,
+        dated_at=parse_time(value.get("completedAt")) or parse_time(value.get("createdAt")),
+    )
 
 
 def parse_hubs(value: Json) -> tuple[Hub, ...]:
@@ -329,10 +351,14 @@ def _mapping(value: Json, what: str) -> Mapping[str, Json]:
 def _identifier(entry: Mapping[str, Json], key: str, what: str) -> str:
     """Return an ID. IDs go into URL paths and folder names, so a value that cannot be an ID is refused here."""
     value = entry.get(key)
-    if not isinstance(value, str) or not _ID.fullmatch(value) or set(value) == {"."}:
+    if not _is_identifier(value):
         msg = f"{what} has the unusable `{key}` {_shown(value, 40)!r}"
         raise WireError(msg)
     return value
+
+
+def _is_identifier(value: Json) -> TypeGuard[str]:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None and set(value) != {"."}
 
 
 def _shown(value: Json, limit: int) -> str:

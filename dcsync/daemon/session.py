@@ -22,7 +22,7 @@ from dcsync.daemon.sd_notify import Notifier
 from dcsync.errors import DcsyncError, ExitStatus, MirrorError
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.mirroring.run import AccountOutcome
+from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)

@@ -72,6 +72,8 @@ async def write_job(connection: AsyncConnection, account: AccountName, known: Kn
         )
     else:
         _refuse_illegal(known.job.id, JobState(current), known.state)
+        if current != known.state.value:
+            values |= {"reason_code": known.reason_code, "reason": known.reason}
         await connection.execute(sa.update(job_table).where(is_job(account, known.job.id)).values(**values))
     await checksums.seal_job(connection, account, known.job.id)
 

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from dcsync.core.formatting import size_text
 from dcsync.core.names import printable
 from dcsync.core.system_files import is_disposable
 from dcsync.errors import (
@@ -25,6 +26,7 @@ from dcsync.errors import (
     DiskReadOnly,
     InodesExhausted,
     MirrorTampered,
+    SpaceNeeds,
 )
 
 FILE_MODE = 0o444
@@ -354,13 +356,17 @@ def check_room(folder: int, *, size: int, entries: int, reserve: int) -> None:
     facts = os.fstatvfs(folder)
     free = facts.f_bavail * facts.f_frsize
     needed = size + size // 20 + reserve
+    needs = SpaceNeeds(size=size, entries=entries)
     if free < needed:
-        message = f"the mirror's disk has {free} bytes free and needs {needed} ({reserve} of them for mirror.min_free)"
-        raise DiskFull(message)
+        message = f"the mirror's disk has {size_text(free)} free of {size_text(facts.f_blocks * facts.f_frsize)}, and "
+        message += f"{size_text(needed)} are needed"
+        message += f" ({size_text(reserve)} of them for mirror.min_free)" if reserve else ""
+        raise DiskFull(message, needs=needs)
     # A file system without a fixed number of inodes (btrfs) reports a total of 0.
     if facts.f_files and facts.f_favail < entries + 100:
-        message = f"the mirror's disk has {facts.f_favail} inodes free and needs {entries + 100}"
-        raise InodesExhausted(message)
+        message = f"the mirror's disk has {facts.f_favail:,} inodes free of {facts.f_files:,}, and {entries + 100:,} "
+        message += "are needed"
+        raise InodesExhausted(message, needs=needs)
 
 
 def is_plain_file(facts: os.stat_result) -> bool:

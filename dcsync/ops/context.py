@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock
 from dcsync.core.layout import Layout, parse_layout
-from dcsync.core.model import AccountId, AccountName, JobId
+from dcsync.core.model import AccountId, AccountName, JobId, RequestId
 from dcsync.core.plan import Selection
 from dcsync.core.ports import KnownRequest
 from dcsync.core.system_files import Ignored
@@ -59,6 +59,14 @@ class AccountSettings:
     def is_retired(self, request: KnownRequest) -> bool:
         """Say whether a data request is over on purpose, by its ID or a glob of its description."""
         return _is_named(request, self.retired)
+
+    def unmatched_requests(self, visible: Mapping[RequestId, str]) -> list[str]:
+        """Return the names of `requests` that match none of these data requests, which are descriptions by ID."""
+        return [
+            name
+            for name in self.requests
+            if not any(request == name or fnmatchcase(text, name) for request, text in visible.items())
+        ]
 
 
 def _is_named(request: KnownRequest, names: Sequence[str]) -> bool:

@@ -127,14 +127,15 @@ def test_a_quarantined_job_is_counted_by_every_later_run(side: Served, dcsync: D
     assert dcsync("sync", "--json").json["accounts"][0]["given_up"] == 1
 
 
-def test_a_lost_extract_announces_no_retry(side: Served, dcsync: Dcsync) -> None:
-    add_job(side, days_ago=31)
+def test_an_extract_that_was_always_too_old_is_nothing_new_and_says_so_when_named(side: Served, dcsync: Dcsync) -> None:
+    job = add_job(side, days_ago=31)
 
-    result = dcsync("sync")
+    plain, result = dcsync("sync"), dcsync("sync", "--job", job)
 
+    assert (plain.status, plain.err) == (0, "")
+    assert plain.out.startswith("acme: nothing new (")
     assert result.status == 3
-    assert "is expired" in result.err
-    assert "can no longer be downloaded" in result.err
+    assert f"job {job}: nothing to do: it can no longer be downloaded" in result.err
     for words in ("next try", "retries for one day", "tries again", "retried"):
         assert words not in result.err
     assert dcsync("sync").out == "acme: nothing new (1 call)\n"
@@ -426,3 +427,27 @@ def test_a_run_opens_one_manifest_and_one_pool_of_threads(side: Served, dcsync: 
         assert dcsync("sync").status == 0
 
     assert opens == Opens(manifests=1, reading=0, pools=1)
+
+
+def test_what_keeps_data_out_without_a_failed_job_is_said_and_is_no_success(side: Served, dcsync: Dcsync) -> None:
+    odd, unclear = add_job(side), add_job(side)
+    jobs = side.sandbox.world.jobs
+    jobs[odd].id, jobs[unclear].status = "../x", "Archived"
+
+    result = dcsync("sync")
+
+    assert result.status == 3
+    assert "an entry of Autodesk's job list cannot be used: a job has the unusable `id` '../x'" in result.err
+    assert "1 job has a status that dcsync does not know (see dcsync status) [L-STATUS]" in result.err
+    assert dcsync("status", "--check").status == 3
+
+
+def test_a_name_that_matches_no_data_request_is_said_and_ends_with_2(side: Served, dcsync: Dcsync) -> None:
+    add_job(side)
+    side.config.write_text(f'{side.config.read_text()}\nrequests = ["Nihgtly"]\n')
+
+    result = dcsync("sync")
+
+    assert result.status == 2
+    assert "acme: no visible data request matches 'Nihgtly' in [[account]] requests" in result.err
+    assert dcsync("status", "--check").status == 2

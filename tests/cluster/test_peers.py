@@ -29,7 +29,8 @@ from dcsync.mirror import trash
 from dcsync.mirror.root import open_root
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.mirroring.run import AccountOutcome, mirror_job, poll_account
+from dcsync.ops.mirroring.outcome import AccountOutcome
+from dcsync.ops.mirroring.run import mirror_job, poll_account
 from dcsync.ops.recovery import recover
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, tables
 

@@ -25,6 +25,10 @@ TABLE = """
     L-GAP       warning  request autodesk  3 alert
     L-EXPIRING  critical job     here      3 alert
     L-LOST      warning  job     here      0 alert
+    L-STATUS    critical job     autodesk  3 alert
+    L-ENTRY     critical account autodesk  3 alert
+    L-NONE      warning  account autodesk  3 alert
+    C-NOMATCH   critical account here      2 alert
     L-ROWS      warning  request autodesk  0 alert
     L-COLUMNS   warning  request autodesk  0 alert
     L-TABLE     warning  request autodesk  0 alert

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dcsync.core import lifecycle
 from dcsync.core.lifecycle import TRANSITIONS, JobState
 from dcsync.core.model import JobPhase
-from tests.fakes import NOON
+from tests.fakes import NOON, make_job
 
 S, P = JobState, JobPhase
 STATES, PHASES = st.sampled_from(JobState), st.sampled_from(JobPhase)
@@ -45,16 +45,17 @@ def test_every_state_can_still_lead_to_a_published_snapshot() -> None:
 
 #: Written by hand: a state, and where it may go. What is not in it is a bug and must be refused.
 EXPECTED = """
-    waiting      seen empty
-    seen         listed failed expired quarantined published
+    waiting      seen empty expired
+    seen         waiting listed failed expired quarantined published
     listed       seen staging failed expired quarantined published
     staging      seen listed failed expired quarantined published
-    failed       seen listed expired quarantined published
+    failed       waiting seen listed expired quarantined published
     published    seen reduced pruned expired
     reduced      seen expired
     pruned       seen
     empty        seen
-    expired      seen
+    too_old      seen
+    expired      seen too_old
     quarantined  seen
 """
 
@@ -80,6 +81,18 @@ def test_wrong_content_is_tried_three_times_and_a_missing_listing_is_looked_for_
     assert (3, timedelta(days=1)) == (lifecycle.POISON_ATTEMPTS, lifecycle.LISTING_PATIENCE)
 
 
+#: A job of each phase that ended at noon, or was created at noon and has no completion time.
+JOBS = {
+    P.SUCCEEDED: make_job(),
+    P.FAILED: make_job(completion_status="failed"),
+    P.CANCELLED: make_job(completion_status="cancelled"),
+    P.PENDING: make_job(status="running", completion_status=None, created_at=NOON, completed_at=None),
+    P.UNKNOWN: make_job(status="Archived", completion_status=None, created_at=NOON, completed_at=None),
+}
+FRESH, OVER = NOON + timedelta(days=30) - timedelta(seconds=1), NOON + timedelta(days=30)
+MOMENTS = st.sampled_from([NOON, FRESH, OVER])
+
+
 @pytest.mark.parametrize("known", [None, S.WAITING])
 @pytest.mark.parametrize(
     ("phase", "expected"),
@@ -91,39 +104,79 @@ def test_wrong_content_is_tried_three_times_and_a_missing_listing_is_looked_for_
         (P.UNKNOWN, S.WAITING),
     ],
 )
-def test_a_job_of_which_nothing_is_done_yet_is_as_upstream_shows_it(
+def test_a_job_of_which_nothing_is_done_yet_is_as_autodesk_shows_it(
     phase: JobPhase, known: JobState | None, expected: JobState
 ) -> None:
-    assert lifecycle.state_for(phase, known) is expected
+    assert JOBS[phase].phase is phase
+    assert lifecycle.state_for(JOBS[phase], known, FRESH) is expected
+
+
+@pytest.mark.parametrize(
+    ("phase", "first_seen", "waited"),
+    [
+        (P.SUCCEEDED, S.TOO_OLD, S.SEEN),
+        (P.FAILED, S.EMPTY, S.EMPTY),
+        (P.CANCELLED, S.EMPTY, S.EMPTY),
+        (P.PENDING, S.TOO_OLD, S.EMPTY),
+        (P.UNKNOWN, S.TOO_OLD, S.EXPIRED),
+    ],
+)
+def test_after_30_days_a_new_job_is_too_old_and_one_that_waited_ends(
+    phase: JobPhase, first_seen: JobState, waited: JobState
+) -> None:
+    assert lifecycle.state_for(JOBS[phase], None, OVER) is first_seen
+    assert lifecycle.state_for(JOBS[phase], S.WAITING, OVER) is waited
 
 
 @pytest.mark.parametrize("phase", JobPhase)
-@pytest.mark.parametrize("known", sorted(set(JobState) - {S.WAITING, S.EMPTY}))
-def test_upstream_never_undoes_what_is_done_here(phase: JobPhase, known: JobState) -> None:
-    assert lifecycle.state_for(phase, known) is known
-    assert lifecycle.is_known_for_good(phase, known)
+@pytest.mark.parametrize("known", sorted(set(JobState) - {S.WAITING, S.EMPTY, S.TOO_OLD}))
+@pytest.mark.parametrize("now", [FRESH, OVER])
+def test_autodesk_never_undoes_what_is_done_here(phase: JobPhase, known: JobState, now: datetime) -> None:
+    assert lifecycle.state_for(JOBS[phase], known, now) is known
+    assert lifecycle.is_known_for_good(JOBS[phase], known, now)
 
 
-def test_a_job_first_called_failed_and_then_complete_is_mirrored_after_all() -> None:
-    assert lifecycle.state_for(P.SUCCEEDED, S.EMPTY) is S.SEEN
-    assert not lifecycle.is_known_for_good(P.SUCCEEDED, S.EMPTY)
+@pytest.mark.parametrize("known", [S.EMPTY, S.TOO_OLD])
+def test_a_job_that_was_given_up_and_is_then_complete_is_mirrored_after_all(known: JobState) -> None:
+    assert lifecycle.state_for(JOBS[P.SUCCEEDED], known, FRESH) is S.SEEN
+    assert not lifecycle.is_known_for_good(JOBS[P.SUCCEEDED], known, FRESH)
+    assert lifecycle.state_for(JOBS[P.SUCCEEDED], known, OVER) is known
 
 
 @pytest.mark.parametrize("phase", sorted(set(JobPhase) - {P.SUCCEEDED}))
-def test_an_empty_job_stays_empty_otherwise(phase: JobPhase) -> None:
-    assert lifecycle.state_for(phase, S.EMPTY) is S.EMPTY
-    assert lifecycle.is_known_for_good(phase, S.EMPTY)
+@pytest.mark.parametrize("known", [S.EMPTY, S.TOO_OLD])
+def test_a_job_that_was_given_up_stays_so_otherwise(phase: JobPhase, known: JobState) -> None:
+    assert lifecycle.state_for(JOBS[phase], known, FRESH) is known
+    assert lifecycle.is_known_for_good(JOBS[phase], known, FRESH)
 
 
 @pytest.mark.parametrize("known", [None, S.WAITING])
 @pytest.mark.parametrize("phase", JobPhase)
 def test_a_new_or_waiting_job_keeps_the_poll_going(phase: JobPhase, known: JobState | None) -> None:
-    assert not lifecycle.is_known_for_good(phase, known)
+    assert not lifecycle.is_known_for_good(JOBS[phase], known, FRESH)
 
 
-@given(PHASES, STATES)
-def test_what_the_list_shows_is_always_a_legal_step(phase: JobPhase, known: JobState) -> None:
-    assert lifecycle.may_go(known, lifecycle.state_for(phase, known))
+@given(PHASES, STATES, MOMENTS)
+def test_what_the_list_shows_is_always_a_legal_step(phase: JobPhase, known: JobState, now: datetime) -> None:
+    assert lifecycle.may_go(known, lifecycle.state_for(JOBS[phase], known, now))
+
+
+@pytest.mark.parametrize(("first_seen_at", "was"), [(None, False), (FRESH, False), (OVER, True)])
+def test_a_job_was_too_old_if_its_30_days_were_over_when_it_was_first_seen(
+    first_seen_at: datetime | None, was: bool
+) -> None:
+    assert lifecycle.was_too_old(JOBS[P.SUCCEEDED], first_seen_at) is was
+
+
+@pytest.mark.parametrize(
+    ("status", "completion_status", "expected"),
+    [
+        ("Archived", None, "has the status 'Archived' and no completion status, which dcsync does not know"),
+        ("", "odd", "has no status and the completion status 'odd', which dcsync does not know"),
+    ],
+)
+def test_an_unknown_status_is_quoted(status: str, completion_status: str | None, expected: str) -> None:
+    assert lifecycle.describe_status(make_job(status=status, completion_status=completion_status)) == expected
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -33,7 +34,19 @@ from tests.fakes import NOON, make_job, make_request
 def test_a_job_s_phase_is_told_by_both_its_statuses(
     status: str, completion_status: str | None, phase: JobPhase
 ) -> None:
-    assert make_job(status=status, completion_status=completion_status).phase is phase
+    completed_at = None if phase is JobPhase.PENDING else NOON
+    assert make_job(status=status, completion_status=completion_status, completed_at=completed_at).phase is phase
+
+
+@pytest.mark.parametrize("status", ["queued", "running"])
+def test_a_job_that_has_a_completion_time_does_not_run(status: str) -> None:
+    assert make_job(status=status, completion_status=None).phase is JobPhase.UNKNOWN
+
+
+def test_a_job_is_dated_by_its_completion_or_else_its_creation() -> None:
+    assert make_job().dated_at == NOON
+    assert make_job(completed_at=None).dated_at == NOON - timedelta(hours=1)
+    assert make_job(completed_at=None, created_at=None).dated_at is None
 
 
 @given(st.text(), st.none() | st.text())

@@ -148,6 +148,15 @@ def test_a_hook_reads_stable_keys_and_those_of_the_event() -> None:
 # --- a final alert, a silent one, and what status shows ---------------------------------------------------------------
 
 
+def test_a_job_that_is_lost_has_not_recovered_from_what_was_wrong_with_it() -> None:
+    told = Told()
+    told.look(NOON, make_alert("L-LATE", subject="job"), make_alert("L-LATE", subject="other"))
+
+    found = told.look(NOON + SECOND, replace(make_alert("L-LOST", subject="job"), is_final=True, job="job"))
+
+    assert found == [(EventKind.FAILURE, "L-LOST"), (R, "L-LATE")]
+
+
 def test_a_final_alert_is_sent_once_and_never_again() -> None:
     history, alert = Told(), replace(make_alert("L-EXPIRING"), is_final=True)
 

@@ -149,9 +149,26 @@ class TestPage:
 
         assert [request.id for request in parsed] == ["r1"]
         assert problems == (
-            "a data request has the unusable `id` 'a/b'",
-            "a data request is not an object but a number",
+            wire.BadEntry(problem="a data request has the unusable `id` 'a/b'"),
+            wire.BadEntry(problem="a data request is not an object but a number"),
         )
+
+    def test_a_bad_job_keeps_what_can_be_read_of_it(self) -> None:
+        created, completed = "2026-11-22T10:00:00.000Z", "2026-11-22T10:30:00.000Z"
+        jobs: list[Json] = [
+            {"id": "", "requestId": "r1", "createdAt": created, "completedAt": completed},
+            {"id": "j1", "requestId": "..", "createdAt": created},
+            {"id": 7, "requestId": "r2"},
+        ]
+
+        parsed, bad = wire.parse_each(jobs, wire.parse_job)
+
+        assert parsed == ()
+        assert [(entry.request, wire.time_json(entry.dated_at)) for entry in bad] == [
+            ("r1", completed),
+            (None, created),
+            ("r2", None),
+        ]
 
 
 class TestHubs:

@@ -18,7 +18,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountId, AccountName, JobId
 from dcsync.ops.alerts.collect import AlertSources
 from dcsync.ops.context import AccountSettings, SyncContext
-from dcsync.ops.mirroring.run import AccountOutcome
+from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.page import write_report
 from dcsync.ops.status import account_statuses
 from tests.ops.test_diff import forget_tables

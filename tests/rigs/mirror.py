@@ -17,6 +17,7 @@ from typing import Any
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.renew import renewing
+from dcsync.app.status import read_status
 from dcsync.app.stores import Stores
 from dcsync.app.sync import follow_up, open_dispatcher, open_dry_run, open_sync
 from dcsync.cluster import stores_for
@@ -24,8 +25,10 @@ from dcsync.config import Config
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.ops.context import Observer, SyncContext
-from dcsync.ops.mirroring.run import AccountOutcome, Wanted, sync
+from dcsync.ops.mirroring.outcome import AccountOutcome, Wanted
+from dcsync.ops.mirroring.run import sync
 from dcsync.ops.recovery import recover
+from dcsync.ops.status import Status
 from dcsync.sandbox import Options, Sandbox, World
 from tests.fakes import FakeClock
 
@@ -48,6 +51,11 @@ class Mirror:
     @property
     def root(self) -> Path:
         return self.folder / "mirror"
+
+    @property
+    def acme(self) -> AccountName:
+        """The name of the account."""
+        return AccountName("acme")
 
     @property
     def state(self) -> Path:
@@ -169,6 +177,11 @@ async def mirroring(folder: Path, world: World | None = None, **options: Any) ->
         )
         mirror.root.mkdir()
         yield mirror
+
+
+async def status_of(mirror: Mirror) -> Status:
+    """Return what `dcsync status` reads at the mirror's time."""
+    return await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)
 
 
 def sidecar(snapshot: Path) -> dict[str, Any]:

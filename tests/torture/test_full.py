@@ -103,7 +103,7 @@ def test_a_tree_that_is_given_a_mebibyte_at_a_time(
                 break
             assert ended.status == 3
             assert "F-SPACE" in ended.output
-            assert "bytes free and needs" in ended.output
+            assert " MiB free of " in ended.output
 
         assert runs[-1] == 0
         assert runs[:-1] == [3] * (len(runs) - 1)
@@ -180,7 +180,7 @@ def test_a_disk_without_inodes_is_said_to_have_none(
 
         assert ended.status == 3
         assert "F-INODES" in ended.output
-        assert "inodes free and needs" in ended.output
+        assert " inodes free of 60, and " in ended.output
         assert "F-SPACE" not in ended.output
         assert stage.look() == []
         run("mount", "-o", "remount,nr_inodes=4000", place)

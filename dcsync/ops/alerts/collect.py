@@ -16,7 +16,7 @@ from dcsync.core.anomaly import TableWarning, worst_first
 from dcsync.core.completeness import ZIP_CODES
 from dcsync.core.events import EventKind
 from dcsync.core.freshness import Cause, FreshnessState, History, RequestFreshness, ends_soon
-from dcsync.core.lifecycle import LOSS_HINTS, LOSSES, OPEN, WAS_PUBLISHED, JobState, has_expired, nears_expiry
+from dcsync.core.lifecycle import WAS_PUBLISHED, JobState, has_expired
 from dcsync.core.model import Job, JobId, JobPhase, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.schedule import runs_once
@@ -27,9 +27,12 @@ from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, Standi
 from dcsync.manifest.damage import known_damage
 from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.manifest.refusal import refused_prune
+from dcsync.ops.alerts.job_alerts import job_alerts
+from dcsync.ops.alerts.list_alerts import list_alerts
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.coverage import coverage_of, gap_alerts
 from dcsync.ops.freshness import FollowedRequest, follow_requests
+from dcsync.ops.observed import Observations
 
 #: How many jobs a hint names. The next alert names the others.
 _MOST_NAMED = 10
@@ -69,11 +72,14 @@ async def collect_alerts(
     requests = await manifest.requests(account.name)
     wanted = {request.id for request in requests.values() if account.wants_request(request)}
     mirrored = [known for known in jobs.values() if _is_mirrored(account, known, wanted)]
+    observed = Observations(manifest, account.name)
+    listed = await observed.listings([known.job for known in mirrored])
     found = [
         *([] if sources.token is None else [sources.token]),
         # After the token: the run may have met the same error, in other words.
         *_of_the_last_run(account.name, facts, sources.run.error),
-        *_of_jobs(account.name, mirrored, sources.run.hints, now),
+        *job_alerts(account.name, mirrored, now, hints=sources.run.hints, listed=listed),
+        *await list_alerts(observed, account, requests.values()),
     ]
     # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
@@ -132,48 +138,13 @@ def _of_the_last_run(account: str, facts: AccountFacts, error: DcsyncError | Non
     return [Alert.of(AlertCode.parse(facts.error_code), account=account, message=facts.error or "")]
 
 
-def _of_jobs(account: str, jobs: Iterable[KnownJob], hints: Mapping[JobId, str], now: datetime) -> list[Alert]:
-    """Return the alerts for jobs that failed, are lost, or whose extract Autodesk will soon delete.
-
-    All known jobs count. A job that the last run did not try still has its alert.
-    """
-    alerts, filtered = [], []
-    for known in sorted(jobs, key=lambda known: known.job.id):
-        job = known.job.id
-        code = None if known.reason_code is None else AlertCode.parse(known.reason_code)
-        if known.state is JobState.FAILED and code is AlertCode.C_NOTABLES:
-            filtered.append(job)
-        elif known.state is JobState.FAILED and code is not None:
-            message, hint = f"job {job} cannot be mirrored: {known.reason}", hints.get(job, "")
-            failed = Alert.of(code, account=account, subject=job, message=message, hint=hint, may_pass=True)
-            alerts.append(replace(failed, scope=AlertScope.JOB, job=job))
-        elif known.state in LOSSES:
-            message, hint = f"job {job} is {known.state.value}: {known.reason}", LOSS_HINTS[known.state]
-            lost = Alert.of(code or AlertCode.L_LOST, account=account, subject=job, message=message, hint=hint)
-            alerts.append(replace(lost, scope=AlertScope.JOB, job=job, may_pass=False, is_final=True))
-        if known.state in OPEN and nears_expiry(known.job.completed_at, now):
-            message = f"job {job} of {known.job.completed_at:%Y-%m-%d} is not mirrored yet; Autodesk deletes its "
-            message += "extract 30 days after it was completed"
-            expiring = Alert.of(AlertCode.L_EXPIRING, account=account, subject=job, message=message)
-            alerts.append(replace(expiring, job=job))
-    if filtered:
-        alerts.append(_without_tables(account, filtered))
-    return alerts
-
-
-def _without_tables(account: str, jobs: Sequence[JobId]) -> Alert:
-    """Return the alert for extracts of which the configuration selects no table. It may concern every extract."""
-    extracts = "1 extract" if len(jobs) == 1 else f"{len(jobs)} extracts"
-    message = f"include and exclude in [[account]] leave no table of {extracts} (first: job {jobs[0]})"
-    return replace(Alert.of(AlertCode.C_NOTABLES, account=account, message=message), scope=AlertScope.ACCOUNT)
-
-
 def _of_requests(account: str, followed: Iterable[FollowedRequest], now: datetime) -> list[Alert]:
     """Return the alerts for data requests: gone, inactive, ended, failed the last time, late or slow."""
     alerts = []
     for item in followed:
         found, document = item.freshness, item.sighting.document
-        if document is None or found.state in {FreshnessState.RETIRED, FreshnessState.DONE} or item.history.was_over:
+        is_done = found.state is FreshnessState.DONE and item.history.is_mirrored
+        if document is None or is_done or found.state is FreshnessState.RETIRED or item.history.was_over:
             continue
         failed = _failed_at_autodesk(item.history)
         if failed is not None:
@@ -282,16 +253,21 @@ async def _of_prune(manifest: SqlManifest, account: AccountSettings) -> list[Ale
 
 
 def _failed_at_autodesk(history: History) -> Job | None:
-    """Return the latest job that failed at Autodesk, unless a later extract is in the mirror."""
+    """Return the latest job that failed or never ended at Autodesk, unless a later extract is in the mirror."""
     ended = [
-        known.job
+        known
         for known in history.jobs
         if known.job.created_at is not None
-        and (known.job.phase is JobPhase.FAILED or known.state in WAS_PUBLISHED)
+        and (_has_failed(known) or known.state in WAS_PUBLISHED)
         and (history.start is None or known.job.created_at >= history.start)
     ]
-    newest = max(ended, key=lambda job: (job.created_at, job.id), default=None)
-    return newest if newest is not None and newest.phase is JobPhase.FAILED else None
+    newest = max(ended, key=lambda known: (known.job.created_at, known.job.id), default=None)
+    return newest.job if newest is not None and _has_failed(newest) else None
+
+
+def _has_failed(known: KnownJob) -> bool:
+    never_ended = known.state is JobState.EMPTY and known.job.phase is JobPhase.PENDING
+    return known.job.phase is JobPhase.FAILED or never_ended
 
 
 def _extract_failed(account: str, request: RequestFreshness, job: Job) -> Alert:

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import structlog
 
-from dcsync.api.client import DataConnector, ListOptions
+from dcsync.api.client import DataConnector
 from dcsync.clock import Clock
 from dcsync.core.alerts import Alert
 from dcsync.core.events import Event, EventKind
 from dcsync.core.freshness import Expectation, expect
 from dcsync.core.model import AccountName, DataRequest, Job, RequestId
-from dcsync.core.ports import KnownRequest
 from dcsync.core.standing import reconcile
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import DcsyncError
@@ -28,13 +27,12 @@ from dcsync.ops.alerts import hooks as running
 from dcsync.ops.alerts import notify
 from dcsync.ops.alerts.collect import AlertSources, RunFacts, collect_alerts
 from dcsync.ops.alerts.hooks import Hook
+from dcsync.ops.alerts.visible import check_requests
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.mirroring.run import AccountOutcome
+from dcsync.ops.mirroring.outcome import AccountOutcome
 
 log = structlog.get_logger(__name__)
 
-#: How often the data requests of an account are listed. One call finds a data request that was set inactive.
-_CHECK_REQUESTS_EVERY = timedelta(days=1)
 #: The clocks of hosts that share a manifest are assumed to differ by less than this.
 _CLOCK_DIFFERENCE = timedelta(hours=1)
 #: Earlier than every snapshot.
@@ -202,38 +200,16 @@ class AlertDispatcher:
                 found.append((request, expected))
         return found
 
-    async def check_requests(self, api: DataConnector, account: AccountSettings) -> None:
-        """List the data requests of an account once a day, and record which are inactive, changed or not visible.
+    async def check_requests(self, api: DataConnector, account: AccountSettings) -> Sequence[str]:
+        """List the data requests of an account if that is due. Return the configured names that match none.
 
-        The check takes one call, or one call for each configured project. It never fails. A failed check is repeated
-        on the next day.
+        Never fails. A failed list is repeated on the next day.
         """
         try:
-            await self._check_requests(api, account)
+            return await check_requests(api, self._manifest, self._clock, account)
         except DcsyncError as error:
             log.info("data requests not checked", account=account.name, code=error.code)
-
-    async def _check_requests(self, api: DataConnector, account: AccountSettings) -> None:
-        now, key = self._clock.now(), f"requests:{account.name}"
-        known = await self._manifest.requests(account.name)
-        last = parse_time(await self._values.load(key))
-        if not known or (last is not None and timedelta(0) <= now - last < _CHECK_REQUESTS_EVERY):
-            return
-        # Saved before the call, so that a call that Autodesk refuses is not repeated at each poll.
-        await self._values.save(key, _exact(now))
-        if last is None and all(request.document is not None or not request.is_described for request in known.values()):
-            # The first poll has just recorded the data requests, or a rebuild has restored them. A snapshot of version
-            # 0.2 does not say how its data request was.
-            return
-        found: dict[RequestId, DataRequest] = {}
-        for project in account.projects or (None,):
-            listed = await api.requests(account.id, ListOptions(project_id=project))
-            found.update({request.id: request for request in listed})
-        changed: list[tuple[KnownRequest, DataRequest | None]] = [
-            (request, found[request.id]) for request in known.values() if request.id in found
-        ]
-        await self._manifest.record_poll(account.name, jobs=(), requests=changed, at=now)
-        await self._values.save(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
+            return ()
 
     async def _send(self, events: Sequence[Event]) -> None:
         wanted = [event for event in events if event.kind in self._settings.on]

@@ -4,131 +4,54 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
+from dcsync.core.alerts import AlertCode
 from dcsync.core.lifecycle import (
-    EXTRACT_LIFE,
     LISTING_PATIENCE,
     LOSS_HINTS,
     LOSSES,
     OPEN,
     POISON_ATTEMPTS,
+    ROOM_CODES,
     JobState,
     has_expired,
     is_due,
     nears_expiry,
     next_try_after,
 )
-from dcsync.core.model import Job, JobId, RequestId
+from dcsync.core.model import Job, JobId, JobPhase, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.errors import (
-    SEVERITY,
     DcsyncError,
-    ExitStatus,
+    DiskError,
+    DiskFull,
     ExtractEmpty,
     ExtractMissing,
     Fenced,
+    InodesExhausted,
     JobBug,
     ManifestError,
     NothingSelected,
+    SpaceNeeds,
 )
 from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
-from dcsync.ops.mirroring.job import JobMirror, Planned, Published
+from dcsync.ops.mirroring.job import JobMirror
 from dcsync.ops.mirroring.knowledge import AccountKnowledge
 from dcsync.ops.mirroring.latest import move_latest
+from dcsync.ops.mirroring.outcome import HOLLOW, NOTHING_TO_DO, AccountOutcome, Failed, Skipped, Wanted
+from dcsync.ops.mirroring.room import Room
 from dcsync.ops.mirroring.selection import note_filtered, reselected
+from dcsync.ops.mirroring.unclear import describe_unusable, probe_listing
+from dcsync.ops.observed import Observations
 from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The requests and jobs that a run is limited to. Empty means no limit."""
-
-    requests: tuple[str, ...] = ()
-    jobs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A job that a run could not publish."""
-
-    job: JobId
-    state: JobState
-    code: str
-    message: str
-    hint: str
-    next_try_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
-    """A job that was named by its ID and needs nothing."""
-
-    job: JobId
-    state: JobState
-    reason: str
-
-
-@dataclass(slots=True, kw_only=True)
-class AccountOutcome:
-    """The result of a run for one account."""
-
-    account: AccountSettings
-    new_jobs: int = 0
-    published: list[Published] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
-    planned: list[Planned] = field(default_factory=list)
-    waiting: int = 0
-    due_later: int = 0
-    #: Quarantined jobs that Autodesk still has.
-    given_up: int = 0
-    expiring: list[JobId] = field(default_factory=list)
-    #: The named jobs that are known, and those of them that need nothing.
-    found_jobs: list[JobId] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    #: The known data requests that the configuration mirrors.
-    requests: list[KnownRequest] = field(default_factory=list)
-    calls: int = 0
-    error: DcsyncError | None = None
-
-    @property
-    def exit_status(self) -> ExitStatus:
-        """Return the exit status for this account."""
-        if self.error is not None:
-            return self.error.exit_status
-        if any(failed.code == JobBug.code for failed in self.failed):
-            return ExitStatus.BUG
-        if self.failed or self.due_later or any(skipped.state is JobState.EXPIRED for skipped in self.skipped):
-            return ExitStatus.INCOMPLETE
-        return ExitStatus.DONE
-
-
-#: Why a job that was named by its ID is left alone.
-_NOTHING_TO_DO = {
-    JobState.WAITING: "Autodesk has not completed it yet",
-    JobState.PUBLISHED: "it is already published",
-    JobState.REDUCED: "it is published, and the retention policy removed its full tables later",
-    JobState.PRUNED: "it was published, and the retention policy removed it later",
-    JobState.EMPTY: "it failed or was cancelled at Autodesk, so it has no extract",
-    JobState.EXPIRED: f"it can no longer be downloaded: Autodesk deletes extracts after {EXTRACT_LIFE.days} days",
-}
-
-
-#: The same, for a snapshot without tables.
-_HOLLOW = "it is published without any table, and Autodesk has deleted the extract"
-
-
-def exit_status(outcomes: Sequence[AccountOutcome]) -> ExitStatus:
-    """Return the exit status of a run over these accounts."""
-    statuses = {outcome.exit_status for outcome in outcomes}
-    return next((status for status in SEVERITY if status in statuses), ExitStatus.DONE)
 
 
 async def sync(
@@ -194,6 +117,7 @@ class _AccountRun:
         self._wanted = wanted
         self._dry_run = dry_run
         self._knowledge = AccountKnowledge()
+        self._room = Room(self._context, outcome.account.name)
 
     async def run(self, work: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Do `work`, which returns whether nothing is left to do. The default is a whole run."""
@@ -215,7 +139,7 @@ class _AccountRun:
 
     async def _poll_and_mirror(self) -> bool:
         for known, request in await self.poll():
-            await self._mirror(known, request)
+            await self._mirror_if_room(known, request)
         return True
 
     async def mirror_known(self, job: JobId) -> bool:
@@ -223,7 +147,7 @@ class _AccountRun:
         manifest, name = self._context.manifest, self._account.name
         known, requests = await manifest.job(name, job), await manifest.requests(name)
         if known is not None and known.state in OPEN and self._wants(known, requests):
-            await self._mirror(known, requests[known.job.request_id])
+            await self._mirror_if_room(known, requests[known.job.request_id])
         elif known is not None and known.state is JobState.PUBLISHED:
             # The host that published it may have ended before it moved `latest`.
             await move_latest(self._context, self._account, job)
@@ -235,15 +159,21 @@ class _AccountRun:
         """Poll, record the changes, and return the due jobs, oldest first."""
         context, account, outcome = self._context, self._account, self._outcome
         poll = await polling.poll(context.api, context.manifest, context.clock, account)
-        outcome.new_jobs = sum(job.first_seen_at is None for job in poll.changed)
+        outcome.new_jobs = sum(job.first_seen_at is None and job.state is not JobState.TOO_OLD for job in poll.changed)
         now = context.clock.now()
         if not self._dry_run and (poll.changed or poll.new_requests):
             await context.manifest.record_poll(account.name, jobs=poll.changed, requests=poll.new_requests, at=now)
         self._knowledge.facts = replace(self._knowledge.facts, last_poll_at=now)
         outcome.requests.extend(request for request in poll.requests.values() if account.wants_request(request))
+        outcome.unusable.extend(describe_unusable(poll.unusable, poll.requests, account))
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
-        outcome.waiting = sum(known.state is JobState.WAITING for known in selected)
-        named = [known for known in selected if known.job.id in self._wanted.jobs]
+        self._report_losses(poll.changed, selected)
+        if not self._dry_run:
+            await Observations(context.manifest, account.name).save_unusable_jobs(outcome.unusable)
+            await probe_listing(context.api, context.manifest, account, selected)
+        waiting = [known.job for known in selected if known.state is JobState.WAITING]
+        outcome.waiting, outcome.unclear = len(waiting), sum(job.phase is JobPhase.UNKNOWN for job in waiting)
+        named = [known for known in poll.jobs.values() if self._is_named(known, poll.requests)]
         outcome.found_jobs.extend(known.job.id for known in named)
         if named:
             hollow = await hollow_snapshots(context.manifest, account.name)
@@ -252,18 +182,22 @@ class _AccountRun:
                 Skipped(
                     job=known.job.id,
                     state=known.state,
-                    reason=_HOLLOW if known.job.id in hollow else _NOTHING_TO_DO[known.state],
+                    reason=HOLLOW if known.job.id in hollow else NOTHING_TO_DO[known.state],
                 )
                 for known in selected
-                if known.state in _NOTHING_TO_DO
+                if known.state in NOTHING_TO_DO
             )
         outcome.given_up = sum(
-            known.state is JobState.QUARANTINED and not has_expired(known.job.completed_at, now) for known in selected
+            known.state is JobState.QUARANTINED and not has_expired(known.job.dated_at, now) for known in selected
         )
         due = []
+        still_open = sorted((known for known in selected if known.state in OPEN), key=_age)
+        blocked = {} if self._wanted.jobs else await self._room.blocked(still_open)
+        if not (self._dry_run or self._wanted.jobs or self._wanted.requests):
+            await self._room.forget_others(still_open)
         changed = await reselected(context.manifest, account, poll.jobs)
-        for known in sorted((known for known in selected if known.state in OPEN), key=_age):
-            if nears_expiry(known.job.completed_at, now):
+        for known in still_open:
+            if nears_expiry(known.job.dated_at, now):
                 outcome.expiring.append(known.job.id)
                 log.warning(
                     "Autodesk will delete an extract soon",
@@ -272,7 +206,13 @@ class _AccountRun:
                     completed_at=known.job.completed_at,
                 )
             is_now = is_due(known.next_try_at, now) or known.job.id in changed
-            if not is_now and not self._wanted.jobs:
+            if known.job.id in blocked:
+                # A job without a time of its own waits for the space alone.
+                is_later = known.next_try_at is None or not is_now
+                outcome.blocked += is_later
+            else:
+                is_later = known.reason_code not in ROOM_CODES and not is_now
+            if is_later and not self._wanted.jobs:
                 outcome.due_later += 1
                 continue
             due.append((known, poll.requests[known.job.request_id]))
@@ -289,18 +229,47 @@ class _AccountRun:
         start, completed = self._account.start, known.job.completed_at
         return start is None or completed is None or completed >= start
 
+    def _is_named(self, known: KnownJob, requests: Mapping[RequestId, KnownRequest]) -> bool:
+        """Whether a job was named by its ID. Nothing may be known of the data request of a job that is too old."""
+        is_old = known.state is JobState.TOO_OLD and known.job.request_id not in requests
+        return known.job.id in self._wanted.jobs and (is_old or self._wants(known, requests))
+
+    def _report_losses(self, changed: Sequence[KnownJob], selected: Sequence[KnownJob]) -> None:
+        """Add the jobs to the outcome whose status is still unknown now that Autodesk has deleted their extract."""
+        for known in changed:
+            if known.state is JobState.EXPIRED and known in selected:
+                self._report(
+                    Failed(
+                        job=known.job.id,
+                        state=known.state,
+                        code=AlertCode.L_STATUS,
+                        message=f"job {known.job.id} {known.reason}",
+                        hint=LOSS_HINTS[JobState.EXPIRED],
+                        next_try_at=None,
+                    )
+                )
+
     async def _reopened(self, known: KnownJob, *, is_hollow: bool) -> KnownJob:
-        """Reopen a named job that was quarantined, lost or published without tables, if its extract may still exist.
+        """Reopen a named job that is lost, has no tables or an unknown status, if its extract may still exist.
 
         A wrong clock can have recorded a job as expired too early. Therefore its age decides, not its state.
         """
         now = self._context.clock.now()
-        has_gone = (known.state is JobState.EXPIRED or is_hollow) and has_expired(known.job.completed_at, now)
-        if has_gone or not (known.state in LOSSES or is_hollow):
+        is_unknown = known.state is JobState.WAITING and known.job.phase is JobPhase.UNKNOWN
+        has_gone = (known.state is JobState.EXPIRED or is_hollow) and has_expired(known.job.dated_at, now)
+        if has_gone or not (known.state in LOSSES or is_hollow or is_unknown):
             return known
         if not self._dry_run:
             await self._context.manifest.move(self._account.name, known.job.id, JobState.SEEN, at=now, attempts=0)
         return replace(known, state=JobState.SEEN, attempts=0, next_try_at=None)
+
+    async def _mirror_if_room(self, known: KnownJob, request: KnownRequest) -> None:
+        """Mirror a job, unless the disk has no space left for any."""
+        error = None if self._dry_run else await self._room.check(SpaceNeeds(size=0, entries=0))
+        if error is None:
+            await self._mirror(known, request)
+        else:
+            await self._wait_for_room(self._context, known, error)
 
     async def _mirror(self, known: KnownJob, request: KnownRequest) -> None:
         if self._dry_run:
@@ -329,7 +298,10 @@ class _AccountRun:
         except DcsyncError as error:
             if error.scope.stops_account:
                 raise
-            await self._fail(context, known, error)
+            if isinstance(error, DiskFull | InodesExhausted) and not self._dry_run:
+                await self._wait_for_room(context, known, error)
+            else:
+                await self._fail(context, known, error)
         except Exception as error:  # a bug in one job must not stop the others
             log.exception(
                 "a bug in dcsync stopped a job; the run continues", account=self._account.name, job=known.job.id
@@ -338,6 +310,24 @@ class _AccountRun:
             await self._fail(context, known, JobBug(f"unexpected {type(error).__name__}; the log has the traceback"))
         finally:
             self._context.observer.job_done(known.job.id)
+
+    async def _wait_for_room(self, context: SyncContext, known: KnownJob, error: DiskError) -> None:
+        """Let a job wait for space, without counting an attempt. Only the first one of a run is reported."""
+        await self._room.remember(known.job.id, error)
+        if error.needs is None or not self._outcome.blocked:
+            await self._record_failure(context, known, error)
+        else:
+            self._outcome.due_later += 1
+            await context.manifest.move(
+                self._account.name,
+                known.job.id,
+                JobState.FAILED,
+                at=self._context.clock.now(),
+                attempts=0,
+                reason_code=error.code,
+                reason=error.message,
+            )
+        self._outcome.blocked += 1
 
     async def _fail(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
         """Add a failed job to the outcome and, except in a dry run, to the manifest."""
@@ -360,16 +350,18 @@ class _AccountRun:
         now = self._context.clock.now()
         # Only failures with the same code in a row count: network errors do not bring a job nearer to quarantine.
         attempts = known.attempts + 1 if known.reason_code == error.code else 1
-        state, next_try = (
-            JobState.FAILED,
-            now + next_try_after(attempts, asked_s=error.retry_after_s, draw=self._context.draw()),
-        )
+        wait = next_try_after(attempts, asked_s=error.retry_after_s, draw=self._context.draw())
+        state = JobState.FAILED
+        next_try: datetime | None = now + wait
         if isinstance(error, ExtractMissing | ExtractEmpty):
             state = _state_without_listing(known.job, now)
         elif error.poison and attempts >= POISON_ATTEMPTS:
             state = JobState.QUARANTINED
+        if isinstance(error, DiskError) and error.needs is not None:
+            # The job is due again as soon as there is enough space.
+            attempts, next_try = 0, None
         due = next_try if state is JobState.FAILED else None
-        hint = error.advice if state is JobState.FAILED else LOSS_HINTS[state]
+        hint = _HINTS.get(state, error.advice)
         await context.manifest.move(
             self._account.name,
             known.job.id,
@@ -382,32 +374,28 @@ class _AccountRun:
         )
         if isinstance(error, NothingSelected):
             await note_filtered(context.manifest, self._account, known.job.id)
-        self._outcome.failed.append(
-            Failed(
-                job=known.job.id,
-                state=state,
-                code=error.code,
-                message=error.message,
-                hint=hint,
-                next_try_at=due,
-            )
+        self._report(
+            Failed(job=known.job.id, state=state, code=error.code, message=error.message, hint=hint, next_try_at=due)
         )
-        level = log.error if state is not JobState.FAILED else log.warning
+
+    def _report(self, failed: Failed) -> None:
+        self._outcome.failed.append(failed)
+        level = log.error if failed.state in LOSSES else log.warning
         level(
-            "extract lost" if state is JobState.EXPIRED else "job failed",
+            "extract lost" if failed.state is JobState.EXPIRED else "job failed",
             account=self._account.name,
-            job=known.job.id,
-            state=state.value,
-            code=error.code,
-            error=error.message,
-            hint=hint,
-            next_try_at=due,
+            job=failed.job,
+            state=failed.state.value,
+            code=failed.code,
+            error=failed.message,
+            hint=failed.hint,
+            next_try_at=failed.next_try_at,
         )
 
     async def _record_result(self, started_at: datetime, before: AccountFacts, *, is_done: bool) -> None:
         outcome, now = self._outcome, self._context.clock.now()
         error = outcome.error
-        succeeded = is_done and error is None and not outcome.failed and not outcome.due_later
+        succeeded = is_done and outcome.is_complete
         facts = replace(
             self._knowledge.facts,
             last_success_at=now if succeeded else self._knowledge.facts.last_success_at,
@@ -431,10 +419,20 @@ class _AccountRun:
             )
 
 
+#: Hints for states in which the hint of the error is wrong: dcsync does not retry the job.
+_HINTS = {
+    **LOSS_HINTS,
+    JobState.WAITING: "the job has no data listing, so its extract may not be complete. Each poll checks its status",
+}
+
+
 def _state_without_listing(job: Job, now: datetime) -> JobState:
-    if has_expired(job.completed_at, now):
+    if has_expired(job.dated_at, now):
         return JobState.EXPIRED
-    if job.completed_at is not None and now - job.completed_at > LISTING_PATIENCE:
+    if job.phase is JobPhase.UNKNOWN:
+        # The operator named it. Without a data listing it is not ready.
+        return JobState.WAITING
+    if job.dated_at is not None and now - job.dated_at > LISTING_PATIENCE:
         return JobState.QUARANTINED
     return JobState.FAILED
 

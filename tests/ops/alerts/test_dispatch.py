@@ -11,7 +11,8 @@ from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up, open_dispatcher
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.errors import SecretUnavailable
-from dcsync.ops.mirroring.run import Wanted, sync
+from dcsync.ops.mirroring.outcome import Wanted
+from dcsync.ops.mirroring.run import sync
 from dcsync.sandbox import Fault
 from tests.rigs.listener import DAY, HOUR, NO_NETWORK, Listener
 from tests.rigs.mirror import Mirror, add_extract, tables
@@ -110,7 +111,8 @@ async def test_extracts_that_the_configuration_excludes_send_nothing(mirror: Mir
     mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "start": "2026-11-01"}]
     assert await listener.run() == []
 
-    mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "requests": ["no such"]}]
+    mirror.world.add_request("Another", schedule="ONE_TIME")
+    mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "requests": ["Another"]}]
     assert await listener.run() == []
 
 

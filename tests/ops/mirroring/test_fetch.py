@@ -10,7 +10,7 @@ import pytest
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.ops.context import NullObserver
-from dcsync.ops.mirroring.run import Wanted
+from dcsync.ops.mirroring.outcome import Wanted
 from dcsync.sandbox import Fault, Synthetic
 from tests.rigs.mirror import Mirror, add_extract, mirroring, sidecar, tables
 

@@ -14,7 +14,7 @@ from dcsync.errors import ExitStatus
 from dcsync.manifest import StandingAlerts
 from dcsync.mirror import trash
 from dcsync.ops.alerts.collect import AlertSources, collect_alerts
-from dcsync.ops.mirroring.run import Wanted
+from dcsync.ops.mirroring.outcome import Wanted
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, tables
 from tests.rigs.publishing import publish_hollow

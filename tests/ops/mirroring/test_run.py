@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dcsync.core.lifecycle import LOSS_HINTS, JobState
-from dcsync.core.model import AccountId, AccountName
+from dcsync.core.model import AccountId, AccountName, JobId
 from dcsync.errors import (
     AccessRefused,
     ExitStatus,
@@ -15,7 +15,7 @@ from dcsync.errors import (
     MirrorNotMounted,
 )
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.mirroring.run import AccountOutcome, Wanted, exit_status
+from dcsync.ops.mirroring.outcome import AccountOutcome, Wanted, exit_status
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import (
     Mirror,
@@ -41,9 +41,11 @@ async def test_only_complete_and_successful_jobs_are_mirrored(mirror: Mirror) ->
     outcome = await mirror.sync_one()
 
     assert [published.job for published in outcome.published] == [good]
-    assert outcome.waiting == 3
-    assert outcome.exit_status is ExitStatus.DONE
-    assert mirror.sandbox.count("api", path_contains="/data-listing") == 1
+    # The last one has a status that nobody knows.
+    assert (outcome.waiting, outcome.unclear) == (3, 1)
+    assert outcome.exit_status is ExitStatus.INCOMPLETE
+    # That of the mirrored job, and the question whether the last one has any.
+    assert mirror.sandbox.count("api", path_contains="/data-listing") == 2
 
 
 async def test_a_job_that_is_running_is_mirrored_when_it_is_complete(mirror: Mirror) -> None:
@@ -133,8 +135,14 @@ async def test_projects_are_asked_for_one_by_one(mirror: Mirror) -> None:
 
 
 async def test_an_extract_that_nears_its_end_is_reported_and_one_that_expired_is_a_loss(mirror: Mirror) -> None:
+    gone = add_extract(mirror, tables(1, seed=1), days_ago=29)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=404, match=f"{gone}/data-listing", times=None))
+    await mirror.sync()
+    # The operator asks for it again, two days later.
+    async with mirror.opened() as context:
+        await context.manifest.move(mirror.acme, JobId(gone), JobState.SEEN, at=mirror.clock.now())
+    mirror.clock.advance(2 * 86400)
     add_extract(mirror, tables(1), days_ago=29)
-    gone = add_extract(mirror, tables(1, seed=1), days_ago=31)
 
     outcome = await mirror.sync_one()
 

@@ -26,7 +26,8 @@ from dcsync.errors import (
 )
 from dcsync.log import configure
 from dcsync.ops.context import NullObserver
-from dcsync.ops.mirroring.run import exit_status, poll_account
+from dcsync.ops.mirroring.outcome import exit_status
+from dcsync.ops.mirroring.run import poll_account
 from dcsync.sandbox import Fault, Synthetic
 from tests.rigs.mirror import (
     Mirror,
@@ -173,7 +174,8 @@ async def test_a_snapshot_that_does_not_fit_is_not_begun_and_a_smaller_one_is(mi
 
     (failed,) = outcome.failed
     assert failed.code == "F-SPACE"
-    assert "bytes free and needs" in failed.message
+    assert " GiB free of " in failed.message or " TiB free of " in failed.message
+    assert failed.next_try_at is None
     assert [published.job for published in outcome.published] == [small]
     assert mirror.sandbox.count("storage") == 1
 

@@ -10,7 +10,8 @@ from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ExitStatus
-from dcsync.ops.mirroring.run import Wanted, mirror_job, poll_account
+from dcsync.ops.mirroring.outcome import Wanted
+from dcsync.ops.mirroring.run import mirror_job, poll_account
 from tests.rigs.mirror import Mirror, add_extract, tables
 
 ACME = AccountName("acme")
@@ -27,6 +28,7 @@ NAMED = [
     (JobState.PUBLISHED, "left", ExitStatus.DONE),
     (JobState.PRUNED, "left", ExitStatus.DONE),
     (JobState.EMPTY, "left", ExitStatus.DONE),
+    (JobState.TOO_OLD, "left", ExitStatus.INCOMPLETE),
     (JobState.EXPIRED, "left", ExitStatus.INCOMPLETE),
 ]
 #: How a job gets into each state, by moves that the program makes.
@@ -56,7 +58,7 @@ async def test_a_job_asked_for_by_id_is_mirrored_or_left_with_a_reason(
         case JobState.EMPTY:
             job = mirror.world.add_job(request, status="complete", completion="failed")
         case _:
-            job = add_extract(mirror, tables(1), days_ago=30 if state is JobState.EXPIRED else 1)
+            job = add_extract(mirror, tables(1), days_ago={JobState.EXPIRED: 29.9, JobState.TOO_OLD: 30}.get(state, 1))
     async with mirror.opened() as context:
         (account,) = account_settings(mirror.configuration())
         await poll_account(context, account)
@@ -68,6 +70,8 @@ async def test_a_job_asked_for_by_id_is_mirrored_or_left_with_a_reason(
         before = await context.manifest.job(ACME, JobId(job))
     assert before is not None
     assert before.state is state
+    if state is JobState.EXPIRED:
+        mirror.clock.advance(86400)
     listed = mirror.sandbox.count("api", path_contains="/data-listing")
 
     dry = await mirror.sync_one(wanted=Wanted(jobs=(job,)), dry_run=True)

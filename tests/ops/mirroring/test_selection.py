@@ -10,7 +10,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.errors import ExitStatus
 from dcsync.manifest import StandingAlerts
-from dcsync.ops.mirroring.run import Wanted
+from dcsync.ops.mirroring.outcome import Wanted
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import ARCHIVE, Mirror, add_extract, tables
 from tests.rigs.zips import make_zip

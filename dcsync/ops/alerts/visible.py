@@ -1,0 +1,72 @@
+"""Lists the data requests of an account once a day, and once more when the configuration names an unknown one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+
+from dcsync.api.client import DataConnector, ListOptions
+from dcsync.clock import Clock
+from dcsync.core.model import DataRequest, RequestId
+from dcsync.core.wire import BadEntry, parse_time
+from dcsync.manifest import SqlManifest, StoredValues
+from dcsync.ops.alerts.list_alerts import unmatched_names, visible_requests
+from dcsync.ops.context import AccountSettings
+from dcsync.ops.observed import Observations, VisibleRequests
+
+#: How often the data requests of an account are listed. One call finds a data request that was set inactive.
+_CHECK_EVERY = timedelta(days=1)
+
+
+async def check_requests(
+    api: DataConnector, manifest: SqlManifest, clock: Clock, account: AccountSettings
+) -> Sequence[str]:
+    """Record which data requests are visible, changed or gone, if that is due. Return the names that match none.
+
+    The list takes one call, or one call for each configured project. A refused list is repeated on the next day.
+    """
+    observed, values = Observations(manifest, account.name), StoredValues(manifest)
+    now, key = clock.now(), f"requests:{account.name}"
+    known = await manifest.requests(account.name)
+    if not known and not account.requests:
+        # Nothing is there yet.
+        return ()
+    listed = await observed.visible_requests()
+    asked_for = account.unmatched_requests({request.id: request.description for request in known.values()})
+    last = parse_time(await values.load(key))
+    is_due = last is None or not timedelta(0) <= now - last < _CHECK_EVERY
+    is_described = all(request.document is not None or not request.is_described for request in known.values())
+    if last is None and is_described and not asked_for:
+        # The first poll has just recorded the data requests, or a rebuild has restored them. A snapshot of version 0.2
+        # does not say how its data request was.
+        await values.save(key, now.isoformat())
+        return ()
+    if is_due or not set(asked_for) <= set(() if listed is None else listed.asked_for):
+        # Saved before the call, so that a call that Autodesk refuses is not repeated at each poll.
+        await values.save(key, now.isoformat())
+        await observed.save_visible_requests(VisibleRequests(is_refused=True, asked_for=tuple(asked_for)))
+        found, unusable = await _list_requests(api, account)
+        listed = VisibleRequests(
+            by_id={request.id: request.description for request in found.values()}, asked_for=tuple(asked_for)
+        )
+        await observed.save_visible_requests(listed)
+        await observed.save_unusable_requests([entry.problem for entry in unusable])
+        changed = [(request, found[request.id]) for request in known.values() if request.id in found]
+        await manifest.record_poll(account.name, jobs=(), requests=changed, at=now)
+        await values.save(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
+    if listed is None:
+        return ()
+    visible = visible_requests(listed, known.values())
+    return unmatched_names(account, listed, visible) if visible else ()
+
+
+async def _list_requests(
+    api: DataConnector, account: AccountSettings
+) -> tuple[dict[RequestId, DataRequest], list[BadEntry]]:
+    found: dict[RequestId, DataRequest] = {}
+    unusable: list[BadEntry] = []
+    for project in account.projects or (None,):
+        requests = await api.requests(account.id, ListOptions(project_id=project), on_bad=unusable.append)
+        found.update({request.id: request for request in requests})
+    return found, unusable

@@ -8,15 +8,21 @@ from datetime import timedelta
 
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
+from dcsync.core.freshness import will_run
 from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.wire import BadEntry, parse_time
+from dcsync.errors import DcsyncError
 from dcsync.manifest import SqlManifest, StoredValues
 from dcsync.ops.alerts.list_alerts import unmatched_names, visible_requests
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.mirroring.poll import known_request
 from dcsync.ops.observed import Observations, VisibleRequests
 
 #: How often the data requests of an account are listed. One call finds a data request that was set inactive.
-_CHECK_EVERY = timedelta(days=1)
+#: A little less than a day, so that `dcsync sync` on a daily timer lists them each time.
+_CHECK_EVERY = timedelta(hours=23)
+#: How soon the list is read again after an error that may pass.
+_RETRY_AFTER = timedelta(hours=1)
 
 
 async def check_requests(
@@ -24,7 +30,9 @@ async def check_requests(
 ) -> Sequence[str]:
     """Record which data requests are visible, changed or gone, if that is due. Return the names that match none.
 
-    The list takes one call, or one call for each configured project. A refused list is repeated on the next day.
+    The list takes one call, or one call for each configured project. A refused list is repeated on the next day, and
+    one that failed for another reason after an hour. A data request that has no job yet, and should get one, is
+    recorded too: if it never gets one, it is late.
     """
     observed, values = Observations(manifest, account.name), StoredValues(manifest)
     now, key = clock.now(), f"requests:{account.name}"
@@ -46,13 +54,20 @@ async def check_requests(
         # Saved before the call, so that a call that Autodesk refuses is not repeated at each poll.
         await values.save(key, now.isoformat())
         await observed.save_visible_requests(VisibleRequests(is_refused=True, asked_for=tuple(asked_for)))
-        found, unusable = await _list_requests(api, account)
+        try:
+            found, unusable = await _list_requests(api, account)
+        except DcsyncError as error:
+            if error.transient:
+                await values.save(key, (now - _CHECK_EVERY + _RETRY_AFTER).isoformat())
+            raise
         listed = VisibleRequests(
             by_id={request.id: request.description for request in found.values()}, asked_for=tuple(asked_for)
         )
         await observed.save_visible_requests(listed)
         await observed.save_unusable_requests([entry.problem for entry in unusable])
         changed = [(request, found[request.id]) for request in known.values() if request.id in found]
+        new = [request for request in found.values() if request.id not in known and will_run(request, now)]
+        changed += [(known_request(request.id, request, None), request) for request in new]
         await manifest.record_poll(account.name, jobs=(), requests=changed, at=now)
         await values.save(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
     if listed is None:

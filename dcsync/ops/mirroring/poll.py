@@ -149,12 +149,13 @@ async def _describe(
                     code=error.code,
                 )
     return [
-        (_known_request(identifier, described.get(identifier), seen.get(identifier)), described.get(identifier))
+        (known_request(identifier, described.get(identifier), seen.get(identifier)), described.get(identifier))
         for identifier in unknown
     ]
 
 
-def _known_request(identifier: RequestId, request: DataRequest | None, seen: KnownRequest | None) -> KnownRequest:
+def known_request(identifier: RequestId, request: DataRequest | None, seen: KnownRequest | None) -> KnownRequest:
+    """Return the data request to record. `seen` is what the manifest has."""
     description = "" if request is None else request.description
     return KnownRequest(
         id=identifier,

@@ -240,3 +240,59 @@ async def test_data_requests_that_were_over_long_before_the_first_run_raise_no_a
     await mirror.run()
     assert [event for event in listener.kinds() if event[1] in {"L-ENDED", "L-FAILED", "L-LATE"}] == []
     assert [event for event in await next_day(mirror, listener) if event[1] in {"L-ENDED", "L-FAILED", "L-LATE"}] == []
+
+
+async def test_a_data_request_that_never_produced_a_job_is_late(mirror: Mirror, listener: Listener) -> None:
+    nightly = add_schedule(mirror)
+    await mirror.run()
+    listener.events()
+    now = mirror.clock.now()
+    once = mirror.world.add_request("Once", schedule="ONE_TIME", created_at=now)
+    mirror.world.add_request("Daily", created_at=now.replace(hour=3) - timedelta(days=5))
+    # These never will, and raise no alert.
+    mirror.world.add_request("Long ago", schedule="ONE_TIME", created_at=now - timedelta(days=90))
+    ended = mirror.world.add_request("Ended", created_at=now - timedelta(days=90))
+    mirror.world.requests[ended].ends_at = now - timedelta(days=9)
+
+    assert await next_day(mirror, listener, nightly) == []
+    found = await requests_of(mirror)
+    assert {name: request.state for name, request in found.items()} == {"Daily": S.OK, "Nightly": S.OK, "Once": S.DUE}
+    assert await next_day(mirror, listener, nightly) == [("alert", "L-LATE"), ("alert", "L-LATE")]
+    assert (await check(mirror))[0] is ExitStatus.INCOMPLETE
+
+    add_today(mirror, once, hour=11)
+    assert [event for event in await listener.run() if event[0] != "snapshot"] == [("recovered", "L-LATE")]
+    found = await requests_of(mirror)
+    assert (found["Once"].state, found["Daily"].state) == (S.DONE, S.LATE)
+
+
+async def test_sync_on_a_daily_timer_sees_a_moved_end_each_time(mirror: Mirror, listener: Listener) -> None:
+    """The timer is some seconds early or late."""
+    nightly = add_schedule(mirror)
+    await mirror.run()
+    seen = []
+    for days in (-1, 365, -1, 365):
+        mirror.world.requests[nightly].ends_at = mirror.clock.now() + timedelta(days=days)
+        mirror.clock.advance(DAY - 30)
+        add_today(mirror, nightly)
+        await mirror.run()
+        seen.append((await requests_of(mirror))["Nightly"].state)
+
+    assert seen == [S.ENDED, S.OK, S.ENDED, S.OK]
+
+
+async def test_a_list_of_data_requests_that_failed_is_read_again_after_an_hour(
+    mirror: Mirror, listener: Listener
+) -> None:
+    nightly = add_schedule(mirror)
+    mirror.world.requests[nightly].ends_at = mirror.clock.now() + timedelta(hours=1)
+    await mirror.run()
+    mirror.world.requests[nightly].ends_at = mirror.clock.now() + timedelta(days=365)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=503, match="/requests", times=None))
+    assert ("alert", "L-ENDED") in await next_day(mirror, listener, nightly)
+
+    mirror.sandbox.faults.clear()
+    mirror.clock.advance(HOUR - 60)
+    assert await listener.run() == []
+    mirror.clock.advance(60)
+    assert await listener.run() == [("recovered", "L-ENDED")]

@@ -26,6 +26,7 @@ NAMED = [
     (JobState.FAILED, "mirrored", ExitStatus.DONE),
     (JobState.QUARANTINED, "mirrored", ExitStatus.DONE),
     (JobState.PUBLISHED, "left", ExitStatus.DONE),
+    (JobState.REDUCED, "left", ExitStatus.DONE),
     (JobState.PRUNED, "left", ExitStatus.DONE),
     (JobState.EMPTY, "left", ExitStatus.DONE),
     (JobState.TOO_OLD, "left", ExitStatus.INCOMPLETE),
@@ -38,6 +39,7 @@ PATHS = {
     JobState.FAILED: ["failed"],
     JobState.QUARANTINED: ["quarantined"],
     JobState.EXPIRED: ["expired"],
+    JobState.REDUCED: ["reduced"],
     JobState.PRUNED: ["published", "pruned"],
 }
 
@@ -62,7 +64,7 @@ async def test_a_job_asked_for_by_id_is_mirrored_or_left_with_a_reason(
     async with mirror.opened() as context:
         (account,) = account_settings(mirror.configuration())
         await poll_account(context, account)
-        if state is JobState.PUBLISHED:
+        if state in {JobState.PUBLISHED, JobState.REDUCED}:
             await mirror_job(context, account, JobId(job))
         later = mirror.clock.now() + timedelta(hours=3)
         for step in PATHS.get(state, []):

@@ -13,6 +13,8 @@ from enum import StrEnum
 class Mark(StrEnum):
     """The mark of a day. If a day has several, it shows the one that is last in this list."""
 
+    #: The windows of no extract cover it.
+    GAP = "gap"
     PRUNED = "pruned"
     SNAPSHOT = "snapshot"
     WARNED = "warned"

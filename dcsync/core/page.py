@@ -16,6 +16,7 @@ from urllib.parse import quote
 from dcsync.core.alerts import Alert
 from dcsync.core.calendar import Event, Mark, Month, months
 from dcsync.core.chart import Point, chart, spark
+from dcsync.core.coverage import Days
 from dcsync.core.diff import FileDiff, SnapshotDiff
 from dcsync.core.formatting import age_text, count_text, size_text
 from dcsync.core.freshness import FreshnessState, RequestFreshness
@@ -41,6 +42,7 @@ MOST_SNAPSHOTS = 1200
 MOST_TABLES = 400
 MOST_SCHEMA_CHANGES = 300
 MOST_MISSED = 12
+_MOST_GAPS = 400
 _LEAST = 20
 _MOST_COLUMNS = 12
 _NAME = 320
@@ -75,6 +77,8 @@ class RequestHistory:
     freshness: RequestFreshness | None = None
     #: When the extracts of slots should have been complete that brought nothing, although later ones did.
     skipped: Sequence[datetime] = ()
+    #: The days that the windows of no extract cover.
+    gaps: Sequence[Days] = ()
     #: The latest snapshot compared with the previous one.
     newest: SnapshotDiff | None = None
     #: The rows of the tables that changed, by their original name and snapshot.
@@ -207,7 +211,8 @@ class _View:
             rows=count_text(None if summary is None else summary.rows),
             files=count_text(None if summary is None else summary.files),
             charts=self._charts(request.snapshots),
-            years=_by_year(months(self._events(listed, request.missing, missed))),
+            years=_by_year(months([*_gap_events(request.gaps), *self._events(listed, request.missing, missed)])),
+            gap_days=_gaps_text(request.gaps),
             missed_days=self._days_text(missed),
             tables=tuple(self._table(table, request) for table in shown),
             tables_left=len(tables) - len(shown),
@@ -367,6 +372,20 @@ def columns_text(change: ColumnChange) -> str:
     if change.reordered:
         words.append("reordered")
     return ", ".join(words)
+
+
+def _gap_events(gaps: Sequence[Days]) -> list[Event]:
+    days = [gap.first + timedelta(days=number) for gap in gaps for number in range(gap.count)]
+    return [
+        Event(day=day, mark=Mark.GAP, target=None, words="no extract has its activities") for day in days[-_MOST_GAPS:]
+    ]
+
+
+def _gaps_text(gaps: Sequence[Days]) -> str:
+    """Return the gaps in words, the newest first."""
+    texts = [f"{gap.first}" if gap.count == 1 else f"{gap.first} to {gap.last}" for gap in reversed(gaps)]
+    left = len(texts) - MOST_MISSED
+    return ", ".join(texts[:MOST_MISSED]) + (f" and {left} more periods" if left > 0 else "")
 
 
 def _weight(table: FileDiff) -> tuple[bool, int, int, str]:

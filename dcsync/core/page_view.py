@@ -92,6 +92,7 @@ class RequestView:
     charts: tuple[History, ...]
     years: tuple[tuple[int, tuple[Month, ...]], ...]
     missed_days: str
+    gap_days: str
     tables: tuple[TableRow, ...]
     tables_left: int
     unchanged: int | None

@@ -15,6 +15,7 @@ from dcsync import __version__
 from dcsync.core import anomaly, views
 from dcsync.core import diff as diffing
 from dcsync.core import page as report
+from dcsync.core.coverage import NO_COVERAGE
 from dcsync.core.lifecycle import LOSSES, WAS_PUBLISHED
 from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot
 from dcsync.core.page import AccountHistory, Missing, RequestHistory
@@ -136,7 +137,8 @@ class _Collector:
             history, newest = await self._request(account, request, snapshots[request.id], missing[request.id])
             document = documents.get(request.id)
             skipped = () if document is None else skipped_slots(document, filled[request.id], now)
-            histories.append(replace(history, freshness=freshness.get(request.id), skipped=skipped))
+            gaps = status.coverage.get(request.id, NO_COVERAGE).gaps
+            histories.append(replace(history, freshness=freshness.get(request.id), skipped=skipped, gaps=gaps))
             if newest is not None and history.folder is not None:
                 mine = {name: found for (owner, name), found in headers.items() if owner == request.id}
                 tables.append(_tables(account, request, history.folder, history.latest, newest, mine))

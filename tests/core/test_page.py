@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,6 +13,7 @@ from dcsync.core import page as report
 from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.anomaly import TableWarning
 from dcsync.core.calendar import Day, Mark
+from dcsync.core.coverage import Days
 from dcsync.core.diff import compare
 from dcsync.core.freshness import FreshnessState
 from dcsync.core.model import JobId, StoredFile
@@ -359,3 +360,20 @@ def test_the_page_opens_with_the_verdict_and_knows_from_when_it_is_outdated() ->
     assert (found.verdict.tone, found.verdict.words) == (Tone.GOOD, "Today is complete: 1 of 1 request")
     assert (found.written_at, found.written_at_utc) == ("2026-11-22 13:00+0100", "2026-11-22T12:00:00Z")
     assert (found.stale_s, found.stale_after) == (3 * 3600, "3 hours")
+
+
+def test_days_that_no_window_covers_are_marked_and_said() -> None:
+    gaps = [
+        Days(first=date(2026, 11, 16), last=date(2026, 11, 17)),
+        Days(first=date(2026, 11, 20), last=date(2026, 11, 20)),
+    ]
+    found = view(make_past(1, days_ago=5), gaps=gaps)
+
+    assert [(day.number, day.mark) for day in days(found)] == [
+        (16, Mark.GAP),
+        (17, Mark.SNAPSHOT),
+        (20, Mark.GAP),
+    ]
+    assert found.gap_days == "2026-11-20, 2026-11-16 to 2026-11-17"
+    many = [Days(first=date(2026, month, 1), last=date(2026, month, 9)) for month in range(1, 13)]
+    assert view(gaps=[*many, *gaps]).gap_days.endswith(" and 2 more periods")

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from playwright.async_api import Browser, Page
 from dcsync.core import page as report
 from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.coverage import Days
 from dcsync.core.diff import compare
 from dcsync.core.freshness import FreshnessState
 from dcsync.core.page import AccountHistory, Missing
@@ -83,6 +84,7 @@ def make_account_of(names: list[str], *, snapshots: int = 8) -> AccountHistory:
                 rows={f"{name}.csv": {one.job: 10 * place for place, one in enumerate(past)}},
                 freshness=make_freshness(FreshnessState.LATE, 50, 26, 2, description=name),
                 skipped=[NOON - timedelta(days=4, hours=3)],
+                gaps=[Days(first=date(2026, 11, 2), last=date(2026, 11, 4))],
             )
         )
     alerts = [Alert.of(AlertCode.T_LOGIN, account="acme", message=name, hint=name) for name in names]

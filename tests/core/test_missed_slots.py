@@ -22,7 +22,7 @@ from dcsync.core.freshness import (
     request_freshness,
     will_run,
 )
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import WAS_PUBLISHED, JobState
 from dcsync.core.model import DataRequest, JobId, JobPhase
 from dcsync.core.ports import KnownJob, KnownRequest
 from tests.fakes import REQUEST_ID, make_job, make_request
@@ -97,14 +97,14 @@ def test_each_further_slot_is_missed_too_and_the_oldest_stays_the_first() -> Non
     assert [numbers(make_daily(), past, slot(day) + OVERDUE) for day in range(1, 4)] == [[1], [1, 2], [1, 2, 3]]
 
 
-@pytest.mark.parametrize("state", [JobState.PUBLISHED, JobState.PRUNED])
+@pytest.mark.parametrize("state", [JobState.PUBLISHED, JobState.REDUCED, JobState.PRUNED])
 def test_a_later_extract_in_the_mirror_satisfies_all_slots_before_it(state: JobState) -> None:
     assert numbers(make_daily(), history(known(0), known(5, state)), slot(7)) == [6]
     # Also one that was started between two slots, by hand.
     assert numbers(make_daily(), history(known(0), known(5, state, after=9 * HOUR)), slot(7)) == [6]
 
 
-@pytest.mark.parametrize("state", sorted(set(JobState) - {JobState.PUBLISHED, JobState.PRUNED}))
+@pytest.mark.parametrize("state", sorted(set(JobState) - WAS_PUBLISHED))
 def test_a_job_that_is_not_in_the_mirror_satisfies_no_slot(state: JobState) -> None:
     assert numbers(make_daily(), history(known(0), known(1, state)), slot(3)) == [1, 2]
 
@@ -239,7 +239,7 @@ def test_time_alone_resolves_no_missed_slot(jobs: list[KnownJob], as_of: datetim
 @given(jobs_of_a_month, times)
 def test_every_missed_slot_is_overdue_and_later_than_every_snapshot(jobs: list[KnownJob], as_of: datetime) -> None:
     found = missed_slots(make_daily(), history(*jobs), as_of)
-    mirrored = [item.job.created_at for item in jobs if item.state in {JobState.PUBLISHED, JobState.PRUNED}]
+    mirrored = [item.job.created_at for item in jobs if item.state in WAS_PUBLISHED]
     seen = [at for at in mirrored if at is not None and at < as_of + DAY]
 
     assert [item.queued_at for item in found] == sorted({item.queued_at for item in found})

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from dcsync.core.alerts import Alert
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.events import Event, EventKind
 from dcsync.core.model import Json
 from dcsync.core.wire import time_json
@@ -19,6 +19,14 @@ from dcsync.core.wire import time_json
 REMIND_AFTER = timedelta(days=1)
 #: An alert that may pass on its own is first notified after it has lasted for this time.
 PATIENCE = timedelta(hours=1)
+#: The alerts about a data request that take another one's place. The problem before is not resolved then.
+_REPLACED_BY = {
+    AlertCode.L_ENDS: (AlertCode.L_ENDED, AlertCode.L_GONE, AlertCode.L_INACTIVE),
+    **dict.fromkeys(
+        (AlertCode.L_LATE, AlertCode.L_SLOW, AlertCode.L_FAILED),
+        (AlertCode.L_ENDED, AlertCode.L_GONE, AlertCode.L_INACTIVE),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +88,18 @@ def reconcile(
     events += [
         _resolved(item, now)
         for key, item in before.items()
-        if key not in found and item.notified_at is not None and (item.alert.account, item.alert.subject) not in lost
+        if key not in found
+        and item.notified_at is not None
+        and (item.alert.account, item.alert.subject) not in lost
+        and not _is_replaced(item.alert, found)
     ]
     return Reconciled(standing=tuple(after), events=tuple(events))
+
+
+def _is_replaced(alert: Alert, found: Collection[tuple[str, str, str]]) -> bool:
+    """Whether a graver alert about the same data request took this one's place, so that nothing was resolved."""
+    graver = _REPLACED_BY.get(alert.code, ())
+    return any((alert.account, code, alert.subject) in found for code in graver)
 
 
 def with_history(alerts: Sequence[Alert], standing: Sequence[StandingAlert], now: datetime) -> list[StandingAlert]:

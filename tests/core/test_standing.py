@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,6 +156,25 @@ def test_a_job_that_is_lost_has_not_recovered_from_what_was_wrong_with_it() -> N
     found = told.look(NOON + SECOND, replace(make_alert("L-LOST", subject="job"), is_final=True, job="job"))
 
     assert found == [(EventKind.FAILURE, "L-LOST"), (R, "L-LATE")]
+
+
+@pytest.mark.parametrize("before", ["L-LATE", "L-SLOW", "L-FAILED", "L-ENDS"])
+@pytest.mark.parametrize("after", ["L-ENDED", "L-GONE", "L-INACTIVE"])
+def test_a_data_request_that_became_worse_has_not_recovered(before: str, after: str) -> None:
+    history = Told()
+    history.look(NOON, make_alert(before, subject="one"), make_alert(before, subject="other"))
+
+    found = history.look(NOON + SECOND, make_alert(after, subject="one"))
+
+    assert found == [(A, after), (R, before)]
+    assert history.look(NOON + 2 * SECOND) == [(R, after)]
+
+
+def test_an_extract_that_came_is_a_recovery_although_the_schedule_ends_soon() -> None:
+    history = Told()
+    history.look(NOON, make_alert("L-LATE", subject="one"))
+
+    assert history.look(NOON + SECOND, make_alert("L-ENDS", subject="one")) == [(A, "L-ENDS"), (R, "L-LATE")]
 
 
 def test_a_final_alert_is_sent_once_and_never_again() -> None:

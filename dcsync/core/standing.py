@@ -19,7 +19,7 @@ from dcsync.core.wire import time_json
 REMIND_AFTER = timedelta(days=1)
 #: An alert that may pass on its own is first notified after it has lasted for this time.
 PATIENCE = timedelta(hours=1)
-#: The alerts about a data request that take another one's place. The problem before is not resolved then.
+#: The alerts that replace an earlier alert about the same data request. Its problem was not resolved.
 _REPLACED_BY = {
     AlertCode.L_ENDS: (AlertCode.L_ENDED, AlertCode.L_GONE, AlertCode.L_INACTIVE),
     **dict.fromkeys(

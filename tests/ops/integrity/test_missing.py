@@ -13,7 +13,7 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.errors import MassChange
 from dcsync.manifest.sql import SqlManifest
 from dcsync.ops.integrity.missing import notice_missing
-from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 
 
 async def test_a_snapshot_that_was_removed_is_fetched_again_while_the_server_has_it(mirror: Mirror) -> None:
@@ -39,6 +39,8 @@ async def test_a_snapshot_that_was_removed_after_its_30_days_is_a_loss_that_is_s
 
     assert not outcome.published
     assert await mirror.states() == {job: JobState.EXPIRED}
+    status = await status_of(mirror)
+    assert [item.alert.code for item in status.accounts[0].alerts if item.alert.subject == job] == ["L-LOST"]
 
 
 async def test_a_snapshot_that_another_host_prunes_during_the_look_is_not_called_gone(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--check",
     is_flag=True,
-    help="For monitoring: exit with a status other than 0 if an account is stale or has an alert.",
+    help="For monitoring: exit with a status other than 0 if an account is stale or has an alert that counts.",
 )
 @click.pass_context
 def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
@@ -30,6 +30,7 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
 
     With --check the exit status is 3 if an account is stale (poll.stale_after) or has an alert. Some alerts set another
     status: 12 if you have to sign in, 13 if a permission is missing, 14 if the disk or the mirror needs attention.
+    Alerts that only inform you leave it at 0. docs/alerts.md lists the status of every alert.
     """
     from dcsync.app.status import read_status
     from dcsync.cli.output import print_json

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     "jobs",
     multiple=True,
     metavar="ID",
-    help="Only this job, immediately and even if it is quarantined. Can be given multiple times. Skips published jobs.",
+    help="Only this job, immediately and even if it is quarantined. Can be given multiple times. Skips published jobs, "
+    "unless their snapshot has no table.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done. Writes nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

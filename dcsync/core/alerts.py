@@ -213,15 +213,15 @@ class Alert:
 
 #: Hints for error classes without one. Most of their errors have a hint of their own.
 _HINTS = {
-    AlertCode.DCSYNC: "see the log of dcsync for the cause; please report the problem if it stays",
-    AlertCode.C_CONFIG: "correct the configuration; config.example.toml documents every key",
+    AlertCode.DCSYNC: "the log of dcsync names the cause. Please report the problem if it persists",
+    AlertCode.C_CONFIG: "correct the configuration. config.example.toml documents every key",
     AlertCode.T_AUTH: "sign in again: dcsync login",
-    AlertCode.F_DISK: "check the disk and the kernel log; dcsync retries automatically",
-    AlertCode.M_MIRROR: "check mirror.root: dcsync doctor names what is wrong with it",
+    AlertCode.F_DISK: "check the disk and the kernel log. dcsync retries automatically",
+    AlertCode.M_MIRROR: "check mirror.root: dcsync doctor names the problem",
     AlertCode.M_FOREIGN: "correct mirror.root, or mount the disk that belongs to this mirror",
     AlertCode.M_MASS: "check whether the mirror's disk is the right one and complete, then run dcsync verify",
-    AlertCode.M_TAMPERED: "something other than dcsync changed the mirror; undo that change",
-    AlertCode.D_STATE: "please report this with the lines of the log",
+    AlertCode.M_TAMPERED: "something other than dcsync changed the mirror. Undo that change",
+    AlertCode.D_STATE: "please report this bug with the lines of the log",
 }
 
 
@@ -241,8 +241,8 @@ def _kind(
 
 
 _DATA_CONNECTOR = "in Autodesk's Data Connector"
-_WAIT = f"dcsync checks for it at every poll; check the data request {_DATA_CONNECTOR}"
-_EXTEND = f"move its end date {_DATA_CONNECTOR}; dcsync notices the change within a day. "
+_WAIT = f"each poll checks for the extract. Check the data request {_DATA_CONNECTOR}"
+_EXTEND = f"move its end date {_DATA_CONNECTOR}. dcsync notices the change within a day. "
 _EXTEND += "If it is over on purpose, name it in [[account]] retired"
 _COMPARE = "compare the snapshot with the previous one: dcsync diff previous latest"
 
@@ -274,7 +274,7 @@ _OWN = (
     _kind(
         AlertCode.L_GONE,
         AlertScope.REQUEST,
-        f"its snapshots stay in the mirror; check the user's role and the data request {_DATA_CONNECTOR}. If it was "
+        f"its snapshots stay in the mirror. Check the user's role and the data request {_DATA_CONNECTOR}. If it was "
         "deleted on purpose, name it in [[account]] retired",
         severity=Severity.CRITICAL,
         origin=Origin.AUTODESK,
@@ -288,7 +288,7 @@ _OWN = (
     _kind(
         AlertCode.L_LOST,
         AlertScope.JOB,
-        "this extract can no longer be downloaded. The next extract will contain the account's data as of that day",
+        "this extract can no longer be downloaded. The next extract has the account's data as of its own day",
         exit_status=ExitStatus.DONE,
     ),
     _kind(
@@ -346,7 +346,7 @@ _OWN = (
     _kind(
         AlertCode.T_DEADLINE,
         AlertScope.ACCOUNT,
-        "run dcsync sync, which renews it, or sign in again: dcsync login",
+        "sign in again: dcsync login. If no daemon is running, dcsync sync renews it too",
         exit_status=ExitStatus.DONE,
     ),
     _kind(
@@ -369,7 +369,7 @@ _OWN = (
         # The data is complete and unchanged, so monitors stay green.
         exit_status=ExitStatus.DONE,
     ),
-    _kind(AlertCode.H_FAILED, AlertScope.HOOK, "fix the hook; the next event runs it again"),
+    _kind(AlertCode.H_FAILED, AlertScope.HOOK, "fix the hook. The next event runs it again"),
 )
 
 

@@ -260,7 +260,7 @@ class _View:
         return "never" if moment is None else self.time(moment)
 
     def _age(self, moment: datetime) -> str:
-        # The page runs no code, and may be read long after it was written.
+        # The page may be read long after it was written, and its script updates only the age of the page.
         return f"{age_text(moment, self.now).removesuffix(' ago')} old when this page was written"
 
     def _most(self, most: int) -> int:

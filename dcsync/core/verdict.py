@@ -110,8 +110,8 @@ def problem_text(request: RequestFreshness, now: datetime, time_text: Callable[[
             return f"{name} is no longer visible at Autodesk"
         case _:
             if not request.missed:
-                return f"the extract of {name} is late"
-            return f"the extract of {name} is {span_text(now - request.missed[0].due_at)} late{lost}"
+                return f"the extract of {name} is overdue"
+            return f"the extract of {name} is {span_text(now - request.missed[0].due_at)} overdue{lost}"
 
 
 def span_text(span: timedelta) -> str:
@@ -144,7 +144,7 @@ def _quoted(name: str) -> str:
 
 
 def _count(number: int) -> str:
-    return "1 request" if number == 1 else f"{number} requests"
+    return "1 data request" if number == 1 else f"{number} data requests"
 
 
 def _are(number: int) -> str:
@@ -154,4 +154,4 @@ def _are(number: int) -> str:
 def _more(number: int) -> str:
     if not number:
         return ""
-    return f", and {'1 more request has' if number == 1 else f'{number} more requests have'} a problem"
+    return f", and {'1 more data request has' if number == 1 else f'{number} more data requests have'} a problem"

@@ -103,4 +103,4 @@ def _verified(folder: int, relative: str, stored: StoredFile) -> StoredFile:
     return replace(stored, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino, table=table)
 
 
-_HINT = "move the folder out of the mirror; dcsync then downloads the snapshot again if Autodesk still has its extract"
+_HINT = "move the folder out of the mirror. dcsync then downloads the snapshot again if Autodesk still has its extract"

@@ -82,7 +82,7 @@ def disk_error(error: OSError, doing: str) -> DcsyncError:
         case errno.ELOOP | errno.ENOTDIR:
             return MirrorTampered(
                 f"{words}: there is a symlink or a file in the place of a folder",
-                hint="another program replaced a folder of the mirror; move it away and put the folder back",
+                hint="another program replaced a folder of the mirror: move it away and put the folder back",
             )
         case _:
             return DiskError(words, hint="dcsync retries automatically")

@@ -30,6 +30,8 @@ _REDUCED = "reduced.jsonl"
 _ASIDE = ".aside"
 #: The end of a ZIP with its directory, in one read for most ZIPs.
 _ZIP_TAIL = 1 << 20
+#: The hint for a snapshot that is damaged, so that it cannot be reduced.
+REPAIR_HINT = "stop the daemon and run dcsync verify --repair. The snapshot stays whole until it is repaired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +252,7 @@ def _link(snapshot: int, new: int, stored: StoredFile, folder: str) -> StoredFil
             facts = os.fstat(descriptor)
             if not disk.is_plain_file(facts) or facts.st_size != stored.size:
                 message = f"{disk.shown(f'{folder}/{stored.name}')} is not the file that was published"
-                raise MirrorTampered(message, hint="run dcsync verify --repair; the snapshot stays whole until then")
+                raise MirrorTampered(message, hint=REPAIR_HINT)
             try:
                 os.link(leaf, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
                 made = facts
@@ -269,6 +271,6 @@ def _compare(folder: int, name: str, stored: StoredFile, shown: str) -> None:
     try:
         if hash_descriptor(copied).sha256 != stored.sha256:
             message = f"{disk.shown(f'{shown}/{stored.name}')} does not have the content that was published"
-            raise MirrorTampered(message, hint="run dcsync verify --repair; the snapshot stays whole until then")
+            raise MirrorTampered(message, hint=REPAIR_HINT)
     finally:
         os.close(copied)

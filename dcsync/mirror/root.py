@@ -123,7 +123,7 @@ class MirrorRoot:
         if (opened.st_dev, opened.st_ino) != (current.st_dev, current.st_ino):
             message = f"{self.path} is no longer the folder that dcsync opened at its start"
             raise MirrorError(
-                message, hint="the mirror was moved or another disk was mounted on it; put it back, then restart dcsync"
+                message, hint="the mirror was moved or another disk was mounted on it. Put it back, then restart dcsync"
             )
 
     def check_room(self, *, size: int, entries: int, reserve: int) -> None:

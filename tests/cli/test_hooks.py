@@ -250,7 +250,7 @@ def test_without_apprise_the_error_names_the_extra_to_install(
         result = dcsync(*command)
         assert result.status == 2
         assert "which is not installed" in result.err
-        assert "dcsync[notify]" in result.err
+        assert '".[notify]"' in result.err
         assert "hunter2" not in result.err
     # A dry run sends no messages, so it needs no secret for them.
     assert dcsync("sync", "--dry-run").status == 0

@@ -357,7 +357,7 @@ def test_the_page_opens_with_the_verdict_and_knows_from_when_it_is_outdated() ->
         stale_after=timedelta(hours=3),
     )
 
-    assert (found.verdict.tone, found.verdict.words) == (Tone.GOOD, "Today is complete: 1 of 1 request")
+    assert (found.verdict.tone, found.verdict.words) == (Tone.GOOD, "Today is complete: 1 of 1 data request")
     assert (found.written_at, found.written_at_utc) == ("2026-11-22 13:00+0100", "2026-11-22T12:00:00Z")
     assert (found.stale_s, found.stale_after) == (3 * 3600, "3 hours")
 

@@ -28,17 +28,16 @@ def words(*requests: RequestFreshness) -> str:
 
 def test_today_is_complete_when_nothing_is_due_that_is_not_there() -> None:
     assert judged(make_freshness(OK), make_freshness(OK)) == Verdict(
-        tone=Tone.GOOD, words="Today is complete: 2 of 2 requests"
+        tone=Tone.GOOD, words="Today is complete: 2 of 2 data requests"
     )
-    assert words(make_freshness(OK)) == "Today is complete: 1 of 1 request"
+    assert words(make_freshness(OK)) == "Today is complete: 1 of 1 data request"
 
 
 def test_what_is_over_on_purpose_does_not_count() -> None:
-    assert (
-        words(make_freshness(OK), make_freshness(RETIRED), make_freshness(DONE)) == "Today is complete: 1 of 1 request"
-    )
-    assert judged(make_freshness(DONE)) == Verdict(tone=Tone.GOOD, words="Nothing is due: 1 request is over")
-    assert words(make_freshness(DONE), make_freshness(RETIRED)) == "Nothing is due: 2 requests are over"
+    found = words(make_freshness(OK), make_freshness(RETIRED), make_freshness(DONE))
+    assert found == "Today is complete: 1 of 1 data request"
+    assert judged(make_freshness(DONE)) == Verdict(tone=Tone.GOOD, words="Nothing is due: 1 data request is over")
+    assert words(make_freshness(DONE), make_freshness(RETIRED)) == "Nothing is due: 2 data requests are over"
 
 
 def test_what_is_expected_is_not_late() -> None:
@@ -47,7 +46,7 @@ def test_what_is_expected_is_not_late() -> None:
 
     assert judged(later, make_freshness(OK), soon) == Verdict(
         tone=Tone.WAITING,
-        words="Today is not complete yet: 1 of 3 requests. The extract of 'Soon' is expected at 2026-11-22 13:00",
+        words="Today is not complete yet: 1 of 3 data requests. The extract of 'Soon' is expected at 2026-11-22 13:00",
     )
     assert words(make_freshness(DUE)).endswith("is expected at 2026-11-22 12:00")
 
@@ -56,7 +55,7 @@ def test_what_is_late_is_named_with_how_late_and_how_many_are_missing() -> None:
     late = make_freshness(LATE, 27, 3, description="Company data")
 
     assert judged(make_freshness(OK), late) == Verdict(
-        tone=Tone.BAD, words="Today is incomplete: the extract of 'Company data' is 27 hours late (2 missing)"
+        tone=Tone.BAD, words="Today is incomplete: the extract of 'Company data' is 27 hours overdue (2 missing)"
     )
 
 
@@ -69,7 +68,7 @@ def test_one_healthy_request_does_not_hide_others_and_the_latest_is_named() -> N
     )
 
     assert found == (
-        "Today is incomplete: the extract of 'C' is 3 days late (3 missing), and 2 more requests have a problem"
+        "Today is incomplete: the extract of 'C' is 3 days overdue (3 missing), and 2 more data requests have a problem"
     )
 
 
@@ -80,8 +79,8 @@ def test_one_healthy_request_does_not_hide_others_and_the_latest_is_named() -> N
         (make_freshness(ENDED, 50, 26), "the schedule of 'Nightly' ended (2 missing)"),
         (make_freshness(INACTIVE), "'Nightly' was set inactive and produces no extracts"),
         (make_freshness(GONE), "'Nightly' is no longer visible at Autodesk"),
-        (make_freshness(LATE), "the extract of 'Nightly' is late"),
-        (make_freshness(LATE, 1.2), "the extract of 'Nightly' is 1 hour late"),
+        (make_freshness(LATE), "the extract of 'Nightly' is overdue"),
+        (make_freshness(LATE, 1.2), "the extract of 'Nightly' is 1 hour overdue"),
         (
             make_freshness(GONE, description=""),
             "'ce9bc188-1e18-11eb-adc1-0242ac120002' is no longer visible at Autodesk",
@@ -98,7 +97,7 @@ def test_what_dcsync_cannot_tell_is_not_called_complete() -> None:
     assert judged(make_freshness(OK), blind, make_freshness(UNKNOWN)) == Verdict(
         tone=Tone.UNKNOWN,
         words="Whether today is complete is not known: the jobs of 'Nightly' could not be read since its extract was "
-        "due, and 1 more request has a problem",
+        "due, and 1 more data request has a problem",
     )
     assert words(make_freshness(UNKNOWN)) == (
         "Whether today is complete is not known: the schedule of 'Nightly' is not known"

@@ -79,7 +79,7 @@ async def test_the_page_opens_with_the_verdict_of_today_and_marks_the_days_that_
     await mirror.sync()
 
     page = await report(mirror)
-    assert 'id="verdict">Today is complete: 1 of 1 request</p>' in page
+    assert 'id="verdict">Today is complete: 1 of 1 data request</p>' in page
     assert "<dt>Missing</dt><dd>none</dd>" in page
     assert "<dt>Schedule ends</dt><dd>no end</dd>" in page
     assert "Missing days: 2026-11-18." in page
@@ -89,13 +89,13 @@ async def test_the_page_opens_with_the_verdict_of_today_and_marks_the_days_that_
     await mirror.sync()
     page = await report(mirror)
     assert 'class="verdict bad" id="verdict">Today is incomplete: ' in page
-    assert re.search(r"the extract of &#39;My Company Data Extract&#39; is \d+ hours late \(2 missing\)</p>", page)
+    assert re.search(r"the extract of &#39;My Company Data Extract&#39; is \d+ hours overdue \(2 missing\)</p>", page)
     assert re.search(r"<dt>Missing</dt><dd>2 since 2026-11-2", page)
     assert page.count('<td class="missed"') == 3
 
     add_extract(mirror, {"a.csv": rows(1)})
     await mirror.sync()
-    assert "Today is complete: 1 of 1 request" in await report(mirror)
+    assert "Today is complete: 1 of 1 data request" in await report(mirror)
 
 
 async def test_a_retired_request_is_not_missed_in_the_verdict(mirror: Mirror) -> None:
@@ -106,7 +106,7 @@ async def test_a_retired_request_is_not_missed_in_the_verdict(mirror: Mirror) ->
         await write(context, retired=("My Company*",))
 
     page = (mirror.root / "index.html").read_text()
-    assert "Nothing is due: 1 request is over" in page
+    assert "Nothing is due: 1 data request is over" in page
     assert 'class="badge over">Retired<' in page
 
 
@@ -114,7 +114,7 @@ async def test_the_page_says_from_when_it_is_outdated(mirror: Mirror) -> None:
     page = await report(mirror)
 
     assert 'datetime="2026-11-22T12:00:00Z" data-stale-s="172800">2026-11-22 12:00 UTC</time>' in page
-    assert "If that was more than 2 days ago, dcsync is not running" in page
+    assert "If that was more than 2 days ago, dcsync has stopped or cannot write it" in page
 
 
 async def test_an_empty_mirror_has_a_report_too(mirror: Mirror) -> None:

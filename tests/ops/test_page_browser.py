@@ -204,7 +204,7 @@ async def test_the_page_opens_with_the_verdict_its_age_and_at_most_five_lines_of
         ]
 
     assert text[0].startswith("Nothing is known about today. This page is ")
-    assert "the extract of 'Company data' is 2 days late (3 missing)" in text[0]
+    assert "the extract of 'Company data' is 2 days overdue (3 missing)" in text[0]
     assert shown[1].startswith("Written ")
     assert shown[2] == "16 alerts"
     assert len(shown[3:8]) == 5
@@ -234,7 +234,7 @@ async def test_a_reader_sees_how_old_the_page_is(tmp_path: Path, later: timedelt
         age, verdict = await page.inner_text("#age"), await page.inner_text("#verdict")
 
     assert age == said
-    assert (verdict == "Today is complete: 1 of 1 request") is not is_old
+    assert (verdict == "Today is complete: 1 of 1 data request") is not is_old
     assert is_old is (verdict.startswith("Nothing is known about today. This page is 3 days old"))
 
 
@@ -245,7 +245,7 @@ async def test_a_page_that_stays_open_notices_that_it_is_no_longer_updated(tmp_p
         page = await browser.new_page()
         await page.clock.install(time=NOON)
         await page.goto(path.as_uri())
-        assert await page.inner_text("#verdict") == "Today is complete: 1 of 1 request"
+        assert await page.inner_text("#verdict") == "Today is complete: 1 of 1 data request"
         await page.clock.fast_forward("25:00:00")
 
         assert (await page.inner_text("#verdict")).startswith("Nothing is known about today.")
@@ -255,10 +255,10 @@ async def test_without_scripts_the_page_says_what_its_time_means(tmp_path: Path)
     path = write(tmp_path, make_account(make_history(freshness=make_freshness())))
 
     async with opened(path, java_script_enabled=False) as page:
-        assert await page.inner_text("#verdict") == "Today is complete: 1 of 1 request"
+        assert await page.inner_text("#verdict") == "Today is complete: 1 of 1 data request"
         assert await page.inner_text("#age") == (
             "Written on 2026-11-22 12:00 UTC. dcsync rewrites this page after every poll. If that was more than 24 "
-            "hours ago, dcsync is not running, and nothing here is about today."
+            "hours ago, dcsync has stopped or cannot write it, and nothing here is about today."
         )
 
 

@@ -122,7 +122,7 @@ def hook_hint(run: HookRun) -> str:
     """Return the hint for a hook that failed on its last attempt."""
     if run.kind is EventKind.SNAPSHOT and run.job is not None:
         return f"fix the hook, then run: dcsync hooks rerun {run.job}"
-    return "fix the hook; the next event runs it again"
+    return "fix the hook. The next event runs it again"
 
 
 def _is_mirrored(account: AccountSettings, known: KnownJob, wanted: Collection[RequestId]) -> bool:

@@ -50,7 +50,7 @@ def job_alerts(
         elif known.state is JobState.WAITING and known.job.phase is JobPhase.UNKNOWN:
             alerts.append(_unclear(account, known.job, is_listed=listed.get(job, False)))
         if known.state in OPEN and nears_expiry(known.job.dated_at, now):
-            message = f"job {job} of {known.job.dated_at:%Y-%m-%d} is not mirrored yet; Autodesk deletes its "
+            message = f"job {job} of {known.job.dated_at:%Y-%m-%d} is not mirrored yet. Autodesk deletes its "
             message += "extract 30 days after it was completed"
             expiring = Alert.of(AlertCode.L_EXPIRING, account=account, subject=job, message=message)
             alerts.append(replace(expiring, job=job))

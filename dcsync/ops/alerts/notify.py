@@ -31,7 +31,7 @@ def check_installed() -> None:
         import apprise  # noqa: F401
     except ImportError:
         message = "[notify] urls needs the package apprise, which is not installed"
-        raise ConfigError(message, hint='install it: pipx install "dcsync[notify]"') from None
+        raise ConfigError(message, hint='in a checkout of dcsync, run: pipx install --force ".[notify]"') from None
 
 
 async def send(urls: Sequence[str], events: Sequence[Event]) -> bool:

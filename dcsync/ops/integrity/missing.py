@@ -54,7 +54,7 @@ async def empty_trash(context: MirrorContext, leaf: str) -> int:
     try:
         return await context.disk.run(trash.empty, context.root, leaf)
     except DiskDenied as error:
-        hint = f"remove {OWN_FOLDER}/{trash.TRASH}/{leaf} by hand; dcsync needs nothing in it"
+        hint = f"remove {OWN_FOLDER}/{trash.TRASH}/{leaf} by hand. dcsync needs nothing in it"
         log.warning("some files in the trash cannot be removed", error=error.message, hint=hint)
         return 0
 

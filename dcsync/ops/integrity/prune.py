@@ -37,7 +37,7 @@ from dcsync.tasks import finish
 log = structlog.get_logger(__name__)
 
 _LATEST = "latest"
-MASS_HINT = "check dcsync prune --dry-run; if you mean it, run dcsync prune --force"
+MASS_HINT = "check dcsync prune --dry-run. If you mean it, run dcsync prune --force"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ async def _reduce(context: MirrorContext, account: AccountName, snapshot: Dated,
         made = await context.disk.run(replace_folder)
     except FileNotFoundError as error:
         message = f"{snapshot.folder} lacks a file that has to stay: {error.filename}"
-        raise MirrorTampered(message, hint="run dcsync verify --repair; the snapshot stays whole until then") from None
+        raise MirrorTampered(message, hint=reduce.REPAIR_HINT) from None
     digest = hashlib.sha256(own[SIDECAR_NAME]).hexdigest()
     await records.restore(account, replace(record, reduced_at=now), files=made, sidecar_sha256=digest)
     await context.disk.run(reduce.discard_old, context.root, reduction)
@@ -78,16 +78,15 @@ def _own_files(
     context: MirrorContext, reduction: Reduction, kept: Sequence[StoredFile], sha256: str | None, now: datetime
 ) -> dict[str, bytes]:
     """Return `_dcsync.json` and `SHA256SUMS` of the reduced snapshot. Blocks."""
-    hint = "run dcsync verify; the snapshot stays whole until then"
     body = context.root.read_file(reduction.folder, SIDECAR_NAME)
     if hashlib.sha256(body).hexdigest() != sha256:
         message = f"{reduction.folder}/{SIDECAR_NAME} is not the file that was published"
-        raise MirrorTampered(message, hint=hint)
+        raise MirrorTampered(message, hint=reduce.REPAIR_HINT)
     try:
         new = reduced_sidecar(body, {stored.name for stored in kept}, at=now, version=__version__)
     except WireError as error:
         message = f"{reduction.folder}/{SIDECAR_NAME} cannot be used: {error}"
-        raise MirrorTampered(message, hint=hint) from None
+        raise MirrorTampered(message, hint=reduce.REPAIR_HINT) from None
     lines = [(stored.name, stored.sha256) for stored in kept]
     sums = sidecar.render_sums([*lines, (SIDECAR_NAME, hashlib.sha256(new).hexdigest())])
     return {SIDECAR_NAME: new, SUMS_NAME: sums}

@@ -50,7 +50,7 @@ async def adopt_if_there(
     if found is None or found.snapshot.job != known.job.id:
         message = f"{folder} exists already and is not the snapshot of job {known.job.id}"
         raise MirrorTampered(
-            message, hint="move that folder out of the mirror; the next run then downloads the snapshot"
+            message, hint="move that folder out of the mirror. The next run then downloads the snapshot"
         )
     return await adopt_snapshot(context, account, known.job, request, found)
 

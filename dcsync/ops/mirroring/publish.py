@@ -189,7 +189,7 @@ async def _adopt_existing(context: SyncContext, account: AccountSettings, staged
     if found is None or found.snapshot.job != staged.job.id:
         message = f"{staged.folder} exists already and is not the snapshot of job {staged.job.id}"
         raise MirrorTampered(
-            message, hint="move that folder out of the mirror; the next run then publishes the snapshot"
+            message, hint="move that folder out of the mirror. The next run then publishes the snapshot"
         )
     await adopt_snapshot(context, account, staged.job, staged.request, found)
 

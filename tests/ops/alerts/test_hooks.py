@@ -297,7 +297,7 @@ async def test_one_that_nobody_can_run_again_has_another_hint(bench: Bench) -> N
             bench.clock.advance(wait)
             await bench.run_due(argv)
 
-    assert lines[2]["hint"] == "fix the hook; the next event runs it again"
+    assert lines[2]["hint"] == "fix the hook. The next event runs it again"
 
 
 # --- that nothing is left of it ---------------------------------------------------------------------------------------

@@ -229,6 +229,7 @@ class NotFound(ApiError):
     """404: Autodesk does not know this object, or no longer does."""
 
     code = "A-MISSING"
+    hint = "check the IDs in the configuration ([[account]] id, projects, requests) and the command's options"
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------

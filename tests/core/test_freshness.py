@@ -11,8 +11,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dcsync.core import schedule
-from dcsync.core.freshness import Expectation, Stage, expect, next_poll
-from dcsync.core.model import DataRequest, Job, JobId
+from dcsync.core.freshness import (
+    Cause,
+    Expectation,
+    FreshnessState,
+    MissedSlot,
+    RequestFreshness,
+    Stage,
+    expect,
+    next_poll,
+)
+from dcsync.core.model import DataRequest, Job, JobId, RequestId
 from tests.fakes import NOON, make_job, make_request
 
 HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
@@ -382,3 +391,29 @@ def test_a_wait_is_never_above_the_interval_nor_below_its_share(
 
     assert max(interval / 5, min(2 * MINUTE, interval)) <= wait <= interval
     assert next_poll(expectations[::-1], NOON, interval) == wait
+
+
+def test_the_freshness_of_a_data_request_has_the_documented_keys() -> None:
+    missed = MissedSlot(queued_at=TODAY, due_at=TODAY + HOUR, cause=Cause.NOT_STARTED, phase=None)
+    freshness = RequestFreshness(
+        request=RequestId("r1"),
+        description="Nightly",
+        state=FreshnessState.LATE,
+        newest_folder="acme/nightly/2026/11/21/020000Z-1",
+        newest_completed_at=TODAY - DAY,
+        next_expected_at=TODAY + DAY,
+        missed=(missed,),
+        ends_at=TODAY + 30 * DAY,
+    )
+
+    assert freshness.json() == {
+        "id": "r1",
+        "description": "Nightly",
+        "state": "late",
+        "newest_snapshot": "acme/nightly/2026/11/21/020000Z-1",
+        "newest_completed_at": "2026-11-21T02:00:00Z",
+        "next_expected_at": "2026-11-23T02:00:00Z",
+        "slots_missed": 1,
+        "oldest_missed_at": "2026-11-22T02:00:00Z",
+        "ends_at": "2026-12-22T02:00:00Z",
+    }

@@ -411,9 +411,9 @@ def test_the_freshness_of_a_data_request_has_the_documented_keys() -> None:
         "description": "Nightly",
         "state": "late",
         "newest_snapshot": "acme/nightly/2026/11/21/020000Z-1",
-        "newest_completed_at": "2026-11-21T02:00:00Z",
-        "next_expected_at": "2026-11-23T02:00:00Z",
+        "newest_completed_at": "2026-11-21T02:00:00.000Z",
+        "next_expected_at": "2026-11-23T02:00:00.000Z",
         "slots_missed": 1,
-        "oldest_missed_at": "2026-11-22T02:00:00Z",
-        "ends_at": "2026-12-22T02:00:00Z",
+        "oldest_missed_at": "2026-11-22T02:00:00.000Z",
+        "ends_at": "2026-12-22T02:00:00.000Z",
     }

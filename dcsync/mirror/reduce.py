@@ -8,6 +8,7 @@ new folder did not follow. Every file is in a complete folder at every moment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,8 @@ REDUCING = "reducing"
 _REDUCED = "reduced.jsonl"
 #: The suffix of a snapshot that was moved aside because its file system cannot exchange two names.
 _ASIDE = ".aside"
+#: The names that dcsync gives. Anything else in the folder is a file of the system or of another user.
+_OURS = re.compile(rf"([0-9a-f]{{32}})(?:{re.escape(_ASIDE)})?")
 #: The end of a ZIP with its directory, in one read for most ZIPs.
 _ZIP_TAIL = 1 << 20
 #: The hint for a snapshot that is damaged, so that it cannot be reduced.
@@ -94,11 +97,13 @@ def swap(root: MirrorRoot, reduction: Reduction) -> None:
         os.fsync(reducing)
 
 
-def discard_old(root: MirrorRoot, reduction: Reduction) -> None:
-    """Move all that is left of a reduction into the trash. Blocks. Call it when the reduction is recorded.
+def discard_old(root: MirrorRoot, reduction: Reduction) -> list[str]:
+    """Move all that is left of a reduction into the trash, and return the names there. Blocks.
 
-    Nothing is removed here, so that a folder in `.dcsync/reducing` is complete, or was never completed.
+    Call it when the reduction is recorded, and only while a complete snapshot is in its place: what is moved may be the
+    whole snapshot. Nothing is removed here, so that a folder in `.dcsync/reducing` is complete, or was never completed.
     """
+    moved = []
     with (
         disk.disk_errors(f"moving the full tables of {disk.shown(reduction.folder)} to the trash"),
         root.folder(f"{OWN_FOLDER}/{REDUCING}", create=True) as reducing,
@@ -106,10 +111,13 @@ def discard_old(root: MirrorRoot, reduction: Reduction) -> None:
     ):
         for name in (reduction.leaf + _ASIDE, reduction.leaf):
             if disk.is_there(name, below=reducing):
-                disk.remove_tree(reduction.leaf, trash)
-                os.rename(name, reduction.leaf, src_dir_fd=reducing, dst_dir_fd=trash)
+                # Each under its own name, so that neither is removed to make room for the other.
+                disk.remove_tree(name, trash)
+                os.rename(name, name, src_dir_fd=reducing, dst_dir_fd=trash)
                 os.fsync(trash)
                 os.fsync(reducing)
+                moved.append(name)
+    return moved
 
 
 def all_reductions(root: MirrorRoot) -> Iterator[Reduction]:
@@ -125,8 +133,11 @@ def all_reductions(root: MirrorRoot) -> Iterator[Reduction]:
 
 
 def put_back(root: MirrorRoot, reduction: Reduction) -> bool:
-    """Put a snapshot back into its place if a crash came between its two renames. Blocks. The caller holds the lock."""
-    if root.has_folder(reduction.folder):
+    """Put a snapshot back into its place if a crash came between its two renames. Blocks. The caller holds the lock.
+
+    An empty folder in its place is the claim of `rename_noreplace`, and the crash came before the rename after it.
+    """
+    if root.has_folder(reduction.folder) and not root.drop_claim(reduction.folder):
         return False
     parent_path, _, name = reduction.folder.rpartition("/")
     with (
@@ -158,10 +169,10 @@ def drop_unbegun(root: MirrorRoot, leaf: str) -> bool:
 
 
 def leaves(root: MirrorRoot) -> set[str]:
-    """Return the names of the reductions of which something is left."""
+    """Return the names of the reductions of which something is left. Names that are not ours do not count."""
     try:
         with root.folder(f"{OWN_FOLDER}/{REDUCING}") as reducing, disk.disk_errors("reading .dcsync/reducing"):
-            return {name.removesuffix(_ASIDE) for name in os.listdir(reducing)}
+            return {ours[1] for name in os.listdir(reducing) if (ours := _OURS.fullmatch(name))}
     except FileNotFoundError:
         return set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zipfile
@@ -50,15 +51,16 @@ def work(root: MirrorRoot) -> None:
     """Reduce the snapshot, without its row."""
     reduce.build(root, ONE, KEPT, own=NEW)
     reduce.swap(root, ONE)
-    reduce.discard_old(root, ONE)
-    trash.empty(root, ONE.leaf)
+    for name in reduce.discard_old(root, ONE):
+        trash.empty(root, name)
 
 
 def recover(root: MirrorRoot) -> None:
     """Do what the next start does."""
     for one in reduce.all_reductions(root):
         reduce.put_back(root, one)
-        reduce.discard_old(root, one)
+        if (root.path / FOLDER / SIDECAR_NAME).exists():
+            reduce.discard_old(root, one)
     for leaf in reduce.leaves(root):
         reduce.drop_unbegun(root, leaf)
     for leaf in trash.leaves(root):
@@ -119,13 +121,21 @@ def is_killed(root: MirrorRoot, step: Callable[[MirrorRoot], None], *, before: i
     return False
 
 
-@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
-@pytest.mark.parametrize("more_kills", [0, 3])
+def refuse_flags(*_: object) -> None:
+    """Refuse as NFS and exFAT do."""
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+@pytest.mark.parametrize("way", ["exchange", "two renames", "mkdir and two renames"])
+@pytest.mark.parametrize("more_kills", [0, 3, 6])
 def test_a_kill_before_any_change_of_a_name_leaves_a_snapshot_that_is_complete(
-    tmp_path: Path, root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, exchanges: bool, more_kills: int
+    tmp_path: Path, root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, way: str, more_kills: int
 ) -> None:
-    if not exchanges:
+    exchanges = way == "exchange"
+    if way == "two renames":
         monkeypatch.setattr(disk, "exchange", lambda *_: False)
+    elif not exchanges:
+        monkeypatch.setattr(disk, "_renameat2", refuse_flags)
     shutil.copytree(root.path, tmp_path / "template")
     seen: list[dict[str, bytes]] = []
 
@@ -175,16 +185,37 @@ def test_a_copy_with_other_content_is_refused(root: MirrorRoot, monkeypatch: pyt
         reduce.build(root, ONE, KEPT, own=NEW)
 
 
+def test_names_that_dcsync_does_not_give_are_not_the_rest_of_a_reduction(root: MirrorRoot) -> None:
+    place = root.path / ".dcsync/reducing"
+    (place / "@eaDir").mkdir(parents=True)
+    (place / ".DS_Store").write_bytes(b"")
+    for name in (ONE.leaf, "a" * 32 + ".aside", "b" * 33):
+        (place / name).mkdir()
+
+    assert reduce.leaves(root) == {ONE.leaf, "a" * 32}
+
+
+def test_what_is_left_of_a_reduction_has_names_of_its_own_in_the_trash(root: MirrorRoot) -> None:
+    place = root.path / ".dcsync/reducing"
+    for name in (ONE.leaf, f"{ONE.leaf}.aside"):
+        (place / name).mkdir(parents=True)
+
+    moved = reduce.discard_old(root, ONE)
+
+    assert set(moved) == trash.leaves(root) == {ONE.leaf, f"{ONE.leaf}.aside"}
+
+
 def test_a_folder_that_no_line_names_stays_if_it_may_be_a_snapshot(root: MirrorRoot) -> None:
     place = root.path / ".dcsync/reducing"
     place.mkdir(parents=True)
-    (root.path / FOLDER).rename(place / "leaf")
-    (place / "other.aside").mkdir()
+    leaf, other = "1" * 32, "2" * 32 + ".aside"
+    (root.path / FOLDER).rename(place / leaf)
+    (place / other).mkdir()
 
     recover(root)
 
-    assert sorted(path.name for path in place.iterdir()) == ["leaf", "other.aside"]
-    assert content(place / "leaf") == WHOLE
+    assert sorted(path.name for path in place.iterdir()) == [leaf, other]
+    assert content(place / leaf) == WHOLE
 
 
 def test_nothing_is_put_back_where_nothing_is_missing_or_left(root: MirrorRoot) -> None:

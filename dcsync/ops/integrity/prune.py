@@ -24,7 +24,16 @@ from dcsync.core.retention import (
     spare_tables,
 )
 from dcsync.core.wire import time_json
-from dcsync.errors import DcsyncError, ExitStatus, MassChange, MirrorTampered
+from dcsync.errors import (
+    DcsyncError,
+    DiskError,
+    DiskFull,
+    DiskReadOnly,
+    ExitStatus,
+    InodesExhausted,
+    MassChange,
+    MirrorTampered,
+)
 from dcsync.manifest import SnapshotRows
 from dcsync.manifest.refusal import record_prune
 from dcsync.mirror import reduce, trash
@@ -155,8 +164,9 @@ async def prune(
 
     A snapshot with window or delta tables is reduced to them. Raises `MassChange`, having removed nothing, when more
     than 40 % of a request's snapshots would be removed or reduced without `force` or `dry_run`. The refusal is an alert
-    until a prune passes. A single snapshot may always be removed. A `DiskError` ends the pruning, and the snapshots
-    removed until then are removed completely. Cancelling is safe: it takes effect between two snapshots.
+    until a prune passes. A single snapshot may always be removed. A disk that is full or read-only ends the pruning,
+    and the snapshots removed until then are removed completely. After any other error of one snapshot, the others
+    follow. Cancelling is safe: it takes effect between two snapshots.
     """
     requests = [verdicts for account in accounts for verdicts in await _judge(context, account.name, policy)]
     if dry_run:
@@ -175,7 +185,10 @@ async def prune(
                 freed[snapshot.job] = await _remove(context, request, snapshot)
             else:
                 freed[snapshot.job] = await reduce_snapshot(context, request.account, snapshot, verdict.division)
-        except MirrorTampered as error:
+        except (DiskFull, InodesExhausted, DiskReadOnly):
+            # The next snapshot would fail as well.
+            raise
+        except (MirrorTampered, DiskError) as error:
             log.warning("snapshot not pruned", account=request.account, folder=snapshot.folder, error=error.message)
             failed[snapshot.job] = error.message
     return PruneReport(dry_run=False, requests=tuple(requests), freed=freed, failed=failed)

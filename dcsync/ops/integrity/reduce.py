@@ -17,10 +17,11 @@ from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.core.reduction import Division, reduced_sidecar
 from dcsync.core.retention import Dated
 from dcsync.core.wire import WireError
-from dcsync.errors import MirrorTampered
+from dcsync.errors import DcsyncError, DiskDenied, MirrorTampered
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import adopt, reduce
 from dcsync.mirror.reduce import Reduction
+from dcsync.mirror.root import OWN_FOLDER
 from dcsync.ops.context import MirrorContext
 from dcsync.ops.integrity.missing import empty_trash
 from dcsync.tasks import finish
@@ -46,22 +47,28 @@ async def _reduce(context: MirrorContext, account: AccountName, snapshot: Dated,
     if record is None or found is None:
         message = f"{snapshot.folder} is no longer a published snapshot"
         raise MirrorTampered(message)
-    own = await context.disk.run(_own_files, context, reduction, division.kept, found[1], now)
 
     def replace_folder() -> Sequence[StoredFile]:
         made = reduce.build(context.root, reduction, division.kept, own=own)
-        reduce.swap(context.root, reduction)
+        try:
+            reduce.swap(context.root, reduction)
+        except DcsyncError:
+            # The next snapshot is pruned after this one: do not leave it aside until the next start.
+            reduce.put_back(context.root, reduction)
+            raise
         return made
 
     try:
+        own = await context.disk.run(_own_files, context, reduction, division.kept, found[1], now)
         made = await context.disk.run(replace_folder)
     except FileNotFoundError as error:
         message = f"{snapshot.folder} lacks a file that has to stay: {error.filename}"
         raise MirrorTampered(message, hint=reduce.REPAIR_HINT) from None
     digest = hashlib.sha256(own[SIDECAR_NAME]).hexdigest()
     await records.restore(account, replace(record, reduced_at=now), files=made, sidecar_sha256=digest)
-    await context.disk.run(reduce.discard_old, context.root, reduction)
-    freed = await empty_trash(context, reduction.leaf)
+    freed = 0
+    for name in await _discard_old(context, reduction):
+        freed += await empty_trash(context, name)
     log.info(
         "snapshot reduced",
         account=account,
@@ -118,10 +125,13 @@ async def finish_reductions(context: MirrorContext) -> None:
                 await _record_reduced(context, one)
     for one in begun:
         if one.leaf in left:
-            await context.disk.run(_clear, context, one)
+            await _clear(context, one)
     for leaf in sorted(left - {one.leaf for one in begun}):
-        if not await context.disk.run(reduce.drop_unbegun, context.root, leaf):
-            log.warning("unknown snapshot in .dcsync", folder=f".dcsync/{reduce.REDUCING}/{leaf}")
+        try:
+            if not await context.disk.run(reduce.drop_unbegun, context.root, leaf):
+                log.warning("unknown snapshot in .dcsync", folder=f".dcsync/{reduce.REDUCING}/{leaf}")
+        except (DiskDenied, MirrorTampered) as error:
+            _log_left(leaf, error)
 
 
 async def _record_reduced(context: MirrorContext, reduction: Reduction) -> None:
@@ -146,6 +156,27 @@ async def _record_reduced(context: MirrorContext, reduction: Reduction) -> None:
     log.info("the reduction of a snapshot was recorded", account=reduction.account, folder=reduction.folder)
 
 
-def _clear(context: MirrorContext, reduction: Reduction) -> None:
-    if context.root.has_folder(reduction.folder):
-        reduce.discard_old(context.root, reduction)
+async def _clear(context: MirrorContext, reduction: Reduction) -> None:
+    """Move the rest of a reduction to the trash, if a complete snapshot is in its place. It may be the only one."""
+    try:
+        there = await context.disk.run(adopt.read_snapshot, context.root, reduction.folder)
+    except (DiskDenied, MirrorTampered) as error:
+        _log_left(reduction.leaf, error)
+        return
+    if there is not None:
+        await _discard_old(context, reduction)
+
+
+async def _discard_old(context: MirrorContext, reduction: Reduction) -> Sequence[str]:
+    """Move the rest of a reduction to the trash and return the names there. What cannot be moved stays."""
+    try:
+        return await context.disk.run(reduce.discard_old, context.root, reduction)
+    except (DiskDenied, MirrorTampered) as error:
+        _log_left(reduction.leaf, error)
+        return ()
+
+
+def _log_left(leaf: str, error: DcsyncError) -> None:
+    """Log what stays in `.dcsync/reducing`, as the trash does. Nothing else has to wait for it."""
+    folder = f"{OWN_FOLDER}/{reduce.REDUCING}/{leaf}"
+    log.warning("the rest of a reduced snapshot cannot be removed", folder=folder, error=error.message)

@@ -21,10 +21,12 @@ from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.status import read_status
 from dcsync.core.diff import Fate
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName
+from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
+from dcsync.errors import DiskDenied, DiskFull
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import disk, reduce, trash
+from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.diff import compare
 from dcsync.ops.integrity.content_reader import Unwatched
 from dcsync.ops.integrity.prune import PruneReport, prune
@@ -470,6 +472,128 @@ async def test_a_reduction_that_was_cut_short_is_finished_or_undone_at_the_next_
     assert (await mirror.states())[jobs[0]] is JobState.REDUCED
     assert activity_rows(mirror) == rows
     assert len(full_tables(mirror)) == len(FULL)
+
+
+@pytest.mark.parametrize("again", [None, "mkdir", "rename"])
+@pytest.mark.parametrize("cut", ["mkdir", "rename"])
+async def test_a_snapshot_survives_any_kill_where_a_rename_has_to_claim_its_name_first(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, cut: str, again: str | None
+) -> None:
+    """On NFS and exFAT. The claim is an empty folder in the place of the snapshot."""
+    jobs = await fill(mirror, 2)
+    rows, whole = activity_rows(mirror), full_tables(mirror)
+    rename = disk.rename_noreplace
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def fail(*_: object, **__: object) -> None:
+        raise Cut
+
+    def cut_before(patch: pytest.MonkeyPatch, call: str) -> None:
+        def cut_short(*arguments: Any) -> None:
+            with monkeypatch.context() as inside:
+                inside.setattr(os, call, fail)
+                rename(*arguments)
+
+        patch.setattr(disk, "rename_noreplace", cut_short)
+
+    monkeypatch.setattr(disk, "_renameat2", refuse)
+    async with mirror.opened() as context:
+        with monkeypatch.context() as patch:
+            cut_before(patch, cut)
+            with pytest.raises(Cut):
+                await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=1))
+    if again is not None:
+        with monkeypatch.context() as patch:
+            cut_before(patch, again)
+            with pytest.raises(Cut):
+                await mirror.states()
+
+    assert set((await mirror.states()).values()) == {JobState.PUBLISHED}
+    assert (activity_rows(mirror), full_tables(mirror)) == (rows, whole)
+    assert await damage(mirror) == []
+    assert list(mirror.root.glob(".dcsync/reducing/*")) == []
+    assert list(mirror.root.glob(".dcsync/trash/*")) == []
+    assert (await pruned(mirror, KeepPolicy(last=1))).reduced == 1
+    assert (await mirror.states())[jobs[0]] is JobState.REDUCED
+    assert activity_rows(mirror) == rows
+
+
+async def test_the_rest_of_a_reduction_stays_while_no_complete_snapshot_is_in_its_place(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await fill(mirror, 2)
+    monkeypatch.setattr(reduce, "discard_old", lambda *_: [])
+    await pruned(mirror, KeepPolicy(last=1))
+    monkeypatch.undo()
+    (left,) = mirror.root.glob(".dcsync/reducing/*")
+    (mirror.snapshot_of(jobs[0]) / "_dcsync.json").unlink()
+
+    await mirror.states()
+
+    assert {path.name for path in left.iterdir()} > set(FULL)
+
+
+async def test_files_of_the_system_and_leftovers_that_may_not_be_removed_stop_neither_a_start_nor_a_prune(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(mirror, 3)
+    place = mirror.root / ".dcsync/reducing"
+    (place / "@eaDir").mkdir(parents=True)
+    (place / ".DS_Store").write_bytes(b"")
+    for leaf in ("a" * 32, "b" * 32):
+        (place / leaf).mkdir()
+    (place / ("c" * 32)).write_bytes(b"")
+    remove = disk.remove_tree
+
+    def denied(name: str, parent: int) -> None:
+        if name == "a" * 32:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        remove(name, parent)
+
+    monkeypatch.setattr(disk, "remove_tree", denied)
+
+    assert (await pruned(mirror, KeepPolicy(last=1))).reduced == 2
+    await mirror.states()
+    assert {path.name for path in place.iterdir()} == {"@eaDir", ".DS_Store", "a" * 32, "c" * 32}
+
+
+async def test_a_snapshot_that_the_disk_refuses_is_named_and_the_others_are_reduced(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await fill(mirror, 5)
+    (mirror.snapshot_of(jobs[1]) / "_dcsync.json").unlink()
+    denied, swap = mirror.snapshot_of(jobs[2]).name, reduce.swap
+
+    def refuse(root: MirrorRoot, one: reduce.Reduction) -> None:
+        if one.folder.endswith(denied):
+            # Between the two renames, for example.
+            (root.path / one.folder).rename(root.path / ".dcsync/reducing" / f"{one.leaf}.aside")
+            raise DiskDenied("refused")
+        swap(root, one)
+
+    monkeypatch.setattr(reduce, "swap", refuse)
+    async with mirror.opened() as context:
+        # While the daemon runs, somebody removes a folder.
+        shutil.rmtree(mirror.snapshot_of(jobs[3]))
+        report = await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=1), force=True)
+        assert (mirror.snapshot_of(jobs[2]) / FULL[0]).exists()
+
+    assert (report.reduced, report.exit_status) == (1, 3)
+    assert set(report.failed) == {jobs[1], jobs[2], jobs[3]}
+    assert "lacks a file that has to stay: _dcsync.json" in report.failed[JobId(jobs[1])]
+
+
+async def test_a_full_disk_ends_the_prune(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(mirror, 3)
+
+    def full(*_: object, **__: object) -> None:
+        raise DiskFull("full")
+
+    monkeypatch.setattr(reduce, "build", full)
+    with pytest.raises(DiskFull):
+        await pruned(mirror, KeepPolicy(last=1))
 
 
 async def test_a_manifest_from_before_the_reduction_is_told_of_it(mirror: Mirror, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ period gets one day in seven. A day counts as covered when one window has all of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TypeAlias
 
-from dcsync.core.model import DataRequest, Job, Json
+from dcsync.core.model import DataRequest, Job, JobId, Json
 
 #: Autodesk returns activities about 12 months back (docs/api.md §8). dcsync cannot fetch older days.
 SERVED_DAYS = 365
@@ -25,11 +25,13 @@ _DEFAULT = "YESTERDAY"
 #: The shortest time between two extracts, in days.
 _STEPS = {"DAY": 1, "WEEK": 7, "MONTH": 28, "YEAR": 365}
 _MOST_TIMES = 1000
+#: The years that a recorded window may have: sums of its days and of any schedule are dates too.
+_YEARS = range(1900, 5000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Days:
-    """A range of days. Both ends belong to it."""
+    """A range of days. Both ends belong to it. An empty one ends on the day before its first."""
 
     first: date
     last: date
@@ -38,6 +40,11 @@ class Days:
     def count(self) -> int:
         """The number of days."""
         return (self.last - self.first).days + 1
+
+    @property
+    def text(self) -> str:
+        """The range as ISO 8601 writes an interval."""
+        return f"{self.first}/{self.last}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +71,10 @@ Windows: TypeAlias = "Sequence[tuple[DataRequest, Sequence[Job]]]"
 
 
 def window_of(request: DataRequest, job: Job) -> Days | None:
-    """Return the whole days that the windows of a job have. None if its period is unknown or has no whole day."""
+    """Return the whole days that the windows of a job have. None if its period is unknown.
+
+    The range is empty if the period has no whole day, such as `TODAY`.
+    """
     day = _day_of(job)
     start, end = (
         (job.start_date, job.end_date) if job.start_date is not None else (request.start_date, request.end_date)
@@ -78,27 +88,52 @@ def window_of(request: DataRequest, job: Job) -> Days | None:
     return None if day is None else _relative(name or _DEFAULT, day)
 
 
-def coverage(request: DataRequest, jobs: Sequence[Job], now: datetime, *, others: Windows = ()) -> Coverage:
+def coverage(
+    request: DataRequest,
+    jobs: Sequence[Job],
+    now: datetime,
+    *,
+    others: Windows = (),
+    recorded: Mapping[JobId, Days] | None = None,
+) -> Coverage:
     """Return the days that the windows of a data request cover, given its published jobs in any order.
 
-    Days before its first window do not count. Days after its last window are a gap as soon as the next extract cannot
-    have them. `others` fill gaps: those for the whole account, and those for all of its projects.
+    Days before its first window do not count, even if that window has no whole day. Days after its last window are a
+    gap as soon as the next extract cannot have them. `others` fill gaps: those for the whole account, and those for all
+    of its projects. `recorded` are windows as they were known when their jobs were published. The data request may have
+    changed since.
     """
-    own = _merged(_windows(request, jobs))
+    known = recorded or {}
+    own = _windows(request, jobs, known)
     if not own:
         return NO_COVERAGE
-    fills = [window for other, its_jobs in others if _includes(other, request) for window in _windows(other, its_jobs)]
+    fills = [
+        window for other, its_jobs in others if _includes(other, request) for window in _windows(other, its_jobs, known)
+    ]
     covered = _merged([*own, *fills])
-    end = max(own[-1].last, _lost_until(request, jobs, now) or own[-1].last)
+    newest = max(window.last for window in own)
+    end = max(newest, _lost_until(request, jobs, now) or newest)
     gaps = []
-    last = own[0].first - _DAY
+    last = min(own).first - _DAY
     for days in covered:
-        if days.first > last + _DAY and last >= own[0].first and last < end:
+        if days.first > last + _DAY and last < end:
             gaps.append(Days(first=last + _DAY, last=min(days.first - _DAY, end)))
         last = max(last, days.last)
     if last < end:
         gaps.append(Days(first=last + _DAY, last=end))
     return Coverage(covered=covered, gaps=tuple(gaps))
+
+
+def parse_days(value: Json) -> Days | None:
+    """Parse a recorded range of days. None for a missing range, or a malformed one."""
+    first, slash, last = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if not slash:
+        return None
+    try:
+        found = Days(first=date.fromisoformat(first), last=date.fromisoformat(last))
+    except ValueError:
+        return None
+    return found if found.first.year in _YEARS and found.last.year in _YEARS and found.count >= 0 else None
 
 
 def wider_range(request: DataRequest) -> str | None:
@@ -126,7 +161,7 @@ def _length_days(request: DataRequest) -> int | None:
 
 
 def _relative(name: str, day: date) -> Days | None:
-    """Return the whole days of a period that is relative to the day of the job."""
+    """Return the whole days of a period that is relative to the day of the job. None if its name is unknown."""
     month = day.replace(day=1)
     match name:
         case "MONTH_TO_DATE":
@@ -137,18 +172,18 @@ def _relative(name: str, day: date) -> Days | None:
             first, last = day - _DAY * _BEFORE[name], day - _DAY
         case _:
             return None
-    return None if last < first else Days(first=first, last=last)
+    return Days(first=first, last=last)
 
 
-def _windows(request: DataRequest, jobs: Iterable[Job]) -> list[Days]:
-    found = (window_of(request, job) for job in jobs)
+def _windows(request: DataRequest, jobs: Iterable[Job], recorded: Mapping[JobId, Days]) -> list[Days]:
+    found = (recorded.get(job.id) or window_of(request, job) for job in jobs)
     return [window for window in found if window is not None]
 
 
 def _merged(windows: Iterable[Days]) -> tuple[Days, ...]:
     """Return the same days in order, without overlaps and without neighbours."""
     merged: list[Days] = []
-    for window in sorted(windows):
+    for window in sorted(window for window in windows if window.count):
         if merged and window.first <= merged[-1].last + _DAY:
             merged[-1] = Days(first=merged[-1].first, last=max(merged[-1].last, window.last))
         else:
@@ -190,4 +225,4 @@ def _day_of(job: Job) -> date | None:
 
 def _days_json(ranges: Iterable[Days]) -> list[Json]:
     """Return intervals as ISO 8601 writes them. Both days belong to an interval."""
-    return [f"{days.first}/{days.last}" for days in ranges]
+    return [days.text for days in ranges]

@@ -7,8 +7,9 @@ rows. What is known about the tables of Autodesk is in docs/api.md §8.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from dcsync.core.model import DataRequest, Json
+from dcsync.core.model import DataRequest, Job, Json
 from dcsync.core.table import TableKind, is_table
 
 #: The schema document of a table that a period limits has this sentence (docs/api.md §8).
@@ -38,6 +39,21 @@ def kind_of(name: str, request: DataRequest | None, schema: str | None = None) -
     if request.is_delta and not others & {"all", group}:
         return TableKind.DELTA
     return TableKind.FULL
+
+
+def request_of(job: Job, request: DataRequest) -> DataRequest:
+    """Return a data request with the dates of one of its jobs, if the job has any.
+
+    The manifest may know the data request as it was before its user added a period. The job is never out of date.
+    """
+    if job.start_date is None and job.end_date is None:
+        return request
+    return replace(request, start_date=job.start_date, end_date=job.end_date)
+
+
+def is_delta(job: Job, request: DataRequest | None) -> bool:
+    """Say whether the extract of a job has only changed rows, as far as its dates and the data request tell."""
+    return request is not None and request_of(job, request).is_delta
 
 
 def group_of(name: str) -> str:

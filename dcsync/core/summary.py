@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.coverage import Days, parse_days
 from dcsync.core.model import JobId, Json, RequestId
 from dcsync.core.table import ColumnChange
 
@@ -24,6 +25,8 @@ class Summary:
     changed: int = 0
     columns: tuple[ColumnChange, ...] = ()
     warnings: tuple[TableWarning, ...] = ()
+    #: The days that its window tables have, by `coverage.window_of` at the time. Other snapshots have none.
+    window: Days | None = None
 
 
 #: The summary of a snapshot whose files were not counted.
@@ -69,6 +72,7 @@ def summary_json(summary: Summary) -> dict[str, Json]:
         "changed": summary.changed,
         "columns": columns_json(summary.columns),
         "warnings": warnings_json(summary.warnings),
+        **({} if summary.window is None else {"window": summary.window.text}),
     }
 
 
@@ -90,6 +94,7 @@ def parse_summary(entry: Json) -> Summary | None:
         changed=whole(entry.get("changed")) or 0,
         columns=parse_columns(entry.get("columns")),
         warnings=parse_warnings(entry.get("warnings")),
+        window=parse_days(entry.get("window")),
     )
 
 

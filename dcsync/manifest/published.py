@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import summary
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.coverage import Days
 from dcsync.core.kinds import parse_kind
 from dcsync.core.lifecycle import ON_DISK, WAS_PUBLISHED, JobState
 from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
@@ -141,6 +142,16 @@ class History:
             here = sa.and_(columns.account == account, columns.job.in_(sorted(jobs)))
             found = await connection.scalars(sa.select(columns.job).where(here, is_window).distinct())
             return {JobId(job) for job in found}
+
+    async def recorded_windows(self, account: AccountName) -> Mapping[JobId, Days]:
+        """Return the days of the window tables of each snapshot on disk that has recorded them."""
+        columns = job_table.c
+        query = sa.select(columns.id, columns.summary).where(
+            columns.account == account, is_on_disk(), columns.summary.contains('"window"', autoescape=True)
+        )
+        async with self._read() as connection:
+            found = {JobId(job): summary.parse(text).window for job, text in await connection.execute(query)}
+        return {job: window for job, window in found.items() if window is not None}
 
     async def row_counts(
         self, account: AccountName, jobs: Collection[JobId], tables: Collection[str]

@@ -27,7 +27,11 @@ async def coverage_of(
             published.append((item.sighting.document, sorted(jobs, key=_age)))
     with_windows = await manifest.history.with_windows(account, [jobs[-1].id for _, jobs in published])
     windows = [(request, jobs) for request, jobs in published if jobs[-1].id in with_windows]
-    return {request.id: coverage.coverage(request, jobs, now, others=windows) for request, jobs in windows}
+    recorded = await manifest.history.recorded_windows(account) if windows else {}
+    return {
+        request.id: coverage.coverage(request, jobs, now, others=windows, recorded=recorded)
+        for request, jobs in windows
+    }
 
 
 def gap_alerts(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core.coverage import SERVED_DAYS, Coverage, Days, coverage, wider_range, window_of
-from dcsync.core.model import DataRequest, Job, JobId, RequestId
+from dcsync.core.coverage import SERVED_DAYS, Coverage, Days, coverage, parse_days, wider_range, window_of
+from dcsync.core.model import DataRequest, Job, JobId, Json, RequestId
 from tests.fakes import make_job, make_request
 
 #: A Sunday.
@@ -52,9 +52,9 @@ def numbers(found: tuple[Days, ...]) -> list[tuple[int, int]]:
         (asks(date_range="YESTERDAY"), job(0), days(-1, -1)),
         (asks(date_range="past_7_days"), job(0), days(-7, -1)),
         # A day that is not over is not covered.
-        (asks(date_range="TODAY"), job(0), None),
+        (asks(date_range="TODAY"), job(0), days(0, -1)),
         (asks(date_range="MONTH_TO_DATE"), job(0), days(-21, -1)),
-        (asks(date_range="MONTH_TO_DATE"), job(-21), None),
+        (asks(date_range="MONTH_TO_DATE"), job(-21), days(-21, -22)),
         (asks(date_range="LAST_MONTH"), job(0), Days(first=date(2026, 10, 1), last=date(2026, 10, 31))),
         (asks(date_range="NEXT_YEAR"), job(0), None),
         # Dates of the data request, and of the job, which go first.
@@ -170,6 +170,58 @@ def test_without_a_known_window_there_is_neither_coverage_nor_gap() -> None:
     assert coverage(asks(schedule_interval="WEEK"), [undated], NOW).gaps == ()
 
 
+def test_a_period_without_a_whole_day_covers_no_day_from_its_first_extract_on() -> None:
+    today = asks(date_range="TODAY")
+
+    assert numbers(coverage(today, [job(-2), job(-1)], NOW).gaps) == [(-2, -1)]
+    assert coverage(today, [job(0)], NOW).gaps == ()
+    # The days after the last extract are another alert's, and so is the end of the schedule.
+    assert numbers(coverage(today, [job(-5)], NOW).gaps) == [(-5, -5)]
+    assert coverage(asks(date_range="TODAY", schedule_interval="ONE_TIME"), [job(-2)], NOW).gaps == ()
+    # The first extract of a month has no day. The next one has all.
+    assert coverage(asks(date_range="MONTH_TO_DATE"), [job(-21)], NOW) == Coverage(covered=(), gaps=())
+    other = make_request(id=RequestId("r2"), date_range="PAST_7_DAYS")
+    assert coverage(today, [job(-2), job(-1)], NOW, others=[(other, [job(0)])]).gaps == ()
+
+
+def test_a_recorded_window_stays_when_the_data_request_gets_another_period() -> None:
+    jobs, recorded = [job(-8), job(-1)], {JobId("j-8"): days(-9, -9), JobId("j-1"): days(-2, -2)}
+    weekly = asks(schedule_interval="WEEK", date_range="PAST_7_DAYS")
+    assert coverage(weekly, jobs, NOW).gaps == ()
+
+    found = coverage(weekly, jobs, NOW, recorded=recorded)
+
+    assert numbers(found.gaps) == [(-8, -3)]
+    daily = coverage(asks(), jobs, NOW, recorded={JobId("j-8"): days(-15, -9), JobId("j-1"): days(-8, -2)})
+    assert daily == Coverage(covered=(days(-15, -2),), gaps=())
+    # An empty one too: the days that `TODAY` lost are not forgotten.
+    lost = {JobId("j-8"): days(-8, -9)}
+    assert numbers(coverage(asks(), jobs, NOW, recorded=lost).gaps) == [(-8, -3)]
+
+
+@pytest.mark.parametrize("window", [days(-9, -3), days(0, 0), days(0, -1)])
+def test_a_recorded_window_is_read_as_it_was_written(window: Days) -> None:
+    assert parse_days(window.text) == window
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        7,
+        "",
+        "2026-11-22",
+        "2026-11-22/",
+        "x/2026-11-22",
+        "2026-11-22/2026-11-20",
+        "0001-01-01/2026-11-22",
+        "2026-11-22/9999-12-31",
+    ],
+)
+def test_a_malformed_window_counts_as_not_recorded(value: Json) -> None:
+    assert parse_days(value) is None
+
+
 def test_only_what_autodesk_still_serves_can_be_filled() -> None:
     old = Coverage(covered=(), gaps=(days(-500, -400), days(-SERVED_DAYS - 5, -300), days(-3, -2)))
 
@@ -225,11 +277,10 @@ def test_each_day_from_the_first_window_on_is_covered_or_missing_and_never_both(
     assert own <= covered or not own
     assert missing == sorted(set(missing))
     assert not covered & set(missing)
+    starts = [window.first for item in jobs if (window := window_of(request, item)) is not None]
+    assert all(min(starts) <= first < TODAY for first in missing)
     if own:
-        assert all(min(own) < first < TODAY for first in missing)
-        assert set(every_day(Days(first=min(own), last=max(own)))) <= covered | set(missing)
-    else:
-        assert not missing
+        assert set(every_day(Days(first=min(starts), last=max(own)))) <= covered | set(missing)
 
 
 def every_day(window: Days) -> list[date]:

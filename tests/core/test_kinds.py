@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dcsync.core.kinds import group_of, kind_of, parse_kind
+from dcsync.core.kinds import group_of, is_delta, kind_of, parse_kind, request_of
 from dcsync.core.model import DataRequest
 from dcsync.core.table import TableKind
-from tests.fakes import NOON, make_request
+from tests.fakes import NOON, make_job, make_request
 
 FULL, WINDOW, DELTA = TableKind.FULL, TableKind.WINDOW, TableKind.DELTA
 #: As in the schema documents of Autodesk, of an activities table and of a change data capture table.
@@ -99,3 +99,25 @@ def test_a_recorded_kind_is_read_back_and_a_strange_one_is_unknown(value: Any, k
 
 def test_only_a_full_table_is_replaced_by_a_newer_one() -> None:
     assert {kind: kind.has_all_rows for kind in TableKind} == {FULL: True, WINDOW: False, DELTA: False}
+
+
+@pytest.mark.parametrize("dates", [{"start_date": NOON}, {"end_date": NOON}, {"start_date": NOON, "end_date": NOON}])
+def test_the_dates_of_a_job_decide_whether_it_has_only_changed_rows(dates: dict[str, Any]) -> None:
+    # As the manifest knows the data request until the list is read again.
+    before = asks("cdcissues")
+
+    request = request_of(make_job(**dates), before)
+
+    assert kind_of("cdcissues_issues.csv", request) is DELTA
+    assert is_delta(make_job(**dates), before)
+    assert (request.start_date, request.end_date) == (dates.get("start_date"), dates.get("end_date"))
+
+
+def test_a_job_without_dates_says_nothing_about_its_data_request() -> None:
+    delta = asks("cdcissues", start_date=NOON)
+
+    assert request_of(make_job(), delta) is delta
+    assert is_delta(make_job(), delta)
+    assert not is_delta(make_job(), asks("cdcissues"))
+    assert not is_delta(make_job(start_date=NOON), asks("all"))
+    assert not is_delta(make_job(start_date=NOON), None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from dcsync.core import summary
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.coverage import Days
 from dcsync.core.model import Json
 from dcsync.core.summary import Summary
 from dcsync.core.table import ColumnChange
@@ -103,6 +106,10 @@ def test_a_summary_has_these_keys() -> None:
         warnings=(TableWarning(code="c", table="t", message="m"),),
     )
 
+    window = Days(first=date(2026, 11, 15), last=date(2026, 11, 21))
+    with_window = summary.summary_json(replace(made, window=window))
+    assert with_window == {**summary.summary_json(made), "window": "2026-11-15/2026-11-21"}
+    assert summary.parse_summary(with_window) == replace(made, window=window)
     assert summary.summary_json(made) == {
         "files": 1,
         "size": 2,

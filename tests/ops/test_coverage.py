@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
+from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.status import read_status
 from dcsync.core.alerts import Alert
+from dcsync.core.coverage import Days
+from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ExitStatus
 from dcsync.ops.status import Status
 from tests.rigs.halfway import downgrade
@@ -86,6 +90,73 @@ async def test_a_gap_is_resolved_when_a_later_window_has_its_days(mirror: Mirror
 
     assert ("recovered", "L-GAP") in events
     assert await gap(mirror) is None
+
+
+async def sync_weekly_then_change(mirror: Mirror, request: str, **changes: Any) -> None:
+    """Mirror two weekly extracts, change their data request, and read it again."""
+    listener = Listener(mirror)
+    for days_ago in (8, 1):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+    await listener.run()
+    for name, value in changes.items():
+        setattr(mirror.world.requests[request], name, value)
+    # The list of data requests is read once a day.
+    mirror.clock.advance(25 * 3600)
+    await listener.run()
+
+
+async def test_a_wider_date_range_does_not_fill_the_gaps_of_the_past(mirror: Mirror) -> None:
+    request, now = add_weekly(mirror), mirror.clock.now()
+
+    await sync_weekly_then_change(mirror, request, date_range="PAST_7_DAYS")
+
+    found = await gap(mirror)
+    assert found is not None
+    assert found.data["gaps"] == [f"{day(now - timedelta(days=8))}/{day(now - timedelta(days=3))}"]
+
+
+async def test_a_rebuild_restores_the_days_of_each_extract(mirror: Mirror) -> None:
+    request = add_weekly(mirror)
+    for days_ago in (8, 1):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+    await mirror.sync()
+    before = await recorded_windows(mirror)
+    assert sorted(before.values()) == [
+        Days(first=moment.date(), last=moment.date())
+        for moment in (mirror.clock.now() - timedelta(days=days_ago) for days_ago in (9, 2))
+    ]
+
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+    await rebuild_manifest(mirror.configuration(), mirror.stores(), clock=mirror.clock)
+
+    assert await recorded_windows(mirror) == before
+
+
+async def recorded_windows(mirror: Mirror) -> Mapping[JobId, Days]:
+    async with mirror.opened() as context:
+        return await context.manifest.history.recorded_windows(AccountName("acme"))
+
+
+async def test_a_shorter_date_range_makes_no_gaps_in_the_past(mirror: Mirror) -> None:
+    request = add_weekly(mirror, date_range="PAST_7_DAYS")
+
+    await sync_weekly_then_change(mirror, request, date_range="YESTERDAY", schedule="DAY")
+
+    assert await gap(mirror) is None
+
+
+async def test_a_request_for_today_never_has_a_whole_day(mirror: Mirror) -> None:
+    request, now = add_weekly(mirror, schedule="DAY", date_range="TODAY"), mirror.clock.now()
+    for days_ago in (2, 1, 0):
+        add_extract(mirror, ACTIVITIES, request=request, days_ago=days_ago)
+    await mirror.sync()
+
+    found = await gap(mirror)
+
+    assert found is not None
+    assert found.data["gaps"] == [f"{day(now - timedelta(days=2))}/{day(now - timedelta(days=1))}"]
+    assert "date range in Autodesk's Data Connector to YESTERDAY, and run a one-time" in found.hint
 
 
 async def test_a_missed_day_is_a_gap_of_one_day(mirror: Mirror) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from dcsync.core.kinds import is_delta
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import JobId
 from dcsync.core.ports import KnownJob
@@ -47,7 +48,9 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
     requests = await context.manifest.requests(account.name)
     known = await context.manifest.job(account.name, job)
     request = None if known is None else requests.get(known.job.request_id)
-    if known is None or request is None or not request.is_described or request.is_delta:
+    if known is None or request is None or not request.is_described:
+        return
+    if request.is_delta or is_delta(known.job, request.document):
         return
     if not context.settings.layout.holds_one_request:
         return

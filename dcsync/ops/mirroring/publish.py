@@ -16,14 +16,16 @@ import structlog
 from dcsync import __version__
 from dcsync.core import anomaly, names, schema_documents, sidecar
 from dcsync.core.anomaly import TableWarning
-from dcsync.core.kinds import kind_of
+from dcsync.core.coverage import window_of
+from dcsync.core.kinds import kind_of, request_of
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import How, Job, Snapshot, StoredFile
+from dcsync.core.model import DataRequest, How, Job, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.schema_documents import is_schema_document
 from dcsync.core.sidecar import Changes, Decisions, Provenance
 from dcsync.core.snapshot import Record, Transfer
-from dcsync.core.table import is_table
+from dcsync.core.summary import Summary
+from dcsync.core.table import TableKind, is_table
 from dcsync.errors import Fenced, MirrorTampered
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.staging import Staging
@@ -51,6 +53,12 @@ class Staged:
     listed_at: Mapping[str, datetime] = field(default_factory=dict)
     #: The warning about files that could not be extracted from the ZIP.
     zip_warnings: tuple[TableWarning, ...] = ()
+
+    @property
+    def document(self) -> DataRequest | None:
+        """The data request with the dates of the job, which decide about the kinds of its tables."""
+        document = self.request.document
+        return None if document is None else request_of(self.job, document)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +110,7 @@ def _with_kinds(staging: Staging, staged: Staged) -> Staged:
         if is_schema_document(stored.original) and stored.size <= schema_documents.MAX_SIZE
     }
     texts = schema_documents.texts_of_tables(documents, [stored.original for stored in staged.files])
-    request = staged.request.document
+    request = staged.document
     files = tuple(
         replace(stored, kind=kind_of(stored.original, request, texts.get(stored.original))) for stored in staged.files
     )
@@ -121,7 +129,7 @@ async def _seal(context: SyncContext, account: AccountSettings, staged: Staged) 
         folder=staged.folder,
         at=context.clock.now(),
         transfer=staged.transfer,
-        summary=sidecar.summarize(staged.files, changes, warnings),
+        summary=_with_window(staged, sidecar.summarize(staged.files, changes, warnings)),
     )
     body = sidecar.render(
         Provenance(
@@ -140,6 +148,14 @@ async def _seal(context: SyncContext, account: AccountSettings, staged: Staged) 
     return _Sealed(record=record, changes=changes, sidecar=body, sums=sums)
 
 
+def _with_window(staged: Staged, summary: Summary) -> Summary:
+    """Record the days of the window tables, because the period of the data request may change later."""
+    request = staged.request.document
+    if request is None or all(stored.kind is not TableKind.WINDOW for stored in staged.files):
+        return summary
+    return replace(summary, window=window_of(request, staged.job))
+
+
 async def _compare_tables(context: SyncContext, account: AccountSettings, staged: Staged) -> tuple[TableWarning, ...]:
     """Compare the tables of a staged job with those of earlier snapshots."""
     before = await context.manifest.history.tables_before(
@@ -150,7 +166,7 @@ async def _compare_tables(context: SyncContext, account: AccountSettings, staged
     return anomaly.table_warnings(
         {stored.original: stored.table for stored in staged.files if is_table(stored.original)},
         before,
-        kinds={**{name: kind_of(name, staged.request.document) for name in earlier}, **now},
+        kinds={**{name: kind_of(name, staged.document) for name in earlier}, **now},
         left_out=frozenset(name for name, _ in staged.decisions.skipped),
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
+from dcsync.core import kinds
 from dcsync.core.model import Job
 from dcsync.core.ports import KnownRequest
 from dcsync.core.snapshot import Record, Transfer
@@ -28,7 +30,7 @@ async def new_record(
     first_seen_at, known = (at, request) if origin is None else origin
     return Record(
         job=job,
-        request=known,
+        request=replace(known, is_delta=known.is_delta or kinds.is_delta(job, known.document)),
         folder=folder,
         first_seen_at=first_seen_at,
         published_at=at,

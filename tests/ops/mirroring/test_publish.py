@@ -14,12 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from dcsync import __version__
+from dcsync.core.coverage import Days
 from dcsync.core.lifecycle import JobState
+from dcsync.core.table import TableKind
 from dcsync.errors import Fenced, MirrorTampered
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror.adopt import read_snapshot
 from tests.fakes import make_delta_request, make_request
-from tests.rigs.mirror import assert_proved_by_sums, sidecar
+from tests.rigs.mirror import TODAY, assert_proved_by_sums, sidecar
 from tests.rigs.publishing import TRANSFER, LosesJob, Workbench, make_decisions
 
 FILES = {"admin_users.csv": "id,name\n1,a\n2,b\n", "README.html": "<p>"}
@@ -144,6 +146,42 @@ async def test_fewer_rows_of_a_delta_extract_are_no_warning(bench: Workbench) ->
 
     assert record.summary.warnings == ()
     assert not bench.latest.is_symlink()
+
+
+async def test_the_dates_of_a_job_make_a_delta_before_the_data_request_is_read_again(bench: Workbench) -> None:
+    bench.request = replace(bench.request, document=make_request(service_groups=("cdcissues",)))
+    await bench.publish(bench.job(1, days_ago=1), {"cdcissues_a.csv": "id\n" + "1\n" * 200})
+    assert bench.latest.is_symlink()
+    bench.latest.unlink()
+    # Its user has added a period since.
+    job = replace(bench.job(2), start_date=TODAY - timedelta(days=1), end_date=TODAY)
+
+    record = await bench.publish(job, {"cdcissues_a.csv": "id\n1\n"})
+
+    document = sidecar(bench.path(job))
+    assert [entry["kind"] for entry in document["files"]] == ["delta"]
+    found = await bench.context.manifest.history.snapshot(bench.account.name, job.id)
+    assert found is not None
+    assert [stored.kind for stored in found.files] == [TableKind.DELTA]
+    assert document["request"]["delta"] is True
+    # The data request is recorded as Autodesk described it, without the dates of one job.
+    assert document["request"]["start_date"] is None
+    assert record.summary.warnings == ()
+    assert not bench.latest.is_symlink()
+
+
+async def test_the_days_of_window_tables_are_recorded_with_the_snapshot(bench: Workbench) -> None:
+    bench.request = replace(bench.request, document=make_request(service_groups=("all",), date_range="PAST_7_DAYS"))
+    job = replace(bench.job(1), created_at=TODAY)
+
+    await bench.publish(job, {"activities_docs.csv": "id\n1\n"})
+    await bench.publish(bench.job(2), {"admin_users.csv": "id\n1\n"})
+
+    day = TODAY.date()
+    window = Days(first=day - timedelta(days=7), last=day - timedelta(days=1))
+    assert await bench.context.manifest.history.recorded_windows(bench.account.name) == {job.id: window}
+    assert sidecar(bench.path(job))["record"]["summary"]["window"] == window.text
+    assert "window" not in sidecar(bench.path(bench.job(2)))["record"]["summary"]
 
 
 async def test_staged_files_that_no_plan_wants_are_not_published(bench: Workbench) -> None:

@@ -32,9 +32,9 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     that `latest` points to always stay.
 
     Rows that no other snapshot has are never removed. A snapshot with window tables (activities) or delta tables (cdc)
-    is reduced to these, and only its full tables are removed. If more than one snapshot and more than 40 % of a data
-    request's snapshots would be removed or reduced, prune changes nothing and exits with status 14. Use --force if
-    you mean it.
+    is reduced to these, and only its full tables are removed. A full table that no newer snapshot has stays, too. If
+    more than one snapshot and more than 40 % of a data request's snapshots would be removed or reduced, prune changes
+    nothing and exits with status 14. Use --force if you mean it.
     """
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async

@@ -1,8 +1,9 @@
 """What stays of a snapshot that the retention policy does not keep. Pure.
 
 A newer extract has the rows of a full table, but not those of a window or delta table. A snapshot that has such tables
-is reduced instead of removed: these tables stay, with the documents that describe them, and the full tables go. A file
-stays in doubt.
+is reduced instead of removed: these tables stay, with the documents that describe them, and the full tables go. A full
+table stays too if no newer snapshot that stays whole has it: the extracts may have fewer tables now. A file stays in
+doubt.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Division:
-    """The files of a snapshot that is reduced. `tables` are those of `kept` that are tables."""
+    """The files of a snapshot that is reduced. `tables` are those of `kept` that are tables.
+
+    `keeps_full` says that one of them is a full table, because no newer snapshot has it.
+    """
 
     kept: tuple[StoredFile, ...]
     removed: tuple[StoredFile, ...]
+    keeps_full: bool = False
 
     @property
     def tables(self) -> tuple[StoredFile, ...]:
@@ -39,17 +44,28 @@ class Division:
         return any(is_table(stored.original) for stored in self.removed)
 
 
-def divide(files: Sequence[StoredFile], request: DataRequest | None, *, archive_repeats: bool) -> Division:
+def divide(
+    files: Sequence[StoredFile], request: DataRequest | None, *, archive_repeats: bool, newer: Collection[str]
+) -> Division:
     """Divide the files of a snapshot. Without a `request`, Autodesk never described it.
 
-    `archive_repeats` says that the extract's ZIP has nothing that is not among the other files.
+    `archive_repeats` says that the extract's ZIP has nothing that is not among the other files. `newer` has Autodesk's
+    names of the full tables in the newer snapshots that stay whole.
     """
     kept: list[StoredFile] = []
     removed: list[StoredFile] = []
+    keeps_full = False
     for stored in files:
-        goes = archive_repeats if _is_archive(stored) else is_table(stored.original) and _is_replaced(stored, request)
+        is_full = is_table(stored.original) and _has_all_rows(kind_now(stored, request))
+        keeps_full |= is_full and stored.original not in newer
+        goes = archive_repeats if _is_archive(stored) else is_full and stored.original in newer
         (removed if goes else kept).append(stored)
-    return Division(kept=tuple(kept), removed=tuple(removed))
+    return Division(kept=tuple(kept), removed=tuple(removed), keeps_full=keeps_full)
+
+
+def full_tables(kinds: Mapping[str, TableKind | None], request: DataRequest | None) -> set[str]:
+    """Return those of Autodesk's file names that are certainly full tables. `kinds` has the recorded kind of each."""
+    return {name for name, kind in kinds.items() if is_table(name) and _has_all_rows(_certain(name, kind, request))}
 
 
 def kind_now(stored: StoredFile, request: DataRequest | None) -> TableKind | None:
@@ -58,12 +74,7 @@ def kind_now(stored: StoredFile, request: DataRequest | None) -> TableKind | Non
     The data request may have changed since an older version made the snapshot. Then only its certain kinds count: the
     dates or delta groups of a data request make every table of it uncertain.
     """
-    if stored.kind is not None:
-        return stored.kind
-    kind = kind_of(stored.original, request)
-    if kind is TableKind.FULL and (request is None or request.has_dates or _has_delta_groups(request)):
-        return None
-    return kind
+    return _certain(stored.original, stored.kind, request)
 
 
 def describe_tables(tables: Sequence[StoredFile], request: DataRequest | None) -> str:
@@ -121,8 +132,16 @@ def reduced_in(document: Mapping[str, Json]) -> tuple[datetime | None, tuple[str
     return parse_time(entry.get("at")), tuple(name for name in names if isinstance(name, str))
 
 
-def _is_replaced(stored: StoredFile, request: DataRequest | None) -> bool:
-    kind = kind_now(stored, request)
+def _certain(name: str, recorded: TableKind | None, request: DataRequest | None) -> TableKind | None:
+    if recorded is not None:
+        return recorded
+    kind = kind_of(name, request)
+    if kind is TableKind.FULL and (request is None or request.has_dates or _has_delta_groups(request)):
+        return None
+    return kind
+
+
+def _has_all_rows(kind: TableKind | None) -> bool:
     return kind is not None and kind.has_all_rows
 
 
@@ -138,4 +157,6 @@ def _counted(word: str, count: int) -> str:
     if word == "ZIP":
         return "the ZIP"
     plural = "" if count == 1 else "s"
+    if word == TableKind.FULL:
+        return f"{count} full table{plural} that no newer snapshot has"
     return f"{count} table{plural} of unknown kind" if word == _UNKNOWN else f"{count} {word} table{plural}"

@@ -25,6 +25,7 @@ _NO_POLICY = "no retention policy"
 _NO_DATE = "no date"
 _DELTA = "delta extract: no other snapshot has its rows"
 _ONLY_THERE = "no full table: no other snapshot has its rows"
+_NOT_NEWER = "no newer snapshot has its full tables"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +115,12 @@ def apply_policy(
 def spare_tables(verdict: Verdict, division: Division) -> Verdict:
     """Return the verdict on a snapshot that no rule keeps, now that its files are divided.
 
-    It is removed only if each of its tables is replaced by a newer extract.
+    It is removed only if a newer snapshot that stays whole replaces each of its tables.
     """
     if not division.tables:
         return verdict
     if not division.frees_tables:
-        return replace(verdict, reasons=(_ONLY_THERE,))
+        return replace(verdict, reasons=(_NOT_NEWER if division.keeps_full else _ONLY_THERE,))
     return replace(verdict, division=division)
 
 

@@ -251,6 +251,13 @@ async def files_of(connection: AsyncConnection, account: AccountName, job: JobId
     return tuple(sorted((stored_file(row) for row in rows), key=lambda stored: stored.name))
 
 
+async def kinds_of(connection: AsyncConnection, account: AccountName, job: JobId) -> dict[str, TableKind | None]:
+    """Return the recorded kind of each file of a snapshot, by Autodesk's name."""
+    kind = file_table.c.kind if await _has_kinds(connection) else sa.null().label("kind")
+    query = sa.select(file_table.c.original, kind).where(file_table.c.account == account, file_table.c.job == job)
+    return {json.loads(row.original): parse_kind(row.kind) for row in await connection.execute(query)}
+
+
 async def _has_kinds(connection: AsyncConnection) -> bool:
     """Say whether the manifest records kinds. A command that only reads may open one of an older version."""
     version: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.snapshot import Record
+from dcsync.core.table import TableKind
 from dcsync.manifest import checksums as seal
-from dcsync.manifest.published import file_rows, files_of, is_on_disk, stored_file
+from dcsync.manifest.published import file_rows, files_of, is_on_disk, kinds_of, stored_file
 from dcsync.manifest.rows import is_job, known_request, snapshot_record
 from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
@@ -102,6 +103,11 @@ class SnapshotRows:
                 files=await files_of(connection, account, job),
             )
             return snapshot, row.sidecar_sha256
+
+    async def kinds(self, account: AccountName, job: JobId) -> Mapping[str, TableKind | None]:
+        """Return the recorded kind of each file of a snapshot, by Autodesk's name."""
+        async with self._manifest.reading() as connection:
+            return await kinds_of(connection, account, job)
 
     async def copies(
         self, account: AccountName, contents: Collection[str]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dcsync.core.model import DataRequest, RequestId, StoredFile
-from dcsync.core.reduction import describe_tables, divide, kind_now, reduced_in, reduced_sidecar, rows_of
+from dcsync.core.reduction import describe_tables, divide, full_tables, kind_now, reduced_in, reduced_sidecar, rows_of
 from dcsync.core.table import TableFacts, TableKind
 from dcsync.core.wire import WireError
 from tests.fakes import NOON, make_stored
@@ -38,23 +38,48 @@ def test_full_tables_go_and_everything_else_stays() -> None:
         table("cdc_issues.csv", TableKind.DELTA),
     ]
 
-    division = divide(files, ALL, archive_repeats=False)
+    division = divide(files, ALL, archive_repeats=False, newer={"admin_users.csv"})
 
     assert names(division.removed) == ["admin_users.csv"]
     assert names(division.tables) == ["activities_docs.csv", "cdc_issues.csv"]
     assert names(division.kept) == [README.name, SCHEMA.name, "activities_docs.csv", "cdc_issues.csv"]
     assert division.frees_tables
+    assert not division.keeps_full
+
+
+def test_a_full_table_stays_if_no_newer_snapshot_has_it() -> None:
+    files = [README, table("admin_users.csv", TableKind.FULL), table("issues_issues.csv", TableKind.FULL)]
+
+    division = divide(files, ALL, archive_repeats=False, newer={"admin_users.csv"})
+
+    assert names(division.removed) == ["admin_users.csv"]
+    assert names(division.tables) == ["issues_issues.csv"]
+    assert division.keeps_full
+
+
+def test_only_a_table_that_is_certainly_full_replaces_an_older_one() -> None:
+    kinds = {
+        "README.html": None,
+        "admin_users.csv": None,
+        "activities_docs.csv": None,
+        "issues_issues.csv": TableKind.WINDOW,
+        "activities_all.csv": TableKind.FULL,
+    }
+
+    assert full_tables(kinds, ALL) == {"admin_users.csv", "activities_all.csv"}
+    assert full_tables(kinds, replace(ALL, date_range="YESTERDAY")) == {"activities_all.csv"}
 
 
 def test_documents_alone_are_no_reason_to_keep_a_snapshot() -> None:
-    division = divide([README, table("admin_users.csv", TableKind.FULL)], ALL, archive_repeats=False)
+    files = [README, table("admin_users.csv", TableKind.FULL)]
+    division = divide(files, ALL, archive_repeats=False, newer={"admin_users.csv"})
 
     assert division.tables == ()
 
 
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_zip_goes_only_if_it_repeats_the_other_files(repeats: bool) -> None:
-    division = divide([ZIP, table("activities_docs.csv")], ALL, archive_repeats=repeats)
+    division = divide([ZIP, table("activities_docs.csv")], ALL, archive_repeats=repeats, newer=())
 
     assert names(division.removed) == ([ZIP.name] if repeats else [])
     # A ZIP alone is not worth a reduction.
@@ -79,7 +104,8 @@ def test_a_kind_that_was_not_recorded_counts_only_if_it_is_certain(
     name: str, request_: DataRequest | None, kind: TableKind | None
 ) -> None:
     assert kind_now(table(name), request_) is kind
-    assert (divide([table(name)], request_, archive_repeats=True).removed == ()) is (kind is not TableKind.FULL)
+    division = divide([table(name)], request_, archive_repeats=True, newer={name})
+    assert (division.removed == ()) is (kind is not TableKind.FULL)
 
 
 def test_a_recorded_kind_counts_whatever_the_request_says_now() -> None:
@@ -96,6 +122,10 @@ def test_a_recorded_kind_counts_whatever_the_request_says_now() -> None:
             "1 window table and 1 delta table (20 rows)",
         ),
         ([table("a.csv"), table("b.csv")], "2 tables of unknown kind (20 rows)"),
+        (
+            [table("activities_a.csv"), table("a.csv", TableKind.FULL), table("b.csv", TableKind.FULL)],
+            "1 window table and 2 full tables that no newer snapshot has (30 rows)",
+        ),
         ([table("activities_a.csv", rows=None), ZIP], "1 window table and the ZIP"),
     ],
 )

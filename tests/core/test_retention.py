@@ -104,14 +104,15 @@ def test_a_snapshot_that_no_rule_keeps_loses_only_tables_that_a_newer_extract_re
     window = make_stored("activities_docs.csv", kind=TableKind.WINDOW)
     page = make_stored("README.html")
 
-    def spared(*files: StoredFile) -> Verdict:
-        return spare_tables(verdict, divide(files, None, archive_repeats=False))
+    def spared(*files: StoredFile, newer: str = full.original) -> Verdict:
+        return spare_tables(verdict, divide(files, None, archive_repeats=False, newer={newer}))
 
     assert spared(full, page).action is Action.REMOVE
     assert spared(full, window, page).action is Action.REDUCE
     assert spared(full, window, page).division == Division(kept=(window, page), removed=(full,))
     assert spared(window, page).action is Action.KEEP
     assert spared(window, page).reasons == ("no full table: no other snapshot has its rows",)
+    assert spared(full, window, newer="other.csv").reasons == ("no newer snapshot has its full tables",)
     assert removes_too_much([spared(full, window)] * 2)
 
 

@@ -5,7 +5,7 @@ Each is removed or reduced in one step. The newest snapshot of a data request al
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -13,7 +13,7 @@ import structlog
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, JobId, Json, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
-from dcsync.core.reduction import divide, rows_of
+from dcsync.core.reduction import divide, full_tables, rows_of
 from dcsync.core.retention import (
     Action,
     Dated,
@@ -243,7 +243,7 @@ async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolic
                 description="" if request is None else request.description,
                 is_delta=is_delta,
                 document=document,
-                verdicts=tuple([await _spare(context, account, document, verdict) for verdict in verdicts]),
+                verdicts=tuple(await _spare_all(context, account, document, verdicts)),
             )
         )
     return judged
@@ -255,10 +255,26 @@ def _has_only_deltas(request: KnownRequest) -> bool:
     return request.is_delta and all(group.lower().startswith("cdc") for group in request.document.service_groups)
 
 
+async def _spare_all(
+    context: MirrorContext, account: AccountName, request: DataRequest | None, verdicts: Sequence[Verdict]
+) -> list[Verdict]:
+    """Decide what stays of each snapshot that no rule keeps. The verdicts are those of one request, newest first."""
+    spared, newer = [], set[str]()
+    to_judge = sum(not verdict.keep for verdict in verdicts)
+    for verdict in verdicts:
+        to_judge -= not verdict.keep
+        decided = await _spare(context, account, request, verdict, newer)
+        # A snapshot without a date comes first, and may be older than all others.
+        if to_judge and decided.keep and verdict.snapshot.completed_at is not None:
+            newer |= full_tables(await SnapshotRows(context.manifest).kinds(account, verdict.snapshot.job), request)
+        spared.append(decided)
+    return spared
+
+
 async def _spare(
-    context: MirrorContext, account: AccountName, request: DataRequest | None, verdict: Verdict
+    context: MirrorContext, account: AccountName, request: DataRequest | None, verdict: Verdict, newer: Collection[str]
 ) -> Verdict:
-    """Decide what stays of a snapshot that no rule keeps."""
+    """Decide what stays of a snapshot that no rule keeps. `newer` has the full tables of newer whole snapshots."""
     if verdict.keep:
         return verdict
     found = await SnapshotRows(context.manifest).snapshot(account, verdict.snapshot.job)
@@ -268,7 +284,7 @@ async def _spare(
     archive = next((stored for stored in snapshot.files if stored.original == ARCHIVE_NAME), None)
     if archive is not None:
         repeats = await context.disk.run(reduce.archive_repeats, context.root, snapshot.folder, archive, snapshot.files)
-    return spare_tables(verdict, divide(snapshot.files, request, archive_repeats=repeats))
+    return spare_tables(verdict, divide(snapshot.files, request, archive_repeats=repeats, newer=newer))
 
 
 async def _shown(

@@ -217,6 +217,44 @@ async def test_a_request_of_full_tables_is_pruned_wholly(mirror: Mirror) -> None
     assert len(mirror.snapshots()) == 1
 
 
+async def test_a_full_table_that_no_newer_whole_snapshot_has_is_never_removed(mirror: Mirror) -> None:
+    """As after a service group was removed from the data request, or `include` was narrowed."""
+    mirror.world.add_request("Everything", service_groups=("all",))
+    issues = "issues_issues.csv"
+    jobs = []
+    for day in range(6):
+        more = {issues: b"id,title\n%d,a\n" % day} if day < 3 else {}
+        jobs.append(add_extract(mirror, {"README.html": b"<html>", **tables(2, seed=day), **more}, days_ago=6 - day))
+    await mirror.sync()
+
+    planned = await pruned(mirror, KeepPolicy(last=1), dry_run=True)
+    done = await pruned(mirror, KeepPolicy(last=1))
+
+    assert (done.removed, done.reduced, done.kept) == (planned.removed, planned.reduced, planned.kept) == (2, 3, 1)
+    for number, job in enumerate(jobs[:3]):
+        folder = mirror.snapshot_of(job)
+        assert (folder / issues).read_bytes() == b"id,title\n%d,a\n" % number
+        assert not (folder / FULL[0]).exists()
+        assert_proved_by_sums(folder)
+
+
+async def test_a_snapshot_with_the_newest_copy_of_all_its_tables_stays_whole_and_replaces_the_older_ones(
+    mirror: Mirror,
+) -> None:
+    mirror.world.add_request("Everything", service_groups=("all",))
+    jobs = []
+    for day in range(4):
+        name = "issues_issues.csv" if day < 3 else "admin_users.csv"
+        jobs.append(add_extract(mirror, {name: b"id\n%d\n" % day}, days_ago=4 - day))
+    await mirror.sync()
+
+    report = await pruned(mirror, KeepPolicy(last=1))
+
+    assert (report.removed, report.reduced, report.kept) == (2, 0, 2)
+    assert report.requests[0].verdicts[1].reasons == ("no newer snapshot has its full tables",)
+    assert {job for job, state in (await mirror.states()).items() if state is JobState.PUBLISHED} == set(jobs[2:])
+
+
 async def test_a_request_of_windows_alone_is_kept_whole(mirror: Mirror) -> None:
     mirror.world.add_request("Activities", service_groups=("activities",))
     for day in range(3):

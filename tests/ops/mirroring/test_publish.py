@@ -150,7 +150,8 @@ async def test_fewer_rows_of_a_delta_extract_are_no_warning(bench: Workbench) ->
 
 async def test_the_dates_of_a_job_make_a_delta_before_the_data_request_is_read_again(bench: Workbench) -> None:
     bench.request = replace(bench.request, document=make_request(service_groups=("cdcissues",)))
-    await bench.publish(bench.job(1, days_ago=1), {"cdcissues_a.csv": "id\n" + "1\n" * 200})
+    full = {"cdcissues_a.csv": "id\n" + "1\n" * 200, "cdcissues_b.csv": "id\n1\n"}
+    await bench.publish(bench.job(1, days_ago=1), full)
     assert bench.latest.is_symlink()
     bench.latest.unlink()
     # Its user has added a period since.

@@ -49,6 +49,7 @@ class AlertCode(StrEnum):
     L_ENDS = "L-ENDS"
     L_ENDED = "L-ENDED"
     L_GONE = "L-GONE"
+    L_SCHEDULE = "L-SCHEDULE"
     L_GAP = "L-GAP"
     L_EXPIRING = "L-EXPIRING"
     L_LOST = "L-LOST"
@@ -277,6 +278,15 @@ _OWN = (
         f"its snapshots stay in the mirror. Check the user's role and the data request {_DATA_CONNECTOR}. If it was "
         "deleted on purpose, name it in [[account]] retired",
         severity=Severity.CRITICAL,
+        origin=Origin.AUTODESK,
+    ),
+    # A warning: what Autodesk completes is mirrored as ever.
+    _kind(
+        AlertCode.L_SCHEDULE,
+        AlertScope.REQUEST,
+        f"check the user's access to the data request {_DATA_CONNECTOR}. If it is over on purpose, name it in "
+        "[[account]] retired",
+        exit_status=ExitStatus.DONE,
         origin=Origin.AUTODESK,
     ),
     _kind(

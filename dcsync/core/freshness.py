@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from dcsync.core.lifecycle import EXTRACT_LIFE, WAS_PUBLISHED, JobState
-from dcsync.core.model import DataRequest, Job, JobPhase, Json, RequestId
+from dcsync.core.model import DataRequest, Job, JobId, JobPhase, Json, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.schedule import (
     AHEAD,
@@ -131,6 +131,7 @@ class MissedSlot:
     cause: Cause
     #: The phase of the slot's newest job at Autodesk. None without a job.
     phase: JobPhase | None
+    jobs: tuple[JobId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +149,11 @@ class History:
         """Whether the mirror has, or had, an extract of the data request."""
         return any(known.state in WAS_PUBLISHED for known in self.jobs)
 
-    @property
-    def was_over(self) -> bool:
-        """Whether Autodesk had deleted every extract before dcsync first saw the data request."""
+    def was_over(self, request: DataRequest | None) -> bool:
+        """Whether the data request was over before dcsync first saw it, and Autodesk had deleted every extract."""
         if self.since is None or not self.jobs or self.is_mirrored:
+            return False
+        if request is not None and will_run(request, self.since):
             return False
         ends = [known.job.completed_at or known.job.created_at for known in self.jobs]
         return all(end is not None and end <= self.since - EXTRACT_LIFE for end in ends)
@@ -175,6 +177,7 @@ def missed_slots(request: DataRequest, history: History, as_of: datetime) -> tup
             due_at=slot.due_at,
             cause=_cause(slot),
             phase=slot.jobs[-1].phase if slot.jobs else None,
+            jobs=tuple(job.id for job in slot.jobs),
         )
         for slot in _open_slots(request, history, as_of)
         if slot.overdue_at <= as_of

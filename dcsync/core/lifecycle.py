@@ -63,7 +63,8 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     # Here and below, SEEN: the operator named the job (`sync --job ID`). TOO_OLD: up to version 0.2, a job that was too
     # old when dcsync first saw it was recorded as a loss.
     S.EXPIRED: frozenset({S.SEEN, S.TOO_OLD}),
-    S.QUARANTINED: frozenset({S.SEEN}),
+    # EXPIRED: Autodesk has deleted the extract.
+    S.QUARANTINED: frozenset({S.SEEN, S.EXPIRED}),
 }
 
 #: The states of jobs that have a folder in the mirror.
@@ -119,6 +120,8 @@ def state_for(job: Job, known: JobState | None, now: datetime) -> JobState:
         return S.TOO_OLD if is_over and at_autodesk is not S.EMPTY else at_autodesk
     if known is S.WAITING:
         return _STATE_AFTER_WAITING.get(job.phase, at_autodesk) if is_over else at_autodesk
+    if known is S.QUARANTINED and is_over:
+        return S.EXPIRED
     if known in {S.EMPTY, S.TOO_OLD} and at_autodesk is S.SEEN and not is_over:
         return S.SEEN
     return known

@@ -21,11 +21,13 @@ REMIND_AFTER = timedelta(days=1)
 PATIENCE = timedelta(hours=1)
 #: The alerts that replace an earlier alert about the same data request. Its problem was not resolved.
 _REPLACED_BY = {
+    AlertCode.L_SCHEDULE: (AlertCode.L_GONE, AlertCode.L_INACTIVE),
     AlertCode.L_ENDS: (AlertCode.L_ENDED, AlertCode.L_GONE, AlertCode.L_INACTIVE),
     **dict.fromkeys(
         (AlertCode.L_LATE, AlertCode.L_SLOW, AlertCode.L_FAILED),
         (AlertCode.L_ENDED, AlertCode.L_GONE, AlertCode.L_INACTIVE),
     ),
+    AlertCode.M_EMPTY: (AlertCode.L_LOST,),
 }
 
 

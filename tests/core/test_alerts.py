@@ -22,6 +22,7 @@ TABLE = """
     L-ENDS      warning  request autodesk  0 alert
     L-ENDED     critical request autodesk  3 alert
     L-GONE      critical request autodesk  3 alert
+    L-SCHEDULE  warning  request autodesk  0 alert
     L-GAP       warning  request autodesk  3 alert
     L-EXPIRING  critical job     here      3 alert
     L-LOST      warning  job     here      0 alert

@@ -56,7 +56,7 @@ EXPECTED = """
     empty        seen
     too_old      seen
     expired      seen too_old
-    quarantined  seen
+    quarantined  seen expired
 """
 
 
@@ -129,7 +129,13 @@ def test_after_30_days_a_new_job_is_too_old_and_one_that_waited_ends(
 
 
 @pytest.mark.parametrize("phase", JobPhase)
-@pytest.mark.parametrize("known", sorted(set(JobState) - {S.WAITING, S.EMPTY, S.TOO_OLD}))
+def test_a_quarantined_job_is_a_loss_once_its_extract_is_deleted(phase: JobPhase) -> None:
+    assert lifecycle.state_for(JOBS[phase], S.QUARANTINED, FRESH) is S.QUARANTINED
+    assert lifecycle.state_for(JOBS[phase], S.QUARANTINED, OVER) is S.EXPIRED
+
+
+@pytest.mark.parametrize("phase", JobPhase)
+@pytest.mark.parametrize("known", sorted(set(JobState) - {S.WAITING, S.EMPTY, S.TOO_OLD, S.QUARANTINED}))
 @pytest.mark.parametrize("now", [FRESH, OVER])
 def test_autodesk_never_undoes_what_is_done_here(phase: JobPhase, known: JobState, now: datetime) -> None:
     assert lifecycle.state_for(JOBS[phase], known, now) is known

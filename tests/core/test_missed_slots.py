@@ -473,11 +473,21 @@ def test_a_data_request_whose_extracts_were_all_deleted_before_it_was_seen_was_o
     seen = slot(0) + TAKES + 30 * DAY
     old = known(0, JobState.EXPIRED)
 
-    assert history(old, since=seen).was_over
-    assert history(known(0, JobState.EXPIRED, completed_at=None), since=seen).was_over
-    assert not history(old, since=seen - MINUTE).was_over
-    assert not history(old, known(1, JobState.EXPIRED), since=seen).was_over
-    assert not history(known(0), since=seen).was_over
-    assert not history(known(0, JobState.EXPIRED, completed_at=None, created_at=None), since=seen).was_over
-    assert not history(since=seen).was_over
-    assert not history(old, since=None).was_over
+    assert history(old, since=seen).was_over(None)
+    assert history(known(0, JobState.EXPIRED, completed_at=None), since=seen).was_over(None)
+    assert not history(old, since=seen - MINUTE).was_over(None)
+    assert not history(old, known(1, JobState.EXPIRED), since=seen).was_over(None)
+    assert not history(known(0), since=seen).was_over(None)
+    assert not history(known(0, JobState.EXPIRED, completed_at=None, created_at=None), since=seen).was_over(None)
+    assert not history(since=seen).was_over(None)
+    assert not history(old, since=None).was_over(None)
+
+
+def test_a_schedule_that_was_to_go_on_when_it_was_seen_was_not_over() -> None:
+    seen = slot(0) + TAKES + 30 * DAY
+    old = history(known(0, JobState.TOO_OLD), since=seen)
+
+    assert not old.was_over(make_daily())
+    assert not old.was_over(make_daily(effective_to=seen + MINUTE))
+    assert old.was_over(make_daily(effective_to=seen))
+    assert old.was_over(make_daily(is_active=False))

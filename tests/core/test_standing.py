@@ -170,6 +170,14 @@ def test_a_data_request_that_became_worse_has_not_recovered(before: str, after: 
     assert history.look(NOON + 2 * SECOND) == [(R, after)]
 
 
+def test_snapshots_without_tables_have_not_recovered_when_their_extracts_are_lost() -> None:
+    history = Told()
+    history.look(NOON, make_alert("M-EMPTY", subject="one"))
+
+    lost = replace(make_alert("L-LOST", subject="one"), is_final=True)
+    assert history.look(NOON + SECOND, lost) == [(EventKind.FAILURE, "L-LOST")]
+
+
 def test_an_extract_that_came_is_a_recovery_although_the_schedule_ends_soon() -> None:
     history = Told()
     history.look(NOON, make_alert("L-LATE", subject="one"))

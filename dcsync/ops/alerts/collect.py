@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from dcsync.core.alerts import Alert, AlertCode, AlertScope
 from dcsync.core.anomaly import TableWarning, worst_first
 from dcsync.core.completeness import ZIP_CODES
 from dcsync.core.events import EventKind
-from dcsync.core.freshness import Cause, FreshnessState, History, RequestFreshness, ends_soon
-from dcsync.core.lifecycle import WAS_PUBLISHED, JobState, has_expired
-from dcsync.core.model import Job, JobId, JobPhase, Json, RequestId
+from dcsync.core.lifecycle import JobState, has_expired
+from dcsync.core.model import JobId, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
-from dcsync.core.schedule import runs_once
 from dcsync.core.standing import StandingAlert, with_history
-from dcsync.core.wire import time_json
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts
 from dcsync.manifest.damage import known_damage
@@ -29,9 +26,10 @@ from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.manifest.refusal import refused_prune
 from dcsync.ops.alerts.job_alerts import job_alerts
 from dcsync.ops.alerts.list_alerts import list_alerts
+from dcsync.ops.alerts.request_alerts import request_alerts, with_red_alert
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.coverage import coverage_of, gap_alerts
-from dcsync.ops.freshness import FollowedRequest, follow_requests
+from dcsync.ops.freshness import follow_requests
 from dcsync.ops.observed import Observations
 
 #: How many jobs a hint names. The next alert names the others.
@@ -84,7 +82,7 @@ async def collect_alerts(
     # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
         followed = await follow_requests(manifest, account, jobs.values(), facts, now)
-        found += _of_requests(account.name, followed, now)
+        found += request_alerts(account.name, followed, with_red_alert(found, mirrored), now)
         found += gap_alerts(account.name, followed, await coverage_of(manifest, account.name, followed, now), now)
         found += await _of_hollow(manifest, account, mirrored, requests, now)
         found += await _of_tables(manifest, sources, mirrored, requests)
@@ -136,32 +134,6 @@ def _of_the_last_run(account: str, facts: AccountFacts, error: DcsyncError | Non
     if facts.error_code is None:
         return []
     return [Alert.of(AlertCode.parse(facts.error_code), account=account, message=facts.error or "")]
-
-
-def _of_requests(account: str, followed: Iterable[FollowedRequest], now: datetime) -> list[Alert]:
-    """Return the alerts for data requests: gone, inactive, ended, failed the last time, late or slow."""
-    alerts = []
-    for item in followed:
-        found, document = item.freshness, item.sighting.document
-        is_done = found.state is FreshnessState.DONE and item.history.is_mirrored
-        if document is None or is_done or found.state is FreshnessState.RETIRED or item.history.was_over:
-            continue
-        failed = _failed_at_autodesk(item.history)
-        if failed is not None:
-            alerts.append(_extract_failed(account, found, failed))
-        if found.state is FreshnessState.GONE:
-            alerts.append(_gone(account, found))
-        elif found.state is FreshnessState.INACTIVE and not runs_once(document):
-            alerts.append(_inactive(account, found))
-        elif found.state is FreshnessState.ENDED:
-            alerts.append(_ended(account, found))
-        elif ends_soon(found, now):
-            alerts.append(_ends(account, found))
-        # Without a poll, dcsync does not know whether an extract has arrived, and no slot is missed.
-        for code, cause in ((AlertCode.L_LATE, Cause.NOT_STARTED), (AlertCode.L_SLOW, Cause.SLOW)):
-            if item.sighting.polled_at is not None and any(slot.cause is cause for slot in found.missed):
-                alerts.append(_overdue(account, code, found, item.sighting.polled_at))
-    return alerts
 
 
 async def _of_tables(
@@ -250,73 +222,6 @@ async def _of_prune(manifest: SqlManifest, account: AccountSettings) -> list[Ale
     hint = "check dcsync prune --dry-run. If you mean it, stop the daemon and run dcsync prune --force"
     # With a subject, because missing snapshots have the same code.
     return [Alert.of(AlertCode.M_MASS, account=account.name, subject="prune", message=refused, hint=hint)]
-
-
-def _failed_at_autodesk(history: History) -> Job | None:
-    """Return the latest job that failed or never ended at Autodesk, unless a later extract is in the mirror."""
-    ended = [
-        known
-        for known in history.jobs
-        if known.job.created_at is not None
-        and (_has_failed(known) or known.state in WAS_PUBLISHED)
-        and (history.start is None or known.job.created_at >= history.start)
-    ]
-    newest = max(ended, key=lambda known: (known.job.created_at, known.job.id), default=None)
-    return newest.job if newest is not None and _has_failed(newest) else None
-
-
-def _has_failed(known: KnownJob) -> bool:
-    never_ended = known.state is JobState.EMPTY and known.job.phase is JobPhase.PENDING
-    return known.job.phase is JobPhase.FAILED or never_ended
-
-
-def _extract_failed(account: str, request: RequestFreshness, job: Job) -> Alert:
-    message = f"the extract of {job.created_at:%Y-%m-%d %H:%M}Z ({request.name}) failed at Autodesk: it has no files"
-    return Alert.of(AlertCode.L_FAILED, account=account, subject=request.request, message=message)
-
-
-def _gone(account: str, request: RequestFreshness) -> Alert:
-    message = f"the data request {request.name} is no longer visible: it was deleted, or the permission was removed"
-    return Alert.of(AlertCode.L_GONE, account=account, subject=request.request, message=message)
-
-
-def _inactive(account: str, request: RequestFreshness) -> Alert:
-    message = f"the data request {request.name} was set inactive: it produces no more extracts"
-    return Alert.of(AlertCode.L_INACTIVE, account=account, subject=request.request, message=message)
-
-
-def _ends(account: str, request: RequestFreshness) -> Alert:
-    message = f"the schedule of {request.name} ends on {request.ends_at:%Y-%m-%d %H:%M}Z: no extract comes after that"
-    return Alert.of(AlertCode.L_ENDS, account=account, subject=request.request, message=message)
-
-
-def _ended(account: str, request: RequestFreshness) -> Alert:
-    message = f"the schedule of {request.name} ended on {request.ends_at:%Y-%m-%d %H:%M}Z: it produces no more extracts"
-    return Alert.of(AlertCode.L_ENDED, account=account, subject=request.request, message=message)
-
-
-_REASONS = {
-    None: "Autodesk has started no job for it",
-    JobPhase.PENDING: "its job is still running",
-    JobPhase.UNKNOWN: "its job has an unknown status",
-    JobPhase.SUCCEEDED: "its job was late and is not mirrored yet",
-    JobPhase.FAILED: "its job failed at Autodesk",
-    JobPhase.CANCELLED: "its job was cancelled at Autodesk",
-}
-
-
-def _overdue(account: str, code: AlertCode, request: RequestFreshness, as_of: datetime) -> Alert:
-    """Return the alert for missed slots. It counts from the oldest one, whatever its cause."""
-    oldest, count = request.missed[0], request.slots_missed
-    hours = max(as_of - oldest.due_at, timedelta(0)) / timedelta(hours=1)
-    by, when = f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days", f"{oldest.queued_at:%Y-%m-%d %H:%M}Z"
-    why = _REASONS[oldest.phase]
-    if count == 1:
-        message = f"Autodesk's extract of {when} ({request.name}) is {by} overdue: {why}"
-    else:
-        message = f"{count} extracts of {request.name} are missing. The oldest, of {when}, is {by} overdue: {why}"
-    alert = Alert.of(code, account=account, subject=request.request, message=message)
-    return replace(alert, data={"slots_missed": count, "oldest_missed_at": time_json(oldest.queued_at)})
 
 
 def _tables_look_wrong(sources: AlertSources, row: PublishedRow, request: KnownRequest) -> Alert:

@@ -113,9 +113,9 @@ class AlertDispatcher:
         before = await self._values.load(version)
         run = RunFacts(error=None if outcome is None else outcome.error, hints={item.job: item.hint for item in failed})
         alerts = await self._collect(account, token, run)
-        # Losses of earlier runs are not new.
+        # The lost jobs of earlier runs are not new.
         new = {item.job for item in failed}
-        silent = {alert.key for alert in alerts if alert.is_final and alert.job not in new}
+        silent = {alert.key for alert in alerts if alert.is_final and alert.job is not None and alert.job not in new}
         snapshots, values = ([], {}) if outcome is None else await self._new_snapshots(outcome)
         result = reconcile(await self._standing_alerts.load([name]), alerts, self._clock.now(), silent=silent)
         events = [*snapshots, *result.events]

@@ -79,8 +79,8 @@ def _waiting_for_room(account: str, jobs: Sequence[KnownJob]) -> list[Alert]:
 
 
 def _lost(account: str, known: KnownJob, code: AlertCode | None) -> Alert:
-    # An expired job may have the code of how dcsync noticed it: no data listing, or a missing folder (M-LOST).
-    if code in {None, AlertCode.DCSYNC} or (known.state is JobState.EXPIRED and code is AlertCode.L_MISSING):
+    # An expired job may have the code of why it was not mirrored in time, or of how dcsync noticed the loss.
+    if code in {None, AlertCode.DCSYNC} or known.state is JobState.EXPIRED:
         code = AlertCode.L_LOST
     message = f"job {known.job.id} is {known.state.value}: {known.reason}"
     hint = LOSS_HINTS[known.state]

@@ -181,6 +181,9 @@ def _updated(job: Job, known: KnownJob | None, now: datetime) -> KnownJob:
         return KnownJob(job=job, state=state, reason=_reason(job, state))
     if state is known.state:
         return replace(known, job=job)
+    if known.state is JobState.QUARANTINED:
+        # Why it was not mirrored in time.
+        return replace(known, job=job, state=state)
     return replace(known, job=job, state=state, reason_code=None, reason=_reason(job, state))
 
 

@@ -235,14 +235,14 @@ class _AccountRun:
         return known.job.id in self._wanted.jobs and (is_old or self._wants(known, requests))
 
     def _report_losses(self, changed: Sequence[KnownJob], selected: Sequence[KnownJob]) -> None:
-        """Add the jobs to the outcome whose status is still unknown now that Autodesk has deleted their extract."""
+        """Add the jobs to the outcome that are still unknown or quarantined now that Autodesk has deleted them."""
         for known in changed:
             if known.state is JobState.EXPIRED and known in selected:
                 self._report(
                     Failed(
                         job=known.job.id,
                         state=known.state,
-                        code=AlertCode.L_STATUS,
+                        code=known.reason_code or AlertCode.L_STATUS,
                         message=f"job {known.job.id} {known.reason}",
                         hint=LOSS_HINTS[JobState.EXPIRED],
                         next_try_at=None,

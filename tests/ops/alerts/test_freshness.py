@@ -6,13 +6,22 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dcsync.app.status import read_status
-from dcsync.core.freshness import FreshnessState, RequestFreshness
+from dcsync.core.freshness import FreshnessState, History, RequestFreshness, Sighting, request_freshness
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import JobId
+from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.errors import ExitStatus
+from dcsync.ops.alerts.job_alerts import job_alerts
+from dcsync.ops.alerts.request_alerts import request_alerts, with_red_alert
+from dcsync.ops.freshness import FollowedRequest
 from dcsync.ops.metrics import render
 from dcsync.ops.status import Status
 from dcsync.sandbox import Fault
+from tests.fakes import NOON, make_job, make_request
 from tests.ops.test_metrics import figures
 from tests.rigs.listener import DAY, HOUR, NO_NETWORK, Listener, add_schedule
 from tests.rigs.mirror import Mirror, add_extract, tables
@@ -140,6 +149,111 @@ async def test_a_job_that_failed_at_autodesk_satisfies_no_slot(mirror: Mirror, l
     assert await next_day(mirror, listener, nightly) == [("recovered", "L-FAILED"), ("recovered", "L-LATE")]
 
 
+async def test_an_extract_that_was_cancelled_at_autodesk_is_missing_like_any_other(
+    mirror: Mirror, listener: Listener
+) -> None:
+    nightly = add_schedule(mirror)
+    await mirror.run()
+    listener.events()
+    mirror.clock.advance(DAY)
+    add_today(mirror, nightly, completion="cancelled", files=None)
+
+    assert await listener.run() == [("alert", "L-LATE")]
+    status = await status_of(mirror)
+    assert status.check is ExitStatus.INCOMPLETE
+    assert status.accounts[0].alerts[0].alert.message.endswith("its job was cancelled at Autodesk")
+
+    assert await next_day(mirror, listener, nightly) == [("recovered", "L-LATE")]
+
+
+@given(
+    jobs=st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from(["success", "failed", "cancelled", None]),
+            st.sampled_from(JobState),
+            st.sampled_from([None, "L-MISSING", "F-SPACE", "C-NOTABLES"]),
+        ),
+        max_size=3,
+    ),
+    schedule=st.sampled_from(["DAY", "ONE_TIME"]),
+    age=st.integers(0, 40),
+    end=st.integers(1, 9) | st.none(),
+)
+def test_a_data_request_with_a_missed_slot_is_never_green(
+    jobs: list[tuple[int, str | None, JobState, str | None]], schedule: str, age: int, end: int | None
+) -> None:
+    first = NOON.replace(hour=2)
+    now = first + timedelta(days=age, hours=9)
+    request = make_request(
+        schedule_interval=schedule,
+        recurring_interval=1,
+        effective_from=first,
+        effective_to=None if end is None else first + timedelta(days=end),
+    )
+    known = [
+        KnownJob(
+            job=make_job(
+                id=JobId(f"job-{number}"),
+                created_at=first + timedelta(days=day),
+                completed_at=first + timedelta(days=day, minutes=30),
+                completion_status=completion,
+            ),
+            state=state,
+            reason_code=code,
+            folder="f" if state is JobState.PUBLISHED else None,
+        )
+        for number, (day, completion, state, code) in enumerate(jobs)
+    ]
+    seen = KnownRequest(id=request.id, description="Nightly", slug="nightly", is_delta=False)
+    sighting = Sighting(request=seen, document=request, polled_at=now)
+    history = History(jobs=known, since=first - timedelta(hours=1))
+    freshness = request_freshness(sighting, history, now)
+    followed = [FollowedRequest(sighting=sighting, history=history, freshness=freshness)]
+
+    found = job_alerts("acme", known, now, hints={}, listed={})
+    found += request_alerts("acme", followed, with_red_alert(found, known), now)
+
+    if freshness.slots_missed:
+        assert {alert.kind.exit_status for alert in found} - {ExitStatus.DONE}
+
+
+async def test_a_schedule_without_extracts_for_months_is_late_from_the_next_missed_time_on(
+    mirror: Mirror, listener: Listener
+) -> None:
+    """All its jobs are older than anything that Autodesk still has. It is to go on."""
+    past = mirror.clock.now().replace(hour=2) - timedelta(days=31)
+    request = mirror.world.add_request("Nightly", created_at=past)
+    mirror.world.add_job(request, created_at=past, completed_at=past, files=tables(1))
+    await mirror.run()
+    # The list shows it on the next day.
+    await next_day(mirror, listener)
+
+    assert ("alert", "L-LATE") in await next_day(mirror, listener)
+    assert (await check(mirror))[0] is ExitStatus.INCOMPLETE
+
+
+async def test_a_data_request_that_can_never_be_read_is_a_warning_and_then_gone(
+    mirror: Mirror, listener: Listener
+) -> None:
+    nightly = add_schedule(mirror)
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=403, match="/requests", times=None))
+    await mirror.run()
+    assert await check(mirror) == (ExitStatus.DONE, [])
+    listener.events()
+
+    assert await next_day(mirror, listener, nightly) == [("alert", "L-SCHEDULE")]
+    assert await check(mirror) == (ExitStatus.DONE, ["L-SCHEDULE"])
+
+    mirror.sandbox.faults.clear()
+    entry = mirror.world.requests.pop(nightly)
+    assert await next_day(mirror, listener) == [("alert", "L-GONE")]
+    assert (await check(mirror))[0] is ExitStatus.INCOMPLETE
+
+    mirror.world.requests[nightly] = entry
+    assert await next_day(mirror, listener, nightly) == [("recovered", "L-GONE")]
+
+
 async def test_while_the_job_list_cannot_be_read_lateness_stays_as_it_was(mirror: Mirror, listener: Listener) -> None:
     add_schedule(mirror)
     await mirror.run()
@@ -173,7 +287,7 @@ async def test_the_end_of_a_schedule_is_a_warning_first_and_then_red_until_it_is
 
     warned = ([("alert", "L-ENDS")], (ExitStatus.DONE, ["L-ENDS"]))
     assert seen[:-1] == [([], (ExitStatus.DONE, [])), *[warned] * 14]
-    assert seen[-1] == ([("alert", "L-ENDED"), ("recovered", "L-ENDS")], (ExitStatus.INCOMPLETE, ["L-ENDED"]))
+    assert seen[-1] == ([("alert", "L-ENDED")], (ExitStatus.INCOMPLETE, ["L-ENDED"]))
     beats = len(service.heartbeats)
     for _ in range(3):
         assert await next_day(mirror, listener, other) == [("alert", "L-ENDED")]

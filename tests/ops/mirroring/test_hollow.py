@@ -16,6 +16,7 @@ from dcsync.mirror import trash
 from dcsync.ops.alerts.collect import AlertSources, collect_alerts
 from dcsync.ops.mirroring.outcome import Wanted
 from dcsync.sandbox import Fault
+from tests.rigs.listener import Listener
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, tables
 from tests.rigs.publishing import publish_hollow
 
@@ -86,10 +87,14 @@ async def test_the_old_one_stays_until_the_new_one_is_ready(mirror: Mirror) -> N
 async def test_once_autodesk_has_deleted_the_extract_it_is_a_final_loss(mirror: Mirror) -> None:
     job = add_extract(mirror, tables(3), days_ago=24)
     (folder,) = await publish_hollow(mirror, job)
+    listener = Listener(mirror)
+    assert ("alert", "M-EMPTY") in await listener.run()
     mirror.clock.advance(6 * 86400)
 
-    await mirror.run()
+    events = await listener.run()
 
+    assert ("failure", "L-LOST") in events
+    assert ("recovered", "M-EMPTY") not in events
     (item,) = (item for item in await standing(mirror) if item.alert.code in {"M-EMPTY", "L-LOST"})
     async with mirror.opened() as context:
         (account,) = account_settings(mirror.configuration())

@@ -11,6 +11,7 @@ import structlog
 
 from dcsync.app.from_config import account_settings
 from dcsync.auth.token_store import TokenPair, TokenStore
+from dcsync.core.alerts import AlertCode
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import (
@@ -32,6 +33,7 @@ from dcsync.sandbox import Fault, Synthetic
 from tests.rigs.mirror import (
     Mirror,
     add_extract,
+    status_of,
     tables,
 )
 
@@ -99,7 +101,17 @@ async def test_a_missing_listing_is_looked_for_a_day_and_then_set_aside(mirror: 
     assert (await mirror.sync_one()).given_up == 1
     mirror.clock.advance(30 * 86400)
     mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester")
-    assert (await mirror.sync_one()).given_up == 0
+    last = await mirror.sync_one()
+    assert (last.given_up, [(failed.state, failed.code) for failed in last.failed]) == (
+        0,
+        [(JobState.EXPIRED, "L-MISSING")],
+    )
+    # What can no longer be mended is named, and does not stay red. The extracts that never came do.
+    alerts = {item.alert.code: item.alert for item in (await status_of(mirror)).accounts[0].alerts}
+    assert alerts.keys() == {"L-LATE", "L-LOST"}
+    assert alerts[AlertCode.L_LOST].kind.exit_status is ExitStatus.DONE
+    assert alerts[AlertCode.L_LOST].message.endswith(third.failed[0].message)
+    assert not (await mirror.sync_one()).failed
 
 
 async def test_a_failed_job_waits_for_its_time(mirror: Mirror) -> None:

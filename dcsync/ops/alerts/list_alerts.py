@@ -26,9 +26,9 @@ async def list_alerts(observed: Observations, account: AccountSettings, known: I
     if visible:
         unmatched = unmatched_names(account, listed, visible)
         alerts += [_no_match(account.name, unmatched, visible)] if unmatched else []
-    elif account.requests and not listed.is_refused:
-        # Without names in the configuration, an account may well be empty at first.
-        message = "no data request is visible to the signed-in user, although [[account]] requests names some"
+    elif not listed.is_refused:
+        message = "no data request is visible to the signed-in user"
+        message += ", although [[account]] requests names some" if account.requests else ""
         alerts.append(Alert.of(AlertCode.L_NONE, account=account.name, message=message))
     return alerts
 

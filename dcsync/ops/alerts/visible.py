@@ -31,35 +31,39 @@ async def check_requests(
     """Record which data requests are visible, changed or gone, if that is due. Return the names that match none.
 
     The list takes one call, or one call for each configured project. A refused list is repeated on the next day, and
-    one that failed for another reason after an hour. A data request that has no job yet, and should get one, is
-    recorded too: if it never gets one, it is late.
+    one that failed for another reason after an hour. Without names in `[[account]] requests`, the first list follows a
+    day after the first poll. A data request that has no job yet, and should get one, is recorded too: if it never gets
+    one, it is late.
     """
     observed, values = Observations(manifest, account.name), StoredValues(manifest)
     now, key = clock.now(), f"requests:{account.name}"
     known = await manifest.requests(account.name)
-    if not known and not account.requests:
-        # Nothing is there yet.
-        return ()
     listed = await observed.visible_requests()
     asked_for = account.unmatched_requests({request.id: request.description for request in known.values()})
     last = parse_time(await values.load(key))
     is_due = last is None or not timedelta(0) <= now - last < _CHECK_EVERY
+    tried_key = f"requests-tried:{account.name}"
+    tried = json.loads(await values.load(tried_key) or "[]")
     is_described = all(request.document is not None or not request.is_described for request in known.values())
     if last is None and is_described and not asked_for:
         # The first poll has just recorded the data requests, or a rebuild has restored them. A snapshot of version 0.2
         # does not say how its data request was.
         await values.save(key, now.isoformat())
         return ()
-    if is_due or not set(asked_for) <= set(() if listed is None else listed.asked_for):
+    if is_due or not set(asked_for) <= {*tried, *(() if listed is None else listed.asked_for)}:
         # Saved before the call, so that a call that Autodesk refuses is not repeated at each poll.
         await values.save(key, now.isoformat())
-        await observed.save_visible_requests(VisibleRequests(is_refused=True, asked_for=tuple(asked_for)))
         try:
             found, unusable = await _list_requests(api, account)
         except DcsyncError as error:
             if error.transient:
+                # It says nothing about the names. What the last list has shown still counts.
                 await values.save(key, (now - _CHECK_EVERY + _RETRY_AFTER).isoformat())
+                await values.save(tried_key, json.dumps(asked_for))
+            else:
+                await observed.save_visible_requests(VisibleRequests(is_refused=True, asked_for=tuple(asked_for)))
             raise
+        await values.save(tried_key, None)
         listed = VisibleRequests(
             by_id={request.id: request.description for request in found.values()}, asked_for=tuple(asked_for)
         )

@@ -6,6 +6,7 @@ import pytest
 
 from dcsync.core.alerts import Alert
 from dcsync.errors import ExitStatus
+from dcsync.ops.alerts import visible
 from dcsync.sandbox import Fault
 from tests.ops.alerts.test_data_requests import count_checks
 from tests.rigs.listener import DAY, HOUR, Listener
@@ -133,11 +134,54 @@ async def test_names_in_an_account_in_which_nothing_is_visible_are_an_alert(mirr
     assert (await status_of(mirror)).check is ExitStatus.DONE
 
 
-async def test_an_account_in_which_nothing_is_there_yet_is_no_alert_and_takes_no_list(mirror: Mirror) -> None:
+async def test_an_account_in_which_nothing_is_there_is_an_alert_after_a_day(mirror: Mirror, listener: Listener) -> None:
+    mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester", 9 * DAY)
     await mirror.run()
-
     assert (await status_of(mirror)).check is ExitStatus.DONE
     assert mirror.sandbox.count("api") == 1
+
+    mirror.clock.advance(DAY)
+    assert await listener.run() == [("alert", "L-NONE")]
+    assert (await the_alert(mirror)).message == "no data request is visible to the signed-in user"
+    assert mirror.sandbox.count("api") == 3
+
+    # It has no job yet.
+    mirror.world.add_request("Nightly", created_at=mirror.clock.now())
+    mirror.clock.advance(DAY)
+    assert await listener.run() == [("recovered", "L-NONE")]
+    (request,) = (await status_of(mirror)).accounts[0].requests
+    assert request.name == "Nightly"
+
+
+async def test_a_list_that_failed_or_was_killed_says_nothing_about_the_names(
+    mirror: Mirror, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_extract(mirror, tables(1), request=mirror.world.add_request("Nightly", schedule="ONE_TIME"))
+    await mirror.run()
+    mirror.world.add_request("Weekly", schedule="ONE_TIME")
+    name_requests(mirror, "Nightly", "Weekly")
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=503, match="/requests", times=None))
+
+    await mirror.run()
+    assert (await status_of(mirror)).check is ExitStatus.DONE
+    tries = count_checks(mirror)
+    await mirror.run()
+    assert count_checks(mirror) == tries
+    mirror.clock.advance(HOUR)
+    mirror.sandbox.faults.clear()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(visible, "_list_requests", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            await mirror.run()
+    assert (await status_of(mirror)).check is ExitStatus.DONE
+    await mirror.run()
+    assert (await status_of(mirror)).check is ExitStatus.DONE
+    assert "C-NOMATCH" not in {code for _, code in listener.kinds()}
+
+
+async def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 async def test_where_the_list_is_refused_and_nothing_is_known_nothing_is_said(mirror: Mirror) -> None:

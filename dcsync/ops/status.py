@@ -152,7 +152,7 @@ def token_alert(account: AccountName, state: TokenState, now: datetime) -> Alert
         message = "not signed in: run dcsync login"
         return Alert.of(AlertCode.T_LOGIN, account=account, message=message)
     if state.is_refused:
-        message = "Autodesk no longer accepts the stored refresh token: run dcsync login"
+        message = "Autodesk no longer accepts the stored refresh token. Run dcsync login"
         return Alert.of(AlertCode.T_LOGIN, account=account, message=message)
     days = days_old(state.issued_at, now)
     if days is None or state.issued_at is None:

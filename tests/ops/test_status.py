@@ -143,7 +143,7 @@ async def test_a_refused_token_is_one_alert_until_the_next_sign_in(mirror: Mirro
     await mirror.sync()
 
     assert await attention(mirror) == [
-        ("T-LOGIN", "Autodesk no longer accepts the stored refresh token: run dcsync login")
+        ("T-LOGIN", "Autodesk no longer accepts the stored refresh token. Run dcsync login")
     ]
 
     store_chain(mirror, days_old=0)

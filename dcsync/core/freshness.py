@@ -27,11 +27,6 @@ from dcsync.core.schedule import (
 )
 from dcsync.core.wire import time_json
 
-#: How long dcsync polls more often after an extract is due.
-_WATCH = timedelta(hours=2)
-#: The shortest interval between these polls, whatever the configured one.
-_DENSE_MIN = timedelta(minutes=2)
-_DENSE_SHARE = 5
 #: The end of a schedule raises an alert this long before.
 ENDS_SOON = timedelta(days=14)
 #: A data request that runs once and was older than this when dcsync first saw it had its job before.
@@ -39,71 +34,6 @@ _ONCE_LOOK_BACK = timedelta(days=7)
 #: More missed slots than these are not counted.
 _MOST_MISSED = 1000
 _MOMENT = timedelta(microseconds=1)
-
-
-class Stage(StrEnum):
-    """The progress of a slot's extract."""
-
-    #: The slot is in the future.
-    UPCOMING = "upcoming"
-    #: The extract is expected, and has not yet taken longer than usual.
-    DUE = "due"
-    #: The extract is overdue, and Autodesk has no job for it.
-    LATE = "late"
-    #: The extract is overdue, and its job is still running.
-    SLOW = "slow"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """The next extract of a data request: when its job is usually queued, and when the extract should be complete."""
-
-    queued_at: datetime
-    due_at: datetime
-    stage: Stage
-
-
-def expect(request: DataRequest, jobs: Sequence[Job], now: datetime) -> Expectation | None:
-    """Return the next extract of a data request, given its jobs in any order. It decides when to poll.
-
-    None for a data request that runs once, is inactive, has ended, or has an unknown schedule.
-    """
-    if request.is_active is False or (request.effective_to is not None and request.effective_to <= now):
-        return None
-    past = dated_jobs(jobs, now)
-    usual = usual_times(request, past)
-    slot = slot_before(request, now - usual.offset)
-    if slot is None:
-        first = request.effective_from if has_slots(request) else None
-        return None if first is None else _expectation(first, usual, Stage.UPCOMING)
-    queued_at = slot + usual.offset
-    of_slot = [job for created_at, job in past if created_at >= queued_at - EARLY]
-    if any(job.phase is not JobPhase.PENDING for job in of_slot):
-        return _expectation(slot_after(request, slot), usual, Stage.UPCOMING)
-    if now < queued_at + usual.duration + usual.grace:
-        return _expectation(slot, usual, Stage.DUE)
-    return _expectation(slot, usual, Stage.SLOW if of_slot else Stage.LATE)
-
-
-def next_poll(expectations: Sequence[Expectation], now: datetime, interval: timedelta) -> timedelta:
-    """Return how long to wait until the next poll: the interval, or less when an extract is due.
-
-    A poll that finds nothing new costs one call, so polling every few minutes for two hours costs about 40 calls.
-    """
-    dense = max(interval / _DENSE_SHARE, min(_DENSE_MIN, interval))
-    wait = interval
-    for expected in expectations:
-        until = expected.due_at - now
-        if timedelta(0) < until < wait:
-            wait = max(until, dense)
-        elif until <= timedelta(0) and -until < _WATCH and expected.stage is not Stage.UPCOMING:
-            wait = min(wait, dense)
-    return wait
-
-
-def _expectation(slot: datetime, usual: UsualTimes, stage: Stage) -> Expectation:
-    queued_at = slot + usual.offset
-    return Expectation(queued_at=queued_at, due_at=queued_at + usual.duration, stage=stage)
 
 
 # --- missed slots -----------------------------------------------------------------------------------------------------
@@ -143,6 +73,8 @@ class History:
     since: datetime | None = None
     #: `[[account]] start`. Extracts from before are not mirrored.
     start: datetime | None = None
+    #: The oldest slot of an earlier schedule that was missed when the schedule changed.
+    owed: MissedSlot | None = None
 
     @property
     def is_mirrored(self) -> bool:
@@ -170,7 +102,39 @@ class _Slot:
 
 
 def missed_slots(request: DataRequest, history: History, as_of: datetime) -> tuple[MissedSlot, ...]:
-    """Return the slots that are overdue at a time and not satisfied, oldest first."""
+    """Return the slots that are overdue at a time and not satisfied, oldest first. A new schedule satisfies none."""
+    owed = history.owed
+    missed = _missed_slots(request, history, as_of)
+    if owed is None or any(at >= owed.queued_at - EARLY for at in _mirrored_at(history)):
+        return missed
+    return missed if missed and missed[0].queued_at <= owed.queued_at else (owed, *missed)
+
+
+def still_owed(
+    before: RequestFreshness, sighting: Sighting, history: History, request: DataRequest
+) -> MissedSlot | None:
+    """Return the oldest missed slot if the schedule of `request` no longer has it.
+
+    The other arguments are those of the schedule before. A slot that came due after the schedule was changed is not
+    missed: the new schedule does not promise it.
+    """
+    oldest, polled_at, old = before.missed[0] if before.missed else None, sighting.polled_at, sighting.document
+    if oldest is None or polled_at is None or old is None:
+        return None
+    changed_at = request.updated_at
+    if changed_at is not None and changed_at != old.updated_at and oldest.due_at > changed_at:
+        return None
+    missed = _missed_slots(request, history, polled_at)
+    return None if missed and missed[0].queued_at <= oldest.queued_at else oldest
+
+
+def _mirrored_at(history: History) -> list[datetime]:
+    """Return when the mirrored jobs were queued."""
+    times = (known.job.created_at or known.job.completed_at for known in history.jobs if known.state in WAS_PUBLISHED)
+    return [at for at in times if at is not None]
+
+
+def _missed_slots(request: DataRequest, history: History, as_of: datetime) -> tuple[MissedSlot, ...]:
     return tuple(
         MissedSlot(
             queued_at=slot.queued_at,
@@ -238,11 +202,8 @@ def _repeated_slots(request: DataRequest, history: History, usual: UsualTimes, a
     begin = last if history.since is None else history.since - usual.offset - usual.duration + _MOMENT
     if history.start is not None:
         begin = max(begin, history.start - usual.offset)
-    mirrored = [
-        known.job.created_at or known.job.completed_at for known in history.jobs if known.state in WAS_PUBLISHED
-    ]
     # A time far in the future comes from a wrong clock.
-    times = [at for at in mirrored if at is not None and at < as_of + AHEAD]
+    times = [at for at in _mirrored_at(history) if at < as_of + AHEAD]
     satisfied = slot_before(request, max(times) + EARLY) if times else None
     if satisfied is not None:
         begin = max(begin, satisfied + _MOMENT)
@@ -357,7 +318,8 @@ def request_freshness(sighting: Sighting, history: History, now: datetime) -> Re
     if document is not None and sighting.polled_at is not None and state in {None, FreshnessState.ENDED}:
         missed = missed_slots(document, history, sighting.polled_at)
         next_at = _next_expected_at(document, history, now)
-        state = state or _current_state(document, history, sighting.polled_at, now, is_over=next_at is None)
+        current = _current_state(document, history, sighting.polled_at, now, is_over=next_at is None)
+        state = state or (FreshnessState.LATE if missed else current)
     return RequestFreshness(
         request=sighting.request.id,
         description=sighting.request.description,
@@ -407,10 +369,8 @@ def _standing_state(sighting: Sighting, history: History, now: datetime) -> Fres
 def _current_state(
     request: DataRequest, history: History, polled_at: datetime, now: datetime, *, is_over: bool
 ) -> FreshnessState:
-    """Return the state of a data request that still runs. `is_over`: no further extract is expected."""
+    """Return the state of a data request that still runs and misses no slot. `is_over`: no more extracts come."""
     open_slots = _open_slots(request, history, now)
-    if any(slot.overdue_at <= polled_at for slot in open_slots):
-        return FreshnessState.LATE
     overdue = [slot for slot in open_slots if slot.overdue_at <= now]
     if any(_cause(slot) is Cause.NOT_MIRRORED for slot in overdue):
         return FreshnessState.LATE

@@ -15,7 +15,7 @@ import structlog
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up
 from dcsync.config import Config
-from dcsync.core.freshness import next_poll
+from dcsync.core.next_poll import next_poll
 from dcsync.daemon.chores import Chores
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier

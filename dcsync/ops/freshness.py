@@ -12,6 +12,7 @@ from dcsync.core.model import RequestId
 from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.manifest import SqlManifest, StoredValues
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.observed import Observations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ async def follow_requests(
     for known in jobs:
         by_request.setdefault(known.job.request_id, []).append(known)
     unseen = set(json.loads(await StoredValues(manifest).load(f"gone:{account.name}") or "[]"))
+    owed = await Observations(manifest, account.name).owed_slots()
     documents = await manifest.request_documents(account.name)
     found = []
     for request in (await manifest.requests(account.name)).values():
@@ -55,6 +57,7 @@ async def follow_requests(
             jobs=its_jobs,
             since=min((at for at in seen if at is not None), default=None),
             start=account.start,
+            owed=owed.get(request.id),
         )
         freshness = request_freshness(sighting, history, now)
         found.append(FollowedRequest(sighting=sighting, history=history, freshness=freshness))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from dcsync.core.freshness import Cause, MissedSlot
 from dcsync.core.model import AccountName, Job, JobId, RequestId
 from dcsync.errors import SpaceNeeds
 from dcsync.manifest import SqlManifest, StoredValues
@@ -71,6 +73,16 @@ class Observations:
         kept = {job: [item.size, item.entries] for job, item in needs.items()}
         await self._values.save(f"room:{self._account}", json.dumps(kept) if kept else None)
 
+    async def owed_slots(self) -> Mapping[RequestId, MissedSlot]:
+        """Return the slots that were missed when the schedule of their data request changed."""
+        kept = json.loads(await self._values.load(f"owed:{self._account}") or "{}")
+        return {RequestId(key): _owed(*times) for key, times in kept.items()}
+
+    async def save_owed_slots(self, owed: Mapping[RequestId, MissedSlot]) -> None:
+        """Keep these slots and forget all others."""
+        kept = {key: [slot.queued_at.isoformat(), slot.due_at.isoformat()] for key, slot in owed.items()}
+        await self._values.save(f"owed:{self._account}", json.dumps(kept) if kept else None)
+
     async def visible_requests(self) -> VisibleRequests | None:
         """Return the data requests of the last list. None before the first list."""
         text = await self._values.load(f"visible:{self._account}")
@@ -91,6 +103,12 @@ class Observations:
             "asked_for": list(visible.asked_for),
         }
         await self._values.save(f"visible:{self._account}", json.dumps(kept))
+
+
+def _owed(queued_at: str, due_at: str) -> MissedSlot:
+    # Only its times are kept. Its jobs belong to the schedule before.
+    times = datetime.fromisoformat(queued_at), datetime.fromisoformat(due_at)
+    return MissedSlot(queued_at=times[0], due_at=times[1], cause=Cause.NOT_STARTED, phase=None)
 
 
 def _status(job: Job) -> list[str | None]:

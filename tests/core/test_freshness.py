@@ -1,4 +1,4 @@
-"""When the next extract is due, whether it is late, and when to look for it."""
+"""Which slots of a data request are missed, why, and the state that every reader shows."""
 
 from __future__ import annotations
 
@@ -7,413 +7,513 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core import schedule
 from dcsync.core.freshness import (
     Cause,
-    Expectation,
     FreshnessState,
+    History,
     MissedSlot,
     RequestFreshness,
-    Stage,
-    expect,
-    next_poll,
+    Sighting,
+    ends_soon,
+    missed_slots,
+    request_freshness,
+    will_run,
 )
-from dcsync.core.model import DataRequest, Job, JobId, RequestId
-from tests.fakes import NOON, make_job, make_request
+from dcsync.core.lifecycle import WAS_PUBLISHED, JobState
+from dcsync.core.model import DataRequest, JobId, JobPhase
+from dcsync.core.ports import KnownJob, KnownRequest
+from tests.fakes import REQUEST_ID, make_job, make_request
 
 HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
-#: Long before every `now` of these tests, at 02:00.
-FIRST = datetime(2026, 9, 1, 2, 0, tzinfo=UTC)
-#: The slot of NOON's day.
-TODAY = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
+#: Slot 0, and when dcsync first saw the data request: a day before it.
+FIRST = datetime(2026, 11, 1, 2, 0, tzinfo=UTC)
+SINCE = FIRST - DAY
+TAKES = 30 * MINUTE
+#: How long after its slot an extract is overdue.
+OVERDUE = TAKES + HOUR
 
 
 def make_daily(**changes: Any) -> DataRequest:
     return make_request(**{"schedule_interval": "DAY", "recurring_interval": 1, "effective_from": FIRST, **changes})
 
 
-def made(created_at: datetime, *, takes: timedelta = 30 * MINUTE, **changes: Any) -> Job:
-    """Return a job that was queued then and took so long."""
-    values = {"id": JobId(f"job-{created_at:%d%H%M}"), "created_at": created_at, "completed_at": created_at + takes}
-    return make_job(**{**values, **changes})
+def make_once(**changes: Any) -> DataRequest:
+    return make_daily(schedule_interval="ONE_TIME", **changes)
 
 
-def running(created_at: datetime) -> Job:
-    return made(created_at, status="running", completion_status=None, completed_at=None)
+def slot(number: int) -> datetime:
+    return FIRST + number * DAY
 
 
-def days(count: int, *, until: datetime = TODAY, after: timedelta = timedelta(0)) -> list[Job]:
-    """Return a job for each of the days before `until`, queued so long after its slot."""
-    return [made(until - number * DAY + after) for number in range(1, count + 1)]
+def known(
+    number: int, state: JobState = JobState.PUBLISHED, *, after: timedelta = timedelta(0), **changes: Any
+) -> KnownJob:
+    """Return the job of a slot, queued that long after it."""
+    created = slot(number) + after
+    values = {"id": JobId(f"job-{created:%d%H%M}"), "created_at": created, "completed_at": created + TAKES}
+    return KnownJob(job=make_job(**{**values, **changes}), state=state, folder=f"acme/x/{number}")
 
 
-def expected(request: DataRequest, jobs: list[Job], now: datetime = NOON) -> Expectation:
-    found = expect(request, jobs, now)
-    assert found is not None
-    return found
+def running(number: int, **changes: Any) -> KnownJob:
+    pending = {"status": "running", "completion_status": None, "completed_at": None}
+    return known(number, JobState.WAITING, **{**pending, **changes})
 
 
-# --- which requests have an expectation -------------------------------------------------------------------------------
+def failed(number: int, **changes: Any) -> KnownJob:
+    return known(number, JobState.EMPTY, **{"completion_status": "failed", **changes})
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"is_active": False},
-        {"schedule_interval": "ONE_TIME"},
-        {"schedule_interval": "FORTNIGHT"},
-        {"schedule_interval": None},
-        {"effective_from": None},
-        {"effective_to": NOON},
-        {"effective_to": NOON - DAY},
-    ],
-)
-def test_of_a_request_that_is_over_or_has_no_known_schedule_nothing_is_expected(changes: dict[str, Any]) -> None:
-    request = make_daily(**changes)
-
-    assert expect(request, [], NOON) is None
-    assert expect(request, days(3), NOON) is None
+def history(*jobs: KnownJob, **changes: Any) -> History:
+    return History(**{"jobs": jobs, "since": SINCE, **changes})
 
 
-@pytest.mark.parametrize(
-    "changes", [{"is_active": None}, {"effective_to": NOON + MINUTE}, {"schedule_interval": "day"}]
-)
-def test_what_is_not_said_to_be_over_is_expected(changes: dict[str, Any]) -> None:
-    assert expect(make_daily(**changes), days(3), NOON) is not None
+def missed(request: DataRequest, past: History, as_of: datetime) -> list[tuple[int, Cause]]:
+    """Return the numbers of the missed slots, and why."""
+    return [((item.queued_at - FIRST) // DAY, item.cause) for item in missed_slots(request, past, as_of)]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"recurring_interval": 10**12},
-        {"schedule_interval": "YEAR", "recurring_interval": 10**6},
-        {"effective_from": datetime.max.replace(tzinfo=UTC)},
-    ],
-)
-def test_a_schedule_beyond_all_calendars_is_none(changes: dict[str, Any]) -> None:
-    request = make_daily(**changes)
-
-    assert expect(request, [], NOON) is None
-    assert expect(request, days(3), NOON) is None
+def numbers(request: DataRequest, past: History, as_of: datetime) -> list[int]:
+    return [number for number, _ in missed(request, past, as_of)]
 
 
-def test_a_schedule_as_old_as_dates_are_and_a_job_from_their_end_are_no_error() -> None:
-    ever = make_daily(effective_from=datetime.min.replace(tzinfo=UTC))
-    nonsense = made(datetime.max.replace(tzinfo=UTC), takes=timedelta(0))
-
-    assert expected(ever, []).queued_at == NOON.replace(hour=0)
-    assert expected(make_daily(), [nonsense, *days(3)]) == expected(make_daily(), days(3))
+# --- which slots are missed -------------------------------------------------------------------------------------------
 
 
-# --- the course of a slot ---------------------------------------------------------------------------------------------
+def test_a_slot_is_missed_when_its_extract_is_overdue_and_not_before() -> None:
+    past = history(known(0))
 
-
-def test_before_its_first_slot_an_extract_is_upcoming() -> None:
-    assert expected(make_daily(effective_from=NOON + HOUR), []) == Expectation(
-        queued_at=NOON + HOUR, due_at=NOON + HOUR + 40 * MINUTE, stage=Stage.UPCOMING
+    assert missed_slots(make_daily(), past, slot(1) + OVERDUE - timedelta(seconds=1)) == ()
+    assert missed_slots(make_daily(), past, slot(1) + OVERDUE) == (
+        MissedSlot(queued_at=slot(1), due_at=slot(1) + TAKES, cause=Cause.NOT_STARTED, phase=None),
     )
 
 
-def test_a_slot_with_its_job_done_gives_way_to_the_next() -> None:
-    found = expected(make_daily(), [made(TODAY), *days(3)])
+def test_each_further_slot_is_missed_too_and_the_oldest_stays_the_first() -> None:
+    past = history(known(0))
 
-    assert found == Expectation(queued_at=TODAY + DAY, due_at=TODAY + DAY + 30 * MINUTE, stage=Stage.UPCOMING)
-
-
-@pytest.mark.parametrize(
-    ("after_the_slot", "stage"),
-    [
-        (timedelta(0), Stage.DUE),
-        (30 * MINUTE, Stage.DUE),
-        (90 * MINUTE - timedelta(seconds=1), Stage.DUE),
-        (90 * MINUTE, Stage.LATE),
-        (20 * HOUR, Stage.LATE),
-    ],
-)
-def test_a_slot_without_a_job_is_due_for_as_long_as_it_takes_and_an_hour_and_then_late(
-    after_the_slot: timedelta, stage: Stage
-) -> None:
-    found = expected(make_daily(), days(3), TODAY + after_the_slot)
-
-    assert found == Expectation(queued_at=TODAY, due_at=TODAY + 30 * MINUTE, stage=stage)
+    assert [numbers(make_daily(), past, slot(day) + OVERDUE) for day in range(1, 4)] == [[1], [1, 2], [1, 2, 3]]
 
 
-def test_a_slot_whose_job_still_runs_is_slow_and_not_late() -> None:
-    jobs = [running(TODAY), *days(3)]
-
-    assert expected(make_daily(), jobs, TODAY + 90 * MINUTE - timedelta(seconds=1)).stage is Stage.DUE
-    assert expected(make_daily(), jobs, TODAY + 90 * MINUTE).stage is Stage.SLOW
-
-
-def test_an_extract_that_usually_takes_long_has_half_of_that_for_grace() -> None:
-    jobs = [made(TODAY - number * DAY, takes=6 * HOUR) for number in range(1, 4)]
-
-    assert expected(make_daily(), jobs, TODAY + 9 * HOUR - MINUTE).stage is Stage.DUE
-    assert expected(make_daily(), jobs, TODAY + 9 * HOUR).stage is Stage.LATE
+@pytest.mark.parametrize("state", [JobState.PUBLISHED, JobState.REDUCED, JobState.PRUNED])
+def test_a_later_extract_in_the_mirror_satisfies_all_slots_before_it(state: JobState) -> None:
+    assert numbers(make_daily(), history(known(0), known(5, state)), slot(7)) == [6]
+    # Also one that was started between two slots, by hand.
+    assert numbers(make_daily(), history(known(0), known(5, state, after=9 * HOUR)), slot(7)) == [6]
 
 
-@pytest.mark.parametrize("changes", [{"completion_status": "failed"}, {"completion_status": "cancelled"}])
-def test_a_job_that_failed_upstream_came_all_the_same(changes: dict[str, Any]) -> None:
-    assert expected(make_daily(), [made(TODAY, **changes), *days(3)]).stage is Stage.UPCOMING
+@pytest.mark.parametrize("state", sorted(set(JobState) - WAS_PUBLISHED))
+def test_a_job_that_is_not_in_the_mirror_satisfies_no_slot(state: JobState) -> None:
+    assert numbers(make_daily(), history(known(0), known(1, state)), slot(3)) == [1, 2]
 
 
-# --- what the past tells ----------------------------------------------------------------------------------------------
+def test_a_job_a_little_before_its_slot_satisfies_it() -> None:
+    assert numbers(make_daily(), history(known(0), known(1, after=-30 * MINUTE)), slot(2)) == []
+    assert numbers(make_daily(), history(known(0), known(1, after=-31 * MINUTE)), slot(2)) == [1]
 
 
-def test_without_a_past_an_extract_is_queued_at_its_slot_and_takes_forty_minutes() -> None:
-    assert expected(make_daily(), [], TODAY + MINUTE) == Expectation(
-        queued_at=TODAY, due_at=TODAY + 40 * MINUTE, stage=Stage.DUE
-    )
+def test_a_slot_that_was_due_before_dcsync_saw_the_data_request_does_not_count() -> None:
+    due = slot(3) + 40 * MINUTE
+
+    assert numbers(make_daily(), history(since=due), slot(5)) == [4]
+    assert numbers(make_daily(), history(since=due - timedelta(seconds=1)), slot(5)) == [3, 4]
+    # Long before its first slot, all count. Without a time, only the last does.
+    assert numbers(make_daily(), history(since=FIRST - 90 * DAY), slot(2)) == [0, 1]
+    assert numbers(make_daily(), history(since=None), slot(5) + 2 * HOUR) == [5]
+    assert numbers(make_daily(), history(since=None), FIRST - DAY) == []
 
 
-def test_what_is_usually_queued_some_time_after_its_slot_is_expected_then() -> None:
-    jobs = days(5, after=2 * HOUR)
-
-    assert expected(make_daily(), jobs, TODAY + HOUR).queued_at == TODAY - DAY + 2 * HOUR + DAY
-    assert expected(make_daily(), jobs, TODAY + HOUR).stage is Stage.UPCOMING
-    assert expected(make_daily(), jobs, TODAY + 2 * HOUR).stage is Stage.DUE
+def test_a_slot_before_the_configured_start_does_not_count() -> None:
+    assert numbers(make_daily(), history(start=slot(3)), slot(5)) == [3, 4]
+    assert numbers(make_daily(), history(start=slot(3) + MINUTE), slot(5)) == [4]
+    assert numbers(make_daily(), history(start=SINCE - DAY), slot(1)) == [0]
 
 
-def test_a_job_a_little_before_its_slot_is_the_slot_s_own() -> None:
-    jobs = [made(TODAY - 10 * MINUTE), *days(4)]
+def test_after_the_end_of_the_schedule_there_are_no_slots() -> None:
+    past = history(known(0))
 
-    found = expected(make_daily(), jobs)
-
-    assert (found.queued_at, found.stage) == (TODAY + DAY, Stage.UPCOMING)
-
-
-def test_a_job_started_by_hand_does_not_shift_the_expectation() -> None:
-    by_hand = made(TODAY - DAY + 13 * HOUR, takes=5 * MINUTE)
-
-    assert expected(make_daily(), [by_hand, *days(4)]) == expected(make_daily(), days(4))
+    assert numbers(make_daily(effective_to=slot(3)), past, slot(9)) == [1, 2]
+    assert numbers(make_daily(effective_to=slot(3) + MINUTE), past, slot(9)) == [1, 2, 3]
 
 
-def test_a_first_job_by_hand_does_not_shift_the_one_that_came_by_the_schedule() -> None:
-    jobs = [made(TODAY - DAY + 9 * HOUR), made(TODAY)]
+def test_a_snapshot_without_the_time_of_its_job_counts_by_its_end() -> None:
+    undated = known(4, created_at=None)
+    timeless = known(4, created_at=None, completed_at=None)
 
-    assert expected(make_daily(), jobs).queued_at == TODAY + DAY
-
-
-def test_one_very_long_extract_does_not_make_the_others_late_later() -> None:
-    jobs = [made(TODAY - DAY, takes=20 * HOUR), *days(5, until=TODAY - DAY)]
-
-    assert expected(make_daily(), jobs).due_at == TODAY + 30 * MINUTE
+    assert numbers(make_daily(), history(undated), slot(6)) == [5]
+    assert len(numbers(make_daily(), history(timeless), slot(6))) == 6
 
 
-def test_only_the_newest_jobs_tell_what_is_usual() -> None:
-    old = [made(TODAY - number * DAY, takes=8 * HOUR) for number in range(8, 30)]
+def test_a_snapshot_from_the_future_satisfies_nothing() -> None:
+    nonsense = known(0, created_at=datetime.max.replace(tzinfo=UTC), completed_at=None)
 
-    assert expected(make_daily(), [*old, *days(7)]).due_at == TODAY + 30 * MINUTE
-
-
-def test_a_server_whose_clock_runs_backwards_gives_no_negative_duration() -> None:
-    jobs = [made(TODAY - number * DAY, takes=-HOUR) for number in range(1, 4)]
-
-    assert expected(make_daily(), jobs).due_at == TODAY
+    assert numbers(make_daily(), history(known(0), nonsense), slot(2)) == [1]
 
 
-def test_jobs_without_times_tell_nothing() -> None:
-    jobs = [make_job(created_at=None, completed_at=None), *days(3)]
-
-    assert expected(make_daily(), jobs) == expected(make_daily(), days(3))
-    assert expected(make_daily(), [make_job(created_at=TODAY, completed_at=None)]).due_at == TODAY + DAY + 40 * MINUTE
+def test_the_slots_of_an_unknown_schedule_are_not_missed() -> None:
+    assert missed_slots(make_daily(schedule_interval="FORTNIGHT"), history(), slot(9)) == ()
+    assert missed_slots(make_daily(effective_from=None), history(), slot(9)) == ()
 
 
-# --- slots ------------------------------------------------------------------------------------------------------------
+def test_a_clock_far_in_the_future_counts_no_more_slots_than_it_must() -> None:
+    assert len(missed_slots(make_daily(), history(), FIRST + 300_000 * DAY)) == 1000
 
 
-def day(year: int, month: int, number: int) -> datetime:
-    return datetime(year, month, number, 2, 0, tzinfo=UTC)
+# --- why --------------------------------------------------------------------------------------------------------------
+
+LATE_BY = OVERDUE + HOUR
 
 
 @pytest.mark.parametrize(
-    ("interval", "times", "first", "now", "before", "after"),
+    ("job", "cause", "phase"),
     [
-        ("DAY", 1, day(2026, 1, 1), day(2026, 3, 5), day(2026, 3, 5), day(2026, 3, 6)),
-        ("DAY", 3, day(2026, 1, 1), day(2026, 1, 6), day(2026, 1, 4), day(2026, 1, 7)),
-        ("WEEK", 1, day(2026, 1, 5), day(2026, 1, 18), day(2026, 1, 12), day(2026, 1, 19)),
-        ("WEEK", 2, day(2026, 1, 5), day(2026, 1, 18), day(2026, 1, 5), day(2026, 1, 19)),
-        ("MONTH", 1, day(2026, 1, 15), day(2026, 3, 14), day(2026, 2, 15), day(2026, 3, 15)),
-        ("MONTH", 1, day(2026, 1, 15), day(2026, 3, 15), day(2026, 3, 15), day(2026, 4, 15)),
-        # The 31st is the last day of a shorter month, and the 31st again after it.
-        ("MONTH", 1, day(2026, 1, 31), day(2026, 2, 27), day(2026, 1, 31), day(2026, 2, 28)),
-        ("MONTH", 1, day(2026, 1, 31), day(2026, 3, 1), day(2026, 2, 28), day(2026, 3, 31)),
-        ("MONTH", 1, day(2026, 1, 31), day(2026, 4, 30), day(2026, 4, 30), day(2026, 5, 31)),
-        ("MONTH", 1, day(2026, 12, 31), day(2027, 1, 30), day(2026, 12, 31), day(2027, 1, 31)),
-        ("MONTH", 3, day(2026, 1, 31), day(2026, 5, 20), day(2026, 4, 30), day(2026, 7, 31)),
-        ("MONTH", 5, day(2026, 10, 1), day(2027, 3, 1), day(2027, 3, 1), day(2027, 8, 1)),
-        ("YEAR", 1, day(2024, 2, 29), day(2025, 3, 1), day(2025, 2, 28), day(2026, 2, 28)),
-        ("YEAR", 1, day(2024, 2, 29), day(2028, 2, 28), day(2027, 2, 28), day(2028, 2, 29)),
-        ("YEAR", 2, day(2024, 6, 1), day(2026, 5, 31), day(2024, 6, 1), day(2026, 6, 1)),
-        # What is no number of times is once.
-        ("DAY", 0, day(2026, 1, 1), day(2026, 1, 2), day(2026, 1, 2), day(2026, 1, 3)),
-        ("DAY", None, day(2026, 1, 1), day(2026, 1, 2), day(2026, 1, 2), day(2026, 1, 3)),
+        (running(1), Cause.SLOW, JobPhase.PENDING),
+        (running(1, after=LATE_BY), Cause.NOT_STARTED, JobPhase.PENDING),
+        (running(1, status="bogus"), Cause.SLOW, JobPhase.UNKNOWN),
+        (failed(1), Cause.FAILED, JobPhase.FAILED),
+        (failed(1, completed_at=None), Cause.FAILED, JobPhase.FAILED),
+        (failed(1, completion_status="cancelled"), Cause.FAILED, JobPhase.CANCELLED),
+        (failed(1, after=LATE_BY), Cause.NOT_STARTED, JobPhase.FAILED),
+        # It was slow first. What it became later does not resolve that.
+        (failed(1, completed_at=slot(1) + LATE_BY), Cause.SLOW, JobPhase.FAILED),
+        (known(1, JobState.FAILED, completed_at=slot(1) + LATE_BY), Cause.SLOW, JobPhase.SUCCEEDED),
+        (known(1, JobState.FAILED), Cause.NOT_MIRRORED, JobPhase.SUCCEEDED),
+        (known(1, JobState.QUARANTINED), Cause.NOT_MIRRORED, JobPhase.SUCCEEDED),
+        (known(1, JobState.SEEN, after=LATE_BY), Cause.NOT_STARTED, JobPhase.SUCCEEDED),
     ],
 )
-def test_slots_follow_each_other_as_the_schedule_says(
-    interval: str, times: int | None, first: datetime, now: datetime, before: datetime, after: datetime
-) -> None:
-    request = make_request(schedule_interval=interval, recurring_interval=times, effective_from=first)
+def test_the_cause_is_what_was_known_in_time(job: KnownJob, cause: Cause, phase: JobPhase) -> None:
+    usual = [known(-number) for number in range(5)]
 
-    assert expected(request, [], now).queued_at == before
-    assert expected(request, [made(before)], now).queued_at == after
+    (item,) = missed_slots(make_daily(), history(*usual, job), slot(1) + 5 * HOUR)
 
-
-requests = st.builds(
-    lambda interval, times, first: make_request(
-        schedule_interval=interval, recurring_interval=times, effective_from=first
-    ),
-    st.sampled_from(["DAY", "WEEK", "MONTH", "YEAR"]),
-    st.integers(0, 30),
-    st.datetimes(datetime(2000, 1, 1), datetime(2030, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001 - bounds
-)
-moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - the same
+    assert (item.cause, item.phase) == (cause, phase)
 
 
-@given(requests, moments)
-def test_every_moment_lies_between_two_slots(request: DataRequest, moment: datetime) -> None:
-    slot = schedule.slot_before(request, moment)
+def test_a_second_job_of_the_slot_that_still_runs_is_slow() -> None:
+    jobs = [failed(1), running(1, after=HOUR)]
 
-    assert request.effective_from is not None
-    if slot is None:
-        assert moment < request.effective_from
-    else:
-        after = schedule.slot_after(request, slot)
-        assert request.effective_from <= slot <= moment < after
-        # And nothing lies between: the one before the next is this one.
-        assert schedule.slot_before(request, after) == after
-        assert schedule.slot_before(request, after - timedelta(microseconds=1)) == slot
+    assert missed(make_daily(), history(known(0), *jobs), slot(1) + 5 * HOUR) == [(1, Cause.SLOW)]
 
 
-jobs_of_a_while = st.lists(
+def test_each_missed_slot_has_its_own_cause() -> None:
+    usual = [known(-number) for number in range(6)]
+    jobs = [failed(1), running(3), known(4, JobState.FAILED)]
+
+    assert missed(make_daily(), history(*usual, *jobs), slot(5)) == [
+        (1, Cause.FAILED),
+        (2, Cause.NOT_STARTED),
+        (3, Cause.SLOW),
+        (4, Cause.NOT_MIRRORED),
+    ]
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+jobs_of_a_month = st.lists(
     st.builds(
-        lambda at, takes, status: made(
-            NOON - timedelta(minutes=at),
-            takes=timedelta(minutes=takes),
-            status=status,
-            completion_status="success" if status == "complete" else None,
+        lambda minute, state, takes: known(
+            0, state, after=minute * MINUTE, completed_at=FIRST + (minute + takes) * MINUTE
         ),
-        st.integers(0, 60 * 24 * 40),
-        st.integers(-10, 60 * 30),
-        st.sampled_from(["complete", "running", "bogus"]),
+        st.integers(-3000, 40_000),
+        st.sampled_from(JobState),
+        st.integers(0, 2000),
     ),
-    max_size=10,
-).map(lambda jobs: [replace(job, id=JobId(f"job-{number}")) for number, job in enumerate(jobs)])
+    max_size=12,
+    unique_by=lambda item: item.job.created_at,
+).map(lambda jobs: [replace(item, job=replace(item.job, id=JobId(f"job-{n}"))) for n, item in enumerate(jobs)])
+times = st.integers(-3000, 60_000).map(lambda minutes: FIRST + minutes * MINUTE)
 
 
-@given(requests, jobs_of_a_while, st.integers(-2000, 2000))
-def test_an_expectation_is_told_in_the_stage_it_is_in(request: DataRequest, jobs: list[Job], minutes: int) -> None:
-    now = NOON + timedelta(minutes=minutes)
-    found = expect(request, jobs, now)
-    assume(found is not None)
-
-    assert found is not None
-    assert found.due_at >= found.queued_at
-    if found.stage is Stage.UPCOMING:
-        assert found.queued_at > now
-    else:
-        assert found.queued_at <= now
-    if found.stage in {Stage.LATE, Stage.SLOW}:
-        assert now - found.due_at >= HOUR
+@given(jobs_of_a_month, times, st.integers(0, 20_000))
+def test_time_alone_resolves_no_missed_slot(jobs: list[KnownJob], as_of: datetime, later: int) -> None:
+    before = missed_slots(make_daily(), history(*jobs), as_of)
+    after = missed_slots(make_daily(), history(*jobs), as_of + later * MINUTE)
+    # A job from more than a day ahead does not count, until it is no longer ahead.
+    if all(item.job.created_at is not None and item.job.created_at < as_of for item in jobs):
+        assert after[: len(before)] == before
 
 
-@given(requests, jobs_of_a_while)
-def test_the_order_of_the_jobs_does_not_matter(request: DataRequest, jobs: list[Job]) -> None:
-    assert expect(request, jobs, NOON) == expect(request, jobs[::-1], NOON)
+@given(jobs_of_a_month, times)
+def test_every_missed_slot_is_overdue_and_later_than_every_snapshot(jobs: list[KnownJob], as_of: datetime) -> None:
+    found = missed_slots(make_daily(), history(*jobs), as_of)
+    mirrored = [item.job.created_at for item in jobs if item.state in WAS_PUBLISHED]
+    seen = [at for at in mirrored if at is not None and at < as_of + DAY]
+
+    assert [item.queued_at for item in found] == sorted({item.queued_at for item in found})
+    assert all(item.due_at + HOUR <= as_of for item in found)
+    assert all(item.queued_at > max(seen) for item in found if seen)
 
 
-def test_of_more_jobs_at_once_than_tell_what_is_usual_the_same_ones_do_in_any_order() -> None:
-    jobs = [made(TODAY, takes=(1 + number // 4) * HOUR, id=JobId(f"job-{number}")) for number in range(8)]
-
-    assert expected(make_daily(), jobs) == expected(make_daily(), jobs[::-1])
-
-
-# --- when to look -----------------------------------------------------------------------------------------------------
-
-QUARTER = timedelta(minutes=15)
+@given(jobs_of_a_month, times)
+def test_the_order_of_the_jobs_does_not_matter(jobs: list[KnownJob], as_of: datetime) -> None:
+    assert missed_slots(make_daily(), history(*jobs), as_of) == missed_slots(make_daily(), history(*jobs[::-1]), as_of)
 
 
-def due_in(wait: timedelta, stage: Stage = Stage.DUE) -> Expectation:
-    return Expectation(queued_at=NOON + wait - HOUR, due_at=NOON + wait, stage=stage)
+#: What a day brings: the slot's job, if there is one, some time after the slot.
+fates = st.sampled_from(["published", "failed", "running", "not mirrored", "nothing"])
+
+
+@given(st.lists(fates, max_size=40))
+def test_simulated_days_are_missed_until_one_is_published(fates_of_days: list[str]) -> None:
+    make = {
+        "published": known,
+        "failed": failed,
+        "running": running,
+        "not mirrored": lambda number: known(number, JobState.FAILED),
+    }
+    jobs: list[KnownJob] = []
+    expected: list[int] = []
+    for number, fate in enumerate(fates_of_days):
+        jobs += [make[fate](number)] if fate in make else []
+        expected = [] if fate == "published" else [*expected, number]
+
+        assert numbers(make_daily(), history(*jobs), slot(number) + 12 * HOUR) == expected
+
+
+# --- a data request that runs once ------------------------------------------------------------------------------------
+
+
+def test_a_data_request_that_runs_once_is_late_after_a_day_without_a_job() -> None:
+    overdue = FIRST + DAY + 40 * MINUTE
+
+    assert numbers(make_once(), history(), overdue - timedelta(seconds=1)) == []
+    assert missed(make_once(), history(), overdue) == [(0, Cause.NOT_STARTED)]
+    assert missed(make_once(effective_from=None, created_at=FIRST), history(), overdue) == [(0, Cause.NOT_STARTED)]
+    assert missed(make_once(effective_from=None), history(), overdue) == []
+
+
+def test_a_data_request_that_runs_once_has_one_slot_whenever_its_job_comes() -> None:
+    assert missed(make_once(), history(running(0, after=2 * HOUR)), slot(4)) == [(0, Cause.SLOW)]
+    assert missed(make_once(), history(known(0, JobState.FAILED)), slot(4)) == [(0, Cause.NOT_MIRRORED)]
+    assert missed(make_once(), history(failed(0)), slot(4)) == [(0, Cause.FAILED)]
+    # Whenever it was made: one snapshot is all that was asked for.
+    assert missed(make_once(), history(known(-3)), slot(9)) == []
+
+
+def test_an_old_data_request_that_runs_once_had_its_job_before_dcsync_saw_it() -> None:
+    assert numbers(make_once(), history(since=FIRST + 7 * DAY), slot(20)) == [0]
+    assert numbers(make_once(), history(since=FIRST + 7 * DAY + MINUTE), slot(20)) == []
+    assert numbers(make_once(), history(since=None), slot(20)) == []
+    assert numbers(make_once(), history(start=FIRST), slot(20)) == [0]
+    assert numbers(make_once(), history(start=FIRST + MINUTE), slot(20)) == []
+
+
+# --- the state --------------------------------------------------------------------------------------------------------
+
+S = FreshnessState
+
+
+def fresh(
+    request: DataRequest | None, past: History, now: datetime, *, polled: datetime | None = None, **changes: Any
+) -> RequestFreshness:
+    seen = KnownRequest(id=REQUEST_ID, description="Nightly", slug="nightly", is_delta=False)
+    values = {"request": seen, "document": request, "polled_at": now if polled is None else polled, **changes}
+    return request_freshness(Sighting(**values), past, now)
+
+
+def test_every_value_of_a_healthy_data_request() -> None:
+    past = history(known(0), known(1), known(2, JobState.PRUNED))
+
+    found = fresh(make_daily(effective_to=slot(30)), past, slot(2) + 9 * HOUR)
+
+    assert found == RequestFreshness(
+        request=REQUEST_ID,
+        description="Nightly",
+        state=S.OK,
+        newest_folder="acme/x/1",
+        newest_completed_at=slot(1) + TAKES,
+        next_expected_at=slot(3) + TAKES,
+        ends_at=slot(30),
+    )
+    assert (found.slots_missed, found.oldest_missed_at, found.name) == (0, None, "Nightly")
+    assert replace(found, description="").name == REQUEST_ID
+
+
+def test_the_values_of_a_late_data_request() -> None:
+    found = fresh(make_daily(), history(known(0)), slot(3) + 9 * HOUR)
+
+    assert (found.state, found.slots_missed, found.oldest_missed_at) == (S.LATE, 3, slot(1))
+    assert found.next_expected_at == slot(4) + TAKES
+
+
+def test_a_data_request_without_a_snapshot_has_none() -> None:
+    found = fresh(make_daily(), history(), FIRST - HOUR)
+
+    assert (found.state, found.newest_folder, found.newest_completed_at) == (S.OK, None, None)
+    assert found.next_expected_at == FIRST + 40 * MINUTE
+
+
+def test_an_undated_snapshot_is_the_newest_only_where_there_is_no_other() -> None:
+    undated = known(9, completed_at=None)
+
+    assert fresh(make_daily(), history(undated, known(0)), slot(9)).newest_folder == "acme/x/0"
+    assert fresh(make_daily(), history(undated), slot(9)).newest_folder == "acme/x/9"
 
 
 @pytest.mark.parametrize(
-    ("expectations", "wait"),
-    [
-        ([], QUARTER),
-        ([due_in(HOUR, Stage.UPCOMING)], QUARTER),
-        # Just when it should be there, and then every few minutes for two hours.
-        ([due_in(10 * MINUTE)], 10 * MINUTE),
-        ([due_in(1 * MINUTE)], 3 * MINUTE),
-        ([due_in(timedelta(0))], 3 * MINUTE),
-        ([due_in(-HOUR, Stage.LATE)], 3 * MINUTE),
-        ([due_in(-119 * MINUTE, Stage.SLOW)], 3 * MINUTE),
-        ([due_in(-2 * HOUR, Stage.LATE)], QUARTER),
-        # The soonest of several.
-        ([due_in(10 * MINUTE), due_in(5 * MINUTE)], 5 * MINUTE),
-        ([due_in(5 * MINUTE), due_in(10 * MINUTE)], 5 * MINUTE),
-        ([due_in(5 * MINUTE), due_in(-HOUR)], 3 * MINUTE),
-        ([due_in(-HOUR), due_in(5 * MINUTE)], 3 * MINUTE),
-    ],
+    ("minutes", "state"), [(-1, S.OK), (0, S.DUE), (30, S.DUE), (89, S.DUE), (90, S.LATE), (9000, S.LATE)]
 )
-def test_what_is_due_is_looked_for_more_often_for_two_hours(expectations: list[Expectation], wait: timedelta) -> None:
-    assert next_poll(expectations, NOON, QUARTER) == wait
+def test_the_course_of_a_slot(minutes: int, state: FreshnessState) -> None:
+    found = fresh(make_daily(), history(known(0)), slot(1) + minutes * MINUTE)
+
+    assert found.state is state
+    if state is not S.LATE:
+        assert found.next_expected_at == slot(1) + TAKES
+
+
+def test_what_is_missed_is_judged_as_of_the_last_poll() -> None:
+    past, request = history(known(0)), make_daily()
+
+    # It stood at the last poll, and stands.
+    kept = fresh(request, past, slot(5), polled=slot(1) + 2 * HOUR)
+    assert (kept.state, kept.slots_missed) == (S.LATE, 1)
+    # Since the extract was due, nobody has polled, or not for a while.
+    assert fresh(request, past, slot(5), polled=slot(1) - HOUR).state is S.UNKNOWN
+    assert fresh(request, past, slot(5), polled=slot(1) - HOUR).missed == ()
+    assert fresh(request, past, slot(1) + 3 * HOUR, polled=slot(1) + HOUR).state is S.UNKNOWN
+    # The next poll decides in some minutes.
+    assert fresh(request, past, slot(1) + OVERDUE + MINUTE, polled=slot(1) + OVERDUE - MINUTE).state is S.DUE
+    # Without any poll, nothing is known.
+    never = Sighting(
+        request=KnownRequest(id=REQUEST_ID, description="", slug="x", is_delta=False), document=request, polled_at=None
+    )
+    assert request_freshness(never, past, slot(5)).state is S.UNKNOWN
+
+
+def test_an_extract_that_is_there_and_not_mirrored_is_late_without_another_poll() -> None:
+    past = history(known(0), known(1, JobState.STAGING))
+
+    assert fresh(make_daily(), past, slot(1) + 9 * HOUR, polled=slot(1) + TAKES).state is S.LATE
 
 
 @pytest.mark.parametrize(
-    ("interval", "wait"),
+    ("request_", "past", "changes", "state"),
     [
-        (timedelta(seconds=30), timedelta(seconds=30)),
-        (5 * MINUTE, 2 * MINUTE),
-        (10 * MINUTE, 2 * MINUTE),
-        (HOUR, 12 * MINUTE),
-        (DAY, timedelta(hours=4, minutes=48)),
+        (make_daily(), history(known(0)), {"is_retired": True}, S.RETIRED),
+        (make_daily(is_active=False), history(known(0)), {"is_retired": True, "is_gone": True}, S.RETIRED),
+        (make_daily(is_active=False), history(known(0)), {"is_gone": True}, S.GONE),
+        (make_daily(is_active=False, effective_to=slot(1)), history(known(0)), {}, S.INACTIVE),
+        (make_daily(is_active=None), history(known(8)), {}, S.OK),
+        (make_daily(effective_to=slot(1)), history(known(0)), {}, S.ENDED),
+        (make_daily(schedule_interval="FORTNIGHT"), history(known(0)), {}, S.UNKNOWN),
+        (make_daily(schedule_interval=None, effective_to=slot(1)), history(known(0)), {}, S.ENDED),
+        (None, history(known(0)), {}, S.UNKNOWN),
+        (None, history(known(0)), {"is_gone": True}, S.GONE),
+        (make_once(), history(known(0)), {"is_gone": True}, S.DONE),
+        (make_once(is_active=False), history(known(0), failed(1)), {}, S.DONE),
+        (make_once(is_active=False), history(), {}, S.INACTIVE),
+        (make_once(), history(), {"is_gone": True}, S.GONE),
+        (make_once(), history(), {}, S.LATE),
+        (make_once(effective_to=slot(1)), history(), {}, S.LATE),
+        (make_once(effective_from=slot(8)), history(), {}, S.DUE),
+        (make_once(effective_from=slot(9)), history(), {}, S.OK),
+        (make_once(), history(since=slot(8)), {}, S.DONE),
     ],
 )
-def test_how_often_is_a_fifth_of_the_interval_but_not_below_two_minutes(interval: timedelta, wait: timedelta) -> None:
-    assert next_poll([due_in(timedelta(0))], NOON, interval) == wait
-
-
-@given(
-    st.lists(
-        st.builds(due_in, st.integers(-(10**5), 10**5).map(lambda s: timedelta(seconds=s)), st.sampled_from(Stage)),
-        max_size=6,
-    ),
-    st.integers(30, 10**6).map(lambda seconds: timedelta(seconds=seconds)),
-)
-def test_a_wait_is_never_above_the_interval_nor_below_its_share(
-    expectations: list[Expectation], interval: timedelta
+def test_the_state_of_each_kind_of_data_request(
+    request_: DataRequest | None, past: History, changes: dict[str, Any], state: FreshnessState
 ) -> None:
-    wait = next_poll(expectations, NOON, interval)
+    assert fresh(request_, past, slot(8) + 12 * HOUR, **changes).state is state
 
-    assert max(interval / 5, min(2 * MINUTE, interval)) <= wait <= interval
-    assert next_poll(expectations[::-1], NOON, interval) == wait
+
+def test_what_is_expected_next_ends_with_the_schedule_and_with_the_only_run() -> None:
+    now = slot(2) + 9 * HOUR
+
+    assert fresh(make_daily(effective_to=slot(3)), history(known(2)), now).next_expected_at is None
+    assert fresh(make_daily(effective_to=slot(3)), history(known(1)), slot(2)).next_expected_at == slot(2) + TAKES
+    assert fresh(make_once(effective_from=slot(4)), history(), now).next_expected_at == slot(4) + 40 * MINUTE
+    assert fresh(make_once(effective_from=slot(4)), history(), now).ends_at is None
+    assert fresh(make_once(), history(), slot(9)).next_expected_at is None
+
+
+def test_an_ended_schedule_still_misses_the_slots_before_its_end() -> None:
+    found = fresh(make_daily(effective_to=slot(3)), history(known(1)), slot(5))
+
+    assert (found.state, found.slots_missed, found.ends_at) == (S.ENDED, 1, slot(3))
+
+
+@pytest.mark.parametrize(("days", "soon"), [(14, True), (14 + 1 / 1440, False), (0.01, True), (0, False), (-1, False)])
+def test_an_end_is_near_from_fourteen_days_before_until_it_has_come(days: float, soon: bool) -> None:
+    now = slot(5) + 9 * HOUR
+    found = fresh(make_daily(effective_to=now + timedelta(days=days)), history(known(5)), now)
+
+    assert ends_soon(found, now) is soon
+    assert ends_soon(replace(found, ends_at=None), now) is False
+    assert ends_soon(replace(found, state=S.RETIRED), now) is False
+
+
+@pytest.mark.parametrize(
+    ("request_", "runs"),
+    [
+        (make_daily(), True),
+        (make_daily(is_active=None), True),
+        (make_daily(is_active=False), False),
+        (make_daily(effective_to=slot(9)), False),
+        (make_daily(effective_to=slot(9) + MINUTE), True),
+        (make_daily(schedule_interval="FORTNIGHT"), False),
+        (make_once(effective_from=slot(2)), True),
+        (make_once(effective_from=slot(2) - MINUTE), False),
+        (make_once(effective_from=slot(12)), True),
+        (make_once(effective_from=None, created_at=slot(2)), True),
+        (make_once(effective_from=None), False),
+        (make_once(is_active=False, effective_from=slot(9)), False),
+    ],
+)
+def test_a_data_request_without_a_job_is_followed_if_it_should_get_one(request_: DataRequest, runs: bool) -> None:
+    assert will_run(request_, slot(9)) is runs
+
+
+# --- over before it was seen ------------------------------------------------------------------------------------------
+
+
+def test_a_data_request_whose_extracts_were_all_deleted_before_it_was_seen_was_over() -> None:
+    seen = slot(0) + TAKES + 30 * DAY
+    old = known(0, JobState.EXPIRED)
+
+    assert history(old, since=seen).was_over(None)
+    assert history(known(0, JobState.EXPIRED, completed_at=None), since=seen).was_over(None)
+    assert not history(old, since=seen - MINUTE).was_over(None)
+    assert not history(old, known(1, JobState.EXPIRED), since=seen).was_over(None)
+    assert not history(known(0), since=seen).was_over(None)
+    assert not history(known(0, JobState.EXPIRED, completed_at=None, created_at=None), since=seen).was_over(None)
+    assert not history(since=seen).was_over(None)
+    assert not history(old, since=None).was_over(None)
+
+
+def test_a_schedule_that_was_to_go_on_when_it_was_seen_was_not_over() -> None:
+    seen = slot(0) + TAKES + 30 * DAY
+    old = history(known(0, JobState.TOO_OLD), since=seen)
+
+    assert not old.was_over(make_daily())
+    assert not old.was_over(make_daily(effective_to=seen + MINUTE))
+    assert old.was_over(make_daily(effective_to=seen))
+    assert old.was_over(make_daily(is_active=False))
 
 
 def test_the_freshness_of_a_data_request_has_the_documented_keys() -> None:
-    missed = MissedSlot(queued_at=TODAY, due_at=TODAY + HOUR, cause=Cause.NOT_STARTED, phase=None)
+    missed = MissedSlot(queued_at=FIRST, due_at=FIRST + HOUR, cause=Cause.NOT_STARTED, phase=None)
     freshness = RequestFreshness(
-        request=RequestId("r1"),
+        request=REQUEST_ID,
         description="Nightly",
         state=FreshnessState.LATE,
         newest_folder="acme/nightly/2026/11/21/020000Z-1",
-        newest_completed_at=TODAY - DAY,
-        next_expected_at=TODAY + DAY,
+        newest_completed_at=FIRST - DAY,
+        next_expected_at=FIRST + DAY,
         missed=(missed,),
-        ends_at=TODAY + 30 * DAY,
+        ends_at=FIRST + 30 * DAY,
     )
 
     assert freshness.json() == {
-        "id": "r1",
+        "id": REQUEST_ID,
         "description": "Nightly",
         "state": "late",
         "newest_snapshot": "acme/nightly/2026/11/21/020000Z-1",
-        "newest_completed_at": "2026-11-21T02:00:00.000Z",
-        "next_expected_at": "2026-11-23T02:00:00.000Z",
+        "newest_completed_at": "2026-10-31T02:00:00.000Z",
+        "next_expected_at": "2026-11-02T02:00:00.000Z",
         "slots_missed": 1,
-        "oldest_missed_at": "2026-11-22T02:00:00.000Z",
-        "ends_at": "2026-12-22T02:00:00.000Z",
+        "oldest_missed_at": "2026-11-01T02:00:00.000Z",
+        "ends_at": "2026-12-01T02:00:00.000Z",
     }

@@ -17,8 +17,8 @@ from dcsync.api.client import DataConnector
 from dcsync.clock import Clock
 from dcsync.core.alerts import Alert
 from dcsync.core.events import Event, EventKind
-from dcsync.core.freshness import Expectation, expect
 from dcsync.core.model import AccountName, DataRequest, Job, RequestId
+from dcsync.core.next_poll import Expectation, expect
 from dcsync.core.standing import reconcile
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import DcsyncError

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
-from dcsync.core.freshness import will_run
+from dcsync.core.freshness import MissedSlot, still_owed, will_run
 from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.wire import BadEntry, parse_time
 from dcsync.errors import DcsyncError
 from dcsync.manifest import SqlManifest, StoredValues
 from dcsync.ops.alerts.list_alerts import unmatched_names, visible_requests
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.freshness import follow_requests
 from dcsync.ops.mirroring.poll import known_request
 from dcsync.ops.observed import Observations, VisibleRequests
 
@@ -72,12 +73,30 @@ async def check_requests(
         changed = [(request, found[request.id]) for request in known.values() if request.id in found]
         new = [request for request in found.values() if request.id not in known and will_run(request, now)]
         changed += [(known_request(request.id, request, None), request) for request in new]
+        await observed.save_owed_slots(await _owed_slots(manifest, account, found, now))
         await manifest.record_poll(account.name, jobs=(), requests=changed, at=now)
         await values.save(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
     if listed is None:
         return ()
     visible = visible_requests(listed, known.values())
     return unmatched_names(account, listed, visible) if visible else ()
+
+
+async def _owed_slots(
+    manifest: SqlManifest, account: AccountSettings, found: Mapping[RequestId, DataRequest], now: datetime
+) -> dict[RequestId, MissedSlot]:
+    """Return the missed slots that the schedules in this list no longer have. No extract satisfied them."""
+    jobs, facts = await manifest.jobs(account.name), await manifest.facts(account.name)
+    followed = await follow_requests(manifest, account, jobs.values(), facts, now)
+    owed = {
+        item.freshness.request: (
+            still_owed(item.freshness, item.sighting, item.history, found[item.freshness.request])
+            if item.freshness.request in found
+            else item.history.owed
+        )
+        for item in followed
+    }
+    return {request: slot for request, slot in owed.items() if slot is not None}
 
 
 async def _list_requests(

@@ -304,6 +304,28 @@ async def test_the_end_of_a_schedule_is_a_warning_first_and_then_red_until_it_is
     assert len(service.heartbeats) == beats + 1
 
 
+async def test_a_new_start_of_the_schedule_resolves_no_missed_slot(mirror: Mirror, listener: Listener) -> None:
+    nightly, other = add_schedule(mirror), add_second(mirror)
+    await mirror.run()
+    listener.events()
+    for _ in range(2):
+        await next_day(mirror, listener, other)
+    entry = mirror.world.requests[nightly]
+
+    # The owner gives the schedule a new start, which lies ahead. The list of data requests shows it a day later.
+    entry.created_at += timedelta(days=70)
+    for _ in range(2):
+        assert ("recovered", "L-LATE") not in await next_day(mirror, listener, other)
+    found = (await requests_of(mirror))["Nightly"]
+
+    assert (found.state, found.slots_missed) == (S.LATE, 1)
+    assert await check(mirror) == (ExitStatus.INCOMPLETE, ["L-LATE"])
+    # An extract that the owner starts by hand is newer than the missed one.
+    add_today(mirror, nightly)
+    assert await listener.run() == [("snapshot", ""), ("recovered", "L-LATE")]
+    assert await check(mirror) == (ExitStatus.DONE, [])
+
+
 @pytest.mark.parametrize("name", ["Nightly", "Night*", None])
 async def test_a_retired_data_request_raises_no_alert_about_its_schedule(
     mirror: Mirror, listener: Listener, name: str | None

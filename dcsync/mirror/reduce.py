@@ -133,11 +133,8 @@ def all_reductions(root: MirrorRoot) -> Iterator[Reduction]:
 
 
 def put_back(root: MirrorRoot, reduction: Reduction) -> bool:
-    """Put a snapshot back into its place if a crash came between its two renames. Blocks. The caller holds the lock.
-
-    An empty folder in its place is the claim of `rename_noreplace`, and the crash came before the rename after it.
-    """
-    if root.has_folder(reduction.folder) and not root.drop_claim(reduction.folder):
+    """Put a snapshot back into its place if a crash came between its two renames. Blocks. The caller holds the lock."""
+    if root.is_taken(reduction.folder):
         return False
     parent_path, _, name = reduction.folder.rpartition("/")
     with (

@@ -186,6 +186,13 @@ class MirrorRoot:
                 return False
             raise disk.disk_error(error, f"removing {disk.shown(relative)}") from None
 
+    def is_taken(self, relative: str) -> bool:
+        """Return whether a folder with content has this name.
+
+        An empty one is what a crash left between the two steps of `rename_noreplace`. It is removed.
+        """
+        return self.has_folder(relative) and not self.drop_claim(relative)
+
     def marker(self) -> str | None:
         """Return the mirror's instance ID. None when it has none yet."""
         try:

@@ -12,11 +12,11 @@ from dcsync.core.lifecycle import ON_DISK, JobState, has_expired
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import KnownJob
 from dcsync.core.snapshot import Record
-from dcsync.errors import DiskDenied, DiskFull, MassChange
+from dcsync.errors import DiskFull, MassChange
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import trash
-from dcsync.mirror.root import OWN_FOLDER
 from dcsync.ops.context import AccountSettings, MirrorContext
+from dcsync.ops.trash import empty_trash
 
 log = structlog.get_logger(__name__)
 
@@ -37,26 +37,12 @@ async def finish_pruning(context: MirrorContext) -> None:
     for account in await context.manifest.accounts():
         for job, folder in (await context.manifest.published_folders(account)).items():
             leaf = trash.trash_leaf(account, job)
-            if leaf in left and not await context.disk.run(context.root.has_folder, folder):
+            if leaf in left and not await context.disk.run(context.root.is_taken, folder):
                 unnoted += await _finish_pruning_of(context, account, job, leaf)
     for leaf in sorted(left):
         await empty_trash(context, leaf)
     for pruned in unnoted:
         await context.disk.run(trash.note_pruned, context.root, pruned)
-
-
-async def empty_trash(context: MirrorContext, leaf: str) -> int:
-    """Remove a snapshot from the trash and return the number of bytes that this freed.
-
-    A NAS may have put files of another user into it (`@eaDir`). They stay, everything else is removed, and nothing else
-    has to wait for them.
-    """
-    try:
-        return await context.disk.run(trash.empty, context.root, leaf)
-    except DiskDenied as error:
-        hint = f"remove {OWN_FOLDER}/{trash.TRASH}/{leaf} by hand. dcsync needs nothing in it"
-        log.warning("some files in the trash cannot be removed", error=error.message, hint=hint)
-        return 0
 
 
 async def _finish_pruning_of(

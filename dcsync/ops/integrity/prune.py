@@ -39,8 +39,8 @@ from dcsync.manifest.refusal import record_prune
 from dcsync.mirror import reduce, trash
 from dcsync.mirror.latest import shown_by_latest
 from dcsync.ops.context import AccountSettings, MirrorContext
-from dcsync.ops.integrity.missing import empty_trash
 from dcsync.ops.integrity.reduce import reduce_snapshot
+from dcsync.ops.trash import empty_trash
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)

@@ -23,7 +23,7 @@ from dcsync.mirror import adopt, reduce
 from dcsync.mirror.reduce import Reduction
 from dcsync.mirror.root import OWN_FOLDER
 from dcsync.ops.context import MirrorContext
-from dcsync.ops.integrity.missing import empty_trash
+from dcsync.ops.trash import empty_trash
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)

@@ -33,6 +33,7 @@ from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring.adopt import adopt_snapshot, is_hollow
 from dcsync.ops.mirroring.latest import after_acknowledgement, move_latest
 from dcsync.ops.mirroring.record import new_record
+from dcsync.ops.trash import empty_trash
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -195,7 +196,7 @@ async def _remove_hollow(context: SyncContext, account: AccountSettings, staged:
     )
     with suppress(FileNotFoundError):
         await context.disk.run(lambda: trash.discard(context.root, staged.folder, leaf, depth=depth))
-        await context.disk.run(trash.empty, context.root, leaf)
+        await empty_trash(context, leaf)
     log.warning("snapshot without tables replaced", account=account.name, job=staged.job.id, folder=staged.folder)
 
 
@@ -227,7 +228,7 @@ async def _withdraw(context: SyncContext, account: AccountSettings, staged: Stag
     leaf, depth = trash.trash_leaf(account.name, staged.job.id), len(context.settings.layout.request_segments)
     with suppress(FileNotFoundError):  # the folder was renamed before the pruning, which removed it
         await context.disk.run(lambda: trash.discard(context.root, staged.folder, leaf, depth=depth))
-        await context.disk.run(trash.empty, context.root, leaf)
+        await empty_trash(context, leaf)
 
 
 def _log_published(account: AccountSettings, staged: Staged, sealed: _Sealed) -> None:

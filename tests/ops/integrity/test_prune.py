@@ -262,6 +262,23 @@ async def test_a_crash_between_the_rename_and_the_row_is_finished_at_the_next_st
     assert (await mirror.sync_one()).published == []
 
 
+async def test_a_crash_while_a_snapshot_is_put_back_without_renameat2_is_finished_at_the_next_start(
+    mirror: Mirror,
+) -> None:
+    """The pruned line could not be written. An empty folder had claimed the name when the process was killed."""
+    jobs = await fill(mirror, days=3)
+    async with mirror.opened() as context:
+        record = await SnapshotRows(context.manifest).record(ACME, JobId(jobs[0]))
+        assert record is not None
+        trash.discard(context.root, record.folder, trash.trash_leaf(ACME, JobId(jobs[0])), depth=2)
+    (mirror.root / record.folder).mkdir(parents=True)
+
+    assert (await states(mirror))[jobs[0]] is JobState.PRUNED
+    assert in_trash(mirror) == []
+    assert jobs_of(mirror) == set(jobs[1:])
+    assert not (mirror.root / record.folder).exists()
+
+
 async def test_a_crash_in_the_middle_of_removing_is_finished_at_the_next_start(mirror: Mirror) -> None:
     jobs = await fill(mirror, days=3)
     async with mirror.opened() as context:

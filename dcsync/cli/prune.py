@@ -97,7 +97,7 @@ def _line(report: PruneReport, request: RequestVerdicts, verdict: Verdict) -> st
     folder, is_dry = verdict.snapshot.folder, report.dry_run
     error = report.failed.get(verdict.snapshot.job)
     if error is not None:
-        return f"kept {folder} whole: {error}"
+        return f"kept {folder} whole: {error.message}\n  do:   {error.advice}"
     if verdict.action is Action.KEEP:
         return f"keep {folder} ({', '.join(verdict.reasons)})"
     if verdict.division is None:

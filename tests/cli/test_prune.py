@@ -99,6 +99,7 @@ def test_rows_that_exist_nowhere_else_are_kept_and_prune_says_so(side: Served, d
         "kept_tables": ["activities_a.csv", "activities_b.csv"],
         "kept_rows": 1204,
         "error": None,
+        "hint": None,
     }
     done = dcsync("prune")
     assert done.status == 0
@@ -127,6 +128,7 @@ def test_a_snapshot_that_cannot_be_reduced_is_named_and_exit_3(side: Served, dcs
     assert result.status == 3
     assert result.out.splitlines() == [
         f"acme: kept {oldest} whole: {oldest} lacks a file that has to stay: activities_a.csv",
+        "  do:   stop the daemon and run dcsync verify --repair. The snapshot stays whole until it is repaired",
         "0 removed (0 B freed), 2 kept",
     ]
 

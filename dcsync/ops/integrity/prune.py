@@ -75,13 +75,13 @@ class PruneReport:
     """The snapshots that were or would be removed or reduced.
 
     `freed` counts, for each of them, the bytes of the files that no other snapshot shares. `failed` has the snapshots
-    that could not be removed or reduced and therefore stay whole, each with the reason.
+    that could not be removed or reduced and therefore stay whole, each with its error.
     """
 
     dry_run: bool
     requests: tuple[RequestVerdicts, ...]
     freed: Mapping[JobId, int]
-    failed: Mapping[JobId, str] = field(default_factory=dict)
+    failed: Mapping[JobId, DcsyncError] = field(default_factory=dict)
 
     @property
     def removed(self) -> int:
@@ -138,6 +138,7 @@ class PruneReport:
 
     def _verdict_json(self, verdict: Verdict) -> dict[str, Json]:
         snapshot, tables = verdict.snapshot, () if verdict.division is None else verdict.division.tables
+        error = self.failed.get(snapshot.job)
         return {
             "job": snapshot.job,
             "folder": snapshot.folder,
@@ -148,7 +149,8 @@ class PruneReport:
             "kept_tables": [stored.name for stored in tables],
             "kept_rows": rows_of(tables) if tables else None,
             "freed_bytes": self.freed.get(snapshot.job, 0),
-            "error": self.failed.get(snapshot.job),
+            "error": None if error is None else error.message,
+            "hint": None if error is None else error.advice,
         }
 
 
@@ -189,8 +191,14 @@ async def prune(
             # The next snapshot would fail as well.
             raise
         except (MirrorTampered, DiskError) as error:
-            log.warning("snapshot not pruned", account=request.account, folder=snapshot.folder, error=error.message)
-            failed[snapshot.job] = error.message
+            log.warning(
+                "snapshot not pruned",
+                account=request.account,
+                folder=snapshot.folder,
+                error=error.message,
+                hint=error.advice,
+            )
+            failed[snapshot.job] = error
     return PruneReport(dry_run=False, requests=tuple(requests), freed=freed, failed=failed)
 
 

@@ -620,7 +620,7 @@ async def test_a_snapshot_that_the_disk_refuses_is_named_and_the_others_are_redu
 
     assert (report.reduced, report.exit_status) == (1, 3)
     assert set(report.failed) == {jobs[1], jobs[2], jobs[3]}
-    assert "lacks a file that has to stay: _dcsync.json" in report.failed[JobId(jobs[1])]
+    assert "lacks a file that has to stay: _dcsync.json" in report.failed[JobId(jobs[1])].message
 
 
 async def test_a_full_disk_ends_the_prune(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:

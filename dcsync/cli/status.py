@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
@@ -78,8 +79,10 @@ def _print_account(account: AccountStatus, now: datetime) -> None:
         click.secho(f"  request       {freshness_text(request)}", fg=_COLORS.get(request.state.value))
     counts = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in account.jobs.items() if count)
     click.echo(f"  jobs          {counts or 'none known'}")
-    for item in account.alerts:
-        click.secho(f"  alert         [{item.alert.code}] {item.alert.message}", fg="yellow")
+    for hint, items in groupby(account.alerts, key=lambda item: item.alert.hint):
+        for item in items:
+            click.secho(f"  alert         [{item.alert.code}] {item.alert.message}", fg="yellow")
+        click.echo(f"  do            {hint}")
 
 
 #: The colors of states that need attention.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
@@ -121,12 +122,14 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
         )
         for warning in published.warnings:
             click.echo(f"{name}: {printable(warning.table, 200)}: {warning.message} [{warning.code}]", err=True)
-    for failed in outcome.failed:
-        when = f"; next attempt {time_text(failed.next_try_at)}" if failed.next_try_at else ""
-        what = "cannot be planned" if dry_run else f"is {failed.state}"
-        click.echo(f"{name}: job {failed.job} {what}: {failed.message} [{failed.code}]{when}", err=True)
-        if failed.hint:
-            click.echo(f"  do:   {failed.hint}", err=True)
+    # Many jobs may fail for one reason, such as a wrong `include`.
+    for hint, jobs in groupby(outcome.failed, key=lambda failed: failed.hint):
+        for failed in jobs:
+            when = f"; next attempt {time_text(failed.next_try_at)}" if failed.next_try_at else ""
+            what = "cannot be planned" if dry_run else f"is {failed.state}"
+            click.echo(f"{name}: job {failed.job} {what}: {failed.message} [{failed.code}]{when}", err=True)
+        if hint:
+            click.echo(f"  do:   {hint}", err=True)
     for skipped in outcome.skipped:
         click.echo(f"{name}: job {skipped.job}: nothing to do: {skipped.reason}", err=skipped.state in GONE)
     _print_problems(outcome)

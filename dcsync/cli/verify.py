@@ -117,6 +117,7 @@ def _rate(text: str) -> int | None:
 def _print(report: VerifyReport) -> None:
     from dcsync.cli.output import size_text
     from dcsync.core.names import printable
+    from dcsync.ops.integrity.report import Kind, Outcome
 
     for item in report.damage:
         kept = f"; the damaged file was moved to {item.kept}" if item.kept else ""
@@ -131,3 +132,8 @@ def _print(report: VerifyReport) -> None:
     others = f" ({ignored} extra file{'' if ignored == 1 else 's'} of other programs ignored)" if ignored else ""
     read = f"{report.files} unique files, {size_text(report.read_bytes)} read"
     click.echo(f"{snapshots} checked{which}: {read}, {found}{others}")
+    kinds = {item.kind for item in report.damage if item.outcome is Outcome.FOUND}
+    if kinds - {Kind.EXTRA}:
+        click.echo("  do:   stop the daemon and run dcsync verify --repair")
+    if Kind.EXTRA in kinds:
+        click.echo("  do:   move what is extra out of the mirror, or name it in [verify] ignore")

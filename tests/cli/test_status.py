@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dcsync.cli.status import freshness_text
+from dcsync.core.alerts import ALERT_KINDS, AlertCode
 from dcsync.core.freshness import Cause, FreshnessState, MissedSlot, RequestFreshness
 from dcsync.core.model import RequestId
 from tests.cli.conftest import Dcsync
@@ -42,20 +43,23 @@ def test_it_shows_the_newest_snapshot_and_the_counts(side: Served, dcsync: Dcsyn
 
 def test_an_include_that_leaves_no_table_is_red_until_it_is_corrected(side: Served, dcsync: Dcsync) -> None:
     request = side.sandbox.world.add_request("Nightly")
-    side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=tables(1), with_archive=False)
+    for days in range(2):
+        completed = datetime.now(UTC) - timedelta(days=days)
+        side.sandbox.world.add_job(request, completed_at=completed, files=tables(1), with_archive=False)
     good = side.config.read_text()
     side.config.write_text(good + 'include = ["adm_*"]\n')
 
-    assert dcsync("sync").status == 3
-    result = dcsync("status", "--check")
+    failed, result = dcsync("sync"), dcsync("status", "--check")
 
+    assert failed.status == 3
+    assert (failed.err.count(" [C-NOTABLES]; next attempt"), failed.err.count("  do:   correct include")) == (2, 1)
     assert result.status == 2
     assert "C-NOTABLES" in result.out + result.err
     assert list(side.root.glob("acme/*")) == []
     side.config.write_text(good)
     assert dcsync("sync").status == 0
     assert dcsync("status", "--check").status == 0
-    assert len(list(side.root.glob("acme/*/20*/*/*/*/_dcsync.json"))) == 1
+    assert len(list(side.root.glob("acme/*/20*/*/*/*/_dcsync.json"))) == 2
 
 
 def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
@@ -92,6 +96,7 @@ def test_each_data_request_is_shown_with_its_state(side: Served, dcsync: Dcsync)
     assert text.status == 3
     assert f"request       Nightly: ended, newest {completed:%Y-%m-%d %H:%MZ}, schedule ended" in text.out
     assert "[L-ENDED] the schedule of Nightly ended on" in text.out
+    assert f"\n  do            {ALERT_KINDS[AlertCode.L_ENDED].hint}\n" in text.out
     (entry,) = document["accounts"][0]["requests"]
     assert (entry["id"], entry["state"], entry["slots_missed"]) == (request, "ended", 0)
     assert entry["newest_snapshot"].startswith("acme/nightly-")

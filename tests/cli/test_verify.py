@@ -51,6 +51,7 @@ def test_each_finding_is_a_line_and_exit_3(side: Served, dcsync: Dcsync) -> None
     assert lines[0].startswith(f"acme: changed {relative}/admin_table_001.csv: its SHA-256 is ")
     assert lines[1] == f"acme: missing {relative}/admin_table_002.csv: the file does not exist"
     assert lines[2].endswith("2 problems found")
+    assert lines[3:] == ["  do:   stop the daemon and run dcsync verify --repair"]
 
 
 def test_json_has_every_finding(side: Served, dcsync: Dcsync) -> None:
@@ -98,6 +99,7 @@ def test_another_extra_file_is_reported_but_does_not_turn_monitors_red(side: Ser
 
     assert result.status == 3
     assert f"acme: extra {folder.relative_to(side.root)}/by_hand.csv: not a file of the snapshot" in result.out
+    assert result.out.endswith("\n  do:   move what is extra out of the mirror, or name it in [verify] ignore\n")
     assert (folder / "by_hand.csv").exists()
     status = dcsync("status", "--check")
     assert status.status == 0

@@ -157,7 +157,9 @@ class _Rebuild:
         await self._restore_pruned()
         await StoredValues(context.manifest).save(REBUILDING, None)
         report.read_bytes = self._reader.read_bytes
-        log.warning(
+        # Before the first snapshot, every run looks whether the mirror has one that the manifest lacks.
+        report_it = log.warning if report.snapshots or report.refused or report.pruned else log.debug
+        report_it(
             "manifest rebuilt from the mirror",
             snapshots=len(report.snapshots),
             damaged=sum(bool(rebuilt.damaged) for rebuilt in report.snapshots),

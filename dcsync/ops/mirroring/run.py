@@ -172,7 +172,6 @@ class _AccountRun:
             await Observations(context.manifest, account.name).save_unusable_jobs(outcome.unusable)
             await probe_listing(context.api, context.manifest, account, selected)
         waiting = [known.job for known in selected if known.state is JobState.WAITING]
-        outcome.waiting, outcome.unclear = len(waiting), sum(job.phase is JobPhase.UNKNOWN for job in waiting)
         named = [known for known in poll.jobs.values() if self._is_named(known, poll.requests)]
         outcome.found_jobs.extend(known.job.id for known in named)
         if named:
@@ -187,6 +186,9 @@ class _AccountRun:
                 for known in selected
                 if known.state in NOTHING_TO_DO
             )
+            reopened = {known.job.id for known in selected if known.state in OPEN}
+            waiting = [job for job in waiting if job.id not in reopened]
+        outcome.waiting, outcome.unclear = len(waiting), sum(job.phase is JobPhase.UNKNOWN for job in waiting)
         outcome.given_up = sum(
             known.state is JobState.QUARANTINED and not has_expired(known.job.dated_at, now) for known in selected
         )

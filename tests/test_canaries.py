@@ -119,7 +119,6 @@ def is_a_store(path: Path) -> bool:
     return path.name.startswith("token.") or path.name in {"client-secret", "key.pem"}
 
 
-@pytest.mark.timeout(120)
 async def test_no_secret_comes_out_anywhere(side: Served) -> None:
     heard = Heard()
     faults = side.sandbox.faults

@@ -47,7 +47,6 @@ def peak_bytes(folder: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.machine
-@pytest.mark.timeout(180)
 def test_a_file_fifty_times_as_large_takes_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = peak_bytes(tmp_path / "small", 20 * MIB, monkeypatch)
     large = peak_bytes(tmp_path / "large", 1000 * MIB, monkeypatch)

@@ -66,7 +66,6 @@ def published(side: Served) -> int:
     return int(account["jobs"]["published"])
 
 
-@pytest.mark.timeout(180)
 def test_a_mirror_moves_to_postgresql_and_back_and_the_old_manifest_is_refused(side: Served, database: str) -> None:
     add_day(side, 1)
     sync(side)
@@ -142,7 +141,6 @@ def test_a_rebuild_of_a_shared_manifest_saves_the_previous_one_in_a_file(side: S
     assert published(side) == 1
 
 
-@pytest.mark.timeout(120)
 def test_the_database_s_password_is_shown_nowhere(side: Served, postgres_server: Postgres, tmp_path: Path) -> None:
     """Neither successful nor failing commands show it, and no file contains it."""
     canary = postgres_server.password

@@ -160,7 +160,7 @@ async def test_a_slow_client_is_disconnected(rig: Rig, beginning: bytes) -> None
     reader, writer = await connect(rig)
     writer.write(beginning)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await reader.read()
 
     assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
@@ -171,7 +171,7 @@ async def test_connections_above_64_are_closed_and_the_others_still_work(rig: Ri
     held = [await connect(rig) for _ in range(MAX_CONNECTIONS)]
     reader, writer = await connect(rig)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await reader.read() == b""  # above the limit
 
     for _, other in (*held, (reader, writer)):
@@ -188,7 +188,7 @@ async def test_no_connection_is_kept(rig: Rig) -> None:
     reader, writer = await connect(rig)
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await reader.read()  # to its end
 
     assert answer.startswith(b"HTTP/1.1 200")

@@ -176,7 +176,7 @@ async def halfway(start: Forking) -> AsyncIterator[Halfway]:
         sandbox.faults.add(Fault(server="storage", kind="cut", match=BEGUN, amount=_CUT))
         sandbox.faults.add(Fault(server="storage", kind="hang", match=BEGUN, seconds=60))
         staging = folder / "mirror/.dcsync/staging" / job
-        async with run_of(start, "--config", str(folder / "config.toml"), "sync") as run, asyncio.timeout(30):
+        async with run_of(start, "--config", str(folder / "config.toml"), "sync") as run, asyncio.timeout(120):
             while not _has_begun(staging):  # noqa: ASYNC110 - a file has no event
                 await asyncio.sleep(0.01)  # noqa: TID251 - another process's work
             run.send(signal.SIGKILL)

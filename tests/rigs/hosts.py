@@ -139,7 +139,7 @@ id = "{self.sandbox.world.hub_id}"
         if host.is_paused:
             self.wake(host)
         host.process.terminate()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             status = await host.process.wait()
         host.process = None
         return status
@@ -157,7 +157,7 @@ id = "{self.sandbox.world.hub_id}"
             return {str(state): int(str(count)) for state, count in rows}
         return {}
 
-    async def published(self, count: int, *, within_s: float) -> float:
+    async def published(self, count: int, *, within_s: float = 250) -> float:
         """Wait until so many jobs are published; return how long that took. Else fail, with the hosts' last words."""
         began = asyncio.get_running_loop().time()
         while self.states().get("published", 0) < count:

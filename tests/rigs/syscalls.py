@@ -141,7 +141,7 @@ def watching(socket_path: Path, watch: Watch) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(socket_path))
         server.listen(1)
-        server.settimeout(30)
+        server.settimeout(120)
         troubles: list[BaseException] = []
 
         def work() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def until(is_so: Callable[[], object], what: str = "", *, within_s: float = 60.0) -> None:
+async def until(is_so: Callable[[], object], what: str = "", *, within_s: float = 150.0) -> None:
     """Wait until something is so; fail, saying what it was, when it does not come to that."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s

@@ -158,7 +158,6 @@ async def upgrade(path: Path) -> None:
     await engine.dispose()
 
 
-@pytest.mark.timeout(120)
 async def test_an_older_dcsync_refuses_the_manifest_of_a_newer_one(tmp_path: Path) -> None:
     async with forking(tmp_path) as start, halfway(start) as mirror:
         mirror.restore()

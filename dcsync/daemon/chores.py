@@ -11,10 +11,11 @@ import structlog
 from dcsync.app.from_config import keep_policy
 from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.config import Config
+from dcsync.core.alerts import AlertCode
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
 from dcsync.errors import MassChange
-from dcsync.manifest.refusal import record_prune
+from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.missing import finish_pruning
@@ -65,7 +66,7 @@ class Chores:
                 await prune(self.context, self.accounts, policy)
             else:
                 for account in self.accounts:
-                    await record_prune(self.context.manifest, account.name, refused=None)
+                    await BrokenParts(self.context.manifest, account.name).replace([AlertCode.M_MASS], [])
         except MassChange as error:
             log.warning("snapshots not pruned", code=error.code, error=error.message, hint=error.advice)
         return await self._update_alerts()

@@ -21,9 +21,9 @@ from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.standing import StandingAlert, with_history
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts
+from dcsync.manifest.broken import BrokenParts
 from dcsync.manifest.damage import known_damage
 from dcsync.manifest.hollow import hollow_snapshots
-from dcsync.manifest.refusal import refused_prune
 from dcsync.ops.alerts.job_alerts import job_alerts
 from dcsync.ops.alerts.list_alerts import list_alerts
 from dcsync.ops.alerts.request_alerts import request_alerts, with_red_alert
@@ -78,6 +78,7 @@ async def collect_alerts(
         *_of_the_last_run(account.name, facts, sources.run.error),
         *job_alerts(account.name, mirrored, now, hints=sources.run.hints, listed=listed),
         *await list_alerts(observed, account, requests.values()),
+        *await _of_broken_parts(manifest, account),
     ]
     # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
@@ -87,7 +88,6 @@ async def collect_alerts(
         found += await _of_hollow(manifest, account, mirrored, requests, now)
         found += await _of_tables(manifest, sources, mirrored, requests)
         found += await _of_damage(manifest, account)
-        found += await _of_prune(manifest, account)
         found += [
             hook_failed(account.name, run)
             for run in await HookRuns(manifest).failed(account.name)
@@ -215,13 +215,13 @@ async def _of_damage(manifest: SqlManifest, account: AccountSettings) -> list[Al
     return alerts
 
 
-async def _of_prune(manifest: SqlManifest, account: AccountSettings) -> list[Alert]:
-    refused = await refused_prune(manifest, account.name)
-    if refused is None:
-        return []
-    hint = "check dcsync prune --dry-run. If you mean it, stop the daemon and run dcsync prune --force"
-    # With a subject, because missing snapshots have the same code.
-    return [Alert.of(AlertCode.M_MASS, account=account.name, subject="prune", message=refused, hint=hint)]
+async def _of_broken_parts(manifest: SqlManifest, account: AccountSettings) -> list[Alert]:
+    """Return an alert for each part of the account that does not work, and for each part that all accounts share."""
+    parts = [part for owner in (account.name, None) for part in await BrokenParts(manifest, owner).load()]
+    return [
+        Alert.of(part.code, account=account.name, subject=part.subject, message=part.message, hint=part.hint)
+        for part in parts
+    ]
 
 
 def _tables_look_wrong(sources: AlertSources, row: PublishedRow, request: KnownRequest) -> Alert:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from dcsync.core.alerts import AlertCode
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, JobId, Json, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
@@ -35,7 +36,7 @@ from dcsync.errors import (
     MirrorTampered,
 )
 from dcsync.manifest import SnapshotRows
-from dcsync.manifest.refusal import record_prune
+from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror import reduce, trash
 from dcsync.mirror.latest import shown_by_latest
 from dcsync.ops.context import AccountSettings, MirrorContext
@@ -176,7 +177,8 @@ async def prune(
         return PruneReport(dry_run=True, requests=tuple(requests), freed=freed)
     refusals = {} if force else _refusals(requests)
     for account in accounts:
-        await record_prune(context.manifest, account.name, refused=refusals.get(account.name))
+        refused = [refusals[account.name]] if account.name in refusals else []
+        await BrokenParts(context.manifest, account.name).replace([AlertCode.M_MASS], [*map(_refused, refused)])
     if refusals:
         raise MassChange(next(iter(refusals.values())), hint=MASS_HINT)
     freed, failed = {}, {}
@@ -327,6 +329,12 @@ def _refusals(requests: Sequence[RequestVerdicts]) -> dict[AccountName, str]:
             )
             refusals.setdefault(request.account, message)
     return refusals
+
+
+def _refused(message: str) -> BrokenPart:
+    hint = "check dcsync prune --dry-run. If you mean it, stop the daemon and run dcsync prune --force"
+    # With a subject, because missing snapshots have the same code.
+    return BrokenPart(code=AlertCode.M_MASS, subject="prune", message=message, hint=hint)
 
 
 def _named(request: RequestVerdicts) -> str:

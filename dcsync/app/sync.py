@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import structlog
-
 from dcsync.api.storage import open_storage
 from dcsync.app.alerts import alert_settings
 from dcsync.app.api import open_api
@@ -17,17 +15,17 @@ from dcsync.app.status import current_status, read_token
 from dcsync.app.stores import Stores
 from dcsync.clock import Clock
 from dcsync.config import Config
-from dcsync.core.alerts import Alert
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.transfer import Throttle
 from dcsync.errors import DcsyncError, ExitStatus
+from dcsync.manifest.broken import BrokenParts
+from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, MirrorContext, NullObserver, Observer, SyncContext
 from dcsync.ops.metrics import write_textfile
 from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.page import write_report
 from dcsync.ops.status import Status, TokenState, token_alert
-
-log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -112,30 +110,69 @@ async def follow_up(
 ) -> Status | None:
     """Do the steps that follow a run: send events and alerts, write the report and the metrics, send the heartbeat.
 
-    A step that fails is logged. Returns the status after the run, if it can be read.
+    A step that fails is an alert and stops no other step. Returns the status after the run, if it can be read.
     """
     token = await stored_token(config, context)
     for outcome in outcomes:
         if outcome.error is None:
-            api = context.api.with_own_count()
-            outcome.unmatched.extend(await dispatcher.check_requests(api, outcome.account))
-            outcome.calls += api.calls
+            await _check_requests(context, dispatcher, outcome)
         await dispatcher.after_run(outcome, token=account_token_alert(context, outcome.account, token))
-    try:
-        status = await current_status(config, context)
-    except DcsyncError as error:
-        log.warning("the status after the run cannot be read", code=error.code, error=error.message)
+    found: list[Status] = []
+
+    async def read() -> None:
+        found.append(await current_status(config, context))
+
+    shared = BrokenParts(context.manifest, None)
+    if not await contain(shared, _STATUS, read):
         return None
+    (status,) = found
     await write_report(context, status.accounts, stale_after=config.poll.stale_after)
     if status.check is ExitStatus.DONE:
         await dispatcher.send_heartbeat()
-    textfile = config.metrics.textfile
-    if textfile is not None:
-        try:
-            await write_textfile(context.disk, textfile, status)
-        except OSError as error:
-            log.warning("the metrics file cannot be written", path=str(textfile), error=error.strerror)
+    await _write_metrics(config, context, status)
     return status
+
+
+_STATUS = Part(
+    code=AlertCode.P_REPORT,
+    subject="status",
+    name="reading the status for the report page and the metrics",
+    next_try="the next poll tries it again",
+)
+
+
+async def _check_requests(context: SyncContext, dispatcher: AlertDispatcher, outcome: AccountOutcome) -> None:
+    """List the data requests of an account if that is due, and add the names that match none to the outcome."""
+    name, api = outcome.account.name, context.api.with_own_count()
+
+    async def check() -> None:
+        outcome.unmatched.extend(await dispatcher.check_requests(api, outcome.account))
+
+    part = Part(
+        code=AlertCode.D_ALERTS,
+        subject="requests",
+        name=f"checking the data requests of {name}",
+        next_try="the next poll tries it again",
+    )
+    await contain(BrokenParts(context.manifest, name), part, check)
+    outcome.calls += api.calls
+
+
+async def _write_metrics(config: Config, context: SyncContext, status: Status) -> None:
+    """Write the metrics file, if one is configured. Without one, no earlier failure is left."""
+    textfile = config.metrics.textfile
+
+    async def write() -> None:
+        if textfile is not None:
+            await write_textfile(context.disk, textfile, status)
+
+    part = Part(
+        code=AlertCode.P_METRICS,
+        subject="",
+        name=f"writing the metrics file {textfile}",
+        next_try="the next poll writes it again",
+    )
+    await contain(BrokenParts(context.manifest, None), part, write)
 
 
 def account_token_alert(context: SyncContext, account: AccountSettings, token: TokenState | None) -> Alert | None:

@@ -67,6 +67,10 @@ class AlertCode(StrEnum):
     V_DAMAGED = "V-DAMAGED"
     V_EXTRA = "V-EXTRA"
     H_FAILED = "H-FAILED"
+    P_REPORT = "P-REPORT"
+    P_METRICS = "P-METRICS"
+    D_CHORE = "D-CHORE"
+    D_ALERTS = "D-ALERTS"
 
     # Codes of errors: the classes of `dcsync.errors` declare them.
     DCSYNC = "DCSYNC"
@@ -380,6 +384,10 @@ _OWN = (
         exit_status=ExitStatus.DONE,
     ),
     _kind(AlertCode.H_FAILED, AlertScope.HOOK, "fix the hook. The next event runs it again"),
+    _kind(AlertCode.P_REPORT, AlertScope.MIRROR, "check the file and its folder. The next poll writes it again"),
+    _kind(AlertCode.P_METRICS, AlertScope.MIRROR, "correct metrics.textfile, or make its folder writable for dcsync"),
+    _kind(AlertCode.D_CHORE, AlertScope.MIRROR, "the log names the cause. dcsync tries again the next night"),
+    _kind(AlertCode.D_ALERTS, AlertScope.ACCOUNT, "the log names the cause. The next poll sends the alerts"),
 )
 
 

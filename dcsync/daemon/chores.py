@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -16,6 +17,7 @@ from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
 from dcsync.errors import MassChange
 from dcsync.manifest.broken import BrokenParts
+from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.missing import finish_pruning
@@ -27,6 +29,14 @@ log = structlog.get_logger(__name__)
 
 #: The hour, in the mirror's time zone, from which each task is due once a day.
 NIGHT: Final = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
+
+#: The tasks, as alerts name them.
+_NAMES: Final = {
+    Kind.KEEP_ALIVE: "the daily renewal of the refresh token",
+    Kind.PRUNE: "the nightly prune",
+    Kind.VERIFY: "the nightly verify",
+    Kind.TIDY: "the daily deletion of old hook runs",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +50,18 @@ class Chores:
     accounts: Sequence[AccountSettings]
 
     async def do(self, kind: Kind) -> bool:
-        """Do one task. Return whether it sent an event that hooks may wait for. `Kind.POLL` does nothing here."""
+        """Do one task. Return whether it sent an event that hooks may wait for. `Kind.POLL` does nothing here.
+
+        A task that fails is an alert until it succeeds. It stops nothing else.
+        """
+        if kind is Kind.POLL:
+            return False
+        next_try = "dcsync tries again the next night"
+        part = Part(code=AlertCode.D_CHORE, subject=kind.value, name=_NAMES[kind], next_try=next_try)
+        await contain(BrokenParts(self.context.manifest, None), part, partial(self._work, kind))
+        return await self._update_alerts()
+
+    async def _work(self, kind: Kind) -> None:
         match kind:
             case Kind.KEEP_ALIVE:
                 if await self.context.api.tokens.keep_alive():
@@ -48,14 +69,13 @@ class Chores:
             case Kind.TIDY:
                 await self.dispatcher.tidy()
             case Kind.PRUNE:
-                return await self._prune()
+                await self._prune()
             case Kind.VERIFY:
-                return await self._verify()
+                await self._verify()
             case Kind.POLL:
                 pass
-        return False
 
-    async def _prune(self) -> bool:
+    async def _prune(self) -> None:
         # Finish what a failed disk or a lost host left half removed. Only one task at a time does this.
         await restore_reductions(self.context)
         await finish_reductions(self.context)
@@ -69,9 +89,8 @@ class Chores:
                     await BrokenParts(self.context.manifest, account.name).replace([AlertCode.M_MASS], [])
         except MassChange as error:
             log.warning("snapshots not pruned", code=error.code, error=error.message, hint=error.advice)
-        return await self._update_alerts()
 
-    async def _verify(self) -> bool:
+    async def _verify(self) -> None:
         settings = self.config.verify
         await verify_nightly(
             self.context,
@@ -80,7 +99,6 @@ class Chores:
             rate=settings.rate,
             observer=self.progress,
         )
-        return await self._update_alerts()
 
     async def _update_alerts(self) -> bool:
         """Send the changed alerts of each account. A task may resolve the problem that an earlier one found."""

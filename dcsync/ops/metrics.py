@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dcsync import __version__
 from dcsync.core.freshness import FreshnessState
+from dcsync.mirror.disk import disk_errors
 from dcsync.ops.status import AccountStatus, Status
 from dcsync.tasks import DiskThreads
 
@@ -36,14 +37,15 @@ def render(status: Status) -> bytes:
 
 
 async def write_textfile(disk: DiskThreads, path: Path, status: Status) -> None:
-    """Write the metrics for node_exporter's textfile collector, in one step. Raises `OSError`."""
+    """Write the metrics for node_exporter's textfile collector, in one step. Raises `DiskError`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        async with disk.open(temporary, "wb") as file:
-            await file.write(await disk.run(render, status))
-        await disk.run(_replace_file, temporary, path)
-    finally:
-        await disk.run(temporary.unlink, missing_ok=True)
+    with disk_errors(f"writing {path}"):
+        try:
+            async with disk.open(temporary, "wb") as file:
+                await file.write(await disk.run(render, status))
+            await disk.run(_replace_file, temporary, path)
+        finally:
+            await disk.run(temporary.unlink, missing_ok=True)
 
 
 def _replace_file(temporary: Path, path: Path) -> None:

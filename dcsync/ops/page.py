@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-import structlog
-
 from dcsync import __version__
 from dcsync.core import anomaly, views
 from dcsync.core import diff as diffing
 from dcsync.core import page as report
+from dcsync.core.alerts import AlertCode
 from dcsync.core.coverage import NO_COVERAGE
 from dcsync.core.lifecycle import LOSSES, WAS_PUBLISHED
 from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot
@@ -24,12 +23,11 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.skipped_slots import skipped_slots
 from dcsync.core.summary import PastSnapshot
 from dcsync.core.views import RequestTables, TableHistory
-from dcsync.errors import DiskError, ManifestError, MirrorError
+from dcsync.manifest.broken import BrokenParts
 from dcsync.mirror.latest import LatestKind
+from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.context import SyncContext
 from dcsync.ops.status import AccountStatus
-
-log = structlog.get_logger(__name__)
 
 PAGE_NAME = "index.html"
 VIEWS_NAME = "views.sql"
@@ -40,13 +38,31 @@ _SPARK_SNAPSHOTS = 30
 async def write_report(context: SyncContext, accounts: Sequence[AccountStatus], *, stale_after: timedelta) -> None:
     """Write `index.html` and `views.sql` for all of these accounts, even if the run was limited to some of them.
 
-    The page says that it is outdated if it is not written again within `stale_after`. Errors are logged, not raised.
+    The page says that it is outdated if it is not written again within `stale_after`. A file that cannot be written is
+    an alert. No error is raised.
     """
-    try:
-        collected = await _Collector(context).collect(accounts)
-        await context.disk.run(_write, context, collected, stale_after)
-    except (DiskError, ManifestError, MirrorError) as error:
-        log.warning("report not written", code=error.code, error=error.message, hint=error.advice)
+    collected: list[_Collected] = []
+
+    async def page() -> None:
+        collected.append(await _Collector(context).collect(accounts))
+        await context.disk.run(_write_page, context, collected[0].accounts, stale_after)
+
+    async def database_views() -> None:
+        await context.disk.run(_write_views, context, collected[0].requests)
+
+    parts = BrokenParts(context.manifest, None)
+    await contain(parts, _part(context, PAGE_NAME, "the report page"), page)
+    if collected:
+        await contain(parts, _part(context, VIEWS_NAME, "the file of DuckDB views"), database_views)
+
+
+def _part(context: SyncContext, name: str, what: str) -> Part:
+    return Part(
+        code=AlertCode.P_REPORT,
+        subject=name,
+        name=f"writing {what} {context.root.path / name}",
+        next_try="the next poll writes it again",
+    )
 
 
 def render_page(page: Page) -> str:
@@ -78,15 +94,19 @@ class _Collected:
     requests: Sequence[RequestTables]
 
 
-def _write(context: SyncContext, collected: _Collected, stale_after: timedelta) -> None:
-    """Render and write both files. Blocks."""
-    now = context.clock.now()
+def _write_page(context: SyncContext, accounts: Sequence[AccountHistory], stale_after: timedelta) -> None:
+    """Render and write the report page. Blocks."""
     page = report.page(
-        collected.accounts, now=now, zone=context.settings.zone, version=__version__, stale_after=stale_after
+        accounts, now=context.clock.now(), zone=context.settings.zone, version=__version__, stale_after=stale_after
     )
     context.root.check_still_there()
     context.root.replace_file(PAGE_NAME, render_page(page).encode("utf-8", "replace"))
-    sql = views.render(str(context.root.path.absolute()), collected.requests, written_at=now)
+
+
+def _write_views(context: SyncContext, requests: Sequence[RequestTables]) -> None:
+    """Render and write the views. Blocks."""
+    context.root.check_still_there()
+    sql = views.render(str(context.root.path.absolute()), requests, written_at=context.clock.now())
     # A path that is not UTF-8 is written unchanged.
     context.root.replace_file(VIEWS_NAME, sql.encode("utf-8", "surrogateescape"))
 

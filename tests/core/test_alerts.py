@@ -40,6 +40,10 @@ TABLE = """
     V-DAMAGED   critical account here      3 alert
     V-EXTRA     warning  account here      0 alert
     H-FAILED    warning  hook    here      3 alert
+    P-REPORT    warning  mirror  here      3 alert
+    P-METRICS   warning  mirror  here      3 alert
+    D-CHORE     warning  mirror  here      3 alert
+    D-ALERTS    warning  account here      3 alert
     DCSYNC      critical job     here      3 alert
     C-CONFIG    critical mirror  here      2 alert
     C-MISSING   critical mirror  here      2 alert

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
+from dcsync.app.alerts import alert_settings
 from dcsync.app.from_config import account_settings
 from dcsync.app.status import read_status
 from dcsync.app.sync import open_dispatcher
+from dcsync.cluster import stores_for
+from dcsync.core.alerts import Alert
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.daemon.chores import NIGHT, Chores
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
+from dcsync.errors import DiskFault
 from dcsync.manifest import HookRuns
 from dcsync.mirror import trash
+from dcsync.ops.alerts.dispatch import AlertDispatcher
 from tests.rigs.mirror import Mirror, add_extract, tables
 
 ACME = AccountName("acme")
@@ -160,6 +167,69 @@ async def test_damage_of_a_snapshot_that_is_no_longer_published_is_no_alert(mirr
         await work.do(Kind.VERIFY)
         await work.context.manifest.move(ACME, JobId(job), JobState.PRUNED, at=mirror.clock.now())
         assert await codes(mirror) == []
+
+
+# --- boundaries -------------------------------------------------------------------------------------------------------
+
+
+class _Failing:
+    """Stands for a part that raises whatever is asked of it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> object:
+        raise self.error
+
+
+def broken(work: Chores, kind: Kind, error: Exception) -> Chores:
+    """Return the chores with the part of one task broken."""
+    match kind:
+        case Kind.KEEP_ALIVE:
+            return replace(work, context=replace(work.context, api=cast("Any", _Failing(error))))
+        case Kind.PRUNE:
+            return replace(work, context=replace(work.context, root=cast("Any", _Failing(error))))
+        case Kind.VERIFY:
+            return replace(work, progress=cast("Any", _Failing(error)))
+        case _:
+
+            class Dispatcher(AlertDispatcher):
+                async def tidy(self) -> None:
+                    raise error
+
+            config = work.config
+            settings = alert_settings(config, stores_for(config, {}), environ={})
+            clock, manifest = work.context.clock, work.context.manifest
+            return replace(work, dispatcher=Dispatcher(manifest=manifest, clock=clock, settings=settings))
+
+
+@pytest.mark.parametrize("error", [DiskFault("reading a file: it went wrong"), KeyError("s3cret")], ids=["disk", "bug"])
+@pytest.mark.parametrize("kind", NIGHT)
+async def test_a_task_that_fails_is_an_alert_until_it_succeeds(mirror: Mirror, kind: Kind, error: Exception) -> None:
+    mirror.config["keep"] = {"last": 2}
+    mirror.config["verify"] = {"part_days": 1}
+    await fill(mirror, 3)
+
+    async with chores(mirror) as work:
+        await broken(work, kind, error).do(kind)
+        (standing,) = await alerts(mirror)
+        assert (standing.code, standing.subject) == ("D-CHORE", kind.value)
+        assert "the next night" in standing.hint
+        assert "s3cret" not in standing.message + standing.hint
+        for other in NIGHT:
+            if other is not kind:
+                await work.do(other)
+        assert await codes(mirror) == ["D-CHORE"]
+
+        await work.do(kind)
+        assert await alerts(mirror) == []
+        assert len(mirror.snapshots()) == 2
+
+
+async def alerts(mirror: Mirror) -> list[Alert]:
+    """Return the alerts that status shows."""
+    status = await read_status(mirror.configuration(), mirror.stores(), clock=mirror.clock)
+    return [item.alert for account in status.accounts for item in account.alerts]
 
 
 async def codes(mirror: Mirror) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import stamina
 from prometheus_client.parser import text_string_to_metric_families
-from structlog.testing import capture_logs
 
 from dcsync import __version__
 from dcsync.app.status import read_status
@@ -22,6 +21,7 @@ from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.core.standing import StandingAlert
+from dcsync.errors import DiskError
 from dcsync.manifest import Sums
 from dcsync.ops.metrics import CONTENT_TYPE, render, write_textfile
 from dcsync.ops.peers import Host
@@ -29,7 +29,7 @@ from dcsync.ops.status import AccountStatus, Status
 from dcsync.sandbox import Fault
 from dcsync.tasks import DiskThreads
 from tests.fakes import NOON
-from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 
 Figures = dict[tuple[str, ...], float]
 NOON_S = NOON.timestamp()
@@ -205,7 +205,7 @@ async def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path:
     place = tmp_path / "dcsync.prom"
     (place / "in the way").mkdir(parents=True)
 
-    with pytest.raises(OSError, match="Is a directory"), DiskThreads(1) as disk:
+    with pytest.raises(DiskError, match="Is a directory"), DiskThreads(1) as disk:
         await write_textfile(disk, place, make_status())
 
     assert listing(tmp_path) == [place]
@@ -225,17 +225,30 @@ async def test_after_a_run_the_file_says_what_a_scrape_would(mirror: Mirror, tmp
     assert written["snapshots_total", "acme"] == 1
 
 
-async def test_a_file_that_cannot_be_written_is_said_and_no_more(mirror: Mirror) -> None:
-    mirror.config["metrics"] = {"textfile": str(mirror.folder / "gone" / "dcsync.prom")}
+async def test_a_file_that_cannot_be_written_is_an_alert_until_it_can(mirror: Mirror) -> None:
+    place = mirror.folder / "gone" / "dcsync.prom"
+    mirror.config["metrics"] = {"textfile": str(place)}
     add_extract(mirror, tables(1))
 
-    with capture_logs() as lines:
-        await mirror.run()
+    await mirror.run()
 
-    (line,) = [line for line in lines if line["log_level"] == "warning"]
-    assert line["event"] == "the metrics file cannot be written"
-    assert line["error"] == "No such file or directory"
     assert len(mirror.snapshots()) == 1
+    (alert,) = [item.alert for item in (await status_of(mirror)).accounts[0].alerts]
+    assert alert.code == "P-METRICS"
+    assert alert.message == (f"writing the metrics file {place} failed: writing {place}: No such file or directory")
+    place.parent.mkdir()
+    await mirror.run()
+    assert (await status_of(mirror)).codes == []
+
+
+async def test_without_a_metrics_file_no_failure_is_left(mirror: Mirror) -> None:
+    mirror.config["metrics"] = {"textfile": str(mirror.folder / "gone" / "dcsync.prom")}
+    await mirror.run()
+    del mirror.config["metrics"]
+
+    await mirror.run()
+
+    assert "P-METRICS" not in (await status_of(mirror)).codes
 
 
 def test_a_status_of_no_account_is_figures_too() -> None:

@@ -10,8 +10,6 @@ from typing import Any
 
 import duckdb
 import pytest
-import structlog
-from structlog.testing import capture_logs
 
 from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.lifecycle import JobState
@@ -22,7 +20,7 @@ from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.page import write_report
 from dcsync.ops.status import account_statuses
 from tests.ops.test_diff import forget_tables
-from tests.rigs.mirror import Mirror, add_extract, sidecar
+from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of
 
 ACME = AccountName("acme")
 
@@ -199,16 +197,23 @@ async def test_a_symlink_in_its_place_is_not_followed(mirror: Mirror, tmp_path: 
     assert not (mirror.root / "index.html").is_symlink()
 
 
-async def test_a_report_that_cannot_be_written_is_logged_and_fails_nothing(mirror: Mirror) -> None:
-    (mirror.root / "index.html").mkdir()
-    async with mirror.opened() as context:
-        structlog.reset_defaults()
-        with capture_logs() as logged:
-            await write(context)
+@pytest.mark.parametrize(("name", "other"), [("index.html", "views.sql"), ("views.sql", "index.html")])
+async def test_a_file_that_cannot_be_written_is_an_alert_and_the_other_is_written(
+    mirror: Mirror, name: str, other: str
+) -> None:
+    (mirror.root / name).mkdir()
 
-    (entry,) = logged
-    assert entry["event"] == "report not written"
-    assert entry["code"] == "F-DISK"
+    add_extract(mirror, {"a.csv": rows(10)})
+    await mirror.run()
+
+    assert (mirror.root / other).is_file()
+    (alert,) = [item.alert for item in (await status_of(mirror)).accounts[0].alerts]
+    assert (alert.code, alert.subject) == ("P-REPORT", name)
+    assert str(mirror.root / name) in alert.message
+    assert "the next poll writes it again" in alert.hint
+    (mirror.root / name).rmdir()
+    await mirror.run()
+    assert (await status_of(mirror)).codes == []
 
 
 # --- warnings ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import structlog
 
 from dcsync.api.client import DataConnector
 from dcsync.clock import Clock
-from dcsync.core.alerts import Alert
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.events import Event, EventKind
 from dcsync.core.model import AccountName, DataRequest, Job, RequestId
 from dcsync.core.next_poll import Expectation, expect
@@ -23,8 +23,10 @@ from dcsync.core.standing import reconcile
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts, StoredValues
+from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.alerts import hooks as running
 from dcsync.ops.alerts import notify
+from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.collect import AlertSources, RunFacts, collect_alerts
 from dcsync.ops.alerts.hooks import Hook
 from dcsync.ops.alerts.visible import check_requests
@@ -91,15 +93,23 @@ class AlertDispatcher:
         return await self._update(account, token, None)
 
     async def _update(self, account: AccountSettings, token: Alert | None, outcome: AccountOutcome | None) -> bool:
-        try:
-            events = await self._record_once(account, token, outcome)
-            while events is None:
-                # Another host recorded the account's alerts in the meantime. Collect again what is left to send.
-                events = await self._record_once(account, token, outcome)
-        except DcsyncError as error:
-            log.warning("alerts not recorded", account=account.name, code=error.code, error=error.message)
-            return False
-        await self._send(events)
+        events: list[Event] = []
+
+        async def record() -> None:
+            recorded = None
+            while recorded is None:
+                # Until no other host recorded the account's alerts in the meantime.
+                recorded = await self._record_once(account, token, outcome)
+            events.extend(recorded)
+            await self._send(events)
+
+        part = Part(
+            code=AlertCode.D_ALERTS,
+            subject="",
+            name=f"sending the alerts of {account.name}",
+            next_try="the next poll sends them",
+        )
+        await contain(BrokenParts(self._manifest, account.name), part, record)
         if self._runs_hooks:
             await self.run_hooks()
         return bool(events)

@@ -63,7 +63,11 @@ async def run_due(runs: HookRuns, clock: Clock, hooks: Sequence[Hook], environ: 
     limits = {hook.argv: hook.timeout for hook in hooks}
     failed = []
     for run in await runs.due(clock.now()):
-        outcome = await _run(run, limits.get(run.argv, timedelta(minutes=10)), environ)
+        try:
+            outcome = await _run(run, limits.get(run.argv, timedelta(minutes=10)), environ)
+        except Exception as error:  # one hook must not stop the others
+            log.exception("a bug in dcsync; the other hooks run", hook=run.argv[0])
+            outcome = _Outcome(exit_status=None, error=f"not run because of a bug in dcsync ({type(error).__name__})")
         now = clock.now()
         retry = None if outcome.succeeded else _next_try(run, now)
         state = HookState.DONE if outcome.succeeded else HookState.DUE if retry else HookState.FAILED

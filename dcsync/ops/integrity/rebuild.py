@@ -157,7 +157,7 @@ class _Rebuild:
         await self._restore_pruned()
         await StoredValues(context.manifest).save(REBUILDING, None)
         report.read_bytes = self._reader.read_bytes
-        # Before the first snapshot, every run looks whether the mirror has one that the manifest lacks.
+        # Before the first snapshot, every run checks whether the mirror has one that the manifest lacks.
         report_it = log.warning if report.snapshots or report.refused or report.pruned else log.debug
         report_it(
             "manifest rebuilt from the mirror",

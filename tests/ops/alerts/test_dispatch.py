@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
+from dcsync.api.client import DataConnector
 from dcsync.app.alerts import alert_settings
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up, open_dispatcher
 from dcsync.auth.token_store import TokenPair, TokenStore
+from dcsync.core.alerts import Alert
 from dcsync.errors import SecretUnavailable
+from dcsync.ops.alerts.collect import RunFacts
+from dcsync.ops.alerts.dispatch import AlertDispatcher
+from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.outcome import Wanted
 from dcsync.ops.mirroring.run import sync
 from dcsync.sandbox import Fault
 from tests.rigs.listener import DAY, HOUR, NO_NETWORK, Listener
-from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 
 
 async def test_an_alert_is_sent_at_once_then_once_a_day_and_when_it_is_resolved(
@@ -133,6 +139,47 @@ async def test_a_damaged_manifest_does_not_fail_the_follow_up(mirror: Mirror, li
     assert listener.kinds() == []
     await mirror.run()
     assert len(mirror.snapshots()) == 1
+
+
+class _Broken(AlertDispatcher):
+    """Cannot collect the alerts of the first account."""
+
+    async def _collect(self, account: AccountSettings, token: Alert | None, run: RunFacts) -> list[Alert]:
+        if account.name == "acme":
+            raise KeyError
+        return await super()._collect(account, token, run)
+
+    async def check_requests(self, api: DataConnector, account: AccountSettings) -> Sequence[str]:
+        if account.name == "acme":
+            raise KeyError
+        return await super().check_requests(api, account)
+
+
+async def test_alerts_that_cannot_be_sent_are_an_alert_and_the_other_accounts_have_theirs(
+    mirror: Mirror, listener: Listener
+) -> None:
+    mirror.config["account"] = [{"name": name, "id": mirror.world.hub_id} for name in ("acme", "other")]
+    add_extract(mirror, tables(1))
+    config = mirror.configuration()
+    async with mirror.opened(config=config) as context:
+        settings = alert_settings(config, mirror.stores(config), environ=mirror.environ)
+        dispatcher = _Broken(manifest=context.manifest, clock=context.clock, settings=settings)
+        await dispatcher.begin(account_settings(config))
+        outcomes = await sync(context, account_settings(config))
+
+        assert await follow_up(config, context, dispatcher, outcomes) is not None
+
+    assert [event["account"] for event in listener.events() if event["event"] == "snapshot"] == ["other"]
+    found = {
+        str(account.name): [item.alert for item in account.alerts] for account in (await status_of(mirror)).accounts
+    }
+    assert {(alert.code, alert.subject) for alert in found["acme"]} == {("D-ALERTS", ""), ("D-ALERTS", "requests")}
+    assert found["other"] == []
+    assert (mirror.root / "index.html").is_file()
+
+    del mirror.config["account"]
+    await listener.run()
+    assert (await status_of(mirror)).codes == []
 
 
 async def test_missing_secrets_are_reported_before_the_first_event(mirror: Mirror) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -254,6 +254,17 @@ async def test_one_that_cannot_be_started_is_said(bench: Bench, argv: tuple[str,
 
     run = await bench.last()
     assert (run.state, run.exit_status, run.error) == (HookState.DUE, None, words)
+
+
+async def test_a_bug_in_running_one_does_not_keep_the_others_from_running(bench: Bench) -> None:
+    event = Event(kind=K.SNAPSHOT, account="acme", at=NOON, message="m", job="job-1")
+    await bench.runs.add([(cast("Any", ["true", 5]), event), (["true"], event)])
+
+    await bench.run_due()
+
+    good, bad = await bench.runs.latest()
+    assert (good.state, bad.state) == (HookState.DONE, HookState.DUE)
+    assert bad.error == "not run because of a bug in dcsync (TypeError)"
 
 
 async def test_of_its_output_the_end_is_kept_where_programs_say_what_went_wrong(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from typing import Literal, ParamSpec, Protocol, Self, TypeVar
 import aiofiles
 
 from dcsync.errors import DcsyncError
+from dcsync.opening import open_regular
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,12 +112,13 @@ class DiskThreads:
     ) -> AsyncIterator[DiskFile]:
         """Open a file for plain reads or writes, with `opener` as in the built-in `open`. Nothing is fsynced.
 
+        Without an `opener`, the file must be a regular one (`dcsync.opening`), or this raises `NotRegular`.
         Cancelling waits for the call under way, as `run` does. The file is closed in these threads as well.
         """
         opened: list[DiskFile] = []
 
         async def work() -> None:
-            opened.append(DiskFile(await aiofiles.open(path, mode, opener=opener, executor=self._pool)))
+            opened.append(DiskFile(await aiofiles.open(path, mode, opener=opener or _open_plain, executor=self._pool)))
 
         try:
             await finish(work())
@@ -136,6 +138,11 @@ class DiskThreads:
     async def wait(self, future: asyncio.Future[T]) -> T:
         """Return the result of a started call. Cancelling waits for its end first."""
         return await _to_the_end(future)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    # 0666 and the umask, as the built-in `open` does.
+    return open_regular(path, flags, 0o666)
 
 
 async def finish(work: Coroutine[None, None, T]) -> T:

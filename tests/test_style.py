@@ -75,3 +75,83 @@ def test_every_task_is_owned_by_a_task_group(path: Path) -> None:
 )
 def test_a_task_without_an_owner_is_found(body: str, lines: list[int]) -> None:
     assert unowned_tasks(body) == lines
+
+
+#: The functions that open a file themselves, and why no other program can hold them up.
+OPENERS: Final = {
+    ("opening.py", "open_regular"): "the one place for all files of the mirror and of the state folder",
+    ("opening.py", "_open_leased"): "a part of it",
+    ("mirror/disk.py", "open_folder"): "O_DIRECTORY: a folder, or an error",
+    ("mirror/root.py", "open_root"): "O_DIRECTORY",
+    ("mirror/journal.py", "_boot_id"): "below /proc",
+    ("mirror/probe.py", "file_system"): "below /proc",
+    ("ops/doctor/machine.py", "_facts_of"): "O_DIRECTORY",
+    ("app/state_dir.py", "_sync_folder"): "O_DIRECTORY",
+    ("app/state_dir.py", "_folder"): "O_DIRECTORY",
+    ("auth/token_store.py", "_sync_folder"): "O_DIRECTORY",
+    ("manifest/sqlite.py", "_make_private"): "O_EXCL: a new file, or an error",
+    ("manifest/sqlite.py", "set_aside"): "O_DIRECTORY",
+    ("tasks.py", "work"): "with the opener that it is given",
+}
+#: The packages that open files of the mirror or of the state folder.
+_WITH_FILES: Final = ("opening.py", "tasks.py", "app", "auth", "daemon", "manifest", "mirror", "ops")
+
+
+def openers(source: str) -> set[str]:
+    """Return the functions that open, read or write a file without `dcsync.opening`."""
+    found: set[str] = set()
+    _find_openers(ast.parse(source), "", found)
+    return found
+
+
+def _find_openers(node: ast.AST, function: str, found: set[str]) -> None:
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            function = node.name
+        case ast.Call(func=ast.Name(id="open")):
+            found.add(function)
+        case ast.Attribute(value=ast.Name(id="os" | "io"), attr="open" | "open_code"):
+            found.add(function)
+        case ast.Call(func=ast.Attribute(attr="read_text" | "read_bytes" | "write_text" | "write_bytes" | "touch")):
+            found.add(function)
+        case ast.Call(func=ast.Attribute(attr="open", value=value)) if not ast.unparse(value).endswith(("disk", "os")):
+            found.add(function)
+        case _:
+            pass
+    for child in ast.iter_child_nodes(node):
+        _find_openers(child, function, found)
+
+
+def test_every_file_is_opened_in_one_place() -> None:
+    """A FIFO that another program puts in the place of a file would otherwise hang dcsync for good."""
+    paths = [
+        path
+        for top in _WITH_FILES
+        for path in ([PACKAGE / top] if top.endswith(".py") else (PACKAGE / top).rglob("*.py"))
+    ]
+    found = {
+        (str(path.relative_to(PACKAGE)), function)
+        for path in paths
+        for function in openers(path.read_text(encoding="utf-8"))
+    }
+
+    assert found == OPENERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("call", "is_found"),
+    [
+        ("os.open(name, os.O_RDONLY)", True),
+        ("open(name)", True),
+        ("path.open()", True),
+        ("path.read_text()", True),
+        ("path.write_bytes(body)", True),
+        ("opener = os.open", True),
+        ("aiofiles.open(path)", True),
+        ("open_regular(name)", False),
+        ("self.context.disk.open(path, 'rb')", False),
+        ("os.opendir(name)", False),
+    ],
+)
+def test_an_open_outside_of_that_place_is_found(call: str, is_found: bool) -> None:
+    assert openers(f"def work():\n  {call}") == ({"work"} if is_found else set())

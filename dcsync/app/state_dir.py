@@ -12,6 +12,7 @@ from pathlib import Path
 from dcsync.config import Config
 from dcsync.errors import ConfigError, ManifestError
 from dcsync.mirror.durable import replace_durably
+from dcsync.opening import read_regular
 
 MANIFEST_NAME = "manifest.sqlite"
 INSTANCE_NAME = "instance"
@@ -94,7 +95,7 @@ def _folder(path: Path) -> Iterator[int]:
 def read_text(path: Path) -> str | None:
     """Return the line that `write_text` wrote, or None if the file is empty or missing. Raises `ManifestError`."""
     try:
-        return path.read_text(encoding="utf-8").strip() or None
+        return read_regular(path).decode("utf-8").strip() or None
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -20,6 +20,7 @@ from dcsync.core.wire import parse_time
 from dcsync.errors import DcsyncError, MirrorLocked
 from dcsync.manifest import SqlManifest
 from dcsync.mirror.root import FileLock, open_root
+from dcsync.opening import read_regular
 from dcsync.ops.alerts.collect import AlertSources
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.peers import Host
@@ -130,7 +131,7 @@ def _free_bytes(path: Path) -> int | None:
 def _next_poll(path: Path) -> datetime | None:
     """Return the time of the next poll, as the daemon recorded it."""
     try:
-        entry = json.loads(path.read_bytes())
+        entry = json.loads(read_regular(path))
         return parse_time(entry["next_poll"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Protocol
 from dcsync.core.model import Json
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import TokenStoreDamaged, TokenStoreExposed, TokenStoreUnusable
+from dcsync.opening import NotRegular, open_regular
 
 #: A token pair takes about 3 KB. The slot has room for longer tokens.
 _SLOT_SIZE = 16 << 10
@@ -119,7 +119,7 @@ class TokenStore:
     def locked(self) -> Iterator[None]:
         """Wait for the lock between processes, and hold it. The kernel releases it however the holder ends."""
         with self._usable("locking"):
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = open_regular(self._lock, os.O_RDWR | os.O_CREAT)
         try:
             with self._usable("locking"):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -197,7 +197,7 @@ class TokenStore:
         The caller holds the lock and has called `settle`, because this overwrites the slot.
         """
         with self._usable("preparing"):
-            descriptor = os.open(self._slot, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = open_regular(self._slot, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             try:
                 # Zeros are really written, because on copy-on-write even a preallocated block can meet a full disk.
                 _write_all(descriptor, b"\0" * _SLOT_SIZE)
@@ -210,7 +210,7 @@ class TokenStore:
         """Durably make a pair the current one: write the slot, fsync, keep the old pair, rename, fsync."""
         body = render_pair(pair).ljust(_SLOT_SIZE, b" ")
         with self._usable("writing"):
-            descriptor = os.open(self._slot, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = open_regular(self._slot, os.O_RDWR | os.O_CREAT)
             try:
                 _write_all(descriptor, body)
                 os.ftruncate(descriptor, len(body))
@@ -239,7 +239,7 @@ class TokenStore:
 
     def _replace(self, path: Path, body: bytes) -> None:
         temporary = path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = open_regular(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             _write_all(descriptor, body)
             os.fsync(descriptor)
@@ -263,19 +263,17 @@ class TokenStore:
 
     def _read_private(self, path: Path) -> bytes | None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = open_regular(path)
         except FileNotFoundError:
             return None
+        except NotRegular:
+            message = f"the token store {path} is not a regular file"
+            raise TokenStoreUnusable(message, hint="find out what created it, and move it away") from None
         except OSError as error:
             message = f"the token store {path} cannot be read: {error.strerror} (as uid {os.geteuid()})"
             raise TokenStoreUnusable(message) from None
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            os.close(descriptor)
-            message = f"the token store {path} is not a regular file"
-            raise TokenStoreUnusable(message, hint="find out what created it, and move it away")
         with os.fdopen(descriptor, "rb") as file:
-            mode = facts.st_mode & 0o777
+            mode = os.fstat(descriptor).st_mode & 0o777
             if mode & 0o077:
                 message = f"the token store {path} has mode {mode:04o}, so other users can access it"
                 raise TokenStoreExposed(message)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,7 +78,10 @@ def _must_exist(path: Path) -> None:
     Another process could then remove the write-ahead log while this one writes to it.
     """
     try:
-        path.stat()
+        if not stat.S_ISREG(path.stat().st_mode):
+            # SQLite would wait for another program at a FIFO.
+            message = f"the manifest {path} is not a regular file"
+            raise ManifestError(message, hint="find out what created it, and move it away")
         if not os.access(path, os.R_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:

@@ -28,6 +28,7 @@ from dcsync.errors import (
     MirrorTampered,
     SpaceNeeds,
 )
+from dcsync.opening import NotRegular, open_regular
 
 FILE_MODE = 0o444
 FOLDER_MODE = 0o755
@@ -79,6 +80,11 @@ def disk_error(error: OSError, doing: str) -> DcsyncError:
             return DiskDenied(f"{words} (as uid {os.geteuid()})")
         case errno.EIO | errno.ESTALE:
             return DiskFault(words)
+        case _ if isinstance(error, NotRegular):
+            return MirrorTampered(
+                f"{doing}: {error.filename}: {error.strerror}",
+                hint="another program put it there: move it away. dcsync then continues automatically",
+            )
         case errno.ELOOP | errno.ENOTDIR:
             return MirrorTampered(
                 f"{words}: there is a symlink or a file in the place of a folder",
@@ -185,9 +191,9 @@ def parent_of(path: str, *, below: int, create: bool = False) -> Iterator[tuple[
 
 
 def open_file(path: str, *, below: int) -> int:
-    """Open a file at a relative path for reading. No component may be a symlink."""
+    """Open a regular file at a relative path for reading. No component may be a symlink."""
     with parent_of(path, below=below) as (folder, name):
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        return open_regular(name, below=folder)
 
 
 def is_there(name: str, *, below: int | None = None) -> bool:

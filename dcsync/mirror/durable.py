@@ -11,12 +11,12 @@ import os
 from dcsync.core.transfer import PIECE_SIZE
 from dcsync.mirror import disk
 from dcsync.mirror.hashing import eio_as_unreadable
+from dcsync.opening import open_regular
 
 
 def create_durably(folder: int, name: str, body: bytes) -> None:
     """Create a file of a snapshot, read-only, and fsync it. `FileExistsError` when the name is taken."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    _write_and_sync(os.open(name, flags, 0o600, dir_fd=folder), body, disk.FILE_MODE)
+    _write_and_sync(_create(name, folder), body, disk.FILE_MODE)
 
 
 def copy_durably(source: int, folder: int, name: str) -> os.stat_result:
@@ -24,8 +24,7 @@ def copy_durably(source: int, folder: int, name: str) -> os.stat_result:
 
     Raises `Unreadable` when the source cannot be read.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    target = os.open(name, flags, 0o600, dir_fd=folder)
+    target = _create(name, folder)
     try:
         if not disk.clone(source, target):
             offset = 0
@@ -47,9 +46,16 @@ def replace_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
 
 
 def write_new(folder: int, name: str, body: bytes, *, mode: int) -> None:
-    """Write and fsync `<name>.new`, which the caller then renames over `name`."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    _write_and_sync(os.open(f"{name}.new", flags, 0o600, dir_fd=folder), body, mode)
+    """Write and fsync `<name>.new`, which the caller then renames over `name`.
+
+    Anything that has that name already is removed: what a crash left, or a FIFO that another program put there.
+    """
+    disk.remove_tree(f"{name}.new", folder)
+    _write_and_sync(_create(f"{name}.new", folder), body, mode)
+
+
+def _create(name: str, folder: int) -> int:
+    return open_regular(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, below=folder)
 
 
 def _read_piece(source: int, offset: int) -> bytes:

@@ -17,6 +17,7 @@ from dcsync.core.model import Json, StoredFile
 from dcsync.core.transfer import PIECE_SIZE
 from dcsync.mirror import disk
 from dcsync.mirror.staged_names import staged_leaf
+from dcsync.opening import NotRegular, open_regular, read_regular
 
 SUFFIX = ".journal"
 
@@ -37,8 +38,13 @@ class Journal:
     def __init__(self, leaf: str, parent: int) -> None:
         self._shown = f"{leaf}{SUFFIX}"
         self._boot = _boot_id()
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(f"{leaf}{SUFFIX}", flags, 0o600, dir_fd=parent)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        try:
+            self._descriptor = open_regular(f"{leaf}{SUFFIX}", flags, below=parent)
+        except NotRegular:
+            # Only dcsync uses this name. A journal that another program replaced costs another download.
+            disk.remove_tree(f"{leaf}{SUFFIX}", parent)
+            self._descriptor = open_regular(f"{leaf}{SUFFIX}", flags, below=parent)
 
     def close(self) -> None:
         """Close the file."""
@@ -73,11 +79,9 @@ class Journal:
 def read_stored(leaf: str, parent: int) -> dict[str, StoredFile]:
     """Return the complete files that the journal of another staging folder records, by name."""
     try:
-        descriptor = os.open(f"{leaf}{SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        return _parse(read_regular(f"{leaf}{SUFFIX}", below=parent), "")[1]
     except FileNotFoundError:
         return {}
-    with os.fdopen(descriptor, "rb") as file:
-        return _parse(file.read(), "")[1]
 
 
 def _parse(body: bytes, boot: str) -> tuple[dict[str, Unfinished], dict[str, StoredFile]]:

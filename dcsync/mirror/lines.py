@@ -10,14 +10,14 @@ from dcsync.core.model import Json
 from dcsync.core.wire import WireError, decode_json
 from dcsync.mirror import disk
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
+from dcsync.opening import open_regular
 
 
 def append_line(root: MirrorRoot, name: str, entry: Mapping[str, Json]) -> None:
     """Append a line to a file in `.dcsync`, durably. Blocks. The caller holds the lock."""
     line = json.dumps(entry).encode("ascii") + b"\n"
     with disk.disk_errors(f"writing {OWN_FOLDER}/{name}"), root.folder(OWN_FOLDER, create=True) as own:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o644, dir_fd=own)
+        descriptor = open_regular(name, os.O_RDWR | os.O_CREAT, 0o644, below=own)
         try:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             if end and os.pread(descriptor, 1, end - 1) != b"\n":

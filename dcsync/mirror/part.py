@@ -14,6 +14,7 @@ from dcsync.mirror import disk
 from dcsync.mirror.hashing import Digest, Hashers, Unreadable, eio_as_unreadable
 from dcsync.mirror.journal import Journal, Unfinished
 from dcsync.mirror.staged_names import PART, staged_leaf
+from dcsync.opening import open_regular
 
 #: The kernel starts to write a large file to the disk while the rest arrives. Without that, the final fsync of 2 GB
 #: takes more than a second.
@@ -62,8 +63,7 @@ class Part:
         """
         self._hashers = self._new_hashers(left.etag)
         with disk.disk_errors(f"resuming {self._shown}"):
-            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._descriptor = os.open(self._leaf + PART, flags, dir_fd=self._folder)
+            self._descriptor = open_regular(self._leaf + PART, os.O_RDWR, below=self._folder)
             try:
                 with eio_as_unreadable():
                     is_complete = self._hash_first(left.written)
@@ -193,8 +193,8 @@ class Part:
         return repr(names.printable(self._original, 120))
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self._leaf + PART, flags, 0o600, dir_fd=self._folder)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        self._descriptor = open_regular(self._leaf + PART, flags, below=self._folder)
         disk.preallocate(self._descriptor, self._size)
 
     def _close(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dcsync.mirror import disk
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
+from dcsync.opening import open_regular
 
 #: Several machines can write to these, or the caches of file server and client differ. SQLite's write-ahead log needs a
 #: local disk, because its users share memory (sqlite.org/wal.html: "All processes … must be on the same host").
@@ -107,9 +108,9 @@ def is_network(kind: str | None) -> bool:
 
 
 def _try_out_in(folder: int) -> Abilities:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    first = os.open("first", flags, 0o600, dir_fd=folder)
-    second = os.open("second", flags, 0o600, dir_fd=folder)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    first = open_regular("first", flags, below=folder)
+    second = open_regular("second", flags, below=folder)
     try:
         disk.write_all(first, b"dcsync\n")
         os.fsync(first)

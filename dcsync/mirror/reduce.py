@@ -24,6 +24,7 @@ from dcsync.mirror.hashing import hash_descriptor
 from dcsync.mirror.lines import append_line, read_lines
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 from dcsync.mirror.trash import TRASH, trash_leaf
+from dcsync.opening import open_regular
 
 REDUCING = "reducing"
 _REDUCED = "reduced.jsonl"
@@ -255,10 +256,10 @@ def _link(snapshot: int, new: int, stored: StoredFile, folder: str) -> StoredFil
         disk.parent_of(stored.name, below=snapshot) as (source, leaf),
         disk.parent_of(stored.name, below=new, create=True) as (target, name),
     ):
-        descriptor = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+        descriptor = open_regular(leaf, below=source)
         try:
             facts = os.fstat(descriptor)
-            if not disk.is_plain_file(facts) or facts.st_size != stored.size:
+            if facts.st_size != stored.size:
                 message = f"{disk.shown(f'{folder}/{stored.name}')} is not the file that was published"
                 raise MirrorTampered(message, hint=REPAIR_HINT)
             try:

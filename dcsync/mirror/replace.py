@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dcsync.mirror import disk
 from dcsync.mirror.durable import copy_durably, create_durably
 from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
+from dcsync.opening import open_regular
 
 QUARANTINE = "quarantine"
 _NEW = "repair.new"
@@ -89,7 +90,7 @@ def _quarantine(root: MirrorRoot, target: Place, parent: int, leaf: str, label: 
 
 
 def _copy(leaf: str, parent: int, folder: int) -> None:
-    source = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    source = open_regular(leaf, below=parent)
     try:
         copy_durably(source, folder, _NEW)
     finally:

@@ -30,6 +30,7 @@ from dcsync.errors import (
 )
 from dcsync.mirror import disk
 from dcsync.mirror.durable import replace_durably, write_new
+from dcsync.opening import open_regular, read_regular
 
 OWN_FOLDER = ".dcsync"
 STAGING = "staging"
@@ -53,8 +54,7 @@ class FileLock:
 
     def __enter__(self) -> Self:
         with disk.disk_errors(f"opening the lock {self._path}"):
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self._path, flags, 0o644)
+            descriptor = open_regular(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock(descriptor)
         except BaseException:
@@ -238,15 +238,11 @@ class MirrorRoot:
         return self._read(folder, name)
 
     def _read(self, folder: str, name: str) -> bytes:
-        with self.folder(folder) as descriptor:
-            try:
-                opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                raise disk.disk_error(error, f"reading {disk.shown(f'{folder}/{name}')}") from None
-            with disk.disk_errors(f"reading {disk.shown(f'{folder}/{name}')}"), os.fdopen(opened, "rb") as file:
-                return file.read()
+        with (
+            self.folder(folder) as descriptor,
+            disk.disk_errors_but_missing(f"reading {disk.shown(f'{folder}/{name}')}"),
+        ):
+            return read_regular(name, below=descriptor)
 
 
 @contextmanager

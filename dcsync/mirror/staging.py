@@ -19,6 +19,7 @@ from dcsync.mirror.link import link_earlier
 from dcsync.mirror.part import Part
 from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot, split
 from dcsync.mirror.staged_names import ESCAPE, PART, holder_of, staged_leaf, staging_leaf
+from dcsync.opening import open_regular
 
 
 class Staging:
@@ -77,7 +78,7 @@ class Staging:
         with disk.disk_errors(f"reading {self.relative}"):
             for name in os.listdir(self.descriptor):
                 unfinished = opened.get(name.removesuffix(PART)) if name.endswith(PART) else None
-                if unfinished is not None and unfinished.written:
+                if unfinished is not None and unfinished.written and self._is_file(name):
                     self._resumable[name.removesuffix(PART)] = unfinished
                 elif name in stored and self._matches(name, stored[name]):
                     found[stored[name].name] = stored[name]
@@ -138,11 +139,11 @@ class Staging:
     def open_staged(self, name: str) -> int:
         """Open a staged file for reading. The caller closes it."""
         with disk.disk_errors(f"reading {disk.shown(f'{self.relative}/{name}')}"):
-            return os.open(staged_leaf(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
+            return open_regular(staged_leaf(name), below=self.descriptor)
 
     def read_staged(self, name: str) -> bytes:
         """Return the content of a small staged file."""
-        with open(self.open_staged(name), "rb") as file, disk.disk_errors(f"reading {self.relative}"):
+        with os.fdopen(self.open_staged(name), "rb") as file, disk.disk_errors(f"reading {self.relative}"):
             return file.read()
 
     def drop_parts(self) -> None:
@@ -206,9 +207,12 @@ class Staging:
                 os.close(folder)
             _remove_taken(taken, self._parent)
 
+    def _is_file(self, name: str) -> bool:
+        return disk.is_plain_file(os.stat(name, dir_fd=self.descriptor, follow_symlinks=False))
+
     def _matches(self, name: str, record: StoredFile) -> bool:
         try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
+            descriptor = open_regular(name, below=self.descriptor)
         except OSError:
             return False
         try:

@@ -26,6 +26,7 @@ from dcsync.auth.token_store import (
 from dcsync.errors import TokenStoreDamaged, TokenStoreUnusable
 from tests.auth.test_token_store import CURRENT, PREVIOUS, SLOT, contents, make_pair, make_store
 from tests.fakes import NOON
+from tests.rigs.odd import refuse_to_open
 
 INTENT = Intent(spending=fingerprint("refresh-1"), attempt=1, at=NOON)
 
@@ -200,13 +201,13 @@ def test_a_folder_in_the_place_of_a_token_is_named(tmp_path: Path) -> None:
         TokenStore(tmp_path).read()
 
 
-def test_a_token_that_cannot_be_opened_says_for_whom(tmp_path: Path) -> None:
-    (tmp_path / CURRENT).symlink_to("elsewhere")
+def test_a_token_that_cannot_be_opened_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_open(monkeypatch, CURRENT, errno.EACCES)
 
     with pytest.raises(TokenStoreUnusable) as caught:
         TokenStore(tmp_path).read()
 
-    reason = f"{os.strerror(errno.ELOOP)} (as uid {os.geteuid()})"
+    reason = f"{os.strerror(errno.EACCES)} (as uid {os.geteuid()})"
     assert caught.value.message == f"the token store {tmp_path / CURRENT} cannot be read: {reason}"
 
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 
 from dcsync.core.model import How
 from dcsync.core.table import TableFacts, count
-from dcsync.errors import MirrorTampered
-from dcsync.mirror.root import MirrorRoot
+from dcsync.errors import DiskError
+from dcsync.mirror.root import MirrorRoot, open_root
 from dcsync.mirror.staging import Staging
-from tests.fakes import make_stored
+from tests.fakes import JOB_ID, make_stored
+from tests.rigs.odd import ODD_KINDS, overlay, plant, refuse_to_open
 from tests.rigs.staged import (
     BODY,
     MIB,
@@ -25,6 +27,7 @@ from tests.rigs.staged import (
     listing,
     mode,
     publish_before,
+    stage,
     staged,
 )
 
@@ -150,52 +153,121 @@ def test_a_file_that_is_gone_is_not_linked(root: MirrorRoot, staging: Staging, g
     assert listing(staged(root)) == {}
 
 
-def test_a_symlink_in_the_place_of_an_earlier_file_is_not_followed(
-    root: MirrorRoot, staging: Staging, tmp_path: Path
+@pytest.mark.parametrize("kind", ODD_KINDS)
+def test_an_odd_entry_in_the_place_of_an_earlier_file_is_fetched_instead(
+    root: MirrorRoot, staging: Staging, kind: str
 ) -> None:
-    previous = publish_before(root, {"a.csv": BODY})
-    (tmp_path / "same").write_bytes(BODY)
-    (root.path / previous.folder / "a.csv").unlink()
-    (root.path / previous.folder / "a.csv").symlink_to(tmp_path / "same")
+    previous = publish_before(root, {"schemas/a.csv": BODY})
+    place = root.path / previous.folder / "schemas/a.csv"
+    place.unlink()
+    plant(kind, place)
+    facts = place.lstat()
+    as_it_is = replace(previous.files[0], size=facts.st_size, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino)
 
-    with pytest.raises(MirrorTampered):
-        staging.link(previous, previous.files[0], "a.csv")
-
+    assert staging.link(previous, previous.files[0], "schemas/a.csv") is None
+    assert staging.link(previous, as_it_is, "schemas/a.csv") is None
     assert listing(staged(root)) == {}
 
 
-@pytest.mark.parametrize("by", ["another file", "a symlink to it"])
-def test_a_file_that_is_replaced_at_the_last_moment_is_not_linked(
-    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch, by: str
+@pytest.mark.parametrize("above", ["schemas", "."])
+@pytest.mark.parametrize("kind", [kind for kind in ODD_KINDS if kind != "folder"])
+def test_an_odd_entry_in_the_place_of_a_folder_above_an_earlier_file_means_fetch_it(
+    root: MirrorRoot, staging: Staging, kind: str, above: str
+) -> None:
+    previous = publish_before(root, {"schemas/a.csv": BODY})
+    place = root.path / previous.folder / above
+    place.rename(root.path / "elsewhere")
+    plant(kind, place)
+
+    assert staging.link(previous, previous.files[0], "schemas/a.csv") is None
+    assert listing(staged(root)) == {}
+
+
+def test_an_earlier_file_that_may_not_be_read_is_fetched_instead(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     previous = publish_before(root, {"a.csv": BODY})
-    place = root.path / previous.folder / "a.csv"
+    refuse_to_open(monkeypatch, "a.csv", errno.EACCES)
+
+    assert staging.link(previous, previous.files[0], "a.csv") is None
+
+
+def test_a_shortage_of_descriptors_says_nothing_about_the_earlier_file(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    previous = publish_before(root, {"a.csv": BODY})
+    refuse_to_open(monkeypatch, "a.csv", errno.EMFILE)
+
+    with pytest.raises(DiskError, match="Too many open files"):
+        staging.link(previous, previous.files[0], "a.csv")
+
+
+def replace_before_linking(monkeypatch: pytest.MonkeyPatch, place: Path, put: Callable[[Path], object]) -> None:
+    """Let another program replace a file between its check and its link."""
     link = os.link
 
     def replace_first(source: str, target: str, **options: Any) -> None:
         place.rename(place.with_name("moved.csv"))
-        if by == "another file":
-            place.write_bytes(BODY)
-        else:
-            place.symlink_to("moved.csv")
+        put(place)
         link(source, target, **options)
 
     monkeypatch.setattr(os, "link", replace_first)
 
-    with pytest.raises(MirrorTampered, match=r"a\.csv was replaced while dcsync linked it"):
-        staging.link(previous, previous.files[0], "a.csv")
+
+@pytest.mark.parametrize("staged_before", [{}, {"a.csv": BODY}], ids=["nothing staged", "staged"])
+@pytest.mark.parametrize(
+    "put",
+    [lambda place: place.write_bytes(BODY[:-1] + b"?"), lambda place: place.symlink_to("moved.csv"), os.mkfifo],
+    ids=["another file", "a symlink to it", "a FIFO"],
+)
+def test_a_file_that_is_replaced_at_the_last_moment_is_not_linked(
+    root: MirrorRoot,
+    staging: Staging,
+    monkeypatch: pytest.MonkeyPatch,
+    put: Callable[[Path], object],
+    staged_before: dict[str, bytes],
+) -> None:
+    previous = publish_before(root, {"a.csv": BODY})
+    for name, body in staged_before.items():
+        stage(staging, name, body)
+    replace_before_linking(monkeypatch, root.path / previous.folder / "a.csv", put)
+
+    assert staging.link(previous, previous.files[0], "a.csv") is None
+    assert listing(staged(root)) == staged_before
+    assert {path.name for path in staged(root).iterdir()} == staged_before.keys()
 
 
-def test_a_folder_in_the_place_of_an_earlier_file_is_not_linked(root: MirrorRoot, staging: Staging) -> None:
+def test_a_file_that_is_replaced_by_an_equal_one_is_linked(
+    root: MirrorRoot, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an overlay does: it copies the file out of its lower layer before it links it."""
     previous = publish_before(root, {"a.csv": BODY})
     place = root.path / previous.folder / "a.csv"
-    place.unlink()
-    place.mkdir()
-    facts = place.stat()
-    as_large = replace(previous.files[0], size=facts.st_size, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino)
+    replace_before_linking(monkeypatch, place, lambda copy: copy.write_bytes(BODY))
 
-    assert staging.link(previous, as_large, "a.csv") is None
-    assert list(staged(root).iterdir()) == []
+    linked = staging.link(previous, previous.files[0], "a.csv")
+
+    assert linked is not None
+    assert (linked.inode, linked.mtime_ns) == (place.stat().st_ino, place.stat().st_mtime_ns)
+    assert place.stat().st_nlink == 2
+
+
+@pytest.mark.needs_root
+def test_a_file_in_the_lower_layer_of_an_overlay_is_linked(tmp_path: Path) -> None:
+    with overlay(tmp_path) as (lower, merged):
+        with open_root(lower) as below:
+            previous = publish_before(below, {"a.csv": BODY})
+        # Two snapshots share it. Such a file gets another inode when it is copied out of its layer.
+        (lower / "older.csv").hardlink_to(lower / previous.folder / "a.csv")
+        with open_root(merged) as root, Staging(root, JOB_ID) as staging:
+            place = root.path / previous.folder / "a.csv"
+            before = place.stat()
+            linked = staging.link(previous, previous.files[0], "a.csv")
+
+            assert linked is not None
+            assert listing(staged(root)) == {"a.csv": BODY}
+            assert (staged(root) / "a.csv").stat().st_ino == linked.inode
+            assert (before.st_dev, before.st_ino) != (place.stat().st_dev, place.stat().st_ino)
 
 
 def test_linking_leaves_no_descriptor_open(root: MirrorRoot, staging: Staging) -> None:

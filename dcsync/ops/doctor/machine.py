@@ -26,6 +26,7 @@ from dcsync.errors import (
 from dcsync.mirror import probe
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import OWN_FOLDER, bound_to, open_root
+from dcsync.opening import read_regular
 from dcsync.ops.doctor.checks import Check, Level, ok, warned
 from dcsync.ops.status import Holder
 
@@ -106,7 +107,7 @@ def state_doubts(
 def instance(path: Path) -> str | None:
     """Return the mirror's id from the state folder, or None before the first run."""
     try:
-        return path.read_text(encoding="utf-8").strip() or None
+        return read_regular(path).decode("utf-8").strip() or None
     except FileNotFoundError:
         return None
 

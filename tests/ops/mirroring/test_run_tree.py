@@ -27,6 +27,7 @@ from tests.rigs.mirror import (
     tables,
     walk_folders,
 )
+from tests.rigs.odd import refuse_to_open
 from tests.rigs.zips import make_zip
 
 
@@ -194,13 +195,19 @@ async def test_a_latest_that_cannot_be_moved_takes_no_published_snapshot_back(
     assert latest.resolve() == mirror.snapshot_of(second)
 
 
-@pytest.mark.parametrize(("name", "what"), [("instance.new", "written"), ("instance", "read")])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("instance.new", "written: No space left on device"), ("instance", "read: it is a folder, not a regular file")],
+)
 async def test_a_state_folder_that_does_not_keep_the_instance_is_an_error_of_ours(
-    mirror: Mirror, name: str, what: str
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, name: str, what: str
 ) -> None:
-    (mirror.state / name).mkdir(parents=True)
+    if name == "instance":
+        (mirror.state / name).mkdir(parents=True)
+    else:
+        refuse_to_open(monkeypatch, name, errno.ENOSPC)
 
-    with pytest.raises(ManifestError, match=rf"instance cannot be {what}: Is a directory"):
+    with pytest.raises(ManifestError, match=rf"instance cannot be {what}"):
         await mirror.sync()
 
     assert mirror.visible() == []

@@ -536,6 +536,15 @@ class DiskFault(DiskError):
     hint = "check the disk and the kernel log. The next run resumes automatically once the disk works again"
 
 
+class DiskHung(DiskError):
+    """The disk does not answer. Its calls can neither be interrupted nor ended."""
+
+    code = "F-HUNG"
+    transient = False
+    exit_status = ExitStatus.UNSAFE
+    hint = "check the disk, its cable or its server, and the kernel log. dcsync resumes as soon as the disk answers"
+
+
 class MirrorError(DcsyncError):
     """The mirror's root folder cannot be used."""
 

@@ -43,6 +43,7 @@ TABLE = """
     DcsyncError              DCSYNC      job      3
     ChecksumMismatch         F-CHECKSUM  file     3 transient poison
     DiskError                F-DISK      run      3 transient
+    DiskHung                 F-HUNG      run     14
     InodesExhausted          F-INODES    job      3 transient
     DiskFault                F-IO        run      3 transient
     DiskDenied               F-PERM      run      3

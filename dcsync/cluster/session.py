@@ -144,6 +144,9 @@ class SharedSession(Session):
                     await self._queue.chore("hooks")
                 await self._values.save(f"night:{kind}", self._today())
 
+    async def _run_hooks_soon(self) -> None:
+        await self._queue.chore("hooks")
+
     async def due(self) -> None:
         """Queue the polls and maintenance tasks that are due."""
         now = self.context.clock.now()

@@ -263,6 +263,7 @@ class Http(Section):
     """`[http]`: the daemon's HTTP server."""
 
     listen: str = ""
+    hosts: list[str] = Field(default_factory=list)
     callback_secret: Secret | None = None
 
     @field_validator("listen")
@@ -270,6 +271,15 @@ class Http(Section):
     def _an_address(cls, value: str) -> str:
         if value:
             parse_address(value)
+        return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", name):
+                message = f"{name!r} is not a host name such as mirror.example.com, without a port"
+                raise ValueError(message)
         return value
 
     @property

@@ -67,6 +67,7 @@ class AlertCode(StrEnum):
     V_DAMAGED = "V-DAMAGED"
     V_EXTRA = "V-EXTRA"
     H_FAILED = "H-FAILED"
+    P_LISTEN = "P-LISTEN"
     P_REPORT = "P-REPORT"
     P_METRICS = "P-METRICS"
     D_CHORE = "D-CHORE"
@@ -121,6 +122,7 @@ class AlertCode(StrEnum):
     F_READONLY = "F-READONLY"
     F_PERM = "F-PERM"
     F_IO = "F-IO"
+    F_HUNG = "F-HUNG"
     M_MIRROR = "M-MIRROR"
     M_LOCKED = "M-LOCKED"
     M_UNMOUNTED = "M-UNMOUNTED"
@@ -384,6 +386,7 @@ _OWN = (
         exit_status=ExitStatus.DONE,
     ),
     _kind(AlertCode.H_FAILED, AlertScope.HOOK, "fix the hook. The next event runs it again"),
+    _kind(AlertCode.P_LISTEN, AlertScope.MIRROR, "correct http.listen. dcsync tries the address again each minute"),
     _kind(AlertCode.P_REPORT, AlertScope.MIRROR, "check the file and its folder. The next poll writes it again"),
     _kind(AlertCode.P_METRICS, AlertScope.MIRROR, "correct metrics.textfile, or make its folder writable for dcsync"),
     _kind(AlertCode.D_CHORE, AlertScope.MIRROR, "the log names the cause. dcsync tries again the next night"),

@@ -59,7 +59,7 @@ class Chores:
         next_try = "dcsync tries again the next night"
         part = Part(code=AlertCode.D_CHORE, subject=kind.value, name=_NAMES[kind], next_try=next_try)
         await contain(BrokenParts(self.context.manifest, None), part, partial(self._work, kind))
-        return await self._update_alerts()
+        return await self.update_alerts()
 
     async def _work(self, kind: Kind) -> None:
         match kind:
@@ -100,7 +100,7 @@ class Chores:
             observer=self.progress,
         )
 
-    async def _update_alerts(self) -> bool:
+    async def update_alerts(self) -> bool:
         """Send the changed alerts of each account. A task may resolve the problem that an earlier one found."""
         token = await stored_token(self.config, self.context)
         changed = [

@@ -170,6 +170,9 @@ class LocalSession(Session):
         self._hooks_looked_at = self.context.clock.monotonic()
         self._hooks_due_at = await self._dispatcher.run_hooks()
 
+    async def _run_hooks_soon(self) -> None:
+        self._hooks.wake.set()
+
     def _hooks_are_due(self) -> bool:
         """Return whether a retry of a hook is due, or a check for hooks that another process queued."""
         clock = self.context.clock

@@ -1,6 +1,7 @@
 """The HTTP pages of the daemon: health, metrics, the report, and Autodesk's callback. Handlers only read and record.
 
-Clients of the port are not trusted. Bodies, headers, connections and polls are all limited (docs/faults.md S11).
+Clients of the port are not trusted. Bodies and polls are limited here, connections in `daemon.listening`
+(docs/faults.md S11).
 """
 
 from __future__ import annotations
@@ -8,30 +9,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import NoReturn, Protocol
+from typing import Protocol
 
-import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from dcsync.clock import Clock, SystemClock
 from dcsync.core.model import Json
-from dcsync.errors import ConfigError
+from dcsync.daemon.listening import PATIENCE_S
 from dcsync.ops.metrics import CONTENT_TYPE
-from dcsync.tasks import running
 
-log = structlog.get_logger(__name__)
-
-MAX_CONNECTIONS = 64
 #: The largest body of a callback in bytes. Autodesk's have about 200.
 MAX_BODY = 16 << 10
-#: Connections accepted per second during a flood: more than any monitor needs, and little work.
-ACCEPTS_PER_S = 40.0
-#: The time limit for the headers, and again for the body.
-PATIENCE_S = 5.0
 
 
 class Daemon(Protocol):
@@ -106,107 +93,6 @@ class Pages:
             return _empty_response(400)
         await self._daemon.hint(*ids)
         return _empty_response(204)
-
-
-@asynccontextmanager
-async def serving(
-    pages: Pages, host: str, port: int, *, clock: Clock | None = None, patience_s: float = PATIENCE_S
-) -> AsyncIterator[tuple[str, int]]:
-    """Serve the pages and yield the actual address. Raises `ConfigError` if the daemon cannot listen on it."""
-    #: Connections whose request headers arrived completely in time.
-    started: set[object] = set()
-
-    @web.middleware
-    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # The handler runs only after the headers are complete.
-        started.add(request.protocol)
-        response = await handler(request)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        # Connections are not kept alive: 64 idle ones would block everyone else.
-        response.force_close()
-        return response
-
-    application = web.Application(middlewares=[note], client_max_size=MAX_BODY)
-    application.add_routes(pages.routes())
-    # No access log: the path of the callback is a secret.
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        shutdown_timeout=1.0,
-        keepalive_timeout=patience_s,
-        lingering_time=0,  # do not wait for the rest of a rejected body
-    )
-    await runner.setup()
-    server = runner.server
-    assert server is not None  # noqa: S101 - set up
-    loop = asyncio.get_running_loop()
-
-    def connection() -> asyncio.Protocol:
-        if len(server.connections) >= MAX_CONNECTIONS:
-            return _Refusal()
-        handler = server()
-
-        def end_if_slow() -> None:
-            if handler not in started and handler.transport is not None:
-                handler.transport.abort()
-            started.discard(handler)
-
-        loop.call_later(patience_s, end_if_slow)
-        return handler
-
-    listener = _listen(host, port)
-    try:
-        bound = int(listener.getsockname()[1])
-        async with running(_accept_connections(listener, connection, clock or SystemClock())):
-            log.info("serving the HTTP pages", address=f"http://{host}:{bound}")
-            yield host, bound
-    finally:
-        listener.close()
-        await runner.cleanup()
-
-
-async def _accept_connections(
-    listener: socket.socket, connection: Callable[[], asyncio.Protocol], clock: Clock
-) -> NoReturn:
-    """Accept connections, no faster than `ACCEPTS_PER_S` after a burst.
-
-    A flood then waits in the kernel's short queue and does not slow down downloads.
-    """
-    loop, allowed, before = asyncio.get_running_loop(), float(MAX_CONNECTIONS), clock.monotonic()
-    while True:
-        try:
-            accepted, _ = await loop.sock_accept(listener)
-            await loop.connect_accepted_socket(connection, accepted)
-        except OSError as error:
-            # No free descriptor, or the client is gone. The next connection may work.
-            log.warning("cannot accept a connection", error=error.strerror)
-        now = clock.monotonic()
-        allowed, before = min(float(MAX_CONNECTIONS), allowed + (now - before) * ACCEPTS_PER_S) - 1, now
-        if allowed < 0:
-            await clock.sleep(-allowed / ACCEPTS_PER_S)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(MAX_CONNECTIONS)
-        listener.settimeout(0)
-    except OSError as error:
-        listener.close()
-        message = f"cannot listen on http.listen {host}:{port}: {(error.strerror or str(error)).lower()}"
-        hint = "choose a free port, or set http.listen to an address of this machine"
-        raise ConfigError(message, hint=hint) from None
-    return listener
-
-
-class _Refusal(asyncio.Protocol):
-    """Closes a connection above the limit immediately."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close the connection."""
-        transport.close()
 
 
 async def _read_capped(request: web.Request) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -20,9 +20,11 @@ from dcsync.app.stores import StoresFor
 from dcsync.app.sync import open_dispatcher, open_sync
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
+from dcsync.core.alerts import AlertCode
 from dcsync.core.events import Event, EventKind
 from dcsync.core.model import AccountName, Json
-from dcsync.daemon.pages import Pages, serving
+from dcsync.daemon.listening import Listening, serving
+from dcsync.daemon.pages import MAX_BODY, Pages
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
@@ -34,7 +36,9 @@ from dcsync.errors import (
     ManifestError,
     MirrorError,
 )
+from dcsync.manifest.broken import BrokenPart
 from dcsync.ops.alerts import notify
+from dcsync.ops.alerts.daemon_parts import daemon_part
 from dcsync.ops.metrics import render
 from dcsync.ops.recovery import recover
 from dcsync.ops.status import Status
@@ -88,6 +92,8 @@ class Service:
         self._opener: asyncio.Task[object] | None = None
         self._signals = Signals()
         self._session: Session | None = None
+        #: The state of the pages' address. None without one.
+        self._listening: Listening | None = None
         #: Why the previous configuration is still in use, after a failed reload. Part of the status line.
         self._notice = ""
         self._mirror_error: DcsyncError | None = None
@@ -167,7 +173,16 @@ class Service:
             if config.http.address is not None:
                 secret = callback_secret(config, environ=self._environ)
                 pages = Pages(self, secret=secret)
-                await stack.enter_async_context(serving(pages, *config.http.address, clock=self._clock))
+                server = serving(
+                    pages.routes(),
+                    *config.http.address,
+                    clock=self._clock,
+                    hosts=config.http.hosts,
+                    max_body=MAX_BODY,
+                )
+                self._listening = await stack.enter_async_context(server)
+            else:
+                self._listening = None
             while not self._is_stopping and self._next_config is None:
                 self._signals.end.clear()
                 await self._run_session(config)
@@ -192,6 +207,7 @@ class Service:
                     progress=progress,
                     notifier=self._notifier,
                     signals=self._signals,
+                    problems=self._problems,
                 )
                 self._session = self._make_session(parts)
                 try:
@@ -236,6 +252,13 @@ class Service:
         if self._previous_config is not None:
             log.info("configuration reloaded")
         self._mirror_error, self._has_started, self._previous_config = None, True, None
+
+    def _problems(self) -> Sequence[BrokenPart]:
+        """Return the parts of the daemon outside its session that do not work now."""
+        problem = None if self._listening is None else self._listening.problem
+        if problem is None:
+            return ()
+        return (daemon_part(AlertCode.P_LISTEN, message=problem.message, hint=problem.hint),)
 
     async def _wait_for_mirror(self, config: Config, error: DcsyncError) -> None:
         """Wait a minute without a mirror, then return so that the caller tries again. The first time, notify."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,11 +15,14 @@ import structlog
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up
 from dcsync.config import Config
+from dcsync.core.alerts import AlertCode
 from dcsync.core.next_poll import next_poll
 from dcsync.daemon.chores import Chores
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier
-from dcsync.errors import DcsyncError, ExitStatus, MirrorError
+from dcsync.errors import DcsyncError, DiskHung, ExitStatus, MirrorError
+from dcsync.manifest.broken import BrokenPart
+from dcsync.ops.alerts.daemon_parts import daemon_part, record_daemon_parts
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring.outcome import AccountOutcome
@@ -30,6 +33,10 @@ log = structlog.get_logger(__name__)
 #: How long work in progress may take after SIGTERM before it is cancelled. Closing takes some seconds more, and
 #: the daemon ends within 10 s. Staged files are kept.
 DRAIN_S = 6.0
+
+
+def _no_problems() -> Sequence[BrokenPart]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +59,8 @@ class SessionParts:
     progress: Progress
     notifier: Notifier
     signals: Signals
+    #: Returns the parts of the daemon around the session that do not work now.
+    problems: Callable[[], Sequence[BrokenPart]] = _no_problems
 
 
 class Session(ABC):
@@ -77,6 +86,9 @@ class Session(ABC):
         )
         #: Precedes the status line while nothing is running.
         self.notice = ""
+        self._problems = parts.problems
+        self._recorded: Sequence[BrokenPart] = ()
+        self._problems_changed = asyncio.Event()
         self._lost: MirrorError | None = None
         self._alert_codes: list[str] = []
 
@@ -106,6 +118,10 @@ class Session(ABC):
         """
 
     @abstractmethod
+    async def _run_hooks_soon(self) -> None:
+        """Let the hooks that are due run."""
+
+    @abstractmethod
     async def _check_regularly(self) -> None:
         """Do the regular checks of one tick."""
 
@@ -128,11 +144,13 @@ class Session(ABC):
             async with self._opened(), asyncio.TaskGroup() as group:
                 self._start_work(group)
                 ticker = group.create_task(self._tick(), name="ticker")
+                recorder = group.create_task(self._record_problems(), name="problems")
                 self.poll_all()
                 self._notifier.ready(self.notice or self.describe())
                 await self._signals.end.wait()
                 await self._end_work(group)
                 ticker.cancel()
+                recorder.cancel()
         except BaseExceptionGroup as errors:
             error = primary_error(errors)
             raise error from (None if isinstance(error, DcsyncError) else errors)
@@ -167,8 +185,44 @@ class Session(ABC):
             if not self.progress.is_stuck() or self._slow_disk_s() is not None:
                 # Killing the process does not help while a disk does not respond: the kernel keeps it until then.
                 self._notifier.watchdog()
-            await self._check_regularly()
+            if list(self._own_problems()) != list(self._recorded):
+                self._problems_changed.set()
+            try:
+                await self._check_regularly()
+            except DcsyncError:
+                raise
+            except Exception:  # the work and the watchdog do not depend on it
+                log.exception("a bug in dcsync; the regular checks are repeated")
             await self.context.clock.sleep(interval_s)
+
+    def _own_problems(self) -> Sequence[BrokenPart]:
+        """Return the parts of this daemon that do not work now."""
+        slow_s, found = self._slow_disk_s(), list(self._problems())
+        if slow_s is not None:
+            # Coarse, so that a disk that hangs for days is not recorded again in each round.
+            least_s = int(SLOW_DISK_S) << int(slow_s // SLOW_DISK_S).bit_length() - 1
+            message = f"the disk of {self.context.root.path} has not answered for more than {least_s} s"
+            found.append(daemon_part(AlertCode.F_HUNG, message=message, hint=DiskHung.hint))
+        return found
+
+    async def _record_problems(self) -> NoReturn:
+        """Record the problems of this daemon as alerts when they change.
+
+        A task of its own: the manifest may be on the disk that hangs, and the ticker must not wait for it.
+        """
+        while True:
+            await self._problems_changed.wait()
+            self._problems_changed.clear()
+            found = self._own_problems()
+            try:
+                await record_daemon_parts(self.context, found)
+                self._recorded = found
+                if await self._chores.update_alerts():
+                    await self._run_hooks_soon()
+            except DcsyncError as error:
+                log.warning("problems of the daemon not recorded", code=error.code, error=error.message)
+            except Exception:  # the work does not depend on it
+                log.exception("a bug in dcsync; problems of the daemon were not recorded")
 
     async def _is_mounted(self) -> bool:
         """Check that the disk of the mirror is still mounted. If it is not, the session ends."""

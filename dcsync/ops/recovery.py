@@ -13,6 +13,7 @@ from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.names import component
 from dcsync.mirror.staged_names import holder_of
 from dcsync.mirror.staging import discard_staging, staged_jobs
+from dcsync.ops.alerts.daemon_parts import record_daemon_parts
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.missing import finish_pruning, notice_missing
 from dcsync.ops.integrity.rebuild import is_under_way, rebuild
@@ -38,6 +39,8 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
     else:
         await _recover_alone(context, accounts, notices_missing=notices_missing)
     await _clear_staging(context, accounts)
+    # What a killed daemon of this host recorded about itself has ended with it.
+    await record_daemon_parts(context, ())
     await context.peers.come_up()
 
 

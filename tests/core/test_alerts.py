@@ -40,6 +40,7 @@ TABLE = """
     V-DAMAGED   critical account here      3 alert
     V-EXTRA     warning  account here      0 alert
     H-FAILED    warning  hook    here      3 alert
+    P-LISTEN    warning  mirror  here      3 alert
     P-REPORT    warning  mirror  here      3 alert
     P-METRICS   warning  mirror  here      3 alert
     D-CHORE     warning  mirror  here      3 alert
@@ -92,6 +93,7 @@ TABLE = """
     F-READONLY  warning  mirror  here      3 failure may-pass
     F-PERM      critical mirror  here      3 alert
     F-IO        warning  mirror  here      3 failure may-pass
+    F-HUNG      critical mirror  here     14 alert
     M-MIRROR    critical mirror  here      3 alert
     M-LOCKED    critical mirror  here     11 alert
     M-UNMOUNTED critical mirror  here     14 alert

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dcsync.daemon.service import Service
 from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
 from tests.rigs.daemon import running, started
-from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 from tests.rigs.opens import Opens, counting_opens
 
 #: Hours of a daemon take seconds, and on a busy machine a minute.
@@ -313,6 +314,33 @@ async def test_the_daemon_waits_for_a_lost_mirror(tmp_path: Path) -> None:
 
         rig.mirror.assert_identical(first)
         rig.mirror.assert_identical(second)
+
+
+async def test_an_address_that_is_taken_is_an_alert_until_it_is_free_and_the_mirror_works(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def prepare(mirror: Mirror) -> None:
+            mirror.config["http"] = {"listen": f"127.0.0.1:{port}"}
+            mirror.config["hook"] = [
+                {"on": ["alert", "recovered"], "run": ["/bin/sh", "-c", f"cat >> {tmp_path}/heard.jsonl"]}
+            ]
+
+        async with running(tmp_path, prepare=prepare) as rig:
+            job = add_extract(rig.mirror, tables(2))
+            await rig.pass_time(minutes=20)
+
+            rig.mirror.assert_identical(job)
+            assert [(event["event"], event["code"]) for event in events(tmp_path)] == [("alert", "P-LISTEN")]
+            (alert,) = [item.alert for item in (await status_of(rig.mirror)).accounts[0].alerts]
+            assert f"127.0.0.1:{port}" in alert.message
+
+            other.close()
+            await rig.pass_time(minutes=20)
+
+            assert (await status_of(rig.mirror)).codes == []
+            assert [(event["event"], event["code"]) for event in events(tmp_path)][1:] == [("recovered", "P-LISTEN")]
+    assert rig.task.result() is ExitStatus.DONE
 
 
 async def test_sighup_loads_a_valid_configuration(tmp_path: Path) -> None:

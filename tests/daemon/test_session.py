@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
 from dcsync.errors import MirrorError
+from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import AccountSettings
 from dcsync.sandbox import Fault
 from tests.cluster.test_peers import config_of
@@ -157,6 +159,9 @@ class Idle(Session):
     def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
         pass
 
+    async def _run_hooks_soon(self) -> None:
+        pass
+
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Rig]:
@@ -196,6 +201,43 @@ async def test_a_hung_disk_is_reported_and_does_not_starve_the_watchdog(
 
     assert idle.progress.is_stuck()
     assert idle.session.describe() == "the disk has not responded for 31 s"
+
+
+async def test_a_hung_disk_is_an_alert_until_it_answers(idle: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = BrokenParts(idle.session.context.manifest, None)
+
+    async def recorded_after_a_round(number: int) -> Sequence[BrokenPart]:
+        await idle.clock.advance(timedelta(seconds=30), quiet=lambda: True)
+        found: list[BrokenPart] = []
+        async with asyncio.timeout(60):
+            while len(found) != number:
+                await asyncio.sleep(0.01)  # noqa: TID251 - the manifest's thread
+                found = list(await parts.load())
+        return found
+
+    async with idle.running():
+        await idle.hears("WATCHDOG=1")
+        monkeypatch.setattr(idle.session.context.disk, "oldest_s", lambda: 200.0)
+        (part,) = await recorded_after_a_round(1)
+        assert (part.code, part.subject) == ("F-HUNG", socket.gethostname())
+        assert part.message == f"the disk of {idle.mirror.root} has not answered for more than 120 s"
+
+        monkeypatch.setattr(idle.session.context.disk, "oldest_s", lambda: 1.0)
+        assert await recorded_after_a_round(0) == []
+        idle.signals.end.set()
+
+
+async def test_a_bug_in_the_regular_checks_stops_nothing(idle: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(idle.session, "_check_regularly", fail)
+    async with idle.running():
+        await idle.hears("WATCHDOG=1")
+        idle.heard.messages.clear()
+        await idle.clock.advance(timedelta(seconds=30), quiet=lambda: True)
+        await idle.hears("WATCHDOG=1")
+        idle.signals.end.set()
 
 
 async def test_codes_of_what_needs_attention_are_in_the_status_line_while_it_waits(idle: Rig) -> None:

@@ -1,0 +1,26 @@
+"""The broken parts of a daemon: alerts about the process itself, such as an address that it cannot listen on."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from dcsync.core.alerts import AlertCode
+from dcsync.manifest.broken import BrokenPart, BrokenParts
+from dcsync.ops.context import MirrorContext
+
+_CODES: Final = (AlertCode.P_LISTEN, AlertCode.F_HUNG)
+
+
+def daemon_part(code: AlertCode, *, message: str, hint: str) -> BrokenPart:
+    """Return a broken part of this host's daemon."""
+    return BrokenPart(code=code, subject=socket.gethostname(), message=message, hint=hint)
+
+
+async def record_daemon_parts(context: MirrorContext, parts: Sequence[BrokenPart]) -> None:
+    """Record everything that does not work in this host's daemon now. What other living hosts recorded stays."""
+    others = {host.name for host in await context.peers.known() if host.is_alive} - {socket.gethostname()}
+    recorded = BrokenParts(context.manifest, None)
+    kept = [part for part in await recorded.load() if part.code in _CODES and part.subject in others]
+    await recorded.replace(_CODES, [*kept, *parts])

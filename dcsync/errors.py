@@ -178,7 +178,7 @@ class ApiUnreachable(ApiError):
     code = "A-NETWORK"
     scope = Scope.RUN
     transient = True
-    hint = "check the network, DNS, the proxy and api.base_url, then run the command again. "
+    hint = "check the network, DNS, the proxy (network.proxy) and api.base_url, then run the command again. "
     hint += "The daemon retries automatically"
 
 
@@ -206,7 +206,8 @@ class BadAnswer(ApiError):
 
     code = "A-ANSWER"
     transient = True
-    hint = "a proxy or a sign-in page may have answered instead of Autodesk: check the proxy and api.base_url"
+    hint = "a proxy or a sign-in page may have answered instead of Autodesk: check network.proxy and api.base_url "
+    hint += "(docs/network.md)"
 
 
 class BadRequest(ApiError):
@@ -321,7 +322,8 @@ class TokenEndpointUnavailable(AuthError):
 
     code = "T-ENDPOINT"
     transient = True
-    hint = "check the network and the proxy, then run the command again. The daemon retries automatically"
+    hint = "check the network and the proxy (network.proxy), then run the command again. "
+    hint += "The daemon retries automatically"
 
 
 class TokenStoreUnusable(AuthError):

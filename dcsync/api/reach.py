@@ -1,71 +1,130 @@
-"""A check that the API's host can be reached: name resolution, connection, TLS. It makes no API call."""
+"""A check that the API's host can be reached: name resolution, proxy, connection, TLS. It makes no API call."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from dcsync.core.proxies import Proxy
 from dcsync.errors import ApiUnreachable
+from dcsync.network import DIRECT, UNREACHABLE_PROXY, UNTRUSTED, Network, refused_by
 
 #: Generous for a working network, and short enough for an operator who waits for `dcsync doctor`.
 _PATIENCE_S = 10.0
+#: The status line of a proxy's answer (RFC 9112 §4).
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """A successful connection. `tls` is the protocol version, None without TLS."""
+    """A successful connection. `tls` is the protocol version, None without TLS.
+
+    With a proxy, `address` is the proxy's.
+    """
 
     address: str
     port: int
     tls: str | None
 
 
-async def reach(base_url: str, *, context: ssl.SSLContext | None = None) -> Reached:
-    """Connect to the host of a URL and disconnect. Raises `ApiUnreachable` with the step that failed.
-
-    `context` decides how certificates are verified. The default is the one that aiohttp uses for the API.
-    """
+async def reach(base_url: str, *, network: Network = DIRECT) -> Reached:
+    """Connect to the host of a URL and disconnect. Raises `ApiUnreachable` with the step that failed."""
     parts = urlsplit(base_url)
     host, secure = parts.hostname or "", parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
-    step = f"the name {host} could not be resolved"
+    context = (network.tls or ssl.create_default_context()) if secure else None
+    proxy = network.proxies.for_url(base_url)
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            step = f"no connection to {host}:{port}"
-            _, writer = await asyncio.open_connection(
-                host, port, ssl=(context or ssl.create_default_context()) if secure else None
-            )
+            if proxy is None:
+                _, writer = await _open(host, port, context, proxy=None)
+            else:
+                writer = await _connect_through(proxy, host, port, context, network)
     except ssl.SSLCertVerificationError as error:
         message = f"TLS with {host} failed ({error.verify_message})"
-        raise ApiUnreachable(
-            message,
-            hint="the certificate is not trusted. Check for a proxy that inspects TLS, a wrong clock, or outdated CA "
-            "certificates on this machine",
-        ) from None
+        raise ApiUnreachable(message, hint=UNTRUSTED) from None
     except ssl.SSLError as error:
         message = f"TLS with {host} failed ({error.reason or type(error).__name__})"
         raise ApiUnreachable(message) from None
     except TimeoutError:
-        message = f"{step} within {_PATIENCE_S:.0f} s"
+        through = "" if proxy is None else f" through the proxy {proxy.shown}"
+        message = f"no connection to {host}:{port}{through} within {_PATIENCE_S:.0f} s"
         raise ApiUnreachable(message) from None
-    except (OSError, ValueError) as error:
-        # getaddrinfo raises a ValueError for text that cannot be a host name.
-        raise ApiUnreachable(f"{step} ({_reason(error)})") from None
+    except (OSError, EOFError, asyncio.LimitOverrunError) as error:
+        # After the connection to the proxy: the proxy, or the host through it, ended the connection.
+        through = "" if proxy is None else f" through the proxy {proxy.shown}"
+        message = f"no connection to {host}:{port}{through} ({_reason(error)})"
+        raise ApiUnreachable(message) from None
     address = writer.get_extra_info("peername")[0]
     protocol = writer.get_extra_info("ssl_object")
     writer.transport.abort()
     return Reached(address=address, port=port, tls=None if protocol is None else protocol.version())
 
 
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, ValueError):
-        return "not a valid host name"
-    if isinstance(error, socket.gaierror):
-        return str(error.strerror)
-    # asyncio replaces the system's message by the address, and joins several attempts into one text without an errno.
-    return str(error) if error.errno is None else os.strerror(error.errno)
+async def _open(
+    host: str, port: int, context: ssl.SSLContext | None, *, proxy: Proxy | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Resolve a name and connect. `proxy` is the proxy if `host` is its host."""
+    whose, hint = ("", None) if proxy is None else ("of the proxy ", UNREACHABLE_PROXY)
+    try:
+        await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        # getaddrinfo raises a ValueError for text that cannot be a host name.
+        message = f"the name {whose}{host} could not be resolved ({_reason(error)})"
+        raise ApiUnreachable(message, hint=hint) from None
+    try:
+        return await asyncio.open_connection(host, port, ssl=context)
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        whose = "" if proxy is None else "the proxy "
+        message = f"no connection to {whose}{host}:{port} ({_reason(error)})"
+        raise ApiUnreachable(message, hint=hint) from None
+
+
+async def _connect_through(
+    proxy: Proxy, host: str, port: int, context: ssl.SSLContext | None, network: Network
+) -> asyncio.StreamWriter:
+    """Connect through a proxy's tunnel (CONNECT, RFC 9110 §9.3.6)."""
+    parts = urlsplit(proxy.url)
+    own = (network.tls or ssl.create_default_context()) if parts.scheme == "https" else None
+    reader, writer = await _open(parts.hostname or "", parts.port or 0, own, proxy=proxy)
+    try:
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        headers = {"Host": target}
+        if proxy.authorization is not None:
+            headers["Proxy-Authorization"] = proxy.authorization
+        lines = [f"CONNECT {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        writer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        status = _STATUS.match(answer)
+        if status is None or status[1] != b"200":
+            code, reason = (0, b"not an HTTP proxy") if status is None else (int(status[1]), status[2] or b"")
+            failure = refused_by(proxy, code, reason.decode("utf-8", "replace"))
+            raise ApiUnreachable(failure.reason, hint=failure.hint)
+        if context is not None:
+            await writer.start_tls(context, server_hostname=host)
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return writer
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case ValueError():
+            return "not a valid host name"
+        case EOFError() | asyncio.LimitOverrunError():
+            return "the connection was closed, or the answer is not HTTP"
+        case socket.gaierror():
+            return str(error.strerror)
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+        case _:
+            # asyncio replaces the system's message by the address, and joins several attempts into one text.
+            return str(error)

@@ -1,7 +1,8 @@
 """Object storage: GETs of signed URLs, byte for byte, on a session that cannot hold a bearer token.
 
-The session follows no redirects, decodes no bodies and sends only our headers. It connects only to addresses that the
-policy allows, and to exactly the address that was checked. No URL leaves this module in an error.
+The sessions follow no redirects, decode no bodies and send only our headers. A direct connection goes only to an
+address that the policy allows, and to exactly the address that was checked. A proxy resolves names itself, so with a
+proxy the policy checks only the URL: scheme, port and host. No URL leaves this module in an error.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from dcsync.api.transport import EXCHANGE_ERRORS, describe_failure
 from dcsync.core.model import SignedFile
 from dcsync.core.urls import StoragePolicy, check_signed_url
 from dcsync.errors import StorageUnreachable, UnsafeUrl
+from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 
 #: A running transfer may take as long as it needs (docs/api.md §4), but a silence of 60 s ends it.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30, sock_connect=30, sock_read=60)
@@ -40,11 +41,21 @@ class Answer:
 class Storage:
     """Downloads from the hosts that signed URLs name, within the policy."""
 
-    def __init__(self, session: aiohttp.ClientSession, policy: StoragePolicy) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        policy: StoragePolicy,
+        *,
+        proxied: aiohttp.ClientSession | None = None,
+        network: Network = DIRECT,
+    ) -> None:
         # A default header would reach a foreign host: strict storage answers with 400, lax storage logs the token.
         assert "Authorization" not in session.headers  # noqa: S101 - a bug here leaks a secret
         self._session = session
+        #: Connects to proxies only, which may have any address.
+        self._proxied = proxied or session
         self._policy = policy
+        self._network = network
 
     @asynccontextmanager
     async def get(self, signed: SignedFile, headers: Mapping[str, str]) -> AsyncIterator[Answer]:
@@ -53,37 +64,43 @@ class Storage:
         # Only the request itself is guarded: an error that the caller raises inside the block is not a storage error.
         async with await self._send(signed.url, headers) as response:
             lowered = {key.lower(): value for key, value in response.headers.items()}
-            yield Answer(response.status, lowered, _pieces(response))
+            yield Answer(response.status, lowered, _pieces(response, self._network, signed.url))
 
     async def _send(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        route = self._network.route(url)
+        session = self._proxied if route else self._session
         try:
             # encoded=True, because yarl would turn %2F into / and break the signature.
-            return await self._session.get(
+            return await session.get(
                 URL(url, encoded=True),
                 headers=headers,
                 skip_auto_headers=("Content-Type", "Accept", "User-Agent"),
                 allow_redirects=False,
                 timeout=_TIMEOUT,
+                **route,
             )
         except EXCHANGE_ERRORS as error:
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.__cause__, _ForbiddenAddress):
                 raise UnsafeUrl(str(error.__cause__)) from None
-            message = f"storage: {describe_failure(error)}"
-            raise StorageUnreachable(message) from None
+            raise _unreachable(error, self._network, url) from None
 
 
 @asynccontextmanager
-async def open_storage(policy: StoragePolicy, *, connections: int) -> AsyncIterator[Storage]:
-    """Open the session for object storage. It is separate from the API's."""
-    connector = aiohttp.TCPConnector(limit=connections, resolver=PublicResolver(policy), ttl_dns_cache=60)
-    async with aiohttp.ClientSession(
+async def open_storage(policy: StoragePolicy, *, connections: int, network: Network = DIRECT) -> AsyncIterator[Storage]:
+    """Open the sessions for object storage. They are separate from the API's."""
+    direct = network.connector(limit=connections, resolver=PublicResolver(policy), ttl_dns_cache=60)
+    async with _session(direct) as session, _session(network.connector(limit=connections)) as proxied:
+        yield Storage(session, policy, proxied=proxied, network=network)
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
         read_bufsize=_READ_AHEAD,
-    ) as session:
-        yield Storage(session, policy)
+    )
 
 
 class _ForbiddenAddress(OSError):
@@ -113,10 +130,14 @@ class PublicResolver(AbstractResolver):
         await self._inner.close()
 
 
-async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _pieces(response: aiohttp.ClientResponse, network: Network = DIRECT, url: str = "") -> AsyncIterator[bytes]:
     try:
         async for piece in response.content.iter_any():
             yield piece
     except EXCHANGE_ERRORS as error:
-        message = f"storage: {describe_failure(error)}"
-        raise StorageUnreachable(message) from None
+        raise _unreachable(error, network, url) from None
+
+
+def _unreachable(error: BaseException, network: Network, url: str) -> StorageUnreachable:
+    failure = network.explain(error, url)
+    return StorageUnreachable(f"storage: {failure.reason}", hint=failure.hint)

@@ -6,7 +6,6 @@ aiohttp's exceptions contain whole URLs. This module therefore replaces each of 
 from __future__ import annotations
 
 import random
-import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -34,6 +33,7 @@ from dcsync.errors import (
     NotFound,
     RateLimited,
 )
+from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 
 log = structlog.get_logger(__name__)
 
@@ -49,11 +49,6 @@ MAX_SKEW_S = 120.0
 _TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
 
 
-#: The exceptions of aiohttp when an exchange fails. TimeoutError is an OSError. ValueErrors come from malformed headers
-#: and encodings. Reading from a connection that was lost between two pieces raises a RuntimeError.
-EXCHANGE_ERRORS = (aiohttp.ClientError, OSError, ValueError, RuntimeError)
-
-
 class ApiTransport:
     """GET calls to the API. The session stores no cookies and follows no redirects. Only `base_url` gets the token."""
 
@@ -66,6 +61,7 @@ class ApiTransport:
         limiter: Limiter,
         clock: Clock,
         headers: Mapping[str, str] | None = None,
+        network: Network = DIRECT,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.limiter = limiter
@@ -75,6 +71,7 @@ class ApiTransport:
         self._base_url = base_url.rstrip("/")
         self._clock = clock
         self._headers = dict(headers or {})
+        self._network = network
         self._draw = draw
         self._throttled = 0
         self._answered = 0
@@ -168,14 +165,16 @@ class ApiTransport:
                 headers={**self._headers, "Authorization": f"Bearer {token}", "Accept": "application/json"},
                 allow_redirects=False,
                 timeout=_TIMEOUT,
+                **self._network.route(self._base_url),
             ) as response:
                 headers = {key.lower(): value for key, value in response.headers.items()}
                 self._note_date(headers.get("date"))
                 body = await _read_capped(response, path)
                 return response.status, headers, body
         except EXCHANGE_ERRORS as error:
-            message = f"GET {path} failed: {describe_failure(error)}"
-            raise ApiUnreachable(message) from None
+            failure = self._network.explain(error, self._base_url)
+            message = f"GET {path} failed: {failure.reason}"
+            raise ApiUnreachable(message, hint=failure.hint) from None
 
     async def _error(self, status: int, headers: Mapping[str, str], body: bytes, path: str) -> DcsyncError:
         text = _error_text(headers, body)
@@ -216,28 +215,6 @@ class ApiTransport:
         if abs(skew) > MAX_SKEW_S and (self.skew_s is None or abs(self.skew_s) <= MAX_SKEW_S):
             log.warning("this machine's clock is wrong", seconds=round(skew), hint="synchronize the clock with NTP")
         self.skew_s = skew
-
-
-def describe_failure(error: BaseException) -> str:
-    """Return why an exchange failed, in a text without URLs."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            cause = getattr(error, "certificate_error", None) or error.os_error
-            reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
-            return f"TLS with {error.host} failed ({reason})"
-        case aiohttp.ClientConnectorDNSError():
-            return f"the name {error.host} could not be resolved"
-        case aiohttp.ClientConnectorError():
-            reason = error.os_error.strerror or type(error.os_error).__name__
-            return f"no connection to {error.host}:{error.port} ({reason})"
-        case TimeoutError():
-            return "timed out"
-        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | RuntimeError():
-            return "the connection was closed before the response was complete"
-        case aiohttp.ClientPayloadError():
-            return "the response broke off"
-        case _:
-            return type(error).__name__
 
 
 async def _read_capped(response: aiohttp.ClientResponse, path: str) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dcsync.app.from_config import hidden_names
+from dcsync.app.network import network_of
 from dcsync.app.stores import Stores
 from dcsync.config import Config
 from dcsync.core.events import EventKind
@@ -36,5 +37,6 @@ def alert_settings(config: Config, stores: Stores, *, environ: Mapping[str, str]
         urls=urls,
         on=frozenset(EventKind(kind) for kind in config.notify.on),
         heartbeat=None if heartbeat is None else heartbeat.resolve(environ).get_secret_value(),
+        network=network_of(config, environ=environ),
         environ={name: value for name, value in environ.items() if name not in hidden},
     )

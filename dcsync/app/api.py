@@ -12,6 +12,7 @@ from dcsync import __version__
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.api.transport import ApiTransport
+from dcsync.app.network import network_of
 from dcsync.app.state_dir import state_folder
 from dcsync.app.stores import Stores
 from dcsync.auth.endpoint import Client, TokenEndpoint
@@ -55,8 +56,10 @@ async def open_api(
             window=await stores.open_window(stack, disk),
         )
         store, threads = await stores.open_token_store(stack, disk)
+        network = network_of(config, environ=environ)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
+                connector=network.connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
                 headers={"User-Agent": f"dcsync/{__version__}"},
@@ -74,6 +77,7 @@ async def open_api(
             limiter=limiter,
             clock=clock,
             headers=config.api.headers,
+            network=network,
         )
         yield OpenApi(client=DataConnector(transport), limiter=limiter, store=store, store_threads=threads)
 
@@ -108,10 +112,11 @@ def _token_source(
 
 
 def token_endpoint(config: Config, *, environ: Mapping[str, str]) -> TokenEndpoint:
-    """Return the token endpoint as the configured client sees it. Raises `SecretUnavailable`, `SecretExposed`."""
+    """Return the token endpoint as the configured client sees it. Raises `ConfigError`s."""
     auth = config.auth
     secret = None if auth.client_secret is None else auth.client_secret.resolve(environ).get_secret_value()
-    return TokenEndpoint(base_url=config.api.base_url, client=Client(id=auth.client_id or "", secret=secret))
+    client = Client(id=auth.client_id or "", secret=secret)
+    return TokenEndpoint(base_url=config.api.base_url, client=client, network=network_of(config, environ=environ))
 
 
 def _seed(config: Config, environ: Mapping[str, str]) -> tuple[str | None, ConfigError | None]:

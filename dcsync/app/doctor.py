@@ -12,12 +12,13 @@ from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings
+from dcsync.app.network import network_of
 from dcsync.app.state_dir import INSTANCE_NAME, LOCK_NAME
 from dcsync.app.status import lock_holder
 from dcsync.app.stores import Stores, StoresFor
 from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
-from dcsync.config import Auth, SecretRef, find, load
+from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.errors import ConfigError
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.doctor.examine import Check, Secret, Subject, examine, unconfigured
@@ -76,6 +77,8 @@ async def diagnose(
             open_store=lambda: _store_to_look(stores, disk),
             instance=state / INSTANCE_NAME,
             base_url=config.api.base_url,
+            network=lambda: network_of(config, environ=environ),
+            heartbeat=_heartbeat(config, environ),
             accounts=account_settings(config),
             method=auth.method,
             secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
@@ -85,6 +88,14 @@ async def diagnose(
             open_api=ask,
         )
         return await examine(subject, clock=clock, disk=disk, report=report)
+
+
+def _heartbeat(config: Config, environ: Mapping[str, str]) -> str | None:
+    """Return the heartbeat's address, if it can be read. A secret that cannot be read is not about the proxy."""
+    try:
+        return None if config.heartbeat.url is None else config.heartbeat.url.resolve(environ).get_secret_value()
+    except ConfigError:
+        return None
 
 
 @asynccontextmanager

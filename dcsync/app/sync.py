@@ -11,6 +11,7 @@ from dcsync.app.alerts import alert_settings
 from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings, storage_policy
 from dcsync.app.mirror import open_mirror, open_mirror_unlocked
+from dcsync.app.network import network_of
 from dcsync.app.status import current_status, read_token
 from dcsync.app.stores import Stores
 from dcsync.clock import Clock
@@ -72,7 +73,11 @@ async def _open_network(
             open_api(config, stores, environ=environ, clock=mirror.clock, disk=mirror.disk)
         )
         storage = await stack.enter_async_context(
-            open_storage(storage_policy(config), connections=config.transfer.concurrency)
+            open_storage(
+                storage_policy(config),
+                connections=config.transfer.concurrency,
+                network=network_of(config, environ=environ),
+            )
         )
         yield SyncContext(
             api=api.client,

@@ -26,6 +26,7 @@ from dcsync.errors import (
     TokenEndpointUnavailable,
     TokenUndecided,
 )
+from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 
 AUTHORIZE_PATH = "/authentication/v2/authorize"
 TOKEN_PATH = "/authentication/v2/token"  # noqa: S105 - a path
@@ -70,9 +71,10 @@ async def _nothing() -> None:
 class TokenEndpoint:
     """An OAuth 2 client for `base_url`. Every grant opens a new connection, because an idle one may be dead."""
 
-    def __init__(self, *, base_url: str, client: Client) -> None:
+    def __init__(self, *, base_url: str, client: Client, network: Network = DIRECT) -> None:
         self._base_url = base_url.rstrip("/")
         self._client = client
+        self._network = network
 
     @property
     def url(self) -> str:
@@ -158,22 +160,28 @@ class TokenEndpoint:
         try:
             async with (
                 aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(force_close=True),
+                    connector=self._network.connector(force_close=True),
                     cookie_jar=aiohttp.DummyCookieJar(),
                     timeout=timeout,
                     trace_configs=[trace],
                 ) as session,
-                session.post(self._base_url + path, data=form, headers=headers, allow_redirects=False) as response,
+                session.post(
+                    self._base_url + path,
+                    data=form,
+                    headers=headers,
+                    allow_redirects=False,
+                    **self._network.route(self._base_url),
+                ) as response,
             ):
                 body = await _read(response)
                 return _Response(status=response.status, body=body, retry_after=response.headers.get("Retry-After"))
-        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
-            reason = type(error).__name__
+        except EXCHANGE_ERRORS as error:
+            failure = self._network.explain(error, self._base_url)
             if sent:
-                message = f"the token endpoint did not respond ({reason})"
+                message = f"the token endpoint did not respond ({failure.reason})"
                 raise TokenUndecided(message) from None
-            message = f"the token endpoint cannot be reached ({reason}), and no token was used"
-            raise TokenEndpointUnavailable(message) from None
+            message = f"the token endpoint cannot be reached ({failure.reason}), and no token was used"
+            raise TokenEndpointUnavailable(message, hint=failure.hint) from None
 
 
 #: OAuth's error codes for a wrong client or request, independent of the token (RFC 6749 §5.2).

@@ -20,6 +20,7 @@ from dcsync.config.sections import (
     Log,
     Metrics,
     Mirror,
+    Network,
     Notify,
     Poll,
     State,
@@ -36,6 +37,7 @@ class Config(Section):
     poll: Poll = Field(default_factory=Poll)
     transfer: Transfer = Field(default_factory=Transfer)
     api: Api = Field(default_factory=Api)
+    network: Network = Field(default_factory=Network)
     auth: Auth
     #: May be empty before the first `dcsync accounts`. `load` decides whether an account is needed.
     accounts: list[Account] = Field(alias="account", default_factory=list)

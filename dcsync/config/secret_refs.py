@@ -30,6 +30,12 @@ class SecretRef:
     def __repr__(self) -> str:
         return f"SecretRef({self.describe()!r})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and (self.kind, self._rest) == (other.kind, other._rest)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self._rest))
+
     @property
     def holds_secret(self) -> bool:
         """Whether the configuration file itself contains the secret."""
@@ -111,12 +117,6 @@ class ManifestRef(SecretRef):
             message = 'must be "sqlite", "postgresql://user@host/database", or a reference such as "env:NAME"'
             raise ValueError(message)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ManifestRef) and (self.kind, self._rest) == (other.kind, other._rest)
-
-    def __hash__(self) -> int:
-        return hash((self.kind, self._rest))
-
     @property
     def is_shared(self) -> bool:
         """Whether it is a database that several hosts share."""
@@ -137,6 +137,45 @@ class ManifestRef(SecretRef):
         return "postgresql" if self.is_shared else "sqlite"
 
 
+class ProxyRef(SecretRef):
+    """`environment`, `none`, a proxy's address, or a reference to one. Only an address with a password is a secret."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        if self.kind == "literal" and not self.is_keyword and not {".", ":"} & set(text):
+            # Not the value: it may be an address with a password.
+            message = 'must be "environment", "none", an address such as "http://proxy.example.com:3128", or "env:NAME"'
+            raise ValueError(message)
+
+    @property
+    def is_keyword(self) -> bool:
+        """Whether it names no proxy itself."""
+        return self.kind == "literal" and self._rest in {"environment", "none"}
+
+    @property
+    def reads_environment(self) -> bool:
+        """Whether HTTPS_PROXY and HTTP_PROXY choose the proxy."""
+        return self.kind == "literal" and self._rest == "environment"
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether the configuration file itself contains the proxy's password."""
+        return self.kind == "literal" and "@" in self._rest
+
+    def describe(self) -> str:
+        """Return the reference without any secret in it."""
+        return super().describe() if self.kind != "literal" or self.holds_secret else self._rest
+
+
+def _proxy(value: object) -> ProxyRef:
+    if isinstance(value, ProxyRef):
+        return value
+    if not isinstance(value, str):
+        message = 'must be "environment", "none", or the address of a proxy'
+        raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
+    return ProxyRef(value)
+
+
 def _manifest(value: object) -> ManifestRef:
     if isinstance(value, ManifestRef):
         return value
@@ -147,6 +186,7 @@ def _manifest(value: object) -> ManifestRef:
 
 
 ManifestPlace: TypeAlias = Annotated[ManifestRef, BeforeValidator(_manifest)]
+ProxyPlace: TypeAlias = Annotated[ProxyRef, BeforeValidator(_proxy)]
 Secret: TypeAlias = Annotated[SecretRef, BeforeValidator(_secret)]
 
 

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from pydantic import Field, field_validator, model_validator
 
 from dcsync.config.fields import Bandwidth, Duration, EventName, Section, Size, absolute_path
-from dcsync.config.secret_refs import ManifestPlace, ManifestRef, Secret
+from dcsync.config.secret_refs import ManifestPlace, ManifestRef, ProxyPlace, ProxyRef, Secret
 from dcsync.config.units import parse_address
 from dcsync.core.layout import Layout, parse_layout
 from dcsync.core.urls import is_loopback_url
@@ -152,6 +152,19 @@ class Api(Section):
                 message = f"{name} is set by dcsync itself"
                 raise ValueError(message)
         return value
+
+
+class Network(Section):
+    """`[network]`: how dcsync reaches other hosts."""
+
+    #: Administrators expect that a program obeys HTTPS_PROXY. Where it is set, there is often no other way out.
+    proxy: ProxyPlace = Field(default_factory=lambda: ProxyRef("environment"))
+    ca_file: Path | None = Field(default=None, strict=False)
+
+    @field_validator("ca_file")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else absolute_path(value)
 
 
 class Auth(Section):

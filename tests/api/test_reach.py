@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dcsync.api.reach import Reached, reach
 from dcsync.errors import ApiUnreachable
+from dcsync.network import Network
 
 
 def make_certificate(folder: Path) -> Path:
@@ -71,7 +72,7 @@ async def test_a_certificate_that_is_trusted_gives_tls(tmp_path: Path) -> None:
     async with listening(certificate) as port:
         context = ssl.create_default_context(cafile=str(certificate))
 
-        assert (await reach(f"https://127.0.0.1:{port}", context=context)).tls == "TLSv1.3"
+        assert (await reach(f"https://127.0.0.1:{port}", network=Network(tls=context))).tls == "TLSv1.3"
 
 
 async def test_an_untrusted_certificate_is_reported(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ async def test_an_untrusted_certificate_is_reported(tmp_path: Path) -> None:
         with pytest.raises(ApiUnreachable, match=r"TLS with 127.0.0.1 failed \(self-signed certificate\)") as caught:
             await reach(f"https://127.0.0.1:{port}")
 
-    assert "a wrong clock" in caught.value.advice
+    assert "network.ca_file" in caught.value.advice
 
 
 async def test_a_server_without_tls_is_reported() -> None:

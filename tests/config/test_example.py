@@ -132,6 +132,7 @@ def test_a_key_that_is_only_shown_has_no_default_or_says_it() -> None:
         ("hook", "timeout"),
         ("http", "callback_secret"),
         ("metrics", "textfile"),
+        ("network", "ca_file"),
     }
     assert all(field.default is None for key, field in fields().items() if key in shown and key[0] != "hook")
     assert config.hooks[0].timeout == fields()["hook", "timeout"].default

@@ -181,5 +181,49 @@ def test_a_new_secret_key_is_found_wherever_it_is_nested() -> None:
 def test_keys_that_are_not_set_and_the_default_manifest_hold_no_secret() -> None:
     refs = dict(secret_refs(extended()))
 
-    assert refs.keys() == {("state", "manifest"), ("auth", "access_token")}
+    assert refs.keys() == {("state", "manifest"), ("network", "proxy"), ("auth", "access_token")}
     assert not any(ref.holds_secret for ref in refs.values())
+
+
+# --- the proxy --------------------------------------------------------------------------------------------------------
+
+
+def test_the_proxy_of_the_environment_is_the_default() -> None:
+    default = make_config().network.proxy
+
+    assert default.reads_environment
+    assert not make_config(network={"proxy": "none"}).network.proxy.reads_environment
+    assert make_config(network={"proxy": "none"}).network.proxy.is_keyword
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "holds"),
+    [
+        ("environment", "environment", False),
+        ("none", "none", False),
+        ("http://proxy.test:3128", "http://proxy.test:3128", False),
+        ("proxy:3128", "proxy:3128", False),
+        ("env:PROXY", "env:PROXY", False),
+        ("credential:proxy", "credential:proxy", False),
+        (f"http://user:{CANARY}@proxy.test:3128", "***", True),
+        (f"user:{CANARY}@proxy.test:3128", "***", True),
+    ],
+)
+def test_a_proxy_is_a_secret_if_it_has_a_password(text: str, shown: str, holds: bool) -> None:
+    proxy = make_config(network={"proxy": text}).network.proxy
+
+    assert (proxy.describe(), proxy.holds_secret) == (shown, holds)
+    assert repr(proxy) == f"SecretRef({shown!r})"
+
+
+def test_what_is_no_proxy_is_refused_without_showing_it() -> None:
+    for value in (CANARY, "", 5, True):
+        said = refusal(network={"proxy": value})
+        assert "must be" in said or "is empty" in said
+        assert CANARY not in said
+
+
+def test_a_reference_equals_the_same_reference_of_its_kind() -> None:
+    assert SecretRef("env:A") == SecretRef("env:A")
+    assert SecretRef("env:A") != SecretRef("env:B")
+    assert len({SecretRef("env:A"), SecretRef("env:A"), SecretRef("file:A")}) == 2

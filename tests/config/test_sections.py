@@ -230,3 +230,9 @@ def test_figures_go_to_a_file_that_node_exporter_reads() -> None:
     assert make_config(metrics={"textfile": "/var/x/../dcsync.prom"}).metrics.textfile == Path("/var/dcsync.prom")
     assert refusal(metrics={"textfile": "dcsync.prom"}) == "'dcsync.prom' is not an absolute path"
     assert refusal(metrics={"textfile": "/var/dcsync.txt"}).startswith("'/var/dcsync.txt' must end in .prom")
+
+
+def test_the_ca_file_is_an_absolute_path() -> None:
+    assert make_config().network.ca_file is None
+    assert make_config(network={"ca_file": "/etc/ca.pem"}).network.ca_file == Path("/etc/ca.pem")
+    assert "not an absolute path" in refusal(network={"ca_file": "ca.pem"})

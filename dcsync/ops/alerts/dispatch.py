@@ -24,6 +24,7 @@ from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts, StoredValues
 from dcsync.manifest.broken import BrokenParts
+from dcsync.network import DIRECT, Network
 from dcsync.ops.alerts import hooks as running
 from dcsync.ops.alerts import notify
 from dcsync.ops.alerts.boundary import Part, contain
@@ -50,6 +51,7 @@ class AlertSettings:
     urls: tuple[str, ...] = field(default=(), repr=False)
     on: frozenset[EventKind] = frozenset()
     heartbeat: str | None = field(default=None, repr=False)
+    network: Network = DIRECT
     #: The environment of hooks, without the secrets of dcsync.
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -195,7 +197,7 @@ class AlertDispatcher:
     async def send_heartbeat(self) -> None:
         """Send the heartbeat, if one is configured. The caller knows that the mirror is up to date."""
         if self._settings.heartbeat is not None:
-            await notify.send_heartbeat(self._settings.heartbeat)
+            await notify.send_heartbeat(self._settings.heartbeat, self._settings.network)
 
     async def expectations(self, account: AccountName) -> list[tuple[DataRequest, Expectation]]:
         """Return the expected extract of each data request of an account that has a schedule."""

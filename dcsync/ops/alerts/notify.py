@@ -11,6 +11,7 @@ import structlog
 
 from dcsync.core.events import Event, EventKind
 from dcsync.errors import ConfigError
+from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 
 log = structlog.get_logger(__name__)
 
@@ -84,19 +85,25 @@ def _service(url: str) -> str:
     return scheme.lower() if found and _SCHEME.fullmatch(scheme) else "unknown"
 
 
-async def send_heartbeat(url: str) -> bool:
+async def send_heartbeat(url: str, network: Network = DIRECT) -> bool:
     """Request the heartbeat URL, which is a secret. Returns whether the service accepted it. Never raises."""
     timeout = aiohttp.ClientTimeout(total=_HEARTBEAT_S)
     try:
         async with (
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as session,
-            session.get(url, allow_redirects=False) as response,
+            aiohttp.ClientSession(
+                connector=network.connector(), cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout
+            ) as session,
+            session.get(
+                url, headers=network.plain_headers(url), allow_redirects=False, **network.route(url)
+            ) as response,
         ):
             # Redirects are not followed: the heartbeat would reach another service than the configured one.
             is_accepted = 200 <= response.status < 300
             if not is_accepted:
                 log.warning("heartbeat request failed", status=response.status)
             return is_accepted
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        log.warning("heartbeat request failed", kind=type(error).__name__)
+    except EXCHANGE_ERRORS as error:
+        # Only the hint: the reason names the host, which may be part of the secret.
+        hint = network.explain(error, url).hint
+        log.warning("heartbeat request failed", kind=type(error).__name__, **({} if hint is None else {"hint": hint}))
         return False

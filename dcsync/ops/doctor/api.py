@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.api.limiter import Limiter
@@ -13,6 +14,7 @@ from dcsync.core.model import DataRequest, Hub
 from dcsync.core.names import printable
 from dcsync.core.ports import KnownRequest
 from dcsync.errors import AccessRefused, ApiError, ApiUnreachable, DcsyncError
+from dcsync.network import Network
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor.checks import Check, CheckList, Level, failed, ok, skipped, warned
 
@@ -22,15 +24,33 @@ T = TypeVar("T")
 PATIENCE_S = 60.0
 #: From here on a 60 s URL or a 300 s assertion is at risk (docs/api.md §6), and from `MAX_SKEW_S` it fails.
 WARN_SKEW_S, FAIL_SKEW_S = 20.0, 120.0
+#: Signed URLs name hosts of this form (docs/api.md §4).
+_ANY_STORAGE = "https://bucket.s3.amazonaws.com/"
 #: The checks of each account.
 OF_ACCOUNT = ("account", "permission", "requests")
 
 
-async def network(base_url: str) -> Check:
-    """Check the name, the connection, and TLS."""
-    reached = await reach(base_url)
+def proxy(network: Network, base_url: str, *, heartbeat: str | None) -> Check:
+    """Say which proxy each host is contacted through. The heartbeat's address is a secret, and is only described."""
+    uses: dict[str | None, list[str]] = {}
+    hosts = [(urlsplit(base_url).hostname or base_url, base_url), ("the storage", _ANY_STORAGE)]
+    for shown, url in hosts if heartbeat is None else [*hosts, ("the heartbeat", heartbeat)]:
+        found = network.proxies.for_url(url)
+        uses.setdefault(None if found is None else found.shown, []).append(shown)
+    if set(uses) == {None}:
+        return ok("proxy", "none: dcsync contacts all hosts directly")
+    described = (f"{name or 'no proxy'} for {', '.join(shown)}" for name, shown in uses.items())
+    exceptions = ", ".join(printable(exception) for exception in network.proxies.exceptions)
+    return ok("proxy", "; ".join(described) + (f"; NO_PROXY: {exceptions}" if exceptions else ""))
+
+
+async def network(base_url: str, used: Network) -> Check:
+    """Check the name, the connection, the proxy, and TLS."""
+    reached = await reach(base_url, network=used)
     tls = reached.tls or "without TLS (allowed on loopback only)"
-    return ok("network", f"connected to {base_url} at {reached.address}, port {reached.port}, {tls}")
+    through = used.proxies.for_url(base_url)
+    way = f"at {reached.address}, port {reached.port}" if through is None else f"through the proxy {through.shown}"
+    return ok("network", f"connected to {base_url} {way}, {tls}")
 
 
 async def examine_api(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec
 
@@ -15,6 +15,7 @@ from dcsync.clock import Clock
 from dcsync.errors import ConfigError, DcsyncError
 from dcsync.manifest import SqlManifest
 from dcsync.mirror.latest import LatestKind
+from dcsync.network import Network
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor import api as check_api
 from dcsync.ops.doctor import machine as check_machine
@@ -44,6 +45,7 @@ NAMES = (
     "rename",
     "lock",
     "token",
+    "proxy",
     "network",
     "api",
     "clock",
@@ -70,6 +72,10 @@ class Subject:
     open_store: Callable[[], AbstractAsyncContextManager[tuple[ChainStore, DiskThreads]]]
     instance: Path
     base_url: str
+    #: Reads the settings of the network. Raises `ConfigError`.
+    network: Callable[[], Network]
+    #: The heartbeat's address, a secret.
+    heartbeat: str | None = field(default=None, repr=False)
     accounts: Sequence[AccountSettings]
     method: str
     #: The secrets that are needed at each start, and the first refresh token, which is needed once.
@@ -100,7 +106,7 @@ async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, report: 
     await _examine_mirror(checks, subject, disk)
     checks.add(check_machine.lock(await disk.run(subject.holder)))
     await _examine_token(checks, subject, clock)
-    await checks.take("network", check_api.network(subject.base_url))
+    await _examine_network(checks, subject)
     await _examine_api(checks, subject, disk)
     return checks.checks
 
@@ -194,6 +200,16 @@ async def _examine_token(checks: CheckList, subject: Subject, clock: Clock) -> N
 async def _check_stored_token(subject: Subject, clock: Clock) -> Check:
     async with subject.open_store() as (store, threads):
         return await threads.run(check_machine.stored_token, store, seed=subject.seed, now=clock.now())
+
+
+async def _examine_network(checks: CheckList, subject: Subject) -> None:
+    try:
+        network = subject.network()
+    except ConfigError as error:
+        checks.add(failed("proxy", error), skipped("network", "needs proxy"))
+        return
+    checks.add(check_api.proxy(network, subject.base_url, heartbeat=subject.heartbeat))
+    await checks.take("network", check_api.network(subject.base_url, network))
 
 
 async def _examine_api(checks: CheckList, subject: Subject, disk: DiskThreads) -> None:

@@ -1,0 +1,124 @@
+"""How dcsync reaches other hosts: through which proxy, with which CA certificates, and why an exchange failed."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import aiohttp
+
+from dcsync.core.names import printable
+from dcsync.core.proxies import Proxy, ProxyRules
+
+#: The exceptions of aiohttp when an exchange fails. TimeoutError is an OSError. ValueErrors come from malformed headers
+#: and encodings. Reading from a connection that was lost between two pieces raises a RuntimeError.
+EXCHANGE_ERRORS = (aiohttp.ClientError, OSError, ValueError, RuntimeError)
+
+#: What to do about a certificate that is not trusted, and about a proxy that cannot be reached.
+UNTRUSTED = (
+    "the certificate is not trusted. If a proxy inspects TLS, set network.ca_file to the certificate of your company's "
+    "CA (docs/network.md). Otherwise check the clock and the CA certificates of this machine"
+)
+_PASSWORD = "check the user name and the password of the proxy (network.proxy or HTTPS_PROXY, docs/network.md)"  # noqa: S105
+_REFUSED = "ask the administrator of the proxy to allow this host (docs/network.md lists all hosts)"
+UNREACHABLE_PROXY = "check network.proxy, or HTTPS_PROXY and NO_PROXY in the environment of dcsync (docs/network.md)"
+
+
+class Route(TypedDict, total=False):
+    """The options of an aiohttp request that goes through a proxy. Empty for a direct one."""
+
+    proxy: str
+    proxy_headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """`[network]`: the proxies, and the TLS context with the trusted CA certificates (None: those of the system)."""
+
+    proxies: ProxyRules = field(default_factory=ProxyRules)
+    tls: ssl.SSLContext | None = None
+
+    def connector(self, **options: Any) -> aiohttp.TCPConnector:  # noqa: ANN401 - aiohttp's own options
+        """Return a connector that trusts these CA certificates."""
+        return aiohttp.TCPConnector(ssl=self.tls or True, **options)
+
+    def route(self, url: str) -> Route:
+        """Return the request options for a URL."""
+        proxy = self.proxies.for_url(url)
+        if proxy is None:
+            return {}
+        route = Route(proxy=proxy.url)
+        if proxy.authorization is not None:
+            # Not in the URL, which appears in the exceptions of aiohttp.
+            route["proxy_headers"] = {"Proxy-Authorization": proxy.authorization}
+        return route
+
+    def plain_headers(self, url: str) -> dict[str, str]:
+        """Return the headers for the proxy of an `http://` URL, which takes the request itself and opens no tunnel."""
+        return {} if url.startswith("https:") else dict(self.route(url).get("proxy_headers", {}))
+
+    def explain(self, error: BaseException, url: str) -> Failure:
+        """Return why an exchange with the host of `url` failed."""
+        return _explain(error, self.proxies.for_url(url))
+
+
+DIRECT = Network()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an exchange failed, in a text without URLs, and what to do if that is known."""
+
+    reason: str
+    hint: str | None = None
+
+
+def trust(ca_file: Path) -> ssl.SSLContext:
+    """Return a TLS context that also trusts the CA certificates of a PEM file. Raises `OSError` or `ssl.SSLError`."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=ca_file)
+    return context
+
+
+def _explain(error: BaseException, proxy: Proxy | None) -> Failure:
+    match error:
+        case aiohttp.ClientHttpProxyError():
+            return refused_by(proxy, error.status, error.message)
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            cause = getattr(error, "certificate_error", None) or error.os_error
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return Failure(f"TLS with {error.host} failed ({cause.verify_message})", UNTRUSTED)
+            return Failure(f"TLS with {error.host} failed ({type(cause).__name__})")
+        case aiohttp.ClientConnectorDNSError():
+            # Only the name of the proxy is resolved here. The proxy itself resolves the others.
+            whose, hint = ("", None) if proxy is None else ("of the proxy ", UNREACHABLE_PROXY)
+            return Failure(f"the name {whose}{error.host} could not be resolved", hint)
+        case aiohttp.ClientConnectorError():
+            number = error.os_error.errno
+            reason = os.strerror(number) if number else error.os_error.strerror or type(error.os_error).__name__
+            whose, hint = ("", None) if proxy is None else ("the proxy ", UNREACHABLE_PROXY)
+            return Failure(f"no connection to {whose}{error.host}:{error.port} ({reason})", hint)
+        case TimeoutError():
+            return Failure("timed out" if proxy is None else f"timed out (through the proxy {proxy.shown})")
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | RuntimeError():
+            return Failure("the connection was closed before the response was complete")
+        case aiohttp.ClientPayloadError():
+            return Failure("the response broke off")
+        case _:
+            return Failure(type(error).__name__)
+
+
+def refused_by(proxy: Proxy | None, status: int, reason: str) -> Failure:
+    """Return the failure for a status with which a proxy answered in place of the host."""
+    shown = "the proxy" if proxy is None else f"the proxy {proxy.shown}"
+    answer = f"{status} {printable(reason, 80)}".strip()
+    if status in {401, 407}:  # 407 by RFC 9110 §15.5.8; tinyproxy answers 401 to a wrong password
+        has_password = proxy is not None and proxy.user is not None
+        problem = "rejects the user name or the password" if has_password else "requires a user name and a password"
+        return Failure(f"{shown} {problem} ({answer})", _PASSWORD)
+    if status >= 500:
+        return Failure(f"{shown} cannot reach the host ({answer})", UNREACHABLE_PROXY)
+    return Failure(f"{shown} refuses to connect to the host ({answer})", _REFUSED)

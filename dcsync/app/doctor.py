@@ -11,7 +11,7 @@ from dcsync import __version__
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.app.api import open_api
-from dcsync.app.from_config import account_settings
+from dcsync.app.from_config import account_settings, mirror_settings
 from dcsync.app.network import network_of
 from dcsync.app.state_dir import INSTANCE_NAME, LOCK_NAME
 from dcsync.app.status import lock_holder
@@ -20,7 +20,6 @@ from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.errors import ConfigError
-from dcsync.mirror.latest import LatestKind
 from dcsync.ops.doctor.examine import Check, Secret, Subject, examine, unconfigured
 from dcsync.tasks import DiskThreads
 
@@ -69,8 +68,7 @@ async def diagnose(
             old_names=[str(old) for old in config.old_names],
             version=__version__,
             root=Path(config.mirror.root),
-            min_free=config.mirror.min_free,
-            latest=LatestKind(config.mirror.latest),
+            settings=mirror_settings(config),
             state=state,
             shown_manifest=stores.shown,
             open_manifest=stores.open_existing,

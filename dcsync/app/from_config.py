@@ -11,9 +11,11 @@ from dcsync.config import Config, secret_refs
 from dcsync.core.model import AccountId, AccountName
 from dcsync.core.plan import Selection
 from dcsync.core.retention import KeepPolicy
+from dcsync.core.system_files import Ignored
 from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.errors import ConfigError
-from dcsync.ops.context import AccountSettings
+from dcsync.mirror.latest import LatestKind
+from dcsync.ops.context import AccountSettings, MirrorSettings, Strategy
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
@@ -42,6 +44,21 @@ def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountS
         for position, account in enumerate(config.accounts)
         if not names or account.name in names
     ]
+
+
+def mirror_settings(config: Config) -> MirrorSettings:
+    """Return `[mirror]`, `[transfer]` and `[verify]`."""
+    mirror = config.mirror
+    return MirrorSettings(
+        layout=mirror.parsed_layout,
+        zone=mirror.zone,
+        latest=LatestKind(mirror.latest),
+        min_free=mirror.min_free,
+        concurrency=config.transfer.concurrency,
+        strategy=Strategy(mirror.strategy),
+        trust_crc=mirror.trust_crc,
+        ignored=Ignored(tuple(config.verify.ignore)),
+    )
 
 
 def keep_policy(config: Config) -> KeepPolicy:

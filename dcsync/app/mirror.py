@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from dcsync.app.from_config import mirror_settings
 from dcsync.app.state_dir import (
     INSTANCE_NAME,
     LOCK_NAME,
@@ -20,12 +21,10 @@ from dcsync.app.state_dir import (
 from dcsync.app.stores import Stores
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
-from dcsync.core.system_files import Ignored
 from dcsync.errors import ManifestError
 from dcsync.manifest import SqlManifest, open_manifest
-from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root
-from dcsync.ops.context import MirrorContext, MirrorSettings, ReadContext, Strategy
+from dcsync.ops.context import MirrorContext, ReadContext
 from dcsync.ops.peers import Peers, SingleHost
 from dcsync.tasks import DiskThreads
 
@@ -131,16 +130,7 @@ def _context(
         root=root,
         clock=clock,
         disk=disk,
-        settings=MirrorSettings(
-            layout=config.mirror.parsed_layout,
-            zone=config.mirror.zone,
-            latest=LatestKind(config.mirror.latest),
-            min_free=config.mirror.min_free,
-            concurrency=config.transfer.concurrency,
-            strategy=Strategy(config.mirror.strategy),
-            trust_crc=config.mirror.trust_crc,
-            ignored=Ignored(tuple(config.verify.ignore)),
-        ),
+        settings=mirror_settings(config),
         peers=peers or SingleHost(),
         is_new=new,
     )

@@ -24,6 +24,7 @@ from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, MirrorContext, NullObserver, Observer, SyncContext
 from dcsync.ops.metrics import write_textfile
+from dcsync.ops.mirroring.latest import retry_latest
 from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.page import write_report
 from dcsync.ops.status import Status, TokenState, token_alert
@@ -119,6 +120,7 @@ async def follow_up(
     """
     token = await stored_token(config, context)
     for outcome in outcomes:
+        await _retry_latest(context, outcome.account)
         if outcome.error is None:
             await _check_requests(context, dispatcher, outcome)
         await dispatcher.after_run(outcome, token=account_token_alert(context, outcome.account, token))
@@ -178,6 +180,20 @@ async def _write_metrics(config: Config, context: SyncContext, status: Status) -
         next_try="the next poll writes it again",
     )
     await contain(BrokenParts(context.manifest, None), part, write)
+
+
+async def _retry_latest(context: SyncContext, account: AccountSettings) -> None:
+    part = Part(
+        code=AlertCode.M_LATEST,
+        subject="",
+        name=f"moving latest of {account.name} again",
+        next_try="the next run tries it again",
+    )
+
+    async def retry() -> None:
+        await retry_latest(context, account)
+
+    await contain(BrokenParts(context.manifest, account.name), part, retry)
 
 
 def account_token_alert(context: SyncContext, account: AccountSettings, token: TokenState | None) -> Alert | None:

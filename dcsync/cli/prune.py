@@ -13,7 +13,8 @@ from dcsync.cli.group import exit_statuses
 if TYPE_CHECKING:
     from dcsync.config import Config
     from dcsync.core.retention import Verdict
-    from dcsync.ops.integrity.prune import PruneReport, RequestVerdicts
+    from dcsync.ops.integrity.prune import PruneReport
+    from dcsync.ops.integrity.verdicts import RequestVerdicts
 
 
 @click.command("prune", epilog=exit_statuses(3, 11, 14))

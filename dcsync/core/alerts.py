@@ -64,6 +64,9 @@ class AlertCode(StrEnum):
     L_PARTIAL = "L-PARTIAL"
     T_DEADLINE = "T-DEADLINE"
     M_EMPTY = "M-EMPTY"
+    M_TRASH = "M-TRASH"
+    M_PRUNE = "M-PRUNE"
+    M_LATEST = "M-LATEST"
     V_DAMAGED = "V-DAMAGED"
     V_EXTRA = "V-EXTRA"
     H_FAILED = "H-FAILED"
@@ -370,6 +373,27 @@ _OWN = (
         AlertScope.REQUEST,
         "stop the daemon and run dcsync sync --job ID for each of them",
         severity=Severity.CRITICAL,
+    ),
+    # A warning: what stays there takes space and is otherwise harmless.
+    _kind(
+        AlertCode.M_TRASH,
+        AlertScope.MIRROR,
+        "remove it by hand: dcsync needs nothing in it. dcsync tries again every night",
+        exit_status=ExitStatus.DONE,
+    ),
+    # A warning: nothing is lost.
+    _kind(
+        AlertCode.M_PRUNE,
+        AlertScope.JOB,
+        "the snapshot stays whole, and dcsync tries again every night. Check the folder",
+        exit_status=ExitStatus.DONE,
+    ),
+    # A warning: each snapshot is in its own folder.
+    _kind(
+        AlertCode.M_LATEST,
+        AlertScope.REQUEST,
+        "dcsync doctor names the problem. dcsync tries again at each run",
+        exit_status=ExitStatus.DONE,
     ),
     _kind(
         AlertCode.V_DAMAGED,

@@ -23,6 +23,8 @@ NAMED_LAYOUTS = {
 
 #: Hive readers treat every folder in a partition as a partition, unless its name starts with `_` or `.`.
 _HIVE_LATEST = "_latest"
+#: Every name that `latest` can have.
+LATEST_NAMES = ("latest", _HIVE_LATEST)
 _FIELDS = ("account", "request", "project", "date", "time", "job")
 _PER_JOB = frozenset({"date", "time", "job"})
 _DATE_DIRECTIVE = re.compile(r"%[YmdjGVuHMSyb]|[A-Za-z0-9=_./-]")
@@ -68,7 +70,7 @@ def parse_layout(text: str) -> Layout:
     return Layout(
         request_segments=tuple(request_segments),
         snapshot_segments=tuple(snapshot_segments),
-        latest_name=_HIVE_LATEST if text == "hive" else "latest",
+        latest_name=LATEST_NAMES[text == "hive"],
     )
 
 

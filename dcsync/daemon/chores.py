@@ -21,8 +21,9 @@ from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.integrity.missing import finish_pruning
-from dcsync.ops.integrity.prune import prune
+from dcsync.ops.integrity.prune import PRUNE_CODES, prune
 from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
+from dcsync.ops.integrity.unfinished import report_unfinished
 from dcsync.ops.integrity.verify import verify_nightly
 
 log = structlog.get_logger(__name__)
@@ -77,18 +78,19 @@ class Chores:
 
     async def _prune(self) -> None:
         # Finish what a failed disk or a lost host left half removed. Only one task at a time does this.
-        await restore_reductions(self.context)
+        unfinished = await restore_reductions(self.context)
         await finish_reductions(self.context)
-        await finish_pruning(self.context)
+        unfinished += await finish_pruning(self.context)
         policy = keep_policy(self.config)
         try:
             if not policy.keeps_everything:
                 await prune(self.context, self.accounts, policy)
             else:
                 for account in self.accounts:
-                    await BrokenParts(self.context.manifest, account.name).replace([AlertCode.M_MASS], [])
+                    await BrokenParts(self.context.manifest, account.name).replace(PRUNE_CODES, [])
         except MassChange as error:
             log.warning("snapshots not pruned", code=error.code, error=error.message, hint=error.advice)
+        await report_unfinished(self.context, unfinished)
 
     async def _verify(self) -> None:
         settings = self.config.verify

@@ -301,9 +301,9 @@ def clone(source: int, target: int) -> bool:
 def remove_tree(name: str, parent: int) -> None:
     """Remove a file, or a folder with everything in it, if it exists.
 
-    Symlinks are removed, not followed. What may not be removed does not keep the rest: its error is raised at the end.
+    Symlinks are removed, not followed. What cannot be removed does not keep the rest: the first error is raised at the
+    end. Its `filename` is the path from `name` on.
     """
-    refused: OSError | None = None
     try:
         folder = open_folder(name, below=parent)
     except FileNotFoundError:
@@ -314,20 +314,30 @@ def remove_tree(name: str, parent: int) -> None:
         os.unlink(name, dir_fd=parent)
         return
     try:
-        with os.scandir(folder) as entries:
-            for entry in list(entries):
-                try:
-                    if entry.is_dir(follow_symlinks=False):
-                        remove_tree(entry.name, folder)
-                    else:
-                        os.unlink(entry.name, dir_fd=folder)
-                except PermissionError as error:
-                    refused = error
+        refused = _remove_content(folder)
     finally:
         os.close(folder)
     if refused is not None:
+        refused.filename = f"{name}/{refused.filename}"
         raise refused
     os.rmdir(name, dir_fd=parent)
+
+
+def _remove_content(folder: int) -> OSError | None:
+    """Remove everything in a folder and return the first error."""
+    refused: OSError | None = None
+    with os.scandir(folder) as entries:
+        for entry in list(entries):
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.name, folder)
+                else:
+                    os.unlink(entry.name, dir_fd=folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                refused = refused or error
+    return refused
 
 
 def remove_unused(name: str, parent: int) -> bool:

@@ -1,7 +1,12 @@
-"""`latest`, the only name in the mirror that changes: replaced in one step, never missing and never half written."""
+"""`latest`, the only name in the mirror that changes: replaced in one step, never missing and never half written.
+
+A folder that dcsync did not make, or that has a file of a user, is neither replaced nor removed.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import posixpath
 from collections.abc import Collection
@@ -9,8 +14,17 @@ from enum import StrEnum
 
 from dcsync.core import names
 from dcsync.core.system_files import is_system_name
+from dcsync.errors import DiskError, MirrorTampered
 from dcsync.mirror import disk
+from dcsync.mirror.durable import copy_durably
+from dcsync.mirror.latest_folder import first_foreign_file
 from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot
+from dcsync.mirror.trash import discard_name
+
+#: symlink(2) on a file system without symlinks.
+_NO_SYMLINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+#: A disk that is full or broken. Any other error of link(2) means that this file cannot have one more name.
+_DISK_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
 
 
 class LatestKind(StrEnum):
@@ -27,60 +41,86 @@ def point_latest(
 ) -> None:
     """Make `<request_folder>/<name>` show `snapshot`, both relative to the root. Blocks. The caller holds the lock.
 
-    With `rebuild`, a folder of hard links is built again even if it shows that snapshot already.
+    With `rebuild`, a folder of hard links is built again even if it shows that snapshot already. Raises
+    `MirrorTampered` if a folder with files of a user has the name.
     """
     if kind is LatestKind.NONE:
         return
+    shown = disk.shown(f"{request_folder}/{name}")
     with (
-        disk.disk_errors(f"moving {disk.shown(f'{request_folder}/{name}')}"),
+        disk.disk_errors(f"making {shown}"),
         root.folder(request_folder) as folder,
         root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
     ):
         # The replacement is built in `.dcsync`, so that a reader of the mirror sees the old one or the new one.
         new_name = names.component(f"latest.{request_folder}") + root.mark
-        disk.remove_tree(new_name, staging)
+        discard_name(root, new_name, staging)
         if kind is LatestKind.SYMLINK:
             target = posixpath.relpath(snapshot, request_folder)
             if _points_to(folder, name, target):
                 return
-            os.symlink(target, new_name, dir_fd=staging)
+            refuse_foreign(folder, name, shown)
+            _make_symlink(target, new_name, staging, shown)
         else:
             if not rebuild and _is_folder_of(root, folder, name, snapshot):
                 return
+            refuse_foreign(folder, name, shown)
             _link_all(root, snapshot, new_name, staging)
-        _swap(new_name, staging, name, folder)
+        _swap(root, new_name, staging, name, folder)
         os.fsync(folder)
-        disk.remove_tree(new_name, staging)
 
 
-def drop_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshots: Collection[str]) -> bool:
-    """Remove `latest` if it shows one of these snapshots, durably. Return whether it did. Blocks."""
-    if shown_by_latest(root, request_folder=request_folder, name=name, snapshots=snapshots) is None:
+def check_latest(root: MirrorRoot, place: str, *, snapshot: str, kind: LatestKind) -> None:
+    """Raise `MirrorTampered` unless `latest` shows this snapshot in this way. Blocks, and writes nothing."""
+    request_folder, _, name = place.rpartition("/")
+    shown = disk.shown(place)
+    with root.folder(request_folder) as folder, disk.disk_errors(f"reading {shown}"):
+        refuse_foreign(folder, name, shown)
+        if kind is LatestKind.SYMLINK:
+            is_right = _points_to(folder, name, posixpath.relpath(snapshot, request_folder))
+        else:
+            is_right = _is_folder_of(root, folder, name, snapshot)
+    if not is_right:
+        message = f"{shown} does not show the newest snapshot, {disk.shown(snapshot)}"
+        raise MirrorTampered(message, hint="run dcsync sync, or restart the daemon: both move it")
+
+
+def drop_latest(root: MirrorRoot, place: str, *, targets: Collection[str]) -> bool:
+    """Remove a `latest` that dcsync made, durably. Return whether it was there. Blocks.
+
+    `targets` are folders of snapshots. A symlink was made by dcsync if it shows one of them, or a folder below its own.
+    Raises `MirrorTampered` for a folder with files of a user. A symlink to another place is left alone.
+    """
+    request_folder, _, name = place.rpartition("/")
+    shown = disk.shown(place)
+    try:
+        with (
+            root.folder(request_folder) as folder,
+            disk.disk_errors(f"removing {shown}"),
+        ):
+            if not disk.is_there(name, below=folder):
+                return False
+            target = _target(folder, name)
+            if target is not None and not _is_below(request_folder, target, targets):
+                return False
+            if target is None:
+                refuse_foreign(folder, name, shown)
+            with root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging:
+                # Renamed first, so that a reader of the mirror never sees half of a folder of hard links.
+                _move_aside(root, name, folder, staging)
+            return True
+    except FileNotFoundError:
         return False
-    with (
-        disk.disk_errors(f"removing {disk.shown(f'{request_folder}/{name}')}"),
-        root.folder(request_folder) as folder,
-        root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
-    ):
-        # Renamed first, so that a reader of the mirror never sees half of a folder of hard links.
-        old_name = names.component(f"latest.{request_folder}") + root.mark
-        disk.remove_tree(old_name, staging)
-        os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=staging)
-        os.fsync(folder)
-        disk.remove_tree(old_name, staging)
-    return True
 
 
 def shown_by_latest(root: MirrorRoot, *, request_folder: str, name: str, snapshots: Collection[str]) -> str | None:
     """Return the one of these snapshots that `latest` shows now, or None. Blocks."""
     try:
         with root.folder(request_folder) as folder, disk.disk_errors(f"reading {disk.shown(request_folder)}/{name}"):
-            try:
-                target = os.readlink(name, dir_fd=folder)
-            except FileNotFoundError:
+            if not disk.is_there(name, below=folder):
                 return None
-            except OSError:
-                # Not a symlink: a folder of hard links.
+            target = _target(folder, name)
+            if target is None:
                 return next((snapshot for snapshot in snapshots if _is_folder_of(root, folder, name, snapshot)), None)
     except FileNotFoundError:
         return None
@@ -88,19 +128,71 @@ def shown_by_latest(root: MirrorRoot, *, request_folder: str, name: str, snapsho
     return shown if shown in snapshots else None
 
 
-def _swap(new_name: str, staging: int, name: str, folder: int) -> None:
+def refuse_foreign(folder: int, name: str, shown: str) -> None:
+    """Raise `MirrorTampered` if a name is taken by a folder or file that dcsync may not remove. Blocks."""
+    foreign = first_foreign_file(folder, name)
+    if foreign is not None:
+        message = f"{shown} has {disk.shown(foreign)}, which dcsync did not write" if foreign else None
+        message = message or f"{shown} is not a folder or symlink that dcsync made"
+        raise MirrorTampered(
+            message, hint=f'move what is yours out of {shown}, or set mirror.latest = "none" and rename it'
+        )
+
+
+def _is_below(request_folder: str, target: str, targets: Collection[str]) -> bool:
+    shown = posixpath.normpath(posixpath.join(request_folder, target))
+    return shown in targets or shown.startswith(f"{request_folder}/")
+
+
+def _target(folder: int, name: str) -> str | None:
+    """Return the target of a symlink, or None for anything else."""
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
+
+
+def _make_symlink(target: str, name: str, staging: int, shown: str) -> None:
+    try:
+        os.symlink(target, name, dir_fd=staging)
+    except OSError as error:
+        if error.errno not in _NO_SYMLINKS:
+            raise
+        message = f"{shown} cannot be made: the file system has no symlinks ({os.strerror(error.errno)})"
+        raise DiskError(message, hint='set mirror.latest to "hardlinks" or "none"') from None
+
+
+def _swap(root: MirrorRoot, new_name: str, staging: int, name: str, folder: int) -> None:
     if not disk.is_there(name, below=folder):
         os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
         return
     if disk.exchange(new_name, staging, name, folder):
+        discard_name(root, new_name, staging)
         return
     # Where two names cannot be exchanged, a symlink can still be renamed over a symlink in one step.
     try:
         os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
     except OSError:
         # A folder cannot. Only here is `latest` missing, for the time between two system calls.
-        disk.remove_tree(name, folder)
-        os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
+        old_name = f"{new_name}.old"
+        discard_name(root, old_name, staging)
+        os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=staging)
+        try:
+            os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
+        except OSError:
+            os.rename(old_name, name, src_dir_fd=staging, dst_dir_fd=folder)
+            raise
+        discard_name(root, old_name, staging)
+
+
+def _move_aside(root: MirrorRoot, name: str, folder: int, staging: int) -> None:
+    old_name = f"latest.{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}{root.mark}.old"
+    discard_name(root, old_name, staging)
+    os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=staging)
+    os.fsync(folder)
+    discard_name(root, old_name, staging)
 
 
 def _points_to(folder: int, name: str, target: str) -> bool:
@@ -111,14 +203,32 @@ def _points_to(folder: int, name: str, target: str) -> bool:
 
 
 def _is_folder_of(root: MirrorRoot, folder: int, name: str, snapshot: str) -> bool:
-    """Return whether the folder of hard links shows this snapshot: both have the same inode as `_dcsync.json`."""
+    """Return whether a real folder shows this snapshot: both have the same `_dcsync.json`, or a copy of it."""
     try:
-        shown = os.stat(f"{name}/{names.SIDECAR_NAME}", dir_fd=folder)
-        with root.folder(snapshot) as source:
-            published = os.stat(names.SIDECAR_NAME, dir_fd=source)
+        # A symlink is not followed: it would show the same file.
+        here = disk.open_folder(name, below=folder)
+        try:
+            with root.folder(snapshot) as source:
+                return _have_same_sidecar(here, source)
+        finally:
+            os.close(here)
     except OSError:
         return False
-    return (shown.st_dev, shown.st_ino) == (published.st_dev, published.st_ino)
+
+
+def _have_same_sidecar(first: int, second: int) -> bool:
+    shown = os.stat(names.SIDECAR_NAME, dir_fd=first, follow_symlinks=False)
+    published = os.stat(names.SIDECAR_NAME, dir_fd=second, follow_symlinks=False)
+    if (shown.st_dev, shown.st_ino) == (published.st_dev, published.st_ino):
+        return True
+    if shown.st_size != published.st_size or shown.st_nlink > 1 or not disk.is_plain_file(shown):
+        return False
+    return _read_sidecar(first) == _read_sidecar(second)
+
+
+def _read_sidecar(folder: int) -> bytes:
+    with os.fdopen(disk.open_file(names.SIDECAR_NAME, below=folder), "rb") as file:
+        return file.read()
 
 
 def _link_all(root: MirrorRoot, snapshot: str, new_name: str, staging: int) -> None:
@@ -144,6 +254,20 @@ def _link_folder(source: int, target: int) -> None:
                 finally:
                     os.close(below)
                     os.close(made)
-            else:
-                os.link(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+            elif entry.is_file(follow_symlinks=False):
+                _link_file(entry.name, source, target)
     os.fsync(target)
+
+
+def _link_file(name: str, source: int, target: int) -> None:
+    """Link a file, or copy it where it cannot have one more name: EMLINK, or a file system without hard links."""
+    try:
+        os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _DISK_FAILS:
+            raise
+        descriptor = disk.open_file(name, below=source)
+        try:
+            copy_durably(descriptor, target, name)
+        finally:
+            os.close(descriptor)

@@ -17,13 +17,13 @@ from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.core.reduction import reduced_in
 from dcsync.core.wire import WireError, decode_json
 from dcsync.core.ziplayout import NeedsFrom, ZipError, read_directory
-from dcsync.errors import DcsyncError, MirrorTampered
+from dcsync.errors import DcsyncError, DiskError, MirrorTampered
 from dcsync.mirror import disk
 from dcsync.mirror.durable import copy_durably, create_durably, replace_durably
 from dcsync.mirror.hashing import hash_descriptor
 from dcsync.mirror.lines import append_line, read_lines
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
-from dcsync.mirror.trash import TRASH, trash_leaf
+from dcsync.mirror.trash import TRASH, discard_name, trash_leaf
 from dcsync.opening import open_regular
 
 REDUCING = "reducing"
@@ -65,7 +65,7 @@ def build(
         root.folder(f"{OWN_FOLDER}/{REDUCING}", create=True) as reducing,
         disk.disk_errors_but_missing(f"reducing {disk.shown(reduction.folder)}"),
     ):
-        disk.remove_tree(reduction.leaf, reducing)
+        discard_name(root, reduction.leaf, reducing)
         new = disk.open_folders(reducing, [reduction.leaf], create=True)
         try:
             made = tuple(_link(snapshot, new, stored, reduction.folder) for stored in files)
@@ -113,7 +113,7 @@ def discard_old(root: MirrorRoot, reduction: Reduction) -> list[str]:
         for name in (reduction.leaf + _ASIDE, reduction.leaf):
             if disk.is_there(name, below=reducing):
                 # Each under its own name, so that neither is removed to make room for the other.
-                disk.remove_tree(name, trash)
+                discard_name(root, name, trash)
                 os.rename(name, name, src_dir_fd=reducing, dst_dir_fd=trash)
                 os.fsync(trash)
                 os.fsync(reducing)
@@ -162,7 +162,7 @@ def drop_unbegun(root: MirrorRoot, leaf: str) -> bool:
             return False
         if _is_complete(leaf, reducing) and not _is_reduced(root, f"{OWN_FOLDER}/{REDUCING}/{leaf}"):
             return False
-        disk.remove_tree(leaf, reducing)
+        discard_name(root, leaf, reducing)
     return True
 
 
@@ -175,13 +175,15 @@ def leaves(root: MirrorRoot) -> set[str]:
         return set()
 
 
-def freed_bytes(root: MirrorRoot, removals: Sequence[tuple[str, frozenset[str]]]) -> list[int]:
-    """Return the bytes that each removal frees, in this order. Blocks.
+def freed_bytes(
+    root: MirrorRoot, removals: Sequence[tuple[str, frozenset[str]]]
+) -> list[int | DiskError | MirrorTampered]:
+    """Return the bytes that each removal frees, in this order, or the error of a folder that cannot be read. Blocks.
 
     Each is a folder and the names in it that stay. A file is freed by the removal of its last hard link.
     """
     left: dict[tuple[int, int], int] = {}
-    freed = []
+    freed: list[int | DiskError | MirrorTampered] = []
     for folder, stays in removals:
         total = 0
         try:
@@ -195,6 +197,9 @@ def freed_bytes(root: MirrorRoot, removals: Sequence[tuple[str, frozenset[str]]]
                     total += facts.st_size if links == 0 else 0
         except FileNotFoundError:
             pass
+        except (DiskError, MirrorTampered) as error:
+            freed.append(error)
+            continue
         freed.append(total)
     return freed
 

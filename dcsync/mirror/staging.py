@@ -19,6 +19,7 @@ from dcsync.mirror.link import link_earlier
 from dcsync.mirror.part import Part
 from dcsync.mirror.root import OWN_FOLDER, STAGING, MirrorRoot, split
 from dcsync.mirror.staged_names import ESCAPE, PART, holder_of, staged_leaf, staging_leaf
+from dcsync.mirror.trash import discard_name
 from dcsync.opening import open_regular
 
 
@@ -239,8 +240,8 @@ def discard_staging(root: MirrorRoot, leaf: str) -> None:
             if taken is not None:
                 _remove_taken(taken, parent)
         else:
-            disk.remove_tree(leaf, parent)
-            disk.remove_tree(f"{leaf}{journal.SUFFIX}", parent)
+            discard_name(root, leaf, parent)
+            discard_name(root, f"{leaf}{journal.SUFFIX}", parent)
 
 
 def staged_jobs(root: MirrorRoot) -> set[str]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dcsync.core.model import AccountName, JobId
+from dcsync.core.model import AccountName, JobId, Json
 from dcsync.core.names import SIDECAR_NAME
 from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.wire import WireError
@@ -45,15 +46,41 @@ def note_pruned(root: MirrorRoot, pruned: Pruned) -> None:
 
 
 def all_pruned(root: MirrorRoot) -> Iterator[Pruned]:
-    """Yield the pruned snapshots, oldest first. Malformed lines are skipped. Blocks."""
+    """Yield the pruned snapshots, oldest first. Malformed and withdrawn lines are skipped. Blocks."""
+    for entry in _valid_lines(root):
+        try:
+            record = parse_record(entry.get("record"), folder=str(entry["folder"]))
+        except WireError:
+            continue
+        yield Pruned(account=AccountName(str(entry["account"])), record=record)
+
+
+def withdraw_unpruned(root: MirrorRoot, folders: Mapping[AccountName, Mapping[JobId, str]]) -> list[str]:
+    """Withdraw the lines of snapshots that are in their place: they were not pruned. Return their folders. Blocks.
+
+    `folders` are those of the recorded snapshots. A line may be durable although the call that wrote it failed, and the
+    snapshot was put back then. If the line stayed valid, a later loss of the snapshot would look like a pruning.
+    """
+    here = {(account, folder) for account, known in folders.items() for folder in known.values()}
+    lines = {(str(entry["account"]), str(entry["folder"])) for entry in _valid_lines(root)}
+    withdrawn = []
+    for account, folder in sorted(here & lines):
+        if root.has_folder(folder):
+            append_line(root, _PRUNED, {"account": account, "withdrawn": folder})
+            withdrawn.append(folder)
+    return withdrawn
+
+
+def _valid_lines(root: MirrorRoot) -> list[Mapping[str, Json]]:
+    """Return the lines with an account and a folder that no later line withdraws, oldest first."""
+    valid: list[Mapping[str, Json]] = []
     for entry in read_lines(root, _PRUNED):
-        account, folder = entry.get("account"), entry.get("folder")
-        if isinstance(account, str) and isinstance(folder, str):
-            try:
-                record = parse_record(entry.get("record"), folder=folder)
-            except WireError:
-                continue
-            yield Pruned(account=AccountName(account), record=record)
+        account, folder, withdrawn = entry.get("account"), entry.get("folder"), entry.get("withdrawn")
+        if isinstance(withdrawn, str):
+            valid = [line for line in valid if (line["account"], line["folder"]) != (account, withdrawn)]
+        elif isinstance(account, str) and isinstance(folder, str):
+            valid.append(entry)
+    return valid
 
 
 def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
@@ -69,7 +96,8 @@ def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
         disk.disk_errors_but_missing(f"moving {disk.shown(folder)} to the trash"),
         root.folder(f"{OWN_FOLDER}/{TRASH}", create=True) as trash,
     ):
-        disk.remove_tree(leaf, trash)
+        # A part of an earlier snapshot of the job that cannot be removed makes room.
+        discard_name(root, leaf, trash)
         os.rename(name, leaf, src_dir_fd=parent, dst_dir_fd=trash)
         # The new name first: a crash in between may leave the snapshot under both names, never under none.
         os.fsync(trash)
@@ -78,12 +106,33 @@ def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
         _remove_empty(root, parent_path, depth)
 
 
-def empty(root: MirrorRoot, leaf: str) -> int:
-    """Remove a snapshot from the trash and return the number of bytes that this freed. Blocks."""
+def discard_name(root: MirrorRoot, name: str, parent: int) -> None:
+    """Remove a file or a folder. What cannot be removed moves into the trash under a new name. Blocks.
+
+    Raises `OSError`s and `DiskError`s if it cannot be moved either.
+    """
     try:
-        with root.folder(f"{OWN_FOLDER}/{TRASH}") as trash, disk.disk_errors("emptying the trash"):
-            freed = _last_links(leaf, trash)
-            disk.remove_tree(leaf, trash)
+        disk.remove_tree(name, parent)
+    except OSError:
+        with root.folder(f"{OWN_FOLDER}/{TRASH}", create=True) as trash:
+            os.rename(name, f"left-{uuid.uuid4().hex}", src_dir_fd=parent, dst_dir_fd=trash)
+
+
+def empty(root: MirrorRoot, leaf: str) -> int:
+    """Remove a snapshot from the trash and return the number of bytes that this freed. Blocks.
+
+    Raises a `DiskError` that names the first path that cannot be removed. Everything else is removed then.
+    """
+    path = f"{OWN_FOLDER}/{TRASH}"
+    try:
+        with root.folder(path) as trash:
+            with disk.disk_errors(f"reading {path}/{leaf}"):
+                freed = _last_links(leaf, trash)
+            try:
+                disk.remove_tree(leaf, trash)
+            except OSError as error:
+                shown = disk.shown(f"{path}/{error.filename or leaf}")
+                raise disk.disk_error(error, f"removing {shown}") from None
             return freed
     except FileNotFoundError:
         return 0

@@ -11,6 +11,8 @@ import structlog
 
 from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.names import component
+from dcsync.errors import DcsyncError, DiskError, MirrorTampered
+from dcsync.mirror.root import OWN_FOLDER, STAGING
 from dcsync.mirror.staged_names import holder_of
 from dcsync.mirror.staging import discard_staging, staged_jobs
 from dcsync.ops.alerts.daemon_parts import record_daemon_parts
@@ -18,7 +20,9 @@ from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.missing import finish_pruning, notice_missing
 from dcsync.ops.integrity.rebuild import is_under_way, rebuild
 from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
+from dcsync.ops.integrity.unfinished import report_unfinished
 from dcsync.ops.mirroring.latest import move_latest
+from dcsync.ops.trash import report_leftovers
 
 log = structlog.get_logger(__name__)
 
@@ -45,15 +49,17 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
 
 
 async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSettings], *, notices_missing: bool) -> None:
-    await restore_reductions(context)
+    unfinished = await restore_reductions(context)
     if await is_under_way(context) or (not context.is_new and not await context.manifest.knows_snapshots()):
         # The manifest was lost or damaged, or is older than the first snapshot: rebuild it from the mirror.
         await rebuild(context, [account.name for account in accounts])
     await finish_reductions(context)
-    await finish_pruning(context)
+    unfinished += await finish_pruning(context)
+    await report_unfinished(context, unfinished)
     for account in accounts:
         if notices_missing:
-            await notice_missing(context, account)
+            left = {one.job for one in unfinished if one.account == account.name}
+            await notice_missing(context, account, unfinished=left)
         await _restore_latest(context, account)
 
 
@@ -73,6 +79,7 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
     # The staging is listed before the jobs. A job that another host begins in between is then listed as open.
     existing = await context.disk.run(staged_jobs, context.root)
     useful: set[str] = set()
+    errors: list[DcsyncError] = []
     for account in accounts:
         jobs = await context.manifest.jobs(account.name, states=OPEN)
         useful |= {component(account.staging_of(job.job.id)) for job in jobs.values()}
@@ -82,4 +89,8 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
             # A folder without a number is temporary work of another host.
             continue
         log.info("staging cleared", job=leaf)
-        await context.disk.run(discard_staging, context.root, leaf)
+        try:
+            await context.disk.run(discard_staging, context.root, leaf)
+        except (DiskError, MirrorTampered) as error:
+            errors.append(error)
+    await report_leftovers(context, f"{OWN_FOLDER}/{STAGING}", errors, is_disposable=False)

@@ -37,6 +37,9 @@ TABLE = """
     L-PARTIAL   critical request autodesk  3 alert
     T-DEADLINE  warning  account here      0 alert
     M-EMPTY     critical request here      3 alert
+    M-TRASH     warning  mirror  here      0 alert
+    M-PRUNE     warning  job     here      0 alert
+    M-LATEST    warning  request here      0 alert
     V-DAMAGED   critical account here      3 alert
     V-EXTRA     warning  account here      0 alert
     H-FAILED    warning  hook    here      3 alert

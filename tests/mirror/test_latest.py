@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import os
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dcsync.errors import MirrorTampered
-from dcsync.mirror.latest import LatestKind, point_latest
+from dcsync.errors import DiskError, MirrorTampered
+from dcsync.mirror import disk
+from dcsync.mirror.latest import LatestKind, drop_latest, point_latest
 from dcsync.mirror.root import MirrorRoot, open_root
 from tests.rigs.stats import unread
 
@@ -193,3 +199,234 @@ def test_a_symlink_in_the_place_of_the_requests_folder_is_not_followed(root: Mir
         point(root, NEW, LatestKind.SYMLINK)
 
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+# --- what is somebody's -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SHOWING)
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_a_folder_with_somebodys_file_is_never_replaced(root: MirrorRoot, kind: LatestKind, *, is_ours: bool) -> None:
+    latest = root.path / REQUEST / "latest"
+    if is_ours:
+        point(root, OLD, LatestKind.HARDLINKS)
+    (latest / "mine").mkdir(parents=True)
+    (latest / "mine/notes.txt").write_text("theirs")
+    before = inodes(latest)
+
+    with pytest.raises(MirrorTampered, match=r"acme/request/latest has mine/notes\.txt, which") as caught:
+        point(root, NEW, kind)
+
+    assert "acme/request/latest" in caught.value.advice
+    assert inodes(latest) == before
+    assert aside(root) == []
+
+
+@pytest.mark.parametrize("kind", SHOWING)
+def test_a_file_of_somebody_in_its_place_is_never_replaced(root: MirrorRoot, kind: LatestKind) -> None:
+    latest = root.path / REQUEST / "latest"
+    latest.write_text("theirs")
+
+    with pytest.raises(MirrorTampered, match="not a folder or symlink that dcsync made"):
+        point(root, NEW, kind)
+
+    assert latest.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("kind", SHOWING)
+def test_what_a_nas_and_desktops_left_in_it_is_in_nobodys_way(root: MirrorRoot, kind: LatestKind) -> None:
+    latest = point(root, OLD, LatestKind.HARDLINKS)
+    (latest / "@eaDir").mkdir()
+    (latest / "@eaDir/index").write_text("of the NAS")
+    (latest / "Thumbs.db").write_text("of a desktop")
+
+    point(root, NEW, kind)
+
+    assert inodes(latest) == inodes(root.path / NEW)
+    assert aside(root) == []
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("kind", SHOWING)
+def test_an_old_one_that_cannot_be_removed_waits_in_the_trash(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, kind: LatestKind, *, exchanges: bool
+) -> None:
+    latest, unlink = point(root, OLD, LatestKind.HARDLINKS), os.unlink
+    (latest / "@eaDir").mkdir()
+    (latest / "@eaDir/index").write_text("of the NAS")
+
+    def refuse(path: Any, *, dir_fd: int | None = None) -> None:
+        if path == "index":
+            raise PermissionError(errno.EPERM, "immutable", path)
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    if not exchanges:
+        monkeypatch.setattr(disk, "exchange", lambda *_: False)
+
+    for snapshot in (NEW, OLD, NEW):
+        point(root, snapshot, kind)
+
+    assert inodes(latest) == inodes(root.path / NEW)
+    assert aside(root) == []
+    assert [path.name for path in (root.path / ".dcsync/trash").rglob("index")] == ["index"]
+
+
+# --- what the file system cannot do -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("refused", [["a.csv"], ["_dcsync.json", "a.csv", "b.csv"]])
+def test_a_file_that_cannot_be_linked_is_copied(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, refused: list[str], number: int
+) -> None:
+    link = os.link
+
+    def refuse(source: Any, *others: Any, **options: Any) -> None:
+        if source in refused:
+            raise OSError(number, os.strerror(number))
+        link(source, *others, **options)
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_sidecars(root)
+
+    latest = point(root, OLD, LatestKind.HARDLINKS)
+    assert (latest / "a.csv").read_text() == f"a of {OLD}"
+    made = inodes(latest)
+    assert inodes(point(root, OLD, LatestKind.HARDLINKS)) == made
+    point(root, NEW, LatestKind.HARDLINKS)
+
+    assert (latest / "a.csv").read_text() == f"a of {NEW}"
+    assert (latest / "schemas/b.csv").read_text() == f"b of {NEW}"
+    assert inodes(latest)["a.csv"] != inodes(root.path / NEW)["a.csv"]
+    assert aside(root) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_disk_that_fails_leaves_the_old_one(root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    latest = point(root, OLD, LatestKind.HARDLINKS)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", fail)
+    with pytest.raises(DiskError, match="making acme/request/latest"):
+        point(root, NEW, LatestKind.HARDLINKS)
+
+    assert inodes(latest) == inodes(root.path / OLD)
+
+
+def test_a_file_system_without_symlinks_is_named(root: MirrorRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    with pytest.raises(DiskError, match=r"acme/request/latest cannot be made: .* no symlinks") as caught:
+        point(root, NEW, LatestKind.SYMLINK)
+
+    assert caught.value.advice == 'set mirror.latest to "hardlinks" or "none"'
+
+
+@pytest.mark.timeout(120)
+def test_a_fifo_in_a_snapshot_is_left_out(root: MirrorRoot) -> None:
+    os.mkfifo(root.path / NEW / "fifo")
+
+    latest = point(root, NEW, LatestKind.HARDLINKS)
+
+    assert sorted(path.name for path in latest.iterdir()) == ["_dcsync.json", "a.csv", "schemas"]
+
+
+# --- removing it ------------------------------------------------------------------------------------------------------
+
+
+def drop(root: MirrorRoot, place: str = f"{REQUEST}/latest") -> bool:
+    return drop_latest(root, place, targets={OLD, NEW})
+
+
+@pytest.mark.parametrize("kind", SHOWING)
+def test_it_is_removed_and_the_snapshots_stay(root: MirrorRoot, kind: LatestKind) -> None:
+    latest = point(root, NEW, kind)
+
+    assert drop(root)
+    assert not drop(root)
+
+    assert not os.path.lexists(latest)
+    assert (root.path / NEW / "a.csv").read_text() == f"a of {NEW}"
+    assert aside(root) == []
+
+
+def test_one_of_copies_is_removed(root: MirrorRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_sidecars(root)
+    latest = point(root, NEW, LatestKind.HARDLINKS)
+
+    assert drop(root)
+    assert not latest.exists()
+
+
+def test_a_copied_file_that_somebody_changed_keeps_it(root: MirrorRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_sidecars(root)
+    latest = point(root, NEW, LatestKind.HARDLINKS)
+    (latest / "a.csv").chmod(0o644)
+    (latest / "a.csv").write_text("theirs")
+
+    with pytest.raises(MirrorTampered, match=r"latest has a\.csv"):
+        drop(root)
+    assert (latest / "a.csv").read_text() == "theirs"
+
+
+def test_a_symlink_that_dcsync_did_not_make_stays(root: MirrorRoot, tmp_path: Path) -> None:
+    latest = root.path / REQUEST / "latest"
+    latest.symlink_to(tmp_path)
+
+    assert not drop(root)
+    assert latest.is_symlink()
+
+
+def test_a_symlink_of_another_layout_to_a_snapshot_is_removed(root: MirrorRoot) -> None:
+    (root.path / "account=acme").mkdir()
+    (root.path / "account=acme/_latest").symlink_to(f"../{NEW}")
+
+    assert drop(root, "account=acme/_latest")
+
+
+def test_a_symlink_to_a_snapshot_that_was_pruned_is_removed(root: MirrorRoot) -> None:
+    (root.path / REQUEST / "latest").symlink_to("2020/01/01/gone")
+
+    assert drop(root)
+
+
+@pytest.mark.parametrize("place", ["nowhere/latest", f"{REQUEST}/other"])
+def test_one_that_does_not_exist_is_not_removed(root: MirrorRoot, place: str) -> None:
+    assert not drop(root, place)
+
+
+def write_sidecars(root: MirrorRoot) -> None:
+    """Give both snapshots a usable sidecar."""
+    for number, folder in enumerate((OLD, NEW)):
+        bodies = {name: (root.path / folder / name).read_bytes() for name in ("a.csv", "schemas/b.csv")}
+        document = {
+            "format": 1,
+            "account": {"name": "acme"},
+            "request": {"id": "r"},
+            "job": {"id": f"j{number}"},
+            "files": [
+                {
+                    "name": name,
+                    "original": name,
+                    "size": len(body),
+                    "sha256": hashlib.sha256(body).hexdigest(),
+                    "crc32": "00000000",
+                    "how": "fetched",
+                }
+                for name, body in bodies.items()
+            ],
+        }
+        (root.path / folder / "_dcsync.json").write_text(json.dumps(document))

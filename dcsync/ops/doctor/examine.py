@@ -14,12 +14,12 @@ from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock
 from dcsync.errors import ConfigError, DcsyncError
 from dcsync.manifest import SqlManifest
-from dcsync.mirror.latest import LatestKind
 from dcsync.network import Network
-from dcsync.ops.context import AccountSettings
+from dcsync.ops.context import AccountSettings, MirrorSettings
 from dcsync.ops.doctor import api as check_api
 from dcsync.ops.doctor import machine as check_machine
 from dcsync.ops.doctor.checks import Check, CheckList, Level, exit_status, failed, ok, skipped, warned, worst
+from dcsync.ops.doctor.latest import examine_latest
 from dcsync.ops.doctor.machine import Secret
 from dcsync.ops.status import Holder
 from dcsync.tasks import DiskThreads
@@ -43,6 +43,7 @@ NAMES = (
     "hardlinks",
     "symlinks",
     "rename",
+    "latest",
     "lock",
     "token",
     "proxy",
@@ -62,8 +63,7 @@ class Subject:
     old_names: Sequence[str] = ()
     version: str
     root: Path
-    min_free: int
-    latest: LatestKind
+    settings: MirrorSettings
     state: Path
     shown_manifest: str
     #: Opens the manifest to read it. Yields None before the first run.
@@ -104,6 +104,7 @@ async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, report: 
     await checks.take("secrets", disk.run(check_machine.secrets, subject.secrets))
     await checks.take("state.dir", disk.run(check_machine.state_folder, subject.state))
     await _examine_mirror(checks, subject, disk)
+    await _examine_latest(checks, subject)
     checks.add(check_machine.lock(await disk.run(subject.holder)))
     await _examine_token(checks, subject, clock)
     await _examine_network(checks, subject)
@@ -140,7 +141,7 @@ async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads
     )
     # Without its own disk, the root says nothing about the mirror's file system.
     await step("staging", "mirror.root mount", check_machine.staging, root)
-    await step("space", "mirror.root mount", lambda: check_machine.space(root, min_free=subject.min_free))
+    await step("space", "mirror.root mount", lambda: check_machine.space(root, min_free=subject.settings.min_free))
     await step("inodes", "mirror.root mount", check_machine.inodes, root)
     # An empty mount point or another mirror must not be written to.
     reason = checks.why_not("mirror.root", "mount", "staging")
@@ -152,11 +153,23 @@ async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads
             reason = "needs write"
         else:
             checks.add(ok("write", "files can be written and removed"))
-            checks.add(*check_machine.abilities(able, subject.latest))
+            checks.add(*check_machine.abilities(able, subject.settings.latest))
             return
     else:
         checks.add(skipped("write", reason))
     checks.add(*(skipped(name, reason) for name in ("hardlinks", "symlinks", "rename")))
+
+
+async def _examine_latest(checks: CheckList, subject: Subject) -> None:
+    async def check() -> Check:
+        async with subject.open_manifest() as manifest:
+            return await examine_latest(subject.root, manifest, subject.accounts, subject.settings)
+
+    reason = checks.why_not("manifest", "mirror.root", "mount")
+    if reason is None:
+        await checks.take("latest", check())
+    else:
+        checks.add(skipped("latest", reason))
 
 
 async def _examine_manifest(checks: CheckList, subject: Subject, disk: DiskThreads) -> tuple[str | None, bool]:

@@ -243,9 +243,9 @@ def _hardlinks(able: probe.Abilities, latest: LatestKind) -> Check:
     if able.hardlinks:
         return ok("hardlinks", "hard links work: unchanged files take no extra space")
     if latest is LatestKind.HARDLINKS:
-        message = 'the file system has no hard links, which mirror.latest = "hardlinks" needs'
-        advice = 'set mirror.latest to "symlink" or "none", or use another file system'
-        return Check(name="hardlinks", level=Level.FAIL, message=message, advice=advice)
+        message = 'the file system has no hard links: mirror.latest = "hardlinks" copies each newest snapshot'
+        advice = 'set mirror.latest to "symlink" or "none" to save the space, or use another file system'
+        return warned("hardlinks", message, advice)
     if able.clones:
         return ok("hardlinks", "no hard links; unchanged files share their blocks instead")
     message = "the file system has no hard links: every snapshot takes the space of a whole extract"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,11 +12,13 @@ from dcsync.core.lifecycle import ON_DISK, JobState, has_expired
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import KnownJob
 from dcsync.core.snapshot import Record
-from dcsync.errors import DiskFull, MassChange
+from dcsync.errors import DiskError, DiskFull, MassChange, MirrorTampered
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import trash
+from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.context import AccountSettings, MirrorContext
-from dcsync.ops.trash import empty_trash
+from dcsync.ops.integrity.unfinished import Unfinished
+from dcsync.ops.trash import TRASH_FOLDER, empty_whole_trash, report_leftovers
 
 log = structlog.get_logger(__name__)
 
@@ -27,22 +29,55 @@ _MASS_COUNT = 3
 _SOON = timedelta(0)
 
 
-async def finish_pruning(context: MirrorContext) -> None:
-    """Empty the trash. A snapshot in it whose row is still `published` was renamed but not recorded: record it."""
-    left = await context.disk.run(trash.leaves, context.root)
-    if not left:
-        return
-    await context.disk.run(context.root.settle)
+async def finish_pruning(context: MirrorContext) -> list[Unfinished]:
+    """Empty the trash. A snapshot in it whose row is still `published` was renamed but not recorded: record it.
+
+    Return the snapshots for which that failed. They stay in the trash until a later call.
+    """
+    try:
+        left = await context.disk.run(trash.leaves, context.root)
+    except (DiskError, MirrorTampered) as error:
+        await report_leftovers(context, TRASH_FOLDER, [error])
+        return []
+    unfinished: list[Unfinished] = []
     unnoted: list[trash.Pruned] = []
     for account in await context.manifest.accounts():
         for job, folder in (await context.manifest.published_folders(account)).items():
             leaf = trash.trash_leaf(account, job)
-            if leaf in left and not await context.disk.run(context.root.is_taken, folder):
-                unnoted += await _finish_pruning_of(context, account, job, leaf)
-    for leaf in sorted(left):
-        await empty_trash(context, leaf)
+            if leaf not in left:
+                continue
+            try:
+                if not await context.disk.run(context.root.is_taken, folder):
+                    unnoted += await _finish_pruning_of(context, account, job, leaf)
+            except (DiskError, MirrorTampered) as error:
+                unfinished.append(Unfinished(account=account, job=job, folder=folder, error=error))
+                left.discard(leaf)
+    await empty_whole_trash(context, sorted(left))
     for pruned in unnoted:
+        await note_late(context, pruned)
+    await _withdraw_unpruned(context)
+    return unfinished
+
+
+async def _withdraw_unpruned(context: MirrorContext) -> None:
+    manifest = context.manifest
+    folders = {account: await manifest.published_folders(account) for account in await manifest.accounts()}
+    try:
+        withdrawn = await context.disk.run(trash.withdraw_unpruned, context.root, folders)
+    except (DiskError, MirrorTampered) as error:
+        log.warning("the lines of pruned snapshots cannot be checked", error=error.message)
+        return
+    for folder in withdrawn:
+        log.info("snapshot was not pruned, although it has a line", folder=folder)
+
+
+async def note_late(context: MirrorContext, pruned: trash.Pruned) -> None:
+    """Write the line of a pruning that is recorded already. Without it, only an older manifest would not know it."""
+    try:
         await context.disk.run(trash.note_pruned, context.root, pruned)
+    except (DiskError, MirrorTampered) as error:
+        folder = pruned.record.folder
+        log.warning("the line of a pruned snapshot cannot be written", folder=folder, error=error.message)
 
 
 async def _finish_pruning_of(
@@ -54,6 +89,7 @@ async def _finish_pruning_of(
     if found is None or record is None:
         return ()
     snapshot, sidecar_sha256 = found
+    await context.disk.run(context.root.settle)
     if sidecar_sha256 not in {None, await context.disk.run(trash.sidecar_sha256, context.root, leaf)}:
         # The rest of an earlier snapshot of the job, which was downloaded again since. Nothing pruned that one.
         return ()
@@ -68,22 +104,26 @@ async def _finish_pruning_of(
     return unnoted
 
 
-async def notice_missing(context: MirrorContext, account: AccountSettings) -> None:
+async def notice_missing(
+    context: MirrorContext, account: AccountSettings, *, unfinished: Collection[JobId] = ()
+) -> None:
     """Record published snapshots whose folder is missing: to be downloaded again, lost, or pruned by dcsync.
 
-    Raises `MassChange` when too many are missing. Only the rows of pruned snapshots have changed then.
+    `unfinished` are snapshots that an interrupted pruning left in `.dcsync`. Raises `MassChange` when too many are
+    missing. Only the rows of pruned snapshots have changed then. A folder that cannot be opened is not missing. Raises
+    the error if too many cannot be opened.
     """
     folders = await context.manifest.published_folders(account.name)
-    if not folders:
-        return
-
-    def find_missing() -> list[JobId]:
-        return [job for job, folder in folders.items() if not context.root.has_folder(folder)]
-
-    missing = await context.disk.run(find_missing)
+    missing, errors = await context.disk.run(_find_missing, context.root, folders)
+    if _is_mass(errors, folders):
+        raise next(iter(errors.values()))
+    for job, error in errors.items():
+        # The nightly verify raises the alert and names the folder.
+        log.warning("snapshot cannot be opened", account=account.name, folder=folders[job], error=error.message)
+    missing = [job for job in missing if job not in unfinished]
     if missing:
         missing = await _record_pruned(context, account, missing, folders)
-    if len(missing) > _MASS_COUNT and len(missing) > _MASS_SHARE * len(folders):
+    if _is_mass(missing, folders):
         message = (
             f"{len(missing)} of {len(folders)} snapshots of {account.name} are missing in {context.root.path} "
             f"(first: {folders[missing[0]]})"
@@ -99,6 +139,25 @@ async def notice_missing(context: MirrorContext, account: AccountSettings) -> No
         if known is not None and known.state in ON_DISK:
             lost = has_expired(known.job.completed_at, context.clock.now())
             await _note_missing(context, account.name, known, lost=lost)
+
+
+def _find_missing(
+    root: MirrorRoot, folders: Mapping[JobId, str]
+) -> tuple[list[JobId], dict[JobId, DiskError | MirrorTampered]]:
+    """Return the snapshots without a folder, and those whose folder cannot be opened. Blocks."""
+    missing: list[JobId] = []
+    errors: dict[JobId, DiskError | MirrorTampered] = {}
+    for job, folder in folders.items():
+        try:
+            if not root.has_folder(folder):
+                missing.append(job)
+        except (DiskError, MirrorTampered) as error:
+            errors[job] = error
+    return missing, errors
+
+
+def _is_mass(some: Collection[JobId], folders: Collection[JobId]) -> bool:
+    return len(some) > _MASS_COUNT and len(some) > _MASS_SHARE * len(folders)
 
 
 async def _record_pruned(

@@ -5,24 +5,20 @@ Each is removed or reduced in one step. The newest snapshot of a data request al
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from dcsync.core.alerts import AlertCode
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, JobId, Json, RequestId
-from dcsync.core.ports import KnownJob, KnownRequest
-from dcsync.core.reduction import divide, full_tables, rows_of
+from dcsync.core.model import AccountName, JobId, Json
+from dcsync.core.reduction import rows_of
 from dcsync.core.retention import (
     Action,
     Dated,
     KeepPolicy,
     Verdict,
-    apply_policy,
-    removes_too_much,
-    spare_tables,
 )
 from dcsync.core.wire import time_json
 from dcsync.errors import (
@@ -31,44 +27,28 @@ from dcsync.errors import (
     DiskFull,
     DiskReadOnly,
     ExitStatus,
-    InodesExhausted,
     MassChange,
     MirrorTampered,
 )
 from dcsync.manifest import SnapshotRows
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror import reduce, trash
-from dcsync.mirror.latest import shown_by_latest
 from dcsync.ops.context import AccountSettings, MirrorContext
+from dcsync.ops.integrity.missing import note_late
 from dcsync.ops.integrity.reduce import reduce_snapshot
+from dcsync.ops.integrity.verdicts import RequestVerdicts, judge
 from dcsync.ops.trash import empty_trash
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
 
-_LATEST = "latest"
+#: The codes of the alerts that each prune records or resolves.
+PRUNE_CODES = (AlertCode.M_MASS, AlertCode.M_PRUNE)
+
+_MISSING_HINT = "put the folder back if you have it. Otherwise the next start of dcsync downloads it again or records "
+_MISSING_HINT += "the loss"
+_MISSING_HINT += "loss"
 MASS_HINT = "check dcsync prune --dry-run. If you mean it, run dcsync prune --force"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestVerdicts:
-    """The verdicts on the snapshots of one data request, newest first."""
-
-    account: AccountName
-    request: RequestId
-    description: str
-    is_delta: bool
-    document: DataRequest | None
-    verdicts: tuple[Verdict, ...]
-
-    def with_action(self, action: Action) -> tuple[Verdict, ...]:
-        """Return the verdicts with this action."""
-        return tuple(verdict for verdict in self.verdicts if verdict.action is action)
-
-    @property
-    def is_too_much(self) -> bool:
-        """Whether the removal needs `--force`, because it is unusually large."""
-        return removes_too_much(self.verdicts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,21 +147,77 @@ async def prune(
 
     A snapshot with window or delta tables is reduced to them. Raises `MassChange`, having removed nothing, when more
     than 40 % of a request's snapshots would be removed or reduced without `force` or `dry_run`. The refusal is an alert
-    until a prune passes. A single snapshot may always be removed. A disk that is full or read-only ends the pruning,
-    and the snapshots removed until then are removed completely. After any other error of one snapshot, the others
-    follow. Cancelling is safe: it takes effect between two snapshots.
+    until a prune passes. A single snapshot may always be removed. A read-only disk ends the pruning, and the snapshots
+    removed until then are removed completely. After any other error of one snapshot, the others follow. Such a
+    snapshot is an alert until a prune removes or keeps it. Cancelling is safe: it takes effect between two snapshots.
     """
-    requests = [verdicts for account in accounts for verdicts in await _judge(context, account.name, policy)]
+    judged = [judged for account in accounts for judged in await judge(context, account.name, policy)]
+    requests = [verdicts for verdicts, _ in judged]
     if dry_run:
-        freed = await _would_free(context, requests)
-        return PruneReport(dry_run=True, requests=tuple(requests), freed=freed)
+        freed, failed = await _would_free(context, requests)
+        return PruneReport(dry_run=True, requests=tuple(requests), freed=freed, failed=failed)
     refusals = {} if force else _refusals(requests)
     for account in accounts:
         refused = [refusals[account.name]] if account.name in refusals else []
         await BrokenParts(context.manifest, account.name).replace([AlertCode.M_MASS], [*map(_refused, refused)])
     if refusals:
         raise MassChange(next(iter(refusals.values())), hint=MASS_HINT)
-    freed, failed = {}, {}
+    failures = _Failures()
+    failures.unread = [(verdicts, error) for verdicts, error in judged if error is not None]
+    try:
+        freed = await _remove_all(context, requests, failures)
+    finally:
+        for account in accounts:
+            await BrokenParts(context.manifest, account.name).replace([AlertCode.M_PRUNE], failures.of(account.name))
+    return PruneReport(dry_run=False, requests=tuple(requests), freed=freed, failed=failures.by_job)
+
+
+@dataclass(slots=True)
+class _Failures:
+    """What a prune could not do, each with its error."""
+
+    by_job: dict[JobId, DcsyncError] = field(default_factory=dict)
+    snapshots: list[tuple[AccountName, Dated, DcsyncError]] = field(default_factory=list)
+    #: The data requests whose `latest` cannot be read. All their snapshots are kept.
+    unread: list[tuple[RequestVerdicts, DcsyncError]] = field(default_factory=list)
+
+    def add(self, account: AccountName, snapshot: Dated, error: DcsyncError) -> None:
+        """Add a snapshot that stays whole."""
+        log.warning(
+            "snapshot not pruned", account=account, folder=snapshot.folder, error=error.message, hint=error.advice
+        )
+        self.by_job[snapshot.job] = error
+        self.snapshots.append((account, snapshot, error))
+
+    def of(self, account: AccountName) -> list[BrokenPart]:
+        """Return the alerts of an account."""
+        parts = [
+            _not_pruned(snapshot.job, snapshot.folder, error)
+            for owner, snapshot, error in self.snapshots
+            if owner == account
+        ]
+        return parts + [
+            _not_pruned(verdicts.request, f"the data request {verdicts.description!r}", error)
+            for verdicts, error in self.unread
+            if verdicts.account == account
+        ]
+
+
+def _not_pruned(subject: str, what: str, error: DcsyncError) -> BrokenPart:
+    hint = f"{error.advice}. " if error.advice else ""
+    return BrokenPart(
+        code=AlertCode.M_PRUNE,
+        subject=subject,
+        message=f"{what} cannot be pruned: {error.message}",
+        hint=f"{hint}dcsync tries again at the next prune, every night while the daemon runs",
+    )
+
+
+async def _remove_all(
+    context: MirrorContext, requests: Sequence[RequestVerdicts], failures: _Failures
+) -> dict[JobId, int]:
+    """Remove or reduce each snapshot that does not stay whole, and return the bytes that each freed."""
+    freed: dict[JobId, int] = {}
     for request, verdict in _to_do(requests):
         snapshot = verdict.snapshot
         try:
@@ -189,27 +225,22 @@ async def prune(
                 freed[snapshot.job] = await _remove(context, request, snapshot)
             else:
                 freed[snapshot.job] = await reduce_snapshot(context, request.account, snapshot, verdict.division)
-        except (DiskFull, InodesExhausted, DiskReadOnly):
+        except DiskReadOnly:
             # The next snapshot would fail as well.
             raise
         except (MirrorTampered, DiskError) as error:
-            log.warning(
-                "snapshot not pruned",
-                account=request.account,
-                folder=snapshot.folder,
-                error=error.message,
-                hint=error.advice,
-            )
-            failed[snapshot.job] = error
-    return PruneReport(dry_run=False, requests=tuple(requests), freed=freed, failed=failed)
+            failures.add(request.account, snapshot, error)
+    return freed
 
 
 def _to_do(requests: Sequence[RequestVerdicts]) -> list[tuple[RequestVerdicts, Verdict]]:
     return [(request, verdict) for request in requests for verdict in request.verdicts if not verdict.keep]
 
 
-async def _would_free(context: MirrorContext, requests: Sequence[RequestVerdicts]) -> dict[JobId, int]:
-    """Return the bytes that each removal would free, in the order of a prune."""
+async def _would_free(
+    context: MirrorContext, requests: Sequence[RequestVerdicts]
+) -> tuple[dict[JobId, int], dict[JobId, DcsyncError]]:
+    """Return the bytes that each removal would free, in the order of a prune, and the snapshots that cannot be read."""
     snapshots = [verdict for _, verdict in _to_do(requests)]
     removals = [
         (
@@ -219,103 +250,14 @@ async def _would_free(context: MirrorContext, requests: Sequence[RequestVerdicts
         for verdict in snapshots
     ]
     freed = await context.disk.run(reduce.freed_bytes, context.root, removals)
-    return {verdict.snapshot.job: size for verdict, size in zip(snapshots, freed, strict=True)}
-
-
-async def _judge(context: MirrorContext, account: AccountName, policy: KeepPolicy) -> list[RequestVerdicts]:
-    requests = await context.manifest.requests(account)
-    # Reduced snapshots are not among them: no rule counts them, and nothing more is removed from them.
-    published: dict[RequestId, list[KnownJob]] = {}
-    for known in (await context.manifest.jobs(account, states={JobState.PUBLISHED})).values():
-        if known.folder is not None:
-            published.setdefault(known.job.request_id, []).append(known)
-    judged = []
-    for identifier in sorted(published):
-        request = requests.get(identifier)
-        shown = await _shown(context, account, identifier, published[identifier])
-        snapshots = [
-            Dated(
-                job=known.job.id,
-                folder=known.folder or "",
-                completed_at=known.job.completed_at,
-                held=(_LATEST,) if known.folder in shown else (),
-            )
-            for known in published[identifier]
-        ]
-        # A request that cannot be read may be a delta.
-        is_delta = request is None or not request.is_described or _has_only_deltas(request)
-        document = None if request is None else request.document
-        verdicts = apply_policy(snapshots, policy, context.settings.zone, is_delta=is_delta)
-        judged.append(
-            RequestVerdicts(
-                account=account,
-                request=identifier,
-                description="" if request is None else request.description,
-                is_delta=is_delta,
-                document=document,
-                verdicts=tuple(await _spare_all(context, account, document, verdicts)),
-            )
-        )
-    return judged
-
-
-def _has_only_deltas(request: KnownRequest) -> bool:
-    if request.document is None:
-        return request.is_delta
-    return request.is_delta and all(group.lower().startswith("cdc") for group in request.document.service_groups)
-
-
-async def _spare_all(
-    context: MirrorContext, account: AccountName, request: DataRequest | None, verdicts: Sequence[Verdict]
-) -> list[Verdict]:
-    """Decide what stays of each snapshot that no rule keeps. The verdicts are those of one request, newest first."""
-    spared, newer = [], set[str]()
-    to_judge = sum(not verdict.keep for verdict in verdicts)
-    for verdict in verdicts:
-        to_judge -= not verdict.keep
-        decided = await _spare(context, account, request, verdict, newer)
-        # A snapshot without a date comes first, and may be older than all others.
-        if to_judge and decided.keep and verdict.snapshot.completed_at is not None:
-            newer |= full_tables(await SnapshotRows(context.manifest).kinds(account, verdict.snapshot.job), request)
-        spared.append(decided)
-    return spared
-
-
-async def _spare(
-    context: MirrorContext, account: AccountName, request: DataRequest | None, verdict: Verdict, newer: Collection[str]
-) -> Verdict:
-    """Decide what stays of a snapshot that no rule keeps. `newer` has the full tables of newer whole snapshots."""
-    if verdict.keep:
-        return verdict
-    found = await SnapshotRows(context.manifest).snapshot(account, verdict.snapshot.job)
-    if found is None:
-        return verdict
-    snapshot, repeats = found[0], False
-    archive = next((stored for stored in snapshot.files if stored.original == ARCHIVE_NAME), None)
-    if archive is not None:
-        repeats = await context.disk.run(reduce.archive_repeats, context.root, snapshot.folder, archive, snapshot.files)
-    return spare_tables(verdict, divide(snapshot.files, request, archive_repeats=repeats, newer=newer))
-
-
-async def _shown(
-    context: MirrorContext, account: AccountName, request: RequestId, published: Sequence[KnownJob]
-) -> set[str]:
-    """Return the snapshot that `latest` shows, and the one that it should show after an interrupted run."""
-    folders = sorted(known.folder for known in published if known.folder is not None)
-    shown = {await context.manifest.newest_snapshot(account, request)}
-    parsed = context.settings.layout
-    depth = len(parsed.request_segments)
-    for request_folder in sorted({"/".join(folder.split("/")[:depth]) for folder in folders}):
-        shown.add(
-            await context.disk.run(
-                shown_by_latest,
-                context.root,
-                request_folder=request_folder,
-                name=parsed.latest_name,
-                snapshots=folders,
-            )
-        )
-    return {folder for folder in shown if folder is not None}
+    sizes: dict[JobId, int] = {}
+    failed: dict[JobId, DcsyncError] = {}
+    for verdict, size in zip(snapshots, freed, strict=True):
+        if isinstance(size, DcsyncError):
+            failed[verdict.snapshot.job] = size
+        else:
+            sizes[verdict.snapshot.job] = size
+    return sizes, failed
 
 
 def _refusals(requests: Sequence[RequestVerdicts]) -> dict[AccountName, str]:
@@ -353,28 +295,36 @@ async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapsh
     account, job = request.account, snapshot.job
     now = context.clock.now()
     record = await SnapshotRows(context.manifest).record(account, job)
+    pruned = None if record is None else trash.Pruned(account=account, record=replace(record, pruned_at=now))
     leaf = trash.trash_leaf(account, job)
-    depth = len(context.settings.layout.request_segments)
-
-    def discard() -> bool:
-        try:
-            trash.discard(context.root, snapshot.folder, leaf, depth=depth)
-        except FileNotFoundError:
-            # Something else removed it. Verify and the next start report it.
-            return False
-        if record is not None:
-            try:
-                trash.note_pruned(context.root, trash.Pruned(account=account, record=replace(record, pruned_at=now)))
-            except DcsyncError:
-                # On a full disk, for example: without its line the snapshot is not pruned.
-                trash.restore(context.root, snapshot.folder, leaf)
-                raise
-        return True
-
-    if not await context.disk.run(discard):
-        log.warning("snapshot to be pruned is missing", account=account, job=job, folder=snapshot.folder)
-        return 0
+    is_noted = await context.disk.run(_discard, context, snapshot, leaf, pruned)
     await context.manifest.move(account, job, JobState.PRUNED, at=now)
     freed = await empty_trash(context, leaf)
+    if pruned is not None and not is_noted:
+        await note_late(context, pruned)
     log.info("snapshot pruned", account=account, job=job, folder=snapshot.folder, freed_bytes=freed)
     return freed
+
+
+def _discard(context: MirrorContext, snapshot: Dated, leaf: str, pruned: trash.Pruned | None) -> bool:
+    """Move a snapshot into the trash, and write its line. False if the disk has no space for the line now. Blocks.
+
+    Raises `MirrorTampered` when something else removed the snapshot, and what moving and writing raise. The snapshot
+    is in its place then.
+    """
+    try:
+        trash.discard(context.root, snapshot.folder, leaf, depth=len(context.settings.layout.request_segments))
+    except FileNotFoundError:
+        message = f"{snapshot.folder} is missing"
+        raise MirrorTampered(message, hint=_MISSING_HINT) from None
+    try:
+        if pruned is not None:
+            trash.note_pruned(context.root, pruned)
+    except DiskFull:
+        # Removing the files makes room for it.
+        return False
+    except DcsyncError:
+        # Without its line, a rebuild would have the snapshot downloaded again.
+        trash.restore(context.root, snapshot.folder, leaf)
+        raise
+    return True

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -17,16 +18,19 @@ from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.core.reduction import Division, reduced_sidecar
 from dcsync.core.retention import Dated
 from dcsync.core.wire import WireError
-from dcsync.errors import DcsyncError, DiskDenied, MirrorTampered
+from dcsync.errors import DcsyncError, DiskError, MirrorTampered
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import adopt, reduce
 from dcsync.mirror.reduce import Reduction
 from dcsync.mirror.root import OWN_FOLDER
 from dcsync.ops.context import MirrorContext
-from dcsync.ops.trash import empty_trash
+from dcsync.ops.integrity.unfinished import Unfinished
+from dcsync.ops.trash import empty_trash, report_leftovers
 from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
+
+_REDUCING = f"{OWN_FOLDER}/{reduce.REDUCING}"
 
 
 async def reduce_snapshot(context: MirrorContext, account: AccountName, snapshot: Dated, division: Division) -> int:
@@ -99,47 +103,65 @@ def _own_files(
     return {SIDECAR_NAME: new, SUMS_NAME: sums}
 
 
-async def restore_reductions(context: MirrorContext) -> None:
-    """Put snapshots back that a crash left without a folder. The first step of a recovery, before a rebuild."""
+async def restore_reductions(context: MirrorContext) -> list[Unfinished]:
+    """Put snapshots back that a crash left without a folder. The first step of a recovery, before a rebuild.
 
-    def put_back() -> list[str]:
+    Return those that could not be put back. They stay in `.dcsync/reducing` until a later call.
+    """
+
+    def find() -> list[Reduction]:
         left = reduce.leaves(context.root)
-        begun = reduce.all_reductions(context.root) if left else ()
-        return [one.folder for one in begun if one.leaf in left and reduce.put_back(context.root, one)]
+        return [one for one in reduce.all_reductions(context.root) if one.leaf in left] if left else []
 
-    for folder in await context.disk.run(put_back):
-        log.warning("snapshot put back after an interrupted pruning", folder=folder)
+    unfinished = []
+    for one in await context.disk.run(find):
+        try:
+            if await context.disk.run(reduce.put_back, context.root, one):
+                log.warning("snapshot put back after an interrupted pruning", folder=one.folder)
+        except (DiskError, MirrorTampered) as error:
+            unfinished.append(Unfinished(account=one.account, job=one.job, folder=one.folder, error=error))
+    return unfinished
 
 
 async def finish_reductions(context: MirrorContext) -> None:
     """Record reduced snapshots whose row is that of the whole one, and move what is left of them to the trash.
 
-    The row is that of the whole one after a crash, and in a manifest that was restored from an older backup.
+    The row is that of the whole one after a crash, and in a manifest that was restored from an older backup. What
+    cannot be finished stays as it is until a later call, and is an alert.
     """
     begun = await context.disk.run(lambda: list(reduce.all_reductions(context.root)))
     left = await context.disk.run(reduce.leaves, context.root)
+    steps = [partial(_record_reduced, context, one) for one in await _unrecorded(context, begun)]
+    steps += [partial(_clear, context, one) for one in begun if one.leaf in left]
+    steps += [partial(_drop_unbegun, context, leaf) for leaf in sorted(left - {one.leaf for one in begun})]
+    errors: list[DcsyncError] = []
+    for step in steps:
+        try:
+            await step()
+        except (DiskError, MirrorTampered) as error:
+            errors.append(error)
+    await report_leftovers(context, _REDUCING, errors, is_disposable=False)
+
+
+async def _unrecorded(context: MirrorContext, begun: Sequence[Reduction]) -> list[Reduction]:
+    """Return the reductions of snapshots whose row is that of the whole one."""
+    unrecorded: list[Reduction] = []
     for account in sorted({one.account for one in begun}):
         jobs = await context.manifest.jobs(account, states={JobState.PUBLISHED})
-        for one in begun:
-            if one.account == account and one.job in jobs and jobs[one.job].folder == one.folder:
-                await _record_reduced(context, one)
-    for one in begun:
-        if one.leaf in left:
-            await _clear(context, one)
-    for leaf in sorted(left - {one.leaf for one in begun}):
-        try:
-            if not await context.disk.run(reduce.drop_unbegun, context.root, leaf):
-                log.warning("unknown snapshot in .dcsync", folder=f".dcsync/{reduce.REDUCING}/{leaf}")
-        except (DiskDenied, MirrorTampered) as error:
-            _log_left(leaf, error)
+        unrecorded += [
+            one for one in begun if one.account == account and one.job in jobs and jobs[one.job].folder == one.folder
+        ]
+    return unrecorded
+
+
+async def _drop_unbegun(context: MirrorContext, leaf: str) -> None:
+    if not await context.disk.run(reduce.drop_unbegun, context.root, leaf):
+        log.warning("unknown snapshot in .dcsync", folder=f"{_REDUCING}/{leaf}")
 
 
 async def _record_reduced(context: MirrorContext, reduction: Reduction) -> None:
     """Record a snapshot as reduced if its folder is."""
-    try:
-        there = await context.disk.run(adopt.read_snapshot, context.root, reduction.folder)
-    except MirrorTampered:
-        return
+    there = await context.disk.run(adopt.read_snapshot, context.root, reduction.folder)
     records = SnapshotRows(context.manifest)
     record, found = (
         await records.record(reduction.account, reduction.job),
@@ -158,25 +180,14 @@ async def _record_reduced(context: MirrorContext, reduction: Reduction) -> None:
 
 async def _clear(context: MirrorContext, reduction: Reduction) -> None:
     """Move the rest of a reduction to the trash, if a complete snapshot is in its place. It may be the only one."""
-    try:
-        there = await context.disk.run(adopt.read_snapshot, context.root, reduction.folder)
-    except (DiskDenied, MirrorTampered) as error:
-        _log_left(reduction.leaf, error)
-        return
-    if there is not None:
-        await _discard_old(context, reduction)
+    if await context.disk.run(adopt.read_snapshot, context.root, reduction.folder) is not None:
+        await context.disk.run(reduce.discard_old, context.root, reduction)
 
 
 async def _discard_old(context: MirrorContext, reduction: Reduction) -> Sequence[str]:
     """Move the rest of a reduction to the trash and return the names there. What cannot be moved stays."""
     try:
         return await context.disk.run(reduce.discard_old, context.root, reduction)
-    except (DiskDenied, MirrorTampered) as error:
-        _log_left(reduction.leaf, error)
+    except (DiskError, MirrorTampered) as error:
+        await report_leftovers(context, _REDUCING, [error], is_disposable=False)
         return ()
-
-
-def _log_left(leaf: str, error: DcsyncError) -> None:
-    """Log what stays in `.dcsync/reducing`, as the trash does. Nothing else has to wait for it."""
-    folder = f"{OWN_FOLDER}/{reduce.REDUCING}/{leaf}"
-    log.warning("the rest of a reduced snapshot cannot be removed", folder=folder, error=error.message)

@@ -240,7 +240,7 @@ async def test_a_missing_root_is_said_and_what_needs_it_is_skipped(mirror: Mirro
 
     assert checks["mirror.root"].level is Level.FAIL
     assert f"mkdir -p {mirror.root}" in checks["mirror.root"].advice
-    of_the_root = ("mount", "staging", "space", "inodes", "write", "hardlinks", "symlinks", "rename")
+    of_the_root = ("mount", "staging", "space", "inodes", "write", "hardlinks", "symlinks", "rename", "latest")
     assert {(checks[name].level, checks[name].message) for name in of_the_root} == {(Level.SKIP, "needs mirror.root")}
     assert checks["api"].level is Level.OK
     assert status(checks) == 14
@@ -327,7 +327,7 @@ async def test_a_full_disk_fails_where_it_is_written_to(mirror: Mirror) -> None:
         ([], "symlink", {}),
         (["hardlinks"], "symlink", {}),
         (["hardlinks", "clones"], "symlink", {"hardlinks": "warn"}),
-        (["hardlinks"], "hardlinks", {"hardlinks": "fail"}),
+        (["hardlinks"], "hardlinks", {"hardlinks": "warn"}),
         (["symlinks"], "symlink", {"symlinks": "fail"}),
         (["symlinks"], "hardlinks", {}),
         (["symlinks"], "none", {}),
@@ -346,6 +346,43 @@ def test_what_a_disk_cannot_do_counts_by_what_is_asked_of_it(
     assert levels(checks) == expected
     assert list(checks) == ["hardlinks", "symlinks", "rename"]
     assert all(check.advice for check in checks.values() if check.level is not Level.OK)
+
+
+async def test_latest_of_each_data_request_is_checked(mirror: Mirror) -> None:
+    assert (await examine(mirror))["latest"].message == "the next run makes it"
+    add_extract(mirror, tables(1))
+    other = mirror.world.add_request("Other")
+    add_extract(mirror, tables(1), request=other)
+    await mirror.sync()
+    latest = next(mirror.root.glob("acme/other-*/latest"))
+    assert (await examine(mirror))["latest"].message == "shows the newest snapshot of 2 data requests"
+
+    latest.unlink()
+    check = (await examine(mirror))["latest"]
+    assert (check.level, check.advice) == (Level.WARN, "run dcsync sync, or restart the daemon: both move it")
+    assert "/latest does not show the newest snapshot, acme/other-" in check.message
+
+    latest.mkdir()
+    (latest / "notes.txt").write_text("theirs")
+    check = (await examine(mirror))["latest"]
+    assert check.level is Level.WARN
+    assert f"{latest.relative_to(mirror.root)} has notes.txt, which dcsync did not write" in check.message
+    await mirror.sync()
+    assert "latest of 'Other' is not up to date" in (await examine(mirror))["latest"].message
+    assert (latest / "notes.txt").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlinks", "none"])
+async def test_latest_is_checked_in_the_way_that_the_configuration_wants(mirror: Mirror, kind: str) -> None:
+    add_extract(mirror, tables(1))
+    mirror.config["mirror"] = {"latest": "symlink"}
+    await mirror.sync()
+    mirror.config["mirror"] = {"latest": kind}
+
+    expected = {"symlink": Level.OK, "hardlinks": Level.WARN, "none": Level.OK}
+    assert (await examine(mirror))["latest"].level is expected[kind]
+    await mirror.sync()
+    assert (await examine(mirror))["latest"].level is Level.OK
 
 
 def test_without_links_of_any_kind_only_none_is_advised() -> None:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dcsync.app.from_config import account_settings
+from dcsync.core.alerts import Alert
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
-from dcsync.errors import MassChange
+from dcsync.errors import DiskFault, DiskFull, MassChange
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import trash
+from dcsync.mirror.root import MirrorRoot, open_root
 from dcsync.ops.context import SyncContext
 from dcsync.ops.integrity.prune import PruneReport, prune
-from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, tables, walk_folders
+from tests.rigs.mirror import (
+    Mirror,
+    add_extract,
+    assert_proved_by_sums,
+    sidecar,
+    status_of,
+    tables,
+    walk_folders,
+)
 
 ACME = AccountName("acme")
 
@@ -432,3 +444,215 @@ async def test_a_file_that_nobody_may_remove_stays_in_the_trash_and_stops_nothin
             change_attributes(path, "-i")
     assert (await mirror.sync_one()).failed == []
     assert in_trash(mirror) == []
+
+
+# --- what cannot be pruned ------------------------------------------------------------------------------------------
+
+
+async def alerts(mirror: Mirror) -> list[tuple[str, str]]:
+    """Return code and subject of each alert about the mirror."""
+    return [(found.code.value, found.subject) for found in await mirror_alerts(mirror)]
+
+
+async def mirror_alerts(mirror: Mirror) -> list[Alert]:
+    (account,) = (await status_of(mirror)).accounts
+    return [item.alert for item in account.alerts if item.alert.code.startswith("M-")]
+
+
+def refuse_renames(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let the disk refuse to move a folder."""
+    rename = os.rename
+
+    def refuse(source: Any, *others: Any, **options: Any) -> None:
+        if source == name:
+            raise OSError(number, os.strerror(number))
+        rename(source, *others, **options)
+
+    monkeypatch.setattr(os, "rename", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EPERM, errno.EIO, errno.EXDEV, errno.ESTALE])
+async def test_a_snapshot_that_cannot_be_moved_is_an_alert_and_the_others_are_pruned(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    jobs = await fill(mirror)
+    folder = mirror.snapshot_of(jobs[0])
+    with monkeypatch.context() as patch:
+        refuse_renames(patch, folder.name, number)
+        report = await pruned(mirror, KeepPolicy(last=3))
+
+    assert set(report.failed) == {jobs[0]}
+    assert jobs_of(mirror) == {jobs[0], *jobs[2:]}
+    (found,) = await mirror_alerts(mirror)
+    assert (found.code, found.subject) == ("M-PRUNE", jobs[0])
+    assert str(folder.relative_to(mirror.root)) in found.message
+    assert "dcsync tries again" in found.hint
+    assert (await status_of(mirror)).check == 0
+
+    await pruned(mirror, KeepPolicy(last=3))
+
+    assert await alerts(mirror) == []
+    assert jobs_of(mirror) == set(jobs[2:])
+
+
+async def test_the_alert_ends_when_the_policy_keeps_the_snapshot_again(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await fill(mirror)
+    refuse_renames(monkeypatch, mirror.snapshot_of(jobs[0]).name, errno.EBUSY)
+    await pruned(mirror, KeepPolicy(last=3))
+    assert await alerts(mirror) == [("M-PRUNE", jobs[0])]
+
+    await pruned(mirror, KeepPolicy(last=5))
+
+    assert await alerts(mirror) == []
+
+
+async def test_a_missing_folder_is_an_alert_and_the_others_are_pruned(mirror: Mirror) -> None:
+    jobs = await fill(mirror)
+    async with mirror.opened() as context:
+        shutil.rmtree(mirror.snapshot_of(jobs[0]))
+
+        report = await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=3))
+
+    assert set(report.failed) == {jobs[0]}
+    assert await alerts(mirror) == [("M-PRUNE", jobs[0])]
+    assert jobs_of(mirror) == set(jobs[2:])
+
+
+async def test_a_dry_run_names_a_folder_that_cannot_be_read(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = await fill(mirror)
+    name, scandir = mirror.snapshot_of(jobs[0]).name, os.scandir
+
+    def fail(folder: Any) -> Any:
+        if isinstance(folder, int) and str(Path(f"/proc/self/fd/{folder}").resolve()).endswith(name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scandir(folder)
+
+    async with mirror.opened() as context:
+        monkeypatch.setattr(os, "scandir", fail)
+        accounts = account_settings(mirror.configuration())
+        report = await prune(context, accounts, KeepPolicy(last=3), dry_run=True)
+
+    assert set(report.failed) == {jobs[0]}
+    assert report.freed.keys() == {jobs[1]}
+    assert await alerts(mirror) == []
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_latest_that_cannot_be_read_keeps_its_data_request_and_no_other(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    jobs = await fill(mirror, days=2)
+    other = mirror.world.add_request("Other")
+    others = [add_extract(mirror, tables(1, seed=day), request=other, days_ago=2 - day) for day in range(2)]
+    await mirror.sync()
+    readlink, (first,) = os.readlink, {path.parents[3].name for path in map(mirror.snapshot_of, jobs)}
+
+    def fail(path: Any, *, dir_fd: int | None = None) -> Any:
+        if path == "latest" and dir_fd is not None and str(Path(f"/proc/self/fd/{dir_fd}").resolve()).endswith(first):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return readlink(path, dir_fd=dir_fd)
+
+    async with mirror.opened() as context:
+        monkeypatch.setattr(os, "readlink", fail)
+        accounts = account_settings(mirror.configuration())
+        report = await prune(context, accounts, KeepPolicy(last=1), dry_run=dry_run)
+    monkeypatch.undo()
+
+    assert report.removed == 1
+    assert jobs_of(mirror) == {*jobs, *(others if dry_run else others[1:])}
+    assert await alerts(mirror) == ([] if dry_run else [("M-PRUNE", next(iter(mirror.world.requests)))])
+
+
+async def test_a_full_disk_is_pruned_and_the_line_is_written_when_there_is_room(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await fill(mirror)
+    note, calls = trash.note_pruned, 0
+
+    def full_once(root: MirrorRoot, line: trash.Pruned) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise DiskFull("full")
+        note(root, line)
+
+    monkeypatch.setattr(trash, "note_pruned", full_once)
+
+    report = await pruned(mirror, KeepPolicy(last=3))
+
+    assert (report.removed, report.failed) == (2, {})
+    with open_root(mirror.root) as root:
+        assert {line.record.job.id for line in trash.all_pruned(root)} == set(jobs[:2])
+
+
+# --- a line without a pruning -----------------------------------------------------------------------------------------
+
+
+async def noted_in_vain(mirror: Mirror, job: str) -> Path:
+    """Write the line of a pruning that does not happen: the fsync after it failed, for example."""
+    async with mirror.opened() as context:
+        record = await SnapshotRows(context.manifest).record(ACME, JobId(job))
+        assert record is not None
+        line = trash.Pruned(account=ACME, record=replace(record, pruned_at=mirror.clock.now()))
+        trash.note_pruned(context.root, line)
+    return mirror.root / record.folder
+
+
+async def test_a_line_without_a_pruning_does_not_call_a_later_loss_pruned(mirror: Mirror) -> None:
+    jobs = await fill(mirror, days=3)
+    folder = await noted_in_vain(mirror, jobs[0])
+    assert set((await states(mirror)).values()) == {JobState.PUBLISHED}
+
+    shutil.rmtree(folder)
+
+    assert (await states(mirror))[jobs[0]] is JobState.SEEN
+
+
+@pytest.mark.parametrize("torn", [False, True])
+async def test_a_line_without_a_pruning_does_not_call_a_loss_pruned_after_a_rebuild(mirror: Mirror, torn: bool) -> None:
+    jobs = await fill(mirror, days=3)
+    folder = await noted_in_vain(mirror, jobs[0])
+    if torn:
+        with (mirror.root / ".dcsync/pruned.jsonl").open("a") as file:
+            file.write('{"account": "acme", "fold')
+    await states(mirror)
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+    assert set((await states(mirror)).values()) == {JobState.PUBLISHED}
+
+    shutil.rmtree(folder)
+
+    assert (await states(mirror))[jobs[0]] is JobState.SEEN
+
+
+async def test_a_line_whose_fsync_failed_does_not_call_a_later_loss_pruned(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await fill(mirror, days=3)
+    note = trash.note_pruned
+
+    def note_and_fail(root: MirrorRoot, line: trash.Pruned) -> None:
+        note(root, line)
+        raise DiskFault("fsync")
+
+    monkeypatch.setattr(trash, "note_pruned", note_and_fail)
+    assert set((await pruned(mirror, KeepPolicy(last=2))).failed) == {jobs[0]}
+    monkeypatch.undo()
+    assert set((await states(mirror)).values()) == {JobState.PUBLISHED}
+
+    shutil.rmtree(mirror.snapshot_of(jobs[0]))
+
+    assert (await states(mirror))[jobs[0]] is JobState.SEEN
+
+
+async def test_a_pruning_after_a_withdrawn_line_is_known_to_a_rebuild(mirror: Mirror) -> None:
+    jobs = await fill(mirror, days=3)
+    await noted_in_vain(mirror, jobs[0])
+    await states(mirror)
+    await pruned(mirror, KeepPolicy(last=2))
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+
+    assert (await states(mirror))[jobs[0]] is JobState.PRUNED

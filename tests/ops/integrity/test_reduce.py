@@ -26,12 +26,13 @@ from dcsync.core.retention import KeepPolicy
 from dcsync.errors import DiskDenied, DiskFull
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import disk, reduce, trash
+from dcsync.mirror.lines import append_line
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.diff import compare
 from dcsync.ops.integrity.content_reader import Unwatched
 from dcsync.ops.integrity.prune import PruneReport, prune
 from dcsync.ops.integrity.verify import verify
-from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, tables
+from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, status_of, tables
 
 DAYS = 10
 #: Rows a day, and in all days.
@@ -594,7 +595,9 @@ async def test_files_of_the_system_and_leftovers_that_may_not_be_removed_stop_ne
 
     assert (await pruned(mirror, KeepPolicy(last=1))).reduced == 2
     await mirror.states()
-    assert {path.name for path in place.iterdir()} == {"@eaDir", ".DS_Store", "a" * 32, "c" * 32}
+    assert {path.name for path in place.iterdir()} == {"@eaDir", ".DS_Store", "c" * 32}
+    # What could not be removed in its place was moved to the trash.
+    assert list(mirror.root.glob(".dcsync/trash/*")) == []
 
 
 async def test_a_snapshot_that_the_disk_refuses_is_named_and_the_others_are_reduced(
@@ -623,15 +626,66 @@ async def test_a_snapshot_that_the_disk_refuses_is_named_and_the_others_are_redu
     assert "lacks a file that has to stay: _dcsync.json" in report.failed[JobId(jobs[1])].message
 
 
-async def test_a_full_disk_ends_the_prune(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
-    await fill(mirror, 3)
+async def test_snapshots_that_a_full_disk_cannot_reduce_stay_and_the_others_are_reduced(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await fill(mirror, 3)
+    build, full = reduce.build, mirror.snapshot_of(jobs[1]).name
 
-    def full(*_: object, **__: object) -> None:
-        raise DiskFull("full")
+    def run_full(root: MirrorRoot, one: reduce.Reduction, *args: Any, **options: Any) -> Any:
+        if one.folder.endswith(full):
+            raise DiskFull("full")
+        return build(root, one, *args, **options)
 
-    monkeypatch.setattr(reduce, "build", full)
-    with pytest.raises(DiskFull):
-        await pruned(mirror, KeepPolicy(last=1))
+    monkeypatch.setattr(reduce, "build", run_full)
+
+    report = await pruned(mirror, KeepPolicy(last=1))
+
+    assert (set(report.failed), report.reduced) == ({jobs[1]}, 1)
+
+
+async def test_a_line_of_a_reduction_that_never_happened_hides_no_loss(mirror: Mirror) -> None:
+    jobs = await fill(mirror, 3)
+    async with mirror.opened() as context:
+        folder = (await context.manifest.published_folders(AccountName("acme")))[JobId(jobs[0])]
+        line = {"account": "acme", "job": jobs[0], "folder": folder}
+        append_line(context.root, "reduced.jsonl", line)
+    assert (await mirror.states())[jobs[0]] is JobState.PUBLISHED
+
+    shutil.rmtree(mirror.root / folder)
+
+    assert (await mirror.states())[jobs[0]] is JobState.SEEN
+
+
+async def test_a_snapshot_that_cannot_be_put_back_is_no_loss_and_the_start_goes_on(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = await fill(mirror, 3)
+    async with mirror.opened() as context:
+        folder = (await context.manifest.published_folders(AccountName("acme")))[JobId(jobs[0])]
+        one = reduce.Reduction(account=AccountName("acme"), job=JobId(jobs[0]), folder=folder)
+        append_line(context.root, "reduced.jsonl", {"account": "acme", "job": jobs[0], "folder": folder})
+    # As a crash between two renames leaves it, on a file system that cannot exchange two names.
+    (mirror.root / ".dcsync/reducing").mkdir()
+    (mirror.root / folder).rename(mirror.root / f".dcsync/reducing/{one.leaf}.aside")
+    rename = disk.rename_noreplace
+
+    def refuse(source: str, *others: Any) -> None:
+        if source == f"{one.leaf}.aside":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        rename(source, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "rename_noreplace", refuse)
+        assert (await mirror.states())[jobs[0]] is JobState.PUBLISHED
+        (alert,) = [item.alert for item in (await status_of(mirror)).accounts[0].alerts]
+
+    assert (alert.code, alert.subject) == ("M-PRUNE", jobs[0])
+    assert folder in alert.message
+    assert (await mirror.states())[jobs[0]] is JobState.PUBLISHED
+    assert (mirror.root / folder / "_dcsync.json").exists()
+    await pruned(mirror, KeepPolicy(last=1))
+    assert (await status_of(mirror)).codes == []
 
 
 async def test_a_manifest_from_before_the_reduction_is_told_of_it(mirror: Mirror, tmp_path: Path) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from dcsync.app.from_config import account_settings
+from dcsync.app.sync import follow_up, open_dispatcher
+from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.layout import parse_layout
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import JobId
 from dcsync.errors import DiskFull, MirrorTampered
+from dcsync.manifest import SqlManifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.context import SyncContext
-from dcsync.ops.mirroring.latest import after_acknowledgement, move_latest
+from dcsync.ops.mirroring.latest import after_acknowledgement, move_latest, retry_latest
+from dcsync.ops.mirroring.run import sync
 from tests.fakes import make_delta_request
+from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of, tables
 from tests.rigs.publishing import Workbench
 
 FILES = {"a.csv": "id\n"}
@@ -124,3 +133,210 @@ def test_an_error_after_the_acknowledgement_is_logged_and_not_raised(bench: Work
 def test_any_other_error_after_the_acknowledgement_is_raised(bench: Workbench) -> None:
     with pytest.raises(OSError, match="disk"), after_acknowledgement(bench.account, JobId("j")):
         raise OSError(errno.EIO, "disk")
+
+
+# --- what cannot be made ----------------------------------------------------------------------------------------------
+
+
+async def alerts(mirror: Mirror) -> list[Alert]:
+    """Return the alerts about `latest`."""
+    (account,) = (await status_of(mirror)).accounts
+    return [item.alert for item in account.alerts if item.alert.code is AlertCode.M_LATEST]
+
+
+def latest_names(mirror: Mirror) -> list[str]:
+    """Return each `latest` in the mirror: its path and what it shows."""
+    found = [path for name in ("latest", "_latest") for path in mirror.root.rglob(name) if ".dcsync" not in path.parts]
+    return sorted(f"{path.parent.relative_to(mirror.root)}/{path.name}" for path in found)
+
+
+def is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
+
+
+def request_folder(mirror: Mirror) -> Path:
+    return mirror.root / "acme" / f"my-company-data-extract-{next(iter(mirror.world.requests))[:8]}"
+
+
+def refuse_symlinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the file system have no symlinks, as exFAT."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+
+
+async def test_without_symlinks_mirroring_goes_on_and_the_first_run_says_it(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ""
+    with monkeypatch.context() as patch:
+        refuse_symlinks(patch)
+        for day in (2, 1):
+            job = add_extract(mirror, tables(2, seed=day), days_ago=day)
+            outcome = await mirror.run()
+
+            assert ([done.job for done in outcome.published], outcome.failed) == ([job], [])
+            (found,) = await alerts(mirror)
+            assert found.subject == next(iter(mirror.world.requests))
+            assert f"{request_folder(mirror).relative_to(mirror.root)}/latest" in found.message
+            assert 'mirror.latest to "hardlinks" or "none"' in found.hint
+            assert (await status_of(mirror)).check == 0
+
+    await mirror.run()
+
+    assert await alerts(mirror) == []
+    assert (request_folder(mirror) / "latest").resolve() == mirror.snapshot_of(job)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlinks", "none"])
+async def test_a_folder_of_somebody_stops_nothing_and_stays(mirror: Mirror, kind: str) -> None:
+    mirror.config["mirror"] = {"latest": kind}
+    add_extract(mirror, tables(2), days_ago=3)
+    await mirror.run()
+    latest = request_folder(mirror) / "latest"
+    if latest.is_symlink():
+        latest.unlink()
+    (latest / "mine").mkdir(parents=True)
+    (latest / "mine/notes.txt").write_text("theirs")
+
+    job = ""
+    for day in (2, 1):
+        job = add_extract(mirror, tables(2, seed=day), days_ago=day)
+        assert [done.job for done in (await mirror.run()).published] == [job]
+
+    assert (latest / "mine/notes.txt").read_text() == "theirs"
+    if kind == "none":
+        assert await alerts(mirror) == []
+        return
+    (found,) = await alerts(mirror)
+    assert "latest has mine/notes.txt" in found.message
+    (latest / "mine/notes.txt").unlink()
+    await mirror.run()
+    assert await alerts(mirror) == []
+    assert sidecar(latest)["job"]["id"] == job
+
+
+async def test_the_daemon_tries_again_after_a_run_without_a_new_snapshot(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_extract(mirror, tables(2))
+    config = mirror.configuration()
+    async with mirror.opened() as context:
+        with monkeypatch.context() as patch:
+            refuse_symlinks(patch)
+            (outcome,) = await sync(context, account_settings(config))
+        dispatcher = await open_dispatcher(config, mirror.stores(config), context, environ=mirror.environ)
+        assert [found.code for found in await alerts(mirror)] == ["M-LATEST"]
+
+        (outcome,) = await sync(context, account_settings(config))
+        await follow_up(config, context, dispatcher, [outcome])
+
+    assert await alerts(mirror) == []
+    assert (request_folder(mirror) / "latest").exists()
+
+
+# --- a change of the configuration ------------------------------------------------------------------------------------
+
+MIXED = "{account}/{date:%Y}/{date:%m}/{time}-{request}-{job}"
+OTHER = "{request}/of-{account}/{date:%Y-%m-%d}/{job}"
+
+
+async def start(mirror: Mirror, **settings: str) -> None:
+    """Start with other settings. Nothing is new at Autodesk."""
+    mirror.config["mirror"] = settings
+    assert (await mirror.sync_one()).published == []
+
+
+@pytest.mark.parametrize("kinds", list(itertools.permutations(["symlink", "hardlinks", "none"], 3)))
+async def test_a_change_of_the_mode_leaves_nothing_stale(mirror: Mirror, kinds: tuple[str, ...]) -> None:
+    add_extract(mirror, tables(2), days_ago=1)
+    mirror.config["mirror"] = {"latest": kinds[0]}
+    await mirror.sync()
+    for kind in (*kinds[1:], *kinds):
+        await start(mirror, latest=kind)
+
+        latest = request_folder(mirror) / "latest"
+        assert is_there(latest) is (kind != "none")
+        assert latest.is_symlink() is (kind == "symlink")
+        if kind != "none":
+            assert sidecar(latest)["job"]["id"] == sidecar(mirror.snapshots()[0])["job"]["id"]
+    assert await alerts(mirror) == []
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlinks"])
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_a_change_of_the_layout_leaves_nothing_stale(mirror: Mirror, kind: str, *, forgets: bool) -> None:
+    """Also when the manifest was rebuilt since, or is one of the version before."""
+    jobs = [add_extract(mirror, tables(2, seed=day), days_ago=6 - day) for day in range(2)]
+    mirror.config["mirror"] = {"latest": kind}
+    await mirror.sync()
+    for day, layout in enumerate(("hive", MIXED, OTHER, "dated"), 2):
+        if forgets:
+            for path in mirror.state.glob("manifest.sqlite*"):
+                path.unlink()
+        mirror.config["mirror"] = {"latest": "none" if layout == MIXED else kind, "layout": layout}
+        jobs.append(add_extract(mirror, tables(2, seed=day), days_ago=6 - day))
+        assert [done.job for done in (await mirror.sync_one()).published] == jobs[-1:]
+
+        slug = request_folder(mirror).name
+        expected = {
+            "hive": [f"account=acme/request={slug}/_latest"],
+            MIXED: [],
+            OTHER: [f"{slug}/of-acme/latest"],
+            "dated": [f"acme/{slug}/latest"],
+        }
+        assert latest_names(mirror) == expected[layout]
+        for name in latest_names(mirror):
+            assert sidecar(mirror.root / name)["job"]["id"] == jobs[-1]
+    assert await alerts(mirror) == []
+
+
+async def test_a_change_of_the_layout_without_a_new_snapshot_leaves_nothing_stale(mirror: Mirror) -> None:
+    add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+
+    await start(mirror, layout=MIXED, latest="none")
+    assert latest_names(mirror) == []
+
+    await start(mirror, layout="dated")
+    assert latest_names(mirror) == [f"acme/{request_folder(mirror).name}/latest"]
+
+
+async def test_a_request_that_became_a_delta_has_no_latest_and_never_gets_one(mirror: Mirror) -> None:
+    add_extract(mirror, tables(2), days_ago=2)
+    delta = mirror.world.add_request("Changes", service_groups=("cdcadmin",), date_range="YESTERDAY")
+    add_extract(mirror, tables(2, seed=1), request=delta, days_ago=1)
+    await mirror.sync()
+    slug = request_folder(mirror).name
+    assert latest_names(mirror) == [f"acme/{slug}/latest"]
+    stale = mirror.snapshots()[0].parents[3] / "latest"
+    assert stale.parent.name.startswith("changes-")
+    # As a version made it that did not know what a delta is.
+    stale.symlink_to(mirror.snapshots()[0].relative_to(stale.parent))
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+
+    for layout in ("dated", "hive", MIXED):
+        await start(mirror, layout=layout, latest="none" if layout == MIXED else "symlink")
+        assert not is_there(stale)
+
+    assert latest_names(mirror) == []
+
+
+async def test_an_undisturbed_latest_costs_no_write(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+    await mirror.sync()
+    before = (request_folder(mirror) / "latest").lstat().st_ino
+
+    async with mirror.opened() as context:
+        (job,) = await context.manifest.jobs(mirror.acme, states={JobState.PUBLISHED})
+        # A write would fail.
+        monkeypatch.setattr(SqlManifest, "writing", None)
+        await move_latest(context, account_settings(mirror.configuration())[0], job)
+        await retry_latest(context, account_settings(mirror.configuration())[0])
+        monkeypatch.undo()
+
+    assert (request_folder(mirror) / "latest").lstat().st_ino == before

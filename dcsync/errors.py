@@ -547,6 +547,25 @@ class DiskHung(DiskError):
     hint = "check the disk, its cable or its server, and the kernel log. dcsync resumes as soon as the disk answers"
 
 
+class PlaceUnusable(DiskError):
+    """One folder of the mirror cannot be written. Jobs with another folder are still mirrored."""
+
+    scope = Scope.JOB
+    hint = "correct that folder. The downloaded files stay in .dcsync/staging, and the next attempt uses them"
+
+
+class OtherFileSystem(PlaceUnusable):
+    """A folder of the mirror is on another file system, so nothing can be renamed into it or out of it."""
+
+    hint = "move the content of that folder to the file system of mirror.root: dcsync doctor names the folder"
+
+
+class PlaceDenied(DiskDenied):
+    """The user that runs dcsync has no permission for one folder of the mirror. The rest is still mirrored."""
+
+    scope = Scope.JOB
+
+
 class MirrorError(DcsyncError):
     """The mirror's root folder cannot be used."""
 

@@ -9,7 +9,18 @@ from collections.abc import Iterator
 import pytest
 
 from dcsync import errors
-from dcsync.errors import ConfigError, ConfigInvalid, ConfigMistake, DcsyncError, ExitStatus, Scope
+from dcsync.errors import (
+    ConfigError,
+    ConfigInvalid,
+    ConfigMistake,
+    DcsyncError,
+    DiskDenied,
+    DiskError,
+    ExitStatus,
+    PlaceDenied,
+    PlaceUnusable,
+    Scope,
+)
 from dcsync.log import redact
 
 #: Written by hand, so that no change goes unnoticed: operators use codes and statuses in scripts, and scopes decide
@@ -45,8 +56,11 @@ TABLE = """
     DiskError                F-DISK      run      3 transient
     DiskHung                 F-HUNG      run     14
     InodesExhausted          F-INODES    job      3 transient
+    OtherFileSystem          F-DISK      job      3 transient
+    PlaceUnusable            F-DISK      job      3 transient
     DiskFault                F-IO        run      3 transient
     DiskDenied               F-PERM      run      3
+    PlaceDenied              F-PERM      job      3
     DiskReadOnly             F-READONLY  run      3 transient
     SizeMismatch             F-SIZE      file     3 transient poison
     DiskFull                 F-SPACE     job      3 transient
@@ -175,11 +189,12 @@ def test_python_can_still_set_a_traceback_and_add_notes() -> None:
     assert error.__notes__ == ["seen twice"]
 
 
-def test_codes_are_unique_except_that_an_invalid_configuration_has_its_parent_s() -> None:
+def test_codes_are_unique_except_those_that_a_class_has_from_its_parent() -> None:
     shared = {code for code, times in Counter(kind.code for kind in ALL).items() if times > 1}
 
-    assert shared == {"C-CONFIG"}
+    assert shared == {"C-CONFIG", "F-DISK", "F-PERM"}
     assert issubclass(ConfigInvalid, ConfigError)
+    assert {kind.__bases__ for kind in (PlaceUnusable, PlaceDenied)} == {(DiskError,), (DiskDenied,)}
 
 
 def test_one_module_has_every_error() -> None:

@@ -82,6 +82,7 @@ OPENERS: Final = {
     ("opening.py", "open_regular"): "the one place for all files of the mirror and of the state folder",
     ("opening.py", "_open_leased"): "a part of it",
     ("mirror/disk.py", "open_folder"): "O_DIRECTORY: a folder, or an error",
+    ("mirror/disk.py", "remove_tree"): "O_DIRECTORY",
     ("mirror/root.py", "open_root"): "O_DIRECTORY",
     ("mirror/journal.py", "_boot_id"): "below /proc",
     ("mirror/probe.py", "file_system"): "below /proc",

@@ -61,9 +61,10 @@ def find_snapshots(root: MirrorRoot, *, is_snapshot: Callable[[str], bool] = lam
     """Yield every folder below the root that has `_dcsync.json` or `SHA256SUMS`. Blocks.
 
     `is_snapshot` can name further snapshots by their path. The search does not descend into snapshots, nor into the
-    folders of a NAS or file system, which may have copies of the whole mirror (`.snapshot`, `#recycle`).
+    folders of a NAS or file system, which may have copies of the whole mirror (`.snapshot`, `#recycle`), nor into those
+    of dcsync itself: a snapshot that is being copied into place is not published yet.
     """
-    pending = [name for name in sorted(os.listdir(root.descriptor)) if name != OWN_FOLDER and not is_system_name(name)]
+    pending = sorted(filter(_may_hold_snapshots, os.listdir(root.descriptor)))
     while pending:
         relative = pending.pop(0)
         try:
@@ -73,10 +74,14 @@ def find_snapshots(root: MirrorRoot, *, is_snapshot: Callable[[str], bool] = lam
                 elif relative.count("/") < _MAX_DEPTH:
                     with os.scandir(folder) as entries:
                         below = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-                    pending.extend(f"{relative}/{name}" for name in below if not is_system_name(name))
-        except (MirrorTampered, DiskError, FileNotFoundError):
+                    pending.extend(f"{relative}/{name}" for name in filter(_may_hold_snapshots, below))
+        except (MirrorTampered, DiskError, OSError):
             # A file, a symlink, or a folder that dcsync may not read (lost+found) is not a snapshot.
             continue
+
+
+def _may_hold_snapshots(name: str) -> bool:
+    return not name.startswith(OWN_FOLDER) and not is_system_name(name)
 
 
 def _verified(folder: int, relative: str, stored: StoredFile) -> StoredFile:

@@ -10,11 +10,11 @@ import ctypes
 import errno
 import os
 import platform
+import pwd
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dcsync.core.formatting import size_text
 from dcsync.core.names import printable
 from dcsync.core.system_files import is_disposable
 from dcsync.errors import (
@@ -24,11 +24,12 @@ from dcsync.errors import (
     DiskFault,
     DiskFull,
     DiskReadOnly,
-    InodesExhausted,
     MirrorTampered,
-    SpaceNeeds,
+    OtherFileSystem,
+    PlaceDenied,
+    PlaceUnusable,
 )
-from dcsync.opening import NotRegular, open_regular
+from dcsync.opening import NotRegular, full_path, open_regular
 
 FILE_MODE = 0o444
 FOLDER_MODE = 0o755
@@ -36,14 +37,13 @@ FOLDER_MODE = 0o755
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
-_FALLOC_FL_KEEP_SIZE = 1
-_SYNC_FILE_RANGE_WRITE = 2
-# ioctl FICLONE = _IOW(0x94, 9, int), the same on all architectures that Python wheels exist for.
-_FICLONE = 0x40049409
 #: For libraries without the wrapper (musl): the system call's number.
 _SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "ppc64le": 357, "s390x": 347}
-_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EPERM})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EPERM})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: The hint of an error that prevents publishing.
+KEPT = "The downloaded files stay in .dcsync/staging, and the next attempt uses them"
+_MODE_REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -71,18 +71,22 @@ def disk_errors_but_missing(doing: str) -> Iterator[None]:
 def disk_error(error: OSError, doing: str) -> DcsyncError:
     """Return the error of dcsync that matches an error of the system."""
     words = f"{doing}: {os.strerror(error.errno) if error.errno else error}"
+    if isinstance(error.filename, str) and error.filename not in doing:
+        words += f": {shown(error.filename)}"
     match error.errno:
-        case number if number in _FULL:
+        case number if number in FULL:
             return DiskFull(words)
         case errno.EROFS:
             return DiskReadOnly(words)
         case errno.EACCES | errno.EPERM:
-            return DiskDenied(f"{words} (as uid {os.geteuid()})")
+            return _denied(error, words)
+        case errno.EXDEV:
+            return OtherFileSystem(words)
         case errno.EIO | errno.ESTALE:
             return DiskFault(words)
         case _ if isinstance(error, NotRegular):
             return MirrorTampered(
-                f"{doing}: {error.filename}: {error.strerror}",
+                f"{doing}: {shown(error.filename)}: {error.strerror}",
                 hint="another program put it there: move it away. dcsync then continues automatically",
             )
         case errno.ELOOP | errno.ENOTDIR:
@@ -94,9 +98,48 @@ def disk_error(error: OSError, doing: str) -> DcsyncError:
             return DiskError(words, hint="dcsync retries automatically")
 
 
+def _denied(error: OSError, words: str) -> DiskDenied:
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = "without a name"
+    user = f"uid {os.geteuid()}, {name}"
+    path = shown(error.filename) if isinstance(error.filename, str) else ""
+    hint = None
+    if path.startswith("/"):
+        hint = f"give the user that runs dcsync ({user}) read and write permission for {path}"
+        if error.errno == errno.EPERM:
+            hint = f"check the owner, the ACL and the attributes (lsattr) of {path}: dcsync runs as {user}"
+    return DiskDenied(f"{words} (as {user})", hint=hint)
+
+
+@contextmanager
+def place_errors(doing: str, *, root: int) -> Iterator[None]:
+    """Turn errors in the block into those of one folder of the mirror, so that only its job fails.
+
+    A full disk, a faulty one, and a read-only root concern everything, and keep their scope.
+    """
+    try:
+        with disk_errors(doing):
+            yield
+    except DiskDenied as error:
+        raise PlaceDenied(error.message, hint=error.advice) from None
+    except DiskReadOnly as error:
+        with disk_errors(doing):
+            refuse_read_only(root)
+        raise PlaceUnusable(error.message, hint=f"remount that file system read-write. {KEPT}") from None
+    except DiskError as error:
+        if type(error) is not DiskError:
+            raise
+        raise PlaceUnusable(error.message) from None
+
+
 def open_folder(path: str, *, below: int | None = None) -> int:
     """Open a folder. The last component may not be a symlink."""
-    return os.open(path, _FOLDER_FLAGS, dir_fd=below)
+    try:
+        return os.open(path, _FOLDER_FLAGS, dir_fd=below)
+    except PermissionError as error:
+        raise PermissionError(error.errno, error.strerror, full_path(path, below)) from None
 
 
 def open_folders(root: int, components: Sequence[str], *, create: bool) -> int:
@@ -127,14 +170,37 @@ def _make_folder(name: str, parent: int) -> int:
         os.mkdir(name, FOLDER_MODE, dir_fd=parent)
     except FileExistsError:
         return open_folder(name, below=parent)
+    except PermissionError as error:
+        raise _naming(error, name, parent) from None
     created = open_folder(name, below=parent)
     try:
-        os.fchmod(created, FOLDER_MODE)
+        set_mode(created, FOLDER_MODE)
         os.fsync(parent)
     except BaseException:
         os.close(created)
         raise
     return created
+
+
+def _naming(error: OSError, name: str, folder: int) -> PermissionError:
+    """Return the error with the full path of what lacks a permission: the folder that would change, or the entry."""
+    may_change = os.access(f"/proc/self/fd/{folder}", os.W_OK | os.X_OK, effective_ids=True)
+    return PermissionError(error.errno, error.strerror, full_path(name if may_change else "", folder))
+
+
+def set_mode(descriptor: int, mode: int) -> None:
+    """Set the mode of an open file or folder, where the file system allows that.
+
+    CIFS, many FUSE file systems, and ZFS with `aclmode=restricted` refuse it. The mode is then theirs. A file that must
+    stay private raises the error if others can use it.
+    """
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        facts = os.fstat(descriptor)
+        is_exposed = not mode & 0o077 and bool(facts.st_mode & 0o077) and is_plain_file(facts)
+        if error.errno not in _MODE_REFUSED or is_exposed:
+            raise
 
 
 def fsync_path(root: int, components: Sequence[str], *, last: bool = False) -> None:
@@ -212,27 +278,6 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def preallocate(descriptor: int, size: int) -> None:
-    """Reserve `size` bytes, so that a full disk is noticed now. The file's length does not change."""
-    if size <= 0:
-        return
-    if _libc.fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, ctypes.c_longlong(0), ctypes.c_longlong(size)) == 0:
-        return
-    number = ctypes.get_errno()
-    if number in _FULL:
-        raise OSError(number, os.strerror(number))
-    # Any other error means that this file system cannot reserve space. A full disk then fails a write.
-
-
-def start_writeback(descriptor: int, offset: int, size: int) -> None:
-    """Ask the kernel to start writing a part of a file to the disk, so that the final fsync has little left to do.
-
-    This is a hint. Its errors are ignored, because the fsync reports them.
-    """
-    if hasattr(_libc, "sync_file_range"):
-        _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
-
-
 def rename_noreplace(source: str, source_folder: int, target: str, target_folder: int) -> None:
     """Rename, or raise `FileExistsError` when the target exists.
 
@@ -241,7 +286,10 @@ def rename_noreplace(source: str, source_folder: int, target: str, target_folder
     try:
         _renameat2(source, source_folder, target, target_folder, _RENAME_NOREPLACE)
     except OSError as error:
-        if error.errno not in _NOT_SUPPORTED or error.errno == errno.EXDEV:
+        if error.errno == errno.EACCES:
+            may_leave = os.access(f"/proc/self/fd/{source_folder}", os.W_OK | os.X_OK, effective_ids=True)
+            raise _naming(error, target, target_folder if may_leave else source_folder) from None
+        if error.errno not in NOT_SUPPORTED or error.errno == errno.EXDEV:
             raise
         # mkdir is the exclusive claim: a folder can be renamed over an empty folder, and over nothing else. An empty
         # folder that exists is the claim of a process that ended, or of another host. The first rename wins.
@@ -268,7 +316,7 @@ def refuses_to_replace(source: str, target: str, folder: int) -> bool:
     except FileExistsError:
         return True
     except OSError as error:
-        if error.errno in _NOT_SUPPORTED:
+        if error.errno in NOT_SUPPORTED:
             return False
         raise
     return False
@@ -279,20 +327,7 @@ def exchange(first: str, first_folder: int, second: str, second_folder: int) -> 
     try:
         _renameat2(first, first_folder, second, second_folder, _RENAME_EXCHANGE)
     except OSError as error:
-        if error.errno in _NOT_SUPPORTED:
-            return False
-        raise
-    return True
-
-
-def clone(source: int, target: int) -> bool:
-    """Make `target` share the blocks of `source` (reflink: btrfs, XFS). False where that is not possible."""
-    import fcntl
-
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno in _NOT_SUPPORTED:
+        if error.errno in NOT_SUPPORTED:
             return False
         raise
     return True
@@ -305,7 +340,7 @@ def remove_tree(name: str, parent: int) -> None:
     end. Its `filename` is the path from `name` on.
     """
     try:
-        folder = open_folder(name, below=parent)
+        folder = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -362,27 +397,6 @@ def remove_unused(name: str, parent: int) -> bool:
             return False
         raise
     return True
-
-
-def check_room(folder: int, *, size: int, entries: int, reserve: int) -> None:
-    """Raise `DiskFull` or `InodesExhausted` unless `size` bytes and `entries` files fit and `reserve` bytes stay free.
-
-    An error of statvfs fails the check. 5 % are added for folders, `_dcsync.json` and the rounding to blocks.
-    """
-    facts = os.fstatvfs(folder)
-    free = facts.f_bavail * facts.f_frsize
-    needed = size + size // 20 + reserve
-    needs = SpaceNeeds(size=size, entries=entries)
-    if free < needed:
-        message = f"the mirror's disk has {size_text(free)} free of {size_text(facts.f_blocks * facts.f_frsize)}, and "
-        message += f"{size_text(needed)} are needed"
-        message += f" ({size_text(reserve)} of them for mirror.min_free)" if reserve else ""
-        raise DiskFull(message, needs=needs)
-    # A file system without a fixed number of inodes (btrfs) reports a total of 0.
-    if facts.f_files and facts.f_favail < entries + 100:
-        message = f"the mirror's disk has {facts.f_favail:,} inodes free of {facts.f_files:,}, and {entries + 100:,} "
-        message += "are needed"
-        raise InodesExhausted(message, needs=needs)
 
 
 def is_plain_file(facts: os.stat_result) -> bool:

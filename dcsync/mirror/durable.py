@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from dcsync.core.transfer import PIECE_SIZE
-from dcsync.mirror import disk
+from dcsync.mirror import disk, space
 from dcsync.mirror.hashing import eio_as_unreadable
 from dcsync.opening import open_regular
 
@@ -26,12 +26,12 @@ def copy_durably(source: int, folder: int, name: str) -> os.stat_result:
     """
     target = _create(name, folder)
     try:
-        if not disk.clone(source, target):
+        if not space.clone(source, target):
             offset = 0
             while piece := _read_piece(source, offset):
                 disk.write_all(target, piece)
                 offset += len(piece)
-        os.fchmod(target, disk.FILE_MODE)
+        disk.set_mode(target, disk.FILE_MODE)
         os.fsync(target)
         return os.fstat(target)
     finally:
@@ -66,7 +66,7 @@ def _read_piece(source: int, offset: int) -> bytes:
 def _write_and_sync(descriptor: int, body: bytes, mode: int) -> None:
     try:
         disk.write_all(descriptor, body)
-        os.fchmod(descriptor, mode)
+        disk.set_mode(descriptor, mode)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -10,7 +10,7 @@ from dcsync.core.model import How, StoredFile
 from dcsync.core.table import is_table
 from dcsync.core.transfer import PIECE_SIZE, Have, md5_of_etag, resumable_etag
 from dcsync.errors import SizeMismatch
-from dcsync.mirror import disk
+from dcsync.mirror import disk, space
 from dcsync.mirror.hashing import Digest, Hashers, Unreadable, eio_as_unreadable
 from dcsync.mirror.journal import Journal, Unfinished
 from dcsync.mirror.staged_names import PART, staged_leaf
@@ -107,7 +107,7 @@ class Part:
         if self.etag is not None and self._hashers.size < self._size:
             self._journal.note_written(self._name, self._hashers.size, self._hashers.crc32)
         if self._hashers.size - self._writeback_end >= _WRITEBACK_SIZE:
-            disk.start_writeback(self._opened, self._writeback_end, self._hashers.size - self._writeback_end)
+            space.start_writeback(self._opened, self._writeback_end, self._hashers.size - self._writeback_end)
             self._writeback_end = self._hashers.size
 
     def restart(self) -> None:
@@ -132,7 +132,7 @@ class Part:
             with disk.disk_errors(f"finishing {self._shown}"):
                 if self._descriptor is None:
                     self._open()
-                os.fchmod(self._opened, disk.FILE_MODE)
+                disk.set_mode(self._opened, disk.FILE_MODE)
                 # Only once: after a failed fsync, a second fsync succeeds although the data is lost ("fsyncgate").
                 os.fsync(self._opened)
                 facts = os.fstat(self._opened)
@@ -195,7 +195,7 @@ class Part:
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         self._descriptor = open_regular(self._leaf + PART, flags, below=self._folder)
-        disk.preallocate(self._descriptor, self._size)
+        space.preallocate(self._descriptor, self._size)
 
     def _close(self) -> None:
         if self._descriptor is not None:

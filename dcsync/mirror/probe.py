@@ -7,7 +7,7 @@ import re
 import uuid
 from dataclasses import dataclass
 
-from dcsync.mirror import disk
+from dcsync.mirror import disk, space
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 from dcsync.opening import open_regular
 
@@ -116,7 +116,7 @@ def _try_out_in(folder: int) -> Abilities:
         os.fsync(first)
         return Abilities(
             hardlinks=_links(folder),
-            clones=disk.clone(first, second),
+            clones=space.clone(first, second),
             symlinks=_symlinks(folder),
             keeps_names=disk.refuses_to_replace("first", "second", folder),
             exchanges=disk.exchange("first", folder, "second", folder),

@@ -28,7 +28,7 @@ from dcsync.errors import (
     MirrorNotMounted,
     MirrorTampered,
 )
-from dcsync.mirror import disk
+from dcsync.mirror import disk, space
 from dcsync.mirror.durable import replace_durably, write_new
 from dcsync.opening import open_regular, read_regular
 
@@ -129,7 +129,7 @@ class MirrorRoot:
     def check_room(self, *, size: int, entries: int, reserve: int) -> None:
         """Raise `DiskFull` or `InodesExhausted` when a snapshot of that size would not fit."""
         with disk.disk_errors(f"reading the free space of {self.path}"):
-            disk.check_room(self.descriptor, size=size, entries=entries, reserve=reserve)
+            space.check_room(self.descriptor, size=size, entries=entries, reserve=reserve)
 
     def free_bytes(self) -> int:
         """Return the number of bytes that this user can still write."""

@@ -44,7 +44,7 @@ class Staging:
                 opened.callback(os.close, self._parent)
                 self.descriptor = disk.open_folders(parent, [self.leaf], create=True)
                 opened.callback(os.close, self.descriptor)
-                os.fchmod(self.descriptor, 0o700)
+                disk.set_mode(self.descriptor, 0o700)
                 self._journal = Journal(self.leaf, parent)
                 opened.callback(self._journal.close)
             if number:
@@ -137,6 +137,14 @@ class Staging:
                         os.rename(staged_leaf(path), name, src_dir_fd=self.descriptor, dst_dir_fd=folder)
                         os.fsync(folder)
 
+    def fold(self, paths: Iterable[str]) -> None:
+        """Undo `unfold`, so that a snapshot that cannot be published now is not downloaded again."""
+        with disk.disk_errors(f"keeping the files of {self.relative}"):
+            for path in sorted(paths):
+                if staged_leaf(path) != path:
+                    with suppress(FileNotFoundError), disk.parent_of(path, below=self.descriptor) as (folder, name):
+                        os.rename(name, staged_leaf(path), src_dir_fd=folder, dst_dir_fd=self.descriptor)
+
     def open_staged(self, name: str) -> int:
         """Open a staged file for reading. The caller closes it."""
         with disk.disk_errors(f"reading {disk.shown(f'{self.relative}/{name}')}"):
@@ -164,11 +172,13 @@ class Staging:
     def publish(self, folder: str) -> bool:
         """Rename the whole folder to `folder` below the root, durably.
 
-        Returns False, having changed nothing, when that name exists already. The caller holds the mirror's lock.
+        Returns False, having changed nothing, when that name exists already. Raises `OtherFileSystem` when the folder
+        cannot be renamed there, and a `DiskError` that concerns only this job when its place cannot be written. The
+        caller holds the mirror's lock.
         """
         parent_path, _, leaf = folder.rpartition("/")
-        with disk.disk_errors(f"publishing {disk.shown(folder)}"):
-            os.fchmod(self.descriptor, disk.FOLDER_MODE)
+        with disk.place_errors(f"publishing {disk.shown(folder)}", root=self.root.descriptor):
+            disk.set_mode(self.descriptor, disk.FOLDER_MODE)
             os.fsync(self.descriptor)
             with self.root.reshaping, self.root.folder(parent_path, create=True) as parent:
                 disk.fsync_path(self.root.descriptor, split(parent_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from dcsync.errors import (
     DiskFault,
     DiskFull,
     DiskReadOnly,
-    InodesExhausted,
     MirrorTampered,
 )
 from dcsync.mirror import disk
@@ -98,7 +98,31 @@ def test_an_error_of_the_system_becomes_the_one_of_ours_that_it_means(number: in
 
 
 def test_a_refusal_names_the_user_that_was_refused() -> None:
-    assert f"(as uid {os.geteuid()})" in str(disk.disk_error(PermissionError(errno.EACCES, "no"), "opening x"))
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    refused = PermissionError(errno.EACCES, "no", "/srv/mirror/acme")
+
+    error = disk.disk_error(refused, "opening x")
+
+    assert error.message == f"opening x: Permission denied: /srv/mirror/acme (as uid {os.geteuid()}, {name})"
+    assert error.advice == (
+        f"give the user that runs dcsync (uid {os.geteuid()}, {name}) read and write permission for /srv/mirror/acme"
+    )
+
+
+def test_a_refusal_names_a_path_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = PermissionError(errno.EPERM, "no", "/srv/mirror/acme")
+
+    def unknown(_: int) -> pwd.struct_passwd:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    error = disk.disk_error(refused, "removing /srv/mirror/acme")
+
+    user = f"uid {os.geteuid()}, without a name"
+    assert error.message == f"removing /srv/mirror/acme: Operation not permitted (as {user})"
+    assert error.advice == (
+        f"check the owner, the ACL and the attributes (lsattr) of /srv/mirror/acme: dcsync runs as {user}"
+    )
 
 
 def test_an_error_without_a_number_keeps_its_words() -> None:
@@ -384,25 +408,6 @@ def test_removing_takes_a_file_and_does_not_mind_nothing(tmp_path: Path, folder:
 # --- writing and room -------------------------------------------------------------------------------------------------
 
 
-def test_reserving_takes_room_and_leaves_the_length(tmp_path: Path) -> None:
-    with (tmp_path / "file").open("wb") as file:
-        disk.preallocate(file.fileno(), 4 * MIB)
-        facts = os.fstat(file.fileno())
-        disk.preallocate(file.fileno(), 0)
-
-    assert facts.st_size == 0
-    assert facts.st_blocks * 512 >= 4 * MIB
-
-
-@pytest.mark.needs_root
-def test_reserving_on_a_full_disk_is_disk_full(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as path, (path / "file").open("wb") as file:
-        disk.preallocate(file.fileno(), MIB // 2)
-
-        with pytest.raises(DiskFull), disk.disk_errors("reserving"):
-            disk.preallocate(file.fileno(), 2 * MIB)
-
-
 @pytest.mark.needs_root
 def test_a_short_write_before_a_full_disk_is_not_taken_for_the_whole(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as path, (path / "file").open("wb") as file:
@@ -419,44 +424,6 @@ def test_a_disk_that_turned_read_only_says_so(tmp_path: Path) -> None:
 
         with pytest.raises(DiskReadOnly), disk.disk_errors("making a folder"):
             disk.open_folders(below, ["acme"], create=True)
-
-
-@pytest.mark.needs_root
-def test_room_is_asked_for_with_a_twentieth_and_the_reserve_on_top(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as path, opened(path) as below:
-        facts = os.fstatvfs(below)
-        free = facts.f_bavail * facts.f_frsize
-        size = 100 * 4096
-
-        disk.check_room(below, size=size, entries=1, reserve=free - size - size // 20)
-        with pytest.raises(DiskFull, match=r" free of .*, and .* are needed \(.* of them for mirror\.min_free\)"):
-            disk.check_room(below, size=size, entries=1, reserve=free - size - size // 20 + 1)
-
-
-@pytest.mark.needs_root
-def test_too_few_inodes_are_told_from_too_little_space(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "size=4m,nr_inodes=200") as path, opened(path) as below:
-        free = os.fstatvfs(below).f_favail
-
-        disk.check_room(below, size=0, entries=free - 100, reserve=0)
-        with pytest.raises(InodesExhausted, match=f"{free:,} inodes free of 200, and {free + 1:,} are needed"):
-            disk.check_room(below, size=0, entries=free - 99, reserve=0)
-
-
-def test_a_disk_that_does_not_answer_has_no_room(tmp_path: Path) -> None:
-    closed = os.open(tmp_path, os.O_RDONLY)
-    os.close(closed)
-
-    with pytest.raises(DiskError), disk.disk_errors("asking"):
-        disk.check_room(closed, size=0, entries=0, reserve=0)
-
-
-def test_a_clone_shares_the_content_or_says_that_it_cannot(tmp_path: Path) -> None:
-    (tmp_path / "source").write_bytes(b"x" * 8192)
-    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb") as target:
-        cloned = disk.clone(source.fileno(), target.fileno())
-
-    assert (tmp_path / "target").read_bytes() == (b"x" * 8192 if cloned else b"")
 
 
 def test_only_a_regular_file_is_a_plain_file(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from dcsync.core.table import TableFacts, count
 from dcsync.core.transfer import Have
 from dcsync.errors import DiskError, DiskFault, DiskFull, DiskReadOnly, SizeMismatch
-from dcsync.mirror import disk
+from dcsync.mirror import space
 from dcsync.mirror.root import MirrorRoot
 from dcsync.mirror.staging import Staging, discard_staging
 from tests.fakes import JOB_ID, make_stored
@@ -259,7 +259,7 @@ def test_the_kernel_starts_to_write_a_large_file_after_every_eight_mebibytes(
     def note(_descriptor: int, offset: ctypes.c_int64, size: ctypes.c_int64, _flags: int) -> None:
         started.append((offset.value // MIB, size.value // MIB))
 
-    monkeypatch.setattr(disk._libc, "sync_file_range", note)
+    monkeypatch.setattr(space._libc, "sync_file_range", note)
     part = staging.part("a.bin", "a.bin", 100 * MIB)
     part.begin(None)
 

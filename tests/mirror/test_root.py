@@ -89,7 +89,7 @@ def test_a_root_that_may_not_be_opened_says_for_whom(tmp_path: Path) -> None:
 
     opened = subprocess.run([sys.executable, "-c", OPEN_AS_NOBODY, tmp_path], check=True, capture_output=True)
 
-    assert opened.stdout == b"opening the mirror's root private: Permission denied (as uid 65534)\n"
+    assert opened.stdout == b"opening the mirror's root private: Permission denied (as uid 65534, nobody)\n"
 
 
 # --- marker -----------------------------------------------------------------------------------------------------------

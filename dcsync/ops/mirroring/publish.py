@@ -26,8 +26,9 @@ from dcsync.core.sidecar import Changes, Decisions, Provenance
 from dcsync.core.snapshot import Record, Transfer
 from dcsync.core.summary import Summary
 from dcsync.core.table import TableKind, is_table
-from dcsync.errors import Fenced, MirrorTampered
+from dcsync.errors import DcsyncError, Fenced, MirrorTampered, OtherFileSystem
 from dcsync.mirror import adopt, trash
+from dcsync.mirror.across import publish_across
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring.adopt import adopt_snapshot, is_hollow
@@ -93,9 +94,11 @@ async def _publish(context: SyncContext, account: AccountSettings, staging: Stag
     await context.manifest.check_guard()
     await context.disk.run(_write_own, staging, staged, sealed)
     await _remove_hollow(context, account, staged)
-    if not await context.disk.run(staging.publish, staged.folder):
+    placed = await context.disk.run(_put_in_place, staging, staged)
+    if placed is None:
         await _adopt_existing(context, account, staged)
         return sealed.record
+    staged = placed
     await _record(context, account, staged, sealed)
     with after_acknowledgement(account, staged.job.id):
         await move_latest(context, account, staged.job.id)
@@ -179,6 +182,22 @@ def _write_own(staging: Staging, staged: Staged, sealed: _Sealed) -> None:
     staging.unfold(staged_names)
     staging.write_own(names.SIDECAR_NAME, sealed.sidecar)
     staging.write_own(names.SUMS_NAME, sealed.sums)
+
+
+def _put_in_place(staging: Staging, staged: Staged) -> Staged | None:
+    """Rename or copy the staged folder to its place. Return None when that name exists already. Blocks.
+
+    After an error, the staged files are complete for the next attempt.
+    """
+    try:
+        try:
+            return staged if staging.publish(staged.folder) else None
+        except OtherFileSystem:
+            files = publish_across(staging.root, staging, staged.folder, staged.files, staged.previous)
+            return None if files is None else replace(staged, files=files)
+    except DcsyncError:
+        staging.fold(stored.name for stored in staged.files)
+        raise
 
 
 async def _remove_hollow(context: SyncContext, account: AccountSettings, staged: Staged) -> None:

@@ -1,0 +1,117 @@
+"""Publish a snapshot into a folder on another file system than the staging, where a rename of it is refused.
+
+That folder is a mount point, a btrfs subvolume, a ZFS dataset, or has a project quota. The files are linked and copied
+into a hidden folder next to the snapshot's place, which one rename then publishes. Readers never see half a snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from dcsync.core.model import Snapshot, StoredFile
+from dcsync.core.names import OWN_FILES
+from dcsync.errors import DcsyncError, DiskFault, DiskFull, InodesExhausted, PlaceUnusable
+from dcsync.mirror import disk
+from dcsync.mirror.durable import copy_durably
+from dcsync.mirror.hashing import hash_descriptor
+from dcsync.mirror.link import link_earlier
+from dcsync.mirror.root import OWN_FOLDER, MirrorRoot, split
+from dcsync.mirror.space import check_room
+from dcsync.mirror.staged_names import staged_leaf
+from dcsync.mirror.staging import Staging
+
+
+def publish_across(
+    root: MirrorRoot, staging: Staging, folder: str, files: Sequence[StoredFile], previous: Snapshot | None
+) -> tuple[StoredFile, ...] | None:
+    """Publish the complete staged `files` as `folder`, durably, and remove the staging. Blocks.
+
+    Returns the files as they are in `folder`, or None, having changed nothing, when that name exists already. Files
+    that `previous` has are linked to it. Raises a `DiskError` that concerns only this job when the folder cannot be
+    written: the staging then stays as it was. The caller holds the mirror's lock.
+    """
+    parent_path, _, leaf = folder.rpartition("/")
+    # No name from Autodesk begins like this (docs/design.md, Names), and patterns such as `*` do not match it.
+    hidden = f"{OWN_FOLDER}-{hashlib.sha256(staging.leaf.encode()).hexdigest()[:16]}"
+    doing = f"publishing {disk.shown(folder)}, which is on another file system than the staging"
+    try:
+        with disk.place_errors(doing, root=root.descriptor):
+            with root.reshaping, root.folder(parent_path, create=True) as opened:
+                disk.fsync_path(root.descriptor, split(parent_path))
+                disk.remove_tree(hidden, opened)
+                # From here on, the folders above are not empty, so that no pruning removes them.
+                new = disk.open_folders(opened, [hidden], create=True)
+                parent = os.dup(opened)
+            try:
+                made = _fill(root, staging, new, files, previous)
+                disk.rename_noreplace(hidden, parent, leaf, parent)
+                os.fsync(parent)
+            except BaseException as error:
+                with suppress(OSError):
+                    disk.remove_tree(hidden, parent)
+                if isinstance(error, FileExistsError):
+                    return None
+                raise
+            finally:
+                os.close(new)
+                os.close(parent)
+    except (DiskFull, InodesExhausted) as error:
+        # The mirror's own disk has room: it holds the staging.
+        hint = f"free space on the file system of {root.path / parent_path}. {disk.KEPT}"
+        raise PlaceUnusable(f"{doing}: {error.message}", hint=hint) from None
+    with suppress(DcsyncError):
+        # It is published. The next start clears what is left of the staging.
+        staging.discard()
+    return made
+
+
+def _fill(
+    root: MirrorRoot, staging: Staging, new: int, files: Sequence[StoredFile], previous: Snapshot | None
+) -> tuple[StoredFile, ...]:
+    before = {} if previous is None else {stored.original: stored for stored in previous.files}
+    made: dict[str, StoredFile] = {}
+    for stored in files:
+        earlier = before.get(stored.original)
+        if previous is not None and earlier is not None and earlier.sha256 == stored.sha256:
+            linked = link_earlier(root, new, previous, earlier, stored.name)
+            if linked is not None:
+                _unfold(stored.name, new)
+                made[stored.name] = replace(stored, mtime_ns=linked.mtime_ns, inode=linked.inode)
+    rest = [stored for stored in files if stored.name not in made]
+    check_room(new, size=sum(stored.size for stored in rest), entries=len(rest) + len(OWN_FILES), reserve=0)
+    for stored in rest:
+        facts = _copy(staging.descriptor, new, stored.name, sha256=stored.sha256)
+        made[stored.name] = replace(stored, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino)
+    for name in sorted(OWN_FILES):
+        _copy(staging.descriptor, new, name, sha256=None)
+    os.fsync(new)
+    return tuple(made[stored.name] for stored in files)
+
+
+def _unfold(name: str, new: int) -> None:
+    with disk.parent_of(name, below=new, create=True) as (target, leaf):
+        if staged_leaf(name) != name:
+            os.rename(staged_leaf(name), leaf, src_dir_fd=new, dst_dir_fd=target)
+        os.fsync(target)
+
+
+def _copy(staged: int, new: int, name: str, *, sha256: str | None) -> os.stat_result:
+    source = disk.open_file(name, below=staged)
+    try:
+        with disk.parent_of(name, below=new, create=True) as (target, leaf):
+            facts = copy_durably(source, target, leaf)
+            os.fsync(target)
+        copied = disk.open_file(name, below=new)
+    finally:
+        os.close(source)
+    try:
+        if sha256 is not None and hash_descriptor(copied).sha256 != sha256:
+            message = f"the copy of {disk.shown(name)} differs from the staged file"
+            raise DiskFault(message)
+    finally:
+        os.close(copied)
+    return facts

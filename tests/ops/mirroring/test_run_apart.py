@@ -1,0 +1,212 @@
+"""Folders on other file systems below the root, and file systems that refuse chmod.
+
+Each extract is published all the same, or waits without another download.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dcsync.app.state_dir import write_text
+from dcsync.core.lifecycle import JobState
+from dcsync.errors import ManifestError
+from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, tables
+from tests.rigs.odd import mounted
+
+pytestmark = pytest.mark.needs_root
+
+FILES = {**tables(3), "README.html": b"<html>"}
+
+
+@pytest.fixture
+def mounts() -> Iterator[ExitStack]:
+    """What a test mounts is unmounted at its end."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def mount_memory(mounts: ExitStack, place: Path, options: str = "size=64m") -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    mounts.enter_context(mounted("-t", "tmpfs", "-o", options, "none", place))
+
+
+def remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
+
+
+def hidden(mirror: Mirror) -> list[Path]:
+    return [path for path in mirror.root.rglob(".dcsync-*") if path.is_dir()]
+
+
+def staged(mirror: Mirror) -> list[Path]:
+    return [path for path in (mirror.root / ".dcsync/staging").iterdir() if not path.name.startswith("latest.")]
+
+
+@pytest.mark.parametrize("place", ["acme", ".dcsync/staging"])
+async def test_a_snapshot_is_published_across_file_systems(mirror: Mirror, mounts: ExitStack, place: str) -> None:
+    mirror.config["mirror"] = {"latest": "none"}
+    mount_memory(mounts, mirror.root / place)
+    first = add_extract(mirror, FILES, days_ago=1, with_archive=True)
+    second = add_extract(mirror, {**FILES, "new.csv": b"id\n1\n"}, with_archive=True)
+
+    outcome = await mirror.sync_one()
+
+    assert [published.job for published in outcome.published] == [first, second]
+    assert (outcome.failed, outcome.error) == ([], None)
+    for job in (first, second):
+        mirror.assert_identical(job)
+        assert_proved_by_sums(mirror.snapshot_of(job))
+    assert (hidden(mirror), staged(mirror)) == ([], [])
+    unchanged = mirror.snapshot_of(second) / "admin_table_000.csv"
+    assert unchanged.samefile(mirror.snapshot_of(first) / "admin_table_000.csv")
+    assert stat.S_IMODE(unchanged.stat().st_mode) == 0o444
+    assert stat.S_IMODE(unchanged.parent.stat().st_mode) == 0o755
+    # The manifest knows the inodes of the published files, so that the next extract links them without reading them.
+    third = add_extract(mirror, FILES, days_ago=-0.1)
+    assert [published.job for published in (await mirror.sync_one()).published] == [third]
+
+
+async def test_the_folder_of_a_data_request_that_is_a_mount_of_the_same_file_system(
+    mirror: Mirror, mounts: ExitStack
+) -> None:
+    first = add_extract(mirror, FILES, days_ago=1)
+    await mirror.sync()
+    (request,) = (path for path in (mirror.root / "acme").iterdir() if path.is_dir())
+    other = mirror.folder / "elsewhere"
+    other.mkdir()
+    mounts.enter_context(mounted("--bind", other, request))
+    second = add_extract(mirror, FILES)
+
+    outcome = await mirror.sync_one()
+
+    # The first snapshot is below the mount, so it is missing and downloaded again.
+    assert [published.job for published in outcome.published] == [first, second]
+    mirror.assert_identical(second)
+    assert [path.name for path in other.iterdir()] == ["2026"]
+
+
+async def test_an_extract_that_cannot_be_published_waits_and_is_not_downloaded_again(
+    mirror: Mirror, mounts: ExitStack
+) -> None:
+    """The account's disk is full. The mirror's own disk has the downloaded files until there is space."""
+    account = mirror.root / "acme"
+    mount_memory(mounts, account, "size=64k")
+    job = add_extract(mirror, {"a.csv": b"id\n" * 100_000}, with_archive=True)
+
+    outcome = await mirror.sync_one()
+
+    assert outcome.error is None
+    (failed,) = outcome.failed
+    assert (failed.code, failed.state) == ("F-DISK", JobState.FAILED)
+    assert "publishing acme/" in failed.message
+    assert "are needed" in failed.message
+    assert str(account) in failed.hint
+    assert failed.next_try_at is not None
+    assert failed.next_try_at > mirror.clock.now()
+    assert hidden(mirror) == []
+    assert mirror.snapshots() == []
+    calls = len(mirror.sandbox.calls)
+    await mirror.sync_one()
+    assert [call.server for call in mirror.sandbox.calls[calls:] if call.server == "storage"] == []
+
+    remount(account, "size=64m")
+    mirror.clock.advance(7 * 3600)
+    fetched = mirror.fetched_bytes()
+    outcome = await mirror.sync_one()
+
+    assert [published.job for published in outcome.published] == [job]
+    mirror.assert_identical(job)
+    # The directory of the ZIP is read again, and nothing else.
+    assert mirror.fetched_bytes() - fetched < 30_000
+
+
+async def test_files_in_folders_are_not_downloaded_again_either(
+    mirror: Mirror, mounts: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount_memory(mounts, mirror.root / "acme", "size=64k")
+    files = {**tables(2), "schemas/a.json": os.urandom(200_000)}
+    job = add_extract(mirror, files, with_archive=True)
+    await mirror.sync_one()
+    remount(mirror.root / "acme", "size=64m")
+    mirror.clock.advance(7 * 3600)
+    fetched = mirror.fetched_bytes()
+
+    assert [published.job for published in (await mirror.sync_one()).published] == [job]
+    assert mirror.fetched_bytes() - fetched < 100_000
+    mirror.assert_identical(job)
+
+
+async def test_a_folder_that_may_not_be_written_fails_its_job_and_no_other(mirror: Mirror, mounts: ExitStack) -> None:
+    blocked = mirror.world.add_request("Blocked")
+    other = mirror.world.add_request("Other")
+    first = add_extract(mirror, FILES, request=blocked, days_ago=2)
+    await mirror.sync()
+    folder = mirror.snapshot_of(first).parents[3]
+    mounts.enter_context(mounted("--bind", folder, folder))
+    remount(folder, "bind,ro")
+    second = add_extract(mirror, FILES, request=blocked, days_ago=1)
+    third = add_extract(mirror, FILES, request=other)
+
+    outcome = await mirror.sync_one()
+
+    assert outcome.error is None
+    assert [published.job for published in outcome.published] == [third]
+    (failed,) = outcome.failed
+    assert (failed.job, failed.code) == (second, "F-DISK")
+    assert "Read-only file system" in failed.message
+
+
+async def test_a_killed_copy_is_no_snapshot_and_the_next_run_publishes(mirror: Mirror, mounts: ExitStack) -> None:
+    mount_memory(mounts, mirror.root / "acme")
+    job = add_extract(mirror, FILES)
+    await mirror.sync()
+    snapshot = mirror.snapshot_of(job)
+    # As a kill before the rename leaves it: complete, and under its hidden name.
+    snapshot.rename(snapshot.with_name(f".dcsync-{hashlib.sha256(job.encode()).hexdigest()[:16]}"))
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    assert len(mirror.snapshots()) == 1
+
+
+async def test_where_chmod_is_refused_snapshots_are_published_with_the_modes_of_the_file_system(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ZFS with `aclmode=restricted`, CIFS and many FUSE file systems do."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    first = add_extract(mirror, FILES, days_ago=1)
+    second = add_extract(mirror, FILES)
+
+    outcome = await mirror.sync_one()
+
+    assert [published.job for published in outcome.published] == [first, second]
+    mirror.assert_identical(second)
+
+
+async def test_a_private_file_is_not_written_where_others_could_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, _mode: int) -> None:
+        Path(f"/proc/self/fd/{descriptor}").chmod(0o644)
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+
+    with pytest.raises(ManifestError, match=r"callback\.secret cannot be written: Operation not permitted"):
+        write_text(tmp_path, "callback.secret", "secret")

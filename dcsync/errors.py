@@ -285,8 +285,10 @@ class ServiceAccountRejected(AuthError):
 
     code = "T-ACCOUNT"
     exit_status = ExitStatus.LOGIN_REQUIRED
-    hint = "check service_account_id, key_id and private_key in [auth], the clock of this host, and that the key is "
-    hint += "enabled at Autodesk"
+    hint = (
+        "check client_id, service_account_id, key_id and private_key in [auth], the clock of this host, and that the "
+    )
+    hint += "key is enabled at Autodesk"
 
 
 class PrivateKeyUnusable(AuthError):

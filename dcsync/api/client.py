@@ -14,6 +14,7 @@ from dcsync.core import wire
 from dcsync.core.model import AccountId, DataRequest, Hub, Job, JobId, Json, ListedFile, RequestId, SignedFile
 from dcsync.core.names import printable
 from dcsync.core.ports import TokenSource
+from dcsync.core.reasons import warnings_in
 from dcsync.errors import BadAnswer, BadListing
 
 log = structlog.get_logger(__name__)
@@ -78,10 +79,14 @@ class DataConnector:
         """Whole seconds by which this machine's clock is ahead of the last response's Date. None before a response."""
         return self._transport.skew_s
 
-    async def hubs(self) -> tuple[Hub, ...]:
-        """Return the hubs that the user can see."""
+    async def hubs(self, *, on_warning: Callable[[str], None] = lambda _: None) -> tuple[Hub, ...]:
+        """Return the hubs that the user can see. `on_warning` gets Autodesk's warnings: regions that are not listed."""
         path = "/project/v1/hubs"
-        return _parsed(path, wire.parse_hubs, await self._get(path))
+        value = await self._get(path)
+        hubs = _parsed(path, wire.parse_hubs, value)
+        for warning in warnings_in(value):
+            on_warning(warning)
+        return hubs
 
     async def request(self, account: AccountId, request: RequestId) -> DataRequest:
         """Return one data request."""

@@ -7,6 +7,7 @@ proxy the policy checks only the URL: scheme, port and host. No URL leaves this 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,12 +19,15 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from dcsync.core.model import SignedFile
+from dcsync.core.reasons import reason
 from dcsync.core.urls import StoragePolicy, check_signed_url
 from dcsync.errors import StorageUnreachable, UnsafeUrl
 from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 
 #: A running transfer may take as long as it needs (docs/api.md §4), but a silence of 60 s ends it.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30, sock_connect=30, sock_read=60)
+#: S3 explains a refusal in some hundred bytes, at once.
+_REFUSAL_BYTES, _REFUSAL_S = 4096, 5.0
 #: Read-ahead per connection: enough to keep a fast network busy while a piece is written, and little memory when 16
 #: connections are open.
 _READ_AHEAD = 1 << 18
@@ -31,11 +35,15 @@ _READ_AHEAD = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A storage response. `pieces` yields the body as it arrives and raises `StorageUnreachable` if it breaks off."""
+    """A storage response. `pieces` yields the body as it arrives and raises `StorageUnreachable` if it breaks off.
+
+    The body of a refusal is already read as far as it explains the refusal. `words` is the reason in it.
+    """
 
     status: int
     headers: Mapping[str, str]
     pieces: AsyncIterator[bytes]
+    words: str = ""
 
 
 class Storage:
@@ -64,7 +72,13 @@ class Storage:
         # Only the request itself is guarded: an error that the caller raises inside the block is not a storage error.
         async with await self._send(signed.url, headers) as response:
             lowered = {key.lower(): value for key, value in response.headers.items()}
-            yield Answer(response.status, lowered, _pieces(response, self._network, signed.url))
+            pieces = _pieces(response, self._network, signed.url)
+            if response.status < 400:
+                yield Answer(response.status, lowered, pieces)
+                return
+            body = await _beginning(pieces)
+            words = reason(lowered, body, secrets=_secrets_in(signed.url))
+            yield Answer(response.status, lowered, _more(body, pieces), words)
 
     async def _send(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         route = self._network.route(url)
@@ -136,6 +150,32 @@ async def _pieces(response: aiohttp.ClientResponse, network: Network = DIRECT, u
             yield piece
     except EXCHANGE_ERRORS as error:
         raise _unreachable(error, network, url) from None
+
+
+async def _beginning(pieces: AsyncIterator[bytes]) -> bytes:
+    """Return the beginning of a refusal's body. One that does not arrive explains nothing, and is not an error."""
+    body = b""
+    try:
+        async with asyncio.timeout(_REFUSAL_S):
+            async for piece in pieces:
+                body += piece
+                if len(body) >= _REFUSAL_BYTES:
+                    break
+    except (TimeoutError, StorageUnreachable):
+        pass
+    return body
+
+
+async def _more(body: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield body
+    async for piece in pieces:
+        yield piece
+
+
+def _secrets_in(url: str) -> list[str]:
+    """Return the query of a signed URL and each of its values. A server or a proxy may repeat any of them."""
+    query = url.partition("?")[2]
+    return [query, *(pair.partition("=")[2] for pair in query.split("&"))]
 
 
 def _unreachable(error: BaseException, network: Network, url: str) -> StorageUnreachable:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 import aiohttp
 import stamina
@@ -20,7 +18,8 @@ from dcsync.clock import Clock
 from dcsync.core import wire
 from dcsync.core.model import Json
 from dcsync.core.ports import TokenSource
-from dcsync.core.quota import MAX_BACKOFF_S, backoff, parse_retry_after
+from dcsync.core.quota import MAX_BACKOFF_S, backoff, parse_retry_after, skew
+from dcsync.core.reasons import reason, with_request_id
 from dcsync.errors import (
     AccessRefused,
     ApiError,
@@ -144,15 +143,15 @@ class ApiTransport:
             token = await self.tokens.access_token(rejected=token)
             status, headers, body = await self._exchange(url, path, token, on_call)
             if status == 401:
-                message = f"the API rejected the access token ({_error_text(headers, body)})"
+                message = f"the API rejected the access token ({reason(headers, body, secrets=[token])})"
                 raise LoginRequired(message)
         if status == 200:
             try:
                 return wire.decode_json(body)
             except wire.WireError as error:
-                message = f"GET {path} returned {error}"
+                message = with_request_id(f"GET {path} returned {error}", headers)
                 raise BadAnswer(message, status=status) from None
-        raise await self._error(status, headers, body, path)
+        raise await self._error(status, headers, reason(headers, body, secrets=[token]), path)
 
     async def _exchange(
         self, url: URL, path: str, token: str, on_call: Callable[[], None]
@@ -176,8 +175,7 @@ class ApiTransport:
             message = f"GET {path} failed: {failure.reason}"
             raise ApiUnreachable(message, hint=failure.hint) from None
 
-    async def _error(self, status: int, headers: Mapping[str, str], body: bytes, path: str) -> DcsyncError:
-        text = _error_text(headers, body)
+    async def _error(self, status: int, headers: Mapping[str, str], text: str, path: str) -> DcsyncError:
         message = f"GET {path} returned {status}: {text}" if text else f"GET {path} returned {status}"
         match status:
             case 400 | 405 | 406 | 410 | 415 | 422:
@@ -208,13 +206,12 @@ class ApiTransport:
         return seconds
 
     def _note_date(self, value: str | None) -> None:
-        moment = _parse_date(value)
-        if moment is None:
+        skew_s = skew(value, self._clock.now())
+        if skew_s is None:
             return
-        skew = (self._clock.now() - moment).total_seconds()
-        if abs(skew) > MAX_SKEW_S and (self.skew_s is None or abs(self.skew_s) <= MAX_SKEW_S):
-            log.warning("this machine's clock is wrong", seconds=round(skew), hint="synchronize the clock with NTP")
-        self.skew_s = skew
+        if abs(skew_s) > MAX_SKEW_S and (self.skew_s is None or abs(self.skew_s) <= MAX_SKEW_S):
+            log.warning("this machine's clock is wrong", seconds=round(skew_s), hint="synchronize the clock with NTP")
+        self.skew_s = skew_s
 
 
 async def _read_capped(response: aiohttp.ClientResponse, path: str) -> bytes:
@@ -226,15 +223,3 @@ async def _read_capped(response: aiohttp.ClientResponse, path: str) -> bytes:
             message = f"GET {path} returned more than {MAX_BODY >> 20} MiB of JSON"
             raise BadAnswer(message, status=response.status)
     return bytes(body)
-
-
-def _error_text(headers: Mapping[str, str], body: bytes) -> str:
-    return wire.error_text(body, headers.get("content-type", ""))
-
-
-def _parse_date(value: str | None) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(value or "")
-    except (ValueError, IndexError, TypeError):
-        return None
-    return None if moment.tzinfo is None else moment

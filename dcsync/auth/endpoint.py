@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +16,8 @@ from types import SimpleNamespace
 
 import aiohttp
 
-from dcsync.core import wire
-from dcsync.core.quota import parse_retry_after
+from dcsync.core.quota import parse_retry_after, skew
+from dcsync.core.reasons import reason
 from dcsync.errors import (
     AuthError,
     ClientRejected,
@@ -35,6 +36,12 @@ REVOKE_PATH = "/authentication/v2/revoke"
 SCOPES = ("data:read",)
 #: Our own time-out leaves a refresh unconfirmed, so it is long (docs/design.md, Token protocol T3).
 READ_TIMEOUT_S = 90.0
+#: A 4xx without a code that OAuth defines. It may be about the token, and only `invalid_grant` may end a sign-in.
+_UNCLEAR_HINT = (
+    "you need not do anything now: dcsync keeps the refresh token and retries. If the message stays for a day, sign in "
+    "again: `dcsync login`"
+)
+_SERVICE_CLIENT_HINT = "compare auth.client_id and auth.client_secret with the app's page on the developer portal"
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 _MAX_BODY = 1 << 20
 _MIN_LIFE_S, _MAX_LIFE_S = 60.0, 3600.0
@@ -60,8 +67,10 @@ class Client:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Response:
     status: int
+    headers: Mapping[str, str]
     body: bytes = field(repr=False)
-    retry_after: str | None
+    #: The reason for a refusal, without the secrets of the request.
+    words: str
 
 
 async def _nothing() -> None:
@@ -98,12 +107,13 @@ class TokenEndpoint:
         not used) or `TokenUndecided` (unconfirmed). The caller must not cancel it.
         """
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
-        return _parse_response(await self._post(TOKEN_PATH, form, before_use), on_invalid_grant=LoginRequired)
+        return _parse_response(await self._post(TOKEN_PATH, form, before_use))
 
     async def exchange(self, code: str, *, verifier: str, redirect_uri: str) -> Granted:
         """Exchange an authorization code for the first token pair of a chain. Codes live 5 minutes and work once.
 
-        Raises `LoginRefused` if the code is not valid or no longer valid, and otherwise the same errors as `refresh`.
+        Raises `ClientRejected`, `TokenEndpointUnavailable` if the code was not used, and otherwise `LoginRefused`:
+        nothing retries with a code that may have been used.
         """
         form = {
             "grant_type": "authorization_code",
@@ -111,15 +121,26 @@ class TokenEndpoint:
             "redirect_uri": redirect_uri,
             "code_verifier": verifier,
         }
-        return _parse_response(await self._post(TOKEN_PATH, form, _nothing), on_invalid_grant=LoginRefused)
+        try:
+            return _parse_response(await self._post(TOKEN_PATH, form, _nothing))
+        except (LoginRequired, TokenUndecided) as error:
+            raise LoginRefused(error.message) from None
 
-    async def mint(self, assertion: str) -> Granted:
+    async def mint(self, assertion: str, *, now: datetime) -> Granted:
         """Exchange a service account's assertion for an access token, without a refresh token.
 
-        Raises `ServiceAccountRejected` if Autodesk rejects the assertion, and otherwise the same errors as `refresh`.
+        `now` is the time at which it was signed. Raises `ServiceAccountRejected` for every definite refusal except that
+        of the client (`ClientRejected`), and `TokenEndpointUnavailable` if a new assertion may be accepted later. An
+        assertion uses up no token.
         """
         form = {"grant_type": _JWT_BEARER, "assertion": assertion, "scope": " ".join(SCOPES)}
-        return _parse_response(await self._post(TOKEN_PATH, form, _nothing), on_invalid_grant=ServiceAccountRejected)
+        try:
+            answer = await self._post(TOKEN_PATH, form, _nothing)
+            if 400 <= answer.status < 500 and answer.status not in _RETRYABLE:
+                raise _rejected_assertion(answer, now)
+            return _parse_response(answer)
+        except TokenUndecided as error:
+            raise TokenEndpointUnavailable(error.message) from None
 
     async def revoke(self, refresh_token: str) -> None:
         """Revoke a refresh token. Raises `TokenEndpointUnavailable` and `ClientRejected`."""
@@ -127,7 +148,7 @@ class TokenEndpoint:
         answer = await self._post(REVOKE_PATH, form, _nothing)
         if answer.status == 200:  # also for an unknown token (RFC 7009 §2.2)
             return
-        message = f"the token was not revoked: Autodesk returned {answer.status}: {wire.error_text(answer.body)}"
+        message = _with_words(f"the token was not revoked: Autodesk returned {answer.status}", answer.words)
         if answer.status in {400, 401, 403} and _error_code(answer.body) in _CLIENT_ERRORS:
             raise ClientRejected(message)
         raise TokenEndpointUnavailable(message)
@@ -174,7 +195,10 @@ class TokenEndpoint:
                 ) as response,
             ):
                 body = await _read(response)
-                return _Response(status=response.status, body=body, retry_after=response.headers.get("Retry-After"))
+                lowered = {key.lower(): value for key, value in response.headers.items()}
+                secrets = [*form.values(), headers.get("Authorization", ""), self._client.secret or ""]
+                words = reason(lowered, body, secrets=[text for text in secrets if text not in _PUBLIC])
+                return _Response(status=response.status, headers=lowered, body=body, words=words)
         except EXCHANGE_ERRORS as error:
             failure = self._network.explain(error, self._base_url)
             if sent:
@@ -188,26 +212,57 @@ class TokenEndpoint:
 _CLIENT_ERRORS = frozenset(
     {"invalid_client", "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_grant_type"}
 )
+#: Such a code, alone or in a sentence of the API's own format (`developerMessage`, docs/api.md §8).
+_CODE = re.compile(rf"\b(?:invalid_grant|{'|'.join(sorted(_CLIENT_ERRORS))})\b")
 
 
-def _parse_response(answer: _Response, *, on_invalid_grant: type[AuthError]) -> Granted:
+#: OAuth's error codes for the client itself. The others can also be about the assertion.
+_UNKNOWN_CLIENT = frozenset({"invalid_client", "unauthorized_client"})
+#: An assertion is valid for 300 s (docs/api.md §6). The date has whole seconds, and the answer took some time.
+_HARMLESS_SKEW_S = 20.0
+#: 408 and 429 refuse a call before anything in it is checked (RFC 9110 §15.5.9, RFC 6585 §4).
+_RETRYABLE = frozenset({408, 425, 429})
+#: Values of the forms that an answer may contain as words. They are not secret.
+_PUBLIC = frozenset({_JWT_BEARER, "refresh_token", "authorization_code", *SCOPES})
+
+
+def _parse_response(answer: _Response) -> Granted:
     status = answer.status
     if status == 200:
         return _granted(answer.body)
     error = _error_code(answer.body)
-    message = f"the token endpoint returned {status}: {wire.error_text(answer.body)}"
+    message = _message(answer)
     if status in {400, 401, 403} and error == "invalid_grant":
-        raise on_invalid_grant(message)
+        raise LoginRequired(message)
     if status in {400, 401, 403} and error in _CLIENT_ERRORS:
         raise ClientRejected(message)
     if status == 429:
         # The rate limit refuses a call before the token is checked, so the token was not used.
-        asked = parse_retry_after(answer.retry_after, datetime.now(UTC))
+        asked = parse_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
         raise TokenEndpointUnavailable(message, retry_after_s=asked)
     if status in {401, 403}:
         raise ClientRejected(message)
     # A 5xx may come from a gateway after Autodesk has rotated the token. Other 4xx do not say whether it was used.
-    raise TokenUndecided(message)
+    raise TokenUndecided(message, hint=_UNCLEAR_HINT if status < 500 else None)
+
+
+def _rejected_assertion(answer: _Response, now: datetime) -> AuthError:
+    if _error_code(answer.body) in _UNKNOWN_CLIENT:
+        return ClientRejected(_message(answer), hint=_SERVICE_CLIENT_HINT)
+    skew_s = skew(answer.headers.get("date"), now)
+    if skew_s is None or abs(skew_s) <= _HARMLESS_SKEW_S:
+        return ServiceAccountRejected(_message(answer))
+    side = "ahead of" if skew_s > 0 else "behind"
+    clock = f"This host's clock is {abs(skew_s):.0f} s {side} Autodesk's"
+    return ServiceAccountRejected(f"{_message(answer)}. {clock}")
+
+
+def _message(answer: _Response) -> str:
+    return _with_words(f"the token endpoint returned {answer.status}", answer.words)
+
+
+def _with_words(message: str, words: str) -> str:
+    return f"{message}: {words}" if words else message
 
 
 def _granted(body: bytes) -> Granted:
@@ -246,11 +301,13 @@ def _error_code(body: bytes) -> str | None:
         return None
     if not isinstance(entry, dict):
         return None
-    known = {"invalid_grant", *_CLIENT_ERRORS}
     for key in ("error", "errorCode", "developerMessage"):
         value = entry.get(key)
-        if isinstance(value, str) and value in known:
-            return value
+        if isinstance(value, Mapping):
+            value = value.get("code") or value.get("message")
+        found = _CODE.search(value) if isinstance(value, str) else None
+        if found is not None:
+            return found[0]
     return None
 
 

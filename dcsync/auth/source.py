@@ -101,16 +101,17 @@ class ServiceAccountToken:
         now = self._clock.monotonic()
         if self._rejection is not None and now - self._rejection[1] < _REJECTED_PAUSE_S:
             raise self._rejection[0]
+        signed_at = self._clock.now()
         assertion = sign_assertion(
             client_id=self._endpoint.client_id,
             service_account_id=self._service_account_id,
             key_id=self._key_id,
             private_key=self._private_key,
             audience=self._endpoint.url,
-            now=self._clock.now(),
+            now=signed_at,
         )
         try:
-            granted = await self._endpoint.mint(assertion)
+            granted = await self._endpoint.mint(assertion, now=signed_at)
         except ServiceAccountRejected as error:
             self._rejection = (error, now)
             raise

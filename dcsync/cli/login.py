@@ -66,7 +66,8 @@ def accounts_command(ctx: click.Context, as_json: bool) -> int:
     from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx, accounts_needed=False)
-    hubs = run_async(_hubs(config))
+    warnings: list[str] = []
+    hubs = run_async(_hubs(config, warnings))
     configured = {account.account_id for account in config.accounts}
     if as_json:
         print_json(
@@ -79,10 +80,13 @@ def accounts_command(ctx: click.Context, as_json: bool) -> int:
                         "configured": _account_id(hub) in configured,
                     }
                     for hub in hubs
-                ]
+                ],
+                "warnings": list(warnings),
             }
         )
         return 0
+    for warning in warnings:
+        click.secho(f"dcsync: Autodesk could not list all accounts: {warning}", fg="yellow", err=True)
     for hub in hubs:
         _print_hub(hub, configured=_account_id(hub) in configured)
     if not hubs:
@@ -211,7 +215,7 @@ async def _login(config: Config, terminal: Terminal, *, switch_user: bool, as_js
 async def _visible(config: Config) -> tuple[Sequence[Hub], DcsyncError | None]:
     """Return the hubs, or the error. The sign-in itself has worked either way."""
     try:
-        return await _hubs(config), None
+        return await _hubs(config, []), None
     except DcsyncError as error:
         return (), error
 
@@ -225,12 +229,13 @@ async def _logout(config: Config, *, local: bool) -> bool:
         return await logout(chain, local=local)
 
 
-async def _hubs(config: Config) -> Sequence[Hub]:
+async def _hubs(config: Config, warnings: list[str]) -> Sequence[Hub]:
+    """Return the hubs, and add the warnings about those that Autodesk could not list."""
     from dcsync.app.api import open_api
     from dcsync.cluster import stores_for
 
     async with open_api(config, stores_for(config, os.environ), environ=os.environ) as opened:
-        return await opened.client.hubs()
+        return await opened.client.hubs(on_warning=warnings.append)
 
 
 def _account_id(hub: Hub) -> str:

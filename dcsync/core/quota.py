@@ -64,6 +64,15 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     return _clamp((moment - now).total_seconds())
 
 
+def skew(date: str | None, now: datetime) -> float | None:
+    """Return by how many seconds a clock that says `now` is ahead of a Date header. None without a usable header."""
+    try:
+        moment = parsedate_to_datetime(date or "")
+    except (ValueError, IndexError, TypeError):
+        return None
+    return None if moment.tzinfo is None else (now - moment).total_seconds()
+
+
 def backoff(attempt: int, *, base_s: float, cap_s: float, draw: float) -> float:
     """Return the wait after attempt number `attempt` (from 1): full jitter, uniform up to an exponential bound.
 

@@ -73,12 +73,19 @@ def headers_for(have: Have | None, unless_etag: str | None) -> dict[str, str]:
 
 
 def decide(
-    status: int, headers: Mapping[str, str], *, size: int, have: Have | None, unless_etag: str | None
+    status: int,
+    headers: Mapping[str, str],
+    *,
+    size: int,
+    have: Have | None,
+    unless_etag: str | None,
+    words: str = "",
 ) -> Decision:
     """Return what an answer to a GET with `headers_for(have, unless_etag)` means for a file of `size` listed bytes.
 
-    `headers` has lower-case keys. Raises `ContentChanged` when the partial download must be discarded, `SizeMismatch`
-    when Content-Length differs from `size`, `StorageRefused` when a new URL is needed, and `StorageFault` otherwise.
+    `headers` has lower-case keys, and `words` is the reason that the storage gives for a refusal. Raises
+    `ContentChanged` when the partial download must be discarded, `SizeMismatch` when Content-Length differs from
+    `size`, `StorageRefused` when a new URL is needed, and `StorageFault` otherwise.
     """
     resumed = have is not None and have.size > 0
     match status:
@@ -98,11 +105,18 @@ def decide(
             msg = f"the storage has no bytes after byte {have.size} of {size}"
             raise ContentChanged(msg)
         case _:
-            raise _refusal(status)
+            raise _refusal(status, words)
 
 
 def decide_range(
-    status: int, headers: Mapping[str, str], *, start: int, stop: int, size: int, etag: str | None
+    status: int,
+    headers: Mapping[str, str],
+    *,
+    start: int,
+    stop: int,
+    size: int,
+    etag: str | None,
+    words: str = "",
 ) -> str | None:
     """Return the ETag of an answer to a GET of the bytes `start` to `stop` of a ZIP of `size` bytes.
 
@@ -127,7 +141,7 @@ def decide_range(
             msg = "the ZIP changed at Autodesk while it was read"
             raise ContentChanged(msg)
         case _:
-            raise _refusal(status)
+            raise _refusal(status, words)
 
 
 def range_headers(start: int, stop: int, etag: str | None) -> dict[str, str]:
@@ -138,12 +152,13 @@ def range_headers(start: int, stop: int, etag: str | None) -> dict[str, str]:
     return headers
 
 
-def _refusal(status: int) -> StorageError:
-    """Return the error for a status that answers no kind of GET."""
+def _refusal(status: int, words: str) -> StorageError:
+    """Return the error for a status that answers no kind of GET. The words only explain it: radosgw sends none."""
+    because = f": {words}" if words else ""
     if status in {400, 401, 403}:
-        # The body is never parsed: radosgw sends none. A refusal calls for a new URL, not for a new sign-in.
-        return StorageRefused(f"the storage refused the signed URL (status {status})")
-    return StorageFault(f"the storage answered with status {status}")
+        # A refusal calls for a new URL, not for a new sign-in.
+        return StorageRefused(f"the storage refused the signed URL (status {status}){because}")
+    return StorageFault(f"the storage answered with status {status}{because}")
 
 
 def _check_length(headers: Mapping[str, str], expected: int) -> None:

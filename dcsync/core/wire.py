@@ -22,7 +22,6 @@ T = TypeVar("T")
 MAX_LISTING_ENTRIES = 100_000
 #: No extract has a file of one exbibyte. A larger number is nonsense and would overflow file offsets.
 MAX_FILE_SIZE = 1 << 60
-_TAG = re.compile(r"<[^>]*>")
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
@@ -247,26 +246,6 @@ def parse_time(value: Json) -> datetime | None:
         return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-
-
-def error_text(body: bytes, content_type: str = "") -> str:
-    """Return an error body as one printable line. It may have one of three JSON shapes, or be HTML or plain text."""
-    try:
-        value = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, dict):
-        words = [
-            value[key]
-            for key in ("developerMessage", "title", "detail", "message", "error", "error_description", "errorCode")
-            if isinstance(value.get(key), str) and value[key]
-        ]
-        if words:
-            return printable(": ".join(dict.fromkeys(words)), 200)
-    text = body[:4096].decode("utf-8", "replace")
-    if "html" in content_type or text.lstrip()[:1] == "<":
-        text = _TAG.sub(" ", text)
-    return printable(" ".join(text.split()), 80)
 
 
 def request_json(request: DataRequest) -> dict[str, Json]:

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 from dcsync.sandbox.breakage import FAULT, break_call, hang_up
 from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.oauth_handlers import OAuthHandlers
+from dcsync.sandbox.refusals import warnings
 from dcsync.sandbox.state import Origin, State
 from dcsync.sandbox.world import JobEntry, job_json, request_json, stamp
 
@@ -114,10 +115,14 @@ class ApiHandlers:
         self._calls.append(now)
         return None
 
-    async def _hubs(self, _: web.Request) -> web.Response:
+    async def _hubs(self, request: web.Request) -> web.Response:
         world = self._state.world
         hub = {"type": "hubs", "id": world.hub_id, "attributes": {"name": "Sandbox Construction", "region": "EMEA"}}
-        return web.json_response({"jsonapi": {"version": "1.0"}, "data": [hub]})
+        answer = {"jsonapi": {"version": "1.0"}, "data": [hub]}
+        fault = request.get(FAULT)
+        if fault is not None and fault.kind == "warn":
+            answer["meta"] = warnings(fault.body.decode())
+        return web.json_response(answer)
 
     async def _requests(self, request: web.Request) -> web.Response:
         world = self._state.world

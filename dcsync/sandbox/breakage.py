@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 
 from dcsync.sandbox.faults import Fault
+from dcsync.sandbox.refusals import refusal
 
 #: The fault of a call, for handlers in which it changes how the normal response is sent.
 FAULT = web.RequestKey("fault", Fault)
@@ -41,7 +42,7 @@ async def break_call(request: web.Request, fault: Fault) -> web.StreamResponse |
         case "gather":
             await _gather(fault)
         case _:
-            pass
+            return refusal(fault)
     return None
 
 

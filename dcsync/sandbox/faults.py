@@ -9,6 +9,13 @@ from typing import Literal
 Kind = Literal[
     "status",  # answer with `status`, `body`, `headers` and do nothing else
     "json",  # answer 200 with any `body`
+    "refuse-json-api",  # answer `status` with the words `body` in this shape (`refusals.py`), as do the next five
+    "refuse-error-object",
+    "refuse-developer-message",
+    "refuse-reason",
+    "refuse-in-headers",
+    "refuse-xml",
+    "warn",  # hubs: answer normally, with the warning `body` about a region that could not be listed
     "endless",  # answer 200 and send until the client closes the connection
     "hang",  # do not answer for `seconds`, then close the connection
     "reset",  # close the connection before the response

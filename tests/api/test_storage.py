@@ -328,3 +328,63 @@ async def test_a_connection_that_is_lost_between_two_pieces_is_unreachable_and_n
     assert await anext(pieces) == b"the first piece"
     with pytest.raises(StorageUnreachable, match="closed before the response was complete"):
         await anext(pieces)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_has_its_reason_and_its_body() -> None:
+    body = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message><Key>x</Key></Error>" + b" " * 9000
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=403, body=body, headers={"x-amz-request-id": "5F0D"})
+
+    async with (
+        served(handler) as base,
+        open_storage(LOOPBACK, connections=1) as storage,
+        storage.get(make_signed(f"{base}/x?{QUERY}"), IDENTITY) as answer,
+    ):
+        assert answer.words == "AccessDenied: Request has expired (request ID 5F0D)"
+        assert b"".join([piece async for piece in answer.pieces]) == body
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "Blocked {signature}",
+        "Blocked {query}",
+        "Blocked {url} by a proxy",
+        "<title>Blocked</title>{signature}",
+        "<Error><Code>Blocked</Code><Message>{signature} {query}</Message></Error>",
+    ],
+)
+async def test_a_refusal_cannot_repeat_the_signed_url(page: str) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        told = {"url": request.url, "query": request.query_string, "signature": request.query["Signature"]}
+        return web.Response(status=403, text=page.format(**told))
+
+    async with (
+        served(handler) as base,
+        open_storage(LOOPBACK, connections=1) as storage,
+        storage.get(make_signed(f"{base}/x?{QUERY}"), IDENTITY) as answer,
+    ):
+        assert answer.words.startswith("Blocked")
+        assert "…" in answer.words
+        assert not any(secret in answer.words for secret in ("hidden", "AWSAccessKeyId=A", "a+b"))
+
+
+async def test_a_refusal_that_never_ends_is_cut_off_and_one_that_breaks_off_is_no_error() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=503)
+        await response.prepare(request)
+        while request.path == "/endless":
+            await response.write(b"slow down " * 1000)
+        await response.write(b"slow down")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async with served(handler) as base, open_storage(LOOPBACK, connections=1) as storage:
+        for path in ("/endless", "/broken"):
+            async with storage.get(make_signed(f"{base}{path}?{QUERY}"), IDENTITY) as answer:
+                assert answer.words.startswith("slow down")

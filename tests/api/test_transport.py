@@ -19,6 +19,7 @@ from yarl import URL
 
 from dcsync.api.limiter import Limiter
 from dcsync.api.transport import ATTEMPTS, MAX_BODY, ApiTransport
+from dcsync.auth.source import FixedToken
 from dcsync.core.ports import TokenSource
 from dcsync.errors import (
     AccessRefused,
@@ -34,6 +35,7 @@ from dcsync.errors import (
     RateLimited,
 )
 from dcsync.sandbox import Fault, Options, Sandbox, World
+from dcsync.sandbox.refusals import KINDS, REQUEST_ID
 from tests.fakes import NOON, FakeClock, FakeTokens, MemoryWindow
 
 BASE = "https://api.example.com"
@@ -400,3 +402,53 @@ async def test_a_wrong_clock_is_detected_from_the_date_of_responses(rig: Rig, ap
     assert rig.transport.skew_s is None
     assert [await rig.transport.get("/x"), rig.transport.skew_s] == [1, 600.0]
     assert [await rig.transport.get("/x"), rig.transport.skew_s] == [2, 600.0]
+
+
+# --- the words of the server ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("status", "raised"), [(403, AccessRefused), (404, NotFound), (400, BadRequest), (418, BadAnswer)]
+)
+async def test_every_refusal_shows_why_and_the_request_id(kind: Any, status: int, raised: type[ApiError]) -> None:
+    async with against_sandbox() as (rig, sandbox):
+        sandbox.faults.add(Fault(server="api", kind=kind, status=status, body=b"you lack the role", times=None))
+
+        with pytest.raises(raised) as caught:
+            await rig.transport.get("/project/v1/hubs")
+
+    assert f"GET /project/v1/hubs returned {status}: " in str(caught.value)
+    assert "you lack the role" in str(caught.value)
+    assert f"(request ID {REQUEST_ID})" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_refused_token_shows_why(kind: Any) -> None:
+    async with against_sandbox() as (rig, sandbox):
+        sandbox.faults.add(Fault(server="api", kind=kind, status=401, body=b"the access has expired", times=None))
+
+        with pytest.raises(LoginRequired, match="expired") as caught:
+            await rig.transport.get("/project/v1/hubs")
+
+    assert f"request ID {REQUEST_ID}" in str(caught.value)
+
+
+async def test_the_server_cannot_repeat_the_token(rig: Rig, api: aioresponses) -> None:
+    def answer(_: URL, **given: Any) -> CallbackResult:
+        token = given["headers"]["Authorization"].removeprefix("Bearer ")
+        return CallbackResult(status=403, payload={"detail": f"the user of {token} is unknown"})
+
+    rig.tokens = FixedToken("opaque-and-secret")
+    rig.transport = rig.another()
+    api.get(ANY, callback=answer)
+
+    with pytest.raises(AccessRefused, match="the user of … is unknown"):
+        await rig.transport.get("/x")
+
+
+async def test_an_answer_that_is_no_json_has_its_request_id(rig: Rig, api: aioresponses) -> None:
+    api.get(ANY, body=b"<html>", headers={"x-request-id": "5f0d"}, repeat=True)
+
+    with pytest.raises(BadAnswer, match=r"begins with '<html>' \(request ID 5f0d\)"):
+        await rig.transport.get("/x")

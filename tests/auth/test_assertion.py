@@ -15,7 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from dcsync.auth.assertion import sign_assertion
 from dcsync.auth.endpoint import Client, TokenEndpoint
 from dcsync.auth.source import ServiceAccountToken
-from dcsync.errors import AuthError, ClientRejected, PrivateKeyUnusable, ServiceAccountRejected, TokenUndecided
+from dcsync.errors import (
+    AuthError,
+    ClientRejected,
+    PrivateKeyUnusable,
+    ServiceAccountRejected,
+    TokenEndpointUnavailable,
+)
 from dcsync.sandbox import Fault, Sandbox, World
 from tests.fakes import NOON, FakeClock
 
@@ -175,7 +181,7 @@ async def test_a_rejected_assertion_is_not_signed_again_for_five_minutes() -> No
 @pytest.mark.parametrize(
     ("fault", "raised"),
     [
-        (Fault(server="token", kind="status", status=502), TokenUndecided),
+        (Fault(server="token", kind="status", status=502), TokenEndpointUnavailable),
         (Fault(server="token", kind="status", status=401, body=b'{"error": "invalid_client"}'), ClientRejected),
     ],
 )
@@ -208,3 +214,80 @@ def test_pyjwt_is_imported_only_when_something_is_signed() -> None:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert result.stdout.split() == ["False", "False"]
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b'{"error": "invalid_grant", "error_description": "the key is revoked"}'),
+        (400, b'{"error": "invalid_request", "error_description": "the key is revoked"}'),
+        (400, b'{"error": "invalid_scope", "error_description": "the key is revoked"}'),
+        (400, b'{"developerMessage": "the key is revoked", "errorCode": "AUTH-999"}'),
+        (400, b"<html>the key is revoked</html>"),
+        (401, b'{"developerMessage": "the key is revoked", "errorCode": "AUTH-003"}'),
+        (403, b'{"errors": [{"detail": "the key is revoked"}]}'),
+        (404, b'{"detail": "the key is revoked"}'),
+        (422, b'{"error": {"message": "the key is revoked"}}'),
+    ],
+)
+async def test_every_definite_refusal_is_about_the_account_the_key_or_the_clock(status: int, body: bytes) -> None:
+    clock = FakeClock()
+    async with make_sandbox(clock) as sandbox:
+        sandbox.faults.add(Fault(server="token", kind="status", status=status, body=body, times=None))
+
+        with pytest.raises(ServiceAccountRejected, match="the key is revoked") as caught:
+            await make_source(sandbox, clock).access_token()
+
+    assert not caught.value.transient
+    for word in ("service_account_id", "key_id", "private_key", "clock"):
+        assert word in caught.value.advice
+    assert "this host's clock" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(server="token", kind="status", status=408),
+        Fault(server="token", kind="status", status=429),
+        Fault(server="token", kind="status", status=500),
+        Fault(server="token", kind="reset"),
+        Fault(server="token", kind="json", body=b"{}"),
+    ],
+)
+async def test_what_may_pass_is_retried_without_a_word_about_refresh_tokens(fault: Fault) -> None:
+    clock = FakeClock()
+    async with make_sandbox(clock) as sandbox:
+        sandbox.faults.add(fault)
+        source = make_source(sandbox, clock)
+
+        with pytest.raises(TokenEndpointUnavailable) as caught:
+            await source.access_token()
+
+        assert caught.value.transient
+        assert "refresh token" not in caught.value.advice
+        assert await source.access_token()
+
+
+@pytest.mark.parametrize(("skew_s", "said"), [(-250, "250 s behind"), (70, "70 s ahead of")])
+async def test_a_wrong_clock_is_named_in_the_refusal(skew_s: float, said: str) -> None:
+    theirs, ours = FakeClock(), FakeClock()
+    ours.set_wall(NOON + timedelta(seconds=skew_s))
+    async with make_sandbox(theirs) as sandbox:
+        with pytest.raises(ServiceAccountRejected, match=f"This host's clock is {said} Autodesk's"):
+            await make_source(sandbox, ours).access_token()
+
+
+async def test_an_unknown_client_is_about_the_client() -> None:
+    clock = FakeClock()
+    async with make_sandbox(clock) as sandbox:
+        body = b'{"error": "invalid_client", "error_description": "no such app"}'
+        sandbox.faults.add(Fault(server="token", kind="status", status=401, body=body))
+
+        with pytest.raises(ClientRejected, match="no such app") as caught:
+            await make_source(sandbox, clock).access_token()
+
+    assert "client_secret" in caught.value.advice
+    assert "refresh token" not in caught.value.advice

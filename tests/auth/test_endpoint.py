@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -17,11 +18,13 @@ from dcsync.errors import (
     AuthError,
     ClientRejected,
     DcsyncError,
+    LoginRefused,
     LoginRequired,
     TokenEndpointUnavailable,
     TokenUndecided,
 )
 from dcsync.sandbox import Fault, Options, Sandbox, World
+from dcsync.sandbox.refusals import KINDS, REQUEST_ID
 
 PRIVATE = Client(id="sandbox", secret="sandbox-secret")
 PUBLIC = Client(id="sandbox")
@@ -312,3 +315,72 @@ def test_no_repr_shows_a_secret() -> None:
 
     assert "hidden" not in shown
     assert "shown" in shown
+
+
+# --- the words of the server ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_refusal_shows_why_and_the_request_id(kind: Any) -> None:
+    async with sandboxed() as (sandbox, endpoint):
+        sandbox.faults.add(Fault(server="token", kind=kind, status=403, body=b"the app lacks the API"))
+
+        with pytest.raises(ClientRejected, match="the app lacks the API") as caught:
+            await endpoint.refresh("secret-refresh", before_use=nothing)
+
+    assert f"request ID {REQUEST_ID}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "raised"),
+    [
+        (b'{"developerMessage": "invalid_grant: the refresh token is gone", "errorCode": "AUTH-004"}', LoginRequired),
+        (b'{"developerMessage": "The request failed: invalid_client", "errorCode": "AUTH-001"}', ClientRejected),
+        (b'{"error": {"code": "invalid_grant", "message": "gone"}}', LoginRequired),
+        (b'{"developerMessage": "not_invalid_grant_x", "errorCode": "AUTH-9"}', TokenUndecided),
+    ],
+)
+async def test_autodesks_own_format_is_understood(body: bytes, raised: type[AuthError]) -> None:
+    with pytest.raises(AuthError) as caught:
+        await answered(body, status=400)
+
+    assert type(caught.value) is raised
+
+
+async def test_a_definite_refusal_without_a_known_code_says_what_to_do_if_it_stays() -> None:
+    with pytest.raises(TokenUndecided, match="AUTH-999") as caught:
+        await answered(b'{"developerMessage": "no", "errorCode": "AUTH-999"}', status=400)
+
+    assert "dcsync login" in caught.value.advice
+
+
+async def test_the_secrets_of_a_request_are_not_repeated() -> None:
+    basic = base64.b64encode(f"{PRIVATE.id}:{PRIVATE.secret}".encode()).decode()
+    words = f"secret-refresh and {PRIVATE.secret} and Basic {basic} are wrong"
+
+    with pytest.raises(TokenUndecided, match="… and … and … are wrong"):
+        await answered(json.dumps({"detail": words}).encode(), status=400)
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        (Fault(server="token", kind="status", status=400, body=b'{"error": "invalid_grant"}'), LoginRefused),
+        (Fault(server="token", kind="status", status=404), LoginRefused),
+        (Fault(server="token", kind="status", status=502), LoginRefused),
+        (Fault(server="token", kind="reset"), LoginRefused),
+        (Fault(server="token", kind="json", body=b"{}"), LoginRefused),
+        (Fault(server="token", kind="status", status=429), TokenEndpointUnavailable),
+        (Fault(server="token", kind="status", status=401, body=b'{"error": "invalid_client"}'), ClientRejected),
+    ],
+)
+async def test_a_sign_in_that_fails_says_to_sign_in_again(fault: Fault, raised: type[AuthError]) -> None:
+    """Nothing retries with a code, so "dcsync keeps the refresh token and retries" would be wrong."""
+    async with sandboxed() as (sandbox, endpoint):
+        sandbox.faults.add(fault)
+
+        with pytest.raises(AuthError) as caught:
+            await endpoint.exchange("a-secret-code", verifier="v" * 43, redirect_uri="http://localhost:8080/callback")
+
+    assert type(caught.value) is raised
+    assert "refresh token and retries" not in caught.value.advice

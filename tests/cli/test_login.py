@@ -17,6 +17,8 @@ import aiohttp
 import pytest
 
 from dcsync.auth.token_store import TokenStore
+from dcsync.sandbox import Fault
+from dcsync.sandbox.refusals import REQUEST_ID
 from tests.cli.conftest import Dcsync
 from tests.rigs.browser import browsing
 from tests.rigs.served import Served, served
@@ -191,6 +193,28 @@ def test_an_account_that_is_configured_is_shown_as_a_comment(signing_in: Served,
     assert tomllib.loads(result.out) == {}
     assert "already in the configuration" in result.out
     assert [row["configured"] for row in dcsync("accounts", "--json").json["accounts"]] == [True]
+
+
+def test_a_region_that_autodesk_could_not_list_is_a_warning(signing_in: Served, dcsync: Dcsync) -> None:
+    store_token(signing_in)
+    signing_in.sandbox.faults.add(Fault(server="api", kind="warn", body=b"EMEA is down", times=None))
+
+    result = dcsync("accounts")
+
+    assert result.status == 0
+    assert "Autodesk could not list all accounts: Unable to get hubs from BIM360DM EMEA.: EMEA is down" in result.err
+    (warning,) = dcsync("accounts", "--json").json["warnings"]
+    assert "EMEA is down" in warning
+
+
+def test_a_refusal_of_the_accounts_says_why(signing_in: Served, dcsync: Dcsync) -> None:
+    store_token(signing_in)
+    signing_in.sandbox.faults.add(Fault(server="api", kind="refuse-json-api", status=403, body=b"no hub", times=None))
+
+    result = dcsync("accounts")
+
+    assert result.status == 13
+    assert f"no hub: SANDBOX-42 (request ID {REQUEST_ID})" in result.err
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from dcsync.core import wire
 from dcsync.core.model import Json, ListedFile
 from dcsync.core.wire import WireError
-from tests.core.test_wire import ANY_JSON
 from tests.fakes import NOON
 
 
@@ -124,34 +122,6 @@ class TestTime:
         assert wire.time_json(NOON) == "2026-11-22T12:00:00.000Z"
 
 
-class TestErrorText:
-    @pytest.mark.parametrize(
-        ("body", "content_type", "expected"),
-        [
-            (b'{"developerMessage": "no", "errorCode": "AUTH-001"}', "application/json", "no: AUTH-001"),
-            (b'{"title": "Bad", "detail": "because", "extra": 1}', "", "Bad: because"),
-            (b'{"error": "invalid_grant", "error_description": "gone"}', "", "invalid_grant: gone"),
-            (b'{"title": "same", "detail": "same", "message": 5, "error": ""}', "", "same"),
-            (b'{"code": 7}', "", '{"code": 7}'),
-            (b"[1]", "", "[1]"),
-            (b"\xef\xbb\xbf{}", "", r"\ufeff{}"),
-            (b"<html><h1>502</h1>\n Bad\tGateway</html>", "", "502 Bad Gateway"),
-            (b"Oh <b>no</b>", "text/html; charset=x", "Oh no"),
-            (b"a < b", "text/plain", "a < b"),
-            (b"", "", ""),
-            (b"\xff\x00", "", "\ufffd\\x00"),
-            (b"[" * 100_000, "", "[" * 80 + "…"),
-            (b'{"title": "' + b"t" * 300 + b'"}', "", "t" * 200 + "…"),
-        ],
-    )
-    def test_whatever_shape_it_has_it_becomes_one_line(self, body: bytes, content_type: str, expected: str) -> None:
-        assert wire.error_text(body, content_type) == expected
-
-    @given(st.binary() | ANY_JSON.map(lambda value: json.dumps(value).encode()), st.sampled_from(["", "text/html"]))
-    def test_any_body_gives_one_printable_line(self, body: bytes, content_type: str) -> None:
-        assert wire.error_text(body, content_type).isprintable()
-
-
 @pytest.mark.parametrize("size", ["\x1c5", "5\x1f", " 5 "])
 def test_digits_between_odd_blanks_are_a_number(size: str) -> None:
     assert wire.parse_listing([{"name": "a", "size": size}])[0].size == 5
@@ -192,11 +162,6 @@ def test_an_entry_of_the_listing_has_a_name(name: Json) -> None:
 )
 def test_a_fraction_of_a_second_has_any_number_of_digits(fraction: str, microseconds: int) -> None:
     assert wire.parse_time(f"2026-11-22T12:00:00{fraction}Z") == NOON + timedelta(microseconds=microseconds)
-
-
-def test_a_message_alone_is_the_text_of_an_error() -> None:
-    for key in ("developerMessage", "title", "detail", "message", "error", "error_description", "errorCode"):
-        assert wire.error_text(json.dumps({key: "why"}).encode()) == "why"
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, [1]])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from html import unescape
+from typing import Any
 
 import aiohttp
 import pytest
 
 from dcsync.sandbox import Fault, Faults
+from dcsync.sandbox.refusals import KINDS, REQUEST_ID
 from tests.sandbox.conftest import Remote, serving
 
 OTHER_ACCOUNT = "00000000-0000-4000-8000-000000000000"
@@ -287,3 +290,26 @@ async def test_every_call_is_recorded_and_none_shows_its_secrets(remote: Remote)
     assert (remote.sandbox.count("api"), remote.sandbox.count(path_contains="a.csv", status=200)) == (2, 2)
     assert "Signature" in remote.sandbox.calls[1].query
     assert [call for call in remote.sandbox.calls if "Signature" in repr(call) or remote.token in repr(call)] == []
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_refusal_has_the_words_in_its_shape_and_a_request_id(remote: Remote, kind: Any) -> None:
+    remote.sandbox.faults.add(Fault(server="api", kind=kind, status=403, body=b"no <role>"))
+
+    answer = await remote.api("jobs")
+
+    assert answer.status == 403
+    assert answer.headers["x-request-id"] == REQUEST_ID
+    assert "no <role>" in unescape(answer.body.decode()) + answer.headers.get("x-ads-troubleshooting", "")
+
+
+async def test_hubs_can_carry_a_warning(remote: Remote) -> None:
+    remote.sandbox.faults.add(Fault(server="api", kind="warn", match="hubs", body=b"EMEA is down"))
+
+    hubs = (await remote.api("/project/v1/hubs")).json()
+
+    assert hubs["data"]
+    assert hubs["meta"]["warnings"][0]["Detail"] == "EMEA is down"

@@ -28,6 +28,7 @@ from dcsync.config.load import parse as parse_config
 from dcsync.core import names, sidecar, wire
 from dcsync.core.model import JobId
 from dcsync.core.names import clash_key
+from dcsync.core.reasons import reason
 from dcsync.core.snapshot import Record, parse_record
 from dcsync.core.wire import WireError
 from dcsync.core.ziplayout import Directory, ZipError, coalesce, describe, read_directory
@@ -202,9 +203,9 @@ def test_any_answer_is_read_or_refused_in_our_own_words(chance: random.Random, f
                 refused += 1
                 assert str(error).isprintable()  # noqa: PT017 - one of thousands
                 assert len(str(error)) < 400  # noqa: PT017 - the same
-            words = wire.error_text(body, chance.choice(("", "text/html", "application/json")))
+            words = reason({"content-type": chance.choice(("", "text/html", "application/json"))}, body)
             assert words.isprintable()
-            assert len(words) <= 201
+            assert len(words) <= 301
     assert min(read, refused) > count // 4
     figure("responses of the API, malformed", f"{read + refused:,}: {read:,} read, {refused:,} refused, no other error")
 
@@ -247,8 +248,12 @@ def test_any_answer_of_the_token_endpoint_is_tokens_or_a_definite_word(chance: r
         body = nasty.body(chance, document)
         try:
             answer = _parse_response(
-                _Response(status=status, body=body, retry_after=chance.choice((None, "5", "x", "-1"))),
-                on_invalid_grant=LoginRequired,
+                _Response(
+                    status=status,
+                    headers={"retry-after": chance.choice(("", "5", "x", "-1"))},
+                    body=body,
+                    words=reason({}, body),
+                )
             )
         except LoginRequired:
             logins += 1

@@ -60,8 +60,9 @@ async def examine_api(
     hubs: Sequence[Hub] | None = None
     answered = True
     try:
-        hubs = await patient(api.hubs())
-        checks.add(ok("api", f"the API answers; this user can see {_count(len(hubs), 'hub')}"))
+        warnings: list[str] = []
+        hubs = await patient(api.hubs(on_warning=warnings.append))
+        checks.add(_hubs_check(hubs, warnings))
     except DcsyncError as error:
         checks.add(failed("api", error))
         # The accounts may work even if the hubs are refused. Without an answer or a token, nothing works.
@@ -73,6 +74,15 @@ async def examine_api(
         else:
             skip_account(checks, account)
     await checks.take("quota", _quota(limiter))
+
+
+def _hubs_check(hubs: Sequence[Hub], warnings: Sequence[str]) -> Check:
+    message = f"the API answers; this user can see {_count(len(hubs), 'hub')}"
+    if not warnings:
+        return ok("api", message)
+    lines = (f"Autodesk could not list all hubs: {warning}" for warning in warnings)
+    advice = "nothing, if the accounts below are visible. Otherwise try again later"
+    return warned("api", "\n".join((message, *lines)), advice)
 
 
 def skip_account(checks: CheckList, account: AccountSettings) -> None:

@@ -71,7 +71,13 @@ class RemoteArchive:
         async with self._context.storage.get(signed, headers) as answer:
             try:
                 etag = decide_range(
-                    answer.status, answer.headers, start=start, stop=stop, size=self.size, etag=self._etag
+                    answer.status,
+                    answer.headers,
+                    start=start,
+                    stop=stop,
+                    size=self.size,
+                    etag=self._etag,
+                    words=answer.words,
                 )
             except StorageRefused:
                 if self._signed is signed:

@@ -135,7 +135,14 @@ class Fetcher:
         have = part.have
         unless = None if attempts.unless is None or have is not None else attempts.unless.etag
         async with self._context.storage.get(signed, headers_for(have, unless)) as answer:
-            decision = decide(answer.status, answer.headers, size=fetch.file.size, have=have, unless_etag=unless)
+            decision = decide(
+                answer.status,
+                answer.headers,
+                size=fetch.file.size,
+                have=have,
+                unless_etag=unless,
+                words=answer.words,
+            )
             match decision:
                 case Unchanged():
                     return await self._link(fetch, attempts)

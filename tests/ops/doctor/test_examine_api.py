@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor import api as check_api
 from dcsync.ops.doctor.examine import Level
 from dcsync.sandbox import Fault, World
+from dcsync.sandbox.refusals import KINDS, REQUEST_ID
 from tests.fakes import make_request
 from tests.rigs.examined import (
     ACCOUNT_CHECKS,
@@ -234,3 +236,39 @@ async def test_the_access_token_and_secrets_are_in_no_finding(mirror: Mirror) ->
     assert "client_secret (in the configuration)" in said
     for secret in ("sandbox-secret", mirror.environ["SEED"]):
         assert secret not in said
+
+
+# --- the words of the server ------------------------------------------------------------------------------------------
+
+
+async def test_hubs_that_autodesk_could_not_list_are_a_warning(mirror: Mirror) -> None:
+    mirror.sandbox.faults.add(Fault(server="api", kind="warn", match="hubs", body=b"EMEA is down"))
+
+    checks = await examine(mirror)
+
+    assert checks["api"].level is Level.WARN
+    assert "this user can see 1 hub\nAutodesk could not list all hubs: " in checks["api"].message
+    assert "EMEA is down" in checks["api"].message
+    assert checks["account.acme"].level is Level.OK
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_missing_permission_is_explained_by_autodesk(mirror: Mirror, kind: Any) -> None:
+    mirror.sandbox.faults.add(Fault(server="api", kind=kind, match="/jobs", status=403, body=b"you lack Insight"))
+
+    check = (await examine(mirror))["permission.acme"]
+
+    assert "you lack Insight" in check.message
+    assert REQUEST_ID in check.message
+
+
+async def test_a_refused_token_is_explained_by_autodesk(mirror: Mirror) -> None:
+    chain(mirror)
+    make_state(mirror)
+    refusal = Fault(server="token", kind="refuse-developer-message", status=403, body=b"no access to the API product")
+    mirror.sandbox.faults.add(refusal)
+
+    check = (await examine(mirror))["api"]
+
+    assert "no access to the API product: SANDBOX-42" in check.message
+    assert REQUEST_ID in check.message

@@ -12,6 +12,7 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.ops.context import NullObserver
 from dcsync.ops.mirroring.outcome import Wanted
 from dcsync.sandbox import Fault, Synthetic
+from dcsync.sandbox.refusals import REQUEST_ID
 from tests.rigs.mirror import Mirror, add_extract, mirroring, sidecar, tables
 
 MIB = 1 << 20
@@ -356,3 +357,17 @@ async def test_a_url_to_a_host_that_is_not_allowed_is_not_asked(mirror: Mirror) 
     assert "169.254.169.254" in failed.message
     assert "secret" not in failed.message
     assert mirror.sandbox.count("storage") == 0
+
+
+async def test_a_refusal_of_the_storage_shows_its_reason_and_no_part_of_the_url(tmp_path: Path) -> None:
+    async with mirroring(tmp_path) as mirror:
+        add_extract(mirror, tables(1))
+        refusal = Fault(server="storage", kind="refuse-xml", status=403, body=b"the bucket is closed", times=None)
+        mirror.sandbox.faults.add(refusal)
+
+        outcome = await mirror.sync_one()
+
+    (failed,) = outcome.failed
+    assert failed.code == "S-REFUSED"
+    assert f"SANDBOX-42: the bucket is closed (request ID {REQUEST_ID})" in failed.message
+    assert "sandbox-signature" not in failed.message

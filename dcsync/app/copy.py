@@ -61,19 +61,21 @@ async def copy_manifest(
     async with AsyncExitStack() as stack:
         context = await stack.enter_async_context(renewing(open_mirror, config, here, role="copy", clock=clock))
         await recover(context, account_settings(config))
-        copy = await stack.enter_async_context(there.open_manifest())
+        copy = await stack.enter_async_context(there.open_target())
         await there.refuse_others(copy)
         if not replace and await copy.instance() is not None:
             message = f"{there.shown} has a manifest already"
             raise ManifestError(message, hint="name another place with --to, or replace that manifest: --replace")
         jobs = await copy_rows(context.manifest, copy, instance=identifier)
         tokens = await _copy_tokens(stack, here, there, context.disk)
+        # Before the marker has the new ID: a manifest with another ID is refused as well.
+        await context.disk.run(there.reinstate)
         await context.disk.run(context.root.write_marker, identifier)
         await context.disk.run(write_text, Path(config.state.dir), INSTANCE_NAME, identifier)
         if tokens:
             store, threads = await here.open_token_store(stack, context.disk)
             await threads.run(_forget, store)
-    here.retire(f"moved-{clock.now():%Y%m%dT%H%M%SZ}")
+    here.retire(f"moved-{clock.now():%Y%m%dT%H%M%SZ}", successor=there.shown)
     return Copied(jobs=jobs, tokens=tokens, to=there.shown, instance=identifier)
 
 

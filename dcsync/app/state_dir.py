@@ -16,6 +16,7 @@ from dcsync.opening import read_regular
 
 MANIFEST_NAME = "manifest.sqlite"
 INSTANCE_NAME = "instance"
+MOVED_NAME = "moved"
 LOCK_NAME = "lock"
 QUOTA_NAME = "quota"
 CALLBACK_NAME = "callback.secret"

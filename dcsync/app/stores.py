@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from dcsync.api.window import CallWindow, FileWindow
-from dcsync.app.state_dir import MANIFEST_NAME, QUOTA_NAME, has_content
+from dcsync.app.state_dir import MANIFEST_NAME, MOVED_NAME, QUOTA_NAME, has_content, read_text, write_text
 from dcsync.auth.token_store import ChainStore, TokenStore
 from dcsync.clock import Clock
 from dcsync.config import Config
+from dcsync.errors import MirrorForeign
 from dcsync.manifest import SqlManifest, open_manifest
 from dcsync.manifest.sqlite import set_aside
 from dcsync.mirror.root import MirrorRoot
@@ -65,8 +66,12 @@ class Stores(Protocol):
     def open_manifest(self, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlManifest]:
         """Open the manifest and migrate it to the newest schema. With `read_only` nothing is changed.
 
-        Raises `ManifestMissing`, `ManifestNewer`, `ManifestCorrupt`, and `ManifestError`.
+        Raises `ManifestMissing`, `ManifestNewer`, `ManifestCorrupt`, and `ManifestError`, and `MirrorForeign` for a
+        manifest that was copied elsewhere.
         """
+
+    def open_target(self) -> AbstractAsyncContextManager[SqlManifest]:
+        """Open the manifest to copy another one into it, also if it was retired."""
 
     def open_existing(self) -> AbstractAsyncContextManager[SqlManifest | None]:
         """Open the manifest to read. Yields None before the first run. Raises as `open_manifest` does."""
@@ -88,8 +93,11 @@ class Stores(Protocol):
         The caller has locked the state folder. Raises `MirrorLocked` while daemons of other hosts are running.
         """
 
-    def retire(self, label: str) -> None:
-        """Make a manifest that was copied elsewhere unavailable to the next start, where that is possible. Blocks."""
+    def retire(self, label: str, *, successor: str) -> None:
+        """Let every later start refuse this manifest, which was copied to `successor`. Blocks."""
+
+    def reinstate(self) -> None:
+        """Let starts use a manifest again that was retired and has a copy now. Blocks."""
 
     async def known_hosts(self, manifest: SqlManifest) -> Sequence[Host]:
         """Return the hosts that share the manifest, by name."""
@@ -124,11 +132,17 @@ class FileStores:
 
     def open_manifest(self, *, read_only: bool = False) -> AbstractAsyncContextManager[SqlManifest]:
         """Open the file. Create it if it is missing, unless `read_only` is set."""
+        self._refuse_retired()
         return open_manifest(self.place, read_only=read_only)
+
+    def open_target(self) -> AbstractAsyncContextManager[SqlManifest]:
+        """Open the file. Create it if it is missing."""
+        return open_manifest(self.place)
 
     @asynccontextmanager
     async def open_existing(self) -> AsyncIterator[SqlManifest | None]:
         """Open the file to read. An empty file counts as missing."""
+        self._refuse_retired()
         if not await asyncio.to_thread(has_content, self.place):
             yield None
             return
@@ -153,9 +167,26 @@ class FileStores:
         """Rename the file."""
         return await disk.run(set_aside, self.place, label)
 
-    def retire(self, label: str) -> None:
-        """Rename the file."""
+    def retire(self, label: str, *, successor: str) -> None:
+        """Rename the file, after a note that it was moved. Without the note, the next start would rebuild it."""
+        write_text(self.place.parent, MOVED_NAME, successor)
         set_aside(self.place, label)
+
+    def reinstate(self) -> None:
+        """Remove the note."""
+        (self.place.parent / MOVED_NAME).unlink(missing_ok=True)
+
+    def _refuse_retired(self) -> None:
+        successor = read_text(self.place.parent / MOVED_NAME)
+        if successor is not None:
+            message = f"the manifest was copied from {self.place} to {successor}"
+            note = self.place.parent / MOVED_NAME
+            raise MirrorForeign(
+                message,
+                hint="set state.manifest to its new address. To copy it back, set that address and run dcsync manifest "
+                f"copy --to sqlite. If the copy is lost for good, remove {note}: the next start then rebuilds the "
+                "manifest from the mirror",
+            )
 
     async def known_hosts(self, manifest: SqlManifest) -> Sequence[Host]:  # noqa: ARG002 - the port's
         """Return no host."""

@@ -42,6 +42,10 @@ class DatabaseStores:
         """Open the manifest. PostgreSQL shows the connections under this host's name."""
         return open_shared_manifest(self.place, read_only=read_only, label=host_name())
 
+    def open_target(self) -> AbstractAsyncContextManager[SqlManifest]:
+        """Open the manifest."""
+        return self.open_manifest()
+
     @asynccontextmanager
     async def open_existing(self) -> AsyncIterator[SqlManifest | None]:
         """Open the manifest to read. Yields None if the database does not have the tables yet."""
@@ -86,8 +90,11 @@ class DatabaseStores:
             await move_out(manifest, target)
         return target
 
-    def retire(self, label: str) -> None:
+    def retire(self, label: str, *, successor: str) -> None:
         """Do nothing: the mirror's marker, which has a new id, refuses it."""
+
+    def reinstate(self) -> None:
+        """Do nothing."""
 
     async def known_hosts(self, manifest: SqlManifest) -> Sequence[Host]:
         """Return every host that was registered within a day."""

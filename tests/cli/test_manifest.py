@@ -74,6 +74,12 @@ def test_a_mirror_moves_to_postgresql_and_back_and_the_old_manifest_is_refused(s
     assert there[0] == 0, there[2]
     assert json.loads(there[1])["jobs"] == 1
     # A host whose configuration was not changed still uses the old manifest, and is refused.
+    for command in ("sync", "rebuild", "status"):
+        refused = dcsync(side, command)
+        assert refused[0] == 14, command
+        assert "M-FOREIGN" in refused[2]
+        assert "set state.manifest to its new address" in refused[2]
+    assert not (side.state / "manifest.sqlite").exists()
     (moved,) = side.state.glob("manifest.sqlite.moved-*")
     kept = moved.read_bytes()
     moved.with_name("manifest.sqlite").write_bytes(kept)
@@ -99,6 +105,18 @@ def test_a_mirror_moves_to_postgresql_and_back_and_the_old_manifest_is_refused(s
     add_day(side, 3)
     sync(side)
     assert published(side) == 3
+
+
+def test_a_copy_that_is_lost_for_good_can_be_given_up(side: Served, database: str) -> None:
+    add_day(side, 1)
+    sync(side)
+    assert dcsync(side, "manifest", "copy", "--to", database)[0] == 0
+    assert f"remove {side.state / 'moved'}" in dcsync(side, "sync")[2]
+
+    (side.state / "moved").unlink()
+
+    sync(side)
+    assert published(side) == 1
 
 
 def test_an_existing_manifest_is_replaced_only_on_request(side: Served, postgres_server: Postgres) -> None:

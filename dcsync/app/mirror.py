@@ -23,7 +23,8 @@ from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.errors import ManifestError
 from dcsync.manifest import SqlManifest, open_manifest
-from dcsync.mirror.root import FileLock, MirrorRoot, claim, is_new, locked, open_root
+from dcsync.mirror.binding import claim, is_new
+from dcsync.mirror.root import FileLock, MirrorRoot, locked, open_root
 from dcsync.ops.context import MirrorContext, ReadContext
 from dcsync.ops.peers import Peers, SingleHost
 from dcsync.tasks import DiskThreads

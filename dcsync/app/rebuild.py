@@ -20,7 +20,7 @@ async def rebuild_manifest(
     clock = clock or SystemClock()
     accounts, label = account_settings(config), f"replaced-{clock.now():%Y%m%dT%H%M%SZ}"
     async with hold_state(config, role="rebuild") as state:
-        aside = await set_aside_manifest(config, stores, state, label)
+        aside = await set_aside_manifest(config, stores, state, label, needs_marker=False)
         async with open_held_mirror(config, stores, state, clock=clock) as context:
             report = await rebuild(context, [account.name for account in accounts], observer=observer)
             await recover(context, accounts)

@@ -15,6 +15,7 @@ from dcsync.app.stores import Stores
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.errors import ManifestCorrupt, MirrorForeign, MirrorNotMounted
+from dcsync.mirror.nesting import holds_snapshots
 from dcsync.mirror.root import MirrorRoot, open_root
 
 log = structlog.get_logger(__name__)
@@ -73,25 +74,28 @@ async def set_aside_damaged(config: Config, stores: Stores, *, role: str, clock:
             )
 
 
-async def set_aside_manifest(config: Config, stores: Stores, state: HeldState, label: str) -> Path | None:
+async def set_aside_manifest(
+    config: Config, stores: Stores, state: HeldState, label: str, *, needs_marker: bool = True
+) -> Path | None:
     """Move the manifest to another name, damaged or sound, and return its new path. None if there was no manifest.
 
-    A file gets another name. The rows of a database move into such a file. Raises `MirrorLocked` while other hosts are
-    running, and `MirrorNotMounted` and `MirrorForeign` as `set_aside_damaged` does.
+    Without `needs_marker`, snapshots in the root are enough. A file gets another name. The rows of a database move into
+    such a file. Raises `MirrorLocked` while other hosts are running, and `MirrorNotMounted` and `MirrorForeign` as
+    `set_aside_damaged` does.
     """
     with open_root(Path(config.mirror.root)) as root:
-        await state.disk.run(_refuse_without_mirror, stores, state.path, root)
+        await state.disk.run(_refuse_without_mirror, stores, state.path, root, needs_marker=needs_marker)
     return await stores.set_aside(state.path, state.disk, label)
 
 
-def _refuse_without_mirror(stores: Stores, state: Path, root: MirrorRoot) -> None:
+def _refuse_without_mirror(stores: Stores, state: Path, root: MirrorRoot, *, needs_marker: bool) -> None:
     """Refuse to move a manifest when the mirror to rebuild it from is missing."""
     marker, stored = root.marker(), read_text(state / INSTANCE_NAME)
-    if marker is None:
+    if marker is None and (needs_marker or not holds_snapshots(root)):
         message = (
             f"the manifest {stores.shown} can only be rebuilt from the mirror, and {root.path} has no mirror's marker"
         )
         raise MirrorNotMounted(message)
-    if stored is not None and stored != marker:
+    if marker is not None and stored is not None and stored != marker:
         message = f"{root.path} belongs to the instance {marker}, this state folder to {stored}"
         raise MirrorForeign(message, hint="mount the mirror's own disk: the manifest is rebuilt from its snapshots")

@@ -71,7 +71,7 @@ class Stores(Protocol):
         """
 
     def open_target(self) -> AbstractAsyncContextManager[SqlManifest]:
-        """Open the manifest to copy another one into it, also if it was retired."""
+        """Open the manifest as the target of a copy, even after it was retired."""
 
     def open_existing(self) -> AbstractAsyncContextManager[SqlManifest | None]:
         """Open the manifest to read. Yields None before the first run. Raises as `open_manifest` does."""

@@ -19,6 +19,7 @@ from dcsync.core.wire import WireError
 from dcsync.errors import DiskError, MirrorTampered
 from dcsync.mirror import disk
 from dcsync.mirror.hashing import hash_descriptor
+from dcsync.mirror.nesting import is_other_mirror
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 
 #: `2026/11/22/163405Z-9bd7c8a0` below account and data request has a depth of six. Path templates may go deeper. The
@@ -60,13 +61,15 @@ def verify(root: MirrorRoot, adopted: Adopted) -> Adopted:
 def find_snapshots(root: MirrorRoot, *, is_snapshot: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
     """Yield every folder below the root that has `_dcsync.json` or `SHA256SUMS`. Blocks.
 
-    `is_snapshot` can name further snapshots by their path. The search does not descend into snapshots, nor into the
-    folders of a NAS or file system, which may have copies of the whole mirror (`.snapshot`, `#recycle`), nor into those
-    of dcsync itself: a snapshot that is being copied into place is not published yet.
+    `is_snapshot` can name further snapshots by their path. The search does not descend into snapshots, nor into other
+    mirrors, nor into the folders of a NAS or file system, which may have copies of the whole mirror (`.snapshot`,
+    `#recycle`), nor into those of dcsync itself: a snapshot that is being copied into place is not published yet.
     """
     pending = sorted(filter(_may_hold_snapshots, os.listdir(root.descriptor)))
     while pending:
         relative = pending.pop(0)
+        if is_other_mirror(root, relative):
+            continue
         try:
             with root.folder(relative) as folder:
                 if any(disk.is_there(name, below=folder) for name in names.OWN_FILES) or is_snapshot(relative):

@@ -128,6 +128,28 @@ def shown_by_latest(root: MirrorRoot, *, request_folder: str, name: str, snapsho
     return shown if shown in snapshots else None
 
 
+def newer_snapshot(root: MirrorRoot, request_folder: str, name: str, *, than: str) -> str | None:
+    """Return the snapshot that a symlink shows if it is in its place, below the same folder, and newer. Blocks.
+
+    The order of the paths is that of their times.
+    """
+    try:
+        with (
+            root.folder(request_folder) as folder,
+            disk.disk_errors(f"reading {disk.shown(f'{request_folder}/{name}')}"),
+        ):
+            target = _target(folder, name) if disk.is_there(name, below=folder) else None
+            if target is None:
+                return None
+        shown = posixpath.normpath(posixpath.join(request_folder, target))
+        if not shown.startswith(f"{request_folder}/") or shown <= than:
+            return None
+        with root.folder(shown) as snapshot:
+            return shown if disk.is_there(names.SIDECAR_NAME, below=snapshot) else None
+    except (FileNotFoundError, MirrorTampered):
+        return None
+
+
 def refuse_foreign(folder: int, name: str, shown: str) -> None:
     """Raise `MirrorTampered` if a name is taken by a folder or file that dcsync may not remove. Blocks."""
     foreign = first_foreign_file(folder, name)

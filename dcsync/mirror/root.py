@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,10 +21,8 @@ from dcsync.core import names
 from dcsync.errors import (
     DiskError,
     MirrorError,
-    MirrorForeign,
     MirrorLocked,
     MirrorMissing,
-    MirrorNotMounted,
     MirrorTampered,
 )
 from dcsync.mirror import disk, space
@@ -34,7 +31,7 @@ from dcsync.opening import open_regular, read_regular
 
 OWN_FOLDER = ".dcsync"
 STAGING = "staging"
-_MARKER = "instance"
+INSTANCE = "instance"
 _LOCK = "lock"
 
 
@@ -196,7 +193,7 @@ class MirrorRoot:
     def marker(self) -> str | None:
         """Return the mirror's instance ID. None when it has none yet."""
         try:
-            body = self._read(OWN_FOLDER, _MARKER)
+            body = self._read(OWN_FOLDER, INSTANCE)
         except FileNotFoundError:
             return None
         try:
@@ -204,7 +201,7 @@ class MirrorRoot:
         except (ValueError, KeyError, TypeError):
             found = None
         if not isinstance(found, str) or not found:
-            message = f"{self.path / OWN_FOLDER / _MARKER} does not hold a valid instance ID"
+            message = f"{self.path / OWN_FOLDER / INSTANCE} does not hold a valid instance ID"
             raise MirrorTampered(
                 message,
                 hint='restore it from a backup, or write {"id": "…"} with the ID in `instance` of the state folder',
@@ -215,7 +212,7 @@ class MirrorRoot:
         """Bind the root to an instance, durably."""
         with disk.disk_errors("writing the instance ID"), self.folder(OWN_FOLDER, create=True) as folder:
             body = json.dumps({"id": identifier}).encode() + b"\n"
-            replace_durably(folder, _MARKER, body, mode=0o644)
+            replace_durably(folder, INSTANCE, body, mode=0o644)
 
     def replace_file(self, name: str, body: bytes) -> None:
         """Replace a file of dcsync in the root, durably and in one step: a reader sees the old or the new one. Blocks.
@@ -279,52 +276,6 @@ def locked(root: MirrorRoot, *, role: str, shared: bool = False) -> Iterator[Non
         raise DiskError(message, hint="unmount the file system that is mounted on it")
     with FileLock(root.path / OWN_FOLDER / _LOCK, f"the mirror {root.path}", role=role, shared=shared):
         yield
-
-
-def claim(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> tuple[str, bool]:
-    """Check that root and state folder belong together. Return the instance ID, and whether it was written just now.
-
-    Raises the errors of `bound_to`.
-    """
-    found = bound_to(root, state_id=state_id, knows_snapshots=knows_snapshots)
-    if found is not None:
-        return found, False
-    identifier = state_id or str(uuid.uuid4())
-    root.write_marker(identifier)
-    return identifier, True
-
-
-def bound_to(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -> str | None:
-    """Return the instance ID that root and state folder share. None when the root has no ID yet. Writes nothing.
-
-    Raises `MirrorNotMounted` when the manifest has snapshots and the root has no ID. Raises `MirrorForeign` when the
-    root has a different ID (docs/faults.md F13, F14, M9).
-    """
-    if is_new(root, knows_snapshots=knows_snapshots):
-        return None
-    found = root.marker()
-    if found is None or found != state_id:
-        message = f"{root.path} belongs to the instance {found}, this state folder to {state_id or 'none yet'}"
-        raise MirrorForeign(
-            message,
-            hint="one mirror has one manifest: use the state folder of this mirror, or the database of the "
-            f"other hosts (state.manifest). If it is lost for good, write the ID {found} into the file "
-            "`instance` of the new state folder; dcsync then adopts the published snapshots",
-        )
-    return found
-
-
-def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:
-    """Return whether the root has no instance ID yet. `MirrorNotMounted` when it should have one. Writes nothing.
-
-    Callers ask this before they take the lock, because the lock file must not appear on a bare mount point.
-    """
-    if root.marker() is not None:
-        return False
-    if knows_snapshots:
-        message = f"the manifest has snapshots, but {root.path} has no {OWN_FOLDER}/{_MARKER}"
-        raise MirrorNotMounted(message)
-    return True
 
 
 def split(relative: str) -> Sequence[str]:

@@ -25,7 +25,8 @@ from dcsync.errors import (
     MirrorNotMounted,
     MirrorTampered,
 )
-from dcsync.mirror.root import MirrorRoot, claim, is_new, locked, open_root, split
+from dcsync.mirror.binding import claim, is_new
+from dcsync.mirror.root import MirrorRoot, locked, open_root, split
 from tests.rigs.stats import unread
 
 #: As nobody: opens a root that only its owner may.

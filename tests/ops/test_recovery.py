@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from dcsync.app.from_config import account_settings
+from dcsync.app.rebuild import rebuild_manifest
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
-from dcsync.errors import DiskFault, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
+from dcsync.core.retention import KeepPolicy
+from dcsync.errors import DiskFault, MassChange, MirrorForeign, MirrorLocked, MirrorNotMounted, MirrorTampered
 from dcsync.manifest.sql import open_manifest
 from dcsync.mirror import disk
+from dcsync.ops.integrity.prune import prune
+from dcsync.ops.integrity.verify import verify
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
 
@@ -278,3 +283,110 @@ async def test_latest_of_a_snapshot_that_was_removed_shows_the_one_before(mirror
 
     async with mirror.opened():
         assert latest.resolve() == mirror.snapshot_of(old)
+
+
+# --- changes of life --------------------------------------------------------------------------------------------------
+
+
+def lose_hidden_files(mirror: Mirror) -> None:
+    """Replace the mirror by a copy without hidden files, as `cp -r mirror/* elsewhere` makes it."""
+    mirror.root.rename(mirror.folder / "original")
+    mirror.root.mkdir()
+    for path in (mirror.folder / "original").iterdir():
+        if not path.name.startswith("."):
+            shutil.copytree(path, mirror.root / path.name, symlinks=True)
+
+
+@pytest.mark.parametrize("way", ["copies the instance", "rebuilds", "new state folder"])
+async def test_a_copy_without_hidden_files_has_a_way_out(mirror: Mirror, way: str) -> None:
+    jobs = [add_extract(mirror, tables(2, seed=day), days_ago=2 - day) for day in range(2)]
+    await mirror.sync()
+    lose_hidden_files(mirror)
+    fetched = mirror.sandbox.count("storage")
+    if way != "new state folder":
+        with pytest.raises(MirrorNotMounted, match="it may be a copy without hidden files") as caught:
+            await mirror.sync()
+        assert "copy .dcsync from the original, at least .dcsync/instance" in caught.value.advice
+        assert not (mirror.root / ".dcsync").exists()
+
+    match way:
+        case "copies the instance":
+            (mirror.root / ".dcsync").mkdir()
+            shutil.copy(mirror.folder / "original/.dcsync/instance", mirror.root / ".dcsync")
+        case "rebuilds":
+            report = await rebuild_manifest(mirror.configuration(), mirror.stores(), clock=mirror.clock)
+            assert len(report.snapshots) == 2
+        case _:
+            shutil.rmtree(mirror.state)
+
+    assert await mirror.states() == dict.fromkeys(jobs, JobState.PUBLISHED)
+    outcome = await mirror.sync_one()
+    assert (outcome.published, outcome.failed) == ([], [])
+    assert mirror.sandbox.count("storage") == fetched
+
+
+async def test_a_rebuild_on_an_empty_mount_point_is_refused(mirror: Mirror) -> None:
+    add_extract(mirror, tables(1))
+    await mirror.sync()
+    mirror.root.rename(mirror.folder / "the disk")
+    mirror.root.mkdir()
+
+    with pytest.raises(MirrorNotMounted):
+        await rebuild_manifest(mirror.configuration(), mirror.stores(), clock=mirror.clock)
+
+    assert (mirror.state / "manifest.sqlite").exists()
+    assert list(mirror.root.iterdir()) == []
+
+
+async def test_snapshots_removed_by_hand_have_a_way_out(mirror: Mirror) -> None:
+    jobs = [add_extract(mirror, {"a.csv": b"%d" % day}, days_ago=8 - day) for day in range(8)]
+    await mirror.sync()
+    for job in jobs[:6]:
+        shutil.rmtree(mirror.snapshot_of(job))
+    with pytest.raises(MassChange) as caught:
+        await mirror.sync()
+    assert "stop the daemon and run dcsync rebuild" in caught.value.advice
+
+    report = await rebuild_manifest(mirror.configuration(), mirror.stores(), clock=mirror.clock)
+
+    assert len(report.snapshots) == 2
+    outcome = await mirror.sync_one()
+    assert {done.job for done in outcome.published} == set(jobs[:6])
+
+
+async def test_a_mirror_inside_another_is_never_adopted_pruned_or_reported(mirror: Mirror) -> None:
+    jobs = [add_extract(mirror, {"a.csv": b"%d" % day}, days_ago=4 - day) for day in range(3)]
+    await mirror.sync()
+    # Another mirror of the same account, made while a version allowed it.
+    inner = mirror.root / "inner"
+    shutil.copytree(mirror.root, mirror.folder / "copy", symlinks=True)
+    (mirror.folder / "copy").rename(inner)
+    before = sorted(inner.rglob("*"))
+
+    report = await rebuild_manifest(mirror.configuration(), mirror.stores(), clock=mirror.clock)
+
+    assert {rebuilt.job for rebuilt in report.snapshots} == set(jobs)
+    assert report.refused == []
+    async with mirror.opened() as context:
+        accounts = account_settings(mirror.configuration())
+        assert (await verify(context, accounts)).damage == []
+        assert (await prune(context, accounts, KeepPolicy(last=2))).removed == 1
+    assert sorted(inner.rglob("*")) == before
+    mirror.config["mirror"] = {"root": str(inner)}
+    mirror.config["state"] = {"dir": str(mirror.folder / "inner state")}
+    with pytest.raises(MirrorForeign, match=r"inner is inside the mirror"):
+        await mirror.sync()
+
+
+async def test_a_snapshot_of_another_mirror_that_an_older_version_adopted_is_not_pruned(mirror: Mirror) -> None:
+    jobs = [add_extract(mirror, {"a.csv": b"%d" % day}, days_ago=4 - day) for day in range(3)]
+    await mirror.sync()
+    # The account's folder became a mirror of its own.
+    (mirror.root / "acme/.dcsync").mkdir()
+    (mirror.root / "acme/.dcsync/instance").write_text('{"id": "theirs"}')
+
+    async with mirror.opened() as context:
+        report = await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=2))
+
+    assert set(report.failed) == {jobs[0]}
+    assert len(mirror.snapshots()) == 3

@@ -24,8 +24,9 @@ from dcsync.errors import (
     TokenUndecided,
 )
 from dcsync.mirror import probe
+from dcsync.mirror.binding import bound_to
 from dcsync.mirror.latest import LatestKind
-from dcsync.mirror.root import OWN_FOLDER, bound_to, open_root
+from dcsync.mirror.root import OWN_FOLDER, open_root
 from dcsync.opening import read_regular
 from dcsync.ops.doctor.checks import Check, Level, ok, warned
 from dcsync.ops.status import Holder

@@ -130,8 +130,8 @@ async def notice_missing(
         )
         raise MassChange(
             message,
-            hint="put the folders back. If you removed them on purpose, put them back and remove a few at a time, so "
-            "that dcsync can tell it from a broken disk",
+            hint="put the folders back. If you removed them on purpose, stop the daemon and run dcsync rebuild: it "
+            "records the snapshots that the mirror has now. The next run downloads those again that Autodesk still has",
         )
     for job in missing:
         known = await context.manifest.job(account.name, job)

@@ -33,6 +33,7 @@ from dcsync.errors import (
 from dcsync.manifest import SnapshotRows
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror import reduce, trash
+from dcsync.mirror.nesting import refuse_of_other
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.missing import note_late
 from dcsync.ops.integrity.reduce import reduce_snapshot
@@ -221,6 +222,7 @@ async def _remove_all(
     for request, verdict in _to_do(requests):
         snapshot = verdict.snapshot
         try:
+            await context.disk.run(refuse_of_other, context.root, snapshot.folder)
             if verdict.division is None:
                 freed[snapshot.job] = await _remove(context, request, snapshot)
             else:

@@ -16,7 +16,7 @@ from dcsync.core.ports import KnownRequest
 from dcsync.errors import DiskError, MirrorTampered
 from dcsync.manifest import StoredValues
 from dcsync.manifest.broken import BrokenPart, BrokenParts
-from dcsync.mirror.latest import LatestKind, drop_latest, point_latest
+from dcsync.mirror.latest import LatestKind, drop_latest, newer_snapshot, point_latest
 from dcsync.ops.context import AccountSettings, MirrorContext, MirrorSettings
 
 log = structlog.get_logger(__name__)
@@ -132,6 +132,7 @@ class _Latest:
             if newest == shown:
                 break
             request_folder, _, name = latest_place(context.settings, newest).rpartition("/")
+            await self._refuse_older(request_folder, name, newest)
             await context.disk.run(
                 point_latest,
                 context.root,
@@ -144,6 +145,18 @@ class _Latest:
             # Another host may have published a newer snapshot, and pointed `latest` to it, before this host moved it.
             shown = newest
         return latest_place(context.settings, shown)
+
+    async def _refuse_older(self, request_folder: str, name: str, newest: str) -> None:
+        """Raise `MirrorTampered` if `latest` shows a newer snapshot that the manifest does not know: it is older."""
+        root = self._context.root
+        shown = await self._context.disk.run(newer_snapshot, root, request_folder, name, than=newest)
+        if shown is not None and await self._context.manifest.folder_taken_by(shown) is None:
+            message = f"it shows {shown}, and the newest snapshot in the manifest is {newest}"
+            raise MirrorTampered(
+                message,
+                hint="the manifest is older than the mirror, such as a restored backup. A poll adopts snapshots that "
+                "Autodesk still lists. For all others, stop the daemon and run dcsync rebuild",
+            )
 
     async def _drop_hollow(self) -> str:
         """Remove one that shows a snapshot without tables. No snapshot of the data request holds any."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from dcsync.app.from_config import account_settings
+from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.sync import follow_up, open_dispatcher
 from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.layout import parse_layout
@@ -340,3 +342,49 @@ async def test_an_undisturbed_latest_costs_no_write(mirror: Mirror, monkeypatch:
         monkeypatch.undo()
 
     assert (request_folder(mirror) / "latest").lstat().st_ino == before
+
+
+async def test_an_older_manifest_does_not_move_latest_back(mirror: Mirror) -> None:
+    """A backup of the manifest was restored. Autodesk no longer lists the newest extract."""
+    older = add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+    shutil.copy(mirror.state / "manifest.sqlite", mirror.folder / "backup.sqlite")
+    newer = add_extract(mirror, tables(2, seed=1))
+    await mirror.sync()
+    latest = request_folder(mirror) / "latest"
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+    shutil.copy(mirror.folder / "backup.sqlite", mirror.state / "manifest.sqlite")
+    job = mirror.world.jobs.pop(newer)
+
+    await mirror.run()
+
+    assert latest.resolve() == mirror.snapshot_of(newer)
+    (found,) = await alerts(mirror)
+    assert str(mirror.snapshot_of(newer).relative_to(mirror.root)) in found.message
+    assert "stop the daemon and run dcsync rebuild" in found.hint
+
+    await rebuild_manifest(mirror.configuration(), mirror.stores(), clock=mirror.clock)
+    await mirror.run()
+
+    assert await alerts(mirror) == []
+    assert (await mirror.states()).keys() == {older, newer}
+    mirror.world.jobs[newer] = job
+
+
+async def test_an_older_manifest_adopts_what_autodesk_still_lists(mirror: Mirror) -> None:
+    add_extract(mirror, tables(2), days_ago=1)
+    await mirror.sync()
+    shutil.copy(mirror.state / "manifest.sqlite", mirror.folder / "backup.sqlite")
+    newer = add_extract(mirror, tables(2, seed=1))
+    await mirror.sync()
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+    shutil.copy(mirror.folder / "backup.sqlite", mirror.state / "manifest.sqlite")
+    fetched = mirror.sandbox.count("storage")
+
+    await mirror.run()
+
+    assert await alerts(mirror) == []
+    assert (request_folder(mirror) / "latest").resolve() == mirror.snapshot_of(newer)
+    assert mirror.sandbox.count("storage") == fetched

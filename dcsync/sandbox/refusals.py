@@ -25,7 +25,7 @@ def _error_object(status: int, words: str) -> web.Response:
 
 
 def _developer_message(status: int, words: str) -> web.Response:
-    body = {"developerMessage": words, "errorCode": _CODE, "moreInfo": "https://aps.example.com/?code=1"}
+    body = {"developerMessage": words, "errorCode": _CODE, "moreInfo": "https://aps.example.com/errors"}
     return web.json_response(body, status=status)
 
 
@@ -34,7 +34,7 @@ def _reason(status: int, words: str) -> web.Response:
 
 
 def _headers(status: int, words: str) -> web.Response:
-    headers = {"x-ads-troubleshooting": words, "WWW-Authenticate": f'Bearer error="{_CODE}"'}
+    headers = {"x-ads-troubleshooting": words, "WWW-Authenticate": " ".join(("Bearer", f'error="{_CODE}"'))}
     return web.Response(status=status, headers=headers)
 
 

@@ -42,21 +42,17 @@ SEVERITY = (
 
 
 class Scope(StrEnum):
-    """How much of a run an error stops, because the rest would only meet the same error."""
+    """How much of a run an error of one job stops, because the rest would only meet the same error.
+
+    An error outside of a job, for example of the job list, always stops its account.
+    """
 
     #: One file. The job's other files are still downloaded, and the job fails.
     FILE = "file"
     #: One job. The account's other jobs are still mirrored.
     JOB = "job"
-    #: Every job of the account, which stops. The other accounts continue.
-    ACCOUNT = "account"
     #: Every account. Each one stops as soon as it meets the error itself.
     RUN = "run"
-
-    @property
-    def stops_account(self) -> bool:
-        """Whether the account's remaining jobs are left for a later run."""
-        return self in {Scope.ACCOUNT, Scope.RUN}
 
 
 class DcsyncError(Exception):
@@ -176,7 +172,6 @@ class ApiUnreachable(ApiError):
     """No answer: name resolution, the connection or TLS failed, or the call timed out."""
 
     code = "A-NETWORK"
-    scope = Scope.RUN
     transient = True
     hint = "check the network, DNS, the proxy (network.proxy) and api.base_url, then run the command again. "
     hint += "The daemon retries automatically"
@@ -186,7 +181,6 @@ class ApiFault(ApiError):
     """Autodesk's API or a gateway in front of it failed (5xx)."""
 
     code = "A-SERVER"
-    scope = Scope.ACCOUNT
     transient = True
     hint = "the fault is on Autodesk's side. Run the command again later. The daemon retries automatically"
 
@@ -487,7 +481,6 @@ class DiskError(DcsyncError):
     """An operation on the mirror's file system failed. `needs` says how much room it takes, if that is known."""
 
     code = "F-DISK"
-    scope = Scope.RUN
     transient = True
 
     def __init__(
@@ -506,7 +499,6 @@ class DiskFull(DiskError):
     """The disk is full, or has too little space to begin."""
 
     code = "F-SPACE"
-    scope = Scope.JOB
     hint = "free some space on that disk. The next run resumes as soon as there is enough"
 
 
@@ -514,7 +506,6 @@ class InodesExhausted(DiskError):
     """The disk has too few free inodes."""
 
     code = "F-INODES"
-    scope = Scope.JOB
     hint = "delete small files on that disk, or use a file system with more inodes. The next run resumes automatically"
 
 
@@ -522,6 +513,7 @@ class DiskReadOnly(DiskError):
     """The file system is read-only."""
 
     code = "F-READONLY"
+    scope = Scope.RUN
     hint = "check the kernel log for disk errors, then remount the file system read-write"
 
 
@@ -537,6 +529,7 @@ class DiskFault(DiskError):
     """An I/O error. The file being written counts as lost and is downloaded again."""
 
     code = "F-IO"
+    scope = Scope.RUN
     hint = "check the disk and the kernel log. The next run resumes automatically once the disk works again"
 
 
@@ -544,6 +537,7 @@ class DiskHung(DiskError):
     """The disk does not answer. Its calls can neither be interrupted nor ended."""
 
     code = "F-HUNG"
+    scope = Scope.RUN
     transient = False
     exit_status = ExitStatus.UNSAFE
     hint = "check the disk, its cable or its server, and the kernel log. dcsync resumes as soon as the disk answers"
@@ -552,7 +546,6 @@ class DiskHung(DiskError):
 class PlaceUnusable(DiskError):
     """One folder of the mirror cannot be written. Jobs with another folder are still mirrored."""
 
-    scope = Scope.JOB
     hint = "correct that folder. The downloaded files stay in .dcsync/staging, and the next attempt uses them"
 
 
@@ -560,12 +553,6 @@ class OtherFileSystem(PlaceUnusable):
     """A folder of the mirror is on another file system, so nothing can be renamed into it or out of it."""
 
     hint = "move the content of that folder to the file system of mirror.root: dcsync doctor names the folder"
-
-
-class PlaceDenied(DiskDenied):
-    """The user that runs dcsync has no permission for one folder of the mirror. The rest is still mirrored."""
-
-    scope = Scope.JOB
 
 
 class MirrorError(DcsyncError):

@@ -14,10 +14,8 @@ from dcsync.errors import (
     ConfigInvalid,
     ConfigMistake,
     DcsyncError,
-    DiskDenied,
     DiskError,
     ExitStatus,
-    PlaceDenied,
     PlaceUnusable,
     Scope,
 )
@@ -30,10 +28,10 @@ TABLE = """
     ApiError                 A-API       job      3
     AccessRefused            A-DENIED    job     13
     NotFound                 A-MISSING   job      3
-    ApiUnreachable           A-NETWORK   run      3 transient
+    ApiUnreachable           A-NETWORK   job      3 transient
     RateLimited              A-QUOTA     run      3 transient
     BadRequest               A-REQUEST   job      3
-    ApiFault                 A-SERVER    account  3 transient
+    ApiFault                 A-SERVER    job      3 transient
     ConfigError              C-CONFIG    run      2
     ConfigInvalid            C-CONFIG    run      2
     SecretExposed            C-EXPOSED   run      2
@@ -53,14 +51,13 @@ TABLE = """
     IllegalTransition        D-STATE     job      1
     DcsyncError              DCSYNC      job      3
     ChecksumMismatch         F-CHECKSUM  file     3 transient poison
-    DiskError                F-DISK      run      3 transient
+    DiskError                F-DISK      job      3 transient
     DiskHung                 F-HUNG      run     14
     InodesExhausted          F-INODES    job      3 transient
     OtherFileSystem          F-DISK      job      3 transient
     PlaceUnusable            F-DISK      job      3 transient
     DiskFault                F-IO        run      3 transient
-    DiskDenied               F-PERM      run      3
-    PlaceDenied              F-PERM      job      3
+    DiskDenied               F-PERM      job      3
     DiskReadOnly             F-READONLY  run      3 transient
     SizeMismatch             F-SIZE      file     3 transient poison
     DiskFull                 F-SPACE     job      3 transient
@@ -141,15 +138,6 @@ def test_the_exit_statuses_are_those_of_the_readme() -> None:
     assert sorted(ExitStatus) == [0, 1, 2, 3, 11, 12, 13, 14, 130]
 
 
-def test_an_account_stops_at_an_error_that_its_other_jobs_would_meet_too() -> None:
-    assert {scope: scope.stops_account for scope in Scope} == {
-        "file": False,
-        "job": False,
-        "account": True,
-        "run": True,
-    }
-
-
 def test_only_storage_errors_have_the_scope_of_a_file() -> None:
     """Fetching catches `StorageError` file by file, so the scope and the family must stay the same."""
     assert {kind for kind in ALL if kind.scope is Scope.FILE} == set(tree(errors.StorageError))
@@ -192,9 +180,9 @@ def test_python_can_still_set_a_traceback_and_add_notes() -> None:
 def test_codes_are_unique_except_those_that_a_class_has_from_its_parent() -> None:
     shared = {code for code, times in Counter(kind.code for kind in ALL).items() if times > 1}
 
-    assert shared == {"C-CONFIG", "F-DISK", "F-PERM"}
+    assert shared == {"C-CONFIG", "F-DISK"}
     assert issubclass(ConfigInvalid, ConfigError)
-    assert {kind.__bases__ for kind in (PlaceUnusable, PlaceDenied)} == {(DiskError,), (DiskDenied,)}
+    assert PlaceUnusable.__bases__ == (DiskError,)
 
 
 def test_one_module_has_every_error() -> None:

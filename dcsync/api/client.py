@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import structlog
 
-from dcsync.api.transport import ApiTransport
+from dcsync.api.transport import ATTEMPTS, ApiTransport
 from dcsync.core import wire
 from dcsync.core.model import AccountId, DataRequest, Hub, Job, JobId, Json, ListedFile, RequestId, SignedFile
 from dcsync.core.names import printable
@@ -28,6 +28,8 @@ OnBad: TypeAlias = Callable[[wire.BadEntry], None]
 PAGE_SIZE = 100
 #: Paging stops here: a list with more pages never ends. 24 jobs a day for 30 days are only 720 entries.
 MAX_PAGES = 1000
+#: The same for data requests, which people create one by one.
+MAX_REQUEST_PAGES = 100
 #: How often a list that changes while it is read is read again from the top. After that the seen entries are used.
 MAX_RESTARTS = 3
 
@@ -54,13 +56,29 @@ class ListOptions:
         return params
 
 
+@dataclass(slots=True)
+class CallCount:
+    """How many calls were made."""
+
+    calls: int = 0
+
+    def add(self) -> None:
+        """Count one more call."""
+        self.calls += 1
+
+
 class DataConnector:
     """The API of one client ID. Each method makes one call, lists one call per page. Each retry is one more call."""
 
-    def __init__(self, transport: ApiTransport) -> None:
-        #: Calls made through this object, including those that failed.
-        self.calls = 0
+    def __init__(self, transport: ApiTransport, *, count: CallCount | None = None, attempts: int = ATTEMPTS) -> None:
         self._transport = transport
+        self._count = count or CallCount()
+        self._attempts = attempts
+
+    @property
+    def calls(self) -> int:
+        """Calls made through this object, including those that failed."""
+        return self._count.calls
 
     def with_own_count(self) -> DataConnector:
         """Return the same API with its own call count, which starts at zero. Rate limit, tokens and pauses are shared.
@@ -68,6 +86,13 @@ class DataConnector:
         Accounts run concurrently, so each account counts its own calls.
         """
         return DataConnector(self._transport)
+
+    def with_one_attempt(self) -> DataConnector:
+        """Return the same API with the same call count. Its calls for a single job are not retried.
+
+        A job that failed before has a back-off of its own.
+        """
+        return DataConnector(self._transport, count=self._count, attempts=1)
 
     @property
     def tokens(self) -> TokenSource:
@@ -94,10 +119,21 @@ class DataConnector:
         return _parsed(path, wire.parse_request, await self._get(path))
 
     async def requests(
-        self, account: AccountId, options: ListOptions | None = None, *, on_bad: OnBad | None = None
+        self,
+        account: AccountId,
+        options: ListOptions | None = None,
+        *,
+        on_bad: OnBad | None = None,
+        on_endless: Callable[[], None] = lambda: None,
     ) -> list[DataRequest]:
-        """Return data requests without duplicates, in the API's order. `on_bad` gets the entries that are left out."""
-        return await self._all(f"{_root(account)}/requests", wire.parse_request, options or ListOptions(), on_bad)
+        """Return data requests without duplicates, in the API's order. `on_bad` gets the entries that are left out.
+
+        `on_endless` is called when the list does not end. What was read is returned.
+        """
+        path = f"{_root(account)}/requests"
+        return await self._all(
+            path, wire.parse_request, options or ListOptions(), on_bad, MAX_REQUEST_PAGES, on_endless
+        )
 
     async def jobs(
         self, account: AccountId, options: ListOptions | None = None, *, request: RequestId | None = None
@@ -112,17 +148,20 @@ class DataConnector:
         *,
         request: RequestId | None = None,
         on_bad: OnBad | None = None,
+        most_pages: int = MAX_PAGES,
+        on_endless: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[list[Job]]:
         """Yield jobs page by page, without duplicates. The caller may stop at any page.
 
-        `on_bad` gets the entries that are left out. It may get one twice, because pages overlap.
+        `on_bad` gets the entries that are left out. It may get one twice, because pages overlap. If the list has more
+        than `most_pages`, `on_endless` is called.
         """
-        return self._pages(_jobs_path(account, request), wire.parse_job, options, on_bad)
+        return self._pages(_jobs_path(account, request), wire.parse_job, options, on_bad, most_pages, on_endless)
 
     async def listing(self, account: AccountId, job: JobId) -> tuple[ListedFile, ...]:
         """Return a job's data listing. Raises `NotFound` if the job has no listing, `BadListing` if it is malformed."""
         path = f"{_root(account)}/jobs/{_segment(job)}/data-listing"
-        value = await self._get(path)
+        value = await self._get_of_job(path)
         try:
             return wire.parse_listing(value)
         except wire.WireError as error:
@@ -131,26 +170,38 @@ class DataConnector:
     async def sign(self, account: AccountId, job: JobId, name: str) -> SignedFile:
         """Return a new signed URL for one file. The download must start within 60 s."""
         path = f"{_root(account)}/jobs/{_segment(job)}/data/{_segment(name)}"
-        return _parsed(path, lambda value: wire.parse_signed(value, name), await self._get(path))
+        return _parsed(path, lambda value: wire.parse_signed(value, name), await self._get_of_job(path))
 
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
-        return await self._transport.get(path, params, on_call=self._count)
+        return await self._transport.get(path, params, on_call=self._count.add)
 
-    def _count(self) -> None:
-        self.calls += 1
+    async def _get_of_job(self, path: str) -> Json:
+        return await self._transport.get(path, on_call=self._count.add, attempts=self._attempts, of_job=True)
 
     async def _all(
-        self, path: str, parse: Callable[[Json], T], options: ListOptions, on_bad: OnBad | None = None
+        self,
+        path: str,
+        parse: Callable[[Json], T],
+        options: ListOptions,
+        on_bad: OnBad | None = None,
+        most_pages: int = MAX_PAGES,
+        on_endless: Callable[[], None] = lambda: None,
     ) -> list[T]:
         found: list[T] = []
-        async for page in self._pages(path, parse, options, on_bad):
+        async for page in self._pages(path, parse, options, on_bad, most_pages, on_endless):
             found.extend(page)
             if options.limit is not None and len(found) >= options.limit:
                 return found[: options.limit]
         return found
 
     async def _pages(
-        self, path: str, parse: Callable[[Json], T], options: ListOptions, on_bad: OnBad | None = None
+        self,
+        path: str,
+        parse: Callable[[Json], T],
+        options: ListOptions,
+        on_bad: OnBad | None = None,
+        most_pages: int = MAX_PAGES,
+        on_endless: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[list[T]]:
         """Read a list page by page, with one entry of overlap between pages (docs/faults.md A13).
 
@@ -164,7 +215,7 @@ class DataConnector:
         seen: set[str] = set()
         offset, restarts, last_id = options.offset, 0, None
         before, repeats = None, 0
-        for _ in range(MAX_PAGES):
+        for _ in range(most_pages):
             want = PAGE_SIZE if options.limit is None else min(PAGE_SIZE, max(1, options.limit - len(seen) + 1))
             page = _parsed(
                 path,
@@ -194,7 +245,8 @@ class DataConnector:
                 return
             last_id = ids[-1] if ids else last_id
             offset += max(1, len(page.results) - 1)
-        log.warning("list does not end", path=path, pages=MAX_PAGES)
+        log.warning("list does not end", path=path, pages=most_pages)
+        on_endless()
 
 
 def _is_last(page: wire.Page, offset: int, wanted: int) -> bool:

@@ -40,8 +40,9 @@ log = structlog.get_logger(__name__)
 MAX_BODY = 16 << 20
 #: Attempts per call. With full jitter of up to a minute they outlast a short gateway failure, not an outage.
 ATTEMPTS = 5
-#: The API is down when all attempts of a call failed and no other call was answered in that time. Until it answers
-#: again, the next caller probes it once per this interval, without retries (docs/faults.md A4).
+#: The API is down when all attempts of a call failed, other than one for a single job, and no other call was answered
+#: in that time. Until it answers again, the next caller probes it once per this interval, without retries
+#: (docs/faults.md A4).
 PROBE_S = 60.0
 #: A larger clock error puts 60 s URLs and 300 s assertions at risk, so dcsync warns (docs/faults.md C4).
 MAX_SKEW_S = 120.0
@@ -78,20 +79,27 @@ class ApiTransport:
         self._probe_at: float | None = None
 
     async def get(
-        self, path: str, params: Mapping[str, str] | None = None, *, on_call: Callable[[], None] = lambda: None
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        on_call: Callable[[], None] = lambda: None,
+        attempts: int = ATTEMPTS,
+        of_job: bool = False,
     ) -> Json:
         """Return the JSON of `GET path`. `path` is already percent-encoded, `params` are not.
 
-        Transient failures are retried within the rate limit. `on_call` runs once per call, including retries.
-        Raises an `ApiError` or `AuthError`. Cancelling is safe.
+        Transient failures are retried within the rate limit, up to that many attempts. `on_call` runs once per call,
+        including retries. With `of_job`, the path belongs to one job, and its failure does not mean that the API is
+        down. Raises an `ApiError` or `AuthError`. Cancelling is safe.
         """
         url = URL(self._base_url + path, encoded=True).with_query(dict(params or {}))
-        attempts = 1 if await self._is_down() else ATTEMPTS
+        is_probe = await self._is_down()
         answered = self._answered
         try:
-            value = await self._get_with_retries(url, path, attempts, on_call)
+            value = await self._get_with_retries(url, path, 1 if is_probe else attempts, on_call)
         except (ApiFault, ApiUnreachable):
-            if attempts == 1 or self._answered == answered:
+            if is_probe or (self._answered == answered and not of_job):
                 self._probe_at = self._clock.monotonic() + PROBE_S
             raise
         except ApiError:

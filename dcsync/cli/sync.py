@@ -157,6 +157,8 @@ def _print_problems(outcome: AccountOutcome) -> None:
     for text in outcome.unusable:
         what = "an entry of Autodesk's job list cannot be used"
         click.echo(f"{name}: {what}: {printable(text, 300)} [L-ENTRY]", err=True)
+    for project, reason in outcome.unread_projects.items():
+        click.echo(f"{name}: project {printable(project, 80)} not read: {printable(reason, 300)} [L-PROJECT]", err=True)
     for pattern in outcome.unmatched:
         what = "no visible data request matches"
         click.echo(f"{name}: {what} {pattern!r} in [[account]] requests (see dcsync status) [C-NOMATCH]", err=True)
@@ -197,6 +199,7 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
         "waiting": outcome.waiting,
         "unclear": outcome.unclear,
         "unusable": list(outcome.unusable),
+        "unread_projects": sorted(outcome.unread_projects),
         "unmatched": list(outcome.unmatched),
         "due_later": outcome.due_later,
         "blocked": outcome.blocked,

@@ -55,6 +55,9 @@ class AlertCode(StrEnum):
     L_LOST = "L-LOST"
     L_STATUS = "L-STATUS"
     L_ENTRY = "L-ENTRY"
+    L_PROJECT = "L-PROJECT"
+    L_REQUEST = "L-REQUEST"
+    L_LIST = "L-LIST"
     L_NONE = "L-NONE"
     C_NOMATCH = "C-NOMATCH"
     L_ROWS = "L-ROWS"
@@ -331,6 +334,26 @@ _OWN = (
         origin=Origin.AUTODESK,
     ),
     _kind(
+        AlertCode.L_PROJECT,
+        AlertScope.ACCOUNT,
+        "check the ID in [[account]] projects and the user's access to the project. Each poll tries again",
+        severity=Severity.CRITICAL,
+        origin=Origin.AUTODESK,
+    ),
+    _kind(
+        AlertCode.L_REQUEST,
+        AlertScope.REQUEST,
+        "its extracts wait for its description for up to a day. Each poll tries again",
+        origin=Origin.AUTODESK,
+    ),
+    _kind(
+        AlertCode.L_LIST,
+        AlertScope.ACCOUNT,
+        "dcsync mirrors what the first pages show. Each poll checks whether the list ends. If the alert persists, "
+        "report it to Autodesk",
+        origin=Origin.AUTODESK,
+    ),
+    _kind(
         AlertCode.L_NONE,
         AlertScope.ACCOUNT,
         "Autodesk shows only the data requests that the signed-in user or service account created. Create one as that "
@@ -437,7 +460,6 @@ def _kind_of_error(kind: type[DcsyncError]) -> AlertKind:
 _SCOPES = {
     Scope.FILE: AlertScope.JOB,
     Scope.JOB: AlertScope.JOB,
-    Scope.ACCOUNT: AlertScope.ACCOUNT,
     Scope.RUN: AlertScope.MIRROR,
 }
 

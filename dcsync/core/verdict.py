@@ -28,7 +28,7 @@ class Tone(StrEnum):
     BAD = "bad"
     #: dcsync cannot tell.
     UNKNOWN = "unknown"
-    #: Nothing is expected any more, on purpose.
+    #: The data request is over on purpose.
     OVER = "over"
 
 

@@ -12,6 +12,7 @@ from typing import NoReturn, TypeAlias
 
 import structlog
 
+from dcsync.api.transport import PROBE_S
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up
 from dcsync.config import Config
@@ -20,7 +21,7 @@ from dcsync.core.next_poll import next_poll
 from dcsync.daemon.chores import Chores
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier
-from dcsync.errors import DcsyncError, DiskHung, ExitStatus, MirrorError
+from dcsync.errors import ApiFault, ApiUnreachable, DcsyncError, DiskHung, ExitStatus, MirrorError
 from dcsync.manifest.broken import BrokenPart
 from dcsync.ops.alerts.daemon_parts import daemon_part, record_daemon_parts
 from dcsync.ops.alerts.dispatch import AlertDispatcher
@@ -245,10 +246,13 @@ class Session(ABC):
         return next_poll(expected, self.context.clock.now(), self.config.poll.interval)
 
     def _note_outcome(self, outcome: AccountOutcome) -> None:
-        """React to errors that affect the whole session: a lost mirror, or a sign-in that is required."""
+        """React to errors that affect the whole session: a lost mirror, an API that is down, or a required sign-in."""
         error = outcome.error
         if isinstance(error, MirrorError):
             self._lose_mirror(error)
+        if isinstance(error, ApiFault | ApiUnreachable):
+            # One call of all accounts a minute finds out whether it works again.
+            self.poll_soon(outcome.account.name, timedelta(seconds=PROBE_S))
         is_needed = error is not None and error.exit_status is ExitStatus.LOGIN_REQUIRED
         self._note_login(outcome.account, is_needed=is_needed)
 

@@ -26,7 +26,6 @@ from dcsync.errors import (
     DiskReadOnly,
     MirrorTampered,
     OtherFileSystem,
-    PlaceDenied,
     PlaceUnusable,
 )
 from dcsync.opening import NotRegular, full_path, open_regular
@@ -122,8 +121,6 @@ def place_errors(doing: str, *, root: int) -> Iterator[None]:
     try:
         with disk_errors(doing):
             yield
-    except DiskDenied as error:
-        raise PlaceDenied(error.message, hint=error.advice) from None
     except DiskReadOnly as error:
         with disk_errors(doing):
             refuse_read_only(root)

@@ -128,6 +128,16 @@ class MirrorRoot:
         with disk.disk_errors(f"reading the free space of {self.path}"):
             space.check_room(self.descriptor, size=size, entries=entries, reserve=reserve)
 
+    def check_writable(self) -> None:
+        """Raise the `DiskError` that prevents any snapshot from being written. Blocks."""
+        with (
+            disk.disk_errors(f"writing to {self.path / OWN_FOLDER / STAGING}"),
+            self.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
+        ):
+            name = f"writable{self.mark}"
+            write_new(staging, name, b"\n", mode=0o600)
+            os.unlink(f"{name}.new", dir_fd=staging)
+
     def free_bytes(self) -> int:
         """Return the number of bytes that this user can still write."""
         with disk.disk_errors(f"reading the free space of {self.path}"):

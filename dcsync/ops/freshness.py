@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from dcsync.core.freshness import History, RequestFreshness, Sighting, request_freshness
-from dcsync.core.model import RequestId
+from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.manifest import SqlManifest, StoredValues
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.observed import Observations
+from dcsync.ops.observed import Observations, UnreadProject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,8 @@ async def follow_requests(
     for known in jobs:
         by_request.setdefault(known.job.request_id, []).append(known)
     unseen = set(json.loads(await StoredValues(manifest).load(f"gone:{account.name}") or "[]"))
-    owed = await Observations(manifest, account.name).owed_slots()
+    observed = Observations(manifest, account.name)
+    owed, unread = await observed.owed_slots(), await observed.unread_projects()
     documents = await manifest.request_documents(account.name)
     found = []
     for request in (await manifest.requests(account.name)).values():
@@ -48,7 +49,7 @@ async def follow_requests(
         sighting = Sighting(
             request=request,
             document=documents.get(request.id),
-            polled_at=facts.last_poll_at,
+            polled_at=_last_read(documents.get(request.id), unread, facts.last_poll_at),
             is_retired=account.is_retired(request),
             is_gone=request.id in unseen,
         )
@@ -62,3 +63,12 @@ async def follow_requests(
         freshness = request_freshness(sighting, history, now)
         found.append(FollowedRequest(sighting=sighting, history=history, freshness=freshness))
     return sorted(found, key=lambda item: (item.freshness.name, item.freshness.request))
+
+
+def _last_read(
+    document: DataRequest | None, unread: Mapping[str, UnreadProject], polled_at: datetime | None
+) -> datetime | None:
+    """Return when the jobs of a data request were last read. The list of its project may not be readable now."""
+    project = None if document is None else document.project_id
+    since = [item.since for name, item in unread.items() if project in {None, name}]
+    return min([polled_at, *since], key=lambda at: (at is not None, at)) if since else polled_at

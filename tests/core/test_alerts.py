@@ -28,6 +28,9 @@ TABLE = """
     L-LOST      warning  job     here      0 alert
     L-STATUS    critical job     autodesk  3 alert
     L-ENTRY     critical account autodesk  3 alert
+    L-PROJECT   critical account autodesk  3 alert
+    L-REQUEST   warning  request autodesk  3 alert
+    L-LIST      warning  account autodesk  3 alert
     L-NONE      warning  account autodesk  3 alert
     C-NOMATCH   critical account here      2 alert
     L-ROWS      warning  request autodesk  0 alert
@@ -55,8 +58,8 @@ TABLE = """
     C-EXPOSED   critical mirror  here      2 alert
     C-SNAPSHOT  critical mirror  here      2 alert
     A-API       critical job     here      3 alert
-    A-NETWORK   warning  mirror  here      3 failure may-pass
-    A-SERVER    warning  account here      3 failure may-pass
+    A-NETWORK   warning  job     here      3 failure may-pass
+    A-SERVER    warning  job     here      3 failure may-pass
     A-QUOTA     warning  mirror  here      3 failure may-pass
     A-ANSWER    warning  job     here      3 failure may-pass
     A-REQUEST   critical job     here      3 alert
@@ -90,11 +93,11 @@ TABLE = """
     L-EMPTY     warning  job     here      3 failure may-pass
     C-NOTABLES  critical job     here      2 alert
     D-BUG       critical job     here      1 alert
-    F-DISK      warning  mirror  here      3 failure may-pass
+    F-DISK      warning  job     here      3 failure may-pass
     F-SPACE     warning  job     here      3 failure may-pass
     F-INODES    warning  job     here      3 failure may-pass
     F-READONLY  warning  mirror  here      3 failure may-pass
-    F-PERM      critical mirror  here      3 alert
+    F-PERM      critical job     here      3 alert
     F-IO        warning  mirror  here      3 failure may-pass
     F-HUNG      critical mirror  here     14 alert
     M-MIRROR    critical mirror  here      3 alert

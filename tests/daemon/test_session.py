@@ -96,6 +96,19 @@ async def test_it_polls_at_its_start_and_ends_when_asked(rig: Rig) -> None:
     assert "READY=1" in rig.heard.messages
 
 
+async def test_an_api_that_is_down_is_polled_again_in_a_minute(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was polled at the next interval."""
+    asked: list[tuple[str, timedelta]] = []
+    monkeypatch.setattr(rig.session, "poll_soon", lambda account, wait: asked.append((account, wait)))
+    rig.mirror.sandbox.faults.add(Fault(server="api", kind="status", status=503, match="/jobs", times=None))
+
+    async with rig.running():
+        await until(lambda: asked)
+        rig.signals.end.set()
+
+    assert asked[0] == ("acme", timedelta(seconds=60))
+
+
 async def test_work_in_progress_is_cancelled_at_once_when_hurried(rig: Rig) -> None:
     rig.mirror.sandbox.faults.add(Fault(server="api", kind="hang", seconds=60, times=None))
 

@@ -130,10 +130,13 @@ def _is_mirrored(account: AccountSettings, known: KnownJob, wanted: Collection[R
 
 def _of_the_last_run(account: str, facts: AccountFacts, error: DcsyncError | None) -> list[Alert]:
     if error is not None:
-        return [Alert.of_error(error, account=account)]
-    if facts.error_code is None:
+        alert = Alert.of_error(error, account=account)
+    elif facts.error_code is not None:
+        alert = Alert.of(AlertCode.parse(facts.error_code), account=account, message=facts.error or "")
+    else:
         return []
-    return [Alert.of(AlertCode.parse(facts.error_code), account=account, message=facts.error or "")]
+    # It stopped the account, even if its code is usually that of a job.
+    return [alert if alert.scope is AlertScope.MIRROR else replace(alert, scope=AlertScope.ACCOUNT)]
 
 
 async def _of_tables(

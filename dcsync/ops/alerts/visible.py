@@ -5,25 +5,39 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+
+import structlog
 
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.clock import Clock
+from dcsync.core.alerts import AlertCode
 from dcsync.core.freshness import MissedSlot, still_owed, will_run
 from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.wire import BadEntry, parse_time
-from dcsync.errors import DcsyncError
+from dcsync.errors import ApiError, DcsyncError, RateLimited
 from dcsync.manifest import SqlManifest, StoredValues
+from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.alerts.list_alerts import unmatched_names, visible_requests
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.freshness import follow_requests
-from dcsync.ops.mirroring.poll import known_request
+from dcsync.ops.mirroring.descriptions import known_request
+from dcsync.ops.mirroring.unread import REQUESTS_LIST
 from dcsync.ops.observed import Observations, VisibleRequests
+
+log = structlog.get_logger(__name__)
 
 #: How often the data requests of an account are listed. One call finds a data request that was set inactive.
 #: A little less than a day, so that `dcsync sync` on a daily timer lists them each time.
 _CHECK_EVERY = timedelta(hours=23)
 #: How soon the list is read again after an error that may pass.
 _RETRY_AFTER = timedelta(hours=1)
+_ENDLESS = BrokenPart(
+    code=AlertCode.L_LIST,
+    subject=REQUESTS_LIST,
+    message="Autodesk's list of data requests does not end, and dcsync left it before its end",
+    hint="dcsync lists the data requests again within a day. If the alert persists, report it to Autodesk",
+)
 
 
 async def check_requests(
@@ -55,7 +69,7 @@ async def check_requests(
         # Saved before the call, so that a call that Autodesk refuses is not repeated at each poll.
         await values.save(key, now.isoformat())
         try:
-            found, unusable = await _list_requests(api, account)
+            found, unusable, is_whole = await _list_requests(api, manifest, account)
         except DcsyncError as error:
             if error.transient:
                 # It says nothing about the names. What the last list has shown still counts.
@@ -64,10 +78,14 @@ async def check_requests(
             else:
                 await observed.save_visible_requests(VisibleRequests(is_refused=True, asked_for=tuple(asked_for)))
             raise
-        await values.save(tried_key, None)
-        listed = VisibleRequests(
-            by_id={request.id: request.description for request in found.values()}, asked_for=tuple(asked_for)
-        )
+        await values.save(tried_key, None if is_whole else json.dumps(asked_for))
+        by_id = {request.id: request.description for request in found.values()}
+        gone = known.keys() - found.keys()
+        if not is_whole:
+            # A project that cannot be read says nothing about its data requests.
+            by_id = {**({} if listed is None else listed.by_id), **by_id}
+            gone &= set(json.loads(await values.load(f"gone:{account.name}") or "[]"))
+        listed = VisibleRequests(by_id=by_id, asked_for=tuple(asked_for) if is_whole else ())
         await observed.save_visible_requests(listed)
         await observed.save_unusable_requests([entry.problem for entry in unusable])
         changed = [(request, found[request.id]) for request in known.values() if request.id in found]
@@ -75,7 +93,7 @@ async def check_requests(
         changed += [(known_request(request.id, request, None), request) for request in new]
         await observed.save_owed_slots(await _owed_slots(manifest, account, found, now))
         await manifest.record_poll(account.name, jobs=(), requests=changed, at=now)
-        await values.save(f"gone:{account.name}", json.dumps(sorted(known.keys() - found.keys())))
+        await values.save(f"gone:{account.name}", json.dumps(sorted(gone)))
     if listed is None:
         return ()
     visible = visible_requests(listed, known.values())
@@ -100,11 +118,36 @@ async def _owed_slots(
 
 
 async def _list_requests(
-    api: DataConnector, account: AccountSettings
-) -> tuple[dict[RequestId, DataRequest], list[BadEntry]]:
+    api: DataConnector, manifest: SqlManifest, account: AccountSettings
+) -> tuple[dict[RequestId, DataRequest], list[BadEntry], bool]:
+    """Return the data requests, the entries that cannot be used, and whether every project could be read.
+
+    Raises the first error if no project could be read.
+    """
     found: dict[RequestId, DataRequest] = {}
     unusable: list[BadEntry] = []
+    errors: list[ApiError] = []
+    endless: list[BrokenPart] = []
     for project in account.projects or (None,):
-        requests = await api.requests(account.id, ListOptions(project_id=project), on_bad=unusable.append)
+        try:
+            requests = await api.requests(
+                account.id,
+                ListOptions(project_id=project),
+                on_bad=unusable.append,
+                on_endless=partial(endless.append, _ENDLESS),
+            )
+        except RateLimited:
+            raise
+        except ApiError as error:
+            errors.append(error)
+            log.warning("data requests not listed", account=account.name, project=project, code=error.code)
+            continue
         found.update({request.id: request for request in requests})
-    return found, unusable
+    if errors and len(errors) == max(1, len(account.projects)):
+        raise errors[0]
+    broken = BrokenParts(manifest, account.name)
+    if endless:
+        await broken.record(_ENDLESS)
+    else:
+        await broken.resolve(_ENDLESS.code, _ENDLESS.subject)
+    return found, unusable, not errors

@@ -68,6 +68,8 @@ class AccountOutcome:
     requests: list[KnownRequest] = field(default_factory=list)
     #: A text for each entry of the job list that dcsync cannot use. Its extract is not mirrored.
     unusable: list[str] = field(default_factory=list)
+    #: The projects whose job list could not be read, each with the reason.
+    unread_projects: dict[str, str] = field(default_factory=dict)
     #: The names of `[[account]] requests` that match no visible data request.
     unmatched: list[str] = field(default_factory=list)
     calls: int = 0
@@ -89,7 +91,9 @@ class AccountOutcome:
     @property
     def is_complete(self) -> bool:
         """Whether the run left nothing that has to be mirrored."""
-        return not (self.error or self.failed or self.due_later or self.unclear or self.unusable)
+        return not (
+            self.error or self.failed or self.due_later or self.unclear or self.unusable or self.unread_projects
+        )
 
 
 #: A job that was named and is in one of these states cannot be downloaded.

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
 
-from dcsync.api.client import DataConnector, ListOptions
+from dcsync.api.client import DataConnector
 from dcsync.clock import Clock
-from dcsync.core.layout import request_slug
 from dcsync.core.lifecycle import (
     EXTRACT_LIFE,
+    OPEN,
     JobState,
     describe_status,
     has_expired,
-    is_known_for_good,
     state_for,
     was_too_old,
 )
 from dcsync.core.model import DataRequest, Job, JobId, JobPhase, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.wire import BadEntry
-from dcsync.errors import AccessRefused, NotFound
+from dcsync.errors import ApiError
 from dcsync.manifest import SqlManifest
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.mirroring.descriptions import Descriptions, known_request
+from dcsync.ops.mirroring.job_lists import read_job_lists
 
 log = structlog.get_logger(__name__)
 
-#: A waiting job is searched for on later pages this long. After that, Autodesk would have deleted its extract anyway.
-_WAITING_LIFE = EXTRACT_LIFE + timedelta(days=1)
+#: How long the extracts of a data request wait for its description. Its folder is named after it.
+_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,128 +44,83 @@ class Poll:
     requests: Mapping[RequestId, KnownRequest]
     #: Entries of the job list that dcsync cannot use, and whose extracts Autodesk may still have.
     unusable: tuple[BadEntry, ...] = ()
+    #: Data requests that cannot be read now. Their jobs wait.
+    unread_requests: Mapping[RequestId, ApiError] = field(default_factory=dict)
+    #: Projects whose job list cannot be read. Nothing new is known of their jobs.
+    unread_projects: Mapping[str, ApiError] = field(default_factory=dict)
+    #: The projects whose job list did not end. None is the list of the whole account.
+    endless: tuple[str | None, ...] = ()
 
 
-async def poll(api: DataConnector, manifest: SqlManifest, clock: Clock, account: AccountSettings) -> Poll:
-    """Read the jobs of an account, newest first, and record nothing.
+async def poll(
+    api: DataConnector,
+    manifest: SqlManifest,
+    clock: Clock,
+    account: AccountSettings,
+    *,
+    endless: Collection[str | None] = (),
+) -> Poll:
+    """Read the jobs of an account, newest first, and record nothing. `endless` are lists that did not end last time.
 
     Takes one call when nothing is new. The caller must record the result in one transaction: a page of known jobs ends
     the next poll, so a partly recorded poll would hide the older jobs for good.
     """
     known, now = dict(await manifest.jobs(account.name)), clock.now()
     requests = dict(await manifest.requests(account.name))
-    found: dict[JobId, Job] = {}
-    unusable: list[BadEntry] = []
-    for project in account.projects or (None,):
-        await _read_pages(api, account, project, _Reading(known=known, found=found, unusable=unusable, now=now))
+    lists = await read_job_lists(api, account, known, now, endless=endless)
     # Jobs that no page has shown grow older too.
-    current = {**{job: known_job.job for job, known_job in known.items()}, **found}
+    current = {**{job: known_job.job for job, known_job in known.items()}, **lists.jobs}
     changed = tuple(_updated(job, known.get(job.id), now) for job in current.values() if _has_changed(job, known, now))
-    # A request is read when one of its jobs is new. A request that could not be read is read again for each new job.
-    described = {request.id for request in requests.values() if request.is_described}
-    unknown = {known_job.job.request_id for known_job in changed} - described
-    needed = {known_job.job.request_id for known_job in changed if known_job.state is not JobState.TOO_OLD} - described
-    new_requests = await _describe(api, account, sorted(unknown), requests, needed=needed)
-    requests.update({request.id: request for request, _ in new_requests})
     known.update({known_job.job.id: known_job for known_job in changed})
+    descriptions, new_requests = await _describe(api, account, known, {job.job.id for job in changed}, requests, now)
+    requests.update({request.id: request for request, _ in new_requests})
     return Poll(
         changed=changed,
         new_requests=tuple(new_requests),
         jobs=known,
         requests=requests,
-        unusable=tuple({entry: None for entry in unusable if not has_expired(entry.dated_at, now)}),
+        unusable=tuple({entry: None for entry in lists.unusable if not has_expired(entry.dated_at, now)}),
+        unread_requests={
+            request: error for request, error in descriptions.unread.items() if _is_held(requests[request], now)
+        },
+        unread_projects=lists.unread,
+        endless=tuple(lists.endless),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
-    """What the pages of the job list are compared with, and what they add to."""
-
-    known: Mapping[JobId, KnownJob]
-    found: dict[JobId, Job]
-    unusable: list[BadEntry]
-    now: datetime
-
-    def has_no_news(self, page: Sequence[Job]) -> bool:
-        """Whether a page has only jobs that are known, or older than anything that Autodesk still has.
-
-        Old jobs count only on a page that is in order, newest first. The newest jobs may follow them otherwise.
-        """
-        dates = [job.created_at for job in page if job.created_at is not None]
-        in_order = len(dates) == len(page) and (len(page) == 1 or dates[0] > dates[-1])
-        return all(self._is_settled(job, in_order=in_order) for job in page)
-
-    def _is_settled(self, job: Job, *, in_order: bool) -> bool:
-        state = _state(self.known.get(job.id))
-        if state is None:
-            return in_order and state_for(job, None, self.now) is JobState.TOO_OLD
-        return is_known_for_good(job, state, self.now)
-
-
-async def _read_pages(api: DataConnector, account: AccountSettings, project: str | None, reading: _Reading) -> None:
-    waiting = {
-        job.job.id
-        for job in reading.known.values()
-        if job.state is JobState.WAITING
-        and (project is None or job.job.project_id == project)
-        and (job.job.created_at is None or reading.now - job.job.created_at < _WAITING_LIFE)
-    }
-    options = ListOptions(project_id=project)
-    async for page in api.job_pages(account.id, options, on_bad=reading.unusable.append):
-        for job in page:
-            reading.found[job.id] = job
-            waiting.discard(job.id)
-        if not waiting and reading.has_no_news(page):
-            return
 
 
 async def _describe(
     api: DataConnector,
     account: AccountSettings,
-    unknown: Sequence[RequestId],
-    seen: Mapping[RequestId, KnownRequest],
-    *,
-    needed: Collection[RequestId],
-) -> list[tuple[KnownRequest, DataRequest | None]]:
-    """Return the requests with these IDs. One request takes one call, and so do several, as a list.
-
-    A request that is not `needed` has only jobs that are too old. It takes no call of its own.
-    """
-    described: dict[RequestId, DataRequest] = {}
-    if len(unknown) > 1 or set(unknown) - set(needed):
-        # A user who may not list all requests may still read some of them.
-        with suppress(NotFound, AccessRefused):
-            described = {request.id: request for request in await api.requests(account.id)}
-    unknown = [identifier for identifier in unknown if identifier in needed or identifier in described]
-    for identifier in unknown:
-        if identifier not in described:
-            try:
-                described[identifier] = await api.request(account.id, identifier)
-            except (NotFound, AccessRefused) as error:
-                log.warning(
-                    "a data request cannot be read; it gets no latest, because it may be a delta",
-                    account=account.name,
-                    request=identifier,
-                    code=error.code,
-                )
-    return [
-        (known_request(identifier, described.get(identifier), seen.get(identifier)), described.get(identifier))
-        for identifier in unknown
+    known: Mapping[JobId, KnownJob],
+    changed: Collection[JobId],
+    requests: Mapping[RequestId, KnownRequest],
+    now: datetime,
+) -> tuple[Descriptions, list[tuple[KnownRequest, DataRequest | None]]]:
+    """Read the data requests that are not described and have a new job, or one that waits for the description."""
+    described = {request.id for request in requests.values() if request.is_described}
+    held = {request.id for request in requests.values() if _is_held(request, now)}
+    unknown, needed = set[RequestId](), set[RequestId]()
+    for job in known.values():
+        request = job.job.request_id
+        if request not in described and (job.job.id in changed or (request in held and job.state in OPEN)):
+            unknown.add(request)
+            needed.update({request} if job.state is not JobState.TOO_OLD else ())
+    descriptions = Descriptions()
+    await descriptions.read(api, account, sorted(unknown), needed)
+    found, folders = descriptions.found, {job.job.request_id for job in known.values() if job.folder is not None}
+    return descriptions, [
+        (
+            known_request(request, found.get(request), requests.get(request), has_folder=request in folders),
+            found.get(request),
+        )
+        for request in sorted(unknown)
+        if request in needed or request in found
     ]
 
 
-def known_request(identifier: RequestId, request: DataRequest | None, seen: KnownRequest | None) -> KnownRequest:
-    """Return the data request to record. `seen` is what the manifest has."""
-    description = "" if request is None else request.description
-    return KnownRequest(
-        id=identifier,
-        description=description,
-        # Fixed at first sight, even if only the ID was known then.
-        slug=request_slug(description, identifier) if seen is None else seen.slug,
-        is_delta=request is not None and request.is_delta,
-        is_described=request is not None,
-        document=request,
-    )
+def _is_held(request: KnownRequest, now: datetime) -> bool:
+    """Whether the jobs of a data request wait until Autodesk describes it: for a day, and only after an error."""
+    return not request.is_described and (request.first_seen_at is None or now - request.first_seen_at < _PATIENCE)
 
 
 def _updated(job: Job, known: KnownJob | None, now: datetime) -> KnownJob:

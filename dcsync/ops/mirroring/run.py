@@ -9,49 +9,49 @@ from datetime import datetime
 
 import structlog
 
-from dcsync.core.alerts import AlertCode
 from dcsync.core.lifecycle import (
-    LISTING_PATIENCE,
-    LOSS_HINTS,
     LOSSES,
     OPEN,
-    POISON_ATTEMPTS,
     ROOM_CODES,
     JobState,
     has_expired,
     is_due,
     nears_expiry,
-    next_try_after,
 )
-from dcsync.core.model import Job, JobId, JobPhase, RequestId
+from dcsync.core.model import JobId, JobPhase, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.errors import (
+    ApiFault,
+    ApiUnreachable,
     DcsyncError,
-    DiskError,
     DiskFull,
-    ExtractEmpty,
-    ExtractMissing,
     Fenced,
     InodesExhausted,
     JobBug,
     ManifestError,
-    NothingSelected,
+    Scope,
     SpaceNeeds,
 )
 from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
+from dcsync.ops.mirroring.failure import Failures
 from dcsync.ops.mirroring.job import JobMirror
 from dcsync.ops.mirroring.knowledge import AccountKnowledge
 from dcsync.ops.mirroring.latest import move_latest
-from dcsync.ops.mirroring.outcome import HOLLOW, NOTHING_TO_DO, AccountOutcome, Failed, Skipped, Wanted
+from dcsync.ops.mirroring.outage import OutageWatch
+from dcsync.ops.mirroring.outcome import HOLLOW, NOTHING_TO_DO, AccountOutcome, Skipped, Wanted
 from dcsync.ops.mirroring.room import Room
-from dcsync.ops.mirroring.selection import note_filtered, reselected
+from dcsync.ops.mirroring.selection import reselected
 from dcsync.ops.mirroring.unclear import describe_unusable, probe_listing
+from dcsync.ops.mirroring.unread import endless_lists, record_unread
 from dcsync.ops.observed import Observations
 from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
+
+#: Failures after which the job's own back-off replaces the retries of its calls.
+_API_CODES = frozenset({ApiFault.code, ApiUnreachable.code})
 
 
 async def sync(
@@ -118,6 +118,8 @@ class _AccountRun:
         self._dry_run = dry_run
         self._knowledge = AccountKnowledge()
         self._room = Room(self._context, outcome.account.name)
+        self._failures = Failures(self._account, outcome, dry_run=dry_run)
+        self._outage = OutageWatch(self._context, self._account, dry_run=dry_run)
 
     async def run(self, work: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Do `work`, which returns whether nothing is left to do. The default is a whole run."""
@@ -158,67 +160,89 @@ class _AccountRun:
     async def poll(self) -> list[tuple[KnownJob, KnownRequest]]:
         """Poll, record the changes, and return the due jobs, oldest first."""
         context, account, outcome = self._context, self._account, self._outcome
-        poll = await polling.poll(context.api, context.manifest, context.clock, account)
+        endless = await endless_lists(context.manifest, account)
+        poll = await polling.poll(context.api, context.manifest, context.clock, account, endless=endless)
         outcome.new_jobs = sum(job.first_seen_at is None and job.state is not JobState.TOO_OLD for job in poll.changed)
         now = context.clock.now()
+        if not self._dry_run:
+            # Before the time of this poll is recorded.
+            await record_unread(context.manifest, account, poll)
         if not self._dry_run and (poll.changed or poll.new_requests):
             await context.manifest.record_poll(account.name, jobs=poll.changed, requests=poll.new_requests, at=now)
         self._knowledge.facts = replace(self._knowledge.facts, last_poll_at=now)
         outcome.requests.extend(request for request in poll.requests.values() if account.wants_request(request))
         outcome.unusable.extend(describe_unusable(poll.unusable, poll.requests, account))
+        outcome.unread_projects.update({project: error.message for project, error in poll.unread_projects.items()})
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
-        self._report_losses(poll.changed, selected)
+        self._failures.report_losses(poll.changed, selected)
         if not self._dry_run:
             await Observations(context.manifest, account.name).save_unusable_jobs(outcome.unusable)
             await probe_listing(context.api, context.manifest, account, selected)
-        waiting = [known.job for known in selected if known.state is JobState.WAITING]
-        named = [known for known in poll.jobs.values() if self._is_named(known, poll.requests)]
-        outcome.found_jobs.extend(known.job.id for known in named)
-        if named:
-            hollow = await hollow_snapshots(context.manifest, account.name)
-            selected = [await self._reopened(known, is_hollow=known.job.id in hollow) for known in named]
-            outcome.skipped.extend(
-                Skipped(
-                    job=known.job.id,
-                    state=known.state,
-                    reason=HOLLOW if known.job.id in hollow else NOTHING_TO_DO[known.state],
-                )
-                for known in selected
-                if known.state in NOTHING_TO_DO
-            )
-            reopened = {known.job.id for known in selected if known.state in OPEN}
-            waiting = [job for job in waiting if job.id not in reopened]
-        outcome.waiting, outcome.unclear = len(waiting), sum(job.phase is JobPhase.UNKNOWN for job in waiting)
+        waiting = {known.job.id: known.job for known in selected if known.state is JobState.WAITING}
+        if self._wanted.jobs:
+            selected = await self._named(poll)
+            # A job that was named may no longer wait.
+            waiting = {job: found for job, found in waiting.items() if job not in _open_jobs(selected)}
+        outcome.waiting = len(waiting)
+        outcome.unclear = sum(job.phase is JobPhase.UNKNOWN for job in waiting.values())
         outcome.given_up = sum(
             known.state is JobState.QUARANTINED and not has_expired(known.job.dated_at, now) for known in selected
         )
-        due = []
         still_open = sorted((known for known in selected if known.state in OPEN), key=_age)
-        blocked = {} if self._wanted.jobs else await self._room.blocked(still_open)
-        if not (self._dry_run or self._wanted.jobs or self._wanted.requests):
+        return [(known, poll.requests[known.job.request_id]) for known in await self._due(still_open, poll)]
+
+    async def _named(self, poll: polling.Poll) -> list[KnownJob]:
+        """Return the jobs that were named by their IDs. Those that can be mirrored again are reopened."""
+        outcome, named = self._outcome, [known for known in poll.jobs.values() if self._is_named(known, poll.requests)]
+        outcome.found_jobs.extend(known.job.id for known in named)
+        hollow = await hollow_snapshots(self._context.manifest, self._account.name) if named else {}
+        selected = [await self._reopened(known, is_hollow=known.job.id in hollow) for known in named]
+        outcome.skipped.extend(
+            Skipped(
+                job=known.job.id,
+                state=known.state,
+                reason=HOLLOW if known.job.id in hollow else NOTHING_TO_DO[known.state],
+            )
+            for known in selected
+            if known.state in NOTHING_TO_DO
+        )
+        return selected
+
+    async def _due(self, still_open: Sequence[KnownJob], poll: polling.Poll) -> list[KnownJob]:
+        """Return those of the open jobs that this run mirrors. Named jobs are due at any time."""
+        self._warn_of_expiry(still_open)
+        if self._wanted.jobs:
+            return list(still_open)
+        outcome, now = self._outcome, self._context.clock.now()
+        blocked = await self._room.blocked(still_open)
+        if not (self._dry_run or self._wanted.requests):
             await self._room.forget_others(still_open)
-        changed = await reselected(context.manifest, account, poll.jobs)
+        changed = await reselected(self._context.manifest, self._account, poll.jobs)
+        due = []
         for known in still_open:
-            if nears_expiry(known.job.dated_at, now):
-                outcome.expiring.append(known.job.id)
-                log.warning(
-                    "Autodesk will delete an extract soon",
-                    account=account.name,
-                    job=known.job.id,
-                    completed_at=known.job.completed_at,
-                )
             is_now = is_due(known.next_try_at, now) or known.job.id in changed
-            if known.job.id in blocked:
+            if known.job.request_id in poll.unread_requests:
+                is_later = True
+            elif known.job.id in blocked:
                 # A job without a time of its own waits for the space alone.
                 is_later = known.next_try_at is None or not is_now
                 outcome.blocked += is_later
             else:
                 is_later = known.reason_code not in ROOM_CODES and not is_now
-            if is_later and not self._wanted.jobs:
-                outcome.due_later += 1
-                continue
-            due.append((known, poll.requests[known.job.request_id]))
+            outcome.due_later += is_later
+            due.extend([] if is_later else [known])
         return due
+
+    def _warn_of_expiry(self, still_open: Sequence[KnownJob]) -> None:
+        for known in still_open:
+            if nears_expiry(known.job.dated_at, self._context.clock.now()):
+                self._outcome.expiring.append(known.job.id)
+                log.warning(
+                    "Autodesk will delete an extract soon",
+                    account=self._account.name,
+                    job=known.job.id,
+                    completed_at=known.job.completed_at,
+                )
 
     def _wants(self, known: KnownJob, requests: Mapping[RequestId, KnownRequest]) -> bool:
         request = requests.get(known.job.request_id)
@@ -235,21 +259,6 @@ class _AccountRun:
         """Whether a job was named by its ID. Nothing may be known of the data request of a job that is too old."""
         is_old = known.state is JobState.TOO_OLD and known.job.request_id not in requests
         return known.job.id in self._wanted.jobs and (is_old or self._wants(known, requests))
-
-    def _report_losses(self, changed: Sequence[KnownJob], selected: Sequence[KnownJob]) -> None:
-        """Add the jobs to the outcome that are still unknown or quarantined now that Autodesk has deleted them."""
-        for known in changed:
-            if known.state is JobState.EXPIRED and known in selected:
-                self._report(
-                    Failed(
-                        job=known.job.id,
-                        state=known.state,
-                        code=known.reason_code or AlertCode.L_STATUS,
-                        message=f"job {known.job.id} {known.reason}",
-                        hint=LOSS_HINTS[JobState.EXPIRED],
-                        next_try_at=None,
-                    )
-                )
 
     async def _reopened(self, known: KnownJob, *, is_hollow: bool) -> KnownJob:
         """Reopen a named job that is lost, has no tables or an unknown status, if its extract may still exist.
@@ -271,7 +280,7 @@ class _AccountRun:
         if error is None:
             await self._mirror(known, request)
         else:
-            await self._wait_for_room(self._context, known, error)
+            await self._failures.wait_for_room(self._context, self._room, known, error)
 
     async def _mirror(self, known: KnownJob, request: KnownRequest) -> None:
         if self._dry_run:
@@ -289,110 +298,34 @@ class _AccountRun:
             log.warning("another host took over the job; this host records nothing for it", account=account, job=job)
 
     async def _mirror_in(self, context: SyncContext, known: KnownJob, request: KnownRequest) -> None:
+        if known.reason_code in _API_CODES:
+            context = replace(context, api=context.api.with_one_attempt())
         mirror = JobMirror(context, self._account, self._knowledge)
         try:
             if self._dry_run:
                 self._outcome.planned.append(await mirror.plan(known, request))
             else:
                 self._outcome.published.append(await mirror.mirror(known, request))
+            self._outage.note_success()
         except Fenced:
             raise
         except DcsyncError as error:
-            if error.scope.stops_account:
+            if error.scope is Scope.RUN:
                 raise
             if isinstance(error, DiskFull | InodesExhausted) and not self._dry_run:
-                await self._wait_for_room(context, known, error)
-            else:
-                await self._fail(context, known, error)
+                await self._failures.wait_for_room(context, self._room, known, error)
+                return
+            await self._outage.check(error)
+            await self._failures.fail(context, known, error)
         except Exception as error:  # a bug in one job must not stop the others
             log.exception(
                 "a bug in dcsync stopped a job; the run continues", account=self._account.name, job=known.job.id
             )
             # Only the class: the text of a foreign exception may contain a secret.
-            await self._fail(context, known, JobBug(f"unexpected {type(error).__name__}; the log has the traceback"))
+            bug = JobBug(f"unexpected {type(error).__name__}; the log has the traceback")
+            await self._failures.fail(context, known, bug)
         finally:
             self._context.observer.job_done(known.job.id)
-
-    async def _wait_for_room(self, context: SyncContext, known: KnownJob, error: DiskError) -> None:
-        """Let a job wait for space, without counting an attempt. Only the first one of a run is reported."""
-        await self._room.remember(known.job.id, error)
-        if error.needs is None or not self._outcome.blocked:
-            await self._record_failure(context, known, error)
-        else:
-            self._outcome.due_later += 1
-            await context.manifest.move(
-                self._account.name,
-                known.job.id,
-                JobState.FAILED,
-                at=self._context.clock.now(),
-                attempts=0,
-                reason_code=error.code,
-                reason=error.message,
-            )
-        self._outcome.blocked += 1
-
-    async def _fail(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
-        """Add a failed job to the outcome and, except in a dry run, to the manifest."""
-        if not self._dry_run:
-            await self._record_failure(context, known, error)
-            return
-        self._outcome.failed.append(
-            Failed(
-                job=known.job.id,
-                state=known.state,
-                code=error.code,
-                message=error.message,
-                hint=error.advice,
-                next_try_at=None,
-            )
-        )
-
-    async def _record_failure(self, context: SyncContext, known: KnownJob, error: DcsyncError) -> None:
-        """Decide the state of a failed job, and record it with the time of the next attempt."""
-        now = self._context.clock.now()
-        # Only failures with the same code in a row count: network errors do not bring a job nearer to quarantine.
-        attempts = known.attempts + 1 if known.reason_code == error.code else 1
-        wait = next_try_after(attempts, asked_s=error.retry_after_s, draw=self._context.draw())
-        state = JobState.FAILED
-        next_try: datetime | None = now + wait
-        if isinstance(error, ExtractMissing | ExtractEmpty):
-            state = _state_without_listing(known.job, now)
-        elif error.poison and attempts >= POISON_ATTEMPTS:
-            state = JobState.QUARANTINED
-        if isinstance(error, DiskError) and error.needs is not None:
-            # The job is due again as soon as there is enough space.
-            attempts, next_try = 0, None
-        due = next_try if state is JobState.FAILED else None
-        hint = _HINTS.get(state, error.advice)
-        await context.manifest.move(
-            self._account.name,
-            known.job.id,
-            state,
-            at=now,
-            attempts=attempts,
-            next_try_at=due,
-            reason_code=error.code,
-            reason=error.message,
-        )
-        if isinstance(error, NothingSelected):
-            await note_filtered(context.manifest, self._account, known.job.id)
-        self._report(
-            Failed(job=known.job.id, state=state, code=error.code, message=error.message, hint=hint, next_try_at=due)
-        )
-
-    def _report(self, failed: Failed) -> None:
-        self._outcome.failed.append(failed)
-        level = log.error if failed.state in LOSSES else log.warning
-        level(
-            "extract lost" if failed.state is JobState.EXPIRED else "job failed",
-            account=self._account.name,
-            job=failed.job,
-            state=failed.state.value,
-            code=failed.code,
-            error=failed.message,
-            hint=failed.hint,
-            next_try_at=failed.next_try_at,
-        )
 
     async def _record_result(self, started_at: datetime, before: AccountFacts, *, is_done: bool) -> None:
         outcome, now = self._outcome, self._context.clock.now()
@@ -421,22 +354,8 @@ class _AccountRun:
             )
 
 
-#: Hints for states in which the hint of the error is wrong: dcsync does not retry the job.
-_HINTS = {
-    **LOSS_HINTS,
-    JobState.WAITING: "the job has no data listing, so its extract may not be complete. Each poll checks its status",
-}
-
-
-def _state_without_listing(job: Job, now: datetime) -> JobState:
-    if has_expired(job.dated_at, now):
-        return JobState.EXPIRED
-    if job.phase is JobPhase.UNKNOWN:
-        # The operator named it. Without a data listing it is not ready.
-        return JobState.WAITING
-    if job.dated_at is not None and now - job.dated_at > LISTING_PATIENCE:
-        return JobState.QUARANTINED
-    return JobState.FAILED
+def _open_jobs(jobs: Sequence[KnownJob]) -> set[JobId]:
+    return {known.job.id for known in jobs if known.state in OPEN}
 
 
 def _age(known: KnownJob) -> tuple[bool, datetime | None, str]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.rigs.listener import Listener
 from tests.rigs.mirror import Mirror
 from tests.rigs.publishing import Workbench, workbench
 
@@ -15,3 +16,9 @@ async def bench(mirror: Mirror) -> AsyncIterator[Workbench]:
     """An open mirror in which jobs are staged and published by hand."""
     async with workbench(mirror) as ready:
         yield ready
+
+
+@pytest.fixture
+def listener(mirror: Mirror) -> Listener:
+    """A hook that hears everything."""
+    return Listener(mirror)

@@ -1,0 +1,90 @@
+"""Read the data requests that the jobs of a poll belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from dcsync.api.client import DataConnector
+from dcsync.core.layout import request_slug
+from dcsync.core.model import DataRequest, RequestId
+from dcsync.core.ports import KnownRequest
+from dcsync.errors import ApiError, RateLimited
+from dcsync.ops.context import AccountSettings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Descriptions:
+    """The data requests that Autodesk returned, and those that it did not return now but may return later."""
+
+    found: dict[RequestId, DataRequest] = field(default_factory=dict)
+    unread: dict[RequestId, ApiError] = field(default_factory=dict)
+    is_listed: bool = False
+
+    async def read(
+        self, api: DataConnector, account: AccountSettings, unknown: Sequence[RequestId], needed: Collection[RequestId]
+    ) -> None:
+        """Read the data requests with these IDs. One request takes one call, and so do several, as a list.
+
+        A request that is not `needed` has only jobs that are too old. It takes no call of its own.
+        """
+        if len(unknown) > 1 or set(unknown) - set(needed):
+            await self._read_list(api, account)
+        for identifier in unknown:
+            if identifier in self.found or identifier not in needed:
+                continue
+            try:
+                self.found[identifier] = await api.request(account.id, identifier)
+            except RateLimited:
+                raise
+            except ApiError as error:
+                await self._read_otherwise(api, account, identifier, error)
+
+    async def _read_otherwise(
+        self, api: DataConnector, account: AccountSettings, identifier: RequestId, error: ApiError
+    ) -> None:
+        if error.transient and not self.is_listed:
+            await self._read_list(api, account)
+        if identifier in self.found:
+            return
+        if error.transient:
+            self.unread[identifier] = error
+        log.warning(
+            "a data request cannot be read; it gets no latest, because it may be a delta",
+            account=account.name,
+            request=identifier,
+            code=error.code,
+        )
+
+    async def _read_list(self, api: DataConnector, account: AccountSettings) -> None:
+        """Read the list. A user who may not list all requests may still read some of them."""
+        self.is_listed = True
+        try:
+            self.found.update({request.id: request for request in await api.requests(account.id)})
+        except RateLimited:
+            raise
+        except ApiError:
+            return
+
+
+def known_request(
+    identifier: RequestId, request: DataRequest | None, seen: KnownRequest | None, *, has_folder: bool = True
+) -> KnownRequest:
+    """Return the data request to record. `seen` is what the manifest has.
+
+    Its slug is fixed at first sight, even if only the ID was known then, unless no folder of it exists yet.
+    """
+    description = "" if request is None else request.description
+    is_renamed = seen is not None and not (seen.is_described or has_folder)
+    return KnownRequest(
+        id=identifier,
+        description=description,
+        slug=request_slug(description, identifier) if seen is None or is_renamed else seen.slug,
+        is_delta=request is not None and request.is_delta,
+        is_described=request is not None,
+        document=request,
+    )

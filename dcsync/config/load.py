@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from dcsync.config.lines import key_lines, line_of
 from dcsync.config.model import Config
 from dcsync.config.renamed import OldName, rename
-from dcsync.config.secret_refs import secret_refs
+from dcsync.config.secret_refs import is_utf_16, secret_refs
 from dcsync.core.names import printable
 from dcsync.errors import ConfigInvalid, ConfigMissing, ConfigMistake
 
@@ -128,6 +128,9 @@ def _read(place: Path) -> tuple[str, bool]:
         raise fail("not a file but a folder") from None
     except OSError as error:
         raise fail(f"cannot read the file: {error.strerror} (as uid {os.geteuid()})") from None
+    if is_utf_16(body):
+        message = "UTF-16 text. Save the file as UTF-8"
+        raise fail(message, 1)
     try:
         return body.decode("utf-8-sig"), exposed
     except UnicodeDecodeError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +13,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, SecretStr
 
 from dcsync.errors import SecretExposed, SecretUnavailable
+
+#: A BOM, white space and zero-width characters at either end. No secret begins or ends with them.
+_AROUND = re.compile(r"^[\s\ufeff\u200b\u2060]+|[\s\ufeff\u200b\u2060]+$")
+#: A PEM key has line breaks, and a password may have tabs.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class SecretRef:
@@ -51,9 +58,10 @@ class SecretRef:
         return "***" if self.kind == "literal" else f"{self.kind}:{self._rest}"
 
     def resolve(self, environ: Mapping[str, str]) -> SecretStr:
-        """Return the secret without the line break at its end.
+        """Return the secret without what editors and pastes leave around it: a BOM, spaces, line breaks.
 
-        Raises `SecretUnavailable`, or `SecretExposed` for a file that others can read.
+        Raises `SecretUnavailable`, also for UTF-16 and control characters, or `SecretExposed` for a file that others
+        can read.
         """
         match self.kind:
             case "env":
@@ -74,27 +82,40 @@ class SecretRef:
                 value = _read_secret(Path(folder) / self._rest, private=False)
             case _:
                 value = self._rest
-        value = value.removesuffix("\n").removesuffix("\r")
+        value = _AROUND.sub("", value)
         if not value:
             message = f"{self.describe()} is empty"
             raise SecretUnavailable(message)
+        if _CONTROL.search(value):
+            message = f"{self.describe()} contains a control character"
+            raise SecretUnavailable(message, hint="write the secret again, as plain text")
         return SecretStr(value)
 
 
 def _read_secret(path: Path, *, private: bool) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             mode = stat.S_IMODE(path.stat().st_mode)
             if private and mode & 0o077:
                 message = f"the secret file {path} has mode {mode:04o}, so others can use it"
                 raise SecretExposed(message)
-            return file.read(1 << 16)
+            body = file.read(1 << 16)
     except OSError as error:
         message = f"cannot read the secret file {path}: {error.strerror}"
         raise SecretUnavailable(message) from None
+    if is_utf_16(body):
+        message = f"the secret file {path} is UTF-16 text. Save it as UTF-8, without a BOM"
+        raise SecretUnavailable(message, hint=f"iconv -f utf-16 -t utf-8 {path} > NEW, then chmod 600 NEW")
+    try:
+        return body.decode("utf-8")
     except UnicodeDecodeError:
         message = f"the secret file {path} is not UTF-8 text"
-        raise SecretUnavailable(message) from None
+        raise SecretUnavailable(message, hint="save the file as UTF-8") from None
+
+
+def is_utf_16(body: bytes) -> bool:
+    """Return whether a file is UTF-16, as some editors on Windows save it. UTF-8 text has no NUL."""
+    return body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body
 
 
 def _secret(value: object) -> SecretRef:

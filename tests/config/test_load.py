@@ -82,6 +82,11 @@ def test_a_byte_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
     assert said == ["config.toml:2: not UTF-8 text"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_file_in_utf_16_is_named_with_the_cure(tmp_path: Path, encoding: str) -> None:
+    assert problems(tmp_path, WHOLE.encode(encoding)) == ["config.toml:1: UTF-16 text. Save the file as UTF-8"]
+
+
 def test_a_file_that_is_not_there_is_missing_not_invalid(tmp_path: Path) -> None:
     with pytest.raises(ConfigMissing, match=r"none\.toml does not exist") as caught:
         load(tmp_path / "none.toml", environ={})

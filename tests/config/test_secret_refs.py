@@ -74,7 +74,7 @@ def test_a_secret_that_is_not_there_is_named(text: str, environ: dict[str, str],
     assert str(caught.value) == said
 
 
-@pytest.mark.parametrize("body", [b"", b"\n", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("body", [b"", b"\n", b"s\xe9cret"])
 def test_a_secret_file_without_a_secret_is_refused(tmp_path: Path, body: bytes) -> None:
     path = secret_file(tmp_path, body)
 
@@ -96,6 +96,63 @@ def test_any_other_text_is_the_secret_itself_and_is_never_shown() -> None:
 def test_a_reference_to_nothing_or_out_of_its_folder_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"a name is missing|the secret is empty|not a path"):
         SecretRef(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffs3cret",
+        " s3cret",
+        "s3cret ",
+        "\ts3cret\t",
+        "s3cret\r\n\r\n",
+        "\ns3cret\n\n",
+        "\u00a0s3cret\u200b",
+        "\ufeff \n s3cret \u2060",
+    ],
+)
+def test_what_an_editor_or_a_paste_leaves_around_a_secret_is_removed(tmp_path: Path, text: str) -> None:
+    path = secret_file(tmp_path, text.encode())
+
+    assert resolved("env:TOKEN", TOKEN=text) == "s3cret"
+    assert resolved(f"file:{path}") == "s3cret"
+    assert resolved(f"credential:{path.name}", CREDENTIALS_DIRECTORY=str(tmp_path)) == "s3cret"
+    assert resolved(text) == "s3cret"
+
+
+def test_the_lines_of_a_key_and_the_spaces_in_a_password_stay() -> None:
+    pem = "-----BEGIN PRIVATE KEY-----\r\nMIIE\n-----END PRIVATE KEY-----"
+
+    assert resolved("env:KEY", KEY=f"\ufeff{pem}\n") == pem
+    assert resolved("env:PASSWORD", PASSWORD="two words\t3\n") == "two words\t3"
+
+
+@pytest.mark.parametrize("text", ["\ufeff", " \n", "\u200b"])
+def test_what_is_left_of_nothing_is_empty(text: str) -> None:
+    with pytest.raises(SecretUnavailable, match=r"^env:TOKEN is empty$"):
+        resolved("env:TOKEN", TOKEN=text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("text", [CANARY, f"{CANARY}-ä-é", f"{CANARY}\r\n"])
+def test_a_file_of_a_windows_editor_in_utf_16_is_refused_with_the_cure(
+    tmp_path: Path, encoding: str, text: str
+) -> None:
+    path = secret_file(tmp_path, text.encode(encoding))
+
+    with pytest.raises(SecretUnavailable) as caught:
+        resolved(f"file:{path}")
+
+    assert str(caught.value) == f"the secret file {path} is UTF-16 text. Save it as UTF-8, without a BOM"
+    assert "iconv" in caught.value.advice
+
+
+@pytest.mark.parametrize("text", [f"{CANARY}\x00", f"{CANARY}\x1b[0m", f"a\x7f{CANARY}"])
+def test_a_secret_with_a_control_character_is_refused_without_showing_it(text: str) -> None:
+    with pytest.raises(SecretUnavailable, match="env:TOKEN contains a control character") as caught:
+        resolved("env:TOKEN", TOKEN=text)
+
+    assert CANARY not in str(caught.value)
 
 
 # --- the manifest -----------------------------------------------------------------------------------------------------

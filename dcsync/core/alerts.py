@@ -70,6 +70,9 @@ class AlertCode(StrEnum):
     M_TRASH = "M-TRASH"
     M_PRUNE = "M-PRUNE"
     M_LATEST = "M-LATEST"
+    F_APART = "F-APART"
+    F_MODE = "F-MODE"
+    F_LAYER = "F-LAYER"
     V_DAMAGED = "V-DAMAGED"
     V_EXTRA = "V-EXTRA"
     H_FAILED = "H-FAILED"
@@ -416,6 +419,26 @@ _OWN = (
         AlertCode.M_LATEST,
         AlertScope.REQUEST,
         "dcsync doctor names the problem. dcsync tries again at each run",
+        exit_status=ExitStatus.DONE,
+    ),
+    # Warnings: every snapshot is published.
+    _kind(
+        AlertCode.F_APART,
+        AlertScope.MIRROR,
+        "move the content of that folder to the file system of mirror.root and unmount it, or give the account a "
+        "mirror of its own. The next start looks again",
+        exit_status=ExitStatus.DONE,
+    ),
+    _kind(
+        AlertCode.F_MODE,
+        AlertScope.MIRROR,
+        "share the mirror read-only. On ZFS, set aclmode=passthrough or discard. The next start looks again",
+        exit_status=ExitStatus.DONE,
+    ),
+    _kind(
+        AlertCode.F_LAYER,
+        AlertScope.MIRROR,
+        "put mirror.root on a volume: the files of an overlay are often removed with their container",
         exit_status=ExitStatus.DONE,
     ),
     _kind(

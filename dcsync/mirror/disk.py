@@ -42,7 +42,7 @@ NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.E
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: The hint of an error that prevents publishing.
 KEPT = "The downloaded files stay in .dcsync/staging, and the next attempt uses them"
-_MODE_REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+MODE_REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -196,7 +196,7 @@ def set_mode(descriptor: int, mode: int) -> None:
     except OSError as error:
         facts = os.fstat(descriptor)
         is_exposed = not mode & 0o077 and bool(facts.st_mode & 0o077) and is_plain_file(facts)
-        if error.errno not in _MODE_REFUSED or is_exposed:
+        if error.errno not in MODE_REFUSED or is_exposed:
             raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import uuid
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ class Abilities:
     keeps_names: bool
     #: Two names can be swapped, in one step.
     exchanges: bool
+    #: Its owner can change the mode of a file.
+    sets_modes: bool
 
 
 def try_out(root: MirrorRoot) -> Abilities:
@@ -120,6 +123,7 @@ def _try_out_in(folder: int) -> Abilities:
             symlinks=_symlinks(folder),
             keeps_names=disk.refuses_to_replace("first", "second", folder),
             exchanges=disk.exchange("first", folder, "second", folder),
+            sets_modes=_sets_modes(first),
         )
     finally:
         os.close(first)
@@ -134,6 +138,15 @@ def _links(folder: int) -> bool:
     facts = os.stat("linked", dir_fd=folder, follow_symlinks=False)
     # Some network shares silently make a copy.
     return (facts.st_ino, facts.st_nlink) == (os.stat("first", dir_fd=folder).st_ino, 2)
+
+
+def _sets_modes(descriptor: int) -> bool:
+    try:
+        os.fchmod(descriptor, disk.FILE_MODE)
+    except OSError:
+        return False
+    # Some file systems silently keep their own.
+    return stat.S_IMODE(os.fstat(descriptor).st_mode) == disk.FILE_MODE
 
 
 def _symlinks(folder: int) -> bool:

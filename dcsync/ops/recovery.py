@@ -21,6 +21,7 @@ from dcsync.ops.integrity.missing import finish_pruning, notice_missing
 from dcsync.ops.integrity.rebuild import is_under_way, rebuild
 from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
 from dcsync.ops.integrity.unfinished import report_unfinished
+from dcsync.ops.limits import report_limits
 from dcsync.ops.mirroring.latest import move_latest
 from dcsync.ops.trash import report_leftovers
 
@@ -43,6 +44,7 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
     else:
         await _recover_alone(context, accounts, notices_missing=notices_missing)
     await _clear_staging(context, accounts)
+    await report_limits(context)
     # What a killed daemon of this host recorded about itself has ended with it.
     await record_daemon_parts(context, ())
     await context.peers.come_up()

@@ -43,6 +43,9 @@ TABLE = """
     M-TRASH     warning  mirror  here      0 alert
     M-PRUNE     warning  job     here      0 alert
     M-LATEST    warning  request here      0 alert
+    F-APART     warning  mirror  here      0 alert
+    F-MODE      warning  mirror  here      0 alert
+    F-LAYER     warning  mirror  here      0 alert
     V-DAMAGED   critical account here      3 alert
     V-EXTRA     warning  account here      0 alert
     H-FAILED    warning  hook    here      3 alert

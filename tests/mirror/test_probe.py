@@ -146,3 +146,14 @@ def test_what_other_machines_write_to_is_a_network_file_system() -> None:
         *[True] * 4,
         *[False] * 3,
     ]
+
+
+@pytest.mark.parametrize("call", [refuse(errno.EPERM), lambda *_: None], ids=["refused", "ignored"])
+def test_a_file_system_that_keeps_its_own_modes_is_told(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, call: Any
+) -> None:
+    assert probe.try_out(root).sets_modes
+
+    monkeypatch.setattr(os, "fchmod", call)
+
+    assert not probe.try_out(root).sets_modes

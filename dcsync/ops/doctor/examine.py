@@ -21,6 +21,7 @@ from dcsync.ops.doctor import machine as check_machine
 from dcsync.ops.doctor.checks import Check, CheckList, Level, exit_status, failed, ok, skipped, warned, worst
 from dcsync.ops.doctor.latest import examine_latest
 from dcsync.ops.doctor.machine import Secret
+from dcsync.ops.limits import search_depth
 from dcsync.ops.status import Holder
 from dcsync.tasks import DiskThreads
 
@@ -37,12 +38,14 @@ NAMES = (
     "mirror.root",
     "mount",
     "staging",
+    "folders",
     "space",
     "inodes",
     "write",
     "hardlinks",
     "symlinks",
     "rename",
+    "modes",
     "latest",
     "lock",
     "token",
@@ -141,6 +144,7 @@ async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads
     )
     # Without its own disk, the root says nothing about the mirror's file system.
     await step("staging", "mirror.root mount", check_machine.staging, root)
+    await step("folders", "mirror.root mount", check_machine.folders, root, search_depth(subject.settings))
     await step("space", "mirror.root mount", lambda: check_machine.space(root, min_free=subject.settings.min_free))
     await step("inodes", "mirror.root mount", check_machine.inodes, root)
     # An empty mount point or another mirror must not be written to.
@@ -157,7 +161,7 @@ async def _examine_mirror(checks: CheckList, subject: Subject, disk: DiskThreads
             return
     else:
         checks.add(skipped("write", reason))
-    checks.add(*(skipped(name, reason) for name in ("hardlinks", "symlinks", "rename")))
+    checks.add(*(skipped(name, reason) for name in ("hardlinks", "symlinks", "rename", "modes")))
 
 
 async def _examine_latest(checks: CheckList, subject: Subject) -> None:

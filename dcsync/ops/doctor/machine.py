@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from dcsync.auth.token_store import ChainStore, TokenPair, fingerprint
+from dcsync.core.alerts import ALERT_KINDS, AlertCode
 from dcsync.core.oauth import REFRESH_LIFE
 from dcsync.errors import (
     ConfigError,
@@ -26,9 +27,11 @@ from dcsync.errors import (
 from dcsync.mirror import probe
 from dcsync.mirror.binding import bound_to
 from dcsync.mirror.latest import LatestKind
+from dcsync.mirror.limits import LimitKind, find_limits
 from dcsync.mirror.root import OWN_FOLDER, open_root
 from dcsync.opening import read_regular
 from dcsync.ops.doctor.checks import Check, Level, ok, warned
+from dcsync.ops.limits import LIMIT_CODES, message_of
 from dcsync.ops.status import Holder
 
 #: From this age on a refresh token is warned about (docs/design.md, Token protocol T7). At `REFRESH_LIFE` it expires.
@@ -183,7 +186,17 @@ def try_out(path: Path) -> probe.Abilities:
 
 def abilities(able: probe.Abilities, latest: LatestKind) -> list[Check]:
     """Compare the abilities of the mirror's file system with those that the configuration needs."""
-    return [_hardlinks(able, latest), _symlinks(able, latest), _renames(able, latest)]
+    return [_hardlinks(able, latest), _symlinks(able, latest), _renames(able, latest), _modes(able)]
+
+
+def folders(path: Path, depth: int) -> Check:
+    """Check that all folders of the mirror are on one file system, and that no overlay is in between."""
+    with open_root(path) as opened:
+        found = [limit for limit in find_limits(opened, depth=depth) if limit.kind is not LimitKind.MODES]
+    if not found:
+        return ok("folders", "all on one file system")
+    hints = {ALERT_KINDS[LIMIT_CODES[limit.kind]].hint: None for limit in found}
+    return warned("folders", "\n".join(map(message_of, found)), "; ".join(hints))
 
 
 def lock(holder: Holder | None) -> Check:
@@ -271,6 +284,13 @@ def _renames(able: probe.Abilities, latest: LatestKind) -> Check:
         message = "the file system cannot swap two names: `latest` is absent for a moment at each new snapshot"
         return warned("rename", message, 'nothing if readers retry; otherwise set mirror.latest to "symlink"')
     return ok("rename", "snapshots appear in one step and replace nothing")
+
+
+def _modes(able: probe.Abilities) -> Check:
+    if able.sets_modes:
+        return ok("modes", "published files are read-only")
+    message = "the file system does not keep the mode of a file: published files have the modes that it gives them"
+    return warned("modes", message, ALERT_KINDS[AlertCode.F_MODE].hint)
 
 
 def _state_to_be_made(path: Path) -> Check:

@@ -240,7 +240,10 @@ async def test_a_missing_root_is_said_and_what_needs_it_is_skipped(mirror: Mirro
 
     assert checks["mirror.root"].level is Level.FAIL
     assert f"mkdir -p {mirror.root}" in checks["mirror.root"].advice
-    of_the_root = ("mount", "staging", "space", "inodes", "write", "hardlinks", "symlinks", "rename", "latest")
+    of_the_root = (
+        *("mount", "staging", "folders", "space", "inodes"),
+        *("write", "hardlinks", "symlinks", "rename", "modes", "latest"),
+    )
     assert {(checks[name].level, checks[name].message) for name in of_the_root} == {(Level.SKIP, "needs mirror.root")}
     assert checks["api"].level is Level.OK
     assert status(checks) == 14
@@ -293,6 +296,23 @@ def test_an_own_folder_on_another_file_system_fails(tmp_path: Path) -> None:
     assert caught.value.advice == "unmount the file system that is mounted there"
 
 
+@pytest.mark.needs_root
+def test_folders_on_other_file_systems_are_warned_of(tmp_path: Path) -> None:
+    assert check_machine.folders(tmp_path, 3).level is Level.OK
+    for name in ("acme", "globex"):
+        (tmp_path / name).mkdir()
+
+    with small_disk(tmp_path / "acme", "size=1m"), small_disk(tmp_path / "globex", "size=1m"):
+        check = check_machine.folders(tmp_path, 3)
+
+    assert check.level is Level.WARN
+    assert [line.split(" is ")[0] for line in check.message.splitlines()] == [
+        str(tmp_path / name) for name in ("acme", "globex")
+    ]
+    assert check.advice.startswith("move the content of that folder to the file system of mirror.root")
+    assert "; " not in check.advice
+
+
 async def test_less_space_than_is_to_stay_free_is_warned_of(mirror: Mirror) -> None:
     mirror.config["mirror"] = {"min_free": "1000 TiB"}
 
@@ -332,6 +352,7 @@ async def test_a_full_disk_fails_where_it_is_written_to(mirror: Mirror) -> None:
         (["symlinks"], "hardlinks", {}),
         (["symlinks"], "none", {}),
         (["keeps_names"], "symlink", {"rename": "warn"}),
+        (["sets_modes"], "symlink", {"modes": "warn"}),
         (["exchanges"], "symlink", {}),
         (["exchanges"], "hardlinks", {"rename": "warn"}),
     ],
@@ -344,7 +365,7 @@ def test_what_a_disk_cannot_do_counts_by_what_is_asked_of_it(
     checks = {check.name: check for check in check_machine.abilities(able, LatestKind(latest))}
 
     assert levels(checks) == expected
-    assert list(checks) == ["hardlinks", "symlinks", "rename"]
+    assert list(checks) == ["hardlinks", "symlinks", "rename", "modes"]
     assert all(check.advice for check in checks.values() if check.level is not Level.OK)
 
 
@@ -386,7 +407,7 @@ async def test_latest_is_checked_in_the_way_that_the_configuration_wants(mirror:
 
 
 def test_without_links_of_any_kind_only_none_is_advised() -> None:
-    able = Abilities(hardlinks=False, clones=False, symlinks=False, keeps_names=True, exchanges=True)
+    able = Abilities(hardlinks=False, clones=False, symlinks=False, keeps_names=True, exchanges=True, sets_modes=True)
 
     advice = {check.name: check.advice for check in check_machine.abilities(able, LatestKind.SYMLINK)}
 

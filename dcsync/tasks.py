@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Literal, ParamSpec, Protocol, Self, TypeVar
 
 import aiofiles
 
-from dcsync.errors import DcsyncError
+from dcsync.errors import DcsyncError, DiskHung
 from dcsync.opening import open_regular
 
 P = ParamSpec("P")
@@ -23,6 +24,29 @@ T = TypeVar("T")
 
 #: Many small files are fsynced in parallel: 300 fsyncs over a 10 ms link took 0.97 s in 16 threads and 2.24 s in one.
 DISK_THREADS = 16
+#: A disk that takes longer to say how much is free does not answer. A disk that spins up takes some seconds.
+ASK_S = 10.0
+
+
+#: The calls to a disk that are running now, in all pools, with their begin. A hung disk lets none of them return.
+_CALLS: dict[object, float] = {}
+
+
+@contextmanager
+def disk_call() -> Iterator[None]:
+    """Count the block as a call to a disk, for `oldest_disk_call_s`."""
+    mark = object()
+    _CALLS[mark] = time.monotonic()
+    try:
+        yield
+    finally:
+        del _CALLS[mark]
+
+
+def oldest_disk_call_s() -> float | None:
+    """Return the age of this process's oldest running call to a disk in seconds, or None without a running call."""
+    began = min(list(_CALLS.values()), default=None)
+    return None if began is None else time.monotonic() - began
 
 
 class _TimedThreads(ThreadPoolExecutor):
@@ -34,13 +58,15 @@ class _TimedThreads(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Submit a call."""
-        return super().submit(self._timed, functools.partial(fn, *args, **kwargs))
+        return super().submit(self.timed, functools.partial(fn, *args, **kwargs))
 
-    def _timed(self, call: Callable[[], T]) -> T:
+    def timed(self, call: Callable[[], T]) -> T:
+        """Run a call here, and count it as one of the pool's."""
         mark = object()
         self.running[mark] = time.monotonic()
         try:
-            return call()
+            with disk_call():
+                return call()
         finally:
             del self.running[mark]
 
@@ -81,8 +107,11 @@ class DiskFile:
 class DiskThreads:
     """The threads for disk work. They are separate from the loop's own pool, which name resolution uses."""
 
-    def __init__(self, threads: int = DISK_THREADS) -> None:
+    def __init__(self, threads: int = DISK_THREADS, *, ask_s: float = ASK_S) -> None:
+        self._ask_s = ask_s
         self._pool = _TimedThreads(max_workers=threads, thread_name_prefix="dcsync-disk")
+        #: The calls of `ask` that are running now, with their begin.
+        self._asked: dict[object, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +129,50 @@ class DiskThreads:
         file after its owner has been cancelled.
         """
         return await self.wait(self.start(function, *args, **kwargs))
+
+    async def ask(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking `function` that only reads, and return its result. Nothing waits for it longer than `ask_s`.
+
+        Raises `DiskHung` when the disk does not answer in time, and at once while an earlier call waits for longer.
+        Each call has a thread of its own, which does not keep the process alive.
+        """
+        began = min(list(self._asked.values()), default=None)
+        waiting_s = 0.0 if began is None else time.monotonic() - began
+        if waiting_s > self._ask_s:
+            raise _hung(waiting_s)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T | Exception] = loop.create_future()
+        call, mark = functools.partial(function, *args, **kwargs), object()
+
+        def deliver(result: T | Exception) -> None:
+            if not answer.cancelled():
+                answer.set_result(result)
+
+        def work() -> None:
+            result: T | Exception
+            try:
+                result = self._pool.timed(call)
+            except Exception as error:  # noqa: BLE001 - raised by the caller
+                result = error
+            finally:
+                del self._asked[mark]
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(deliver, result)
+
+        self._asked[mark] = time.monotonic()
+        try:
+            threading.Thread(target=work, name="dcsync-ask", daemon=True).start()
+        except BaseException:
+            del self._asked[mark]
+            raise
+        try:
+            async with asyncio.timeout(self._ask_s):
+                result = await answer
+        except TimeoutError:
+            raise _hung(self._ask_s) from None
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def start(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Start blocking `function` in a thread. The caller owns the future and must `wait` for it."""
@@ -143,6 +216,10 @@ class DiskThreads:
 def _open_plain(path: str, flags: int) -> int:
     # 0666 and the umask, as the built-in `open` does.
     return open_regular(path, flags, 0o666)
+
+
+def _hung(seconds: float) -> DiskHung:
+    return DiskHung(f"the disk has not answered for {seconds:.0f} s")
 
 
 async def finish(work: Coroutine[None, None, T]) -> T:

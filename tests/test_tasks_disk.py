@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dcsync.errors import DiskFull
-from dcsync.tasks import DISK_THREADS, DiskThreads
+from dcsync.errors import DiskFull, DiskHung
+from dcsync.tasks import DISK_THREADS, DiskThreads, oldest_disk_call_s
 from tests.rigs.gate import Gate, turns
+from tests.rigs.waiting import until
 
 # --- disk threads -----------------------------------------------------------------------------------------------------
 
@@ -34,6 +35,39 @@ async def test_an_exception_of_the_work_is_raised() -> None:
 
     with DiskThreads() as disk, pytest.raises(DiskFull, match="no room"):
         await disk.run(work)
+
+
+async def test_a_question_is_not_waited_for_longer_than_its_limit() -> None:
+    gate = Gate()
+    with DiskThreads(ask_s=0.2) as disk:
+        with pytest.raises(DiskHung, match=r"the disk has not answered for 0 s"):
+            await disk.ask(gate)
+        with pytest.raises(DiskHung):
+            await disk.ask(lambda: "not asked")  # while the first question waits
+        oldest, overall = disk.oldest_s(), oldest_disk_call_s()
+        assert oldest is not None
+        assert overall is not None
+        gate.may_end.set()
+        await until(lambda: disk.oldest_s() is None)
+
+        assert await disk.ask(divmod, 7, 3) == (2, 1)
+    assert oldest_disk_call_s() is None
+
+
+async def test_an_exception_of_a_question_is_raised() -> None:
+    def question() -> None:
+        raise DiskFull("no room")
+
+    with DiskThreads() as disk, pytest.raises(DiskFull, match="no room"):
+        await disk.ask(question)
+
+
+async def test_questions_at_the_same_time_are_all_answered() -> None:
+    together = threading.Barrier(20, timeout=60)
+    with DiskThreads(1) as disk:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(disk.ask(together.wait))
 
 
 async def test_as_much_runs_at_once_as_there_are_threads_and_no_more() -> None:

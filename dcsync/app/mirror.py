@@ -47,7 +47,9 @@ async def hold_state(config: Config, *, role: str) -> AsyncIterator[HeldState]:
     """
     with DiskThreads() as disk:
         path = await disk.run(state_folder, config)
-        with FileLock(path / LOCK_NAME, f"the state folder {path}", role=role):
+        async with AsyncExitStack() as stack:
+            lock = FileLock(path / LOCK_NAME, f"the state folder {path}", role=role)
+            await disk.run(stack.enter_context, lock)
             yield HeldState(path=path, role=role, disk=disk)
 
 
@@ -75,14 +77,16 @@ async def open_held_mirror(
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        root = stack.enter_context(open_root(Path(config.mirror.root)))
+        # In a thread: a disk that hangs must not block the event loop, which signals need.
+        root = await state.disk.run(stack.enter_context, open_root(Path(config.mirror.root)))
         manifest = await stack.enter_async_context(stores.open_manifest())
         # Before the first write: a bare mount point has no marker, while the manifest knows snapshots.
         await state.disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         arrival = await stack.enter_async_context(
             stores.arriving(manifest, state=state.path, role=state.role, clock=clock)
         )
-        stack.enter_context(locked(root, role=state.role, shared=arrival.shares_lock))
+        lock = locked(root, role=state.role, shared=arrival.shares_lock)
+        await state.disk.run(stack.enter_context, lock)
         new = await _bind(manifest, root, state)
         peers = await arrival.register(root, state.disk)
         yield _context(config, manifest, root, clock, state.disk, peers=peers, new=new)
@@ -99,7 +103,7 @@ async def open_mirror_unlocked(
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
         await disk.run(state_folder, config)
-        root = stack.enter_context(open_root(Path(config.mirror.root)))
+        root = await disk.run(stack.enter_context, open_root(Path(config.mirror.root)))
         manifest = await open_existing_manifest(stack, stores)
         await disk.run(is_new, root, knows_snapshots=await manifest.knows_snapshots())
         yield _context(config, manifest, root, clock or SystemClock(), disk)
@@ -110,7 +114,7 @@ async def read_mirror(config: Config, stores: Stores) -> AsyncIterator[ReadConte
     """Open the manifest, which must exist, and the root to read snapshots. Raises as `open_mirror_unlocked` does."""
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(DiskThreads())
-        root = stack.enter_context(open_root(Path(config.mirror.root)))
+        root = await disk.run(stack.enter_context, open_root(Path(config.mirror.root)))
         manifest = await stack.enter_async_context(stores.open_manifest(read_only=True))
         await _refuse_older(manifest)
         yield ReadContext(manifest=manifest, root=root, disk=disk, zone=config.mirror.zone)

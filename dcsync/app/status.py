@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.state_dir import DAEMON_NAME, LOCK_NAME
+from dcsync.app.state_dir import DAEMON_NAME, INSTANCE_NAME, LOCK_NAME, read_text
 from dcsync.app.stores import Stores
 from dcsync.auth.token_store import ChainStore, TokenPair, fingerprint
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
+from dcsync.core.alerts import Alert
 from dcsync.core.oauth import REFRESH_LIFE
 from dcsync.core.wire import parse_time
 from dcsync.errors import DcsyncError, MirrorLocked
 from dcsync.manifest import SqlManifest
+from dcsync.mirror.binding import bound_to
 from dcsync.mirror.root import FileLock, open_root
 from dcsync.opening import read_regular
 from dcsync.ops.alerts.collect import AlertSources
@@ -69,6 +71,7 @@ async def _status(
     hosts: Sequence[Host],
 ) -> Status:
     state = Path(config.state.dir)
+    free_bytes, disk_alert = await _examine_disk(config, manifest, disk)
     accounts = await account_statuses(
         manifest,
         [alert_sources(config, account, token, now) for account in account_settings(config)],
@@ -83,7 +86,8 @@ async def _status(
         token_method=config.auth.method,
         token_expires_at=None if pair is None else pair.expires_at,
         token_refresh_by=None if issued_at is None else issued_at + REFRESH_LIFE,
-        free_bytes=await disk.run(_free_bytes, Path(config.mirror.root)),
+        free_bytes=free_bytes,
+        disk_alert=disk_alert,
         holder=await disk.run(lock_holder, state / LOCK_NAME),
         next_poll=await disk.run(_next_poll, state / DAEMON_NAME),
         hosts=tuple(hosts),
@@ -120,12 +124,27 @@ def _token_state(store: ChainStore) -> tuple[TokenPair | None, TokenState]:
     return pair, TokenState(is_stored=True, is_refused=refused, issued_at=pair.issued_at)
 
 
-def _free_bytes(path: Path) -> int | None:
+async def _examine_disk(
+    config: Config, manifest: SqlManifest | None, disk: DiskThreads
+) -> tuple[int | None, Alert | None]:
+    """Return the free bytes of the mirror's disk, or why it cannot be used now. Never waits for a disk that hangs.
+
+    Only the instance ID in the root proves that the disk is the mirror's. A bare mount point belongs to another disk.
+    """
+    instance = None if manifest is None else await manifest.instance()
+    knows = manifest is not None and await manifest.knows_snapshots()
     try:
-        with open_root(path) as root:
-            return root.free_bytes()
-    except DcsyncError:
-        return None
+        root, state = Path(config.mirror.root), Path(config.state.dir)
+        return await disk.ask(_free_bytes, root, state, instance, knows=knows), None
+    except DcsyncError as error:
+        return None, Alert.of_error(error, account="")
+
+
+def _free_bytes(path: Path, state: Path, instance: str | None, *, knows: bool) -> int | None:
+    instance = instance or read_text(state / INSTANCE_NAME)
+    with open_root(path) as root:
+        found = bound_to(root, state_id=instance, knows_snapshots=knows)
+        return None if found is None and instance is not None else root.free_bytes()
 
 
 def _next_poll(path: Path) -> datetime | None:

@@ -9,6 +9,7 @@ import signal
 import click
 
 from dcsync.cli.group import EXIT_STATUSES
+from dcsync.errors import ExitStatus
 
 
 @click.command("run", epilog=EXIT_STATUSES)
@@ -21,22 +22,36 @@ def run_command(ctx: click.Context) -> int:
     """
     import structlog
 
+    from dcsync.cli.ending import end_despite_disk
     from dcsync.cli.startup import load_config, run_loop
     from dcsync.cluster import make_session, stores_for
     from dcsync.config import OldName
     from dcsync.daemon.service import Service
 
+    log = structlog.get_logger(__name__)
+
     def warn(old: OldName) -> None:
-        log = structlog.get_logger(__name__)
         log.warning("old name in the configuration", file=old.file, line=old.line, key=old.key, message=old.message)
+
+    def note_stuck(seconds: float) -> None:
+        log.error("stopped without waiting for the disk; downloads resume at the next start", seconds=int(seconds))
 
     async def serve() -> int:
         service = Service(
             lambda: load_config(ctx, warn=warn), stores_for, environ=os.environ, make_session=make_session
         )
         loop = asyncio.get_running_loop()
+        is_watched = False
+
+        def stop() -> None:
+            nonlocal is_watched
+            if not is_watched:
+                end_despite_disk(ExitStatus.DONE, note_stuck)
+            is_watched = True
+            service.stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, service.stop)
+            loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, service.reload)
         loop.add_signal_handler(signal.SIGUSR1, service.poll_now)
         return int(await service.run())

@@ -14,6 +14,7 @@ import click
 
 from dcsync.cli.group import Globals
 from dcsync.config import Config, OldName, load
+from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
     from dcsync.app.stores import Stores
@@ -85,11 +86,18 @@ def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:
     configure(options.log_level or level, options.log_format or form, stream=_Stderr())
 
 
+def _print_stuck(seconds: float) -> None:
+    click.echo(
+        f"dcsync: interrupted without waiting for the disk, whose oldest call began {seconds:.0f} s ago", err=True
+    )
+
+
 def run_async(work: Coroutine[None, None, T]) -> T:
     """Run `work`. SIGINT, SIGTERM and SIGHUP cancel it, so that it can save its progress.
 
-    Raises `KeyboardInterrupt` after such a signal.
+    Raises `KeyboardInterrupt` after such a signal. If the disk does not answer, the process ends without it.
     """
+    from dcsync.cli.ending import end_despite_disk
 
     async def with_signals() -> T:
         task = asyncio.current_task()
@@ -99,6 +107,8 @@ def run_async(work: Coroutine[None, None, T]) -> T:
 
         def interrupt() -> None:
             nonlocal interrupted
+            if not interrupted:
+                end_despite_disk(ExitStatus.INTERRUPTED, _print_stuck)
             interrupted = True
             task.cancel()
 

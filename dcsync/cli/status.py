@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dcsync.cli.group import exit_statuses
+from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
     from dcsync.core.freshness import RequestFreshness
@@ -34,15 +35,25 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
     Alerts that only inform you leave it at 0. docs/alerts.md lists the status of every alert.
     """
     from dcsync.app.status import read_status
+    from dcsync.cli.ending import time_limit
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_stores, run_async
 
-    status = run_async(read_status(*load_stores(ctx)))
+    with time_limit(_LIMIT_S, ExitStatus.UNSAFE, _print_hung):
+        status = run_async(read_status(*load_stores(ctx)))
     if as_json:
         print_json(status.json())
     else:
         _print(status)
     return int(status.check) if check else 0
+
+
+#: Longer than a locked manifest may take.
+_LIMIT_S = 60.0
+
+
+def _print_hung() -> None:
+    click.secho(f"dcsync: no status after {_LIMIT_S:.0f} s: the disk of state.dir does not answer", fg="red", err=True)
 
 
 def _print(status: Status) -> None:
@@ -53,6 +64,9 @@ def _print(status: Status) -> None:
         _print_account(account, now)
     free = "unknown (is it mounted?)" if status.free_bytes is None else size_text(status.free_bytes)
     click.echo(f"disk:  {free} free")
+    if status.disk_alert is not None:
+        click.secho(f"       [{status.disk_alert.code}] {status.disk_alert.message}", fg="red")
+        click.echo(f"       do: {status.disk_alert.hint}")
     click.echo(f"quota: {status.quota_used} of {status.quota_limit} API calls used in the last minute")
     valid = "" if status.token_refresh_by is None else f", valid until {time_text(status.token_refresh_by)} if unused"
     click.echo(f"token: {status.token_method}{valid}")

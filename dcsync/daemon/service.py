@@ -25,13 +25,14 @@ from dcsync.core.events import Event, EventKind
 from dcsync.core.model import AccountName, Json
 from dcsync.daemon.listening import Listening, serving
 from dcsync.daemon.pages import MAX_BODY, Pages
-from dcsync.daemon.progress import Progress
+from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
 from dcsync.errors import (
     DatabaseUnreachable,
     DcsyncError,
     DiskError,
+    DiskHung,
     ExitStatus,
     ManifestError,
     MirrorError,
@@ -42,7 +43,7 @@ from dcsync.ops.alerts.daemon_parts import daemon_part
 from dcsync.ops.metrics import render
 from dcsync.ops.recovery import recover
 from dcsync.ops.status import Status
-from dcsync.tasks import running
+from dcsync.tasks import oldest_disk_call_s, running
 
 log = structlog.get_logger(__name__)
 
@@ -291,10 +292,15 @@ class Service:
 
     async def health(self) -> tuple[bool, dict[str, Json]]:
         """Return whether every data request is up to date and the daemon works, and the details, without secrets."""
-        session = self._session
+        session, disk_s = self._session, oldest_disk_call_s()
         if session is None:
             code = "starting" if self._mirror_error is None else self._mirror_error.code
-            return False, {"status": "not able", "problems": [code]}
+            slow = disk_s is not None and disk_s > SLOW_DISK_S
+            more = {"message": f"a call to the disk has not returned for {disk_s:.0f} s"} if slow else {}
+            return False, {"status": "not able", "problems": [code], **more}
+        if session.hung_disk is not None:
+            # Everything else that is read for a status may be on that disk.
+            return False, {"status": "not ok", "problems": [DiskHung.code], "message": session.hung_disk}
         status = await self._read_status()
         problems = status.codes
         problems += [f"stale: {account.name}" for account in status.accounts if account.is_stale]

@@ -87,6 +87,8 @@ class Session(ABC):
         )
         #: Precedes the status line while nothing is running.
         self.notice = ""
+        #: Since when the disk of the mirror has not answered, as a message. None while it answers.
+        self.hung_disk: str | None = None
         self._problems = parts.problems
         self._recorded: Sequence[BrokenPart] = ()
         self._problems_changed = asyncio.Event()
@@ -186,7 +188,7 @@ class Session(ABC):
             if not self.progress.is_stuck() or self._slow_disk_s() is not None:
                 # Killing the process does not help while a disk does not respond: the kernel keeps it until then.
                 self._notifier.watchdog()
-            if list(self._own_problems()) != list(self._recorded):
+            if self._slow_disk_s() is not None or list(self._own_problems()) != list(self._recorded):
                 self._problems_changed.set()
             try:
                 await self._check_regularly()
@@ -198,13 +200,24 @@ class Session(ABC):
 
     def _own_problems(self) -> Sequence[BrokenPart]:
         """Return the parts of this daemon that do not work now."""
-        slow_s, found = self._slow_disk_s(), list(self._problems())
-        if slow_s is not None:
-            # Coarse, so that a disk that hangs for days is not recorded again in each round.
-            least_s = int(SLOW_DISK_S) << int(slow_s // SLOW_DISK_S).bit_length() - 1
-            message = f"the disk of {self.context.root.path} has not answered for more than {least_s} s"
-            found.append(daemon_part(AlertCode.F_HUNG, message=message, hint=DiskHung.hint))
+        found = list(self._problems())
+        if self.hung_disk is not None:
+            found.append(daemon_part(AlertCode.F_HUNG, message=self.hung_disk, hint=DiskHung.hint))
         return found
+
+    async def _examine_disk(self) -> None:
+        """Find out whether a call that takes long is work, or the disk does not answer."""
+        slow_s, found = self._slow_disk_s(), None
+        if slow_s is not None:
+            try:
+                await self.context.disk.ask(self.context.root.try_to_write)
+            except DiskHung:
+                # Coarse, so that a disk that hangs for days is not recorded again in each round.
+                least_s = int(SLOW_DISK_S) << int(slow_s // SLOW_DISK_S).bit_length() - 1
+                found = f"the disk of {self.context.root.path} has not answered for more than {least_s} s"
+            except (DcsyncError, FileNotFoundError):
+                pass  # it answers
+        self.hung_disk = found
 
     async def _record_problems(self) -> NoReturn:
         """Record the problems of this daemon as alerts when they change.
@@ -214,8 +227,9 @@ class Session(ABC):
         while True:
             await self._problems_changed.wait()
             self._problems_changed.clear()
-            found = self._own_problems()
             try:
+                await self._examine_disk()
+                found = self._own_problems()
                 await record_daemon_parts(self.context, found)
                 self._recorded = found
                 if await self._chores.update_alerts():

@@ -22,7 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dcsync.errors import ManifestCorrupt, ManifestError
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.migrate import REVISIONS, migrate, refuse_newer
-from dcsync.tasks import finish
+from dcsync.tasks import disk_call, finish
 
 #: How long a writer waits for another process to write (a command while the daemon is running).
 _BUSY_TIMEOUT_S = 30.0
@@ -41,14 +41,14 @@ class SqliteBackend:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection to read with."""
-        with _sql_errors(self._path):
+        with _sql_errors(self._path), disk_call():
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection for one transaction."""
-        with _sql_errors(self._path):
+        with _sql_errors(self._path), disk_call():
             async with self._engine.begin() as connection:
                 yield connection
 
@@ -59,8 +59,9 @@ async def sqlite_backend(path: Path, *, read_only: bool) -> AsyncIterator[Sqlite
     engine = _engine(path, read_only=read_only)
     try:
         # Checked before the driver opens it, because the driver leaves a thread behind when it cannot open a file.
-        await asyncio.to_thread(_must_exist if read_only else _make_private, path)
-        with _sql_errors(path, opening=True):
+        with disk_call():
+            await asyncio.to_thread(_must_exist if read_only else _make_private, path)
+        with _sql_errors(path, opening=True), disk_call():
             async with engine.connect() as connection:
                 await _check(connection, path, thorough=not read_only)
                 if not read_only and await migrate(connection):
@@ -68,7 +69,8 @@ async def sqlite_backend(path: Path, *, read_only: bool) -> AsyncIterator[Sqlite
         yield SqliteBackend(engine, path)
     finally:
         # Not cancelled by a second signal either: a connection that is half closed logs a traceback.
-        await finish(engine.dispose())
+        with disk_call():
+            await finish(engine.dispose())
 
 
 def _must_exist(path: Path) -> None:

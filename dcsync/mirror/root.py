@@ -144,6 +144,11 @@ class MirrorRoot:
             facts = os.fstatvfs(self.descriptor)
         return facts.f_bavail * facts.f_frsize
 
+    def try_to_write(self) -> None:
+        """Change the time of the lock file. Blocks while the disk does not answer. A frozen disk can still be read."""
+        with disk.disk_errors(f"writing {self.path / OWN_FOLDER / _LOCK}"), self.folder(OWN_FOLDER) as own:
+            os.utime(_LOCK, dir_fd=own, follow_symlinks=False)
+
     def settle(self, folder: str | None = None) -> None:
         """Make the whole file system durable, and the path to one folder as well. Blocks.
 

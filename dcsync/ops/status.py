@@ -42,6 +42,10 @@ class AccountStatus:
     sums: Sums = field(default_factory=Sums)
 
 
+def _alert_json(alert: Alert | None) -> Json:
+    return None if alert is None else {"code": alert.code.value, "message": alert.message, "hint": alert.hint}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """The process that holds the state folder."""
@@ -62,6 +66,8 @@ class Status:
     token_refresh_by: datetime | None
     free_bytes: int | None
     holder: Holder | None
+    #: Why the mirror's disk cannot be used now: not mounted, of another mirror, or not answering.
+    disk_alert: Alert | None = None
     #: The next poll of a running daemon.
     next_poll: datetime | None = None
     #: The hosts that share the manifest, if it is in PostgreSQL.
@@ -73,6 +79,8 @@ class Status:
         found = {ExitStatus.DONE}
         if self.free_bytes is None:
             found.add(ExitStatus.UNSAFE)
+        if self.disk_alert is not None:
+            found.add(self.disk_alert.kind.exit_status)
         for account in self.accounts:
             if account.is_stale:
                 found.add(ExitStatus.INCOMPLETE)
@@ -82,7 +90,10 @@ class Status:
     @property
     def codes(self) -> list[str]:
         """The codes of all alerts, each once."""
-        return sorted({item.alert.code.value for account in self.accounts for item in account.alerts})
+        alerts = [item.alert for account in self.accounts for item in account.alerts]
+        if self.disk_alert is not None:
+            alerts.append(self.disk_alert)
+        return sorted({alert.code.value for alert in alerts})
 
     def json(self) -> dict[str, Json]:
         """Return the stable keys of `status --json` (docs/compatibility.md)."""
@@ -115,7 +126,7 @@ class Status:
                 "expires_at": time_json(self.token_expires_at),
                 "refresh_by": time_json(self.token_refresh_by),
             },
-            "disk": {"free_bytes": self.free_bytes},
+            "disk": {"free_bytes": self.free_bytes, "alert": _alert_json(self.disk_alert)},
             "daemon": {
                 "running": daemon,
                 "pid": self.holder.pid if daemon and self.holder is not None else None,

@@ -79,7 +79,7 @@ def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
     }
     assert document["quota"].keys() == {"limit", "used_last_minute"}
     assert document["token"].keys() == {"method", "expires_at", "refresh_by"}
-    assert document["disk"].keys() == {"free_bytes"}
+    assert document["disk"].keys() == {"free_bytes", "alert"}
     assert document["daemon"].keys() == {"running", "pid", "next_poll"}
 
 

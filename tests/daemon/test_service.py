@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -314,6 +315,46 @@ async def test_the_daemon_waits_for_a_lost_mirror(tmp_path: Path) -> None:
 
         rig.mirror.assert_identical(first)
         rig.mirror.assert_identical(second)
+
+
+@pytest.mark.parametrize("how", ["gone", "unmounted", "another"])
+async def test_health_is_red_as_soon_as_the_disk_is_away(tmp_path: Path, how: str) -> None:
+    """Not only after the next poll."""
+    async with running(tmp_path) as rig:
+        add_extract(rig.mirror, tables(2))
+        await rig.pass_time(minutes=20)
+        assert (await rig.service.health())[0]
+        polls = rig.polls()
+        rig.mirror.root.rename(tmp_path / "elsewhere")
+        if how != "gone":
+            rig.mirror.root.mkdir()
+        if how == "another":
+            (rig.mirror.root / ".dcsync").mkdir()
+            (rig.mirror.root / ".dcsync" / "instance").write_text('{"id": "another"}')
+        rig.clock.leap(timedelta(seconds=6))
+
+        able, document = await rig.service.health()
+
+        code = {"gone": "M-MISSING", "unmounted": "M-UNMOUNTED", "another": "M-FOREIGN"}[how]
+        assert (able, document["problems"]) == (False, [code])
+        assert b"dcsync_disk_free_bytes" not in await rig.service.figures()
+        assert rig.polls() == polls
+        shutil.rmtree(rig.mirror.root, ignore_errors=True)
+        (tmp_path / "elsewhere").rename(rig.mirror.root)
+        rig.clock.leap(timedelta(seconds=6))
+        assert (await rig.service.health())[0]
+
+
+async def test_health_names_a_disk_that_hangs_without_reading_anything(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        session = rig.service._session
+        assert session is not None
+        session.hung_disk = "the disk of /mnt has not answered for more than 30 s"
+
+        able, document = await rig.service.health()
+
+        assert (able, document["problems"], document["message"]) == (False, ["F-HUNG"], session.hung_disk)
+        session.hung_disk = None
 
 
 async def test_an_address_that_is_taken_is_an_alert_until_it_is_free_and_the_mirror_works(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dcsync.config import Config
 from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
-from dcsync.errors import MirrorError
+from dcsync.errors import DiskHung, MirrorError
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import AccountSettings
 from dcsync.sandbox import Fault
@@ -228,12 +228,22 @@ async def test_a_hung_disk_is_an_alert_until_it_answers(idle: Rig, monkeypatch: 
                 found = list(await parts.load())
         return found
 
+    async def hangs(*_: object) -> None:
+        raise DiskHung("the disk has not answered for 10 s")
+
     async with idle.running():
         await idle.hears("WATCHDOG=1")
         monkeypatch.setattr(idle.session.context.disk, "oldest_s", lambda: 200.0)
+        # A long call on a disk that answers is work.
+        assert await recorded_after_a_round(0) == []
+        await until(lambda: not idle.session._problems_changed.is_set(), "the disk was asked")
+
+        monkeypatch.setattr(idle.session.context.disk, "ask", hangs)
         (part,) = await recorded_after_a_round(1)
         assert (part.code, part.subject) == ("F-HUNG", socket.gethostname())
         assert part.message == f"the disk of {idle.mirror.root} has not answered for more than 120 s"
+
+        assert idle.session.hung_disk == part.message
 
         monkeypatch.setattr(idle.session.context.disk, "oldest_s", lambda: 1.0)
         assert await recorded_after_a_round(0) == []

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from dcsync.app.status import read_status
 from dcsync.auth.token_store import TokenPair, TokenStore
+from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
-from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 
 
 async def status(mirror: Mirror) -> dict[str, Any]:
@@ -77,6 +78,37 @@ async def test_the_token_s_last_day_is_shown(mirror: Mirror) -> None:
     assert document["token"]["method"] == "token"
     assert datetime.fromisoformat(document["token"]["expires_at"]) == datetime(2026, 11, 22, 13, tzinfo=UTC)
     assert datetime.fromisoformat(document["token"]["refresh_by"]) == datetime(2026, 12, 7, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("how", ["gone", "unmounted", "another"])
+async def test_a_disk_that_is_away_is_red_and_no_other_disk_is_measured(mirror: Mirror, how: str) -> None:
+    add_extract(mirror, tables(1))
+    await mirror.run()
+    mirror.root.rename(mirror.folder / "elsewhere")
+    if how != "gone":
+        mirror.root.mkdir()
+    if how == "another":
+        (mirror.root / ".dcsync").mkdir()
+        (mirror.root / ".dcsync" / "instance").write_text('{"id": "another"}')
+
+    found = await status_of(mirror)
+
+    code = {"gone": "M-MISSING", "unmounted": "M-UNMOUNTED", "another": "M-FOREIGN"}[how]
+    assert (found.check, found.free_bytes, found.codes) == (ExitStatus.UNSAFE, None, [code])
+    disk = cast("dict[str, Any]", found.json()["disk"])
+    assert (disk["free_bytes"], disk["alert"]["code"]) == (None, code)
+    assert disk["alert"]["hint"]
+
+
+async def test_a_mirror_without_snapshots_measures_no_bare_mount_point(mirror: Mirror) -> None:
+    await mirror.run()
+    assert (await status_of(mirror)).free_bytes is not None
+    mirror.root.rename(mirror.folder / "elsewhere")
+    mirror.root.mkdir()
+
+    found = await status_of(mirror)
+
+    assert (found.check, found.free_bytes) == (ExitStatus.UNSAFE, None)
 
 
 async def test_who_holds_the_mirror_is_shown(mirror: Mirror) -> None:

@@ -127,9 +127,7 @@ class Workshop:
 @contextmanager
 def workshop() -> Iterator[Workshop]:
     """Lend a workshop; all that was mounted, attached or frozen in it is released at the end, also after a SIGTERM."""
-    for node, numbers in _NODES.items():
-        if not Path(node).exists():
-            os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(*numbers))
+    make_nodes()
     sweep()
     folder = _HOME / f"{_OURS}{os.getpid()}"
     number = 0
@@ -142,6 +140,13 @@ def workshop() -> Iterator[Workshop]:
         stack.callback(_release, folder)
         stack.enter_context(_termination_unwinds())
         yield Workshop(folder=folder, stack=stack.enter_context(ExitStack()))
+
+
+def make_nodes() -> None:
+    """Make the device nodes that a container may lack."""
+    for node, numbers in _NODES.items():
+        if not Path(node).exists():
+            os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(*numbers))
 
 
 def sweep() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import glob
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 
 from dcsync import __version__
 from dcsync.core import anomaly, views
@@ -16,7 +18,7 @@ from dcsync.core import page as report
 from dcsync.core.alerts import AlertCode
 from dcsync.core.coverage import NO_COVERAGE
 from dcsync.core.lifecycle import LOSSES, WAS_PUBLISHED
-from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot
+from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.page import AccountHistory, Missing, RequestHistory
 from dcsync.core.page_view import Page
 from dcsync.core.ports import KnownRequest
@@ -106,7 +108,8 @@ def _write_page(context: SyncContext, accounts: Sequence[AccountHistory], stale_
 def _write_views(context: SyncContext, requests: Sequence[RequestTables]) -> None:
     """Render and write the views. Blocks."""
     context.root.check_still_there()
-    sql = views.render(str(context.root.path.absolute()), requests, written_at=context.clock.now())
+    present = [_present(context.root.path, request) for request in requests]
+    sql = views.render(str(context.root.path.absolute()), present, written_at=context.clock.now())
     # A path that is not UTF-8 is written unchanged.
     context.root.replace_file(VIEWS_NAME, sql.encode("utf-8", "surrogateescape"))
 
@@ -206,7 +209,7 @@ def _tables(
     newest: Snapshot,
     headers: dict[str, Sequence[tuple[str, ...] | None]],
 ) -> RequestTables:
-    sizes = {stored.name: stored.size for stored in newest.files}
+    files = {stored.name: stored for stored in newest.files}
     return RequestTables(
         account=account,
         slug=request.slug,
@@ -214,7 +217,27 @@ def _tables(
         folder=folder,
         latest=latest,
         depth=newest.folder.count("/") - folder.count("/"),
-        tables=[
-            TableHistory(name=name, headers=found, size=sizes.get(name)) for name, found in sorted(headers.items())
-        ],
+        tables=[_table(name, found, files.get(name)) for name, found in sorted(headers.items())],
     )
+
+
+def _table(name: str, headers: Sequence[tuple[str, ...] | None], newest: StoredFile | None) -> TableHistory:
+    facts = None if newest is None else newest.table
+    return TableHistory(
+        name=name,
+        headers=headers,
+        size=None if newest is None else newest.size,
+        columns=None if facts is None or facts.is_cut else facts.header,
+        is_malformed=facts is not None and facts.rows is None,
+    )
+
+
+def _present(root: Path, request: RequestTables) -> RequestTables:
+    """Return the data request with the tables whose files exist. DuckDB refuses a view without any file. Blocks."""
+    tables = []
+    for table in request.tables:
+        if request.latest is not None and (root / request.latest / table.name).is_file():
+            tables.append(table)
+        elif next(root.glob(glob.escape(request.folder) + "/*" * request.depth + "/" + glob.escape(table.name)), None):
+            tables.append(replace(table, size=None))
+    return replace(request, tables=tables)

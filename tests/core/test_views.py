@@ -12,7 +12,9 @@ from tests.fakes import NOON
 
 
 def make_table(name: str = "admin_users.csv", **changes: Any) -> TableHistory:
-    return TableHistory(**{"name": name, "headers": [("id", "name")], "size": 100, **changes})
+    return TableHistory(
+        **{"name": name, "headers": [("id", "name")], "size": 100, "columns": ("id", "name"), **changes}
+    )
 
 
 def make_request(*tables: TableHistory, **changes: Any) -> RequestTables:
@@ -39,11 +41,16 @@ CREATE SCHEMA IF NOT EXISTS "acme_nightly_ce9bc188".latest;
 CREATE SCHEMA IF NOT EXISTS "acme_nightly_ce9bc188".history;
 CREATE OR REPLACE VIEW "acme_nightly_ce9bc188".latest."admin_users" AS SELECT * FROM read_csv(\
 '/srv/dcsync/acme/nightly-ce9bc188/latest/admin_users.csv', \
-header = true, delim = ',', quote = '"', escape = '"', sample_size = -1, filename = true);
+header = true, delim = ',', quote = '"', escape = '"', \
+auto_detect = false, columns = {'id': 'VARCHAR', 'name': 'VARCHAR'}, filename = true);
 CREATE OR REPLACE VIEW "acme_nightly_ce9bc188".history."admin_users" AS SELECT *, filename[35:-17] AS snapshot \
 FROM read_csv('/srv/dcsync/acme/nightly-ce9bc188/*/*/*/*/admin_users.csv', \
-header = true, delim = ',', quote = '"', escape = '"', all_varchar = true, filename = true);
+header = true, delim = ',', quote = '"', escape = '"', \
+auto_detect = false, columns = {'id': 'VARCHAR', 'name': 'VARCHAR'}, filename = true);
 USE "acme_nightly_ce9bc188";
+CREATE OR REPLACE VIEW "acme_nightly_ce9bc188".latest."admin_users" AS SELECT * FROM read_csv(\
+'/srv/dcsync/acme/nightly-ce9bc188/latest/admin_users.csv', \
+header = true, delim = ',', quote = '"', escape = '"', sample_size = -1, filename = true);
 """
 
 
@@ -117,9 +124,36 @@ def test_without_latest_there_is_the_history_only() -> None:
     assert ".history." in view
 
 
+@pytest.mark.parametrize(
+    "header", [("id", "ID"), ("id", ""), None], ids=["two of one name", "one without a name", "unknown"]
+)
+def test_columns_that_cannot_be_declared_are_read_from_the_file(header: tuple[str, ...] | None) -> None:
+    found = statements(make_request(make_table(headers=[header], columns=header)))
+
+    assert not any("columns = " in line for line in found)
+    views = [line for line in found if "VIEW" in line]
+    assert found[-len(views) :] == views
+    assert [".latest." in line for line in views] == [True, False]
+
+
+def test_what_reads_no_file_precedes_everything_that_does() -> None:
+    found = statements(make_request(make_table("a.csv"), make_table("b.csv", headers=[("id",), ("id", "name")])))
+
+    reading = [line for line in found if "sample_size" in line or "union_by_name" in line]
+    assert found[-3:] == reading
+    assert [line.count("columns = ") for line in found if "VIEW" in line and line not in reading] == [1, 1, 1]
+
+
+def test_a_malformed_table_keeps_its_columns_as_text() -> None:
+    found = statements(make_request(make_table(is_malformed=True)))
+
+    assert not any("sample_size" in line for line in found)
+    assert sum(".latest." in line for line in found if "VIEW" in line) == 1
+
+
 def test_of_a_large_table_the_types_are_told_by_a_sample() -> None:
-    assert "sample_size = 200000" in statements(make_request(make_table(size=4_194_305)))[3]
-    assert "sample_size = -1" in statements(make_request(make_table(size=4_194_304)))[3]
+    assert "sample_size = 200000" in statements(make_request(make_table(size=4_194_305)))[-1]
+    assert "sample_size = -1" in statements(make_request(make_table(size=4_194_304)))[-1]
 
 
 def test_a_column_called_filename_keeps_its_name() -> None:
@@ -135,7 +169,7 @@ def test_a_column_called_snapshot_keeps_its_name() -> None:
 
 def test_a_snapshot_that_stands_beside_latest_is_not_counted_twice() -> None:
     deep, flat, bare = (
-        statements(make_request(make_table(), **changes))[-2]
+        next(line for line in statements(make_request(make_table(), **changes)) if '.history."' in line)
         for changes in ({}, {"depth": 1}, {"depth": 1, "latest": None})
     )
 

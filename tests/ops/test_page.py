@@ -387,6 +387,64 @@ async def test_tables_that_are_empty_or_gone_do_not_spoil_the_others(mirror: Mir
     assert ask(mirror, "SELECT view_name FROM duckdb_views() WHERE schema_name = 'latest'") == [("a",)]
 
 
+UNREADABLE = {
+    "not UTF-8": b"id,name\n1,\xff\xfe\n",
+    "quotes that do not pair up": b'id,name\n1,"x\n2,y\n',
+    "too many fields": b"id,name\n1,2,3\n",
+    "text after a quote": b'id,name\n1,"a"b\n',
+    "UTF-16": "id,name\n1,2\n".encode("utf-16"),
+    "a line that is too long": b"id,name\n1," + b"x" * 3_000_000 + b"\n",
+    "two columns of one name": b"id,ID\n1,\xff\n",
+}
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+async def test_a_table_that_duckdb_cannot_read_takes_no_other_view_away(mirror: Mirror, how: str) -> None:
+    names = ("a.csv", "m.csv", "z.csv")
+    for day in (1, 0):
+        add_extract(mirror, {name: UNREADABLE[how] if name == "m.csv" else rows(2) for name in names}, days_ago=day)
+    await mirror.sync()
+    await report(mirror)
+
+    with duckdb.connect() as connection:
+        try:
+            connection.execute((mirror.root / "views.sql").read_text())
+        except duckdb.Error as error:
+            assert "m.csv" in str(error)  # noqa: PT017 - whether it is raised depends on the fault
+        for view in ("latest.a", "latest.z"):
+            assert connection.execute(f"SELECT count(*) FROM {view}").fetchone() == (2,)  # noqa: S608 - our own
+        for view in ("history.a", "history.z"):
+            assert connection.execute(f"SELECT count(*) FROM {view}").fetchone() == (4,)  # noqa: S608 - the same
+
+
+async def test_a_table_with_unpaired_quotes_leaves_the_others_their_types(mirror: Mirror) -> None:
+    names = ("a.csv", "m.csv", "z.csv")
+    add_extract(mirror, {n: b'id\n1\n"x\n' if n == "m.csv" else b"id\n1\n2\n" for n in names})
+    await mirror.sync()
+    await report(mirror)
+
+    assert ask(mirror, "SELECT typeof(id) FROM latest.z LIMIT 1") == [("BIGINT",)]
+    assert ask(mirror, "SELECT column_name FROM (DESCRIBE latest.m)")[0] == ("id",)
+
+
+async def test_files_that_were_removed_by_hand_take_no_view_away(mirror: Mirror) -> None:
+    for day in (1, 0):
+        add_extract(mirror, {name: rows(2) for name in ("a.csv", "m.csv", "z.csv")}, days_ago=day)
+    await mirror.sync()
+    older, newest = mirror.snapshots()
+    (newest / "m.csv").unlink()
+    (newest / "a.csv").unlink()
+    (older / "a.csv").unlink()
+    await report(mirror)
+
+    assert ask(mirror, "SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal ORDER BY ALL") == [
+        ("history", "m"),
+        ("history", "z"),
+        ("latest", "z"),
+    ]
+    assert ask(mirror, "SELECT count(*) FROM history.m") == [(2,)]
+
+
 async def test_two_requests_have_a_database_each(mirror: Mirror) -> None:
     for description, count in (("One", 1), ("Two", 2)):
         request = mirror.world.add_request(description)

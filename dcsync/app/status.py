@@ -23,6 +23,7 @@ from dcsync.manifest import SqlManifest
 from dcsync.mirror.binding import bound_to
 from dcsync.mirror.root import FileLock, open_root
 from dcsync.opening import read_regular
+from dcsync.ops.accounts import left_accounts
 from dcsync.ops.alerts.collect import AlertSources
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.peers import Host
@@ -91,7 +92,12 @@ async def _status(
         holder=await disk.run(lock_holder, state / LOCK_NAME),
         next_poll=await disk.run(_next_poll, state / DAEMON_NAME),
         hosts=tuple(hosts),
+        not_configured=() if manifest is None else tuple(await left_accounts(manifest, _names(config))),
     )
+
+
+def _names(config: Config) -> set[str]:
+    return {account.name for account in config.accounts}
 
 
 def alert_sources(config: Config, account: AccountSettings, token: TokenState | None, now: datetime) -> AlertSources:

@@ -62,6 +62,11 @@ def _print(status: Status) -> None:
     now = datetime.now(UTC)
     for account in status.accounts:
         _print_account(account, now)
+    for left in status.not_configured:
+        when = f" ({time_text(left.newest_completed_at)})" if left.newest_completed_at else ""
+        click.secho(f"{left.name}: not in the configuration", bold=True)
+        click.echo(f"  snapshots     {left.snapshots}, newest {left.newest_snapshot}{when}")
+        click.echo(f"  do            {left.hint}")
     free = "unknown (is it mounted?)" if status.free_bytes is None else size_text(status.free_bytes)
     click.echo(f"disk:  {free} free")
     if status.disk_alert is not None:

@@ -79,6 +79,7 @@ async def _verify(
     from dcsync.cli.progress import reading
     from dcsync.clock import SystemClock
     from dcsync.cluster import stores_for
+    from dcsync.ops.accounts import left_settings
     from dcsync.ops.integrity.verify import verify
     from dcsync.ops.recovery import recover
 
@@ -92,6 +93,8 @@ async def _verify(
                 await recover(context, account_settings(config), notices_missing=False)
                 return await verify(context, selected, part=part, repair=True, rate=rate, observer=observer)
         async with open_mirror_unlocked(config, stores) as mirror:
+            if not accounts:
+                selected += await left_settings(mirror.manifest, selected)
             return await verify(mirror, selected, part=part, rate=rate, observer=observer)
 
 

@@ -60,6 +60,7 @@ class AlertCode(StrEnum):
     L_LIST = "L-LIST"
     L_NONE = "L-NONE"
     C_NOMATCH = "C-NOMATCH"
+    C_ACCOUNT = "C-ACCOUNT"
     L_ROWS = "L-ROWS"
     L_COLUMNS = "L-COLUMNS"
     L_TABLE = "L-TABLE"
@@ -369,6 +370,13 @@ _OWN = (
         "correct [[account]] requests: each name is an ID or a pattern of a description. dcsync requests lists both",
         severity=Severity.CRITICAL,
         exit_status=ExitStatus.USAGE,
+    ),
+    # A warning: the snapshots are as they were.
+    _kind(
+        AlertCode.C_ACCOUNT,
+        AlertScope.MIRROR,
+        "dcsync status names the account. Its snapshots stay",
+        exit_status=ExitStatus.DONE,
     ),
     _table_kind(AlertCode.L_ROWS),
     _table_kind(AlertCode.L_COLUMNS),

@@ -102,6 +102,19 @@ def place(
     return "/".join(_fill(segment, values, local) for segment in segments)
 
 
+def account_folder(layout: Layout, folder: str, *, old: AccountName, new: AccountName) -> tuple[str, str] | None:
+    """Return the path of the account's own folder above a snapshot, and its path if the account had another name.
+
+    None if the layout has no such folder, or puts the snapshot elsewhere.
+    """
+    parts = folder.split("/")
+    for depth, segment in enumerate(layout.request_segments):
+        if _fields_of(segment) == {"account"} and parts[depth : depth + 1] == [_fill(segment, {"account": old}, None)]:
+            above = parts[:depth]
+            return "/".join(parts[: depth + 1]), "/".join([*above, _fill(segment, {"account": new}, None)])
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
     """The facts in the path of a snapshot's folder. `job` is the part of the ID that the path has."""

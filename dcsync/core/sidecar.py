@@ -97,6 +97,8 @@ class Adopted:
     #: When the retention policy removed the full tables, and Autodesk's names of the files that it removed.
     reduced_at: datetime | None = None
     removed: tuple[str, ...] = ()
+    #: The ID of the account. Its name may have changed since. Empty if the sidecar does not tell.
+    account_id: str = ""
 
 
 def changes_between(previous: Snapshot | None, files: Sequence[StoredFile]) -> Changes:
@@ -226,6 +228,7 @@ def parse(body: bytes, *, folder: str) -> Adopted:
         document=document_of_request,
         reduced_at=reduced_at,
         removed=removed,
+        account_id=str(account.get("id") or ""),
     )
 
 

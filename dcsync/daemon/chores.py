@@ -17,6 +17,7 @@ from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
 from dcsync.errors import MassChange
 from dcsync.manifest.broken import BrokenParts
+from dcsync.ops.accounts import left_settings, record_left_damage
 from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
@@ -93,14 +94,15 @@ class Chores:
         await report_unfinished(self.context, unfinished)
 
     async def _verify(self) -> None:
-        settings = self.config.verify
+        settings, manifest = self.config.verify, self.context.manifest
         await verify_nightly(
             self.context,
-            self.accounts,
+            [*self.accounts, *await left_settings(manifest, self.accounts)],
             days=settings.part_days,
             rate=settings.rate,
             observer=self.progress,
         )
+        await record_left_damage(manifest, {account.name for account in self.accounts})
 
     async def update_alerts(self) -> bool:
         """Send the changed alerts of each account. A task may resolve the problem that an earlier one found."""

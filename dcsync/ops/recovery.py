@@ -23,6 +23,7 @@ from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
 from dcsync.ops.integrity.unfinished import report_unfinished
 from dcsync.ops.limits import report_limits
 from dcsync.ops.mirroring.latest import move_latest
+from dcsync.ops.renamed_accounts import follow_accounts
 from dcsync.ops.trash import report_leftovers
 
 log = structlog.get_logger(__name__)
@@ -58,6 +59,7 @@ async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSetti
     await finish_reductions(context)
     unfinished += await finish_pruning(context)
     await report_unfinished(context, unfinished)
+    await follow_accounts(context, accounts, unfinished={one.account for one in unfinished})
     for account in accounts:
         if notices_missing:
             left = {one.job for one in unfinished if one.account == account.name}

@@ -17,6 +17,7 @@ from dcsync.core.standing import StandingAlert, with_history
 from dcsync.core.wire import time_json
 from dcsync.errors import SEVERITY, ExitStatus
 from dcsync.manifest import SqlManifest, Sums
+from dcsync.ops.accounts import LeftAccount
 from dcsync.ops.alerts.collect import AlertSources, collect_alerts, standing_alerts
 from dcsync.ops.coverage import coverage_of
 from dcsync.ops.freshness import follow_requests
@@ -72,6 +73,8 @@ class Status:
     next_poll: datetime | None = None
     #: The hosts that share the manifest, if it is in PostgreSQL.
     hosts: tuple[Host, ...] = ()
+    #: The accounts with snapshots that are not in the configuration.
+    not_configured: tuple[LeftAccount, ...] = ()
 
     @property
     def check(self) -> ExitStatus:
@@ -119,6 +122,16 @@ class Status:
                     ],
                 }
                 for account in self.accounts
+            ],
+            "not_configured": [
+                {
+                    "name": left.name,
+                    "snapshots": left.snapshots,
+                    "newest_snapshot": left.newest_snapshot,
+                    "newest_completed_at": time_json(left.newest_completed_at),
+                    "hint": left.hint,
+                }
+                for left in self.not_configured
             ],
             "quota": {"limit": self.quota_limit, "used_last_minute": self.quota_used},
             "token": {

@@ -67,7 +67,7 @@ def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
 
     document = dcsync("status", "--json").json
 
-    assert document.keys() == {"accounts", "quota", "token", "disk", "daemon", "hosts"}
+    assert document.keys() == {"accounts", "quota", "token", "disk", "daemon", "hosts", "not_configured"}
     assert document["accounts"][0].keys() >= {
         "name",
         "last_poll",
@@ -218,3 +218,23 @@ def test_status_imports_no_unneeded_module(side: Served, dcsync: Dcsync, option:
     assert "dcsync.app.status" in modules
     unneeded = {"aiohttp", "alembic", "apscheduler", "procrastinate", "psycopg", "psycopg_pool", "rich", "structlog"}
     assert modules & {*unneeded, "sqlalchemy.dialects.postgresql"} == set()
+
+
+def test_an_account_that_is_not_in_the_configuration_is_shown_with_what_to_do(side: Served, dcsync: Dcsync) -> None:
+    world = side.sandbox.world
+    request = world.add_request("My Company Data Extract")
+    world.add_job(request, completed_at=datetime.now(UTC) - timedelta(hours=2), files=tables(2))
+    assert dcsync("sync").status == 0
+    text = side.config.read_text()
+    text = text.replace('name = "acme"', 'name = "other"').replace(world.hub_id, "11111111-1111-4111-8111-111111111111")
+    side.config.write_text(text)
+
+    shown = dcsync("status")
+    (left,) = dcsync("status", "--json").json["not_configured"]
+
+    assert "acme: not in the configuration" in shown.out
+    assert "  snapshots     1, newest acme/" in shown.out
+    assert left["name"] == "acme"
+    assert left.keys() == {"name", "snapshots", "newest_snapshot", "newest_completed_at", "hint"}
+    assert left["hint"] in shown.out
+    assert dcsync("verify").out.startswith("1 snapshot checked")

@@ -33,6 +33,7 @@ TABLE = """
     L-LIST      warning  account autodesk  3 alert
     L-NONE      warning  account autodesk  3 alert
     C-NOMATCH   critical account here      2 alert
+    C-ACCOUNT   warning  mirror  here      0 alert
     L-ROWS      warning  request autodesk  0 alert
     L-COLUMNS   warning  request autodesk  0 alert
     L-TABLE     warning  request autodesk  0 alert

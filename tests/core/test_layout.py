@@ -386,3 +386,24 @@ def test_the_folders_of_a_snapshot_begin_with_the_first_that_depends_on_the_job(
 def test_no_folder_of_a_layout_has_an_unsafe_name(template: str) -> None:
     with pytest.raises(ValueError, match="layout"):
         layout.parse_layout(template)
+
+
+@pytest.mark.parametrize(
+    ("template", "folder", "expected"),
+    [
+        ("dated", "acme/r-1/2026/11/22/x", ("acme", "new")),
+        ("dated", "acme2/r-1/2026/11/22/x", None),
+        ("hive", "account=acme/request=r/date=2026-11-22/job=x", ("account=acme", "account=new")),
+        ("hive", "acme/r-1/2026/11/22/x", None),
+        ("{request}/of-{account}/{date}/{job}", "r-1/of-acme/2026-11-22/x", ("r-1/of-acme", "r-1/of-new")),
+        ("{request}/of-{account}/{date}/{job}", "r-1", None),
+        ("{account}-{request}/{date}/{job}", "acme-r-1/2026-11-22/x", None),
+        ("data/{request}/{job}", "data/r-1/x", None),
+    ],
+)
+def test_the_folder_of_an_account_is_known_under_another_name(
+    template: str, folder: str, expected: tuple[str, str] | None
+) -> None:
+    parsed = layout.parse_layout(template)
+
+    assert layout.account_folder(parsed, folder, old=AccountName("acme"), new=AccountName("new")) == expected

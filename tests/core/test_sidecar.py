@@ -248,6 +248,7 @@ def test_what_was_rendered_is_read_back_the_same(
         snapshot=replace(snapshot, files=files),
         summary=sidecar.summarize(files, CHANGES, WARNINGS),
         record=replace(provenance.record, folder="f"),
+        account_id=ACCOUNT_ID,
     )
 
 

@@ -1,0 +1,267 @@
+"""An account gets another name, or leaves the configuration: nothing is downloaded again, and nothing is hidden."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+
+from dcsync.app.from_config import account_settings
+from dcsync.app.mirror import open_mirror_unlocked
+from dcsync.core.lifecycle import JobState
+from dcsync.core.model import AccountName
+from dcsync.core.retention import KeepPolicy
+from dcsync.mirror import rename as mirror_rename
+from dcsync.ops import renamed_accounts
+from dcsync.ops.accounts import LeftAccount, left_settings, record_left_damage
+from dcsync.ops.integrity.prune import prune
+from dcsync.ops.integrity.report import VerifyReport
+from dcsync.ops.integrity.verify import verify
+from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of, tables
+
+OTHER = "{request}/of-{account}/{date:%Y-%m-%d}/{job}"
+MIXED = "{account}-{request}/{date:%Y-%m-%d}/{job}"
+LAYOUTS = ["dated", "hive", OTHER, MIXED]
+
+
+class Cut(Exception):
+    """Ends the work where a kill would."""
+
+
+def configure(mirror: Mirror, *names: str, **others: str) -> None:
+    """Configure accounts with the ID of the first one, and others with their own."""
+    accounts = [{"name": name, "id": mirror.world.hub_id} for name in names]
+    mirror.config["account"] = accounts + [{"name": name, "id": other} for name, other in others.items()]
+
+
+async def fill(mirror: Mirror, layout: str = "dated", days: int = 4) -> list[str]:
+    """Mirror snapshots of two data requests, and prune one."""
+    mirror.config["mirror"] = {"layout": layout}
+    jobs = [add_extract(mirror, tables(2, seed=day), days_ago=days - day) for day in range(days)]
+    other = mirror.world.add_request("Other")
+    jobs.append(add_extract(mirror, tables(1, seed=9), request=other, days_ago=1))
+    await mirror.sync()
+    async with mirror.opened() as context:
+        await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=days - 1))
+    return jobs
+
+
+async def states(mirror: Mirror, account: str) -> dict[str, JobState]:
+    async with mirror.opened() as context:
+        jobs = await context.manifest.jobs(AccountName(account))
+        return {str(job): known.state for job, known in jobs.items()}
+
+
+async def left(mirror: Mirror) -> list[LeftAccount]:
+    return list((await status_of(mirror)).not_configured)
+
+
+async def codes(mirror: Mirror) -> set[tuple[str, str]]:
+    accounts = (await status_of(mirror)).accounts
+    return {(item.alert.code.value, item.alert.subject) for account in accounts for item in account.alerts}
+
+
+async def verified(mirror: Mirror) -> VerifyReport:
+    async with open_mirror_unlocked(mirror.configuration(), mirror.stores(), clock=mirror.clock) as context:
+        accounts = account_settings(mirror.configuration())
+        return await verify(context, [*accounts, *await left_settings(context.manifest, accounts)])
+
+
+def found(mirror: Mirror) -> dict[str, str]:
+    """Return the folder of each snapshot by its job."""
+    paths = [path.parent for path in mirror.root.rglob("_dcsync.json") if ".dcsync" not in path.parts]
+    return {
+        sidecar(path)["job"]["id"]: str(path.relative_to(mirror.root))
+        for path in paths
+        if not any(part.is_symlink() for part in (path, *path.parents))
+    }
+
+
+def lose_manifest(mirror: Mirror) -> None:
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+
+
+async def assert_renamed(mirror: Mirror, before: dict[str, str], known: dict[str, JobState], fetched: int) -> None:
+    outcome = await mirror.sync_one()
+    assert (outcome.published, outcome.failed, outcome.error) == ([], [], None)
+    assert mirror.sandbox.count("storage") == fetched
+    assert await states(mirror, "new") == known
+    assert await states(mirror, "acme") == {}
+    assert await left(mirror) == []
+    assert (await verified(mirror)).damage == []
+    assert found(mirror).keys() == before.keys()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_a_renamed_account_keeps_its_snapshots_without_a_download(mirror: Mirror, layout: str) -> None:
+    if layout == MIXED:
+        mirror.config["mirror"] = {"latest": "none"}
+    jobs = await fill(mirror, layout)
+    before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")
+    assert sorted(known.values()).count(JobState.PRUNED) == 1
+    configure(mirror, "new")
+
+    await assert_renamed(mirror, before, known, fetched)
+
+    expected = {"dated": ("acme/", "new/"), "hive": ("account=acme/", "account=new/"), OTHER: ("of-acme", "of-new")}
+    old, new = expected.get(layout, ("", ""))
+    assert found(mirror) == {job: path.replace(old, new, 1) if old else path for job, path in before.items()}
+    job = add_extract(mirror, tables(2, seed=7))
+    assert [done.job for done in (await mirror.sync_one()).published] == [job]
+    assert await states(mirror, "new") == {**known, job: JobState.PUBLISHED}
+    assert len(jobs) == len(known)
+
+
+@pytest.mark.parametrize("layout", ["dated", OTHER])
+@pytest.mark.parametrize("cut", ["rename_folder", "after the first folder", "settled", "rename_account"])
+@pytest.mark.parametrize("manifest", ["current", "lost"])
+async def test_a_rename_that_was_killed_is_finished_by_the_next_start(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, layout: str, cut: str, manifest: str
+) -> None:
+    await fill(mirror, layout)
+    before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")
+    configure(mirror, "new")
+    calls, rename = 0, mirror_rename.rename_folder
+
+    def fail(*_: object, **__: object) -> Any:
+        raise Cut
+
+    def rename_one(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise Cut
+        rename(*args)
+
+    with monkeypatch.context() as patch:
+        match cut:
+            case "after the first folder":
+                patch.setattr(renamed_accounts, "rename_folder", rename_one)
+            case "settled":
+                patch.setattr(renamed_accounts, "rename_account", fail)
+            case name:
+                patch.setattr(renamed_accounts, name, fail)
+        if cut != "after the first folder" or layout == OTHER:
+            with pytest.raises(Cut):
+                await mirror.sync()
+    if manifest == "lost":
+        lose_manifest(mirror)
+
+    await assert_renamed(mirror, before, known, fetched)
+
+
+async def test_a_rebuild_after_a_rename_knows_the_account_by_its_id(mirror: Mirror) -> None:
+    """Each `_dcsync.json` still has the old name, because published snapshots never change."""
+    await fill(mirror)
+    before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")
+    configure(mirror, "new")
+    await mirror.sync()
+    lose_manifest(mirror)
+
+    await assert_renamed(mirror, before, known, fetched)
+
+
+async def test_a_rename_keeps_latest_and_leaves_none_behind(mirror: Mirror) -> None:
+    jobs = await fill(mirror)
+    configure(mirror, "new")
+
+    await mirror.run()
+
+    assert not (mirror.root / "acme").exists()
+    shown = {sidecar(path)["job"]["id"] for path in mirror.root.glob("new/*/latest")}
+    assert shown == {jobs[-1], jobs[-2]}
+    assert await codes(mirror) == set()
+
+
+async def test_a_folder_of_the_new_name_is_not_mixed_with_the_old_one(mirror: Mirror) -> None:
+    await fill(mirror)
+    before = found(mirror)
+    (mirror.root / "new").mkdir()
+    (mirror.root / "new/notes.txt").write_text("of somebody")
+    configure(mirror, "new")
+
+    await mirror.run()
+
+    assert all((mirror.root / path / "_dcsync.json").exists() for path in before.values())
+    assert ("C-ACCOUNT", "acme") in await codes(mirror)
+    assert (mirror.root / "new/notes.txt").exists()
+
+
+@pytest.mark.parametrize("case", ["another ID", "two heirs", "the new name has snapshots"])
+async def test_an_account_that_is_not_in_the_configuration_stays_in_verify_and_status(
+    mirror: Mirror, case: str
+) -> None:
+    await fill(mirror)
+    before = found(mirror)
+    unknown = "11111111-1111-4111-8111-111111111111"
+    match case:
+        case "two heirs":
+            configure(mirror, "one", "two")
+        case "another ID":
+            configure(mirror, new=unknown)
+        case _:
+            # As an older version left it after a rename.
+            configure(mirror, "acme", "new")
+            await mirror.sync()
+            before = {job: path for job, path in found(mirror).items() if path.startswith("acme/")} or before
+            configure(mirror, "new")
+    async with mirror.opened():
+        pass
+
+    (account,) = await left(mirror)
+
+    assert all((mirror.root / path / "_dcsync.json").exists() for path in before.values())
+    assert (account.name, account.snapshots) == ("acme", 4)
+    assert account.newest_snapshot.startswith("acme/")
+    assert (await status_of(mirror)).json()["not_configured"] != []
+    assert (await verified(mirror)).snapshots >= 4
+    async with mirror.opened() as context:
+        await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=1), force=True)
+    assert all((mirror.root / path / "_dcsync.json").exists() for path in before.values())
+
+
+async def test_damage_of_an_account_that_is_not_in_the_configuration_is_an_alert(mirror: Mirror) -> None:
+    await fill(mirror)
+    configure(mirror, new="11111111-1111-4111-8111-111111111111")
+    damaged = mirror.root / next(iter(found(mirror).values())) / "admin_table_000.csv"
+    whole = damaged.read_bytes()
+    for body, expected in ((b"x" * len(whole), {("V-DAMAGED", "acme")}), (whole, set[tuple[str, str]]())):
+        damaged.chmod(0o644)
+        damaged.write_bytes(body)
+        async with mirror.opened() as context:
+            accounts = account_settings(mirror.configuration())
+            await verify(context, [*accounts, *await left_settings(context.manifest, accounts)], records=True)
+            await record_left_damage(context.manifest, {account.name for account in accounts})
+
+        assert await codes(mirror) == expected
+
+
+async def test_an_account_whose_folder_was_removed_as_well_is_forgotten(mirror: Mirror) -> None:
+    await fill(mirror)
+    configure(mirror, new="11111111-1111-4111-8111-111111111111")
+    async with mirror.opened():
+        pass
+    assert len(await left(mirror)) == 1
+
+    shutil.rmtree(mirror.root / "acme")
+    async with mirror.opened():
+        pass
+
+    assert await left(mirror) == []
+    assert (await verified(mirror)).damage == []
+
+
+async def test_an_account_with_another_layout_stays_in_verify_and_prune(mirror: Mirror) -> None:
+    await fill(mirror)
+    before = found(mirror)
+    mirror.config["mirror"] = {"layout": "hive"}
+    await mirror.sync()
+
+    assert (await verified(mirror)).snapshots == len(before)
+    async with mirror.opened() as context:
+        report = await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=2))
+    assert report.removed == 1
+    assert len(found(mirror)) == len(before) - 1
+    assert all(path.startswith("acme/") for path in found(mirror).values())

@@ -103,6 +103,22 @@ SANDBOX: Final = """[Service]
 ExecStart=/usr/local/bin/units-sandbox
 StandardOutput=file:/run/sandbox.output
 """
+TLS_SANDBOX: Final = """[Service]
+RuntimeDirectory=tls
+ExecStart=/usr/local/bin/units-sandbox /run/tls
+StandardOutput=file:/run/tls-sandbox.output
+"""
+#: Only this unit can resolve the names.
+PROXY: Final = """[Service]
+ExecStart=/usr/bin/tinyproxy -d -c /usr/local/etc/tinyproxy.conf
+BindReadOnlyPaths=/usr/local/etc/hosts-of-the-proxy:/etc/hosts
+"""
+PROXY_CONF: Final = """Port 3128
+Listen 127.0.0.1
+Timeout 600
+LogLevel Connect
+BasicAuth dcsync canary-of-the-proxy
+"""
 #: Leaves the names in its environment and the event that it was given.
 HOOK: Final = """#!/bin/sh
 { env | cut -d= -f1 | tr '\\n' ' '; echo; cat; } > "$1.new" && mv "$1.new" "$1"
@@ -152,6 +168,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         "/usr/lib/tmpfiles.d/dcsync.conf": (UNITS / "dcsync.tmpfiles").read_text(),
         "/etc/systemd/system/dcsync-probe.service": probe_unit(),
         "/etc/systemd/system/sandbox.service": SANDBOX,
+        "/etc/systemd/system/tls-sandbox.service": TLS_SANDBOX,
+        "/etc/systemd/system/proxy.service": PROXY,
+        "/usr/local/etc/tinyproxy.conf": PROXY_CONF,
+        "/usr/local/etc/hosts-of-the-proxy": f"127.0.0.1 localhost {units_sandbox.API} {units_sandbox.STORAGE}\n",
         "/etc/systemd/system/driver.service": DRIVER,
         "/usr/local/bin/hook": HOOK,
         "/usr/local/bin/stubborn-hook": STUBBORN_HOOK,
@@ -169,6 +189,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 @pytest.mark.machine
 @pytest.mark.needs_root
 @pytest.mark.needs_tool("systemd-nspawn")
+@pytest.mark.needs_tool("tinyproxy")
 @pytest.mark.timeout(600)  # the boot, and all that is driven in it; alone it takes 23 s
 class TestUnderSystemd:
     """One boot, looked at from many sides."""
@@ -291,6 +312,12 @@ class TestUnderSystemd:
         assert shown["Result"] == "success"
         assert seen["drain"]["left_running"] == []
 
+    def test_behind_a_proxy_it_mirrors_by_a_credential_and_by_the_environment(self, seen: Seen) -> None:
+        assert seen["proxied"]["start"]["exit"] == 0
+        for kind in ("by_credential", "by_variable"):
+            assert min(seen["proxied"][kind].values()) > 0, seen["proxied"][kind]
+        assert seen["proxied"]["after"]["Result"] == "success"
+
     def test_an_instance_has_a_state_of_its_own(self, seen: Seen) -> None:
         setup = seen["look_at_setup"]
 
@@ -303,7 +330,9 @@ class TestUnderSystemd:
         others = {path.path for path in seen.booted.written if path.uid != uid and not path.is_folder}
 
         assert written
-        assert [path for path in written if not re.match(r"/(srv|var/lib)/dcsync(/|$)", path)] == []
+        assert [
+            path for path in written if not re.match(r"/(srv/(dcsync|slow|proxied)|var/lib/dcsync)(/|$)", path)
+        ] == []
         assert [
             path for path in others if not re.match(r"/etc/(dcsync|systemd)/|/var/log/(journal/|wtmp$)", path)
         ] == []

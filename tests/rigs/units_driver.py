@@ -31,6 +31,13 @@ DROP_INS: Final = Path("/etc/systemd/system")
 ROOT: Final = Path("/srv/dcsync")
 STATE: Final = Path("/var/lib/dcsync")
 SANDBOX_OUTPUT: Final = Path("/run/sandbox.output")
+TLS_OUTPUT: Final = Path("/run/tls-sandbox.output")
+#: The authority of the sandbox with TLS, and the proxy with its password.
+COMPANY_CA: Final = Path("/run/tls/ca.pem")
+PROXY: Final = "http://dcsync:canary-of-the-proxy@127.0.0.1:3128"
+#: The roots of the instances, not inside that of the daemon: a mirror inside another mirror is refused.
+SLOW_ROOT: Final = Path("/srv/slow")
+PROXIED_ROOT: Final = Path("/srv/proxied")
 #: What comes in a second on an idle machine may take long beside other tests. Each wait ends when its claim is true.
 TIMEOUT_S: Final = 90.0
 
@@ -110,6 +117,9 @@ SLOW: Final = Unit(name="dcsync@slow.service")
 PASS: Final = Unit(name="dcsync-sync.service")
 PROBE: Final = Unit(name="dcsync-probe.service")
 SANDBOX: Final = Unit(name="sandbox.service")
+PROXIED: Final = Unit(name="dcsync@proxied.service")
+TLS_SANDBOX: Final = Unit(name="tls-sandbox.service")
+TINYPROXY: Final = Unit(name="proxy.service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,13 +132,13 @@ class Api:
     refresh_token: str
 
 
-def start_sandbox() -> Api:
-    """Start the sandbox and read what it prints."""
-    SANDBOX.do("start")
+def start_sandbox(unit: Unit = SANDBOX, output: Path = SANDBOX_OUTPUT) -> Api:
+    """Start a sandbox and read what it prints."""
+    unit.do("start")
     # Started means forked: the file is there a moment later.
-    until("the sandbox has opened its output", SANDBOX_OUTPUT.exists)
-    until("the sandbox has said where it is", lambda: SANDBOX_OUTPUT.read_text().endswith("\n"))
-    return Api(**json.loads(SANDBOX_OUTPUT.read_text()))
+    until("the sandbox has opened its output", output.exists)
+    until("the sandbox has said where it is", lambda: output.read_text().endswith("\n"))
+    return Api(**json.loads(output.read_text()))
 
 
 def write_config(
@@ -200,7 +210,7 @@ def drive() -> None:
     """Do it all, and leave what was seen in `observed.json`. A step that breaks does not stop the next."""
     observed: dict[str, Any] = {}
     api = start_sandbox()
-    for step in (look_at_setup, run, poll_now, reload, one_pass, confine, hang, refuse, drain):
+    for step in (look_at_setup, run, poll_now, reload, one_pass, confine, hang, refuse, drain, proxied):
         try:
             observed[step.__name__] = step(api)
         except Exception:  # noqa: BLE001 - told to the tests
@@ -224,7 +234,7 @@ def look_at_setup(api: Api) -> dict[str, Any]:
         "shell": user.pw_shell,
         "root": facts(ROOT),
         "etc": facts(ETC),
-        "secrets": [api.refresh_token, api.access_token, "sandbox-secret"],
+        "secrets": [api.refresh_token, api.access_token, "sandbox-secret", "canary-of-the-proxy"],
     }
 
 
@@ -384,7 +394,7 @@ def refuse(api: Api) -> dict[str, Any]:
 
 def drain(api: Api) -> dict[str, Any]:
     """Stop an instance in the middle of a download, and let it go on."""
-    root, state = ROOT / "slow", STATE / "slow"
+    root, state = SLOW_ROOT, STATE / "slow"
     root.mkdir()
     shutil.chown(root, "dcsync", "dcsync")
 
@@ -396,7 +406,7 @@ def drain(api: Api) -> dict[str, Any]:
         return {path.name: path.stat().st_size for path in (root / ".dcsync/staging").rglob("*.part")}
 
     write("1 MiB/s")
-    SLOW.drop_in(f"LoadCredential=access-token:{ETC}/access-token\n")
+    SLOW.drop_in(f"ReadWritePaths={root}\nLoadCredential=access-token:{ETC}/access-token\n")
     started = SLOW.do("start")
     until("something is on its way", lambda: any(parts().values()))
     busy = SLOW.show()
@@ -413,6 +423,63 @@ def drain(api: Api) -> dict[str, Any]:
     alive = subprocess.run(["pgrep", "--full", "sleep 1234"], check=False, capture_output=True, text=True)
     seen["left_running"] = alive.stdout.split()
     return {**seen, "state": facts(state), "said": SLOW.new_lines(lines)}
+
+
+def proxied(_: Api) -> dict[str, Any]:
+    """Run an instance whose API only a proxy with a password can reach, first by a credential, then by a variable."""
+    api, state = start_sandbox(TLS_SANDBOX, TLS_OUTPUT), STATE / "proxied"
+    PROXIED_ROOT.mkdir()
+    shutil.chown(PROXIED_ROOT, "dcsync", "dcsync")
+    shutil.copy(COMPANY_CA, ETC / "ca.pem")
+    write_secret("proxy", PROXY)
+    write_secret("tls-access-token", api.access_token)
+
+    def write(network: str) -> None:
+        more = f'requests = ["*"]\n[network]\n{network}\n'
+        auth = 'access_token = "credential:access-token"'
+        write_config(api, "proxied", root=PROXIED_ROOT, state=state, auth=auth, more=more)
+        path = ETC / "proxied.toml"
+        path.write_text(path.read_text().replace("[api]", '[api]\nallow_storage_hosts = ["storage.dcsync.test"]'))
+
+    def drop_in(more: str) -> None:
+        PROXIED.drop_in(f"ReadWritePaths={PROXIED_ROOT}\nLoadCredential=access-token:{ETC}/tls-access-token\n{more}")
+
+    def mirrored() -> int:
+        return len(snapshots(PROXIED_ROOT))
+
+    def poll(count: int) -> None:
+        TLS_SANDBOX.do("kill", "--signal=USR1")
+        PROXIED.do("kill", "--signal=USR1", "--kill-who=main")
+        until("the new job is mirrored through the proxy", lambda: mirrored() == count)
+
+    TINYPROXY.do("start")
+    write(f'proxy = "credential:proxy"\nca_file = "{ETC}/ca.pem"')
+    drop_in(f"LoadCredential=proxy:{ETC}/proxy\n")
+    seen: dict[str, Any] = {"start": PROXIED.do("start")}
+    until("all that there is has been mirrored through the proxy", lambda: mirrored() == 5)
+    seen["by_credential"] = tunnels()
+
+    # A proxy that is gone is named.
+    TINYPROXY.do("stop")
+    lines = len(PROXIED.journal())
+    PROXIED.do("kill", "--signal=USR1", "--kill-who=main")
+    until("the proxy is named", lambda: "to the proxy 127.0.0.1:3128" in "\n".join(PROXIED.new_lines(lines)))
+    PROXIED.do("stop")
+
+    TINYPROXY.do("start")
+    write("")
+    drop_in(f"Environment=HTTPS_PROXY={PROXY} SSL_CERT_FILE={ETC}/ca.pem\n")
+    before = tunnels()
+    PROXIED.do("start")
+    poll(6)
+    seen["by_variable"] = {host: count - before[host] for host, count in tunnels().items()}
+    return {**seen, "stop": PROXIED.do("stop"), "after": PROXIED.show(), "said": PROXIED.journal()}
+
+
+def tunnels() -> dict[str, int]:
+    """Return how many tunnels the proxy was asked for, by host."""
+    said = "\n".join(TINYPROXY.journal())
+    return {host: said.count(f"): CONNECT {host}") for host in ("api.dcsync.test", "storage.dcsync.test")}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dcsync.core.sidecar import Adopted
 from dcsync.core.system_files import is_system_name
 from dcsync.core.table import is_table
 from dcsync.core.wire import WireError
-from dcsync.errors import DiskError, MirrorTampered
+from dcsync.errors import DcsyncError, DiskError, MirrorTampered
 from dcsync.mirror import disk
 from dcsync.mirror.hashing import hash_descriptor
 from dcsync.mirror.nesting import is_other_mirror
@@ -35,15 +35,23 @@ def read_snapshot(root: MirrorRoot, folder: str) -> Adopted | None:
     except (FileNotFoundError, WireError):
         return None
     digest = hashlib.sha256(body).hexdigest()
-    proved = read_sums(root, folder).get(names.SIDECAR_NAME) == digest
+    proved = usable_sums(root, folder).get(names.SIDECAR_NAME) == digest
     return replace(adopted, sha256=digest if proved else None)
 
 
 def read_sums(root: MirrorRoot, folder: str) -> Mapping[str, str]:
-    """Return the hashes in a snapshot's `SHA256SUMS` by name. Empty when the file is missing. Blocks."""
+    """Return the hashes in a snapshot's `SHA256SUMS` by name. Empty without such a file. Blocks."""
     try:
         return sidecar.parse_sums(root.read_file(folder, names.SUMS_NAME))
-    except FileNotFoundError:
+    except (FileNotFoundError, MirrorTampered):
+        return {}
+
+
+def usable_sums(root: MirrorRoot, folder: str) -> Mapping[str, str]:
+    """Return the same, and nothing when the file cannot be read: `_dcsync.json` has the hashes as well. Blocks."""
+    try:
+        return read_sums(root, folder)
+    except DcsyncError:
         return {}
 
 

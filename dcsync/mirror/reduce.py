@@ -83,7 +83,11 @@ def swap(root: MirrorRoot, reduction: Reduction) -> None:
 
     A line in `.dcsync` names the snapshot first. With it, the next start finishes what a crash cut short.
     """
-    append_line(root, _REDUCED, {"account": reduction.account, "job": reduction.job, "folder": reduction.folder})
+    try:
+        append_line(root, _REDUCED, {"account": reduction.account, "job": reduction.job, "folder": reduction.folder})
+    except DcsyncError:
+        drop_unbegun(root, reduction.leaf)
+        raise
     parent_path, _, name = reduction.folder.rpartition("/")
     with (
         root.folder(parent_path) as parent,

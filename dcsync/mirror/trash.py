@@ -23,7 +23,7 @@ from dcsync.mirror.lines import append_line, read_lines
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 
 TRASH = "trash"
-_PRUNED = "pruned.jsonl"
+PRUNED = "pruned.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ def trash_leaf(account: AccountName, job: JobId) -> str:
 def note_pruned(root: MirrorRoot, pruned: Pruned) -> None:
     """Append the line of a pruned snapshot, durably. Blocks. The caller holds the lock."""
     record = pruned.record
-    append_line(root, _PRUNED, {"account": pruned.account, "folder": record.folder, "record": record_json(record)})
+    append_line(root, PRUNED, {"account": pruned.account, "folder": record.folder, "record": record_json(record)})
 
 
 def all_pruned(root: MirrorRoot) -> Iterator[Pruned]:
@@ -66,7 +66,7 @@ def withdraw_unpruned(root: MirrorRoot, folders: Mapping[AccountName, Mapping[Jo
     withdrawn = []
     for account, folder in sorted(here & lines):
         if root.has_folder(folder):
-            append_line(root, _PRUNED, {"account": account, "withdrawn": folder})
+            append_line(root, PRUNED, {"account": account, "withdrawn": folder})
             withdrawn.append(folder)
     return withdrawn
 
@@ -74,7 +74,7 @@ def withdraw_unpruned(root: MirrorRoot, folders: Mapping[AccountName, Mapping[Jo
 def _valid_lines(root: MirrorRoot) -> list[Mapping[str, Json]]:
     """Return the lines with an account and a folder that no later line withdraws, oldest first."""
     valid: list[Mapping[str, Json]] = []
-    for entry in read_lines(root, _PRUNED):
+    for entry in read_lines(root, PRUNED):
         account, folder, withdrawn = entry.get("account"), entry.get("folder"), entry.get("withdrawn")
         if isinstance(withdrawn, str):
             valid = [line for line in valid if (line["account"], line["folder"]) != (account, withdrawn)]

@@ -20,7 +20,7 @@ from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.missing import finish_pruning, notice_missing
 from dcsync.ops.integrity.rebuild import is_under_way, rebuild
 from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
-from dcsync.ops.integrity.unfinished import report_unfinished
+from dcsync.ops.integrity.unfinished import Unfinished, report_unfinished
 from dcsync.ops.limits import report_limits
 from dcsync.ops.mirroring.latest import move_latest
 from dcsync.ops.renamed_accounts import follow_accounts
@@ -52,8 +52,16 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
 
 
 async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSettings], *, notices_missing: bool) -> None:
-    unfinished = await restore_reductions(context)
-    if await is_under_way(context) or (not context.is_new and not await context.manifest.knows_snapshots()):
+    needs_rebuild = await is_under_way(context) or (not context.is_new and not await context.manifest.knows_snapshots())
+    unfinished: list[Unfinished] = []
+    try:
+        unfinished += await restore_reductions(context)
+    except (DiskError, MirrorTampered):
+        # Any snapshot without a folder may wait there. `finish_reductions` meets the same error, and raises its alert.
+        if needs_rebuild:
+            raise
+        notices_missing = False
+    if needs_rebuild:
         # The manifest was lost or damaged, or is older than the first snapshot: rebuild it from the mirror.
         await rebuild(context, [account.name for account in accounts])
     await finish_reductions(context)
@@ -81,9 +89,13 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
     The staging of an open job stays: any of several hosts may be using it.
     """
     # The staging is listed before the jobs. A job that another host begins in between is then listed as open.
-    existing = await context.disk.run(staged_jobs, context.root)
-    useful: set[str] = set()
     errors: list[DcsyncError] = []
+    existing: set[str] = set()
+    try:
+        existing = await context.disk.run(staged_jobs, context.root)
+    except (DiskError, MirrorTampered) as error:
+        errors.append(error)
+    useful: set[str] = set()
     for account in accounts:
         jobs = await context.manifest.jobs(account.name, states=OPEN)
         useful |= {component(account.staging_of(job.job.id)) for job in jobs.values()}

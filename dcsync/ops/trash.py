@@ -42,6 +42,28 @@ async def empty_whole_trash(context: MirrorContext, leaves: Sequence[str]) -> No
     await report_leftovers(context, TRASH_FOLDER, errors)
 
 
+async def read_pruned(context: MirrorContext) -> list[trash.Pruned] | None:
+    """Return the pruned snapshots, oldest first. If their lines cannot be read, record an alert and return None."""
+    try:
+        found = await context.disk.run(lambda: list(trash.all_pruned(context.root)))
+    except (DiskError, MirrorTampered) as error:
+        await report_lines(context, error)
+        return None
+    await report_lines(context, None)
+    return found
+
+
+async def report_lines(context: MirrorContext, error: DcsyncError | None) -> None:
+    """Record the alert about the lines of pruned snapshots, or resolve it without an error."""
+    parts, path = BrokenParts(context.manifest, None), f"{OWN_FOLDER}/{trash.PRUNED}"
+    if error is None:
+        await parts.resolve(AlertCode.M_TRASH, path)
+        return
+    message = f"{path} cannot be used: {error.message}. Nothing can be pruned, and no missing snapshot is replaced"
+    log.warning("the lines of pruned snapshots cannot be used", error=error.message, hint=error.advice)
+    await parts.record(BrokenPart(code=AlertCode.M_TRASH, subject=path, message=message, hint=error.advice))
+
+
 async def report_leftovers(
     context: MirrorContext, folder: str, errors: Sequence[DcsyncError], *, is_disposable: bool = True
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,10 +17,11 @@ import pytest
 from dcsync.core.model import How, JobId, RequestId
 from dcsync.core.sidecar import Adopted
 from dcsync.core.table import TableFacts
-from dcsync.errors import DcsyncError, MirrorTampered
-from dcsync.mirror.adopt import find_snapshots, read_snapshot, verify
+from dcsync.errors import DcsyncError, DiskError, MirrorTampered
+from dcsync.mirror.adopt import find_snapshots, read_snapshot, read_sums, verify
 from dcsync.mirror.root import MirrorRoot, open_root
 from tests.fakes import JOB_ID, REQUEST_ID
+from tests.rigs.odd import refuse_to_open
 
 FOLDER = "acme/my-company-data-extract-ce9bc188/2026/11/22/120000Z-9bd7c8a0"
 FILES = {"admin_users.csv": b"id,name\n", "forms_forms.csv": bytes(range(256)) * 40, "empty.csv": b""}
@@ -268,3 +271,42 @@ def test_what_a_sidecar_says_of_a_table_is_taken_over(root: MirrorRoot) -> None:
     assert adopted is not None
 
     assert verify(root, adopted).snapshot.files[0].table == TableFacts(header=("said",), rows=7)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_snapshot_is_read_although_its_sums_cannot_be(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = publish(root)
+    digest = hashlib.sha256((path / "_dcsync.json").read_bytes()).hexdigest()
+    (path / "SHA256SUMS").write_text(f"{digest}  _dcsync.json\n")
+    assert read(root).sha256 == digest
+    refuse_to_open(monkeypatch, "SHA256SUMS", number)
+
+    assert read(root).sha256 is None
+    with pytest.raises(DiskError):
+        read_sums(root, FOLDER)
+
+
+def test_one_folder_that_cannot_be_listed_does_not_end_the_search(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(root)
+    (root.path / "broken").mkdir()
+    scan = os.scandir
+
+    def refuse(folder: int) -> Any:
+        if Path(f"/proc/self/fd/{folder}").readlink().name == "broken":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    assert list(find_snapshots(root)) == [FOLDER]
+
+
+def test_the_hidden_copy_of_a_snapshot_is_not_one(root: MirrorRoot) -> None:
+    publish(root)
+    publish(root, f"{FOLDER.rpartition('/')[0]}/.dcsync-0123456789abcdef")
+
+    assert list(find_snapshots(root)) == [FOLDER]

@@ -18,7 +18,7 @@ from dcsync.mirror import trash
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.unfinished import Unfinished
-from dcsync.ops.trash import TRASH_FOLDER, empty_whole_trash, report_leftovers
+from dcsync.ops.trash import TRASH_FOLDER, empty_whole_trash, read_pruned, report_leftovers, report_lines
 
 log = structlog.get_logger(__name__)
 
@@ -65,8 +65,9 @@ async def _withdraw_unpruned(context: MirrorContext) -> None:
     try:
         withdrawn = await context.disk.run(trash.withdraw_unpruned, context.root, folders)
     except (DiskError, MirrorTampered) as error:
-        log.warning("the lines of pruned snapshots cannot be checked", error=error.message)
+        await report_lines(context, error)
         return
+    await report_lines(context, None)
     for folder in withdrawn:
         log.info("snapshot was not pruned, although it has a line", folder=folder)
 
@@ -168,7 +169,10 @@ async def _record_pruned(
     A manifest that was restored from a backup may be older than the pruning. The mirror has a line for each pruned
     snapshot. A line that is older than the snapshot is about an earlier one: the job was downloaded again since.
     """
-    lines = await context.disk.run(lambda: list(trash.all_pruned(context.root)))
+    lines = await read_pruned(context)
+    if lines is None:
+        # dcsync may have pruned any of them.
+        return []
     pruned = {line.record.job.id: line.record for line in lines if line.account == account.name}
     left = []
     for job in missing:

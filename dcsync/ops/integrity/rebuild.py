@@ -22,12 +22,15 @@ from dcsync.core.sidecar import Adopted, Changes, summarize
 from dcsync.core.snapshot import ADOPTED, Record, Transfer
 from dcsync.errors import DcsyncError, DiskError, MirrorTampered
 from dcsync.manifest import SnapshotRows, StoredValues
-from dcsync.mirror import adopt, trash
+from dcsync.mirror import adopt
 from dcsync.mirror.check import Survey, survey
+from dcsync.mirror.root import OWN_FOLDER
+from dcsync.mirror.trash import PRUNED
 from dcsync.ops.context import MirrorContext, MirrorSettings
 from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, Unwatched
 from dcsync.ops.integrity.reduce import restore_reductions
 from dcsync.ops.mirroring.adopt import is_hollow
+from dcsync.ops.trash import read_pruned
 
 log = structlog.get_logger(__name__)
 
@@ -154,8 +157,8 @@ class _Rebuild:
             found = await self._guess(folder)
             if found is not None:
                 await self._adopt(folder, found, Source.NAMES)
-        await self._restore_pruned()
-        await StoredValues(context.manifest).save(REBUILDING, None)
+        if await self._restore_pruned():
+            await StoredValues(context.manifest).save(REBUILDING, None)
         report.read_bytes = self._reader.read_bytes
         # Before the first snapshot, every run checks whether the mirror has one that the manifest lacks.
         report_it = log.warning if report.snapshots or report.refused or report.pruned else log.debug
@@ -222,7 +225,7 @@ class _Rebuild:
             return
         try:
             survey_ = await context.disk.run(survey, context.root, folder)
-            sums = await context.disk.run(adopt.read_sums, context.root, folder)
+            sums = await context.disk.run(adopt.usable_sums, context.root, folder)
             files, damaged = await self._compare(folder, found.snapshot.files, survey_, sums)
             await self._records.restore(
                 found.account,
@@ -380,10 +383,15 @@ class _Rebuild:
             )
         return files
 
-    async def _restore_pruned(self) -> None:
+    async def _restore_pruned(self) -> bool:
+        """Record the pruned snapshots. Return False if their lines cannot be read: the next start tries it again."""
         context = self._context
+        lines = await read_pruned(context)
+        if lines is None:
+            self._report.refused.append((f"{OWN_FOLDER}/{PRUNED}", "the lines of pruned snapshots cannot be read"))
+            return False
         jobs = {account: await context.manifest.jobs(account) for account in await context.manifest.accounts()}
-        for pruned in await context.disk.run(lambda: list(trash.all_pruned(context.root))):
+        for pruned in lines:
             known = jobs.get(pruned.account, {}).get(pruned.record.job.id)
             if known is not None and known.state is not JobState.PRUNED:
                 # The folder exists: the pruning was interrupted, or the snapshot was downloaded again.
@@ -396,6 +404,7 @@ class _Rebuild:
                     log.warning("the line of a pruned snapshot contains invalid Unicode", folder=repr(folder))
                     continue
                 self._report.pruned += 1
+        return True
 
     def _refuse(self, folder: str, reason: str) -> None:
         self._report.refused.append((folder, reason))

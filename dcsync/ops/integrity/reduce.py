@@ -106,7 +106,8 @@ def _own_files(
 async def restore_reductions(context: MirrorContext) -> list[Unfinished]:
     """Put snapshots back that a crash left without a folder. The first step of a recovery, before a rebuild.
 
-    Return those that could not be put back. They stay in `.dcsync/reducing` until a later call.
+    Return those that could not be put back. They stay in `.dcsync/reducing` until a later call. Raises an error if it
+    is not known which they are.
     """
 
     def find() -> list[Reduction]:
@@ -129,8 +130,12 @@ async def finish_reductions(context: MirrorContext) -> None:
     The row is that of the whole one after a crash, and in a manifest that was restored from an older backup. What
     cannot be finished stays as it is until a later call, and is an alert.
     """
-    begun = await context.disk.run(lambda: list(reduce.all_reductions(context.root)))
-    left = await context.disk.run(reduce.leaves, context.root)
+    try:
+        begun = await context.disk.run(lambda: list(reduce.all_reductions(context.root)))
+        left = await context.disk.run(reduce.leaves, context.root)
+    except (DiskError, MirrorTampered) as error:
+        await report_leftovers(context, _REDUCING, [error], is_disposable=False)
+        return
     steps = [partial(_record_reduced, context, one) for one in await _unrecorded(context, begun)]
     steps += [partial(_clear, context, one) for one in begun if one.leaf in left]
     steps += [partial(_drop_unbegun, context, leaf) for leaf in sorted(left - {one.leaf for one in begun})]

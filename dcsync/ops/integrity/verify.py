@@ -233,11 +233,8 @@ class _Verification:
             self._find(Kind.EXTRA, snapshot.job, f"{folder}/{name}", "not a file of the snapshot", key=folder)
 
     async def _sums(self, folder: str) -> Mapping[str, str]:
-        try:
-            return await self._context.disk.run(adopt.read_sums, self._context.root, folder)
-        except DcsyncError:
-            # The check of SHA256SUMS itself reports the error.
-            return {}
+        # The check of SHA256SUMS itself reports an error.
+        return await self._context.disk.run(adopt.usable_sums, self._context.root, folder)
 
     def _own_files(
         self, snapshot: Snapshot, sidecar_sha256: str | None, sums: Mapping[str, str]

@@ -153,6 +153,15 @@ async def test_a_run_sends_its_heartbeat_through_the_proxy(tmp_path: Path) -> No
         assert service.heartbeats == [f"/{CANARY}"]
 
 
+def certificate_folder(network: Company) -> Path:
+    """Return a folder that OpenSSL finds the authority in."""
+    folder = network.mirror.folder / "certificates"
+    folder.mkdir()
+    (folder / "ca.pem").write_bytes(network.authority.certificate.read_bytes())
+    subprocess.run(["openssl", "rehash", str(folder)], check=True)
+    return folder
+
+
 async def test_a_proxy_may_itself_use_tls(tmp_path: Path) -> None:
     async with (
         company(tmp_path, login=LOGIN) as network,
@@ -168,8 +177,10 @@ async def test_a_proxy_may_itself_use_tls(tmp_path: Path) -> None:
         network.mirror.assert_identical(job)
 
 
-async def test_a_process_obeys_the_environment_alone(tmp_path: Path) -> None:
-    """A user without a [network] section: HTTPS_PROXY and SSL_CERT_FILE are enough for everything."""
+@pytest.mark.needs_tool("openssl")
+@pytest.mark.parametrize("kind", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+async def test_a_process_obeys_the_environment_alone(tmp_path: Path, kind: str) -> None:
+    """A user without a [network] section: HTTPS_PROXY and one of OpenSSL's variables are enough for everything."""
     async with company(tmp_path, login=LOGIN, world=World()) as network:
         add_extract(network.mirror, tables(1))
         del network.mirror.config["network"]
@@ -177,7 +188,7 @@ async def test_a_process_obeys_the_environment_alone(tmp_path: Path) -> None:
             **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
             **network.mirror.environ,
             "HTTPS_PROXY": network.proxy.url_with_password,
-            "SSL_CERT_FILE": str(network.authority.certificate),
+            kind: str(network.authority.certificate if kind == "SSL_CERT_FILE" else certificate_folder(network)),
         }
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "dcsync", "--config", write_config(network.mirror), "doctor"),

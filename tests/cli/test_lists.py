@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dcsync.sandbox import Fault
+from dcsync.sandbox.refusals import REQUEST_ID
 from tests.cli.conftest import Dcsync
 from tests.rigs.served import Served
 
@@ -133,3 +134,14 @@ def test_an_html_response_is_reported(many: Served, dcsync: Dcsync) -> None:
     assert "A-ANSWER" in result.err
     assert "<html>Sign in</html>" in result.err
     assert "api.base_url" in result.err
+
+
+@pytest.mark.parametrize("command", ["requests", "jobs"])
+def test_a_refused_list_shows_the_reason_and_the_request_id(side: Served, dcsync: Dcsync, command: str) -> None:
+    refusal = Fault(server="api", kind="refuse-error-object", status=403, body=b"you lack Insight", times=None)
+    side.sandbox.faults.add(refusal)
+
+    result = dcsync(command)
+
+    assert result.status == 13
+    assert f"you lack Insight: SANDBOX-42 (request ID {REQUEST_ID})" in result.err

@@ -183,3 +183,19 @@ def test_a_retry_after_is_kept_between_a_second_and_an_hour(header: str, seconds
 )
 def test_the_bound_of_a_backoff_doubles_up_to_the_33rd_attempt(attempt: int, bound: float) -> None:
     assert quota.backoff(attempt, base_s=1.0, cap_s=1e12, draw=1.0) == bound
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Sun, 22 Nov 2026 11:59:00 GMT", 60.0),
+        ("Sun, 22 Nov 2026 12:00:30 GMT", -30.0),
+        ("Sun, 22 Nov 2026 13:00:00 +0100", 0.0),
+        ("Sun, 22 Nov 2026 12:00:00 -0000", None),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_difference_of_the_clocks_is_that_to_the_date_header(date: str | None, seconds: float | None) -> None:
+    assert quota.skew(date, datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)) == seconds

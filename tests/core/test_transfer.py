@@ -30,6 +30,7 @@ from dcsync.errors import (
     DiskFull,
     RangeIgnored,
     SizeMismatch,
+    StorageError,
     StorageFault,
     StorageRefused,
     StorageUnreachable,
@@ -166,6 +167,14 @@ class TestOtherAnswers:
     def test_any_other_status_is_a_fault(self, status: int) -> None:
         with pytest.raises(StorageFault, match=f"the storage answered with status {status}"):
             answer(status, unless_etag=ETAG)
+
+    @pytest.mark.parametrize("status", [403, 503])
+    def test_the_reason_of_the_storage_is_part_of_the_message(self, status: int) -> None:
+        words = "SlowDown: reduce your rate"
+        with pytest.raises(StorageError, match=f"{status}\\)?: {words}$"):
+            decide(status, {}, size=100, have=None, unless_etag=None, words=words)
+        with pytest.raises(StorageError, match=f"{status}\\)?: {words}$"):
+            decide_range(status, {}, start=0, stop=9, size=100, etag=None, words=words)
 
     @given(
         status=st.sampled_from([200, 206, 304, 412, 416, 403, 500]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -23,6 +24,7 @@ UNTRUSTED = (
     "CA (docs/network.md). Otherwise check the clock and the CA certificates of this machine"
 )
 _PASSWORD = "check the user name and the password of the proxy (network.proxy or HTTPS_PROXY, docs/network.md)"  # noqa: S105
+_SCHEMES = "use a local helper such as cntlm, and name it in network.proxy (docs/network.md)"
 _REFUSED = "ask the administrator of the proxy to allow this host (docs/network.md lists all hosts)"
 UNREACHABLE_PROXY = "check network.proxy, or HTTPS_PROXY and NO_PROXY in the environment of dcsync (docs/network.md)"
 
@@ -86,7 +88,8 @@ def trust(ca_file: Path) -> ssl.SSLContext:
 def _explain(error: BaseException, proxy: Proxy | None) -> Failure:
     match error:
         case aiohttp.ClientHttpProxyError():
-            return refused_by(proxy, error.status, error.message)
+            offers = [] if error.headers is None else error.headers.getall("Proxy-Authenticate", [])
+            return refused_by(proxy, error.status, error.message, offers=offers)
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
             cause = getattr(error, "certificate_error", None) or error.os_error
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -111,11 +114,18 @@ def _explain(error: BaseException, proxy: Proxy | None) -> Failure:
             return Failure(type(error).__name__)
 
 
-def refused_by(proxy: Proxy | None, status: int, reason: str) -> Failure:
-    """Return the failure for a status with which a proxy answered in place of the host."""
+def refused_by(proxy: Proxy | None, status: int, reason: str, *, offers: Sequence[str] = ()) -> Failure:
+    """Return the failure for a status with which a proxy answered in place of the host.
+
+    `offers` are the values of its `Proxy-Authenticate` headers.
+    """
     shown = "the proxy" if proxy is None else f"the proxy {proxy.shown}"
     answer = f"{status} {printable(reason, 80)}".strip()
     if status in {401, 407}:  # 407 by RFC 9110 §15.5.8; tinyproxy answers 401 to a wrong password
+        schemes = [offer.partition(" ")[0] for offer in offers]
+        if schemes and "basic" not in map(str.lower, schemes):
+            offered = printable(", ".join(schemes), 80)
+            return Failure(f"{shown} accepts only {offered}, which dcsync does not support ({answer})", _SCHEMES)
         has_password = proxy is not None and proxy.user is not None
         problem = "rejects the user name or the password" if has_password else "requires a user name and a password"
         return Failure(f"{shown} {problem} ({answer})", _PASSWORD)

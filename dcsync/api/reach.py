@@ -17,6 +17,7 @@ from dcsync.network import DIRECT, UNREACHABLE_PROXY, UNTRUSTED, Network, refuse
 #: Generous for a working network, and short enough for an operator who waits for `dcsync doctor`.
 _PATIENCE_S = 10.0
 #: The status line of a proxy's answer (RFC 9112 §4).
+_OFFER = re.compile(rb"^proxy-authenticate:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?")
 
 
@@ -103,9 +104,13 @@ async def _connect_through(
         writer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
         answer = await reader.readuntil(b"\r\n\r\n")
         status = _STATUS.match(answer)
-        if status is None or status[1] != b"200":
-            code, reason = (0, b"not an HTTP proxy") if status is None else (int(status[1]), status[2] or b"")
-            failure = refused_by(proxy, code, reason.decode("utf-8", "replace"))
+        if status is None:
+            message = f"{proxy.shown} is not an HTTP proxy"
+            raise ApiUnreachable(message, hint=UNREACHABLE_PROXY)
+        if status[1] != b"200":
+            offers = [offer.decode("ascii", "replace") for offer in _OFFER.findall(answer)]
+            reason = (status[2] or b"").decode("utf-8", "replace")
+            failure = refused_by(proxy, int(status[1]), reason, offers=offers)
             raise ApiUnreachable(failure.reason, hint=failure.hint)
         if context is not None:
             await writer.start_tls(context, server_hostname=host)

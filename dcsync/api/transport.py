@@ -151,8 +151,9 @@ class ApiTransport:
             token = await self.tokens.access_token(rejected=token)
             status, headers, body = await self._exchange(url, path, token, on_call)
             if status == 401:
-                message = f"the API rejected the access token ({reason(headers, body, secrets=[token])})"
-                raise LoginRequired(message)
+                words = reason(headers, body, secrets=[token])
+                message = "the API rejected the access token"
+                raise LoginRequired(f"{message} ({words})" if words else message)
         if status == 200:
             try:
                 return wire.decode_json(body)

@@ -12,12 +12,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dcsync.api.reach import Reached, reach
+from dcsync.core.proxies import one_proxy
 from dcsync.errors import ApiUnreachable
 from dcsync.network import Network
 
@@ -128,3 +130,58 @@ async def test_several_addresses_that_refuse_are_one_failure(monkeypatch: pytest
 
     with pytest.raises(ApiUnreachable, match=rf"no connection to api.test:{port} \("):
         await reach(f"http://api.test:{port}")
+
+
+# --- proxies (tests/test_network.py has a real one) -------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[Network]:
+    """A network whose proxy gives this answer to every request."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield Network(proxies=one_proxy(url, {}, source="network.proxy"))
+
+
+NTLM = b"HTTP/1.1 407 Denied\r\nProxy-Authenticate: NTLM\r\nproxy-authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n"
+BASIC = NTLM.replace(b"Negotiate", b'Basic realm="x"')
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem", "hint"),
+    [
+        (NTLM, "accepts only NTLM, Negotiate, which dcsync does not support (407 Denied)", "cntlm"),
+        (BASIC, "requires a user name and a password (407 Denied)", "the user name and the password"),
+        (b"HTTP/1.1 502 Bad\r\nContent-Length: 0\r\n\r\n", "cannot reach the host (502 Bad)", "network.proxy"),
+        (b"HTTP/1.1 403 \x1b[31m\r\nContent-Length: 0\r\n\r\n", "(403 \\x1b[31m)", "allow this host"),
+    ],
+)
+async def test_the_refusal_of_a_proxy_is_explained_alike_by_doctor_and_by_a_call(
+    answer: bytes, problem: str, hint: str
+) -> None:
+    async with answering(answer) as network:
+        with pytest.raises(ApiUnreachable) as caught:
+            await reach("https://api.test", network=network)
+        assert problem in str(caught.value)
+        assert hint in caught.value.advice
+
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError) as raised:
+                await session.get("https://api.test", **network.route("https://api.test"))
+        failure = network.explain(raised.value, "https://api.test")
+        if b"\x1b" not in answer:  # aiohttp refuses such a status line itself
+            assert failure.reason == str(caught.value)
+            assert failure.hint == caught.value.advice
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n\r\n", b"", b"x" * 100_000])
+async def test_what_is_no_proxy_is_named(answer: bytes) -> None:
+    async with answering(answer) as network:
+        with pytest.raises(ApiUnreachable, match=r"is not an HTTP proxy|through the proxy http"):
+            await reach("https://api.test", network=network)

@@ -40,7 +40,7 @@ def proxy(network: Network, base_url: str, *, heartbeat: str | None) -> Check:
     if set(uses) == {None}:
         return ok("proxy", "none: dcsync contacts all hosts directly")
     described = (f"{name or 'no proxy'} for {', '.join(shown)}" for name, shown in uses.items())
-    exceptions = ", ".join(printable(exception) for exception in network.proxies.exceptions)
+    exceptions = printable(", ".join(network.proxies.exceptions), 200)
     return ok("proxy", "; ".join(described) + (f"; NO_PROXY: {exceptions}" if exceptions else ""))
 
 

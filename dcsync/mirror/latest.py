@@ -6,10 +6,9 @@ A folder that dcsync did not make, or that has a file of a user, is neither repl
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import posixpath
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import StrEnum
 
 from dcsync.core import names
@@ -47,26 +46,26 @@ def point_latest(
     if kind is LatestKind.NONE:
         return
     shown = disk.shown(f"{request_folder}/{name}")
-    with (
-        disk.disk_errors(f"making {shown}"),
-        root.folder(request_folder) as folder,
-        root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging,
-    ):
-        # The replacement is built in `.dcsync`, so that a reader of the mirror sees the old one or the new one.
-        new_name = names.component(f"latest.{request_folder}") + root.mark
-        discard_name(root, new_name, staging)
+    target = posixpath.relpath(snapshot, request_folder)
+    with disk.disk_errors(f"making {shown}"), root.folder(request_folder) as folder:
+
+        def build(where: int, new_name: str) -> None:
+            discard_name(root, new_name, where)
+            if kind is LatestKind.SYMLINK:
+                _make_symlink(target, new_name, where, shown)
+            else:
+                _link_all(root, snapshot, new_name, where)
+            _swap(root, new_name, where, name, folder)
+
         if kind is LatestKind.SYMLINK:
-            target = posixpath.relpath(snapshot, request_folder)
-            if _points_to(folder, name, target):
-                return
-            refuse_foreign(folder, name, shown)
-            _make_symlink(target, new_name, staging, shown)
+            is_right = _points_to(folder, name, target)
         else:
-            if not rebuild and _is_folder_of(root, folder, name, snapshot):
-                return
-            refuse_foreign(folder, name, shown)
-            _link_all(root, snapshot, new_name, staging)
-        _swap(root, new_name, staging, name, folder)
+            is_right = not rebuild and _is_folder_of(root, folder, name, snapshot)
+        if is_right:
+            _discard_leftover(root, request_folder)
+            return
+        refuse_foreign(folder, name, shown)
+        _work_beside(root, folder, request_folder, build)
         os.fsync(folder)
 
 
@@ -105,9 +104,15 @@ def drop_latest(root: MirrorRoot, place: str, *, targets: Collection[str]) -> bo
                 return False
             if target is None:
                 refuse_foreign(folder, name, shown)
-            with root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging:
+
+            def remove(where: int, old_name: str) -> None:
+                discard_name(root, old_name, where)
                 # Renamed first, so that a reader of the mirror never sees half of a folder of hard links.
-                _move_aside(root, name, folder, staging)
+                os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=where)
+                os.fsync(folder)
+                discard_name(root, old_name, where)
+
+            _work_beside(root, folder, request_folder, remove)
             return True
     except FileNotFoundError:
         return False
@@ -186,35 +191,58 @@ def _make_symlink(target: str, name: str, staging: int, shown: str) -> None:
         raise DiskError(message, hint='set mirror.latest to "hardlinks" or "none"') from None
 
 
-def _swap(root: MirrorRoot, new_name: str, staging: int, name: str, folder: int) -> None:
+def _swap(root: MirrorRoot, new_name: str, where: int, name: str, folder: int) -> None:
     if not disk.is_there(name, below=folder):
-        os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
+        os.rename(new_name, name, src_dir_fd=where, dst_dir_fd=folder)
         return
-    if disk.exchange(new_name, staging, name, folder):
-        discard_name(root, new_name, staging)
+    if disk.exchange(new_name, where, name, folder):
+        discard_name(root, new_name, where)
         return
     # Where two names cannot be exchanged, a symlink can still be renamed over a symlink in one step.
     try:
-        os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
+        os.rename(new_name, name, src_dir_fd=where, dst_dir_fd=folder)
     except OSError:
         # A folder cannot. Only here is `latest` missing, for the time between two system calls.
         old_name = f"{new_name}.old"
-        discard_name(root, old_name, staging)
-        os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=staging)
+        discard_name(root, old_name, where)
+        os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=where)
         try:
-            os.rename(new_name, name, src_dir_fd=staging, dst_dir_fd=folder)
+            os.rename(new_name, name, src_dir_fd=where, dst_dir_fd=folder)
         except OSError:
-            os.rename(old_name, name, src_dir_fd=staging, dst_dir_fd=folder)
+            os.rename(old_name, name, src_dir_fd=where, dst_dir_fd=folder)
             raise
-        discard_name(root, old_name, staging)
+        discard_name(root, old_name, where)
 
 
-def _move_aside(root: MirrorRoot, name: str, folder: int, staging: int) -> None:
-    old_name = f"latest.{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}{root.mark}.old"
-    discard_name(root, old_name, staging)
-    os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=staging)
-    os.fsync(folder)
-    discard_name(root, old_name, staging)
+def _work_beside(root: MirrorRoot, folder: int, request_folder: str, work: Callable[[int, str], None]) -> None:
+    """Call `work` with a folder and a name in it that readers of the mirror do not see.
+
+    The folder is the staging. Where that is on another file system, so that nothing can be renamed out of it, the name
+    is a hidden one in `folder` itself.
+    """
+    with root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging:
+        if os.fstat(staging).st_dev == os.fstat(folder).st_dev:
+            name = _staged_name(root, request_folder)
+            try:
+                work(staging, name)
+            except OSError as error:
+                # Two mounts of the same file system.
+                if error.errno != errno.EXDEV:
+                    raise
+                discard_name(root, name, staging)
+            else:
+                return
+    work(folder, f"{OWN_FOLDER}-latest{root.mark}")
+
+
+def _staged_name(root: MirrorRoot, request_folder: str) -> str:
+    return names.component(f"latest.{request_folder}") + root.mark
+
+
+def _discard_leftover(root: MirrorRoot, request_folder: str) -> None:
+    """Remove what a killed run left in the staging."""
+    with root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging:
+        discard_name(root, _staged_name(root, request_folder), staging)
 
 
 def _points_to(folder: int, name: str, target: str) -> bool:

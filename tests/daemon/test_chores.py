@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -98,6 +100,53 @@ async def test_without_a_policy_no_refusal_is_left(mirror: Mirror) -> None:
     async with chores(mirror) as work:
         assert await work.do(Kind.PRUNE)
         assert await codes(mirror) == []
+
+
+async def test_a_snapshot_that_cannot_be_pruned_is_an_alert_until_a_night_prunes_or_keeps_it(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.config["keep"] = {"last": 2}
+    jobs = await fill(mirror, 3)
+    name, rename = mirror.snapshot_of(jobs[0]).name, os.rename
+
+    def refuse(source: Any, *others: Any, **options: Any) -> None:
+        if source == name:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        rename(source, *others, **options)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    async with chores(mirror) as work:
+        assert await work.do(Kind.PRUNE)
+        assert await codes(mirror) == ["M-PRUNE"]
+        assert not await work.do(Kind.PRUNE)
+
+    mirror.config["keep"] = {"last": 0}
+    async with chores(mirror) as work:
+        assert await work.do(Kind.PRUNE)
+        assert await codes(mirror) == []
+
+
+async def test_the_trash_is_tried_again_every_night(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open file on NFS: its name becomes `.nfs…`, and its folder is not empty until it is closed."""
+    mirror.config["keep"] = {"last": 2}
+    await fill(mirror, 3)
+    rmdir = os.rmdir
+
+    def refuse(path: Any, *, dir_fd: int | None = None) -> None:
+        if len(str(path)) == 32:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        rmdir(path, dir_fd=dir_fd)
+
+    async with chores(mirror) as work:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rmdir", refuse)
+            assert await work.do(Kind.PRUNE)
+            assert await codes(mirror) == ["M-TRASH"]
+            assert len(trash.leaves(work.context.root)) == 1
+
+        assert await work.do(Kind.PRUNE)
+        assert await codes(mirror) == []
+        assert trash.leaves(work.context.root) == set()
 
 
 async def test_a_half_pruned_snapshot_is_removed_completely(mirror: Mirror) -> None:

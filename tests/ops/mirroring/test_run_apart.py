@@ -19,7 +19,7 @@ import pytest
 from dcsync.app.state_dir import write_text
 from dcsync.core.lifecycle import JobState
 from dcsync.errors import ManifestError
-from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, tables
+from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, status_of, tables
 from tests.rigs.odd import mounted
 
 pytestmark = pytest.mark.needs_root
@@ -51,9 +51,12 @@ def staged(mirror: Mirror) -> list[Path]:
     return [path for path in (mirror.root / ".dcsync/staging").iterdir() if not path.name.startswith("latest.")]
 
 
+@pytest.mark.parametrize("latest", ["none", "symlink", "hardlinks"])
 @pytest.mark.parametrize("place", ["acme", ".dcsync/staging"])
-async def test_a_snapshot_is_published_across_file_systems(mirror: Mirror, mounts: ExitStack, place: str) -> None:
-    mirror.config["mirror"] = {"latest": "none"}
+async def test_a_snapshot_is_published_across_file_systems(
+    mirror: Mirror, mounts: ExitStack, place: str, latest: str
+) -> None:
+    mirror.config["mirror"] = {"latest": latest}
     mount_memory(mounts, mirror.root / place)
     first = add_extract(mirror, FILES, days_ago=1, with_archive=True)
     second = add_extract(mirror, {**FILES, "new.csv": b"id\n1\n"}, with_archive=True)
@@ -73,6 +76,29 @@ async def test_a_snapshot_is_published_across_file_systems(mirror: Mirror, mount
     # The manifest knows the inodes of the published files, so that the next extract links them without reading them.
     third = add_extract(mirror, FILES, days_ago=-0.1)
     assert [published.job for published in (await mirror.sync_one()).published] == [third]
+    shown = [path.parent.resolve() for path in mirror.root.glob("acme/*/latest/_dcsync.json")]
+    assert [sidecar(path)["job"]["id"] for path in shown] == ([] if latest == "none" else [third])
+    assert "M-LATEST" not in (await status_of(mirror)).codes
+    mirror.config["mirror"] = {"latest": "none"}
+    await mirror.sync()
+    assert list(mirror.root.glob("acme/*/latest")) == []
+    assert (hidden(mirror), staged(mirror)) == ([], [])
+
+
+@pytest.mark.parametrize("latest", ["symlink", "hardlinks"])
+async def test_latest_in_a_mount_of_the_same_file_system(mirror: Mirror, mounts: ExitStack, latest: str) -> None:
+    """A rename between two mounts is refused, although the device is the same."""
+    mirror.config["mirror"] = {"latest": latest}
+    (mirror.folder / "elsewhere").mkdir()
+    (mirror.root / "acme").mkdir()
+    mounts.enter_context(mounted("--bind", mirror.folder / "elsewhere", mirror.root / "acme"))
+    for day in (2, 1):
+        job = add_extract(mirror, {**FILES, "new.csv": b"id\n%d\n" % day}, days_ago=day)
+        assert [published.job for published in (await mirror.sync_one()).published] == [job]
+
+        (shown,) = mirror.root.glob("acme/*/latest")
+        assert sidecar(shown)["job"]["id"] == job
+    assert (hidden(mirror), list((mirror.root / ".dcsync/staging").iterdir())) == ([], [])
 
 
 async def test_the_folder_of_a_data_request_that_is_a_mount_of_the_same_file_system(
@@ -91,7 +117,7 @@ async def test_the_folder_of_a_data_request_that_is_a_mount_of_the_same_file_sys
     # The first snapshot is below the mount, so it is missing and downloaded again.
     assert [published.job for published in outcome.published] == [first, second]
     mirror.assert_identical(second)
-    assert [path.name for path in other.iterdir()] == ["2026"]
+    assert sorted(path.name for path in other.iterdir()) == ["2026", "latest"]
 
 
 async def test_an_extract_that_cannot_be_published_waits_and_is_not_downloaded_again(

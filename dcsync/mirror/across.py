@@ -95,7 +95,7 @@ def _fill(
 def _unfold(name: str, new: int) -> None:
     with disk.parent_of(name, below=new, create=True) as (target, leaf):
         if staged_leaf(name) != name:
-            os.rename(staged_leaf(name), leaf, src_dir_fd=new, dst_dir_fd=target)
+            disk.rename(staged_leaf(name), new, leaf, target)
         os.fsync(target)
 
 

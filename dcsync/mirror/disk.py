@@ -70,7 +70,7 @@ def disk_errors_but_missing(doing: str) -> Iterator[None]:
 def disk_error(error: OSError, doing: str) -> DcsyncError:
     """Return the error of dcsync that matches an error of the system."""
     words = f"{doing}: {os.strerror(error.errno) if error.errno else error}"
-    if isinstance(error.filename, str) and error.filename not in doing:
+    if isinstance(error.filename, str) and not doing.endswith(error.filename):
         words += f": {shown(error.filename)}"
     match error.errno:
         case number if number in FULL:
@@ -275,6 +275,20 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def rename(source: str, source_folder: int, target: str, target_folder: int) -> None:
+    """Rename, and replace a file of that name. A missing permission is raised with the full path that lacks it."""
+    try:
+        os.rename(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder)
+    except PermissionError as error:
+        raise _naming_rename(error, source_folder, target, target_folder) from None
+
+
+def _naming_rename(error: OSError, source_folder: int, target: str, target_folder: int) -> PermissionError:
+    if os.access(f"/proc/self/fd/{source_folder}", os.W_OK | os.X_OK, effective_ids=True):
+        return _naming(error, target, target_folder)
+    return _naming(error, "", source_folder)
+
+
 def rename_noreplace(source: str, source_folder: int, target: str, target_folder: int) -> None:
     """Rename, or raise `FileExistsError` when the target exists.
 
@@ -284,8 +298,7 @@ def rename_noreplace(source: str, source_folder: int, target: str, target_folder
         _renameat2(source, source_folder, target, target_folder, _RENAME_NOREPLACE)
     except OSError as error:
         if error.errno == errno.EACCES:
-            may_leave = os.access(f"/proc/self/fd/{source_folder}", os.W_OK | os.X_OK, effective_ids=True)
-            raise _naming(error, target, target_folder if may_leave else source_folder) from None
+            raise _naming_rename(error, source_folder, target, target_folder) from None
         if error.errno not in NOT_SUPPORTED or error.errno == errno.EXDEV:
             raise
         # mkdir is the exclusive claim: a folder can be renamed over an empty folder, and over nothing else. An empty

@@ -41,7 +41,7 @@ def copy_durably(source: int, folder: int, name: str) -> os.stat_result:
 def replace_durably(folder: int, name: str, body: bytes, *, mode: int) -> None:
     """Replace a small file in one step. A reader sees the old or the new content, also after a power cut."""
     write_new(folder, name, body, mode=mode)
-    os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
+    disk.rename(f"{name}.new", folder, name, folder)
     os.fsync(folder)
 
 

@@ -93,7 +93,7 @@ def _link_opened(
         return None
     # A rename between two names of the same file does nothing.
     disk.remove_tree(staged_leaf(name), staging)
-    os.rename(temporary, staged_leaf(name), src_dir_fd=staging, dst_dir_fd=staging)
+    disk.rename(temporary, staging, staged_leaf(name), staging)
     return replace(source, name=name, how=How.LINKED, mtime_ns=made.st_mtime_ns, inode=made.st_ino, table=table)
 
 

@@ -137,7 +137,7 @@ class Part:
                 os.fsync(self._opened)
                 facts = os.fstat(self._opened)
                 self._close()
-                os.rename(self._leaf + PART, self._leaf, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                disk.rename(self._leaf + PART, self._folder, self._leaf, self._folder)
         except BaseException:
             self.discard()
             raise

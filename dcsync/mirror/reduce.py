@@ -95,7 +95,7 @@ def swap(root: MirrorRoot, reduction: Reduction) -> None:
         disk.disk_errors(f"reducing {disk.shown(reduction.folder)}"),
     ):
         if not disk.exchange(reduction.leaf, reducing, name, parent):
-            os.rename(name, reduction.leaf + _ASIDE, src_dir_fd=parent, dst_dir_fd=reducing)
+            disk.rename(name, parent, reduction.leaf + _ASIDE, reducing)
             os.fsync(reducing)
             disk.rename_noreplace(reduction.leaf, reducing, name, parent)
         os.fsync(parent)
@@ -118,7 +118,7 @@ def discard_old(root: MirrorRoot, reduction: Reduction) -> list[str]:
             if disk.is_there(name, below=reducing):
                 # Each under its own name, so that neither is removed to make room for the other.
                 discard_name(root, name, trash)
-                os.rename(name, name, src_dir_fd=reducing, dst_dir_fd=trash)
+                disk.rename(name, reducing, name, trash)
                 os.fsync(trash)
                 os.fsync(reducing)
                 moved.append(name)

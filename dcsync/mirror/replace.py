@@ -64,7 +64,7 @@ def _swap_in(root: MirrorRoot, target: Place, staging: int, label: str) -> tuple
         disk.parent_of(target.name, below=folder, create=True) as (parent, leaf),
     ):
         kept = _quarantine(root, target, parent, leaf, label)
-        os.rename(_NEW, leaf, src_dir_fd=staging, dst_dir_fd=parent)
+        disk.rename(_NEW, staging, leaf, parent)
         os.fsync(parent)
         return os.stat(leaf, dir_fd=parent, follow_symlinks=False), kept
 
@@ -84,7 +84,7 @@ def _quarantine(root: MirrorRoot, target: Place, parent: int, leaf: str, label: 
             os.link(leaf, name, src_dir_fd=parent, dst_dir_fd=quarantine, follow_symlinks=False)
         except OSError:
             # No hard links here, or it is a folder: the name is missing for the time between two system calls.
-            os.rename(leaf, name, src_dir_fd=parent, dst_dir_fd=quarantine)
+            disk.rename(leaf, parent, name, quarantine)
         os.fsync(quarantine)
     return f"{above}/{name}"
 

@@ -242,7 +242,7 @@ class MirrorRoot:
             # It is written in `.dcsync`, so that no unfinished file appears outside of it.
             temporary = f"{name}{self.mark}"
             write_new(own, temporary, body, mode=0o644)
-            os.rename(f"{temporary}.new", name, src_dir_fd=own, dst_dir_fd=self.descriptor)
+            disk.rename(f"{temporary}.new", own, name, self.descriptor)
             os.fsync(self.descriptor)
 
     def read_file(self, folder: str, name: str) -> bytes:

@@ -134,7 +134,7 @@ class Staging:
             for path in sorted(paths):
                 if staged_leaf(path) != path:
                     with disk.parent_of(path, below=self.descriptor, create=True) as (folder, name):
-                        os.rename(staged_leaf(path), name, src_dir_fd=self.descriptor, dst_dir_fd=folder)
+                        disk.rename(staged_leaf(path), self.descriptor, name, folder)
                         os.fsync(folder)
 
     def fold(self, paths: Iterable[str]) -> None:
@@ -143,7 +143,7 @@ class Staging:
             for path in sorted(paths):
                 if staged_leaf(path) != path:
                     with suppress(FileNotFoundError), disk.parent_of(path, below=self.descriptor) as (folder, name):
-                        os.rename(name, staged_leaf(path), src_dir_fd=folder, dst_dir_fd=self.descriptor)
+                        disk.rename(name, folder, staged_leaf(path), self.descriptor)
 
     def open_staged(self, name: str) -> int:
         """Open a staged file for reading. The caller closes it."""
@@ -212,7 +212,7 @@ class Staging:
                 for record in recorded.values():
                     with suppress(FileNotFoundError):
                         name = staged_leaf(record.name)
-                        os.rename(name, name, src_dir_fd=folder, dst_dir_fd=self.descriptor)
+                        disk.rename(name, folder, name, self.descriptor)
                         self._journal.note_stored(record)
             finally:
                 os.close(folder)
@@ -269,7 +269,7 @@ def _take_away(leaf: str, parent: int, by: str) -> str | None:
     component, number = holder_of(leaf)
     taken = f"{component}{ESCAPE}{number}{ESCAPE}{hashlib.sha256(f'{leaf}/{by}'.encode()).hexdigest()[:12]}"
     try:
-        os.rename(leaf, taken, src_dir_fd=parent, dst_dir_fd=parent)
+        disk.rename(leaf, parent, taken, parent)
     except FileNotFoundError:
         return None
     finally:

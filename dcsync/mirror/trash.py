@@ -98,7 +98,7 @@ def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
     ):
         # A part of an earlier snapshot of the job that cannot be removed makes room.
         discard_name(root, leaf, trash)
-        os.rename(name, leaf, src_dir_fd=parent, dst_dir_fd=trash)
+        disk.rename(name, parent, leaf, trash)
         # The new name first: a crash in between may leave the snapshot under both names, never under none.
         os.fsync(trash)
         os.fsync(parent)
@@ -115,7 +115,7 @@ def discard_name(root: MirrorRoot, name: str, parent: int) -> None:
         disk.remove_tree(name, parent)
     except OSError:
         with root.folder(f"{OWN_FOLDER}/{TRASH}", create=True) as trash:
-            os.rename(name, f"left-{uuid.uuid4().hex}", src_dir_fd=parent, dst_dir_fd=trash)
+            disk.rename(name, parent, f"left-{uuid.uuid4().hex}", trash)
 
 
 def empty(root: MirrorRoot, leaf: str) -> int:

@@ -236,8 +236,16 @@ def _present(root: Path, request: RequestTables) -> RequestTables:
     """Return the data request with the tables whose files exist. DuckDB refuses a view without any file. Blocks."""
     tables = []
     for table in request.tables:
-        if request.latest is not None and (root / request.latest / table.name).is_file():
+        if request.latest is not None and _is_file(root / request.latest / table.name):
             tables.append(table)
         elif next(root.glob(glob.escape(request.folder) + "/*" * request.depth + "/" + glob.escape(table.name)), None):
             tables.append(replace(table, size=None))
     return replace(request, tables=tables)
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a file exists. A folder that cannot be read has no view, and takes no other view away."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

@@ -302,6 +302,46 @@ def test_a_missing_permission_is_reported_with_the_path_and_the_uid(
 
 @pytest.mark.needs_root
 @pytest.mark.needs_tool("setpriv")
+@pytest.mark.parametrize(
+    ("locked", "mode"),
+    [
+        ("acme", 0o700),
+        ("acme/{request}", 0o700),
+        ("{day}", 0o555),
+        (".dcsync/staging", 0o555),
+        (".dcsync/instance", 0o400),
+    ],
+)
+def test_a_missing_permission_inside_the_mirror_names_the_exact_path_and_the_user(
+    side: Served, dcsync: Dcsync, locked: str, mode: int
+) -> None:
+    now = datetime.now(UTC)
+    # Noon of yesterday, so that both are of one day.
+    noon = (now - now.replace(hour=12, minute=0, second=0) + timedelta(days=1)) / timedelta(days=1)
+    add_job(side, days_ago=noon)
+    assert dcsync("sync").status == 0
+    day = snapshot(side).parent
+    path = side.root / locked.format(day=day, request=day.parents[2].name)
+    add_job(side, days_ago=noon, seed=1)
+    os.chown(path, NOBODY, NOBODY)
+    path.chmod(mode)
+    without = "--bounding-set=-dac_override,-dac_read_search"
+
+    result = subprocess.run(
+        ["setpriv", without, "--inh-caps=-all", sys.executable, "-m", "dcsync", "--config", side.config, "sync"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 3, result.stderr
+    assert "F-PERM" in result.stderr
+    assert f"(uid {os.geteuid()}, root) read and write permission for {path}\n" in result.stderr.replace('"', "\n")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_tool("setpriv")
 @pytest.mark.parametrize("there", [True, False], ids=["there", "to be made"])
 def test_a_state_folder_may_be_in_one_that_cannot_be_listed(side: Served, there: bool) -> None:
     add_job(side)

@@ -22,6 +22,9 @@ from dcsync.errors import (
     DiskFull,
     DiskReadOnly,
     MirrorTampered,
+    OtherFileSystem,
+    PlaceUnusable,
+    Scope,
 )
 from dcsync.mirror import disk
 from tests.rigs.stats import unread
@@ -438,3 +441,83 @@ def test_only_a_regular_file_is_a_plain_file(tmp_path: Path) -> None:
 
 def test_a_path_is_shown_on_one_line() -> None:
     assert disk.shown("acme/a\nb\x1b[31m.csv") == "acme/a\\nb\\x1b[31m.csv"
+
+
+@pytest.mark.parametrize(("lacking", "named"), [("from", "from"), ("to", "to"), (None, "to/new")])
+def test_a_refused_rename_names_the_folder_that_may_not_be_changed_or_else_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str | None, named: str
+) -> None:
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def may(path: str, *_: object, **__: object) -> bool:
+        return Path(path).readlink().name != lacking
+
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(disk, "_renameat2", refuse)
+    monkeypatch.setattr(os, "access", may)
+
+    with opened(tmp_path / "from") as source, opened(tmp_path / "to") as target:
+        for rename in (disk.rename, disk.rename_noreplace):
+            with pytest.raises(PermissionError) as caught:
+                rename("old", source, "new", target)
+            assert caught.value.filename == str(tmp_path / named)
+
+
+@pytest.mark.parametrize(("may_change", "named"), [(True, "acme"), (False, "")])
+def test_a_refused_folder_names_the_folder_that_it_would_be_in(
+    tmp_path: Path, folder: int, monkeypatch: pytest.MonkeyPatch, may_change: bool, named: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    monkeypatch.setattr(os, "access", lambda *_, **__: may_change)
+
+    with pytest.raises(PermissionError) as caught:
+        disk.open_folders(folder, ["acme"], create=True)
+
+    assert caught.value.filename == str(tmp_path / named)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EIO])
+@pytest.mark.parametrize("mode", [0o444, 0o600])
+def test_a_refused_mode_is_accepted_unless_it_exposes_a_private_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, mode: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with (tmp_path / "file").open("wb") as file:
+        (tmp_path / "file").chmod(0o644)
+        if number == errno.EIO or mode == 0o600:
+            with pytest.raises(OSError, match=os.strerror(number)):
+                disk.set_mode(file.fileno(), mode)
+        else:
+            disk.set_mode(file.fileno(), mode)
+
+
+def test_errors_of_a_place_fail_its_job_and_those_of_the_whole_disk_the_run(
+    folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def met(number: int) -> DcsyncError:
+        with pytest.raises(DcsyncError) as caught, disk.place_errors("publishing x", root=folder):
+            raise OSError(number, os.strerror(number))
+        return caught.value
+
+    assert type(met(errno.EROFS)) is PlaceUnusable
+    assert type(met(errno.EMFILE)) is PlaceUnusable
+    assert type(met(errno.EXDEV)) is OtherFileSystem
+    assert type(met(errno.EIO)) is DiskFault
+    assert type(met(errno.ENOSPC)) is DiskFull
+    assert met(errno.EROFS).scope is Scope.JOB
+    monkeypatch.setattr(disk, "refuse_read_only", lambda _: met_read_only())
+    assert type(met(errno.EROFS)) is DiskReadOnly
+
+
+def met_read_only() -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import stat
 from datetime import timedelta
@@ -20,7 +22,7 @@ from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.page import write_report
 from dcsync.ops.status import account_statuses
 from tests.ops.test_diff import forget_tables
-from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of
+from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of, tables
 
 ACME = AccountName("acme")
 
@@ -471,3 +473,23 @@ async def test_it_may_be_read_twice_in_one_session(mirror: Mirror) -> None:
         connection.execute(text)
         connection.execute(text)
         assert connection.execute("SELECT count(*) FROM latest.a").fetchall() == [(1,)]
+
+
+async def test_a_data_request_that_cannot_be_read_takes_no_other_view_away(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for description in ("Readable", "Locked"):
+        add_extract(mirror, tables(1), request=mirror.world.add_request(description))
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if "locked-" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    await mirror.run()
+
+    assert "readable" in (mirror.root / "views.sql").read_text()
+    status = await status_of(mirror)
+    assert [item.alert.code for account in status.accounts for item in account.alerts] == []

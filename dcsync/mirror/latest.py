@@ -108,7 +108,7 @@ def drop_latest(root: MirrorRoot, place: str, *, targets: Collection[str]) -> bo
             def remove(where: int, old_name: str) -> None:
                 discard_name(root, old_name, where)
                 # Renamed first, so that a reader of the mirror never sees half of a folder of hard links.
-                os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=where)
+                disk.rename(name, folder, old_name, where)
                 os.fsync(folder)
                 discard_name(root, old_name, where)
 
@@ -193,23 +193,23 @@ def _make_symlink(target: str, name: str, staging: int, shown: str) -> None:
 
 def _swap(root: MirrorRoot, new_name: str, where: int, name: str, folder: int) -> None:
     if not disk.is_there(name, below=folder):
-        os.rename(new_name, name, src_dir_fd=where, dst_dir_fd=folder)
+        disk.rename(new_name, where, name, folder)
         return
     if disk.exchange(new_name, where, name, folder):
         discard_name(root, new_name, where)
         return
     # Where two names cannot be exchanged, a symlink can still be renamed over a symlink in one step.
     try:
-        os.rename(new_name, name, src_dir_fd=where, dst_dir_fd=folder)
+        disk.rename(new_name, where, name, folder)
     except OSError:
         # A folder cannot. Only here is `latest` missing, for the time between two system calls.
         old_name = f"{new_name}.old"
         discard_name(root, old_name, where)
-        os.rename(name, old_name, src_dir_fd=folder, dst_dir_fd=where)
+        disk.rename(name, folder, old_name, where)
         try:
-            os.rename(new_name, name, src_dir_fd=where, dst_dir_fd=folder)
+            disk.rename(new_name, where, name, folder)
         except OSError:
-            os.rename(old_name, name, src_dir_fd=where, dst_dir_fd=folder)
+            disk.rename(old_name, where, name, folder)
             raise
         discard_name(root, old_name, where)
 

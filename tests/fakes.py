@@ -15,6 +15,7 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.quota import wait_before_next, within_window
 from dcsync.core.snapshot import Record, Transfer
 from dcsync.core.summary import Summary
+from dcsync.errors import AuthError, LoginRequired
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 ACCOUNT_ID = "872264f8-2433-498d-8d36-16649ecb13fe"
@@ -89,6 +90,9 @@ class FakeTokens:
             if self._renewable:
                 self._number += 1
         return f"token-{self._number}"
+
+    def refused(self, message: str) -> AuthError:
+        return LoginRequired(message)
 
     async def keep_alive(self) -> bool:
         return False

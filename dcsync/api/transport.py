@@ -148,12 +148,16 @@ class ApiTransport:
         status, headers, body = await self._exchange(url, path, token, on_call)
         if status == 401:
             # Only one retry: a 401 for a fresh token does not go away with time (docs/faults.md A5).
-            token = await self.tokens.access_token(rejected=token)
+            words = reason(headers, body, secrets=[token])
+            try:
+                token = await self.tokens.access_token(rejected=token)
+            except LoginRequired as error:
+                raise (error.with_message(f"{error.message} ({words})") if words else error) from None
             status, headers, body = await self._exchange(url, path, token, on_call)
             if status == 401:
                 words = reason(headers, body, secrets=[token])
                 message = "the API rejected the access token"
-                raise LoginRequired(f"{message} ({words})" if words else message)
+                raise self.tokens.refused(f"{message} ({words})" if words else message)
         if status == 200:
             try:
                 return wire.decode_json(body)

@@ -17,6 +17,7 @@ from dcsync.clock import Clock
 from dcsync.core.oauth import user_of, wants_keeping_alive
 from dcsync.core.quota import backoff
 from dcsync.errors import (
+    AuthError,
     ClientRejected,
     ConfigError,
     DcsyncError,
@@ -39,6 +40,11 @@ _DEAD_CHAIN_HINT = (
     "sign in again: dcsync login. If state.dir was restored from a backup or copied to a second machine, that ended "
     "the sign-in: each machine needs its own"
 )
+_RENEW_HINT = "configure a new access token, which is valid for 60 minutes"
+_NO_ACCESS_HINT = (
+    "check that the app on the developer portal includes the Data Connector API, that its client ID is among the "
+    "account's Custom Integrations, and the clock of this host"
+)
 #: A rejected assertion is not signed again at every poll, because it stays rejected until something changes.
 _REJECTED_PAUSE_S = 300.0
 #: The pauses before the final attempts to save a new pair. A stop may take 10 s in total.
@@ -57,8 +63,12 @@ class FixedToken:
             message = (
                 "the API rejected the configured access token, which has expired or belongs to another application"
             )
-            raise LoginRequired(message, hint="configure a new access token, which is valid for 60 minutes")
+            raise LoginRequired(message, hint=_RENEW_HINT)
         return self._token
+
+    def refused(self, message: str) -> AuthError:
+        """Return `LoginRequired`: only another token helps."""
+        return LoginRequired(message, hint=_RENEW_HINT)
 
     async def keep_alive(self) -> bool:
         """Do nothing, because a fixed token cannot be renewed."""
@@ -88,6 +98,10 @@ class ServiceAccountToken:
             return token
         async with self._turn:
             return self._cached_token(rejected) or await self._mint()
+
+    def refused(self, message: str) -> AuthError:
+        """Return `ServiceAccountRejected`. The key was accepted, so the app or the account lacks access."""
+        return ServiceAccountRejected(message, hint=_NO_ACCESS_HINT)
 
     async def keep_alive(self) -> bool:
         """Do nothing, because a private key does not expire."""
@@ -164,6 +178,10 @@ class RefreshingToken:
             if token is not None:
                 return token
             return await finish(self._renew(rejected))
+
+    def refused(self, message: str) -> AuthError:
+        """Return `LoginRequired`: the sign-in no longer gives access."""
+        return LoginRequired(message)
 
     async def keep_alive(self) -> bool:
         """Renew the chain if half of its life has passed since the last renewal (docs/faults.md T11).

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import DataRequest, Job, RequestId, SignedFile
+from dcsync.errors import AuthError
 
 
 class TokenSource(Protocol):
@@ -22,6 +23,9 @@ class TokenSource(Protocol):
 
         Raises `AuthError`s. Cancelling is safe, because a refresh that has begun is completed first.
         """
+
+    def refused(self, message: str) -> AuthError:
+        """Return the error for a token that the API rejects although it is new. `message` says why."""
 
     async def keep_alive(self) -> bool:
         """Renew a refresh token that would expire unused. Return whether that was due. Raises `AuthError`s."""

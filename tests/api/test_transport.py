@@ -33,6 +33,7 @@ from dcsync.errors import (
     LoginRequired,
     NotFound,
     RateLimited,
+    ServiceAccountRejected,
 )
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from dcsync.sandbox.refusals import KINDS, REQUEST_ID
@@ -444,6 +445,25 @@ async def test_the_server_cannot_repeat_the_token(rig: Rig, api: aioresponses) -
     api.get(ANY, callback=answer)
 
     with pytest.raises(AccessRefused, match="the user of … is unknown"):
+        await rig.transport.get("/x")
+
+
+async def test_a_configured_token_that_is_rejected_shows_why(rig: Rig, api: aioresponses) -> None:
+    rig.tokens = FixedToken("opaque-and-secret")
+    rig.transport = rig.another()
+    api.get(ANY, status=401, payload={"developerMessage": "expired at noon"}, headers={"x-request-id": "5f0d"})
+
+    with pytest.raises(LoginRequired, match=r"expired at noon \(request ID 5f0d\)") as caught:
+        await rig.transport.get("/x")
+
+    assert "60 minutes" in caught.value.advice
+
+
+async def test_the_source_of_the_tokens_says_what_a_rejected_new_token_means(rig: Rig, api: aioresponses) -> None:
+    rig.tokens.refused = lambda message: ServiceAccountRejected(f"the account: {message}")  # type: ignore[method-assign]
+    api.get(ANY, status=401, payload={"detail": "no product"}, repeat=True)
+
+    with pytest.raises(ServiceAccountRejected, match=r"the account: .*no product"):
         await rig.transport.get("/x")
 
 

@@ -291,3 +291,15 @@ async def test_an_unknown_client_is_about_the_client() -> None:
 
     assert "client_secret" in caught.value.advice
     assert "refresh token" not in caught.value.advice
+
+
+async def test_a_token_that_the_api_rejects_although_it_is_new_is_about_the_account() -> None:
+    """A service account has no sign-in, so `dcsync login` would be refused."""
+    clock = FakeClock()
+    async with make_sandbox(clock) as sandbox:
+        error = make_source(sandbox, clock).refused("the API rejected the access token (no product)")
+
+    assert isinstance(error, ServiceAccountRejected)
+    assert "no product" in error.message
+    assert "login" not in error.advice
+    assert "Custom Integrations" in error.advice

@@ -8,11 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from dcsync.cli.encoding import make_outputs_lenient, restart_with_utf8_names
+
 
 def main() -> NoReturn:
     """Run the command line and exit with one of the statuses in `ExitStatus`. Only a bug prints a traceback."""
     try:
         _open_outputs()
+        restart_with_utf8_names()
+        make_outputs_lenient()
         # Imported modules are never freed. Searching them for garbage took a fifth of the start. `run_loop` enables it.
         gc.disable()
         # Most of the start is this import, so it happens where an interrupt is caught.

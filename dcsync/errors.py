@@ -626,6 +626,18 @@ class MirrorTampered(MirrorError):
     exit_status = ExitStatus.UNSAFE
 
 
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+class NoThreads(DcsyncError):
+    """The system starts no more threads for this process."""
+
+    code = "D-THREADS"
+    scope = Scope.RUN
+    transient = True
+    hint = "raise the limit of processes: TasksMax= of the unit, pids.max of the container, or ulimit -u of the user"
+
+
 # --- manifest -------------------------------------------------------------------------------------------------------
 
 

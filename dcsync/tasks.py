@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import Literal, ParamSpec, Protocol, Self, TypeVar
 
 import aiofiles
 
-from dcsync.errors import DcsyncError, DiskHung
+from dcsync.errors import DcsyncError, DiskHung, NoThreads
 from dcsync.opening import open_regular
 
 P = ParamSpec("P")
@@ -49,7 +50,44 @@ def oldest_disk_call_s() -> float | None:
     return None if began is None else time.monotonic() - began
 
 
-class _TimedThreads(ThreadPoolExecutor):
+@contextmanager
+def starting_threads() -> Iterator[None]:
+    """Turn the refusal of the system to start a thread into `NoThreads`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_refused_thread(error):
+            message = "the system starts no more threads for dcsync"
+            raise NoThreads(message) from None
+        raise
+
+
+def is_refused_thread(error: BaseException) -> bool:
+    """Say whether an exception means that the system refused to start a thread. Python has no class for it."""
+    return type(error) is RuntimeError and str(error) == "can't start new thread"
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool that works with the threads that it has when the system refuses more. Without any, `NoThreads`."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit a call."""
+        with starting_threads():
+            return super().submit(fn, *args, **kwargs)
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if self._threads:
+                return
+            with suppress(queue.Empty):
+                # The caller is told that its call does not run. It must not run later either.
+                self._work_queue.get_nowait()
+            raise
+
+
+class _TimedThreads(Threads):
     """A pool that knows since when each of its calls has been running, for all callers."""
 
     def __init__(self, max_workers: int, thread_name_prefix: str) -> None:
@@ -161,7 +199,8 @@ class DiskThreads:
 
         self._asked[mark] = time.monotonic()
         try:
-            threading.Thread(target=work, name="dcsync-ask", daemon=True).start()
+            with starting_threads():
+                threading.Thread(target=work, name="dcsync-ask", daemon=True).start()
         except BaseException:
             del self._asked[mark]
             raise

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NoReturn
 
@@ -29,7 +29,7 @@ def end_despite_disk(status: int, note: Callable[[float], object]) -> None:
 
     Call it when the process was asked to end. `note` gets the age of the oldest call in seconds.
     """
-    threading.Thread(target=_watch, args=(status, note), name="dcsync-ending", daemon=True).start()
+    _start(partial(_watch, status, note))
 
 
 def _watch(status: int, note: Callable[[float], object]) -> None:
@@ -50,11 +50,17 @@ def time_limit(seconds: float, status: int, note: Callable[[], object]) -> Itera
         if not done.wait(seconds):
             _exit(status, note)
 
-    threading.Thread(target=watch, name="dcsync-limit", daemon=True).start()
+    _start(watch)
     try:
         yield
     finally:
         done.set()
+
+
+def _start(watch: Callable[[], None]) -> None:
+    # Without a thread, the process ends as soon as the disk answers.
+    with suppress(RuntimeError):
+        threading.Thread(target=watch, name="dcsync-ending", daemon=True).start()
 
 
 def _exit(status: int, note: Callable[[], object]) -> NoReturn:

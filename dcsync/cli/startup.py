@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -125,9 +126,42 @@ def run_async(work: Coroutine[None, None, T]) -> T:
 
 
 def run_loop(work: Coroutine[None, None, T]) -> T:
-    """Run `work` in an event loop. Turns on the garbage collector, which `main` turned off for the imports."""
+    """Run `work` in an event loop. Raises `NoThreads` if the system starts no thread.
+
+    Turns on the garbage collector, which `main` turned off for the imports.
+    """
+    from dcsync.tasks import Threads, is_refused_thread
+
     if not gc.isenabled():
         # Imported modules live as long as the process, so the collector never has to scan them.
         gc.freeze()
         gc.enable()
-    return asyncio.run(work)
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    async def supervised() -> None:
+        asyncio.get_running_loop().set_default_executor(Threads())
+        try:
+            results.append(await work)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    _use_pidfds()
+    try:
+        asyncio.run(supervised())
+    except RuntimeError as error:
+        # asyncio starts a thread to end the threads of the loop.
+        if not is_refused_thread(error):
+            raise
+        if errors:
+            raise errors[0] from None
+    return results[0]
+
+
+def _use_pidfds() -> None:
+    """Let Python 3.11 wait for processes without a thread for each, as later versions do."""
+    if sys.version_info < (3, 12):
+        with suppress(OSError):
+            os.close(os.pidfd_open(os.getpid()))
+            asyncio.set_child_watcher(asyncio.PidfdChildWatcher())  # type: ignore[deprecated]

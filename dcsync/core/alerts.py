@@ -149,6 +149,7 @@ class AlertCode(StrEnum):
     D_REFUSED = "D-REFUSED"
     D_FENCED = "D-FENCED"
     D_STATE = "D-STATE"
+    D_THREADS = "D-THREADS"
 
     @classmethod
     def parse(cls, text: str) -> AlertCode:

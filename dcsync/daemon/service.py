@@ -36,6 +36,7 @@ from dcsync.errors import (
     ExitStatus,
     ManifestError,
     MirrorError,
+    NoThreads,
 )
 from dcsync.manifest.broken import BrokenPart
 from dcsync.ops.alerts import notify
@@ -51,8 +52,9 @@ log = structlog.get_logger(__name__)
 _OPENING_S = 30.0
 #: The time after which a mirror that cannot be opened is tried again.
 _REOPEN_S = 60.0
-#: The same for a database, which is usually back soon and cheap to check.
+#: The same for a database and for threads, which are usually back soon and cheap to check.
 _RECONNECT_S = 5.0
+_PASSING = (DatabaseUnreachable, NoThreads)
 #: How often the waiting daemon checks for a stop or a reload.
 _WAITING_TICK_S = 1.0
 #: The shortest time between two polls that callbacks asked for. Any client of the port can send callbacks.
@@ -223,9 +225,9 @@ class Service:
             task = asyncio.current_task()
             if not self._is_stopping or task is None or task.uncancel() > 0:
                 raise
-        except (MirrorError, DiskError, ManifestError) as error:
+        except (MirrorError, DiskError, ManifestError, NoThreads) as error:
             # At boot the database may start later than this host. A restart of the daemon would not help.
-            waits = self._has_started or isinstance(error, DatabaseUnreachable)
+            waits = self._has_started or isinstance(error, _PASSING)
             if not waits or self._previous_config is not None:
                 raise
             await self._wait_for_mirror(config, error)
@@ -268,7 +270,7 @@ class Service:
             await self._notify(config, error)
         self._mirror_error = error
         self._notifier.ready(f"waiting: {error.message}")
-        reopen_s = _RECONNECT_S if isinstance(error, DatabaseUnreachable) else _REOPEN_S
+        reopen_s = _RECONNECT_S if isinstance(error, _PASSING) else _REOPEN_S
         until = self._clock.monotonic() + reopen_s
         while not self._is_stopping and self._next_config is None and self._clock.monotonic() < until:
             self._notifier.watchdog()

@@ -7,7 +7,7 @@ import errno
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dcsync.errors import ManifestCorrupt, ManifestError
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.migrate import REVISIONS, migrate, refuse_newer
-from dcsync.tasks import disk_call, finish
+from dcsync.tasks import disk_call, finish, starting_threads
 
 #: How long a writer waits for another process to write (a command while the daemon is running).
 _BUSY_TIMEOUT_S = 30.0
@@ -152,6 +152,11 @@ class _Connection(aiosqlite.Connection):
     """
 
     _stopped: asyncio.Future[Any] | None = None
+
+    def __await__(self) -> Generator[Any, None, aiosqlite.Connection]:
+        """Connect. Raises `NoThreads`."""
+        with starting_threads():
+            return super().__await__()
 
     def stop(self) -> asyncio.Future[Any] | None:
         """Stop the thread. Every call returns the same future."""

@@ -120,6 +120,7 @@ TABLE = """
     D-REFUSED   critical mirror  here      2 alert
     D-FENCED    warning  job     here      3 failure may-pass
     D-STATE     critical job     here      1 alert
+    D-THREADS   warning  mirror  here      3 failure may-pass
 """
 
 

@@ -35,8 +35,7 @@ def publish_across(
     written: the staging then stays as it was. The caller holds the mirror's lock.
     """
     parent_path, _, leaf = folder.rpartition("/")
-    # No name from Autodesk begins like this (docs/design.md, Names), and patterns such as `*` do not match it.
-    hidden = f"{OWN_FOLDER}-{hashlib.sha256(staging.leaf.encode()).hexdigest()[:16]}"
+    hidden = _hidden_name(staging.leaf)
     doing = f"publishing {disk.shown(folder)}, which is on another file system than the staging"
     try:
         with disk.place_errors(doing, root=root.descriptor):
@@ -67,6 +66,18 @@ def publish_across(
         # It is published. The next start clears what is left of the staging.
         staging.discard()
     return made
+
+
+def discard_copy(root: MirrorRoot, leaf: str, folder: str) -> None:
+    """Remove the hidden copy that a killed `publish_across` left, for a staging `leaf` that nothing needs. Blocks."""
+    parent, _, _ = folder.rpartition("/")
+    with suppress(FileNotFoundError), root.folder(parent) as opened, disk.disk_errors(f"clearing {disk.shown(parent)}"):
+        disk.remove_tree(_hidden_name(leaf), opened)
+
+
+def _hidden_name(leaf: str) -> str:
+    # No name from Autodesk begins like this (docs/design.md, Names), and patterns such as `*` do not match it.
+    return f"{OWN_FOLDER}-{hashlib.sha256(leaf.encode()).hexdigest()[:16]}"
 
 
 def _fill(

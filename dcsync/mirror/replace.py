@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from dcsync.opening import open_regular
 
 QUARANTINE = "quarantine"
 _NEW = "repair.new"
+#: The same in the folder of a snapshot, where readers do not look for it.
+_HIDDEN = f"{OWN_FOLDER}-{_NEW}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ def replace_by_link(root: MirrorRoot, target: Place, source: Place, *, label: st
         try:
             os.link(leaf, _NEW, src_dir_fd=parent, dst_dir_fd=staging, follow_symlinks=False)
         except OSError:
-            _copy(leaf, parent, staging)
+            _copy(leaf, parent, staging, _NEW)
         return _swap_in(root, target, staging, label)
 
 
@@ -64,7 +67,15 @@ def _swap_in(root: MirrorRoot, target: Place, staging: int, label: str) -> tuple
         disk.parent_of(target.name, below=folder, create=True) as (parent, leaf),
     ):
         kept = _quarantine(root, target, parent, leaf, label)
-        disk.rename(_NEW, staging, leaf, parent)
+        try:
+            disk.rename(_NEW, staging, leaf, parent)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # The snapshot is on another file system than the staging.
+            disk.remove_tree(_HIDDEN, parent)
+            _copy(_NEW, staging, parent, _HIDDEN)
+            disk.rename(_HIDDEN, parent, leaf, parent)
         os.fsync(parent)
         return os.stat(leaf, dir_fd=parent, follow_symlinks=False), kept
 
@@ -84,14 +95,19 @@ def _quarantine(root: MirrorRoot, target: Place, parent: int, leaf: str, label: 
             os.link(leaf, name, src_dir_fd=parent, dst_dir_fd=quarantine, follow_symlinks=False)
         except OSError:
             # No hard links here, or it is a folder: the name is missing for the time between two system calls.
-            disk.rename(leaf, parent, name, quarantine)
+            try:
+                disk.rename(leaf, parent, name, quarantine)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy(leaf, parent, quarantine, name)
         os.fsync(quarantine)
     return f"{above}/{name}"
 
 
-def _copy(leaf: str, parent: int, folder: int) -> None:
+def _copy(leaf: str, parent: int, folder: int, name: str) -> None:
     source = open_regular(leaf, below=parent)
     try:
-        copy_durably(source, folder, _NEW)
+        copy_durably(source, folder, name)
     finally:
         os.close(source)

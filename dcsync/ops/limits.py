@@ -30,7 +30,7 @@ def message_of(limit: Limit) -> str:
         case LimitKind.APART:
             return (
                 f"{limit.path} is on another file system{kind} than mirror.root. Snapshots are copied across, which "
-                "takes more time and space, and nothing can be pruned or repaired across"
+                "takes more time and space, and nothing can be pruned across"
             )
         case LimitKind.MODES:
             return (

@@ -12,6 +12,7 @@ import structlog
 from dcsync.core.lifecycle import OPEN, JobState
 from dcsync.core.names import component
 from dcsync.errors import DcsyncError, DiskError, MirrorTampered
+from dcsync.mirror.across import discard_copy
 from dcsync.mirror.root import OWN_FOLDER, STAGING
 from dcsync.mirror.staged_names import holder_of
 from dcsync.mirror.staging import discard_staging, staged_jobs
@@ -83,6 +84,16 @@ async def _restore_latest(context: MirrorContext, account: AccountSettings) -> N
         await move_latest(context, account, job)
 
 
+async def _folders(context: MirrorContext, accounts: Sequence[AccountSettings]) -> dict[str, str]:
+    """Return the folder of each job by the name of its staging."""
+    return {
+        component(account.staging_of(known.job.id)): known.folder
+        for account in accounts
+        for known in (await context.manifest.jobs(account.name)).values()
+        if known.folder is not None
+    }
+
+
 async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings]) -> None:
     """Remove the staging of every job that is not open: published, quarantined, or of a removed account.
 
@@ -99,12 +110,18 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
     for account in accounts:
         jobs = await context.manifest.jobs(account.name, states=OPEN)
         useful |= {component(account.staging_of(job.job.id)) for job in jobs.values()}
+    folders = {} if {holder_of(leaf)[0] for leaf in existing} <= useful else await _folders(context, accounts)
     for leaf in sorted(existing):
         component_, number = holder_of(leaf)
         if component_ in useful or (context.peers.are_at_work and not number):
             # A folder without a number is temporary work of another host.
             continue
         log.info("staging cleared", job=leaf)
+        if component_ in folders:
+            try:
+                await context.disk.run(discard_copy, context.root, leaf, folders[component_])
+            except (DiskError, MirrorTampered) as error:
+                errors.append(error)
         try:
             await context.disk.run(discard_staging, context.root, leaf)
         except (DiskError, MirrorTampered) as error:

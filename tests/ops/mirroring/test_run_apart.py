@@ -16,9 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from dcsync.app.from_config import account_settings
 from dcsync.app.state_dir import write_text
 from dcsync.core.lifecycle import JobState
 from dcsync.errors import ManifestError
+from dcsync.ops.integrity.report import Outcome
+from dcsync.ops.integrity.verify import verify
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, status_of, tables
 from tests.rigs.odd import mounted
 
@@ -236,3 +239,58 @@ async def test_a_private_file_is_not_written_where_others_could_read_it(
 
     with pytest.raises(ManifestError, match=r"callback\.secret cannot be written: Operation not permitted"):
         write_text(tmp_path, "callback.secret", "secret")
+
+
+async def test_the_copy_of_a_killed_run_is_removed_with_the_staging_that_nothing_needs(
+    mirror: Mirror, mounts: ExitStack
+) -> None:
+    mount_memory(mounts, mirror.root / "acme", "size=64k")
+    job = add_extract(mirror, {"a.csv": b"id\n" * 100_000})
+    await mirror.sync()
+    day = mirror.root.joinpath(next(iter(await folders_of(mirror)))).parent
+    copy = day / f".dcsync-{hashlib.sha256(job.encode()).hexdigest()[:16]}"
+    copy.mkdir(parents=True)
+    (copy / "a.csv").write_bytes(b"half")
+    await mirror.states()
+    assert copy.exists()
+
+    # Autodesk deletes the extract, and nothing needs its staging any more.
+    mirror.clock.advance(31 * 86400)
+    mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester", 86400)
+    await mirror.sync()
+    await mirror.states()
+
+    assert not copy.exists()
+    assert staged(mirror) == []
+
+
+async def folders_of(mirror: Mirror) -> list[str]:
+    async with mirror.opened() as context:
+        return [known.folder for known in (await context.manifest.jobs(mirror.acme)).values() if known.folder]
+
+
+@pytest.mark.parametrize("source", ["another snapshot", "Autodesk"])
+async def test_a_damaged_file_is_repaired_across_file_systems(mirror: Mirror, mounts: ExitStack, source: str) -> None:
+    mount_memory(mounts, mirror.root / "acme")
+    job = add_extract(mirror, FILES, days_ago=1, with_archive=True)
+    other = add_extract(mirror, FILES, with_archive=True) if source == "another snapshot" else job
+    await mirror.sync()
+    place = mirror.snapshot_of(job) / "admin_table_001.csv"
+    if source == "another snapshot":
+        place.unlink()
+        place.write_bytes(b"damaged")
+    else:
+        place.chmod(0o644)
+        place.write_bytes(b"damaged")
+
+    async with mirror.opened(notices_missing=False) as context:
+        report = await verify(context, account_settings(mirror.configuration()), repair=True)
+
+    assert [(item.path.rpartition("/")[2], item.outcome) for item in report.damage] == [
+        ("admin_table_001.csv", Outcome.REPAIRED)
+    ]
+    for each in (job, other):
+        mirror.assert_identical(each)
+        assert_proved_by_sums(mirror.snapshot_of(each))
+    (kept,) = (mirror.root / ".dcsync/quarantine").rglob("admin_table_001.csv*")
+    assert kept.read_bytes() == b"damaged"

@@ -14,7 +14,7 @@ from dcsync.core import wire
 from dcsync.core.model import AccountId, DataRequest, Hub, Job, JobId, Json, ListedFile, RequestId, SignedFile
 from dcsync.core.names import printable
 from dcsync.core.ports import TokenSource
-from dcsync.core.reasons import warnings_in
+from dcsync.core.reasons import warnings_in, with_request_id
 from dcsync.errors import BadAnswer, BadListing
 
 log = structlog.get_logger(__name__)
@@ -107,10 +107,11 @@ class DataConnector:
     async def hubs(self, *, on_warning: Callable[[str], None] = lambda _: None) -> tuple[Hub, ...]:
         """Return the hubs that the user can see. `on_warning` gets Autodesk's warnings: regions that are not listed."""
         path = "/project/v1/hubs"
-        value = await self._get(path)
+        headers: dict[str, str] = {}
+        value = await self._transport.get(path, on_call=self._count.add, on_headers=headers.update)
         hubs = _parsed(path, wire.parse_hubs, value)
         for warning in warnings_in(value):
-            on_warning(warning)
+            on_warning(with_request_id(warning, headers))
         return hubs
 
     async def request(self, account: AccountId, request: RequestId) -> DataRequest:

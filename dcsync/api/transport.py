@@ -86,18 +86,20 @@ class ApiTransport:
         on_call: Callable[[], None] = lambda: None,
         attempts: int = ATTEMPTS,
         of_job: bool = False,
+        on_headers: Callable[[Mapping[str, str]], None] = lambda _: None,
     ) -> Json:
         """Return the JSON of `GET path`. `path` is already percent-encoded, `params` are not.
 
         Transient failures are retried within the rate limit, up to that many attempts. `on_call` runs once per call,
-        including retries. With `of_job`, the path belongs to one job, and its failure does not mean that the API is
-        down. Raises an `ApiError` or `AuthError`. Cancelling is safe.
+        including retries. `on_headers` gets the lower-case headers of the answer. With `of_job`, the path belongs to
+        one job, and its failure does not mean that the API is down. Raises an `ApiError` or `AuthError`. Cancelling
+        is safe.
         """
         url = URL(self._base_url + path, encoded=True).with_query(dict(params or {}))
         is_probe = await self._is_down()
         answered = self._answered
         try:
-            value = await self._get_with_retries(url, path, 1 if is_probe else attempts, on_call)
+            value, headers = await self._get_with_retries(url, path, 1 if is_probe else attempts, on_call)
         except (ApiFault, ApiUnreachable):
             if is_probe or (self._answered == answered and not of_job):
                 self._probe_at = self._clock.monotonic() + PROBE_S
@@ -106,6 +108,7 @@ class ApiTransport:
             self._note_answer()
             raise
         self._note_answer()
+        on_headers(headers)
         return value
 
     def _note_answer(self) -> None:
@@ -122,7 +125,9 @@ class ApiTransport:
             await self._clock.sleep(self._probe_at - now)
         return False
 
-    async def _get_with_retries(self, url: URL, path: str, attempts: int, on_call: Callable[[], None]) -> Json:
+    async def _get_with_retries(
+        self, url: URL, path: str, attempts: int, on_call: Callable[[], None]
+    ) -> tuple[Json, Mapping[str, str]]:
         failures = 0
 
         def wait_after(error: Exception) -> bool | float:
@@ -143,7 +148,7 @@ class ApiTransport:
                 return await self._get_authorized(url, path, on_call)
         raise AssertionError  # the loop returns or raises
 
-    async def _get_authorized(self, url: URL, path: str, on_call: Callable[[], None]) -> Json:
+    async def _get_authorized(self, url: URL, path: str, on_call: Callable[[], None]) -> tuple[Json, Mapping[str, str]]:
         token = await self.tokens.access_token()
         status, headers, body = await self._exchange(url, path, token, on_call)
         if status == 401:
@@ -160,7 +165,7 @@ class ApiTransport:
                 raise self.tokens.refused(f"{message} ({words})" if words else message)
         if status == 200:
             try:
-                return wire.decode_json(body)
+                return wire.decode_json(body), headers
             except wire.WireError as error:
                 message = with_request_id(f"GET {path} returned {error}", headers)
                 raise BadAnswer(message, status=status) from None

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 from dcsync.sandbox.breakage import FAULT, break_call, hang_up
 from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.oauth_handlers import OAuthHandlers
-from dcsync.sandbox.refusals import warnings
+from dcsync.sandbox.refusals import REQUEST_ID, warnings
 from dcsync.sandbox.state import Origin, State
 from dcsync.sandbox.world import JobEntry, job_json, request_json, stamp
 
@@ -122,6 +122,7 @@ class ApiHandlers:
         fault = request.get(FAULT)
         if fault is not None and fault.kind == "warn":
             answer["meta"] = warnings(fault.body.decode())
+            return web.json_response(answer, headers={"x-request-id": REQUEST_ID})
         return web.json_response(answer)
 
     async def _requests(self, request: web.Request) -> web.Response:

@@ -205,6 +205,7 @@ def test_a_region_that_autodesk_could_not_list_is_a_warning(signing_in: Served, 
     assert "Autodesk could not list all accounts: Unable to get hubs from BIM360DM EMEA.: EMEA is down" in result.err
     (warning,) = dcsync("accounts", "--json").json["warnings"]
     assert "EMEA is down" in warning
+    assert f"(request ID {REQUEST_ID})" in warning
 
 
 def test_a_refusal_of_the_accounts_says_why(signing_in: Served, dcsync: Dcsync) -> None:

@@ -136,7 +136,7 @@ def _serving(folder: Path) -> Iterator[Postgres]:
     user = _user()
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
-    port = _free_port()
+    port = free_port()
     password = f"canary-{secrets.token_hex(12)}"
     secret = folder / "password"
     secret.write_text(password)
@@ -180,7 +180,7 @@ def _serving(folder: Path) -> Iterator[Postgres]:
         ready.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that is free, and that stays so while the server is down: not one of those that come by chance."""
     first, _ = (int(word) for word in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     while True:

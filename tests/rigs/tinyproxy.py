@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from tests.rigs.postgres import free_port
+
 #: Finds a hang, nothing else.
 _START_S = 60.0
 #: The mount namespace gives the proxy its own /etc/hosts. The shell becomes the proxy, so one process is to be ended.
@@ -89,9 +91,7 @@ def proxying(
     """Run a proxy during the block. `hosts` are names of 127.0.0.1, of which it refuses the `denied` ones."""
     place = folder / "tinyproxy"
     place.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (place / "hosts").write_text("".join(f"127.0.0.1 {host}\n" for host in ("localhost", *hosts)))
     (place / "filter").write_text("".join(f"{host}\n" for host in denied))
     (place / "conf").write_text(

@@ -74,16 +74,18 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
 
 async def retry_latest(context: MirrorContext, account: AccountSettings) -> None:
     """Try again to move each `latest` that could not be moved. Usually costs one query."""
-    broken = {
-        part.subject
-        for part in await BrokenParts(context.manifest, account.name).load()
-        if part.code is AlertCode.M_LATEST
-    }
+    parts = BrokenParts(context.manifest, account.name)
+    broken = {part.subject for part in await parts.load() if part.code is AlertCode.M_LATEST}
     if not broken:
         return
     jobs = await context.manifest.jobs(account.name, states={JobState.PUBLISHED})
-    for job in {known.job.request_id: job for job, known in jobs.items() if known.job.request_id in broken}.values():
-        await move_latest(context, account, job)
+    published = {known.job.request_id: job for job, known in jobs.items()}
+    for request, job in published.items():
+        if request in broken:
+            await move_latest(context, account, job)
+    for request in broken - published.keys():
+        # Its snapshots are gone.
+        await parts.resolve(AlertCode.M_LATEST, request)
 
 
 def latest_place(settings: MirrorSettings, newest: str) -> str:

@@ -388,3 +388,18 @@ async def test_an_older_manifest_adopts_what_autodesk_still_lists(mirror: Mirror
     assert await alerts(mirror) == []
     assert (request_folder(mirror) / "latest").resolve() == mirror.snapshot_of(newer)
     assert mirror.sandbox.count("storage") == fetched
+
+
+async def test_the_alert_ends_with_the_last_snapshot_of_the_data_request(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add_extract(mirror, tables(2))
+    refuse_symlinks(monkeypatch)
+    await mirror.run()
+    assert len(await alerts(mirror)) == 1
+    async with mirror.opened() as context:
+        await context.manifest.move(mirror.acme, JobId(job), JobState.PRUNED, at=mirror.clock.now())
+
+        await retry_latest(context, account_settings(mirror.configuration())[0])
+
+    assert await alerts(mirror) == []

@@ -93,6 +93,7 @@ OPENERS: Final = {
     ("auth/token_store.py", "_sync_folder"): "O_DIRECTORY",
     ("manifest/sqlite.py", "_make_private"): "O_EXCL: a new file, or an error",
     ("manifest/sqlite.py", "set_aside"): "O_DIRECTORY",
+    ("ops/alerts/orphans.py", "children"): "/proc",
     ("tasks.py", "work"): "with the opener that it is given",
 }
 #: The packages that open files of the mirror or of the state folder.

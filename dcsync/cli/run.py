@@ -27,6 +27,7 @@ def run_command(ctx: click.Context) -> int:
     from dcsync.cluster import make_session, stores_for
     from dcsync.config import OldName
     from dcsync.daemon.service import Service
+    from dcsync.ops.alerts import orphans
 
     log = structlog.get_logger(__name__)
 
@@ -37,6 +38,7 @@ def run_command(ctx: click.Context) -> int:
         log.error("stopped without waiting for the disk; downloads resume at the next start", seconds=int(seconds))
 
     async def serve() -> int:
+        orphans.adopt()
         service = Service(
             lambda: load_config(ctx, warn=warn), stores_for, environ=os.environ, make_session=make_session
         )

@@ -25,6 +25,7 @@ from dcsync.errors import ApiFault, ApiUnreachable, DcsyncError, DiskHung, ExitS
 from dcsync.manifest.broken import BrokenPart
 from dcsync.ops.alerts.daemon_parts import daemon_part, record_daemon_parts
 from dcsync.ops.alerts.dispatch import AlertDispatcher
+from dcsync.ops.alerts.orphans import ORPHANS
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.tasks import primary_error
@@ -188,6 +189,7 @@ class Session(ABC):
             if not self.progress.is_stuck() or self._slow_disk_s() is not None:
                 # Killing the process does not help while a disk does not respond: the kernel keeps it until then.
                 self._notifier.watchdog()
+            ORPHANS.reap()
             if self._slow_disk_s() is not None or list(self._own_problems()) != list(self._recorded):
                 self._problems_changed.set()
             try:

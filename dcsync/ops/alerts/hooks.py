@@ -19,6 +19,7 @@ from dcsync.core.events import Event, EventKind
 from dcsync.core.names import printable
 from dcsync.manifest import HookRun, HookRuns, HookState
 from dcsync.ops.alerts.collect import hook_hint
+from dcsync.ops.alerts.orphans import ORPHANS, Child, children
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 RETRY_AFTER = (timedelta(minutes=1), timedelta(minutes=10))
 #: Bytes that are kept of a hook's output. Its end is where programs say what failed.
 _OUTPUT_TAIL = 2000
+#: Processes that a message names.
+_MOST_NAMED = 5
 #: From SIGTERM to SIGKILL. Together with the daemon's drain it stays below the 10 s that a stop may take.
 _TERM_S = 3.0
 #: A killed process has ended after this, and its output is read.
@@ -72,7 +75,7 @@ async def run_due(runs: HookRuns, clock: Clock, hooks: Sequence[Hook], environ: 
         retry = None if outcome.succeeded else _next_try(run, now)
         state = HookState.DONE if outcome.succeeded else HookState.DUE if retry else HookState.FAILED
         await runs.finish(
-            run, state=state, at=now, exit_status=outcome.exit_status, error=outcome.error, next_try_at=retry
+            run, state=state, at=now, exit_status=outcome.exit_status, error=outcome.words, next_try_at=retry
         )
         _log_outcome(run, outcome, state, retry)
         if state is HookState.FAILED:
@@ -84,6 +87,12 @@ async def run_due(runs: HookRuns, clock: Clock, hooks: Sequence[Hook], environ: 
 class _Outcome:
     exit_status: int | None
     error: str | None
+    #: What the hook left behind when it had ended.
+    left: str | None = None
+
+    @property
+    def words(self) -> str | None:
+        return "; ".join(text for text in (self.error, self.left) if text) or None
 
     @property
     def succeeded(self) -> bool:
@@ -116,6 +125,15 @@ class _Process(asyncio.SubprocessProtocol):
 
 
 async def _run(run: HookRun, limit: timedelta, environ: Mapping[str, str]) -> _Outcome:
+    ORPHANS.hooks += 1
+    try:
+        return await _run_process(run, limit, environ)
+    finally:
+        ORPHANS.hooks -= 1
+
+
+async def _run_process(run: HookRun, limit: timedelta, environ: Mapping[str, str]) -> _Outcome:
+    before = {child.pid for child in children()}
     try:
         # A session of its own. dcsync ends everything the hook starts, and Ctrl-C does not reach the hook.
         transport, process = await asyncio.get_running_loop().subprocess_exec(
@@ -138,13 +156,28 @@ async def _run(run: HookRun, limit: timedelta, environ: Mapping[str, str]) -> _O
     except TimeoutError:
         in_time = False
     finally:
+        # Zombies are members of the group too.
+        ORPHANS.left_by(transport.get_pid(), before)
         # Also ends processes that the hook left running. They share its process group.
-        await _end_group(transport, process)
+        was_left = await _end_group(transport, process)
+    orphans = ORPHANS.left_by(transport.get_pid(), before)
     words = _printable_tail(process.tail)
     if not in_time:
-        return _Outcome(exit_status=None, error=f"stopped after {limit}" + (f": {words}" if words else ""))
+        stopped = f"stopped after {limit}" + (f": {words}" if words else "")
+        return _Outcome(exit_status=None, error=stopped, left=_left(orphans, process, was_ended=False))
     status = transport.get_returncode()
-    return _Outcome(exit_status=status, error=None if status == 0 else words or f"exit status {status}")
+    left = _left(orphans, process, was_ended=was_left)
+    return _Outcome(exit_status=status, error=None if status == 0 else words or f"exit status {status}", left=left)
+
+
+def _left(orphans: Sequence[Child], process: _Process, *, was_ended: bool) -> str | None:
+    """Say what a hook left behind."""
+    if orphans:
+        named = ", ".join(f"{printable(child.name, 50)} (pid {child.pid})" for child in orphans[:_MOST_NAMED])
+        return f"it left processes running: {named}"
+    if not process.output_closed.is_set():
+        return "it left a process running that holds its output"
+    return "it left processes running, which dcsync ended" if was_ended else None
 
 
 def _write_event(transport: asyncio.SubprocessTransport, body: bytes) -> None:
@@ -155,18 +188,22 @@ def _write_event(transport: asyncio.SubprocessTransport, body: bytes) -> None:
     pipe.write_eof()
 
 
-async def _end_group(transport: asyncio.SubprocessTransport, process: _Process) -> None:
-    """End the processes that are left of a hook's group, and read its output to the end."""
+async def _end_group(transport: asyncio.SubprocessTransport, process: _Process) -> bool:
+    """End the processes that are left of a hook's group, and read its output to the end. Return whether any were left.
+
+    A process that left the group is not ended, because it may be meant to stay. It may still hold the output.
+    """
     try:
-        if _signal_group(transport, signal.SIGTERM):
+        is_left = _signal_group(transport, signal.SIGTERM)
+        if is_left:
             await _wait_for_output_end(process, _TERM_S)
     finally:
         _signal_group(transport, signal.SIGKILL)
         try:
             await _wait_for_output_end(process, _KILLED_S)
         finally:
-            # A process that left the group may still hold the output.
             transport.close()
+    return is_left
 
 
 async def _wait_for_output_end(process: _Process, seconds: float) -> None:
@@ -190,6 +227,9 @@ def _printable_tail(tail: bytes) -> str:
 
 def _log_outcome(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | None) -> None:
     facts = {"hook": run.argv[0], "kind": run.kind.value, "account": run.account, "job": run.job}
+    if outcome.left is not None:
+        hint = "let the hook wait for everything that it starts, or start it as a service of its own"
+        log.warning("a hook left processes behind", **facts, left=outcome.left, hint=hint)
     if outcome.succeeded:
         log.info("hook succeeded", **facts)
     elif state is HookState.DUE:

@@ -346,7 +346,8 @@ async def test_what_it_left_running_ends_with_it_and_its_own_status_counts(bench
         left = group.create_task(said(fifo))
         await bench.run_due(argv)
 
-    assert (await bench.last()).state is HookState.DONE
+    run = await bench.last()
+    assert (run.state, run.error) == (HookState.DONE, "it left processes running, which dcsync ended")
     assert left.result().has_ended()
 
 
@@ -357,10 +358,16 @@ async def test_what_left_its_group_and_holds_its_output_does_not_hold_us_up(benc
 
     async with asyncio.TaskGroup() as group:
         escaped = group.create_task(said(fifo))
-        async with asyncio.timeout(30):
-            await bench.run_due(argv)
+        next_one = await bench.due("true")
+        async with asyncio.timeout(60):
+            with capture_logs() as logged:
+                await bench.run_due(argv, next_one)
 
-    assert (await bench.last()).state is HookState.DONE
+    following, run = await bench.runs.latest()
+    assert (run.state, run.error) == (HookState.DONE, "it left a process running that holds its output")
+    assert (following.state, following.error) == (HookState.DONE, None)
+    (line,) = [line for line in logged if line["event"] == "a hook left processes behind"]
+    assert line["left"] == run.error
     escaped.result().end()
     assert escaped.result().has_ended()
 

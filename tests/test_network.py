@@ -286,7 +286,17 @@ async def test_a_proxy_that_dies_midway_delays_the_snapshot_only(tmp_path: Path)
         ("http://proxy.invalid:3128", "the name of the proxy proxy.invalid could not be resolved", "network.proxy"),
     ],
 )
-async def test_what_the_proxy_refuses_is_named_as_the_proxys(tmp_path: Path, url: str, problem: str, hint: str) -> None:
+async def test_what_the_proxy_refuses_is_named_as_the_proxys(
+    tmp_path: Path, url: str, problem: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = socket.getaddrinfo
+
+    def resolve(host: Any, *args: Any, **options: Any) -> Any:
+        if host == "proxy.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return ask(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     async with company(tmp_path, login=LOGIN) as network:
         network.set_proxy(url=url.format(url=network.proxy.url, port=network.proxy.port))
         add_extract(network.mirror, tables(1))

@@ -93,9 +93,10 @@ async def _verify(
                 await recover(context, account_settings(config), notices_missing=False)
                 return await verify(context, selected, part=part, repair=True, rate=rate, observer=observer)
         async with open_mirror_unlocked(config, stores) as mirror:
-            if not accounts:
-                selected += await left_settings(mirror.manifest, selected)
-            return await verify(mirror, selected, part=part, rate=rate, observer=observer)
+            left = [] if accounts else await left_settings(mirror.manifest, selected)
+            report = await verify(mirror, [*selected, *left], part=part, rate=rate, observer=observer)
+            report.not_configured = [account.name for account in left]
+            return report
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
@@ -135,6 +136,9 @@ def _print(report: VerifyReport) -> None:
     others = f" ({ignored} extra file{'' if ignored == 1 else 's'} of other programs ignored)" if ignored else ""
     read = f"{report.files} unique files, {size_text(report.read_bytes)} read"
     click.echo(f"{snapshots} checked{which}: {read}, {found}{others}")
+    for name in report.not_configured:
+        click.echo(f"{name} is not in the configuration: its snapshots were checked, and cannot be repaired")
+        click.echo("  do:   dcsync status says what to do")
     kinds = {item.kind for item in report.damage if item.outcome is Outcome.FOUND}
     if kinds - {Kind.EXTRA}:
         click.echo("  do:   stop the daemon and run dcsync verify --repair")

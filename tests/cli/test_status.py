@@ -237,4 +237,7 @@ def test_an_account_that_is_not_in_the_configuration_is_shown_with_what_to_do(si
     assert left["name"] == "acme"
     assert left.keys() == {"name", "snapshots", "newest_snapshot", "newest_completed_at", "hint"}
     assert left["hint"] in shown.out
-    assert dcsync("verify").out.startswith("1 snapshot checked")
+    verified = dcsync("verify")
+    assert verified.out.startswith("1 snapshot checked")
+    assert "acme is not in the configuration: its snapshots were checked" in verified.out
+    assert dcsync("verify", "--json").json["not_configured"] == ["acme"]

@@ -60,7 +60,15 @@ def test_json_has_every_finding(side: Served, dcsync: Dcsync) -> None:
 
     document = dcsync("verify", "--json").json
 
-    assert document.keys() == {"part", "snapshots", "files_read", "bytes_read", "ignored_files", "findings"}
+    assert document.keys() == {
+        "part",
+        "snapshots",
+        "files_read",
+        "bytes_read",
+        "ignored_files",
+        "not_configured",
+        "findings",
+    }
     (finding,) = document["findings"]
     assert finding.keys() == {"kind", "account", "job", "path", "detail", "outcome", "kept"}
     assert (finding["kind"], finding["outcome"]) == ("changed", "found")

@@ -92,6 +92,8 @@ class VerifyReport:
     #: Extra files of other programs, and those that `[verify] ignore` names. They are not problems.
     ignored_files: int = 0
     damage: list[Damage] = field(default_factory=list)
+    #: The accounts among them that are not in the configuration. They cannot be repaired.
+    not_configured: list[AccountName] = field(default_factory=list)
 
     @property
     def exit_status(self) -> ExitStatus:
@@ -109,5 +111,6 @@ class VerifyReport:
             "files_read": self.files,
             "bytes_read": self.read_bytes,
             "ignored_files": self.ignored_files,
+            "not_configured": list(self.not_configured),
             "findings": [item.json() for item in self.damage],
         }

@@ -83,9 +83,9 @@ async def retry_latest(context: MirrorContext, account: AccountSettings) -> None
     for request, job in published.items():
         if request in broken:
             await move_latest(context, account, job)
-    for request in broken - published.keys():
+    for subject in broken - published.keys():
         # Its snapshots are gone.
-        await parts.resolve(AlertCode.M_LATEST, request)
+        await parts.resolve(AlertCode.M_LATEST, subject)
 
 
 def latest_place(settings: MirrorSettings, newest: str) -> str:

@@ -15,6 +15,9 @@ def main() -> NoReturn:
     """Run the command line and exit with one of the statuses in `ExitStatus`. Only a bug prints a traceback."""
     try:
         _open_outputs()
+        if os.getpid() == 1:
+            # The kernel gives PID 1 of a container no signal that it does not handle. The daemon's handlers come later.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         restart_with_utf8_names()
         make_outputs_lenient()
         # Imported modules are never freed. Searching them for garbage took a fifth of the start. `run_loop` enables it.

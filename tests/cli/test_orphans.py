@@ -100,3 +100,29 @@ def test_as_pid_1_it_reaps_orphans_and_its_signals_work(side: Served) -> None:
         assert outer.wait(60) == 0
     log = (side.folder / "log.txt").read_text()
     assert "Traceback" not in log
+
+
+#: A command that takes long before it handles signals.
+_SLOW_START = """
+import time
+import dcsync.cli.group
+from dcsync.cli import main
+dcsync.cli.group.run = lambda _: print("started", flush=True) or time.sleep(600)
+main()
+"""
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_tool("unshare")
+def test_as_pid_1_a_start_can_be_stopped() -> None:
+    """The kernel gives PID 1 no signal that it does not handle."""
+    entered = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", _SLOW_START]
+    with subprocess.Popen(entered, stdout=subprocess.PIPE) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == b"started\n"
+        (first,) = children(outer.pid)
+        os.kill(first, signal.SIGTERM)
+        try:
+            assert outer.wait(60) == 130
+        finally:
+            outer.kill()

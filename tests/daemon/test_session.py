@@ -143,6 +143,26 @@ async def test_a_notice_is_the_first_status_and_stays_in_it_after_a_poll(rig: Ri
     assert rig.heard.messages[place + 1] == "STATUS=running with the previous configuration"
 
 
+@pytest.mark.parametrize("worker", ["hooks", "chores"])
+async def test_a_bug_in_one_worker_stops_no_other(tmp_path: Path, worker: str) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async with mirroring(tmp_path) as mirror, rig_of(mirror, mirror.configuration(), LocalSession) as rig:
+        assert isinstance(rig.session, LocalSession)
+        (broken,) = [each for each in rig.session.workers if each.name == worker]
+        broken.work, broken.describe = fail, lambda: worker
+        job = add_extract(mirror, tables(2))
+        broken.wake.set()
+
+        async with rig.running():
+            await until(mirror.snapshots)
+            await until(lambda: not broken.wake.is_set() and broken.is_idle, "the worker waits again")
+            rig.signals.end.set()
+
+        mirror.assert_identical(job)
+
+
 # --- the base alone ---------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """Publish a snapshot into a folder on another file system than the staging, where a rename of it is refused.
 
 That folder is a mount point, a btrfs subvolume, a ZFS dataset, or has a project quota. The files are linked and copied
-into a hidden folder next to the snapshot's place, which one rename then publishes. Readers never see half a snapshot.
+into a hidden folder next to the snapshot's place, out of which one rename publishes them. Readers never see half a
+snapshot.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from dcsync.mirror.space import check_room
 from dcsync.mirror.staged_names import staged_leaf
 from dcsync.mirror.staging import Staging
 
+_NEW = "new"
+
 
 def publish_across(
     root: MirrorRoot, staging: Staging, folder: str, files: Sequence[StoredFile], previous: Snapshot | None
@@ -43,20 +46,18 @@ def publish_across(
                 disk.fsync_path(root.descriptor, split(parent_path))
                 disk.remove_tree(hidden, opened)
                 # From here on, the folders above are not empty, so that no pruning removes them.
-                new = disk.open_folders(opened, [hidden], create=True)
+                outer = disk.open_folders(opened, [hidden], create=True)
                 parent = os.dup(opened)
             try:
-                made = _fill(root, staging, new, files, previous)
-                disk.rename_noreplace(hidden, parent, leaf, parent)
+                made = _fill(root, staging, outer, files, previous)
+                disk.rename_noreplace(_NEW, outer, leaf, parent)
                 os.fsync(parent)
-            except BaseException as error:
+            except FileExistsError:
+                return None
+            finally:
                 with suppress(OSError):
                     disk.remove_tree(hidden, parent)
-                if isinstance(error, FileExistsError):
-                    return None
-                raise
-            finally:
-                os.close(new)
+                os.close(outer)
                 os.close(parent)
     except (DiskFull, InodesExhausted) as error:
         # The mirror's own disk has room: it holds the staging.
@@ -76,11 +77,27 @@ def discard_copy(root: MirrorRoot, leaf: str, folder: str) -> None:
 
 
 def _hidden_name(leaf: str) -> str:
-    # No name from Autodesk begins like this (docs/design.md, Names), and patterns such as `*` do not match it.
+    # No name from Autodesk begins like this (docs/design.md, Names), and the patterns of a shell do not match it.
     return f"{OWN_FOLDER}-{hashlib.sha256(leaf.encode()).hexdigest()[:16]}"
 
 
 def _fill(
+    root: MirrorRoot, staging: Staging, outer: int, files: Sequence[StoredFile], previous: Snapshot | None
+) -> tuple[StoredFile, ...]:
+    """Make the folder `new` in a hidden folder.
+
+    It is one level deeper than a snapshot, because the patterns of DuckDB match hidden folders as well. The mode of the
+    hidden one keeps all other readers out.
+    """
+    disk.set_mode(outer, 0o700)
+    new = disk.open_folders(outer, [_NEW], create=True)
+    try:
+        return _fill_new(root, staging, new, files, previous)
+    finally:
+        os.close(new)
+
+
+def _fill_new(
     root: MirrorRoot, staging: Staging, new: int, files: Sequence[StoredFile], previous: Snapshot | None
 ) -> tuple[StoredFile, ...]:
     before = {} if previous is None else {stored.original: stored for stored in previous.files}

@@ -16,6 +16,7 @@ from dcsync.core.summary import Summary
 from dcsync.errors import MirrorTampered
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import adopt
+from dcsync.mirror.across import discard_copy
 from dcsync.mirror.root import MirrorRoot
 from dcsync.mirror.staged_names import holder_of
 from dcsync.mirror.staging import discard_staging, staged_jobs
@@ -76,7 +77,7 @@ async def adopt_snapshot(
     await finish(_record(context, account, record, snapshot, sidecar_sha256=verified.sha256))
     with after_acknowledgement(account, job.id):
         # A crash directly after the rename leaves the journal of the staging behind.
-        await context.disk.run(_discard_all, context.root, account.staging_of(job.id))
+        await context.disk.run(_discard_all, context.root, account.staging_of(job.id), snapshot.folder)
     log.info("snapshot adopted", account=account.name, job=job.id, folder=snapshot.folder, files=len(snapshot.files))
     return snapshot
 
@@ -135,8 +136,9 @@ async def _record(
         await move_latest(context, account, record.job.id)
 
 
-def _discard_all(root: MirrorRoot, job: JobId) -> None:
-    """Remove the staging of a job, and that of each earlier holder of the job."""
+def _discard_all(root: MirrorRoot, job: JobId, folder: str) -> None:
+    """Remove the staging of a job, and that of each earlier holder of the job, with the copies next to its folder."""
     component = names.component(job)
     for leaf in {component, *(leaf for leaf in staged_jobs(root) if holder_of(leaf)[0] == component)}:
         discard_staging(root, leaf)
+        discard_copy(root, leaf, folder)

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.state_dir import write_text
 from dcsync.core.lifecycle import JobState
 from dcsync.errors import ManifestError
+from dcsync.mirror import across
 from dcsync.ops.integrity.report import Outcome
 from dcsync.ops.integrity.verify import verify
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, status_of, tables
@@ -200,7 +202,9 @@ async def test_a_killed_copy_is_no_snapshot_and_the_next_run_publishes(mirror: M
     await mirror.sync()
     snapshot = mirror.snapshot_of(job)
     # As a kill before the rename leaves it: complete, and under its hidden name.
-    snapshot.rename(snapshot.with_name(f".dcsync-{hashlib.sha256(job.encode()).hexdigest()[:16]}"))
+    outer = snapshot.with_name(f".dcsync-{hashlib.sha256(job.encode()).hexdigest()[:16]}")
+    outer.mkdir()
+    snapshot.rename(outer / "new")
     for path in mirror.state.glob("manifest.sqlite*"):
         path.unlink()
 
@@ -294,3 +298,29 @@ async def test_a_damaged_file_is_repaired_across_file_systems(mirror: Mirror, mo
         assert_proved_by_sums(mirror.snapshot_of(each))
     (kept,) = (mirror.root / ".dcsync/quarantine").rglob("admin_table_001.csv*")
     assert kept.read_bytes() == b"damaged"
+
+
+async def test_no_pattern_of_duckdb_matches_a_snapshot_that_is_being_copied(
+    mirror: Mirror, mounts: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount_memory(mounts, mirror.root / "acme")
+    first = add_extract(mirror, FILES, days_ago=1)
+    await mirror.sync()
+    pattern = f"{mirror.snapshot_of(first).parents[3]}/*/*/*/*/*.csv"
+    seen: list[set[str]] = []
+    copying = across.copy_durably
+
+    def look(source: int, folder: int, name: str) -> os.stat_result:
+        copied = copying(source, folder, name)
+        found = {row[0] for row in duckdb.execute("SELECT file FROM glob(?)", [pattern]).fetchall()}
+        seen.append({Path(path).parent.name for path in found})
+        return copied
+
+    monkeypatch.setattr(across, "copy_durably", look)
+    add_extract(mirror, {**FILES, "new.csv": b"id\n"})
+    await mirror.sync()
+
+    assert seen
+    assert all(folders == {mirror.snapshot_of(first).name} for folders in seen)
+    assert len(mirror.snapshots()) == 2
+    assert hidden(mirror) == []

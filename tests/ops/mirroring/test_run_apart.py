@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,6 @@ from dcsync.app.from_config import account_settings
 from dcsync.app.state_dir import write_text
 from dcsync.core.lifecycle import JobState
 from dcsync.errors import ManifestError
-from dcsync.mirror import across
 from dcsync.ops.integrity.report import Outcome
 from dcsync.ops.integrity.verify import verify
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, status_of, tables
@@ -307,20 +307,23 @@ async def test_no_pattern_of_duckdb_matches_a_snapshot_that_is_being_copied(
     first = add_extract(mirror, FILES, days_ago=1)
     await mirror.sync()
     pattern = f"{mirror.snapshot_of(first).parents[3]}/*/*/*/*/*.csv"
-    seen: list[set[str]] = []
-    copying = across.copy_durably
+    seen: list[Counter[str]] = []
+    fsync = os.fsync
 
-    def look(source: int, folder: int, name: str) -> os.stat_result:
-        copied = copying(source, folder, name)
-        found = {row[0] for row in duckdb.execute("SELECT file FROM glob(?)", [pattern]).fetchall()}
-        seen.append({Path(path).parent.name for path in found})
-        return copied
+    def look(descriptor: int) -> None:
+        fsync(descriptor)
+        with duckdb.connect() as connection:
+            found = connection.execute("SELECT file FROM glob(?)", [pattern]).fetchall()
+        seen.append(Counter(Path(path).parent.name for (path,) in found))
 
-    monkeypatch.setattr(across, "copy_durably", look)
-    add_extract(mirror, {**FILES, "new.csv": b"id\n"})
-    await mirror.sync()
+    second = add_extract(mirror, {**FILES, "new.csv": b"id\n"})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", look)
+        await mirror.sync()
 
-    assert seen
-    assert all(folders == {mirror.snapshot_of(first).name} for folders in seen)
-    assert len(mirror.snapshots()) == 2
+    first_name, second_name = (mirror.snapshot_of(job).name for job in (first, second))
+    assert {tuple(sorted(counts.items())) for counts in seen} == {
+        ((first_name, 3),),
+        tuple(sorted({first_name: 3, second_name: 4}.items())),
+    }
     assert hidden(mirror) == []

@@ -40,6 +40,7 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
     many folders are missing.
     """
     if context.peers.are_at_work:
+        await follow_accounts(context, accounts)
         for account in accounts:
             # A host may have been killed before it moved `latest`.
             await _restore_latest(context, account)

@@ -10,7 +10,7 @@ from dcsync.core.alerts import AlertCode
 from dcsync.core.layout import NAMED_LAYOUTS, Layout, account_folder, parse_layout
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
-from dcsync.errors import DcsyncError, DiskError, MirrorTampered
+from dcsync.errors import DcsyncError, DiskError, MirrorLocked, MirrorTampered
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.manifest.rename import rename_account
 from dcsync.mirror import adopt
@@ -31,7 +31,8 @@ async def follow_accounts(
     """Move the snapshots of renamed accounts to their new names, without a download. Forget those that were removed.
 
     An account was renamed if the configuration has its ID under a name without snapshots. Killed at any point, the next
-    call continues. An account whose folder was removed has no snapshots any more. `unfinished` accounts wait.
+    call continues. An account whose folder was removed has no snapshots any more. `unfinished` accounts wait. Raises
+    `MirrorLocked` when an account was renamed while other hosts are running: they would download everything again.
     """
     manifest = context.manifest
     names = {account.name for account in accounts}
@@ -57,7 +58,7 @@ async def _follow(context: MirrorContext, accounts: Sequence[AccountSettings], l
     names = [account.name for account in free]
     there = {folder: _moved(context, folder, left.name, names) for folder in folders.values()}
     exists = await context.disk.run(_existing, context.root, there)
-    if not exists:
+    if not exists and not context.peers.are_at_work:
         await _forget(context, left.name, folders)
         return
     found = await context.disk.run(_account_id, context.root, exists)
@@ -65,6 +66,11 @@ async def _follow(context: MirrorContext, accounts: Sequence[AccountSettings], l
     if len(heirs) != 1:
         log.warning("account is not in the configuration", account=left.name, snapshots=left.snapshots, hint=left.hint)
         return
+    if context.peers.are_at_work:
+        message = f"the account {left.name} has the name {heirs[0].name} now, and other hosts are running"
+        raise MirrorLocked(
+            message, hint="stop the daemons of all hosts, give all of them the new name, then start them"
+        )
     await _rename(context, left.name, heirs[0].name, folders)
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.mirror import open_mirror_unlocked
+from dcsync.app.mirror import open_mirror, open_mirror_unlocked
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.core.retention import KeepPolicy
+from dcsync.errors import MirrorLocked
 from dcsync.mirror import rename as mirror_rename
 from dcsync.ops import renamed_accounts
 from dcsync.ops.accounts import LeftAccount, left_settings, record_left_damage
 from dcsync.ops.integrity.prune import prune
 from dcsync.ops.integrity.report import VerifyReport
 from dcsync.ops.integrity.verify import verify
+from dcsync.ops.peers import SingleHost
+from dcsync.ops.recovery import recover
 from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of, tables
 
 OTHER = "{request}/of-{account}/{date:%Y-%m-%d}/{job}"
@@ -265,3 +269,33 @@ async def test_an_account_with_another_layout_stays_in_verify_and_prune(mirror: 
     assert report.removed == 1
     assert len(found(mirror)) == len(before) - 1
     assert all(path.startswith("acme/") for path in found(mirror).values())
+
+
+class AtWork(SingleHost):
+    """Other hosts are running."""
+
+    are_at_work = True
+
+
+async def test_a_rename_while_other_hosts_are_running_is_refused(mirror: Mirror) -> None:
+    await fill(mirror)
+    before = found(mirror)
+    configure(mirror, "new")
+    async with open_mirror(mirror.configuration(), mirror.stores(), role="sync", clock=mirror.clock) as opened:
+        context = replace(opened, peers=AtWork())
+
+        with pytest.raises(MirrorLocked, match="the account acme has the name new now") as caught:
+            await recover(context, account_settings(mirror.configuration()))
+
+    assert "stop the daemons of all hosts" in caught.value.advice
+    assert found(mirror) == before
+
+
+async def test_a_folder_that_another_host_may_still_use_is_not_forgotten(mirror: Mirror) -> None:
+    await fill(mirror)
+    configure(mirror, new="11111111-1111-4111-8111-111111111111")
+    shutil.rmtree(mirror.root / "acme")
+    async with open_mirror(mirror.configuration(), mirror.stores(), role="sync", clock=mirror.clock) as opened:
+        await recover(replace(opened, peers=AtWork()), account_settings(mirror.configuration()))
+
+    assert len(await left(mirror)) == 1

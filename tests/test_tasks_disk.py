@@ -7,12 +7,15 @@ import gc
 import os
 import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from dcsync.errors import DiskFull, DiskHung
+from dcsync.opening import NotRegular
 from dcsync.tasks import DISK_THREADS, DiskThreads, oldest_disk_call_s
 from tests.rigs.gate import Gate, turns
+from tests.rigs.odd import ODD_KINDS, plant
 from tests.rigs.waiting import until
 
 # --- disk threads -----------------------------------------------------------------------------------------------------
@@ -230,3 +233,27 @@ async def test_a_cancelled_read_ends_before_its_file_is_closed_and_shows_while_i
     os.close(writing)
 
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize("kind", ODD_KINDS)
+@pytest.mark.parametrize("mode", ["rb", "wb"])
+async def test_an_odd_entry_is_not_opened(tmp_path: Path, kind: str, mode: Literal["rb", "wb"]) -> None:
+    """The report page, for example: a FIFO in its place would take a thread for good."""
+    plant(kind, tmp_path / "index.html")
+    with DiskThreads(1) as disk:
+        with pytest.raises(NotRegular):
+            async with disk.open(tmp_path / "index.html", mode):
+                pass
+        assert await disk.run(os.getpid) == os.getpid()
+
+
+async def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with DiskThreads(1) as disk:
+            async with disk.open(tmp_path / "new", "wb") as file:
+                await file.write(b"body")
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640

@@ -14,6 +14,7 @@ import pytest
 from dcsync.app.from_config import account_settings
 from dcsync.app.mirror import open_mirror_unlocked
 from dcsync.core.lifecycle import JobState
+from dcsync.core.model import JobId
 from dcsync.core.retention import KeepPolicy
 from dcsync.errors import DcsyncError
 from dcsync.ops.integrity.prune import PruneReport, prune
@@ -173,3 +174,22 @@ async def test_an_odd_entry_in_the_staging_of_a_job_is_replaced(mirror: Mirror, 
 
     assert [published.job for published in outcome.published] == [job]
     mirror.assert_identical(job)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ODD_KINDS if kind != "folder"])
+async def test_an_odd_entry_in_the_place_of_a_snapshot_stops_neither_a_dry_run_nor_the_other_prunings(
+    mirror: Mirror, kind: str
+) -> None:
+    jobs = [add_extract(mirror, tables(2, seed=day), days_ago=5 - day) for day in range(4)]
+    await mirror.run()
+    replace_by(kind, mirror.snapshot_of(jobs[1]))
+
+    async with mirror.opened() as context:
+        accounts, policy = account_settings(mirror.configuration()), KeepPolicy(last=1)
+        dry = await prune(context, accounts, policy, dry_run=True)
+        report = await prune(context, accounts, policy, force=True)
+
+    assert dry.freed[JobId(jobs[0])] > 0
+    assert dry.freed.get(JobId(jobs[1]), 0) == 0
+    assert jobs[0] not in report.failed
+    assert jobs[2] not in report.failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -131,10 +131,12 @@ class DataConnector:
 
         `on_endless` is called when the list does not end. What was read is returned.
         """
-        path = f"{_root(account)}/requests"
-        return await self._all(
-            path, wire.parse_request, options or ListOptions(), on_bad, MAX_REQUEST_PAGES, on_endless
-        )
+        path, options = f"{_root(account)}/requests", options or ListOptions()
+        if options.project_id is not None:
+            # Autodesk documents no other way to name the project of data requests (docs/api.md §8).
+            filters = {"projectId": options.project_id, **(options.filters or {})}
+            options = replace(options, project_id=None, filters=filters)
+        return await self._all(path, wire.parse_request, options, on_bad, MAX_REQUEST_PAGES, on_endless)
 
     async def jobs(
         self, account: AccountId, options: ListOptions | None = None, *, request: RequestId | None = None

@@ -15,7 +15,7 @@ from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.oauth_handlers import OAuthHandlers
 from dcsync.sandbox.refusals import REQUEST_ID, warnings
 from dcsync.sandbox.state import Origin, State
-from dcsync.sandbox.world import JobEntry, job_json, request_json, stamp
+from dcsync.sandbox.world import JobEntry, RequestEntry, job_json, request_json, stamp
 
 _DEFAULT_LIMIT = 20
 
@@ -94,7 +94,7 @@ class ApiHandlers:
             }
             return web.json_response(body, status=401)
         account = request.match_info.get("account")
-        if account is not None and account.lower() != self._state.world.account_id:
+        if account is not None and account.lower() not in self._state.world.accounts:
             return web.json_response(
                 {"title": "Forbidden", "detail": "No access to this account", "status": 403}, status=403
             )
@@ -117,8 +117,11 @@ class ApiHandlers:
 
     async def _hubs(self, request: web.Request) -> web.Response:
         world = self._state.world
-        hub = {"type": "hubs", "id": world.hub_id, "attributes": {"name": "Sandbox Construction", "region": "EMEA"}}
-        answer = {"jsonapi": {"version": "1.0"}, "data": [hub]}
+        hubs = [
+            {"type": "hubs", "id": f"b.{account}", "attributes": {"name": name, "region": "EMEA"}}
+            for account, name in world.accounts.items()
+        ]
+        answer: dict[str, object] = {"jsonapi": {"version": "1.0"}, "data": hubs}
         fault = request.get(FAULT)
         if fault is not None and fault.kind == "warn":
             answer["meta"] = warnings(fault.body.decode())
@@ -127,11 +130,12 @@ class ApiHandlers:
 
     async def _requests(self, request: web.Request) -> web.Response:
         world = self._state.world
-        return self._page(request, [request_json(world, entry) for entry in world.requests.values()])
+        rows = [request_json(world, entry) for entry in world.requests.values() if _is_of(request, entry)]
+        return self._page(request, rows)
 
     async def _request(self, request: web.Request) -> web.Response:
         entry = self._state.world.requests.get(request.match_info["request"])
-        if entry is None:
+        if entry is None or not _is_of(request, entry):
             return _not_found("request")
         return web.json_response(request_json(self._state.world, entry))
 
@@ -144,7 +148,7 @@ class ApiHandlers:
 
     async def _jobs(self, request: web.Request) -> web.Response:
         world = self._state.world
-        rows = [job_json(world, job) for job in world.jobs.values()]
+        rows = [job_json(world, job) for job in world.jobs.values() if _is_of(request, job.request)]
         project = request.query.get("projectId")
         if project is not None:
             rows = [row for row in rows if row["projectId"] == project]
@@ -206,6 +210,11 @@ class ApiHandlers:
         results = ordered[offset : offset + limit]
         pagination = {"limit": limit, "offset": offset, "totalResults": len(rows)}
         return web.json_response({"pagination": pagination, "results": results})
+
+
+def _is_of(request: web.Request, entry: RequestEntry) -> bool:
+    """Return whether a data request belongs to the account of a call."""
+    return request.match_info["account"].lower() == entry.account_id
 
 
 def _text(value: object) -> str:

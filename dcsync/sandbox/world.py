@@ -114,6 +114,7 @@ class RequestEntry:
     end_date: datetime | None = None
     #: Whether its activities tables hold only the rows of a period, as at Autodesk.
     has_windows: bool = False
+    account_id: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,13 +147,15 @@ class _View:
 
 
 class World:
-    """One account with its data requests and jobs. `now` is its clock, in seconds since 1970."""
+    """Accounts with their data requests and jobs, at first one. `now` is the clock, in seconds since 1970."""
 
     def __init__(self, *, seed: int = 1, now: Callable[[], float] = time.time) -> None:
         self.seed = seed
         self.now = now
         self.account_id = data.identifier(seed, "account")
         self.hub_id = f"b.{self.account_id}"
+        #: The names of the accounts, by ID.
+        self.accounts = {self.account_id: "Sandbox Construction"}
         self.user_id = "SANDBOXUSER1"
         self.requests: dict[str, RequestEntry] = {}
         self.jobs: dict[str, JobEntry] = {}
@@ -162,6 +165,12 @@ class World:
     def clock(self) -> datetime:
         """Return the world's time in UTC."""
         return datetime.fromtimestamp(self.now(), UTC)
+
+    def add_account(self, name: str) -> str:
+        """Add an account and return the ID of its hub."""
+        account = data.identifier(self.seed, "account", len(self.accounts))
+        self.accounts[account] = name
+        return f"b.{account}"
 
     def add_request(
         self,
@@ -176,8 +185,9 @@ class World:
         start_date: datetime | None = None,
         end_date: datetime | None = None,
         has_windows: bool = False,
+        hub_id: str | None = None,
     ) -> str:
-        """Add a data request and return its ID.
+        """Add a data request and return its ID. It belongs to the first account unless another hub is named.
 
         With `has_windows`, the tables `activities_…` have the rows of the days that the dates name, by default of the
         day before the job, and other rows each day.
@@ -195,6 +205,7 @@ class World:
             start_date=start_date,
             end_date=end_date,
             has_windows=has_windows,
+            account_id=(hub_id or self.hub_id).removeprefix("b."),
         )
         self.requests[entry.id] = entry
         return entry.id
@@ -362,7 +373,7 @@ def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
         "id": entry.id,
         "description": entry.description,
         "isActive": entry.is_active,
-        "accountId": world.account_id,
+        "accountId": entry.account_id,
         "projectId": entry.project_id,
         "projectIdList": [entry.project_id] if entry.project_id else None,
         "createdBy": world.user_id,
@@ -394,7 +405,7 @@ def job_json(world: World, job: JobEntry) -> dict[str, object]:
     return {
         "id": job.id,
         "requestId": job.request.id,
-        "accountId": world.account_id,
+        "accountId": job.request.account_id,
         "projectId": project,
         "projectIdList": json.dumps([project]) if project else None,
         "createdBy": world.user_id,

@@ -210,7 +210,8 @@ async def test_the_data_requests_of_configured_projects_are_checked(mirror: Mirr
 
     assert await listener.run() == []
     (check,) = [call for call in mirror.sandbox.calls if call.path.endswith("/requests")]
-    assert check.query.get("projectId") == project
+    # As Autodesk documents it: the list of data requests has no parameter `projectId`.
+    assert (check.query.get("filter[projectId]"), check.query.get("projectId")) == (project, None)
 
 
 async def test_expectations_cover_the_data_requests_with_a_schedule(mirror: Mirror) -> None:

@@ -222,7 +222,7 @@ def projects(mirror: Mirror) -> dict[str, str]:
 
 def refuse_project(mirror: Mirror, project: str, status: int) -> None:
     mirror.sandbox.faults.add(
-        Fault(server="api", kind="status", status=status, match=f"projectId={project}", times=None)
+        Fault(server="api", kind="status", status=status, match=f"projectId(%5D)?={project}", times=None)
     )
 
 

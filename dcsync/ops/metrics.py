@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +38,8 @@ def render(status: Status) -> bytes:
 
 async def write_textfile(disk: DiskThreads, path: Path, status: Status) -> None:
     """Write the metrics for node_exporter's textfile collector, in one step. Raises `DiskError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # The polls of several accounts may end at the same time, also in several processes.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with disk_errors(f"writing {path}"):
         try:
             async with disk.open(temporary, "wb") as file:

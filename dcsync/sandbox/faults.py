@@ -69,6 +69,10 @@ class Faults:
         self._script.append(fault)
         return fault
 
+    def remove(self, fault: Fault) -> None:
+        """Delete one fault."""
+        self._script.remove(fault)
+
     def clear(self) -> None:
         """Delete all faults."""
         self._script.clear()

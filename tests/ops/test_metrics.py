@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -198,6 +199,17 @@ async def test_the_file_is_replaced_in_one_step_and_may_be_read_by_others(tmp_pa
 
     assert figures(place.read_bytes())["quota_used",] == 9
     assert stat.S_IMODE(place.stat().st_mode) == 0o644
+    assert listing(tmp_path) == [place]
+
+
+async def test_accounts_whose_polls_end_together_write_it_side_by_side(tmp_path: Path) -> None:
+    """The first took the temporary file of the others away, which was an alert."""
+    place = tmp_path / "dcsync.prom"
+    with DiskThreads(4) as disk:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(write_textfile(disk, place, make_status(make_account())))
+
     assert listing(tmp_path) == [place]
 
 

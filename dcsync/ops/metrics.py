@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
-import uuid
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_REPLACING = threading.Lock()
 
 
 def render(status: Status) -> bytes:
@@ -38,20 +41,25 @@ def render(status: Status) -> bytes:
 
 async def write_textfile(disk: DiskThreads, path: Path, status: Status) -> None:
     """Write the metrics for node_exporter's textfile collector, in one step. Raises `DiskError`."""
-    # The polls of several accounts may end at the same time, also in several processes.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    body = await disk.run(render, status)
     with disk_errors(f"writing {path}"):
+        await disk.run(_replace_file, path, body)
+
+
+def _replace_file(path: Path, body: bytes) -> None:
+    # The polls of several accounts may end at the same time.
+    with _REPLACING:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            async with disk.open(temporary, "wb") as file:
-                await file.write(await disk.run(render, status))
-            await disk.run(_replace_file, temporary, path)
+            temporary.write_bytes(body)
+            temporary.chmod(0o644)  # node_exporter runs as another user
+            temporary.replace(path)
+        except OSError as error:
+            # The temporary name says nothing to anybody.
+            raise OSError(error.errno, os.strerror(error.errno or 0)) from None
         finally:
-            await disk.run(temporary.unlink, missing_ok=True)
-
-
-def _replace_file(temporary: Path, path: Path) -> None:
-    temporary.chmod(0o644)  # node_exporter runs as another user
-    temporary.replace(path)
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def _metrics(status: Status) -> Iterator[Metric]:

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
-from dcsync.core.lifecycle import JobState
 from dcsync.daemon.local_session import LocalSession
 from dcsync.ops.status import Status
 from dcsync.sandbox import Fault
@@ -51,6 +50,8 @@ class Bench:
     hubs: dict[str, str]
     requests: dict[Target, str]
     jobs: dict[Target, list[str]] = field(default_factory=dict)
+    #: Jobs of further data requests that must be mirrored once everything is mended.
+    late: list[str] = field(default_factory=list)
     #: Called with each new job of a data request.
     arrivals: list[tuple[Target, Callable[[str], None]]] = field(default_factory=list)
 
@@ -97,14 +98,6 @@ class Bench:
     async def status(self) -> Status:
         """Return what `dcsync status` shows."""
         return await self.rig.service._read_status()
-
-    def states(self, status: Status) -> dict[str, int]:
-        """Return how many jobs of all accounts are in each state."""
-        total: dict[str, int] = {}
-        for account in status.accounts:
-            for state, count in account.jobs.items():
-                total[state] = total.get(state, 0) + count
-        return {state: count for state, count in total.items() if count}
 
     @contextmanager
     def fault(self, fault: Fault) -> Iterator[None]:
@@ -169,6 +162,12 @@ class Bench:
                 found[sidecar(path.parent)["job"]["id"]] = path.parent
         return found
 
+    def assert_everything_published(self) -> None:
+        """Check that each extract of the last days is in the mirror. Earlier ones are pruned."""
+        published = self.published()
+        wanted = [job for jobs in self.jobs.values() for job in jobs[-DAYS_BEFORE + 1 :]] + self.late
+        assert [job for job in wanted if job not in published] == []
+
     def assert_newest_published(self, targets: set[Target]) -> None:
         """Check that the newest extract of these data requests is in the mirror, byte for byte."""
         published = self.published()
@@ -220,7 +219,7 @@ async def patched_ticks() -> AsyncIterator[None]:
 def _configuration(mirror: Mirror, hubs: dict[str, str]) -> dict[str, object]:
     heard = shlex.quote(str(mirror.folder / "heard.jsonl"))
     return {
-        "poll": {"interval": "2h", "jitter": "0s", "stale_after": "1d"},
+        "poll": {"interval": "4h", "jitter": "0s", "stale_after": "1d"},
         "http": {"listen": f"127.0.0.1:{free_port()}"},
         "metrics": {"textfile": str(mirror.folder / "metrics/dcsync.prom")},
         "verify": {"part_days": 1},
@@ -242,8 +241,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def open_states() -> set[str]:
-    """Return the names of the states of jobs that are not in the mirror yet."""
-    return {state.value for state in (JobState.SEEN, JobState.LISTED, JobState.STAGING, JobState.FAILED)}

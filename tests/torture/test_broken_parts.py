@@ -1,0 +1,139 @@
+"""One broken part: everything else is mirrored, the part is named, and its repair is enough.
+
+Each kind of part is broken in turn, and some in seeded pairs, in a daemon with three accounts. No run may cost more
+than twice the calls of a run in which nothing is broken.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dcsync.errors import ExitStatus
+from dcsync.ops.status import Status
+from tests.rigs.broken import TARGETS, Bench, Target, broken_bench
+from tests.torture.conftest import SEED, Figure, need, pick
+from tests.torture.parts import KINDS, Kind
+
+pytestmark = pytest.mark.timeout(1800)
+
+#: How many kinds are broken one after the other in the same mirror.
+_CHAIN = 4
+
+
+def test_there_are_at_least_25_kinds() -> None:
+    assert len({kind.name for kind in KINDS}) == len(KINDS) >= 25
+
+
+def _chosen() -> list[list[tuple[Kind, ...]]]:
+    """Return what to break, in chains: each kind alone, then pairs."""
+    chance = random.Random(SEED)
+    kinds = chance.sample(KINDS, len(KINDS))
+    singles: list[tuple[Kind, ...]] = [(kind,) for kind in kinds[: pick(len(KINDS), 6)]]
+    pairs = [tuple(chance.sample(KINDS, 2)) for _ in range(pick(12, 2))]
+    steps = singles + pairs
+    return [steps[start : start + _CHAIN] for start in range(0, len(steps), _CHAIN)]
+
+
+def _id_of(chain: Sequence[tuple[Kind, ...]]) -> str:
+    return "-".join("+".join(kind.name for kind in step) for step in chain)
+
+
+@pytest.fixture(scope="module")
+def healthy() -> dict[str, int]:
+    """How many calls the API receives when nothing is broken, measured once."""
+    return {}
+
+
+@pytest.mark.parametrize("chain", _chosen(), ids=_id_of)
+async def test_a_broken_part_stops_nothing_else(
+    tmp_path: Path, chain: list[tuple[Kind, ...]], healthy: dict[str, int], figure: Figure
+) -> None:
+    need("mount", "umount")
+    chance = random.Random(f"{SEED}/{_id_of(chain)}")
+    async with broken_bench(tmp_path) as bench:
+        if not healthy:
+            healthy["calls"] = await _healthy_day(bench)
+        for step in chain:
+            calls = await _one_step(bench, step, chance)
+            assert calls <= 2 * healthy["calls"], f"{calls} calls, {healthy['calls']} when nothing is broken"
+            figure(f"broken: {'+'.join(kind.name for kind in step)}", f"{calls} calls of {healthy['calls']}")
+
+
+async def _healthy_day(bench: Bench) -> int:
+    before = bench.calls()
+    await bench.night()
+    await bench.afternoon()
+    await bench.night()
+    await bench.afternoon()
+    return bench.calls() - before
+
+
+async def _one_step(bench: Bench, step: tuple[Kind, ...], chance: random.Random) -> int:
+    """Break these kinds for a night, mend them, and return how many calls the two days took."""
+    before, heard = bench.calls(), len(bench.events())
+    targets = _targets(step, chance)
+    with ExitStack() as stack:
+        named = [stack.enter_context(kind.broken(bench, target)) for kind, target in zip(step, targets, strict=True)]
+        await bench.night()
+
+        held = {other for kind, target in zip(step, targets, strict=True) for other in _held(kind, target)}
+        bench.assert_newest_published(set(TARGETS) - held)
+        await _assert_named(bench, step, targets, named, heard)
+    await bench.afternoon()
+    await bench.night()
+    await bench.afternoon()
+
+    bench.assert_newest_published(set(TARGETS))
+    status = await bench.status()
+    assert (status.codes, status.check) == ([], ExitStatus.DONE), _messages(status)
+    assert (await bench.rig.service.health())[0]
+    bench.assert_everything_published()
+    codes = {event["code"] for event in bench.events()[heard:] if event["event"] == "recovered"}
+    assert all(codes & kind.codes for kind in step), f"no repair of {step} was told: {codes}"
+    return bench.calls() - before
+
+
+def _messages(status: Status) -> list[str]:
+    return [item.alert.message for account in status.accounts for item in account.alerts]
+
+
+def _targets(step: Sequence[Kind], chance: random.Random) -> list[Target]:
+    """Return a data request for each kind, in accounts of their own."""
+    while True:
+        targets = [
+            chance.choice([target for target in TARGETS if kind.account in {None, target.account}]) for kind in step
+        ]
+        if len({target.account for target in targets}) == len(step):
+            return targets
+
+
+def _held(kind: Kind, target: Target) -> set[Target]:
+    if kind.holds_account:
+        return {other for other in TARGETS if other.account == target.account}
+    return {target} if kind.holds else set()
+
+
+async def _assert_named(
+    bench: Bench, step: Sequence[Kind], targets: Sequence[Target], named: Sequence[str], heard: int
+) -> None:
+    """Check that status, health and hooks name each broken part and nothing that works."""
+    status = await bench.status()
+    alerts = [item.alert for account in status.accounts for item in account.alerts]
+    told = [event for event in bench.events()[heard:] if event["event"] != "recovered"]
+    health = await bench.rig.service.health()
+    for kind, target, name in zip(step, targets, named, strict=True):
+        found = [alert for alert in alerts if alert.code in kind.codes and name in f"{alert.subject} {alert.message}"]
+        assert found, f"{kind.name}: {name!r} is not named in {[(alert.code, alert.message) for alert in alerts]}"
+        assert all(alert.hint for alert in found)
+        assert [event for event in told if event["code"] in kind.codes], f"{kind.name}: no hook heard of it: {told}"
+        assert kind.codes & {str(code) for code in health[1]["problems"]}  # type: ignore[union-attr]
+        others = {str(alert.account) for alert in alerts if alert.code in kind.codes} - {target.account}
+        assert kind.codes <= {"P-REPORT", "P-METRICS", "D-CHORE", "H-FAILED", "M-TRASH"} or not others
+    is_green = all(kind.stays_green for kind in step)
+    assert (status.check is ExitStatus.DONE) is is_green, f"{status.check}: {[alert.code for alert in alerts]}"
+    assert health[0] is is_green

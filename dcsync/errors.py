@@ -462,8 +462,7 @@ class JobBug(DcsyncError):
     code = "D-BUG"
     exit_status = ExitStatus.BUG
     poison = True
-    hint = "please report this bug with the traceback in the log. After an update, stop the daemon and run "
-    hint += "dcsync sync --job ID"
+    hint = "please report this bug with the traceback in the log. dcsync retries the job, also after an update"
 
 
 # --- disk -----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class JobState(StrEnum):
     TOO_OLD = "too_old"
     #: A loss: Autodesk deleted the extract before it was mirrored, or before its lost folder could be downloaded again.
     EXPIRED = "expired"
-    #: The content was wrong at every attempt. The other jobs continue without this one.
+    #: The content was wrong at every attempt. It is tried once a day, and the other jobs continue without it.
     QUARANTINED = "quarantined"
 
 
@@ -75,14 +75,14 @@ WAS_PUBLISHED = ON_DISK | {S.PRUNED}
 OPEN = frozenset({S.SEEN, S.LISTED, S.STAGING, S.FAILED})
 #: Codes of failures after which a job waits for space on the disk. They say nothing about the job.
 ROOM_CODES = frozenset({"F-SPACE", "F-INODES"})
-#: The states that dcsync does not leave on its own: each such job raises an alert.
+#: The states of jobs that are lost, or will be if nothing changes at Autodesk. Each such job raises an alert.
 LOSSES = frozenset({S.EXPIRED, S.QUARANTINED})
 
-#: The hint for each loss. dcsync does not retry a loss, so the hint must not say so.
+#: The hint for each loss. The hint of the error would promise an earlier retry.
 LOSS_HINTS = {
     S.EXPIRED: "this extract can no longer be downloaded. The next extract has the account's data as of its own day",
-    S.QUARANTINED: "dcsync no longer retries this job. Stop the daemon and run dcsync sync --job ID, or run the data "
-    "request again",
+    S.QUARANTINED: "dcsync tries this job once a day until Autodesk deletes its extract. To try it now, stop the "
+    "daemon and run dcsync sync --job ID. If it fails again, run the data request again",
 }
 
 _STATE_AT_AUTODESK = {
@@ -99,7 +99,9 @@ _STATE_AFTER_WAITING = {JobPhase.PENDING: S.EMPTY, JobPhase.UNKNOWN: S.EXPIRED}
 
 #: A job whose content is wrong is quarantined after this many attempts in a row.
 POISON_ATTEMPTS = 3
-#: How long dcsync looks for the missing data listing of a complete job before it calls the job lost.
+#: How often a quarantined job is tried. What was wrong at Autodesk may have been corrected.
+QUARANTINE_RETRY = timedelta(days=1)
+#: How long dcsync looks for the missing data listing of a complete job before it quarantines the job.
 LISTING_PATIENCE = timedelta(hours=24)
 #: An extract that is still not mirrored at this age raises an alert.
 WARN_AGE = timedelta(days=20)
@@ -155,12 +157,12 @@ def nears_expiry(completed_at: datetime | None, now: datetime) -> bool:
     return completed_at is not None and now - completed_at >= WARN_AGE
 
 
-def is_due(next_try_at: datetime | None, now: datetime) -> bool:
+def is_due(next_try_at: datetime | None, now: datetime, *, longest: timedelta = timedelta(seconds=RETRY_CAP_S)) -> bool:
     """Whether a job may be tried now.
 
     A time further ahead than dcsync ever waits was written while the clock was wrong, and does not count.
     """
-    return next_try_at is None or not now < next_try_at <= now + timedelta(seconds=RETRY_CAP_S)
+    return next_try_at is None or not now < next_try_at <= now + longest
 
 
 def next_try_after(attempts: int, *, asked_s: float | None, draw: float) -> timedelta:

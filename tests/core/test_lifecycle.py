@@ -231,3 +231,10 @@ def test_a_retry_never_comes_at_once_and_never_later_than_six_hours(attempts: in
     wait = lifecycle.next_try_after(attempts, asked_s=None, draw=draw)
 
     assert timedelta(seconds=30) <= wait <= timedelta(hours=6)
+
+
+@pytest.mark.parametrize(("hours", "due"), [(24, False), (24.1, True), (-1, True)])
+def test_a_job_that_is_tried_once_a_day_waits_longer(hours: float, due: bool) -> None:
+    at = NOON + timedelta(hours=hours)
+
+    assert lifecycle.is_due(at, NOON, longest=lifecycle.QUARANTINE_RETRY) is due

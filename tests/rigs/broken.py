@@ -6,7 +6,7 @@ import json
 import shlex
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -142,6 +142,11 @@ class Bench:
                 if wanted == target:
                     arrived(job)
 
+    async def day(self) -> None:
+        """Let a day pass, from the evening to the next evening."""
+        await self.night()
+        await self.afternoon()
+
     async def night(self) -> None:
         """Let time pass from the evening until the next noon. The day's extracts arrive in the morning."""
         now = self.rig.clock.now()
@@ -158,7 +163,7 @@ class Bench:
         """Return the folder of each job's snapshot that can be read."""
         found = {}
         for path in self.mirror.root.glob("*/*/2*/**/_dcsync.json"):
-            if path.is_file():
+            with suppress(OSError, ValueError):
                 found[sidecar(path.parent)["job"]["id"]] = path.parent
         return found
 

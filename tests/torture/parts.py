@@ -37,8 +37,8 @@ class Kind:
     holds_account: bool = False
     #: Whether `status --check` stays 0, because no data is missing or in danger.
     stays_green: bool = False
-    #: Whether only a night's tasks, or the next extract, can show that it is mended.
-    until_night: bool = False
+    #: Whether dcsync looks for it once a day, or notices it only after the next extract.
+    is_slow: bool = False
     #: The account that it needs, if not any.
     account: str | None = None
 
@@ -66,7 +66,7 @@ def _add_calls(name: str, code: str, fault: Fault, *, where: str) -> None:
     @contextmanager
     def broken(bench: Bench, target: Target) -> Iterator[str]:
         def of_job(job: str) -> Fault:
-            return replace_fault(fault, match=f"{job}/{where}")
+            return replace(fault, match=f"{job}{where}")
 
         with bench.next_job(target, of_job):
             yield "job "
@@ -74,34 +74,37 @@ def _add_calls(name: str, code: str, fault: Fault, *, where: str) -> None:
     KINDS.append(Kind(name=name, broken=broken, codes=frozenset({code}), holds=True))
 
 
-def replace_fault(fault: Fault, **fields: Any) -> Fault:
-    """Return a new fault."""
-    return replace(fault, **fields)
-
-
 for _status in (500, 503, 504):
     _add_calls(
         f"listing_{_status}",
         "A-SERVER",
         Fault(server="api", kind="status", status=_status, times=None),
-        where="data-listing",
+        where="/data-listing",
     )
-_add_calls("listing_reset", "A-NETWORK", Fault(server="api", kind="reset", times=None), where="data-listing")
+_add_calls("listing_reset", "A-NETWORK", Fault(server="api", kind="reset", times=None), where="/data-listing")
 _add_calls(
     "listing_html",
     "A-ANSWER",
     Fault(server="api", kind="json", body=b"<html>Sign in</html>", times=None),
-    where="data-listing",
+    where="/data-listing",
 )
-_add_calls("listing_404", "L-MISSING", Fault(server="api", kind="status", status=404, times=None), where="data-listing")
-_add_calls("listing_empty", "L-EMPTY", Fault(server="api", kind="json", body=b"[]", times=None), where="data-listing")
-_add_calls("listing_403", "A-DENIED", Fault(server="api", kind="status", status=403, times=None), where="data-listing")
-_add_calls("signing_500", "A-SERVER", Fault(server="api", kind="status", status=500, times=None), where="data/")
-_add_calls("signing_reset", "A-NETWORK", Fault(server="api", kind="reset", times=None), where="data/")
-_add_calls("signing_404", "A-MISSING", Fault(server="api", kind="status", status=404, times=None), where="data/")
+_add_calls(
+    "listing_404", "L-MISSING", Fault(server="api", kind="status", status=404, times=None), where="/data-listing"
+)
+_add_calls("listing_empty", "L-EMPTY", Fault(server="api", kind="json", body=b"[]", times=None), where="/data-listing")
+_add_calls("listing_403", "A-DENIED", Fault(server="api", kind="status", status=403, times=None), where="/data-listing")
+_add_calls("signing_500", "A-SERVER", Fault(server="api", kind="status", status=500, times=None), where="/data/")
+_add_calls("signing_reset", "A-NETWORK", Fault(server="api", kind="reset", times=None), where="/data/")
+_add_calls("signing_404", "A-MISSING", Fault(server="api", kind="status", status=404, times=None), where="/data/")
 _add_calls("storage_500", "S-SERVER", Fault(server="storage", kind="status", status=500, times=None), where="")
 _add_calls("storage_403", "S-REFUSED", Fault(server="storage", kind="status", status=403, times=None), where="")
 _add_calls("storage_reset", "S-NETWORK", Fault(server="storage", kind="reset", times=None), where="")
+
+
+_add_calls("storage_short", "F-SIZE", Fault(server="storage", kind="short", amount=5, times=None), where="")
+_add_calls(
+    "listing_wrong", "L-LISTING", Fault(server="api", kind="json", body=b'{"a": 1}', times=None), where="/data-listing"
+)
 
 
 @kind("L-STATUS")
@@ -163,7 +166,7 @@ def request_unreadable(bench: Bench, target: Target) -> Iterator[str]:
     bench.late.append(job)
 
 
-@kind("L-INACTIVE", until_night=True)
+@kind("L-INACTIVE", is_slow=True)
 def request_inactive(bench: Bench, target: Target) -> Iterator[str]:
     """Somebody set a data request inactive."""
     entry = bench.mirror.world.requests[bench.requests[target]]
@@ -172,7 +175,7 @@ def request_inactive(bench: Bench, target: Target) -> Iterator[str]:
     entry.is_active = True
 
 
-@kind("L-ENDED", until_night=True)
+@kind("L-ENDED", is_slow=True)
 def request_ended(bench: Bench, target: Target) -> Iterator[str]:
     """The schedule of a data request ended."""
     entry = bench.mirror.world.requests[bench.requests[target]]
@@ -181,13 +184,13 @@ def request_ended(bench: Bench, target: Target) -> Iterator[str]:
     entry.ends_at = None
 
 
-@kind("L-GONE", until_night=True)
+@kind("L-GONE", is_slow=True)
 def request_gone(bench: Bench, target: Target) -> Iterator[str]:
     """The user no longer sees a data request."""
-    world, request = bench.mirror.world, bench.requests[target]
-    entry = world.requests.pop(request)
+    entry = bench.mirror.world.requests[bench.requests[target]]
+    account, entry.account_id = entry.account_id, "another"
     yield target.request
-    world.requests[request] = entry
+    entry.account_id = account
 
 
 @kind("A-DENIED", holds_account=True)
@@ -230,7 +233,7 @@ def _add_odd(name: str, plant: Callable[[Path], object]) -> None:
         kept.rename(path)
 
     codes = frozenset({"V-DAMAGED"})
-    KINDS.append(Kind(name=name, broken=broken, codes=codes, holds=False, until_night=True))
+    KINDS.append(Kind(name=name, broken=broken, codes=codes, holds=False))
 
 
 def _plant_socket(path: Path) -> None:
@@ -248,7 +251,7 @@ _add_odd("yesterday_folder", Path.mkdir)
 _add_odd("yesterday_missing", Path.touch)
 
 
-@kind("V-DAMAGED", holds=False, until_night=True)
+@kind("V-DAMAGED", holds=False)
 def yesterday_sidecar(bench: Bench, target: Target) -> Iterator[str]:
     """Half of a `_dcsync.json` is lost."""
     path = bench.newest(target) / "_dcsync.json"
@@ -299,7 +302,7 @@ def latest_foreign(bench: Bench, target: Target) -> Iterator[str]:
     shutil.rmtree(path)
 
 
-@kind("M-PRUNE", holds=False, stays_green=True, until_night=True)
+@kind("M-PRUNE", holds=False, stays_green=True, is_slow=True)
 def prune_candidate(bench: Bench, target: Target) -> Iterator[str]:
     """The snapshot that is to be pruned is a mount point, which nothing can rename."""
     path = bench.oldest(target)
@@ -308,7 +311,7 @@ def prune_candidate(bench: Bench, target: Target) -> Iterator[str]:
     subprocess.run(["umount", path], check=True)
 
 
-@kind("M-TRASH", holds=False, stays_green=True, until_night=True)
+@kind("M-TRASH", holds=False, stays_green=True)
 def trash_stuck(bench: Bench, target: Target) -> Iterator[str]:
     """A folder in the trash cannot be removed."""
     path = bench.mirror.root / ".dcsync/trash" / f"stuck-{target.account}-{target.request}" / "@eaDir"
@@ -320,7 +323,7 @@ def trash_stuck(bench: Bench, target: Target) -> Iterator[str]:
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
-@kind("H-FAILED", holds=False, until_night=True)
+@kind("H-FAILED", holds=False, is_slow=True)
 def hook(bench: Bench, _: Target) -> Iterator[str]:
     """A hook fails."""
     path = bench.folder / "hook"
@@ -329,7 +332,7 @@ def hook(bench: Bench, _: Target) -> Iterator[str]:
     path.write_text("#!/bin/sh\nexit 0\n")
 
 
-@kind("H-FAILED", holds=False, until_night=True)
+@kind("H-FAILED", holds=False, is_slow=True)
 def hook_missing(bench: Bench, _: Target) -> Iterator[str]:
     """The program of a hook is gone."""
     path = bench.folder / "hook"
@@ -357,7 +360,7 @@ def metrics_file(bench: Bench, _: Target) -> Iterator[str]:
     path.mkdir()
 
 
-@kind("D-CHORE", holds=False, until_night=True)
+@kind("D-CHORE", holds=False)
 def chore(_: Bench, __: Target) -> Iterator[str]:
     """The nightly verify has a bug."""
     verify = Chores._verify

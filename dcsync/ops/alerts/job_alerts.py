@@ -20,6 +20,9 @@ from dcsync.core.lifecycle import (
 from dcsync.core.model import Job, JobId, JobPhase
 from dcsync.core.ports import KnownJob
 
+#: A job that is tried again after it was quarantined has the state SEEN, and still its reason.
+_HAVE_FAILED = frozenset({JobState.FAILED, JobState.SEEN})
+
 
 def job_alerts(
     account: str,
@@ -41,7 +44,7 @@ def job_alerts(
         code = None if known.reason_code is None else AlertCode.parse(known.reason_code)
         if known.state is JobState.FAILED and code is AlertCode.C_NOTABLES:
             filtered.append(job)
-        elif known.state is JobState.FAILED and code is not None and code not in ROOM_CODES:
+        elif known.state in _HAVE_FAILED and code is not None and code not in ROOM_CODES:
             message, hint = f"job {job} cannot be mirrored: {known.reason}", hints.get(job, "")
             failed = Alert.of(code, account=account, subject=job, message=message, hint=hint, may_pass=True)
             alerts.append(replace(failed, scope=AlertScope.JOB, job=job))
@@ -85,7 +88,9 @@ def _lost(account: str, known: KnownJob, code: AlertCode | None) -> Alert:
     message = f"job {known.job.id} is {known.state.value}: {known.reason}"
     hint = LOSS_HINTS[known.state]
     lost = Alert.of(code, account=account, subject=known.job.id, message=message, hint=hint)
-    return replace(lost, scope=AlertScope.JOB, job=known.job.id, may_pass=False, is_final=True)
+    return replace(
+        lost, scope=AlertScope.JOB, job=known.job.id, may_pass=False, is_final=known.state is JobState.EXPIRED
+    )
 
 
 def _unclear(account: str, job: Job, *, is_listed: bool) -> Alert:

@@ -13,6 +13,7 @@ from dcsync.core.lifecycle import (
     LOSS_HINTS,
     LOSSES,
     POISON_ATTEMPTS,
+    QUARANTINE_RETRY,
     JobState,
     has_expired,
     next_try_after,
@@ -35,7 +36,7 @@ from dcsync.ops.mirroring.selection import note_filtered
 
 log = structlog.get_logger(__name__)
 
-#: Hints for states in which the hint of the error is wrong: dcsync does not retry the job.
+#: Hints for states in which the hint of the error is wrong.
 _HINTS = {
     **LOSS_HINTS,
     JobState.WAITING: "the job has no data listing, so its extract may not be complete. Each poll checks its status",
@@ -111,6 +112,8 @@ class Failures:
             # The job is due again as soon as there is enough space.
             attempts, next_try = 0, None
         due = next_try if state is JobState.FAILED else None
+        if state is JobState.QUARANTINED:
+            due = now + QUARANTINE_RETRY
         await context.manifest.move(
             self._account.name,
             known.job.id,

@@ -12,6 +12,7 @@ import structlog
 from dcsync.core.lifecycle import (
     LOSSES,
     OPEN,
+    QUARANTINE_RETRY,
     ROOM_CODES,
     JobState,
     has_expired,
@@ -188,8 +189,26 @@ class _AccountRun:
         outcome.given_up = sum(
             known.state is JobState.QUARANTINED and not has_expired(known.job.dated_at, now) for known in selected
         )
+        if not self._wanted.jobs:
+            selected = [await self._tried_again(known) for known in selected]
         still_open = sorted((known for known in selected if known.state in OPEN), key=_age)
         return [(known, poll.requests[known.job.request_id]) for known in await self._due(still_open, poll)]
+
+    async def _tried_again(self, known: KnownJob) -> KnownJob:
+        """Reopen a quarantined job once a day. One more failure of the same kind quarantines it again."""
+        now = self._context.clock.now()
+        is_due_now = is_due(known.next_try_at, now, longest=QUARANTINE_RETRY)
+        if known.state is not JobState.QUARANTINED or not is_due_now or self._dry_run:
+            return known
+        await self._context.manifest.move(
+            self._account.name,
+            known.job.id,
+            JobState.SEEN,
+            at=now,
+            reason_code=known.reason_code,
+            reason=known.reason,
+        )
+        return replace(known, state=JobState.SEEN, next_try_at=None)
 
     async def _named(self, poll: polling.Poll) -> list[KnownJob]:
         """Return the jobs that were named by their IDs. Those that can be mirrored again are reopened."""

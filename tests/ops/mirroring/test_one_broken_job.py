@@ -415,3 +415,46 @@ async def test_after_a_day_it_is_mirrored_without_a_description(mirror: Mirror) 
     mirror.clock.advance(DAY + HOUR)
 
     assert published(await mirror.sync_one()) == [job]
+
+
+# --- quarantine -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_quarantined_job_is_tried_once_a_day_and_needs_nobody(mirror: Mirror, listener: Listener) -> None:
+    """It waited for a person, although the file may be right again at Autodesk."""
+    request = mirror.world.add_request("Nightly", schedule="ONE_TIME")
+    job = add_extract(mirror, tables(1), request=request)
+    mirror.sandbox.faults.add(Fault(server="storage", kind="short", amount=5, times=None))
+    for _ in range(3):
+        await mirror.run()
+        mirror.clock.advance(HOUR)
+    assert (await mirror.states())[job] is JobState.QUARANTINED
+    # Each try asks for the file a few times.
+    before = mirror.sandbox.count("storage")
+    for day in range(1, 4):
+        mirror.clock.advance(DAY)
+        for _ in range(3):
+            await mirror.run()
+        assert (await mirror.states())[job] is JobState.QUARANTINED
+        assert mirror.sandbox.count("storage") == before + day * before // 3
+        assert (await status_of(mirror)).codes == ["F-SIZE"]
+
+    mirror.sandbox.faults.clear()
+    mirror.clock.advance(DAY)
+    listener.events()
+    assert published(await mirror.run()) == [job]
+    assert (await status_of(mirror)).codes == []
+    assert ("recovered", "F-SIZE") in listener.kinds()
+
+
+async def test_a_quarantined_job_is_lost_when_autodesk_deletes_it(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(1), days_ago=28)
+    mirror.sandbox.faults.add(Fault(server="storage", kind="short", amount=5, times=None))
+    for _ in range(3):
+        await mirror.sync()
+        mirror.clock.advance(HOUR)
+    mirror.clock.advance(2 * DAY)
+
+    await mirror.sync()
+
+    assert (await mirror.states())[job] is JobState.EXPIRED

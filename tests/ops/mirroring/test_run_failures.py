@@ -97,7 +97,7 @@ async def test_a_missing_listing_is_looked_for_a_day_and_then_set_aside(mirror: 
     ]
     assert first.failed[0].code == "L-MISSING"
     assert "retries for one day" in first.failed[0].hint
-    assert "no longer retries this job" in third.failed[0].hint
+    assert "once a day" in third.failed[0].hint
     # Set aside is not forgotten, as long as the server has it.
     assert (await mirror.sync_one()).given_up == 1
     mirror.clock.advance(30 * 86400)

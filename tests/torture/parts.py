@@ -39,6 +39,8 @@ class Kind:
     stays_green: bool = False
     #: Whether dcsync looks for it once a day, or notices it only after the next extract.
     is_slow: bool = False
+    #: Whether hooks hear of it. The failure of a hook is told by notifications alone.
+    tells_hooks: bool = True
     #: The account that it needs, if not any.
     account: str | None = None
 
@@ -323,7 +325,7 @@ def trash_stuck(bench: Bench, target: Target) -> Iterator[str]:
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
-@kind("H-FAILED", holds=False, is_slow=True)
+@kind("H-FAILED", holds=False, is_slow=True, tells_hooks=False)
 def hook(bench: Bench, _: Target) -> Iterator[str]:
     """A hook fails."""
     path = bench.folder / "hook"
@@ -332,7 +334,7 @@ def hook(bench: Bench, _: Target) -> Iterator[str]:
     path.write_text("#!/bin/sh\nexit 0\n")
 
 
-@kind("H-FAILED", holds=False, is_slow=True)
+@kind("H-FAILED", holds=False, is_slow=True, tells_hooks=False)
 def hook_missing(bench: Bench, _: Target) -> Iterator[str]:
     """The program of a hook is gone."""
     path = bench.folder / "hook"

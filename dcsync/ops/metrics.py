@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dcsync import __version__
 from dcsync.core.freshness import FreshnessState
 from dcsync.mirror.disk import disk_errors
+from dcsync.opening import open_regular
 from dcsync.ops.status import AccountStatus, Status
 from dcsync.tasks import DiskThreads
 
@@ -51,12 +52,13 @@ def _replace_file(path: Path, body: bytes) -> None:
     with _REPLACING:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_bytes(body)
+            with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+                file.write(body)
             temporary.chmod(0o644)  # node_exporter runs as another user
             temporary.replace(path)
         except OSError as error:
             # The temporary name says nothing to anybody.
-            raise OSError(error.errno, os.strerror(error.errno or 0)) from None
+            raise OSError(error.errno, error.strerror) from None
         finally:
             with suppress(OSError):
                 temporary.unlink()

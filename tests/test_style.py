@@ -97,7 +97,7 @@ OPENERS: Final = {
     ("tasks.py", "work"): "with the opener that it is given",
 }
 #: The packages that open files of the mirror or of the state folder.
-_WITH_FILES: Final = ("opening.py", "tasks.py", "app", "auth", "daemon", "manifest", "mirror", "ops")
+_WITH_FILES: Final = ("opening.py", "tasks.py", "api", "app", "auth", "daemon", "manifest", "mirror", "ops")
 
 
 def openers(source: str) -> set[str]:

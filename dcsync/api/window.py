@@ -15,6 +15,7 @@ from typing import Protocol, Self
 
 from dcsync.core.quota import wait_before_next, within_window
 from dcsync.errors import ManifestError
+from dcsync.opening import open_regular
 from dcsync.tasks import DiskThreads
 
 _NUMBER = struct.Struct("<d")
@@ -85,7 +86,7 @@ class _Locked:
 
     def __enter__(self) -> Self:
         try:
-            self._fd = os.open(self._path, self._flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd = open_regular(self._path, self._flags)
         except FileNotFoundError:
             raise
         except OSError as error:

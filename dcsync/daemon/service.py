@@ -328,7 +328,8 @@ class Service:
         try:
             async with self._session.context.disk.open(Path(self._config.mirror.root) / "index.html", "rb") as file:
                 return await file.read()
-        except FileNotFoundError:
+        except OSError:
+            # It is missing, or something else has its name: the alert about the report says so.
             return None
 
     async def hint(self, account_id: str, request_id: str) -> None:

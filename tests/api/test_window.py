@@ -145,6 +145,17 @@ async def test_reading_the_used_calls_creates_no_file(tmp_path: Path, disk: Disk
     assert not (tmp_path / "window").exists()
 
 
+async def test_a_fifo_in_place_of_the_file_holds_nobody_up(tmp_path: Path, disk: DiskThreads) -> None:
+    os.mkfifo(tmp_path / "window")
+    window = FileWindow(tmp_path / "window", disk)
+
+    async with asyncio.timeout(60):
+        with pytest.raises(ManifestError, match=r"cannot be opened: .*FIFO"):
+            await window.reserve(limit=1, now=0.0)
+        with pytest.raises(ManifestError, match=r"cannot be opened: .*FIFO"):
+            await window.used(now=0.0)
+
+
 async def test_a_symlink_in_place_of_the_file_is_not_followed(tmp_path: Path, disk: DiskThreads) -> None:
     (tmp_path / "elsewhere").write_bytes(b"precious")
     (tmp_path / "window").symlink_to(tmp_path / "elsewhere")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from dcsync.cluster import make_session, stores_for
 from dcsync.daemon.service import Service
 from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
-from tests.rigs.daemon import running, started
+from tests.rigs.daemon import Rig, running, started
 from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 from tests.rigs.opens import Opens, counting_opens
 
@@ -357,6 +359,22 @@ async def test_health_names_a_disk_that_hangs_without_reading_anything(tmp_path:
         session.hung_disk = None
 
 
+async def _pass_time_until(rig: Rig, is_so: Callable[[], object]) -> None:
+    """Let time pass until something is so. A socket of the system does not know the virtual time."""
+    for _ in range(20):
+        await rig.pass_time(minutes=20)
+        if is_so():
+            return
+
+
+async def test_a_report_that_is_no_file_is_no_page(tmp_path: Path) -> None:
+    async with running(tmp_path) as rig:
+        (rig.mirror.root / "index.html").unlink()
+        os.mkfifo(rig.mirror.root / "index.html")
+
+        assert await rig.service.report() is None
+
+
 async def test_an_address_that_is_taken_is_an_alert_until_it_is_free_and_the_mirror_works(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -369,7 +387,7 @@ async def test_an_address_that_is_taken_is_an_alert_until_it_is_free_and_the_mir
 
         async with running(tmp_path, prepare=prepare) as rig:
             job = add_extract(rig.mirror, tables(2))
-            await rig.pass_time(minutes=20)
+            await _pass_time_until(rig, lambda: events(tmp_path))
 
             rig.mirror.assert_identical(job)
             assert [(event["event"], event["code"]) for event in events(tmp_path)] == [("alert", "P-LISTEN")]
@@ -377,7 +395,7 @@ async def test_an_address_that_is_taken_is_an_alert_until_it_is_free_and_the_mir
             assert f"127.0.0.1:{port}" in alert.message
 
             other.close()
-            await rig.pass_time(minutes=20)
+            await _pass_time_until(rig, lambda: events(tmp_path)[1:])
 
             assert (await status_of(rig.mirror)).codes == []
             assert [(event["event"], event["code"]) for event in events(tmp_path)][1:] == [("recovered", "P-LISTEN")]

@@ -1,6 +1,6 @@
-"""A mirror that version 0.1.0 made, in the hands of this version: it opens, proves, grows and is rebuilt.
+"""The mirrors that earlier versions made, in the hands of this version: each opens, proves, grows and is rebuilt.
 
-`data/mirror-0.1.tar.xz` holds the mirror and the state folder: three requests (one of them a delta), six snapshots with
+`data/mirror-….tar.xz` hold the mirror and the state folder: three requests (one of them a delta), six snapshots with
 hard links between them, one of which was pruned, one failed job, one run that stopped, alerts, and finished hook runs.
 No file of a release's mirror is ever changed in the repository: a new version gets a new file.
 """
@@ -29,7 +29,8 @@ from dcsync.ops.integrity.verify import verify
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, sidecar, tables
 
 ACME = AccountName("acme")
-PACKED = Path(__file__).parent / "data" / "mirror-0.1.tar.xz"
+DATA = Path(__file__).parent / "data"
+VERSIONS = ("0.1", "0.2")
 #: The jobs and the snapshots in it: the first job's snapshot was pruned, two jobs brought none.
 SNAPSHOTS = 5
 PUBLISHED = 6
@@ -75,11 +76,18 @@ def rows(mirror: Mirror) -> dict[str, list[dict[str, Any]]]:
         return {table: [dict(row) for row in connection.execute(query)] for table, query in found.items()}
 
 
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    """The version that made the mirror."""
+    made_by: str = request.param
+    return made_by
+
+
 @pytest.fixture
-async def older(tmp_path: Path) -> AsyncIterator[Mirror]:
+async def older(tmp_path: Path, version: str) -> AsyncIterator[Mirror]:
     """The older mirror on the disk, and a sandbox that knows its jobs, an hour after its last run."""
     async with mirroring(tmp_path) as mirror:
-        with tarfile.open(PACKED) as packed:
+        with tarfile.open(DATA / f"mirror-{version}.tar.xz") as packed:
             packed.extractall(tmp_path, filter="tar")
         jobs = add_its_past(mirror)
         assert len(jobs) == JOBS
@@ -87,9 +95,13 @@ async def older(tmp_path: Path) -> AsyncIterator[Mirror]:
         yield mirror
 
 
-async def test_the_fixture_is_what_it_says(older: Mirror) -> None:
+def test_every_release_is_there() -> None:
+    assert sorted(path.name for path in DATA.glob("mirror-*")) == [f"mirror-{made_by}.tar.xz" for made_by in VERSIONS]
+
+
+async def test_the_fixture_is_what_it_says(older: Mirror, version: str) -> None:
     assert len(older.snapshots()) == SNAPSHOTS
-    assert {sidecar(path)["dcsync"] for path in older.snapshots()} == {"0.1.0"}
+    assert {sidecar(path)["dcsync"] for path in older.snapshots()} == {f"{version}.0"}
     assert {sidecar(path)["job"]["id"] for path in older.snapshots()} < older.world.jobs.keys()
     assert any(path.stat().st_nlink > 1 for path in older.root.rglob("*.csv"))
     assert (older.root / ".dcsync" / "pruned.jsonl").read_text().count("\n") == 1

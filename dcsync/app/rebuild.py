@@ -22,7 +22,7 @@ async def rebuild_manifest(
     async with hold_state(config, role="rebuild") as state:
         aside = await set_aside_manifest(config, stores, state, label, needs_marker=False)
         async with open_held_mirror(config, stores, state, clock=clock) as context:
-            report = await rebuild(context, [account.name for account in accounts], observer=observer)
+            report = await rebuild(context, accounts, observer=observer)
             await recover(context, accounts)
     report.set_aside = None if aside is None else str(aside)
     return report

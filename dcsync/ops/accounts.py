@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dcsync.core.alerts import AlertCode
+from dcsync.core.layout import NAMED_LAYOUTS, Layout, account_folder, parse_layout
 from dcsync.core.lifecycle import ON_DISK
 from dcsync.core.model import AccountId, AccountName
 from dcsync.manifest import SqlManifest
@@ -32,6 +33,29 @@ class LeftAccount:
             "account on purpose, you can remove its folder. If you renamed it, the next start moves its snapshots to "
             f"the new name, unless that name has snapshots already. Otherwise add the account {self.name} again"
         )
+
+
+def account_move(layout: Layout, folder: str, old: AccountName, new: AccountName) -> tuple[str, str] | None:
+    """Return the old and the new path of the account's folder above a snapshot, in this layout or a named one."""
+    layouts = [layout, *map(parse_layout, NAMED_LAYOUTS)]
+    return next((move for one in layouts if (move := account_folder(one, folder, old=old, new=new))), None)
+
+
+def owner_of(
+    accounts: Sequence[AccountSettings], name: AccountName, account_id: str | None, *, layout: Layout, folder: str
+) -> AccountName:
+    """Return the account of the configuration that has a snapshot now, or `name`, under which it was published.
+
+    A renamed account keeps its ID, and its snapshots keep the old name in `_dcsync.json`. A snapshot that is still in
+    the folder of the old name was not moved. An empty `folder` is no longer there.
+    """
+    wanted = (account_id or "").removeprefix("b.").lower()
+    heirs = [account.name for account in accounts if wanted and account.id == wanted]
+    for heir in heirs:
+        if folder and account_move(layout, folder, heir, heir) is not None:
+            return heir
+    is_in_place = folder and account_move(layout, folder, name, name) is not None
+    return name if name in heirs or len(heirs) != 1 or is_in_place else heirs[0]
 
 
 async def left_accounts(manifest: SqlManifest, configured: Collection[str]) -> list[LeftAccount]:

@@ -65,7 +65,7 @@ async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSetti
         notices_missing = False
     if needs_rebuild:
         # The manifest was lost or damaged, or is older than the first snapshot: rebuild it from the mirror.
-        await rebuild(context, [account.name for account in accounts])
+        await rebuild(context, accounts)
     await finish_reductions(context)
     unfinished += await finish_pruning(context)
     await report_unfinished(context, unfinished)

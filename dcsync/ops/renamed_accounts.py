@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 import structlog
 
 from dcsync.core.alerts import AlertCode
-from dcsync.core.layout import NAMED_LAYOUTS, Layout, account_folder, parse_layout
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import DcsyncError, DiskError, MirrorLocked, MirrorTampered
@@ -16,7 +15,7 @@ from dcsync.manifest.rename import rename_account
 from dcsync.mirror import adopt
 from dcsync.mirror.rename import rename_folder
 from dcsync.mirror.root import MirrorRoot
-from dcsync.ops.accounts import LeftAccount, left_accounts
+from dcsync.ops.accounts import LeftAccount, account_move, left_accounts
 from dcsync.ops.context import AccountSettings, MirrorContext
 
 log = structlog.get_logger(__name__)
@@ -76,7 +75,7 @@ async def _follow(context: MirrorContext, accounts: Sequence[AccountSettings], l
 
 async def _rename(context: MirrorContext, old: AccountName, new: AccountName, folders: Mapping[JobId, str]) -> None:
     """Rename the folders, then record it. After a crash in between, the folders have their new names already."""
-    moves = {folder: move for folder in folders.values() if (move := _move(context.settings.layout, folder, old, new))}
+    moves = {folder: move for folder in folders.values() if (move := account_move(context.settings.layout, folder, old, new))}
     for source, target in sorted(set(moves.values())):
         await context.disk.run(rename_folder, context.root, source, target)
     moved = {folder: target + folder[len(source) :] for folder, (source, target) in moves.items()}
@@ -99,15 +98,9 @@ async def _forget(context: MirrorContext, account: AccountName, folders: Mapping
     log.info("the snapshots of a removed account are gone", account=account, snapshots=len(folders))
 
 
-def _move(layout: Layout, folder: str, old: AccountName, new: AccountName) -> tuple[str, str] | None:
-    """Return the old and the new path of the account's folder above a snapshot, in this layout or a named one."""
-    layouts = [layout, *map(parse_layout, NAMED_LAYOUTS)]
-    return next((move for one in layouts if (move := account_folder(one, folder, old=old, new=new))), None)
-
-
 def _moved(context: MirrorContext, folder: str, old: AccountName, names: Sequence[AccountName]) -> list[str]:
     """Return the paths that a snapshot may have: its own, and those after a rename that was cut short."""
-    moves = [_move(context.settings.layout, folder, old, name) for name in names]
+    moves = [account_move(context.settings.layout, folder, old, name) for name in names]
     return [folder, *(target + folder[len(source) :] for source, target in filter(None, moves))]
 
 

@@ -62,8 +62,8 @@ async def rebuilt(mirror: Mirror) -> RebuildReport:
     for path in mirror.state.glob("manifest.sqlite*"):
         path.unlink()
     async with mirror.opened(notices_missing=False) as context:
-        await rebuild(context, [mirror.acme])
-        return await rebuild(context, [mirror.acme])
+        await rebuild(context, account_settings(mirror.configuration()))
+        return await rebuild(context, account_settings(mirror.configuration()))
 
 
 async def alerts_of(mirror: Mirror) -> dict[str, str]:

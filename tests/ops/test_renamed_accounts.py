@@ -167,6 +167,32 @@ async def test_a_rebuild_after_a_rename_knows_the_account_by_its_id(mirror: Mirr
     await assert_renamed(mirror, before, known, fetched)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("old_name", ["is free", "is that of another account"])
+async def test_a_rebuild_joins_the_snapshots_from_before_and_after_a_rename(
+    mirror: Mirror, layout: str, old_name: str
+) -> None:
+    if layout == MIXED:
+        mirror.config["mirror"] = {"latest": "none"}
+    await fill(mirror, layout)
+    configure(mirror, "new")
+    await mirror.sync()
+    add_extract(mirror, tables(2, seed=7))
+    await mirror.sync()
+    before, known, fetched = found(mirror), await states(mirror, "new"), mirror.sandbox.count("storage")
+    assert sorted(known.values()).count(JobState.PRUNED) == 1
+    if old_name == "is that of another account":
+        configure(mirror, "new", acme="11111111-1111-4111-8111-111111111111")
+    lose_manifest(mirror)
+
+    assert [outcome.published for outcome in await mirror.sync()] == [[]] * len(mirror.config["account"])
+    assert mirror.sandbox.count("storage") == fetched
+    assert await states(mirror, "new") == known
+    assert await states(mirror, "acme") == {}
+    assert await left(mirror) == []
+    assert found(mirror) == before
+
+
 async def test_a_rename_keeps_latest_and_leaves_none_behind(mirror: Mirror) -> None:
     jobs = await fill(mirror)
     configure(mirror, "new")

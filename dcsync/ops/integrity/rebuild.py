@@ -26,7 +26,8 @@ from dcsync.mirror import adopt
 from dcsync.mirror.check import Survey, survey
 from dcsync.mirror.root import OWN_FOLDER
 from dcsync.mirror.trash import PRUNED
-from dcsync.ops.context import MirrorContext, MirrorSettings
+from dcsync.ops.accounts import account_move, owner_of
+from dcsync.ops.context import AccountSettings, MirrorContext, MirrorSettings
 from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, Unwatched
 from dcsync.ops.integrity.reduce import restore_reductions
 from dcsync.ops.mirroring.adopt import is_hollow
@@ -107,7 +108,7 @@ def is_placed(settings: MirrorSettings, folder: str) -> bool:
 
 
 async def rebuild(
-    context: MirrorContext, accounts: Sequence[AccountName], *, observer: ReadingObserver | None = None
+    context: MirrorContext, accounts: Sequence[AccountSettings], *, observer: ReadingObserver | None = None
 ) -> RebuildReport:
     """Adopt every snapshot of the mirror, and hash each inode once. `accounts` are the configured accounts.
 
@@ -120,13 +121,16 @@ async def rebuild(
 class _Rebuild:
     """One rebuild."""
 
-    def __init__(self, context: MirrorContext, accounts: Sequence[AccountName], observer: ReadingObserver) -> None:
+    def __init__(self, context: MirrorContext, accounts: Sequence[AccountSettings], observer: ReadingObserver) -> None:
         self._context = context
         self._accounts = accounts
         self._observer = observer
         self._records = SnapshotRows(context.manifest)
         self._reader = ContentReader(context, observer=observer)
         self._report = RebuildReport()
+        #: The folders of all snapshots.
+        self._folders: list[str] = []
+        self._partly_moved: dict[AccountName, bool] = {}
         self._jobs: set[tuple[str, str]] = set()
         #: The newest snapshot of each data request so far whose sidecar describes the data request.
         self._newest: dict[tuple[AccountName, RequestId], datetime] = {}
@@ -137,7 +141,7 @@ class _Rebuild:
         await StoredValues(context.manifest).save(REBUILDING, "yes")
         # The crash that lost the manifest may have come before the fsync of the newest snapshot.
         await context.disk.run(context.root.settle)
-        folders = await context.disk.run(self._find)
+        folders = self._folders = await context.disk.run(self._find)
         # Snapshots with a sidecar first. They have the full IDs of requests, and folder names only a part of them.
         unmarked = []
         known = await self._known()
@@ -199,12 +203,28 @@ class _Rebuild:
 
     async def _read(self, folder: str) -> Adopted | None:
         try:
-            return await self._context.disk.run(adopt.read_snapshot, self._context.root, folder)
+            found = await self._context.disk.run(adopt.read_snapshot, self._context.root, folder)
         except DcsyncError as error:
             log.warning(
                 "the metadata file of a snapshot cannot be read", folder=folder, code=error.code, error=error.message
             )
             return None
+        if found is None:
+            return None
+        return replace(found, account=self._owner(found.account, found.account_id, folder))
+
+    def _owner(self, name: AccountName, account_id: str | None, folder: str) -> AccountName:
+        if folder and self._is_partly_moved(name):
+            return name
+        return owner_of(self._accounts, name, account_id, layout=self._context.settings.layout, folder=folder)
+
+    def _is_partly_moved(self, name: AccountName) -> bool:
+        """Say whether an account that is not in the configuration has snapshots in its folder: a rename was cut short."""
+        if name not in self._partly_moved:
+            is_configured = any(account.name == name for account in self._accounts)
+            in_place = (account_move(self._context.settings.layout, folder, name, name) for folder in self._folders)
+            self._partly_moved[name] = not is_configured and any(in_place)
+        return self._partly_moved[name]
 
     async def _adopt(self, folder: str, found: Adopted, source: Source) -> None:
         context = self._context
@@ -329,7 +349,7 @@ class _Rebuild:
         where = layout.recognise(context.settings.layout, folder, context.settings.zone)
         account = None if where is None else where.account
         if account is None and len(self._accounts) == 1:
-            account = self._accounts[0]
+            account = self._accounts[0].name
         if where is None or where.completed_at is None or account is None:
             self._refuse(folder, f"no usable {SIDECAR_NAME}, and the layout does not have this name")
             return None
@@ -391,15 +411,18 @@ class _Rebuild:
             self._report.refused.append((f"{OWN_FOLDER}/{PRUNED}", "the lines of pruned snapshots cannot be read"))
             return False
         jobs = {account: await context.manifest.jobs(account) for account in await context.manifest.accounts()}
+        configured = {account.name for account in self._accounts}
         for pruned in lines:
-            known = jobs.get(pruned.account, {}).get(pruned.record.job.id)
+            folder, job = pruned.record.folder, pruned.record.job
+            is_left = pruned.account in jobs and pruned.account not in configured
+            account = pruned.account if is_left else self._owner(pruned.account, job.account_id, "")
+            known = jobs.get(account, {}).get(job.id)
             if known is not None and known.state is not JobState.PRUNED:
                 # The folder exists: the pruning was interrupted, or the snapshot was downloaded again.
                 continue
-            folder = pruned.record.folder
-            if await context.manifest.folder_taken_by(folder) in {None, pruned.record.job.id}:
+            if await context.manifest.folder_taken_by(folder) in {None, job.id}:
                 try:
-                    await self._records.restore(pruned.account, pruned.record)
+                    await self._records.restore(account, pruned.record)
                 except UnicodeEncodeError:
                     log.warning("the line of a pruned snapshot contains invalid Unicode", folder=repr(folder))
                     continue

@@ -14,9 +14,14 @@ from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import metadata
 from dcsync.manifest.sql import SqlManifest
+from dcsync.manifest.state import write_value
 
 #: Stored values of an account that name its folders. The next run stores them again.
 _NAMING_FOLDERS = frozenset({"broken", "damage", "latest"})
+
+
+#: The key of the renames on the disk that are not recorded yet: `[[from, to], …]`.
+RENAMING = "renaming"
 
 
 async def rename_account(
@@ -24,7 +29,7 @@ async def rename_account(
 ) -> None:
     """Move every row of an account to another name. Rows that the new name has already are deleted.
 
-    `folders` has the new path of each snapshot's folder that was moved.
+    `folders` has the new path of each snapshot's folder that was moved. `RENAMING` is deleted in the same transaction.
     """
     async with manifest.writing() as connection:
         await _delete_rows(connection, new)
@@ -36,6 +41,7 @@ async def rename_account(
         await connection.execute(sa.delete(job_table).where(job_table.c.account == old))
         await _place_jobs(connection, new)
         await _move_values(connection, old, new)
+        await write_value(connection, RENAMING, None)
         await checksums.seal_all(connection)
 
 

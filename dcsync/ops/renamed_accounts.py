@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import structlog
 
 from dcsync.core.alerts import AlertCode
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import ON_DISK, JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import DcsyncError, DiskError, MirrorLocked, MirrorTampered
+from dcsync.manifest import StoredValues
 from dcsync.manifest.broken import BrokenPart, BrokenParts
-from dcsync.manifest.rename import rename_account
+from dcsync.manifest.rename import RENAMING, rename_account
 from dcsync.mirror import adopt
-from dcsync.mirror.rename import rename_folder
+from dcsync.mirror.rename import drop_empty, rename_entry, renames
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.accounts import LeftAccount, account_move, left_accounts
 from dcsync.ops.context import AccountSettings, MirrorContext
@@ -36,6 +39,12 @@ async def follow_accounts(
     manifest = context.manifest
     names = {account.name for account in accounts}
     parts: list[BrokenPart] = []
+    try:
+        await _undo(context)
+    except (DiskError, MirrorTampered) as error:
+        message = f"an interrupted rename of an account cannot be undone: {error.message}"
+        log.warning("account not renamed", error=error.message, hint=error.advice)
+        parts.append(BrokenPart(code=AlertCode.C_ACCOUNT, message=message, hint=error.advice or ""))
     for left in await left_accounts(manifest, names):
         if left.name in unfinished:
             continue
@@ -57,11 +66,13 @@ async def _follow(context: MirrorContext, accounts: Sequence[AccountSettings], l
     names = [account.name for account in free]
     there = {folder: _moved(context, folder, left.name, names) for folder in folders.values()}
     exists = await context.disk.run(_existing, context.root, there)
-    if not exists and not context.peers.are_at_work:
+    # An empty folder of the account may be the mount point of a disk that is away.
+    is_here = exists or await context.disk.run(_has_any, context, folders.values(), left.name)
+    if not is_here and not context.peers.are_at_work:
         await _forget(context, left.name, folders)
         return
     found = await context.disk.run(_account_id, context.root, exists)
-    heirs = [account for account in free if found and account.id == found]
+    heirs = await _heirs(context, left.name, [account for account in accounts if found and account.id == found], free)
     if len(heirs) != 1:
         log.warning("account is not in the configuration", account=left.name, snapshots=left.snapshots, hint=left.hint)
         return
@@ -73,15 +84,50 @@ async def _follow(context: MirrorContext, accounts: Sequence[AccountSettings], l
     await _rename(context, left.name, heirs[0].name, folders)
 
 
+async def _heirs(
+    context: MirrorContext, left: AccountName, same: Sequence[AccountSettings], free: Sequence[AccountSettings]
+) -> list[AccountSettings]:
+    """Return the free ones of the accounts with the same ID. Of several, only those that want all its data requests."""
+    heirs = [account for account in same if account in free]
+    if len(same) < 2:
+        return heirs
+    requests = await context.manifest.requests(left)
+    jobs = await context.manifest.jobs(left, states=ON_DISK)
+    had = [requests[known.job.request_id] for known in jobs.values() if known.job.request_id in requests]
+    return [account for account in heirs if all(map(account.wants_request, had))]
+
+
 async def _rename(context: MirrorContext, old: AccountName, new: AccountName, folders: Mapping[JobId, str]) -> None:
-    """Rename the folders, then record it. After a crash in between, the folders have their new names already."""
-    moves = {folder: move for folder in folders.values() if (move := account_move(context.settings.layout, folder, old, new))}
-    for source, target in sorted(set(moves.values())):
-        await context.disk.run(rename_folder, context.root, source, target)
+    """Rename the folders, then record it. After a crash in between, the next start begins with `_undo`."""
+    layout, disk, root = context.settings.layout, context.disk, context.root
+    moves = {folder: move for folder in folders.values() if (move := account_move(layout, folder, old, new))}
+    tops = sorted(set(moves.values()))
+    steps: list[tuple[str, str]] = []
+    for source, target in tops:
+        steps += await disk.run(partial(renames, snapshots=moves), root, source, target)
+    if steps:
+        await StoredValues(context.manifest).save(RENAMING, json.dumps(steps))
+    for source, target in steps:
+        await disk.run(rename_entry, root, source, target)
     moved = {folder: target + folder[len(source) :] for folder, (source, target) in moves.items()}
-    await context.disk.run(context.root.settle)
+    await disk.run(root.settle)
     await rename_account(context.manifest, old, new, folders=moved)
+    for source, _ in tops:
+        await disk.run(drop_empty, root, source)
     log.info("account renamed", account=old, to=new, snapshots=len(folders), moved=len(moved))
+
+
+async def _undo(context: MirrorContext) -> None:
+    """Undo the renames of a killed run that are not recorded: the configuration may have the old name again."""
+    values = StoredValues(context.manifest)
+    steps = await values.load(RENAMING)
+    if steps is None or context.peers.are_at_work:
+        return
+    for source, target in reversed(json.loads(steps)):
+        await context.disk.run(rename_entry, context.root, target, source)
+    await context.disk.run(context.root.settle)
+    await values.save(RENAMING, None)
+    log.info("an interrupted rename of an account was undone")
 
 
 async def _forget(context: MirrorContext, account: AccountName, folders: Mapping[JobId, str]) -> None:
@@ -111,6 +157,12 @@ def _existing(root: MirrorRoot, places: Mapping[str, Sequence[str]]) -> list[str
         for folder in sorted(places, reverse=True)
         if (found := next((path for path in places[folder] if root.has_folder(path)), None)) is not None
     ]
+
+
+def _has_any(context: MirrorContext, folders: Collection[str], account: AccountName) -> bool:
+    """Return whether a folder of the account exists above one of these paths. Blocks."""
+    moves = {account_move(context.settings.layout, folder, account, account) for folder in folders}
+    return any(context.root.has_folder(move[0]) for move in filter(None, moves))
 
 
 def _account_id(root: MirrorRoot, folders: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.core.retention import KeepPolicy
 from dcsync.errors import MirrorLocked
+from dcsync.manifest.rename import rename_account
 from dcsync.mirror import rename as mirror_rename
 from dcsync.ops import renamed_accounts
 from dcsync.ops.accounts import LeftAccount, left_settings, record_left_damage
@@ -37,6 +38,22 @@ def configure(mirror: Mirror, *names: str, **others: str) -> None:
     """Configure accounts with the ID of the first one, and others with their own."""
     accounts = [{"name": name, "id": mirror.world.hub_id} for name in names]
     mirror.config["account"] = accounts + [{"name": name, "id": other} for name, other in others.items()]
+
+
+def cut_after_one(function: Any) -> Any:
+    """Return a function that does its work, as far as that takes one call, and is killed then."""
+    if function is rename_account:
+        return fail
+
+    def once(*args: Any) -> None:
+        function(*args)
+        raise Cut
+
+    return once
+
+
+def fail(*_: object, **__: object) -> Any:
+    raise Cut
 
 
 async def fill(mirror: Mirror, layout: str = "dated", days: int = 4) -> list[str]:
@@ -119,7 +136,7 @@ async def test_a_renamed_account_keeps_its_snapshots_without_a_download(mirror: 
 
 
 @pytest.mark.parametrize("layout", ["dated", OTHER])
-@pytest.mark.parametrize("cut", ["rename_folder", "after the first folder", "settled", "rename_account"])
+@pytest.mark.parametrize("cut", ["rename_entry", "after the first folder", "settled", "rename_account"])
 @pytest.mark.parametrize("manifest", ["current", "lost"])
 async def test_a_rename_that_was_killed_is_finished_by_the_next_start(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch, layout: str, cut: str, manifest: str
@@ -127,7 +144,7 @@ async def test_a_rename_that_was_killed_is_finished_by_the_next_start(
     await fill(mirror, layout)
     before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")
     configure(mirror, "new")
-    calls, rename = 0, mirror_rename.rename_folder
+    calls, rename = 0, mirror_rename.rename_entry
 
     def fail(*_: object, **__: object) -> Any:
         raise Cut
@@ -142,7 +159,7 @@ async def test_a_rename_that_was_killed_is_finished_by_the_next_start(
     with monkeypatch.context() as patch:
         match cut:
             case "after the first folder":
-                patch.setattr(renamed_accounts, "rename_folder", rename_one)
+                patch.setattr(renamed_accounts, "rename_entry", rename_one)
             case "settled":
                 patch.setattr(renamed_accounts, "rename_account", fail)
             case name:
@@ -193,8 +210,11 @@ async def test_a_rebuild_joins_the_snapshots_from_before_and_after_a_rename(
     assert found(mirror) == before
 
 
-async def test_a_rename_keeps_latest_and_leaves_none_behind(mirror: Mirror) -> None:
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_rename_keeps_latest_and_leaves_none_behind(mirror: Mirror, there: bool) -> None:
     jobs = await fill(mirror)
+    if there:
+        (mirror.root / "new").mkdir()
     configure(mirror, "new")
 
     await mirror.run()
@@ -205,18 +225,125 @@ async def test_a_rename_keeps_latest_and_leaves_none_behind(mirror: Mirror) -> N
     assert await codes(mirror) == set()
 
 
-async def test_a_folder_of_the_new_name_is_not_mixed_with_the_old_one(mirror: Mirror) -> None:
-    await fill(mirror)
-    before = found(mirror)
-    (mirror.root / "new").mkdir()
-    (mirror.root / "new/notes.txt").write_text("of somebody")
+@pytest.mark.parametrize("layout", ["dated", OTHER])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_an_existing_folder_of_the_new_name_keeps_its_files_and_gets_the_snapshots(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, layout: str, killed: bool
+) -> None:
+    await fill(mirror, layout)
+    before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")
+    old = mirror.root / "acme" if layout == "dated" else next(mirror.root.glob("*/of-acme"))
+    new = old.with_name(old.name.replace("acme", "new"))
+    new.mkdir()
+    for folder, text in ((new, "of somebody"), (old, "of somebody else")):
+        (folder / "notes.txt").write_text(text)
     configure(mirror, "new")
+    with monkeypatch.context() as patch:
+        for point in ("rename_entry", "rename_account") if killed else ():
+            patch.setattr(renamed_accounts, point, cut_after_one(getattr(renamed_accounts, point)))
+            with pytest.raises(Cut):
+                await mirror.sync()
 
-    await mirror.run()
+    await assert_renamed(mirror, before, known, fetched)
 
-    assert all((mirror.root / path / "_dcsync.json").exists() for path in before.values())
+    assert (new / "notes.txt").read_text() == "of somebody"
+    assert (old / "notes.txt").read_text() == "of somebody else"
+    assert await codes(mirror) == set()
+
+
+async def test_a_rename_into_a_copy_moves_nothing_and_the_advice_finishes_it(mirror: Mirror) -> None:
+    await fill(mirror)
+    before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")
+    shutil.copytree(mirror.root / "acme", mirror.root / "new", symlinks=True)
+    configure(mirror, "new")
+    async with mirror.opened():
+        pass
+
     assert ("C-ACCOUNT", "acme") in await codes(mirror)
-    assert (mirror.root / "new/notes.txt").exists()
+    assert all((mirror.root / path / "_dcsync.json").exists() for path in before.values())
+
+    shutil.move(mirror.root / "new", mirror.root.parent / "elsewhere")
+    lose_manifest(mirror)
+    await assert_renamed(mirror, before, known, fetched)
+    assert await codes(mirror) == set()
+
+
+@pytest.mark.parametrize("layout", ["dated", OTHER])
+@pytest.mark.parametrize("point", ["rename_entry", "rename_account"])
+@pytest.mark.parametrize("name", ["acme", "third"])
+async def test_after_a_killed_rename_the_configuration_may_have_any_name(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, layout: str, point: str, name: str
+) -> None:
+    await fill(mirror, layout, days=6)
+    before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")
+    configure(mirror, "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(renamed_accounts, point, cut_after_one(getattr(renamed_accounts, point)))
+        with pytest.raises(Cut):
+            await mirror.sync()
+    configure(mirror, name)
+
+    outcome = await mirror.sync_one()
+
+    assert (outcome.published, mirror.sandbox.count("storage")) == ([], fetched)
+    assert await states(mirror, name) == known
+    assert found(mirror) == {job: path.replace("acme", name, 1) for job, path in before.items()}
+    assert await left(mirror) == []
+
+
+async def test_an_account_is_renamed_back(mirror: Mirror) -> None:
+    await fill(mirror)
+    before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")
+    for name in ("new", "acme"):
+        configure(mirror, name)
+        await mirror.sync()
+
+    assert (found(mirror), await states(mirror, "acme")) == (before, known)
+    assert mirror.sandbox.count("storage") == fetched
+
+
+async def test_of_two_accounts_with_the_same_id_each_keeps_its_own_data_requests(mirror: Mirror) -> None:
+    """Both get another name in the same night. A third account with their ID is new, and wants something else."""
+    await fill(mirror)
+    jobs = found(mirror)
+    mine = {"one": ["My *"], "two": ["Other"], "three": ["Third"]}
+
+    def configure_both(**names: str) -> None:
+        identifier = mirror.world.hub_id
+        mirror.config["account"] = [
+            {"name": name, "id": identifier, "requests": mine[whose]} for whose, name in names.items()
+        ]
+
+    shutil.rmtree(mirror.root)
+    mirror.root.mkdir()
+    shutil.rmtree(mirror.state)
+    configure_both(one="acme", two="bravo")
+    await mirror.sync()
+    fetched = mirror.sandbox.count("storage")
+    configure_both(two="second", one="first", three="new")
+
+    await mirror.sync()
+
+    assert mirror.sandbox.count("storage") == fetched
+    assert found(mirror).keys() <= jobs.keys() | set(await states(mirror, "first"))
+    assert {path.split("/")[0] for path in found(mirror).values()} == {"first", "second"}
+    assert await left(mirror) == []
+
+
+async def test_an_account_whose_disk_is_away_is_not_forgotten(mirror: Mirror) -> None:
+    """Its folder is the mount point of another file system, and empty."""
+    await fill(mirror)
+    configure(mirror, new="11111111-1111-4111-8111-111111111111")
+    (mirror.root / "acme").rename(mirror.root.parent / "away")
+    (mirror.root / "acme").mkdir()
+
+    async with mirror.opened():
+        pass
+
+    assert [account.name for account in await left(mirror)] == ["acme"]
+    (mirror.root / "acme").rmdir()
+    (mirror.root.parent / "away").rename(mirror.root / "acme")
+    assert (await verified(mirror)).damage == []
 
 
 @pytest.mark.parametrize("case", ["another ID", "two heirs", "the new name has snapshots"])

@@ -219,7 +219,7 @@ class _Rebuild:
         return owner_of(self._accounts, name, account_id, layout=self._context.settings.layout, folder=folder)
 
     def _is_partly_moved(self, name: AccountName) -> bool:
-        """Say whether an account that is not in the configuration has snapshots in its folder: a rename was cut short."""
+        """Say whether an account that left the configuration has snapshots in its folder: a rename was cut short."""
         if name not in self._partly_moved:
             is_configured = any(account.name == name for account in self._accounts)
             in_place = (account_move(self._context.settings.layout, folder, name, name) for folder in self._folders)

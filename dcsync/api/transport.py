@@ -133,13 +133,16 @@ class ApiTransport:
         def wait_after(error: Exception) -> bool | float:
             nonlocal failures
             failures += 1
-            if not isinstance(error, ApiError) or not error.transient or failures >= attempts:
+            if not isinstance(error, ApiError) or not error.transient:
+                return False
+            # A 429 says nothing about the call, and the limiter has already paused all of them.
+            if failures >= (ATTEMPTS if isinstance(error, RateLimited) else attempts):
                 return False
             if self._probe_at is not None:
                 # Another call found that the API is down.
                 return False
             if isinstance(error, RateLimited):
-                # The limiter already pauses all calls. A wait here would only add to that.
+                # A wait here would only add to that of the limiter.
                 return 0.0
             return backoff(failures, base_s=1.0, cap_s=60.0, draw=self._draw())
 

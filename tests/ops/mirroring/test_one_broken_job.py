@@ -98,6 +98,20 @@ async def test_a_job_that_failed_before_takes_one_call_of_each_retry(mirror: Mir
         assert next_try_at - mirror.clock.now() >= timedelta(minutes=2**attempt / 2)
 
 
+async def test_one_429_does_not_end_the_retry_of_a_job_that_failed_before(mirror: Mirror) -> None:
+    job = add_extract(mirror, tables(1))
+    break_job(mirror, job, {"server": "api", "kind": "status", "times": None})
+    await mirror.sync()
+    mirror.sandbox.faults.clear()
+    headers = {"Retry-After": "2"}
+    break_job(mirror, job, {"server": "api", "kind": "status", "status": 429, "headers": headers, "times": 1})
+    mirror.clock.advance(HOUR)
+
+    outcome = await mirror.sync_one()
+
+    assert (outcome.error, published(outcome)) == (None, [job])
+
+
 async def test_a_job_that_is_never_answered_is_lost_when_autodesk_deletes_it(mirror: Mirror) -> None:
     mirror.world.add_request("Nightly", schedule="ONE_TIME")
     job = add_extract(mirror, tables(1), days_ago=29)

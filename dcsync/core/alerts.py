@@ -71,6 +71,7 @@ class AlertCode(StrEnum):
     M_TRASH = "M-TRASH"
     M_PRUNE = "M-PRUNE"
     M_LATEST = "M-LATEST"
+    M_NESTED = "M-NESTED"
     F_APART = "F-APART"
     F_MODE = "F-MODE"
     F_LAYER = "F-LAYER"
@@ -431,6 +432,13 @@ _OWN = (
         exit_status=ExitStatus.DONE,
     ),
     # Warnings: every snapshot is published.
+    _kind(
+        AlertCode.M_NESTED,
+        AlertScope.MIRROR,
+        "stop the daemon, move the mirror out of the other one, correct mirror.root, and start the daemon. Nothing is "
+        "downloaded again",
+        exit_status=ExitStatus.DONE,
+    ),
     _kind(
         AlertCode.F_APART,
         AlertScope.MIRROR,

@@ -54,10 +54,10 @@ def bound_to(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -
 def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:
     """Return whether the root has no instance ID yet. `MirrorNotMounted` when it should have one. Writes nothing.
 
-    Raises `MirrorForeign` for a root inside another mirror. Callers ask this before they take the lock, because the
+    Raises `MirrorForeign` for a new root inside another mirror. An older dcsync may have made such a mirror. It stays
+    usable, and `find_limits` reports it. Callers ask this before they take the lock, because the
     lock file must not appear on a bare mount point.
     """
-    refuse_outer(root)
     if root.marker() is not None:
         return False
     if knows_snapshots:
@@ -66,4 +66,5 @@ def is_new(root: MirrorRoot, *, knows_snapshots: bool) -> bool:
             message += ", although it has snapshots: it may be a copy without hidden files"
             raise MirrorNotMounted(message, hint=_COPY_HINT)
         raise MirrorNotMounted(message)
+    refuse_outer(root)
     return True

@@ -1,4 +1,4 @@
-"""Properties of file systems that limit a mirror: found by looking, without writing, at each start and by `doctor`."""
+"""What limits a mirror in its file systems and its place: found by looking, at each start and by `doctor`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from dcsync.core.system_files import is_system_name
 from dcsync.errors import DcsyncError
 from dcsync.mirror import disk
+from dcsync.mirror.nesting import outer_mirror
 from dcsync.mirror.probe import file_system
 from dcsync.mirror.root import INSTANCE, OWN_FOLDER, MirrorRoot
 
@@ -26,6 +27,8 @@ class LimitKind(StrEnum):
     MODES = "modes"
     #: Files are in the lower layer of an overlay.
     LAYER = "layer"
+    #: The root is inside another mirror.
+    NESTED = "nested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,9 @@ def find_limits(root: MirrorRoot, *, depth: int) -> list[Limit]:
     are left out: a run that needs them reports them.
     """
     found = [*_apart(root, depth)]
+    above = outer_mirror(root)
+    if above is not None:
+        found.append(Limit(kind=LimitKind.NESTED, path=str(above), file_system=None))
     try:
         with root.folder(OWN_FOLDER) as own:
             shown = str(root.path / OWN_FOLDER)

@@ -18,10 +18,16 @@ _MOST_FOLDERS = 2000
 
 def refuse_outer(root: MirrorRoot) -> None:
     """Raise `MirrorForeign` if the root is inside another mirror, which would take its snapshots for its own."""
-    for above in Path(os.path.realpath(root.path)).parents:
-        if _is_file(above / OWN_FOLDER / INSTANCE):
-            message = f"{root.path} is inside the mirror {above}"
-            raise MirrorForeign(message, hint="choose a folder outside of it for mirror.root, and move the mirror")
+    above = outer_mirror(root)
+    if above is not None:
+        message = f"{root.path} is inside the mirror {above}"
+        raise MirrorForeign(message, hint="choose a folder outside of it for mirror.root")
+
+
+def outer_mirror(root: MirrorRoot) -> Path | None:
+    """Return the root of the mirror around this one. Blocks."""
+    parents = Path(os.path.realpath(root.path)).parents
+    return next((above for above in parents if _is_file(above / OWN_FOLDER / INSTANCE)), None)
 
 
 def refuse_inner(root: MirrorRoot) -> None:

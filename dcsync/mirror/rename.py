@@ -60,7 +60,7 @@ def rename_entry(root: MirrorRoot, old: str, new: str) -> None:
 
 
 def drop_empty(root: MirrorRoot, folder: str) -> None:
-    """Remove a folder whose entries were all moved. Any other one stays, and it matters to nobody. Blocks."""
+    """Remove a folder whose entries were all moved. Any other one stays. Blocks."""
     with contextlib.suppress(OSError), disk.parent_of(folder, below=root.descriptor) as (parent, name):
         disk.remove_unused(name, parent)
 

@@ -15,6 +15,7 @@ LIMIT_CODES = {
     LimitKind.APART: AlertCode.F_APART,
     LimitKind.MODES: AlertCode.F_MODE,
     LimitKind.LAYER: AlertCode.F_LAYER,
+    LimitKind.NESTED: AlertCode.M_NESTED,
 }
 
 
@@ -42,6 +43,11 @@ def message_of(limit: Limit) -> str:
                 f"{limit.path} has files in the lower layer of an overlay{kind}. The next snapshots read and "
                 "copy unchanged files instead of only linking them"
             )
+        case LimitKind.NESTED:
+            return (
+                f"mirror.root is inside the mirror {limit.path}{kind}. dcsync 0.2 and older, if it still runs there, "
+                "can take this mirror's snapshots for its own and prune them"
+            )
 
 
 async def report_limits(context: MirrorContext) -> None:
@@ -52,5 +58,5 @@ async def report_limits(context: MirrorContext) -> None:
     known = await broken.load()
     for part in parts:
         if part not in known:
-            log.warning("the file system limits the mirror", code=part.code.value, limit=part.message)
+            log.warning("the place of the mirror limits it", code=part.code.value, limit=part.message)
     await broken.replace(LIMIT_CODES.values(), parts)

@@ -67,8 +67,8 @@ async def _follow(context: MirrorContext, accounts: Sequence[AccountSettings], l
     there = {folder: _moved(context, folder, left.name, names) for folder in folders.values()}
     exists = await context.disk.run(_existing, context.root, there)
     # An empty folder of the account may be the mount point of a disk that is away.
-    is_here = exists or await context.disk.run(_has_any, context, folders.values(), left.name)
-    if not is_here and not context.peers.are_at_work:
+    is_here = await context.disk.run(_has_any, context, folders.values(), left.name)
+    if not exists and not is_here and not context.peers.are_at_work:
         await _forget(context, left.name, folders)
         return
     found = await context.disk.run(_account_id, context.root, exists)

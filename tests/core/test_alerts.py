@@ -44,6 +44,7 @@ TABLE = """
     M-TRASH     warning  mirror  here      0 alert
     M-PRUNE     warning  job     here      0 alert
     M-LATEST    warning  request here      0 alert
+    M-NESTED    warning  mirror  here      0 alert
     F-APART     warning  mirror  here      0 alert
     F-MODE      warning  mirror  here      0 alert
     F-LAYER     warning  mirror  here      0 alert

@@ -10,6 +10,7 @@ import pytest
 from dcsync.errors import MirrorForeign, MirrorNotMounted, MirrorTampered
 from dcsync.mirror.adopt import find_snapshots
 from dcsync.mirror.binding import bound_to, claim, is_new
+from dcsync.mirror.limits import LimitKind, find_limits
 from dcsync.mirror.nesting import holds_snapshots, is_other_mirror, refuse_inner, refuse_of_other, refuse_outer
 from dcsync.mirror.root import MirrorRoot, open_root
 
@@ -32,18 +33,33 @@ def make_mirror(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", ["inner", "acme/request/2026/11/22/inner"])
-def test_a_root_inside_another_mirror_is_refused(root: MirrorRoot, place: str) -> None:
+def test_a_new_root_inside_another_mirror_is_refused(root: MirrorRoot, place: str) -> None:
     make_mirror(root.path)
     (root.path / place).mkdir(parents=True)
 
     with open_root(root.path / place) as inner:
-        for knows in (False, True):
-            with pytest.raises(MirrorForeign, match=f"inside the mirror {root.path}"):
-                is_new(inner, knows_snapshots=knows)
-            with pytest.raises(MirrorForeign):
-                bound_to(inner, state_id="theirs", knows_snapshots=knows)
+        with pytest.raises(MirrorForeign, match=f"inside the mirror {root.path}"):
+            is_new(inner, knows_snapshots=False)
+        with pytest.raises(MirrorForeign):
+            bound_to(inner, state_id="theirs", knows_snapshots=False)
+        # The disk of the inner mirror is not mounted.
+        with pytest.raises(MirrorNotMounted):
+            is_new(inner, knows_snapshots=True)
 
     assert not (root.path / place / ".dcsync").exists()
+
+
+def test_a_mirror_that_an_older_dcsync_made_inside_another_one_stays_usable(root: MirrorRoot) -> None:
+    make_mirror(root.path)
+    make_mirror(root.path / "inner")
+
+    with open_root(root.path / "inner") as inner:
+        assert claim(inner, state_id="theirs", knows_snapshots=True) == ("theirs", False)
+        (limit,) = (one for one in find_limits(inner, depth=1) if one.kind is LimitKind.NESTED)
+        assert limit.path == str(root.path)
+    # The outer one never descends into it, and needs nothing else.
+    assert claim(root, state_id="theirs", knows_snapshots=True) == ("theirs", False)
+    assert all(one.kind is not LimitKind.NESTED for one in find_limits(root, depth=1))
 
 
 def test_a_root_reached_through_a_symlink_is_refused_where_it_really_is(root: MirrorRoot, tmp_path: Path) -> None:

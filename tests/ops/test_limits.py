@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from contextlib import ExitStack
 
 import pytest
@@ -37,9 +38,25 @@ async def test_a_mount_below_the_root_is_an_alert_at_the_first_run_and_until_it_
         assert await limits_of(mirror) == {str(account): "F-APART"}
         assert str(account) in capsys.readouterr().out
         await mirror.run()
-        assert "limits the mirror" not in capsys.readouterr().out
+        assert "place of the mirror limits" not in capsys.readouterr().out
         assert await limits_of(mirror) == {str(account): "F-APART"}
 
+    await mirror.run()
+    assert await limits_of(mirror) == {}
+
+
+async def test_a_mirror_inside_another_one_is_an_alert_until_it_is_moved_out(mirror: Mirror) -> None:
+    add_extract(mirror, tables(1))
+    await mirror.run()
+    outer = mirror.root.parent
+    (outer / ".dcsync").mkdir()
+    (outer / ".dcsync/instance").write_text('{"id": "theirs"}')
+    add_extract(mirror, tables(1), days_ago=1)
+
+    assert len((await mirror.run()).published) == 1
+    assert await limits_of(mirror) == {str(outer): "M-NESTED"}
+
+    shutil.rmtree(outer / ".dcsync")
     await mirror.run()
     assert await limits_of(mirror) == {}
 
@@ -73,4 +90,4 @@ def test_each_limit_names_the_path_and_has_a_hint(kind: LimitKind, file_system: 
 
 def test_no_limit_makes_the_check_fail() -> None:
     assert {ALERT_KINDS[code].exit_status for code in LIMIT_CODES.values()} == {ExitStatus.DONE}
-    assert set(LIMIT_CODES.values()) == {AlertCode.F_APART, AlertCode.F_MODE, AlertCode.F_LAYER}
+    assert set(LIMIT_CODES.values()) == {AlertCode.F_APART, AlertCode.F_MODE, AlertCode.F_LAYER, AlertCode.M_NESTED}

@@ -1,6 +1,7 @@
 """`latest`, the only name in the mirror that changes: replaced in one step, never missing and never half written.
 
-A folder that dcsync did not make, or that has a file of a user, is neither replaced nor removed.
+A folder that dcsync did not make, or that has a file of a user, is neither replaced nor removed. Neither is a symlink
+that leads out of the mirror.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def point_latest(
         if is_right:
             _discard_leftover(root, request_folder)
             return
-        refuse_foreign(folder, name, shown)
+        refuse_foreign(folder, name, request_folder)
         _work_beside(root, folder, request_folder, build)
         os.fsync(folder)
 
@@ -74,7 +75,7 @@ def check_latest(root: MirrorRoot, place: str, *, snapshot: str, kind: LatestKin
     request_folder, _, name = place.rpartition("/")
     shown = disk.shown(place)
     with root.folder(request_folder) as folder, disk.disk_errors(f"reading {shown}"):
-        refuse_foreign(folder, name, shown)
+        refuse_foreign(folder, name, request_folder)
         if kind is LatestKind.SYMLINK:
             is_right = _points_to(folder, name, posixpath.relpath(snapshot, request_folder))
         else:
@@ -103,7 +104,7 @@ def drop_latest(root: MirrorRoot, place: str, *, targets: Collection[str]) -> bo
             if target is not None and not _is_below(request_folder, target, targets):
                 return False
             if target is None:
-                refuse_foreign(folder, name, shown)
+                refuse_foreign(folder, name, request_folder)
 
             def remove(where: int, old_name: str) -> None:
                 discard_name(root, old_name, where)
@@ -155,8 +156,16 @@ def newer_snapshot(root: MirrorRoot, request_folder: str, name: str, *, than: st
         return None
 
 
-def refuse_foreign(folder: int, name: str, shown: str) -> None:
-    """Raise `MirrorTampered` if a name is taken by a folder or file that dcsync may not remove. Blocks."""
+def refuse_foreign(folder: int, name: str, request_folder: str) -> None:
+    """Raise `MirrorTampered` if a name is taken by something that dcsync may not remove. Blocks.
+
+    That is a file, a folder with a file of a user, or a symlink that leads out of the mirror.
+    """
+    shown = disk.shown(f"{request_folder}/{name}")
+    target = _target(folder, name) if disk.is_there(name, below=folder) else None
+    if target is not None and _leads_out(request_folder, target):
+        message = f"{shown} is a symlink to {disk.shown(target)}, which dcsync did not make"
+        raise MirrorTampered(message, hint=f"rename or remove {shown}: dcsync then makes its own")
     foreign = first_foreign_file(folder, name)
     if foreign is not None:
         message = f"{shown} has {disk.shown(foreign)}, which dcsync did not write" if foreign else None
@@ -169,6 +178,11 @@ def refuse_foreign(folder: int, name: str, shown: str) -> None:
 def _is_below(request_folder: str, target: str, targets: Collection[str]) -> bool:
     shown = posixpath.normpath(posixpath.join(request_folder, target))
     return shown in targets or shown.startswith(f"{request_folder}/")
+
+
+def _leads_out(request_folder: str, target: str) -> bool:
+    """Return whether a symlink in the folder of a data request leads out of the mirror. Those of dcsync never do."""
+    return target.startswith("/") or posixpath.normpath(posixpath.join(request_folder, target)).split("/")[0] == ".."
 
 
 def _target(folder: int, name: str) -> str | None:

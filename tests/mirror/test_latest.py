@@ -178,15 +178,37 @@ def test_what_a_killed_run_left_aside_is_in_nobodys_way(root: MirrorRoot, kind: 
 
 
 @pytest.mark.parametrize("kind", SHOWING)
-def test_a_latest_that_somebody_bent_is_put_right(root: MirrorRoot, tmp_path: Path, kind: LatestKind) -> None:
+@pytest.mark.parametrize("target", ["absolute", "../../../elsewhere"])
+def test_a_symlink_that_leads_out_of_the_mirror_is_not_replaced_until_it_is_moved(
+    root: MirrorRoot, tmp_path: Path, kind: LatestKind, target: str
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/a.csv").write_text("theirs")
-    (root.path / REQUEST / "latest").symlink_to(tmp_path / "elsewhere")
+    target = str(tmp_path / "elsewhere") if target == "absolute" else target
+    link = root.path / REQUEST / "latest"
+    link.symlink_to(target)
+
+    with pytest.raises(MirrorTampered, match="acme/request/latest is a symlink to .*elsewhere") as caught:
+        point(root, NEW, kind)
+
+    assert str(link.readlink()) == target
+    assert "rename or remove acme/request/latest" in caught.value.advice
+    link.rename(link.with_name("theirs"))
+    latest = point(root, NEW, kind)
+    assert inodes(latest) == inodes(root.path / NEW)
+    assert (tmp_path / "elsewhere/a.csv").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("kind", SHOWING)
+@pytest.mark.parametrize("target", ["2020/01/01/gone", "../other", "."])
+def test_a_latest_that_somebody_bent_within_the_mirror_is_put_right(
+    root: MirrorRoot, kind: LatestKind, target: str
+) -> None:
+    (root.path / REQUEST / "latest").symlink_to(target)
 
     latest = point(root, NEW, kind)
 
     assert inodes(latest) == inodes(root.path / NEW)
-    assert (tmp_path / "elsewhere/a.csv").read_text() == "theirs"
 
 
 def test_a_symlink_in_the_place_of_the_requests_folder_is_not_followed(root: MirrorRoot, tmp_path: Path) -> None:

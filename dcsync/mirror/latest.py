@@ -168,8 +168,9 @@ def refuse_foreign(folder: int, name: str, request_folder: str) -> None:
         raise MirrorTampered(message, hint=f"rename or remove {shown}: dcsync then makes its own")
     foreign = first_foreign_file(folder, name)
     if foreign is not None:
-        message = f"{shown} has {disk.shown(foreign)}, which dcsync did not write" if foreign else None
-        message = message or f"{shown} is not a folder or symlink that dcsync made"
+        message = f"{shown} is not a folder or symlink that dcsync made"
+        if foreign:
+            message = f"{shown} has {disk.shown(foreign)}, which dcsync did not write"
         raise MirrorTampered(
             message, hint=f'move what is yours out of {shown}, or set mirror.latest = "none" and rename it'
         )

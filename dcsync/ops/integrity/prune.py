@@ -48,7 +48,6 @@ PRUNE_CODES = (AlertCode.M_MASS, AlertCode.M_PRUNE)
 
 _MISSING_HINT = "put the folder back if you have it. Otherwise the next start of dcsync downloads it again or records "
 _MISSING_HINT += "the loss"
-_MISSING_HINT += "loss"
 MASS_HINT = "check dcsync prune --dry-run. If you mean it, run dcsync prune --force"
 
 

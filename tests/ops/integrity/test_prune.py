@@ -495,6 +495,17 @@ async def test_a_snapshot_that_cannot_be_moved_is_an_alert_and_the_others_are_pr
     assert jobs_of(mirror) == set(jobs[2:])
 
 
+async def test_a_snapshot_that_was_removed_by_hand_before_its_pruning_says_what_happens_next(mirror: Mirror) -> None:
+    jobs = await fill(mirror)
+    async with mirror.opened() as context:
+        shutil.rmtree(mirror.snapshot_of(jobs[0]))
+        report = await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=3))
+
+    assert report.failed[JobId(jobs[0])].advice == (
+        "put the folder back if you have it. Otherwise the next start of dcsync downloads it again or records the loss"
+    )
+
+
 async def test_the_alert_ends_when_the_policy_keeps_the_snapshot_again(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:

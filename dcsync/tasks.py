@@ -50,6 +50,26 @@ def oldest_disk_call_s() -> float | None:
     return None if began is None else time.monotonic() - began
 
 
+#: The blocks of `vital` that are running now.
+_VITAL: set[object] = set()
+
+
+@contextmanager
+def vital() -> Iterator[None]:
+    """Mark the block as work whose loss needs a person, such as a refresh that uses up a token."""
+    mark = object()
+    _VITAL.add(mark)
+    try:
+        yield
+    finally:
+        _VITAL.remove(mark)
+
+
+def is_vital_work_running() -> bool:
+    """Say whether a block of `vital` is running."""
+    return bool(_VITAL)
+
+
 @contextmanager
 def starting_threads() -> Iterator[None]:
     """Turn the refusal of the system to start a thread into `NoThreads`."""

@@ -27,7 +27,7 @@ from dcsync.errors import (
     TokenStoreDamaged,
     TokenUndecided,
 )
-from dcsync.tasks import DiskThreads, finish
+from dcsync.tasks import DiskThreads, finish, vital
 
 log = structlog.get_logger(__name__)
 
@@ -208,7 +208,8 @@ class RefreshingToken:
             await self._clock.sleep(pause)
             with suppress(DcsyncError):
                 async with self._turn:
-                    await finish(self._save_locked())
+                    with vital():
+                        await finish(self._save_locked())
         if self._unsaved is not None:
             log.error("new refresh token could not be saved and is lost", hint=LoginRequired.hint)
 
@@ -262,7 +263,8 @@ class RefreshingToken:
             # Another process has renewed it.
             self._cache(stored, now)
             return stored.access_token
-        return await self._refresh(stored, now)
+        with vital():
+            return await self._refresh(stored, now)
 
     async def _read(self) -> TokenPair | None:
         """Read the store. Only a new token in the configuration may replace a damaged store.

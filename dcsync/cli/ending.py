@@ -1,7 +1,7 @@
 """The end of a process whose call to a disk does not return. No signal interrupts such a call.
 
-Python waits for its threads, so the process would not end before the disk answers. Ending it without them is safe. It
-is the same as `kill -9`, which the publish protocol survives (docs/design.md).
+Python waits for its threads, so the process would not end before the disk answers. Ending it without them is the same
+as `kill -9`. The publish protocol survives that, but a refresh token that is being used would be lost (docs/design.md).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NoReturn
 
-from dcsync.tasks import oldest_disk_call_s
+from dcsync.tasks import is_vital_work_running, oldest_disk_call_s
 
-#: A stop may take 10 s. A process that still works then, for example on a new refresh token, has younger calls.
+#: A stop may take 10 s. A process that still works then has younger calls.
 _AFTER_S = 11.0
+#: A new refresh token may take longer. systemd kills the service after 45 s (TimeoutStopSec).
+_AFTER_VITAL_S = 40.0
 _STUCK_S = 8.0
 _TICK_S = 0.5
 #: A log on the same disk would never be written.
@@ -37,7 +39,8 @@ def _watch(status: int, note: Callable[[float], object]) -> None:
     while True:
         time.sleep(_TICK_S)  # noqa: TID251 - a thread: the loop may be blocked
         oldest_s = oldest_disk_call_s()
-        if time.monotonic() - asked_at >= _AFTER_S and oldest_s is not None and oldest_s >= _STUCK_S:
+        after_s = _AFTER_VITAL_S if is_vital_work_running() else _AFTER_S
+        if time.monotonic() - asked_at >= after_s and oldest_s is not None and oldest_s >= _STUCK_S:
             _exit(status, partial(note, oldest_s))
 
 

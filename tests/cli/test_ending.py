@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from dcsync.auth.token_store import TokenPair, TokenStore
+from dcsync.sandbox import Fault, Options, Sandbox, World
 from tests.cli.conftest import Dcsync
-from tests.cli.test_run import end, launched, running
+from tests.cli.test_run import Daemon, end, launched, running, write_config
 from tests.rigs.hung import hung
 from tests.rigs.served import TOKEN, Served
 
@@ -82,6 +87,57 @@ async def test_sigterm_ends_a_daemon_that_starts_on_a_hung_disk(tmp_path: Path) 
 
             async with asyncio.timeout(120):
                 assert await process.wait() == 0
+
+
+async def test_a_new_refresh_token_is_saved_although_the_disk_hangs(tmp_path: Path, unused_tcp_port: int) -> None:
+    """docs/faults.md D8. The refresh takes longer than any other work may after SIGTERM."""
+    (tmp_path / "mirror").mkdir()
+    async with Sandbox(World(), options=Options(quota_per_minute=None)) as sandbox:
+        config = write_config(tmp_path, sandbox, f'[http]\nlisten = "127.0.0.1:{unused_tcp_port}"')
+        auth = '[auth]\nmethod = "login"\nclient_id = "sandbox"\nclient_secret = "sandbox-secret"'
+        config.write_text(re.sub(r"\[auth\]\n.*\n.*", auth, config.read_text()))
+        config.chmod(0o600)
+        (tmp_path / "state").mkdir()
+        store = TokenStore(tmp_path / "state")
+        store.save(TokenPair(refresh_token=sandbox.tokens.issue_refresh_token("anna")))
+        sandbox.faults.add(Fault(server="token", kind="wait-after-commit", seconds=20))
+        async with started(tmp_path, sandbox) as daemon:
+            await daemon.until(lambda: sandbox.tokens.refresh_count, "its refresh", within_s=120)
+            with hung(tmp_path / "mirror"):
+                async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+                    page = group.create_task(ask(session, f"http://127.0.0.1:{unused_tcp_port}/"))
+                    await daemon.until(lambda: waits_in_a_call(daemon.pid), "a call that hangs", within_s=120)
+                    daemon.send(signal.SIGTERM)
+                    async with asyncio.timeout(120):
+                        assert await daemon.process.wait() == 0
+                    page.cancel()
+
+        saved = store.read()
+        assert saved is not None
+        assert saved.refresh_token in sandbox.tokens.live_refresh_tokens
+
+
+async def ask(session: aiohttp.ClientSession, address: str) -> None:
+    with suppress(aiohttp.ClientError):
+        await session.get(address)
+
+
+@asynccontextmanager
+async def started(folder: Path, sandbox: Sandbox) -> AsyncIterator[Daemon]:
+    log = folder / "log.jsonl"
+    with log.open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dcsync", "--config", str(folder / "config.toml"), "--log-format", "json", "run"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+        )
+    try:
+        yield Daemon(process=process, sandbox=sandbox, folder=folder, log=log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def test_an_interrupt_ends_a_sync_although_the_disk_hangs(side: Served) -> None:

@@ -21,6 +21,10 @@ MAX_WORDS, MAX_UNKNOWN = 300, 80
 _MAX_ERRORS = 3
 _MAX_DEPTH = 4
 _MIN_SECRET = 8
+#: Longer texts are cut before secrets are looked for: the patterns take quadratic time.
+_MAX_SEARCHED = 4096
+#: A text is cut after one of these, so that it does not end with a half of a secret.
+_SEPARATORS = " \t\r\n,;\"'<>"
 #: Keys with words, in the order in which they are shown. `faultstring` and `errorcode` are those of API gateways.
 _WORDS = (
     *("developerMessage", "faultstring", "reason", "title", "detail", "message", "error", "error_description"),
@@ -37,10 +41,13 @@ _XML_CODE = re.compile(r"<Code>([^<]{1,100})</Code>")
 _XML_MESSAGE = re.compile(r"<Message>([^<]{1,300})</Message>")
 _CHALLENGE = re.compile(r'\b(?:error|error_description)="([^"]{1,200})"')
 # A query, whatever is before it, then tokens, and values of keys that name a secret.
-_QUERY = re.compile(r"\?[^\s?\"'<>]*=[^\s\"'<>]*")
+# A URL in a URL is percent-encoded.
+_QUERY = re.compile(r"(?i)(?:\?|%3F)[^\s?\"'<>]*(?:=|%3D)[^\s\"'<>]*")
+_USER = re.compile(r"(?i)(https?://)[^\s/?#@\"'<>]*@")
 _TOKEN = re.compile(r"\b(?:eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*|(?i:bearer|basic)\s+[\w.~+/=-]{8,})")
 _PAIR = re.compile(
-    r"(?i)\b((?:x-amz-[\w-]+|\w*signature|\w*token|\w*secret|assertion|password|awsaccesskeyid)=)[^\s&;,]+"
+    r"(?i)\b((?:x-amz-[\w-]+|\w*signature|\w*token|\w*secret|assertion|password|awsaccesskeyid)"
+    r"(?:=|%3D|[\"']\s*:\s*[\"']))[^\s&;,\"']+"
 )
 
 
@@ -126,9 +133,17 @@ def _header_words(headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _without_secrets(text: str, secrets: Sequence[str]) -> str:
+    text = _searched(text)
     for secret in secrets:
         # A shorter text could be part of any word.
         for form in {secret, unquote(secret), quote(secret, safe="")} if len(secret) >= _MIN_SECRET else ():
             text = text.replace(form, "…")
-    text = _TOKEN.sub("…", _QUERY.sub("?…", text))
+    text = _TOKEN.sub("…", _QUERY.sub("?…", _USER.sub(r"\1…@", text)))
     return _PAIR.sub(r"\1…", text)
+
+
+def _searched(text: str) -> str:
+    if len(text) <= _MAX_SEARCHED:
+        return text
+    cut = text[:_MAX_SEARCHED]
+    return f"{cut[: max(map(cut.rfind, _SEPARATORS)) + 1]}…"

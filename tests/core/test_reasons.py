@@ -153,6 +153,10 @@ def test_what_is_no_request_id_is_left_out(value: str) -> None:
         "Authorization was Bearer abc-secret.and-more",
         "refresh_token=abc-secret&grant",
         "AWSAccessKeyId=abc-secret",
+        "to https%3A%2F%2Fstorage.test%2Fx%3FX-Amz-Date%3D1%26X-Amz-Signature%3Dabc-secret%26X-Amz-Expires%3D60",
+        """the answer was {"access_token": "abc-secret", "expires_in": 1}""",
+        """{'refresh_token': 'abc-secret'}""",
+        "https://anna:abc-secret@storage.test/x is not allowed",
     ],
 )
 def test_no_secret_is_repeated(text: str) -> None:
@@ -172,6 +176,19 @@ def test_a_secret_is_hidden_before_the_text_is_cut() -> None:
     body = b"x" * 70 + b" Bearer abc-secret-that-is-longer-than-the-limit"
 
     assert "abc" not in reason({}, body)
+
+
+def test_a_secret_at_the_end_of_a_long_text_is_not_shown_in_part() -> None:
+    """Most of the text is hidden, so that its end is shown."""
+    text = "?a=1" + "x" * 4070 + " eyJhbGciOi" + "secret" * 100 + ".eyJzdWI.c"
+
+    assert "secret" not in words_of({"detail": text})
+
+
+@pytest.mark.parametrize("unit", ["eyJ-", "x-amz-", "?a", "bearer ", "x-amz-a=", "token", "<", "%3F", '"a"'])
+def test_a_long_text_is_read_in_linear_time(unit: str) -> None:
+    """It would otherwise block everything for hours: a body has up to 16 MiB."""
+    assert words_of({"detail": unit * (4_000_000 // len(unit))})
 
 
 def test_control_characters_and_bidi_are_escaped() -> None:

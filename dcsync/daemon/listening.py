@@ -83,7 +83,8 @@ async def serving(
 ) -> AsyncIterator[Listening]:
     """Serve routes on an address during the block. An address that cannot be used is tried again each minute.
 
-    `hosts` are the names that a request may have in its `Host` header, apart from this machine's own names.
+    `hosts` are the names that a request may have in its `Host` header, apart from this machine's own names. A POST may
+    have any name.
     """
     limits, sparse = limits or Limits(), _SparseLog(clock)
     #: Connections whose request headers arrived completely in time.
@@ -220,7 +221,8 @@ def _guard(started: set[object], names: Collection[str], sparse: _SparseLog) -> 
         started.add(request.protocol)
         name = request.headers.get("Host")
         try:
-            if name is None or _is_allowed(name, allowed):
+            # A POST reads no page. The path of a callback is a secret, so a reverse proxy may use any name for it.
+            if name is None or request.method == "POST" or _is_allowed(name, allowed):
                 response = await handler(request)
             else:
                 sparse.warning(

@@ -70,7 +70,10 @@ def publish_across(
 
 
 def discard_copy(root: MirrorRoot, leaf: str, folder: str) -> None:
-    """Remove the hidden copy that a killed `publish_across` left, for a staging `leaf` that nothing needs. Blocks."""
+    """Remove the hidden copy that a killed `publish_across` left, for a staging `leaf` that nothing needs. Blocks.
+
+    Call it before the staging is removed, because only the staging's name leads to the copy.
+    """
     parent, _, _ = folder.rpartition("/")
     with suppress(FileNotFoundError), root.folder(parent) as opened, disk.disk_errors(f"clearing {disk.shown(parent)}"):
         disk.remove_tree(_hidden_name(leaf), opened)
@@ -110,7 +113,8 @@ def _fill_new(
                 _unfold(stored.name, new)
                 made[stored.name] = replace(stored, mtime_ns=linked.mtime_ns, inode=linked.inode)
     rest = [stored for stored in files if stored.name not in made]
-    check_room(new, size=sum(stored.size for stored in rest), entries=len(rest) + len(OWN_FILES), reserve=0)
+    size, entries = sum(stored.size for stored in rest), len(rest) + len(OWN_FILES)
+    check_room(new, size=size, entries=entries, reserve=0, disk="that file system")
     for stored in rest:
         facts = _copy(staging.descriptor, new, stored.name, sha256=stored.sha256)
         made[stored.name] = replace(stored, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino)

@@ -17,7 +17,7 @@ _FICLONE = 0x40049409
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def check_room(folder: int, *, size: int, entries: int, reserve: int) -> None:
+def check_room(folder: int, *, size: int, entries: int, reserve: int, disk: str = "the mirror's disk") -> None:
     """Raise `DiskFull` or `InodesExhausted` unless `size` bytes and `entries` files fit and `reserve` bytes stay free.
 
     An error of statvfs fails the check. 5 % are added for folders, `_dcsync.json` and the rounding to blocks.
@@ -27,13 +27,13 @@ def check_room(folder: int, *, size: int, entries: int, reserve: int) -> None:
     needed = size + size // 20 + reserve
     needs = SpaceNeeds(size=size, entries=entries)
     if free < needed:
-        message = f"the mirror's disk has {size_text(free)} free of {size_text(facts.f_blocks * facts.f_frsize)}, and "
+        message = f"{disk} has {size_text(free)} free of {size_text(facts.f_blocks * facts.f_frsize)}, and "
         message += f"{size_text(needed)} are needed"
         message += f" ({size_text(reserve)} of them for mirror.min_free)" if reserve else ""
         raise DiskFull(message, needs=needs)
     # A file system without a fixed number of inodes (btrfs) reports a total of 0.
     if facts.f_files and facts.f_favail < entries + 100:
-        message = f"the mirror's disk has {facts.f_favail:,} inodes free of {facts.f_files:,}, and {entries + 100:,} "
+        message = f"{disk} has {facts.f_favail:,} inodes free of {facts.f_files:,}, and {entries + 100:,} "
         message += "are needed"
         raise InodesExhausted(message, needs=needs)
 

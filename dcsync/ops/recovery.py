@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from dcsync.core.lifecycle import OPEN, JobState
+from dcsync.core.model import AccountId
 from dcsync.core.names import component
 from dcsync.errors import DcsyncError, DiskError, MirrorTampered
 from dcsync.mirror.across import discard_copy
@@ -86,13 +87,17 @@ async def _restore_latest(context: MirrorContext, account: AccountSettings) -> N
 
 
 async def _folders(context: MirrorContext, accounts: Sequence[AccountSettings]) -> dict[str, str]:
-    """Return the folder of each job by the name of its staging."""
-    return {
-        component(account.staging_of(known.job.id)): known.folder
-        for account in accounts
-        for known in (await context.manifest.jobs(account.name)).values()
-        if known.folder is not None
-    }
+    """Return the folder of each job by the name of its staging, also of accounts that left the configuration."""
+    names = {account.name for account in accounts}
+    left = [name for name in await context.manifest.accounts() if name not in names]
+    # It is not known whether a removed account was the first one with its ID.
+    gone = [AccountSettings(name=name, id=AccountId(""), is_another=each) for name in left for each in (False, True)]
+    found: dict[str, str] = {}
+    for account in (*accounts, *gone):
+        for known in (await context.manifest.jobs(account.name)).values():
+            if known.folder is not None:
+                found.setdefault(component(account.staging_of(known.job.id)), known.folder)
+    return found
 
 
 async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSettings]) -> None:

@@ -140,5 +140,5 @@ def _discard_all(root: MirrorRoot, job: JobId, folder: str) -> None:
     """Remove the staging of a job, and that of each earlier holder of the job, with the copies next to its folder."""
     component = names.component(job)
     for leaf in {component, *(leaf for leaf in staged_jobs(root) if holder_of(leaf)[0] == component)}:
-        discard_staging(root, leaf)
         discard_copy(root, leaf, folder)
+        discard_staging(root, leaf)

@@ -24,6 +24,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.errors import ManifestError
 from dcsync.ops.integrity.report import Outcome
 from dcsync.ops.integrity.verify import verify
+from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, status_of, tables
 from tests.rigs.odd import mounted
 
@@ -141,6 +142,7 @@ async def test_an_extract_that_cannot_be_published_waits_and_is_not_downloaded_a
     assert "publishing acme/" in failed.message
     assert "are needed" in failed.message
     assert str(account) in failed.hint
+    assert "that file system has 64.0 KiB free of 64.0 KiB" in failed.message
     assert failed.next_try_at is not None
     assert failed.next_try_at > mirror.clock.now()
     assert hidden(mirror) == []
@@ -327,3 +329,61 @@ async def test_no_pattern_of_duckdb_matches_a_snapshot_that_is_being_copied(
         tuple(sorted({first_name: 3, second_name: 4}.items())),
     }
     assert hidden(mirror) == []
+
+
+async def test_the_copy_of_a_killed_run_is_removed_although_its_account_left_the_configuration(
+    mirror: Mirror, mounts: ExitStack
+) -> None:
+    mount_memory(mounts, mirror.root / "acme", "size=64k")
+    job = add_extract(mirror, {"a.csv": b"id\n" * 100_000})
+    await mirror.sync()
+    copy = mirror.root.joinpath(next(iter(await folders_of(mirror)))).parent / f".dcsync-{hidden_digest(job)}"
+    copy.mkdir(parents=True)
+    (copy / "a.csv").write_bytes(b"half")
+    mirror.config["account"] = [{"name": "other", "id": "11111111-2222-4333-8444-555555555555"}]
+
+    async with mirror.opened():
+        pass
+
+    assert not copy.exists()
+    assert staged(mirror) == []
+
+
+async def test_the_copy_of_an_adopted_snapshot_is_removed_before_its_staging(
+    mirror: Mirror, mounts: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill between the two, only the staging leads to the copy."""
+    mount_memory(mounts, mirror.root / "acme")
+    add_extract(mirror, FILES, days_ago=1)
+    await mirror.sync()
+    job = add_extract(mirror, {**FILES, "admin_table_002.csv": b"id\n1\n"})
+    mirror.sandbox.faults.add(Fault(server="storage", kind="short", amount=1, match="table_002", times=3))
+    await mirror.sync()
+    before = (mirror.state / "manifest.sqlite").read_bytes()
+    mirror.clock.advance(7 * 3600)
+    await mirror.sync()
+    for path in mirror.state.glob("manifest.sqlite*"):
+        path.unlink()
+    (mirror.state / "manifest.sqlite").write_bytes(before)
+    copy = mirror.snapshot_of(job).with_name(f".dcsync-{hidden_digest(job)}")
+    copy.mkdir()
+    place = mirror.root / ".dcsync/staging" / job
+    place.mkdir()
+    exists_then: list[bool] = []
+    rmdir = os.rmdir
+
+    def note(path: str, *, dir_fd: int | None = None) -> None:
+        if path == copy.name:
+            exists_then.append(place.exists())
+        rmdir(path, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", note)
+        await mirror.sync()
+
+    assert exists_then == [True]
+    assert (hidden(mirror), staged(mirror)) == ([], [])
+
+
+def hidden_digest(job: str) -> str:
+    return hashlib.sha256(job.encode()).hexdigest()[:16]

@@ -176,7 +176,7 @@ async def _write_metrics(config: Config, context: SyncContext, status: Status) -
     part = Part(
         code=AlertCode.P_METRICS,
         subject="",
-        name=f"writing the metrics file {textfile}",
+        name="writing the metrics file",
         next_try="the next poll writes it again",
     )
     await contain(BrokenParts(context.manifest, None), part, write)

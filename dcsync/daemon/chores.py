@@ -58,7 +58,7 @@ class Chores:
         """
         if kind is Kind.POLL:
             return False
-        next_try = "dcsync tries again the next night"
+        next_try = "it is tried again the next night"
         part = Part(code=AlertCode.D_CHORE, subject=kind.value, name=_NAMES[kind], next_try=next_try)
         await contain(BrokenParts(self.context.manifest, None), part, partial(self._work, kind))
         return await self.update_alerts()

@@ -69,9 +69,9 @@ def disk_errors_but_missing(doing: str) -> Iterator[None]:
 
 def disk_error(error: OSError, doing: str) -> DcsyncError:
     """Return the error of dcsync that matches an error of the system."""
-    words = f"{doing}: {os.strerror(error.errno) if error.errno else error}"
-    if isinstance(error.filename, str) and not doing.endswith(error.filename):
-        words += f": {shown(error.filename)}"
+    is_named = isinstance(error.filename, str) and not doing.endswith(error.filename)
+    named = f": {shown(error.filename)}" if is_named else ""
+    words = f"{doing}: {os.strerror(error.errno) if error.errno else error}{named}"
     match error.errno:
         case number if number in FULL:
             return DiskFull(words)
@@ -85,7 +85,7 @@ def disk_error(error: OSError, doing: str) -> DcsyncError:
             return DiskFault(words)
         case _ if isinstance(error, NotRegular):
             return MirrorTampered(
-                f"{doing}: {shown(error.filename)}: {error.strerror}",
+                f"{doing}{named}: {error.strerror}",
                 hint="another program put it there: move it away. dcsync then continues automatically",
             )
         case errno.ELOOP | errno.ENOTDIR:

@@ -27,7 +27,7 @@ from dcsync.errors import (
 )
 from dcsync.mirror import disk, space
 from dcsync.mirror.durable import replace_durably, write_new
-from dcsync.opening import open_regular, read_regular
+from dcsync.opening import NotRegular, open_regular, read_regular
 
 OWN_FOLDER = ".dcsync"
 STAGING = "staging"
@@ -242,7 +242,10 @@ class MirrorRoot:
             # It is written in `.dcsync`, so that no unfinished file appears outside of it.
             temporary = f"{name}{self.mark}"
             write_new(own, temporary, body, mode=0o644)
-            disk.rename(f"{temporary}.new", own, name, self.descriptor)
+            try:
+                disk.rename(f"{temporary}.new", own, name, self.descriptor)
+            except IsADirectoryError as error:
+                raise NotRegular(error.errno, "it is a folder, not a regular file", str(self.path / name)) from None
             os.fsync(self.descriptor)
 
     def read_file(self, folder: str, name: str) -> bytes:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from dcsync import __version__
 from dcsync.core.freshness import FreshnessState
-from dcsync.mirror.disk import disk_errors
+from dcsync.errors import DiskError
+from dcsync.mirror.disk import disk_errors_but_missing
 from dcsync.opening import open_regular
 from dcsync.ops.status import AccountStatus, Status
 from dcsync.tasks import DiskThreads
@@ -43,8 +44,12 @@ def render(status: Status) -> bytes:
 async def write_textfile(disk: DiskThreads, path: Path, status: Status) -> None:
     """Write the metrics for node_exporter's textfile collector, in one step. Raises `DiskError`."""
     body = await disk.run(render, status)
-    with disk_errors(f"writing {path}"):
-        await disk.run(_replace_file, path, body)
+    try:
+        with disk_errors_but_missing(f"writing {path}"):
+            await disk.run(_replace_file, path, body)
+    except FileNotFoundError:
+        message = f"{path.parent} does not exist"
+        raise DiskError(message, hint="create that folder, or correct metrics.textfile") from None
 
 
 def _replace_file(path: Path, body: bytes) -> None:
@@ -57,8 +62,9 @@ def _replace_file(path: Path, body: bytes) -> None:
             temporary.chmod(0o644)  # node_exporter runs as another user
             temporary.replace(path)
         except OSError as error:
-            # The temporary name says nothing to anybody.
-            raise OSError(error.errno, error.strerror) from None
+            # The temporary name says nothing to anybody. A permission is that of the folder.
+            named = (str(path.parent),) if isinstance(error, PermissionError) else ()
+            raise OSError(error.errno, error.strerror, *named) from None
         finally:
             with suppress(OSError):
                 temporary.unlink()

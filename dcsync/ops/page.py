@@ -53,16 +53,16 @@ async def write_report(context: SyncContext, accounts: Sequence[AccountStatus], 
         await context.disk.run(_write_views, context, collected[0].requests)
 
     parts = BrokenParts(context.manifest, None)
-    await contain(parts, _part(context, PAGE_NAME, "the report page"), page)
+    await contain(parts, _part(PAGE_NAME, "the report page"), page)
     if collected:
-        await contain(parts, _part(context, VIEWS_NAME, "the file of DuckDB views"), database_views)
+        await contain(parts, _part(VIEWS_NAME, "the file of DuckDB views"), database_views)
 
 
-def _part(context: SyncContext, name: str, what: str) -> Part:
+def _part(name: str, what: str) -> Part:
     return Part(
         code=AlertCode.P_REPORT,
         subject=name,
-        name=f"writing {what} {context.root.path / name}",
+        name=f"writing {what}",
         next_try="the next poll writes it again",
     )
 

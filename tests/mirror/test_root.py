@@ -358,7 +358,9 @@ def test_a_file_in_the_root_that_two_write_at_once_is_that_of_one(root: MirrorRo
 def test_a_folder_in_the_place_of_a_file_in_the_root_is_said_and_stays(root: MirrorRoot) -> None:
     (root.path / "index.html").mkdir()
 
-    with pytest.raises(DiskError, match=r"writing .*index\.html"):
+    with pytest.raises(MirrorTampered) as caught:
         root.replace_file("index.html", b"new")
 
+    # The path once.
+    assert caught.value.message == f"writing {root.path / 'index.html'}: it is a folder, not a regular file"
     assert (root.path / "index.html").is_dir()

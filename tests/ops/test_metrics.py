@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -22,7 +23,7 @@ from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
 from dcsync.core.standing import StandingAlert
-from dcsync.errors import DiskError
+from dcsync.errors import DiskDenied, DiskError
 from dcsync.manifest import Sums
 from dcsync.ops.metrics import CONTENT_TYPE, render, write_textfile
 from dcsync.ops.peers import Host
@@ -247,10 +248,27 @@ async def test_a_file_that_cannot_be_written_is_an_alert_until_it_can(mirror: Mi
     assert len(mirror.snapshots()) == 1
     (alert,) = [item.alert for item in (await status_of(mirror)).accounts[0].alerts]
     assert alert.code == "P-METRICS"
-    assert alert.message == (f"writing the metrics file {place} failed: writing {place}: No such file or directory")
+    assert alert.message == f"writing the metrics file failed: {place.parent} does not exist"
+    assert alert.hint == "create that folder, or correct metrics.textfile. The next poll writes it again"
     place.parent.mkdir()
     await mirror.run()
     assert (await status_of(mirror)).codes == []
+
+
+async def test_a_folder_of_the_file_that_may_not_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **_more: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    place = tmp_path / "dcsync.prom"
+    with DiskThreads(1) as disk, monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        with pytest.raises(DiskDenied) as caught:
+            await write_textfile(disk, place, make_status())
+
+    assert f"writing {place}: Permission denied: {tmp_path} (as uid" in caught.value.message
+    assert f"permission for {tmp_path}" in caught.value.advice
 
 
 async def test_without_a_metrics_file_no_failure_is_left(mirror: Mirror) -> None:

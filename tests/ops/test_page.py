@@ -212,7 +212,9 @@ async def test_a_file_that_cannot_be_written_is_an_alert_and_the_other_is_writte
     (alert,) = [item.alert for item in (await status_of(mirror)).accounts[0].alerts]
     assert (alert.code, alert.subject) == ("P-REPORT", name)
     assert str(mirror.root / name) in alert.message
-    assert "the next poll writes it again" in alert.hint
+    assert alert.message.endswith(f" failed: writing {mirror.root / name}: it is a folder, not a regular file")
+    assert "move it away" in alert.hint
+    assert alert.hint.endswith(". The next poll writes it again")
     (mirror.root / name).rmdir()
     await mirror.run()
     assert (await status_of(mirror)).codes == []

@@ -20,9 +20,9 @@ class Part:
 
     code: AlertCode
     subject: str
-    #: Begins the message of the alert, such as "the nightly verify".
+    #: Begins the message of the alert, such as "the nightly verify". Without a path, which the error names.
     name: str
-    #: Ends its hint, such as "dcsync tries again the next night".
+    #: Ends its hint, such as "it is tried again the next night".
     next_try: str
 
 
@@ -47,5 +47,5 @@ async def contain(parts: BrokenParts, part: Part, work: Callable[[], Awaitable[o
 
 
 def _broken(part: Part, what: str, advice: str) -> BrokenPart:
-    hint = ". ".join(text for text in (advice, part.next_try) if text)
+    hint = f"{advice}. {part.next_try[:1].upper()}{part.next_try[1:]}" if advice else part.next_try
     return BrokenPart(code=part.code, subject=part.subject, message=f"{part.name} {what}", hint=hint)

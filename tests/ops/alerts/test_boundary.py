@@ -41,7 +41,7 @@ async def test_an_error_is_recorded_with_its_hint_and_the_next_try(manifest: Sql
 
     (broken,) = await parts.load()
     assert (broken.code, broken.subject, broken.message) == ("D-CHORE", "tidy", "the tidy failed: no space")
-    assert broken.hint == "free some. the next night tries again"
+    assert broken.hint == "free some. The next night tries again"
     assert await contain(parts, PART, works)
     assert await parts.load() == ()
 

@@ -56,7 +56,7 @@ _VITAL: set[object] = set()
 
 @contextmanager
 def vital() -> Iterator[None]:
-    """Mark the block as work whose loss needs a person, such as a refresh that uses up a token."""
+    """Mark the block as work that must not be lost, such as a refresh, which uses up its token."""
     mark = object()
     _VITAL.add(mark)
     try:

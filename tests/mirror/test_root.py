@@ -361,6 +361,6 @@ def test_a_folder_in_the_place_of_a_file_in_the_root_is_said_and_stays(root: Mir
     with pytest.raises(MirrorTampered) as caught:
         root.replace_file("index.html", b"new")
 
-    # The path once.
+    # It names the path only once.
     assert caught.value.message == f"writing {root.path / 'index.html'}: it is a folder, not a regular file"
     assert (root.path / "index.html").is_dir()

@@ -13,6 +13,7 @@ import aiohttp
 
 from dcsync.core.names import printable
 from dcsync.core.proxies import Proxy, ProxyRules
+from dcsync.core.urls import host_and_port
 
 #: The exceptions of aiohttp when an exchange fails. TimeoutError is an OSError. ValueErrors come from malformed headers
 #: and encodings. Reading from a connection that was lost between two pieces raises a RuntimeError.
@@ -103,7 +104,7 @@ def _explain(error: BaseException, proxy: Proxy | None) -> Failure:
             number = error.os_error.errno
             reason = os.strerror(number) if number else error.os_error.strerror or type(error.os_error).__name__
             whose, hint = ("", None) if proxy is None else ("the proxy ", UNREACHABLE_PROXY)
-            return Failure(f"no connection to {whose}{error.host}:{error.port} ({reason})", hint)
+            return Failure(f"no connection to {whose}{host_and_port(error.host, error.port)} ({reason})", hint)
         case TimeoutError():
             return Failure("timed out" if proxy is None else f"timed out (through the proxy {proxy.shown})")
         case aiohttp.ServerDisconnectedError() | ConnectionResetError() | RuntimeError():

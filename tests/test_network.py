@@ -283,6 +283,7 @@ async def test_a_proxy_that_dies_midway_delays_the_snapshot_only(tmp_path: Path)
         ("{url}", "requires a user name and a password (407 Proxy Authentication Required)", "network.proxy"),
         ("http://dcsync:wrong@127.0.0.1:{port}", "rejects the user name or the password (4", "the password"),
         ("http://127.0.0.1:9", "no connection to the proxy 127.0.0.1:9 (Connection refused)", "network.proxy"),
+        ("http://[::1]:9", "no connection to the proxy [::1]:9 (", "network.proxy"),
         ("http://proxy.invalid:3128", "the name of the proxy proxy.invalid could not be resolved", "network.proxy"),
     ],
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from dcsync.core.proxies import Proxy
+from dcsync.core.urls import host_and_port
 from dcsync.errors import ApiUnreachable
 from dcsync.network import DIRECT, UNREACHABLE_PROXY, UNTRUSTED, Network, refused_by
 
@@ -54,12 +55,12 @@ async def reach(base_url: str, *, network: Network = DIRECT) -> Reached:
         raise ApiUnreachable(message) from None
     except TimeoutError:
         through = "" if proxy is None else f" through the proxy {proxy.shown}"
-        message = f"no connection to {host}:{port}{through} within {_PATIENCE_S:.0f} s"
+        message = f"no connection to {host_and_port(host, port)}{through} within {_PATIENCE_S:.0f} s"
         raise ApiUnreachable(message) from None
     except (OSError, EOFError, asyncio.LimitOverrunError) as error:
         # After the connection to the proxy: the proxy, or the host through it, ended the connection.
         through = "" if proxy is None else f" through the proxy {proxy.shown}"
-        message = f"no connection to {host}:{port}{through} ({_reason(error)})"
+        message = f"no connection to {host_and_port(host, port)}{through} ({_reason(error)})"
         raise ApiUnreachable(message) from None
     address = writer.get_extra_info("peername")[0]
     protocol = writer.get_extra_info("ssl_object")
@@ -84,7 +85,7 @@ async def _open(
         raise
     except OSError as error:
         whose = "" if proxy is None else "the proxy "
-        message = f"no connection to {whose}{host}:{port} ({_reason(error)})"
+        message = f"no connection to {whose}{host_and_port(host, port)} ({_reason(error)})"
         raise ApiUnreachable(message, hint=hint) from None
 
 
@@ -96,7 +97,7 @@ async def _connect_through(
     own = (network.tls or ssl.create_default_context()) if parts.scheme == "https" else None
     reader, writer = await _open(parts.hostname or "", parts.port or 0, own, proxy=proxy)
     try:
-        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        target = host_and_port(host, port)
         headers = {"Host": target}
         if proxy.authorization is not None:
             headers["Proxy-Authorization"] = proxy.authorization

@@ -162,10 +162,12 @@ class ProxyRef(SecretRef):
     """`environment`, `none`, a proxy's address, or a reference to one. Only an address with a password is a secret."""
 
     def __init__(self, text: str) -> None:
+        # Not the value: it may be an address with a password.
+        message = 'must be "environment", "none", an address such as "http://proxy.example.com:3128", or "env:NAME"'
+        if not text:
+            raise ValueError(message)
         super().__init__(text)
         if self.kind == "literal" and not self.is_keyword and not {".", ":"} & set(text):
-            # Not the value: it may be an address with a password.
-            message = 'must be "environment", "none", an address such as "http://proxy.example.com:3128", or "env:NAME"'
             raise ValueError(message)
 
     @property

@@ -53,7 +53,7 @@ class ProxyRules:
         """
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+            host, port = (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
             if not host or is_loopback_url(url):
                 return None
         except ValueError:
@@ -93,7 +93,9 @@ def parse_proxy(text: str, *, source: str) -> Proxy:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError(invalid) from None
-    if not host or not text.isprintable() or " " in text:
+    # A password with a `/`, `?` or `#` that is not encoded ends the host: `http://user:1/x@proxy` has the host `user`.
+    misread = "@" in parts.path + parts.query + parts.fragment
+    if not host or misread or not text.isprintable() or " " in text:
         raise ValueError(invalid)
     if parts.scheme not in _PORTS:
         msg = f"{source} names a proxy that is neither http:// nor https://, which dcsync does not support"
@@ -130,6 +132,7 @@ def _names(exception: str, host: str, port: int) -> bool:
         return ipaddress.ip_address(host) in ipaddress.ip_network(exception.strip("[]"), strict=False)
     except ValueError:
         pass
+    exception = exception.rstrip(".")
     name, colon, number = exception.rpartition(":")
     if colon and number.isdigit() and (not name.count(":") or name.startswith("[")):
         return int(number) == port and _names(name, host, port)

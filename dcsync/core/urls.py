@@ -51,6 +51,11 @@ class StoragePolicy:
         return all(_is_public(each) for each in every) or self.names_host(host)
 
 
+def host_and_port(host: str, port: int | None) -> str:
+    """Return a host with its port, as URLs and messages have them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def check_signed_url(url: str, policy: StoragePolicy) -> str:
     """Return the URL's host if dcsync may contact it, else raise `UnsafeUrl`. No message shows path or query."""
     if not url.isascii() or any(character <= " " or character == "\x7f" for character in url) or "\\" in url:

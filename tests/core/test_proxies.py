@@ -75,10 +75,16 @@ def test_a_url_without_a_host_has_no_proxy(url: str) -> None:
         "other.test, autodesk.com",
         "other.test autodesk.com",
         "autodesk.com:443",
+        "autodesk.com.",
+        ".autodesk.com.",
     ],
 )
 def test_no_proxy_names_a_host(exceptions: str) -> None:
     assert url_for(API, NO_PROXY=exceptions) is None
+
+
+def test_no_proxy_names_a_host_with_a_dot_at_its_end() -> None:
+    assert url_for("https://developer.api.autodesk.com./x", NO_PROXY="autodesk.com") is None
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,20 @@ def test_a_user_needs_no_password() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["http://", "http://canary@", "http://canary:x@proxy:port", "http://[canary", "canary proxy", "canary\nx"]
+    "text",
+    [
+        "http://",
+        "http://canary@",
+        "http://canary:x@proxy:port",
+        "http://[canary",
+        "canary proxy",
+        "canary\nx",
+        # Each would be the host `canary` with the port 12, of the user `canary` with a password that is not encoded.
+        "http://canary:12/x@proxy.test:3128",
+        "http://canary:12?x@proxy.test:3128",
+        "http://canary:12#x@proxy.test:3128",
+        "canary:12/x@proxy.test:3128",
+    ],
 )
 def test_what_is_no_address_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"network\.proxy is not the address of a proxy") as caught:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dcsync.core.urls import StoragePolicy, check_signed_url, is_loopback_url
+from dcsync.core.urls import StoragePolicy, check_signed_url, host_and_port, is_loopback_url
 from dcsync.errors import UnsafeUrl
 
 ANY = StoragePolicy()
@@ -256,3 +256,8 @@ def test_an_address_that_leads_to_a_private_one_is_not_public(address: str) -> N
 
 def test_an_address_that_leads_to_a_public_one_is() -> None:
     assert StoragePolicy().allows_address("h.example", "64:ff9b::808:808")
+
+
+def test_a_host_with_its_port_is_unambiguous() -> None:
+    assert host_and_port("proxy.test", 3128) == "proxy.test:3128"
+    assert host_and_port("::1", 3128) == "[::1]:3128"

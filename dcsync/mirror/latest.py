@@ -25,6 +25,8 @@ from dcsync.mirror.trash import discard_name
 _NO_SYMLINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 #: A disk that is full or broken. Any other error of link(2) means that this file cannot have one more name.
 _DISK_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
+#: Ends the name of a replaced `latest` where two names cannot be exchanged.
+_OLD = ".old"
 
 
 class LatestKind(StrEnum):
@@ -63,7 +65,7 @@ def point_latest(
         else:
             is_right = not rebuild and _is_folder_of(root, folder, name, snapshot)
         if is_right:
-            _discard_leftover(root, request_folder)
+            _discard_leftover(root, folder, request_folder)
             return
         refuse_foreign(folder, name, request_folder)
         _work_beside(root, folder, request_folder, build)
@@ -218,7 +220,7 @@ def _swap(root: MirrorRoot, new_name: str, where: int, name: str, folder: int) -
         disk.rename(new_name, where, name, folder)
     except OSError:
         # A folder cannot. Only here is `latest` missing, for the time between two system calls.
-        old_name = f"{new_name}.old"
+        old_name = f"{new_name}{_OLD}"
         discard_name(root, old_name, where)
         disk.rename(name, folder, old_name, where)
         try:
@@ -247,15 +249,21 @@ def _work_beside(root: MirrorRoot, folder: int, request_folder: str, work: Calla
                 discard_name(root, name, staging)
             else:
                 return
-    work(folder, f"{OWN_FOLDER}-latest{root.mark}")
+    work(folder, _hidden_name(root))
+
+
+def _hidden_name(root: MirrorRoot) -> str:
+    return f"{OWN_FOLDER}-latest{root.mark}"
 
 
 def _staged_name(root: MirrorRoot, request_folder: str) -> str:
     return names.component(f"latest.{request_folder}") + root.mark
 
 
-def _discard_leftover(root: MirrorRoot, request_folder: str) -> None:
-    """Remove what a killed run left in the staging."""
+def _discard_leftover(root: MirrorRoot, folder: int, request_folder: str) -> None:
+    """Remove what a killed run left in the staging, or beside `latest`."""
+    for ending in ("", _OLD):
+        discard_name(root, f"{_hidden_name(root)}{ending}", folder)
     with root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging:
         discard_name(root, _staged_name(root, request_folder), staging)
 

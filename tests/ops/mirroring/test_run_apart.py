@@ -331,6 +331,25 @@ async def test_no_pattern_of_duckdb_matches_a_snapshot_that_is_being_copied(
     assert hidden(mirror) == []
 
 
+async def test_what_a_kill_in_the_swap_of_latest_left_is_removed_by_the_next_start(
+    mirror: Mirror, mounts: ExitStack
+) -> None:
+    """The patterns of DuckDB would match its files beside those of `latest`."""
+    mount_memory(mounts, mirror.root / "acme")
+    job = add_extract(mirror, FILES)
+    await mirror.sync()
+    (latest,) = mirror.root.glob("acme/*/latest")
+    left = [latest.with_name(name) for name in (".dcsync-latest", ".dcsync-latest.old")]
+    for path in left:
+        path.symlink_to(latest.readlink())
+
+    async with mirror.opened():
+        pass
+
+    assert [path for path in left if path.is_symlink()] == []
+    assert sidecar(latest)["job"]["id"] == job
+
+
 async def test_the_copy_of_a_killed_run_is_removed_although_its_account_left_the_configuration(
     mirror: Mirror, mounts: ExitStack
 ) -> None:

@@ -261,7 +261,7 @@ def _staged_name(root: MirrorRoot, request_folder: str) -> str:
 
 
 def _discard_leftover(root: MirrorRoot, folder: int, request_folder: str) -> None:
-    """Remove what a killed run left in the staging, or beside `latest`."""
+    """Remove what a killed run left in the staging, or in the folder of `latest`."""
     for ending in ("", _OLD):
         discard_name(root, f"{_hidden_name(root)}{ending}", folder)
     with root.folder(f"{OWN_FOLDER}/{STAGING}", create=True) as staging:

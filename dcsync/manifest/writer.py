@@ -42,12 +42,16 @@ async def add_request(connection: AsyncConnection, account: AccountName, known: 
 async def write_request(
     connection: AsyncConnection, account: AccountName, known: KnownRequest, document: DataRequest | None, at: datetime
 ) -> None:
-    """Write a request as a poll read it. The time when it was first seen never changes."""
+    """Write a request as a poll read it.
+
+    The time when it was first seen never changes. Its slug may change until Autodesk has described it.
+    """
+    slug = sa.case((request_table.c.document.is_(None), known.slug), else_=request_table.c.slug)
     described = {} if document is None else {"document": json.dumps(wire.request_json(document))}
     changed = await connection.execute(
         sa.update(request_table)
         .where(request_table.c.account == account, request_table.c.id == known.id)
-        .values(description=known.description, slug=known.slug, is_delta=known.is_delta, **described)
+        .values(description=known.description, slug=slug, is_delta=known.is_delta, **described)
     )
     if changed.rowcount == 0:
         await _insert_request(connection, account, known, at, described)

@@ -387,7 +387,7 @@ async def test_an_address_that_is_taken_is_an_alert_until_it_is_free_and_the_mir
 
         async with running(tmp_path, prepare=prepare) as rig:
             job = add_extract(rig.mirror, tables(2))
-            await _pass_time_until(rig, lambda: events(tmp_path))
+            await _pass_time_until(rig, lambda: events(tmp_path) and rig.mirror.snapshots())
 
             rig.mirror.assert_identical(job)
             assert [(event["event"], event["code"]) for event in events(tmp_path)] == [("alert", "P-LISTEN")]

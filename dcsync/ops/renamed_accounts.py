@@ -56,7 +56,33 @@ async def follow_accounts(
             parts.append(
                 BrokenPart(code=AlertCode.C_ACCOUNT, subject=left.name, message=message, hint=error.advice or left.hint)
             )
+    parts += await _with_other_ids(context, accounts)
     await BrokenParts(manifest, None).replace([AlertCode.C_ACCOUNT], parts)
+
+
+async def _with_other_ids(context: MirrorContext, accounts: Sequence[AccountSettings]) -> list[BrokenPart]:
+    """Return an alert for each name whose newest snapshot is of another account: the IDs may be swapped or mistyped."""
+    parts = []
+    for account in accounts:
+        jobs = await context.manifest.jobs(account.name, states=ON_DISK)
+        dated = [(known.job.completed_at, known.folder) for known in jobs.values() if known.folder is not None]
+        newest = max((one for one in dated if one[0] is not None), default=(None, ""))[1]
+        try:
+            found = await context.disk.run(_account_id, context.root, [newest] if newest else [])
+        except (DiskError, MirrorTampered):
+            continue
+        if found and found != account.id:
+            message = (
+                f"the newest snapshot of {account.name} is of the Autodesk account {found}, and the configuration "
+            )
+            message += f"now gives {account.name} the ID {account.id}"
+            hint = (
+                f"if that is a mistake, correct the id of {account.name} and restart dcsync. Otherwise give the other "
+            )
+            hint += "account a name of its own, so that the snapshots of two accounts are not mixed in one folder"
+            log.warning("the ID of an account has changed", account=account.name, snapshots_of=found, id=account.id)
+            parts.append(BrokenPart(code=AlertCode.C_ACCOUNT, subject=account.name, message=message, hint=hint))
+    return parts
 
 
 async def _follow(context: MirrorContext, accounts: Sequence[AccountSettings], left: LeftAccount) -> None:
@@ -173,5 +199,5 @@ def _account_id(root: MirrorRoot, folders: Sequence[str]) -> str:
         except DcsyncError:
             continue
         if found is not None and found.account_id:
-            return found.account_id
+            return found.account_id.removeprefix("b.").lower()
     return ""

@@ -291,6 +291,22 @@ async def test_after_a_killed_rename_the_configuration_may_have_any_name(
     assert await left(mirror) == []
 
 
+async def test_an_account_with_the_id_of_another_one_is_an_alert_until_the_id_is_corrected(mirror: Mirror) -> None:
+    await fill(mirror)
+    other = "11111111-1111-4111-8111-111111111111"
+    assert await codes(mirror) == set()
+    for ids, expected in (
+        ({"acme": other, "new": mirror.world.hub_id}, {("C-ACCOUNT", "acme")}),
+        ({"acme": mirror.world.hub_id, "new": other}, set[tuple[str, str]]()),
+    ):
+        configure(mirror, **ids)
+        async with mirror.opened():
+            pass
+
+        assert await codes(mirror) == expected
+    assert {path.split("/")[0] for path in found(mirror).values()} == {"acme"}
+
+
 async def test_an_account_is_renamed_back(mirror: Mirror) -> None:
     await fill(mirror)
     before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")

@@ -372,9 +372,15 @@ async def test_a_mirror_inside_another_is_never_adopted_pruned_or_reported(mirro
         assert (await verify(context, accounts)).damage == []
         assert (await prune(context, accounts, KeepPolicy(last=2))).removed == 1
     assert sorted(inner.rglob("*")) == before
+    # It stays usable with its own state folder, and a new one is refused.
+    shutil.copytree(mirror.state, mirror.folder / "inner state")
     mirror.config["mirror"] = {"root": str(inner)}
     mirror.config["state"] = {"dir": str(mirror.folder / "inner state")}
-    with pytest.raises(MirrorForeign, match=r"inner is inside the mirror"):
+    assert (await mirror.sync_one()).error is None
+    (mirror.root / "new").mkdir()
+    mirror.config["mirror"] = {"root": str(mirror.root / "new")}
+    mirror.config["state"] = {"dir": str(mirror.folder / "new state")}
+    with pytest.raises(MirrorForeign, match=r"new is inside the mirror"):
         await mirror.sync()
 
 

@@ -20,8 +20,10 @@ from dcsync.core.lifecycle import (
 from dcsync.core.model import Job, JobId, JobPhase
 from dcsync.core.ports import KnownJob
 
-#: A job that is tried again after it was quarantined has the state SEEN, and still its reason.
-_HAVE_FAILED = frozenset({JobState.FAILED, JobState.SEEN})
+
+def has_failed(known: KnownJob) -> bool:
+    """Whether the last attempt failed. A job keeps the reason while it is tried again."""
+    return known.state is JobState.FAILED or (known.state in OPEN and known.attempts > 0)
 
 
 def job_alerts(
@@ -42,9 +44,9 @@ def job_alerts(
     for known in ordered:
         job = known.job.id
         code = None if known.reason_code is None else AlertCode.parse(known.reason_code)
-        if known.state is JobState.FAILED and code is AlertCode.C_NOTABLES:
+        if has_failed(known) and code is AlertCode.C_NOTABLES:
             filtered.append(job)
-        elif known.state in _HAVE_FAILED and code is not None and code not in ROOM_CODES:
+        elif has_failed(known) and code is not None and code not in ROOM_CODES:
             message, hint = f"job {job} cannot be mirrored: {known.reason}", hints.get(job, "")
             failed = Alert.of(code, account=account, subject=job, message=message, hint=hint, may_pass=True)
             alerts.append(replace(failed, scope=AlertScope.JOB, job=job))

@@ -14,6 +14,7 @@ from dcsync.core.ports import KnownJob
 from dcsync.core.schedule import has_slots, runs_once
 from dcsync.core.wire import time_json
 from dcsync.errors import ExitStatus
+from dcsync.ops.alerts.job_alerts import has_failed
 from dcsync.ops.freshness import FollowedRequest
 
 #: Codes of failed jobs that are one alert for all of them.
@@ -28,7 +29,7 @@ def with_red_alert(alerts: Iterable[Alert], jobs: Iterable[KnownJob]) -> Collect
     return {
         known.job.id
         for known in jobs
-        if known.job.id in red or (known.state is JobState.FAILED and known.reason_code in _SHARED_CODES)
+        if known.job.id in red or (has_failed(known) and known.reason_code in _SHARED_CODES)
     }
 
 

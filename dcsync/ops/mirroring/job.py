@@ -152,6 +152,13 @@ class JobMirror:
         return await self._context.api.sign(self._account.id, job.id, name)
 
     async def _move(self, known: KnownJob, state: JobState, *, folder: str | None = None) -> None:
+        # Why the attempt before failed stays an alert until this one succeeds.
         await self._context.manifest.move(
-            self._account.name, known.job.id, state, at=self._context.clock.now(), folder=folder
+            self._account.name,
+            known.job.id,
+            state,
+            at=self._context.clock.now(),
+            reason_code=known.reason_code,
+            reason=known.reason,
+            folder=folder,
         )

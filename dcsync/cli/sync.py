@@ -159,6 +159,8 @@ def _print_problems(outcome: AccountOutcome) -> None:
         click.echo(f"{name}: {what}: {printable(text, 300)} [L-ENTRY]", err=True)
     for project, reason in outcome.unread_projects.items():
         click.echo(f"{name}: project {printable(project, 80)} not read: {printable(reason, 300)} [L-PROJECT]", err=True)
+    for part in outcome.broken:
+        click.echo(f"{name}: {printable(part.message, 400)} [{part.code}]", err=True)
     for pattern in outcome.unmatched:
         what = "no visible data request matches"
         click.echo(f"{name}: {what} {pattern!r} in [[account]] requests (see dcsync status) [C-NOMATCH]", err=True)
@@ -200,6 +202,7 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
         "unclear": outcome.unclear,
         "unusable": list(outcome.unusable),
         "unread_projects": sorted(outcome.unread_projects),
+        "broken": [{"code": part.code, "subject": part.subject, "message": part.message} for part in outcome.broken],
         "unmatched": list(outcome.unmatched),
         "due_later": outcome.due_later,
         "blocked": outcome.blocked,

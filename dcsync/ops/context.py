@@ -177,4 +177,6 @@ class SyncContext(MirrorContext):
     slots: asyncio.Semaphore
     throttle: Throttle
     observer: Observer = field(default_factory=NullObserver)
+    #: How many jobs in a row Autodesk has not answered for, by account.
+    unanswered: dict[AccountName, int] = field(default_factory=dict)
     draw: Callable[[], float] = random.random

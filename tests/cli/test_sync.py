@@ -12,6 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from dcsync.cli.sync import print_outcomes
+from dcsync.core.alerts import AlertCode
+from dcsync.core.model import AccountId, AccountName
+from dcsync.manifest.broken import BrokenPart
+from dcsync.ops.context import AccountSettings
+from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.sandbox import Fault
 from tests.cli.conftest import Dcsync
 from tests.rigs.mirror import assert_identical, tables
@@ -491,3 +497,20 @@ def test_a_name_that_matches_no_data_request_is_said_and_ends_with_2(side: Serve
     assert result.status == 2
     assert "acme: no visible data request matches 'Nihgtly' in [[account]] requests" in result.err
     assert dcsync("status", "--check").status == 2
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_could_not_be_read_is_named(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
+    account = AccountSettings(name=AccountName("acme"), id=AccountId("1"))
+    part = BrokenPart(code=AlertCode.L_REQUEST, subject="17", message="data request 17 cannot be read: \x1b[31m500")
+
+    print_outcomes([AccountOutcome(account=account, broken=[part])], as_json=as_json, dry_run=False)
+
+    printed = capsys.readouterr()
+    if as_json:
+        (entry,) = json.loads(printed.out)["accounts"][0]["broken"]
+        assert entry == {"code": "L-REQUEST", "subject": "17", "message": part.message}
+    else:
+        assert "acme: data request 17 cannot be read: " in printed.err
+        assert "\x1b" not in printed.err
+        assert printed.err.endswith("500 [L-REQUEST]\n")

@@ -394,7 +394,9 @@ async def test_polls_over_a_drifting_list_leave_no_job_behind(
 
             async def poll(mirror: Mirror = mirror, context: SyncContext = context) -> None:
                 account = the_account(mirror)
-                polled = await polling.poll(context.api, context.manifest, mirror.clock, account)
+                polled = await polling.poll(
+                    context.api, context.manifest, mirror.clock, account, before=polling.PollBefore()
+                )
                 await context.manifest.record_poll(
                     account.name, jobs=polled.changed, requests=polled.new_requests, at=mirror.clock.now()
                 )

@@ -11,10 +11,13 @@ from dcsync.api.client import DataConnector
 from dcsync.core.layout import request_slug
 from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.ports import KnownRequest
-from dcsync.errors import ApiError, RateLimited
+from dcsync.errors import ApiError, ApiFault, ApiUnreachable, RateLimited
 from dcsync.ops.context import AccountSettings
 
 log = structlog.get_logger(__name__)
+
+#: After this many calls in a row without an answer, no other data request is asked for. Each would wait for a minute.
+_MOST_SILENT = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class Descriptions:
     found: dict[RequestId, DataRequest] = field(default_factory=dict)
     unread: dict[RequestId, ApiError] = field(default_factory=dict)
     is_listed: bool = False
+    _silent: int = 0
 
     async def read(
         self, api: DataConnector, account: AccountSettings, unknown: Sequence[RequestId], needed: Collection[RequestId]
@@ -37,11 +41,16 @@ class Descriptions:
         for identifier in unknown:
             if identifier in self.found or identifier not in needed:
                 continue
+            if self._silent >= _MOST_SILENT:
+                self.unread[identifier] = ApiFault("Autodesk's API did not answer for others, so it was not asked for")
+                continue
             try:
                 self.found[identifier] = await api.request(account.id, identifier)
+                self._silent = 0
             except RateLimited:
                 raise
             except ApiError as error:
+                self._count(error)
                 await self._read_otherwise(api, account, identifier, error)
 
     async def _read_otherwise(
@@ -65,10 +74,14 @@ class Descriptions:
         self.is_listed = True
         try:
             self.found.update({request.id: request for request in await api.requests(account.id)})
+            self._silent = 0
         except RateLimited:
             raise
-        except ApiError:
-            return
+        except ApiError as error:
+            self._count(error)
+
+    def _count(self, error: ApiError) -> None:
+        self._silent = self._silent + 1 if isinstance(error, ApiFault | ApiUnreachable) else 0
 
 
 def known_request(

@@ -15,6 +15,7 @@ from dcsync.core.ports import KnownJob
 from dcsync.core.wire import BadEntry
 from dcsync.errors import ApiError, ApiFault, ApiUnreachable, RateLimited
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.mirroring.outage import ask_list
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +25,8 @@ _LIST_LIFE = EXTRACT_LIFE + timedelta(days=1)
 MOST_PAGES = 200
 #: The same for a list that was left before. Its first pages still show what is new.
 MOST_PAGES_AGAIN = 10
+#: When two projects in a row do not answer, this many others are asked. If none of them answers, it is an outage.
+_MOST_ASKED = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class JobLists:
     jobs: dict[JobId, Job] = field(default_factory=dict)
     #: Entries that dcsync cannot use.
     unusable: list[BadEntry] = field(default_factory=list)
+    #: The projects whose list was read.
+    read: list[str | None] = field(default_factory=list)
     #: The projects whose list could not be read, each with its error. Nothing of their lists counts.
     unread: dict[str, ApiError] = field(default_factory=dict)
     #: The projects whose list did not end. None is the list of the whole account.
@@ -50,10 +55,10 @@ async def read_job_lists(
     """Read each list newest first, until a page has only known jobs, or jobs older than Autodesk keeps extracts.
 
     A project that cannot be read stops no other one. Raises the `ApiError` of the first list if none could be read, or
-    of the second one in a row without an answer. `endless` are the lists that did not end at the poll before.
+    that of an outage. `endless` are the lists that did not end at the poll before.
     """
     lists, silent = JobLists(), 0
-    for project in account.projects or (None,):
+    for project in dict.fromkeys(account.projects) or (None,):
         reader = _Reader(known=known, project=project, now=now)
         try:
             await reader.read(api, account, MOST_PAGES_AGAIN if project in endless else MOST_PAGES)
@@ -61,18 +66,32 @@ async def read_job_lists(
             raise
         except ApiError as error:
             silent = silent + 1 if isinstance(error, ApiFault | ApiUnreachable) else 0
-            if project is None or silent > 1:
+            if project is None or (silent > 1 and await _is_outage(api, account, lists, project)):
                 raise
             lists.unread[project] = error
             log.warning("project not read", account=account.name, project=project, code=error.code, error=error.message)
             continue
         silent = 0
+        lists.read.append(project)
         lists.jobs.update(reader.jobs)
         lists.unusable.extend(reader.unusable)
         lists.endless.extend([project] if reader.was_left else [])
     if lists.unread and len(lists.unread) == len(set(account.projects)):
         raise next(iter(lists.unread.values()))
     return lists
+
+
+async def _is_outage(api: DataConnector, account: AccountSettings, lists: JobLists, silent: str) -> bool:
+    """Whether no other project answers either. Those that were not asked yet come first."""
+    others = [project for project in dict.fromkeys(account.projects) if project not in {*lists.unread, silent}]
+    after = others[len(lists.read) :] + others[: len(lists.read)]
+    for project in after[:_MOST_ASKED]:
+        try:
+            await ask_list(api, account, project)
+        except (ApiFault, ApiUnreachable):
+            continue
+        return False
+    return True
 
 
 @dataclass(slots=True, kw_only=True)

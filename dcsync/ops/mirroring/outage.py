@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dcsync.api.client import DataConnector, ListOptions
-from dcsync.errors import ApiError, ApiFault, ApiUnreachable, DcsyncError, DiskError
+from dcsync.errors import ApiError, ApiFault, ApiUnreachable, BadAnswer, DcsyncError, DiskError, RateLimited
 from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.observed import Observations
 
 #: When the calls of this many jobs in a row have failed, the job list shows whether the API works at all.
 _JOBS_IN_A_ROW = 2
@@ -17,11 +18,12 @@ class OutageWatch:
         self._context = context
         self._account = account
         self._dry_run = dry_run
-        self._in_a_row = 0
+        # On several hosts, each job has a run of its own.
+        self._in_a_row = context.unanswered
 
     def note_success(self) -> None:
-        """Note that a job was mirrored."""
-        self._in_a_row = 0
+        """Note that a job was mirrored, or that the job list was read."""
+        self._in_a_row.pop(self._account.name, None)
 
     async def check(self, error: DcsyncError) -> None:
         """Raise if the error of a job comes from an outage. Return if the job alone may have met it.
@@ -31,21 +33,23 @@ class OutageWatch:
         """
         if isinstance(error, DiskError) and not self._dry_run:
             await self._context.disk.run(self._context.root.check_writable)
-        if not isinstance(error, ApiFault | ApiUnreachable):
-            self._in_a_row = 0
+        if not isinstance(error, ApiFault | ApiUnreachable | BadAnswer):
+            self.note_success()
             return
-        self._in_a_row += 1
-        if self._in_a_row >= _JOBS_IN_A_ROW:
-            await self._check_list(self._context.api)
-            self._in_a_row = 0
+        name = self._account.name
+        self._in_a_row[name] = self._in_a_row.get(name, 0) + 1
+        if self._in_a_row[name] >= _JOBS_IN_A_ROW:
+            unread = await Observations(self._context.manifest, name).unread_projects()
+            readable = [project for project in self._account.projects if project not in unread]
+            await ask_list(self._context.api, self._account, readable[0] if readable else None)
+            self.note_success()
 
-    async def _check_list(self, api: DataConnector) -> None:
-        projects = self._account.projects or (None,)
-        options = ListOptions(limit=1, project_id=projects[0])
-        try:
-            await api.jobs(self._account.id, options)
-        except (ApiFault, ApiUnreachable):
-            raise
-        except ApiError:
-            # It answers.
-            return
+
+async def ask_list(api: DataConnector, account: AccountSettings, project: str | None) -> None:
+    """Ask for one entry of a job list. Return if Autodesk answers, also if it refuses. Raise the error otherwise."""
+    try:
+        await api.jobs(account.id, ListOptions(limit=1, project_id=project))
+    except (ApiFault, ApiUnreachable, BadAnswer, RateLimited):
+        raise
+    except ApiError:
+        return

@@ -10,6 +10,7 @@ from dcsync.core.lifecycle import EXTRACT_LIFE, JobState
 from dcsync.core.model import JobId
 from dcsync.core.ports import KnownRequest
 from dcsync.errors import SEVERITY, DcsyncError, ExitStatus, JobBug
+from dcsync.manifest.broken import BrokenPart
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.job import Planned, Published
 
@@ -70,6 +71,8 @@ class AccountOutcome:
     unusable: list[str] = field(default_factory=list)
     #: The projects whose job list could not be read, each with the reason.
     unread_projects: dict[str, str] = field(default_factory=dict)
+    #: The data requests that could not be read, and the lists without an end. Both keep extracts out of the mirror.
+    broken: list[BrokenPart] = field(default_factory=list)
     #: The names of `[[account]] requests` that match no visible data request.
     unmatched: list[str] = field(default_factory=list)
     calls: int = 0
@@ -91,9 +94,8 @@ class AccountOutcome:
     @property
     def is_complete(self) -> bool:
         """Whether the run left nothing that has to be mirrored."""
-        return not (
-            self.error or self.failed or self.due_later or self.unclear or self.unusable or self.unread_projects
-        )
+        unread = self.unusable or self.unread_projects or self.broken
+        return not (self.error or self.failed or self.due_later or self.unclear or unread)
 
 
 #: A job that was named and is in one of these states cannot be downloaded.

@@ -30,7 +30,8 @@ from dcsync.ops.mirroring.job_lists import read_job_lists
 
 log = structlog.get_logger(__name__)
 
-#: How long the extracts of a data request wait for its description. Its folder is named after it.
+#: How long the extracts of a data request wait for its description. Its folder is named after it. They wait longer if
+#: only the description says whether the configuration mirrors them.
 _PATIENCE = timedelta(days=1)
 
 
@@ -52,27 +53,37 @@ class Poll:
     endless: tuple[str | None, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollBefore:
+    """What the poll before could not read."""
+
+    #: The projects whose job list did not end. None is the list of the whole account.
+    endless: Collection[str | None] = ()
+    #: The data requests whose jobs wait.
+    unread_requests: Collection[RequestId] = ()
+
+
 async def poll(
-    api: DataConnector,
-    manifest: SqlManifest,
-    clock: Clock,
-    account: AccountSettings,
-    *,
-    endless: Collection[str | None] = (),
+    api: DataConnector, manifest: SqlManifest, clock: Clock, account: AccountSettings, *, before: PollBefore
 ) -> Poll:
-    """Read the jobs of an account, newest first, and record nothing. `endless` are lists that did not end last time.
+    """Read the jobs of an account, newest first, and record nothing.
 
     Takes one call when nothing is new. The caller must record the result in one transaction: a page of known jobs ends
     the next poll, so a partly recorded poll would hide the older jobs for good.
     """
     known, now = dict(await manifest.jobs(account.name)), clock.now()
     requests = dict(await manifest.requests(account.name))
-    lists = await read_job_lists(api, account, known, now, endless=endless)
+    lists = await read_job_lists(api, account, known, now, endless=before.endless)
     # Jobs that no page has shown grow older too.
     current = {**{job: known_job.job for job, known_job in known.items()}, **lists.jobs}
     changed = tuple(_updated(job, known.get(job.id), now) for job in current.values() if _has_changed(job, known, now))
     known.update({known_job.job.id: known_job for known_job in changed})
-    descriptions, new_requests = await _describe(api, account, known, {job.job.id for job in changed}, requests, now)
+    held = {
+        request.id
+        for request in requests.values()
+        if _is_held(request, now) or (request.id in before.unread_requests and not account.wants_request(request))
+    }
+    descriptions, new_requests = await _describe(api, account, known, {job.job.id for job in changed}, requests, held)
     requests.update({request.id: request for request, _ in new_requests})
     return Poll(
         changed=changed,
@@ -81,7 +92,9 @@ async def poll(
         requests=requests,
         unusable=tuple({entry: None for entry in lists.unusable if not has_expired(entry.dated_at, now)}),
         unread_requests={
-            request: error for request, error in descriptions.unread.items() if _is_held(requests[request], now)
+            request: error
+            for request, error in descriptions.unread.items()
+            if _waits(account, requests[request], requests, now)
         },
         unread_projects=lists.unread,
         endless=tuple(lists.endless),
@@ -94,11 +107,10 @@ async def _describe(
     known: Mapping[JobId, KnownJob],
     changed: Collection[JobId],
     requests: Mapping[RequestId, KnownRequest],
-    now: datetime,
+    held: Collection[RequestId],
 ) -> tuple[Descriptions, list[tuple[KnownRequest, DataRequest | None]]]:
     """Read the data requests that are not described and have a new job, or one that waits for the description."""
     described = {request.id for request in requests.values() if request.is_described}
-    held = {request.id for request in requests.values() if _is_held(request, now)}
     unknown, needed = set[RequestId](), set[RequestId]()
     for job in known.values():
         request = job.job.request_id
@@ -121,6 +133,13 @@ async def _describe(
 def _is_held(request: KnownRequest, now: datetime) -> bool:
     """Whether the jobs of a data request wait until Autodesk describes it: for a day, and only after an error."""
     return not request.is_described and (request.first_seen_at is None or now - request.first_seen_at < _PATIENCE)
+
+
+def _waits(account: AccountSettings, request: KnownRequest, known: Collection[RequestId], now: datetime) -> bool:
+    """Whether the jobs of a data request that cannot be read wait. Without its description, no pattern matches it."""
+    if account.wants_request(request):
+        return _is_held(request, now)
+    return any(name not in known for name in account.requests)
 
 
 def _updated(job: Job, known: KnownJob | None, now: datetime) -> KnownJob:

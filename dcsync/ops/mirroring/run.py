@@ -24,6 +24,7 @@ from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.errors import (
     ApiFault,
     ApiUnreachable,
+    BadAnswer,
     DcsyncError,
     DiskFull,
     Fenced,
@@ -45,14 +46,14 @@ from dcsync.ops.mirroring.outcome import HOLLOW, NOTHING_TO_DO, AccountOutcome, 
 from dcsync.ops.mirroring.room import Room
 from dcsync.ops.mirroring.selection import reselected
 from dcsync.ops.mirroring.unclear import describe_unusable, probe_listing
-from dcsync.ops.mirroring.unread import endless_lists, record_unread
+from dcsync.ops.mirroring.unread import broken_parts, read_before, record_unread
 from dcsync.ops.observed import Observations
 from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
 
 #: Failures after which the job's own back-off replaces the retries of its calls.
-_API_CODES = frozenset({ApiFault.code, ApiUnreachable.code})
+_API_CODES = frozenset({ApiFault.code, ApiUnreachable.code, BadAnswer.code})
 
 
 async def sync(
@@ -161,8 +162,9 @@ class _AccountRun:
     async def poll(self) -> list[tuple[KnownJob, KnownRequest]]:
         """Poll, record the changes, and return the due jobs, oldest first."""
         context, account, outcome = self._context, self._account, self._outcome
-        endless = await endless_lists(context.manifest, account)
-        poll = await polling.poll(context.api, context.manifest, context.clock, account, endless=endless)
+        before = await read_before(context.manifest, account)
+        poll = await polling.poll(context.api, context.manifest, context.clock, account, before=before)
+        self._outage.note_success()
         outcome.new_jobs = sum(job.first_seen_at is None and job.state is not JobState.TOO_OLD for job in poll.changed)
         now = context.clock.now()
         if not self._dry_run:
@@ -173,6 +175,7 @@ class _AccountRun:
         self._knowledge.facts = replace(self._knowledge.facts, last_poll_at=now)
         outcome.requests.extend(request for request in poll.requests.values() if account.wants_request(request))
         outcome.unusable.extend(describe_unusable(poll.unusable, poll.requests, account))
+        outcome.broken.extend(broken_parts(poll))
         outcome.unread_projects.update({project: error.message for project, error in poll.unread_projects.items()})
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
         self._failures.report_losses(poll.changed, selected)
@@ -198,16 +201,17 @@ class _AccountRun:
         """Reopen a quarantined job once a day. One more failure of the same kind quarantines it again."""
         now = self._context.clock.now()
         is_due_now = is_due(known.next_try_at, now, longest=QUARANTINE_RETRY)
-        if known.state is not JobState.QUARANTINED or not is_due_now or self._dry_run:
+        if known.state is not JobState.QUARANTINED or not is_due_now:
             return known
-        await self._context.manifest.move(
-            self._account.name,
-            known.job.id,
-            JobState.SEEN,
-            at=now,
-            reason_code=known.reason_code,
-            reason=known.reason,
-        )
+        if not self._dry_run:
+            await self._context.manifest.move(
+                self._account.name,
+                known.job.id,
+                JobState.SEEN,
+                at=now,
+                reason_code=known.reason_code,
+                reason=known.reason,
+            )
         return replace(known, state=JobState.SEEN, next_try_at=None)
 
     async def _named(self, poll: polling.Poll) -> list[KnownJob]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dcsync.core.alerts import AlertCode
+from dcsync.core.model import RequestId
 from dcsync.core.names import printable
 from dcsync.manifest import SqlManifest
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.mirroring.poll import Poll
+from dcsync.ops.mirroring.poll import Poll, PollBefore
 from dcsync.ops.observed import Observations, UnreadProject
 
 #: The subjects of alerts about lists without an end. The list of a project's jobs has the project's ID.
@@ -15,11 +18,27 @@ REQUESTS_LIST = "requests"
 _WHOLE_ACCOUNT = "jobs"
 
 
-async def endless_lists(manifest: SqlManifest, account: AccountSettings) -> set[str | None]:
-    """Return the projects whose job list did not end at the last poll. None is the list of the whole account."""
+async def read_before(manifest: SqlManifest, account: AccountSettings) -> PollBefore:
+    """Return what the last poll could not read."""
     parts = await BrokenParts(manifest, account.name).load()
     subjects = {part.subject for part in parts if part.code is AlertCode.L_LIST} - {REQUESTS_LIST}
-    return {None if subject == _WHOLE_ACCOUNT else subject for subject in subjects}
+    return PollBefore(
+        endless={None if subject == _WHOLE_ACCOUNT else subject for subject in subjects},
+        unread_requests={RequestId(part.subject) for part in parts if part.code is AlertCode.L_REQUEST},
+    )
+
+
+def broken_parts(poll: Poll) -> Sequence[BrokenPart]:
+    """Return the data requests and lists that keep extracts out of the mirror."""
+    unread = [
+        BrokenPart(
+            code=AlertCode.L_REQUEST,
+            subject=request,
+            message=f"data request {request} cannot be read: {error.message}",
+        )
+        for request, error in poll.unread_requests.items()
+    ]
+    return [*unread, *(_endless(project) for project in poll.endless)]
 
 
 async def record_unread(manifest: SqlManifest, account: AccountSettings, poll: Poll) -> None:
@@ -36,18 +55,9 @@ async def record_unread(manifest: SqlManifest, account: AccountSettings, poll: P
     }
     if unread != before:
         await observed.save_unread_projects(unread)
-    parts = [
-        BrokenPart(
-            code=AlertCode.L_REQUEST,
-            subject=request,
-            message=f"data request {request} cannot be read: {error.message}",
-        )
-        for request, error in poll.unread_requests.items()
-    ]
-    parts += [_endless(project) for project in poll.endless]
     broken = BrokenParts(manifest, account.name)
-    parts += [part for part in await broken.load() if part.subject == REQUESTS_LIST]
-    await broken.replace([AlertCode.L_REQUEST, AlertCode.L_LIST], parts)
+    others = [part for part in await broken.load() if part.subject == REQUESTS_LIST]
+    await broken.replace([AlertCode.L_REQUEST, AlertCode.L_LIST], [*broken_parts(poll), *others])
 
 
 def _endless(project: str | None) -> BrokenPart:

@@ -297,8 +297,8 @@ async def test_an_outage_is_not_met_project_by_project(mirror: Mirror, projects:
     outcome = await mirror.sync_one()
 
     assert isinstance(outcome.error, ApiFault)
-    # The second list is a probe.
-    assert len(mirror.sandbox.calls) == transport.ATTEMPTS + 1
+    # The second list is a probe, and so is the third.
+    assert len(mirror.sandbox.calls) == transport.ATTEMPTS + 2
 
 
 async def test_a_project_that_cannot_be_read_is_neither_late_nor_gone(mirror: Mirror, projects: dict[str, str]) -> None:

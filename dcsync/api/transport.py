@@ -160,12 +160,12 @@ class ApiTransport:
             try:
                 token = await self.tokens.access_token(rejected=token)
             except LoginRequired as error:
-                raise (error.with_message(f"{error.message} ({words})") if words else error) from None
+                raise (error.with_message(f"{error.message}. The API said: {words}") if words else error) from None
             status, headers, body = await self._exchange(url, path, token, on_call)
             if status == 401:
                 words = reason(headers, body, secrets=[token])
                 message = "the API rejected the access token"
-                raise self.tokens.refused(f"{message} ({words})" if words else message)
+                raise self.tokens.refused(f"{message}. It said: {words}" if words else message)
         if status == 200:
             try:
                 return wire.decode_json(body), headers

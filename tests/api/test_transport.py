@@ -35,6 +35,7 @@ from dcsync.errors import (
     RateLimited,
     ServiceAccountRejected,
 )
+from dcsync.log import redact
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from dcsync.sandbox.refusals import KINDS, REQUEST_ID
 from tests.fakes import NOON, FakeClock, FakeTokens, MemoryWindow
@@ -130,11 +131,15 @@ async def test_one_401_is_answered_with_a_fresh_token(rig: Rig, api: aioresponse
 
 
 async def test_a_second_401_requires_a_sign_in_and_does_not_loop(rig: Rig, api: aioresponses) -> None:
-    api.get(ANY, status=401, body='{"developerMessage": "The access token is invalid"}', repeat=True)
+    body, headers = '{"developerMessage": "The access token is invalid"}', {"x-request-id": "5f0d"}
+    api.get(ANY, status=401, body=body, headers=headers, repeat=True)
 
-    with pytest.raises(LoginRequired, match=r"rejected the access token \(The access token is invalid") as caught:
+    with pytest.raises(LoginRequired) as caught:
         await rig.transport.get("/x")
 
+    said = "It said: The access token is invalid (request ID 5f0d)"
+    assert caught.value.message == f"the API rejected the access token. {said}"
+    assert redact(caught.value.message) == caught.value.message
     assert caught.value.exit_status == ExitStatus.LOGIN_REQUIRED
     assert len(calls(api)) == 2
 

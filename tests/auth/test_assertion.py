@@ -297,7 +297,7 @@ async def test_a_token_that_the_api_rejects_although_it_is_new_is_about_the_acco
     """A service account has no sign-in, so `dcsync login` would be refused."""
     clock = FakeClock()
     async with make_sandbox(clock) as sandbox:
-        error = make_source(sandbox, clock).refused("the API rejected the access token (no product)")
+        error = make_source(sandbox, clock).refused("the API rejected the access token. It said: no product")
 
     assert isinstance(error, ServiceAccountRejected)
     assert "no product" in error.message

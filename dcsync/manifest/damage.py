@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from dcsync.core.model import AccountName, JobId
 from dcsync.manifest.sql import SqlManifest
@@ -42,6 +42,23 @@ async def record_damage(
     damage = [asdict(item) for item in (*kept, *found)]
     if damage or known:
         await StoredValues(manifest).save(_key(account), json.dumps(damage) if damage else None)
+
+
+def moved_damage(stored: str, folders: Mapping[str, str]) -> str:
+    """Return stored damage with the new paths of snapshots whose folders were moved: old path to new path."""
+    moved = []
+    for item in (KnownDamage(**entry) for entry in json.loads(stored)):
+        # The key of a whole folder is its path.
+        key = None if item.key is None else _moved(item.key, folders)
+        moved.append(replace(item, path=_moved(item.path, folders), key=key))
+    return json.dumps([asdict(item) for item in moved])
+
+
+def _moved(path: str, folders: Mapping[str, str]) -> str:
+    for old, new in folders.items():
+        if path == old or path.startswith(f"{old}/"):
+            return new + path[len(old) :]
+    return path
 
 
 def _key(account: AccountName) -> str:

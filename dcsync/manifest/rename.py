@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core.model import AccountName
 from dcsync.manifest import checksums
+from dcsync.manifest.damage import moved_damage
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
@@ -17,7 +18,7 @@ from dcsync.manifest.sql import SqlManifest
 from dcsync.manifest.state import write_value
 
 #: Stored values of an account that name its folders. The next run stores them again.
-_NAMING_FOLDERS = frozenset({"broken", "damage", "latest"})
+_NAMING_FOLDERS = frozenset({"broken", "latest"})
 
 
 #: The key of the renames on the disk that are not recorded yet: `[[from, to], …]`.
@@ -40,7 +41,7 @@ async def rename_account(
         await connection.execute(sa.update(account_table).where(account_table.c.name == old).values(name=new))
         await connection.execute(sa.delete(job_table).where(job_table.c.account == old))
         await _place_jobs(connection, new)
-        await _move_values(connection, old, new)
+        await _move_values(connection, old, new, folders)
         await write_value(connection, RENAMING, None)
         await checksums.seal_all(connection)
 
@@ -78,12 +79,15 @@ async def _place_jobs(connection: AsyncConnection, account: AccountName) -> None
     )
 
 
-async def _move_values(connection: AsyncConnection, old: AccountName, new: AccountName) -> None:
-    for key in (await connection.scalars(sa.select(meta_table.c.key))).all():
+async def _move_values(
+    connection: AsyncConnection, old: AccountName, new: AccountName, folders: Mapping[str, str]
+) -> None:
+    for key, value in (await connection.execute(sa.select(meta_table.c.key, meta_table.c.value))).all():
         kind, *rest = key.split(":", 2)
         if kind not in _NAMING_FOLDERS and rest[:1] == [old]:
-            renamed = ":".join([kind, new, *rest[1:]])
-            await connection.execute(sa.update(meta_table).where(meta_table.c.key == key).values(key=renamed))
+            # Known damage stays known: until the next verify, nothing else would tell of it.
+            moved = moved_damage(value, folders) if kind == "damage" else value
+            await write_value(connection, ":".join([kind, new, *rest[1:]]), moved)
     await _delete_values(connection, old)
 
 

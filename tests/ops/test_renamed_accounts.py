@@ -307,6 +307,27 @@ async def test_an_account_with_the_id_of_another_one_is_an_alert_until_the_id_is
     assert {path.split("/")[0] for path in found(mirror).values()} == {"acme"}
 
 
+@pytest.mark.parametrize("layout", ["dated", OTHER])
+async def test_known_damage_stays_an_alert_after_a_rename(mirror: Mirror, layout: str) -> None:
+    await fill(mirror, layout)
+    damaged = mirror.root / next(iter(found(mirror).values())) / "admin_table_000.csv"
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"x")
+    async with mirror.opened() as context:
+        await verify(context, account_settings(mirror.configuration()), records=True)
+    assert await codes(mirror) == {("V-DAMAGED", "")}
+    configure(mirror, "new")
+
+    await mirror.sync()
+
+    (account,) = (await status_of(mirror)).accounts
+    (alert,) = [item.alert for item in account.alerts]
+    assert alert.code.value == "V-DAMAGED"
+    path = str(damaged.relative_to(mirror.root)).replace("acme", "new", 1)
+    assert (mirror.root / path).exists()
+    assert path in alert.message
+
+
 async def test_an_account_is_renamed_back(mirror: Mirror) -> None:
     await fill(mirror)
     before, known, fetched = found(mirror), await states(mirror, "acme"), mirror.sandbox.count("storage")

@@ -16,7 +16,8 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import KnownJob
 from dcsync.manifest import SqlManifest, StoredValues, open_manifest
 from dcsync.manifest import checksums as seal
-from dcsync.manifest.rename import rename_account
+from dcsync.manifest.damage import KnownDamage, known_damage, record_damage
+from dcsync.manifest.rename import RENAMING, rename_account
 from dcsync.manifest.schema import metadata
 from tests.fakes import NOON, make_job
 from tests.manifest.test_copy import ACME, fill
@@ -71,6 +72,24 @@ async def test_every_row_follows_and_no_digest_breaks(manifest: SqlManifest) -> 
     assert await values.load("listings:new") == "{}"
     assert await values.load("listings:acme2") == "other"
     assert [await values.load(key) for key in ("listings:acme", "latest:acme:r", "latest:new:r")] == [None] * 3
+
+
+async def test_known_damage_names_the_moved_folders_and_the_renames_are_recorded_with_the_rows(
+    manifest: SqlManifest,
+) -> None:
+    await fill(manifest)
+    await StoredValues(manifest).save(RENAMING, '[["acme", "new"]]')
+    paths = {"acme/0": "new/0", "acme/0/a.csv": "new/0/a.csv", "acme/00/a.csv": "acme/00/a.csv"}
+    damage = [KnownDamage(path=path, key=key, job=None) for path in paths for key in (path, None)]
+    await record_damage(manifest, ACME, damage, was_read=lambda _: True)
+
+    await rename_account(manifest, ACME, NEW, folders={"acme/0": "new/0"})
+
+    assert await known_damage(manifest, ACME) == ()
+    assert await known_damage(manifest, NEW) == tuple(
+        KnownDamage(path=path, key=key, job=None) for path in paths.values() for key in (path, None)
+    )
+    assert await StoredValues(manifest).load(RENAMING) is None
 
 
 async def test_a_folder_that_does_not_move_stays_recorded(manifest: SqlManifest) -> None:

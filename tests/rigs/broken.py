@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
+import stamina
+
 from dcsync.daemon.local_session import LocalSession
 from dcsync.ops.status import Status
 from dcsync.sandbox import Fault
@@ -216,8 +218,8 @@ async def broken_bench(folder: Path) -> AsyncIterator[Bench]:
 
 @asynccontextmanager
 async def patched_ticks() -> AsyncIterator[None]:
-    """Let the daemon do its regular checks every quarter of an hour."""
-    with mock.patch.object(LocalSession, "tick_s", 900.0):
+    """Let the daemon do its regular checks every quarter of an hour, and retry calls without real waits."""
+    with mock.patch.object(LocalSession, "tick_s", 900.0), stamina.set_testing(True, attempts=100):
         yield
 
 

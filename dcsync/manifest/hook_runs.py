@@ -45,6 +45,13 @@ class HookRun:
     error: str | None
 
 
+#: A run that failed for the last time has no time for another attempt, unless its hook has worked since.
+_IS_DUE = sa.or_(
+    hook_table.c.state == HookState.DUE.value,
+    sa.and_(hook_table.c.state == HookState.FAILED.value, hook_table.c.next_try_at.is_not(None)),
+)
+
+
 class HookRuns:
     """The table `hook_run`. Every write is one transaction, durable when the method returns."""
 
@@ -59,7 +66,7 @@ class HookRuns:
     async def due(self, now: datetime) -> tuple[HookRun, ...]:
         """Return the hooks that should run now, in the order of their events."""
         query = sa.select(hook_table).where(
-            hook_table.c.state == HookState.DUE.value,
+            _IS_DUE,
             sa.or_(
                 hook_table.c.next_try_at.is_(None),
                 hook_table.c.next_try_at <= now,
@@ -72,10 +79,28 @@ class HookRuns:
 
     async def next_at(self) -> datetime | None:
         """Return the time of the next attempt of any hook."""
-        query = sa.select(sa.func.min(hook_table.c.next_try_at)).where(hook_table.c.state == HookState.DUE.value)
+        query = sa.select(sa.func.min(hook_table.c.next_try_at)).where(_IS_DUE)
         async with self._manifest.reading() as connection:
             found: datetime | None = await connection.scalar(query)
             return found
+
+    async def try_failed_again(self, account: str, argv: Sequence[str], *, at: datetime) -> bool:
+        """Let the failed runs of a hook for snapshots be tried once more. They still count as failed until they work.
+
+        Returns whether there are any.
+        """
+        async with self._manifest.writing() as connection:
+            changed = await connection.execute(
+                sa.update(hook_table)
+                .where(
+                    hook_table.c.account == account,
+                    hook_table.c.argv == json.dumps(list(argv)),
+                    hook_table.c.kind == EventKind.SNAPSHOT.value,
+                    hook_table.c.state == HookState.FAILED.value,
+                )
+                .values(next_try_at=at)
+            )
+            return changed.rowcount > 0
 
     async def failed(self, account: str) -> tuple[HookRun, ...]:
         """Return the failed runs of an account that no later run has made up for, oldest first.

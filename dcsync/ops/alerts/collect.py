@@ -119,7 +119,7 @@ def hook_failed(account: str, run: HookRun) -> Alert:
 def hook_hint(run: HookRun) -> str:
     """Return the hint for a hook that failed on its last attempt."""
     if run.kind is EventKind.SNAPSHOT and run.job is not None:
-        return f"fix the hook, then run: dcsync hooks rerun {run.job}"
+        return f"fix the hook. Its next success makes up for this snapshot. To run it now: dcsync hooks rerun {run.job}"
     return "fix the hook. The next event runs it again"
 
 

@@ -60,12 +60,28 @@ def hooks_for(hooks: Sequence[Hook], events: Sequence[Event]) -> list[tuple[Sequ
 async def run_due(runs: HookRuns, clock: Clock, hooks: Sequence[Hook], environ: Mapping[str, str]) -> list[HookRun]:
     """Run every hook that is due, one after another, and return those that failed for the last time.
 
-    A hook that is no longer configured runs with the default time-out. Cancelling ends the current process, and its
-    run stays due.
+    When a hook works that failed for earlier snapshots, it is run once more for each of these. A hook that is no longer
+    configured runs with the default time-out. Cancelling ends the current process, and its run stays due.
     """
     limits = {hook.argv: hook.timeout for hook in hooks}
-    failed = []
-    for run in await runs.due(clock.now()):
+    failed, worked = await _run_each(await runs.due(clock.now()), runs, clock, limits, environ)
+    again = [await runs.try_failed_again(account, argv, at=clock.now()) for account, argv in worked]
+    if any(again):
+        failed += (await _run_each(await runs.due(clock.now()), runs, clock, limits, environ))[0]
+    return failed
+
+
+async def _run_each(
+    due: Sequence[HookRun],
+    runs: HookRuns,
+    clock: Clock,
+    limits: Mapping[tuple[str, ...], timedelta],
+    environ: Mapping[str, str],
+) -> tuple[list[HookRun], list[tuple[str, tuple[str, ...]]]]:
+    """Run these hooks. Return those that failed for the last time, and the accounts and hooks that worked."""
+    failed: list[HookRun] = []
+    worked: dict[tuple[str, tuple[str, ...]], None] = {}
+    for run in due:
         try:
             outcome = await _run(run, limits.get(run.argv, timedelta(minutes=10)), environ)
         except Exception as error:  # one hook must not stop the others
@@ -78,9 +94,10 @@ async def run_due(runs: HookRuns, clock: Clock, hooks: Sequence[Hook], environ: 
             run, state=state, at=now, exit_status=outcome.exit_status, error=outcome.words, next_try_at=retry
         )
         _log_outcome(run, outcome, state, retry)
-        if state is HookState.FAILED:
-            failed.append(run)
-    return failed
+        failed.extend([run] if state is HookState.FAILED else [])
+        if outcome.succeeded:
+            worked[run.account, run.argv] = None
+    return failed, list(worked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

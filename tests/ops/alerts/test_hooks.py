@@ -229,6 +229,56 @@ async def test_one_that_works_at_last_is_done(bench: Bench) -> None:
     assert (run.state, run.attempts, run.exit_status, run.error) == (HookState.DONE, 2, 0, None)
 
 
+async def test_one_that_works_again_makes_up_for_the_snapshots_for_which_it_failed(bench: Bench) -> None:
+    """It took a person and a command for each of them."""
+    argv = ("/bin/sh", "-c", f"test -e {bench.folder}/mended && cat >> {bench.folder}/heard")
+
+    async def add(job: str, kind: EventKind = K.SNAPSHOT) -> None:
+        event = Event(kind=kind, account="acme", at=bench.clock.now(), message="", job=job, data={})
+        await bench.runs.add([(argv, event)])
+
+    for job in ("one", "two"):
+        await add(job)
+    for _ in range(len(RETRY_AFTER) + 1):
+        await bench.run_due(argv)
+        bench.clock.advance(3600)
+    assert len(await bench.runs.failed("acme")) == 2
+
+    # As long as it fails, nothing is tried again.
+    await add("three")
+    await bench.run_due(argv)
+    assert len(await bench.runs.failed("acme")) == 2
+    assert await bench.runs.next_at() == bench.clock.now() + RETRY_AFTER[0]
+    (bench.folder / "mended").touch()
+    bench.clock.advance(3600)
+    assert await bench.run_due(argv) == []
+
+    heard = [json.loads(line)["job"] for line in (bench.folder / "heard").read_text().splitlines()]
+    assert heard == ["three", "one", "two"]
+    assert await bench.runs.failed("acme") == ()
+    assert await bench.runs.next_at() is None
+
+
+async def test_one_that_fails_for_one_snapshot_only_is_tried_once_with_each_success(bench: Bench) -> None:
+    argv = ("/bin/sh", "-c", f"grep -q good || {{ echo >> {bench.folder}/tries; exit 1; }}")
+
+    async def add(job: str) -> None:
+        event = Event(kind=K.SNAPSHOT, account="acme", at=bench.clock.now(), message="", job=job, data={})
+        await bench.runs.add([(argv, event)])
+
+    await add("bad")
+    for _ in range(len(RETRY_AFTER) + 1):
+        await bench.run_due(argv)
+        bench.clock.advance(3600)
+
+    for number in range(1, 4):
+        await add(f"good-{number}")
+        await bench.run_due(argv)
+        assert (bench.folder / "tries").read_text().count("\n") == len(RETRY_AFTER) + 1 + number
+        assert [run.job for run in await bench.runs.failed("acme")] == ["bad"]
+        assert await bench.runs.next_at() is None
+
+
 async def test_one_that_fails_does_not_keep_the_others_from_running(bench: Bench) -> None:
     argvs = [await bench.due(script) for script in ("exit 1", "true", "exit 2", f": > {bench.folder}/last")]
 
@@ -298,7 +348,7 @@ async def test_what_became_of_it_is_logged_with_what_to_do(bench: Bench) -> None
         ("hook failed", "error"),
         ("hook succeeded", "info"),
     ]
-    assert lines[2]["hint"] == "fix the hook, then run: dcsync hooks rerun job-1"
+    assert lines[2]["hint"].endswith("To run it now: dcsync hooks rerun job-1")
 
 
 async def test_one_that_nobody_can_run_again_has_another_hint(bench: Bench) -> None:

@@ -69,8 +69,7 @@ def disk_errors_but_missing(doing: str) -> Iterator[None]:
 
 def disk_error(error: OSError, doing: str) -> DcsyncError:
     """Return the error of dcsync that matches an error of the system."""
-    is_named = isinstance(error.filename, str) and not doing.endswith(error.filename)
-    named = f": {shown(error.filename)}" if is_named else ""
+    doing, named = _naming_once(doing, error.filename)
     words = f"{doing}: {os.strerror(error.errno) if error.errno else error}{named}"
     match error.errno:
         case number if number in FULL:
@@ -95,6 +94,16 @@ def disk_error(error: OSError, doing: str) -> DcsyncError:
             )
         case _:
             return DiskError(words, hint="dcsync retries automatically")
+
+
+def _naming_once(doing: str, path: object) -> tuple[str, str]:
+    """Return the attempt, with the full path if it ends with a part of it, and what to add to name `path`."""
+    if not isinstance(path, str) or doing.endswith(path):
+        return doing, ""
+    attempt, _, last = doing.rpartition(" ")
+    if path.endswith(f"/{last}"):
+        return f"{attempt} {shown(path)}", ""
+    return doing, f": {shown(path)}"
 
 
 def _denied(error: OSError, words: str) -> DiskDenied:

@@ -128,6 +128,20 @@ def test_a_refusal_names_a_path_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("doing", "path", "words"),
+    [
+        ("reading .dcsync/instance", "/m/.dcsync/instance", "reading /m/.dcsync/instance: Input/output error"),
+        ("writing /m/index.html", "/m/index.html", "writing /m/index.html: Input/output error"),
+        ("opening /m/acme/2026", "2026", "opening /m/acme/2026: Input/output error"),
+        ("locking the mirror", "/m/lock", "locking the mirror: Input/output error: /m/lock"),
+        ("locking the mirror", None, "locking the mirror: Input/output error"),
+    ],
+)
+def test_a_message_names_a_path_once_and_in_full(doing: str, path: str | None, words: str) -> None:
+    assert disk.disk_error(OSError(errno.EIO, "refused", path), doing).message == words
+
+
 def test_an_error_without_a_number_keeps_its_words() -> None:
     error = disk.disk_error(OSError("the device said something"), "reading x")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from dcsync.core.alerts import AlertCode
+from dcsync.errors import PlaceUnusable
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror.limits import Limit, LimitKind, find_limits
 from dcsync.ops.context import MirrorContext, MirrorSettings
@@ -48,6 +49,27 @@ def message_of(limit: Limit) -> str:
                 f"mirror.root is inside the mirror {limit.path}{kind}. dcsync 0.2 and older, if it still runs there, "
                 "can take this mirror's snapshots for its own and prune them"
             )
+
+
+async def refuse_unmounted(context: MirrorContext, folder: str) -> None:
+    """Raise `PlaceUnusable` if a mount above a snapshot's folder has gone since the start.
+
+    The snapshot would be written to the disk below, and disappear when the mount is back.
+    """
+    place = f"{context.root.path}/{folder}/"
+    parts = await BrokenParts(context.manifest, None).load()
+    above = [part.subject for part in parts if part.code is AlertCode.F_APART and place.startswith(f"{part.subject}/")]
+    if not above:
+        return
+    found = await context.disk.run(find_limits, context.root, depth=search_depth(context.settings))
+    apart = {limit.path for limit in found if limit.kind is LimitKind.APART}
+    gone = [path for path in above if path not in apart]
+    if gone:
+        message = f"{gone[0]} was on another file system when dcsync started, and is not mounted now"
+        raise PlaceUnusable(
+            message,
+            hint=f"mount {gone[0]}. If you moved its content to the file system of mirror.root, restart dcsync",
+        )
 
 
 async def report_limits(context: MirrorContext) -> None:

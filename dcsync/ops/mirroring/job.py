@@ -17,6 +17,7 @@ from dcsync.core.snapshot import ADOPTED, Transfer
 from dcsync.errors import ContentChanged, DiskFull, ExtractEmpty, ExtractMissing, NotFound, RangeIgnored
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import AccountSettings, Strategy, SyncContext
+from dcsync.ops.limits import refuse_unmounted
 from dcsync.ops.mirroring.adopt import adopt_if_there
 from dcsync.ops.mirroring.archive import RemoteArchive
 from dcsync.ops.mirroring.folder import choose_folder
@@ -90,6 +91,7 @@ class JobMirror:
         """Mirror a job. Raises the error that prevented publishing. Staged files are kept for the next attempt."""
         context, account, job = self._context, self._account, known.job
         folder = await choose_folder(context, account, request, known)
+        await refuse_unmounted(context, folder)
         adopted = await adopt_if_there(context, account, known, request, folder)
         if adopted is not None:
             return Published(job=job.id, folder=folder, files=len(adopted.files), transfer=Transfer(strategy=ADOPTED))

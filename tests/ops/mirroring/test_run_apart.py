@@ -24,6 +24,7 @@ from dcsync.core.lifecycle import JobState
 from dcsync.errors import ManifestError
 from dcsync.ops.integrity.report import Outcome
 from dcsync.ops.integrity.verify import verify
+from dcsync.ops.mirroring.run import sync
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, status_of, tables
 from tests.rigs.odd import mounted
@@ -47,6 +48,14 @@ def mount_memory(mounts: ExitStack, place: Path, options: str = "size=64m") -> N
 
 def remount(place: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
+
+
+def unmount(place: Path) -> None:
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def mount_again(place: Path, held: int) -> None:
+    subprocess.run(["mount", "--bind", f"/proc/self/fd/{held}", place], check=True, pass_fds=[held])
 
 
 def hidden(mirror: Mirror) -> list[Path]:
@@ -89,6 +98,37 @@ async def test_a_snapshot_is_published_across_file_systems(
     await mirror.sync()
     assert list(mirror.root.glob("acme/*/latest")) == []
     assert (hidden(mirror), staged(mirror)) == ([], [])
+
+
+@pytest.mark.parametrize("bind", [False, True], ids=["file system", "bind"])
+async def test_under_a_mount_that_went_away_nothing_is_written(mirror: Mirror, mounts: ExitStack, bind: bool) -> None:
+    """The snapshot was published on the disk below, and disappeared when the mount was back."""
+    place, other = mirror.root / "acme", mirror.folder / "elsewhere"
+    for folder in (place, other):
+        folder.mkdir()
+    how = ("--bind", other, place) if bind else ("-t", "tmpfs", "none", place)
+    add_extract(mirror, FILES, days_ago=1)
+    with mounted(*how):
+        await mirror.sync()
+        # Busy, so that it stays when it is unmounted lazily.
+        held = os.open(place, os.O_RDONLY)
+        async with mirror.opened() as context:
+            unmount(place)
+            second = add_extract(mirror, FILES)
+
+            (outcome,) = await sync(context, account_settings(mirror.configuration()))
+
+            assert [(failed.job, failed.code) for failed in outcome.failed] == [(second, "F-DISK")]
+            assert f"{place} was on another file system" in outcome.failed[0].message
+            assert list(place.iterdir()) == []
+            # It is mounted again.
+            mount_again(place, held)
+            os.close(held)
+            mirror.clock.advance(3600)
+            (outcome,) = await sync(context, account_settings(mirror.configuration()))
+
+        assert [published.job for published in outcome.published] == [second]
+        mirror.assert_identical(second)
 
 
 @pytest.mark.parametrize("latest", ["symlink", "hardlinks"])

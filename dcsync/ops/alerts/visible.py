@@ -75,10 +75,13 @@ async def check_requests(
                 # It says nothing about the names. What the last list has shown still counts.
                 await values.save(key, (now - _CHECK_EVERY + _RETRY_AFTER).isoformat())
                 await values.save(tried_key, json.dumps(asked_for))
+                await _note_failure(manifest, account, error, now)
             else:
                 await observed.save_visible_requests(VisibleRequests(is_refused=True, asked_for=tuple(asked_for)))
             raise
         await values.save(tried_key, None if is_whole else json.dumps(asked_for))
+        if await values.load(_failed_key(account)) is not None:
+            await values.save(_failed_key(account), None)
         by_id = {request.id: request.description for request in found.values()}
         gone = known.keys() - found.keys()
         if not is_whole:
@@ -98,6 +101,25 @@ async def check_requests(
         return ()
     visible = visible_requests(listed, known.values())
     return unmatched_names(account, listed, visible) if visible else ()
+
+
+async def _note_failure(manifest: SqlManifest, account: AccountSettings, error: DcsyncError, now: datetime) -> None:
+    """Record an alert if the list failed twice in a row. One failure is made up for within an hour."""
+    values = StoredValues(manifest)
+    if not isinstance(error, ApiError) or isinstance(error, RateLimited):
+        # These have alerts of their own.
+        return
+    if await values.load(_failed_key(account)) is None:
+        await values.save(_failed_key(account), now.isoformat())
+        return
+    message = f"the list of data requests cannot be read: {error.message}"
+    hint = "changed schedules and new data requests are noticed late. dcsync tries again within an hour"
+    part = BrokenPart(code=AlertCode.L_LIST, subject=REQUESTS_LIST, message=message, hint=hint)
+    await BrokenParts(manifest, account.name).record(part)
+
+
+def _failed_key(account: AccountSettings) -> str:
+    return f"requests-failed:{account.name}"
 
 
 async def _owed_slots(

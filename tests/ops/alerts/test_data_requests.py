@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from dcsync.app.from_config import account_settings
 from dcsync.sandbox import Fault
 from tests.rigs.listener import DAY, HOUR, NO_NETWORK, Listener, add_schedule, make_dispatcher, pass_days
-from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 
 
 def count_checks(mirror: Mirror) -> int:
@@ -197,6 +197,31 @@ async def test_a_refused_check_is_not_repeated_at_each_poll(mirror: Mirror) -> N
         mirror.clock.advance(HOUR)
 
     assert count_checks(mirror) == 1
+
+
+async def test_a_list_that_fails_twice_in_a_row_is_an_alert_until_it_can_be_read(
+    mirror: Mirror, listener: Listener
+) -> None:
+    """Changed schedules would not be noticed, and only the log said so."""
+    add_schedule(mirror)
+    await mirror.run()
+    mirror.sandbox.faults.add(Fault(server="api", kind="status", status=500, match="/requests", times=None))
+    mirror.clock.advance(DAY / 2)
+    listener.events()
+    codes = []
+    for _ in range(16):
+        await mirror.run()
+        codes.append("L-LIST" in (await status_of(mirror)).codes)
+        mirror.clock.advance(HOUR)
+
+    assert codes[0] is False
+    assert codes[-1] is True
+    # One failure is none yet.
+    assert codes.index(True) >= 12
+    assert [code for _, code in listener.kinds() if code == "L-LIST"] == ["L-LIST"]
+    mirror.sandbox.faults.clear()
+    mirror.clock.advance(HOUR)
+    assert ("recovered", "L-LIST") in await listener.run()
 
 
 async def test_the_data_requests_of_configured_projects_are_checked(mirror: Mirror, listener: Listener) -> None:

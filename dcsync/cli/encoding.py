@@ -4,6 +4,7 @@ import io
 import locale
 import os
 import sys
+from contextlib import suppress
 
 #: Tells the restarted interpreter the encoding of the locale. It is an option, because hooks inherit the environment.
 _OPTION = "dcsync_output"
@@ -29,4 +30,6 @@ def make_outputs_lenient() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # An encoding that the user named for the output is kept.
             own = encoding if isinstance(encoding, str) and "PYTHONIOENCODING" not in os.environ else None
-            stream.reconfigure(encoding=own or stream.encoding, errors="replace")
+            # A stream whose file was replaced by a pipe after it was opened refuses every change.
+            with suppress(OSError):
+                stream.reconfigure(encoding=own or stream.encoding, errors="replace")

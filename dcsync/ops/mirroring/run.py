@@ -34,6 +34,7 @@ from dcsync.errors import (
     Scope,
     SpaceNeeds,
 )
+from dcsync.manifest.broken import UNOPENED_CODES, BrokenParts
 from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
@@ -176,6 +177,9 @@ class _AccountRun:
         outcome.requests.extend(request for request in poll.requests.values() if account.wants_request(request))
         outcome.unusable.extend(describe_unusable(poll.unusable, poll.requests, account))
         outcome.broken.extend(broken_parts(poll))
+        # Published snapshots that could not be opened at the start.
+        known = await BrokenParts(context.manifest, account.name).load()
+        outcome.broken.extend(part for part in known if part.code in UNOPENED_CODES)
         outcome.unread_projects.update({project: error.message for project, error in poll.unread_projects.items()})
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
         self._failures.report_losses(poll.changed, selected)

@@ -414,7 +414,10 @@ async def test_what_left_its_group_and_holds_its_output_does_not_hold_us_up(benc
                 await bench.run_due(argv, next_one)
 
     following, run = await bench.runs.latest()
-    assert (run.state, run.error) == (HookState.DONE, "it left a process running that holds its output")
+    # Another test may have made this process the parent of orphans, as the daemon is. Then it knows their names.
+    ways = ("it left a process running that holds its output", "it left processes running: sleep (pid ")
+    assert run.state is HookState.DONE
+    assert (run.error or "").startswith(ways)
     assert (following.state, following.error) == (HookState.DONE, None)
     (line,) = [line for line in logged if line["event"] == "a hook left processes behind"]
     assert line["left"] == run.error

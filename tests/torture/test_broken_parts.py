@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,15 @@ def _chosen() -> list[list[tuple[Kind, ...]]]:
     chance = random.Random(SEED)
     kinds = chance.sample(KINDS, len(KINDS))
     singles: list[tuple[Kind, ...]] = [(kind,) for kind in kinds[: pick(len(KINDS), 6)]]
-    pairs = [tuple(chance.sample(KINDS, 2)) for _ in range(pick(12, 2))]
+    drawn = (tuple(chance.sample(KINDS, 2)) for _ in range(1000))
+    pairs = list(islice((pair for pair in drawn if not _hides(*pair)), pick(12, 2)))
     steps = singles + pairs
     return [steps[start : start + _CHAIN] for start in range(0, len(steps), _CHAIN)]
+
+
+def _hides(one: Kind, other: Kind) -> bool:
+    """Return whether one of two parts is not found as long as the other one is broken."""
+    return bool(one.codes & other.hides or other.codes & one.hides)
 
 
 def _id_of(chain: Sequence[tuple[Kind, ...]]) -> str:

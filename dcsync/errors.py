@@ -456,13 +456,13 @@ class ExtractMissing(DcsyncError):
     hint = "dcsync retries for one day. If the data listing is still missing then, run the data request again"
 
 
-class JobBug(DcsyncError):
-    """An unexpected exception in one job: a bug, which must not stop the other jobs."""
+class Bug(DcsyncError):
+    """An unexpected exception in one job or account: a bug, which must not stop the others."""
 
     code = "D-BUG"
     exit_status = ExitStatus.BUG
     poison = True
-    hint = "please report this bug with the traceback in the log. dcsync retries the job, also after an update"
+    hint = "please report this bug with the traceback in the log. dcsync retries, also after an update"
 
 
 # --- disk -----------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ TABLE = """
     SecretUnavailable        C-SECRET    run      2
     NothingSelected          C-NOTABLES  job      2
     SnapshotUnclear          C-SNAPSHOT  run      2
-    JobBug                   D-BUG       job      1 poison
+    Bug                      D-BUG       job      1 poison
     DatabaseBusy             D-BUSY      run      3 transient
     ManifestCorrupt          D-CORRUPT   run     14
     DatabaseUnreachable      D-DATABASE  run      3 transient

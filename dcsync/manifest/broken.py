@@ -11,11 +11,6 @@ from dcsync.core.model import AccountName
 from dcsync.manifest.sql import SqlManifest
 from dcsync.manifest.state import StoredValues, read_value, write_value
 
-#: The codes of published snapshots that cannot be opened.
-UNOPENED_CODES = frozenset(
-    {AlertCode.F_IO, AlertCode.F_PERM, AlertCode.F_DISK, AlertCode.F_READONLY, AlertCode.M_TAMPERED}
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenPart:

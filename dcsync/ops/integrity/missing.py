@@ -8,19 +8,18 @@ from datetime import timedelta
 
 import structlog
 
-from dcsync.core.alerts import AlertCode
 from dcsync.core.lifecycle import ON_DISK, JobState, has_expired
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import KnownJob
 from dcsync.core.snapshot import Record
-from dcsync.errors import DcsyncError, DiskError, DiskFull, MassChange, MirrorTampered
+from dcsync.errors import DiskError, DiskFull, MassChange, MirrorTampered
 from dcsync.manifest import SnapshotRows
-from dcsync.manifest.broken import UNOPENED_CODES, BrokenPart, BrokenParts
 from dcsync.mirror import trash
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.unfinished import Unfinished
 from dcsync.ops.trash import TRASH_FOLDER, empty_whole_trash, read_pruned, report_leftovers, report_lines
+from dcsync.ops.unopened import record_unopened
 
 log = structlog.get_logger(__name__)
 
@@ -122,8 +121,7 @@ async def notice_missing(
         raise next(iter(errors.values()))
     for job, error in errors.items():
         log.warning("snapshot cannot be opened", account=account.name, folder=folders[job], error=error.message)
-    parts = [_unopened(job, error) for job, error in errors.items()]
-    await BrokenParts(context.manifest, account.name).replace(UNOPENED_CODES, parts)
+    await record_unopened(context, account, errors)
     missing = [job for job in missing if job not in unfinished]
     if missing:
         missing = await _record_pruned(context, account, missing, folders)
@@ -143,12 +141,6 @@ async def notice_missing(
         if known is not None and known.state in ON_DISK:
             lost = has_expired(known.job.completed_at, context.clock.now())
             await _note_missing(context, account.name, known, lost=lost)
-
-
-def _unopened(job: JobId, error: DcsyncError) -> BrokenPart:
-    message = f"the snapshot of job {job} cannot be opened: {error.message}"
-    hint = f"{error.advice}. Each start looks again" if error.advice else ""
-    return BrokenPart(code=AlertCode.parse(error.code), subject=job, message=message, hint=hint)
 
 
 def _find_missing(

@@ -9,7 +9,7 @@ from datetime import datetime
 from dcsync.core.lifecycle import EXTRACT_LIFE, JobState
 from dcsync.core.model import JobId
 from dcsync.core.ports import KnownRequest
-from dcsync.errors import SEVERITY, DcsyncError, ExitStatus, JobBug
+from dcsync.errors import SEVERITY, Bug, DcsyncError, ExitStatus
 from dcsync.manifest.broken import BrokenPart
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.job import Planned, Published
@@ -83,7 +83,7 @@ class AccountOutcome:
         """Return the exit status for this account."""
         if self.error is not None:
             return self.error.exit_status
-        if any(failed.code == JobBug.code for failed in self.failed):
+        if any(failed.code == Bug.code for failed in self.failed):
             return ExitStatus.BUG
         if self.unmatched:
             return ExitStatus.USAGE

@@ -25,16 +25,15 @@ from dcsync.errors import (
     ApiFault,
     ApiUnreachable,
     BadAnswer,
+    Bug,
     DcsyncError,
     DiskFull,
     Fenced,
     InodesExhausted,
-    JobBug,
     ManifestError,
     Scope,
     SpaceNeeds,
 )
-from dcsync.manifest.broken import UNOPENED_CODES, BrokenParts
 from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring import poll as polling
@@ -49,6 +48,7 @@ from dcsync.ops.mirroring.selection import reselected
 from dcsync.ops.mirroring.unclear import describe_unusable, probe_listing
 from dcsync.ops.mirroring.unread import broken_parts, read_before, record_unread
 from dcsync.ops.observed import Observations
+from dcsync.ops.unopened import look_again
 from dcsync.tasks import primary_error
 
 log = structlog.get_logger(__name__)
@@ -138,6 +138,10 @@ class _AccountRun:
             log.warning(
                 "account stopped", account=account.name, code=error.code, error=error.message, hint=error.advice
             )
+        except Exception as error:  # a bug in one account must not stop the others
+            log.exception("a bug in dcsync stopped an account; the others continue", account=account.name)
+            # Only the class: the text of a foreign exception may contain a secret.
+            self._outcome.error = Bug(f"unexpected {type(error).__name__}; the log has the traceback")
         self._outcome.calls = self._context.api.calls
         if not self._dry_run:
             await self._record_result(started_at, facts, is_done=is_done)
@@ -177,9 +181,8 @@ class _AccountRun:
         outcome.requests.extend(request for request in poll.requests.values() if account.wants_request(request))
         outcome.unusable.extend(describe_unusable(poll.unusable, poll.requests, account))
         outcome.broken.extend(broken_parts(poll))
-        # Published snapshots that could not be opened at the start.
-        known = await BrokenParts(context.manifest, account.name).load()
-        outcome.broken.extend(part for part in known if part.code in UNOPENED_CODES)
+        if not self._dry_run:
+            outcome.broken.extend(await look_again(context, account))
         outcome.unread_projects.update({project: error.message for project, error in poll.unread_projects.items()})
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
         self._failures.report_losses(poll.changed, selected)
@@ -349,7 +352,7 @@ class _AccountRun:
                 "a bug in dcsync stopped a job; the run continues", account=self._account.name, job=known.job.id
             )
             # Only the class: the text of a foreign exception may contain a secret.
-            bug = JobBug(f"unexpected {type(error).__name__}; the log has the traceback")
+            bug = Bug(f"unexpected {type(error).__name__}; the log has the traceback")
             await self._failures.fail(context, known, bug)
         finally:
             self._context.observer.job_done(known.job.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+from typing import Any
 
 import pytest
 import structlog
@@ -28,6 +29,7 @@ from dcsync.errors import (
 )
 from dcsync.log import configure
 from dcsync.ops.context import NullObserver
+from dcsync.ops.mirroring import poll as polling
 from dcsync.ops.mirroring.outcome import exit_status
 from dcsync.ops.mirroring.run import poll_account
 from dcsync.sandbox import Fault, Synthetic
@@ -368,3 +370,28 @@ async def test_a_job_in_any_open_state_expires_when_its_extract_is_deleted(mirro
 
     assert outcome.error is None
     assert [(failed.job, failed.state) for failed in outcome.failed] == [(job, JobState.EXPIRED)]
+
+
+async def test_a_bug_in_one_account_stops_no_other(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cancelled the runs of all accounts, and left no alert."""
+    job = add_extract(mirror, tables(1), request=mirror.world.add_request("Nightly", schedule="ONE_TIME"))
+    hub = mirror.world.hub_id
+    mirror.config["account"] = [{"name": "acme", "id": hub}, {"name": "other", "id": hub}]
+    poll = polling.poll
+
+    async def fail_once(*arguments: Any, **options: Any) -> polling.Poll:
+        if arguments[3].name == "acme":
+            message = "a word of a secret"
+            raise RuntimeError(message)
+        return await poll(*arguments, **options)
+
+    monkeypatch.setattr(polling, "poll", fail_once)
+
+    acme, other = await mirror.sync()
+
+    assert [published.job for published in other.published] == [job]
+    assert acme.exit_status is ExitStatus.BUG
+    assert acme.error is not None
+    assert (acme.error.code, acme.error.message) == ("D-BUG", "unexpected RuntimeError; the log has the traceback")
+    monkeypatch.undo()
+    assert [outcome.error for outcome in await mirror.sync()] == [None, None]

@@ -136,13 +136,15 @@ class DataConnector:
             # Autodesk documents no other way to name the project of data requests (docs/api.md §8).
             filters = {"projectId": options.project_id, **(options.filters or {})}
             options = replace(options, project_id=None, filters=filters)
-        return await self._all(path, wire.parse_request, options, on_bad, MAX_REQUEST_PAGES, on_endless)
+        pages = self._pages(path, wire.parse_request, options, on_bad, MAX_REQUEST_PAGES, on_endless)
+        return await _all(pages, options.limit)
 
     async def jobs(
         self, account: AccountId, options: ListOptions | None = None, *, request: RequestId | None = None
     ) -> list[Job]:
         """Return the jobs of one data request or of all, without duplicates, in the API's order."""
-        return await self._all(_jobs_path(account, request), wire.parse_job, options or ListOptions())
+        options = options or ListOptions()
+        return await _all(self._pages(_jobs_path(account, request), wire.parse_job, options), options.limit)
 
     def job_pages(
         self,
@@ -180,22 +182,6 @@ class DataConnector:
 
     async def _get_of_job(self, path: str) -> Json:
         return await self._transport.get(path, on_call=self._count.add, attempts=self._attempts, of_job=True)
-
-    async def _all(
-        self,
-        path: str,
-        parse: Callable[[Json], T],
-        options: ListOptions,
-        on_bad: OnBad | None = None,
-        most_pages: int = MAX_PAGES,
-        on_endless: Callable[[], None] = lambda: None,
-    ) -> list[T]:
-        found: list[T] = []
-        async for page in self._pages(path, parse, options, on_bad, most_pages, on_endless):
-            found.extend(page)
-            if options.limit is not None and len(found) >= options.limit:
-                return found[: options.limit]
-        return found
 
     async def _pages(
         self,
@@ -250,6 +236,15 @@ class DataConnector:
             offset += max(1, len(page.results) - 1)
         log.warning("list does not end", path=path, pages=most_pages)
         on_endless()
+
+
+async def _all(pages: AsyncIterator[list[T]], limit: int | None) -> list[T]:
+    found: list[T] = []
+    async for page in pages:
+        found.extend(page)
+        if limit is not None and len(found) >= limit:
+            return found[:limit]
+    return found
 
 
 def _is_last(page: wire.Page, offset: int, wanted: int) -> bool:

@@ -7,7 +7,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, SecretStr
@@ -18,6 +18,9 @@ from dcsync.errors import SecretExposed, SecretUnavailable
 _AROUND = re.compile(r"^[\s\ufeff\u200b\u2060]+|[\s\ufeff\u200b\u2060]+$")
 #: A PEM key has line breaks, and a password may have tabs.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+R = TypeVar("R", bound="SecretRef")
 
 
 class SecretRef:
@@ -118,16 +121,6 @@ def is_utf_16(body: bytes) -> bool:
     return body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body
 
 
-def _secret(value: object) -> SecretRef:
-    if isinstance(value, SecretRef):
-        return value
-    if not isinstance(value, str):
-        # Not the value: it may be the secret.
-        message = 'must be a string: "env:NAME", "file:PATH" or "credential:NAME"'
-        raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
-    return SecretRef(value)
-
-
 class ManifestRef(SecretRef):
     """`sqlite`, a database's address, or a reference to one. Treated as a secret: an address may contain a password."""
 
@@ -190,27 +183,29 @@ class ProxyRef(SecretRef):
         return super().describe() if self.kind != "literal" or self.holds_secret else self._rest
 
 
-def _proxy(value: object) -> ProxyRef:
-    if isinstance(value, ProxyRef):
-        return value
-    if not isinstance(value, str):
-        message = 'must be "environment", "none", or the address of a proxy'
-        raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
-    return ProxyRef(value)
+def _reader(kind: type[R], must_be: str) -> BeforeValidator:
+    """Return the validator of a key that holds such a reference."""
+
+    def read(value: object) -> R:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, str):
+            # Not the value: it may be the secret.
+            raise ValueError(must_be)  # noqa: TRY004 - pydantic collects ValueErrors
+        return kind(value)
+
+    return BeforeValidator(read)
 
 
-def _manifest(value: object) -> ManifestRef:
-    if isinstance(value, ManifestRef):
-        return value
-    if not isinstance(value, str):
-        message = 'must be "sqlite" or the address of a PostgreSQL database'
-        raise ValueError(message)  # noqa: TRY004 - pydantic collects ValueErrors
-    return ManifestRef(value)
-
-
-ManifestPlace: TypeAlias = Annotated[ManifestRef, BeforeValidator(_manifest)]
-ProxyPlace: TypeAlias = Annotated[ProxyRef, BeforeValidator(_proxy)]
-Secret: TypeAlias = Annotated[SecretRef, BeforeValidator(_secret)]
+ManifestPlace: TypeAlias = Annotated[
+    ManifestRef, _reader(ManifestRef, 'must be "sqlite" or the address of a PostgreSQL database')
+]
+ProxyPlace: TypeAlias = Annotated[
+    ProxyRef, _reader(ProxyRef, 'must be "environment", "none", or the address of a proxy')
+]
+Secret: TypeAlias = Annotated[
+    SecretRef, _reader(SecretRef, 'must be a string: "env:NAME", "file:PATH" or "credential:NAME"')
+]
 
 
 def secret_refs(section: BaseModel) -> Iterator[tuple[tuple[str | int, ...], SecretRef]]:

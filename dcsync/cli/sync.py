@@ -151,16 +151,16 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
 
 def _print_problems(outcome: AccountOutcome) -> None:
     """Print what keeps data out of the mirror although no job failed."""
+    from dcsync.core.alerts import ALERT_KINDS
     from dcsync.core.names import printable
 
     name = outcome.account.name
     for text in outcome.unusable:
         what = "an entry of Autodesk's job list cannot be used"
         click.echo(f"{name}: {what}: {printable(text, 300)} [L-ENTRY]", err=True)
-    for project, reason in outcome.unread_projects.items():
-        click.echo(f"{name}: project {printable(project, 80)} not read: {printable(reason, 300)} [L-PROJECT]", err=True)
     for part in outcome.broken:
         click.echo(f"{name}: {printable(part.message, 400)} [{part.code}]", err=True)
+        click.echo(f"  do:   {part.hint or ALERT_KINDS[part.code].hint}", err=True)
     for pattern in outcome.unmatched:
         what = "no visible data request matches"
         click.echo(f"{name}: {what} {pattern!r} in [[account]] requests (see dcsync status) [C-NOMATCH]", err=True)
@@ -201,7 +201,6 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
         "waiting": outcome.waiting,
         "unclear": outcome.unclear,
         "unusable": list(outcome.unusable),
-        "unread_projects": sorted(outcome.unread_projects),
         "broken": [{"code": part.code, "subject": part.subject, "message": part.message} for part in outcome.broken],
         "unmatched": list(outcome.unmatched),
         "due_later": outcome.due_later,

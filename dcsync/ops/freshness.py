@@ -12,7 +12,7 @@ from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.manifest import SqlManifest, StoredValues
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.observed import Observations, UnreadProject
+from dcsync.ops.observed import Observations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ async def follow_requests(
         by_request.setdefault(known.job.request_id, []).append(known)
     unseen = set(json.loads(await StoredValues(manifest).load(f"gone:{account.name}") or "[]"))
     observed = Observations(manifest, account.name)
-    owed, unread = await observed.owed_slots(), await observed.unread_projects()
+    owed, unread = await observed.owed_slots(), await observed.unread_since()
     documents = await manifest.request_documents(account.name)
     found = []
     for request in (await manifest.requests(account.name)).values():
@@ -66,9 +66,9 @@ async def follow_requests(
 
 
 def _last_read(
-    document: DataRequest | None, unread: Mapping[str, UnreadProject], polled_at: datetime | None
+    document: DataRequest | None, unread: Mapping[str, datetime | None], polled_at: datetime | None
 ) -> datetime | None:
     """Return when the jobs of a data request were last read. The list of its project may not be readable now."""
     project = None if document is None else document.project_id
-    since = [item.since for name, item in unread.items() if project in {None, name}]
+    since = [at for name, at in unread.items() if project in {None, name}]
     return min([polled_at, *since], key=lambda at: (at is not None, at)) if since else polled_at

@@ -26,15 +26,6 @@ class VisibleRequests:
     asked_for: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnreadProject:
-    """A project whose job list cannot be read: since when nothing is known of its jobs, and why."""
-
-    since: datetime | None
-    message: str
-    hint: str
-
-
 class Observations:
     """The observations of one account. Every save replaces the previous observation of its kind."""
 
@@ -92,20 +83,14 @@ class Observations:
         kept = {key: [slot.queued_at.isoformat(), slot.due_at.isoformat()] for key, slot in owed.items()}
         await self._values.save(f"owed:{self._account}", json.dumps(kept) if kept else None)
 
-    async def unread_projects(self) -> Mapping[str, UnreadProject]:
-        """Return the projects whose job list the last poll could not read."""
+    async def unread_since(self) -> Mapping[str, datetime | None]:
+        """Return the projects whose job list the last poll could not read, and when it was last read."""
         kept = json.loads(await self._values.load(f"unread-projects:{self._account}") or "{}")
-        return {
-            project: UnreadProject(since=since and datetime.fromisoformat(since), message=message, hint=hint)
-            for project, (since, message, hint) in kept.items()
-        }
+        return {project: since and datetime.fromisoformat(since) for project, since in kept.items()}
 
-    async def save_unread_projects(self, unread: Mapping[str, UnreadProject]) -> None:
+    async def save_unread_since(self, unread: Mapping[str, datetime | None]) -> None:
         """Keep these projects and forget all others."""
-        kept = {
-            project: [item.since and item.since.isoformat(), item.message, item.hint]
-            for project, item in unread.items()
-        }
+        kept = {project: since and since.isoformat() for project, since in unread.items()}
         await self._values.save(f"unread-projects:{self._account}", json.dumps(kept) if kept else None)
 
     async def visible_requests(self) -> VisibleRequests | None:

@@ -513,4 +513,4 @@ def test_what_could_not_be_read_is_named(capsys: pytest.CaptureFixture[str], *, 
     else:
         assert "acme: data request 17 cannot be read: " in printed.err
         assert "\x1b" not in printed.err
-        assert printed.err.endswith("500 [L-REQUEST]\n")
+        assert "500 [L-REQUEST]\n  do:   its extracts wait for its description" in printed.err

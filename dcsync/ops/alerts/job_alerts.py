@@ -48,6 +48,8 @@ def job_alerts(
             filtered.append(job)
         elif has_failed(known) and code is not None and code not in ROOM_CODES:
             message, hint = f"job {job} cannot be mirrored: {known.reason}", hints.get(job, "")
+            if known.next_try_at is not None:
+                message += f". The next attempt is due at {known.next_try_at:%Y-%m-%d %H:%M}Z"
             failed = Alert.of(code, account=account, subject=job, message=message, hint=hint, may_pass=True)
             alerts.append(replace(failed, scope=AlertScope.JOB, job=job))
         elif known.state in LOSSES:

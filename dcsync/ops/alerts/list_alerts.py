@@ -19,11 +19,6 @@ async def list_alerts(observed: Observations, account: AccountSettings, known: I
     """Return the alerts of an account's lists. `known` are the data requests in the manifest."""
     texts = [*await observed.unusable_jobs(), *await observed.unusable_requests()]
     alerts = [_unusable(account.name, texts)] if texts else []
-    alerts += [
-        Alert.of(AlertCode.L_PROJECT, account=account.name, subject=project, message=item.message, hint=item.hint)
-        for project, item in (await observed.unread_projects()).items()
-        if project in account.projects
-    ]
     listed = await observed.visible_requests()
     if listed is None:
         return alerts

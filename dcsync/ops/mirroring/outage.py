@@ -39,7 +39,7 @@ class OutageWatch:
         name = self._account.name
         self._in_a_row[name] = self._in_a_row.get(name, 0) + 1
         if self._in_a_row[name] >= _JOBS_IN_A_ROW:
-            unread = await Observations(self._context.manifest, name).unread_projects()
+            unread = await Observations(self._context.manifest, name).unread_since()
             readable = [project for project in self._account.projects if project not in unread]
             await ask_list(self._context.api, self._account, readable[0] if readable else None)
             self.note_success()

@@ -69,9 +69,8 @@ class AccountOutcome:
     requests: list[KnownRequest] = field(default_factory=list)
     #: A text for each entry of the job list that dcsync cannot use. Its extract is not mirrored.
     unusable: list[str] = field(default_factory=list)
-    #: The projects whose job list could not be read, each with the reason.
-    unread_projects: dict[str, str] = field(default_factory=dict)
-    #: The data requests that could not be read, and the lists without an end. Both keep extracts out of the mirror.
+    #: What keeps extracts out of the mirror: projects and data requests that could not be read, lists without an end,
+    #: snapshots that cannot be opened.
     broken: list[BrokenPart] = field(default_factory=list)
     #: The names of `[[account]] requests` that match no visible data request.
     unmatched: list[str] = field(default_factory=list)
@@ -94,7 +93,7 @@ class AccountOutcome:
     @property
     def is_complete(self) -> bool:
         """Whether the run left nothing that has to be mirrored."""
-        unread = self.unusable or self.unread_projects or self.broken
+        unread = self.unusable or self.broken
         return not (self.error or self.failed or self.due_later or self.unclear or unread)
 
 

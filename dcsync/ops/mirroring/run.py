@@ -183,7 +183,6 @@ class _AccountRun:
         outcome.broken.extend(broken_parts(poll))
         if not self._dry_run:
             outcome.broken.extend(await look_again(context, account))
-        outcome.unread_projects.update({project: error.message for project, error in poll.unread_projects.items()})
         selected = [known for known in poll.jobs.values() if self._wants(known, poll.requests)]
         self._failures.report_losses(poll.changed, selected)
         if not self._dry_run:

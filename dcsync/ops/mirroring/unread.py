@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dcsync.core.alerts import AlertCode
 from dcsync.core.model import RequestId
 from dcsync.core.names import printable
+from dcsync.errors import AccessRefused, ApiError, BadRequest, NotFound
 from dcsync.manifest import SqlManifest
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.poll import Poll, PollBefore
-from dcsync.ops.observed import Observations, UnreadProject
+from dcsync.ops.observed import Observations
 
 #: The subjects of alerts about lists without an end. The list of a project's jobs has the project's ID.
 REQUESTS_LIST = "requests"
@@ -29,8 +30,9 @@ async def read_before(manifest: SqlManifest, account: AccountSettings) -> PollBe
 
 
 def broken_parts(poll: Poll) -> Sequence[BrokenPart]:
-    """Return the data requests and lists that keep extracts out of the mirror."""
-    unread = [
+    """Return the projects, data requests and lists that keep extracts out of the mirror."""
+    unread = [_unread_project(project, error) for project, error in poll.unread_projects.items()]
+    unread += [
         BrokenPart(
             code=AlertCode.L_REQUEST,
             subject=request,
@@ -44,20 +46,30 @@ def broken_parts(poll: Poll) -> Sequence[BrokenPart]:
 async def record_unread(manifest: SqlManifest, account: AccountSettings, poll: Poll) -> None:
     """Replace what the poll before could not read. Writes nothing if it is the same."""
     observed = Observations(manifest, account.name)
-    before, polled_at = await observed.unread_projects(), (await manifest.facts(account.name)).last_poll_at
-    unread = {
-        project: UnreadProject(
-            since=before[project].since if project in before else polled_at,
-            message=f"project {printable(project, 80)} cannot be read: {error.message}",
-            hint=f"{error.advice}. Each poll tries again",
-        )
-        for project, error in poll.unread_projects.items()
-    }
-    if unread != before:
-        await observed.save_unread_projects(unread)
+    before, polled_at = await observed.unread_since(), (await manifest.facts(account.name)).last_poll_at
+    since = {project: before.get(project, polled_at) for project in poll.unread_projects}
+    if since != before:
+        await observed.save_unread_since(since)
     broken = BrokenParts(manifest, account.name)
     others = [part for part in await broken.load() if part.subject == REQUESTS_LIST]
-    await broken.replace([AlertCode.L_REQUEST, AlertCode.L_LIST], [*broken_parts(poll), *others])
+    await broken.replace([AlertCode.L_PROJECT, AlertCode.L_REQUEST, AlertCode.L_LIST], [*broken_parts(poll), *others])
+
+
+def _unread_project(project: str, error: ApiError) -> BrokenPart:
+    match error:
+        case AccessRefused():
+            what = "give the user (or service account) the Project Administrator role in this project and access to "
+            what += "Insight, or remove it from [[account]] projects"
+        case BadRequest() | NotFound():
+            what = "correct its ID in [[account]] projects, or remove it"
+        case _:
+            what = error.advice
+    return BrokenPart(
+        code=AlertCode.L_PROJECT,
+        subject=project,
+        message=f"project {printable(project, 80)} cannot be read: {error.message}",
+        hint=f"{what}. Each poll tries again",
+    )
 
 
 def _endless(project: str | None) -> BrokenPart:

@@ -264,6 +264,10 @@ async def test_a_project_that_is_refused_is_named_and_the_others_go_on(
     assert TWO in item.alert.message
     assert str(status) in item.alert.message
     assert item.alert.hint.endswith("Each poll tries again")
+    # What helps depends on the refusal.
+    helps = {403: "Project Administrator role in this project", 500: "on Autodesk's side"}
+    assert helps.get(status, "correct its ID in [[account]] projects") in item.alert.hint
+    assert [(part.code, part.hint) for part in outcome.broken] == [("L-PROJECT", item.alert.hint)]
     assert listener.kinds().count(("alert", "L-PROJECT")) == 1
 
     mirror.sandbox.faults.clear()

@@ -81,6 +81,7 @@ async def test_a_job_whose_calls_are_not_answered_fails_alone(
     (item,) = (await status_of(mirror)).accounts[0].alerts
     assert (item.alert.code, item.alert.subject, (await status_of(mirror)).check) == (code, broken, 3)
     assert broken in item.alert.message
+    assert f"The next attempt is due at {failed.next_try_at:%Y-%m-%d %H:%M}Z" in item.alert.message
 
     mirror.sandbox.faults.clear()
     mirror.clock.advance(HOUR)

@@ -45,7 +45,10 @@ def daemon(side: Served, *before: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a daemon whose hook leaves a process behind that has a session of its own."""
     order = side.sandbox.world.add_request("Nightly")
     side.sandbox.world.add_job(order, completed_at=datetime.now(UTC), files={"a.csv": b"id\n"}, with_archive=False)
-    script = f"setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $! > {side.folder}/left; (true &); exit 0"
+    # The hook ends when the process has its session. Before that, the process ends with the hook's group.
+    left = side.folder / "left"
+    script = f"setsid sh -c 'echo $$ > {left}; exec sleep 600' </dev/null >/dev/null 2>&1 & "
+    script += f"(true &); until test -s {left}; do sleep 0.05; done; sleep 0.5"
     with side.config.open("a") as file:
         file.write(f'[[hook]]\non = ["snapshot"]\nrun = ["/bin/sh", "-c", "{script}"]\n')
     log = side.folder / "log.txt"

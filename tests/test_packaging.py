@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any, Final
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from dcsync import __version__
+from dcsync import DISTRIBUTION, __version__
 
 REPOSITORY: Final = Path(__file__).parent.parent
 PYPROJECT: Final[dict[str, Any]] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -78,7 +79,9 @@ def test_the_wheel_says_that_it_is_typed_and_has_the_files_that_are_no_code(whee
 
 def test_the_wheel_has_every_module_and_nothing_beside_the_package(wheel: zipfile.ZipFile) -> None:
     modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "dcsync").rglob("*.py")}
-    packed = {name for name in wheel.namelist() if not name.startswith(f"dcsync-{__version__}.dist-info/")}
+    packed = {
+        name for name in wheel.namelist() if not name.startswith(f"data_connector_mirror-{__version__}.dist-info/")
+    }
 
     assert {name for name in packed if name.endswith(".py")} == modules
     assert all(name.startswith("dcsync/") for name in packed)
@@ -89,3 +92,47 @@ def test_the_changelog_has_a_dated_section_for_this_version() -> None:
 
     assert re.search(rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", text, re.MULTILINE)
     assert text.index("## [Unreleased]") < text.index(f"## [{__version__}]")
+
+
+# --- the name ---------------------------------------------------------------------------------------------------------
+
+#: `dcsync` on the index is a stranger's program. These are ways to ask for it.
+_STRANGER: Final = re.compile(
+    r"\bdcsync\[\w"  # dcsync[notify]
+    r"|\b(?:pipx?|uv|uvx)\b(?: tool| pip)? (?:install|inject|run|upgrade|download|add)\b[^\n`;&|#]*?"
+    r"[ '\"=]dcsync(?![\w./-])"  # pip install dcsync
+    r"|\bPackageNotFoundError\b.*dcsync|\b(?:version|metadata|distribution)\([\"']dcsync[\"']"  # importlib.metadata
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("pip install 'dcsync[notify]'", True),
+        ("pipx install dcsync", True),
+        ("uv tool install -q dcsync", True),
+        ("pip install --quiet dcsync==0.2", True),
+        ('importlib.metadata.version("dcsync")', True),
+        ("pipx install data-connector-mirror", False),
+        ("pipx install './data_connector_mirror-0.2.0-py3-none-any.whl[notify]'", False),
+        ("git clone https://example.com/dcsync && cd dcsync && pipx install .", False),
+        ("PIPX_HOME=/opt/pipx pipx install . && dcsync login", False),
+        ("pip install /usr/src/dcsync/dist/data_connector_mirror-0.2.0-py3-none-any.whl", False),
+    ],
+)
+def test_a_text_that_asks_the_index_for_the_stranger_s_program_is_found(text: str, found: bool) -> None:
+    assert (_STRANGER.search(text) is not None) == found
+
+
+def test_no_text_asks_the_index_for_the_program_of_a_stranger() -> None:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    names = [name for name in done.stdout.split("\0") if name and name != "tests/test_packaging.py"]
+    texts = {name: (REPOSITORY / name).read_bytes().decode(errors="replace") for name in names}
+
+    assert len(texts) > 300
+    assert [(name, hit[0]) for name, text in texts.items() for hit in _STRANGER.finditer(text)] == []
+
+
+def test_the_distribution_has_the_name_that_hints_use() -> None:
+    assert PYPROJECT["project"]["name"] == DISTRIBUTION == "data-connector-mirror"
+    assert PYPROJECT["project"]["scripts"] == {"dcsync": "dcsync.cli:main"}

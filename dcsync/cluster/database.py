@@ -17,6 +17,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from dcsync.core.extras import install_hint
 from dcsync.errors import ConfigError, DatabaseBusy, DatabaseRefused, DatabaseUnreachable, ManifestError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def parse_database(address: str) -> Database:
         from psycopg.conninfo import conninfo_to_dict
     except ImportError:
         message = "a PostgreSQL manifest needs the extra cluster, which is not installed"
-        raise ConfigError(message, hint="in a checkout of dcsync, run: pipx install --force '.[cluster]'") from None
+        raise ConfigError(message, hint=install_hint("cluster")) from None
     if not address.startswith(SCHEMES):
         # The value is not shown, because it may be a password.
         message = "state.manifest is not a valid address such as postgresql://user@host/database"

@@ -56,7 +56,7 @@ def test_a_missing_extra_is_reported_with_the_command_that_installs_it(monkeypat
         parse_database("postgresql://h/d")
 
     assert "extra cluster" in caught.value.message
-    assert caught.value.advice == "in a checkout of dcsync, run: pipx install --force '.[cluster]'"
+    assert "data-connector-mirror[cluster]" in caught.value.advice
 
 
 async def test_an_unreachable_database_is_a_transient_outage(postgres_server: Postgres) -> None:

@@ -10,6 +10,7 @@ import aiohttp
 import structlog
 
 from dcsync.core.events import Event, EventKind
+from dcsync.core.extras import install_hint
 from dcsync.errors import ConfigError
 from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 
@@ -32,7 +33,7 @@ def check_installed() -> None:
         import apprise  # noqa: F401
     except ImportError:
         message = "[notify] urls needs the package apprise, which is not installed"
-        raise ConfigError(message, hint='in a checkout of dcsync, run: pipx install --force ".[notify]"') from None
+        raise ConfigError(message, hint=install_hint("notify")) from None
 
 
 async def send(urls: Sequence[str], events: Sequence[Event]) -> bool:

@@ -1,0 +1,14 @@
+"""The optional parts of the distribution, and how to install them. Pure."""
+
+from __future__ import annotations
+
+from dcsync import DISTRIBUTION, __version__
+
+
+def install_hint(extra: str) -> str:
+    """Return what to do when an extra is missing. The distribution is on no index, so the hint names its file."""
+    wheel = f"{DISTRIBUTION.replace('-', '_')}-{__version__}-py3-none-any.whl"
+    return (
+        f"install {DISTRIBUTION}[{extra}], as you installed dcsync: pipx install --force './{wheel}[{extra}]' with the "
+        f"file of the release, or pipx install --force '.[{extra}]' in a checkout"
+    )

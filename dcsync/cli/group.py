@@ -7,7 +7,8 @@ import os
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -45,6 +46,7 @@ EXIT_STATUSES = exit_statuses(*ExitStatus, incomplete="incomplete; the next run 
 #: A command's module is imported only when the command is called, so that `dcsync --help` answers immediately.
 _COMMANDS = {
     "accounts": ("dcsync.cli.login", "List the accounts (hubs) that you can see."),
+    "config": ("dcsync.cli.config", "Show or check the configuration, or print its JSON schema."),
     "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder. Needs no configuration."),
     "diff": ("dcsync.cli.diff", "Compare two snapshots."),
     "doctor": ("dcsync.cli.doctor", "Check the whole setup and say how to fix each problem."),
@@ -82,12 +84,15 @@ class LazyGroup(click.Group):
         """Return the commands' names."""
         return sorted(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Import and return a command."""
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command, which then takes the global options as well. Suggests the name of a typo."""
         if cmd_name not in _COMMANDS:
-            return None
+            close = get_close_matches(cmd_name, _COMMANDS, n=1)
+            message = f"No such command '{cmd_name}'." + (f" Did you mean '{close[0]}'?" if close else "")
+            raise click.UsageError(message, ctx)
         command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), f"{cmd_name}_command")
         assert isinstance(command, click.Command)  # noqa: S101 - the table above names them
+        _add_global_options(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
@@ -96,19 +101,49 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in sorted(_COMMANDS.items())])
 
 
+_GLOBAL_OPTIONS = (
+    click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path, readable=False),  # the loader reports an unreadable file together with the user
+        metavar="FILE",
+        help="Configuration file [$DCSYNC_CONFIG, ~/.config/dcsync/config.toml, /etc/dcsync/config.toml].",
+    ),
+    click.Option(["--log-level"], type=click.Choice(["debug", "info", "warning", "error"]), help="Override log.level."),
+    click.Option(["--log-format"], type=click.Choice(["auto", "console", "json"]), help="Override log.format."),
+)
+
+
+def _override(ctx: click.Context, option: click.Parameter, value: object) -> None:
+    """Replace a global option by the one after the command."""
+    if value is not None and option.name is not None:
+        ctx.obj = replace(ctx.obj, **{option.name: value})
+
+
+def _add_global_options(command: click.Command) -> None:
+    """Let a command and its subcommands take the global options, which their help does not list."""
+    names = {param.name for param in command.params}
+    for option in _GLOBAL_OPTIONS:
+        if option.name not in names:
+            after = click.Option(
+                option.opts,
+                type=option.type,
+                metavar=option.metavar,
+                expose_value=False,
+                hidden=True,
+                callback=_override,
+            )
+            command.params.append(after)
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _add_global_options(inner)
+
+
 @click.command(
     cls=LazyGroup,
+    params=list(_GLOBAL_OPTIONS),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_STATUSES,
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, readable=False),  # the loader reports an unreadable file together with the user
-    metavar="FILE",
-    help="Configuration file [$DCSYNC_CONFIG, ~/.config/dcsync/config.toml, /etc/dcsync/config.toml].",
-)
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Override log.level.")
-@click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="Override log.format.")
 @click.version_option(__version__, prog_name="dcsync")
 @click.pass_context
 def dcsync(ctx: click.Context, config: Path | None, log_level: str | None, log_format: str | None) -> None:

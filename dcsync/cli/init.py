@@ -142,7 +142,7 @@ def init_command(ctx: click.Context, /, **_: object) -> int:
 
     The file contains no secrets, only references to them: REF is env:NAME, file:PATH or credential:NAME.
     """
-    from dcsync.config import create, new_place, refuse_existing
+    from dcsync.config import create, create_schema, new_place, refuse_existing
 
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
@@ -158,6 +158,7 @@ def init_command(ctx: click.Context, /, **_: object) -> int:
         given, accounts = _ask(given, accounts, place)
     values = _with_defaults(given)
     create(place, _text(values, accounts, place))
+    create_schema(place)
     _show_next(place, values, accounts)
     return 0
 
@@ -265,10 +266,10 @@ def _with_defaults(given: Mapping[str, str]) -> dict[str, str]:
 
 def _text(values: Mapping[str, str], accounts: Sequence[tuple[str, str]], place: Path) -> str:
     """Return the filled and checked example. Mistakes are reported with the names of the options."""
-    from dcsync.config import example, fill, parse
+    from dcsync.config import example, fill, parse, schema_line
 
     written = {_KEYS[name]: values.get(name) for name in (*_NO_DEFAULT, *values)}
-    text = fill(example(), written, accounts)
+    text = schema_line(place) + fill(example(), written, accounts)
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from dcsync.config.load import SYSTEM, named_place, places_of_the_user
+from dcsync.config.schema import json_schema
 from dcsync.errors import ConfigError
 
 
@@ -62,6 +65,22 @@ def create(path: Path, text: str) -> None:
         # A partial file would block the next attempt.
         path.unlink(missing_ok=True)
         raise _failed(path, error) from None
+
+
+def schema_line(path: Path) -> str:
+    """Return the line at the top of a configuration that names its schema to editors (Taplo, Even Better TOML)."""
+    return f"#:schema ./{_schema_place(path).name}\n"
+
+
+def create_schema(path: Path) -> None:
+    """Write the JSON schema beside a configuration. If that is impossible or the file exists, nothing is written."""
+    with suppress(OSError), _schema_place(path).open("x", encoding="utf-8") as file:
+        json.dump(json_schema(), file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def _schema_place(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.schema.json")
 
 
 def _sync_folder(path: Path) -> None:

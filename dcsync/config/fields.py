@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
 
 from dcsync.config.units import parse_duration, parse_rate, parse_size
 
@@ -36,9 +37,13 @@ def _refuse(value: object, expected: str) -> object:
 
 
 EventName: TypeAlias = Literal["snapshot", "failure", "alert", "recovered"]
-Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
-Size: TypeAlias = Annotated[int, BeforeValidator(_size)]
-Bandwidth: TypeAlias = Annotated[int | None, BeforeValidator(_bandwidth)]
+#: What editors check while you type. The validators are stricter in what they accept, and say more.
+_DURATION: Final[JsonSchemaValue] = {"type": "string", "examples": ["90s", "15m", "1h30m", "1d"]}
+_SIZE: Final[JsonSchemaValue] = {"type": ["string", "integer"], "minimum": 0, "examples": ["500 MB", "5 GiB"]}
+_RATE: Final[JsonSchemaValue] = {"type": ["string", "integer"], "minimum": 1, "examples": ["unlimited", "20 MiB/s"]}
+Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration), WithJsonSchema(_DURATION)]
+Size: TypeAlias = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE)]
+Bandwidth: TypeAlias = Annotated[int | None, BeforeValidator(_bandwidth), WithJsonSchema(_RATE)]
 
 
 class Section(BaseModel):

@@ -73,7 +73,7 @@ def load(path: Path | None = None, *, environ: Mapping[str, str], accounts_neede
     Raises `ConfigMissing`, or `ConfigInvalid` with all mistakes and their lines.
     """
     place = find(path, environ=environ)
-    text, exposed = _read(place)
+    text, exposed = read(place)
     return parse(text, place=place, exposed=exposed, accounts_needed=accounts_needed)
 
 
@@ -87,7 +87,7 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
     document, renamings = rename(document)
     mistakes, old_names = [], []
     for renaming in renamings:
-        line, key = line_of(renaming.place, lines), _dotted(renaming.place)
+        line, key = line_of(renaming.place, lines), dotted(renaming.place)
         lines.setdefault(renaming.new_place, line or 0)
         if renaming.clashes:
             mistakes.append(ConfigMistake(file=str(place), line=line, key=key, message=renaming.message))
@@ -107,14 +107,16 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
             if exposed and ref.holds_secret:
                 message = "others can read this secret. Run chmod 600, or write env:NAME or file:PATH instead"
                 mistakes.append(
-                    ConfigMistake(file=str(place), line=line_of(path, lines), key=_dotted(path), message=message)
+                    ConfigMistake(file=str(place), line=line_of(path, lines), key=dotted(path), message=message)
                 )
         if not mistakes:
             return config.with_old_names(tuple(old_names))
     raise ConfigInvalid(tuple(sorted(mistakes, key=lambda mistake: mistake.line or 0)))
 
 
-def _read(place: Path) -> tuple[str, bool]:
+def read(place: Path) -> tuple[str, bool]:
+    """Return the file's text, and whether others can read it. Raises `ConfigMissing` or `ConfigInvalid`."""
+
     def fail(message: str, line: int | None = None) -> ConfigInvalid:
         return ConfigInvalid((ConfigMistake(file=str(place), line=line, key="", message=message),))
 
@@ -152,7 +154,7 @@ def _broken(place: Path, error: tomllib.TOMLDecodeError) -> ConfigMistake:
 def _mistake(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...], int]) -> ConfigMistake:
     path = tuple(item["loc"])
     message = item["msg"].removeprefix("Value error, ")
-    key = _dotted(path)
+    key = dotted(path)
     match item["type"]:
         case "extra_forbidden":
             message = "unknown key" + _suggestion(path)
@@ -170,7 +172,7 @@ def _mistake(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
     return ConfigMistake(file=str(place), line=line_of(path, lines), key=printable(key, 200), message=message)
 
 
-def _dotted(path: Sequence[str | int]) -> str:
+def dotted(path: Sequence[str | int]) -> str:
     """Return a path as messages show it: array elements count from 1."""
     return ".".join(str(part + 1) if isinstance(part, int) else part for part in path)
 

@@ -7,10 +7,10 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, SecretStr
+from pydantic import BaseModel, BeforeValidator, SecretStr, WithJsonSchema
 
 from dcsync.errors import SecretExposed, SecretUnavailable
 
@@ -197,14 +197,15 @@ def _reader(kind: type[R], must_be: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+_TEXT: Final = WithJsonSchema({"type": "string", "minLength": 1})
 ManifestPlace: TypeAlias = Annotated[
-    ManifestRef, _reader(ManifestRef, 'must be "sqlite" or the address of a PostgreSQL database')
+    ManifestRef, _reader(ManifestRef, 'must be "sqlite" or the address of a PostgreSQL database'), _TEXT
 ]
 ProxyPlace: TypeAlias = Annotated[
-    ProxyRef, _reader(ProxyRef, 'must be "environment", "none", or the address of a proxy')
+    ProxyRef, _reader(ProxyRef, 'must be "environment", "none", or the address of a proxy'), _TEXT
 ]
 Secret: TypeAlias = Annotated[
-    SecretRef, _reader(SecretRef, 'must be a string: "env:NAME", "file:PATH" or "credential:NAME"')
+    SecretRef, _reader(SecretRef, 'must be a string: "env:NAME", "file:PATH" or "credential:NAME"'), _TEXT
 ]
 
 

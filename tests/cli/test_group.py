@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import dcsync
+from dcsync.cli import group
 from dcsync.cli.group import _COMMANDS
 from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
@@ -56,6 +58,45 @@ def test_help_imports_no_heavy_package() -> None:
 def test_an_unknown_command_and_an_unknown_option_are_usage_errors(dcsync: Dcsync) -> None:
     assert dcsync("sink").status == 2
     assert dcsync("sync", "--frobnicate").status == 2
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("synch", "sync"), ("statsu", "status"), ("acounts", "accounts")])
+def test_a_typo_gets_a_suggestion(dcsync: Dcsync, typed: str, meant: str) -> None:
+    result = dcsync(typed)
+
+    assert result.status == 2
+    assert f"Did you mean '{meant}'?" in result.err
+
+
+def every_command() -> list[list[str]]:
+    """Return every command and subcommand, as typed."""
+    found = []
+    with click.Context(group.dcsync) as ctx:
+        for name in _COMMANDS:
+            command = group.dcsync.get_command(ctx, name)
+            inner = list(command.commands) if isinstance(command, click.Group) else []
+            found += [[name, each] for each in inner] or [[name]]
+    return found
+
+
+@pytest.mark.parametrize("command", every_command(), ids=" ".join)
+def test_global_options_also_work_after_every_command(dcsync: Dcsync, command: list[str]) -> None:
+    """The mistake is reported, so the option is known, with its values."""
+    result = dcsync(*command, "--log-level", "loud")
+
+    assert result.status == 2
+    assert "Invalid value for '--log-level': 'loud' is not one of" in result.err
+
+
+def test_the_option_after_the_command_replaces_the_one_before(side: Served, dcsync: Dcsync) -> None:
+    for arguments in (
+        ["config", "check", "--config", side.config],
+        ["config", "--config", side.config, "check"],
+        ["--config", "/nonexistent", "config", "check", "--config", side.config],
+        ["--config", side.config, "config", "check"],
+    ):
+        assert dcsync(*arguments).out == f"{side.config} is valid\n"
+    assert "/nonexistent does not exist" in dcsync("--config", side.config, "status", "--config", "/nonexistent").err
 
 
 def test_no_configuration_says_where_it_looked(dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -339,3 +340,19 @@ def test_a_configuration_that_is_there_is_said_before_anything_is_asked(side: Se
     assert status == 2
     assert "already exists" in user.said
     assert "Mirror folder" not in user.said
+
+
+def test_the_file_names_its_schema_to_editors(dcsync: Dcsync, place: Path) -> None:
+    assert dcsync("--config", place, "init", "--root", "/data", "--client-id", "app").status == 0
+
+    schema = place.with_name("config.schema.json")
+    assert place.read_text().startswith("#:schema ./config.schema.json\n")
+    assert json.loads(schema.read_text())["title"] == "The configuration of dcsync"
+
+
+def test_a_file_in_place_of_the_schema_stays(dcsync: Dcsync, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.with_name("config.schema.json").write_text("mine")
+
+    assert dcsync("--config", place, "init", "--root", "/data", "--client-id", "app").status == 0
+    assert place.with_name("config.schema.json").read_text() == "mine"

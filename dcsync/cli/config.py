@@ -93,7 +93,8 @@ def check_command(ctx: click.Context, as_json: bool) -> int:
 def schema_command() -> int:
     """Print the JSON schema of the configuration, with which an editor completes and checks the file.
 
-    Save it beside the configuration, and write this line at the top of it: #:schema ./config.schema.json
+    Save it in the folder of the configuration as config.schema.json. The first line of the configuration refers to it:
+    #:schema ./config.schema.json
     """
     from dcsync.cli.output import print_json
     from dcsync.config import json_schema

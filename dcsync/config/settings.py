@@ -22,7 +22,7 @@ _HIDDEN = "***"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A key and its value. `line` is its line in the file, or None for a default. `value` is None if it has none."""
+    """A key and its value. `line` is its line in the file, or None for a default. Without a default, `value` is None."""
 
     key: str
     value: Json

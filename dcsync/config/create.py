@@ -73,7 +73,7 @@ def schema_line(path: Path) -> str:
 
 
 def create_schema(path: Path) -> None:
-    """Write the JSON schema into the folder of a configuration. Does nothing if the file exists or cannot be written."""
+    """Write the JSON schema into the folder of a configuration, unless the file exists or cannot be written."""
     with suppress(OSError), _schema_place(path).open("x", encoding="utf-8") as file:
         json.dump(json_schema(), file, indent=2, ensure_ascii=False)
         file.write("\n")

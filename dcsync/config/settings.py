@@ -22,7 +22,7 @@ _HIDDEN = "***"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A key and its value. `line` is its line in the file, or None for a default. Without a default, `value` is None."""
+    """A key and its value. Both `line` (of a default) and `value` (without a default) may be None."""
 
     key: str
     value: Json

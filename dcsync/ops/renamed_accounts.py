@@ -33,7 +33,7 @@ async def follow_accounts(
     """Move the snapshots of renamed accounts to their new names, without a download. Forget those that were removed.
 
     An account was renamed if the configuration has its ID under a name without snapshots. Killed at any point, the next
-    call continues. An account whose folder was removed has no snapshots any more. `unfinished` accounts wait. Raises
+    call continues. An account whose folder was removed has no snapshots any more. Accounts in `unfinished` wait. Raises
     `MirrorLocked` when an account was renamed while other hosts are running: they would download everything again.
     """
     manifest = context.manifest

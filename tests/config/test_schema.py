@@ -16,7 +16,7 @@ SCHEMA = cast("dict[str, Any]", json_schema())
 
 def keys() -> dict[tuple[str, str], dict[str, Any]]:
     """Return the schema of every key by section and name."""
-    found = {}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for section, schema in SCHEMA["properties"].items():
         table = schema.get("items", schema)
         found |= {(section, name): key for name, key in table["properties"].items()}

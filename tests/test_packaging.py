@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -11,12 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 from dcsync import DISTRIBUTION, __version__
+from scripts.manual import generated_files
 
 REPOSITORY: Final = Path(__file__).parent.parent
 PYPROJECT: Final[dict[str, Any]] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+SYSTEMD: Final = (
+    *("dcsync.service", "dcsync@.service", "dcsync-sync.service", "dcsync-sync.timer"),
+    *("dcsync.sysusers", "dcsync.tmpfiles"),
+)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -73,15 +80,36 @@ def test_the_wheel_says_that_it_is_typed_and_has_the_files_that_are_no_code(whee
         "dcsync/config/example.toml",
         "dcsync/ops/templates/index.html.j2",
         "dcsync/ops/templates/age.js",
+        *(f"dcsync/systemd/files/{name}" for name in SYSTEMD),
     }
     assert wheel.read("dcsync/py.typed") == b""
 
 
+def test_the_wheel_has_the_manual_the_completion_and_the_example_below_its_prefix(wheel: zipfile.ZipFile) -> None:
+    data = f"data_connector_mirror-{__version__}.data/data/"
+    shared = {name.removeprefix(data): wheel.read(name) for name in wheel.namelist() if name.startswith(data)}
+
+    assert shared.keys() == {*generated_files(), "share/doc/dcsync/config.example.toml"}
+    assert shared["share/man/man1/dcsync.1"].startswith(b".TH DCSYNC 1 ")
+    assert shared["share/zsh/site-functions/_dcsync"].startswith(b"#compdef dcsync\n")
+    assert shared["share/doc/dcsync/config.example.toml"] == (REPOSITORY / "config.example.toml").read_bytes()
+
+
+def test_the_sdist_has_all_that_the_wheel_is_built_from_and_what_is_generated(tmp_path: Path) -> None:
+    (path,) = SdistBuilder(str(REPOSITORY)).build(directory=str(tmp_path), versions=["standard"])
+    with tarfile.open(path) as opened:
+        names = {name.split("/", 1)[1] for name in opened.getnames()}
+
+    modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "dcsync").rglob("*.py")}
+    assert names >= modules | {f"dcsync/systemd/files/{name}" for name in SYSTEMD} | set(generated_files())
+    assert names >= {"config.example.toml", "dcsync/py.typed", "scripts/build_hook.py", "scripts/manual.py", "LICENSE"}
+    assert [name for name in names if name.startswith((".ci", ".venv", "dist/", "build/"))] == []
+
+
 def test_the_wheel_has_every_module_and_nothing_beside_the_package(wheel: zipfile.ZipFile) -> None:
     modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "dcsync").rglob("*.py")}
-    packed = {
-        name for name in wheel.namelist() if not name.startswith(f"data_connector_mirror-{__version__}.dist-info/")
-    }
+    beside = f"data_connector_mirror-{__version__}."
+    packed = {name for name in wheel.namelist() if not name.startswith((f"{beside}dist-info/", f"{beside}data/"))}
 
     assert {name for name in packed if name.endswith(".py")} == modules
     assert all(name.startswith("dcsync/") for name in packed)

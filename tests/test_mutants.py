@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-from scripts.mutants import equivalent, mutants, own_tests
+from scripts.mutants.__main__ import equivalent, own_tests
+from scripts.mutants.changes import mutants
 
 REPOSITORY: Final = Path(__file__).parent.parent
 
@@ -132,7 +133,7 @@ def repository(tmp_path: Path) -> Path:
         "tests/conftest.py": "import hypothesis\nhypothesis.settings.register_profile('ci')\n",
         "tests/core/test_limit.py": TESTS,
         "tests/equivalent_mutants.txt": "# why\ndcsync/core/limit.py module: 10 -> 9\n",
-        "scripts/mutants.py": (REPOSITORY / "scripts/mutants.py").read_text(),
+        **{str(file.relative_to(REPOSITORY)): file.read_text() for file in REPOSITORY.glob("scripts/mutants/*.py")},
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

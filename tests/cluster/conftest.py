@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import stamina
 
 from tests.rigs.mirror import Mirror, mirroring
+from tests.rigs.retries import retries_do_not_wait
 from tests.rigs.shared_tokens import shared_database, shared_store
 
-__all__ = ["shared_database", "shared_store"]
-
-
-@pytest.fixture(autouse=True)
-def retries_do_not_wait() -> Iterator[None]:
-    """Let retries of one call come at once: they would wait in real time. All else waits on the virtual clock."""
-    with stamina.set_testing(True, attempts=100):
-        yield
+__all__ = ["retries_do_not_wait", "shared_database", "shared_store"]
 
 
 @pytest.fixture

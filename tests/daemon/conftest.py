@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import stamina
 
 from tests.rigs.mirror import Mirror, mirroring
+from tests.rigs.retries import retries_do_not_wait
 
-
-@pytest.fixture(autouse=True)
-def retries_do_not_wait() -> Iterator[None]:
-    """Retry API calls without a wait, which would be real time. Everything else waits on the virtual clock."""
-    with stamina.set_testing(True, attempts=100):
-        yield
+__all__ = ["retries_do_not_wait"]
 
 
 @pytest.fixture

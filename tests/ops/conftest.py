@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.rigs.mirror import Mirror, mirroring
+from tests.rigs.retries import retries_do_not_wait
+
+__all__ = ["retries_do_not_wait"]
 
 
 @pytest.fixture

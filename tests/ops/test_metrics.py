@@ -7,14 +7,12 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import stamina
 from prometheus_client.parser import text_string_to_metric_families
 
 from dcsync import __version__
@@ -35,12 +33,6 @@ from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 
 Figures = dict[tuple[str, ...], float]
 NOON_S = NOON.timestamp()
-
-
-@pytest.fixture(autouse=True)
-def _retries_without_waits() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=100):
-        yield
 
 
 def figures(text: bytes) -> Figures:

@@ -1,21 +1,14 @@
-"""What the tests of alerts share: a hook that listens, a notification server, and retries that do not wait."""
+"""What the tests of alerts share: a hook that listens, a notification server."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
-import stamina
 
 from tests.rigs.listener import Listener
 from tests.rigs.mirror import Mirror
 from tests.rigs.notified import NotificationServer, notification_server
-
-
-@pytest.fixture(autouse=True)
-def _retries_without_waits() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=100):
-        yield
 
 
 @pytest.fixture

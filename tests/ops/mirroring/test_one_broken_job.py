@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import stamina
 
 from dcsync.api import client, transport
 from dcsync.core.lifecycle import JobState
@@ -32,12 +30,6 @@ SILENCE: dict[str, dict[str, Any]] = {
     "reset": {"kind": "reset"},
     "nothing": {"kind": "hang", "seconds": 0.3},
 }
-
-
-@pytest.fixture(autouse=True)
-def _retries_without_waits() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=100):
-        yield
 
 
 @pytest.fixture(params=SILENCE)

@@ -174,7 +174,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         return int(ExitStatus.DONE)
     except Exception as error:  # noqa: BLE001 - a bug is reported with its traceback
-        return _show_bug(error)
+        return show_bug(error)
     return int(result) if isinstance(result, int) else int(ExitStatus.DONE)
 
 
@@ -197,7 +197,8 @@ def _interrupted() -> int:
     return int(ExitStatus.INTERRUPTED)
 
 
-def _show_bug(error: Exception) -> int:
+def show_bug(error: Exception) -> int:
+    """Print the traceback of a bug on stderr, without secrets."""
     from dcsync.log import redact
 
     # A traceback has no values of local variables. Secrets in its messages are redacted.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.group import exit_statuses
-from dcsync.errors import ExitStatus
+from dcsync.cli.group import exit_statuses, show_bug
+from dcsync.errors import DcsyncError, ExitStatus
 
 if TYPE_CHECKING:
     from dcsync.core.freshness import RequestFreshness
@@ -26,14 +26,25 @@ if TYPE_CHECKING:
     is_flag=True,
     help="For monitoring: exit with a status other than 0 if an account is stale or has an alert that counts.",
 )
+@click.option(
+    "--nagios", is_flag=True, help="For Nagios, Icinga and Checkmk: print one line, and exit with 0, 1, 2 or 3."
+)
 @click.pass_context
-def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
+def status_command(ctx: click.Context, as_json: bool, check: bool, nagios: bool) -> int:
     """Show the state of the mirror. Reads only the manifest, so it needs neither the network nor a daemon.
 
     With --check the exit status is 3 if an account is stale (poll.stale_after) or has an alert. Some alerts set another
     status: 12 if you have to sign in, 13 if a permission is missing, 14 if the disk or the mirror needs attention.
     Alerts that only inform you leave it at 0. docs/alerts.md lists the status of every alert.
+
+    With --nagios the exit status is 0 (OK) exactly when --check gives 0. Otherwise it is 1 (WARNING), 2 (CRITICAL: an
+    account is stale, or data is missing or damaged), or 3 (UNKNOWN: the status cannot be read).
     """
+    if nagios:
+        if as_json:
+            message = "choose one of --json and --nagios"
+            raise click.UsageError(message)
+        return _nagios(ctx)
     from dcsync.app.status import read_status
     from dcsync.cli.ending import time_limit
     from dcsync.cli.output import print_json
@@ -48,12 +59,31 @@ def status_command(ctx: click.Context, as_json: bool, check: bool) -> int:
     return int(status.check) if check else 0
 
 
+def _nagios(ctx: click.Context) -> int:
+    from dcsync.app.status import read_status
+    from dcsync.cli.ending import time_limit
+    from dcsync.cli.nagios import NagiosState, print_nagios, print_unknown
+    from dcsync.cli.startup import load_stores, run_async
+
+    try:
+        with time_limit(_LIMIT_S, NagiosState.UNKNOWN, lambda: print_unknown(_HUNG)):
+            return print_nagios(run_async(read_status(*load_stores(ctx))))
+    except DcsyncError as error:
+        return print_unknown(f"{error.message} [{error.code}]")
+    except Exception as error:  # noqa: BLE001 - 1, the exit status of a bug, would be a warning
+        show_bug(error)
+        return print_unknown("a bug in dcsync; run dcsync status to see it")
+
+
 #: Longer than a locked manifest may take.
 _LIMIT_S = 60.0
 
 
+_HUNG = f"no status after {_LIMIT_S:.0f} s: the disk of state.dir does not answer"
+
+
 def _print_hung() -> None:
-    click.secho(f"dcsync: no status after {_LIMIT_S:.0f} s: the disk of state.dir does not answer", fg="red", err=True)
+    click.secho(f"dcsync: {_HUNG}", fg="red", err=True)
 
 
 def _print(status: Status) -> None:

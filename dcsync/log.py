@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -66,8 +67,40 @@ def _without_value(pair: re.Match[str]) -> str:
     return f"{pair[1]}{pair[2]}{quote[0] if quote else ''}…"
 
 
-def configure(level: str, form: str, *, stream: Stream) -> None:
-    """Set up the log. `form` is `console`, `json`, or `auto`: console on a terminal, else JSON lines."""
+#: The priorities of syslog by the level's name (sd-daemon(3)).
+_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+class _ForJournal(logging.Formatter):
+    """Writes the priority before each line. The journal takes it off again (SyslogLevelPrefix= of systemd.exec(5))."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record."""
+        prefix = f"<{_PRIORITIES.get(record.levelname, 6)}>"
+        return "\n".join(prefix + line for line in self._inner.format(record).split("\n"))
+
+
+def is_journal(descriptor: int, environ: Mapping[str, str]) -> bool:
+    """Return whether an output goes to the journal: `$JOURNAL_STREAM` names its device and inode (systemd.exec(5)).
+
+    A hook or a redirected command inherits the variable, but not the output.
+    """
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def configure(level: str, form: str, *, stream: Stream, for_journal: bool = False) -> None:
+    """Set up the log. `form` is `console`, `json`, or `auto`: console on a terminal, else JSON lines.
+
+    With `for_journal`, each line begins with its priority, so that `journalctl -p warning` finds it.
+    """
     as_console = form == "console" or (form == "auto" and stream.isatty())
     shared: list[Callable[[WrappedLogger, str, EventDict], Mapping[str, Any]]] = [
         structlog.stdlib.add_log_level,
@@ -91,7 +124,7 @@ def configure(level: str, form: str, *, stream: Stream) -> None:
         ],
     )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter)
+    handler.setFormatter(_ForJournal(formatter) if for_journal else formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from yarl import URL
 import dcsync
 from dcsync.auth.token_store import TokenPair
 from dcsync.errors import ApiUnreachable
-from dcsync.log import configure, redact
+from dcsync.log import configure, is_journal, redact
 
 #: What must appear nowhere; in letters that survive every escaping.
 CANARY = "SECRETcanary0123456789abcdef"
@@ -383,3 +384,46 @@ def test_secrets_of_any_shape_and_type_are_taken_out(value: object, key: str) ->
 
     assert "S3CRET" not in stream.getvalue()
     assert "x" in json.loads(stream.getvalue())["event"]
+
+
+# --- the journal ------------------------------------------------------------------------------------------------------
+
+
+def test_in_the_journal_each_line_has_its_priority() -> None:
+    stream = Stream()
+    configure("debug", "json", stream=stream, for_journal=True)
+    log = structlog.get_logger("test")
+
+    log.debug("a")
+    log.info("b")
+    log.warning("c")
+    log.error("d")
+    logging.getLogger("other").critical("e")
+
+    found = [(line[:3], json.loads(line[3:])["event"]) for line in stream.lines()]
+    assert found == [("<7>", "a"), ("<6>", "b"), ("<4>", "c"), ("<3>", "d"), ("<2>", "e")]
+
+
+def test_in_the_journal_the_lines_of_a_traceback_have_its_priority() -> None:
+    stream = Stream()
+    configure("info", "console", stream=stream, for_journal=True)
+
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        structlog.get_logger("test").exception("failed")
+
+    assert len(stream.lines()) > 3
+    assert {line[:3] for line in stream.lines()} == {"<3>"}
+
+
+def test_only_the_output_that_the_variable_names_is_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("w") as journal, (tmp_path / "b").open("w") as other:
+        status = os.fstat(journal.fileno())
+        environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+
+        assert is_journal(journal.fileno(), environ)
+        assert not is_journal(other.fileno(), environ)
+        assert not is_journal(journal.fileno(), {})
+        closed = journal.fileno()
+    assert not is_journal(closed, environ)

@@ -343,6 +343,15 @@ class TestUnderSystemd:
         assert "Watchdog timeout" in journal
         assert [secret for secret in seen["look_at_setup"]["secrets"] if secret in journal] == []
 
+    def test_the_journal_has_the_priority_of_each_line(self, seen: Seen) -> None:
+        def levels(name: str) -> set[str]:
+            lines = (seen.booted.results / f"journal-{name}").read_text().splitlines()
+            return {json.loads(line)["level"] for line in lines if line.startswith("{")}
+
+        assert levels("others") == {"info"}
+        assert levels("warnings") <= {"warning", "error"}
+        assert "warning" in levels("warnings")
+
     @pytest.mark.parametrize("folder", ["/srv/dcsync", "/var/lib/dcsync", "/tmp", "/var/tmp", "/dev/shm"])  # noqa: S108
     def test_a_hook_may_write_here(self, seen: Seen, folder: str) -> None:
         assert seen["confine"]["can"][f"write {folder}"] == "done"

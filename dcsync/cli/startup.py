@@ -80,11 +80,16 @@ def load_stores(ctx: click.Context) -> tuple[Config, Stores]:
 
 def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:
     """Set up the log on stderr. The global options override `level` and `form`."""
-    from dcsync.log import configure
+    from dcsync.log import configure, is_journal
 
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
-    configure(options.log_level or level, options.log_format or form, stream=_Stderr())
+    configure(
+        options.log_level or level,
+        options.log_format or form,
+        stream=_Stderr(),
+        for_journal=is_journal(2, os.environ),
+    )
 
 
 def _print_stuck(seconds: float) -> None:

@@ -219,6 +219,10 @@ def drive() -> None:
     subprocess.run(["journalctl", "--sync"], check=False)
     with (OUT / "journal").open("w") as file:
         subprocess.run(["journalctl", "--boot", "--output=short-monotonic"], check=False, stdout=file)
+    of_unit = ["journalctl", "--boot", "--output=cat", f"_SYSTEMD_UNIT={MAIN.name}"]
+    for name, priorities in (("warnings", "emerg..warning"), ("others", "notice..debug")):
+        with (OUT / f"journal-{name}").open("w") as file:
+            subprocess.run([*of_unit, f"--priority={priorities}"], check=False, stdout=file)
 
 
 def look_at_setup(api: Api) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from dcsync.cli.nagios import print_nagios
 from dcsync.core.alerts import ALERT_KINDS, Alert, AlertCode
+from dcsync.core.model import AccountName
 from dcsync.core.standing import StandingAlert
 from dcsync.errors import ExitStatus
 from dcsync.ops.status import AccountStatus, Status
@@ -26,7 +27,7 @@ LINE = re.compile(r"DCSYNC (OK|WARNING|CRITICAL|UNKNOWN) - ([^|\n]+)(?: \| ((?:'
 def status(*codes: AlertCode, is_stale: bool = False, free_bytes: int | None = 5, disk: Alert | None = None) -> Status:
     alerts = [Alert.of(code, account="acme", message=f"{code} a|b\nc") for code in codes]
     account = AccountStatus(
-        name="acme",
+        name=AccountName("acme"),
         last_poll=NOW,
         last_success=NOW - timedelta(hours=1),
         newest_snapshot="acme/x",

@@ -29,9 +29,9 @@ def status(*codes: AlertCode, is_stale: bool = False, free_bytes: int | None = 5
     account = AccountStatus(
         name=AccountName("acme"),
         last_poll=NOW,
-        last_success=NOW - timedelta(hours=1),
+        last_success=datetime.now(UTC) - timedelta(hours=1),
         newest_snapshot="acme/x",
-        newest_completed_at=NOW - timedelta(hours=3),
+        newest_completed_at=datetime.now(UTC) - timedelta(hours=3),
         jobs={},
         alerts=tuple(StandingAlert(alert=alert, since=NOW, notified_at=None) for alert in alerts),
         is_stale=is_stale,
@@ -60,7 +60,7 @@ def test_a_mirror_in_order_is_ok(capsys: pytest.CaptureFixture[str]) -> None:
     number, state, message, data = shown(status(), capsys)
 
     assert (number, state, message) == (0, "OK", "acme newest 3 h ago")
-    assert re.fullmatch(r"alerts=0 'acme_newest_age'=1080\ds 'acme_success_age'=360\ds free=5B", data)
+    assert re.fullmatch(r"alerts=0 'acme_newest_age'=108\d\ds 'acme_success_age'=36\d\ds free=5B", data)
 
 
 def test_an_alert_that_only_informs_is_counted_and_ok(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,7 @@ class SecretUnavailable(ConfigError):
 
     code = "C-SECRET"
     hint = "set the variable above, or make the file readable for the user that runs dcsync. "
-    hint += "A credential: exists only inside the systemd service (docs/service-account.md)"
+    hint += "A credential: exists only inside the systemd service (docs/guides/service-account.md)"
 
 
 class SecretExposed(ConfigError):
@@ -201,7 +201,7 @@ class BadAnswer(ApiError):
     code = "A-ANSWER"
     transient = True
     hint = "a proxy or a sign-in page may have answered instead of Autodesk: check network.proxy and api.base_url "
-    hint += "(docs/network.md)"
+    hint += "(docs/guides/network.md)"
 
 
 class BadRequest(ApiError):
@@ -305,7 +305,7 @@ class ClientRejected(AuthError):
 class TokenUndecided(AuthError):
     """A refresh is unconfirmed: Autodesk may have used the refresh token.
 
-    dcsync retries with the old token until it gets a definite answer (docs/design.md, Token protocol, T5).
+    dcsync retries with the old token until it gets a definite answer (docs/project/design.md, Token protocol, T5).
     """
 
     code = "T-UNDECIDED"

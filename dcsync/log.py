@@ -148,7 +148,7 @@ def configure(level: str, form: str, *, stream: Stream, for_journal: bool = Fals
 
 
 def _json_line(event: EventDict, **options: Any) -> str:  # noqa: ANN401 - passed on
-    """Return readable JSON. Characters that break a line or control a terminal are escaped (docs/faults.md, S10)."""
+    """Return readable JSON. Characters that break a line or control a terminal are escaped (faults.md, S10)."""
     text = json.dumps(event, ensure_ascii=False, **options)
     return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
@@ -179,7 +179,7 @@ def _redacted(key: str, value: object) -> object:
 
 
 def _escape_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Keep one event on one line, whatever characters a name contains (docs/faults.md, S10)."""
+    """Keep one event on one line, whatever characters a name contains (docs/project/faults.md, S10)."""
     for key, value in event.items():
         if isinstance(value, str) and key not in {"exception", "stack"}:
             event[key] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)

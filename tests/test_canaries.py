@@ -1,4 +1,4 @@
-"""Secrets planted wherever one can be, and looked for wherever one could come out (docs/faults.md S9, promise 6)."""
+"""Secrets planted wherever one can be, and looked for wherever one could come out (faults.md S9, promise 6)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _TEST: Final = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
 
 def rows() -> dict[str, str]:
     """Return what each fault's row says it is proved by."""
-    text = (REPOSITORY / "docs/faults.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs/project/faults.md").read_text(encoding="utf-8")
     found = [(row[1], row[3]) for row in _ROW.finditer(text)]
     assert len(found) == len(dict(found))
     return dict(found)
@@ -59,13 +59,13 @@ def test_every_row_is_proved_or_says_why_not() -> None:
 
 def test_no_code_span_with_a_test_s_name_is_passed_over() -> None:
     """A test that the pattern does not know would never be looked for."""
-    text = (REPOSITORY / "docs/faults.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs/project/faults.md").read_text(encoding="utf-8")
     assert text.count("::test_") == len(_TEST.findall(text))
 
 
 def test_docs_alerts_md_has_every_code_with_its_severity_and_exit_status() -> None:
     """A code that is new, gone or changed needs its row: when it is raised, what resolves it, and what to do."""
-    text = (REPOSITORY / "docs/alerts.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs/reference/alerts.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
 
     assert [row for row in rows if len(row) != 6 or not all(cell.strip() for cell in row)] == []

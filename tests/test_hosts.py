@@ -206,7 +206,7 @@ async def test_status_shows_the_hosts_and_one_shots_wait_for_none(tmp_path: Path
 
 @pytest.mark.timeout(600)
 async def test_a_host_with_another_manifest_is_refused(tmp_path: Path, postgres_server: Postgres) -> None:
-    """docs/faults.md M9."""
+    """docs/project/faults.md M9."""
     async with (
         Sandbox(make_world(1), options=Options(quota_per_minute=None)) as sandbox,
         fleet(tmp_path, sandbox, postgres_server, hosts=3) as hosts,

@@ -1,4 +1,4 @@
-"""Company networks: a real proxy and a CA of one's own. Only the proxy can resolve the names (docs/network.md)."""
+"""Company networks: a real proxy and a CA of one's own. Only the proxy can resolve the names (network.md)."""
 
 from __future__ import annotations
 

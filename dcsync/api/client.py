@@ -133,7 +133,7 @@ class DataConnector:
         """
         path, options = f"{_root(account)}/requests", options or ListOptions()
         if options.project_id is not None:
-            # Autodesk documents no other way to name the project of data requests (docs/api.md §8).
+            # Autodesk documents no other way to name the project of data requests (docs/project/api.md §8).
             filters = {"projectId": options.project_id, **(options.filters or {})}
             options = replace(options, project_id=None, filters=filters)
         pages = self._pages(path, wire.parse_request, options, on_bad, MAX_REQUEST_PAGES, on_endless)
@@ -192,14 +192,14 @@ class DataConnector:
         most_pages: int = MAX_PAGES,
         on_endless: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[list[T]]:
-        """Read a list page by page, with one entry of overlap between pages (docs/faults.md A13).
+        """Read a list page by page, with one entry of overlap between pages (docs/project/faults.md A13).
 
         Lists are sorted newest first. A job that appears while paging moves the other jobs to later pages. They are
         returned twice and recognised by their ID. A job that disappears moves the others to earlier pages, where they
         would be missed. The overlapping entry then differs from the expected one, and the list is read from the top.
 
         The list ends with an empty page, with the same page three times (an API that ignores `offset`,
-        docs/faults.md A17), or with a short page that the total does not contradict.
+        docs/project/faults.md A17), or with a short page that the total does not contradict.
         """
         seen: set[str] = set()
         offset, restarts, last_id = options.offset, 0, None

@@ -24,7 +24,7 @@ from dcsync.core.urls import StoragePolicy, check_signed_url
 from dcsync.errors import StorageUnreachable, UnsafeUrl
 from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 
-#: A running transfer may take as long as it needs (docs/api.md §4), but a silence of 60 s ends it.
+#: A running transfer may take as long as it needs (docs/project/api.md §4), but a silence of 60 s ends it.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30, sock_connect=30, sock_read=60)
 #: S3 explains a refusal in some hundred bytes, at once.
 _REFUSAL_BYTES, _REFUSAL_S = 4096, 5.0

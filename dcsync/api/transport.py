@@ -36,15 +36,15 @@ from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 
 log = structlog.get_logger(__name__)
 
-#: Enough for a listing of 190,000 entries. A larger body could exhaust the memory (docs/faults.md A11).
+#: Enough for a listing of 190,000 entries. A larger body could exhaust the memory (docs/project/faults.md A11).
 MAX_BODY = 16 << 20
 #: Attempts per call. With full jitter of up to a minute they outlast a short gateway failure, not an outage.
 ATTEMPTS = 5
 #: The API is down when all attempts of a call failed, other than one for a single job, and no other call was answered
 #: in that time. Until it answers again, the next caller probes it once per this interval, without retries
-#: (docs/faults.md A4).
+#: (docs/project/faults.md A4).
 PROBE_S = 60.0
-#: A larger clock error puts 60 s URLs and 300 s assertions at risk, so dcsync warns (docs/faults.md C4).
+#: A larger clock error puts 60 s URLs and 300 s assertions at risk, so dcsync warns (docs/project/faults.md C4).
 MAX_SKEW_S = 120.0
 _TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
 
@@ -155,7 +155,7 @@ class ApiTransport:
         token = await self.tokens.access_token()
         status, headers, body = await self._exchange(url, path, token, on_call)
         if status == 401:
-            # Only one retry: a 401 for a fresh token does not go away with time (docs/faults.md A5).
+            # Only one retry: a 401 for a fresh token does not go away with time (docs/project/faults.md A5).
             words = reason(headers, body, secrets=[token])
             try:
                 token = await self.tokens.access_token(rejected=token)

@@ -24,7 +24,7 @@ def sign_assertion(
         "sub": service_account_id,
         "aud": audience,
         "exp": int((now + _LIFE).timestamp()),
-        "scope": list(SCOPES),  # Autodesk expects an array here, not OAuth's usual string (docs/api.md §6)
+        "scope": list(SCOPES),  # Autodesk expects an array here, not OAuth's usual string (docs/project/api.md §6)
     }
     try:
         return jwt.encode(claims, _pem(private_key), algorithm="RS256", headers={"kid": key_id})

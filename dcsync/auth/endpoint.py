@@ -32,9 +32,9 @@ from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
 AUTHORIZE_PATH = "/authentication/v2/authorize"
 TOKEN_PATH = "/authentication/v2/token"  # noqa: S105 - a path
 REVOKE_PATH = "/authentication/v2/revoke"
-#: dcsync only reads, and the lists are enough for that. Only GET jobs/:jobId needs `data:write` (docs/api.md §1).
+#: dcsync only reads, and the lists are enough for that. Only GET jobs/:jobId needs `data:write` (api.md §1).
 SCOPES = ("data:read",)
-#: Our own time-out leaves a refresh unconfirmed, so it is long (docs/design.md, Token protocol T3).
+#: Our own time-out leaves a refresh unconfirmed, so it is long (docs/project/design.md, Token protocol T3).
 READ_TIMEOUT_S = 90.0
 #: A 4xx without a code that OAuth defines. It may be about the token, and only `invalid_grant` may end a sign-in.
 _UNCLEAR_HINT = (
@@ -158,7 +158,7 @@ class TokenEndpoint:
         if self._client.secret is None:
             form["client_id"] = self._client.id
         else:
-            # Credentials in both the header and the body cause a 400 (docs/api.md §6).
+            # Credentials in both the header and the body cause a 400 (docs/project/api.md §6).
             pair = f"{self._client.id}:{self._client.secret}".encode()
             headers["Authorization"] = "Basic " + base64.b64encode(pair).decode("ascii")
         sent = False
@@ -212,13 +212,13 @@ class TokenEndpoint:
 _CLIENT_ERRORS = frozenset(
     {"invalid_client", "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_grant_type"}
 )
-#: Such a code, alone or in a sentence of the API's own format (`developerMessage`, docs/api.md §8).
+#: Such a code, alone or in a sentence of the API's own format (`developerMessage`, docs/project/api.md §8).
 _CODE = re.compile(rf"\b(?:invalid_grant|{'|'.join(sorted(_CLIENT_ERRORS))})\b")
 
 
 #: OAuth's error codes for the client itself. The others can also be about the assertion.
 _UNKNOWN_CLIENT = frozenset({"invalid_client", "unauthorized_client"})
-#: An assertion is valid for 300 s (docs/api.md §6). The date has whole seconds, and the answer took some time.
+#: An assertion is valid for 300 s (docs/project/api.md §6). The date has whole seconds, and the answer took some time.
 _HARMLESS_SKEW_S = 20.0
 #: 408 and 429 refuse a call before anything in it is checked (RFC 9110 §15.5.9, RFC 6585 §4).
 _RETRYABLE = frozenset({408, 425, 429})
@@ -283,7 +283,7 @@ def _granted(body: bytes) -> Granted:
 
 
 def _lifetime(value: object) -> float:
-    """Clamp any `expires_in` to between 60 s and 1 h (docs/faults.md T9). An access token lives 60 minutes."""
+    """Clamp any `expires_in` to between 60 s and 1 h (docs/project/faults.md T9). An access token lives 60 minutes."""
     try:
         seconds = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 #: A token with less time left is renewed, so that it does not expire during a call.
 MARGIN = timedelta(minutes=5)
-#: An unconfirmed refresh is retried after 1 to 15 minutes (docs/design.md, Token protocol T5).
+#: An unconfirmed refresh is retried after 1 to 15 minutes (docs/project/design.md, Token protocol T5).
 _UNDECIDED_BASE_S, _UNDECIDED_CAP_S = 60.0, 900.0
 #: A chain ends after 15 days without use, or when an old copy of it is used. That may also revoke the live chain.
 _DEAD_CHAIN_HINT = (
@@ -161,7 +161,7 @@ class RefreshingToken:
         self._pair: TokenPair | None = None
         #: A new pair that is not saved yet, and the fingerprint of the used token. It is saved before its first use.
         self._unsaved: tuple[TokenPair, str] | None = None
-        #: When the cached token should be renewed, on the monotonic clock, which never jumps (docs/faults.md T14).
+        #: When the cached token should be renewed, on the monotonic clock, which never jumps (faults.md T14).
         self._good_until: float | None = None
 
     async def access_token(self, *, rejected: str | None = None) -> str:
@@ -184,7 +184,7 @@ class RefreshingToken:
         return LoginRequired(message)
 
     async def keep_alive(self) -> bool:
-        """Renew the chain if half of its life has passed since the last renewal (docs/faults.md T11).
+        """Renew the chain if half of its life has passed since the last renewal (docs/project/faults.md T11).
 
         Returns whether it was renewed.
 

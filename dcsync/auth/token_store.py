@@ -1,4 +1,4 @@
-"""The token store: one file, replaced durably, and one previous generation (docs/design.md, Token protocol).
+"""The token store: one file, replaced durably, and one previous generation (docs/project/design.md, Token protocol).
 
 All methods block. `locked()` is the lock between processes. Its holder reads the store again before it does anything.
 No error ever deletes the lock file or a stored token.

@@ -1,7 +1,7 @@
 """The end of a process whose call to a disk does not return. No signal interrupts such a call.
 
 Python waits for its threads, so the process would not end before the disk answers. Ending it without them is the same
-as `kill -9`. The publish protocol survives that, but a refresh token that is being used would be lost (docs/design.md).
+as `kill -9`. The publish protocol survives that, but a refresh token that is being used would be lost (design.md).
 """
 
 from __future__ import annotations

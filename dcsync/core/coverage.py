@@ -1,6 +1,6 @@
 """Which days the windows of a data request cover, and which days are missing. Pure.
 
-Tables such as `activities_…` have only the rows of a period (docs/api.md §8). A weekly data request with the default
+Tables such as `activities_…` have only the rows of a period (api.md §8). A weekly data request with the default
 period gets one day in seven. A day counts as covered when one window has all of it. Days are in UTC.
 """
 
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from dcsync.core.model import DataRequest, Job, JobId, Json
 
-#: Autodesk returns activities about 12 months back (docs/api.md §8). dcsync cannot fetch older days.
+#: Autodesk returns activities about 12 months back (docs/project/api.md §8). dcsync cannot fetch older days.
 SERVED_DAYS = 365
 #: The longest period of one extract, by the schema documents of the tables.
 MAX_DAYS = 31

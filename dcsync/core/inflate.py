@@ -1,7 +1,7 @@
 """Unpacks one ZIP entry piece by piece, from its local header to its last byte. Pure: bytes in, bytes out.
 
 The output is counted as it appears. An entry that unpacks to more than its declared size is stopped there
-(docs/faults.md S4, S5).
+(docs/project/faults.md S4, S5).
 """
 
 from __future__ import annotations

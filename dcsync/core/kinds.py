@@ -1,7 +1,7 @@
 """Decide which tables of an extract have all rows, the rows of a period, or only changed rows. Pure.
 
 The decision must never call a table full that is not: `[keep]` deletes full tables, because a newer extract has their
-rows. What is known about the tables of Autodesk is in docs/api.md §8.
+rows. What is known about the tables of Autodesk is in docs/project/api.md §8.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from dcsync.core.model import DataRequest, Job, Json
 from dcsync.core.table import TableKind, is_table
 
-#: The schema document of a table that a period limits has this sentence (docs/api.md §8).
+#: The schema document of a table that a period limits has this sentence (docs/project/api.md §8).
 SUPPORTED = re.compile(r"date\s+range\s+extractions?\s+supported", re.IGNORECASE)
 #: A table whose schema document names a default is limited to a period even if the data request names none.
 _DEFAULT = re.compile(r"default\s+date\s+range", re.IGNORECASE)

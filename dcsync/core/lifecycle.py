@@ -10,7 +10,7 @@ from dcsync.core.names import printable
 
 
 class JobState(StrEnum):
-    """A job's state in the manifest (docs/design.md, Job states)."""
+    """A job's state in the manifest (docs/project/design.md, Job states)."""
 
     #: Autodesk has not completed the job, or reports a status that dcsync does not know.
     WAITING = "waiting"

@@ -85,7 +85,7 @@ class DataRequest:
     def is_delta(self) -> bool:
         """Whether its extracts contain only changed rows, so that none is a full copy.
 
-        These are the service groups `cdc…` with a period. Without a period, they return all rows (docs/api.md §8).
+        These are the service groups `cdc…` with a period. Without a period, they return all rows (api.md §8).
         """
         return self.has_dates and any(group.lower().startswith("cdc") for group in self.service_groups)
 

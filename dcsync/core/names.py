@@ -1,4 +1,4 @@
-"""From a name that Autodesk gave to one path component that is safe everywhere (docs/design.md, Names).
+"""From a name that Autodesk gave to one path component that is safe everywhere (docs/project/design.md, Names).
 
 Unsafe characters are escaped as `%XX` of their UTF-8 bytes and never dropped, so the data is always saved.
 `_dcsync.json` records the original name. `component` is injective for names that need no cutting. `assign` keeps all

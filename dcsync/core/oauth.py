@@ -19,9 +19,9 @@ from dcsync.errors import LoginRefused
 
 #: Refresh tokens are valid for 15 days and are single-use (APS, Get a 3-legged token).
 REFRESH_LIFE = timedelta(days=15)
-#: An unused refresh token is renewed at half of its life (docs/design.md, Token protocol, T7).
+#: An unused refresh token is renewed at half of its life (docs/project/design.md, Token protocol, T7).
 KEEP_ALIVE_AGE = timedelta(days=7)
-#: The ages of a refresh token at which dcsync alerts you (docs/design.md, Token protocol, T7).
+#: The ages of a refresh token at which dcsync alerts you (docs/project/design.md, Token protocol, T7).
 WARN_AGES = (timedelta(days=10), timedelta(days=13), timedelta(days=14))
 
 

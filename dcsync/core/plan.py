@@ -23,7 +23,7 @@ MOST_SPANS = 128
 SPANS_AT_ONCE = 4
 LEAST_SPAN = 4 << 20
 #: Files that only the ZIP has may unpack to this many times the bytes of the listing, or of the ZIP. 64 MiB are always
-#: allowed (docs/faults.md S4). Tables compress to a tenth or so.
+#: allowed (docs/project/faults.md S4). Tables compress to a tenth or so.
 MOST_FURTHER, MOST_UNPACKED, FURTHER_ANYWAY = 4, 100, 64 << 20
 
 

@@ -14,11 +14,11 @@ WINDOW_MARGIN_S = 1.0
 #: Processes that share the window read the clock before they hold its lock, so the call of another process may lie this
 #: far ahead.
 AHEAD_S = 5.0
-#: Retry-After is honoured between these limits (docs/faults.md A1): 0 s would hammer the API, and a day is a fault and
+#: Retry-After is honoured between these limits (faults.md A1): 0 s would hammer the API, and a day is a fault and
 #: not a pause.
 MIN_PAUSE_S = 1.0
 MAX_PAUSE_S = 3600.0
-#: The longest wait after a 429 that gives no time (docs/faults.md A2).
+#: The longest wait after a 429 that gives no time (docs/project/faults.md A2).
 MAX_BACKOFF_S = 300.0
 
 

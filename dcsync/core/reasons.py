@@ -1,6 +1,6 @@
 """Why a call was refused, in the words of the body and the headers of its answer. Pure.
 
-docs/api.md §8 lists the shapes. The words come from outside: they become one printable line of limited length, without
+api.md §8 lists the shapes. The words come from outside: they become one printable line of limited length, without
 URL queries, tokens, or the secrets that the request contained.
 """
 
@@ -32,7 +32,7 @@ _WORDS = (
 )
 #: Keys with further objects that have words.
 _NESTED = ("errors", "error", "fault", "detail")
-#: Autodesk's support asks for the request ID (docs/api.md §8). Storage has its own.
+#: Autodesk's support asks for the request ID (docs/project/api.md §8). Storage has its own.
 _REQUEST_IDS = ("x-request-id", "x-ads-request-id", "x-amz-request-id", "x-amzn-requestid")
 _ID = re.compile(r"[A-Za-z0-9._:=/+-]{1,80}")
 _TAG = re.compile(r"<[^>]*>")

@@ -162,7 +162,7 @@ def _rules(policy: KeepPolicy, zone: tzinfo) -> list[_Rule]:
     return [
         _Rule("last", policy.last, lambda _: next(ordinals)),
         _Rule("daily", policy.daily, lambda moment: local(moment).date()),
-        # ISO weeks: 31 December may be in week 1 of the next year (docs/faults.md C5).
+        # ISO weeks: 31 December may be in week 1 of the next year (docs/project/faults.md C5).
         _Rule("weekly", policy.weekly, lambda moment: local(moment).isocalendar()[:2]),
         _Rule("monthly", policy.monthly, lambda moment: (local(moment).year, local(moment).month)),
         _Rule("yearly", policy.yearly, lambda moment: local(moment).year),

@@ -1,6 +1,6 @@
 """Find what the schema documents of an extract say about each of its tables. Pure.
 
-An extract has a folder with one HTML page and one JSON document for each schema (docs/api.md §8). A page has a section
+An extract has a folder with one HTML page and one JSON document for each schema (api.md §8). A page has a section
 for each table, which begins with the table's name. The layout of the JSON is not documented, so it is searched for
 objects that belong to a table.
 """

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: A longer header is useless to any reader (docs/faults.md S13). It is cut here and marked as cut.
+#: A longer header is useless to any reader (docs/project/faults.md S13). It is cut here and marked as cut.
 HEADER_CAP = 64 << 10
 
 #: Every byte but quotes and line breaks. Removing them first counts 1.5 GB/s, splitting a piece at its quotes 0.4 GB/s.

@@ -23,7 +23,7 @@ from dcsync.errors import (
 
 #: Files are written in pieces of this size. Pieces of 64 KiB take 2.4 times as long as curl, pieces of 1 MiB as long.
 PIECE_SIZE = 1 << 20
-#: Below 1 KiB/s over a minute a transfer is a slow loris and not a slow network (docs/faults.md A18).
+#: Below 1 KiB/s over a minute a transfer is a slow loris and not a slow network (docs/project/faults.md A18).
 MIN_RATE = 1024
 RATE_WINDOW_S = 60.0
 
@@ -237,8 +237,8 @@ class Patience:
     """Decides after each failed attempt at one file whether and when to retry.
 
     An expired URL is normal. dcsync gets a new one three times at once, then with back-off, and never counts it as a
-    failed attempt (docs/faults.md A24). A broken connection that brought bytes does not count either. A file with wrong
-    content is tried three times (docs/faults.md A20).
+    failed attempt (faults.md A24). A broken connection that brought bytes does not count either. A file with wrong
+    content is tried three times (docs/project/faults.md A20).
     """
 
     MAX_FAILURES = 5

@@ -1,4 +1,4 @@
-"""Where a signed URL may point (docs/faults.md S6): https to a public host, or a host you allow. Pure."""
+"""Where a signed URL may point (docs/project/faults.md S6): https to a public host, or a host you allow. Pure."""
 
 from __future__ import annotations
 

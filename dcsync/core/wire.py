@@ -1,6 +1,6 @@
 """Parses the API's JSON leniently into dcsync's values, because real answers differ from the documented types.
 
-docs/api.md §2 has examples. A function here raises `WireError` when the value is unusable. An odd field that dcsync
+api.md §2 has examples. A function here raises `WireError` when the value is unusable. An odd field that dcsync
 does not need becomes None. Unknown fields are kept in `extra`.
 """
 

@@ -17,12 +17,12 @@ from dcsync.core.names import printable
 
 #: 64 KiB and the fixed part: enough for any comment, and for a central directory of about 600 members.
 TAIL_SIZE = 22 + 0xFFFF
-#: A full extract has 260 members (docs/faults.md S4).
+#: A full extract has 260 members (docs/project/faults.md S4).
 MAX_MEMBERS = 10_000
 #: 10,000 members with names of 200 bytes and Zip64 fields are under 3 MiB.
 MAX_DIRECTORY = 16 << 20
 #: No table compresses this well. A member that claims to is a ZIP bomb. It is downloaded as a single file, whose size
-#: the data listing limits (docs/faults.md S4).
+#: the data listing limits (docs/project/faults.md S4).
 MAX_RATIO = 200
 #: The ratio of less content than this means nothing: the table may have only a header, or a column of zeros.
 RATIO_COUNTS_FROM = 1 << 20

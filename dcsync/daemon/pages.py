@@ -1,7 +1,7 @@
 """The HTTP pages of the daemon: health, metrics, the report, and Autodesk's callback. Handlers only read and record.
 
 Clients of the port are not trusted. Bodies and polls are limited here, connections in `daemon.listening`
-(docs/faults.md S11).
+(docs/project/faults.md S11).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ async def _read_capped(request: web.Request) -> bytes | None:
 
 
 def _ids(body: bytes) -> tuple[str, str] | None:
-    """Return the IDs of the account and the data request in a callback (docs/api.md, callbackUrl)."""
+    """Return the IDs of the account and the data request in a callback (docs/project/api.md, callbackUrl)."""
     try:
         entry = json.loads(body)
     except (ValueError, RecursionError):

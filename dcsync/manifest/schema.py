@@ -124,7 +124,7 @@ file = Table(
     Column("header", String),
     Column("kind", String),
     ForeignKeyConstraint(["account", "job"], ["job.account", "job.id"], ondelete="CASCADE"),
-    # docs/design.md, Names (N): a snapshot never has two names that some file system treats as equal.
+    # docs/project/design.md, Names (N): a snapshot never has two names that some file system treats as equal.
     UniqueConstraint("account", "job", "key", name="file_key"),
 )
 

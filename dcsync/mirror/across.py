@@ -80,7 +80,7 @@ def discard_copy(root: MirrorRoot, leaf: str, folder: str) -> None:
 
 
 def _hidden_name(leaf: str) -> str:
-    # No name from Autodesk begins like this (docs/design.md, Names), and the patterns of a shell do not match it.
+    # No name from Autodesk begins like this (design.md, Names), and the patterns of a shell do not match it.
     return f"{OWN_FOLDER}-{hashlib.sha256(leaf.encode()).hexdigest()[:16]}"
 
 

@@ -35,7 +35,7 @@ def bound_to(root: MirrorRoot, *, state_id: str | None, knows_snapshots: bool) -
     """Return the instance ID that root and state folder share. None when the root has no ID yet. Writes nothing.
 
     Raises `MirrorNotMounted` when the manifest has snapshots and the root has no ID. Raises `MirrorForeign` when the
-    root has a different ID (docs/faults.md F13, F14, M9).
+    root has a different ID (docs/project/faults.md F13, F14, M9).
     """
     if is_new(root, knows_snapshots=knows_snapshots):
         return None

@@ -1,7 +1,7 @@
 """System calls that the standard library lacks or wraps too loosely, and their errors as `DiskError`s.
 
 Folders are held as descriptors, and no symlink is followed on the way to them. A program that can write in the mirror
-can therefore not redirect a write of dcsync to a place outside of it (docs/faults.md F18).
+can therefore not redirect a write of dcsync to a place outside of it (docs/project/faults.md F18).
 """
 
 from __future__ import annotations

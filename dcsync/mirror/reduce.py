@@ -1,4 +1,4 @@
-"""Reduce a snapshot: put a folder with only some of its files in its place (docs/design.md, Reducing a snapshot).
+"""Reduce a snapshot: put a folder with only some of its files in its place (design.md, Reducing a snapshot).
 
 The new folder is built in `.dcsync/reducing` from hard links. Then it changes places with the snapshot in one step.
 Where a file system cannot exchange two names, the snapshot is moved aside first, and the next start puts it back if the

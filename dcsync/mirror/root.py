@@ -108,7 +108,7 @@ class MirrorRoot:
     def check_still_there(self) -> None:
         """Raise `MirrorError` when the root's path leads to another folder now.
 
-        The root may have been moved, unmounted or mounted over (docs/faults.md F15).
+        The root may have been moved, unmounted or mounted over (docs/project/faults.md F15).
         """
         try:
             opened, current = os.fstat(self.descriptor), os.stat(self.path)
@@ -281,7 +281,7 @@ def open_root(path: Path) -> Iterator[MirrorRoot]:
 
 @contextmanager
 def locked(root: MirrorRoot, *, role: str, shared: bool = False) -> Iterator[None]:
-    """Hold the mirror's lock: one writer at a time, whatever its state folder (docs/faults.md M8).
+    """Hold the mirror's lock: one writer at a time, whatever its state folder (docs/project/faults.md M8).
 
     With `shared`, the other hosts of the same manifest can hold it too.
     """

@@ -22,7 +22,7 @@ from dcsync.tasks import DiskThreads, finish, primary_error
 
 log = structlog.get_logger(__name__)
 
-#: How long dcsync waits for the sign-in. The code itself lives 5 minutes after it (docs/api.md §6).
+#: How long dcsync waits for the sign-in. The code itself lives 5 minutes after it (docs/project/api.md §6).
 PATIENCE_S = 15 * 60.0
 
 

@@ -247,7 +247,7 @@ async def test_a_5xx_is_retried_with_growing_waits_and_is_an_error_after_five(
 
 
 async def test_an_api_that_is_down_is_probed_once_a_minute_until_it_answers(rig: Rig, api: aioresponses) -> None:
-    """docs/faults.md A4."""
+    """docs/project/faults.md A4."""
     for _ in range(7):
         api.get(ANY, status=503)
     api.get(ANY, payload={}, repeat=True)

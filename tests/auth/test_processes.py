@@ -71,7 +71,7 @@ async def ask(process: asyncio.subprocess.Process) -> str:
 
 
 async def test_fifty_processes_at_once_make_one_refresh(tmp_path: Path, sandbox: Sandbox) -> None:
-    """docs/faults.md T5."""
+    """docs/project/faults.md T5."""
     seed = sandbox.tokens.issue_refresh_token("tester")
     processes = [await start(tmp_path, sandbox, seed) for _ in range(50)]
     for process in processes:
@@ -89,7 +89,7 @@ async def test_fifty_processes_at_once_make_one_refresh(tmp_path: Path, sandbox:
 async def test_a_kill_between_the_server_s_commit_and_our_save(
     tmp_path: Path, sandbox: Sandbox, mode: Literal["strict", "grace", "revoke-family"]
 ) -> None:
-    """docs/faults.md T1: with grace it recovers. Otherwise one definite answer requires a sign-in."""
+    """docs/project/faults.md T1: with grace it recovers. Otherwise one definite answer requires a sign-in."""
     sandbox.tokens.mode = mode
     seed = sandbox.tokens.issue_refresh_token("tester")
     sandbox.faults.add(Fault(server="token", kind="wait-after-commit", seconds=30))
@@ -123,7 +123,7 @@ async def test_a_kill_between_the_server_s_commit_and_our_save(
 async def test_a_kill_before_the_request_left(
     tmp_path: Path, sandbox: Sandbox, mode: Literal["strict", "grace", "revoke-family"]
 ) -> None:
-    """docs/faults.md T2: the old token works at the restart."""
+    """docs/project/faults.md T2: the old token works at the restart."""
     sandbox.tokens.mode = mode
     seed = sandbox.tokens.issue_refresh_token("tester")
     process = await start(tmp_path, sandbox, seed)
@@ -146,7 +146,7 @@ async def test_a_kill_before_the_request_left(
 async def test_a_restored_old_token_is_tried_once_and_the_warning_says_what_that_may_do(
     tmp_path: Path, sandbox: Sandbox
 ) -> None:
-    """docs/faults.md T13: a backup of the state folder comes back."""
+    """docs/project/faults.md T13: a backup of the state folder comes back."""
     sandbox.tokens.mode = "revoke-family"
     seed = sandbox.tokens.issue_refresh_token("tester")
     clock = FakeClock()

@@ -1,4 +1,4 @@
-"""docs/compatibility.md lists the JSON keys that the code writes: no more, no fewer."""
+"""docs/reference/compatibility.md lists the JSON keys that the code writes: no more, no fewer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dcsync.errors import ExitStatus
 from tests.cli.conftest import Dcsync
 from tests.rigs.served import TOKEN, Served
 
-PAGE: Final = (Path(__file__).parents[2] / "docs/compatibility.md").read_text(encoding="utf-8")
+PAGE: Final = (Path(__file__).parents[2] / "docs/reference/compatibility.md").read_text(encoding="utf-8")
 #: Objects whose keys are not listed: job states are data, the record is for dcsync itself, and removed files have the
 #: keys of the others.
 _OPEN: Final = {"accounts[].jobs", "record", "reduced.files[]"}

@@ -90,7 +90,7 @@ async def test_sigterm_ends_a_daemon_that_starts_on_a_hung_disk(tmp_path: Path) 
 
 
 async def test_a_new_refresh_token_is_saved_although_the_disk_hangs(tmp_path: Path, unused_tcp_port: int) -> None:
-    """docs/faults.md D8. The refresh takes longer than any other work may after SIGTERM."""
+    """docs/project/faults.md D8. The refresh takes longer than any other work may after SIGTERM."""
     (tmp_path / "mirror").mkdir()
     async with Sandbox(World(), options=Options(quota_per_minute=None)) as sandbox:
         config = write_config(tmp_path, sandbox, f'[http]\nlisten = "127.0.0.1:{unused_tcp_port}"')

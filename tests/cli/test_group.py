@@ -168,7 +168,7 @@ def run_in_shell(config: Path, words: str, command: str = "sync") -> int:
 
 @pytest.mark.parametrize("words", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_outputs_are_no_bug(side: Served, words: str) -> None:
-    """docs/faults.md D10."""
+    """docs/project/faults.md D10."""
     world = side.sandbox.world
     job = world.add_job(world.add_request("Nightly"), files=tables(2), with_archive=False)
 

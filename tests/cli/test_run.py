@@ -118,7 +118,7 @@ async def test_a_signal_ends_it_with_0(tmp_path: Path, number: signal.Signals) -
 
 
 async def test_sigterm_in_a_download_keeps_the_data_and_the_next_start_resumes(tmp_path: Path) -> None:
-    """docs/faults.md D7."""
+    """docs/project/faults.md D7."""
     world = World()
     job = world.add_job(world.add_request("Big"), files={"forms.csv": Synthetic(40 << 20)}, with_archive=False)
     async with running(tmp_path, world=world) as daemon:
@@ -150,7 +150,7 @@ async def test_sigterm_in_a_download_keeps_the_data_and_the_next_start_resumes(t
 
 
 async def test_sigterm_in_a_token_refresh_waits_for_the_new_token_and_saves_it(tmp_path: Path) -> None:
-    """docs/faults.md D8."""
+    """docs/project/faults.md D8."""
     auth = '[auth]\nmethod = "login"\nclient_id = "sandbox"\nclient_secret = "sandbox-secret"'
     (tmp_path / "mirror").mkdir()
     async with Sandbox(World(), options=Options(quota_per_minute=None)) as sandbox:
@@ -181,7 +181,7 @@ async def test_sigterm_in_a_token_refresh_waits_for_the_new_token_and_saves_it(t
 
 
 async def test_a_second_daemon_is_refused_with_the_first_one_s_pid(tmp_path: Path) -> None:
-    """docs/faults.md M7."""
+    """docs/project/faults.md M7."""
     async with running(tmp_path) as daemon:
         second = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -115,7 +115,7 @@ async def test_a_failed_statement_is_reported_without_the_rows(database: str) ->
 async def test_a_commit_is_on_the_server_s_disk_whatever_the_database_is_set_to(
     postgres_server: Postgres, database: str
 ) -> None:
-    """docs/design.md, Publish protocol (P6): the commit is the acknowledgement."""
+    """docs/project/design.md, Publish protocol (P6): the commit is the acknowledgement."""
     name = database.rsplit("/", 1)[1]
     postgres_server.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
 

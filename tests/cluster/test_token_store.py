@@ -102,7 +102,7 @@ def test_a_damaged_generation_gives_way_to_the_previous_and_two_damaged_ones_are
 def test_an_intent_is_visible_to_others_while_the_lock_is_held(
     store: DatabaseTokenStore, shared_store: Callable[[], DatabaseTokenStore]
 ) -> None:
-    """docs/design.md, Token protocol (T2): durable before the token is used, even if the holder then dies."""
+    """docs/project/design.md, Token protocol (T2): durable before the token is used, even if the holder then dies."""
     intent = Intent(spending=fingerprint("x"), attempt=2, at=NOON)
     with closing(shared_store()) as other, store.locked():
         store.note_intent(intent)
@@ -229,7 +229,7 @@ async def test_a_late_pair_does_not_replace_that_of_a_new_sign_in(
 async def test_another_host_waits_before_it_retries_an_unconfirmed_token(
     sandbox: Sandbox, store: DatabaseTokenStore
 ) -> None:
-    """docs/design.md, Token protocol (T5), over hosts: the host that used the token died or lost its lock."""
+    """docs/project/design.md, Token protocol (T5), over hosts: the host that used the token died or lost its lock."""
     token = sandbox.tokens.issue_refresh_token("tester")
     store.save(TokenPair(refresh_token=token))
     store.note_intent(Intent(spending=fingerprint(token), attempt=1, at=NOON))

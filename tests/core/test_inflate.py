@@ -81,7 +81,7 @@ def test_large_content_comes_in_pieces_of_at_most_a_mebibyte(method: int, body: 
 
 
 def test_a_member_that_unpacks_to_more_than_it_says_is_cut_off_there() -> None:
-    """docs/faults.md S5: zipfile gives the first ten bytes and says nothing."""
+    """docs/project/faults.md S5: zipfile gives the first ten bytes and says nothing."""
     archive, member = raw_member(deflate(b"x" * 100_000), size=10)
 
     with pytest.raises(ZipError, match="more than the 10 bytes"):

@@ -1,4 +1,4 @@
-"""The HTTP pages, requested by untrusted clients (docs/faults.md S11)."""
+"""The HTTP pages, requested by untrusted clients (docs/project/faults.md S11)."""
 
 from __future__ import annotations
 

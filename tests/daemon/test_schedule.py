@@ -94,7 +94,7 @@ async def test_an_extra_poll_fires_on_time_and_the_earlier_of_two_wins(rig: Rig)
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "Pacific/Apia", "UTC"])
 async def test_a_nightly_task_runs_once_a_night_also_when_the_clock_changes(rig: Rig, zone: str) -> None:
-    """docs/faults.md C2: the start of summer time on 2026-03-29, and a shift of half an hour on Lord Howe on 04-05."""
+    """faults.md C2: the start of summer time on 2026-03-29, and a shift of half an hour on Lord Howe on 04-05."""
     rig.schedule.nightly(Kind.PRUNE, hour=2, zone=ZoneInfo(zone))
 
     await rig.pass_time(timedelta(days=14), step=timedelta(minutes=10))
@@ -118,7 +118,7 @@ async def test_a_nightly_task_runs_once_a_night_also_when_the_clock_changes(rig:
 def test_a_nightly_task_runs_once_in_nights_with_repeated_or_skipped_hours(
     zone: str, first: datetime, hour: int
 ) -> None:
-    """docs/faults.md C2."""
+    """docs/project/faults.md C2."""
     trigger = Nightly(hour=hour, after=timedelta(minutes=55), zone=ZoneInfo(zone))
     moments = [trigger.get_next_fire_time(None, first)]
     for _ in range(5):

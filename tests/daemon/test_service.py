@@ -115,7 +115,7 @@ async def test_half_a_day_with_everything_going_wrong_ends_with_the_mirror_whole
 
 
 async def test_sleeping_for_eight_hours_causes_one_poll(tmp_path: Path) -> None:
-    """docs/faults.md D14."""
+    """docs/project/faults.md D14."""
     async with running(tmp_path) as rig:
         await rig.pass_time(minutes=40)
         before = rig.polls()
@@ -129,7 +129,7 @@ async def test_sleeping_for_eight_hours_causes_one_poll(tmp_path: Path) -> None:
 
 
 async def test_a_wall_clock_that_jumps_causes_no_burst_and_no_silence(tmp_path: Path) -> None:
-    """docs/faults.md C1."""
+    """docs/project/faults.md C1."""
     async with running(tmp_path) as rig:
         for jump in (timedelta(hours=1), timedelta(hours=-1), timedelta(days=3650), timedelta(days=-3650)):
             before = rig.polls()
@@ -164,7 +164,7 @@ async def test_one_account_that_hangs_does_not_hold_up_the_other(tmp_path: Path)
 
 
 async def test_a_refused_account_is_reported_once_and_the_other_continues(tmp_path: Path) -> None:
-    """docs/faults.md A6."""
+    """docs/project/faults.md A6."""
 
     def prepare(mirror: Mirror) -> None:
         mirror.config["account"] = [
@@ -252,7 +252,7 @@ async def test_a_dead_data_request_makes_the_daemon_unhealthy_beside_a_healthy_o
 
 
 async def test_an_idle_refresh_token_is_renewed_at_night(tmp_path: Path) -> None:
-    """docs/faults.md T11. The interval is weeks, so that nothing else renews the token."""
+    """docs/project/faults.md T11. The interval is weeks, so that nothing else renews the token."""
 
     def prepare(mirror: Mirror) -> None:
         with_login(mirror)
@@ -299,7 +299,7 @@ async def test_each_night_a_part_is_verified_and_old_snapshots_are_pruned(tmp_pa
 
 
 async def test_the_daemon_waits_for_a_lost_mirror(tmp_path: Path) -> None:
-    """docs/faults.md F15 and F7: reported once, nothing is written elsewhere, and no restart is needed."""
+    """docs/project/faults.md F15 and F7: reported once, nothing is written elsewhere, and no restart is needed."""
     async with running(tmp_path) as rig:
         first = add_extract(rig.mirror, tables(2))
         await rig.pass_time(minutes=20)
@@ -479,7 +479,7 @@ async def test_an_invalid_configuration_keeps_the_previous_one(tmp_path: Path) -
 
 
 async def test_a_damaged_manifest_is_rebuilt_at_the_start_while_systemd_waits(tmp_path: Path) -> None:
-    """docs/faults.md M3: no crash loop, and systemd does not mistake the long start for a hang."""
+    """docs/project/faults.md M3: no crash loop, and systemd does not mistake the long start for a hang."""
     async with running(tmp_path) as first:
         mirror = first.mirror
         job = add_extract(mirror, tables(3))

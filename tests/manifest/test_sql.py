@@ -474,7 +474,7 @@ async def test_a_write_that_is_cancelled_at_a_statement_is_rolled_back_whole(
 async def test_closing_comes_to_its_end_however_often_it_is_cancelled(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """docs/faults.md D10: a second SIGTERM comes while the first one closes everything."""
+    """docs/project/faults.md D10: a second SIGTERM comes while the first one closes everything."""
     opened = asyncio.Event()
 
     async def hold() -> None:

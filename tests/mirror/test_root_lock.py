@@ -117,7 +117,7 @@ def test_a_lock_that_is_a_symlink_is_not_followed(root: MirrorRoot, tmp_path: Pa
 
 
 def test_a_lock_that_cannot_be_written_is_held_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon tries again to open the mirror: it must not meet its own lock (docs/faults.md F6)."""
+    """A daemon tries again to open the mirror: it must not meet its own lock (docs/project/faults.md F6)."""
     path = tmp_path / "lock"
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", failing(errno.ENOSPC))

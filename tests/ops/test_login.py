@@ -228,7 +228,7 @@ async def test_a_sign_in_ends_after_a_quarter_of_an_hour(rig: Rig) -> None:
 
 
 async def test_a_different_user_is_refused_and_the_stored_chain_stays_live(rig: Rig) -> None:
-    """docs/faults.md T15."""
+    """docs/project/faults.md T15."""
     before = await sign_in(rig, user="anna")
     live = set(rig.sandbox.tokens.live_refresh_tokens)
 
@@ -252,7 +252,7 @@ async def test_a_different_user_can_be_intended(rig: Rig) -> None:
 
 
 async def test_a_daemon_that_needs_a_sign_in_picks_up_the_new_chain(rig: Rig) -> None:
-    """docs/faults.md T12: off for 16 days."""
+    """docs/project/faults.md T12: off for 16 days."""
     await sign_in(rig)
     rig.clock.advance(16 * 86400)
     daemon = rig.source()
@@ -301,7 +301,7 @@ async def test_a_sign_in_renames_a_damaged_store(rig: Rig) -> None:
 
 @pytest.mark.needs_root
 async def test_without_space_for_the_token_the_code_is_not_used(tmp_path: Path, rig: Rig) -> None:
-    """docs/faults.md T6, at sign-in."""
+    """docs/project/faults.md T6, at sign-in."""
     rig.store.path.parent.joinpath("token.next").mkdir()  # the slot cannot be written
 
     error = await failed_sign_in(rig)
@@ -379,7 +379,7 @@ async def test_a_configured_token_is_not_used_again_after_a_logout(rig: Rig) -> 
 
 
 async def test_an_unused_chain_is_renewed_on_its_seventh_day(rig: Rig) -> None:
-    """docs/faults.md T11: idle 13 days."""
+    """docs/project/faults.md T11: idle 13 days."""
     await sign_in(rig)
     before = rig.sandbox.tokens.refresh_count
     renewed_on = []

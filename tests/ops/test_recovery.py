@@ -173,7 +173,7 @@ async def test_two_runs_at_once_leave_the_mirror_to_the_first(mirror: Mirror) ->
     async with mirror.opened():
         with pytest.raises(MirrorLocked, match=r"pid \d+ \(sync\)"):
             await mirror.sync()
-        # Another state folder meets the lock in the root (docs/faults.md M8).
+        # Another state folder meets the lock in the root (docs/project/faults.md M8).
         mirror.config["state"] = {"dir": str(mirror.folder / "another state")}
         with pytest.raises(MirrorLocked, match="the mirror"):
             await mirror.sync()
@@ -192,7 +192,7 @@ async def test_staging_that_nobody_needs_is_cleared(mirror: Mirror) -> None:
 
 
 async def test_a_crash_between_rename_and_commit_is_acknowledged_at_the_next_start(mirror: Mirror) -> None:
-    """docs/design.md, Publish protocol (P7), with the manifest as it was just before the commit."""
+    """docs/project/design.md, Publish protocol (P7), with the manifest as it was just before the commit."""
     job = add_extract(mirror, tables(3))
     mirror.sandbox.faults.add(Fault(server="storage", kind="short", amount=1, match="table_002", times=3))
     await mirror.sync()

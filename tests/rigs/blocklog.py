@@ -1,4 +1,4 @@
-"""What a file system writes, in order, and the disks that a power cut could leave of it (docs/torture.md).
+"""What a file system writes, in order, and the disks that a power cut could leave of it (docs/project/torture.md).
 
 nbdkit logs, nbdfuse makes a file of it, a loop device makes a disk of that: dm-log-writes without the kernel's help.
 """
@@ -74,7 +74,7 @@ def logged(workshop: Workshop, name: str, kind: Kind) -> Iterator[BlockLog]:
 
 @contextmanager
 def dying(workshop: Workshop, name: str, kind: Kind) -> Iterator[tuple[Disk, Path]]:
-    """Lend a new file system on a disk that refuses every write while the file is there (docs/torture.md)."""
+    """Lend a new file system on a disk that refuses every write while the file is there (docs/project/torture.md)."""
     folder = workshop.folder / f"{name}-dying"
     folder.mkdir()
     image, refusing = folder / "image", folder / "refusing"

@@ -32,7 +32,7 @@ from tests.rigs.syscalls import Watch
 #: Of the job in the staging: whole, begun, not there yet.
 WHOLE, BEGUN, ABSENT = "forms_a.csv", "forms_b.csv", "forms_c.csv"
 SIZES = {WHOLE: 900_000, BEGUN: 800_000, ABSENT: 300_000}
-#: A refresh of which the outcome is not known is not asked for again for so long (docs/faults.md T5).
+#: A refresh of which the outcome is not known is not asked for again for so long (docs/project/faults.md T5).
 _PATIENCE = timedelta(minutes=1)
 #: Where the line is cut: the store sends pieces of 256 KiB, and the last one goes down with the line.
 _CUT = 600_000
@@ -116,7 +116,7 @@ class Halfway:
         signed_in = False
         intent = self.doubtful()
         if intent is not None and not intent.refused and datetime.now(UTC) - intent.at < _PATIENCE:
-            # docs/faults.md T5: nobody knows, and for a minute nobody asks.
+            # docs/project/faults.md T5: nobody knows, and for a minute nobody asks.
             asked = self.sandbox.count("token")
             assert await self.sync() == 3, self.said()
             assert self.sandbox.count("token") == asked
@@ -125,7 +125,7 @@ class Halfway:
             assert intent is not None, "the chain is lost, and nothing says that a token was about to be spent"
             assert await self.sync() == 12, self.said()
             asked = self.sandbox.count("token")
-            # docs/faults.md T6: a definite answer is not asked for again.
+            # docs/project/faults.md T6: a definite answer is not asked for again.
             assert await self.sync() == 12, self.said()
             assert self.sandbox.count("token") == asked
             self.sign_in()

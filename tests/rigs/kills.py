@@ -143,7 +143,7 @@ class Witness:
 
 
 def assert_rows_have_folders(state: Path, root: Path) -> None:
-    """Check that every recorded snapshot is there right after a kill (docs/design.md, Publish protocol, P6).
+    """Check that every recorded snapshot is there right after a kill (docs/project/design.md, Publish protocol, P6).
 
     A copy of the manifest is looked at: opening it would bring it to order, which is what the next run has to do.
     """

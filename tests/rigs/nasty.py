@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tests.rigs.zips import CENTRAL_SIGNATURE, END_SIGNATURE, make_zip, patch_central
 
-#: What docs/faults.md S1 and S2 name, and their neighbours.
+#: What docs/project/faults.md S1 and S2 name, and their neighbours.
 SEEDS: Final = (
     "../x",
     "../../etc/passwd",
@@ -269,7 +269,7 @@ def scratched(chance: random.Random, data: bytes, *, places: list[int] | None = 
 
 
 def archives() -> Iterator[tuple[str, bytes]]:
-    """Yield archives, good ones and those of docs/faults.md S3 to S5, each with what it is."""
+    """Yield archives, good ones and those of docs/project/faults.md S3 to S5, each with what it is."""
     files = {"admin_users.csv": b"id,name\n" + b"1,a\n" * 400, "schemas/x.json": b'{"a": 1}', "empty.csv": b""}
     yield "deflated", make_zip(files)
     yield "stored", make_zip(files, method=zipfile.ZIP_STORED)

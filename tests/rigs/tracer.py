@@ -1,4 +1,4 @@
-"""System calls that fail on purpose: strace attached to a process before dcsync begins (docs/torture.md)."""
+"""System calls that fail on purpose: strace attached to a process before dcsync begins (docs/project/torture.md)."""
 
 from __future__ import annotations
 

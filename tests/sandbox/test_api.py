@@ -1,4 +1,4 @@
-"""The sandbox's API behaves as docs/api.md says, including its oddities."""
+"""The sandbox's API behaves as docs/project/api.md says, including its oddities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trial of replayed block logs (docs/torture.md)."""
+"""The trial of replayed block logs (docs/project/torture.md)."""
 
 from __future__ import annotations
 

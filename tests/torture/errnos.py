@@ -1,4 +1,4 @@
-"""The trials of failing system calls (docs/torture.md): each returns what was wrong."""
+"""The trials of failing system calls (docs/project/torture.md): each returns what was wrong."""
 
 from __future__ import annotations
 

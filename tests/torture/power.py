@@ -1,4 +1,4 @@
-"""The trials of power cuts (docs/torture.md): each returns what was wrong, so that a seeded bug is seen to fail it."""
+"""The trials of power cuts (torture.md): each returns what was wrong, so that a seeded bug is seen to fail it."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def cut_after_use_of_a_token(mirror: Powered, *, rounds: int, bug: str | None = 
 
 
 def cut_while_refreshing(mirror: Powered, *, rounds: int, bug: str | None = None) -> Report:
-    """Cut the power when Autodesk has used up a token and its answer is on the way (docs/design.md, Token protocol)."""
+    """Cut the power when Autodesk has used up a token and its answer is on the way (design.md, Token protocol)."""
     tokens = mirror.stage.sandbox.tokens
     for _ in range(rounds):
         mirror.stage.sandbox.faults.add(Fault(server="token", kind="wait-after-commit", seconds=1.0))

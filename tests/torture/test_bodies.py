@@ -178,7 +178,7 @@ async def test_no_lie_of_the_store_becomes_a_file(memory_path: Path, chance: ran
 async def test_a_body_that_is_wrong_each_time_is_never_stored(
     memory_path: Path, chance: random.Random, kind: Kind
 ) -> None:
-    """docs/faults.md A20, A21, A22: also where the Content-Length agrees with the wrong body, or there is none."""
+    """faults.md A20, A21, A22: also where the Content-Length agrees with the wrong body, or there is none."""
     body = chance.randbytes(3000)
     async with bench(memory_path, chance) as rig:
         twists = [Twist(kind=kind, amount=chance.randrange(1, 2999)) for _ in range(20)]

@@ -122,7 +122,7 @@ def _day(at: datetime, zone: ZoneInfo) -> date:
 async def test_a_clock_that_is_wrong_from_the_start_and_then_set_changes_no_folder(
     tmp_path: Path, figure: Figure, hours: int
 ) -> None:
-    """docs/faults.md C1, C3: the folder's date is the job's own; nothing is taken for lost, and no file comes twice."""
+    """faults.md C1, C3: the folder's date is the job's own; nothing is taken for lost, and no file comes twice."""
     offset = timedelta(hours=hours)
     with stamina.set_testing(True, attempts=100):
         async with running(tmp_path) as rig:
@@ -146,7 +146,7 @@ async def test_a_clock_that_is_wrong_from_the_start_and_then_set_changes_no_fold
 
 
 async def test_a_machine_that_begins_in_1970_dates_nothing_there(tmp_path: Path, figure: Figure) -> None:
-    """docs/faults.md C6: no battery for its clock, and no time server for a while."""
+    """docs/project/faults.md C6: no battery for its clock, and no time server for a while."""
     begin = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
     with stamina.set_testing(True, attempts=100):
         async with running(tmp_path, now=begin) as rig:

@@ -1,4 +1,4 @@
-"""System calls fail, each of them in turn, with each error that a disk can give (docs/faults.md F2, F6 to F9, F11)."""
+"""System calls fail, each of them in turn, with each error that a disk can give (faults.md F2, F6 to F9, F11)."""
 
 from __future__ import annotations
 

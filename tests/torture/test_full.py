@@ -115,7 +115,7 @@ def test_a_tree_that_is_given_a_mebibyte_at_a_time(
 def test_a_disk_that_fills_up_while_files_come(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, chance: random.Random
 ) -> None:
-    """Past the look at the free space: partial files are removed, and the room is enough later (docs/faults.md F2)."""
+    """Past the look at the free space: partial files are removed, and the room is enough later (faults.md F2)."""
     rounds = pick(12, 3)
     with staged(tmp_path, hatchery, make_world(2, files=8, size=20_000, big=2 * MIB)) as stage:
         stage.sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.4, match="drawings", times=None))
@@ -200,7 +200,7 @@ def test_short_writes_are_no_whole_files(tmp_path: Path, hatchery: Hatchery, fig
 def test_a_read_only_disk_is_said_and_written_to_again_later(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure
 ) -> None:
-    """No token is spent for what cannot be written; the tree and the state folder in turn (docs/faults.md F7)."""
+    """No token is spent for what cannot be written; the tree and the state folder in turn (faults.md F7)."""
     for what in ("root", "state"):
         place = shop.memory(what, "size=32m")
         with staged(tmp_path / what, hatchery, make_world(2), chained=True) as stage:
@@ -264,7 +264,7 @@ def hangs(pid: int) -> bool:
 def test_a_frozen_tree_stops_neither_the_pages_nor_the_status(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, unused_tcp_port: int
 ) -> None:
-    """Whoever writes waits, and no signal helps; the loop lives, and goes on after the thaw (docs/faults.md F12)."""
+    """Whoever writes waits, and no signal helps; the loop lives, and goes on after the thaw (faults.md F12)."""
     tree = shop.disk("tree", "ext4")
     with staged(tmp_path, hatchery, make_world(2)) as stage:
         stage.root = tree.mount / "mirror"

@@ -45,7 +45,7 @@ from tests.torture.conftest import Figure, pick
 
 pytestmark = pytest.mark.timeout(1800)
 
-#: What a name on the disk must not hold (docs/design.md, Names).
+#: What a name on the disk must not hold (docs/project/design.md, Names).
 FORBIDDEN: Final = frozenset('/\\<>:"|?*\0')
 BATCH: Final = 500
 
@@ -65,7 +65,7 @@ def logged(form: str) -> Iterator[io.StringIO]:
 
 
 def assert_one_line_each(text: str, events: int) -> None:
-    """docs/faults.md S10: one event is one line, with nothing in it that a terminal obeys."""
+    """docs/project/faults.md S10: one event is one line, with nothing in it that a terminal obeys."""
     assert text.count("\n") == events
     assert text.endswith("\n")
     bad = {sign for sign in set(text) - {"\n"} if unicodedata.category(sign) in {"Cc", "Zl", "Zp"} or sign == "\u202e"}
@@ -80,7 +80,7 @@ def peak_bytes() -> int:
 
 
 def test_a_million_names_stay_inside_and_apart(tmp_path: Path, chance: random.Random, figure: Figure) -> None:
-    """docs/faults.md S1, S2."""
+    """docs/project/faults.md S1, S2."""
     wanted, seen, made = pick(1_000_000, 20_000), 0, 0
     before: list[str] = []
     root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
@@ -124,7 +124,7 @@ def _make_all(root: int, folder: Path, made: list[str]) -> int:
 
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_no_name_writes_its_own_line_into_the_log(chance: random.Random, figure: Figure, form: str) -> None:
-    """docs/faults.md S10."""
+    """docs/project/faults.md S10."""
     count = pick(20_000, 1_000)
     before: list[str] = []
     with logged(form) as stream:
@@ -185,7 +185,7 @@ def good_documents() -> dict[str, tuple[Any, Callable[[Any], object]]]:
 
 
 def test_any_answer_is_read_or_refused_in_our_own_words(chance: random.Random, figure: Figure) -> None:
-    """docs/faults.md A9, A10, C5."""
+    """docs/project/faults.md A9, A10, C5."""
     documents = good_documents()
     for document, parse in documents.values():
         parsed = wire.decode_json(json.dumps(document).encode())
@@ -211,7 +211,7 @@ def test_any_answer_is_read_or_refused_in_our_own_words(chance: random.Random, f
 
 
 def test_any_listing_is_mirrored_as_safe_names_or_refused(chance: random.Random, figure: Figure) -> None:
-    """docs/faults.md A10, A14, S1: what is taken can be written."""
+    """docs/project/faults.md A10, A14, S1: what is taken can be written."""
     taken = refused = 0
     before: list[str] = []
     for _ in range(pick(10_000, 400)):
@@ -237,7 +237,7 @@ def test_any_listing_is_mirrored_as_safe_names_or_refused(chance: random.Random,
 
 
 def test_any_answer_of_the_token_endpoint_is_tokens_or_a_definite_word(chance: random.Random, figure: Figure) -> None:
-    """docs/faults.md T8, T9, T10: only `invalid_grant` asks for a login, whatever else comes."""
+    """docs/project/faults.md T8, T9, T10: only `invalid_grant` asks for a login, whatever else comes."""
     good = {"access_token": "a" * 40, "refresh_token": "r" * 40, "expires_in": 3599, "token_type": "Bearer"}
     granted = refused = logins = 0
     for _ in range(pick(10_000, 400)):
@@ -271,7 +271,7 @@ def test_any_answer_of_the_token_endpoint_is_tokens_or_a_definite_word(chance: r
 
 
 async def test_a_job_with_any_listing_stops_no_other(memory_path: Path, chance: random.Random, figure: Figure) -> None:
-    """docs/faults.md A10 through a whole run: the job beside it is mirrored, and nothing half is seen."""
+    """docs/project/faults.md A10 through a whole run: the job beside it is mirrored, and nothing half is seen."""
     before: list[str] = []
     good: list[str] = []
     codes: set[str] = set()
@@ -302,7 +302,7 @@ async def test_a_job_with_any_listing_stops_no_other(memory_path: Path, chance: 
 def test_any_archive_writes_only_what_it_should_where_it_should(
     memory_path: Path, chance: random.Random, figure: Figure
 ) -> None:
-    """docs/faults.md S3, S4, S5: ten thousand malformed ZIPs into one staging."""
+    """docs/project/faults.md S3, S4, S5: ten thousand malformed ZIPs into one staging."""
     corpus = [body for _, body in nasty.archives()]
     for body in corpus:
         Explosion(memory_path).run(body)
@@ -397,7 +397,7 @@ class Explosion:
 
 
 def test_a_bomb_costs_what_it_says_and_not_what_it_holds(tmp_path: Path, figure: Figure) -> None:
-    """docs/faults.md S4: 281 terabytes in a few megabytes are refused at the directory."""
+    """docs/project/faults.md S4: 281 terabytes in a few megabytes are refused at the directory."""
     claimed = 0
     for members in (100, 1000, 10_000, 60_000):
         body = nasty.overlapping(members)

@@ -1,4 +1,4 @@
-"""kill -9 at random moments by the hundred, some of them while the interpreter starts (docs/faults.md D1)."""
+"""kill -9 at random moments by the hundred, some of them while the interpreter starts (docs/project/faults.md D1)."""
 
 from __future__ import annotations
 

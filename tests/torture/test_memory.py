@@ -1,4 +1,4 @@
-"""Out of memory in the middle of it: the kernel kills, and the next run goes on (docs/faults.md D11).
+"""Out of memory in the middle of it: the kernel kills, and the next run goes on (docs/project/faults.md D11).
 
 The limit is that of a control group. How much a run needs is measured first, and the limits are drawn below it: the
 lowest end it while it imports, the highest when it is nearly through. That a unit's restarts are limited is in

@@ -1,4 +1,4 @@
-"""Jobs that fail each time they are touched, among many that do not (docs/faults.md D13)."""
+"""Jobs that fail each time they are touched, among many that do not (docs/project/faults.md D13)."""
 
 from __future__ import annotations
 

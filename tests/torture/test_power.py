@@ -1,4 +1,4 @@
-"""The power is cut on ext4 and XFS, tree and manifest on one file system or on two (docs/faults.md D3, D4, D5, T)."""
+"""The power is cut on ext4 and XFS, tree and manifest on one file system or on two (faults.md D3, D4, D5, T)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def where(kind: str, on_two: bool) -> str:
 def test_an_acked_snapshot_outlives_a_cut_right_after_its_ack(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, kind: Kind, on_two: bool
 ) -> None:
-    """What random cuts miss: no fsync of a folder shows only here, and only on two file systems (docs/faults.md D4)."""
+    """What random cuts miss: no fsync of a folder shows only here, and only on two file systems (faults.md D4)."""
     with staged(tmp_path, hatchery) as stage, powered(shop, stage, kind, on_two=on_two) as mirror:
         report = power.cut_after_each_ack(mirror, rounds=pick(12, 2))
 
@@ -110,7 +110,7 @@ def test_cuts_at_random_moments_lose_nothing_that_was_acked(
     kind: Kind,
     on_two: bool,
 ) -> None:
-    """Many cuts in one mirror. They hit the token store as well (docs/faults.md D3; docs/design.md, Token protocol)."""
+    """Many cuts in one mirror. They hit the token store as well (faults.md D3; design.md, Token protocol)."""
     with (
         staged(tmp_path, hatchery, chained=True) as stage,
         powered(shop, stage, kind, on_two=on_two) as mirror,

@@ -1,4 +1,4 @@
-"""Signals in any order and at any moment, with and without somebody to read what is said (docs/faults.md D7, D10)."""
+"""Signals in any order and at any moment, with and without somebody to read what is said (faults.md D7, D10)."""
 
 from __future__ import annotations
 

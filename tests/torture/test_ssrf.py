@@ -1,4 +1,4 @@
-"""Signed URLs that lead where dcsync must not go: refused before any connection (docs/faults.md S6, S7, S8)."""
+"""Signed URLs that lead where dcsync must not go: refused before any connection (docs/project/faults.md S6, S7, S8)."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ async def test_a_redirect_of_the_store_is_a_fault_and_goes_nowhere(
             assert not any(location and location in failed.message for failed in outcome.failed)
         assert mirror.snapshots() == []
         assert not any("elsewhere" in call.path or "meta-data" in call.path for call in mirror.sandbox.calls)
-        # docs/faults.md S8: with the token in every call of the API, none went to the store.
+        # docs/project/faults.md S8: with the token in every call of the API, none went to the store.
         store = [call for call in mirror.sandbox.calls if call.server == "storage"]
         assert len(store) >= len(REDIRECTS)
         assert not any("authorization" in call.headers or "cookie" in call.headers for call in store)
@@ -311,7 +311,7 @@ async def test_a_redirect_of_the_store_is_a_fault_and_goes_nowhere(
 async def test_this_host_is_not_contacted_through_a_proxy(
     tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/faults.md A28: for a proxy this host is another one. `network.proxy` decides, and no library on its own."""
+    """faults.md A28: for a proxy this host is another one. `network.proxy` decides, and no library on its own."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{unused_tcp_port}")
     monkeypatch.setenv("NO_PROXY", "")

@@ -126,7 +126,7 @@ async def test_a_day_of_seeded_faults_ends_with_the_mirror_whole(
 # --- storms -----------------------------------------------------------------------------------------------------------
 
 RETRY_AFTER: Final[dict[str, tuple[Callable[[datetime], str | None], float]]] = {
-    # What the header says, and the least pause that it means (docs/faults.md A1: 1 s to 1 h).
+    # What the header says, and the least pause that it means (docs/project/faults.md A1: 1 s to 1 h).
     "seconds": (lambda _: "90", 90),
     "zero": (lambda _: "0", 1),
     "a date ahead": (lambda now: format_datetime(now + timedelta(seconds=200), usegmt=True), 199),
@@ -141,7 +141,7 @@ RETRY_AFTER: Final[dict[str, tuple[Callable[[datetime], str | None], float]]] = 
 
 @pytest.mark.parametrize("kind", RETRY_AFTER)
 async def test_a_storm_of_429_is_sat_out(tmp_path: Path, figure: Figure, kind: str) -> None:
-    """docs/faults.md A1, A2: no call of anybody's before what was asked for; then everything is mirrored."""
+    """docs/project/faults.md A1, A2: no call of anybody's before what was asked for; then everything is mirrored."""
     say, least = RETRY_AFTER[kind]
     async with running(tmp_path, quota_per_minute=60) as rig:
         jobs = [add_extract(rig.mirror, tables(30, seed=number), days_ago=number) for number in range(3)]
@@ -171,7 +171,7 @@ async def test_a_storm_of_429_is_sat_out(tmp_path: Path, figure: Figure, kind: s
 
 
 async def test_the_quota_of_a_day_is_waited_for_and_not_hammered(tmp_path: Path, figure: Figure) -> None:
-    """docs/faults.md A3: a 429 that says an hour, again and again, as a daily quota does; one call an hour is made."""
+    """faults.md A3: a 429 that says an hour, again and again, as a daily quota does; one call an hour is made."""
     async with running(tmp_path) as rig:
         rig.sandbox.faults.add(
             Fault(server="api", kind="status", status=429, headers={"Retry-After": "80000"}, times=None)
@@ -193,7 +193,7 @@ async def test_the_quota_of_a_day_is_waited_for_and_not_hammered(tmp_path: Path,
 async def test_a_storm_of_5xx_is_probed_once_a_minute_at_most(
     tmp_path: Path, chance: random.Random, figure: Figure
 ) -> None:
-    """docs/faults.md A4: six hours, four accounts, and a person who is impatient."""
+    """docs/project/faults.md A4: six hours, four accounts, and a person who is impatient."""
     status, hours = chance.choice((500, 502, 503, 504)), pick(6, 1)
 
     def prepare(mirror: Mirror) -> None:
@@ -382,7 +382,7 @@ async def test_a_list_that_drifts_while_it_is_read_is_read_whole(
 async def test_polls_over_a_drifting_list_leave_no_job_behind(
     tmp_path: Path, chance: random.Random, figure: Figure
 ) -> None:
-    """docs/faults.md A13, A15: a poll ends at a page of what is known; over many polls nothing is left behind it."""
+    """faults.md A13, A15: a poll ends at a page of what is known; over many polls nothing is left behind it."""
     rounds = pick(100, 3)
     found: Counter[str] = Counter()
     for number in range(rounds):
@@ -419,7 +419,7 @@ async def test_polls_over_a_drifting_list_leave_no_job_behind(
 
 @pytest.mark.parametrize("kind", ["ignores the offset", "is empty with a total", "has no end"])
 async def test_a_list_that_lies_about_its_length_ends(tmp_path: Path, figure: Figure, kind: str) -> None:
-    """docs/faults.md A17: within three pages of the lie."""
+    """docs/project/faults.md A17: within three pages of the lie."""
     page = {
         "ignores the offset": b'{"pagination": {"limit": 100, "offset": 0, "totalResults": 5000}, "results": [%b]}',
         "is empty with a total": b'{"pagination": {"limit": 100, "offset": 0, "totalResults": 5000}, "results": []}',

@@ -25,7 +25,7 @@ def short_writes(stage: Stage, *, limit: int, bug: str | None = None) -> list[st
 
 
 def short_answers(stage: Stage, *, bug: str | None = None) -> list[str]:
-    """Let a body end early, with no length said before (docs/faults.md A20). The store's ETags are no MD5."""
+    """Let a body end early, with no length said before (docs/project/faults.md A20). The store's ETags are no MD5."""
     stage.sandbox.faults.add(Fault(server="storage", kind="short-chunked", amount=1000, match="drawings"))
     ended = stage.run(bug=bug)
     stage.sandbox.faults.clear()

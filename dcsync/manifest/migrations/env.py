@@ -9,7 +9,7 @@ context.configure(
     target_metadata=metadata,
     # SQLite changes a column by building the table again.
     render_as_batch=True,
-    # All pending migrations or none (docs/faults.md D15): DDL in SQLite is transactional, because our connections begin
+    # All pending migrations or none (faults.md D15): DDL in SQLite is transactional, because our connections begin
     # their transactions explicitly.
     transactional_ddl=True,
     transaction_per_migration=False,

@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 #: The user is waiting. A pause that the API asked for, or retries in an outage, can take far longer.
 PATIENCE_S = 60.0
-#: From here on a 60 s URL or a 300 s assertion is at risk (docs/api.md §6), and from `MAX_SKEW_S` it fails.
+#: From here on a 60 s URL or a 300 s assertion is at risk (docs/project/api.md §6), and from `MAX_SKEW_S` it fails.
 WARN_SKEW_S, FAIL_SKEW_S = 20.0, 120.0
-#: Signed URLs name hosts of this form (docs/api.md §4).
+#: Signed URLs name hosts of this form (docs/project/api.md §4).
 _ANY_STORAGE = "https://bucket.s3.amazonaws.com/"
 #: The checks of each account.
 OF_ACCOUNT = ("account", "permission", "requests")
@@ -117,7 +117,7 @@ async def _examine_account(
 async def _permission(api: DataConnector, account: AccountSettings) -> Check:
     name = f"permission.{account.name}"
     try:
-        # The first call of a run. A project administrator has to name the project (docs/api.md §1).
+        # The first call of a run. A project administrator has to name the project (docs/project/api.md §1).
         for project in account.projects or (None,):
             await patient(api.jobs(account.id, ListOptions(limit=1, project_id=project)))
     except DcsyncError as error:

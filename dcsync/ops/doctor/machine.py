@@ -34,9 +34,9 @@ from dcsync.ops.doctor.checks import Check, Level, ok, warned
 from dcsync.ops.limits import LIMIT_CODES, message_of
 from dcsync.ops.status import Holder
 
-#: From this age on a refresh token is warned about (docs/design.md, Token protocol T7). At `REFRESH_LIFE` it expires.
+#: From this age on a refresh token is warned about (design.md, Token protocol T7). At `REFRESH_LIFE` it expires.
 WARN_AGE = timedelta(days=10)
-#: Enough for a few full extracts of about 260 files (docs/api.md §3).
+#: Enough for a few full extracts of about 260 files (docs/project/api.md §3).
 MIN_INODES = 1000
 #: The tokens, the manifest and its log of one run take far less.
 MIN_STATE_BYTES = 64 << 20

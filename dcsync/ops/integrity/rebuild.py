@@ -44,7 +44,7 @@ class Source(StrEnum):
     """The source of a row."""
 
     SIDECAR = "sidecar"
-    #: The folder's name and its files' hashes: the IDs are as short as in the name (docs/faults.md M2).
+    #: The folder's name and its files' hashes: the IDs are as short as in the name (docs/project/faults.md M2).
     NAMES = "names"
 
 

@@ -44,7 +44,7 @@ async def reduce_snapshot(context: MirrorContext, account: AccountName, snapshot
 
 
 async def _reduce(context: MirrorContext, account: AccountName, snapshot: Dated, division: Division) -> int:
-    """Build the new folder, put it in place, record it, then delete the old one (docs/design.md, steps R1 to R5)."""
+    """Build the new folder, put it in place, record it, then delete the old one (design.md, steps R1 to R5)."""
     reduction = Reduction(account=account, job=snapshot.job, folder=snapshot.folder)
     records, now = SnapshotRows(context.manifest), context.clock.now()
     record, found = await records.record(account, snapshot.job), await records.snapshot(account, snapshot.job)

@@ -26,7 +26,7 @@ from dcsync.tasks import DiskFile, each
 
 log = structlog.get_logger(__name__)
 
-#: A range request must start within 60 s of signing (docs/api.md §4). After this time dcsync asks for a new URL.
+#: A range request must start within 60 s of signing (api.md §4). After this time dcsync asks for a new URL.
 URL_GOOD_S = 40.0
 #: A broken range counts as progress only if it brought this many bytes or a whole entry.
 _PROGRESS = 1 << 16

@@ -1,4 +1,4 @@
-"""Turn a staged folder into a recorded snapshot: seal, rename, record (docs/design.md, Publish protocol, P4 to P6).
+"""Turn a staged folder into a recorded snapshot: seal, rename, record (design.md, Publish protocol, P4 to P6).
 
 Readers see the snapshot after the rename. dcsync reports it after its row is committed.
 """

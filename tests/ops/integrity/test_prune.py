@@ -305,7 +305,7 @@ async def test_a_crash_in_the_middle_of_removing_is_finished_at_the_next_start(m
 
 
 async def test_a_manifest_from_before_the_pruning_is_told_of_it(mirror: Mirror, tmp_path: Path) -> None:
-    """docs/faults.md M4: pruned snapshots are never reported as missing and never fetched again, however many."""
+    """faults.md M4: pruned snapshots are never reported as missing and never fetched again, however many."""
     jobs = await fill(mirror, days=8)
     shutil.copy(mirror.state / "manifest.sqlite", tmp_path / "before.sqlite")
     await pruned(mirror, KeepPolicy(last=2), force=True)

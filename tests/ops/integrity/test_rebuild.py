@@ -130,7 +130,7 @@ WAYS: list[Callable[[bytearray, random.Random], None]] = [
 
 @pytest.mark.timeout(300)
 async def test_a_manifest_damaged_in_random_ways_rebuilds_to_the_same_rows(mirror: Mirror, tmp_path: Path) -> None:
-    """docs/faults.md M3. Damage that hits no row causes no rebuild. The rows after a start are what counts."""
+    """docs/project/faults.md M3. Damage that hits no row causes no rebuild. The rows after a start are what counts."""
     await fill(mirror)
     before, sound = rows(mirror), manifest_file(mirror).read_bytes()
     wrong, noticed = [], 0
@@ -258,7 +258,7 @@ async def test_each_inode_is_read_once_however_many_snapshots_share_it(mirror: M
 
 
 async def test_without_sidecars_rows_are_made_from_names_and_hashes(mirror: Mirror) -> None:
-    """docs/faults.md M2."""
+    """docs/project/faults.md M2."""
     await fill(mirror)
     before = rows(mirror)
     for path in mirror.root.glob("acme/**/_dcsync.json"):

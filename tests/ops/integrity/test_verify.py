@@ -82,7 +82,7 @@ async def test_a_sound_mirror_has_no_findings(mirror: Mirror) -> None:
 
 
 async def test_200_flipped_bits_in_200_files_are_all_found_with_no_false_alarm(mirror: Mirror) -> None:
-    """docs/faults.md F17."""
+    """docs/project/faults.md F17."""
     chance = random.Random(17)
     for day in range(3):
         files = {f"{day}-{number:03}.csv": chance.randbytes(chance.randrange(1, 3000)) for number in range(120)}
@@ -234,7 +234,7 @@ async def test_each_inode_is_read_once_and_is_amiss_in_every_snapshot_that_share
 @pytest.mark.needs_tool("strace")
 @pytest.mark.parametrize("error", ["EIO", "ESTALE"])
 async def test_a_read_error_is_unreadable_and_not_missing(mirror: Mirror, error: str) -> None:
-    """docs/faults.md F9."""
+    """docs/project/faults.md F9."""
     job = add_extract(mirror, tables(3))
     await mirror.sync()
     path = mirror.snapshot_of(job) / "admin_table_001.csv"

@@ -320,7 +320,7 @@ async def test_etags_that_are_no_md5_stop_nothing(tmp_path: Path, etag: str) -> 
 
 
 async def test_every_cut_of_a_small_body_gives_the_same_file(mirror: Mirror) -> None:
-    """docs/faults.md A19, in steps."""
+    """docs/project/faults.md A19, in steps."""
     body = tables(1, size=4096)["admin_table_000.csv"]
     jobs = []
     for index, amount in enumerate(range(0, 4096, 256)):

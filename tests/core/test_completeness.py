@@ -8,8 +8,8 @@ from dcsync.core.completeness import FILES_MISSING, ZIP_KEPT, NoTables, holds_ro
 from dcsync.core.model import ARCHIVE_NAME
 from dcsync.core.plan import Known, Selection, plan
 from dcsync.core.ziplayout import Directory, Refused
-from tests.core.test_plan import make_directory
 from tests.fakes import make_listed
+from tests.rigs.plans import make_directory
 
 ENCRYPTED = "the content is encrypted"
 

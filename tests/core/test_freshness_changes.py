@@ -11,8 +11,8 @@ import pytest
 from dcsync.core.freshness import FreshnessState, MissedSlot, Sighting, missed_slots, request_freshness, still_owed
 from dcsync.core.model import DataRequest
 from dcsync.core.ports import KnownRequest
-from tests.core.test_freshness import HOUR, SINCE, history, known, make_daily, slot
 from tests.fakes import REQUEST_ID
+from tests.rigs.slots import HOUR, SINCE, history, known, make_daily, slot
 
 S = FreshnessState
 NIGHTLY = KnownRequest(id=REQUEST_ID, description="Nightly", slug="nightly", is_delta=False)

@@ -70,10 +70,8 @@ def next_poll(expectations: Sequence[Expectation], now: datetime, interval: time
     wait = interval
     for expected in expectations:
         until = expected.due_at - now
-        if timedelta(0) < until < wait:
+        if -_WATCH < until < wait:
             wait = max(until, dense)
-        elif until <= timedelta(0) and -until < _WATCH and expected.stage is not Stage.UPCOMING:
-            wait = min(wait, dense)
     return wait
 
 

@@ -52,7 +52,7 @@ def runs_once(request: DataRequest) -> bool:
 
 def has_slots(request: DataRequest) -> bool:
     """Say whether a data request has a schedule that dcsync knows, with a first slot."""
-    return _step(request) is not None and request.effective_from is not None
+    return _steps(request) is not None
 
 
 def dated_jobs(jobs: Sequence[Job], now: datetime) -> list[tuple[datetime, Job]]:
@@ -64,52 +64,55 @@ def dated_jobs(jobs: Sequence[Job], now: datetime) -> list[tuple[datetime, Job]]
 
 def usual_times(request: DataRequest, past: Sequence[tuple[datetime, Job]]) -> UsualTimes:
     """Return the usual times from the newest of these jobs, which are in order."""
-    recent = [job for _, job in past[-_RECENT:]]
+    recent = past[-_RECENT:]
     duration = _usual_duration(recent)
     if runs_once(request):
         return UsualTimes(offset=timedelta(0), duration=duration, grace=_GRACE_ONCE)
-    return UsualTimes(offset=_usual_offset(request, recent), duration=duration, grace=max(GRACE, duration / 2))
+    offset = _usual_offset(request, [created_at for created_at, _ in recent])
+    return UsualTimes(offset=offset, duration=duration, grace=max(GRACE, duration / 2))
 
 
 def slot_before(request: DataRequest, moment: datetime) -> datetime | None:
     """Return the last slot at or before a moment. None before the first slot, or without a schedule."""
-    step, first = _step(request), request.effective_from
-    if step is None or first is None or moment < first:
+    steps = _steps(request)
+    if steps is None or moment < steps[0]:
         return None
-    months, days = step
-    if days:
-        return first + (moment - first) // timedelta(days=days) * timedelta(days=days)
-    number = ((moment.year - first.year) * 12 + moment.month - first.month) // months
-    slot = _months_after(first, number * months)
-    return slot if slot <= moment else _months_after(first, (number - 1) * months)
+    first, step = steps
+    if isinstance(step, timedelta):
+        return first + (moment - first) // step * step
+    number = _months_between(first, moment) // step
+    slot = _months_after(first, number * step)
+    return slot if slot <= moment else _months_after(first, (number - 1) * step)
 
 
 def slot_after(request: DataRequest, slot: datetime) -> datetime:
-    """Return the slot after `slot`. The data request has a schedule."""
-    months, days = _step(request) or (0, 1)
-    if days:
-        return slot + timedelta(days=days)
-    first = request.effective_from or slot
-    passed = (slot.year - first.year) * 12 + slot.month - first.month
-    return _months_after(first, passed + months)
+    """Return the slot after `slot`. Raises `ValueError` for a data request without slots."""
+    steps = _steps(request)
+    if steps is None:
+        msg = "a data request without a schedule has no slots"
+        raise ValueError(msg)
+    first, step = steps
+    if isinstance(step, timedelta):
+        return slot + step
+    return _months_after(first, _months_between(first, slot) + step)
 
 
-def _usual_duration(jobs: Sequence[Job]) -> timedelta:
+def _usual_duration(jobs: Sequence[tuple[datetime, Job]]) -> timedelta:
     spans = [
-        job.completed_at - job.created_at
-        for job in jobs
-        if job.phase is JobPhase.SUCCEEDED and job.created_at is not None and job.completed_at is not None
+        job.completed_at - created_at
+        for created_at, job in jobs
+        if job.phase is JobPhase.SUCCEEDED and job.completed_at is not None
     ]
     return max(_middle(spans), timedelta(0)) if spans else _FIRST_DURATION
 
 
-def _usual_offset(request: DataRequest, jobs: Sequence[Job]) -> timedelta:
+def _usual_offset(request: DataRequest, times: Sequence[datetime]) -> timedelta:
     """Return how long after its slot a job is usually queued. A median ignores a job that was started by hand."""
-    offsets = []
-    for job in jobs:
-        slot = None if job.created_at is None else slot_before(request, job.created_at + EARLY)
-        if slot is not None and job.created_at is not None:
-            offsets.append(max(job.created_at - slot, timedelta(0)))
+    offsets = [
+        max(created_at - slot, timedelta(0))
+        for created_at in times
+        if (slot := slot_before(request, created_at + EARLY)) is not None
+    ]
     return _middle(offsets) if offsets else timedelta(0)
 
 
@@ -118,17 +121,24 @@ def _middle(spans: Sequence[timedelta]) -> timedelta:
     return sorted(spans)[(len(spans) - 1) // 2]
 
 
-def _step(request: DataRequest) -> tuple[int, int] | None:
-    """Return the schedule's step in months and days. None for a data request that runs once or in an unknown way."""
+def _steps(request: DataRequest) -> tuple[datetime, timedelta | int] | None:
+    """Return the first slot, and the step from one to the next as a time or a number of months.
+
+    None for a data request that runs once, or has no schedule that dcsync knows.
+    """
     interval, first = (request.schedule_interval or "").upper(), request.effective_from
     times = max(request.recurring_interval or 1, 1)
-    if times > _MOST_TIMES or (first is not None and first.year > _LAST_YEAR):
+    if first is None or first.year > _LAST_YEAR or times > _MOST_TIMES:
         return None
     if interval in _MONTHS:
-        return _MONTHS[interval] * times, 0
+        return first, _MONTHS[interval] * times
     if interval in _DAYS:
-        return 0, _DAYS[interval] * times
+        return first, timedelta(days=_DAYS[interval]) * times
     return None
+
+
+def _months_between(first: datetime, moment: datetime) -> int:
+    return (moment.year - first.year) * 12 + moment.month - first.month
 
 
 def _months_after(first: datetime, months: int) -> datetime:

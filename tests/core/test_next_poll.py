@@ -10,35 +10,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dcsync.core import schedule
 from dcsync.core.model import DataRequest, Job, JobId
 from dcsync.core.next_poll import Expectation, Stage, expect, next_poll
-from tests.fakes import NOON, make_job, make_request
-
-HOUR, MINUTE, DAY = timedelta(hours=1), timedelta(minutes=1), timedelta(days=1)
-#: Long before every `now` of these tests, at 02:00.
-FIRST = datetime(2026, 9, 1, 2, 0, tzinfo=UTC)
-#: The slot of NOON's day.
-TODAY = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
-
-
-def make_daily(**changes: Any) -> DataRequest:
-    return make_request(**{"schedule_interval": "DAY", "recurring_interval": 1, "effective_from": FIRST, **changes})
-
-
-def made(created_at: datetime, *, takes: timedelta = 30 * MINUTE, **changes: Any) -> Job:
-    """Return a job that was queued then and took so long."""
-    values = {"id": JobId(f"job-{created_at:%d%H%M}"), "created_at": created_at, "completed_at": created_at + takes}
-    return make_job(**{**values, **changes})
+from tests.fakes import NOON
+from tests.rigs.slots import DAY, HOUR, MINUTE, SCHEDULED, TODAY, days, made, make_daily
 
 
 def running(created_at: datetime) -> Job:
     return made(created_at, status="running", completion_status=None, completed_at=None)
-
-
-def days(count: int, *, until: datetime = TODAY, after: timedelta = timedelta(0)) -> list[Job]:
-    """Return a job for each of the days before `until`, queued so long after its slot."""
-    return [made(until - number * DAY + after) for number in range(1, count + 1)]
 
 
 def expected(request: DataRequest, jobs: list[Job], now: datetime = NOON) -> Expectation:
@@ -168,115 +147,11 @@ def test_what_is_usually_queued_some_time_after_its_slot_is_expected_then() -> N
     assert expected(make_daily(), jobs, TODAY + 2 * HOUR).stage is Stage.DUE
 
 
-def test_a_job_a_little_before_its_slot_is_the_slot_s_own() -> None:
-    jobs = [made(TODAY - 10 * MINUTE), *days(4)]
+@pytest.mark.parametrize(("before", "stage"), [(10, Stage.UPCOMING), (30, Stage.UPCOMING), (31, Stage.LATE)])
+def test_a_job_up_to_half_an_hour_before_its_slot_is_the_slot_s_own(before: int, stage: Stage) -> None:
+    found = expected(make_daily(), [made(TODAY - before * MINUTE), *days(4)])
 
-    found = expected(make_daily(), jobs)
-
-    assert (found.queued_at, found.stage) == (TODAY + DAY, Stage.UPCOMING)
-
-
-def test_a_job_started_by_hand_does_not_shift_the_expectation() -> None:
-    by_hand = made(TODAY - DAY + 13 * HOUR, takes=5 * MINUTE)
-
-    assert expected(make_daily(), [by_hand, *days(4)]) == expected(make_daily(), days(4))
-
-
-def test_a_first_job_by_hand_does_not_shift_the_one_that_came_by_the_schedule() -> None:
-    jobs = [made(TODAY - DAY + 9 * HOUR), made(TODAY)]
-
-    assert expected(make_daily(), jobs).queued_at == TODAY + DAY
-
-
-def test_one_very_long_extract_does_not_make_the_others_late_later() -> None:
-    jobs = [made(TODAY - DAY, takes=20 * HOUR), *days(5, until=TODAY - DAY)]
-
-    assert expected(make_daily(), jobs).due_at == TODAY + 30 * MINUTE
-
-
-def test_only_the_newest_jobs_tell_what_is_usual() -> None:
-    old = [made(TODAY - number * DAY, takes=8 * HOUR) for number in range(8, 30)]
-
-    assert expected(make_daily(), [*old, *days(7)]).due_at == TODAY + 30 * MINUTE
-
-
-def test_a_server_whose_clock_runs_backwards_gives_no_negative_duration() -> None:
-    jobs = [made(TODAY - number * DAY, takes=-HOUR) for number in range(1, 4)]
-
-    assert expected(make_daily(), jobs).due_at == TODAY
-
-
-def test_jobs_without_times_tell_nothing() -> None:
-    jobs = [make_job(created_at=None, completed_at=None), *days(3)]
-
-    assert expected(make_daily(), jobs) == expected(make_daily(), days(3))
-    assert expected(make_daily(), [make_job(created_at=TODAY, completed_at=None)]).due_at == TODAY + DAY + 40 * MINUTE
-
-
-# --- slots ------------------------------------------------------------------------------------------------------------
-
-
-def day(year: int, month: int, number: int) -> datetime:
-    return datetime(year, month, number, 2, 0, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("interval", "times", "first", "now", "before", "after"),
-    [
-        ("DAY", 1, day(2026, 1, 1), day(2026, 3, 5), day(2026, 3, 5), day(2026, 3, 6)),
-        ("DAY", 3, day(2026, 1, 1), day(2026, 1, 6), day(2026, 1, 4), day(2026, 1, 7)),
-        ("WEEK", 1, day(2026, 1, 5), day(2026, 1, 18), day(2026, 1, 12), day(2026, 1, 19)),
-        ("WEEK", 2, day(2026, 1, 5), day(2026, 1, 18), day(2026, 1, 5), day(2026, 1, 19)),
-        ("MONTH", 1, day(2026, 1, 15), day(2026, 3, 14), day(2026, 2, 15), day(2026, 3, 15)),
-        ("MONTH", 1, day(2026, 1, 15), day(2026, 3, 15), day(2026, 3, 15), day(2026, 4, 15)),
-        # The 31st is the last day of a shorter month, and the 31st again after it.
-        ("MONTH", 1, day(2026, 1, 31), day(2026, 2, 27), day(2026, 1, 31), day(2026, 2, 28)),
-        ("MONTH", 1, day(2026, 1, 31), day(2026, 3, 1), day(2026, 2, 28), day(2026, 3, 31)),
-        ("MONTH", 1, day(2026, 1, 31), day(2026, 4, 30), day(2026, 4, 30), day(2026, 5, 31)),
-        ("MONTH", 1, day(2026, 12, 31), day(2027, 1, 30), day(2026, 12, 31), day(2027, 1, 31)),
-        ("MONTH", 3, day(2026, 1, 31), day(2026, 5, 20), day(2026, 4, 30), day(2026, 7, 31)),
-        ("MONTH", 5, day(2026, 10, 1), day(2027, 3, 1), day(2027, 3, 1), day(2027, 8, 1)),
-        ("YEAR", 1, day(2024, 2, 29), day(2025, 3, 1), day(2025, 2, 28), day(2026, 2, 28)),
-        ("YEAR", 1, day(2024, 2, 29), day(2028, 2, 28), day(2027, 2, 28), day(2028, 2, 29)),
-        ("YEAR", 2, day(2024, 6, 1), day(2026, 5, 31), day(2024, 6, 1), day(2026, 6, 1)),
-        # What is no number of times is once.
-        ("DAY", 0, day(2026, 1, 1), day(2026, 1, 2), day(2026, 1, 2), day(2026, 1, 3)),
-        ("DAY", None, day(2026, 1, 1), day(2026, 1, 2), day(2026, 1, 2), day(2026, 1, 3)),
-    ],
-)
-def test_slots_follow_each_other_as_the_schedule_says(
-    interval: str, times: int | None, first: datetime, now: datetime, before: datetime, after: datetime
-) -> None:
-    request = make_request(schedule_interval=interval, recurring_interval=times, effective_from=first)
-
-    assert expected(request, [], now).queued_at == before
-    assert expected(request, [made(before)], now).queued_at == after
-
-
-requests = st.builds(
-    lambda interval, times, first: make_request(
-        schedule_interval=interval, recurring_interval=times, effective_from=first
-    ),
-    st.sampled_from(["DAY", "WEEK", "MONTH", "YEAR"]),
-    st.integers(0, 30),
-    st.datetimes(datetime(2000, 1, 1), datetime(2030, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001 - bounds
-)
-moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - the same
-
-
-@given(requests, moments)
-def test_every_moment_lies_between_two_slots(request: DataRequest, moment: datetime) -> None:
-    slot = schedule.slot_before(request, moment)
-
-    assert request.effective_from is not None
-    if slot is None:
-        assert moment < request.effective_from
-    else:
-        after = schedule.slot_after(request, slot)
-        assert request.effective_from <= slot <= moment < after
-        # And nothing lies between: the one before the next is this one.
-        assert schedule.slot_before(request, after) == after
-        assert schedule.slot_before(request, after - timedelta(microseconds=1)) == slot
+    assert (found.queued_at, found.stage) == (TODAY + DAY if stage is Stage.UPCOMING else TODAY, stage)
 
 
 jobs_of_a_while = st.lists(
@@ -295,7 +170,7 @@ jobs_of_a_while = st.lists(
 ).map(lambda jobs: [replace(job, id=JobId(f"job-{number}")) for number, job in enumerate(jobs)])
 
 
-@given(requests, jobs_of_a_while, st.integers(-2000, 2000))
+@given(SCHEDULED, jobs_of_a_while, st.integers(-2000, 2000))
 def test_an_expectation_is_told_in_the_stage_it_is_in(request: DataRequest, jobs: list[Job], minutes: int) -> None:
     now = NOON + timedelta(minutes=minutes)
     found = expect(request, jobs, now)
@@ -311,7 +186,7 @@ def test_an_expectation_is_told_in_the_stage_it_is_in(request: DataRequest, jobs
         assert now - found.due_at >= HOUR
 
 
-@given(requests, jobs_of_a_while)
+@given(SCHEDULED, jobs_of_a_while)
 def test_the_order_of_the_jobs_does_not_matter(request: DataRequest, jobs: list[Job]) -> None:
     assert expect(request, jobs, NOON) == expect(request, jobs[::-1], NOON)
 
@@ -343,6 +218,7 @@ def due_in(wait: timedelta, stage: Stage = Stage.DUE) -> Expectation:
         ([due_in(-HOUR, Stage.LATE)], 3 * MINUTE),
         ([due_in(-119 * MINUTE, Stage.SLOW)], 3 * MINUTE),
         ([due_in(-2 * HOUR, Stage.LATE)], QUARTER),
+        ([due_in(-2 * HOUR + timedelta(seconds=1), Stage.LATE)], 3 * MINUTE),
         # The soonest of several.
         ([due_in(10 * MINUTE), due_in(5 * MINUTE)], 5 * MINUTE),
         ([due_in(5 * MINUTE), due_in(10 * MINUTE)], 5 * MINUTE),

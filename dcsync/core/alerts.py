@@ -484,10 +484,9 @@ _OWN = (
 def _kind_of_error(kind: type[DcsyncError]) -> AlertKind:
     """Return the properties of a code from the fields of its error class."""
     code = AlertCode(kind.code)
-    harmless = kind.transient and kind.exit_status is ExitStatus.INCOMPLETE
     return AlertKind(
         code=code,
-        severity=Severity.WARNING if harmless else Severity.CRITICAL,
+        severity=Severity.WARNING if kind.transient else Severity.CRITICAL,
         exit_status=kind.exit_status,
         scope=_SCOPES[kind.scope],
         origin=Origin.HERE,

@@ -34,9 +34,9 @@ def kind_of(name: str, request: DataRequest | None, schema: str | None = None) -
         return TableKind.WINDOW
     if request is None:
         return None
-    others = {other.lower() for other in request.service_groups if not other.lower().startswith("cdc")}
+    groups = {name.lower() for name in request.service_groups}
     # A table that no other service group explains comes from the delta groups, whatever its name.
-    if request.is_delta and not others & {"all", group}:
+    if request.is_delta and not groups & {"all", group}:
         return TableKind.DELTA
     return TableKind.FULL
 
@@ -69,6 +69,5 @@ def parse_kind(value: Json) -> TableKind | None:
 def _is_window(group: str, request: DataRequest | None, schema: str | None) -> bool:
     if schema is None:
         return group == "activities"
-    if SUPPORTED.search(schema) is None:
-        return False
-    return _DEFAULT.search(schema) is not None or request is None or request.has_dates
+    is_limited = request is None or request.has_dates or _DEFAULT.search(schema) is not None
+    return is_limited and SUPPORTED.search(schema) is not None

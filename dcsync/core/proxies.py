@@ -53,14 +53,13 @@ class ProxyRules:
         """
         try:
             parts = urlsplit(url)
-            host, port = (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
-            if not host or is_loopback_url(url):
+            proxy, host = self.by_scheme.get(parts.scheme), (parts.hostname or "").rstrip(".")
+            if proxy is None or not host or is_loopback_url(url):
                 return None
+            port = parts.port or _PORTS[parts.scheme]
         except ValueError:
             return None
-        if any(_names(exception, host, port) for exception in self.exceptions):
-            return None
-        return self.by_scheme.get(parts.scheme)
+        return None if any(_names(exception, host, port) for exception in self.exceptions) else proxy
 
 
 def one_proxy(text: str, environ: Mapping[str, str], *, source: str) -> ProxyRules:
@@ -134,7 +133,7 @@ def _names(exception: str, host: str, port: int) -> bool:
         pass
     exception = exception.rstrip(".")
     name, colon, number = exception.rpartition(":")
-    if colon and number.isdigit() and (not name.count(":") or name.startswith("[")):
+    if colon and number.isdigit():
         return int(number) == port and _names(name, host, port)
     domain = exception.removeprefix("*").removeprefix(".")
-    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+    return host == domain or host.endswith(f".{domain}")

@@ -86,7 +86,7 @@ def reconcile(
             after.append(item)
     found = {item.alert.key for item in after}
     # A job that is lost has not recovered from the problem before.
-    lost = {(alert.account, alert.job) for alert in alerts if alert.is_final and alert.job is not None}
+    lost = {(alert.account, alert.job) for alert in alerts if alert.is_final}
     events += [
         _resolved(item, now)
         for key, item in before.items()
@@ -122,10 +122,8 @@ def with_history(alerts: Sequence[Alert], standing: Sequence[StandingAlert], now
 def _is_due(item: StandingAlert, now: datetime) -> bool:
     if item.notified_at is None:
         return not item.alert.may_pass or now - item.since >= PATIENCE
-    if item.alert.is_final:
-        return False
     # A time in the future comes from a wrong clock.
-    return now - item.notified_at >= REMIND_AFTER or item.notified_at > now
+    return not item.alert.is_final and (now - item.notified_at >= REMIND_AFTER or item.notified_at > now)
 
 
 def _began(item: StandingAlert, now: datetime) -> Event:

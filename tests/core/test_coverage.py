@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core.coverage import SERVED_DAYS, Coverage, Days, coverage, parse_days, wider_range, window_of
+from dcsync.core.coverage import MAX_DAYS, SERVED_DAYS, Coverage, Days, coverage, parse_days, wider_range, window_of
 from dcsync.core.model import DataRequest, Job, JobId, Json, RequestId
 from tests.fakes import make_job, make_request
 
@@ -62,6 +62,7 @@ def numbers(found: tuple[Days, ...]) -> list[tuple[int, int]]:
         (asks(date_range="CUSTOM", start_date=moment(-9), end_date=moment(-5)), job(0), days(-9, -5)),
         (asks(date_range="YESTERDAY", start_date=moment(-9), end_date=moment(-5)), job(0), days(-1, -1)),
         (asks(start_date=moment(-9)), job(0), days(-9, -1)),
+        (asks(start_date=moment(-9), end_date=moment(-9, 5)), job(0), days(-9, -9)),
         (asks(start_date=moment(-9), end_date=moment(-10)), job(0), None),
         (asks(start_date=moment(-9)), job(0, created_at=None, completed_at=None), None),
         (asks(), job(0, start_date=moment(-4), end_date=moment(-3)), days(-4, -3)),
@@ -105,6 +106,7 @@ def test_the_gap_is_known_after_the_first_extract() -> None:
     [
         {"is_active": False},
         {"effective_to": moment(-1)},
+        {"effective_to": NOW},
         {"schedule_interval": "ONE_TIME"},
         {"schedule_interval": None},
         {"recurring_interval": 1001},
@@ -118,6 +120,34 @@ def test_without_a_next_extract_nothing_is_foreseen(changes: dict[str, Any]) -> 
 def test_a_schedule_that_ends_later_still_has_a_next_extract() -> None:
     assert coverage(asks(schedule_interval="WEEK", effective_to=moment(9)), [job(-4)], NOW).gaps != ()
     assert numbers(coverage(asks(recurring_interval=3), [job(-9)], NOW).gaps) == [(-9, -8)]
+
+
+@pytest.mark.parametrize(
+    ("interval", "times", "end"),
+    [
+        # The next extract of a monthly schedule comes 28 to 31 days after the last one, and covers the day before.
+        ("MONTH", 1, -402 + 28),
+        ("YEAR", 1, -402 + 365),
+        ("WEEK", 3, -402 + 21),
+        ("DAY", 1000, -1),
+        # What is no number of times is once.
+        ("WEEK", 0, -402 + 7),
+        ("WEEK", -3, -402 + 7),
+        ("WEEK", None, -402 + 7),
+    ],
+)
+def test_a_day_before_the_next_extract_can_come_is_foreseen_as_missing(
+    interval: str, times: int | None, end: int
+) -> None:
+    request = asks(schedule_interval=interval, recurring_interval=times)
+
+    assert numbers(coverage(request, [job(-400)], NOW).gaps) == [(-400, end)]
+
+
+def test_windows_that_meet_or_overlap_are_one() -> None:
+    found = coverage(asks(), [job(number) for number in (-9, -7, -5, -4, -3, -1)], NOW)
+
+    assert numbers(found.covered) == [(-10, -10), (-8, -8), (-6, -4), (-2, -2)]
 
 
 def test_a_missed_extract_leaves_a_gap_as_soon_as_the_next_one_is_there() -> None:
@@ -138,6 +168,7 @@ def test_another_data_request_fills_a_gap_if_it_has_the_projects() -> None:
     assert with_other(start_date=moment(-30)) == [(-2, -2)]
     assert with_other(start_date=moment(-9), end_date=moment(9)) == []
     assert with_other(project_ids=("p1", "p2")) == [(-9, -9), (-2, -2)]
+    assert with_other(project_id="p1") == [(-9, -9), (-2, -2)]
     assert with_other(project_id="p2") == [(-9, -2)]
     # The data request itself, and an extract of one project for a data request of all, fill nothing.
     assert with_other(id=request.id) == [(-9, -2)]
@@ -199,7 +230,10 @@ def test_a_recorded_window_stays_when_the_data_request_gets_another_period() -> 
     assert numbers(coverage(asks(), jobs, NOW, recorded=lost).gaps) == [(-8, -3)]
 
 
-@pytest.mark.parametrize("window", [days(-9, -3), days(0, 0), days(0, -1)])
+FIRST_YEAR, LAST_YEAR = Days(first=date(1900, 1, 1), last=TODAY), Days(first=TODAY, last=date(4999, 12, 31))
+
+
+@pytest.mark.parametrize("window", [days(-9, -3), days(0, 0), days(0, -1), FIRST_YEAR, LAST_YEAR])
 def test_a_recorded_window_is_read_as_it_was_written(window: Days) -> None:
     assert parse_days(window.text) == window
 
@@ -215,11 +249,18 @@ def test_a_recorded_window_is_read_as_it_was_written(window: Days) -> None:
         "x/2026-11-22",
         "2026-11-22/2026-11-20",
         "0001-01-01/2026-11-22",
+        "1899-12-31/2026-11-22",
+        "2026-11-22/5000-01-01",
         "2026-11-22/9999-12-31",
     ],
 )
 def test_a_malformed_window_counts_as_not_recorded(value: Json) -> None:
     assert parse_days(value) is None
+
+
+def test_one_extract_has_a_month_of_activities_and_autodesk_serves_a_year() -> None:
+    assert MAX_DAYS == 31
+    assert SERVED_DAYS == 365
 
 
 def test_only_what_autodesk_still_serves_can_be_filled() -> None:
@@ -249,6 +290,7 @@ def test_programs_get_days() -> None:
         ({"schedule_interval": "MONTH"}, "LAST_MONTH"),
         ({"schedule_interval": "MONTH", "recurring_interval": 2}, "PAST_7_DAYS, with a weekly schedule"),
         ({"schedule_interval": "MONTH", "date_range": "LAST_MONTH"}, None),
+        ({"schedule_interval": "YEAR"}, "PAST_7_DAYS, with a weekly schedule"),
         ({"schedule_interval": "ONE_TIME"}, None),
         ({"schedule_interval": "WEEK", "start_date": NOW}, None),
     ],

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core.model import JobPhase, SignedFile
+from dcsync.core.model import EXTRACT_LIFE_DAYS, JobPhase, SignedFile
 from tests.fakes import NOON, make_job, make_request
 
 
@@ -41,6 +41,10 @@ def test_a_job_s_phase_is_told_by_both_its_statuses(
 @pytest.mark.parametrize("status", ["queued", "running"])
 def test_a_job_that_has_a_completion_time_does_not_run(status: str) -> None:
     assert make_job(status=status, completion_status=None).phase is JobPhase.UNKNOWN
+
+
+def test_autodesk_deletes_an_extract_after_thirty_days() -> None:
+    assert EXTRACT_LIFE_DAYS == 30
 
 
 def test_a_job_is_dated_by_its_completion_or_else_its_creation() -> None:

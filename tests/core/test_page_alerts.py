@@ -61,6 +61,22 @@ def test_tables_of_one_kind_in_one_snapshot_are_one_line() -> None:
     assert len(found.items) == 15
 
 
+def test_each_kind_of_table_has_its_words() -> None:
+    found = alert_list([*tables("L-TABLE", 2), *tables("L-ROWS", 2), *tables("L-COLUMNS", 2)])
+
+    assert [line.text.partition(" (")[0] for line in found.lines] == [
+        "2 tables are missing",
+        "2 tables shrank",
+        "2 tables lost columns",
+    ]
+
+
+def test_a_long_text_is_cut() -> None:
+    long = alert_item(Alert.of(AlertCode.L_LATE, account="acme", message="m" * 320, hint="h" * 321), account="acme")
+
+    assert (long.text, long.hint) == ("m" * 320, "h" * 320 + "…")
+
+
 def test_alerts_of_one_kind_and_account_are_one_line() -> None:
     found = alert_list(
         [item(AlertCode.L_LOST, "a"), item(AlertCode.L_LOST, "b"), item(AlertCode.L_LOST, "c", account="beta")]

@@ -108,6 +108,16 @@ def test_no_proxy_does_not_name_a_host(exceptions: str) -> None:
         ("[fd00::1]", "[fd00::1]:80", False),
         ("[fd00::1]", "fd01::1", False),
         ("ten.test", "10.0.0.0/8", False),
+        # A network may be named by any of its addresses, and have a port.
+        ("10.1.2.3", "10.9.9.9/8", True),
+        ("[fd00::1]", "[fd00::/8]:443", True),
+        ("[fd00::1]", "[fd00::/8]:80", False),
+        # A host that looks like a port, and a port that is none.
+        ("443", "443", True),
+        ("ten.test", "443", False),
+        ("ten.test", "ten.test:https", False),
+        ("ten.test", "other.test:443", False),
+        ("ten.test", "fd01::443", False),
     ],
 )
 def test_no_proxy_names_addresses_and_networks(host: str, exceptions: str, is_direct: bool) -> None:

@@ -31,6 +31,7 @@ def make_document(**changes: Json) -> dict[str, Any]:
     first_seen_at=TIMES,
     published_at=TIMES,
     pruned_at=st.none() | TIMES,
+    reduced_at=st.none() | TIMES,
     transfer=st.builds(
         Transfer,
         strategy=st.text(min_size=1),
@@ -70,6 +71,8 @@ def test_a_record_holds_no_address_to_call_back() -> None:
         {"request": None},
         {"request": {"id": "r"}},
         {"request": {"slug": "s"}},
+        {"request": {"id": 5, "slug": "s"}},
+        {"request": {"id": "r", "slug": ["s"]}},
         {"request": {"id": "", "slug": "s"}},
         {"request": {"id": "r", "slug": ""}},
     ],
@@ -89,7 +92,13 @@ def test_seconds_beyond_every_float_are_read() -> None:
     assert parse(make_document(seconds=10**400)).transfer.seconds == 1e12
 
 
-@pytest.mark.parametrize("odd", [-1, 1 << 63, "7", None, True])
+def test_a_count_is_read_as_far_as_a_column_can_hold_it() -> None:
+    largest = parse(make_document(calls=1, fetched_bytes=(1 << 62) - 1, linked_bytes=(1 << 62) - 1)).transfer
+
+    assert (largest.calls, largest.fetched_bytes, largest.linked_bytes) == (1, (1 << 62) - 1, (1 << 62) - 1)
+
+
+@pytest.mark.parametrize("odd", [-1, 1 << 62, "7", None, True])
 def test_an_odd_number_is_0(odd: Json) -> None:
     counts: dict[str, Json] = dict.fromkeys(("calls", "fetched_bytes", "linked_bytes"), odd)
     read = parse(make_document(**counts, seconds=None if odd is None else True, strategy=None))
@@ -135,6 +144,11 @@ def test_the_form_in_the_tree_stays() -> None:
         },
     }
     assert isinstance(parse(record_json(record)), Record)
+
+
+def test_only_the_record_of_a_reduced_snapshot_has_the_time_of_its_reduction() -> None:
+    assert "reduced_at" not in record_json(make_record())
+    assert record_json(make_record(reduced_at=NOON))["reduced_at"] == "2026-11-22T12:00:00.000000Z"
 
 
 def test_a_record_without_a_summary_gets_the_one_that_its_reader_has() -> None:

@@ -88,6 +88,11 @@ def test_what_passed_before_it_was_told_is_not_told_to_be_over_and_begins_anew()
     assert told.look(NOON + PATIENCE, alert) == []
 
 
+def test_a_reminder_comes_once_a_day_and_patience_lasts_an_hour() -> None:
+    assert timedelta(hours=24) == REMIND_AFTER
+    assert timedelta(minutes=60) == PATIENCE
+
+
 def test_what_comes_back_is_told_again() -> None:
     told, alert = Told(), make_alert()
     told.look(NOON, alert)
@@ -118,6 +123,16 @@ def test_an_event_says_what_to_do_and_since_when() -> None:
     assert ended == Event(
         kind=R, account="acme", at=NOON + timedelta(hours=2), message="resolved: m", code="L-FAILED", data=since
     )
+
+
+def test_what_may_pass_by_itself_is_a_failure_whatever_its_code_and_says_all_that_its_alert_does() -> None:
+    alert = replace(make_alert(passing=True), data={"slots": 3})
+    told = reconcile((), [alert], NOON)
+
+    (began,) = reconcile(told.standing, [alert], NOON + PATIENCE).events
+
+    assert began.kind is EventKind.FAILURE
+    assert began.data == {"since": "2026-11-22T12:00:00.000Z", "subject": "", "slots": 3}
 
 
 def test_a_message_that_changes_is_no_news_but_is_what_is_told_next() -> None:
@@ -156,6 +171,25 @@ def test_a_job_that_is_lost_has_not_recovered_from_what_was_wrong_with_it() -> N
     found = told.look(NOON + SECOND, replace(make_alert("L-LOST", subject="job"), is_final=True, job="job"))
 
     assert found == [(EventKind.FAILURE, "L-LOST"), (R, "L-LATE")]
+
+
+def test_an_alert_about_a_job_that_is_not_lost_hides_no_recovery() -> None:
+    told = Told()
+    told.look(NOON, make_alert("L-LATE", subject="job"), make_alert("L-SLOW", subject=""))
+
+    failed = replace(make_alert("L-FAILED", subject="job"), job="job")
+    final = replace(make_alert("L-EXPIRING", subject=""), is_final=True)
+    found = told.look(NOON + SECOND, failed, final)
+
+    assert [code for kind, code in found if kind is R] == ["L-LATE", "L-SLOW"]
+
+
+def test_a_schedule_that_is_unknown_is_replaced_by_the_end_of_its_data_request_only() -> None:
+    for after, recovers in (("L-GONE", False), ("L-INACTIVE", False), ("L-ENDED", True)):
+        told = Told()
+        told.look(NOON, make_alert("L-SCHEDULE", subject="one"))
+
+        assert ((R, "L-SCHEDULE") in told.look(NOON + SECOND, make_alert(after, subject="one"))) is recovers
 
 
 @pytest.mark.parametrize("before", ["L-LATE", "L-SLOW", "L-FAILED", "L-ENDS"])
@@ -198,7 +232,11 @@ def test_an_alert_that_begins_silently_counts_as_sent() -> None:
     begun = reconcile((), [alert], NOON, silent=frozenset({alert.key}))
     later = reconcile(begun.standing, [alert], NOON + REMIND_AFTER)
 
+    quiet = reconcile(begun.standing, [alert], NOON + REMIND_AFTER - SECOND, silent=frozenset({alert.key}))
+    reminded = reconcile(quiet.standing, [alert], NOON + REMIND_AFTER, silent=frozenset({alert.key}))
+
     assert begun.events == ()
+    assert (quiet.events, len(reminded.events)) == ((), 1)
     assert [item.notified_at for item in begun.standing] == [NOON]
     assert [event.kind for event in later.events] == [EventKind.ALERT]
 

@@ -145,6 +145,13 @@ class SecretExposed(ConfigError):
     hint = "run chmod 600 on that file. If others had access, replace the secret as well"
 
 
+class ServiceSetupFailed(ConfigError):
+    """A step of `dcsync service` failed."""
+
+    safe = "the steps shown before are done, and none after them"
+    hint = "fix the cause, and run the command again: it continues"
+
+
 class SnapshotUnclear(ConfigError):
     """The given name matches no snapshot, or several."""
 

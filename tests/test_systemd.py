@@ -162,10 +162,7 @@ def probe_unit() -> str:
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """Boot once, drive the units through all of it, and return what was seen."""
     folder = tmp_path_factory.mktemp("systemd")
-    files = {f"/etc/systemd/system/{name}": (UNITS / name).read_text() for name in (*SERVICES, "dcsync-sync.timer")}
-    files |= {
-        "/usr/lib/sysusers.d/dcsync.conf": (UNITS / "dcsync.sysusers").read_text(),
-        "/usr/lib/tmpfiles.d/dcsync.conf": (UNITS / "dcsync.tmpfiles").read_text(),
+    files = {
         "/etc/systemd/system/dcsync-probe.service": probe_unit(),
         "/etc/systemd/system/sandbox.service": SANDBOX,
         "/etc/systemd/system/tls-sandbox.service": TLS_SANDBOX,
@@ -194,13 +191,38 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 class TestUnderSystemd:
     """One boot, looked at from many sides."""
 
-    def test_its_user_and_folders_are_made_at_boot(self, seen: Seen) -> None:
-        setup = seen["look_at_setup"]
+    def test_service_install_makes_its_user_and_folders_and_nothing_the_second_time(self, seen: Seen) -> None:
+        setup, first, again = seen["look_at_setup"], seen["install"]["first"], seen["install"]["again"]
 
+        assert (first["exit"], again["exit"]) == (0, 0), first["said"]
+        assert "create /usr/local/lib/systemd/system/dcsync.service\n" in first["said"]
+        assert "create the user dcsync with systemd-sysusers\n" in first["said"]
+        assert [line for line in again["said"].splitlines() if "create" in line or "link" in line] == []
         assert setup["shell"] == "/usr/sbin/nologin"
         assert setup["root"] == {"uid": setup["uid"], "gid": setup["gid"], "mode": "0o755"}
         assert setup["etc"] == {"uid": 0, "gid": setup["gid"], "mode": "0o750"}
-        assert seen["run"]["state"] == {"uid": setup["uid"], "gid": setup["gid"], "mode": "0o700"}
+        assert setup["shared"] == {"uid": 0, "gid": 0, "mode": "0o755"}
+        # systemd-tmpfiles has made the first, from the installed file.
+        assert setup["state"] == seen["run"]["state"] == {"uid": setup["uid"], "gid": setup["gid"], "mode": "0o700"}
+
+    @pytest.mark.parametrize("unit", ["daemon", "instance", "pass"])
+    def test_all_units_share_the_drop_ins_of_the_configuration_s_folder(self, seen: Seen, unit: str) -> None:
+        shown = {
+            "daemon": seen["run"]["at_start"],
+            "instance": seen["drain"]["busy"],
+            "pass": seen["one_pass"]["alone"][1],
+        }[unit]
+
+        # The daemon and the pass would not have mirrored anything without the credentials in it.
+        assert "/secrets.conf" in shown["DropInPaths"]
+
+    def test_service_uninstall_stops_and_removes_the_units_and_keeps_all_else(self, seen: Seen) -> None:
+        removed = seen["remove"]
+
+        assert removed["removed"]["exit"] == 0, removed["removed"]["said"]
+        assert set(removed["units"].values()) == {"not-found"}
+        assert removed["left_running"] == removed["links"] == []
+        assert removed["kept"] == [0, True, "/var/lib/dcsync"]
 
     def test_systemd_finds_nothing_to_remark_where_all_is_installed(self, seen: Seen) -> None:
         assert seen["look_at_setup"]["verify"] == ""

@@ -62,6 +62,7 @@ _COMMANDS = {
     "requests": ("dcsync.cli.lists", "List data requests."),
     "run": ("dcsync.cli.run", "Run the daemon."),
     "sandbox": ("dcsync.cli.sandbox", "Run a local simulator of Autodesk's API."),
+    "service": ("dcsync.cli.service", "Install or uninstall the systemd service."),
     "status": ("dcsync.cli.status", "Show the state of the mirror."),
     "sync": ("dcsync.cli.sync", "Mirror all new extracts once."),
     "verify": ("dcsync.cli.verify", "Check every file in the mirror against its checksum."),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dcsync import DISTRIBUTION, __version__
 
+#: The file of a release that has this version.
+WHEEL = f"{DISTRIBUTION.replace('-', '_')}-{__version__}-py3-none-any.whl"
+
 
 def install_hint(extra: str) -> str:
     """Return what to do when an extra is missing. The distribution is on no index, so the hint names its file."""
-    wheel = f"{DISTRIBUTION.replace('-', '_')}-{__version__}-py3-none-any.whl"
     return (
-        f"install {DISTRIBUTION}[{extra}], as you installed dcsync: pipx install --force './{wheel}[{extra}]' with the "
+        f"install {DISTRIBUTION}[{extra}], as you installed dcsync: pipx install --force './{WHEEL}[{extra}]' with the "
         f"file of the release, or pipx install --force '.[{extra}]' in a checkout"
     )

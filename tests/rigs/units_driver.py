@@ -27,6 +27,9 @@ from typing import Any, Final
 OUT: Final = Path("/out")
 MARK: Final = Path("/var/mark")
 ETC: Final = Path("/etc/dcsync")
+PROGRAM: Final = "/usr/local/bin/dcsync"
+#: The drop-ins that apply to all units of dcsync.
+SHARED: Final = ETC / "service.d"
 DROP_INS: Final = Path("/etc/systemd/system")
 ROOT: Final = Path("/srv/dcsync")
 STATE: Final = Path("/var/lib/dcsync")
@@ -210,7 +213,20 @@ def drive() -> None:
     """Do it all, and leave what was seen in `observed.json`. A step that breaks does not stop the next."""
     observed: dict[str, Any] = {}
     api = start_sandbox()
-    for step in (look_at_setup, run, poll_now, reload, one_pass, confine, hang, refuse, drain, proxied):
+    for step in (
+        install,
+        look_at_setup,
+        run,
+        poll_now,
+        reload,
+        one_pass,
+        confine,
+        hang,
+        refuse,
+        drain,
+        proxied,
+        remove,
+    ):
         try:
             observed[step.__name__] = step(api)
         except Exception:  # noqa: BLE001 - told to the tests
@@ -223,6 +239,36 @@ def drive() -> None:
     for name, priorities in (("warnings", "emerg..warning"), ("others", "notice..debug")):
         with (OUT / f"journal-{name}").open("w") as file:
             subprocess.run([*of_unit, f"--priority={priorities}"], check=False, stdout=file)
+
+
+def service(*arguments: str) -> dict[str, Any]:
+    """Run `dcsync service`."""
+    done = subprocess.run([PROGRAM, "service", *arguments], check=False, capture_output=True, text=True)
+    return {"exit": done.returncode, "said": done.stdout + done.stderr}
+
+
+def install(_: Api) -> dict[str, Any]:
+    """Install the units, the user and the folders, and let systemd create a folder again as it would at a boot."""
+    installed = service("install", "--program", PROGRAM)
+    again = service("install", "--program", PROGRAM)
+    STATE.rmdir()
+    subprocess.run(["systemd-tmpfiles", "--create", "dcsync.conf"], check=True)
+    return {"first": installed, "again": again}
+
+
+def remove(_: Api) -> dict[str, Any]:
+    """Uninstall the service while two of its units are active and enabled."""
+    before = len(snapshots(ROOT))
+    for unit in (MAIN, SLOW):
+        unit.do("enable", "--now")
+    removed = service("uninstall")
+    return {
+        "removed": removed,
+        "units": {unit.name: unit.show()["LoadState"] for unit in (MAIN, SLOW, PASS)},
+        "left_running": [unit.name for unit in (MAIN, SLOW) if unit.pid()],
+        "links": [str(path) for path in DROP_INS.glob("*.wants/dcsync*")],
+        "kept": [len(snapshots(ROOT)) - before, (ETC / "config.toml").exists(), pwd.getpwnam("dcsync").pw_dir],
+    }
 
 
 def look_at_setup(api: Api) -> dict[str, Any]:
@@ -238,6 +284,8 @@ def look_at_setup(api: Api) -> dict[str, Any]:
         "shell": user.pw_shell,
         "root": facts(ROOT),
         "etc": facts(ETC),
+        "state": facts(STATE),
+        "shared": facts(SHARED),
         "secrets": [api.refresh_token, api.access_token, "sandbox-secret", "canary-of-the-proxy"],
     }
 
@@ -248,7 +296,8 @@ def run(api: Api) -> dict[str, Any]:
     write_secret("refresh-token", api.refresh_token)
     write_secret("access-token", api.access_token)
     write_config(api, auth=REFRESHING)
-    MAIN.drop_in(f"{CREDENTIALS}RestartSec=500ms\n")
+    (SHARED / "secrets.conf").write_text(f"[Service]\n{CREDENTIALS}")
+    MAIN.drop_in("RestartSec=500ms\n")
     MARK.touch()
     started = MAIN.do("start")
     at_start = MAIN.show()
@@ -280,7 +329,7 @@ def poll_now(api: Api) -> dict[str, Any]:
     hooked.unlink(missing_ok=True)
     SANDBOX.do("kill", "--signal=USR1")
     pid, lines, before = MAIN.pid(), len(MAIN.journal()), len(snapshots(ROOT))
-    killed = MAIN.do("kill", "--signal=USR1", "--kill-who=main")
+    killed = MAIN.do("kill", "--signal=USR1", "--kill-whom=main")
     with suppress(TimeoutError):
         until("the new job is mirrored", lambda: len(snapshots(ROOT)) > before)
         until("the hook has run", hooked.exists)
@@ -319,9 +368,6 @@ def reload(api: Api) -> dict[str, Any]:
 
 def one_pass(api: Api) -> dict[str, Any]:
     """Run the timer's service while the daemon holds the mirror, and the daemon's probe of another one."""
-    PASS.drop_in(
-        f"LoadCredential=client-secret:{ETC}/client-secret\nLoadCredential=refresh-token:{ETC}/refresh-token\n"
-    )
     beside = PASS.do("start"), PASS.show()
     stopped = MAIN.do("stop")
     alone = PASS.do("start"), PASS.show()
@@ -343,7 +389,7 @@ def confine(api: Api) -> dict[str, Any]:
 
 def hang(api: Api) -> dict[str, Any]:
     """Stop the daemon's process from running: the watchdog must notice."""
-    MAIN.drop_in(f"{CREDENTIALS}RestartSec=500ms\nWatchdogSec=2s\n")
+    MAIN.drop_in("RestartSec=500ms\nWatchdogSec=2s\n")
     started = MAIN.do("start")
     pid = MAIN.pid()
     threading.Event().wait(3)  # longer than WatchdogSec=: it must live on that long when it is fed
@@ -366,7 +412,7 @@ def hang(api: Api) -> dict[str, Any]:
 def refuse(api: Api) -> dict[str, Any]:
     """Let the daemon find what makes it refuse to start."""
     MAIN.do("stop")
-    MAIN.drop_in(f"{CREDENTIALS}RestartSec=500ms\n")
+    MAIN.drop_in("RestartSec=500ms\n")
     seen: dict[str, Any] = {}
 
     write_config(api, auth=REFRESHING, more='[log]\nlevel = "chatty"\n')
@@ -453,7 +499,7 @@ def proxied(_: Api) -> dict[str, Any]:
 
     def poll(count: int) -> None:
         TLS_SANDBOX.do("kill", "--signal=USR1")
-        PROXIED.do("kill", "--signal=USR1", "--kill-who=main")
+        PROXIED.do("kill", "--signal=USR1", "--kill-whom=main")
         until("the new job is mirrored through the proxy", lambda: mirrored() == count)
 
     TINYPROXY.do("start")
@@ -466,7 +512,7 @@ def proxied(_: Api) -> dict[str, Any]:
     # A proxy that is gone is named.
     TINYPROXY.do("stop")
     lines = len(PROXIED.journal())
-    PROXIED.do("kill", "--signal=USR1", "--kill-who=main")
+    PROXIED.do("kill", "--signal=USR1", "--kill-whom=main")
     until("the proxy is named", lambda: "to the proxy 127.0.0.1:3128" in "\n".join(PROXIED.new_lines(lines)))
     PROXIED.do("stop")
 

@@ -50,7 +50,15 @@ PHRASES = {
 }
 #: The most hits that each group may have.
 LIMITS = {"documents": 8, "messages": 0, "comments": 8}
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config.example.toml", "docs/**/*.md", "dcsync/**/*.j2")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "config.example.toml",
+    "docs/**/*.md",
+    "dcsync/**/*.j2",
+    "dcsync/explain/*.toml",
+)
 _RX = re.compile("|".join(f"(?:{phrase})" for phrase in PHRASES), re.IGNORECASE)
 
 

@@ -50,6 +50,7 @@ _COMMANDS = {
     "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder. Needs no configuration."),
     "diff": ("dcsync.cli.diff", "Compare two snapshots."),
     "doctor": ("dcsync.cli.doctor", "Check the whole setup and say how to fix each problem."),
+    "explain": ("dcsync.cli.explain", "Explain a code of an alert or error."),
     "hooks": ("dcsync.cli.hooks", "List the runs of hooks, or run the hooks of a snapshot again."),
     "init": ("dcsync.cli.init", "Write a configuration from options or your answers."),
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),
@@ -186,7 +187,7 @@ def show_error(error: DcsyncError) -> None:
         click.secho(f"dcsync: {lines[0]}", fg="red", err=True)
         for line in lines[1:]:
             click.echo(f"        {line}", err=True)
-        click.echo(f"  code: {error.code}", err=True)
+        click.echo(f"  code: {error.code} (dcsync explain {error.code})", err=True)
         click.echo(f"  safe: {error.safe}", err=True)
         if error.advice:
             click.echo(f"  do:   {error.advice}", err=True)

@@ -35,7 +35,7 @@ def status_command(ctx: click.Context, as_json: bool, check: bool, nagios: bool)
 
     With --check the exit status is 3 if an account is stale (poll.stale_after) or has an alert. Some alerts set another
     status: 12 if you have to sign in, 13 if a permission is missing, 14 if the disk or the mirror needs attention.
-    Alerts that only inform you leave it at 0. docs/reference/alerts.md lists the status of every alert.
+    Alerts that only inform you leave it at 0. `dcsync explain CODE` shows the status of an alert.
 
     With --nagios the exit status is 0 (OK) exactly when --check gives 0. Otherwise it is 1 (WARNING), 2 (CRITICAL: an
     account is stale, or data is missing or damaged), or 3 (UNKNOWN: the status cannot be read).

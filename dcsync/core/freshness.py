@@ -98,7 +98,8 @@ class _Slot:
     queued_at: datetime
     due_at: datetime
     overdue_at: datetime
-    jobs: tuple[Job, ...]
+    #: The jobs of the slot and when each was queued, oldest first.
+    jobs: tuple[tuple[datetime, Job], ...]
 
 
 def missed_slots(request: DataRequest, history: History, as_of: datetime) -> tuple[MissedSlot, ...]:
@@ -140,8 +141,8 @@ def _missed_slots(request: DataRequest, history: History, as_of: datetime) -> tu
             queued_at=slot.queued_at,
             due_at=slot.due_at,
             cause=_cause(slot),
-            phase=slot.jobs[-1].phase if slot.jobs else None,
-            jobs=tuple(job.id for job in slot.jobs),
+            phase=slot.jobs[-1][1].phase if slot.jobs else None,
+            jobs=tuple(job.id for _, job in slot.jobs),
         )
         for slot in _open_slots(request, history, as_of)
         if slot.overdue_at <= as_of
@@ -150,7 +151,7 @@ def _missed_slots(request: DataRequest, history: History, as_of: datetime) -> tu
 
 def _cause(slot: _Slot) -> Cause:
     """Return why the slot is overdue. Only what was known in time counts, so that the cause stays the same."""
-    in_time = [job for job in slot.jobs if job.created_at is not None and job.created_at < slot.overdue_at]
+    in_time = [job for created_at, job in slot.jobs if created_at < slot.overdue_at]
     if not in_time:
         return Cause.NOT_STARTED
     ended = [job for job in in_time if job.completed_at is None or job.completed_at < slot.overdue_at]
@@ -165,14 +166,15 @@ def _open_slots(request: DataRequest, history: History, as_of: datetime) -> list
     is_single = runs_once(request)
     past = dated_jobs([known.job for known in history.jobs], as_of)
     usual = usual_times(request, past)
-    slots = list(_single_slot(request, history) if is_single else _repeated_slots(request, history, usual, as_of))
-    jobs: dict[datetime, list[Job]] = {slot: [] for slot in slots}
+    found = _single_slot(request, history, as_of) if is_single else _repeated_slots(request, history, usual, as_of)
+    slots = list(found)
+    jobs: dict[datetime, list[tuple[datetime, Job]]] = {slot: [] for slot in slots}
     for created_at, job in past:
         # Of thousands of jobs, few belong to an open slot.
         if slots and (is_single or created_at >= slots[0] - EARLY):
             slot = slots[0] if is_single else slot_before(request, created_at + EARLY)
             if slot in jobs:
-                jobs[slot].append(job)
+                jobs[slot].append((created_at, job))
     return [
         _Slot(
             queued_at=slot + usual.offset,
@@ -181,14 +183,15 @@ def _open_slots(request: DataRequest, history: History, as_of: datetime) -> list
             jobs=tuple(jobs[slot]),
         )
         for slot in slots
-        if slot + usual.offset <= as_of
     ]
 
 
-def _single_slot(request: DataRequest, history: History) -> Iterator[datetime]:
+def _single_slot(request: DataRequest, history: History, as_of: datetime) -> Iterator[datetime]:
     """Yield the time from which a data request that runs once should run, unless its extract is in the mirror."""
     slot = request.effective_from or request.created_at
-    if slot is None or history.is_mirrored or history.since is None or slot < history.since - _ONCE_LOOK_BACK:
+    if slot is None or slot > as_of or history.is_mirrored:
+        return
+    if history.since is None or slot < history.since - _ONCE_LOOK_BACK:
         return
     if history.start is None or slot >= history.start:
         yield slot
@@ -358,7 +361,7 @@ def _standing_state(sighting: Sighting, history: History, now: datetime) -> Fres
     if sighting.is_gone:
         return FreshnessState.GONE
     if document is None:
-        return FreshnessState.UNKNOWN
+        return None
     if document.is_active is False:
         return FreshnessState.INACTIVE
     if document.effective_to is not None and document.effective_to <= now and not runs_once(document):
@@ -375,7 +378,7 @@ def _current_state(
     if any(_cause(slot) is Cause.NOT_MIRRORED for slot in overdue):
         return FreshnessState.LATE
     # Just after it became overdue, the next poll decides. Without one, it is unknown what Autodesk has done.
-    if any(slot.due_at > polled_at for slot in overdue) or (overdue and now - polled_at > GRACE):
+    if overdue and now - polled_at > GRACE:
         return FreshnessState.UNKNOWN
     if open_slots:
         return FreshnessState.DUE

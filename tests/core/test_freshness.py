@@ -20,7 +20,7 @@ from dcsync.core.freshness import (
     will_run,
 )
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import DataRequest
+from dcsync.core.model import DataRequest, JobId
 from dcsync.core.ports import KnownRequest
 from tests.fakes import REQUEST_ID
 from tests.rigs.slots import (
@@ -88,6 +88,16 @@ def test_an_undated_snapshot_is_the_newest_only_where_there_is_no_other() -> Non
     assert fresh(make_daily(), history(undated), slot(9)).newest_folder == "acme/x/9"
 
 
+def test_the_newest_snapshot_is_that_of_the_newest_extract_whatever_its_id() -> None:
+    older, newer = known(3, id=JobId("z")), known(4, id=JobId("a"))
+    twin = replace(known(4, id=JobId("b")), folder="acme/x/twin")
+
+    for jobs in ((older, newer), (newer, older)):
+        assert fresh(make_daily(), history(*jobs), slot(5)).newest_folder == "acme/x/4"
+    for jobs in ((twin, newer), (newer, twin)):
+        assert fresh(make_daily(), history(*jobs), slot(5)).newest_folder == "acme/x/twin"
+
+
 @pytest.mark.parametrize(
     ("minutes", "state"), [(-1, S.OK), (0, S.DUE), (30, S.DUE), (89, S.DUE), (90, S.LATE), (9000, S.LATE)]
 )
@@ -109,6 +119,11 @@ def test_what_is_missed_is_judged_as_of_the_last_poll() -> None:
     assert fresh(request, past, slot(5), polled=slot(1) - HOUR).state is S.UNKNOWN
     assert fresh(request, past, slot(5), polled=slot(1) - HOUR).missed == ()
     assert fresh(request, past, slot(1) + 3 * HOUR, polled=slot(1) + HOUR).state is S.UNKNOWN
+    # Before anything is overdue, a poll is not needed.
+    assert fresh(request, past, slot(1) + MINUTE, polled=slot(1) - 5 * HOUR).state is S.DUE
+    # An hour after the last poll, and not before.
+    assert fresh(request, past, slot(1) + OVERDUE, polled=slot(1) + TAKES).state is S.DUE
+    assert fresh(request, past, slot(1) + OVERDUE, polled=slot(1) + TAKES - MINUTE).state is S.UNKNOWN
     # The next poll decides in some minutes.
     assert fresh(request, past, slot(1) + OVERDUE + MINUTE, polled=slot(1) + OVERDUE - MINUTE).state is S.DUE
     # Without any poll, nothing is known.
@@ -122,6 +137,22 @@ def test_an_extract_that_is_there_and_not_mirrored_is_late_without_another_poll(
     past = history(known(0), known(1, JobState.STAGING))
 
     assert fresh(make_daily(), past, slot(1) + 9 * HOUR, polled=slot(1) + TAKES).state is S.LATE
+    assert fresh(make_daily(), past, slot(1) + OVERDUE, polled=slot(1) + TAKES).state is S.LATE
+    assert fresh(make_daily(), past, slot(1) + OVERDUE - MINUTE, polled=slot(1) + TAKES).state is S.DUE
+
+
+@pytest.mark.parametrize("changes", [{"is_retired": True}, {"is_gone": True}])
+def test_a_data_request_that_is_over_misses_no_slot_and_expects_none(changes: dict[str, Any]) -> None:
+    found = fresh(make_daily(), history(known(0)), slot(8), **changes)
+
+    assert (found.missed, found.next_expected_at) == ((), None)
+
+
+def test_a_data_request_that_ran_once_is_done_without_any_poll() -> None:
+    assert fresh(make_once(), history(known(0)), slot(8)).state is S.DONE
+    seen = KnownRequest(id=REQUEST_ID, description="", slug="x", is_delta=False)
+    never = Sighting(request=seen, document=make_once(), polled_at=None)
+    assert request_freshness(never, history(known(0)), slot(8)).state is S.DONE
 
 
 @pytest.mark.parametrize(
@@ -160,8 +191,39 @@ def test_what_is_expected_next_ends_with_the_schedule_and_with_the_only_run() ->
     assert fresh(make_daily(effective_to=slot(3)), history(known(2)), now).next_expected_at is None
     assert fresh(make_daily(effective_to=slot(3)), history(known(1)), slot(2)).next_expected_at == slot(2) + TAKES
     assert fresh(make_once(effective_from=slot(4)), history(), now).next_expected_at == slot(4) + 40 * MINUTE
-    assert fresh(make_once(effective_from=slot(4)), history(), now).ends_at is None
+    once = make_once(effective_from=slot(4), effective_to=slot(4))
+    assert fresh(once, history(), now).next_expected_at == slot(4) + 40 * MINUTE
+    assert fresh(once, history(), now).ends_at is None
     assert fresh(make_once(), history(), slot(9)).next_expected_at is None
+    assert fresh(make_once(effective_from=None, created_at=FIRST), history(), slot(9)).next_expected_at is None
+    assert fresh(make_once(), history(start=FIRST + MINUTE), FIRST).next_expected_at is None
+    assert fresh(make_once(), history(), FIRST).state is S.DUE
+    assert fresh(make_once(), history(), FIRST - timedelta(seconds=1)).state is S.OK
+
+
+def test_the_next_extract_is_that_of_the_current_slot_until_it_is_overdue() -> None:
+    past = history(known(0))
+
+    assert fresh(make_daily(), past, slot(1) + OVERDUE - MINUTE).next_expected_at == slot(1) + TAKES
+    assert fresh(make_daily(), past, slot(1) + OVERDUE).next_expected_at == slot(2) + TAKES
+
+
+def test_of_two_slots_that_wait_the_first_is_expected_next() -> None:
+    past = [known(number, completed_at=slot(number) + 30 * HOUR) for number in range(-3, 1)]
+
+    found = fresh(make_daily(effective_from=slot(-3)), history(*past), slot(2) + HOUR)
+
+    assert (found.state, found.next_expected_at) == (S.DUE, slot(1) + 30 * HOUR)
+
+
+def test_what_is_usually_queued_after_its_slot_is_not_due_before() -> None:
+    past = history(*(known(number, after=2 * HOUR) for number in range(3)))
+
+    before = fresh(make_daily(), past, slot(3) + HOUR)
+    after = fresh(make_daily(), past, slot(3) + 2 * HOUR)
+
+    assert (before.state, before.next_expected_at) == (S.OK, slot(3) + 2 * HOUR + TAKES)
+    assert (after.state, after.next_expected_at) == (S.DUE, slot(3) + 2 * HOUR + TAKES)
 
 
 def test_an_ended_schedule_still_misses_the_slots_before_its_end() -> None:
@@ -177,7 +239,13 @@ def test_an_end_is_near_from_fourteen_days_before_until_it_has_come(days: float,
 
     assert ends_soon(found, now) is soon
     assert ends_soon(replace(found, ends_at=None), now) is False
-    assert ends_soon(replace(found, state=S.RETIRED), now) is False
+
+
+def test_only_what_still_runs_ends_soon() -> None:
+    now = slot(5) + 9 * HOUR
+    found = fresh(make_daily(effective_to=now + DAY), history(known(5)), now)
+
+    assert {state for state in S if ends_soon(replace(found, state=state), now)} == {S.OK, S.DUE, S.LATE, S.UNKNOWN}
 
 
 @pytest.mark.parametrize(
@@ -210,20 +278,20 @@ def test_a_data_request_whose_extracts_were_all_deleted_before_it_was_seen_was_o
 
     assert history(old, since=seen).was_over(None)
     assert history(known(0, JobState.EXPIRED, completed_at=None), since=seen).was_over(None)
-    assert not history(old, since=seen - MINUTE).was_over(None)
-    assert not history(old, known(1, JobState.EXPIRED), since=seen).was_over(None)
-    assert not history(known(0), since=seen).was_over(None)
-    assert not history(known(0, JobState.EXPIRED, completed_at=None, created_at=None), since=seen).was_over(None)
-    assert not history(since=seen).was_over(None)
-    assert not history(old, since=None).was_over(None)
+    assert history(old, since=seen - MINUTE).was_over(None) is False
+    assert history(old, known(1, JobState.EXPIRED), since=seen).was_over(None) is False
+    assert history(known(0), since=seen).was_over(None) is False
+    assert history(known(0, JobState.EXPIRED, completed_at=None, created_at=None), since=seen).was_over(None) is False
+    assert history(since=seen).was_over(None) is False
+    assert history(old, since=None).was_over(None) is False
 
 
 def test_a_schedule_that_was_to_go_on_when_it_was_seen_was_not_over() -> None:
     seen = slot(0) + TAKES + 30 * DAY
     old = history(known(0, JobState.TOO_OLD), since=seen)
 
-    assert not old.was_over(make_daily())
-    assert not old.was_over(make_daily(effective_to=seen + MINUTE))
+    assert old.was_over(make_daily()) is False
+    assert old.was_over(make_daily(effective_to=seen + MINUTE)) is False
     assert old.was_over(make_daily(effective_to=seen))
     assert old.was_over(make_daily(is_active=False))
 

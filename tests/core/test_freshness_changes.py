@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from dcsync.core.freshness import FreshnessState, MissedSlot, Sighting, missed_s
 from dcsync.core.model import DataRequest
 from dcsync.core.ports import KnownRequest
 from tests.fakes import REQUEST_ID
-from tests.rigs.slots import HOUR, SINCE, history, known, make_daily, slot
+from tests.rigs.slots import HOUR, MINUTE, SINCE, TAKES, history, known, make_daily, slot
 
 S = FreshnessState
 NIGHTLY = KnownRequest(id=REQUEST_ID, description="Nightly", slug="nightly", is_delta=False)
@@ -37,6 +37,8 @@ def owed_after(request: DataRequest, **changes: Any) -> MissedSlot | None:
         # The schedule was changed before slot 1 came due: it never promised slot 1.
         ({"schedule_interval": "WEEK", "updated_at": slot(0) + HOUR}, None),
         ({"schedule_interval": "WEEK", "updated_at": slot(2)}, slot(1)),
+        ({"schedule_interval": "WEEK", "updated_at": slot(1) + TAKES}, slot(1)),
+        ({"schedule_interval": "WEEK", "updated_at": slot(1) + TAKES - timedelta(seconds=1)}, None),
         # This time is that of an earlier change.
         ({"schedule_interval": "WEEK", "updated_at": SINCE}, slot(1)),
     ],
@@ -54,6 +56,18 @@ def test_nothing_is_owed_without_a_missed_slot() -> None:
     before = request_freshness(sighting, history(known(0)), slot(0) + 2 * HOUR)
 
     assert still_owed(before, sighting, history(known(0)), make_daily(effective_from=slot(9))) is None
+    changed = make_daily(effective_from=slot(9), updated_at=slot(0))
+    assert still_owed(before, sighting, history(known(0)), changed) is None
+
+
+@pytest.mark.parametrize("unknown", [{"document": None}, {"polled_at": None}])
+def test_what_was_never_read_owes_nothing(unknown: dict[str, Any]) -> None:
+    sighting = Sighting(request=NIGHTLY, document=make_daily(), polled_at=slot(3))
+    before = request_freshness(sighting, history(known(0)), slot(3))
+    assert before.missed
+
+    moved = make_daily(effective_from=slot(9), updated_at=slot(2))
+    assert still_owed(before, replace(sighting, **unknown), history(known(0)), moved) is None
 
 
 def test_an_owed_slot_is_missed_until_an_extract_of_it_or_a_later_one_is_mirrored() -> None:
@@ -70,8 +84,13 @@ def test_an_owed_slot_is_missed_until_an_extract_of_it_or_a_later_one_is_mirrore
     assert (late.state, late.missed) == (S.LATE, (owed,))
     assert [missed.queued_at for missed in both.missed] == [slot(1), slot(10), slot(11)]
     assert (done.state, done.missed) == (S.OK, ())
+    # A little before its slot, an extract is the slot's own.
+    for after, is_satisfied in ((-30, True), (-31, False)):
+        past = history(known(0), known(1, after=after * MINUTE), owed=owed)
+        assert (missed_slots(moved, past, slot(5)) == ()) is is_satisfied
     # It is owed on until then, and not counted twice when the old schedule comes back.
     assert still_owed(late, sighting, history(known(0), owed=owed), moved) == owed
     back = replace(sighting, document=make_daily())
-    assert missed_slots(make_daily(), history(known(0), owed=owed), slot(2) + 2 * HOUR)[0].queued_at == slot(1)
+    again = missed_slots(make_daily(), history(known(0), owed=owed), slot(2) + 2 * HOUR)
+    assert [missed.queued_at for missed in again] == [slot(1), slot(2)]
     assert still_owed(late, back, history(known(0), owed=owed), make_daily()) is None

@@ -79,7 +79,7 @@ def test_a_slot_that_was_due_before_dcsync_saw_the_data_request_does_not_count()
     due = slot(3) + 40 * MINUTE
 
     assert numbers(make_daily(), history(since=due), slot(5)) == [4]
-    assert numbers(make_daily(), history(since=due - timedelta(seconds=1)), slot(5)) == [3, 4]
+    assert numbers(make_daily(), history(since=due - timedelta(microseconds=1)), slot(5)) == [3, 4]
     # Long before its first slot, all count. Without a time, only the last does.
     assert numbers(make_daily(), history(since=FIRST - 90 * DAY), slot(2)) == [0, 1]
     assert numbers(make_daily(), history(since=None), slot(5) + 2 * HOUR) == [5]
@@ -88,7 +88,7 @@ def test_a_slot_that_was_due_before_dcsync_saw_the_data_request_does_not_count()
 
 def test_a_slot_before_the_configured_start_does_not_count() -> None:
     assert numbers(make_daily(), history(start=slot(3)), slot(5)) == [3, 4]
-    assert numbers(make_daily(), history(start=slot(3) + MINUTE), slot(5)) == [4]
+    assert numbers(make_daily(), history(start=slot(3) + timedelta(microseconds=1)), slot(5)) == [4]
     assert numbers(make_daily(), history(start=SINCE - DAY), slot(1)) == [0]
 
 
@@ -111,6 +111,24 @@ def test_a_snapshot_from_the_future_satisfies_nothing() -> None:
     nonsense = known(0, created_at=datetime.max.replace(tzinfo=UTC), completed_at=None)
 
     assert numbers(make_daily(), history(known(0), nonsense), slot(2)) == [1]
+    now = slot(2) + 2 * HOUR
+    assert numbers(make_daily(), history(known(0), known(3, after=2 * HOUR)), now) == [1, 2]
+    assert numbers(make_daily(), history(known(0), known(3, after=2 * HOUR - timedelta(seconds=1))), now) == []
+
+
+def test_a_slot_whose_jobs_are_usually_queued_later_is_missed_later() -> None:
+    past = [known(number, after=2 * HOUR) for number in range(3)]
+    due = slot(3) + 2 * HOUR + TAKES
+
+    (item,) = missed_slots(make_daily(), history(*past), due + HOUR)
+
+    assert (item.queued_at, item.due_at) == (slot(3) + 2 * HOUR, due)
+    assert missed_slots(make_daily(), history(*past), due + HOUR - timedelta(seconds=1)) == ()
+    # The times from which slots count are compared with these times too.
+    assert numbers(make_daily(), history(*past, since=due - MINUTE), slot(5)) == [3, 4]
+    assert numbers(make_daily(), history(*past, since=due), slot(5)) == [4]
+    assert numbers(make_daily(), history(*past, start=slot(3) + 2 * HOUR), slot(5)) == [3, 4]
+    assert numbers(make_daily(), history(*past, start=slot(3) + 2 * HOUR + MINUTE), slot(5)) == [4]
 
 
 def test_the_slots_of_an_unknown_schedule_are_not_missed() -> None:
@@ -132,6 +150,10 @@ LATE_BY = OVERDUE + HOUR
     [
         (running(1), Cause.SLOW, JobPhase.PENDING),
         (running(1, after=LATE_BY), Cause.NOT_STARTED, JobPhase.PENDING),
+        (running(1, after=OVERDUE), Cause.NOT_STARTED, JobPhase.PENDING),
+        (running(1, after=OVERDUE - MINUTE), Cause.SLOW, JobPhase.PENDING),
+        # A little before its slot, a job is the slot's own.
+        (running(1, after=-30 * MINUTE), Cause.SLOW, JobPhase.PENDING),
         (running(1, status="bogus"), Cause.SLOW, JobPhase.UNKNOWN),
         (failed(1), Cause.FAILED, JobPhase.FAILED),
         (failed(1, completed_at=None), Cause.FAILED, JobPhase.FAILED),
@@ -139,6 +161,8 @@ LATE_BY = OVERDUE + HOUR
         (failed(1, after=LATE_BY), Cause.NOT_STARTED, JobPhase.FAILED),
         # It was slow first. What it became later does not resolve that.
         (failed(1, completed_at=slot(1) + LATE_BY), Cause.SLOW, JobPhase.FAILED),
+        (failed(1, completed_at=slot(1) + OVERDUE), Cause.SLOW, JobPhase.FAILED),
+        (failed(1, completed_at=slot(1) + OVERDUE - MINUTE), Cause.FAILED, JobPhase.FAILED),
         (known(1, JobState.FAILED, completed_at=slot(1) + LATE_BY), Cause.SLOW, JobPhase.SUCCEEDED),
         (known(1, JobState.FAILED), Cause.NOT_MIRRORED, JobPhase.SUCCEEDED),
         (known(1, JobState.QUARANTINED), Cause.NOT_MIRRORED, JobPhase.SUCCEEDED),
@@ -156,7 +180,10 @@ def test_the_cause_is_what_was_known_in_time(job: KnownJob, cause: Cause, phase:
 def test_a_second_job_of_the_slot_that_still_runs_is_slow() -> None:
     jobs = [failed(1), running(1, after=HOUR)]
 
-    assert missed(make_daily(), history(known(0), *jobs), slot(1) + 5 * HOUR) == [(1, Cause.SLOW)]
+    (item,) = missed_slots(make_daily(), history(known(0), *jobs), slot(1) + 5 * HOUR)
+
+    assert (item.cause, item.phase) == (Cause.SLOW, JobPhase.PENDING)
+    assert item.jobs == tuple(known.job.id for known in jobs)
 
 
 def test_each_missed_slot_has_its_own_cause() -> None:
@@ -250,6 +277,7 @@ def test_a_data_request_that_runs_once_has_one_slot_whenever_its_job_comes() -> 
     assert missed(make_once(), history(running(0, after=2 * HOUR)), slot(4)) == [(0, Cause.SLOW)]
     assert missed(make_once(), history(known(0, JobState.FAILED)), slot(4)) == [(0, Cause.NOT_MIRRORED)]
     assert missed(make_once(), history(failed(0)), slot(4)) == [(0, Cause.FAILED)]
+    assert missed(make_once(), history(failed(-1)), slot(4)) == [(0, Cause.FAILED)]
     # Whenever it was made: one snapshot is all that was asked for.
     assert missed(make_once(), history(known(-3)), slot(9)) == []
 

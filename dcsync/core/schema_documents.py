@@ -54,14 +54,18 @@ def texts_of_tables(documents: Mapping[str, bytes], tables: Iterable[str]) -> Ma
     return found
 
 
-def _sections(leaf: str, body: bytes, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield pairs of an original name and a text about that table."""
-    if leaf.endswith(".json"):
-        try:
-            yield from _objects(decode_json(body), names)
-        except WireError:
-            return
-        return
+def _sections(leaf: str, body: bytes, names: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Return pairs of an original name and a text about that table."""
+    if not leaf.endswith(".json"):
+        return _headed(body, names)
+    try:
+        return _objects(decode_json(body), names)
+    except WireError:
+        return ()
+
+
+def _headed(body: bytes, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the text below each line that is the name of a table."""
     table: str | None = None
     lines: list[str] = []
     for line in _lines(body):

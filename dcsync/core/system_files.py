@@ -143,7 +143,5 @@ class Ignored:
         names = path.split("/")
         if any(is_system_name(name) for name in names):
             return True
-        if not self.globs:
-            return False
         pattern = _pattern(self.globs)
-        return any(pattern.match(text.casefold()) is not None for text in (*names, path))
+        return self.globs != () and any(pattern.match(text.casefold()) is not None for text in (*names, path))

@@ -116,7 +116,7 @@ def problem_text(request: RequestFreshness, now: datetime, time_text: Callable[[
 
 def span_text(span: timedelta) -> str:
     """Return a span of time in words."""
-    hours = round(max(span, timedelta(0)) / timedelta(hours=1))
+    hours = round(span / timedelta(hours=1))
     if hours < 1:
         return "less than an hour"
     if hours < 48:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from dcsync.core.alerts import ALERT_KINDS, Alert, AlertCode, AlertScope
-from dcsync.core.events import EventKind
 from dcsync.errors import RateLimited, every_error
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -192,9 +191,3 @@ def test_an_error_s_own_hint_goes_before_that_of_its_code() -> None:
 
 def test_a_code_of_another_version_is_read_as_that_of_an_unknown_error() -> None:
     assert AlertCode.parse("X-FUTURE") is AlertCode.DCSYNC
-
-
-def test_the_old_name_of_the_event_is_read_from_older_manifests() -> None:
-    assert EventKind("attention") is EventKind.ALERT
-    with pytest.raises(ValueError, match="bogus"):
-        EventKind("bogus")

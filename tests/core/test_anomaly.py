@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcsync.core.anomaly import TableWarning, table_warnings, worst_first
+from dcsync.core.anomaly import CODES, TableWarning, table_warnings, worst_first
 from dcsync.core.table import TableFacts, TableKind
 
 
@@ -28,6 +28,15 @@ def test_of_many_lost_columns_the_first_are_named() -> None:
     (warning,) = table_warnings(table(5, "c0"), [table(5, *before)])
 
     assert warning.message == "lost 8 of its 9 columns: 'c1', 'c2', 'c3', 'c4', 'c5' and 3 more"
+
+
+@pytest.mark.parametrize(("lost", "more"), [(5, ""), (6, " and 1 more")])
+def test_up_to_five_lost_columns_are_named(lost: int, more: str) -> None:
+    before = [f"c{number}" for number in range(lost + 1)]
+
+    (warning,) = table_warnings(table(5, "c0"), [table(5, *before)])
+
+    assert warning.message == f"lost {lost} of its {lost + 1} columns: 'c1', 'c2', 'c3', 'c4', 'c5'{more}"
 
 
 def test_new_and_reordered_columns_are_no_loss() -> None:
@@ -68,12 +77,17 @@ def test_against_one_snapshot_it_says_so() -> None:
     (warning,) = table_warnings(table(1), [table(100)])
 
     assert warning.message == "has 1 row, down from 100 in the previous snapshot"
+    (warning,) = table_warnings(table(1), [table(100), table(200)])
+    assert warning.message == "has 1 row, down from 150, the median of the last 2 snapshots"
 
 
 def test_a_table_that_is_gone_with_its_rows_is_a_loss() -> None:
     assert table_warnings({}, [table(1234)]) == (
         TableWarning(code="L-TABLE", table="t.csv", message="is missing; the previous snapshot had 1,234 rows"),
     )
+    assert table_warnings({}, [table(1234), table(99)]) == table_warnings({}, [table(1234)])
+    # It is said once.
+    assert table_warnings({}, [{}, table(1234)]) == ()
 
 
 @pytest.mark.parametrize("before", [{"t.csv": None}, table(0), table(None)])
@@ -120,8 +134,8 @@ def test_the_worst_come_first_gone_then_shrunk_then_changed() -> None:
             f"{name}.csv": TableFacts(header=("id", "x") if name < "d" else ("id",), rows=rows[name]) for name in rows
         }
 
-    now = {"a.csv": TableFacts(header=("id",), rows=900), **all_of(d=10, e=20, f=30)}
-    before = all_of(a=900, d=100, e=5000, f=200, z=1)
+    now = {"a.csv": TableFacts(header=("id",), rows=900), **all_of(d=10, e=0, f=490)}
+    before = all_of(a=900, d=100, e=900, f=1000, z=1)
 
     warnings = table_warnings(now, [before])
 
@@ -132,6 +146,7 @@ def test_the_worst_come_first_gone_then_shrunk_then_changed() -> None:
         ("L-ROWS", "d.csv"),
         ("L-COLUMNS", "a.csv"),
     ]
+    assert {warning.code for warning in warnings} == CODES
     strange = TableWarning(code="L-LATER", table="q.csv", message="")
     assert worst_first([*warnings[::-1], strange]) == (
         strange,

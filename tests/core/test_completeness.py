@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from dcsync.core.completeness import FILES_MISSING, ZIP_KEPT, NoTables, holds_rows, without_tables, zip_warnings
+from dcsync.core.completeness import (
+    FILES_MISSING,
+    ZIP_CODES,
+    ZIP_KEPT,
+    NoTables,
+    holds_rows,
+    without_tables,
+    zip_warnings,
+)
 from dcsync.core.model import ARCHIVE_NAME
 from dcsync.core.plan import Known, Selection, plan
 from dcsync.core.ziplayout import Directory, Refused
@@ -65,6 +73,8 @@ def test_a_plan_that_lacks_nothing_has_no_warning() -> None:
     made = plan([make_listed("a.csv", 1)], Known(directory=make_directory({"a.csv": b"1"})))
 
     assert zip_warnings(made, None) == ()
+    zip_alone = plan([make_listed(ARCHIVE_NAME, 100)], selection=Selection(keep_archive=True))
+    assert zip_warnings(zip_alone, None) == ()
     # Without a ZIP in the plan there is nothing to say of it.
     assert zip_warnings(made, "no end record") == ()
 
@@ -86,6 +96,7 @@ def test_files_that_cannot_be_extracted_are_one_warning(refused: tuple[str, ...]
     (missing,) = zip_warnings(plan(listing, known, selection=Selection(exclude=("*.zip",))), None)
 
     assert (kept.code, kept.table) == (ZIP_KEPT, "schemas/x")
+    assert {kept.code, missing.code} == ZIP_CODES
     assert kept.message == reason + "The snapshot contains the ZIP itself"
     assert (missing.code, missing.message) == (FILES_MISSING, reason + "The snapshot lacks them")
 

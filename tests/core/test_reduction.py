@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from dcsync.core.model import DataRequest, RequestId, StoredFile
-from dcsync.core.reduction import describe_tables, divide, full_tables, kind_now, reduced_in, reduced_sidecar, rows_of
+from dcsync.core.reduction import (
+    Division,
+    describe_tables,
+    divide,
+    full_tables,
+    kind_now,
+    reduced_in,
+    reduced_sidecar,
+    rows_of,
+)
 from dcsync.core.table import TableFacts, TableKind
 from dcsync.core.wire import WireError
 from tests.fakes import NOON, make_stored
@@ -70,6 +79,15 @@ def test_only_a_table_that_is_certainly_full_replaces_an_older_one() -> None:
     assert full_tables(kinds, replace(ALL, date_range="YESTERDAY")) == {"activities_all.csv"}
 
 
+def test_only_a_table_is_full_whatever_was_recorded() -> None:
+    readme = replace(README, kind=TableKind.FULL)
+
+    division = divide([readme], ALL, archive_repeats=False, newer={README.name})
+
+    assert division == Division(kept=(readme,), removed=())
+    assert full_tables({README.name: TableKind.FULL}, ALL) == set()
+
+
 def test_documents_alone_are_no_reason_to_keep_a_snapshot() -> None:
     files = [README, table("admin_users.csv", TableKind.FULL)]
     division = divide(files, ALL, archive_repeats=False, newer={"admin_users.csv"})
@@ -82,6 +100,8 @@ def test_a_zip_goes_only_if_it_repeats_the_other_files(repeats: bool) -> None:
     division = divide([ZIP, table("activities_docs.csv")], ALL, archive_repeats=repeats, newer=())
 
     assert names(division.removed) == ([ZIP.name] if repeats else [])
+    # A ZIP that stays has tables.
+    assert names(division.tables) == [*([] if repeats else [ZIP.name]), "activities_docs.csv"]
     # A ZIP alone is not worth a reduction.
     assert not division.frees_tables
 
@@ -149,6 +169,8 @@ def body(**more: Any) -> bytes:
 def test_the_sidecar_keeps_everything_and_says_what_was_removed() -> None:
     document = json.loads(reduced_sidecar(body(), {"b.csv", "c.html"}, at=NOON, version="9.9"))
 
+    assert reduced_sidecar(body(), {"b.csv"}, at=NOON, version="9.9").startswith(b'{\n "format": 1,\n "files": [\n')
+    assert b'"Gr\\u00f6\\u00dfe"' in reduced_sidecar(body(new="Größe"), {"b.csv"}, at=NOON, version="9.9")
     was = json.loads(body())
     assert document["files"] == was["files"][1:]
     assert document["reduced"] == {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsync.core.kinds import kind_of
-from dcsync.core.schema_documents import is_schema_document, texts_of_tables
+from dcsync.core.schema_documents import MAX_SIZE, is_schema_document, texts_of_tables
 from tests.fakes import make_request
 
 SENTENCE = "Date Range Extractions Supported - Maximum Date Range Allowed: 31 days - Default Date Range: YESTERDAY"
@@ -88,6 +88,24 @@ def test_a_table_without_a_second_part_has_its_whole_name() -> None:
         "forms.csv": "window",
         "README.html": None,
     }
+
+
+@pytest.mark.parametrize("heading", ["forms_log", "FORMS_LOG", "forms_log.csv", "log"])
+def test_a_section_has_the_name_of_its_table_with_or_without_the_group(heading: str) -> None:
+    text = f"types\nAll types\n{heading}\n{SENTENCE}"
+
+    expected = {"forms_log.csv": "window", "forms_types.csv": "full"}
+    assert kinds({"schemas/forms.md": text}, *expected) == expected
+    assert kinds({"schemas/forms.json": json.dumps({heading: SENTENCE, "types": ""})}, *expected) == expected
+
+
+def test_what_is_no_json_is_not_read_as_a_page_and_an_empty_key_names_no_table() -> None:
+    assert kinds({"schemas/forms.json": f"forms_log\n{SENTENCE}"}, "forms_log.csv") == {"forms_log.csv": "full"}
+    assert kinds({"schemas/forms.json": json.dumps({"": SENTENCE})}, "forms.csv") == {"forms.csv": "full"}
+
+
+def test_a_schema_document_has_up_to_four_mebibytes() -> None:
+    assert MAX_SIZE == 4 * 1024 * 1024
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
+
 from dcsync.core.model import DataRequest, Job, JobId
 from dcsync.core.skipped_slots import skipped_slots
 from tests.fakes import NOON, make_job, make_request
@@ -59,6 +61,19 @@ def test_a_schedule_that_was_weekly_once_missed_nothing() -> None:
 
 def test_a_week_missed_by_a_weekly_request_is_one_slot() -> None:
     assert skipped(nightly(schedule_interval="WEEK", effective_from=NOON - timedelta(days=70)), 35, 28, 14, 7) == [21]
+
+
+def test_a_gap_is_compared_with_up_to_three_others_on_each_side_and_with_two_at_least() -> None:
+    # The gaps are 6, 0, 6 and 6 days. The third has one neighbour after it, and the middle of those before it is 0.
+    assert skipped(nightly(), 30, 23, 22, 15, 8) == [21, 20, 19, 18, 17, 16]
+
+
+def test_the_extract_of_a_skipped_slot_was_due_when_it_is_usually_complete() -> None:
+    two_hours = 2 / 24
+
+    found = skipped(nightly(), *(number - two_hours for number in (9, 8, 7, 5, 4, 3)))
+
+    assert found == pytest.approx([6 - two_hours])
 
 
 def test_two_snapshots_alone_are_believed() -> None:

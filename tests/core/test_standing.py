@@ -146,21 +146,6 @@ def test_a_message_that_changes_is_no_news_but_is_what_is_told_next() -> None:
     assert reconcile(told.standing, [], NOON + REMIND_AFTER).events[0].message == "resolved: 27 h late"
 
 
-def test_a_hook_reads_stable_keys_and_those_of_the_event() -> None:
-    event = Event(kind=EventKind.SNAPSHOT, account="acme", at=NOON, message="m", job="j", data={"folder": "/f"})
-
-    assert event.json() == {
-        "event": "snapshot",
-        "account": "acme",
-        "at": "2026-11-22T12:00:00.000Z",
-        "code": "",
-        "message": "m",
-        "hint": "",
-        "job": "j",
-        "folder": "/f",
-    }
-
-
 # --- a final alert, a silent one, and what status shows ---------------------------------------------------------------
 
 

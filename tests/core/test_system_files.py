@@ -6,32 +6,34 @@ import pytest
 
 from dcsync.core.system_files import Ignored, is_disposable, is_system_name
 
-DISPOSABLE = [
-    ".DS_Store",
-    "._admin_users.csv",
-    ".AppleDouble",
-    "Thumbs.db",
-    "THUMBS.DB",
-    "Desktop.ini",
-    ".directory",
-    "@eaDir",
-    "@EADIR",
-    "admin_users.csv@SynoEAStream",
-    ".@__thumb",
-    ".~lock.admin_users.csv#",
-    "~$admin_users.csv",
-]
-PLACES = ["lost+found", ".snapshot", ".zfs", "#recycle", "@Recycle", "$RECYCLE.BIN", ".Trash-1000", ".nfs0000000a"]
+#: An example of each name: what is written again, then the places that are never removed.
+DISPOSABLE = """
+.DS_Store ._admin_users.csv .AppleDouble .AppleDB .AppleDesktop .LSOverride .localized __MACOSX .apdisk .fseventsd
+.Spotlight-V100 .metadata_never_index .VolumeIcon.icns .com.apple.timemachine.donotpresent
+Thumbs.db THUMBS.DB Thumbs.db:encryptable ehthumbs.db ehthumbs_vista.db Desktop.ini IndexerVolumeGuid WPSettings.dat
+.directory .hidden .thumbnails .xdg-volume-info .~lock.admin_users.csv# ~$admin_users.csv
+@eaDir @EADIR admin_users.csv@SynoEAStream admin_users.csv@SynoResource .SynologyWorkingDirectory
+.@__thumb .@__qini .@__comments .@__desc .@upload_cache .streams @Transcode .wdmc .wdTransfer
+.stfolder .stignore .dropbox .dropbox.attr .tmp.drivedownload .tmp.driveupload
+"""
+PLACES = """
+lost+found .zfs .snapshot .snapshots ~snapshot #snapshot @sharesnap @Recently-Snapshot @GMT-2026.11.22-12.00.00
+#recycle @Recycle .recycle .Recycle.Bin $RECYCLE.BIN .Trash .Trash-1000 .Trashes .TemporaryItems
+.DocumentRevisions-V100 TheVolumeSettingsFolder @sharebin @tmp @upload_cache
+.stversions .sync .gvfs .nfs0000000a .fuse_hidden0000000a .smbdelete0001 .goutputstream-ABC123 aquota.user aquota.group
+"""
 OTHERS = ["admin_users.csv", "_dcsync.json", "SHA256SUMS", "schemas", "README.html", "acme", "latest", "notes.txt", "."]
 
 
-@pytest.mark.parametrize("name", DISPOSABLE)
+@pytest.mark.parametrize("name", [*DISPOSABLE.split(), "Icon\r"])
 def test_what_a_program_writes_again_may_go_with_its_folder(name: str) -> None:
     assert is_system_name(name)
     assert is_disposable(name)
 
 
-@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize(
+    "name", [*PLACES.split(), "Network Trash Folder", "Temporary Items", "System Volume Information"]
+)
 def test_recycle_bins_and_snapshots_of_a_file_system_are_never_disposable(name: str) -> None:
     assert is_system_name(name)
     assert not is_disposable(name)

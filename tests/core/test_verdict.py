@@ -72,6 +72,19 @@ def test_one_healthy_request_does_not_hide_others_and_the_latest_is_named() -> N
     )
 
 
+def test_of_several_late_requests_the_one_whose_oldest_extract_is_missing_longest_is_named() -> None:
+    assert "'Long'" in words(
+        make_freshness(LATE, 20, description="Short"), make_freshness(LATE, 30, 3, description="Long")
+    )
+    assert "'A'" in words(make_freshness(LATE, 3, description="B"), make_freshness(LATE, 3, description="A"))
+    assert "'A'" in words(make_freshness(LATE, 3, description="A"), make_freshness(LATE, 3, description="B"))
+
+
+def test_a_long_name_is_cut() -> None:
+    assert f"'{'n' * 80}'" in words(make_freshness(GONE, description="n" * 80))
+    assert f"'{'n' * 80}…'" in words(make_freshness(GONE, description="n" * 81))
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
@@ -111,11 +124,25 @@ def test_an_account_that_mirrors_nothing_is_not_complete() -> None:
 
     assert found == Verdict(tone=Tone.BAD, words="Today is incomplete: no data request of 'be\\u202eta' is mirrored")
     assert verdict([], now=NOON, time_text=time_text).tone is Tone.UNKNOWN
+    several = verdict([("acme", []), ("beta", []), ("gamma", [])], now=NOON, time_text=time_text)
+    assert several.words == (
+        "Today is incomplete: no data request of 'acme' is mirrored, and 2 more data requests have a problem"
+    )
+    late = verdict([("acme", [make_freshness(GONE)]), ("beta", [])], now=NOON, time_text=time_text)
+    assert late.words.endswith("'Nightly' is no longer visible at Autodesk, and 1 more data request has a problem")
 
 
 @pytest.mark.parametrize(
     ("hours", "said"),
-    [(-5, "less than an hour"), (0.3, "less than an hour"), (1, "1 hour"), (47.4, "47 hours"), (50, "2 days")],
+    [
+        (-5, "less than an hour"),
+        (0.3, "less than an hour"),
+        (1, "1 hour"),
+        (47.4, "47 hours"),
+        (48, "2 days"),
+        (71, "2 days"),
+        (72, "3 days"),
+    ],
 )
 def test_a_span_is_told_in_words(hours: float, said: str) -> None:
     assert span_text(timedelta(hours=hours)) == said

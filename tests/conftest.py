@@ -19,6 +19,7 @@ from aiohttp import ClientResponse, StreamReader
 from aiohttp.client_proto import ResponseHandler
 
 from tests.rigs import postgres, s3
+from tests.rigs.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -209,6 +210,12 @@ def _group(item: pytest.Item) -> str | None:
 
 
 # --- rigs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """Return a free port. That of pytest-asyncio could become the port of another process's connection meanwhile."""
+    return free_port()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from dcsync.ops.status import Status
 from dcsync.sandbox import Fault
 from tests.rigs.daemon import Rig, running
 from tests.rigs.mirror import Mirror, add_extract, assert_identical, sidecar, tables
+from tests.rigs.ports import free_port
 
 ACCOUNTS = ("first", "second", "third")
 REQUESTS = ("Nightly", "Issues")
@@ -240,11 +240,3 @@ def _configuration(mirror: Mirror, hubs: dict[str, str]) -> dict[str, object]:
             for name, hub in hubs.items()
         ],
     }
-
-
-def free_port() -> int:
-    """Return a port of loopback that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -11,7 +11,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.rigs.ports import free_port
+
 PACKAGES = Path("/usr/lib/postgresql")
 #: It refuses to run as root.
 _USERS = ("postgres", "nobody")
-_START_S = 60.0
+_START_S = 120.0
 _STOP_S = 20.0
 
 
@@ -178,18 +179,6 @@ def _serving(folder: Path) -> Iterator[Postgres]:
         yield ready
     finally:
         ready.stop()
-
-
-def free_port() -> int:
-    """Return a port that is free, and that stays so while the server is down: not one of those that come by chance."""
-    first, _ = (int(word) for word in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    while True:
-        try:
-            with socket.create_server(("127.0.0.1", first - 1 - secrets.randbelow(10_000))) as probe:
-                port: int = probe.getsockname()[1]
-                return port
-        except OSError:
-            continue
 
 
 def _configure(data: Path, settings: Mapping[str, str]) -> None:

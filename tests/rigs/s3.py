@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,11 +19,13 @@ import boto3
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.rigs.ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 #: Measured 1.2 to 3.2 s on two idle cores; the rest is for a busy machine.
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 120.0
 ACCESS_KEY: Final = "AKIDRIG"
 SECRET_KEY: Final = "made-up-for-the-tests"
 REGION: Final = "us-east-1"
@@ -94,8 +95,8 @@ class S3Server:
                     s3={"addressing_style": "path"},
                     proxies={},  # loopback, whatever the environment says
                     retries={"total_max_attempts": 1},
-                    connect_timeout=5,
-                    read_timeout=10,
+                    connect_timeout=60,
+                    read_timeout=60,
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                 ),
@@ -188,7 +189,7 @@ def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     # SIGTERM makes it wait 25 s for peers that it does not have; the data is thrown away.
     process.send_signal(signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(timeout=60)
 
 
 def _answers(server: S3Server) -> bool:
@@ -205,10 +206,4 @@ def _answers(server: S3Server) -> bool:
 
 def _free_ports(*names: str) -> Mapping[str, int]:
     """Return a free loopback port for each name, all different; taken only when the server binds them."""
-    with ExitStack() as stack:
-        ports: dict[str, int] = {}
-        for name in names:
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            ports[name] = probe.getsockname()[1]
-        return ports
+    return {name: free_port() for name in names}

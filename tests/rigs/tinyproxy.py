@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from tests.rigs.postgres import free_port
+from tests.rigs.ports import free_port
 
 #: Finds a hang, nothing else.
-_START_S = 60.0
+_START_S = 120.0
 #: The mount namespace gives the proxy its own /etc/hosts. The shell becomes the proxy, so one process is to be ended.
 _WITH_HOSTS = 'mount --bind "$1" /etc/hosts && exec tinyproxy -d -c "$2"'
 

@@ -45,10 +45,12 @@ def daemon(side: Served, *before: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a daemon whose hook leaves a process behind that has a session of its own."""
     order = side.sandbox.world.add_request("Nightly")
     side.sandbox.world.add_job(order, completed_at=datetime.now(UTC), files={"a.csv": b"id\n"}, with_archive=False)
-    # The hook ends when the process has its session. Before that, the process ends with the hook's group.
-    left = side.folder / "left"
+    # The hook ends when the process has its session and its name. Before that, it ends with the hook's group.
+    # Another orphan has ended by then.
+    left, ended = side.folder / "left", side.folder / "ended"
     script = f"setsid sh -c 'echo $$ > {left}; exec sleep 600' </dev/null >/dev/null 2>&1 & "
-    script += f"(true &); until test -s {left}; do sleep 0.05; done; sleep 0.5"
+    script += f"until grep -qsx sleep /proc/$(cat {left})/comm; do sleep 0.05; done; (true & echo $! > {ended}); "
+    script += f"while grep -qs 'State:.[^Z]' /proc/$(cat {ended})/status; do sleep 0.05; done"
     with side.config.open("a") as file:
         file.write(f'[[hook]]\non = ["snapshot"]\nrun = ["/bin/sh", "-c", "{script}"]\n')
     log = side.folder / "log.txt"

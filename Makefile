@@ -18,7 +18,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutants torture bench format lint types imports check lock clean
+.PHONY: help demo test mutants torture bench dist format lint types imports check lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -26,7 +26,7 @@ help: ## List these commands
 demo: $(VENV)/.package ## Serve a stand-in for the API on loopback and mirror it into a folder
 	@DCSYNC_DEMO_AGAIN='make demo' $(BIN)/dcsync demo
 
-test: $(VENV)/.dev $(VENV)/.debian ## Run all tests (ARGS="tests/core -k names" runs some)
+test: $(VENV)/.dev $(VENV)/.debian $(VENV)/.wheels ## Run all tests (ARGS="tests/core -k names" runs some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
@@ -46,6 +46,9 @@ torture: $(VENV)/.dev $(VENV)/.debian $(VENV)/.torture ## Kill, cut the power an
 
 bench: $(VENV)/.dev $(VENV)/.debian ## Compare dcsync with curl, aria2, rclone, wget and unzip (ARGS="days one_file" runs some)
 	@PYTHONPATH=. $(BIN)/python bench/run.py $(ARGS)
+
+dist: $(VENV)/.wheels ## Build the files of a release into dist/ (ARGS="wheel deb" builds some)
+	@$(BIN)/python -m scripts.dist --wheels $(VENV)/wheels $(ARGS)
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -91,6 +94,14 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@ $(VENV)/.package
+
+# What the packages contain, as pinned. Only this step of `make dist` needs the network, and the tests do not.
+$(VENV)/.wheels: $(VENV)/.dev
+	@rm -rf $(VENV)/wheels && mkdir $(VENV)/wheels
+	$(BIN)/python -m scripts.dist.pinned > $(VENV)/wheels/requirements.txt
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
+		--dest $(VENV)/wheels -r $(VENV)/wheels/requirements.txt
+	@touch $@
 
 $(VENV)/.torture: tests/torture/debian-packages.txt | $(BIN)/python
 	@scripts/debian-packages tests/torture/debian-packages.txt

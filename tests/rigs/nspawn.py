@@ -79,8 +79,12 @@ exec {INTERPRETER}/bin/{name} {script} "$@"
 """
 
 
-def boot(folder: Path, *, files: dict[str, str], unit: str, timeout_s: float) -> Booted:
+def boot(
+    folder: Path, *, files: dict[str, str], unit: str, timeout_s: float, folders: dict[str, Path] | None = None
+) -> Booted:
     """Boot to `unit` and return when the system has ended. `files` are put in, text by path; scripts are executable.
+
+    `folders` are mounted, read-only.
 
     The unit ends the system itself (`SuccessAction=exit`, `FailureAction=exit`). Taking too long is
     an `AssertionError`, and the end of all that was started. `folder` takes the working files.
@@ -110,6 +114,7 @@ def boot(folder: Path, *, files: dict[str, str], unit: str, timeout_s: float) ->
         f"--bind-ro={sysconfig.get_path('purelib')}:{PACKAGES}",
         f"--bind-ro={CHECKOUT}:{SOURCES}",
         f"--bind={results}:{RESULTS}",
+        *(f"--bind-ro={path}:{name}" for name, path in (folders or {}).items()),
         "--boot",
         f"systemd.unit={unit}",
     ]

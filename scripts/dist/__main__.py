@@ -1,0 +1,43 @@
+"""Build the files of a release: `python -m scripts.dist --wheels FOLDER [--into FOLDER] [KIND …]`."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
+
+from dcsync import __version__
+from scripts.dist.deb import build_deb
+from scripts.dist.pinned import REPOSITORY
+from scripts.dist.tree import make_tree
+
+KINDS = ("sdist", "wheel", "deb")
+
+
+def main() -> None:
+    """Build each kind and print its path."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)} [all]")
+    parser.add_argument("--wheels", type=Path, required=True, help="requirements.txt, and the files of all of them")
+    parser.add_argument("--into", type=Path, default=REPOSITORY / "dist")
+    options = parser.parse_args()
+    kinds = options.kinds or KINDS
+    if unknown := set(kinds) - set(KINDS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    options.into.mkdir(exist_ok=True)
+    if "sdist" in kinds:
+        print(*SdistBuilder(str(REPOSITORY)).build(directory=str(options.into), versions=["standard"]))
+    (wheel,) = WheelBuilder(str(REPOSITORY)).build(directory=str(options.into), versions=["standard"])
+    print(wheel)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        if "deb" in kinds:
+            make_tree(tree, wheel=Path(wheel), wheels=options.wheels)
+            print(build_deb(tree, __version__, options.into))
+
+
+if __name__ == "__main__":
+    main()

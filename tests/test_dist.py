@@ -1,0 +1,239 @@
+"""The files of a release: what is in the packages, and the .deb on a system with a real systemd."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+from dcsync import __version__
+from scripts.dist.deb import SCRIPTS, build_deb
+from scripts.dist.pinned import EXTRAS, needed, pinned
+from scripts.dist.tree import HOME, PYTHON, make_tree
+from tests.rigs import nspawn
+
+REPOSITORY: Final = Path(__file__).parents[1]
+WHEELS: Final = Path(sys.prefix) / "wheels"
+SYSTEM_PYTHON: Final = f"/usr/bin/{PYTHON}"
+#: The packages contain the pinned packages, and installing them needs root.
+pytestmark = [
+    pytest.mark.machine,
+    pytest.mark.needs_root,
+    pytest.mark.needs_tool("dpkg-deb"),
+    pytest.mark.needs_tool(SYSTEM_PYTHON),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what the packages install."""
+    assert (WHEELS / "requirements.txt").exists(), "run: make .venv/.wheels (it downloads the pinned packages)"
+    folder = tmp_path_factory.mktemp("tree")
+    (wheel,) = WheelBuilder(str(REPOSITORY)).build(directory=str(folder), versions=["standard"])
+    make_tree(folder / "tree", wheel=Path(wheel), wheels=WHEELS)
+    return folder / "tree"
+
+
+@pytest.fixture(scope="module")
+def packages(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two versions of the .deb."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name, version in (("first", __version__), ("second", f"{__version__}+1")):
+        (tree / HOME / name).touch()
+        build_deb(tree, version, folder, level=1).rename(folder / f"{name}.deb")
+        (tree / HOME / name).unlink()
+    return folder
+
+
+# --- what is in it ----------------------------------------------------------------------------------------------------
+
+
+def test_the_packages_contain_the_pinned_set_of_the_extras_and_nothing_of_the_development(tree: Path) -> None:
+    names = needed("data-connector-mirror", EXTRAS)
+
+    assert names >= {"aiohttp", "apprise", "click", "isal", "procrastinate", "psycopg-binary", "sqlalchemy"}
+    assert not names & {"pytest", "mypy", "duckdb", "ruff"}
+    assert len(re.findall(r"^[a-z0-9].*==", pinned(names), re.MULTILINE)) == len(names)
+    installed = {path.name.split("-")[0].lower().replace("_", "-") for path in tree.rglob("*.dist-info")}
+    assert {name.replace(".", "-") for name in names} | {"data-connector-mirror"} == installed
+
+
+def test_the_tree_has_the_service_the_manual_and_the_completion_in_place(tree: Path) -> None:
+    files = {str(path.relative_to(tree)) for path in tree.rglob("*") if not path.is_relative_to(tree / HOME)}
+
+    assert files >= {
+        "usr/bin/dcsync",
+        *(f"usr/lib/systemd/system/{name}" for name in ("dcsync.service", "dcsync@.service", "dcsync-sync.service")),
+        *(f"usr/lib/systemd/system/{name}" for name in ("dcsync-sync.timer", "dcsync.service.d", "dcsync@.service.d")),
+        "usr/lib/sysusers.d/dcsync.conf",
+        "usr/lib/tmpfiles.d/dcsync.conf",
+        "usr/share/man/man1/dcsync.1.gz",
+        "usr/share/bash-completion/completions/dcsync",
+        "usr/share/zsh/vendor-completions/_dcsync",
+        "usr/share/fish/vendor_completions.d/dcsync.fish",
+        "usr/share/doc/data-connector-mirror/config.example.toml",
+    }
+    unit = (tree / "usr/lib/systemd/system/dcsync.service").read_text()
+    assert "\nExecStart=/usr/bin/dcsync --config /etc/dcsync/config.toml run\n" in unit
+
+
+def test_no_file_names_the_folder_or_the_interpreter_that_it_was_built_with(tree: Path) -> None:
+    words = [word.encode() for word in {str(tree), str(REPOSITORY), sys.prefix, sys.executable}]
+    found = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
+
+    assert len(found) > 3000
+    assert [str(path) for path in found for word in words if word in path.read_bytes()] == []
+
+
+def test_no_link_leads_nowhere_and_no_mode_lets_others_write(tree: Path) -> None:
+    links = {str(path.relative_to(tree)): str(path.readlink()) for path in tree.rglob("*") if path.is_symlink()}
+    modes = {stat.S_IMODE(path.lstat().st_mode) for path in tree.rglob("*") if not path.is_symlink()}
+
+    assert links == {
+        "usr/bin/dcsync": "../lib/dcsync/bin/dcsync",
+        "usr/lib/dcsync/bin/python3": SYSTEM_PYTHON,
+        "usr/share/zsh/vendor-completions/_dcsync": "../site-functions/_dcsync",
+        **{
+            f"usr/lib/systemd/system/{name}.d": "/etc/dcsync/service.d"
+            for name in ("dcsync.service", "dcsync@.service", "dcsync-sync.service")
+        },
+    }
+    assert modes <= {0o755, 0o644}
+
+
+def test_the_control_file_says_what_the_package_needs(packages: Path) -> None:
+    shown = subprocess.run(
+        ["dpkg-deb", "--field", packages / "first.deb"], check=True, capture_output=True, text=True
+    ).stdout
+    fields = dict(re.findall(r"^([A-Z][\w-]*): (.*)$", shown, re.MULTILINE))
+
+    assert fields["Package"] == "data-connector-mirror"
+    assert fields["Version"] == __version__
+    assert fields["Depends"].split(", ")[0] == PYTHON
+    assert fields["Provides"] == "dcsync"
+    assert 20_000 < int(fields["Installed-Size"]) < 300_000
+
+
+def test_the_package_has_owners_sums_and_scripts_that_a_shell_can_read(packages: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--raw-extract", packages / "first.deb", tmp_path / "raw"], check=True)
+    listed = subprocess.run(
+        ["dpkg-deb", "--contents", packages / "first.deb"], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+
+    assert {line.split()[1] for line in listed} == {"root/root"}
+    assert {line.split()[5].split("/")[1] for line in listed} - {""} == {"usr"}
+    for name in SCRIPTS:
+        subprocess.run(["sh", "-n", tmp_path / "raw/DEBIAN" / name], check=True)
+    subprocess.run(["md5sum", "--check", "--quiet", "--strict", "DEBIAN/md5sums"], cwd=tmp_path / "raw", check=True)
+
+
+# --- on a real system -------------------------------------------------------------------------------------------------
+
+DRIVER: Final = """[Unit]
+SuccessAction=exit
+FailureAction=exit
+[Service]
+Type=oneshot
+ExecStart=/usr/local/bin/package-driver
+StandardError=file:/out/complaint
+TimeoutStartSec=500
+"""
+SANDBOX: Final = """[Service]
+ExecStart=/usr/local/bin/units-sandbox
+StandardOutput=file:/run/sandbox.output
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Boot once, and return what an operator would have seen."""
+    files = {
+        "/etc/systemd/system/driver.service": DRIVER,
+        "/etc/systemd/system/sandbox.service": SANDBOX,
+        "/usr/local/bin/hook": "#!/bin/sh\n",
+        "/usr/local/bin/units-sandbox": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/units_sandbox.py"),
+        "/usr/local/bin/package-driver": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/package_driver.py"),
+    }
+    booted = nspawn.boot(
+        tmp_path_factory.mktemp("boot"),
+        files=files,
+        unit="driver.service",
+        timeout_s=520,
+        folders={"/packages": packages},
+    )
+    report = booted.results / "observed.json"
+    assert report.exists(), (booted.results / "complaint").read_text() + booted.console[-4000:]
+    steps: dict[str, Any] = json.loads(report.read_text())
+    assert "broke" not in steps, steps
+    return steps
+
+
+@pytest.mark.needs_tool("systemd-nspawn")
+class TestOnARealSystem:
+    """One boot: installed, used, upgraded, removed, purged, and the service of a wheel in its place."""
+
+    def test_installing_it_makes_the_user_and_the_folders_and_starts_nothing(self, seen: dict[str, Any]) -> None:
+        step = seen["install"]
+        uid, gid = step["ids"]
+
+        assert step["installed"]["exit"] == 0, step["installed"]["said"]
+        assert "Next: write /etc/dcsync/config.toml (dcsync init)" in step["installed"]["said"]
+        assert step["folders"] == [
+            {"uid": uid, "gid": gid, "mode": "0o755"},
+            {"uid": 0, "gid": gid, "mode": "0o750"},
+            {"uid": 0, "gid": 0, "mode": "0o755"},
+            {"uid": uid, "gid": gid, "mode": "0o700"},
+        ]
+        assert step["version"]["said"] == f"dcsync, version {__version__}\n"
+        assert step["manual"]["said"] == "/usr/share/man/man1/dcsync.1.gz\n"
+        assert step["verify"] == {"exit": 0, "said": ""}
+        assert step["unit"]["FragmentPath"].endswith("/lib/systemd/system/dcsync.service")
+        assert (step["enabled"], step["unit"]["ActiveState"]) == ("disabled", "inactive")
+
+    def test_it_mirrors_under_its_unit(self, seen: dict[str, Any]) -> None:
+        assert seen["run"]["enabled"]["exit"] == 0, seen["run"]["enabled"]["said"]
+        assert seen["run"]["unit"]["ActiveState"] == "active"
+
+    def test_an_upgrade_replaces_the_files_and_starts_the_daemon_again(self, seen: dict[str, Any]) -> None:
+        step = seen["upgrade"]
+
+        assert step["upgraded"]["exit"] == 0, step["upgraded"]["said"]
+        assert "Next:" not in step["upgraded"]["said"]
+        assert (step["new_file"], step["old_file"], step["config"]) == (True, False, True)
+        assert (step["unit"]["ActiveState"], step["same_pid"]) == ("active", False)
+        assert step["left"] == []
+
+    def test_removing_it_keeps_the_configuration_the_state_and_the_mirror(self, seen: dict[str, Any]) -> None:
+        step = seen["remove"]
+
+        assert step["removed"]["exit"] == 0, step["removed"]["said"]
+        assert step["unit"] == "not-found"
+        assert step["kept"] == [True, True, True]
+        assert step["snapshots"] == 5
+        assert step["left"] == []
+
+    def test_purging_it_deletes_the_configuration_and_the_state_but_never_a_mirror(self, seen: dict[str, Any]) -> None:
+        step = seen["purge"]
+
+        assert step["purged"]["exit"] == 0, step["purged"]["said"]
+        assert step["gone"]
+        assert (step["snapshots"], step["user"], step["links"]) == (5, "dcsync", [])
+        assert "/var/lib/dcsync is kept, because it contains a mirror: /var/lib/dcsync/mirror" in step["spared"]["said"]
+        assert step["mirror"]
+
+    def test_the_service_of_a_wheel_starts_the_program_of_its_own_environment(self, seen: dict[str, Any]) -> None:
+        step = seen["wheel"]
+
+        assert step["installed"]["exit"] == 0, step["installed"]["said"]
+        assert "path=/opt/venv/bin/dcsync" in step["unit"]["ExecStart"]
+        # It ran, and found no configuration. If the unit could not run it, this would be 203.
+        assert step["unit"]["ExecMainStatus"] == "2", step["said"]
+        assert "/etc/dcsync/config.toml" in "\n".join(step["said"])

@@ -1,13 +1,18 @@
-"""How dcsync reaches other hosts: through which proxy, with which CA certificates, and why an exchange failed."""
+"""How dcsync reaches other hosts: through which proxy, with which CA certificates, and why an exchange failed.
+
+Also the address on which it listens itself.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 import aiohttp
 
@@ -135,3 +140,27 @@ def refused_by(proxy: Proxy | None, status: int, reason: str, *, offers: Sequenc
     if status >= 500:
         return Failure(f"{shown} cannot reach the host ({answer})", UNREACHABLE_PROXY)
     return Failure(f"{shown} refuses to connect to the host ({answer})", _REFUSED)
+
+
+_LISTEN_HINTS: Final = {
+    errno.EADDRINUSE: "stop the program that uses the port (ss -ltnp shows it), or choose another port in http.listen",
+    errno.EADDRNOTAVAIL: "set http.listen to an address of this machine (ip address shows them)",
+    errno.EACCES: "choose a port above 1023 in http.listen, or grant dcsync CAP_NET_BIND_SERVICE",
+}
+
+
+def bind_listener(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address of this machine, and does not listen yet. Raises `OSError`."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def listen_hint(number: int | None) -> str:
+    """Return what to do about an `errno` of `bind_listener` or of a lookup before it."""
+    return _LISTEN_HINTS.get(number or 0, "correct http.listen")

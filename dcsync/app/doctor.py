@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.errors import ConfigError
-from dcsync.ops.doctor.examine import Check, Secret, Subject, examine, unconfigured
+from dcsync.ops.doctor.examine import Check, Outlets, Secret, Subject, examine, unconfigured
 from dcsync.tasks import DiskThreads
 
 
@@ -76,7 +77,7 @@ async def diagnose(
             instance=state / INSTANCE_NAME,
             base_url=config.api.base_url,
             network=lambda: network_of(config, environ=environ),
-            heartbeat=_heartbeat(config, environ),
+            outlets=_outlets(config, environ),
             accounts=account_settings(config),
             method=auth.method,
             secrets=[secret for name in needed if (secret := _secret(auth, name, environ)) is not None],
@@ -88,12 +89,21 @@ async def diagnose(
         return await examine(subject, clock=clock, disk=disk, report=report)
 
 
-def _heartbeat(config: Config, environ: Mapping[str, str]) -> str | None:
-    """Return the heartbeat's address, if it can be read. A secret that cannot be read is not about the proxy."""
-    try:
-        return None if config.heartbeat.url is None else config.heartbeat.url.resolve(environ).get_secret_value()
-    except ConfigError:
-        return None
+def _outlets(config: Config, environ: Mapping[str, str]) -> Outlets:
+    def secret(key: str, reference: SecretRef) -> Secret:
+        return Secret(
+            key=key, where=reference.describe(), resolve=lambda: reference.resolve(environ).get_secret_value()
+        )
+
+    url = config.heartbeat.url
+    return Outlets(
+        hooks=[hook.run for hook in config.hooks],
+        path=environ.get("PATH", os.defpath),
+        notify=[secret(f"notify.urls, address {number}", ref) for number, ref in enumerate(config.notify.urls, 1)],
+        heartbeat=None if url is None else secret("heartbeat.url", url),
+        textfile=config.metrics.textfile,
+        listen=config.http.address,
+    )
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dcsync.config import Config
     from dcsync.core.model import Json
     from dcsync.manifest import HookRun
+    from dcsync.ops.alerts.notify import Delivery
 
 
 @click.group("hooks", epilog=exit_statuses(3, 11, 14))
@@ -86,9 +87,11 @@ def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - 
     if not config.notify.urls:
         message = "notify.urls is empty"
         raise ConfigError(message, hint="add an address; https://github.com/caronc/apprise/wiki lists the formats")
-    delivered = run_async(_notify(config))
-    click.echo("test message sent" if delivered else "at least one address failed; see the log above")
-    return 0 if delivered else 3
+    outcomes = run_async(_notify(config))
+    for outcome in outcomes:
+        words = "sent" if outcome.error is None else f"failed: {outcome.error}"
+        click.secho(f"address {outcome.number} ({outcome.service}): {words}", fg="red" if outcome.error else None)
+    return 0 if all(outcome.error is None for outcome in outcomes) else 3
 
 
 async def _runs(config: Config, job: str | None, limit: int) -> Sequence[HookRun]:
@@ -130,12 +133,12 @@ async def _rerun(config: Config, job: str) -> int:
     return 0 if all(run.state is HookState.DONE for run in runs) else 3
 
 
-async def _notify(config: Config) -> bool:
+async def _notify(config: Config) -> Sequence[Delivery]:
     from dcsync.app.alerts import alert_settings
     from dcsync.clock import SystemClock
     from dcsync.cluster import stores_for
     from dcsync.core.events import Event, EventKind
-    from dcsync.ops.alerts.notify import send
+    from dcsync.ops.alerts.notify import deliver
 
     settings = alert_settings(config, stores_for(config, os.environ), environ=os.environ)
     event = Event(
@@ -144,7 +147,7 @@ async def _notify(config: Config) -> bool:
         at=SystemClock().now(),
         message="this is a test message from dcsync; no action is needed",
     )
-    return await send(settings.urls, [event])
+    return await deliver(settings.urls, [event])
 
 
 def _json(run: HookRun) -> dict[str, Json]:

@@ -6,7 +6,6 @@ The mirror does not depend on the pages. An address that is missing or taken is 
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import logging
 import socket
@@ -14,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import structlog
 from aiohttp import web
@@ -23,6 +22,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from dcsync.clock import Clock
 from dcsync.core.names import printable
+from dcsync.network import bind_listener, listen_hint
 from dcsync.tasks import running
 
 log = structlog.get_logger(__name__)
@@ -38,12 +38,6 @@ ANSWER_S = 30.0
 RETRY_S = 60.0
 #: A client can send any number of bad requests. A line about them is logged no more often.
 _LOG_EVERY_S = 60.0
-
-_HINTS: Final = {
-    errno.EADDRINUSE: "stop the program that uses the port (ss -ltnp shows it), or choose another port in http.listen",
-    errno.EADDRNOTAVAIL: "set http.listen to an address of this machine (ip address shows them)",
-    errno.EACCES: "choose a port above 1023 in http.listen, or grant dcsync CAP_NET_BIND_SERVICE",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +150,7 @@ async def _try_to_listen(state: Listening, host: str, port: int) -> socket.socke
         # RuntimeError: no thread could be started to look up the name.
         number = error.errno if isinstance(error, OSError) else None
         words = (getattr(error, "strerror", None) or str(error)).lower()
-        hint = _HINTS.get(number or 0, "correct http.listen")
+        hint = listen_hint(number)
         problem = ListenProblem(
             message=f"cannot serve the HTTP pages on {host}:{port} (http.listen): {words}",
             hint=f"{hint}. dcsync tries again each minute",
@@ -175,15 +169,9 @@ async def _listen(host: str, port: int) -> socket.socket:
         # A lookup may take a while.
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         host = str(found[0][4][0])
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(MAX_CONNECTIONS)
-        listener.settimeout(0)
-    except BaseException:
-        listener.close()
-        raise
+    listener = bind_listener(host, port)
+    listener.listen(MAX_CONNECTIONS)
+    listener.settimeout(0)
     return listener
 
 

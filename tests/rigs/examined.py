@@ -20,12 +20,13 @@ FOREIGN = "00000000-0000-4000-8000-000000000000"
 def toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
     return json.dumps(value)
 
 
 def write_config(mirror: Mirror) -> Path:
-    lines = [f"{section} = {toml(value)}" for section, value in mirror.document().items() if section != "account"]
-    lines += [f"account = [{', '.join(toml(account) for account in mirror.document()['account'])}]"]
+    lines = [f"{section} = {toml(value)}" for section, value in mirror.document().items()]
     place = mirror.folder / "config.toml"
     place.write_text("\n".join(lines))
     place.chmod(0o600)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
 
 import aiohttp
 import structlog
@@ -36,32 +40,95 @@ def check_installed() -> None:
         raise ConfigError(message, hint=install_hint("notify")) from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """The outcome of a message to one address. `error` is None if the service accepted it."""
+
+    #: The address's position in the list, from 1, and its kind of service. The address itself is a secret.
+    number: int
+    service: str
+    error: str | None
+
+
 async def send(urls: Sequence[str], events: Sequence[Event]) -> bool:
     """Send one message about these events to each address. Returns whether all were accepted. Never raises.
 
-    The addresses are secrets, so the log names only the kind of service and its position in the list.
+    The log names only the kind of service and its position in the list.
     """
+    outcomes = await deliver(urls, events)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            log.warning(
+                "notification not sent",
+                service=outcome.service,
+                number=outcome.number,
+                error=outcome.error,
+                hint="dcsync notify --test",
+            )
+    return all(outcome.error is None for outcome in outcomes)
+
+
+async def deliver(urls: Sequence[str], events: Sequence[Event]) -> list[Delivery]:
+    """Send one message about these events to each address. Never raises. No error contains a part of an address."""
     import apprise
 
     title, body = message(events)
     severity = apprise.NotifyType.INFO
     if any(event.kind in {EventKind.FAILURE, EventKind.ALERT} for event in events):
         severity = apprise.NotifyType.WARNING
-    delivered = True
+    outcomes = []
     for number, url in enumerate(urls, 1):
-        service = _service(url)
-        try:
-            one = apprise.Apprise()
-            async with asyncio.timeout(_MESSAGE_S):
-                sent = one.add(url) and await one.async_notify(title=title, body=body, notify_type=severity)
-        except Exception as error:  # noqa: BLE001 - plugins of another library: a failed message must not stop dcsync
-            log.warning("notification not sent", service=service, number=number, kind=type(error).__name__)
-            delivered = False
-            continue
-        if not sent:
-            log.warning("notification not sent", service=service, number=number, hint="dcsync notify --test")
-            delivered = False
-    return delivered
+        error = None
+        with _reasons() as reasons:
+            try:
+                one = apprise.Apprise()
+                async with asyncio.timeout(_MESSAGE_S):
+                    if not one.add(url):
+                        error = "apprise does not know this form of address"
+                    elif not await one.async_notify(title=title, body=body, notify_type=severity):
+                        error = without_address("; ".join(reasons), url) or "the service did not accept it"
+            except TimeoutError:
+                error = f"no answer after {_MESSAGE_S:.0f} s"
+            except Exception as unexpected:  # noqa: BLE001 - plugins of another library: they must not stop dcsync
+                error = type(unexpected).__name__
+        outcomes.append(Delivery(number=number, service=service_of(url), error=error))
+    return outcomes
+
+
+class _Collector(logging.Handler):
+    """Keeps the text of warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.reasons: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reasons.append(record.getMessage().strip())
+
+
+@contextmanager
+def _reasons() -> Iterator[list[str]]:
+    """Collect the warnings of apprise, which reports the reason of a failure only there. None reaches the log."""
+    logger, collector = logging.getLogger("apprise"), _Collector()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(collector)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield collector.reasons
+    finally:
+        logger.removeHandler(collector)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def without_address(text: str, url: str) -> str:
+    """Return text without any word of three or more characters of an address. Only its scheme may stay."""
+    _, has_scheme, rest = unquote(url).partition("://")
+    words = set(re.findall(r"[^\W_]{3,}", rest if has_scheme else unquote(url)))
+    for word in sorted(words, key=len, reverse=True):
+        text = re.sub(re.escape(word), "…", text, flags=re.IGNORECASE)
+    return text
 
 
 def message(events: Sequence[Event]) -> tuple[str, str]:
@@ -80,7 +147,7 @@ def message(events: Sequence[Event]) -> tuple[str, str]:
     return title, "\n".join(lines)
 
 
-def _service(url: str) -> str:
+def service_of(url: str) -> str:
     """Return the kind of service, which is not secret. A text that is not an address may be a secret as a whole."""
     scheme, found, _ = url.partition("://")
     return scheme.lower() if found and _SCHEME.fullmatch(scheme) else "unknown"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec
 
@@ -21,11 +21,12 @@ from dcsync.ops.doctor import machine as check_machine
 from dcsync.ops.doctor.checks import Check, CheckList, Level, exit_status, failed, ok, skipped, warned, worst
 from dcsync.ops.doctor.latest import examine_latest
 from dcsync.ops.doctor.machine import Secret
+from dcsync.ops.doctor.outlets import Outlets, examine_outlets
 from dcsync.ops.limits import search_depth
 from dcsync.ops.status import Holder
 from dcsync.tasks import DiskThreads
 
-__all__ = ["Check", "Level", "Secret", "Subject", "examine", "exit_status", "unconfigured", "worst"]
+__all__ = ["Check", "Level", "Outlets", "Secret", "Subject", "examine", "exit_status", "unconfigured", "worst"]
 
 P = ParamSpec("P")
 
@@ -48,6 +49,11 @@ NAMES = (
     "modes",
     "latest",
     "lock",
+    "hooks",
+    "notify",
+    "heartbeat",
+    "metrics",
+    "http",
     "token",
     "proxy",
     "network",
@@ -77,8 +83,7 @@ class Subject:
     base_url: str
     #: Reads the settings of the network. Raises `ConfigError`.
     network: Callable[[], Network]
-    #: The heartbeat's address, a secret.
-    heartbeat: str | None = field(default=None, repr=False)
+    outlets: Outlets
     accounts: Sequence[AccountSettings]
     method: str
     #: The secrets that are needed at each start, and the first refresh token, which is needed once.
@@ -108,7 +113,9 @@ async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, report: 
     await checks.take("state.dir", disk.run(check_machine.state_folder, subject.state))
     await _examine_mirror(checks, subject, disk)
     await _examine_latest(checks, subject)
-    checks.add(check_machine.lock(await disk.run(subject.holder)))
+    holder = await disk.run(subject.holder)
+    checks.add(check_machine.lock(holder))
+    await examine_outlets(checks, subject.outlets, disk, is_daemon_running=holder is not None and holder.is_daemon)
     await _examine_token(checks, subject, clock)
     await _examine_network(checks, subject)
     await _examine_api(checks, subject, disk)
@@ -225,7 +232,7 @@ async def _examine_network(checks: CheckList, subject: Subject) -> None:
     except ConfigError as error:
         checks.add(failed("proxy", error), skipped("network", "needs proxy"))
         return
-    checks.add(check_api.proxy(network, subject.base_url, heartbeat=subject.heartbeat))
+    checks.add(check_api.proxy(network, subject.base_url, heartbeat=subject.outlets.heartbeat_address()))
     await checks.take("network", check_api.network(subject.base_url, network))
 
 

@@ -123,6 +123,41 @@ async def test_an_invalid_address_is_logged_by_position_and_kind(url: str, shown
     assert f'"service": "{shown}", "number": 1' in logged.getvalue()
 
 
+async def test_the_reason_of_a_refusal_is_reported_without_the_address(
+    service: NotificationServer, dead_port: int, logged: io.StringIO
+) -> None:
+    service.status = 403
+    dead = f"json://user:{CANARY}@127.0.0.1:{dead_port}/{CANARY}"
+
+    refused, lost, unknown = await notify.deliver([service.address(), dead, f"nosuch://{CANARY}"], [make_event()])
+
+    assert (refused.number, refused.service) == (1, "json")
+    assert refused.error is not None
+    assert "error=403" in refused.error
+    assert lost.error == "A Connection error occurred sending JSON notification to ….0.0.1."
+    assert unknown.error == "apprise does not know this form of address"
+    assert logged.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "shown"),
+    [
+        (
+            "posting to hooks.slack.com/services/T0AB failed",
+            "slack://T0AB/x",
+            "posting to hooks.slack.com/services/… failed",
+        ),
+        ("user me@example.com refused", "mailto://me:pass@example.com", "user me@….… refused"),
+        ("Invalid TOKENA", "slack://tokena", "Invalid …"),
+        ("bad pass word", "mailto://x:pass%20word@h", "bad … …"),
+        ("bad hunter2canary", "hunter2canary", "bad …"),
+        ("error=404.", "json://h/40", "error=404."),
+    ],
+)
+def test_no_word_of_an_address_stays_in_a_reason(text: str, url: str, shown: str) -> None:
+    assert notify.without_address(text, url) == shown
+
+
 def test_apprise_is_installed_for_development() -> None:
     notify.check_installed()
 

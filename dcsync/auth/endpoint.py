@@ -49,7 +49,7 @@ _MIN_LIFE_S, _MAX_LIFE_S = 60.0, 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """A successful response. `refresh_token` is None when the old one stays valid (RFC 6749 §6)."""
+    """A successful response. It has no `refresh_token` when the old one stays valid (RFC 6749 §6)."""
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)

@@ -42,7 +42,7 @@ def check_installed() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """The outcome of a message to one address. `error` is None if the service accepted it."""
+    """The outcome of a message to one address. A message that the service accepted has no `error`."""
 
     #: The address's position in the list, from 1, and its kind of service. The address itself is a secret.
     number: int

@@ -227,7 +227,7 @@ class _View:
         fresh = request.freshness
         if fresh is None:
             late = late_by([past.completed_at for past in kept if past.completed_at is not None], self.now)
-            badge = "" if late is None else f"Overdue (usually every {_interval_text(late)})"
+            badge = "" if late is None else f"Overdue (usually every {span_text(late)})"
             return FreshnessView(tone=Tone.UNKNOWN, badge=badge, next_expected="", missed="", ends="")
         missed = "none"
         if fresh.missed:
@@ -396,8 +396,3 @@ def _weight(table: FileDiff) -> tuple[bool, int, int, str]:
 def _by_year(found: Sequence[Month]) -> tuple[tuple[int, tuple[Month, ...]], ...]:
     years = sorted({month.year for month in found}, reverse=True)
     return tuple((year, tuple(month for month in found if month.year == year)) for year in years)
-
-
-def _interval_text(interval: timedelta) -> str:
-    hours = interval / timedelta(hours=1)
-    return f"{hours:.0f} hours" if hours < 36 else f"{hours / 24:.0f} days"

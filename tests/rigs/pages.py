@@ -6,10 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 from dcsync.core.freshness import Cause, FreshnessState, MissedSlot, RequestFreshness
-from dcsync.core.model import JobId
-from dcsync.core.page import AccountHistory, RequestHistory
+from dcsync.core.model import JobId, StoredFile
+from dcsync.core.page import AccountHistory, RequestHistory, page
+from dcsync.core.page_view import Page, RequestView
 from dcsync.core.summary import PastSnapshot, Summary
-from tests.fakes import NOON, REQUEST_ID
+from dcsync.core.table import TableFacts
+from tests.fakes import NOON, REQUEST_ID, make_stored
 
 
 def make_past(
@@ -69,3 +71,15 @@ def make_account(*requests: RequestHistory, **changes: Any) -> AccountHistory:
         "requests": requests,
     }
     return AccountHistory(**{**values, **changes})
+
+
+def page_of(*requests: RequestHistory, **options: Any) -> Page:
+    return page([make_account(*requests)], now=NOON, version="1.0", **options)
+
+
+def view(*snapshots: PastSnapshot, **changes: Any) -> RequestView:
+    return page_of(make_history(*snapshots, **changes)).accounts[0].requests[0]
+
+
+def make_table(name: str, rows: int, *columns: str, version: int = 0) -> StoredFile:
+    return make_stored(name, f"{rows}/{version}".encode(), table=TableFacts(header=columns or ("id",), rows=rows))

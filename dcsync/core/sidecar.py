@@ -357,7 +357,7 @@ def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
         msg = "a file of the sidecar has no size"
         raise WireError(msg)
     try:
-        checksum, how = int(crc32[:9], 16), How(_string(entry, "how"))
+        checksum, how = int(crc32, 16), How(_string(entry, "how"))
         if not 0 <= checksum <= 0xFFFFFFFF:
             raise ValueError
     except ValueError:
@@ -388,14 +388,13 @@ def _parse_table(entry: Mapping[str, Json]) -> TableFacts | None:
 
 
 def _parse_changes(value: Json) -> Changes:
+    """Parse the changes that a summary counts."""
     entry = value if isinstance(value, Mapping) else {}
-    against = entry.get("against")
     return Changes(
-        against=JobId(against) if isinstance(against, str) else None,
+        against=None,
         added=texts(entry.get("added")),
         removed=texts(entry.get("removed")),
         changed=texts(entry.get("changed")),
-        unchanged=whole(entry.get("unchanged")) or 0,
         columns=parse_columns(entry.get("columns")),
     )
 

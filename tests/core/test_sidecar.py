@@ -269,6 +269,7 @@ def test_a_sidecar_without_what_is_not_needed_is_read() -> None:
     assert adopted.snapshot.job == JobId("j1")
     assert adopted.snapshot.request == RequestId("r1")
     assert (adopted.description, adopted.is_delta, adopted.created_at) == ("", False, None)
+    assert parse(make_document(account={"name": "acme"})).account_id == ""
     assert (adopted.snapshot.completed_at, adopted.snapshot.files) == (None, ())
 
 

@@ -48,9 +48,11 @@ def test_what_is_no_sidecar_is_refused(body: bytes) -> None:
     [
         ({"size": None}, "a file of the sidecar has no size"),
         ({"size": "8"}, "a file of the sidecar has no size"),
+        ({"size": True}, "a file of the sidecar has no size"),
         ({"size": -1}, "a file of the sidecar has no size"),
         ({"size": 1 << 63}, "a file of the sidecar has no size"),
         ({"crc32": "100000000"}, "a file of the sidecar has no valid crc32 or origin"),
+        ({"crc32": "00000000100000000"}, "a file of the sidecar has no valid crc32 or origin"),
         ({"crc32": "-1"}, "a file of the sidecar has no valid crc32 or origin"),
         ({"crc32": "xyz"}, "a file of the sidecar has no valid crc32 or origin"),
         ({"how": "guessed"}, "a file of the sidecar has no valid crc32 or origin"),
@@ -66,6 +68,16 @@ def test_a_file_that_lacks_something_is_refused(changes: dict[str, Json], messag
         sidecar.parse_file({**sidecar.file_json(make_stored()), **changes})
 
     assert str(caught.value) == message
+
+
+def test_the_largest_sizes_are_read() -> None:
+    largest = (1 << 63) - 1
+    stored = sidecar.parse_file({**sidecar.file_json(make_stored()), "size": largest, "packed": largest})
+
+    assert (stored.size, stored.packed) == (largest, largest)
+    for odd in (-1, largest + 1):
+        assert sidecar.parse_file({**sidecar.file_json(make_stored()), "packed": odd}).packed is None
+    assert sidecar.parse_file({**sidecar.file_json(make_stored()), "packed": 0}).packed == 0
 
 
 def test_an_odd_md5_etag_or_compressed_size_is_none() -> None:

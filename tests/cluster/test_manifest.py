@@ -20,7 +20,7 @@ from dcsync.errors import Fenced, ManifestCorrupt, ManifestError, ManifestNewer
 from dcsync.manifest import SqlManifest, StoredValues, open_manifest, schema
 from dcsync.manifest.migrate import REVISIONS, revision
 from tests.fakes import JOB_ID, NOON, make_job
-from tests.manifest.test_contract import make_publication
+from tests.rigs.manifests import make_publication
 
 ACME = AccountName("acme")
 

@@ -21,7 +21,7 @@ from dcsync.manifest import HookRuns, SqlManifest, StandingAlerts, StoredValues,
 from dcsync.manifest.copy import copy_rows, move_out
 from dcsync.manifest.schema import OF_HOSTS, metadata
 from tests.fakes import JOB_ID, NOON, make_job, make_request, make_stored, make_transfer
-from tests.manifest.test_contract import make_known_request, make_publication
+from tests.rigs.manifests import make_known_request, make_publication
 
 ACME = AccountName("acme")
 COPIED = [table for table in metadata.sorted_tables if table.name not in OF_HOSTS and table.name != "meta"]

@@ -13,7 +13,7 @@ from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.manifest import SqlManifest, Sums, open_manifest
 from tests.fakes import NOON, REQUEST_ID, make_job, make_published, make_request, make_snapshot, make_transfer
-from tests.manifest.test_sql import downgrade
+from tests.rigs.sqlite import downgrade
 
 ACME, BETA = AccountName("acme"), AccountName("beta")
 MINUTE = timedelta(minutes=1)

@@ -1,39 +1,27 @@
-"""The file behind the manifest: private, durable, migrated once, and never believed when it is damaged."""
+"""The file behind the manifest: private, durable, and never believed when it is damaged."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import shutil
-import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import AccountFacts, KnownJob
-from dcsync.errors import ManifestCorrupt, ManifestError, ManifestNewer
-from dcsync.manifest import SqlManifest, open_manifest, schema
-from dcsync.manifest.migrate import REVISIONS
-from dcsync.manifest.sqlite import SqliteBackend
-from tests.fakes import JOB_ID, NOON, make_job, make_published, make_snapshot
+from dcsync.errors import ManifestCorrupt, ManifestError
+from dcsync.manifest import SqlManifest, open_manifest
+from tests.fakes import JOB_ID, NOON, make_job
+from tests.rigs.sqlite import ACME, backend_of, contents, fill, publish, raw, read
 
-ACME = AccountName("acme")
 HEADER = b"SQLite format 3\0"
-
 #: Makes a manifest, becomes nobody, and opens it again.
 OPEN_AS_NOBODY = """
 import asyncio, os, sys
@@ -54,55 +42,9 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "manifest.sqlite"
-
-
-#: A manifest that another version wrote has no seal of this one.
-UNSEAL = "DELETE FROM meta WHERE key = 'seal'"
-
-
-@contextmanager
-def raw(path: Path) -> Iterator[sqlite3.Connection]:
-    """Another program's connection to the file."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def backend_of(manifest: SqlManifest) -> SqliteBackend:
-    assert isinstance(manifest.backend, SqliteBackend)
-    return manifest.backend
-
-
-async def fill(path: Path, jobs: int = 1) -> None:
-    """Make a manifest with so many published jobs."""
-    async with open_manifest(path) as manifest:
-        for number in range(jobs):
-            await publish(manifest, f"job-{number}")
-
-
-async def publish(manifest: SqlManifest, job: str) -> None:
-    await manifest.record_poll(
-        ACME, jobs=[KnownJob(job=make_job(id=JobId(job)), state=JobState.SEEN)], requests=[], at=NOON
-    )
-    await manifest.publish(ACME, make_published(job, folder=f"acme/{job}"), make_snapshot().files)
-
-
 async def pragma(manifest: SqlManifest, name: str) -> Any:
     async with backend_of(manifest)._engine.connect() as connection:
         return await connection.scalar(sa.text(f"PRAGMA {name}"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {found.name: found.read_bytes() for found in folder.iterdir()}
-
-
-def read(path: Path) -> bytes:
-    return path.read_bytes()
 
 
 def write(path: Path, body: bytes) -> None:
@@ -187,155 +129,6 @@ def test_a_manifest_that_may_not_be_opened_says_for_whom(tmp_path: Path) -> None
     assert opened.stdout == b"cannot open the manifest manifest.sqlite: Permission denied (as uid 65534)\n"
 
 
-# --- schema -----------------------------------------------------------------------------------------------------------
-
-
-async def test_the_migrations_give_the_schema_that_the_code_has(path: Path) -> None:
-    await fill(path)
-
-    engine = sa.create_engine(f"sqlite:///{path}")
-    try:
-        with engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts={"compare_type": True})
-            assert compare_metadata(context, schema.metadata) == []
-            inspected = sa.inspect(connection)
-            # What alembic's comparison leaves out.
-            for table in schema.metadata.tables.values():
-                key = inspected.get_pk_constraint(table.name)["constrained_columns"]
-                assert key == [column.name for column in table.primary_key]
-                nullable = {column["name"]: column["nullable"] for column in inspected.get_columns(table.name)}
-                assert nullable == {column.name: column.nullable for column in table.columns}
-            assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == REVISIONS[-1]
-    finally:
-        engine.dispose()
-
-
-async def test_opening_again_does_not_migrate_again(path: Path) -> None:
-    await fill(path)
-    with raw(path) as other:
-        before = other.execute("PRAGMA schema_version").fetchone()
-
-    async with open_manifest(path) as manifest:
-        assert await manifest.knows_snapshots()
-
-    with raw(path) as other:
-        assert other.execute("PRAGMA schema_version").fetchone() == before
-        assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISIONS[-1],)]
-
-
-def downgrade(path: Path, revision: str) -> None:
-    """Take a manifest back to what an older version wrote, by the migrations' own way back."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
-    engine = sa.create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
-    engine.dispose()
-
-
-async def test_a_manifest_of_the_first_version_is_brought_up_to_date_with_all_it_holds(path: Path) -> None:
-    await fill(path)
-    downgrade(path, "0001")
-
-    async with open_manifest(path) as manifest:
-        snapshot = await manifest.snapshot_before(ACME, make_job().request_id, None)
-
-    assert snapshot is not None
-    assert snapshot.files == make_snapshot().files
-
-
-async def test_a_migration_that_fails_leaves_the_manifest_at_its_old_version(path: Path) -> None:
-    await fill(path)
-    with raw(path) as other:
-        # The column is there already: adding it fails.
-        other.execute("UPDATE alembic_version SET version_num = '0001'")
-        other.execute(UNSEAL)
-
-    with pytest.raises(ManifestError, match="duplicate column"):
-        async with open_manifest(path):
-            pass
-
-    with raw(path) as other:
-        assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
-        assert other.execute("SELECT count(*) FROM file").fetchall() == [(1,)]
-
-
-@pytest.mark.parametrize("read_only", [True, False])
-async def test_a_manifest_of_a_newer_version_is_refused_and_untouched(path: Path, read_only: bool) -> None:
-    await fill(path)
-    with raw(path) as other:
-        other.execute("UPDATE alembic_version SET version_num = '9999'")
-        other.execute(UNSEAL)
-    before = read(path)
-
-    with pytest.raises(ManifestNewer, match=f"schema 9999; this dcsync supports schemas up to {REVISIONS[-1]}"):
-        async with open_manifest(path, read_only=read_only):
-            pass
-
-    assert read(path) == before
-
-
-# --- read only --------------------------------------------------------------------------------------------------------
-
-
-async def test_opened_to_be_read_it_can_be_read_and_not_changed(path: Path) -> None:
-    await fill(path)
-    before = read(path)
-
-    async with open_manifest(path, read_only=True) as manifest:
-        assert (await manifest.jobs(ACME)).keys() == {"job-0"}
-        with pytest.raises(ManifestError, match="readonly"):
-            await manifest.learn(ACME, AccountFacts(error="x"))
-        assert await manifest.facts(ACME) == AccountFacts(last_poll_at=NOON)
-
-    assert read(path) == before
-
-
-async def test_opened_to_be_read_an_older_one_is_not_migrated(path: Path) -> None:
-    await fill(path)
-    with raw(path) as other:
-        other.execute("ALTER TABLE file DROP COLUMN packed")
-        other.execute("UPDATE alembic_version SET version_num = '0001'")
-        other.execute(UNSEAL)
-    before = read(path)
-
-    async with open_manifest(path, read_only=True) as manifest:
-        assert (await manifest.jobs(ACME)).keys() == {"job-0"}
-
-    assert read(path) == before
-
-
-@pytest.mark.parametrize("revision", REVISIONS[2:])
-async def test_opened_to_be_read_an_older_one_tells_of_jobs_and_requests(path: Path, revision: str) -> None:
-    await fill(path)
-    downgrade(path, revision)
-
-    async with open_manifest(path, read_only=True) as manifest:
-        assert (await manifest.jobs(ACME)).keys() == {"job-0"}
-        assert await manifest.requests(ACME) == {}
-
-
-async def test_opened_to_be_read_a_missing_one_is_not_made(path: Path) -> None:
-    with pytest.raises(ManifestError, match="cannot open the manifest"):
-        async with open_manifest(path, read_only=True):
-            pass
-
-    assert contents(path.parent) == {}
-
-
-async def test_it_can_be_read_while_somebody_else_writes(path: Path) -> None:
-    await fill(path)
-    with raw(path) as writer:
-        writer.execute("BEGIN IMMEDIATE")
-        writer.execute("UPDATE job SET state = 'pruned'")
-
-        async with open_manifest(path, read_only=True) as manifest:
-            assert (await manifest.jobs(ACME))[JobId("job-0")].state is JobState.PUBLISHED
-
-        writer.execute("ROLLBACK")
-
-
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -406,91 +199,7 @@ async def test_no_message_holds_the_value_of_a_row(path: Path) -> None:
     assert "a secret" not in str(caught.value)
 
 
-# --- two writers, and writers that are cancelled ----------------------------------------------------------------------
-
-
-async def test_a_writer_waits_until_the_other_one_is_done(path: Path) -> None:
-    await fill(path)
-    facts = AccountFacts(error="written second")
-    async with open_manifest(path) as manifest, asyncio.TaskGroup() as group:
-        with raw(path) as other:
-            other.execute("BEGIN IMMEDIATE")
-            other.execute("UPDATE account SET error = 'written first'")
-            writing = group.create_task(manifest.learn(ACME, facts))
-            # The time is not waited for but given: one that does not wait is refused within it.
-            _, waiting = await asyncio.wait({writing}, timeout=0.2)
-            other.execute("COMMIT")
-        await writing
-
-        assert waiting == {writing}
-        assert await manifest.facts(ACME) == facts
-
-
-async def cancel_at(manifest: SqlManifest, statement: str, moment: str) -> bool:
-    """Publish, and cancel that when the database is at a statement; say whether it came there and was cancelled."""
-    reached = False
-
-    def cancel(connection: object, cursor: object, executed: str, *rest: object) -> None:
-        nonlocal reached
-        if executed.startswith(statement) and not reached:
-            reached = True
-            publishing.cancel()
-
-    sa.event.listen(backend_of(manifest)._engine.sync_engine, moment, cancel)
-    async with asyncio.TaskGroup() as group:
-        publishing = group.create_task(publish(manifest, JOB_ID))
-    sa.event.remove(backend_of(manifest)._engine.sync_engine, moment, cancel)
-    return reached and publishing.cancelled()
-
-
-@pytest.mark.parametrize(
-    "statement", ["BEGIN", "INSERT INTO job", "UPDATE job SET request", "DELETE FROM file", "INSERT INTO file"]
-)
-@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
-async def test_a_write_that_is_cancelled_at_a_statement_is_rolled_back_whole(
-    path: Path, statement: str, moment: str
-) -> None:
-    async with open_manifest(path) as manifest:
-        await publish(manifest, "before")
-        before = await manifest.jobs(ACME)
-
-        assert await cancel_at(manifest, statement, moment)
-        # What a cancelled statement leaves in a reference cycle would hold the lock.
-        gc.collect()
-
-        after = dict(await manifest.jobs(ACME))
-        # The poll before it is a transaction of its own.
-        polled = after.pop(JOB_ID, None)
-        assert after == before
-        assert polled is None or (polled.state, polled.folder) == (JobState.SEEN, None)
-        assert (polled is None) == (statement in {"BEGIN", "INSERT INTO job"})
-        with raw(path) as other:
-            assert other.execute("SELECT job FROM file").fetchall() == [("before",)]
-
-
 # --- the rest of it ---------------------------------------------------------------------------------------------------
-
-
-async def test_closing_comes_to_its_end_however_often_it_is_cancelled(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """docs/project/faults.md D10: a second SIGTERM comes while the first one closes everything."""
-    opened = asyncio.Event()
-
-    async def hold() -> None:
-        async with open_manifest(path):
-            opened.set()
-            await asyncio.Event().wait()
-
-    async with asyncio.TaskGroup() as group:
-        holding = group.create_task(hold())
-        await opened.wait()
-        while not holding.done():
-            holding.cancel()
-            await asyncio.sleep(0)  # noqa: TID251 - one turn of the loop
-
-    assert holding.cancelled()
-    assert caplog.records == []
 
 
 async def test_a_manifest_belongs_to_one_mirror(path: Path) -> None:
@@ -568,40 +277,3 @@ async def test_a_time_is_stored_as_microseconds_and_comes_back_in_utc(
     assert found == moment
     assert found is not None
     assert found.tzinfo is UTC
-
-
-# --- cancelling -------------------------------------------------------------------------------------------------------
-
-#: Takes a tenth of a second, so that cancelling meets it at work.
-SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n"
-
-
-@pytest.mark.parametrize("turns", range(8))
-async def test_a_read_that_is_cancelled_again_while_it_closes_leaves_nothing_that_never_ends(
-    path: Path, turns: int
-) -> None:
-    """Three times Ctrl-C: the loop waited for ever for a thread that had ended."""
-
-    async def read() -> None:
-        async with open_manifest(path) as manifest, manifest.reading() as connection:
-            begun.set()
-            await connection.execute(sa.text(SLOW))
-
-    begun, before = asyncio.Event(), asyncio.all_tasks()
-    task = asyncio.ensure_future(read())  # noqa: TID251 - it is cancelled, and awaited below
-    await begun.wait()
-    await asyncio.sleep(0.01)  # noqa: TID251 - the thread's work
-    task.cancel()
-    for _ in range(3):
-        for _ in range(turns):
-            await asyncio.sleep(0)  # noqa: TID251 - where in closing the next one comes
-        task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    left = asyncio.all_tasks() - before
-    for other in left:
-        other.cancel()
-    if left:
-        _, endless = await asyncio.wait(left, timeout=10)
-        assert endless == set()

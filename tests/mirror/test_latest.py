@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +13,19 @@ import pytest
 
 from dcsync.errors import DiskError, MirrorTampered
 from dcsync.mirror import disk
-from dcsync.mirror.latest import LatestKind, drop_latest, point_latest
-from dcsync.mirror.root import MirrorRoot, open_root
+from dcsync.mirror.latest import LatestKind, point_latest
+from dcsync.mirror.root import MirrorRoot
+from tests.rigs.latest import NEW, OLD, REQUEST, SHOWING, aside, point, write_sidecars
 from tests.rigs.stats import unread
-
-REQUEST = "acme/request"
-OLD = f"{REQUEST}/2026/11/21/120000Z-0a000000"
-NEW = f"{REQUEST}/2026/11/22/120000Z-9bd7c8a0"
-SHOWING = [LatestKind.SYMLINK, LatestKind.HARDLINKS]
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[MirrorRoot]:
-    """A root with two snapshots."""
-    for folder in (OLD, NEW):
-        path = tmp_path / "mirror" / folder
-        (path / "schemas").mkdir(parents=True)
-        (path / "_dcsync.json").write_text(folder)
-        (path / "a.csv").write_text(f"a of {folder}")
-        (path / "schemas/b.csv").write_text(f"b of {folder}")
-    with open_root(tmp_path / "mirror") as opened:
-        yield opened
-
-
-def point(root: MirrorRoot, snapshot: str, kind: LatestKind) -> Path:
-    point_latest(root, request_folder=REQUEST, name="latest", snapshot=snapshot, kind=kind)
-    return root.path / REQUEST / "latest"
+def root(two_snapshots: MirrorRoot) -> MirrorRoot:
+    return two_snapshots
 
 
 def inodes(path: Path) -> dict[str, int]:
     return {str(found.relative_to(path)): found.stat().st_ino for found in path.rglob("*") if found.is_file()}
-
-
-def aside(root: MirrorRoot) -> list[Path]:
-    return list(root.path.glob(".dcsync/staging/*"))
 
 
 def test_a_symlink_is_relative_so_that_the_tree_can_be_moved(root: MirrorRoot, tmp_path: Path) -> None:
@@ -356,99 +332,3 @@ def test_a_fifo_in_a_snapshot_is_left_out(root: MirrorRoot) -> None:
     latest = point(root, NEW, LatestKind.HARDLINKS)
 
     assert sorted(path.name for path in latest.iterdir()) == ["_dcsync.json", "a.csv", "schemas"]
-
-
-# --- removing it ------------------------------------------------------------------------------------------------------
-
-
-def drop(root: MirrorRoot, place: str = f"{REQUEST}/latest") -> bool:
-    return drop_latest(root, place, targets={OLD, NEW})
-
-
-@pytest.mark.parametrize("kind", SHOWING)
-def test_it_is_removed_and_the_snapshots_stay(root: MirrorRoot, kind: LatestKind) -> None:
-    latest = point(root, NEW, kind)
-
-    assert drop(root)
-    assert not drop(root)
-
-    assert not os.path.lexists(latest)
-    assert (root.path / NEW / "a.csv").read_text() == f"a of {NEW}"
-    assert aside(root) == []
-
-
-def test_one_of_copies_is_removed(root: MirrorRoot, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(os, "link", refuse)
-    write_sidecars(root)
-    latest = point(root, NEW, LatestKind.HARDLINKS)
-
-    assert drop(root)
-    assert not latest.exists()
-
-
-def test_a_copied_file_that_somebody_changed_keeps_it(root: MirrorRoot, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(os, "link", refuse)
-    write_sidecars(root)
-    latest = point(root, NEW, LatestKind.HARDLINKS)
-    (latest / "a.csv").chmod(0o644)
-    (latest / "a.csv").write_text("theirs")
-
-    with pytest.raises(MirrorTampered, match=r"latest has a\.csv"):
-        drop(root)
-    assert (latest / "a.csv").read_text() == "theirs"
-
-
-def test_a_symlink_that_dcsync_did_not_make_stays(root: MirrorRoot, tmp_path: Path) -> None:
-    latest = root.path / REQUEST / "latest"
-    latest.symlink_to(tmp_path)
-
-    assert not drop(root)
-    assert latest.is_symlink()
-
-
-def test_a_symlink_of_another_layout_to_a_snapshot_is_removed(root: MirrorRoot) -> None:
-    (root.path / "account=acme").mkdir()
-    (root.path / "account=acme/_latest").symlink_to(f"../{NEW}")
-
-    assert drop(root, "account=acme/_latest")
-
-
-def test_a_symlink_to_a_snapshot_that_was_pruned_is_removed(root: MirrorRoot) -> None:
-    (root.path / REQUEST / "latest").symlink_to("2020/01/01/gone")
-
-    assert drop(root)
-
-
-@pytest.mark.parametrize("place", ["nowhere/latest", f"{REQUEST}/other"])
-def test_one_that_does_not_exist_is_not_removed(root: MirrorRoot, place: str) -> None:
-    assert not drop(root, place)
-
-
-def write_sidecars(root: MirrorRoot) -> None:
-    """Give both snapshots a usable sidecar."""
-    for number, folder in enumerate((OLD, NEW)):
-        bodies = {name: (root.path / folder / name).read_bytes() for name in ("a.csv", "schemas/b.csv")}
-        document = {
-            "format": 1,
-            "account": {"name": "acme"},
-            "request": {"id": "r"},
-            "job": {"id": f"j{number}"},
-            "files": [
-                {
-                    "name": name,
-                    "original": name,
-                    "size": len(body),
-                    "sha256": hashlib.sha256(body).hexdigest(),
-                    "crc32": "00000000",
-                    "how": "fetched",
-                }
-                for name, body in bodies.items()
-            ],
-        }
-        (root.path / folder / "_dcsync.json").write_text(json.dumps(document))

@@ -9,7 +9,7 @@ import pytest
 
 from dcsync.errors import DiskError, DiskFull, InodesExhausted
 from dcsync.mirror import disk, space
-from tests.mirror.test_disk import MIB, opened, small_disk
+from tests.rigs.folders import MIB, opened, small_disk
 
 
 def test_reserving_takes_room_and_leaves_the_length(tmp_path: Path) -> None:

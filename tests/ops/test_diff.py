@@ -17,8 +17,8 @@ from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.errors import DcsyncError, ManifestError, SnapshotUnclear
 from dcsync.ops.context import ReadContext
 from dcsync.ops.diff import Candidate, choose, compare
-from tests.manifest.test_sql import downgrade
 from tests.rigs.mirror import Mirror, add_extract
+from tests.rigs.sqlite import downgrade
 
 ACME = AccountName("acme")
 

@@ -1,4 +1,4 @@
-"""An account gets another name, or leaves the configuration: nothing is downloaded again, and nothing is hidden."""
+"""An account gets another name: nothing is downloaded again."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ from typing import Any
 import pytest
 
 from dcsync.app.from_config import account_settings
-from dcsync.app.mirror import open_mirror, open_mirror_unlocked
+from dcsync.app.mirror import open_mirror
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName
-from dcsync.core.retention import KeepPolicy
 from dcsync.errors import MirrorLocked
 from dcsync.manifest.rename import rename_account
 from dcsync.mirror import rename as mirror_rename
 from dcsync.ops import renamed_accounts
-from dcsync.ops.accounts import LeftAccount, left_settings, record_left_damage
-from dcsync.ops.integrity.prune import prune
-from dcsync.ops.integrity.report import VerifyReport
 from dcsync.ops.integrity.verify import verify
-from dcsync.ops.peers import SingleHost
 from dcsync.ops.recovery import recover
 from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of, tables
+from tests.rigs.renamed import AtWork, codes, configure, fill, found, left, verified
 
 OTHER = "{request}/of-{account}/{date:%Y-%m-%d}/{job}"
 MIXED = "{account}-{request}/{date:%Y-%m-%d}/{job}"
@@ -32,12 +28,6 @@ LAYOUTS = ["dated", "hive", OTHER, MIXED]
 
 class Cut(Exception):
     """Ends the work where a kill would."""
-
-
-def configure(mirror: Mirror, *names: str, **others: str) -> None:
-    """Configure accounts with the ID of the first one, and others with their own."""
-    accounts = [{"name": name, "id": mirror.world.hub_id} for name in names]
-    mirror.config["account"] = accounts + [{"name": name, "id": other} for name, other in others.items()]
 
 
 def cut_after_one(function: Any) -> Any:
@@ -56,47 +46,10 @@ def fail(*_: object, **__: object) -> Any:
     raise Cut
 
 
-async def fill(mirror: Mirror, layout: str = "dated", days: int = 4) -> list[str]:
-    """Mirror snapshots of two data requests, and prune one."""
-    mirror.config["mirror"] = {"layout": layout}
-    jobs = [add_extract(mirror, tables(2, seed=day), days_ago=days - day) for day in range(days)]
-    other = mirror.world.add_request("Other")
-    jobs.append(add_extract(mirror, tables(1, seed=9), request=other, days_ago=1))
-    await mirror.sync()
-    async with mirror.opened() as context:
-        await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=days - 1))
-    return jobs
-
-
 async def states(mirror: Mirror, account: str) -> dict[str, JobState]:
     async with mirror.opened() as context:
         jobs = await context.manifest.jobs(AccountName(account))
         return {str(job): known.state for job, known in jobs.items()}
-
-
-async def left(mirror: Mirror) -> list[LeftAccount]:
-    return list((await status_of(mirror)).not_configured)
-
-
-async def codes(mirror: Mirror) -> set[tuple[str, str]]:
-    accounts = (await status_of(mirror)).accounts
-    return {(item.alert.code.value, item.alert.subject) for account in accounts for item in account.alerts}
-
-
-async def verified(mirror: Mirror) -> VerifyReport:
-    async with open_mirror_unlocked(mirror.configuration(), mirror.stores(), clock=mirror.clock) as context:
-        accounts = account_settings(mirror.configuration())
-        return await verify(context, [*accounts, *await left_settings(context.manifest, accounts)])
-
-
-def found(mirror: Mirror) -> dict[str, str]:
-    """Return the folder of each snapshot by its job."""
-    paths = [path.parent for path in mirror.root.rglob("_dcsync.json") if ".dcsync" not in path.parts]
-    return {
-        sidecar(path)["job"]["id"]: str(path.relative_to(mirror.root))
-        for path in paths
-        if not any(part.is_symlink() for part in (path, *path.parents))
-    }
 
 
 def lose_manifest(mirror: Mirror) -> None:
@@ -367,106 +320,6 @@ async def test_of_two_accounts_with_the_same_id_each_keeps_its_own_data_requests
     assert await left(mirror) == []
 
 
-async def test_an_account_whose_disk_is_away_is_not_forgotten(mirror: Mirror) -> None:
-    """Its folder is the mount point of another file system, and empty."""
-    await fill(mirror)
-    configure(mirror, new="11111111-1111-4111-8111-111111111111")
-    (mirror.root / "acme").rename(mirror.root.parent / "away")
-    (mirror.root / "acme").mkdir()
-
-    async with mirror.opened():
-        pass
-
-    assert [account.name for account in await left(mirror)] == ["acme"]
-    (mirror.root / "acme").rmdir()
-    (mirror.root.parent / "away").rename(mirror.root / "acme")
-    assert (await verified(mirror)).damage == []
-
-
-@pytest.mark.parametrize("case", ["another ID", "two heirs", "the new name has snapshots"])
-async def test_an_account_that_is_not_in_the_configuration_stays_in_verify_and_status(
-    mirror: Mirror, case: str
-) -> None:
-    await fill(mirror)
-    before = found(mirror)
-    unknown = "11111111-1111-4111-8111-111111111111"
-    match case:
-        case "two heirs":
-            configure(mirror, "one", "two")
-        case "another ID":
-            configure(mirror, new=unknown)
-        case _:
-            # As an older version left it after a rename.
-            configure(mirror, "acme", "new")
-            await mirror.sync()
-            before = {job: path for job, path in found(mirror).items() if path.startswith("acme/")} or before
-            configure(mirror, "new")
-    async with mirror.opened():
-        pass
-
-    (account,) = await left(mirror)
-
-    assert all((mirror.root / path / "_dcsync.json").exists() for path in before.values())
-    assert (account.name, account.snapshots) == ("acme", 4)
-    assert account.newest_snapshot.startswith("acme/")
-    assert (await status_of(mirror)).json()["not_configured"] != []
-    assert (await verified(mirror)).snapshots >= 4
-    async with mirror.opened() as context:
-        await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=1), force=True)
-    assert all((mirror.root / path / "_dcsync.json").exists() for path in before.values())
-
-
-async def test_damage_of_an_account_that_is_not_in_the_configuration_is_an_alert(mirror: Mirror) -> None:
-    await fill(mirror)
-    configure(mirror, new="11111111-1111-4111-8111-111111111111")
-    damaged = mirror.root / next(iter(found(mirror).values())) / "admin_table_000.csv"
-    whole = damaged.read_bytes()
-    for body, expected in ((b"x" * len(whole), {("V-DAMAGED", "acme")}), (whole, set[tuple[str, str]]())):
-        damaged.chmod(0o644)
-        damaged.write_bytes(body)
-        async with mirror.opened() as context:
-            accounts = account_settings(mirror.configuration())
-            await verify(context, [*accounts, *await left_settings(context.manifest, accounts)], records=True)
-            await record_left_damage(context.manifest, {account.name for account in accounts})
-
-        assert await codes(mirror) == expected
-
-
-async def test_an_account_whose_folder_was_removed_as_well_is_forgotten(mirror: Mirror) -> None:
-    await fill(mirror)
-    configure(mirror, new="11111111-1111-4111-8111-111111111111")
-    async with mirror.opened():
-        pass
-    assert len(await left(mirror)) == 1
-
-    shutil.rmtree(mirror.root / "acme")
-    async with mirror.opened():
-        pass
-
-    assert await left(mirror) == []
-    assert (await verified(mirror)).damage == []
-
-
-async def test_an_account_with_another_layout_stays_in_verify_and_prune(mirror: Mirror) -> None:
-    await fill(mirror)
-    before = found(mirror)
-    mirror.config["mirror"] = {"layout": "hive"}
-    await mirror.sync()
-
-    assert (await verified(mirror)).snapshots == len(before)
-    async with mirror.opened() as context:
-        report = await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=2))
-    assert report.removed == 1
-    assert len(found(mirror)) == len(before) - 1
-    assert all(path.startswith("acme/") for path in found(mirror).values())
-
-
-class AtWork(SingleHost):
-    """Other hosts are running."""
-
-    are_at_work = True
-
-
 async def test_a_rename_while_other_hosts_are_running_is_refused(mirror: Mirror) -> None:
     await fill(mirror)
     before = found(mirror)
@@ -479,13 +332,3 @@ async def test_a_rename_while_other_hosts_are_running_is_refused(mirror: Mirror)
 
     assert "stop the daemons of all hosts" in caught.value.advice
     assert found(mirror) == before
-
-
-async def test_a_folder_that_another_host_may_still_use_is_not_forgotten(mirror: Mirror) -> None:
-    await fill(mirror)
-    configure(mirror, new="11111111-1111-4111-8111-111111111111")
-    shutil.rmtree(mirror.root / "acme")
-    async with open_mirror(mirror.configuration(), mirror.stores(), role="sync", clock=mirror.clock) as opened:
-        await recover(replace(opened, peers=AtWork()), account_settings(mirror.configuration()))
-
-    assert len(await left(mirror)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -153,3 +154,9 @@ async def started(mirror: Mirror, clock: VirtualClock) -> AsyncIterator[Rig]:
                     await clock.advance(timedelta(seconds=1), quiet=lambda: True)
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from errors
+
+
+def events(folder: Path) -> list[dict[str, object]]:
+    """Return the events that a hook appended to `heard.jsonl` in a folder."""
+    path = folder / "heard.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,11 +1,16 @@
-"""What the tests of alerts share: a hook that listens, a notification server."""
+"""What the tests of alerts share: hooks and a notification server."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from dcsync.manifest import HookRuns, open_manifest
+from tests.fakes import FakeClock
+from tests.rigs.hooks import Bench
 from tests.rigs.listener import Listener
 from tests.rigs.mirror import Mirror
 from tests.rigs.notified import NotificationServer, notification_server
@@ -20,3 +25,11 @@ def listener(mirror: Mirror) -> Listener:
 async def service() -> AsyncIterator[NotificationServer]:
     async with notification_server() as server:
         yield server
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with open_manifest(tmp_path / "manifest.sqlite") as manifest:
+        yield Bench(
+            runs=HookRuns(manifest), folder=tmp_path, clock=FakeClock(), environ={"PATH": os.environ["PATH"], "A": "1"}
+        )

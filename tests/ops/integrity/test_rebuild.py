@@ -1,14 +1,10 @@
-"""The manifest made anew from the tree: row for row, whatever became of the old one."""
+"""What a rebuild finds in the mirror: snapshots, copies, folders of others, and what was pruned."""
 
 from __future__ import annotations
 
-import random
 import shutil
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,215 +13,13 @@ from dcsync.app.rebuild import rebuild_manifest
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.retention import KeepPolicy
-from dcsync.errors import ManifestCorrupt, MirrorForeign, MirrorNotMounted
 from dcsync.manifest import StoredValues
 from dcsync.ops.integrity.prune import prune
 from dcsync.ops.integrity.rebuild import REBUILDING, RebuildReport
 from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.rebuilt import drop_manifest, fill, manifest_file, reopen, rows
 
 ACME = AccountName("acme")
-RANDOM_WAYS = 30
-
-
-def manifest_file(mirror: Mirror) -> Path:
-    return mirror.state / "manifest.sqlite"
-
-
-def drop_manifest(mirror: Mirror) -> None:
-    for path in mirror.state.glob("manifest.sqlite*"):
-        path.unlink()
-
-
-def rows(mirror: Mirror) -> dict[str, list[dict[str, Any]]]:
-    """Return all that the tree can give back: every row but the API's description of a request."""
-    with closing(sqlite3.connect(manifest_file(mirror))) as connection:
-        connection.row_factory = sqlite3.Row
-        found = {
-            table: [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3")]  # noqa: S608 - our tables
-            for table in ("job", "file", "request")
-        }
-    for row in found["request"]:
-        # It holds the address to call back, which is nobody's business who reads the mirror.
-        del row["document"], row["digest"]
-    return found
-
-
-async def fill(mirror: Mirror) -> None:
-    """Make a mirror of two requests and a delta one, over three days, with names that have to be escaped."""
-    first = mirror.world.add_request("My Company Data Extract")
-    second = mirror.world.add_request("Größe: <2>")
-    delta = mirror.world.add_request("Changes", service_groups=("cdcadmin",), date_range="YESTERDAY")
-    for day in range(3):
-        add_extract(mirror, {**tables(3), "con.csv": b"x" * day, "a:b.csv": b""}, request=first, days_ago=3 - day)
-        add_extract(mirror, tables(4, seed=day), request=second, days_ago=2.7 - day, with_archive=True)
-        mirror.clock.advance(0.123456)
-    add_extract(mirror, {"cdc.csv": b"1"}, request=delta, days_ago=0.5)
-    await mirror.sync()
-    assert len(mirror.snapshots()) == 7
-
-
-async def reopen(mirror: Mirror) -> None:
-    """Start once, and read all there is, as a run would."""
-    async with mirror.opened() as context:
-        for account in await context.manifest.accounts():
-            await context.manifest.facts(account)
-            await context.manifest.jobs(account)
-            await context.manifest.requests(account)
-
-
-# --- the manifest is lost or damaged ----------------------------------------------------------------------------------
-
-
-async def test_a_lost_manifest_is_made_anew_row_for_row(mirror: Mirror) -> None:
-    await fill(mirror)
-    before = rows(mirror)
-    assert len(before["job"]) == 7
-    assert len(before["file"]) > 25
-    drop_manifest(mirror)
-    mirror.clock.advance(3600)
-
-    await reopen(mirror)
-
-    assert rows(mirror) == before
-
-
-def flip(body: bytearray, chance: random.Random, bits: int) -> None:
-    for _ in range(bits):
-        body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
-
-
-def overwrite(body: bytearray, chance: random.Random, piece: bytes) -> None:
-    start = chance.randrange(len(body))
-    body[start : start + len(piece)] = piece[: len(body) - start]
-
-
-def truncate(body: bytearray, chance: random.Random) -> None:
-    del body[chance.randrange(len(body)) :]
-
-
-def swap_pages(body: bytearray, chance: random.Random) -> None:
-    pages = len(body) // 4096
-    one, other = (4096 * page for page in chance.sample(range(pages), 2))
-    body[one : one + 4096], body[other : other + 4096] = body[other : other + 4096], body[one : one + 4096]
-
-
-def zero_page(body: bytearray, chance: random.Random) -> None:
-    start = 4096 * chance.randrange(len(body) // 4096)
-    body[start : start + 4096] = bytes(4096)
-
-
-WAYS: list[Callable[[bytearray, random.Random], None]] = [
-    lambda body, chance: flip(body, chance, 1),
-    lambda body, chance: flip(body, chance, 1),
-    lambda body, chance: flip(body, chance, chance.randrange(2, 50)),
-    lambda body, chance: overwrite(body, chance, chance.randbytes(chance.randrange(1, 9000))),
-    lambda body, chance: overwrite(body, chance, bytes(chance.randrange(1, 9000))),
-    truncate,
-    truncate,
-    swap_pages,
-    zero_page,
-    lambda body, chance: overwrite(body, chance, b"published" * 100),
-]
-
-
-@pytest.mark.timeout(300)
-async def test_a_manifest_damaged_in_random_ways_rebuilds_to_the_same_rows(mirror: Mirror, tmp_path: Path) -> None:
-    """docs/project/faults.md M3. Damage that hits no row causes no rebuild. The rows after a start are what counts."""
-    await fill(mirror)
-    before, sound = rows(mirror), manifest_file(mirror).read_bytes()
-    wrong, noticed = [], 0
-    for number in range(RANDOM_WAYS):
-        chance = random.Random(number)
-        body = bytearray(sound)
-        WAYS[number % len(WAYS)](body, chance)
-        drop_manifest(mirror)
-        manifest_file(mirror).write_bytes(body)
-        if number % 7 == 0:
-            (mirror.state / "manifest.sqlite-wal").write_bytes(chance.randbytes(5000))
-            (mirror.state / "manifest.sqlite-shm").write_bytes(chance.randbytes(32768))
-        try:
-            await reopen(mirror)
-            await reopen(mirror)
-        except Exception as error:  # noqa: BLE001 - all of them are shown at the end
-            wrong.append(f"{number}: {type(error).__name__}: {error}")
-            continue
-        if rows(mirror) != before:
-            wrong.append(f"{number}: other rows")
-        noticed += any(mirror.state.glob("manifest.sqlite.damaged-*"))
-
-    assert wrong == []
-    assert noticed > RANDOM_WAYS / 2
-
-
-async def test_the_damaged_manifest_is_set_aside_under_a_dated_name_and_kept(mirror: Mirror) -> None:
-    await fill(mirror)
-    manifest_file(mirror).write_bytes(b"no database at all" * 1000)
-
-    await reopen(mirror)
-
-    (aside,) = mirror.state.glob("manifest.sqlite.*")
-    assert aside.name == "manifest.sqlite.damaged-20261122T120000Z"
-    assert aside.read_bytes() == b"no database at all" * 1000
-
-
-async def test_a_second_damage_in_the_same_second_overwrites_no_older_one(mirror: Mirror) -> None:
-    await fill(mirror)
-    for number in range(2):
-        manifest_file(mirror).write_bytes(b"no database: %d" % number * 1000)
-        await reopen(mirror)
-
-    assert len(list(mirror.state.glob("manifest.sqlite.damaged-*"))) == 2
-
-
-async def test_a_run_after_the_damage_goes_on_without_a_download(mirror: Mirror) -> None:
-    await fill(mirror)
-    before = mirror.sandbox.count("storage")
-    manifest_file(mirror).write_bytes(manifest_file(mirror).read_bytes()[:5000])
-
-    outcome = await mirror.sync_one()
-
-    assert (outcome.published, outcome.failed, outcome.error) == ([], [], None)
-    assert mirror.sandbox.count("storage") == before
-
-
-async def test_without_the_tree_a_damaged_manifest_stays_where_it_is(mirror: Mirror) -> None:
-    await fill(mirror)
-    damaged = b"no database at all" * 1000
-    manifest_file(mirror).write_bytes(damaged)
-    mirror.root.rename(mirror.folder / "the disk")
-    mirror.root.mkdir()
-
-    with pytest.raises(MirrorNotMounted):
-        await reopen(mirror)
-
-    assert manifest_file(mirror).read_bytes() == damaged
-    assert list(mirror.root.iterdir()) == []
-
-
-async def test_on_another_mirror_s_disk_a_damaged_manifest_stays_where_it_is(mirror: Mirror) -> None:
-    await fill(mirror)
-    (mirror.state / "instance").write_text("another\n")
-    damaged = b"no database at all" * 1000
-    manifest_file(mirror).write_bytes(damaged)
-
-    with pytest.raises(MirrorForeign):
-        await reopen(mirror)
-
-    assert manifest_file(mirror).read_bytes() == damaged
-
-
-async def test_a_dry_run_sets_nothing_aside(mirror: Mirror) -> None:
-    await fill(mirror)
-    manifest_file(mirror).write_bytes(b"no database at all" * 1000)
-
-    with pytest.raises(ManifestCorrupt, match="is damaged") as caught:
-        await mirror.sync(dry_run=True)
-
-    assert "dcsync rebuild" in caught.value.advice
-    assert list(mirror.state.glob("manifest.sqlite.*")) == []
-
-
-# --- what the tree has ------------------------------------------------------------------------------------------------
 
 
 async def rebuild(mirror: Mirror) -> RebuildReport:

@@ -10,10 +10,10 @@ from dcsync.api import transport
 from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.errors import ApiFault, BadAnswer, RateLimited
-from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.mirroring.run import mirror_job, poll_account
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.outcomes import published
 
 ONE, TWO, THREE = (f"{number}0000000-0000-4000-8000-000000000000" for number in (1, 2, 3))
 
@@ -42,10 +42,6 @@ def fail(mirror: Mirror, match: str = "", status: int = 500, skip: int = 0, body
     mirror.sandbox.faults.add(
         Fault(server="api", kind="status", status=status, match=match, times=None, skip=skip, body=body)
     )
-
-
-def published(outcome: AccountOutcome) -> list[str]:
-    return [found.job for found in outcome.published]
 
 
 def add_jobs(mirror: Mirror, count: int, *, request: str | None = None) -> list[str]:

@@ -8,216 +8,18 @@ serves the API.
 from __future__ import annotations
 
 import concurrent.futures
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from bench import peers as other
-from bench.origin import Origin, serving
+from bench.stage import ARCHIVE, LATENCY_S, MIB, OnDisk, Size, Stage, large_file, staged, tables
 from bench.table import Row, Table
-from dcsync.sandbox.world import Blob
-from tests.rigs.served import TOKEN, Served, served
-
-MIB = 1 << 20
-_HERE = Path(__file__).parents[1]
-#: Like `python -m dcsync`, but prints its peak memory at its end. The kernel's figure for a finished child (ru_maxrss)
-#: would be the parent's if that is larger.
-_PROGRAM = """
-import atexit, sys
-def peak():
-    with open("/proc/self/status") as status:
-        print("peak", next(line.split()[1] for line in status if line.startswith("VmHWM")), flush=True)
-atexit.register(peak)
-from dcsync.cli import main
-main()
-"""
-ARCHIVE = "autodesk_data_extract.zip"
-#: The round-trip time of one API call.
-LATENCY_S = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """The amount of work: the full size, or the small one, in which only calls and bytes are meaningful."""
-
-    rounds: int = 5
-    files: int = 260
-    file_bytes: int = 20_000
-    large_bytes: int = 2_000_000_000
-    memory_bytes: tuple[int, int] = (200_000_000, 2_000_000_000)
-    memory_files: int = 16
-    known_jobs: tuple[int, int] = (10, 1000)
-    days: int = 30
-
-
-SMALL = Size(
-    rounds=1,
-    files=12,
-    file_bytes=4000,
-    large_bytes=3_000_000,
-    memory_bytes=(100_000, 1_000_000),
-    memory_files=4,
-    known_jobs=(2, 12),
-    days=3,
-)
-
-
-class OnDisk:
-    """A file that nginx serves from the disk. The sandbox's API only knows its size."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = path.stat().st_size
-        self.md5 = "0" * 32
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes from `start` to `stop`."""
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
-
-
-@dataclass(slots=True, kw_only=True)
-class Stage:
-    """The stand-in for Autodesk: an API with one data request, and nginx with the bytes of its jobs."""
-
-    side: Served
-    origin: Origin
-    folder: Path
-    request: str
-
-    def add(
-        self,
-        files: Mapping[str, bytes | Blob],
-        *,
-        days_ago: float = 0.0,
-        with_archive: bool = True,
-        request: str | None = None,
-    ) -> str:
-        """Add a job and write its files into the folder that nginx serves."""
-        world = self.side.sandbox.world
-        completed = datetime.now(UTC) - timedelta(days=days_ago)
-        job = world.add_job(request or self.request, completed_at=completed, files=files, with_archive=with_archive)
-        place = self.folder / "files" / job
-        place.mkdir(parents=True)
-        for name, blob in world.extract(job).items():
-            if isinstance(blob, OnDisk):
-                (place / name).hardlink_to(blob.path)
-            else:
-                (place / name).write_bytes(blob.read(0, blob.size))
-        return job
-
-    def extract(self, job: str, *, at_once: int) -> other.Extract:
-        """Return the description of a job for the scripts."""
-        account = self.side.sandbox.world.account_id
-        url = f"{self.side.sandbox.base_url}/data-connector/v1/accounts/{account}/jobs/{job}"
-        return other.Extract(job_url=url, token=self.side.token, at_once=at_once)
-
-    @contextmanager
-    def mirror(self, more: Mapping[str, str] | None = None) -> Iterator[Served]:
-        """Yield a configuration with an empty mirror and state folder. `more` maps lines to lines that follow them."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as place:
-            side = replace(self.side, folder=Path(place))
-            side.root.mkdir()
-            text = side.write_config().read_text()
-            for after, line in (more or {}).items():
-                text = text.replace(f"{after}\n", f"{after}\n{line}\n") if after in text else f"{after}\n{line}\n{text}"
-            side.config.write_text(text)
-            yield side
-
-    def served_by_daemon(
-        self, files: Mapping[str, bytes | Blob], more: Mapping[str, str] | None = None, *, with_archive: bool
-    ) -> float:
-        """Return the seconds that a running daemon takes from the poll to `latest` for a new extract."""
-        request = self.side.sandbox.world.add_request("A request of its own")
-        with self.mirror({**(more or {}), 'name = "acme"': f'requests = ["{request}"]'}) as side:
-            process = subprocess.Popen(
-                [*self._command(side), "run"], env=self._environ(), stdout=subprocess.DEVNULL, cwd=_HERE
-            )
-            try:
-                # The report is the last thing that its first poll writes.
-                _wait_until((side.root / "index.html").exists)
-                job = self.add(files, request=request, with_archive=with_archive)
-                time.sleep(0.5)  # exclude the rest of the first poll and the writes of the new files from the figure
-                began = time.perf_counter()
-                process.send_signal(signal.SIGUSR1)
-                _wait_until(lambda: any(side.root.glob("acme/*/latest")))
-                took = time.perf_counter() - began
-                shutil.rmtree(self.folder / "files" / job)
-            finally:
-                process.terminate()
-                process.wait(60)
-        return took
-
-    def run(self, side: Served, *arguments: str) -> tuple[float, float]:
-        """Run dcsync. Returns its duration in seconds and its peak memory in MiB."""
-        command = [*self._command(side), *arguments]
-        began = time.perf_counter()
-        done = subprocess.run(command, env=self._environ(), stdout=subprocess.PIPE, text=True, check=True, cwd=_HERE)
-        return time.perf_counter() - began, int(done.stdout.rsplit("peak ", 1)[1]) / 1024
-
-    def _command(self, side: Served) -> list[str]:
-        return [sys.executable, "-c", _PROGRAM, "--config", str(side.config), "--log-level", "error"]
-
-    def _environ(self) -> dict[str, str]:
-        return {"PATH": "/usr/bin:/bin", TOKEN: self.side.token, "SSL_CERT_FILE": str(self.origin.authority)}
-
-    def api_calls(self) -> int:
-        """Return the number of API calls so far."""
-        return self.side.sandbox.count("api")
-
-    def fetched(self) -> int:
-        """Return the number of bytes that nginx has sent."""
-        time.sleep(0.2)  # nginx logs a request only after the response is complete
-        return self.origin.sent()[1]
-
-
-@contextmanager
-def staged(*, scheme: str = "http", quota: int | None = None, latency_s: float = 0.0) -> Iterator[Stage]:
-    """Serve an empty world."""
-    with tempfile.TemporaryDirectory(prefix="dcsync-bench-") as place:
-        folder = Path(place)
-        (folder / "files").mkdir()
-        with serving(folder / "files", folder / "nginx") as origin:
-
-            def sign(job: str, name: str) -> str:
-                return f"{origin.at(scheme)}/{job}/{quote(name)}?X-Amz-Signature=bench"
-
-            with served(folder, sign=sign, quota_per_minute=quota, latency_s=latency_s) as side:
-                request = side.sandbox.world.add_request("My Company Data Extract")
-                yield Stage(side=side, origin=origin, folder=folder, request=request)
-
-
-def tables(size: Size, day: int, *, changed: float = 0.1) -> dict[str, bytes]:
-    """Return an extract's tables, which compress to about a fifth. Each day a share of `changed` differs from day 0."""
-    files = {}
-    for index in range(size.files):
-        version = day if day and (index + day) % round(1 / changed) == 0 else 0
-        rows = [
-            f"{(index * 7919 + version * 104729 + row) * 2654435761 % 2**64:016x},open,2026-11-22,Level 3,{row}"
-            for row in range(size.file_bytes // 45)
-        ]
-        files[f"admin_table_{index:03}.csv"] = ("id,status,day,level,number\n" + "\n".join(rows)).encode()
-    return files
-
-
-def large_file(path: Path, size: int) -> None:
-    """Write a table of `size` bytes."""
-    block = b"".join(b"%016x,open,2026-11-22,Level 3,%d\n" % (row * 2654435761 % 2**64, row) for row in range(30_000))
-    with path.open("wb") as file:
-        left = size
-        while left:
-            left -= file.write(block[:left])
+from tests.rigs.served import Served
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -231,16 +33,6 @@ def in_empty_folder(peer: other.Peer, stage: Stage) -> float:
     """Return the duration of a peer in an empty folder, in seconds."""
     with tempfile.TemporaryDirectory(dir=stage.folder) as place:
         return timed(lambda: peer(Path(place)))
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds, for at most two minutes."""
-    for _ in range(30_000):
-        if condition():
-            return
-        time.sleep(0.004)
-    message = "the daemon took more than two minutes"
-    raise SystemExit(message)
 
 
 def turn_about(rounds: int, works: Mapping[str, Callable[[], float]]) -> dict[str, float]:

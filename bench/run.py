@@ -26,7 +26,7 @@ from typing import Any
 import structlog
 
 from bench import compare
-from bench.compare import OnDisk
+from bench.stage import OnDisk
 from dcsync.core import plan as planning
 from dcsync.core.cost import Method
 from dcsync.core.model import JobId, ListedFile, StoredFile
@@ -37,7 +37,7 @@ from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
 from dcsync.ops.mirroring.archive import Extractor, StagedArchive, open_directory
 from dcsync.sandbox import Synthetic
-from dcsync.sandbox.world import Blob
+from dcsync.sandbox.blobs import Blob
 from tests.rigs.mirror import ARCHIVE, Mirror, add_extract, mirroring
 from tests.rigs.served import TOKEN, served
 

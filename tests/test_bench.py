@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench import peers as other
-from bench.compare import ARCHIVE, SMALL, Stage, staged, tables
+from bench.stage import ARCHIVE, SMALL, Stage, staged, tables
 from bench.table import Row, Table
 from tests.rigs.mirror import sidecar
 

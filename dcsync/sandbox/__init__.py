@@ -3,10 +3,11 @@
 The sandbox imports no other package of dcsync, so that it cannot share a mistake of the code that it tests.
 """
 
+from dcsync.sandbox.blobs import Synthetic
 from dcsync.sandbox.faults import Fault, Faults
 from dcsync.sandbox.oauth import Tokens
 from dcsync.sandbox.server import Sandbox
 from dcsync.sandbox.state import Call, Options
-from dcsync.sandbox.world import Synthetic, World
+from dcsync.sandbox.world import World
 
 __all__ = ["Call", "Fault", "Faults", "Options", "Sandbox", "Synthetic", "Tokens", "World"]

@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from dcsync.sandbox.blobs import Blob
 from dcsync.sandbox.breakage import break_call, hang_up
 from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.state import State
-from dcsync.sandbox.world import Blob
 
 _PIECE = 1 << 18
 SENT = web.RequestKey("sent", int)

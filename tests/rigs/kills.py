@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
-from dcsync.sandbox.world import Blob
+from dcsync.sandbox.blobs import Blob
 from tests.rigs.mirror import ARCHIVE, assert_identical, assert_proved_by_sums, sidecar, tables, walk_folders
 from tests.rigs.processes import Starter, said
 from tests.rigs.zips import make_zip, patch_central

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsync.sandbox import Sandbox, Synthetic, World
-from dcsync.sandbox.world import Blob
+from dcsync.sandbox.blobs import Blob
 from tests.rigs import aftermath
 from tests.rigs.hatchery import Ended, Hatchery, Hatchling, Order
 from tests.rigs.mirror import tables

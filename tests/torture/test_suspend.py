@@ -15,7 +15,7 @@ import pytest
 
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
-from dcsync.sandbox.world import Blob
+from dcsync.sandbox.blobs import Blob
 from tests.rigs.kills import Witness, write_config
 from tests.rigs.mirror import tables
 from tests.rigs.processes import forking, run_of, said

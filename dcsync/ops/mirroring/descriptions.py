@@ -74,7 +74,6 @@ class Descriptions:
         self.is_listed = True
         try:
             self.found.update({request.id: request for request in await api.requests(account.id)})
-            self._silent = 0
         except RateLimited:
             raise
         except ApiError as error:
@@ -99,5 +98,6 @@ def known_request(
         slug=request_slug(description, identifier) if seen is None or is_renamed else seen.slug,
         is_delta=request is not None and request.is_delta,
         is_described=request is not None,
+        first_seen_at=None if seen is None else seen.first_seen_at,
         document=request,
     )

@@ -13,7 +13,7 @@ from dcsync.core.lifecycle import EXTRACT_LIFE, JobState, is_known_for_good, sta
 from dcsync.core.model import Job, JobId
 from dcsync.core.ports import KnownJob
 from dcsync.core.wire import BadEntry
-from dcsync.errors import ApiError, ApiFault, ApiUnreachable, RateLimited
+from dcsync.errors import ApiError, ApiFault, ApiUnreachable, BadAnswer, RateLimited
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.outage import ask_list
 
@@ -88,7 +88,7 @@ async def _is_outage(api: DataConnector, account: AccountSettings, lists: JobLis
     for project in after[:_MOST_ASKED]:
         try:
             await ask_list(api, account, project)
-        except (ApiFault, ApiUnreachable):
+        except (ApiFault, ApiUnreachable, BadAnswer):
             continue
         return False
     return True

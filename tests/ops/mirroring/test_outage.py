@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from dcsync.api import transport
 from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.errors import ApiFault, BadAnswer, RateLimited
@@ -16,11 +15,6 @@ from tests.rigs.mirror import Mirror, add_extract, tables
 from tests.rigs.outcomes import published
 
 ONE, TWO, THREE = (f"{number}0000000-0000-4000-8000-000000000000" for number in (1, 2, 3))
-
-
-@pytest.fixture(autouse=True)
-def retries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "backoff", lambda *_, **__: 0.0)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dcsync.core.model import AccountId, AccountName, RequestId
 from dcsync.core.ports import KnownRequest
@@ -74,10 +75,10 @@ async def test_those_that_the_list_lacks_take_a_call_of_their_own_if_they_are_ne
 async def test_one_that_cannot_be_read_now_is_in_the_list_or_is_read_later(error: ApiError) -> None:
     listed, unlisted = make_api("A", A=error), make_api(A=error)
 
-    assert (await read(listed, "A")).found.keys() == {"A"}
-    descriptions = await read(unlisted, "A")
+    found, unread = await read(listed, "A"), await read(unlisted, "A")
 
-    assert (descriptions.found, descriptions.unread) == ({}, {"A": error})
+    assert (found.found.keys(), found.unread) == ({"A"}, {})
+    assert (unread.found, unread.unread) == ({}, {"A": error})
     assert listed.asked == unlisted.asked == ["request A", "requests"]
 
 
@@ -94,10 +95,12 @@ async def test_the_list_is_asked_for_once() -> None:
 async def test_one_that_is_refused_is_not_read_later_and_not_looked_for_in_the_list(error: ApiError) -> None:
     api = make_api(A=error)
 
-    descriptions = await read(api, "A")
+    with capture_logs() as lines:
+        descriptions = await read(api, "A")
 
     assert api.asked == ["request A"]
     assert (descriptions.found, descriptions.unread) == ({}, {})
+    assert [(line["log_level"], line["request"], line["code"]) for line in lines] == [("warning", "A", error.code)]
 
 
 async def test_after_three_calls_without_an_answer_no_other_is_asked_for() -> None:
@@ -119,6 +122,16 @@ async def test_only_calls_without_an_answer_count_and_only_in_a_row(error: ApiEr
 
     assert api.asked == ["requests", *calls("A", "B", "C", "D", "E", "F")]
     assert "F" in descriptions.found
+
+
+@pytest.mark.parametrize("first", ["read", "refused"])
+async def test_three_calls_without_an_answer_count_from_the_first(first: str) -> None:
+    failing = dict.fromkeys("BCDE", DOWN) | ({} if first == "read" else {"A": REFUSED})
+    api = make_api("A", **{"requests": REFUSED, **failing})
+
+    await read(api, "A", "B", "C", "D", "E")
+
+    assert api.asked == ["requests", *calls("A", "B", "C", "D")]
 
 
 async def test_a_description_that_was_read_begins_the_row_anew() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountId, AccountName, Job, JobId
@@ -127,8 +128,9 @@ async def test_one_old_job_alone_on_its_page_ends_the_list() -> None:
     assert api.asked == ["page 1"]
 
 
-async def test_the_last_of_a_page_says_how_old_it_is() -> None:
-    page = [make("a"), make("b", 10 * DAY), make("c", 40 * DAY)]
+@pytest.mark.parametrize("second", [timedelta(), 10 * DAY, 40 * DAY])
+async def test_the_last_of_a_page_says_how_old_it_is(second: timedelta) -> None:
+    page = [make("a"), make("b", second), make("c", 40 * DAY)]
     api = CannedApi([page, [make("d", 41 * DAY)]])
 
     await read(api)
@@ -166,8 +168,9 @@ async def test_a_list_is_read_as_far_as_a_waiting_job_may_be(waiting: Job, *, is
     assert ("w" in lists.jobs) is is_found
 
 
-async def test_a_list_is_read_no_further_than_to_the_waiting_job() -> None:
-    waiting = known(pending("w", 3 * DAY), state=JobState.WAITING)
+@pytest.mark.parametrize("created_at", [NOON - 3 * DAY, None])
+async def test_a_list_is_read_no_further_than_to_the_waiting_job(created_at: datetime | None) -> None:
+    waiting = known(pending("w", created_at=created_at), state=JobState.WAITING)
     api = list_to_search(make("p", 3 * DAY), make("w", 4 * DAY))
 
     await read(api, known=SEEN | known(make("p", 3 * DAY)) | waiting)
@@ -283,6 +286,14 @@ async def test_the_error_of_the_list_of_the_whole_account_is_raised(error: ApiEr
         await read(CannedApi(failing={"page 1": error}))
 
 
+async def test_a_project_that_cannot_be_read_is_logged() -> None:
+    with capture_logs() as lines:
+        await read(projects("ONE", "TWO", TWO=AccessRefused("no")), "ONE", "TWO")
+
+    (line,) = lines
+    assert (line["log_level"], line["project"], line["code"], line["error"]) == ("warning", "TWO", "A-DENIED", "no")
+
+
 async def test_if_no_project_can_be_read_the_first_error_is_raised() -> None:
     api = projects("ONE", "TWO", ONE=AccessRefused("first"), TWO=NotFound("second"))
 
@@ -363,6 +374,14 @@ async def test_silent_projects_that_are_not_in_a_row_are_no_outage(between: ApiE
 
     assert not [call for call in api.asked if call.startswith("probe")]
     assert "FOUR" in lists.read
+
+
+async def test_silent_projects_after_a_refused_one_count_from_the_first() -> None:
+    api = projects(*FIVE, ONE=AccessRefused("no"), TWO=DOWN, THREE=DOWN)
+
+    await read(api, *FIVE)
+
+    assert api.asked[3] == "probe FOUR"
 
 
 async def test_refused_projects_in_a_row_are_no_outage() -> None:

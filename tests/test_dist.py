@@ -16,6 +16,7 @@ from hatchling.builders.wheel import WheelBuilder
 from dcsync import __version__
 from scripts.dist.deb import SCRIPTS, build_deb
 from scripts.dist.pinned import EXTRAS, needed, pinned
+from scripts.dist.rpm import build_rpm
 from scripts.dist.tree import HOME, PYTHON, make_tree
 from tests.rigs import nspawn
 
@@ -27,6 +28,7 @@ pytestmark = [
     pytest.mark.machine,
     pytest.mark.needs_root,
     pytest.mark.needs_tool("dpkg-deb"),
+    pytest.mark.needs_tool("rpmbuild"),
     pytest.mark.needs_tool(SYSTEM_PYTHON),
     pytest.mark.timeout(600),
 ]
@@ -44,12 +46,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packages(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with two versions of the .deb."""
+    """Return a folder with two versions of the .deb, and the .rpm."""
     folder = tmp_path_factory.mktemp("packages")
     for name, version in (("first", __version__), ("second", f"{__version__}+1")):
         (tree / HOME / name).touch()
         build_deb(tree, version, folder, level=1).rename(folder / f"{name}.deb")
         (tree / HOME / name).unlink()
+    build_rpm(tree, __version__, folder).rename(folder / "dcsync.rpm")
     return folder
 
 
@@ -135,6 +138,39 @@ def test_the_package_has_owners_sums_and_scripts_that_a_shell_can_read(packages:
     subprocess.run(["md5sum", "--check", "--quiet", "--strict", "DEBIAN/md5sums"], cwd=tmp_path / "raw", check=True)
 
 
+def rpm(*words: str | Path) -> list[str]:
+    return subprocess.run(["rpm", *words], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_the_rpm_has_the_files_of_the_deb_and_needs_the_interpreter_only(packages: Path, tree: Path) -> None:
+    package = packages / "dcsync.rpm"
+    files = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_symlink() or path.is_file()}
+    listed = rpm("--query", "--package", "--queryformat=[%{FILENAMES} %{FILEUSERNAME} %{FILEMODES:perms}\\n]", package)
+    packed = {line.split()[0][1:] for line in listed if not line.split()[2].startswith("d")}
+
+    assert files - packed == {"usr/share/zsh/vendor-completions/_dcsync"}
+    assert packed <= files
+    assert {line.split()[1] for line in listed} == {"root"}
+    needed = {line for line in rpm("--query", "--package", "--requires", package) if not line.startswith("rpmlib(")}
+    assert needed == {SYSTEM_PYTHON, "ca-certificates", "/bin/sh"}
+
+
+def test_the_rpm_installs_into_another_root(packages: Path, tree: Path, tmp_path: Path) -> None:
+    rpm("--root", tmp_path, "--initdb")
+    rpm("--root", tmp_path, "--install", "--nodeps", "--noscripts", "--force-debian", packages / "dcsync.rpm")
+
+    program = Path("usr/lib/dcsync/bin/dcsync")
+    assert (tmp_path / program).read_bytes() == (tree / program).read_bytes()
+    assert (tmp_path / "usr/lib/systemd/system/dcsync.service.d").readlink() == Path("/etc/dcsync/service.d")
+    verified = subprocess.run(
+        ["rpm", "--root", tmp_path, "--verify", "--nodeps", "--noscripts", "data-connector-mirror"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (verified.returncode, verified.stdout) == (0, "")
+
+
 # --- on a real system -------------------------------------------------------------------------------------------------
 
 DRIVER: Final = """[Unit]
@@ -178,7 +214,7 @@ def seen(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.mark.needs_tool("systemd-nspawn")
 class TestOnARealSystem:
-    """One boot: installed, used, upgraded, removed, purged, and the service of a wheel in its place."""
+    """One boot: the .deb, the .rpm and the service of a wheel, one after another."""
 
     def test_installing_it_makes_the_user_and_the_folders_and_starts_nothing(self, seen: dict[str, Any]) -> None:
         step = seen["install"]
@@ -219,6 +255,18 @@ class TestOnARealSystem:
         assert step["kept"] == [True, True, True]
         assert step["snapshots"] == 5
         assert step["left"] == []
+
+    def test_the_rpm_is_installed_upgraded_and_removed_in_the_same_way(self, seen: dict[str, Any]) -> None:
+        step = seen["rpm"]
+
+        assert [step[name]["exit"] for name in ("installed", "upgraded", "erased")] == [0, 0, 0], step
+        assert "Next: write /etc/dcsync/config.toml (dcsync init)" in step["installed"]["said"]
+        assert (step["started"]["ActiveState"], step["unit"]["ActiveState"], step["same_pid"]) == (
+            "active",
+            "active",
+            False,
+        )
+        assert (step["after"], step["kept"], step["left"]) == ("not-found", [True, True], [])
 
     def test_purging_it_deletes_the_configuration_and_the_state_but_never_a_mirror(self, seen: dict[str, Any]) -> None:
         step = seen["purge"]

@@ -12,9 +12,10 @@ from hatchling.builders.wheel import WheelBuilder
 from dcsync import __version__
 from scripts.dist.deb import build_deb
 from scripts.dist.pinned import REPOSITORY
+from scripts.dist.rpm import build_rpm
 from scripts.dist.tree import make_tree
 
-KINDS = ("sdist", "wheel", "deb")
+KINDS = ("sdist", "wheel", "deb", "rpm")
 
 
 def main() -> None:
@@ -34,9 +35,12 @@ def main() -> None:
     print(wheel)
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
-        if "deb" in kinds:
+        if {"deb", "rpm"} & set(kinds):
             make_tree(tree, wheel=Path(wheel), wheels=options.wheels)
+        if "deb" in kinds:
             print(build_deb(tree, __version__, options.into))
+        if "rpm" in kinds:
+            print(build_rpm(tree, __version__, options.into))
 
 
 if __name__ == "__main__":

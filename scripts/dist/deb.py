@@ -32,9 +32,8 @@ Description: mirror of Autodesk Data Connector extracts
 
 
 def build_deb(tree: Path, version: str, into: Path, *, level: int = 10) -> Path:
-    """Build the package from a tree of files and return its path. `tree` gets the folder DEBIAN."""
+    """Build the package from a tree of files and return its path."""
     control = tree / "DEBIAN"
-    shutil.rmtree(control, ignore_errors=True)
     files = sorted(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
     architecture = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout
     text = _CONTROL.format(
@@ -55,4 +54,5 @@ def build_deb(tree: Path, version: str, into: Path, *, level: int = 10) -> Path:
     # Debian 12 and Ubuntu 22.04 read zstd. xz would take many times as long.
     command: list[str | Path] = ["dpkg-deb", "--root-owner-group", "-Zzstd", f"-z{level}", "--build", tree, path]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(control)
     return path

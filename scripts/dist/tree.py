@@ -66,6 +66,7 @@ def _place_shared(root: Path, shared: Path) -> None:
     _compress(root / "usr/share/man/man1/dcsync.1")
     documents = root / "usr/share/doc" / DISTRIBUTION
     (root / "usr/share/doc/dcsync").rename(documents)
+    shutil.copy(REPOSITORY / "LICENSE", documents / "copyright")
     shutil.copy(REPOSITORY / "CHANGELOG.md", documents / "changelog")
     _compress(documents / "changelog")
 

@@ -1,4 +1,4 @@
-"""Runs inside the container: installs, upgrades, removes and purges the .deb, and writes down what it saw."""
+"""Runs inside the container: installs, upgrades, removes and purges the packages, and writes down what it saw."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def drive() -> None:
     observed: dict[str, Any] = {}
     api = start_sandbox()
     try:
-        for step in (install, run, upgrade, remove, purge, wheel):
+        for step in (install, run, upgrade, remove, rpm, purge, wheel):
             observed[step.__name__] = step(api)
     except Exception:  # noqa: BLE001 - told to the tests
         observed["broke"] = traceback.format_exc()
@@ -110,6 +110,29 @@ def remove(_: Api) -> dict[str, Any]:
         "kept": [path.exists() for path in (ETC / "config.toml", STATE / "manifest.sqlite", SHARED / "secrets.conf")],
         "snapshots": len(snapshots(ROOT)),
         "left": [str(path) for path in (HOME, Path("/usr/bin/dcsync")) if path.exists()],
+    }
+
+
+def rpm(_: Api) -> dict[str, Any]:
+    """Install, upgrade and remove the .rpm. The configuration and the state of the .deb are still there."""
+    options = ["--nodeps", "--force-debian"]  # the system's packages are not in its database
+    installed = command("rpm", "--install", *options, PACKAGES / "dcsync.rpm")
+    MAIN.do("enable", "--now")
+    started, before = MAIN.until_state("active", "failed"), MAIN.pid()
+    # The scripts run as in an upgrade to another version.
+    upgraded = command("rpm", "--upgrade", "--force", *options, PACKAGES / "dcsync.rpm")
+    unit, same_pid = MAIN.until_state("active", "failed"), MAIN.pid() == before
+    erased = command("rpm", "--erase", "--nodeps", "--force-debian", "data-connector-mirror")
+    return {
+        "installed": installed,
+        "started": started,
+        "upgraded": upgraded,
+        "unit": unit,
+        "same_pid": same_pid,
+        "erased": erased,
+        "after": MAIN.show()["LoadState"],
+        "kept": [path.exists() for path in (ETC / "config.toml", STATE / "manifest.sqlite")],
+        "left": [str(path) for path in (HOME, Path("/usr/bin/dcsync"), Path("/run/dcsync-upgrade")) if path.exists()],
     }
 
 

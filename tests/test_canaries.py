@@ -61,8 +61,11 @@ def write_config(side: Served, method: str, *lines: str) -> None:
 
 
 def command_line(pid: int) -> str:
-    """Return what `ps` shows of a process to everybody."""
-    return Path(f"/proc/{pid}/cmdline").read_text()
+    """Return what `ps` shows of a process to everybody; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 async def run(side: Served, heard: Heard, *arguments: str, **environ: str) -> int:

@@ -74,7 +74,7 @@ async def test_questions_at_the_same_time_are_all_answered() -> None:
 
 
 async def test_as_much_runs_at_once_as_there_are_threads_and_no_more() -> None:
-    together = threading.Barrier(DISK_THREADS, timeout=10)
+    together = threading.Barrier(DISK_THREADS, timeout=120)
 
     with DiskThreads() as disk:
         async with asyncio.TaskGroup() as group:

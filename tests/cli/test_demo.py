@@ -167,6 +167,6 @@ def test_the_sandbox_prints_a_configuration_that_works(tmp_path: Path) -> None:
             assert len(list((tmp_path / "mirror").glob("sandbox/*/latest/SHA256SUMS"))) == 2
         finally:
             sandbox.send_signal(signal.SIGINT)
-            _, errors = sandbox.communicate(timeout=10)
+            _, errors = sandbox.communicate(timeout=120)
     assert "Traceback" not in errors
     assert "sandbox stopped" in errors

@@ -123,7 +123,7 @@ def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync) -> 
 
 def test_doctor_works_during_a_sync_and_reports_it(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
-    side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=30))
+    side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=600))
     with subprocess.Popen([sys.executable, "-m", "dcsync", "sync"], stderr=subprocess.PIPE) as sync:
         try:
             while side.sandbox.count("api", path_contains="/data/") == 0:
@@ -136,7 +136,7 @@ def test_doctor_works_during_a_sync_and_reports_it(side: Served, dcsync: Dcsync)
             assert sync.poll() is None
         finally:
             sync.terminate()
-            sync.communicate(timeout=20)
+            sync.communicate(timeout=120)
 
 
 @pytest.mark.needs_root

@@ -211,15 +211,15 @@ class Terminal:
         os.write(self._descriptor, f"{reply}\n".encode())
 
     def until(self, words: str) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while words not in self.said:
             assert self._read(deadline), f"{words!r} was not said, but {self.said!r}"
 
     def finish(self) -> int:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while self._read(deadline):
             pass
-        return self.process.wait(10)
+        return self.process.wait(120)
 
     def _read(self, deadline: float) -> bool:
         ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))

@@ -20,7 +20,7 @@ from dcsync.auth.token_store import TokenStore
 from dcsync.sandbox import Fault
 from dcsync.sandbox.refusals import REQUEST_ID
 from tests.cli.conftest import Dcsync
-from tests.rigs.browser import browsing
+from tests.rigs.browser import browsing, new_page
 from tests.rigs.served import Served, served
 
 AUTH = ('method = "login"', 'client_id = "sandbox"', 'client_secret = "sandbox-secret"')
@@ -78,7 +78,7 @@ async def consent(url: str) -> str:
 @pytest.mark.needs_tool("chromium")
 async def test_signing_in_with_a_real_browser(signing_in: Served, tmp_path: Path) -> None:
     async with login(signing_in, "--json") as process, browsing() as browser:
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.goto(await address_shown(process))
         await page.get_by_label("Sign in as").fill("anna")
         await page.get_by_role("button", name="Allow").click()
@@ -96,7 +96,7 @@ async def test_signing_in_with_a_real_browser(signing_in: Served, tmp_path: Path
 @pytest.mark.needs_tool("chromium")
 async def test_denying_access_in_a_real_browser(signing_in: Served) -> None:
     async with login(signing_in) as process, browsing() as browser:
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.goto(await address_shown(process))
         await page.get_by_role("button", name="Deny").click()
         await page.get_by_text("The user denied access").wait_for()

@@ -40,7 +40,7 @@ class Daemon:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def until(self, condition: object, what: str, *, within_s: float = 30.0) -> None:
+    async def until(self, condition: object, what: str, *, within_s: float = 120.0) -> None:
         """Wait until a condition is met by another process."""
         assert callable(condition)
         async with asyncio.timeout(within_s):
@@ -104,7 +104,7 @@ async def launched(folder: Path, sandbox: Sandbox) -> AsyncIterator[Daemon]:
 
 
 async def end(daemon: Daemon) -> int:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         return await daemon.process.wait()
 
 
@@ -122,7 +122,7 @@ async def test_sigterm_in_a_download_keeps_the_data_and_the_next_start_resumes(t
     world = World()
     job = world.add_job(world.add_request("Big"), files={"forms.csv": Synthetic(40 << 20)}, with_archive=False)
     async with running(tmp_path, world=world) as daemon:
-        daemon.sandbox.faults.add(Fault(server="storage", kind="slow", amount=4 << 20, times=None))
+        daemon.sandbox.faults.add(Fault(server="storage", kind="slow", amount=1 << 20, times=None))
         daemon.send(signal.SIGUSR1)
         parts = tmp_path / "mirror/.dcsync/staging"
         await daemon.until(lambda: any(path.stat().st_blocks for path in parts.rglob("*.part")), "its download")
@@ -167,7 +167,7 @@ async def test_sigterm_in_a_token_refresh_waits_for_the_new_token_and_saves_it(t
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while sandbox.tokens.refresh_count == 0:  # noqa: ASYNC110 - the sandbox has no event for it
                 await asyncio.sleep(0.01)  # noqa: TID251 - another process's work
         process.send_signal(signal.SIGTERM)

@@ -209,7 +209,7 @@ def test_a_state_folder_may_be_in_one_that_cannot_be_listed(side: Served, there:
 
 def test_a_second_run_is_exit_11_with_the_first_one_s_pid(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
-    side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=30))
+    side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=600))
     with subprocess.Popen(
         [sys.executable, "-m", "dcsync", "sync"],
         stdout=subprocess.PIPE,
@@ -226,7 +226,7 @@ def test_a_second_run_is_exit_11_with_the_first_one_s_pid(side: Served, dcsync: 
             assert f"pid {first.pid}" in result.err
         finally:
             first.send_signal(signal.SIGTERM)
-            out, err = first.communicate(timeout=20)
+            out, err = first.communicate(timeout=120)
 
     assert first.returncode == 130, err
     assert b"interrupted" in err

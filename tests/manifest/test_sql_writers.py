@@ -128,5 +128,5 @@ async def test_a_read_that_is_cancelled_again_while_it_closes_leaves_nothing_tha
     for other in left:
         other.cancel()
     if left:
-        _, endless = await asyncio.wait(left, timeout=10)
+        _, endless = await asyncio.wait(left, timeout=120)
         assert endless == set()

@@ -29,7 +29,7 @@ from dcsync.core.summary import Summary
 from dcsync.core.table import ColumnChange, TableFacts
 from dcsync.ops.page import render_page
 from tests.fakes import NOON, make_stored
-from tests.rigs.browser import browsing
+from tests.rigs.browser import browsing, new_page
 from tests.rigs.pages import make_account, make_freshness, make_history, make_past
 
 pytestmark = pytest.mark.needs_tool("chromium")
@@ -106,8 +106,7 @@ async def opened(path: Path, **options: Any) -> AsyncIterator[Page]:
 
 @asynccontextmanager
 async def visiting(browser: Browser, path: Path, **options: Any) -> AsyncIterator[Page]:
-    context = await browser.new_context(**options)
-    page = await context.new_page()
+    page = await new_page(browser, **options)
     said: list[str] = []
     asked: list[str] = []
     # What the browser says of its own listing of a folder is not about us.
@@ -116,7 +115,7 @@ async def visiting(browser: Browser, path: Path, **options: Any) -> AsyncIterato
     page.on("request", lambda request: asked.append(request.url))
     await page.goto(path.as_uri())
     yield page
-    await context.close()
+    await page.context.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
@@ -228,7 +227,7 @@ async def test_a_reader_sees_how_old_the_page_is(tmp_path: Path, later: timedelt
     path = write(tmp_path, make_account(make_history(freshness=make_freshness())))
 
     async with browsing() as browser:
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.clock.set_fixed_time(NOON + later)
         await page.goto(path.as_uri())
         age, verdict = await page.inner_text("#age"), await page.inner_text("#verdict")
@@ -242,7 +241,7 @@ async def test_a_page_that_stays_open_notices_that_it_is_no_longer_updated(tmp_p
     path = write(tmp_path, make_account(make_history(freshness=make_freshness())))
 
     async with browsing() as browser:
-        page = await browser.new_page()
+        page = await new_page(browser)
         await page.clock.install(time=NOON)
         await page.goto(path.as_uri())
         assert await page.inner_text("#verdict") == "Today is complete: 1 of 1 data request"

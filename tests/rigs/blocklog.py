@@ -102,7 +102,7 @@ def _served(place: Path, *nbdkit: str) -> Iterator[None]:
         text=True,
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not is_mounted(place):
             assert process.poll() is None, f"nbdfuse ended: {process.stdout.read() if process.stdout else ''}"
             assert time.monotonic() < deadline, "nbdfuse did not come up"
@@ -112,7 +112,7 @@ def _served(place: Path, *nbdkit: str) -> Iterator[None]:
         if is_mounted(place):
             unmount(place)
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
         process.communicate()

@@ -25,9 +25,9 @@ class Gate:
 
     def __call__(self) -> str:
         self.began.set()
-        assert self.may_end.wait(10)
+        assert self.may_end.wait(120)
         self.ended = True
         return "done"
 
     async def has_begun(self) -> None:
-        assert await asyncio.to_thread(self.began.wait, 10)
+        assert await asyncio.to_thread(self.began.wait, 120)

@@ -182,7 +182,7 @@ def _systemds_cgroups() -> list[Path]:
 
 
 def _remove_cgroup(folder: Path) -> None:
-    deadline = monotonic() + 10
+    deadline = monotonic() + 120
     while True:
         for path, _, _ in os.walk(folder, topdown=False):
             for pid in Path(path, "cgroup.procs").read_text().split():

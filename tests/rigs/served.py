@@ -81,11 +81,11 @@ def served(folder: Path, world: World | None = None, **options: Any) -> Iterator
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="sandbox")
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(120)
         ready_made = Served(sandbox=sandbox, folder=folder, token=sandbox.tokens.issue_access_token("tester", 86400))
         ready_made.root.mkdir()
         ready_made.write_config()
         yield ready_made
     finally:
         stopping[0]()
-        thread.join(10)
+        thread.join(120)

@@ -74,7 +74,7 @@ def trace(process: Hatchling, *injections: str, calls: Sequence[str] = CALLS, wi
         )
         process.go_on()
         ended = process.wait()
-        _, said = tracer.communicate(timeout=20)
+        _, said = tracer.communicate(timeout=120)
         assert tracer.returncode in {0, ended.status % 256, -ended.status}, said
     finally:
         if tracer.poll() is None:
@@ -118,7 +118,7 @@ def _status(process: Hatchling) -> str:
 
 def _wait_until(is_so: Callable[[], bool], otherwise: str) -> None:
     """Wait for another process's work."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.002)  # noqa: TID251 - the same

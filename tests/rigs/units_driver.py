@@ -389,10 +389,10 @@ def confine(api: Api) -> dict[str, Any]:
 
 def hang(api: Api) -> dict[str, Any]:
     """Stop the daemon's process from running: the watchdog must notice."""
-    MAIN.drop_in("RestartSec=500ms\nWatchdogSec=2s\n")
+    MAIN.drop_in("RestartSec=500ms\nWatchdogSec=5s\n")
     started = MAIN.do("start")
     pid = MAIN.pid()
-    threading.Event().wait(3)  # longer than WatchdogSec=: it must live on that long when it is fed
+    threading.Event().wait(6)  # longer than WatchdogSec=: it must live on that long when it is fed
     fed = MAIN.pid() == pid
     lines = len(MAIN.journal())
     os.kill(pid, signal.SIGSTOP)

@@ -16,7 +16,7 @@ from tests.rigs.hatchery import Ended
 from tests.rigs.stage import Stage
 
 #: For what a process does within a second.
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = 120.0
 
 
 @dataclass(slots=True, kw_only=True)

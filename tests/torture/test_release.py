@@ -33,7 +33,7 @@ def test_nothing_stays_mounted_attached_or_frozen(figure: Figure, number: signal
         folder = process.stdout.readline().strip()
         assert folder in Path("/proc/mounts").read_text()
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

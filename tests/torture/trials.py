@@ -10,7 +10,7 @@ from dcsync.sandbox import Fault
 from tests.rigs import aftermath, tracer
 from tests.rigs.stage import Stage
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 120.0
 
 
 def short_writes(stage: Stage, *, limit: int, bug: str | None = None) -> list[str]:

@@ -34,8 +34,8 @@ class Process:
     watch: int
 
     def has_ended(self) -> bool:
-        """Say whether it ends, at the latest in some seconds."""
-        return bool(select.select([self.watch], [], [], 10)[0])
+        """Say whether it ends."""
+        return bool(select.select([self.watch], [], [], 120)[0])
 
     def end(self) -> None:
         signal.pidfd_send_signal(self.watch, signal.SIGKILL)
@@ -46,7 +46,7 @@ async def said(fifo: Path) -> Process:
     descriptor, heard = os.open(fifo, os.O_RDWR | os.O_NONBLOCK), asyncio.Event()
     asyncio.get_running_loop().add_reader(descriptor, heard.set)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await heard.wait()
         pid = int(os.read(descriptor, 100))
     finally:
@@ -121,7 +121,8 @@ async def test_one_that_takes_too_long_is_stopped_with_all_it_started(bench: Ben
     parent, child = bench.fifo("parent"), bench.fifo("child")
     # The child does not listen to the polite signal.
     stubborn = f"sh -c 'trap \"\" TERM; echo $$ > {child}; exec {FOR_EVER}'"
-    bench.timeout = timedelta(seconds=2)
+    # Long enough for it to begin on a busy machine.
+    bench.timeout = timedelta(seconds=5)
     argv = await bench.due(f"{stubborn} & echo $$ > {parent}; echo loading; wait")
 
     async with asyncio.TaskGroup() as group:
@@ -129,16 +130,16 @@ async def test_one_that_takes_too_long_is_stopped_with_all_it_started(bench: Ben
         await bench.run_due(argv)
 
     run = await bench.last()
-    assert (run.state, run.exit_status, run.error) == (HookState.DUE, None, "stopped after 0:00:02: loading")
+    assert (run.state, run.exit_status, run.error) == (HookState.DUE, None, "stopped after 0:00:05: loading")
     assert [process.result().has_ended() for process in processes] == [True, True]
 
 
 async def test_one_that_is_told_to_stop_may_say_its_last_words(bench: Bench) -> None:
-    bench.timeout = timedelta(seconds=1)
+    bench.timeout = timedelta(seconds=5)
 
     run = await bench.run(f"trap 'echo rolled back; exit 0' TERM; {FOR_EVER} & wait")
 
-    assert (run.exit_status, run.error) == (None, "stopped after 0:00:01: rolled back")
+    assert (run.exit_status, run.error) == (None, "stopped after 0:00:05: rolled back")
 
 
 async def test_what_it_left_running_ends_with_it_and_its_own_status_counts(bench: Bench) -> None:
@@ -168,7 +169,7 @@ async def test_what_left_its_group_and_holds_its_output_does_not_hold_us_up(benc
 
     following, run = await bench.runs.latest()
     # Another test may have made this process the parent of orphans, as the daemon is. Then it knows their names.
-    ways = ("it left a process running that holds its output", "it left processes running: sleep (pid ")
+    ways = ("it left a process running that holds its output", "it left processes running: ")
     assert run.state is HookState.DONE
     assert (run.error or "").startswith(ways)
     assert (following.state, following.error) == (HookState.DONE, None)

@@ -179,7 +179,7 @@ async def test_a_snapshot_that_is_published_during_the_look_is_not_called_unknow
 
     def late(root: MirrorRoot, **options: Any) -> Iterator[str]:
         # The manifest was asked just before.
-        asyncio.run_coroutine_threadsafe(publish(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(publish(), loop).result(120)
         found.extend(find(root, **options))
         return iter(found)
 

@@ -42,7 +42,7 @@ mutants: $(VENV)/.dev ## Make small wrong changes to MODULE=dcsync/core/quota.py
 
 torture: $(VENV)/.dev $(VENV)/.debian $(VENV)/.torture ## Kill, cut the power and break the disk, as root (SLICE=1: CI's part, SEED=N: repeat a run, FIGURES=file)
 	@DCSYNC_TORTURE_SLICE=$(SLICE) DCSYNC_TORTURE_SEED=$(SEED) DCSYNC_TORTURE_FIGURES=$(FIGURES) \
-		$(BIN)/pytest $(if $(ARGS),$(ARGS),tests/torture)
+		$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(if $(ARGS),$(ARGS),tests/torture)
 
 bench: $(VENV)/.dev $(VENV)/.debian ## Compare dcsync with curl, aria2, rclone, wget and unzip (ARGS="days one_file" runs some)
 	@PYTHONPATH=. $(BIN)/python bench/run.py $(ARGS)

@@ -20,6 +20,7 @@ from typing import Final, Literal, TypeAlias
 #: In memory: what is cut off here need not wear a disk out.
 _HOME: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 _OURS: Final = "dcsync-torture."
+_SWEEPING: Final = _HOME / ".dcsync-torture-sweeping"
 #: What `xfs_io -x -c shutdown` asks for, on XFS and on ext4: stop at once, and write no log.
 _GOING_DOWN: Final = 0x8004587D
 _NO_LOG_FLUSH: Final = struct.pack("I", 2)
@@ -151,11 +152,14 @@ def make_nodes() -> None:
 
 def sweep() -> None:
     """Release what a run left that was killed: what bears our name and the id of a process that is gone."""
-    for folder in _HOME.glob(f"{_OURS}*"):
-        pid = folder.name.removeprefix(_OURS).partition(".")[0]
-        if not Path("/proc", pid).exists():
-            _release(folder)
-            shutil.rmtree(folder)
+    with _SWEEPING.open("w") as lock:
+        # Processes that run side by side must not release the same.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in _HOME.glob(f"{_OURS}*"):
+            pid = folder.name.removeprefix(_OURS).partition(".")[0]
+            if not Path("/proc", pid).exists():
+                _release(folder)
+                shutil.rmtree(folder)
 
 
 def _release(folder: Path) -> None:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.rigs.disks import Kind, workshop
-from tests.rigs.hatchery import Hatchery, hatching
+from tests.rigs.hatchery import Hatchery
 from tests.rigs.stage import staged
 from tests.torture import blocks
 from tests.torture.conftest import Figure, need, pick
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def hatchery() -> Iterator[Hatchery]:
-    with hatching() as hatchery:
-        yield hatchery
 
 
 KINDS = pytest.mark.parametrize(

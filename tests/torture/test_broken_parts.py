@@ -51,19 +51,20 @@ def _id_of(chain: Sequence[tuple[Kind, ...]]) -> str:
     return "-".join("+".join(kind.name for kind in step) for step in chain)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def healthy() -> dict[str, int]:
-    """How many calls the API receives when nothing is broken, measured once."""
+    """How many calls the API receives when nothing is broken, measured once in each process."""
     return {}
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("chain", _chosen(), ids=_id_of)
 async def test_a_broken_part_stops_nothing_else(
-    tmp_path: Path, chain: list[tuple[Kind, ...]], healthy: dict[str, int], figure: Figure
+    memory_path: Path, chain: list[tuple[Kind, ...]], healthy: dict[str, int], figure: Figure
 ) -> None:
     need("mount", "umount")
     chance = random.Random(f"{SEED}/{_id_of(chain)}")
-    async with broken_bench(tmp_path) as bench:
+    async with broken_bench(memory_path) as bench:
         if not healthy:
             healthy["calls"] = await _healthy_day(bench)
         for step in chain:

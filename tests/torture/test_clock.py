@@ -120,12 +120,12 @@ def _day(at: datetime, zone: ZoneInfo) -> date:
 
 @pytest.mark.parametrize("hours", [-87600, -1, 1, 87600])
 async def test_a_clock_that_is_wrong_from_the_start_and_then_set_changes_no_folder(
-    tmp_path: Path, figure: Figure, hours: int
+    memory_path: Path, figure: Figure, hours: int
 ) -> None:
     """faults.md C1, C3: the folder's date is the job's own; nothing is taken for lost, and no file comes twice."""
     offset = timedelta(hours=hours)
     with stamina.set_testing(True, attempts=100):
-        async with running(tmp_path) as rig:
+        async with running(memory_path) as rig:
             # The server's clock is right, this machine's is off, and is set later.
             rig.sandbox.world.now = lambda: TODAY.timestamp() + rig.clock.monotonic() - 1000.0
             rig.clock.set_wall(rig.clock.now() + offset)
@@ -145,11 +145,11 @@ async def test_a_clock_that_is_wrong_from_the_start_and_then_set_changes_no_fold
     figure(f"a clock that is {hours} h off at the start, and set", "2 of 2 snapshots in the job's own day")
 
 
-async def test_a_machine_that_begins_in_1970_dates_nothing_there(tmp_path: Path, figure: Figure) -> None:
+async def test_a_machine_that_begins_in_1970_dates_nothing_there(memory_path: Path, figure: Figure) -> None:
     """docs/project/faults.md C6: no battery for its clock, and no time server for a while."""
     begin = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
     with stamina.set_testing(True, attempts=100):
-        async with running(tmp_path, now=begin) as rig:
+        async with running(memory_path, now=begin) as rig:
             rig.sandbox.world.now = lambda: TODAY.timestamp() + rig.clock.monotonic() - 1000.0
             # A token by the server's clock.
             rig.sandbox.tokens._access.update(dict.fromkeys(rig.sandbox.tokens._access, TODAY.timestamp() + 9e6))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.rigs.hatchery import Hatchery, hatching
+from tests.rigs.hatchery import Hatchery
 from tests.rigs.stage import make_world, staged
 from tests.torture import errnos
 from tests.torture.conftest import Figure, need, pick
@@ -16,13 +15,12 @@ from tests.torture.conftest import Figure, need, pick
 pytestmark = pytest.mark.timeout(1500)
 
 
-@pytest.fixture(scope="module")
-def hatchery() -> Iterator[Hatchery]:
+@pytest.fixture(autouse=True)
+def tools() -> None:
     need("strace")
-    with hatching() as hatchery:
-        yield hatchery
 
 
+@pytest.mark.first
 def test_any_call_may_fail_with_any_error(
     tmp_path: Path, hatchery: Hatchery, figure: Figure, chance: random.Random
 ) -> None:

@@ -22,7 +22,7 @@ from dcsync.sandbox import Fault
 from tests.rigs import aftermath
 from tests.rigs.blocklog import dying
 from tests.rigs.disks import Workshop, freeze, run, thaw, workshop
-from tests.rigs.hatchery import Hatchery, Hatchling, hatching
+from tests.rigs.hatchery import Hatchery, Hatchling
 from tests.rigs.mirror import tables
 from tests.rigs.stage import Stage, make_world, staged
 from tests.torture import trials
@@ -31,12 +31,6 @@ from tests.torture.conftest import Figure, need, pick
 pytestmark = pytest.mark.timeout(600)
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def hatchery() -> Iterator[Hatchery]:
-    with hatching() as hatchery:
-        yield hatchery
 
 
 @pytest.fixture
@@ -261,6 +255,7 @@ def hangs(pid: int) -> bool:
     return any(stat.rpartition(")")[2].split()[0] == "D" for stat in stats)
 
 
+@pytest.mark.first
 def test_a_frozen_tree_stops_neither_the_pages_nor_the_status(
     tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, unused_tcp_port: int
 ) -> None:

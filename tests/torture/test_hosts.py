@@ -69,6 +69,7 @@ async def torture(hosts: Fleet, chance: random.Random, rounds: int) -> dict[str,
     return met
 
 
+@pytest.mark.first
 @pytest.mark.timeout(1800)
 async def test_hosts_that_are_killed_and_frozen_at_random_lose_double_and_tear_nothing(
     tmp_path: Path, postgres_server: Postgres, chance: random.Random, figure: Figure

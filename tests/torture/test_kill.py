@@ -18,6 +18,7 @@ _COLD_EACH = 10
 _LATEST_S, _LATEST_COLD_S = 0.5, 1.6
 
 
+@pytest.mark.first
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("with_archive", [False, True], ids=["by files", "by archive"])
 async def test_kills_at_random_moments_leave_nothing_torn(

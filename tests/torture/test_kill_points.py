@@ -37,6 +37,7 @@ async def points_of(mirror: Halfway) -> tuple[list[Call], list[tuple[object, ...
     return watch.calls, mirror.rows()
 
 
+@pytest.mark.first
 @pytest.mark.timeout(1800)
 async def test_a_kill_before_any_call_that_changes_a_file_loses_nothing(
     tmp_path: Path, chance: random.Random, figure: Figure

@@ -36,9 +36,9 @@ class Broken(NullObserver):
 
 @pytest.mark.timeout(600)
 async def test_poison_is_set_aside_after_three_tries_and_the_others_go_on(
-    tmp_path: Path, chance: random.Random, figure: Figure
+    memory_path: Path, chance: random.Random, figure: Figure
 ) -> None:
-    async with mirroring(tmp_path) as mirror:
+    async with mirroring(memory_path) as mirror:
         count = pick(60, 12)
         jobs = [add_extract(mirror, tables(3, seed=day), days_ago=(count - day) / 4) for day in range(count)]
         poison = chance.sample(jobs, count // 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.rigs.disks import Kind, Workshop, workshop
-from tests.rigs.hatchery import Hatchery, hatching
+from tests.rigs.hatchery import Hatchery
 from tests.rigs.stage import make_world, staged
 from tests.torture import power
 from tests.torture.conftest import Figure, need, pick
@@ -20,12 +20,6 @@ pytestmark = pytest.mark.timeout(900)
 
 ON_ONE_AND_TWO = pytest.mark.parametrize("on_two", [False, True], ids=["one", "two"])
 KINDS = pytest.mark.parametrize("kind", ["ext4", "xfs"])
-
-
-@pytest.fixture(scope="module")
-def hatchery() -> Iterator[Hatchery]:
-    with hatching() as hatchery:
-        yield hatchery
 
 
 @pytest.fixture

@@ -262,9 +262,10 @@ async def test_no_error_of_any_class_shows_a_secret_in_its_traceback(tmp_path: P
 
 
 @pytest.mark.last
-def test_no_file_that_the_torture_left_holds_a_secret(tmp_path_factory: pytest.TempPathFactory, figure: Figure) -> None:
+@pytest.mark.timeout(3600)  # the other workers may have long tests to run
+def test_no_file_that_the_torture_left_holds_a_secret(left_by_all: Path, figure: Figure) -> None:
     """Fault S9: everything below pytest's folder, after all the others, but the stores where secrets belong."""
-    found, files, size = leaks_in(tmp_path_factory.getbasetemp())
+    found, files, size = leaks_in(left_by_all)
 
     assert found == []
     figure("files that the torture left", f"{files:,} files, {size >> 20:,} MiB, no secret")

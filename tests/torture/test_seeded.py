@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from tests.rigs.disks import workshop
-from tests.rigs.hatchery import Hatchery, hatching
+from tests.rigs.hatchery import Hatchery
 from tests.rigs.stage import make_world, staged
 from tests.torture import blocks, errnos, power, trials
 from tests.torture.conftest import Figure, need
@@ -22,11 +22,9 @@ from tests.torture.seeded import BUGS
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module")
-def hatchery() -> Iterator[Hatchery]:
+@pytest.fixture(autouse=True)
+def tools() -> None:
     need("strace", "mkfs.ext4", "mkfs.xfs", "losetup", "nbdkit", "nbdfuse")
-    with hatching() as hatchery:
-        yield hatchery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

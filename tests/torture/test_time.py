@@ -75,15 +75,16 @@ def any_fault(chance: random.Random) -> Fault:
     return Fault(server="storage", kind=kind, times=times, amount=chance.randrange(1, 900), status=503, body=body)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("day", range(5))
 async def test_a_day_of_seeded_faults_ends_with_the_mirror_whole(
-    tmp_path: Path, chance: random.Random, figure: Figure, day: int
+    memory_path: Path, chance: random.Random, figure: Figure, day: int
 ) -> None:
     """Twenty-four hours and a quiet night after them; the quota is the server's real one."""
     if day >= pick(5, 1):
         return
     began = time.monotonic()
-    async with running(tmp_path, quota_per_minute=60) as rig:
+    async with running(memory_path, quota_per_minute=60) as rig:
         mirror = rig.mirror
         jobs: list[str] = []
         requests = [mirror.world.add_request(f"Request {number}") for number in range(3)]
@@ -140,10 +141,10 @@ RETRY_AFTER: Final[dict[str, tuple[Callable[[datetime], str | None], float]]] = 
 
 
 @pytest.mark.parametrize("kind", RETRY_AFTER)
-async def test_a_storm_of_429_is_sat_out(tmp_path: Path, figure: Figure, kind: str) -> None:
+async def test_a_storm_of_429_is_sat_out(memory_path: Path, figure: Figure, kind: str) -> None:
     """docs/project/faults.md A1, A2: no call of anybody's before what was asked for; then everything is mirrored."""
     say, least = RETRY_AFTER[kind]
-    async with running(tmp_path, quota_per_minute=60) as rig:
+    async with running(memory_path, quota_per_minute=60) as rig:
         jobs = [add_extract(rig.mirror, tables(30, seed=number), days_ago=number) for number in range(3)]
         for round_ in range(6):
             asked = say(rig.clock.now() + timedelta(seconds=round_))
@@ -170,9 +171,9 @@ async def test_a_storm_of_429_is_sat_out(tmp_path: Path, figure: Figure, kind: s
     figure(f"storm of 429, Retry-After: {kind}", f"{len(refused)} refusals, no call within the pause")
 
 
-async def test_the_quota_of_a_day_is_waited_for_and_not_hammered(tmp_path: Path, figure: Figure) -> None:
+async def test_the_quota_of_a_day_is_waited_for_and_not_hammered(memory_path: Path, figure: Figure) -> None:
     """faults.md A3: a 429 that says an hour, again and again, as a daily quota does; one call an hour is made."""
-    async with running(tmp_path) as rig:
+    async with running(memory_path) as rig:
         rig.sandbox.faults.add(
             Fault(server="api", kind="status", status=429, headers={"Retry-After": "80000"}, times=None)
         )
@@ -190,8 +191,9 @@ async def test_the_quota_of_a_day_is_waited_for_and_not_hammered(tmp_path: Path,
     figure("429 of a daily quota for 12 h", f"{asked} calls, then mirrored")
 
 
+@pytest.mark.first
 async def test_a_storm_of_5xx_is_probed_once_a_minute_at_most(
-    tmp_path: Path, chance: random.Random, figure: Figure
+    memory_path: Path, chance: random.Random, figure: Figure
 ) -> None:
     """docs/project/faults.md A4: six hours, four accounts, and a person who is impatient."""
     status, hours = chance.choice((500, 502, 503, 504)), pick(6, 1)
@@ -201,7 +203,7 @@ async def test_a_storm_of_5xx_is_probed_once_a_minute_at_most(
         projects = [{"name": f"p{n}", "id": mirror.world.hub_id, "projects": [f"project-{n}"]} for n in range(3)]
         mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id}, *projects]
 
-    async with running(tmp_path, prepare=prepare) as rig:
+    async with running(memory_path, prepare=prepare) as rig:
         await rig.pass_time(minutes=2)
         job = add_extract(rig.mirror, tables(3))
         rig.sandbox.faults.add(Fault(server="api", kind="status", status=status, times=None))
@@ -229,8 +231,9 @@ async def test_a_storm_of_5xx_is_probed_once_a_minute_at_most(
 # --- expiry -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.first
 async def test_extracts_that_nobody_can_fetch_are_shouted_about_and_then_named_as_losses(
-    tmp_path: Path, chance: random.Random, figure: Figure
+    memory_path: Path, chance: random.Random, figure: Figure
 ) -> None:
     """Fault A31: forty days without the store; each is warned of from day 20, lost at day 30, then left alone."""
 
@@ -238,7 +241,7 @@ async def test_extracts_that_nobody_can_fetch_are_shouted_about_and_then_named_a
         mirror.config["poll"] = {"interval": "6h", "jitter": "0s", "stale_after": "90d"}
         mirror.config["hook"] = [{"on": ["alert"], "run": ["/bin/sh", "-c", f"cat >> {mirror.folder}/heard"]}]
 
-    async with running(tmp_path, prepare=prepare) as rig:
+    async with running(memory_path, prepare=prepare) as rig:
         rig.sandbox.faults.add(Fault(server="storage", kind="status", status=503, times=None))
         # In the slice they are old already, and fewer days pass.
         ages = sorted((chance.uniform(pick(0, 14), 18) for _ in range(4)), reverse=True)
@@ -251,7 +254,7 @@ async def test_extracts_that_nobody_can_fetch_are_shouted_about_and_then_named_a
         assert session is not None
         known = await session.context.manifest.jobs(AccountName("acme"))
         assert {known[JobId(job)].state for job in jobs} == {JobState.EXPIRED}
-        told = (tmp_path / "heard").read_text()
+        told = (memory_path / "heard").read_text()
         assert "EXPIR" in told.upper()
         before = len(rig.sandbox.calls)
         for _ in range(3 * 4):
@@ -351,12 +354,12 @@ def the_account(mirror: Mirror) -> AccountSettings:
 
 
 async def test_a_list_that_drifts_while_it_is_read_is_read_whole(
-    tmp_path: Path, chance: random.Random, figure: Figure
+    memory_path: Path, chance: random.Random, figure: Figure
 ) -> None:
     """Fault A13, A14, A15: jobs appear, disappear and change their mind between pages; none is missed or twice."""
     runs = pick(1_000, 40)
     found: Counter[str] = Counter()
-    async with mirroring(tmp_path, max_limit=9, require_auth=False) as mirror, mirror.opened() as context:
+    async with mirroring(memory_path, max_limit=9, require_auth=False) as mirror, mirror.opened() as context:
         request = mirror.world.add_request("Nightly")
         account = the_account(mirror)
         for run in range(runs):
@@ -380,13 +383,13 @@ async def test_a_list_that_drifts_while_it_is_read_is_read_whole(
 
 
 async def test_polls_over_a_drifting_list_leave_no_job_behind(
-    tmp_path: Path, chance: random.Random, figure: Figure
+    memory_path: Path, chance: random.Random, figure: Figure
 ) -> None:
     """faults.md A13, A15: a poll ends at a page of what is known; over many polls nothing is left behind it."""
     rounds = pick(100, 3)
     found: Counter[str] = Counter()
     for number in range(rounds):
-        folder = tmp_path / str(number)
+        folder = memory_path / str(number)
         folder.mkdir()
         async with mirroring(folder, max_limit=20, require_auth=False) as mirror, mirror.opened() as context:
             account = the_account(mirror)
@@ -418,7 +421,7 @@ async def test_polls_over_a_drifting_list_leave_no_job_behind(
 
 
 @pytest.mark.parametrize("kind", ["ignores the offset", "is empty with a total", "has no end"])
-async def test_a_list_that_lies_about_its_length_ends(tmp_path: Path, figure: Figure, kind: str) -> None:
+async def test_a_list_that_lies_about_its_length_ends(memory_path: Path, figure: Figure, kind: str) -> None:
     """docs/project/faults.md A17: within three pages of the lie."""
     page = {
         "ignores the offset": b'{"pagination": {"limit": 100, "offset": 0, "totalResults": 5000}, "results": [%b]}',
@@ -430,7 +433,7 @@ async def test_a_list_that_lies_about_its_length_ends(tmp_path: Path, figure: Fi
     row = b'{"id": "j%d", "requestId": "%b", "status": "running"}'
     rows = b",".join(row % (number, request.encode()) for number in range(100))
     body = page % rows if b"%b" in page else page
-    async with mirroring(tmp_path, world) as mirror, mirror.opened() as context:
+    async with mirroring(memory_path, world) as mirror, mirror.opened() as context:
         mirror.sandbox.faults.add(Fault(server="api", kind="json", match="/jobs", body=body, times=None))
         found = [job.id for job in await context.api.jobs(the_account(mirror).id)]
 

@@ -42,11 +42,17 @@ class Watched(Sandbox):
 def make_world(jobs: int, *, requests: int = 5, files: int = 4, seed: int = 5) -> World:
     """Return a world with that many extracts, shared out over some data requests."""
     world = World(seed=seed)
-    now = datetime.now(UTC) - timedelta(hours=1)
-    identifiers = [world.add_request(f"Request {number}") for number in range(requests)]
-    for number in range(jobs):
-        add_job(world, identifiers[number % requests], number, files, now - timedelta(hours=jobs - number))
+    for number in range(requests):
+        world.add_request(f"Request {number}")
+    add_jobs(world, jobs, files=files)
     return world
+
+
+def add_jobs(world: World, jobs: int, *, files: int = 4) -> None:
+    """Add that many extracts, one an hour, shared out over the data requests."""
+    now, requests = datetime.now(UTC) - timedelta(hours=1), list(world.requests)
+    for number in range(jobs):
+        add_job(world, requests[number % len(requests)], number, files, now - timedelta(hours=jobs - number))
 
 
 def add_job(world: World, request: str, number: int, files: int, completed_at: datetime) -> str:
@@ -71,11 +77,15 @@ async def test_three_hosts_share_the_work_and_mirror_each_extract_once(
     tmp_path: Path, postgres_server: Postgres
 ) -> None:
     jobs = 40
-    async with Sandbox(make_world(jobs), options=Options(quota_per_minute=None, latency_s=0.01)) as sandbox:
+    async with Sandbox(make_world(0), options=Options(quota_per_minute=None, latency_s=0.01)) as sandbox:
         sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.05, times=None))
         async with fleet(tmp_path, sandbox, postgres_server) as hosts:
             for host in hosts.hosts:
                 await hosts.start(host)
+            # A host that starts late would find no work left.
+            await until(lambda: hosts.workers() == 9, "three workers of each host")
+            add_jobs(sandbox.world, jobs)
+            hosts.poll_now(hosts.hosts[0])
             await hosts.published(jobs)
             statuses = [await hosts.stop(host) for host in hosts.hosts]
 
@@ -180,7 +190,7 @@ async def test_status_shows_the_hosts_and_one_shots_wait_for_none(tmp_path: Path
             await hosts.start(first)
             await hosts.start(second)
             await until(lambda: sandbox.active > 0)
-            await until(lambda: len(hosts.query("SELECT 1 FROM host_worker JOIN host ON host.id = host")) == 6)
+            await until(lambda: hosts.workers() == 6)
             await until(lambda: len(hosts.query("SELECT 1 FROM host WHERE doing <> ''")) > 0)
 
             status, out = await told(third, "status", "--json")

@@ -126,17 +126,15 @@ def test_the_socket_may_come_back(listener: Listener, tmp_path: Path) -> None:
     later.close()
 
 
-def test_a_manager_that_does_not_read_blocks_the_service_for_one_second_at_most(listener: Listener) -> None:
+def test_a_manager_that_does_not_read_does_not_block_the_service(listener: Listener) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler, contextlib.suppress(BlockingIOError):
         filler.setblocking(False)
         filler.connect(listener.name.replace("@", "\0", 1))
         while True:
             filler.send(b"STATUS=full")
-    began = time.monotonic()
 
+    # It would never return if it waited for the manager.
     make_notifier(listener).watchdog()
-
-    assert 0.5 < time.monotonic() - began < 5
 
 
 def test_the_watchdog_is_fed_twice_as_often_as_it_must_be(listener: Listener) -> None:

@@ -133,6 +133,11 @@ id = "{self.sandbox.world.hub_id}"
         host.process.send_signal(signal.SIGCONT)
         host.is_paused = False
 
+    def poll_now(self, host: Host) -> None:
+        """Let a host look for new jobs at once."""
+        assert host.process is not None
+        host.process.send_signal(signal.SIGUSR1)
+
     async def stop(self, host: Host) -> int:
         """End a host in good order; return its exit status."""
         assert host.process is not None
@@ -156,6 +161,14 @@ id = "{self.sandbox.world.hub_id}"
             rows = self.query("SELECT state, count(*) FROM job GROUP BY state")
             return {str(state): int(str(count)) for state, count in rows}
         return {}
+
+    def workers(self) -> int:
+        """Return how many workers the hosts have; none while there is no manifest."""
+        import psycopg
+
+        with suppress(psycopg.Error):
+            return len(self.query("SELECT 1 FROM host_worker JOIN host ON host.id = host"))
+        return 0
 
     async def published(self, count: int, *, within_s: float = 250) -> float:
         """Wait until so many jobs are published; return how long that took. Else fail, with the hosts' last words."""

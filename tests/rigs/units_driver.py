@@ -62,10 +62,9 @@ class Unit:
     name: str
 
     def do(self, *command: str) -> dict[str, Any]:
-        """Run `systemctl <command> <unit>`; return its exit status, how long it took, and what it said."""
-        began = monotonic()
+        """Run `systemctl <command> <unit>`; return its exit status and what it said."""
         done = subprocess.run(["systemctl", *command, self.name], check=False, capture_output=True, text=True)
-        return {"exit": done.returncode, "seconds": monotonic() - began, "said": done.stdout + done.stderr}
+        return {"exit": done.returncode, "said": done.stdout + done.stderr}
 
     def show(self) -> dict[str, str]:
         """Return the unit's properties."""

@@ -236,7 +236,7 @@ def daemon(stage: Stage, port: int, *argv: str) -> Iterator[Hatchling]:
 
 
 def ask(port: int) -> dict[str, Any]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request("GET", "/healthz")
         document: dict[str, Any] = json.load(connection.getresponse())

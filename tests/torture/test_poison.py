@@ -15,7 +15,7 @@ from dcsync.sandbox import Fault
 from tests.rigs.mirror import add_extract, mirroring, tables
 from tests.torture.conftest import Figure, pick
 
-UNITS = Path(__file__).parents[2] / "systemd"
+UNITS = Path(__file__).parents[2] / "dcsync/systemd/files"
 #: Longer than any wait between two tries.
 HOURS = 7
 

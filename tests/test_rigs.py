@@ -200,7 +200,7 @@ def test_the_torture_gives_the_same_side_by_side_and_looks_last_at_what_all_have
     monkeypatch.setenv("DCSYNC_TORTURE_FIGURES", str(tmp_path / "table.md"))
     for name in ("PYTEST_XDIST_WORKER", "DCSYNC_TORTURE_SEED"):
         monkeypatch.delenv(name, raising=False)
-    tables = []
+    tables, seed = [], ""
     for ways in (BESIDE, ()):
         said = inner_session(tmp_path, "-p", "tests.torture.conftest", *ways, ci=True, torture=TORTURE)
         assert "5 passed" in said, said

@@ -18,7 +18,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutants torture bench dist format lint types imports check lock clean
+.PHONY: help demo test mutants torture bench dist docs format lint types imports check lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -50,6 +50,9 @@ bench: $(VENV)/.dev $(VENV)/.debian ## Compare dcsync with curl, aria2, rclone, 
 dist: $(VENV)/.wheels ## Build the files of a release into dist/ (ARGS="wheel deb" builds some)
 	@$(BIN)/python -m scripts.dist --wheels $(VENV)/wheels $(ARGS)
 
+docs: $(VENV)/.dev ## Build the documentation site into site/, and check every link
+	@$(BIN)/python -m scripts.docs
+
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
@@ -80,7 +83,7 @@ lock: $(VENV)/.dev ## Rewrite requirements-dev.txt with uv (UPGRADE=--upgrade fo
 		grep -v '^#' requirements-dev.new; } > requirements-dev.txt && rm requirements-dev.new
 
 clean: ## Delete everything that these commands created
-	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "dcsync needs Python 3.11 or newer, but none of python3, python3.11 … python3.14 is new enough" >&2; exit 1; }

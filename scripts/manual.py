@@ -54,7 +54,7 @@ def manual_page() -> str:
         *_options(dcsync, context),
         ".SH COMMANDS",
     ]
-    for name, command in _commands(dcsync, context):
+    for name, command in commands(dcsync, context):
         own = click.Context(command, info_name=name, help_option_names=[])  # --help is among the options of dcsync
         lines += [f".SS {_escaped(' '.join([name, *command.collect_usage_pieces(own)]))}"]
         lines += [*_text(command.help), *_options(command, own), *_text(command.epilog)]
@@ -64,15 +64,14 @@ def manual_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _commands(
-    group: click.Group, context: click.Context, prefix: str = "dcsync"
-) -> Iterator[tuple[str, click.Command]]:
+def commands(group: click.Group, context: click.Context, prefix: str = "dcsync") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command below a group, and its full name."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None, name
         yield f"{prefix} {name}", command
         if isinstance(command, click.Group):
-            yield from _commands(command, context, f"{prefix} {name}")
+            yield from commands(command, context, f"{prefix} {name}")
 
 
 def _summary(command: click.Command) -> str:

@@ -16,7 +16,8 @@ import click
 from dcsync import __version__
 from dcsync.errors import DcsyncError, ExitStatus
 
-_MEANINGS = {
+#: What each exit status means.
+MEANINGS = {
     ExitStatus.DONE: "done",
     ExitStatus.BUG: "a bug in dcsync",
     ExitStatus.USAGE: "usage or configuration",
@@ -36,7 +37,7 @@ def exit_statuses(*others: int, **meanings: str) -> str:
     `meanings` replaces what a status means for this command, by its name in lower case: `incomplete="…"`.
     """
     shown = sorted(_COMMON | {ExitStatus(number) for number in others})
-    rows = [f"  {status:<3d} {meanings.get(status.name.lower(), _MEANINGS[status])}" for status in shown]
+    rows = [f"  {status:<3d} {meanings.get(status.name.lower(), MEANINGS[status])}" for status in shown]
     return "\n".join(["\b", "Exit status:", *rows])
 
 

@@ -34,7 +34,7 @@ def render(status: Status) -> bytes:
 
     class _FromStatus(Collector):
         def collect(self) -> Iterator[Metric]:
-            yield from _metrics(status)
+            yield from families(status)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_FromStatus())
@@ -70,7 +70,8 @@ def _replace_file(path: Path, body: bytes) -> None:
                 temporary.unlink()
 
 
-def _metrics(status: Status) -> Iterator[Metric]:
+def families(status: Status) -> Iterator[Metric]:
+    """Yield every metric. Those without a value have no samples."""
     from prometheus_client.core import GaugeMetricFamily
 
     info = GaugeMetricFamily("dcsync_build_info", "Version and host of the running dcsync.", labels=["version", "host"])

@@ -99,7 +99,7 @@ class Status:
         return sorted({alert.code.value for alert in alerts})
 
     def json(self) -> dict[str, Json]:
-        """Return the stable keys of `status --json` (docs/reference/compatibility.md)."""
+        """Return the stable keys of `status --json` (docs/reference/json.md)."""
         daemon = self.holder is not None and self.holder.is_daemon
         return {
             "accounts": [

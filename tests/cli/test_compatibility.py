@@ -1,4 +1,4 @@
-"""docs/reference/compatibility.md lists the JSON keys that the code writes: no more, no fewer."""
+"""docs/reference/json.md lists the JSON keys that the code writes: no more, no fewer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any, Final
 
 import pytest
 
-from dcsync.errors import ExitStatus
 from tests.cli.conftest import Dcsync
 from tests.rigs.served import TOKEN, Served
 
-PAGE: Final = (Path(__file__).parents[2] / "docs/reference/compatibility.md").read_text(encoding="utf-8")
+PAGE: Final = (Path(__file__).parents[2] / "docs/reference/json.md").read_text(encoding="utf-8")
 #: Objects whose keys are not listed: job states are data, the record is for dcsync itself, and removed files have the
 #: keys of the others.
 _OPEN: Final = {"accounts[].jobs", "record", "reduced.files[]"}
@@ -82,7 +81,3 @@ def test_status_has_the_documented_keys(side: Served, dcsync: Dcsync, monkeypatc
 
 def test_doctor_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
     assert set(written(dcsync("doctor", "--json").json)) == documented("`dcsync doctor --json`")
-
-
-def test_every_exit_status_is_documented() -> None:
-    assert documented("Exit statuses") == {str(int(status)) for status in ExitStatus}

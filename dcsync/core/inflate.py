@@ -105,11 +105,11 @@ class MemberReader:
             data = self._inflate.unconsumed_tail
             if out:
                 yield self._counted(out)
-            if self._inflate.eof and (data or self._left or self._inflate.unused_data):
+            if self._inflate.eof and (self._left or self._inflate.unused_data):
                 msg = "the compressed data of the ZIP entry ends before its declared size"
                 raise ZipError(msg)
-            if self._inflate.eof or (not data and len(out) < most):
-                # The decompressor gave less than it was allowed to, so it holds nothing back.
+            if len(out) < most:
+                # The decompressor gave less than it was allowed to, so it holds nothing back and has read all input.
                 return
 
     def _counted(self, out: bytes) -> bytes:

@@ -73,7 +73,7 @@ def warnings_in(value: Json) -> tuple[str, ...]:
     """Return the warnings of a JSON:API answer (`meta.warnings`), such as the regions that could not be listed."""
     meta = value.get("meta") if isinstance(value, Mapping) else None
     entries = meta.get("warnings") if isinstance(meta, Mapping) else None
-    found = (": ".join(dict.fromkeys(_words_in(entry, 1))) for entry in entries) if isinstance(entries, list) else ()
+    found = (": ".join(dict.fromkeys(_words_in(entry))) for entry in entries) if isinstance(entries, list) else ()
     return tuple(printable(_without_secrets(words, ()), MAX_WORDS) for words in found if words)[:_MAX_ERRORS]
 
 
@@ -83,7 +83,7 @@ def _body_words(headers: Mapping[str, str], body: bytes) -> list[str]:
     except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict):
-        words = list(dict.fromkeys(_words_in(value, 0)))
+        words = list(dict.fromkeys(_words_in(value)))
         if words:
             return [": ".join(words)]
     text = body[:4096].decode("utf-8", "replace")
@@ -101,9 +101,9 @@ def _unknown(text: str) -> list[str]:
     return [printable(words, MAX_UNKNOWN)] if words else []
 
 
-def _words_in(value: object, depth: int) -> Iterator[str]:
+def _words_in(value: object, depth: int = 0) -> Iterator[str]:
     """Yield the words of an error object, and of the objects in it. A list can also contain plain texts."""
-    if isinstance(value, str) and depth and value.strip():
+    if isinstance(value, str) and value.strip():
         yield value.strip()
     if not isinstance(value, Mapping) or depth > _MAX_DEPTH:
         return

@@ -31,8 +31,6 @@ from dcsync.core.wire import WireError, decode_json, parse_request, parse_time, 
 
 #: A new number is needed as soon as an older version could misread a newer sidecar.
 FORMAT = 1
-#: The largest file offset, and the largest value of a column in the manifest.
-_LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,9 +349,9 @@ def _table_json(facts: TableFacts | None) -> dict[str, Json]:
 
 
 def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
-    size, crc32 = entry.get("size"), _string(entry, "crc32")
-    md5, etag, packed = entry.get("md5"), entry.get("etag"), entry.get("packed")
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _LARGEST:
+    size, crc32 = whole(entry.get("size")), _string(entry, "crc32")
+    md5, etag = entry.get("md5"), entry.get("etag")
+    if size is None:
         msg = "a file of the sidecar has no size"
         raise WireError(msg)
     try:
@@ -372,7 +370,7 @@ def _parse_file(entry: Mapping[str, Json]) -> StoredFile:
         md5=md5 if isinstance(md5, str) else None,
         etag=etag if isinstance(etag, str) else None,
         how=how,
-        packed=packed if isinstance(packed, int) and 0 <= packed <= _LARGEST else None,
+        packed=whole(entry.get("packed")),
         table=_parse_table(entry),
         kind=parse_kind(entry.get("kind")),
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dcsync.core.inflate import MemberReader
+from dcsync.core.inflate import MemberReader, zlib_decompressor
 from dcsync.core.transfer import PIECE_SIZE
 from dcsync.core.ziplayout import Member, ZipError
 from tests.rigs.zips import directory_of, make_zip
@@ -88,6 +88,45 @@ def test_a_member_that_unpacks_to_more_than_it_says_is_cut_off_there() -> None:
         read(archive, member, step=50)
 
 
+class Recording:
+    """A decompressor that records how much it may return."""
+
+    def __init__(self) -> None:
+        self.allowed: list[int] = []
+        self._inner = zlib_decompressor()
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unconsumed_tail(self) -> bytes:
+        return self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int = 0, /) -> bytes:
+        self.allowed.append(max_length)
+        return self._inner.decompress(data, max_length)
+
+
+def test_no_more_than_one_byte_too_many_is_ever_unpacked() -> None:
+    body = b"0123456789" * 1000
+    packed = deflate(body)
+    archive, member = raw_member(packed, size=len(body))
+    recording = Recording()
+    reader = MemberReader(member, inflate=lambda: recording)
+
+    first = b"".join(reader.feed(archive[: member.stop - 5]))
+    rest = b"".join(reader.feed(archive[member.stop - 5 :]))
+
+    assert first + rest == body
+    assert recording.allowed[0] == len(body) + 1
+    assert recording.allowed[-1] == len(body) - len(first) + 1
+
+
 def test_a_member_that_unpacks_to_less_is_refused() -> None:
     archive, member = raw_member(deflate(b"x" * 100), size=101)
 
@@ -102,6 +141,9 @@ def test_a_stream_that_ends_before_its_bytes_is_refused() -> None:
         read(archive, member, step=500)
     with pytest.raises(ZipError, match="ends before its declared size"):
         read(archive, member, step=1)
+    # It is refused as soon as the stream has ended.
+    with pytest.raises(ZipError, match="ends before its declared size"):
+        list(MemberReader(member).feed(archive[: -len(b"hidden")]))
 
 
 def test_a_stream_without_an_end_is_refused() -> None:
@@ -118,6 +160,17 @@ def test_a_damaged_stream_is_refused() -> None:
 
     with pytest.raises(ZipError, match="damaged"):
         read(archive, member, step=500)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_without_content_is_complete_after_its_header(method: int) -> None:
+    archive = make_zip({"a.csv": b""}, method=method)
+    (member,) = directory_of(archive).members
+    reader = MemberReader(member)
+
+    assert not reader.is_complete
+    assert list(reader.feed(archive[member.offset : member.stop])) == []
+    reader.finish()
 
 
 def test_bytes_that_end_too_soon_are_no_member() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dcsync.core.cost import CostInputs, Method
 from dcsync.core.model import ARCHIVE_NAME
 from dcsync.core.plan import Known, plan, prices_of, spans_of
@@ -56,6 +58,9 @@ class TestWays:
         spans = spans_of(directory.members[::2], Method.RANGES, directory)
 
         assert len(spans) <= 128
+        # From 129 on. They are 8 KiB apart, so that gaps of twice 4 KiB make one of them.
+        assert len(spans_of(directory.members[:256:2], Method.RANGES, directory)) == 128
+        assert len(spans_of(directory.members[:258:2], Method.RANGES, directory)) == 1
         assert [member for span in spans for member in span.members] == list(directory.members[::2])
 
     def test_a_long_stretch_is_cut_to_be_worked_on_at_once(self) -> None:
@@ -64,3 +69,13 @@ class TestWays:
         spans = spans_of(directory.members, Method.WHOLE, directory)
 
         assert [span.stop - span.start for span in spans] == [8 << 20] * 4
+        # In pieces of 4 MiB at least.
+        spans = spans_of(directory.members[:6], Method.WHOLE, replace(directory, size=12 << 20))
+        assert [span.stop - span.start for span in spans] == [4 << 20] * 3
+
+    def test_gaps_are_widened_by_a_factor_of_two(self) -> None:
+        directory = make_directory({str(index): BODY for index in range(1700)}, spacing=1000)
+        # The gaps are 10,000 and 14,000 bytes wide by turns. 16 KiB is the first of 4, 8 and 16 KiB that spans them.
+        chosen = [directory.members[26 * (index // 2) + 11 * (index % 2)] for index in range(130)]
+
+        assert len(spans_of(chosen, Method.RANGES, directory)) == 1

@@ -42,6 +42,8 @@ def words_of(value: object, **headers: str) -> str:
         ),
         ({"errors": [{"detail": f"error {number}"} for number in range(9)]}, "error 0: error 1: error 2"),
         ({"errors": ["first", "second"]}, "first: second"),
+        ({"errors": [" ", "second"]}, "second"),
+        ({"errors": {"title": "one object"}}, "one object"),
         ({"errors": [], "title": "empty"}, "empty"),
         ({"fault": {"faultstring": "expired", "detail": {"errorcode": "oauth.v2"}}}, "oauth.v2: expired"),
         ({"message": "  spaces  "}, "spaces"),
@@ -63,6 +65,8 @@ def test_every_shape_becomes_one_line(value: Json, words: str) -> None:
         (b"a < b", "text/plain", "a < b"),
         (b"", "", ""),
         (b" \n", "", ""),
+        # The first 4096 bytes are read.
+        (b" " * 4095 + b"ab", "", "a"),
         (b"\xff\x00", "", "\ufffd\\x00"),
         (b"[" * 100_000, "", "[" * 80 + "…"),
         (b'{"title": "' + b"t" * 400 + b'"}', "", "t" * 300 + "…"),
@@ -82,7 +86,11 @@ def test_nested_objects_are_read_to_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["developerMessage", "title", "detail", "message", "error", "errorCode", "reason", "code"]
+    "key",
+    [
+        *("developerMessage", "faultstring", "reason", "title", "detail", "message", "error", "error_description"),
+        *("errorCode", "errorcode", "code"),
+    ],
 )
 def test_each_key_alone_is_a_reason(key: str) -> None:
     assert words_of({key: "why"}) == "why"
@@ -168,6 +176,25 @@ def test_no_secret_is_repeated(text: str) -> None:
     assert "secret" not in reason({"x-ads-troubleshooting": text}, b"", secrets=[SECRET])
 
 
+def test_a_secret_is_hidden_in_each_form_in_which_an_answer_may_repeat_it() -> None:
+    for secret in ("a+b/canary", "a%2Bb%2Fcanary"):
+        for form in ("a+b/canary", "a%2Bb%2Fcanary"):
+            assert reason({}, f"not {form}".encode(), secrets=[secret]) == "not …"
+
+
+def test_a_secret_has_eight_characters_at_least() -> None:
+    assert reason({}, b"12345678 was 1234567", secrets=["12345678"]) == "… was 1234567"
+    assert reason({}, b"12345678 was 1234567", secrets=["1234567"]) == "12345678 was 1234567"
+
+
+def test_a_long_text_is_cut_at_its_last_word_before_secrets_are_looked_for() -> None:
+    query = "?a=1" + "x" * 4086
+
+    assert words_of({"detail": query + " words"}) == "?… words"
+    assert words_of({"detail": query + "x words"}) == "?… …"
+    assert words_of({"detail": "y" * 5000}) == "…"
+
+
 def test_a_short_value_hides_no_word() -> None:
     assert reason({}, b'{"detail": "60 seconds"}', secrets=["60", "seconds"]) == "60 seconds"
 
@@ -214,6 +241,12 @@ def test_the_warnings_of_the_hubs_are_read_in_autodesks_spelling() -> None:
     hubs: Json = {"data": [], "meta": {"warnings": [warning, {}, "plain", 5]}}
 
     assert warnings_in(hubs) == ("Unable to list EMEA.: no: DM", "plain")
+
+
+def test_of_many_warnings_three_are_shown_each_cut_and_without_secrets() -> None:
+    texts = [f"{number} " + "w" * 400 for number in range(4)]
+    assert warnings_in({"meta": {"warnings": texts}}) == tuple(f"{text[:300]}…" for text in texts[:3])
+    assert warnings_in({"meta": {"warnings": ["Bearer abc-canary-1", {"title": "a", "detail": "a"}]}}) == ("…", "a")
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"meta": 1}, {"meta": {}}, {"meta": {"warnings": {"a": 1}}}])

@@ -75,7 +75,7 @@ def test_the_largest_sizes_are_read() -> None:
     stored = sidecar.parse_file({**sidecar.file_json(make_stored()), "size": largest, "packed": largest})
 
     assert (stored.size, stored.packed) == (largest, largest)
-    for odd in (-1, largest + 1):
+    for odd in (-1, largest + 1, True):
         assert sidecar.parse_file({**sidecar.file_json(make_stored()), "packed": odd}).packed is None
     assert sidecar.parse_file({**sidecar.file_json(make_stored()), "packed": 0}).packed == 0
 

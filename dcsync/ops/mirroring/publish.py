@@ -25,7 +25,7 @@ from dcsync.core.schema_documents import is_schema_document
 from dcsync.core.sidecar import Changes, Decisions, Provenance
 from dcsync.core.snapshot import Record, Transfer
 from dcsync.core.summary import Summary
-from dcsync.core.table import TableKind, is_table
+from dcsync.core.table import TableKind
 from dcsync.errors import DcsyncError, Fenced, MirrorTampered, OtherFileSystem
 from dcsync.mirror import adopt, trash
 from dcsync.mirror.across import publish_across
@@ -168,7 +168,7 @@ async def _compare_tables(context: SyncContext, account: AccountSettings, staged
     earlier = before[0].keys() if before else ()
     now = {stored.original: stored.kind for stored in staged.files}
     return anomaly.table_warnings(
-        {stored.original: stored.table for stored in staged.files if is_table(stored.original)},
+        {stored.original: stored.table for stored in staged.files},
         before,
         kinds={**{name: kind_of(name, staged.document) for name in earlier}, **now},
         left_out=frozenset(name for name, _ in staged.decisions.skipped),

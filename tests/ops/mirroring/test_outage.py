@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
 from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
-from dcsync.errors import ApiFault, BadAnswer, RateLimited
+from dcsync.core.model import AccountName
+from dcsync.errors import (
+    AccessRefused,
+    ApiError,
+    ApiFault,
+    ApiUnreachable,
+    BadAnswer,
+    DcsyncError,
+    DiskDenied,
+    DiskFull,
+    RateLimited,
+    SizeMismatch,
+)
+from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.mirroring.outage import OutageWatch
 from dcsync.ops.mirroring.run import mirror_job, poll_account
+from dcsync.ops.observed import Observations
 from dcsync.sandbox import Fault
+from tests.rigs.canned import CannedApi
 from tests.rigs.mirror import Mirror, add_extract, tables
 from tests.rigs.outcomes import published
+from tests.rigs.publishing import Workbench
 
 ONE, TWO, THREE = (f"{number}0000000-0000-4000-8000-000000000000" for number in (1, 2, 3))
 
@@ -156,3 +176,121 @@ async def test_an_outage_is_not_met_data_request_by_data_request(mirror: Mirror)
     mirror.sandbox.faults.clear()
     mirror.clock.advance(60)
     assert sorted(published(await mirror.sync_one())) == sorted(jobs)
+
+
+# --- when the list is asked for ---------------------------------------------------------------------------------------
+
+DOWN = ApiFault("no answer")
+SILENT: list[ApiError] = [DOWN, ApiUnreachable("no route"), BadAnswer("html", status=200)]
+
+
+class Unwritable:
+    """A root that refuses every write."""
+
+    def check_writable(self) -> None:
+        message = "read-only"
+        raise DiskDenied(message)
+
+
+def watch(
+    bench: Workbench,
+    *,
+    projects: tuple[str, ...] = (),
+    is_writable: bool = True,
+    dry_run: bool = False,
+    **failing: DcsyncError,
+) -> tuple[OutageWatch, CannedApi]:
+    """Return a watch, and the API that it asks: `probe` names the error of its list."""
+    api = CannedApi(failing=dict(failing))
+    root = bench.context.root if is_writable else cast("MirrorRoot", Unwritable())
+    context, account = replace(bench.context, api=api, root=root), replace(bench.account, projects=projects)
+    return OutageWatch(context, account, dry_run=dry_run), api
+
+
+@pytest.mark.parametrize("error", SILENT)
+async def test_the_list_is_asked_for_after_every_second_silent_job(bench: Workbench, error: ApiError) -> None:
+    watched, api = watch(bench)
+    asked = []
+
+    for _ in range(4):
+        await watched.check(error)
+        asked.append(len(api.asked))
+
+    assert asked == [0, 1, 1, 2]
+    assert api.asked == ["probe", "probe"]
+
+
+@pytest.mark.parametrize("error", [*SILENT, RateLimited("wait")])
+async def test_the_error_of_the_list_is_raised(bench: Workbench, error: ApiError) -> None:
+    watched, _ = watch(bench, probe=error)
+    await watched.check(DOWN)
+
+    with pytest.raises(type(error)):
+        await watched.check(DOWN)
+
+
+async def test_a_refused_list_is_an_answer(bench: Workbench) -> None:
+    watched, api = watch(bench, probe=AccessRefused("no"))
+
+    await watched.check(DOWN)
+    await watched.check(DOWN)
+
+    assert api.asked == ["probe"]
+
+
+@pytest.mark.parametrize("between", [None, AccessRefused("no"), SizeMismatch("short")])
+async def test_jobs_count_only_in_a_row(bench: Workbench, between: DcsyncError | None) -> None:
+    watched, api = watch(bench, probe=DOWN)
+
+    for _ in range(3):
+        await watched.check(DOWN)
+        if between is None:
+            watched.note_success()
+        else:
+            await watched.check(between)
+
+    assert api.asked == []
+
+
+async def test_the_jobs_of_another_account_do_not_count(bench: Workbench) -> None:
+    watched, api = watch(bench, probe=DOWN)
+    other = OutageWatch(bench.context, replace(bench.account, name=AccountName("other")), dry_run=False)
+
+    await other.check(DOWN)
+    await watched.check(DOWN)
+    other.note_success()
+
+    assert api.asked == []
+    with pytest.raises(ApiFault):
+        await watched.check(DOWN)
+
+
+@pytest.mark.parametrize(("unread", "asked"), [((), "probe ONE"), (("ONE",), "probe TWO"), (("ONE", "TWO"), "probe")])
+async def test_the_first_project_that_could_be_read_is_asked_for(
+    bench: Workbench, unread: tuple[str, ...], asked: str
+) -> None:
+    await Observations(bench.context.manifest, bench.account.name).save_unread_since(dict.fromkeys(unread))
+    watched, api = watch(bench, projects=("ONE", "TWO"))
+
+    await watched.check(DOWN)
+    await watched.check(DOWN)
+
+    assert api.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_writable", "dry_run", "is_raised"),
+    [
+        (DiskFull("full"), False, False, True),
+        (DiskFull("full"), True, False, False),
+        (DiskFull("full"), False, True, False),
+        (SizeMismatch("short"), False, False, False),
+    ],
+)
+async def test_only_a_mirror_that_takes_no_file_at_all_stops_the_account(
+    bench: Workbench, error: DcsyncError, *, is_writable: bool, dry_run: bool, is_raised: bool
+) -> None:
+    watched, _ = watch(bench, is_writable=is_writable, dry_run=dry_run)
+
+    with pytest.raises(DiskDenied) if is_raised else nullcontext():
+        await watched.check(error)

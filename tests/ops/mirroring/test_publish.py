@@ -14,8 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from dcsync import __version__
+from dcsync.core.anomaly import TableWarning
 from dcsync.core.coverage import Days
 from dcsync.core.lifecycle import JobState
+from dcsync.core.schema_documents import MAX_SIZE
 from dcsync.core.table import TableKind
 from dcsync.errors import Fenced, MirrorTampered
 from dcsync.manifest import SnapshotRows
@@ -24,6 +26,8 @@ from tests.fakes import make_delta_request, make_request
 from tests.rigs.mirror import TODAY, assert_proved_by_sums, sidecar
 from tests.rigs.publishing import TRANSFER, LosesJob, Workbench, make_decisions
 
+#: What a schema document says of a table with only the rows of a period.
+SENTENCE = "Date Range Extractions Supported - Default Date Range: YESTERDAY"
 FILES = {"admin_users.csv": "id,name\n1,a\n2,b\n", "README.html": "<p>"}
 
 
@@ -185,6 +189,24 @@ async def test_the_days_of_window_tables_are_recorded_with_the_snapshot(bench: W
     assert "window" not in sidecar(bench.path(bench.job(2)))["record"]["summary"]
 
 
+async def test_without_a_description_no_days_are_recorded(bench: Workbench) -> None:
+    job = bench.job()
+
+    record = await bench.publish(job, {"activities_docs.csv": "id\n1\n"})
+
+    assert [entry["kind"] for entry in sidecar(bench.path(job))["files"]] == ["window"]
+    assert record.summary.window is None
+
+
+async def test_a_window_table_of_the_snapshot_before_may_be_missing_for_a_day(bench: Workbench) -> None:
+    await bench.publish(bench.job(1, days_ago=2), {"a.csv": "id\n1\n"})
+    await bench.publish(bench.job(2, days_ago=1), {"a.csv": "id\n1\n", "activities_docs.csv": "id\n1\n"})
+
+    record = await bench.publish(bench.job(3), {"a.csv": "id\n1\n"})
+
+    assert record.summary.warnings == ()
+
+
 async def test_staged_files_that_no_plan_wants_are_not_published(bench: Workbench) -> None:
     job = bench.job()
 
@@ -207,7 +229,9 @@ async def test_the_log_says_what_was_published_and_what_looks_wrong(bench: Workb
     job = bench.job(2)
 
     with capture_logs() as lines:
-        record = await bench.publish(job, {"a.csv": "id\n1\n"}, previous=before)
+        record = await bench.publish(
+            job, {"a.csv": "id\n1\n"}, previous=before, transfer=replace(TRANSFER, seconds=1.23456)
+        )
 
     (published,) = [line for line in lines if line["event"] == "snapshot published"]
     assert published == {
@@ -225,7 +249,7 @@ async def test_the_log_says_what_was_published_and_what_looks_wrong(bench: Workb
         "linked_bytes": 20,
         "changed": 1,
         "calls": 3,
-        "seconds": 1.25,
+        "seconds": 1.235,
     }
     (warned,) = [line for line in lines if line.get("code") == "L-COLUMNS"]
     assert (warned["log_level"], warned["account"], warned["job"], warned["table"], warned["what"]) == (
@@ -235,6 +259,28 @@ async def test_the_log_says_what_was_published_and_what_looks_wrong(bench: Workb
         "a.csv",
         record.summary.warnings[0].message,
     )
+
+
+async def test_what_the_zip_could_not_give_is_a_warning_of_the_snapshot(bench: Workbench) -> None:
+    warning = TableWarning(code="L-ZIP", table="schemas/admin.json", message="could not be extracted")
+
+    record = await bench.publish(bench.job(), FILES, zip_warnings=(warning,))
+
+    assert record.summary.warnings == (warning,)
+
+
+async def test_a_snapshot_without_tables_is_replaced_and_its_trash_is_emptied(bench: Workbench) -> None:
+    job = bench.job()
+    await bench.publish(job, {"README.html": "<p>"})
+    await bench.context.manifest.move(bench.account.name, job.id, JobState.SEEN, at=bench.context.clock.now())
+
+    with capture_logs() as lines:
+        await bench.publish(job, FILES)
+
+    assert names_in(bench.path(job)) == {*FILES, "_dcsync.json", "SHA256SUMS"}
+    assert list((bench.mirror.root / ".dcsync/trash").iterdir()) == []
+    (line,) = [line for line in lines if line["event"] == "snapshot without tables replaced"]
+    assert (line["log_level"], line["job"], line["folder"]) == ("warning", job.id, bench.folder(job))
 
 
 # --- the name is taken ------------------------------------------------------------------------------------------------
@@ -272,8 +318,9 @@ async def test_a_snapshot_of_the_same_job_with_the_name_is_adopted_as_it_is(benc
     bench.mirror.clock.advance(3600)
 
     with capture_logs() as lines:
-        await bench.publish(job, FILES)
+        record = await bench.publish(job, FILES)
 
+    assert (record.job, record.folder) == (job, bench.folder(job))
     assert names_in(bench.path(job)) == {"a.csv", "_dcsync.json", "SHA256SUMS"}
     assert await SnapshotRows(bench.context.manifest).record(bench.account.name, job.id) == first
     assert await bench.state(job) is JobState.PUBLISHED
@@ -388,14 +435,13 @@ async def test_a_cancellation_is_delivered_after_the_snapshot_is_recorded(bench:
 
 async def test_the_schema_documents_of_an_extract_say_which_tables_a_period_limits(bench: Workbench) -> None:
     """Not every table of the activities schema is a window, and another schema may have one."""
-    sentence = "Date Range Extractions Supported - Default Date Range: YESTERDAY"
     files = {
         "activities_docs.csv": "id\n",
         "activities_types.csv": "id\n",
         "forms_log.csv": "id\n",
         "forms_forms.csv": "id\n",
-        "schemas/activities.html": f"<h2>docs</h2><p>{sentence}</p><h2>types</h2><p>All types</p>",
-        "schemas/forms.html": f"<h2>forms</h2><p>All forms</p><h2>log</h2><p>{sentence}</p>",
+        "schemas/activities.html": f"<h2>docs</h2><p>{SENTENCE}</p><h2>types</h2><p>All types</p>",
+        "schemas/forms.html": f"<h2>forms</h2><p>All forms</p><h2>log</h2><p>{SENTENCE}</p>",
     }
     bench.request = replace(bench.request, document=make_request(service_groups=("all",)))
     job = bench.job()
@@ -410,3 +456,34 @@ async def test_the_schema_documents_of_an_extract_say_which_tables_a_period_limi
         "schemas/activities.html": None,
         "schemas/forms.html": None,
     }
+
+
+@pytest.mark.parametrize(("extra", "kind"), [(0, "window"), (1, "full")])
+async def test_a_schema_document_counts_up_to_its_largest_size(bench: Workbench, extra: int, kind: str) -> None:
+    bench.request = replace(bench.request, document=make_request(service_groups=("all",)))
+    page = f"<h2>log</h2><p>{SENTENCE}</p>"
+    job = bench.job()
+
+    await bench.publish(job, {"forms_log.csv": "id\n", "schemas/forms.html": page.ljust(MAX_SIZE + extra)})
+
+    kinds = {entry["name"]: entry.get("kind") for entry in sidecar(bench.path(job))["files"]}
+    assert kinds["forms_log.csv"] == kind
+
+
+async def test_the_text_in_a_table_says_nothing_about_its_kind(bench: Workbench) -> None:
+    bench.request = replace(bench.request, document=make_request(service_groups=("all",)))
+    job = bench.job()
+
+    await bench.publish(job, {"forms_log.csv": f"log\n{SENTENCE}\n"})
+
+    assert [entry["kind"] for entry in sidecar(bench.path(job))["files"]] == ["full"]
+
+
+async def test_a_table_that_its_schema_document_limits_to_a_period_may_have_fewer_rows(bench: Workbench) -> None:
+    bench.request = replace(bench.request, document=make_request(service_groups=("all",)))
+    page = {"schemas/forms.html": f"<h2>log</h2><p>{SENTENCE}</p>"}
+    await bench.publish(bench.job(1, days_ago=1), {"forms_log.csv": "id\n" + "1\n" * 500, **page})
+
+    record = await bench.publish(bench.job(2), {"forms_log.csv": "id\n1\n", **page})
+
+    assert record.summary.warnings == ()

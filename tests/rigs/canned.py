@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
-from dcsync.api.client import MAX_PAGES, DataConnector, ListOptions, OnBad
-from dcsync.core.model import AccountId, DataRequest, Job, RequestId
+from dcsync.api.client import MAX_PAGES, CallCount, DataConnector, ListOptions, OnBad
+from dcsync.core.model import AccountId, DataRequest, Job, JobId, ListedFile, RequestId
 from dcsync.core.wire import BadEntry
 from dcsync.errors import DcsyncError, NotFound
 
@@ -25,19 +26,38 @@ class CannedApi(DataConnector):
         *,
         projects: dict[str, Iterable[Page]] | None = None,
         requests: Iterable[DataRequest] = (),
-        failing: dict[str, DcsyncError] | None = None,
+        failing: dict[str, Exception] | None = None,
     ) -> None:
         super().__init__(cast("ApiTransport", None))
         self._lists = {None: list(pages), **{project: list(found) for project, found in (projects or {}).items()}}
         self._requests = {request.id: request for request in requests}
         self._failing = failing or {}
-        #: Such as "page 1", "page 2 of ONE", "probe", "probe ONE", "request R1", "requests".
+        self._is_tried_once = False
+        #: Such as "page 1", "page 2 of ONE", "probe", "probe ONE", "request R1", "requests", "listing J1", and
+        #: "listing J1, once" of an API that does not repeat its calls.
         self.asked: list[str] = []
 
+    def with_own_count(self) -> CannedApi:
+        clone = copy.copy(self)
+        clone._count = CallCount()
+        return clone
+
+    def with_one_attempt(self) -> CannedApi:
+        clone = copy.copy(self)
+        clone._is_tried_once = True
+        return clone
+
     def _call(self, what: str) -> None:
-        self.asked.append(what)
+        self._count.add()
+        self.asked.append(f"{what}, once" if self._is_tried_once else what)
         if what in self._failing:
             raise self._failing[what]
+
+    async def listing(self, account: AccountId, job: JobId) -> tuple[ListedFile, ...]:
+        """No job has a listing, unless it fails otherwise."""
+        self._call(f"listing {job}")
+        message = f"no listing of {job}"
+        raise NotFound(message)
 
     async def job_pages(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from hatchling.builders.wheel import WheelBuilder
 from dcsync import __version__
 from scripts.dist.deb import SCRIPTS, build_deb
 from scripts.dist.pinned import EXTRAS, needed, pinned
+from scripts.dist.pyz import build_pyz
 from scripts.dist.rpm import build_rpm
 from scripts.dist.tree import HOME, PYTHON, make_tree
 from tests.rigs import nspawn
@@ -35,12 +37,19 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what the packages install."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel of dcsync."""
     assert (WHEELS / "requirements.txt").exists(), "run: make .venv/.wheels (it downloads the pinned packages)"
+    folder = tmp_path_factory.mktemp("wheel")
+    (path,) = WheelBuilder(str(REPOSITORY)).build(directory=str(folder), versions=["standard"])
+    return Path(path)
+
+
+@pytest.fixture(scope="module")
+def tree(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what the packages install."""
     folder = tmp_path_factory.mktemp("tree")
-    (wheel,) = WheelBuilder(str(REPOSITORY)).build(directory=str(folder), versions=["standard"])
-    make_tree(folder / "tree", wheel=Path(wheel), wheels=WHEELS)
+    make_tree(folder / "tree", wheel=wheel, wheels=WHEELS)
     return folder / "tree"
 
 
@@ -169,6 +178,26 @@ def test_the_rpm_installs_into_another_root(packages: Path, tree: Path, tmp_path
         text=True,
     )
     assert (verified.returncode, verified.stdout) == (0, "")
+
+
+# --- the single file --------------------------------------------------------------------------------------------------
+
+
+def test_the_single_file_unpacks_itself_and_mirrors_the_demo(wheel: Path, tmp_path: Path) -> None:
+    program = build_pyz(wheel, WHEELS, tmp_path, compress=False)
+    # The build of the development and its packages are out of reach.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PEX_ROOT": str(tmp_path / "unpacked")}
+
+    def dcsync(*words: str) -> str:
+        command = [f"/usr/bin/{PYTHON}", program, *words]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    assert program.name.startswith(f"dcsync-{__version__}-python3.")
+    assert dcsync("--version") == f"dcsync, version {__version__}\n"
+    dcsync("demo", str(tmp_path / "demo"))
+    assert len(list((tmp_path / "demo").rglob("SHA256SUMS"))) > 0
+    assert (tmp_path / "unpacked").is_dir()
 
 
 # --- on a real system -------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from hatchling.builders.wheel import WheelBuilder
 from dcsync import __version__
 from scripts.dist.deb import build_deb
 from scripts.dist.pinned import REPOSITORY
+from scripts.dist.pyz import build_pyz
 from scripts.dist.rpm import build_rpm
 from scripts.dist.tree import make_tree
 
-KINDS = ("sdist", "wheel", "deb", "rpm")
+KINDS = ("sdist", "wheel", "deb", "rpm", "pyz")
 
 
 def main() -> None:
@@ -41,6 +42,8 @@ def main() -> None:
             print(build_deb(tree, __version__, options.into))
         if "rpm" in kinds:
             print(build_rpm(tree, __version__, options.into))
+    if "pyz" in kinds:
+        print(build_pyz(Path(wheel), options.wheels, options.into))
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ FORCED: Final = """
     from multidict import CIMultiDict, CIMultiDictProxy
     from yarl import URL
     from dcsync import log
-    from dcsync.cli.group import _show_bug, show_error
+    from dcsync.cli.group import show_bug
     from dcsync.errors import ConfigInvalid, ConfigMistake, every_error
 
     token, url, secret, form = sys.argv[1:]
@@ -225,7 +225,7 @@ FORCED: Final = """
             said.exception("it went wrong", url=url, token=token, headers=headers, error=caught, body=str(caught))
             logging.getLogger("library").error("it went wrong with %s", caught, exc_info=True)
             said.debug(f"the rest: {caught}")
-            _show_bug(caught)
+            show_bug(caught)
     print(count)
 """
 

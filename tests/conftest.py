@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import shutil
+import signal
 import time
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import Mock
@@ -30,6 +31,10 @@ CI: Final = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 # A zone that no code can mistake for UTC. It holds for the processes that the tests start, too.
 os.environ["TZ"] = "Asia/Kathmandu"  # +05:45
 time.tzset()
+
+# A shell that starts the tests in the background lets them, and so their processes, ignore SIGINT.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

@@ -165,6 +165,14 @@ async def process(config: Path, token: str, *arguments: str) -> AsyncIterator[as
         await started.wait()
 
 
+#: What the one 429 asks for, and how many calls a minute show that the quota holds the processes up.
+PAUSE_S, ENOUGH = 10, 40
+
+
+def times_of(sandbox: Sandbox) -> list[float]:
+    return [call.at for call in sandbox.calls if call.server == "api"]
+
+
 async def test_processes_that_share_a_state_folder_share_the_quota(
     tmp_path: Path, unused_tcp_port: int, figure: Figure
 ) -> None:
@@ -177,27 +185,30 @@ async def test_processes_that_share_a_state_folder_share_the_quota(
     async with Sandbox(world, options=Options(quota_per_minute=60)) as sandbox:
         config = write_config(tmp_path, sandbox, unused_tcp_port)
         token = sandbox.tokens.issue_access_token("tester", 86400)
-        sandbox.faults.add(Fault(server="api", kind="status", status=429, headers={"Retry-After": "6"}, skip=30))
+        sandbox.faults.add(
+            Fault(server="api", kind="status", status=429, headers={"Retry-After": f"{PAUSE_S}"}, skip=30)
+        )
         until = time.monotonic() + pick(190, 16)
         commands = hints = 0
 
+        def is_over() -> bool:
+            # A busy machine takes longer until the quota is what holds them up.
+            return time.monotonic() >= until and most_in_a_minute(times_of(sandbox)) >= ENOUGH
+
         async def command(*arguments: str) -> None:
             nonlocal commands
-            while time.monotonic() < until:
-                try:
-                    async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
-                        async with process(config, token, *arguments) as started:
-                            await started.wait()
-                            commands += started.returncode == 0
-                except TimeoutError:
-                    return
+            while not is_over():
+                async with process(config, token, *arguments) as started:
+                    while started.returncode is None and not is_over():  # noqa: ASYNC110 - a process, and the end
+                        await asyncio.sleep(0.05)  # noqa: TID251 - another process's work
+                    commands += started.returncode == 0
 
         async def hint() -> None:
             nonlocal hints
             secret = tmp_path / "state/callback.secret"
             body = {"accountId": world.account_id, "requestId": request, "jobId": "x", "state": "complete"}
             async with aiohttp.ClientSession() as session:
-                while time.monotonic() < until:
+                while not is_over():
                     await asyncio.sleep(0.2)  # noqa: TID251 - real time
                     try:
                         url = f"http://127.0.0.1:{unused_tcp_port}/callback/{secret.read_text().strip()}"
@@ -214,11 +225,11 @@ async def test_processes_that_share_a_state_folder_share_the_quota(
     refused = [call for call in calls if call.status == 429]
     # The one of the script; of its own the server had none to refuse.
     assert len(refused) == 1
-    most = most_in_a_minute([call.at for call in calls])
-    assert 40 <= most <= 60
+    most = most_in_a_minute(times_of(sandbox))
+    assert ENOUGH <= most <= 60
     # After it those may come that were on their way already, and then none until the pause is over.
     (at,) = [call.at for call in refused]
-    assert not [call for call in calls if at + 2 < call.at < at + 6]
+    assert not [call for call in calls if at + 0.6 * PAUSE_S < call.at < at + PAUSE_S]
     assert hints > 0
     figure(
         "a daemon, commands and callbacks in real time",
@@ -254,7 +265,7 @@ def test_eight_processes_at_once_never_take_one_call_too_many(tmp_path: Path, fi
     """All begin together, as fast as they can; one of them is killed while it may hold the lock."""
     script = tmp_path / "hammer.py"
     script.write_text(textwrap.dedent(HAMMER))
-    seconds = pick(70, 3)
+    seconds = pick(70, 8)
     started = [
         subprocess.Popen(
             [sys.executable, str(script), str(tmp_path / "window"), str(seconds)],

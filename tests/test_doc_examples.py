@@ -1,4 +1,4 @@
-"""What a reader types or pastes from the documents: commands, configurations and links. Nothing is run."""
+"""What a reader types or pastes from the documents: commands and configurations. Nothing is run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ _FENCE: Final = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOT
 _SPAN: Final = re.compile(r"`([^`\n]+)`")
 #: What may stand before a command that is started by something else, with its options.
 _STARTERS: Final = {"sudo": {"-u"}, "systemd-run": {"-p"}, "runuser": {"-u"}, "exec": set(), "nice": {"-n"}}
-_LINK: Final = re.compile(r"\[[^\]\n]*(?:\n[^\]\n]*)?\]\(([^)\s]+)\)")
 
 
 def text_of(document: str) -> str:
@@ -84,7 +83,8 @@ def check_call(arguments: list[str]) -> str | None:
     """Return what click says against a call. A group alone, such as `dcsync hooks`, is the name of its commands."""
     parent: click.Context | None = None
     command: click.Command = dcsync
-    name, rest = "dcsync", list(arguments)
+    name: str | None = "dcsync"
+    rest = list(arguments)
     try:
         while True:
             context = command.make_context(name, rest, parent=parent)
@@ -141,7 +141,7 @@ def test_a_wrong_command_is_noticed(call: str) -> None:
 
 # --- configurations ---------------------------------------------------------------------------------------------------
 
-_NEEDED: Final = {
+_NEEDED: Final[dict[str, Any]] = {
     "mirror": {"root": "/srv/dcsync"},
     "auth": {"client_id": "id"},
     "account": [{"name": "acme", "id": "b.872264f8-2433-498d-8d36-16649ecb13fe"}],
@@ -195,30 +195,3 @@ def test_every_configuration_in_a_document_is_accepted(document: str) -> None:
 @pytest.mark.parametrize("snippet", ["[mirror]\nrot = '/x'", "[keeep]\nlast = 1", "[keep]\nlast = 'two'"])
 def test_a_wrong_configuration_is_noticed(snippet: str) -> None:
     assert mistakes_in(snippet) != []
-
-
-# --- links ------------------------------------------------------------------------------------------------------------
-
-
-def anchors_of(path: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub and mkdocs make them."""
-    text = _FENCE.sub("", path.read_text(encoding="utf-8"))
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
-
-
-def broken_links(document: str) -> Iterator[str]:
-    """Yield the links of a document to a file or a heading that does not exist."""
-    here = REPOSITORY / document
-    for target in _LINK.findall(_FENCE.sub("", text_of(document))):
-        if re.match(r"[a-z]+:", target):
-            continue
-        name, _, anchor = target.partition("#")
-        path = (here.parent / name).resolve() if name else here
-        if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors_of(path)):
-            yield target
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def _every_link_in_a_document_leads_somewhere(document: str) -> None:
-    assert list(broken_links(document)) == []

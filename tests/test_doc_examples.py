@@ -1,4 +1,4 @@
-"""What a reader types or pastes from the documents: commands and configurations. Nothing is run."""
+"""What a reader types or pastes from the documents: commands, configurations and links. Nothing is run."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _FENCE: Final = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOT
 _SPAN: Final = re.compile(r"`([^`\n]+)`")
 #: What may stand before a command that is started by something else, with its options.
 _STARTERS: Final = {"sudo": {"-u"}, "systemd-run": {"-p"}, "runuser": {"-u"}, "exec": set(), "nice": {"-n"}}
+_LINK: Final = re.compile(r"\[[^\]\n]*(?:\n[^\]\n]*)?\]\(([^)\s]+)\)")
 
 
 def text_of(document: str) -> str:
@@ -195,3 +196,33 @@ def test_every_configuration_in_a_document_is_accepted(document: str) -> None:
 @pytest.mark.parametrize("snippet", ["[mirror]\nrot = '/x'", "[keeep]\nlast = 1", "[keep]\nlast = 'two'"])
 def test_a_wrong_configuration_is_noticed(snippet: str) -> None:
     assert mistakes_in(snippet) != []
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def anchors_of(path: Path) -> set[str] | None:
+    """Return the anchors of a page's headings, or None if the site generates some. Its strict build checks these."""
+    text = _FENCE.sub("", path.read_text(encoding="utf-8"))
+    if "<!-- generated:" in text:
+        return None
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
+
+
+def broken_links(document: str) -> Iterator[str]:
+    """Yield the links of a document to a file or a heading that does not exist."""
+    here = REPOSITORY / document
+    for target in _LINK.findall(_FENCE.sub("", text_of(document))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (here.parent / name).resolve() if name else here
+        known = anchors_of(path) if anchor and path.suffix == ".md" and path.is_file() else None
+        if not path.exists() or (known is not None and anchor not in known):
+            yield target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_in_a_document_leads_somewhere(document: str) -> None:
+    assert list(broken_links(document)) == []

@@ -75,6 +75,7 @@ def test_a_link_out_of_docs_leads_to_the_page_of_that_document(tmp_path: Path) -
         "docs/guides/b.md": "<!-- generated: part -->\n",
         "CHANGELOG.md": "[a](docs/guides/a.md)\n",
         "CONTRIBUTING.md": "",
+        "SECURITY.md": "",
     }.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text(text)

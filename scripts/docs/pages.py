@@ -10,7 +10,11 @@ from typing import Final
 
 REPOSITORY: Final = Path(__file__).parents[2]
 #: Documents outside of docs/ that are pages, too.
-ADDED: Final = {"CHANGELOG.md": "project/changelog.md", "CONTRIBUTING.md": "project/contributing.md"}
+ADDED: Final = {
+    "CHANGELOG.md": "project/changelog.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "SECURITY.md": "project/security.md",
+}
 #: Where links to other files of the repository lead.
 ELSEWHERE: Final = {"README.md": "index.md", "config.example.toml": "reference/configuration.md"}
 

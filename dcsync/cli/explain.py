@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 _WIDTH = 80
 
 
+def _complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from dcsync.core.alerts import AlertCode
+
+    return [code.value for code in AlertCode if code.startswith(incomplete.upper())]
+
+
 @click.command("explain", epilog=exit_statuses())
-@click.argument("code", required=False)
+@click.argument("code", required=False, shell_complete=_complete)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_command(code: str | None, as_json: bool) -> int:
     """Explain a code, such as L-LATE: what it means, what dcsync does, and what you do.

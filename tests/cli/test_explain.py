@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from dcsync.cli.group import dcsync as cli
 from dcsync.cli.group import show_error
 from dcsync.core.alerts import AlertCode
 from dcsync.errors import ConfigMissing
@@ -40,6 +42,12 @@ def test_without_a_code_all_codes_are_listed(dcsync: Dcsync) -> None:
     assert [code for code in AlertCode if code.value not in words] == []
     assert max(map(len, result.out.splitlines())) <= 80
     assert sorted(each["code"] for each in dcsync("explain", "--json").json["codes"]) == sorted(AlertCode)
+
+
+def test_the_shell_completes_codes_in_either_case() -> None:
+    complete = ShellComplete(cli, {}, "dcsync", "_DCSYNC_COMPLETE")
+
+    assert [item.value for item in complete.get_completions(["explain"], "l-s")] == ["L-SLOW", "L-SCHEDULE", "L-STATUS"]
 
 
 def test_an_unknown_code_gets_a_suggestion(dcsync: Dcsync) -> None:

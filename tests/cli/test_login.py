@@ -21,6 +21,7 @@ from dcsync.sandbox import Fault
 from dcsync.sandbox.refusals import REQUEST_ID
 from tests.cli.conftest import Dcsync
 from tests.rigs.browser import browsing, new_page
+from tests.rigs.json_page import documented, written
 from tests.rigs.served import Served, served
 
 AUTH = ('method = "login"', 'client_id = "sandbox"', 'client_secret = "sandbox-secret"')
@@ -88,6 +89,7 @@ async def test_signing_in_with_a_real_browser(signing_in: Served, tmp_path: Path
 
     assert process.returncode == 0
     answer = json.loads(out)
+    assert set(written(answer)) == documented("`dcsync login --json`")
     assert answer["user"] == "anna"
     assert [account["visible"] for account in answer["accounts"]] == [True]
     assert TokenStore(signing_in.state).read() is not None

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.cli.group import run
+from tests.rigs.json_page import documented
 from tests.rigs.mirror import tables
 from tests.rigs.postgres import Postgres
 from tests.rigs.served import TOKEN, Served, served
@@ -73,6 +74,7 @@ def test_a_mirror_moves_to_postgresql_and_back_and_the_old_manifest_is_refused(s
     there = dcsync(side, "manifest", "copy", "--to", database, "--json")
     assert there[0] == 0, there[2]
     assert json.loads(there[1])["jobs"] == 1
+    assert set(json.loads(there[1])) == documented("`dcsync manifest copy --json`")
     # A host whose configuration was not changed still uses the old manifest, and is refused.
     for command in ("sync", "rebuild", "status"):
         refused = dcsync(side, command)

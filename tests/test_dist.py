@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -189,15 +190,65 @@ def test_the_single_file_unpacks_itself_and_mirrors_the_demo(wheel: Path, tmp_pa
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PEX_ROOT": str(tmp_path / "unpacked")}
 
     def dcsync(*words: str) -> str:
-        command = [f"/usr/bin/{PYTHON}", program, *words]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True)
-        return done.stdout
+        command = [f"/usr/bin/{PYTHON}", str(program), *words]
+        return subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
     assert program.name.startswith(f"dcsync-{__version__}-python3.")
     assert dcsync("--version") == f"dcsync, version {__version__}\n"
     dcsync("demo", str(tmp_path / "demo"))
     assert len(list((tmp_path / "demo").rglob("SHA256SUMS"))) > 0
     assert (tmp_path / "unpacked").is_dir()
+
+
+# --- the image --------------------------------------------------------------------------------------------------------
+
+CONTAINERFILE: Final = REPOSITORY / "release/Containerfile"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Return the instructions of the image with their arguments, lines joined."""
+    lines = (line for line in CONTAINERFILE.read_text().splitlines() if line and not line.startswith("#"))
+    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
+    return [(name, " ".join(rest.split())) for name, _, rest in (line.partition(" ") for line in joined)]
+
+
+def arguments(name: str) -> list[str]:
+    return [rest for instruction, rest in instructions() if instruction == name]
+
+
+def test_the_image_runs_the_daemon_as_a_user_without_rights_and_checks_its_health() -> None:
+    known = {"ARG", "FROM", "COPY", "RUN", "ENV", "USER", "VOLUME", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    assert {name for name, _ in instructions()} == known
+    assert arguments("USER") == ["dcsync"]
+    assert json.loads(arguments("HEALTHCHECK")[0].partition("CMD ")[2]) == ["dcsync", "status", "--check"]
+    assert [json.loads(arguments(name)[0]) for name in ("ENTRYPOINT", "CMD")] == [["dcsync"], ["run"]]
+    assert json.loads(arguments("VOLUME")[0]) == ["/var/lib/dcsync", "/srv/dcsync"]
+    assert "DCSYNC_CONFIG=/etc/dcsync/config.toml" in arguments("ENV")[0]
+
+
+def test_what_the_image_copies_exists_and_its_commands_install_dcsync(wheel: Path, tmp_path: Path) -> None:
+    """No registry of images can be reached here, so the commands of the first stage run in a folder."""
+    context = tmp_path / "context/dist"
+    context.mkdir(parents=True)
+    shutil.copy(wheel, context)
+    (context / "requirements.txt").write_text(pinned({"click"}))  # enough to start, and fast
+    first, second = arguments("COPY")
+    *sources, target = first.split()
+    copied = tmp_path / target.strip("/")
+    copied.mkdir(parents=True)
+    for source in sources:
+        (path,) = context.parent.glob(source)
+        shutil.copy(path, copied)
+
+    command = re.sub(r"(?<=[ \t])/(?=opt/|tmp/)", f"{tmp_path}/", arguments("RUN")[0])
+    offline = {"PATH": os.environ["PATH"], "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(WHEELS), "PIP_NO_COMPILE": "1"}
+    subprocess.run(["sh", "-euc", command], env=offline, check=True, capture_output=True)
+
+    assert second == "--from=build /opt/dcsync /opt/dcsync"
+    done = subprocess.run([tmp_path / "opt/dcsync/bin/dcsync", "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"dcsync, version {__version__}\n"
+    for each in arguments("RUN"):
+        subprocess.run(["sh", "-n", "-c", each], check=True)
 
 
 # --- on a real system -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from scripts.dist.pyz import build_pyz
 from scripts.dist.rpm import build_rpm
 from scripts.dist.tree import make_tree
 
-KINDS = ("sdist", "wheel", "deb", "rpm", "pyz")
+KINDS = ("sdist", "wheel", "requirements", "deb", "rpm", "pyz")
 
 
 def main() -> None:
@@ -34,6 +35,8 @@ def main() -> None:
         print(*SdistBuilder(str(REPOSITORY)).build(directory=str(options.into), versions=["standard"]))
     (wheel,) = WheelBuilder(str(REPOSITORY)).build(directory=str(options.into), versions=["standard"])
     print(wheel)
+    if "requirements" in kinds:  # the image installs them
+        print(shutil.copy(options.wheels / "requirements.txt", options.into))
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
         if {"deb", "rpm"} & set(kinds):

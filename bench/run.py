@@ -26,7 +26,7 @@ from typing import Any
 import structlog
 
 from bench import compare
-from bench.stage import OnDisk
+from bench.stage import SMALL, OnDisk, Size
 from dcsync.core import plan as planning
 from dcsync.core.cost import Method
 from dcsync.core.model import JobId, ListedFile, StoredFile
@@ -288,7 +288,7 @@ async def main(arguments: Sequence[str]) -> int:
     # These parts run in threads, because they wait for processes that use a sandbox in this process.
     if "memory" in wanted:
         await asyncio.to_thread(memory)
-    size = compare.SMALL if given.small else compare.Size()
+    size = SMALL if given.small else Size()
     table = await asyncio.to_thread(compare.compare, sorted(wanted), size=size)
     document = "\n".join([table.markdown(), *_lines()]) if table.rows else "\n".join(_lines())
     out = Path("build/bench")

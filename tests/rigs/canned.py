@@ -29,9 +29,10 @@ class CannedApi(DataConnector):
         failing: dict[str, Exception] | None = None,
     ) -> None:
         super().__init__(cast("ApiTransport", None))
-        self._lists = {None: list(pages), **{project: list(found) for project, found in (projects or {}).items()}}
+        self._lists: dict[str | None, list[Page]] = {None: list(pages)}
+        self._lists |= {project: list(found) for project, found in (projects or {}).items()}
         self._requests = {request.id: request for request in requests}
-        self._failing = failing or {}
+        self.failing = failing or {}
         self._is_tried_once = False
         #: Such as "page 1", "page 2 of ONE", "probe", "probe ONE", "request R1", "requests", "listing J1", and
         #: "listing J1, once" of an API that does not repeat its calls.
@@ -50,8 +51,8 @@ class CannedApi(DataConnector):
     def _call(self, what: str) -> None:
         self._count.add()
         self.asked.append(f"{what}, once" if self._is_tried_once else what)
-        if what in self._failing:
-            raise self._failing[what]
+        if what in self.failing:
+            raise self.failing[what]
 
     async def listing(self, account: AccountId, job: JobId) -> tuple[ListedFile, ...]:
         """No job has a listing, unless it fails otherwise."""

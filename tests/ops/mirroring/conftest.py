@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.fakes import make_request
+from tests.rigs.canned import CannedApi
+from tests.rigs.due import Observer, Rig
 from tests.rigs.listener import Listener
 from tests.rigs.mirror import Mirror
 from tests.rigs.publishing import Workbench, workbench
@@ -22,3 +25,8 @@ async def bench(mirror: Mirror) -> AsyncIterator[Workbench]:
 def listener(mirror: Mirror) -> Listener:
     """A hook that hears everything."""
     return Listener(mirror)
+
+
+@pytest.fixture
+def rig(bench: Workbench) -> Rig:
+    return Rig(bench=bench, api=CannedApi(requests=[make_request()]), observer=Observer())

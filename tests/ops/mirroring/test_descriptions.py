@@ -77,7 +77,7 @@ async def test_one_that_cannot_be_read_now_is_in_the_list_or_is_read_later(error
 
     found, unread = await read(listed, "A"), await read(unlisted, "A")
 
-    assert (found.found.keys(), found.unread) == ({"A"}, {})
+    assert (set(found.found), found.unread) == ({"A"}, {})
     assert (unread.found, unread.unread) == ({}, {"A": error})
     assert listed.asked == unlisted.asked == ["request A", "requests"]
 
@@ -110,7 +110,7 @@ async def test_after_three_calls_without_an_answer_no_other_is_asked_for() -> No
 
     assert api.asked == ["requests", "request A", "request B"]
     assert descriptions.unread.keys() == {"A", "B", "C", "D"}
-    assert isinstance(descriptions.unread["C"], ApiFault)
+    assert isinstance(descriptions.unread[RequestId("C")], ApiFault)
 
 
 @pytest.mark.parametrize("error", [None, REFUSED, BadAnswer("html", status=200)])

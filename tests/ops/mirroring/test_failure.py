@@ -216,12 +216,14 @@ async def test_jobs_that_wait_for_space_are_one_failure_without_an_attempt(
 
     assert ([failed.job for failed in outcome.failed], outcome.blocked, outcome.due_later) == ([jobs[0].id], 3, 2)
     assert outcome.failed[0].next_try_at is None
+    last = None
     for job in jobs:
-        found = await bench.context.manifest.job(bench.account.name, job.id)
-        assert found is not None
-        assert (found.state, found.attempts, found.next_try_at) == (JobState.FAILED, 0, None)
-        assert (found.reason_code, found.reason) == (error.code, "too little space")
-    assert (await room.blocked([found])).keys() == {jobs[2].id}
+        last = await bench.context.manifest.job(bench.account.name, job.id)
+        assert last is not None
+        assert (last.state, last.attempts, last.next_try_at) == (JobState.FAILED, 0, None)
+        assert (last.reason_code, last.reason) == (error.code, "too little space")
+    assert last is not None
+    assert (await room.blocked([last])).keys() == {jobs[2].id}
 
 
 async def test_a_disk_that_fills_up_during_a_download_counts_as_an_attempt_of_each_job(

@@ -1,126 +1,26 @@
-"""Which jobs a run tries, in which order, and what it records of itself. No job can be downloaded here."""
+"""Which jobs a run tries, and in which order. No job can be downloaded here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, Job, JobId, RequestId
-from dcsync.core.ports import KnownJob
 from dcsync.core.wire import BadEntry
 from dcsync.errors import (
     AccessRefused,
-    ApiFault,
     ApiUnreachable,
-    BadAnswer,
-    DcsyncError,
-    DiskFull,
-    Fenced,
-    ManifestError,
-    MirrorMissing,
     SizeMismatch,
     SpaceNeeds,
 )
-from dcsync.manifest.schema import run as run_table
-from dcsync.ops.context import NullObserver
-from dcsync.ops.mirroring.outcome import AccountOutcome, Wanted
-from dcsync.ops.mirroring.run import mirror_job, poll_account, sync
 from dcsync.ops.observed import Observations
-from tests.fakes import REQUEST_ID, make_job, make_request
-from tests.rigs.canned import CannedApi, Page
+from tests.fakes import REQUEST_ID
+from tests.rigs.canned import CannedApi
+from tests.rigs.due import DAY, DOWN, HOUR, OTHER, Rig, S, make, pending
 from tests.rigs.mirror import TODAY
-from tests.rigs.publishing import Workbench, make_id, make_known_request
-
-S = JobState
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-DOWN = ApiFault("no answer")
-OTHER = RequestId("0" * 36)
-
-
-def make(number: int = 1, age: timedelta = DAY, **changes: Any) -> Job:
-    """Return a complete job of that age."""
-    made = TODAY - age
-    return make_job(**{"id": make_id(number), "created_at": made, "completed_at": made, **changes})
-
-
-def pending(number: int = 1, age: timedelta = DAY, **changes: Any) -> Job:
-    return make(number, age, **{"status": "running", "completion_status": None, "completed_at": None, **changes})
-
-
-class Observer(NullObserver):
-    """Remembers which jobs are done."""
-
-    def __init__(self) -> None:
-        self.done: list[JobId] = []
-
-    def job_done(self, job: JobId) -> None:
-        self.done.append(job)
-
-
-@dataclass(slots=True, kw_only=True)
-class Rig:
-    """A mirror, what the manifest has of jobs, and an API."""
-
-    bench: Workbench
-    api: CannedApi
-    observer: Observer
-
-    async def know(self, job: Job, state: JobState = S.SEEN, *, described: bool = True, **move: Any) -> Job:
-        """Record a job in a state. `move` are the fields of its last change."""
-        request = make_known_request(id=job.request_id, is_described=described)
-        manifest, name = self.bench.context.manifest, self.bench.account.name
-        first = S.SEEN if move else state
-        document = make_request(id=job.request_id) if described else None
-        await manifest.record_poll(
-            name, jobs=[KnownJob(job=job, state=first)], requests=[(request, document)], at=TODAY
-        )
-        if move:
-            await manifest.move(name, job.id, state, at=TODAY, **move)
-        return job
-
-    def show(self, *pages: Page, **failing: Exception) -> None:
-        """Let the API have these pages. `failing` names calls, with `_` for a space."""
-        errors = {what.replace("_", " ", 1): error for what, error in failing.items()}
-        self.api = CannedApi(pages, requests=[make_request()], failing=errors)
-
-    def fail(self, job: Job, error: Exception) -> None:
-        """Let the data listing of a job fail in another way."""
-        self.api._failing[f"listing {job.id}"] = error
-
-    async def run(
-        self, *names: str, jobs: tuple[JobId, ...] = (), dry_run: bool = False, **account: Any
-    ) -> AccountOutcome:
-        """Do one run, of these data requests or jobs if any are named."""
-        context = replace(self.bench.context, api=self.api, observer=self.observer)
-        settings = replace(self.bench.account, **account)
-        (outcome,) = await sync(context, [settings], wanted=Wanted(requests=names, jobs=jobs), dry_run=dry_run)
-        return outcome
-
-    @property
-    def tried(self) -> list[str]:
-        """The jobs whose data listing was asked for, in order."""
-        return [call.removeprefix("listing ") for call in self.api.asked if call.startswith("listing")]
-
-    async def known(self, job: Job) -> KnownJob:
-        found = await self.bench.context.manifest.job(self.bench.account.name, job.id)
-        assert found is not None
-        return found
-
-    async def runs(self) -> list[Any]:
-        async with self.bench.context.manifest.reading() as connection:
-            return list(await connection.execute(sa.select(run_table)))
-
-
-@pytest.fixture
-def rig(bench: Workbench) -> Rig:
-    return Rig(bench=bench, api=CannedApi(requests=[make_request()]), observer=Observer())
-
+from tests.rigs.publishing import make_id
 
 # --- what a poll records ----------------------------------------------------------------------------------------------
 
@@ -179,7 +79,7 @@ async def test_a_dry_run_records_nothing(rig: Rig) -> None:
 async def test_what_cannot_be_used_or_read_is_in_the_outcome_and_kept(rig: Rig) -> None:
     manifest, name = rig.bench.context.manifest, rig.bench.account.name
     api = CannedApi(projects={"ONE": [[BadEntry(problem="no id", dated_at=TODAY)]], "TWO": []})
-    api._failing["page 1 of TWO"] = AccessRefused("no")
+    api.failing["page 1 of TWO"] = AccessRefused("no")
     rig.api = api
 
     outcome = await rig.run(projects=("ONE", "TWO"))
@@ -288,7 +188,10 @@ async def test_a_named_job_is_tried_again_if_its_extract_may_exist(
     rig: Rig, state: JobState, age: timedelta, *, is_tried: bool
 ) -> None:
     job = make(1, age, completion_status="failed" if state is S.EMPTY else "success")
-    await rig.know(job, state, **({} if state is S.EMPTY else {"attempts": 3}))
+    if state is S.EMPTY:
+        await rig.know(job, state)
+    else:
+        await rig.know(job, state, attempts=3)
 
     outcome = await rig.run(jobs=(job.id,))
 
@@ -420,7 +323,7 @@ async def test_a_run_that_does_not_look_at_all_jobs_forgets_no_need_of_space(rig
 
 async def test_the_jobs_of_a_data_request_that_cannot_be_read_are_due_later(rig: Rig) -> None:
     rig.show([make()], requests=DOWN)
-    rig.api._failing[f"request {REQUEST_ID}"] = DOWN
+    rig.api.failing[f"request {REQUEST_ID}"] = DOWN
 
     outcome = await rig.run()
 
@@ -438,236 +341,3 @@ async def test_an_open_job_that_autodesk_deletes_soon_is_a_warning(rig: Rig, age
     assert outcome.expiring == [job.id] * warned
     found = [line for line in lines if line["event"] == "Autodesk will delete an extract soon"]
     assert [line["job"] for line in found] == [job.id] * warned
-
-
-# --- how a job fails --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("reason_code", "is_once"),
-    [("A-SERVER", True), ("A-NETWORK", True), ("A-ANSWER", True), ("F-SIZE", False), (None, False)],
-)
-async def test_a_job_whose_calls_failed_before_takes_one_call_of_each(
-    rig: Rig, reason_code: str | None, *, is_once: bool
-) -> None:
-    job = await rig.know(make(), S.FAILED, next_try_at=TODAY, reason_code=reason_code)
-
-    await rig.run()
-
-    assert rig.tried == [f"{job.id}, once" if is_once else job.id]
-
-
-async def test_a_failed_job_stops_no_other_one(rig: Rig) -> None:
-    jobs = [await rig.know(make(number, (9 - number) * DAY)) for number in (1, 2, 3)]
-    rig.fail(jobs[0], RuntimeError("a bug with a secret"))
-    rig.fail(jobs[1], AccessRefused("no"))
-
-    with capture_logs() as lines:
-        outcome = await rig.run()
-
-    assert outcome.error is None
-    assert [failed.code for failed in outcome.failed] == ["D-BUG", "A-DENIED", "L-QUARANTINE"] or len(
-        outcome.failed
-    ) == 3
-    assert outcome.failed[0].message == "unexpected RuntimeError; the log has the traceback"
-    assert rig.observer.done == [job.id for job in jobs]
-    (line,) = [line for line in lines if line["event"].startswith("a bug in dcsync stopped a job")]
-    assert (line["job"], line["exc_info"]) == (jobs[0].id, True)
-    (row,) = await rig.runs()
-    assert (row.published, row.failed, row.calls, row.error_code) == (0, 3, outcome.calls, None)
-    assert outcome.calls == len(rig.api.asked) == 4
-
-
-async def test_an_error_of_the_whole_run_stops_the_account_at_once(rig: Rig) -> None:
-    jobs = [await rig.know(make(number, (9 - number) * DAY)) for number in (1, 2)]
-    rig.fail(jobs[0], MirrorMissing("away"))
-
-    outcome = await rig.run()
-
-    assert isinstance(outcome.error, MirrorMissing)
-    assert (rig.tried, outcome.failed, rig.observer.done) == ([jobs[0].id], [], [jobs[0].id])
-    assert (await rig.known(jobs[0])).state is S.SEEN
-
-
-async def test_a_job_that_another_host_has_taken_over_is_not_recorded(rig: Rig) -> None:
-    jobs = [await rig.know(make(number, (9 - number) * DAY)) for number in (1, 2)]
-    rig.fail(jobs[0], Fenced("taken"))
-
-    with capture_logs() as lines:
-        outcome = await rig.run()
-
-    assert [failed.job for failed in outcome.failed] == [jobs[1].id]
-    assert (await rig.known(jobs[0])).state is S.SEEN
-    (line,) = [line for line in lines if line["event"].startswith("another host took over")]
-    assert line["job"] == jobs[0].id
-
-
-async def test_a_full_disk_lets_its_job_wait_except_in_a_dry_run(rig: Rig) -> None:
-    job = await rig.know(make())
-    rig.fail(job, DiskFull("full"))
-
-    dry, outcome = await rig.run(dry_run=True), await rig.run()
-
-    assert (dry.blocked, outcome.blocked) == (0, 1)
-    assert [failed.code for failed in dry.failed] == [failed.code for failed in outcome.failed] == ["F-SPACE"]
-    assert job.id in await Observations(rig.bench.context.manifest, rig.bench.account.name).space_needs()
-
-
-async def test_two_silent_jobs_ask_for_the_list_and_its_error_stops_the_account(rig: Rig) -> None:
-    jobs = [await rig.know(make(number, (9 - number) * DAY)) for number in (1, 2, 3)]
-    for job in jobs:
-        rig.fail(job, DOWN)
-    rig.api._failing["probe"] = BadAnswer("html", status=200)
-
-    outcome = await rig.run()
-
-    assert isinstance(outcome.error, BadAnswer)
-    assert [failed.job for failed in outcome.failed] == [jobs[0].id]
-
-
-async def test_the_poll_of_the_next_run_begins_the_row_of_silent_jobs_anew(rig: Rig) -> None:
-    job = await rig.know(make())
-    rig.fail(job, DOWN)
-
-    await rig.run()
-    await rig.bench.context.manifest.move(rig.bench.account.name, job.id, S.FAILED, at=TODAY, next_try_at=TODAY)
-    await rig.run()
-
-    assert "probe" not in rig.api.asked
-
-
-# --- what is recorded of the run --------------------------------------------------------------------------------------
-
-
-async def test_a_run_without_a_failure_is_a_success_and_no_row(rig: Rig) -> None:
-    outcome = await rig.run()
-
-    facts = await rig.bench.context.manifest.facts(rig.bench.account.name)
-    assert (facts.last_poll_at, facts.last_success_at, facts.error_code, facts.error) == (TODAY, TODAY, None, None)
-    assert (outcome.error, await rig.runs()) == (None, [])
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(DOWN, "A-SERVER"), (RuntimeError("a secret"), "D-BUG"), (KeyError("x"), "D-BUG")]
-)
-async def test_what_stopped_an_account_is_recorded_until_a_run_succeeds(rig: Rig, error: Exception, code: str) -> None:
-    await rig.run()
-    rig.show(page_1=error)
-    rig.bench.mirror.clock.advance(60)
-
-    with capture_logs() as lines:
-        outcome = await rig.run()
-
-    manifest, name = rig.bench.context.manifest, rig.bench.account.name
-    facts = await manifest.facts(name)
-    assert outcome.error is not None
-    assert outcome.error.code == facts.error_code
-    assert (facts.error, facts.last_success_at) == (outcome.error.message, TODAY)
-    assert "secret" not in outcome.error.message
-    assert isinstance(error, DcsyncError) or type(error).__name__ in outcome.error.message
-    (line,) = [line for line in lines if "stopped" in line["event"]]
-    assert (line["account"], line["log_level"]) == ("acme", "warning" if error is DOWN else "error")
-    (row,) = await rig.runs()
-    assert (row.error_code, row.published, row.failed, row.calls) == (facts.error_code, 0, 0, 1)
-    assert (row.started_at, row.ended_at) == (TODAY + timedelta(minutes=1), TODAY + timedelta(minutes=1))
-
-    rig.show()
-    await rig.run()
-    assert (await manifest.facts(name)).error_code is None
-
-
-async def test_an_error_of_the_manifest_is_not_written_into_the_manifest(rig: Rig) -> None:
-    rig.show(page_1=ManifestError("locked"))
-
-    outcome = await rig.run()
-
-    assert isinstance(outcome.error, ManifestError)
-    assert (await rig.bench.context.manifest.facts(rig.bench.account.name)).error_code is None
-
-
-async def test_each_account_has_its_own_outcome(rig: Rig) -> None:
-    accounts = [replace(rig.bench.account, name=AccountName(name)) for name in ("acme", "beta")]
-    context = replace(rig.bench.context, api=rig.api)
-
-    outcomes = await sync(context, accounts)
-
-    assert [outcome.account.name for outcome in outcomes] == ["acme", "beta"]
-    assert [outcome.calls for outcome in outcomes] == [1, 1]
-
-
-# --- several hosts ----------------------------------------------------------------------------------------------------
-
-
-async def test_a_poll_alone_returns_the_due_jobs_and_mirrors_none(rig: Rig) -> None:
-    await rig.know(make(1))
-    await rig.know(make(2, 2 * DAY))
-    context = replace(rig.bench.context, api=rig.api)
-
-    outcome, due = await poll_account(context, rig.bench.account)
-
-    assert ([known.job.id for known in due], rig.tried) == ([make_id(2), make_id(1)], [])
-    assert outcome.account == rig.bench.account
-    facts = await context.manifest.facts(rig.bench.account.name)
-    assert (facts.last_poll_at, facts.last_success_at) == (TODAY, None)
-
-
-async def test_a_poll_that_finds_nothing_due_is_a_success(rig: Rig) -> None:
-    context = replace(rig.bench.context, api=rig.api)
-
-    _, due = await poll_account(context, rig.bench.account)
-
-    assert due == []
-    assert (await context.manifest.facts(rig.bench.account.name)).last_success_at == TODAY
-
-
-@pytest.mark.parametrize(
-    ("state", "request_id", "is_tried"),
-    [
-        (S.SEEN, REQUEST_ID, True),
-        (S.FAILED, REQUEST_ID, True),
-        (S.PUBLISHED, REQUEST_ID, False),
-        (S.EXPIRED, REQUEST_ID, False),
-        (S.SEEN, OTHER, False),
-    ],
-)
-async def test_a_host_mirrors_a_job_that_is_open_and_wanted(
-    rig: Rig, state: JobState, request_id: RequestId, *, is_tried: bool
-) -> None:
-    job = await rig.know(make(request_id=request_id), state)
-    context, account = replace(rig.bench.context, api=rig.api), replace(rig.bench.account, requests=(REQUEST_ID,))
-
-    outcome = await mirror_job(context, account, job.id)
-
-    assert bool(rig.tried) is is_tried
-    assert len(outcome.failed) == is_tried
-
-
-async def test_a_host_that_knows_nothing_of_a_job_does_nothing(rig: Rig) -> None:
-    outcome = await mirror_job(replace(rig.bench.context, api=rig.api), rig.bench.account, make_id(7))
-
-    assert (outcome.error, outcome.failed, rig.tried) == (None, [], [])
-
-
-@pytest.mark.parametrize(("other", "is_success"), [(None, True), (REQUEST_ID, False), (OTHER, True)])
-async def test_a_host_that_finishes_the_last_open_job_of_an_account_records_a_success(
-    rig: Rig, other: RequestId | None, *, is_success: bool
-) -> None:
-    job = await rig.know(make(1), S.PUBLISHED)
-    if other is not None:
-        await rig.know(make(2, request_id=other))
-    context, account = replace(rig.bench.context, api=rig.api), replace(rig.bench.account, requests=(REQUEST_ID,))
-
-    await mirror_job(context, account, job.id)
-
-    assert ((await context.manifest.facts(account.name)).last_success_at == TODAY) is is_success
-
-
-async def test_a_host_moves_latest_if_the_host_that_published_ended_before(rig: Rig) -> None:
-    bench = rig.bench
-    job = bench.job()
-    await bench.publish(job, {"a.csv": "id\n"})
-    bench.latest.unlink()
-
-    await mirror_job(replace(bench.context, api=rig.api), bench.account, job.id)
-
-    assert bench.latest.resolve() == bench.path(job)

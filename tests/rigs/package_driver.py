@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Final
 
-from tests.rigs.units_driver import (
+from tests.rigs.units_system import (
     CREDENTIALS,
     ETC,
     MAIN,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dcsync.core.cost import CostInputs, Method
 from dcsync.core.model import ARCHIVE_NAME
 from dcsync.core.plan import Known, plan, prices_of, spans_of
@@ -22,7 +20,7 @@ class TestWays:
         assert (price.method, price.calls, price.size, price.requests) == (Method.FILES, 2, 17, 2)
 
     def test_each_way_counts_its_calls_bytes_and_requests(self) -> None:
-        bodies = {"a.csv": b"1", "b.csv": b"22", "x/y": b"333"}
+        bodies = {"a.csv": b"1", "b.csv": b"22", "x/y": b"333", "x/z": b"333"}
         directory = make_directory(bodies, spacing=100_000)
         listing = [make_listed("a.csv", 1), make_listed("b.csv", 2), make_listed("own.csv", 50)]
         made = plan(listing, Known(directory=directory, previous=make_snapshot({"b.csv": b"22"})))
@@ -30,9 +28,9 @@ class TestWays:
         prices = prices_of(made, directory, self.MARKET)
 
         assert {way: (price.calls, price.size, price.requests) for way, price in prices.items()} == {
-            Method.FILES: (3, 50 + 1 + 100_000, 3),  # x/y has no URL: it comes by a range whichever way the rest does
-            Method.RANGES: (2, 50 + 200_000, 3),  # b.csv in between is linked, and longer than the gap
-            Method.WHOLE: (2, 50 + 300_000, 2),
+            Method.FILES: (3, 50 + 1 + 200_000, 3),  # x/… have no URL: they come by a range whichever way the rest does
+            Method.RANGES: (2, 50 + 300_000, 3),  # b.csv in between is linked, and longer than the gap
+            Method.WHOLE: (2, 50 + 400_000, 2),
         }
 
     def test_a_plan_that_wants_nothing_costs_nothing(self) -> None:
@@ -69,8 +67,12 @@ class TestWays:
         spans = spans_of(directory.members, Method.WHOLE, directory)
 
         assert [span.stop - span.start for span in spans] == [8 << 20] * 4
+        larger = make_directory({str(index): BODY for index in range(20)}, spacing=2 << 20)
+        spans = spans_of(larger.members, Method.WHOLE, larger)
+        assert [span.stop - span.start for span in spans] == [10 << 20] * 4
         # In pieces of 4 MiB at least.
-        spans = spans_of(directory.members[:6], Method.WHOLE, replace(directory, size=12 << 20))
+        smaller = make_directory({str(index): BODY for index in range(12)}, spacing=1 << 20)
+        spans = spans_of(smaller.members, Method.WHOLE, smaller)
         assert [span.stop - span.start for span in spans] == [4 << 20] * 3
 
     def test_gaps_are_widened_by_a_factor_of_two(self) -> None:

@@ -124,7 +124,8 @@ class TestMembersWithoutMeasure:
         assert [extract.name for extract in made.extracts] == ["a.csv"]
         total = sum(further.values())
         reason = f"only in the ZIP, and refused: together with the other unlisted entries it unpacks to {total}"
-        assert {skip.file.name: skip.reason for skip in made.skipped} == dict.fromkeys(further, f"{reason} bytes")
+        expected = [Skip(file=make_listed(name, 0), reason=f"{reason} bytes", is_lost=True) for name in further]
+        assert [replace(skip, file=make_listed(skip.file.name, skip.file.size)) for skip in made.skipped] == expected
 
     def test_the_archive_does_not_count_as_content_of_the_listing(self) -> None:
         listing, known = self.make({"schemas/a": 65 * self.MIB}, 0)
@@ -221,6 +222,14 @@ class TestNeededArchive:
 
         (keep,) = kept(made)
         assert keep.reason == "kept, because it cannot be compared with the other files: no end record"
+
+    def test_a_staged_archive_of_another_size_is_fetched(self) -> None:
+        staged = {ARCHIVE_NAME: make_stored(ARCHIVE_NAME, b"x" * 499)}
+
+        made = plan(self.LISTING, Known(zip_fault="no end record", staged=staged))
+
+        assert kept(made) == ()
+        assert ARCHIVE_NAME in {fetch.name for fetch in made.fetches}
 
     def test_a_staged_archive_of_the_configuration_is_kept(self) -> None:
         staged = {ARCHIVE_NAME: make_stored(ARCHIVE_NAME, b"x" * 500)}

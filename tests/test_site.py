@@ -120,6 +120,13 @@ def test_the_reference_has_every_code_key_command_metric_and_exit_status(site: P
     assert [family.name for family in exported if f"<code>{family.name}" not in metrics] == []
 
 
+def test_no_page_shows_the_escapes_of_its_source(site: Path) -> None:
+    """In a table, a vertical bar in code is only that. Another program may need a backslash before it."""
+    shown = [path.name for path in site.rglob("*.html") if re.search(r"<code>[^<]*\\\|", path.read_text("utf-8"))]
+
+    assert shown == []
+
+
 def test_no_page_and_no_style_loads_anything_from_another_host(site: Path) -> None:
     found = {
         reference

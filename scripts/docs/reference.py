@@ -25,7 +25,7 @@ from scripts.manual import commands
 _PAGE: Final = re.compile(r"\bdocs/([\w/-]+\.md)")
 #: A row of the table of exit statuses below a command's help.
 _STATUS: Final = re.compile(r"^ +(\d+) +(.+)$", re.MULTILINE)
-_MARKUP: Final = re.compile(r"([*_<\[\]])")
+_MARKUP: Final = re.compile(r"([*_<|\[\]])")
 
 
 # --- codes ------------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def _paragraphs(parts: Iterable[str]) -> str:
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [heads, ("---",) * len(heads), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
+    lines = [heads, ("---",) * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

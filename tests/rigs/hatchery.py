@@ -135,6 +135,8 @@ class Hatchery:
     """The process that has imported everything."""
 
     process: subprocess.Popen[str]
+    #: Whether a question was not answered yet.
+    is_asked: bool = False
 
     def start(self, order: Order) -> Hatchling:
         """Start a process."""
@@ -152,11 +154,13 @@ class Hatchery:
         """Ask, and wait for the answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.is_asked = True
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
         ready, _, _ = select.select([self.process.stdout], [], [], _PATIENCE_S)
         assert ready, f"no answer to {question} in {_PATIENCE_S:.0f} s: the process hangs"
         answer: dict[str, int] = json.loads(self.process.stdout.readline())
+        self.is_asked = False
         return answer
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -104,10 +105,24 @@ def _file_of(item: pytest.Item) -> str:
 
 
 @pytest.fixture(scope="session")
-def hatchery() -> Iterator[Hatchery]:
-    """Start dcsync as a process that can be stopped anywhere."""
-    with hatching() as hatchery:
-        yield hatchery
+def hatcheries() -> Iterator[Callable[[], Hatchery]]:
+    """Return what lends a hatchery: one for all tests, and another one after a test that was interrupted."""
+    with ExitStack() as stack:
+        made: list[Hatchery] = []
+
+        def lend() -> Hatchery:
+            # Its answer to the last question of that test would be taken for the answer to the next one.
+            if not made or made[-1].is_asked:
+                made.append(stack.enter_context(hatching()))
+            return made[-1]
+
+        yield lend
+
+
+@pytest.fixture
+def hatchery(hatcheries: Callable[[], Hatchery]) -> Hatchery:
+    """Return what starts dcsync as a process that can be stopped anywhere."""
+    return hatcheries()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.torture.errnos import Fault
 from tests.torture.power import Powered, powered
 from tests.torture.seeded import BUGS
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(autouse=True)

@@ -644,6 +644,14 @@ class NoThreads(DcsyncError):
     hint = "raise the limit of processes: TasksMax= of the unit, pids.max of the container, or ulimit -u of the user"
 
 
+class DaemonGone(DcsyncError):
+    """The daemon that a command needs is not running, or it ended before it had carried out the command."""
+
+    code = "D-DAEMON"
+    transient = True
+    hint = "run the command again. What was done until then is kept. systemctl status dcsync shows the daemon"
+
+
 # --- manifest -------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, ParamSpec, Protocol, Self, TypeVar
+from typing import Generic, Literal, NoReturn, ParamSpec, Protocol, Self, TypeVar
 
 import aiofiles
 
@@ -287,23 +287,38 @@ async def finish(work: Coroutine[None, None, T]) -> T:
     Used for steps that must not be half done: a rename and its row, a new refresh token and its file.
     """
     async with asyncio.TaskGroup() as group:
-        outcome = await _to_the_end(group.create_task(_capture(work)))
-    if isinstance(outcome, _Failure):
-        raise outcome.error
-    return outcome
+        outcome = await _to_the_end(group.create_task(capture(work)))
+    return outcome.get()
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
+class Success(Generic[T]):
+    """The result of work that succeeded."""
+
+    result: T
+
+    def get(self) -> T:
+        """Return the result."""
+        return self.result
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The exception of work that failed."""
+
     error: Exception
 
+    def get(self) -> NoReturn:
+        """Raise the exception."""
+        raise self.error
 
-async def _capture(work: Coroutine[None, None, T]) -> T | _Failure:
-    """Return the result or the exception of `work`. A raised exception would make the group cancel its parent task."""
+
+async def capture(work: Coroutine[None, None, T]) -> Success[T] | Failure:
+    """Return the result or the exception of `work`. A raised exception would make a group cancel its parent task."""
     try:
-        return await work
+        return Success(await work)
     except Exception as error:  # noqa: BLE001 - raised by the caller
-        return _Failure(error)
+        return Failure(error)
 
 
 @asynccontextmanager

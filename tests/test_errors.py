@@ -51,6 +51,7 @@ TABLE = """
     DatabaseRefused          D-REFUSED   run      2
     IllegalTransition        D-STATE     job      1
     NoThreads                D-THREADS   run      3 transient
+    DaemonGone               D-DAEMON    job      3 transient
     DcsyncError              DCSYNC      job      3
     ChecksumMismatch         F-CHECKSUM  file     3 transient poison
     DiskError                F-DISK      job      3 transient

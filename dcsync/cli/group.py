@@ -59,6 +59,7 @@ _COMMANDS = {
     "logout": ("dcsync.cli.login", "Revoke the stored refresh token and delete it."),
     "manifest": ("dcsync.cli.manifest", "Copy the manifest to PostgreSQL for several hosts, or back."),
     "notify": ("dcsync.cli.hooks", "Send a test message to every address in [notify]."),
+    "poll": ("dcsync.cli.poll", "Let the daemon poll for new extracts now."),
     "prune": ("dcsync.cli.prune", "Remove the snapshots that the retention policy does not keep."),
     "rebuild": ("dcsync.cli.rebuild", "Rebuild the manifest from the mirror."),
     "requests": ("dcsync.cli.lists", "List data requests."),
@@ -202,10 +203,15 @@ def _interrupted() -> int:
 
 def show_bug(error: Exception) -> int:
     """Print the traceback of a bug on stderr, without secrets."""
+    with suppress(OSError):  # stderr is closed or its reader is gone
+        click.echo(bug_report(error), err=True)
+    return int(ExitStatus.BUG)
+
+
+def bug_report(error: Exception) -> str:
+    """Return the traceback of a bug, and what to do with it."""
     from dcsync.log import redact
 
     # A traceback has no values of local variables. Secrets in its messages are redacted.
-    with suppress(OSError):  # stderr is closed or its reader is gone
-        click.echo(redact("".join(traceback.format_exception(error))), err=True)
-        click.secho("dcsync: this is a bug in dcsync; please report it with the lines above", fg="red", err=True)
-    return int(ExitStatus.BUG)
+    trace = redact("".join(traceback.format_exception(error)))
+    return trace + click.style("\ndcsync: this is a bug in dcsync; please report it with the lines above", fg="red")

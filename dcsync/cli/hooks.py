@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from dcsync.cli.group import exit_statuses
-from dcsync.errors import ConfigError, MirrorLocked
+from dcsync.errors import DAEMON_ROLE, ConfigError, ExitStatus, MirrorLocked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from pydantic import JsonValue
 
     from dcsync.config import Config
     from dcsync.core.model import Json
+    from dcsync.daemon.open_order import OpenOrder
     from dcsync.manifest import HookRun
     from dcsync.ops.alerts.notify import Delivery
+    from dcsync.orders import Answer
 
 
 @click.group("hooks", epilog=exit_statuses(3, 11, 14))
@@ -65,15 +70,36 @@ def list_command(ctx: click.Context, job: str | None, limit: int, as_json: bool)
 def rerun_command(ctx: click.Context, job: str) -> int:
     """Run the snapshot hooks of JOB again, as they are configured now.
 
-    While the daemon is running, the daemon runs them within five minutes.
+    While the daemon is running, the daemon runs them.
     """
-    from dcsync.cli.startup import load_config, run_async
+    from dcsync.cli.orders import Shown, carry_out, print_answer
+    from dcsync.cli.startup import load_config
 
     config = load_config(ctx)
     if not any("snapshot" in hook.on for hook in config.hooks):
         message = "no hook is configured for the event snapshot"
         raise ConfigError(message, hint='add a [[hook]] with on = ["snapshot"]')
-    return run_async(_rerun(config, job))
+    options = RerunOptions(job=job)
+
+    async def alone() -> Answer:
+        return _rerun_answer(job, *await _rerun(config, job))
+
+    return print_answer(carry_out(config, "hooks rerun", asdict(options), alone=alone, shown=Shown.NOTHING))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerunOptions:
+    """The options of an order to run hooks again."""
+
+    job: str
+
+
+async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answer:
+    """Run hooks again in the daemon."""
+    from dcsync.cli.orders import read_options
+
+    job = read_options(RerunOptions, options).job
+    return _rerun_answer(job, *await order.rerun_hooks(job))
 
 
 @click.command("notify", epilog=exit_statuses(3, incomplete="at least one address failed, or retrying can help"))
@@ -103,34 +129,42 @@ async def _runs(config: Config, job: str | None, limit: int) -> Sequence[HookRun
         return await dispatcher.hook_runs(job=job, limit=limit)
 
 
-async def _rerun(config: Config, job: str) -> int:
+async def _rerun(config: Config, job: str) -> tuple[int, Sequence[HookRun]]:
+    """Run the hooks, and return how many there are and their runs. None of them ran if a daemon runs them later."""
     from dcsync.app.hooks import open_hooks
     from dcsync.cluster import stores_for
-    from dcsync.manifest import HookState
 
     stores = stores_for(config, os.environ)
     try:
         async with open_hooks(config, stores, environ=os.environ, runs=True, writes=True) as dispatcher:
             count = await dispatcher.rerun(job)
             await dispatcher.run_hooks()
-            runs = (await dispatcher.hook_runs(job=job, limit=max(count, 1)))[:count]
+            return count, (await dispatcher.hook_runs(job=job, limit=max(count, 1)))[:count]
     except MirrorLocked as error:
-        if error.role != "run":
+        if error.role != DAEMON_ROLE:
             raise
-        # The daemon runs them, within five minutes.
+        # A daemon of another host, or one that does not take orders now.
         async with open_hooks(config, stores, environ=os.environ, runs=False, writes=True) as dispatcher:
-            count = await dispatcher.rerun(job)
-        runs = ()
+            return await dispatcher.rerun(job), ()
+
+
+def _rerun_answer(job: str, count: int, runs: Sequence[HookRun]) -> Answer:
+    from dcsync.manifest import HookState
+    from dcsync.orders import Answer
+
     if count == 0:
         message = f"no snapshot of a job {job} is in the mirror"
         raise ConfigError(message, hint="run dcsync jobs to list the jobs; check the ID")
+    answer = Answer()
     if not runs:
-        click.echo(f"{count} hook run{'' if count == 1 else 's'} queued; the daemon starts hooks within five minutes")
-        return 0
+        queued = f"{count} hook run{'' if count == 1 else 's'} queued"
+        answer.echo(f"{queued}; the daemon starts hooks within five minutes")
+        return answer
     for run in runs:
         words = "done" if run.state is HookState.DONE else f"failed: {run.error}"
-        click.echo(f"{run.argv[0]}: {words}")
-    return 0 if all(run.state is HookState.DONE for run in runs) else 3
+        answer.echo(f"{run.argv[0]}: {words}")
+    answer.status = ExitStatus.DONE if all(run.state is HookState.DONE for run in runs) else ExitStatus.INCOMPLETE
+    return answer
 
 
 async def _notify(config: Config) -> Sequence[Delivery]:

@@ -12,12 +12,17 @@ from dcsync.core.formatting import age_text, size_text
 from dcsync.core.model import Json
 from dcsync.core.names import printable
 
-__all__ = ["age_text", "duration_text", "print_json", "print_table", "size_text", "time_text"]
+__all__ = ["age_text", "duration_text", "json_text", "print_json", "print_table", "size_text", "time_text"]
 
 
 def print_json(value: Json) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(json_text(value))
+
+
+def json_text(value: Json) -> str:
+    """Return one JSON document."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wide: Sequence[int] = ()) -> None:

@@ -5,7 +5,7 @@ A run reports to the port `Observer`. `verify` and `rebuild` report to the port 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -56,6 +56,34 @@ async def _shown(
         return
     async with _reporting(report, clock):
         yield lines
+
+
+def apply_run(observer: Observer, event: str, values: Sequence[str | int]) -> None:
+    """Pass on an event of a run in the daemon. An event that is not known is ignored."""
+    match (event, *values):
+        case ("job_started", str(account), str(job), str(label), int(files), int(size)):
+            observer.job_started(AccountName(account), JobId(job), label, files=files, size=size)
+        case ("file_started", str(job), str(name), int(size)):
+            observer.file_started(JobId(job), name, size)
+        case ("file_advanced", str(job), str(name), int(size)):
+            observer.file_advanced(JobId(job), name, size)
+        case ("file_done", str(job), str(name)):
+            observer.file_done(JobId(job), name)
+        case ("job_done", str(job)):
+            observer.job_done(JobId(job))
+        case _:
+            pass
+
+
+def apply_reading(observer: ReadingObserver, event: str, values: Sequence[str | int]) -> None:
+    """Pass on an event of reading in the daemon. An event that is not known is ignored."""
+    match (event, *values):
+        case ("snapshot", str(folder), int(number), int(of)):
+            observer.snapshot(folder, number, of)
+        case ("read", int(size)):
+            observer.read(size)
+        case _:
+            pass
 
 
 class Bars:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -11,10 +12,14 @@ import click
 from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from dcsync.config import Config
     from dcsync.core.retention import Verdict
+    from dcsync.daemon.open_order import OpenOrder
     from dcsync.ops.integrity.prune import PruneReport
     from dcsync.ops.integrity.verdicts import RequestVerdicts
+    from dcsync.orders import Answer
 
 
 @click.command("prune", epilog=exit_statuses(3, 11, 14))
@@ -35,17 +40,49 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     Rows that no other snapshot has are never removed. A snapshot with window tables (activities) or delta tables (cdc)
     is reduced to these, and only its full tables are removed. A full table that no newer snapshot has stays, too. If
     more than one snapshot and more than 40 % of a data request's snapshots would be removed or reduced, prune changes
-    nothing and exits with status 14. Use --force if you mean it.
+    nothing and exits with status 14. Use --force if you mean it. While the daemon is running, the daemon prunes.
     """
-    from dcsync.cli.output import print_json
+    from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config, run_async
 
-    report = run_async(_prune(load_config(ctx), accounts, dry_run=dry_run, force=force))
+    config = load_config(ctx)
+    options = PruneOptions(accounts=list(accounts), force=force, as_json=as_json)
+
+    async def alone() -> Answer:
+        return _answer(await _prune(config, accounts, dry_run=dry_run, force=force), as_json=as_json)
+
+    if dry_run:
+        return print_answer(run_async(alone()))
+    return print_answer(carry_out(config, "prune", asdict(options), alone=alone, shown=Shown.NOTHING))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """The options of an order to prune."""
+
+    accounts: list[str]
+    force: bool
+    as_json: bool
+
+
+async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answer:
+    """Prune in the daemon."""
+    from dcsync.cli.orders import read_options
+
+    chosen = read_options(PruneOptions, options)
+    return _answer(await order.prune(chosen.accounts, force=chosen.force), as_json=chosen.as_json)
+
+
+def _answer(report: PruneReport, *, as_json: bool) -> Answer:
+    from dcsync.cli.output import json_text
+    from dcsync.orders import Answer
+
+    answer = Answer(status=report.exit_status)
     if as_json:
-        print_json(report.json())
+        answer.echo(json_text(report.json()))
     else:
-        _print(report)
-    return int(report.exit_status)
+        _print(answer, report)
+    return answer
 
 
 async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, force: bool) -> PruneReport:
@@ -66,27 +103,27 @@ async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, forc
         return await prune(context, selected, keep_policy(config), force=force)
 
 
-def _print(report: PruneReport) -> None:
+def _print(out: Answer, report: PruneReport) -> None:
     from dcsync.cli.output import size_text
     from dcsync.core.names import printable
 
     for request in report.requests:
         for verdict in request.verdicts:
             if report.dry_run or not verdict.keep:
-                click.echo(f"{request.account}: {_line(report, request, verdict)}")
+                out.echo(f"{request.account}: {_line(report, request, verdict)}")
         if report.dry_run and request.is_too_much:
             name = printable(request.description)
-            click.echo(
+            out.echo(
                 f"{request.account}: more than 40 % of the snapshots of {name!r}: --force allows it",
                 err=True,
             )
     reduced = report.reduced
     if report.dry_run:
         words = f"{report.removed} would be removed" + (f", {reduced} reduced" if reduced else "")
-        click.echo(f"{words}, {report.kept} kept")
+        out.echo(f"{words}, {report.kept} kept")
     else:
         words = f"{report.removed} removed" + (f", {reduced} reduced" if reduced else "")
-        click.echo(f"{words} ({size_text(report.freed_bytes)} freed), {report.kept} kept")
+        out.echo(f"{words} ({size_text(report.freed_bytes)} freed), {report.kept} kept")
 
 
 def _line(report: PruneReport, request: RequestVerdicts, verdict: Verdict) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +13,12 @@ from dcsync.cli.group import exit_statuses
 from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from dcsync.config import Config
+    from dcsync.daemon.open_order import OpenOrder
     from dcsync.ops.integrity.rebuild import RebuildReport
+    from dcsync.orders import Answer
 
 
 @click.command(
@@ -30,17 +36,45 @@ def rebuild_command(ctx: click.Context, as_json: bool) -> int:
 
     rebuild reads and hashes every file. Each snapshot is restored from its _dcsync.json, or from its folder name and
     hashes if that file is missing. rebuild makes no API calls. Jobs that are not mirrored yet return with the next
-    sync.
+    sync. While the daemon is running, the daemon rebuilds, and mirrors nothing meanwhile.
     """
-    from dcsync.cli.output import print_json
-    from dcsync.cli.startup import load_config, run_async
+    from dcsync.cli.orders import Shown, carry_out, print_answer
+    from dcsync.cli.startup import load_config
 
-    report = run_async(_rebuild(load_config(ctx)))
+    config = load_config(ctx)
+
+    async def alone() -> Answer:
+        return _answer(await _rebuild(config), as_json=as_json)
+
+    options = RebuildOptions(as_json=as_json)
+    return print_answer(carry_out(config, "rebuild", asdict(options), alone=alone, shown=Shown.READING))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildOptions:
+    """The options of an order to rebuild."""
+
+    as_json: bool
+
+
+async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answer:
+    """Rebuild in the daemon."""
+    from dcsync.cli.orders import read_options
+
+    chosen = read_options(RebuildOptions, options)
+    return _answer(await order.rebuild(), as_json=chosen.as_json)
+
+
+def _answer(report: RebuildReport, *, as_json: bool) -> Answer:
+    from dcsync.cli.output import json_text
+    from dcsync.orders import Answer
+
+    answer = Answer(status=ExitStatus.DONE if report.is_whole else ExitStatus.INCOMPLETE)
     if as_json:
-        print_json(report.json())
+        answer.echo(json_text(report.json()))
     else:
-        _print(report)
-    return int(ExitStatus.DONE if report.is_whole else ExitStatus.INCOMPLETE)
+        _print(answer, report)
+    return answer
 
 
 async def _rebuild(config: Config) -> RebuildReport:
@@ -53,18 +87,18 @@ async def _rebuild(config: Config) -> RebuildReport:
         return await rebuild_manifest(config, stores_for(config, os.environ), observer=observer)
 
 
-def _print(report: RebuildReport) -> None:
+def _print(out: Answer, report: RebuildReport) -> None:
     from dcsync.cli.output import size_text
     from dcsync.core.names import printable
 
     for rebuilt in report.snapshots:
         for damage in rebuilt.damaged:
-            click.echo(f"{rebuilt.account}: damaged {printable(f'{rebuilt.folder}/{damage}', 400)}")
+            out.echo(f"{rebuilt.account}: damaged {printable(f'{rebuilt.folder}/{damage}', 400)}")
     for folder, reason in report.refused:
-        click.echo(f"not adopted: {printable(folder, 300)}: {printable(reason, 300)}")
+        out.echo(f"not adopted: {printable(folder, 300)}: {printable(reason, 300)}")
     adopted = sum(rebuilt.source.value == "names" for rebuilt in report.snapshots)
     by_name = f" ({adopted} of them by name and hashes only)" if adopted else ""
     pruned = f", {report.pruned} that were pruned" if report.pruned else ""
-    click.echo(f"{len(report.snapshots)} snapshots{by_name}{pruned}; {size_text(report.read_bytes)} read")
+    out.echo(f"{len(report.snapshots)} snapshots{by_name}{pruned}; {size_text(report.read_bytes)} read")
     if report.set_aside is not None:
-        click.echo(f"Previous manifest saved as: {report.set_aside}")
+        out.echo(f"Previous manifest saved as: {report.set_aside}")

@@ -18,11 +18,13 @@ def run_command(ctx: click.Context) -> int:
     """Run the daemon. It polls, mirrors new extracts, keeps the sign-in valid, and alerts you to problems.
 
     SIGTERM or Ctrl-C stops it. SIGHUP reloads the configuration. SIGUSR1 polls immediately. Under systemd it reports
-    when it is ready and what it is doing.
+    when it is ready and what it is doing. While it is running, it carries out the commands that write: sync, poll,
+    prune, verify --repair, rebuild, hooks rerun.
     """
     import structlog
 
     from dcsync.cli.ending import end_despite_disk
+    from dcsync.cli.orders import works
     from dcsync.cli.startup import load_config, run_loop
     from dcsync.cluster import make_session, stores_for
     from dcsync.config import OldName
@@ -40,7 +42,11 @@ def run_command(ctx: click.Context) -> int:
     async def serve() -> int:
         orphans.adopt()
         service = Service(
-            lambda: load_config(ctx, warn=warn), stores_for, environ=os.environ, make_session=make_session
+            lambda: load_config(ctx, warn=warn),
+            stores_for,
+            environ=os.environ,
+            make_session=make_session,
+            works=works(),
         )
         loop = asyncio.get_running_loop()
         is_watched = False

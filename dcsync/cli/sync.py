@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -15,10 +16,14 @@ from dcsync.cli.group import EXIT_STATUSES
 from dcsync.errors import ExitStatus
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from dcsync.config import Config
     from dcsync.core.model import Json
+    from dcsync.daemon.open_order import OpenOrder
     from dcsync.ops.mirroring.job import Planned
     from dcsync.ops.mirroring.outcome import AccountOutcome, Wanted
+    from dcsync.orders import Answer
 
 
 @click.command("sync", epilog=EXIT_STATUSES)
@@ -47,22 +52,61 @@ def sync_command(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Mirror every extract that is not mirrored yet, oldest first, and exit."""
+    """Mirror every extract that is not mirrored yet, oldest first, and exit.
+
+    While the daemon is running, the daemon does it.
+    """
+    from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config, run_async
-    from dcsync.ops.mirroring.outcome import Wanted, exit_status
 
     config = load_config(ctx)
-    wanted = Wanted(requests=tuple(requests), jobs=tuple(jobs))
-    outcomes = run_async(sync_once(config, accounts, wanted, dry_run=dry_run))
+    options = SyncOptions(accounts=list(accounts), requests=list(requests), jobs=list(jobs), as_json=as_json)
+
+    async def alone() -> Answer:
+        return _answer(await sync_once(config, accounts, options.wanted(), dry_run=dry_run), options, dry_run=dry_run)
+
+    by_daemon = partial(carry_out, config, "sync", asdict(options), alone=alone, shown=Shown.RUN)
+    answer = run_async(alone()) if dry_run else by_daemon()
     with suppress(BrokenPipeError):  # the reader is gone; the exit status is still that of the run
-        print_outcomes(outcomes, as_json=as_json, dry_run=dry_run)
-    status = exit_status(outcomes)
-    unknown = [*_requests_not_found(outcomes, requests), *_jobs_not_found(outcomes, jobs)]
+        print_answer(answer)
+    return answer.status
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncOptions:
+    """The options of a run."""
+
+    accounts: list[str]
+    requests: list[str]
+    jobs: list[str]
+    as_json: bool
+
+    def wanted(self) -> Wanted:
+        """Return what the run is limited to."""
+        from dcsync.ops.mirroring.outcome import Wanted
+
+        return Wanted(requests=tuple(self.requests), jobs=tuple(self.jobs))
+
+
+async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answer:
+    """Do one run in the daemon."""
+    from dcsync.cli.orders import read_options
+
+    chosen = read_options(SyncOptions, options)
+    return _answer(await order.sync(chosen.accounts, chosen.wanted()), chosen, dry_run=False)
+
+
+def _answer(outcomes: Sequence[AccountOutcome], options: SyncOptions, *, dry_run: bool) -> Answer:
+    from dcsync.ops.mirroring.outcome import exit_status
+    from dcsync.orders import Answer
+
+    answer, status = Answer(), exit_status(outcomes)
+    _print_outcomes(answer, outcomes, as_json=options.as_json, dry_run=dry_run)
+    unknown = [*_requests_not_found(outcomes, options.requests), *_jobs_not_found(outcomes, options.jobs)]
     for line in unknown:
-        click.echo(f"dcsync: {line}", err=True)
-    if unknown and status is ExitStatus.DONE:
-        status = ExitStatus.USAGE
-    return int(status)
+        answer.echo(f"dcsync: {line}", err=True)
+    answer.status = ExitStatus.USAGE if unknown and status is ExitStatus.DONE else status
+    return answer
 
 
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
@@ -96,18 +140,27 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
 
 def print_outcomes(outcomes: Sequence[AccountOutcome], *, as_json: bool, dry_run: bool) -> None:
     """Print the results of a run, or the plan of a dry run."""
-    from dcsync.cli.output import print_json
+    from dcsync.cli.orders import print_answer
+    from dcsync.orders import Answer
+
+    answer = Answer()
+    _print_outcomes(answer, outcomes, as_json=as_json, dry_run=dry_run)
+    print_answer(answer)
+
+
+def _print_outcomes(out: Answer, outcomes: Sequence[AccountOutcome], *, as_json: bool, dry_run: bool) -> None:
+    from dcsync.cli.output import json_text
 
     if as_json:
-        print_json({"accounts": [_outcome_json(outcome) for outcome in outcomes]})
+        out.echo(json_text({"accounts": [_outcome_json(outcome) for outcome in outcomes]}))
         return
     for outcome in outcomes:
         if dry_run:
-            _print_plans(outcome)
-        _print_outcome(outcome, dry_run=dry_run)
+            _print_plans(out, outcome)
+        _print_outcome(out, outcome, dry_run=dry_run)
 
 
-def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
+def _print_outcome(out: Answer, outcome: AccountOutcome, *, dry_run: bool) -> None:
     from dcsync.cli.output import size_text, time_text
     from dcsync.core.names import printable
     from dcsync.ops.mirroring.outcome import GONE
@@ -115,29 +168,29 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
     name = outcome.account.name
     for published in outcome.published:
         transfer = published.transfer
-        click.echo(
+        out.echo(
             f"{name}: published {published.folder}: {published.files} files, "
             f"{size_text(transfer.fetched_bytes)} downloaded, {size_text(transfer.linked_bytes)} hard-linked, "
             f"{transfer.calls} API calls"
         )
         for warning in published.warnings:
-            click.echo(f"{name}: {printable(warning.table, 200)}: {warning.message} [{warning.code}]", err=True)
+            out.echo(f"{name}: {printable(warning.table, 200)}: {warning.message} [{warning.code}]", err=True)
     # Many jobs may fail for one reason, such as a wrong `include`.
     for hint, jobs in groupby(outcome.failed, key=lambda failed: failed.hint):
         for failed in jobs:
             when = f"; next attempt {time_text(failed.next_try_at)}" if failed.next_try_at else ""
             what = "cannot be planned" if dry_run else f"is {failed.state}"
-            click.echo(f"{name}: job {failed.job} {what}: {failed.message} [{failed.code}]{when}", err=True)
+            out.echo(f"{name}: job {failed.job} {what}: {failed.message} [{failed.code}]{when}", err=True)
         if hint:
-            click.echo(f"  do:   {hint}", err=True)
+            out.echo(f"  do:   {hint}", err=True)
     for skipped in outcome.skipped:
-        click.echo(f"{name}: job {skipped.job}: nothing to do: {skipped.reason}", err=skipped.state in GONE)
-    _print_problems(outcome)
+        out.echo(f"{name}: job {skipped.job}: nothing to do: {skipped.reason}", err=skipped.state in GONE)
+    _print_problems(out, outcome)
     if outcome.error is not None:
-        click.echo(f"{name}: stopped: {outcome.error.message} [{outcome.error.code}]", err=True)
-        click.echo(f"  safe: {outcome.error.safe}", err=True)
+        out.echo(f"{name}: stopped: {outcome.error.message} [{outcome.error.code}]", err=True)
+        out.echo(f"  safe: {outcome.error.safe}", err=True)
         if outcome.error.advice:
-            click.echo(f"  do:   {outcome.error.advice}", err=True)
+            out.echo(f"  do:   {outcome.error.advice}", err=True)
     elif not dry_run and not outcome.published and not outcome.failed and not outcome.skipped:
         retried = outcome.due_later - outcome.blocked
         later = f", {retried} to be retried later" if retried else ""
@@ -146,10 +199,10 @@ def _print_outcome(outcome: AccountOutcome, *, dry_run: bool) -> None:
         pending = f", {running} still running at Autodesk" if running else ""
         quarantined = f", {outcome.given_up} quarantined (see dcsync status)" if outcome.given_up else ""
         calls = f"{outcome.calls} call{'s' if outcome.calls != 1 else ''}"
-        click.echo(f"{name}: nothing new{pending}{later}{quarantined} ({calls})")
+        out.echo(f"{name}: nothing new{pending}{later}{quarantined} ({calls})")
 
 
-def _print_problems(outcome: AccountOutcome) -> None:
+def _print_problems(out: Answer, outcome: AccountOutcome) -> None:
     """Print what keeps data out of the mirror although no job failed."""
     from dcsync.core.alerts import ALERT_KINDS
     from dcsync.core.names import printable
@@ -157,37 +210,37 @@ def _print_problems(outcome: AccountOutcome) -> None:
     name = outcome.account.name
     for text in outcome.unusable:
         what = "an entry of Autodesk's job list cannot be used"
-        click.echo(f"{name}: {what}: {printable(text, 300)} [L-ENTRY]", err=True)
+        out.echo(f"{name}: {what}: {printable(text, 300)} [L-ENTRY]", err=True)
     for part in outcome.broken:
-        click.echo(f"{name}: {printable(part.message, 400)} [{part.code}]", err=True)
-        click.echo(f"  do:   {part.hint or ALERT_KINDS[part.code].hint}", err=True)
+        out.echo(f"{name}: {printable(part.message, 400)} [{part.code}]", err=True)
+        out.echo(f"  do:   {part.hint or ALERT_KINDS[part.code].hint}", err=True)
     for pattern in outcome.unmatched:
         what = "no visible data request matches"
-        click.echo(f"{name}: {what} {pattern!r} in [[account]] requests (see dcsync status) [C-NOMATCH]", err=True)
+        out.echo(f"{name}: {what} {pattern!r} in [[account]] requests (see dcsync status) [C-NOMATCH]", err=True)
     if outcome.unclear:
         jobs = "1 job has" if outcome.unclear == 1 else f"{outcome.unclear} jobs have"
-        click.echo(f"{name}: {jobs} a status that dcsync does not know (see dcsync status) [L-STATUS]", err=True)
+        out.echo(f"{name}: {jobs} a status that dcsync does not know (see dcsync status) [L-STATUS]", err=True)
 
 
-def _print_plans(outcome: AccountOutcome) -> None:
+def _print_plans(out: Answer, outcome: AccountOutcome) -> None:
     from dcsync.cli.output import duration_text, size_text
 
     for planned in outcome.planned:
         plan = planned.plan
         conditional = sum(fetch.unless is not None for fetch in plan.fetches)
-        click.echo(f"{outcome.account.name}: would publish {planned.folder} (job {planned.job})")
-        click.echo(
+        out.echo(f"{outcome.account.name}: would publish {planned.folder} (job {planned.job})")
+        out.echo(
             f"  {len(plan.links)} files hard-linked, {len(plan.extracts)} from the ZIP, {len(plan.fetches)} downloaded "
             f"individually ({conditional} of them only if changed), {len(plan.skipped)} skipped"
         )
         for method, price in planned.prices.items():
             mark = "*" if price is planned.price else " "
-            click.echo(
+            out.echo(
                 f"  {mark} {method.value:<7} {price.calls:>4} calls  {size_text(price.size):>10}  "
                 f"about {duration_text(price.seconds)}"
             )
     if not outcome.planned and not outcome.failed and not outcome.skipped and outcome.error is None:
-        click.echo(f"{outcome.account.name}: nothing to do")
+        out.echo(f"{outcome.account.name}: nothing to do")
 
 
 def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,12 @@ import click
 from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from dcsync.config import Config
+    from dcsync.daemon.open_order import OpenOrder
     from dcsync.ops.integrity.report import VerifyReport
+    from dcsync.orders import Answer
 
 _PART = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
@@ -48,25 +53,59 @@ def verify_command(
     """Check every file in the mirror against the checksum that was recorded when it was published.
 
     verify finds changed, missing, extra, truncated and unreadable files. It compares them with the manifest and with
-    SHA256SUMS. Without --repair it writes nothing, and the daemon can keep running. Extra files of desktops and NAS
+    SHA256SUMS. Without --repair it writes nothing. Extra files of desktops and NAS
     devices (.DS_Store, Thumbs.db, @eaDir) are counted only. [verify] ignore names more.
 
     --repair replaces a damaged file in every snapshot that shares it. It uses an intact copy from the mirror, or
-    downloads the file again: Autodesk keeps extracts for 30 days. The damaged file is moved to .dcsync/quarantine. Stop
-    the daemon before you repair.
+    downloads the file again: Autodesk keeps extracts for 30 days. The damaged file is moved to .dcsync/quarantine.
+    While the daemon is running, the daemon repairs.
     """
-    from dcsync.cli.output import print_json
+    from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config, run_async
 
     chosen = _part(part)
     config = load_config(ctx)
     limit = config.verify.rate if rate is None else _rate(rate)
-    report = run_async(_verify(config, accounts, part=chosen, repair=repair, rate=limit))
+    options = RepairOptions(accounts=list(accounts), part=chosen, rate=limit, as_json=as_json)
+
+    async def alone() -> Answer:
+        report = await _verify(config, accounts, part=chosen, repair=repair, rate=limit)
+        return _answer(report, as_json=as_json)
+
+    if not repair:
+        return print_answer(run_async(alone()))
+    return print_answer(carry_out(config, "verify", asdict(options), alone=alone, shown=Shown.READING))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairOptions:
+    """The options of an order to verify and repair."""
+
+    accounts: list[str]
+    part: tuple[int, int] | None
+    rate: int | None
+    as_json: bool
+
+
+async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answer:
+    """Verify and repair in the daemon."""
+    from dcsync.cli.orders import read_options
+
+    chosen = read_options(RepairOptions, options)
+    report = await order.repair(chosen.accounts, part=chosen.part, rate=chosen.rate)
+    return _answer(report, as_json=chosen.as_json)
+
+
+def _answer(report: VerifyReport, *, as_json: bool) -> Answer:
+    from dcsync.cli.output import json_text
+    from dcsync.orders import Answer
+
+    answer = Answer(status=report.exit_status)
     if as_json:
-        print_json(report.json())
+        answer.echo(json_text(report.json()))
     else:
-        _print(report)
-    return int(report.exit_status)
+        _print(answer, report)
+    return answer
 
 
 async def _verify(
@@ -118,7 +157,7 @@ def _rate(text: str) -> int | None:
         raise click.BadParameter(str(error), param_hint="--rate") from None
 
 
-def _print(report: VerifyReport) -> None:
+def _print(out: Answer, report: VerifyReport) -> None:
     from dcsync.cli.output import size_text
     from dcsync.core.names import printable
     from dcsync.ops.integrity.report import Kind, Outcome
@@ -127,7 +166,7 @@ def _print(report: VerifyReport) -> None:
         kept = f"; the damaged file was moved to {item.kept}" if item.kept else ""
         outcome = "" if item.outcome.value == "found" else f" [{item.outcome.value}]"
         path, detail = printable(item.path, 300), printable(item.detail, 400)
-        click.echo(f"{item.account}: {item.kind} {path}: {detail}{outcome}{kept}")
+        out.echo(f"{item.account}: {item.kind} {path}: {detail}{outcome}{kept}")
     which = "" if report.part is None else f", part {report.part[0]}/{report.part[1]}"
     snapshots = f"{report.snapshots} snapshot{'' if report.snapshots == 1 else 's'}"
     count = len(report.damage)
@@ -135,12 +174,12 @@ def _print(report: VerifyReport) -> None:
     ignored = report.ignored_files
     others = f" ({ignored} extra file{'' if ignored == 1 else 's'} of other programs ignored)" if ignored else ""
     read = f"{report.files} unique files, {size_text(report.read_bytes)} read"
-    click.echo(f"{snapshots} checked{which}: {read}, {found}{others}")
+    out.echo(f"{snapshots} checked{which}: {read}, {found}{others}")
     for name in report.not_configured:
-        click.echo(f"{name} is not in the configuration: its snapshots were checked, and cannot be repaired")
-        click.echo("  do:   dcsync status says what to do")
+        out.echo(f"{name} is not in the configuration: its snapshots were checked, and cannot be repaired")
+        out.echo("  do:   dcsync status says what to do")
     kinds = {item.kind for item in report.damage if item.outcome is Outcome.FOUND}
     if kinds - {Kind.EXTRA}:
-        click.echo("  do:   stop the daemon and run dcsync verify --repair")
+        out.echo("  do:   run dcsync verify --repair")
     if Kind.EXTRA in kinds:
-        click.echo("  do:   move what is extra out of the mirror, or name it in [verify] ignore")
+        out.echo("  do:   move what is extra out of the mirror, or name it in [verify] ignore")

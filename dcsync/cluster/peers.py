@@ -87,9 +87,14 @@ async def refuse_others(manifest: SqlManifest) -> None:
 
 def _refuse(alive: Sequence[Host]) -> None:
     if alive:
-        names = ", ".join(sorted({host.name for host in alive}))
-        message = f"daemons on the same manifest are running: {names}"
-        hint = "dcsync status shows them, and they do everything that is due. To run this command, stop them first"
+        names = sorted({host.name for host in alive})
+        message = f"daemons on the same manifest are running: {', '.join(names)}"
+        hint = f"run this command on {names[0]}: its daemon does it"
+        if len(names) > 1:
+            hint = (
+                "they do everything that is due, and dcsync poll on one of these hosts polls now. For another command, "
+            )
+            hint += "stop the daemons of all hosts but one, and run it on that host"
         raise MirrorLocked(message, pid=None, role=DAEMON_ROLE, hint=hint)
 
 

@@ -7,7 +7,7 @@ therefore fail.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,7 +22,8 @@ from dcsync.cluster.peers import SeveralHosts
 from dcsync.cluster.queue import HeldTask, Pace, Queue
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.wire import parse_time
-from dcsync.daemon.chores import NIGHT
+from dcsync.daemon import turns
+from dcsync.daemon.chores import NIGHT, TURNS_OF
 from dcsync.daemon.schedule import Kind
 from dcsync.daemon.session import Session, SessionParts
 from dcsync.manifest import HookRuns, StoredValues
@@ -102,49 +103,65 @@ class SharedSession(Session):
         if settings is None:
             log.warning("an account is configured on another host but not on this host", account=account)
             return
-        with self._busy(f"polling {account}"):
-            if not await self._is_mounted():
-                return
-            outcome, due = await poll_account(self.context, settings)
-            for known in due:
-                await self._queue.mirror(account, known.job.request_id, known.job.id)
-            await self._follow_up(outcome)
-            self._note_outcome(outcome)
-            await self._plan_next(settings, outcome)
-            await self._queue.chore("hooks")
+        what = f"polling {account}"
+        async with self.turns.take([turns.of_account(settings.name)], what, shares=True):
+            with self.busy(what):
+                await self._poll(settings)
+
+    async def _poll(self, settings: AccountSettings) -> None:
+        if not await self._is_mounted():
+            return
+        outcome, due = await poll_account(self.context, settings)
+        for known in due:
+            await self._queue.mirror(settings.name, known.job.request_id, known.job.id)
+        await self._follow_up([outcome])
+        self._note_outcome(outcome)
+        await self._plan_next(settings, outcome)
+        await self._queue.chore("hooks")
 
     async def mirror(self, account: str, job: str, held: HeldTask) -> None:
         """Mirror a job and send its events."""
         settings = self._accounts.get(AccountName(account))
         if settings is None:
             return
-        with self._busy(f"mirroring {account}"):
-            if not await self._is_mounted():
-                return
-            ticket = Ticket(id=held.id, worker=held.worker, attempts=held.attempts)
-            context = replace(self.context, peers=self._peers.with_ticket(ticket))
-            outcome = await mirror_job(context, settings, JobId(job))
-            if outcome.published or outcome.failed or outcome.error is not None:
-                token = await stored_token(self.config, self.context)
-                alert = account_token_alert(self.context, settings, token)
-                await self._dispatcher.after_run(outcome, token=alert)
-                self._note_outcome(outcome)
-                await self._note_retry(outcome)
-                await self._queue.chore("hooks")
+        what = f"mirroring {account}"
+        async with self.turns.take([turns.of_account(settings.name)], what, shares=True):
+            with self.busy(what):
+                await self._mirror(settings, JobId(job), held)
+
+    async def _mirror(self, settings: AccountSettings, job: JobId, held: HeldTask) -> None:
+        if not await self._is_mounted():
+            return
+        ticket = Ticket(id=held.id, worker=held.worker, attempts=held.attempts)
+        context = replace(self.context, peers=self._peers.with_ticket(ticket))
+        outcome = await mirror_job(context, settings, job)
+        if outcome.published or outcome.failed or outcome.error is not None:
+            token = await stored_token(self.config, self.context)
+            alert = account_token_alert(self.context, settings, token)
+            await self.dispatcher.after_run(outcome, token=alert)
+            self._note_outcome(outcome)
+            await self._note_retry(outcome)
+            await self._queue.chore("hooks")
 
     async def chore(self, kind: str) -> None:
         """Do a maintenance task of the whole mirror."""
         if kind == "hooks":
-            with self._busy("running hooks"):
-                await self._dispatcher.run_hooks()
+            async with self.turns.take([turns.HOOKS], "running hooks"):
+                with self.busy("running hooks"):
+                    await self.dispatcher.run_hooks()
             return
-        with self._busy(kind):
-            if await self._is_mounted():
-                if await self._chores.do(Kind(kind)):
-                    await self._queue.chore("hooks")
-                await self._values.save(f"night:{kind}", self._today())
+        async with self.turns.take(*TURNS_OF[Kind(kind)]):
+            with self.busy(kind):
+                await self._do_chore(kind)
 
-    async def _run_hooks_soon(self) -> None:
+    async def _do_chore(self, kind: str) -> None:
+        if await self._is_mounted():
+            if await self.chores.do(Kind(kind)):
+                await self._queue.chore("hooks")
+            await self._values.save(f"night:{kind}", self._today())
+
+    async def run_hooks_soon(self) -> None:
+        """Let the hooks that are due run."""
         await self._queue.chore("hooks")
 
     async def due(self) -> None:
@@ -161,6 +178,10 @@ class SharedSession(Session):
                 await self._queue.chore(kind.value)
         if await self._hook_runs.due(now):
             await self._queue.chore("hooks")
+
+    async def other_hosts(self) -> Sequence[str]:
+        """Return the names of the other hosts that are alive."""
+        return [host.name for host in await self._hosts.known() if host.is_alive and host.id != self._host]
 
     # --- details ------------------------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class AlertCode(StrEnum):
     V_EXTRA = "V-EXTRA"
     H_FAILED = "H-FAILED"
     P_LISTEN = "P-LISTEN"
+    P_ORDERS = "P-ORDERS"
     P_REPORT = "P-REPORT"
     P_METRICS = "P-METRICS"
     D_CHORE = "D-CHORE"
@@ -151,6 +152,7 @@ class AlertCode(StrEnum):
     D_FENCED = "D-FENCED"
     D_STATE = "D-STATE"
     D_THREADS = "D-THREADS"
+    D_DAEMON = "D-DAEMON"
 
     @classmethod
     def parse(cls, text: str) -> AlertCode:
@@ -407,7 +409,7 @@ _OWN = (
     _kind(
         AlertCode.M_EMPTY,
         AlertScope.REQUEST,
-        "stop the daemon and run dcsync sync --job ID for each of them",
+        "run dcsync sync --job ID for each of them",
         severity=Severity.CRITICAL,
     ),
     # A warning: what stays there takes space and is otherwise harmless.
@@ -461,7 +463,7 @@ _OWN = (
     _kind(
         AlertCode.V_DAMAGED,
         AlertScope.ACCOUNT,
-        "run dcsync verify to list the damaged files. To repair them, stop the daemon and run dcsync verify --repair",
+        "run dcsync verify to list the damaged files. To repair them, run dcsync verify --repair",
         severity=Severity.CRITICAL,
     ),
     _kind(
@@ -474,6 +476,7 @@ _OWN = (
     ),
     _kind(AlertCode.H_FAILED, AlertScope.HOOK, "fix the hook. The next event runs it again"),
     _kind(AlertCode.P_LISTEN, AlertScope.MIRROR, "correct http.listen. dcsync tries the address again each minute"),
+    _kind(AlertCode.P_ORDERS, AlertScope.MIRROR, "correct state.dir. dcsync tries again each minute"),
     _kind(AlertCode.P_REPORT, AlertScope.MIRROR, "check the file and its folder. The next poll writes it again"),
     _kind(AlertCode.P_METRICS, AlertScope.MIRROR, "correct metrics.textfile, or make its folder writable for dcsync"),
     _kind(AlertCode.D_CHORE, AlertScope.MIRROR, "the log names the cause. dcsync tries again the next night"),

@@ -81,8 +81,8 @@ LOSSES = frozenset({S.EXPIRED, S.QUARANTINED})
 #: The hint for each loss. The hint of the error would promise an earlier retry.
 LOSS_HINTS = {
     S.EXPIRED: "this extract can no longer be downloaded. The next extract has the account's data as of its own day",
-    S.QUARANTINED: "dcsync tries this job once a day until Autodesk deletes its extract. To try it now, stop the "
-    "daemon and run dcsync sync --job ID. If it fails again, run the data request again",
+    S.QUARANTINED: "dcsync tries this job once a day until Autodesk deletes its extract. To try it now, run dcsync "
+    "sync --job ID. If it fails again, run the data request again",
 }
 
 _STATE_AT_AUTODESK = {

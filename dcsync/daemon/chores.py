@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -13,21 +14,27 @@ from dcsync.app.from_config import keep_policy
 from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
+from dcsync.core.model import AccountName
+from dcsync.daemon import turns
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
-from dcsync.errors import MassChange
+from dcsync.errors import DcsyncError, MassChange
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.accounts import left_settings, record_left_damage
 from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.integrity.content_reader import ReadingObserver
 from dcsync.ops.integrity.missing import finish_pruning
-from dcsync.ops.integrity.prune import PRUNE_CODES, prune
+from dcsync.ops.integrity.prune import PRUNE_CODES, PruneReport, prune
 from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
-from dcsync.ops.integrity.unfinished import report_unfinished
-from dcsync.ops.integrity.verify import verify_nightly
+from dcsync.ops.integrity.report import VerifyReport
+from dcsync.ops.integrity.unfinished import Unfinished, report_unfinished
+from dcsync.ops.integrity.verify import verify, verify_nightly
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: The hour, in the mirror's time zone, from which each task is due once a day.
 NIGHT: Final = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
@@ -38,6 +45,14 @@ _NAMES: Final = {
     Kind.PRUNE: "the nightly prune",
     Kind.VERIFY: "the nightly verify",
     Kind.TIDY: "the daily deletion of old hook runs",
+}
+
+
+#: The turns that the tasks take, and what the daemon is doing meanwhile.
+TURNS_OF: Final[Mapping[Kind, tuple[Collection[str], str]]] = {
+    Kind.PRUNE: ([turns.PRUNE], "busy with the nightly prune"),
+    Kind.VERIFY: ([turns.VERIFY], "busy with the nightly verify"),
+    **{kind: ([], "") for kind in (Kind.POLL, Kind.KEEP_ALIVE, Kind.TIDY)},
 }
 
 
@@ -77,11 +92,51 @@ class Chores:
             case Kind.POLL:
                 pass
 
-    async def _prune(self) -> None:
-        # Finish what a failed disk or a lost host left half removed. Only one task at a time does this.
+    async def prune_now(self, accounts: Sequence[AccountSettings], *, force: bool) -> PruneReport:
+        """Prune for a command. Raises `MassChange` without `force`. Cancelling is safe."""
+
+        async def work() -> PruneReport:
+            unfinished = await self._finish_interrupted()
+            report = await prune(self.context, accounts, keep_policy(self.config), force=force)
+            await report_unfinished(self.context, unfinished)
+            return report
+
+        return await self._alerting(work)
+
+    async def repair_now(
+        self,
+        accounts: Sequence[AccountSettings],
+        *,
+        part: tuple[int, int] | None,
+        rate: int | None,
+        observer: ReadingObserver,
+        repairing: Callable[[AccountName], AbstractAsyncContextManager[object]],
+    ) -> VerifyReport:
+        """Verify and repair for a command. `repairing` is held while an account changes. Cancelling is safe."""
+        return await self._alerting(
+            lambda: verify(
+                self.context, accounts, part=part, repair=True, rate=rate, observer=observer, repairing=repairing
+            )
+        )
+
+    async def _alerting(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work of a command, then send the alerts that it changed, also if it failed."""
+        try:
+            result = await work()
+        except DcsyncError:
+            await self.update_alerts()
+            raise
+        await self.update_alerts()
+        return result
+
+    async def _finish_interrupted(self) -> list[Unfinished]:
+        """Finish what a failed disk or a lost host left half removed. Only one task at a time does this."""
         unfinished = await restore_reductions(self.context)
         await finish_reductions(self.context)
-        unfinished += await finish_pruning(self.context)
+        return [*unfinished, *await finish_pruning(self.context)]
+
+    async def _prune(self) -> None:
+        unfinished = await self._finish_interrupted()
         policy = keep_policy(self.config)
         try:
             if not policy.keeps_everything:

@@ -20,11 +20,13 @@ import structlog
 
 from dcsync.core.model import AccountName, Json
 from dcsync.core.wire import time_json
-from dcsync.daemon.chores import NIGHT
+from dcsync.daemon import turns
+from dcsync.daemon.chores import NIGHT, TURNS_OF
 from dcsync.daemon.schedule import Kind, Schedule, Trigger
 from dcsync.daemon.session import DRAIN_S, Session, SessionParts
 from dcsync.errors import DcsyncError
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.mirroring.run import sync
 from dcsync.tasks import DiskThreads
 
@@ -139,7 +141,7 @@ class LocalSession(Session):
             finally:
                 worker.is_idle = False
             worker.wake.clear()
-            with self._busy(worker.describe()):
+            with self.busy(worker.describe()):
                 try:
                     await worker.work()
                 except DcsyncError as error:
@@ -149,12 +151,17 @@ class LocalSession(Session):
 
     async def _poll_account(self, account: AccountSettings) -> None:
         # Check the disk even if there is nothing new: it alerts you to an unmounted disk before the next extract.
-        if not await self._is_mounted():
-            return
-        (outcome,) = await sync(self.context, [account])
-        await self._follow_up(outcome)
+        async with self.turns.take([turns.of_account(account.name)], f"mirroring {account.name}"):
+            if self._signals.end.is_set() or not await self._is_mounted():
+                return
+            (outcome,) = await sync(self.context, [account])
+            await self._follow_up([outcome])
         self._hooks.wake.set()
         self._note_outcome(outcome)
+        await self._plan_next(account, outcome)
+
+    async def _plan_next(self, account: AccountSettings, outcome: AccountOutcome) -> None:
+        """Poll once more when an extract is expected before the next poll, or when a failed job is due again."""
         clock, wait = self.context.clock, await self._next_poll_in(account)
         if wait < self.config.poll.interval:
             self._schedule.poll_once(account.name, clock.now() + wait)
@@ -168,9 +175,11 @@ class LocalSession(Session):
     async def _run_hooks(self) -> None:
         """Run the hooks that are due. They have their own worker, so a slow hook does not delay polls."""
         self._hooks_looked_at = self.context.clock.monotonic()
-        self._hooks_due_at = await self._dispatcher.run_hooks()
+        async with self.turns.take([turns.HOOKS], "running hooks"):
+            self._hooks_due_at = await self.dispatcher.run_hooks()
 
-    async def _run_hooks_soon(self) -> None:
+    async def run_hooks_soon(self) -> None:
+        """Let the hooks that are due run."""
         self._hooks.wake.set()
 
     def _hooks_are_due(self) -> bool:
@@ -195,8 +204,10 @@ class LocalSession(Session):
         kind = self._due_chores.pop(0)
         if self._due_chores:
             self._nightly.wake.set()
-        if await self._chores.do(kind):
-            self._hooks.wake.set()
+        async with self.turns.take(*TURNS_OF[kind]):
+            is_ending = self._signals.end.is_set()
+            if not is_ending and await self.chores.do(kind):
+                self._hooks.wake.set()
 
     # --- the ticker ---------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from dcsync.app.alerts import alert_settings
 from dcsync.app.from_config import account_settings, callback_secret
 from dcsync.app.renew import renewing
 from dcsync.app.status import current_status, read_status
-from dcsync.app.stores import StoresFor
+from dcsync.app.stores import Stores, StoresFor
 from dcsync.app.sync import open_dispatcher, open_sync
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
@@ -24,10 +24,12 @@ from dcsync.core.alerts import AlertCode
 from dcsync.core.events import Event, EventKind
 from dcsync.core.model import AccountName, Json
 from dcsync.daemon.listening import Listening, serving
+from dcsync.daemon.open_order import Work
+from dcsync.daemon.orders import ORDERS_HINT, Orders
 from dcsync.daemon.pages import MAX_BODY, Pages
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier
-from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
+from dcsync.daemon.session import Errand, Session, SessionFactory, SessionParts, Signals
 from dcsync.errors import (
     DatabaseUnreachable,
     DcsyncError,
@@ -44,7 +46,7 @@ from dcsync.ops.alerts.daemon_parts import daemon_part
 from dcsync.ops.metrics import render
 from dcsync.ops.recovery import recover
 from dcsync.ops.status import Status
-from dcsync.tasks import oldest_disk_call_s, running
+from dcsync.tasks import capture, oldest_disk_call_s, running
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +68,8 @@ _STATUS_S = 5.0
 class Service:
     """The daemon. `load` reads the configuration, again at each SIGHUP. `environ` has its secrets.
 
-    `stores_for` chooses the stores of each configuration, and `make_session` the session of each open mirror.
+    `stores_for` chooses the stores of each configuration, and `make_session` the session of each open mirror. `works`
+    has the commands that the daemon carries out.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Service:
         clock: Clock | None = None,
         notifier: Notifier | None = None,
         make_session: SessionFactory,
+        works: Mapping[str, Work] | None = None,
     ) -> None:
         self._load = load
         self._stores_for = stores_for
@@ -95,6 +99,7 @@ class Service:
         self._opener: asyncio.Task[object] | None = None
         self._signals = Signals()
         self._session: Session | None = None
+        self._orders = Orders(works or {}, clock=self._clock)
         #: The state of the pages' address. None without one.
         self._listening: Listening | None = None
         #: Why the previous configuration is still in use, after a failed reload. Part of the status line.
@@ -146,15 +151,16 @@ class Service:
 
     async def run(self) -> ExitStatus:
         """Run until stopped. Raises `ConfigError`, `MirrorLocked` and other `MirrorError`s when it cannot start."""
-        while not self._is_stopping:
-            try:
-                await self._run_configured(self._config)
-            except DcsyncError as error:
-                if self._previous_config is None:
-                    raise
-                self._fall_back(self._previous_config, error)
-            else:
-                self._take_next_config()
+        async with self._orders.opened():
+            while not self._is_stopping:
+                try:
+                    await self._run_configured(self._config)
+                except DcsyncError as error:
+                    if self._previous_config is None:
+                        raise
+                    self._fall_back(self._previous_config, error)
+                else:
+                    self._take_next_config()
         return ExitStatus.DONE
 
     def _take_next_config(self) -> None:
@@ -195,31 +201,10 @@ class Service:
         progress = Progress(self._clock)
         stores = self._stores_for(config, self._environ)
         try:
-            async with AsyncExitStack() as stack:
-                async with self._opening():
-                    opener = partial(open_sync, environ=self._environ, observer=progress)
-                    context = await stack.enter_async_context(
-                        renewing(opener, config, stores, role="run", clock=self._clock)
-                    )
-                    await recover(context, account_settings(config))
-                dispatcher = await open_dispatcher(config, stores, context, environ=self._environ, runs_hooks=False)
-                parts = SessionParts(
-                    config=config,
-                    context=context,
-                    dispatcher=dispatcher,
-                    progress=progress,
-                    notifier=self._notifier,
-                    signals=self._signals,
-                    problems=self._problems,
-                )
-                self._session = self._make_session(parts)
-                try:
-                    self._session.notice = self._notice
-                    self._note_opened()
-                    await self._session.run()
-                finally:
-                    # Before the mirror is closed, so that no page or signal uses a closed mirror.
-                    self._session = None
+            errand = await self._run_opened(config, stores, progress)
+            if errand is not None and not self._is_stopping:
+                # The mirror is closed, and the command waits for the result.
+                await self._do_errand(errand)
         except asyncio.CancelledError:
             # `stop` cancelled the opening. A rebuild may take hours, and the next start continues it.
             task = asyncio.current_task()
@@ -232,13 +217,56 @@ class Service:
                 raise
             await self._wait_for_mirror(config, error)
 
+    async def _run_opened(self, config: Config, stores: Stores, progress: Progress) -> Errand | None:
+        """Open the mirror and work on it. Return what to do after it is closed."""
+        async with AsyncExitStack() as stack:
+            async with self._opening("opening the mirror; a rebuild of the manifest reads all files"):
+                opener = partial(open_sync, environ=self._environ, observer=progress)
+                context = await stack.enter_async_context(
+                    renewing(opener, config, stores, role="run", clock=self._clock)
+                )
+                self._orders.mirror_locked(config)
+                await recover(context, account_settings(config))
+            dispatcher = await open_dispatcher(config, stores, context, environ=self._environ, runs_hooks=False)
+            parts = SessionParts(
+                config=config,
+                context=context,
+                dispatcher=dispatcher,
+                progress=progress,
+                notifier=self._notifier,
+                signals=self._signals,
+                problems=self._problems,
+            )
+            session = self._session = self._make_session(parts)
+            try:
+                session.notice = self._notice
+                self._note_opened()
+                self._orders.session_opened(session, stores)
+                await session.run()
+            finally:
+                # Before the mirror is closed, so that no page, signal or order uses a closed mirror.
+                self._session = None
+                self._orders.session_closed()
+        return session.errand
+
+    async def _do_errand(self, errand: Errand) -> None:
+        """Do the work that a command asked for, while the mirror is closed."""
+        async with self._opening("rebuilding the manifest for a command"), asyncio.TaskGroup() as group:
+            task = group.create_task(capture(errand.work()), name="errand")
+            # The command may be interrupted, which cancels the result.
+            await asyncio.wait({task, errand.result}, return_when=asyncio.FIRST_COMPLETED)
+            if errand.result.done():
+                task.cancel()
+            else:
+                errand.result.set_result(task.result())
+
     @asynccontextmanager
-    async def _opening(self) -> AsyncIterator[None]:
+    async def _opening(self, status: str) -> AsyncIterator[None]:
         """Report to systemd that the start continues, however long it takes. `stop` cancels it."""
 
         async def extend() -> NoReturn:
             while True:
-                self._notifier.opening("opening the mirror; a rebuild of the manifest reads all files")
+                self._notifier.opening(status)
                 await self._clock.sleep(_OPENING_S)
 
         self._opener = asyncio.current_task()
@@ -258,10 +286,13 @@ class Service:
 
     def _problems(self) -> Sequence[BrokenPart]:
         """Return the parts of the daemon outside its session that do not work now."""
+        found = []
         problem = None if self._listening is None else self._listening.problem
-        if problem is None:
-            return ()
-        return (daemon_part(AlertCode.P_LISTEN, message=problem.message, hint=problem.hint),)
+        if problem is not None:
+            found.append(daemon_part(AlertCode.P_LISTEN, message=problem.message, hint=problem.hint))
+        if self._orders.problem is not None:
+            found.append(daemon_part(AlertCode.P_ORDERS, message=self._orders.problem, hint=ORDERS_HINT))
+        return found
 
     async def _wait_for_mirror(self, config: Config, error: DcsyncError) -> None:
         """Wait a minute without a mirror, then return so that the caller tries again. The first time, notify."""
@@ -269,6 +300,7 @@ class Service:
             log.error("the mirror is not available", code=error.code, error=error.message, hint=error.advice)
             await self._notify(config, error)
         self._mirror_error = error
+        self._orders.mirror_lost(error)
         self._notifier.ready(f"waiting: {error.message}")
         reopen_s = _RECONNECT_S if isinstance(error, _PASSING) else _REOPEN_S
         until = self._clock.monotonic() + reopen_s

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias, TypeVar
 
 import structlog
 
@@ -21,20 +21,35 @@ from dcsync.core.next_poll import next_poll
 from dcsync.daemon.chores import Chores
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier
-from dcsync.errors import ApiFault, ApiUnreachable, DcsyncError, DiskHung, ExitStatus, MirrorError
+from dcsync.daemon.turns import Turns
+from dcsync.errors import (
+    DAEMON_ROLE,
+    ApiFault,
+    ApiUnreachable,
+    DaemonGone,
+    DcsyncError,
+    DiskHung,
+    ExitStatus,
+    MirrorError,
+    MirrorLocked,
+)
 from dcsync.manifest.broken import BrokenPart
 from dcsync.ops.alerts.daemon_parts import daemon_part, record_daemon_parts
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.alerts.orphans import ORPHANS
 from dcsync.ops.context import AccountSettings, SyncContext
 from dcsync.ops.mirroring.outcome import AccountOutcome
-from dcsync.tasks import primary_error
+from dcsync.tasks import Failure, Success, primary_error
 
 log = structlog.get_logger(__name__)
 
 #: How long work in progress may take after SIGTERM before it is cancelled. Closing takes some seconds more, and
 #: the daemon ends within 10 s. Staged files are kept.
 DRAIN_S = 6.0
+#: How long a cancelled order may take to tell its command.
+_TELL_S = 2.0
+
+T = TypeVar("T")
 
 
 def _no_problems() -> Sequence[BrokenPart]:
@@ -65,6 +80,24 @@ class SessionParts:
     problems: Callable[[], Sequence[BrokenPart]] = _no_problems
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class Visit:
+    """An order that a session carries out. The session cancels `task` when it ends, unless the visit survives it."""
+
+    session: Session
+    task: asyncio.Task[object] | None = None
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+    survives: bool = False
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Errand:
+    """Work that needs the mirror closed. The daemon does it between two sessions. Cancelling `result` cancels it."""
+
+    work: Callable[[], Coroutine[None, None, object]]
+    result: asyncio.Future[Success[object] | Failure]
+
+
 class Session(ABC):
     """The work of this host on one open mirror, until it is asked to end or the mirror is lost."""
 
@@ -75,11 +108,11 @@ class Session(ABC):
         self.config = parts.config
         self.context = parts.context
         self.progress = parts.progress
-        self._dispatcher = parts.dispatcher
+        self.dispatcher = parts.dispatcher
         self._notifier = parts.notifier
         self._signals = parts.signals
         self._accounts = {account.name: account for account in account_settings(parts.config)}
-        self._chores = Chores(
+        self.chores = Chores(
             config=parts.config,
             context=parts.context,
             dispatcher=parts.dispatcher,
@@ -90,6 +123,11 @@ class Session(ABC):
         self.notice = ""
         #: Since when the disk of the mirror has not answered, as a message. None while it answers.
         self.hung_disk: str | None = None
+        #: What may run at the same time.
+        self.turns = Turns()
+        #: What the daemon does next, before it opens the mirror again.
+        self.errand: Errand | None = None
+        self._visits: set[Visit] = set()
         self._problems = parts.problems
         self._recorded: Sequence[BrokenPart] = ()
         self._problems_changed = asyncio.Event()
@@ -122,7 +160,7 @@ class Session(ABC):
         """
 
     @abstractmethod
-    async def _run_hooks_soon(self) -> None:
+    async def run_hooks_soon(self) -> None:
         """Let the hooks that are due run."""
 
     @abstractmethod
@@ -136,6 +174,14 @@ class Session(ABC):
     @abstractmethod
     def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
         """Record whether the last work on an account failed because a sign-in is required."""
+
+    async def other_hosts(self) -> Sequence[str]:
+        """Return the names of the other hosts that work on the mirror now."""
+        return ()
+
+    @abstractmethod
+    async def _plan_next(self, account: AccountSettings, outcome: AccountOutcome) -> None:
+        """Plan the next poll of an account after a run."""
 
     # --- the same on one host and on several --------------------------------------------------------------------------
 
@@ -152,7 +198,9 @@ class Session(ABC):
                 self.poll_all()
                 self._notifier.ready(self.notice or self.describe())
                 await self._signals.end.wait()
+                visits = group.create_task(self._end_visits(group), name="orders")
                 await self._end_work(group)
+                await visits
                 ticker.cancel()
                 recorder.cancel()
         except BaseExceptionGroup as errors:
@@ -171,7 +219,7 @@ class Session(ABC):
         return self.progress.describe() or f"{notice}{self._describe_waiting()}{needs}"
 
     @contextmanager
-    def _busy(self, what: str) -> Iterator[None]:
+    def busy(self, what: str) -> Iterator[None]:
         """Count the block as running work, and show it in the status line."""
         self.progress.begin(what)
         self._notifier.status(self.describe())
@@ -234,12 +282,85 @@ class Session(ABC):
                 found = self._own_problems()
                 await record_daemon_parts(self.context, found)
                 self._recorded = found
-                if await self._chores.update_alerts():
-                    await self._run_hooks_soon()
+                if await self.chores.update_alerts():
+                    await self.run_hooks_soon()
             except DcsyncError as error:
                 log.warning("problems of the daemon not recorded", code=error.code, error=error.message)
             except Exception:  # the work does not depend on it
                 log.exception("a bug in dcsync; problems of the daemon were not recorded")
+
+    # --- orders of commands -------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def visited(self) -> AsyncIterator[Visit]:
+        """Count the block as an order, whose end the session waits for. Raises `DaemonGone` when the session ends."""
+        self.refuse_at_end()
+        visit = Visit(session=self)
+        self._visits.add(visit)
+        try:
+            yield visit
+        finally:
+            self._visits.discard(visit)
+            visit.is_over.set()
+
+    def refuse_at_end(self) -> None:
+        """Raise `DaemonGone` if the session ends: it begins no more work."""
+        if self._signals.end.is_set():
+            message = "the daemon stopped its work on the mirror before it had begun to carry out the command"
+            raise DaemonGone(message)
+
+    async def refuse_others(self, instead: str = "") -> None:
+        """Raise `MirrorLocked` while other hosts work on the mirror. `instead` is what to do, if not to stop them."""
+        others = ", ".join(await self.other_hosts())
+        if others:
+            message = f"this command needs the mirror to one host, and other hosts are at work: {others}"
+            stop = f"stop the daemon on {others}, and run the command here again: the daemon of this host does it"
+            raise MirrorLocked(message, pid=None, role=DAEMON_ROLE, hint=instead or stop)
+
+    async def check_mirror(self) -> None:
+        """Raise the `MirrorError` if the disk of the mirror is no longer mounted, which ends the session."""
+        if not await self._is_mounted():
+            assert self._lost is not None  # noqa: S101 - set for it
+            raise self._lost
+
+    async def complete(self, outcomes: Sequence[AccountOutcome]) -> None:
+        """Do what follows a run that a command asked for."""
+        await self._follow_up(outcomes)
+        for outcome in outcomes:
+            self._note_outcome(outcome)
+            await self._plan_next(outcome.account, outcome)
+        await self.run_hooks_soon()
+
+    async def interlude(self, visit: Visit, work: Callable[[], Coroutine[None, None, T]]) -> T:
+        """End the session, do `work` while the mirror is closed, and return its result."""
+        result: asyncio.Future[Success[object] | Failure] = asyncio.get_running_loop().create_future()
+        done: list[T] = []
+
+        async def run() -> None:
+            done.append(await work())
+
+        self.errand = Errand(work=run, result=result)
+        visit.survives = True
+        self._signals.end.set()
+        (await result).get()
+        return done[0]
+
+    async def _end_visits(self, group: asyncio.TaskGroup) -> None:
+        """Let the orders finish within the drain time, then cancel them. Wait until each command has been told."""
+        visits = [visit for visit in self._visits if not visit.survives]
+        if not visits:
+            return
+        hurried = group.create_task(self._signals.hurry.wait(), name="hurry")
+        over = group.create_task(_all_over(visits), name="orders end")
+        await asyncio.wait({over, hurried}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        for visit in visits:
+            if visit.task is not None:
+                visit.task.cancel()
+        await asyncio.wait({over}, timeout=_TELL_S)
+        over.cancel()
+
+    # --- details ------------------------------------------------------------------------------------------------------
 
     async def _is_mounted(self) -> bool:
         """Check that the disk of the mirror is still mounted. If it is not, the session ends."""
@@ -250,15 +371,15 @@ class Session(ABC):
             return False
         return True
 
-    async def _follow_up(self, outcome: AccountOutcome) -> None:
+    async def _follow_up(self, outcomes: Sequence[AccountOutcome]) -> None:
         """Do what follows a poll, and keep the codes of the alerts for the status line."""
-        status = await follow_up(self.config, self.context, self._dispatcher, [outcome])
+        status = await follow_up(self.config, self.context, self.dispatcher, outcomes)
         if status is not None:
             self._alert_codes = status.codes
 
     async def _next_poll_in(self, account: AccountSettings) -> timedelta:
         """Return how long to wait until the next poll of an account: the interval, or less when an extract is due."""
-        expected = [item for _, item in await self._dispatcher.expectations(account.name)]
+        expected = [item for _, item in await self.dispatcher.expectations(account.name)]
         return next_poll(expected, self.context.clock.now(), self.config.poll.interval)
 
     def _note_outcome(self, outcome: AccountOutcome) -> None:
@@ -285,6 +406,11 @@ class Session(ABC):
 
 #: Makes the session for an open mirror.
 SessionFactory: TypeAlias = Callable[[SessionParts], Session]
+
+
+async def _all_over(visits: Sequence[Visit]) -> None:
+    for visit in visits:
+        await visit.is_over.wait()
 
 
 @asynccontextmanager

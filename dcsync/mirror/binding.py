@@ -9,8 +9,8 @@ from dcsync.mirror.nesting import holds_snapshots, refuse_inner, refuse_outer
 from dcsync.mirror.root import INSTANCE, OWN_FOLDER, MirrorRoot
 
 _COPY_HINT = (
-    f"if it is this mirror, copy {OWN_FOLDER} from the original, at least {OWN_FOLDER}/{INSTANCE}. Or stop the daemon "
-    "and run dcsync rebuild. Otherwise mount the mirror's disk, or correct mirror.root"
+    f"if it is this mirror, copy {OWN_FOLDER} from the original, at least {OWN_FOLDER}/{INSTANCE}. Or run dcsync "
+    "rebuild. Otherwise mount the mirror's disk, or correct mirror.root"
 )
 
 

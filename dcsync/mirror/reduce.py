@@ -35,7 +35,7 @@ _OURS = re.compile(rf"([0-9a-f]{{32}})(?:{re.escape(_ASIDE)})?")
 #: The end of a ZIP with its directory, in one read for most ZIPs.
 _ZIP_TAIL = 1 << 20
 #: The hint for a snapshot that is damaged, so that it cannot be reduced.
-REPAIR_HINT = "stop the daemon and run dcsync verify --repair. The snapshot stays whole until it is repaired"
+REPAIR_HINT = "run dcsync verify --repair. The snapshot stays whole until it is repaired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,9 @@ async def record_left_damage(manifest: SqlManifest, configured: Collection[str])
         if damage:
             message = f"{len(damage)} files of {left.name}, which is not in the configuration, do not match what was "
             message += f"published (first: {damage[0].path})"
-            hint = "dcsync verify lists them. To repair them, add the account again, stop the daemon and run dcsync "
-            hint += "verify --repair. If you no longer need its snapshots, remove its folder"
+            hint = "dcsync verify lists them. To repair them, add the account again, reload the daemon (systemctl "
+            hint += (
+                "reload dcsync), and run dcsync verify --repair. If you no longer need its snapshots, remove its folder"
+            )
             parts.append(BrokenPart(code=AlertCode.V_DAMAGED, subject=left.name, message=message, hint=hint))
     await BrokenParts(manifest, None).replace([AlertCode.V_DAMAGED], parts)

@@ -128,7 +128,7 @@ def test_a_snapshot_that_cannot_be_reduced_is_named_and_exit_3(side: Served, dcs
     assert result.status == 3
     assert result.out.splitlines() == [
         f"acme: kept {oldest} whole: {oldest} lacks a file that has to stay: activities_a.csv",
-        "  do:   stop the daemon and run dcsync verify --repair. The snapshot stays whole until it is repaired",
+        "  do:   run dcsync verify --repair. The snapshot stays whole until it is repaired",
         "0 removed (0 B freed), 2 kept",
     ]
 

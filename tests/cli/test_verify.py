@@ -51,7 +51,7 @@ def test_each_finding_is_a_line_and_exit_3(side: Served, dcsync: Dcsync) -> None
     assert lines[0].startswith(f"acme: changed {relative}/admin_table_001.csv: its SHA-256 is ")
     assert lines[1] == f"acme: missing {relative}/admin_table_002.csv: the file does not exist"
     assert lines[2].endswith("2 problems found")
-    assert lines[3:] == ["  do:   stop the daemon and run dcsync verify --repair"]
+    assert lines[3:] == ["  do:   run dcsync verify --repair"]
 
 
 def test_json_has_every_finding(side: Served, dcsync: Dcsync) -> None:

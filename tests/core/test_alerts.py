@@ -51,6 +51,7 @@ TABLE = """
     V-EXTRA     warning  account here      0 alert
     H-FAILED    warning  hook    here      3 alert
     P-LISTEN    warning  mirror  here      3 alert
+    P-ORDERS    warning  mirror  here      3 alert
     P-REPORT    warning  mirror  here      3 alert
     P-METRICS   warning  mirror  here      3 alert
     D-CHORE     warning  mirror  here      3 alert
@@ -121,6 +122,7 @@ TABLE = """
     D-FENCED    warning  job     here      3 failure may-pass
     D-STATE     critical job     here      1 alert
     D-THREADS   warning  mirror  here      3 failure may-pass
+    D-DAEMON    warning  job     here      3 failure may-pass
 """
 
 

@@ -215,7 +215,7 @@ async def test_a_stop_while_the_mirror_is_being_opened_ends_it(tmp_path: Path) -
         )
 
         async def open_for_ever() -> None:
-            async with service._opening():
+            async with service._opening("opening the mirror"):
                 await asyncio.Event().wait()
 
         async with asyncio.TaskGroup() as group:

@@ -22,6 +22,7 @@ from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
 from dcsync.errors import DiskHung, MirrorError
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.sandbox import Fault
 from tests.cluster.test_peers import config_of
 from tests.cluster.test_session import FAST
@@ -192,7 +193,10 @@ class Idle(Session):
     def _note_login(self, account: AccountSettings, *, is_needed: bool) -> None:
         pass
 
-    async def _run_hooks_soon(self) -> None:
+    async def _plan_next(self, account: AccountSettings, outcome: AccountOutcome) -> None:
+        pass
+
+    async def run_hooks_soon(self) -> None:
         pass
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ import time_machine
 from dcsync.cluster import make_session, stores_for
 from dcsync.config import Config
 from dcsync.daemon.local_session import LocalSession
+from dcsync.daemon.open_order import Work
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.service import Service
 from dcsync.errors import ConfigInvalid, ConfigMistake, ExitStatus
@@ -110,6 +111,7 @@ async def running(
     world: World | None = None,
     now: datetime = TODAY,
     prepare: Callable[[Mirror], object] = lambda _: None,
+    works: Mapping[str, Work] | None = None,
     **options: object,
 ) -> AsyncIterator[Rig]:
     """Start a daemon on an empty mirror; it is stopped with the block."""
@@ -125,12 +127,14 @@ async def running(
             )
             mirror.root.mkdir()
             prepare(mirror)
-            async with started(mirror, clock) as rig:
+            async with started(mirror, clock, works=works) as rig:
                 yield rig
 
 
 @asynccontextmanager
-async def started(mirror: Mirror, clock: VirtualClock) -> AsyncIterator[Rig]:
+async def started(
+    mirror: Mirror, clock: VirtualClock, *, works: Mapping[str, Work] | None = None
+) -> AsyncIterator[Rig]:
     """Start a daemon on a mirror that is there, and stop it with the block."""
     heard = Heard()
 
@@ -140,7 +144,15 @@ async def started(mirror: Mirror, clock: VirtualClock) -> AsyncIterator[Rig]:
         except ValueError:
             raise ConfigInvalid((ConfigMistake(file="config.toml", line=1, key="", message="is bad"),)) from None
 
-    service = Service(load, stores_for, environ=mirror.environ, clock=clock, notifier=heard, make_session=make_session)
+    service = Service(
+        load,
+        stores_for,
+        environ=mirror.environ,
+        clock=clock,
+        notifier=heard,
+        make_session=make_session,
+        works=works,
+    )
     try:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(service.run())

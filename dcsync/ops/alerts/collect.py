@@ -194,7 +194,7 @@ def _published_hollow(account: str, request: KnownRequest, jobs: Sequence[KnownJ
         lost = Alert.of(AlertCode.L_LOST, account=account, subject=request.id, message=message)
         return replace(lost, scope=AlertScope.REQUEST, is_final=True)
     named = " ".join(f"--job {known.job.id}" for known in jobs[:_MOST_NAMED])
-    hint = f"stop the daemon and run dcsync sync {named}, before Autodesk deletes the extracts after 30 days"
+    hint = f"run dcsync sync {named}, before Autodesk deletes the extracts after 30 days"
     return Alert.of(AlertCode.M_EMPTY, account=account, subject=request.id, message=message, hint=hint)
 
 

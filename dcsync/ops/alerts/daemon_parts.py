@@ -10,7 +10,7 @@ from dcsync.core.alerts import AlertCode
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import MirrorContext
 
-_CODES: Final = (AlertCode.P_LISTEN, AlertCode.F_HUNG)
+_CODES: Final = (AlertCode.P_LISTEN, AlertCode.P_ORDERS, AlertCode.F_HUNG)
 
 
 def daemon_part(code: AlertCode, *, message: str, hint: str) -> BrokenPart:

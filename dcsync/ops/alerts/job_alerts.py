@@ -103,7 +103,7 @@ def _unclear(account: str, job: Job, *, is_listed: bool) -> Alert:
     message, hint = f"job {job.id}{of} {describe_status(job)}, so it is not mirrored", ""
     if is_listed:
         message += ". Its data listing can be read"
-        hint = f"if its extract is complete, mirror it with dcsync sync --job {job.id} (stop the daemon first). "
+        hint = f"if its extract is complete, mirror it with dcsync sync --job {job.id}. "
         hint += f"Autodesk deletes it after {EXTRACT_LIFE.days} days"
     alert = Alert.of(AlertCode.L_STATUS, account=account, subject=job.id, message=message, hint=hint)
     return replace(alert, job=job.id)

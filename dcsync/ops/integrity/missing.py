@@ -132,7 +132,7 @@ async def notice_missing(
         )
         raise MassChange(
             message,
-            hint="put the folders back. If you removed them on purpose, stop the daemon and run dcsync rebuild: it "
+            hint="put the folders back. If you removed them on purpose, run dcsync rebuild: it "
             "records the snapshots that the mirror has now. The next run downloads those again that Autodesk still has",
         )
     for job in missing:

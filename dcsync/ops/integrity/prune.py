@@ -275,9 +275,8 @@ def _refusals(requests: Sequence[RequestVerdicts]) -> dict[AccountName, str]:
 
 
 def _refused(message: str) -> BrokenPart:
-    hint = "check dcsync prune --dry-run. If you mean it, stop the daemon and run dcsync prune --force"
     # With a subject, because missing snapshots have the same code.
-    return BrokenPart(code=AlertCode.M_MASS, subject="prune", message=message, hint=hint)
+    return BrokenPart(code=AlertCode.M_MASS, subject="prune", message=message, hint=MASS_HINT)
 
 
 def _named(request: RequestVerdicts) -> str:

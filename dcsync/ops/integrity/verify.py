@@ -7,7 +7,8 @@ parts together read everything once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,7 +16,7 @@ import structlog
 from dcsync.core import sidecar
 from dcsync.core.layout import recognise
 from dcsync.core.lifecycle import ON_DISK, OPEN, JobState
-from dcsync.core.model import JobId, Snapshot
+from dcsync.core.model import AccountName, JobId, Snapshot
 from dcsync.core.names import OWN_FILES, SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
 from dcsync.manifest import SnapshotRows, StoredValues
@@ -61,11 +62,13 @@ async def verify(
     records: bool = False,
     rate: int | None = None,
     observer: ReadingObserver | None = None,
+    repairing: Callable[[AccountName], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> VerifyReport:
     """Read the published snapshots of `accounts`, or a part of them, at most `rate` bytes per second.
 
     With `repair`, which needs a `SyncContext`, damaged files are replaced by a copy in the mirror, or else downloaded
-    again while Autodesk has them. The damaged file is kept in quarantine. Problems are in the report and are not
+    again while Autodesk has them. The damaged file is kept in quarantine. `repairing` is held while an account's files
+    are replaced. Problems are in the report and are not
     raised. With `repair` or `records`, which need a writable manifest, the manifest keeps them as an alert. Cancelling
     is safe.
     """
@@ -80,9 +83,9 @@ async def verify(
             chosen,
             reader,
             report,
-            repair=repair,
             records=repair or records,
             observer=observer,
+            repairing=repairing if repair else None,
         ).run()
     report.files, report.read_bytes = reader.read_files, reader.read_bytes
     _log_report(report)
@@ -134,18 +137,19 @@ class _Verification:
         reader: ContentReader,
         report: VerifyReport,
         *,
-        repair: bool,
         records: bool,
         observer: ReadingObserver,
+        repairing: Callable[[AccountName], AbstractAsyncContextManager[object]] | None,
     ) -> None:
+        """Without `repairing`, nothing is repaired."""
         self._context = context
         self._account = account
         self._part = part
         self._reader = reader
         self._report = report
-        self._repair = repair
         self._records_damage = records
         self._observer = observer
+        self._repairing = repairing
         self._records = SnapshotRows(context.manifest)
         self._found: list[Damage] = []
         self._repairables: list[Repairable] = []
@@ -160,14 +164,19 @@ class _Verification:
             await self._snapshot(known.job.id)
         await self._unknown_folders()
         if self._found:
-            await self._look_again({job for job, known in jobs.items() if known.state is JobState.PUBLISHED})
-        if self._repair and self._found:
-            assert isinstance(self._context, SyncContext)  # noqa: S101 - repairing fetches
-            folders = await repair_folders(self._context, self._account, self._found)
-            self._found = await repair_files(self._context, self._account, folders, self._repairables, self._reader)
+            whole = {job for job, known in jobs.items() if known.state is JobState.PUBLISHED}
+            async with nullcontext() if self._repairing is None else self._repairing(self._account.name):
+                await self._look_again(whole)
+                if self._repairing is not None and self._found:
+                    await self._repair()
         self._report.damage += self._found
         if self._records_damage:
             await self._record()
+
+    async def _repair(self) -> None:
+        assert isinstance(self._context, SyncContext)  # noqa: S101 - repairing fetches
+        folders = await repair_folders(self._context, self._account, self._found)
+        self._found = await repair_files(self._context, self._account, folders, self._repairables, self._reader)
 
     async def _record(self) -> None:
         """Keep the problems that remain, for the alert that stands until a later verify finds none."""

@@ -157,7 +157,7 @@ class _Latest:
             raise MirrorTampered(
                 message,
                 hint="the manifest is older than the mirror, such as a restored backup. A poll adopts snapshots that "
-                "Autodesk still lists. For all others, stop the daemon and run dcsync rebuild",
+                "Autodesk still lists. For all others, run dcsync rebuild",
             )
 
     async def _drop_hollow(self) -> str:

@@ -36,7 +36,7 @@ def rebuild_command(ctx: click.Context, as_json: bool) -> int:
 
     rebuild reads and hashes every file. Each snapshot is restored from its _dcsync.json, or from its folder name and
     hashes if that file is missing. rebuild makes no API calls. Jobs that are not mirrored yet return with the next
-    sync. While the daemon is running, the daemon rebuilds, and mirrors nothing meanwhile.
+    sync. While the daemon is running, the daemon rebuilds, and mirrors nothing until then.
     """
     from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config

@@ -48,7 +48,7 @@ _NAMES: Final = {
 }
 
 
-#: The turns that the tasks take, and what the daemon is doing meanwhile.
+#: The turns that the tasks take, and what the daemon is doing then.
 TURNS_OF: Final[Mapping[Kind, tuple[Collection[str], str]]] = {
     Kind.PRUNE: ([turns.PRUNE], "busy with the nightly prune"),
     Kind.VERIFY: ([turns.VERIFY], "busy with the nightly verify"),

@@ -125,7 +125,7 @@ class OpenOrder:
         """
         session, accounts = self._session, account_settings(self.config, names)
         if not wanted.jobs:
-            # No host records a named job that another one has taken up. All other jobs are shared out by polls.
+            # Fencing keeps two hosts from recording a job that was named. Polls share out all other jobs.
             await session.refuse_others("run dcsync poll: the hosts then do everything that is due")
         what = f"mirroring {', '.join(account.name for account in accounts)}"
         async with self._turn([turns.of_account(account.name) for account in accounts], what):
@@ -160,7 +160,7 @@ class OpenOrder:
     async def rerun_hooks(self, job: str) -> tuple[int, Sequence[HookRun]]:
         """Make the hooks of a snapshot due and run them. Return how many there are, and the runs that ended.
 
-        Beside other hosts, any of them may run the hooks, and no run is returned.
+        If other hosts are running, any of them may run the hooks, and no run is returned.
         """
         session = self._session
         count = await session.dispatcher.rerun(job)

@@ -313,7 +313,7 @@ class Session(ABC):
         """Raise `MirrorLocked` while other hosts work on the mirror. `instead` is what to do, if not to stop them."""
         others = ", ".join(await self.other_hosts())
         if others:
-            message = f"this command needs the mirror to one host, and other hosts are at work: {others}"
+            message = f"this command works only while no other host is running, and these are: {others}"
             stop = f"stop the daemon on {others}, and run the command here again: the daemon of this host does it"
             raise MirrorLocked(message, pid=None, role=DAEMON_ROLE, hint=instead or stop)
 

@@ -1,6 +1,6 @@
 """Turns: which pieces of the daemon's work may run at the same time.
 
-A piece of work takes a turn for everything that only one may use: an account, pruning, verifying. Whoever comes later
+A piece of work takes a turn for everything that only one may use: an account, pruning, verifying. Later work
 waits, in the order of arrival. The daemon's own work and the orders of commands take their turns in the same place.
 """
 

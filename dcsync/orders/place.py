@@ -48,7 +48,7 @@ def listening(folder: Path) -> Iterator[socket.socket]:
         with suppress(FileNotFoundError):
             os.unlink(_NEW_NAME, dir_fd=descriptor)
         listener.bind(_path(descriptor, _NEW_NAME))
-        # Nobody can connect before `listen`, whatever the umask was.
+        # No process can connect before `listen`, whatever the umask was.
         os.chmod(_NEW_NAME, 0o600, dir_fd=descriptor)
         listener.listen(_BACKLOG)
         listener.setblocking(False)  # noqa: FBT003 - its signature
@@ -63,7 +63,7 @@ def listening(folder: Path) -> Iterator[socket.socket]:
 
 
 def connect(folder: Path) -> socket.socket | None:
-    """Connect to the daemon that works in a folder. None if there is none: no socket, or one that a daemon left."""
+    """Connect to the daemon that works in a folder. None without a daemon: no socket, or a stale one."""
     try:
         with _opened(folder, os.O_PATH) as descriptor:
             found = os.stat(SOCKET_NAME, dir_fd=descriptor, follow_symlinks=False)

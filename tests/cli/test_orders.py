@@ -21,6 +21,7 @@ from dcsync.sandbox import Fault, Synthetic
 from tests.cli.conftest import Dcsync, Result
 from tests.cli.test_verify import spoil
 from tests.rigs.beside import Beside, daemon_beside, started, until
+from tests.rigs.json_page import documented, written
 from tests.rigs.mirror import assert_identical, tables
 from tests.rigs.served import TOKEN, Served, served
 
@@ -127,7 +128,9 @@ def test_poll_lets_the_daemon_poll(side: Served, dcsync: Dcsync, daemon: Beside)
     result = dcsync("poll")
 
     assert (result.status, result.out, result.err) == (0, "the daemon polls now: acme\n", "")
-    assert dcsync("poll", "--json").json == {"accounts": ["acme"]}
+    document = dcsync("poll", "--json").json
+    assert document == {"accounts": ["acme"]}
+    assert set(written(document)) == documented("`dcsync poll --json`")
     until(lambda: list(side.root.glob("acme/*/[0-9]*/**/_dcsync.json")), "the snapshot")
     (sidecar,) = side.root.glob("acme/*/[0-9]*/**/_dcsync.json")
     assert_identical(sidecar.parent, side.sandbox.world, job)

@@ -274,11 +274,18 @@ class TestUnderSystemd:
         assert place.search(reloaded["shown"]["StatusText"])
         assert "the previous configuration" in reloaded["shown"]["StatusText"]
 
-    def test_a_pass_beside_the_daemon_is_no_failure(self, seen: Seen) -> None:
+    def test_the_daemon_does_a_pass_and_the_commands_of_root(self, seen: Seen) -> None:
         for done, shown in (seen["one_pass"]["beside"], seen["one_pass"]["alone"]):
             assert done["exit"] == 0
             assert shown["Result"] == "success"
-        assert "another dcsync holds" in "\n".join(seen["one_pass"]["said"])
+        said = "\n".join(seen["one_pass"]["said"])
+        assert "acme: nothing new" in said
+        assert "another dcsync holds" not in said
+        (sync, repair, poll) = seen["one_pass"]["by_root"]
+        assert (sync[0], sync[1][:17]) == (0, "acme: nothing new"), sync
+        assert (repair[0], "no problems found" in repair[1]) == (0, True), repair
+        assert poll[:2] == (0, "the daemon polls now: acme\n"), poll
+        assert seen["one_pass"]["of_root"] == []
 
     def test_it_stops_at_once_when_it_has_nothing_to_do(self, seen: Seen) -> None:
         # What takes longer than TimeoutStopSec= is killed, and its result is "timeout".

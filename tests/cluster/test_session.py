@@ -13,13 +13,16 @@ import pytest
 import sqlalchemy as sa
 
 from dcsync.app.sync import open_dispatcher
+from dcsync.cluster.hosts import Hosts
 from dcsync.cluster.queue import HeldTask, Pace
 from dcsync.cluster.session import SharedSession
+from dcsync.daemon.open_order import OpenOrder
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.session import SessionParts, Signals
-from dcsync.errors import MirrorError
+from dcsync.errors import MirrorError, MirrorLocked
 from dcsync.manifest import HookRuns, StoredValues
+from dcsync.ops.mirroring.outcome import Wanted
 from dcsync.ops.mirroring.run import mirror_job
 from tests.cluster.test_peers import config_of
 from tests.rigs.mirror import TODAY, Mirror, add_extract, mirroring, tables
@@ -186,6 +189,41 @@ async def test_a_failed_job_brings_the_next_poll_forward(rig: Rig) -> None:
     kept = await StoredValues(one.context.manifest).load("poll:acme")
     assert kept is not None
     assert datetime.fromisoformat(kept) < rig.mirror.clock.now() + timedelta(minutes=10)
+
+
+async def test_a_command_that_needs_the_mirror_to_one_host_names_the_others(rig: Rig) -> None:
+    one, other = rig.sessions
+    async with one.visited() as visit:
+        order = OpenOrder(visit, rig.mirror.stores(one.config), lambda _: None)
+        with pytest.raises(MirrorLocked, match="only while no other host is running, and these are: ") as pruned:
+            await order.prune([], force=True)
+        with pytest.raises(MirrorLocked) as synced:
+            await order.sync([], Wanted())
+        with pytest.raises(MirrorLocked):
+            await order.repair([], part=None, rate=None)
+        with pytest.raises(MirrorLocked):
+            await order.rebuild()
+        assert order.poll() == ["acme"]
+        assert await order.rerun_hooks("unknown") == (0, ())
+        assert "stop the daemon on" in pruned.value.advice
+        assert "run dcsync poll" in synced.value.advice
+
+        await Hosts(one.context.manifest).leave(other._host)
+
+        assert (await order.prune([], force=True)).removed == 0
+
+
+async def test_a_job_that_a_command_names_is_mirrored_on_any_host(rig: Rig) -> None:
+    job = add_extract(rig.mirror, tables(2))
+    one = rig.sessions[0]
+    async with one.visited() as visit:
+        order = OpenOrder(visit, rig.mirror.stores(one.config), lambda _: None)
+
+        (outcome,) = await order.sync(["acme"], Wanted(jobs=(job,)))
+
+    assert [published.job for published in outcome.published] == [job]
+    rig.mirror.assert_identical(job)
+    assert ("hooks", "") in [(name, what or "") for name, what in await rig.queued()]
 
 
 async def test_a_mirror_that_goes_away_ends_the_session(rig: Rig) -> None:

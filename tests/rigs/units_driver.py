@@ -213,11 +213,26 @@ def reload(api: Api) -> dict[str, Any]:
 
 
 def one_pass(api: Api) -> dict[str, Any]:
-    """Run the timer's service while the daemon holds the mirror, and the daemon's probe of another one."""
+    """Run the timer's service and commands of root while the daemon holds the mirror, then the service alone."""
     beside = PASS.do("start"), PASS.show()
+    by_root = [
+        subprocess.run(
+            [PROGRAM, "--config", str(ETC / "config.toml"), *command], check=False, capture_output=True, text=True
+        )
+        for command in (["sync"], ["verify", "--repair"], ["poll"])
+    ]
+    of_root = [str(path) for top in (STATE, ROOT) for path in top.rglob("*") if path.lstat().st_uid == 0]
     stopped = MAIN.do("stop")
     alone = PASS.do("start"), PASS.show()
-    return {"beside": beside, "stopped": stopped, "stopped_as": MAIN.show(), "alone": alone, "said": PASS.journal()}
+    return {
+        "beside": beside,
+        "by_root": [(done.returncode, done.stdout, done.stderr) for done in by_root],
+        "of_root": of_root,
+        "stopped": stopped,
+        "stopped_as": MAIN.show(),
+        "alone": alone,
+        "said": PASS.journal(),
+    }
 
 
 def confine(api: Api) -> dict[str, Any]:

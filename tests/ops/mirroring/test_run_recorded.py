@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, RequestId
+from dcsync.core.ports import AccountFacts
 from dcsync.errors import (
     AccessRefused,
     BadAnswer,
@@ -19,12 +20,13 @@ from dcsync.errors import (
     ManifestError,
     MirrorMissing,
 )
+from dcsync.manifest import SqlManifest
 from dcsync.ops.mirroring.run import mirror_job, poll_account, sync
 from dcsync.ops.observed import Observations
 from tests.fakes import REQUEST_ID
 from tests.rigs.due import DAY, DOWN, OTHER, Rig, S, make
 from tests.rigs.mirror import TODAY
-from tests.rigs.publishing import make_id
+from tests.rigs.publishing import LosesJob, make_id
 
 # --- how a job fails --------------------------------------------------------------------------------------------------
 
@@ -178,7 +180,28 @@ async def test_each_account_has_its_own_outcome(rig: Rig) -> None:
     outcomes = await sync(context, accounts)
 
     assert [outcome.account.name for outcome in outcomes] == ["acme", "beta"]
-    assert [outcome.calls for outcome in outcomes] == [1, 1]
+    assert [(outcome.calls, outcome.error) for outcome in outcomes] == [(1, None), (1, None)]
+
+
+async def test_a_run_that_cannot_be_recorded_raises_its_own_error(rig: Rig) -> None:
+    fenced = rig.bench.context.manifest.guarded(LosesJob(0))
+
+    with pytest.raises(Fenced):
+        await sync(replace(rig.bench.context, api=rig.api, manifest=fenced), [rig.bench.account])
+
+
+async def test_a_manifest_that_cannot_be_read_stops_its_account(rig: Rig) -> None:
+    class Unreadable(SqlManifest):
+        async def facts(self, account: AccountName) -> AccountFacts:
+            message = f"locked: {account}"
+            raise ManifestError(message)
+
+    manifest = Unreadable(rig.bench.context.manifest.backend)
+
+    (outcome,) = await sync(replace(rig.bench.context, api=rig.api, manifest=manifest), [rig.bench.account])
+
+    assert isinstance(outcome.error, ManifestError)
+    assert (outcome.error.message, rig.api.asked) == ("locked: acme", [])
 
 
 # --- several hosts ----------------------------------------------------------------------------------------------------

@@ -131,8 +131,8 @@ async def _describe(
 
 
 def _is_held(request: KnownRequest, now: datetime) -> bool:
-    """Whether the jobs of a data request wait until Autodesk describes it: for a day, and only after an error."""
-    return not request.is_described and (request.first_seen_at is None or now - request.first_seen_at < _PATIENCE)
+    """Whether the jobs of a data request without a description wait for it: for a day, and only after an error."""
+    return request.first_seen_at is None or now - request.first_seen_at < _PATIENCE
 
 
 def _waits(account: AccountSettings, request: KnownRequest, known: Collection[RequestId], now: datetime) -> bool:

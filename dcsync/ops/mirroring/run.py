@@ -157,8 +157,8 @@ class _AccountRun:
         known, requests = await manifest.job(name, job), await manifest.requests(name)
         if known is not None and known.state in OPEN and self._wants(known, requests):
             await self._mirror_if_room(known, requests[known.job.request_id])
-        elif known is not None and known.state is JobState.PUBLISHED:
-            # The host that published it may have ended before it moved `latest`.
+        else:
+            # The host that published it may have ended before it moved `latest`. Does nothing for any other job.
             await move_latest(self._context, self._account, job)
         # The open jobs of all hosts.
         still_open = await manifest.jobs(name, states=OPEN)

@@ -27,12 +27,12 @@ from tests.rigs.publishing import make_id
 
 async def test_jobs_that_are_new_and_not_too_old_are_counted(rig: Rig) -> None:
     await rig.know(pending(1), S.WAITING)
-    rig.show([make(1), make(2), make(3, 40 * DAY)])
+    rig.show([make(1), make(2), make(3, 40 * DAY), make(4)])
 
     outcome = await rig.run()
 
-    assert outcome.new_jobs == 1
-    assert rig.tried == [make_id(1), make_id(2)]
+    assert outcome.new_jobs == 2
+    assert rig.tried == [make_id(1), make_id(2), make_id(4)]
     assert (await rig.known(make(3))).state is S.TOO_OLD
     assert [request.id for request in outcome.requests] == [REQUEST_ID]
 

@@ -135,7 +135,7 @@ class SecretUnavailable(ConfigError):
 
     code = "C-SECRET"
     hint = "set the variable above, or make the file readable for the user that runs dcsync. "
-    hint += "A credential: exists only inside the systemd service (docs/guides/service-account.md)"
+    hint += "A credential: exists only inside the systemd service (docs/guides/sign-in.md shows the command)"
 
 
 class SecretExposed(ConfigError):

@@ -14,7 +14,7 @@ import pytest
 
 from dcsync.cli.group import dcsync
 from dcsync.config.load import parse
-from dcsync.errors import ConfigInvalid
+from dcsync.errors import ConfigInvalid, SecretUnavailable
 
 REPOSITORY: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = sorted(
@@ -226,3 +226,17 @@ def broken_links(document: str) -> Iterator[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_in_a_document_leads_somewhere(document: str) -> None:
     assert list(broken_links(document)) == []
+
+
+def test_every_document_that_the_package_names_exists() -> None:
+    files = [path for path in (REPOSITORY / "dcsync").rglob("*") if path.suffix in {".py", ".toml", ".service", ".j2"}]
+    named = {name for path in files for name in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8"))}
+
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (REPOSITORY / name).is_file()] == []
+
+
+def test_the_hint_about_credentials_names_the_page_with_the_command_that_works() -> None:
+    named = re.findall(r"docs/[\w/-]+\.md", SecretUnavailable.hint)
+
+    assert ["LoadCredential=" in text_of(name) and "systemd-run" in text_of(name) for name in named] == [True]

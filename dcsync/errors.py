@@ -130,6 +130,16 @@ class ConfigMissing(ConfigError):
     hint = "create one with `dcsync init` (config.example.toml documents every key), or name yours with --config FILE"
 
 
+class NotStateOwner(ConfigError):
+    """root started a command that has to run as the owner of the state folder, who is `uid`."""
+
+    hint = "run dcsync as the owner of state.dir"
+
+    def __init__(self, message: str, *, uid: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.uid = uid
+
+
 class SecretUnavailable(ConfigError):
     """A secret configured as `env:`, `file:` or `credential:` is missing, empty or unreadable."""
 

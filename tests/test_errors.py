@@ -34,6 +34,7 @@ TABLE = """
     ApiFault                 A-SERVER    job      3 transient
     ConfigError              C-CONFIG    run      2
     ConfigInvalid            C-CONFIG    run      2
+    NotStateOwner            C-CONFIG    run      2
     ServiceSetupFailed       C-CONFIG    run      2
     SecretExposed            C-EXPOSED   run      2
     ConfigMissing            C-MISSING   run      2

@@ -364,6 +364,18 @@ class TestUnderSystemd:
             path for path in others if not re.match(r"/etc/(dcsync|systemd)/|/var/log/(journal/|wtmp$)", path)
         ] == []
 
+    def test_a_command_of_root_runs_as_the_service_with_its_credentials(self, seen: Seen) -> None:
+        by_root, uid = seen["by_root"], seen["look_at_setup"]["uid"]
+
+        assert by_root["accounts"]["status"] == 0, by_root["accounts"]
+        assert len(json.loads(by_root["accounts"]["out"])["hubs"]) > 0
+        checks = {check["name"]: check for check in json.loads(by_root["doctor"]["out"])["checks"]}
+        assert checks["secrets"]["level"] == checks["state.dir"]["level"] == checks["token"]["level"] == "ok", checks
+        assert f"private to uid {uid}" in checks["state.dir"]["message"]
+        assert by_root["mistaken"]["status"] == 2
+        assert "nosuch" in by_root["mistaken"]["err"]
+        assert by_root["owners"] == [uid]
+
     def test_no_secret_is_in_the_journal(self, seen: Seen) -> None:
         journal = (seen.booted.results / "journal").read_text()
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dcsync.config import Config
-from dcsync.errors import ConfigError, ManifestError
+from dcsync.errors import ManifestError, NotStateOwner
 from dcsync.mirror.durable import replace_durably
 from dcsync.opening import read_regular
 
@@ -32,10 +32,10 @@ def host_name() -> str:
 def state_folder(config: Config) -> Path:
     """Return the state folder, and create it if it is missing.
 
-    Raises `ManifestError` when it cannot be created or used, and `ConfigError` when root would use another user's.
+    Raises `ManifestError` when it cannot be created or used, and `NotStateOwner` when root would use another user's.
     """
     path = Path(config.state.dir)
-    _refuse_to_be_root(path)
+    refuse_to_be_root(path)
     try:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,8 +51,8 @@ def state_folder(config: Config) -> Path:
     return path
 
 
-def _refuse_to_be_root(path: Path) -> None:
-    """Refuse to work as root in another user's state folder: its owner could not read the files of root."""
+def refuse_to_be_root(path: Path) -> None:
+    """Raise `NotStateOwner` for root in another user's state folder: its owner could not read the files of root."""
     try:
         owner = path.stat().st_uid
     except OSError:
@@ -63,7 +63,7 @@ def _refuse_to_be_root(path: Path) -> None:
         except KeyError:
             name = f"#{owner}"
         message = f"state.dir {path} belongs to the user {name}, who could not read the files that root creates there"
-        raise ConfigError(message, hint=f"run dcsync as that user: runuser -u {name} -- dcsync …")
+        raise NotStateOwner(message, uid=owner, hint=f"run dcsync as that user: runuser -u {name} -- dcsync …")
 
 
 def _sync_folder(path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dcsync.cli.group import EXIT_STATUSES, Globals
+from dcsync.errors import ConfigError
 
 if TYPE_CHECKING:
     from dcsync.ops.doctor.examine import Check
@@ -26,13 +28,21 @@ def doctor_command(ctx: click.Context, as_json: bool) -> int:
     nothing failed, otherwise that of the first failure.
     """
     from dcsync.app.doctor import diagnose
+    from dcsync.app.state_dir import refuse_to_be_root
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import run_async, set_up_log
     from dcsync.cluster import stores_for
+    from dcsync.config import load
     from dcsync.ops.doctor.examine import exit_status, worst
 
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
+    try:
+        config = load(options.config, environ=os.environ, accounts_needed=False)
+    except ConfigError:
+        pass  # the first check reports it
+    else:
+        refuse_to_be_root(Path(config.state.dir))
     # The checks report everything that the log would.
     set_up_log(ctx, level="error", form="auto")
     report = (lambda _: None) if as_json else _print

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from dcsync import __version__
-from dcsync.errors import DcsyncError, ExitStatus
+from dcsync.errors import DcsyncError, ExitStatus, NotStateOwner
 
 #: What each exit status means.
 MEANINGS = {
@@ -167,6 +167,8 @@ def run(arguments: list[str]) -> int:
         with suppress(OSError):  # stderr is closed or its reader is gone
             error.show()
         return int(ExitStatus.USAGE)
+    except NotStateOwner as error:
+        return _as_owner(error, arguments)
     except DcsyncError as error:
         show_error(error)
         return int(error.exit_status)
@@ -180,6 +182,17 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - a bug is reported with its traceback
         return show_bug(error)
     return int(result) if isinstance(result, int) else int(ExitStatus.DONE)
+
+
+def _as_owner(error: NotStateOwner, arguments: list[str]) -> int:
+    """Run the command again as the owner of the state folder: as its service does, or else only as that user."""
+    from dcsync.cli.as_owner import run_as_owner
+
+    try:
+        return run_as_owner(error, arguments)
+    except DcsyncError as failure:
+        show_error(failure)
+        return int(failure.exit_status)
 
 
 def show_error(error: DcsyncError) -> None:

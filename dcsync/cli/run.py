@@ -9,7 +9,7 @@ import signal
 import click
 
 from dcsync.cli.group import EXIT_STATUSES
-from dcsync.errors import ExitStatus
+from dcsync.errors import ConfigError, ExitStatus, NotStateOwner
 
 
 @click.command("run", epilog=EXIT_STATUSES)
@@ -42,7 +42,7 @@ def run_command(ctx: click.Context) -> int:
     async def serve() -> int:
         orphans.adopt()
         service = Service(
-            lambda: load_config(ctx, warn=warn),
+            lambda: load_config(ctx, as_owner=False, warn=warn),
             stores_for,
             environ=os.environ,
             make_session=make_session,
@@ -64,4 +64,8 @@ def run_command(ctx: click.Context) -> int:
         loop.add_signal_handler(signal.SIGUSR1, service.poll_now)
         return int(await service.run())
 
-    return run_loop(serve())
+    try:
+        return run_loop(serve())
+    except NotStateOwner as error:
+        # A second daemon as that user would only meet the first one's lock.
+        raise ConfigError(error.message, hint="start the service: systemctl start dcsync") from None

@@ -9,10 +9,12 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from dcsync.app.state_dir import refuse_to_be_root
 from dcsync.cli.group import Globals
 from dcsync.config import Config, OldName, load
 from dcsync.errors import ExitStatus
@@ -45,6 +47,7 @@ def load_config(
     *,
     accounts_needed: bool = True,
     logs: bool = True,
+    as_owner: bool = True,
     warn: Callable[[OldName], None] = _print_warning,
 ) -> Config:
     """Load the configuration, and set up the log from it and from the global options.
@@ -52,11 +55,16 @@ def load_config(
     A command that logs nothing passes no `logs`, and saves the time that the import of the log takes. Such a command
     loads its stores with `load_stores`.
 
+    With `as_owner`, raises `NotStateOwner` for root if the state folder belongs to another user. The group then runs
+    the command as that user.
+
     `warn` is called for each name in the file that only this version still accepts.
     """
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
     config = load(options.config, environ=os.environ, accounts_needed=accounts_needed)
+    if as_owner:
+        refuse_to_be_root(Path(config.state.dir))
     if logs:
         set_up_log(ctx, level=config.log.level, form=config.log.format)
     for old in config.old_names:
@@ -71,7 +79,7 @@ def load_stores(ctx: click.Context) -> tuple[Config, Stores]:
     """
     from dcsync.cluster import stores_for
 
-    config = load_config(ctx, logs=False)
+    config = load_config(ctx, logs=False, as_owner=False)
     stores = stores_for(config, os.environ)
     if stores.has_own_log:
         set_up_log(ctx, level=config.log.level, form=config.log.format)

@@ -18,7 +18,7 @@ from dcsync.errors import SecretExposed, SecretUnavailable
 _AROUND = re.compile(r"^[\s\ufeff\u200b\u2060]+|[\s\ufeff\u200b\u2060]+$")
 #: A PEM key has line breaks, and a password may have tabs.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-
+_BY_ROOT = "run the command as root: with D-Bus, sudo dcsync … runs as the service does, with its credentials"
 
 R = TypeVar("R", bound="SecretRef")
 
@@ -80,7 +80,7 @@ class SecretRef:
                     message = (
                         f"credential:{self._rest} needs systemd's LoadCredential= ($CREDENTIALS_DIRECTORY is not set)"
                     )
-                    raise SecretUnavailable(message)
+                    raise SecretUnavailable(message, hint=_BY_ROOT)
                 # systemd owns the folder, and only the unit's user can read the files.
                 value = _read_secret(Path(folder) / self._rest, private=False)
             case _:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -187,19 +186,6 @@ def test_check_exits_with_14_when_the_disk_is_missing(side: Served, dcsync: Dcsy
 
 
 @pytest.mark.needs_root
-def test_root_does_not_work_in_another_user_s_state_folder(side: Served, dcsync: Dcsync) -> None:
-    side.state.mkdir()
-    os.chown(side.state, 65534, 65534)
-
-    result = dcsync("sync")
-
-    assert result.status == 2
-    assert "belongs to the user nobody" in result.err
-    assert "runuser -u nobody -- dcsync" in result.err
-    assert list(side.state.iterdir()) == []
-    assert dcsync("status").status == 0
-
-
 @pytest.mark.parametrize(("option", "said"), [("--check", "1 published"), ("--json", '"published": 1')])
 def test_status_imports_no_unneeded_module(side: Served, dcsync: Dcsync, option: str, said: str) -> None:
     """The imports take most of the time, and monitoring runs the command often."""

@@ -1,0 +1,130 @@
+"""Running a command as the service does: as its user, with its credentials and its environment. For root only.
+
+The unit that systemd would start decides. Without such a unit, or without D-Bus, only the user changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dcsync.errors import ConfigError
+
+#: Exists while systemd manages this machine.
+RUNNING: Final = Path("/run/systemd/system")
+_ETC: Final = Path("/etc/dcsync")
+_BUS: Final = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+_PROPERTIES: Final = ("LoadCredential", "LoadCredentialEncrypted", "EnvironmentFiles", "Environment", "Group")
+#: The variables of the caller that the command keeps. The unit sets the others.
+_KEPT: Final = ("TERM", "COLUMNS", "LINES", "LANG", "LC_ALL", "NO_COLOR", "FORCE_COLOR", "DCSYNC_CONFIG")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceUnit:
+    """A unit of dcsync: the program that it starts, and the properties that a command by hand needs as well."""
+
+    name: str
+    program: str
+    properties: Mapping[str, Any]
+
+
+def find_unit(user: str, config: Path) -> ServiceUnit | None:
+    """Return the unit that runs dcsync as this user with this configuration, or None if there is none."""
+    if not RUNNING.is_dir() or shutil.which("busctl") is None:
+        return None
+    instances = [f"dcsync@{config.stem}.service"] if config.parent == _ETC and config.stem != "config" else []
+    for name in (*instances, "dcsync.service", "dcsync-sync.service"):
+        unit = _read_unit(name)
+        if unit is not None and unit.properties["User"] == user:
+            return unit
+    return None
+
+
+def _read_unit(name: str) -> ServiceUnit | None:
+    loaded = _bus("call", *_BUS, f"{_BUS[0]}.Manager", "LoadUnit", "s", name)
+    if not loaded:
+        return None
+    (path,) = loaded[0]
+    wanted = ("User", "ExecStart", *_PROPERTIES)
+    values = _bus("get-property", _BUS[0], path, f"{_BUS[0]}.Service", *wanted)
+    if len(values) != len(wanted):
+        return None
+    found = dict(zip(wanted, values, strict=True))
+    if not found["ExecStart"]:
+        # systemd loads a unit that does not exist as an empty one.
+        return None
+    return ServiceUnit(name=name, program=found["ExecStart"][0][0], properties=found)
+
+
+def _bus(*arguments: str) -> list[Any]:
+    """Return what systemd answers, one value for each property. Empty if it does not answer."""
+    command = ["busctl", "--system", "--json=short", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)  # noqa: S603
+    if done.returncode:
+        return []
+    return [json.loads(line)["data"] for line in done.stdout.splitlines()]
+
+
+def command_as_service(
+    unit: ServiceUnit, run_as: str, arguments: Sequence[str], environ: Mapping[str, str]
+) -> list[str]:
+    """Return the command that runs dcsync with these arguments as a transient unit named `run_as`."""
+    properties = unit.properties
+    options = [f"--uid={properties['User']}"]
+    if properties["Group"]:
+        options.append(f"--gid={properties['Group']}")
+    options += [f"--property={option}" for option in _options(properties)]
+    variables = dict(item.split("=", 1) for item in properties["Environment"])
+    variables |= {name: environ[name] for name in _KEPT if name in environ}
+    options += [f"--setenv={name}={value}" for name, value in variables.items()]
+    # With both, systemd-run uses a terminal only if all three streams are one.
+    form = ("--pty", "--pipe", "--wait", "--collect", "--quiet", "--service-type=exec")
+    return ["systemd-run", *form, f"--unit={run_as}", *options, "--", unit.program, *arguments]
+
+
+def _options(properties: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("LoadCredential", "LoadCredentialEncrypted"):
+        yield from (f"{name}={identifier}:{path}" for identifier, path in properties[name])
+    for path, ignores_missing in properties["EnvironmentFiles"]:
+        yield f"EnvironmentFile={'-' if ignores_missing else ''}{path}"
+
+
+def run_as_service(unit: ServiceUnit, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run dcsync as the service, and return its exit status. An interrupt is passed on to it."""
+    run_as = f"dcsync-by-root-{os.getpid()}"
+    command = command_as_service(unit, run_as, arguments, environ)
+    with subprocess.Popen(command) as process:  # noqa: S603
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                # On a terminal of its own, the command received it already. A second one does no harm.
+                stop = ["systemctl", "kill", f"--signal={signal.SIGINT}", run_as]
+                subprocess.run(stop, check=False, capture_output=True)  # noqa: S603
+
+
+def become(uid: int, program: Sequence[str]) -> None:
+    """Replace this process by a program that runs as another user. Raises `ConfigError` if that is impossible."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        name, gid, groups = f"#{uid}", uid, []
+    else:
+        name, gid = entry.pw_name, entry.pw_gid
+        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    try:
+        os.setgroups(groups)
+        os.setgid(gid)
+        os.setuid(uid)
+        os.execv(program[0], list(program))  # noqa: S606
+    except OSError as error:
+        message = f"cannot run dcsync as the user {name}: {error.strerror}"
+        raise ConfigError(message, hint=f"run dcsync as that user: runuser -u {name} -- dcsync …") from None

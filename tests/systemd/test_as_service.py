@@ -1,0 +1,139 @@
+"""A command of root runs with what the unit gives its service. A stand-in for busctl answers as systemd does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcsync.errors import ConfigError
+from dcsync.systemd import ServiceUnit, as_service, become, find_unit
+from dcsync.systemd.as_service import command_as_service
+
+PROGRAM = [["/usr/bin/dcsync", ["/usr/bin/dcsync", "run"], False, 0, 0, 0, 0, 0, 0, 0]]
+DEFAULTS = {
+    "User": "dcsync",
+    "ExecStart": PROGRAM,
+    "LoadCredential": [],
+    "LoadCredentialEncrypted": [],
+    "EnvironmentFiles": [],
+    "Environment": [],
+    "Group": "",
+}
+_BUSCTL = """#!/usr/bin/env python3
+import json, sys
+units = json.loads({units!r})
+words = sys.argv[1:]
+assert words[:2] == ["--system", "--json=short"], words
+if words[2] == "call":
+    print(json.dumps({{"type": "o", "data": ["/unit/" + words[-1]]}}))
+else:
+    unit = units.get(words[4].removeprefix("/unit/"))
+    if unit is None:
+        unit = {{name: [] for name in {defaults!r}}} | {{"User": ""}}
+    for name in words[6:]:
+        print(json.dumps({{"type": "x", "data": unit[name]}}))
+"""
+
+Units = Callable[..., None]
+
+
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Units:
+    """Let systemd have these units."""
+
+    def have(**found: dict[str, Any]) -> None:
+        program = tmp_path / "busctl"
+        known = {name.replace("_at_", "@") + ".service": {**DEFAULTS, **unit} for name, unit in found.items()}
+        program.write_text(_BUSCTL.format(units=json.dumps(known), defaults=sorted(DEFAULTS)))
+        program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(as_service, "RUNNING", tmp_path)
+    return have
+
+
+def test_the_unit_with_this_user_and_configuration_is_found(units: Units) -> None:
+    units(dcsync={}, dcsync_at_other={"User": "else"})
+
+    daemon = find_unit("dcsync", Path("/etc/dcsync/config.toml"))
+    instance = find_unit("else", Path("/etc/dcsync/other.toml"))
+
+    assert daemon is not None
+    assert (daemon.name, daemon.program) == ("dcsync.service", "/usr/bin/dcsync")
+    assert instance is not None
+    assert instance.name == "dcsync@other.service"
+    assert find_unit("dcsync", Path("/etc/dcsync/other.toml")) == daemon
+    assert find_unit("nobody", Path("/etc/dcsync/config.toml")) is None
+
+
+def test_without_units_or_without_systemd_there_is_none(units: Units, monkeypatch: pytest.MonkeyPatch) -> None:
+    units()
+    assert find_unit("dcsync", Path("/etc/dcsync/config.toml")) is None
+
+    units(dcsync={})
+    monkeypatch.setattr(as_service, "RUNNING", Path("/nonexistent"))
+    assert find_unit("dcsync", Path("/etc/dcsync/config.toml")) is None
+
+
+def test_the_command_gets_the_user_the_credentials_and_the_environment() -> None:
+    properties = {
+        **DEFAULTS,
+        "Group": "files",
+        "LoadCredential": [["secret", "/etc/dcsync/secret"], ["key", "/etc/dcsync/key"]],
+        "LoadCredentialEncrypted": [["sealed", "/etc/dcsync/sealed"]],
+        "EnvironmentFiles": [["/etc/default/dcsync", True], ["/etc/env", False]],
+        "Environment": ["HTTPS_PROXY=http://proxy:3128", "LANG=C"],
+    }
+    unit = ServiceUnit(name="dcsync.service", program="/usr/bin/dcsync", properties=properties)
+
+    command = command_as_service(unit, "by-root", ["login"], {"TERM": "xterm", "LANG": "de_DE.UTF-8", "HOME": "/root"})
+
+    assert command[0] == "systemd-run"
+    assert command[-3:] == ["--", "/usr/bin/dcsync", "login"]
+    options = command[1:-3]
+    assert {"--pty", "--pipe", "--wait", "--collect", "--quiet", "--unit=by-root"} <= set(options)
+    assert [option for option in options if option.startswith(("--uid", "--gid", "--property", "--setenv"))] == [
+        "--uid=dcsync",
+        "--gid=files",
+        "--property=LoadCredential=secret:/etc/dcsync/secret",
+        "--property=LoadCredential=key:/etc/dcsync/key",
+        "--property=LoadCredentialEncrypted=sealed:/etc/dcsync/sealed",
+        "--property=EnvironmentFile=-/etc/default/dcsync",
+        "--property=EnvironmentFile=/etc/env",
+        "--setenv=HTTPS_PROXY=http://proxy:3128",
+        "--setenv=LANG=de_DE.UTF-8",
+        "--setenv=TERM=xterm",
+    ]
+
+
+def test_without_a_unit_only_the_user_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[object, ...]] = []
+    for name in ("setgroups", "setgid", "setuid", "execv"):
+        monkeypatch.setattr(os, name, lambda *values, name=name: done.append((name, *values)))
+
+    become(65534, ["/usr/bin/dcsync", "sync"])
+    become(54321, ["/usr/bin/dcsync", "sync"])
+
+    assert [step[0] for step in done] == ["setgroups", "setgid", "setuid", "execv"] * 2
+    assert done[2] == ("setuid", 65534)
+    # A user of a container that has no name here.
+    assert done[4:7] == [("setgroups", []), ("setgid", 54321), ("setuid", 54321)]
+    assert done[7] == ("execv", "/usr/bin/dcsync", ["/usr/bin/dcsync", "sync"])
+
+
+def test_a_program_that_the_user_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("setgroups", "setgid", "setuid"):
+        monkeypatch.setattr(os, name, lambda *_: None)
+    monkeypatch.setattr(os, "execv", refuse)
+
+    with pytest.raises(ConfigError, match="cannot run dcsync as the user nobody: Permission denied") as raised:
+        become(65534, ["/root/dcsync", "sync"])
+    assert "runuser -u nobody" in raised.value.advice

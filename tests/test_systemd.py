@@ -368,7 +368,7 @@ class TestUnderSystemd:
         by_root, uid = seen["by_root"], seen["look_at_setup"]["uid"]
 
         assert by_root["accounts"]["status"] == 0, by_root["accounts"]
-        assert len(json.loads(by_root["accounts"]["out"])["hubs"]) > 0
+        assert len(json.loads(by_root["accounts"]["out"])["accounts"]) > 0
         checks = {check["name"]: check for check in json.loads(by_root["doctor"]["out"])["checks"]}
         assert checks["secrets"]["level"] == checks["state.dir"]["level"] == checks["token"]["level"] == "ok", checks
         assert f"private to uid {uid}" in checks["state.dir"]["message"]

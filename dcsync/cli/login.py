@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+from itertools import count
 from typing import TYPE_CHECKING
 
 import click
@@ -64,6 +65,7 @@ def accounts_command(ctx: click.Context, as_json: bool) -> int:
     """List the accounts (hubs) that the signed-in user can see, ready to paste into the configuration."""
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
+    from dcsync.config import is_account_id
 
     config = load_config(ctx, accounts_needed=False)
     warnings: list[str] = []
@@ -78,6 +80,7 @@ def accounts_command(ctx: click.Context, as_json: bool) -> int:
                         "name": hub.name,
                         "region": hub.region,
                         "configured": _account_id(hub) in configured,
+                        "supported": is_account_id(hub.id),
                     }
                     for hub in hubs
                 ],
@@ -87,8 +90,9 @@ def accounts_command(ctx: click.Context, as_json: bool) -> int:
         return 0
     for warning in warnings:
         click.secho(f"dcsync: Autodesk could not list all accounts: {warning}", fg="yellow", err=True)
+    names = {account.name.casefold() for account in config.accounts}
     for hub in hubs:
-        _print_hub(hub, configured=_account_id(hub) in configured)
+        _print_hub(hub, names, configured=_account_id(hub) in configured)
     if not hubs:
         click.echo("dcsync: this user cannot see any account", err=True)
         click.echo("  do:   ask an account administrator to add the client ID under Custom Integrations,", err=True)
@@ -242,16 +246,31 @@ def _account_id(hub: Hub) -> str:
     return hub.id.removeprefix("b.").lower()
 
 
-def _print_hub(hub: Hub, *, configured: bool) -> None:
-    """Print a hub as a TOML section, commented out if it is already configured."""
+def _print_hub(hub: Hub, names: set[str], *, configured: bool) -> None:
+    """Print a hub as a TOML section, or as a comment if it is already configured or has no extracts.
+
+    `names` are taken. The name of the section is added.
+    """
+    from dcsync.config import is_account_id
     from dcsync.core.names import printable
 
-    mark = "# " if configured else ""
     region = f" ({printable(hub.region, 20)})" if hub.region else ""
-    click.echo(f"# {printable(hub.name, 120)}{region}{': already in the configuration' if configured else ''}")
+    title = f"# {printable(hub.name, 120)}{region}"
+    if not is_account_id(hub.id):
+        click.echo(f"{title}: {printable(hub.id, 80)} is not an ACC or BIM 360 account, so it has no Data Connector\n")
+        return
+    mark = "# " if configured else ""
+    name = _folder_name(hub) if configured else _free_name(_folder_name(hub), names)
+    names.add(name.casefold())
+    click.echo(f"{title}{': already in the configuration' if configured else ''}")
     click.echo(f"{mark}[[account]]")
-    click.echo(f"{mark}name = {json.dumps(_folder_name(hub))}")
-    click.echo(f"{mark}id = {json.dumps(printable(hub.id, 80))}\n")
+    click.echo(f"{mark}name = {json.dumps(name)}")
+    click.echo(f"{mark}id = {json.dumps(hub.id)}\n")
+
+
+def _free_name(name: str, names: set[str]) -> str:
+    numbered = (f"{name[:61]}-{number}" for number in count(2))
+    return name if name not in names else next(other for other in numbered if other not in names)
 
 
 def _folder_name(hub: Hub) -> str:

@@ -6,7 +6,7 @@ from dcsync.config.model import Config
 from dcsync.config.renamed import OldName
 from dcsync.config.schema import json_schema
 from dcsync.config.secret_refs import ManifestRef, SecretRef, secret_refs
-from dcsync.config.sections import Account, Auth
+from dcsync.config.sections import Account, Auth, is_account_id
 from dcsync.config.settings import Setting, Settings, read_settings
 from dcsync.config.template import example, fill
 
@@ -25,6 +25,7 @@ __all__ = [
     "example",
     "fill",
     "find",
+    "is_account_id",
     "json_schema",
     "load",
     "new_place",

@@ -22,6 +22,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ACCOUNT_ID = re.compile(r"(b\.)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
+def is_account_id(text: str) -> bool:
+    """Return whether a text is the ID of an ACC or BIM 360 account, or of its hub. Other hubs have other IDs."""
+    return _ACCOUNT_ID.fullmatch(text) is not None
+
+
 class Mirror(Section):
     """`[mirror]`: where snapshots are stored, and how extracts are downloaded."""
 
@@ -220,7 +225,7 @@ class Account(Section):
     @field_validator("id")
     @classmethod
     def _hub_or_account(cls, value: str) -> str:
-        if not _ACCOUNT_ID.fullmatch(value):
+        if not is_account_id(value):
             message = f"{value!r} is not a hub ID (b.872264f8-2433-498d-8d36-16649ecb13fe) or account ID"
             raise ValueError(message)
         return value

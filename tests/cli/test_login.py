@@ -187,6 +187,26 @@ def test_accounts_can_be_pasted_into_a_configuration_that_has_none(signing_in: S
     assert dcsync("status").status == 0
 
 
+def test_a_hub_that_the_configuration_refuses_is_a_comment_and_names_are_unique(
+    signing_in: Served, dcsync: Dcsync
+) -> None:
+    store_token(signing_in)
+    world = signing_in.sandbox.world
+    world.add_account("Sandbox Construction")
+    world.accounts["YnVzaW5lc3M6YWJj"] = "My Hub"
+    signing_in.write_config(auth=AUTH, accounts=False)
+
+    result = dcsync("accounts")
+
+    names = [account["name"] for account in tomllib.loads(result.out)["account"]]
+    assert names == ["sandbox-construction", "sandbox-construction-2"]
+    assert "# My Hub (EMEA): b.YnVzaW5lc3M6YWJj is not an ACC or BIM 360 account" in result.out
+    assert [hub["supported"] for hub in dcsync("accounts", "--json").json["accounts"]] == [True, True, False]
+    with signing_in.config.open("a") as file:
+        file.write(result.out)
+    assert dcsync("config", "check").status == 0
+
+
 def test_an_account_that_is_configured_is_shown_as_a_comment(signing_in: Served, dcsync: Dcsync) -> None:
     store_token(signing_in)
 

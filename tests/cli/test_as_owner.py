@@ -98,4 +98,5 @@ def test_without_a_unit_only_the_user_changes(
     assert result.status == 2
     assert "belongs to the user nobody" in result.err
     assert became == [(65534, [sys.executable, "-m", "dcsync", "--config", str(side.config), "sync"])]
-    assert ran == list(side.state.iterdir()) == []
+    assert ran == []
+    assert list(side.state.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,6 +142,8 @@ def init_command(ctx: click.Context, /, **_: object) -> int:
     ~/.config/dcsync/config.toml, or for root to /etc/dcsync/config.toml.
 
     The file contains no secrets, only references to them: REF is env:NAME, file:PATH or credential:NAME.
+
+    Where the service is installed, root writes a file that the service can read, and the secrets are its credentials.
     """
     from dcsync.config import create, create_schema, new_place, refuse_existing
 
@@ -157,7 +160,7 @@ def init_command(ctx: click.Context, /, **_: object) -> int:
             raise click.UsageError(message)
         given, accounts = _ask(given, accounts, place)
     values = _with_defaults(given)
-    create(place, _text(values, accounts, place))
+    create(place, _text(values, accounts, place), group=_service_group(place))
     create_schema(place)
     _show_next(place, values, accounts)
     return 0
@@ -216,29 +219,34 @@ def _ask(
         ask("client_id", "Client ID of your app")
     match answers["method"]:
         case "service-account":
-            ask("client_secret", "Reference to the client secret", default=_CLIENT_SECRET, value_proc=_reference)
+            ask("client_secret", "Reference to the client secret", default=_secret(place), value_proc=_reference)
             ask("service_account", "ID of the service account")
             ask("key_id", "ID of its key")
             key = f"file:{place.absolute().parent / 'service-account.pem'}"
+            key = key if _service_group(place) is None else "credential:service-account-key"
             ask("private_key", "Reference to its private key (PEM)", default=key, value_proc=_reference)
         case "login":
-            _ask_for_secret(answers)
+            _ask_for_secret(answers, place)
             ask("redirect_uri", "Callback URL of your app", default="http://localhost:8080/callback")
         case _:
             if "access_token" not in answers:
-                _ask_for_secret(answers)
+                _ask_for_secret(answers, place)
                 ask("refresh_token", "Reference to the refresh token", default=_REFRESH_TOKEN, value_proc=_reference)
     return answers, list(accounts) or _ask_for_accounts()
 
 
-def _ask_for_secret(answers: dict[str, str]) -> None:
+def _ask_for_secret(answers: dict[str, str], place: Path) -> None:
     if "client_secret" in answers or not click.confirm(
         "Does your app have a client secret (a public app has none)", default=True
     ):
         return
     answers["client_secret"] = click.prompt(
-        "Reference to the client secret", default=_CLIENT_SECRET, value_proc=_reference
+        "Reference to the client secret", default=_secret(place), value_proc=_reference
     )
+
+
+def _secret(place: Path) -> str:
+    return _CLIENT_SECRET if _service_group(place) is None else "credential:client-secret"
 
 
 def _ask_for_accounts() -> list[tuple[str, str]]:
@@ -284,8 +292,21 @@ def _text(values: Mapping[str, str], accounts: Sequence[tuple[str, str]], place:
     return text
 
 
+def _service_group(place: Path) -> int | None:
+    """Return the group of the service, if root writes a configuration for it."""
+    from dcsync.config import SYSTEM
+
+    if os.geteuid() != 0 or place.absolute().parent != SYSTEM.parent:
+        return None
+    try:
+        return pwd.getpwnam("dcsync").pw_gid
+    except KeyError:
+        return None
+
+
 def _show_next(place: Path, values: Mapping[str, str], accounts: Sequence[tuple[str, str]]) -> None:
-    click.echo(f"Wrote {place} (mode 0600, with a comment on every key).\n\nNext:")
+    mode = "0600" if _service_group(place) is None else "0640, for the service"
+    click.echo(f"Wrote {place} (mode {mode}, with a comment on every key).\n\nNext:")
     for command, why in _next_steps(place, values, accounts):
         click.echo(f"  {command}\n      {why}" if len(command) > 40 else f"  {command:<40}  {why}")
 
@@ -297,9 +318,30 @@ def _next_steps(
     from dcsync.config import SYSTEM
 
     dcsync = "dcsync" if _is_found(place) else f"dcsync --config {shlex.quote(str(place))}"
+    is_service = _service_group(place) is not None
+    if place == SYSTEM and not is_service:
+        yield "dcsync service install", "create the user dcsync and the units, to run dcsync as a service"
+        yield f"chgrp dcsync {place.parent} {place}", "let the service read the file"
+        yield f"chmod g+rX {place.parent} {place}", "the same"
     root = Path(values["root"])
     if not root.is_dir():
         yield f"mkdir -p {shlex.quote(str(root))}", "create the mirror folder, or mount its disk"
+    yield from _secrets_to_store(values, SYSTEM.parent)
+    if values["method"] == "login":
+        yield f"{dcsync} login", "sign in with a browser, once"
+    if not accounts:
+        yield f"{dcsync} accounts", "list your accounts, then add one to the file as [[account]]"
+    yield f"{dcsync} doctor", "check the whole setup"
+    if is_service:
+        unit = "dcsync" if place == SYSTEM else f"dcsync@{place.stem}"
+        yield f"systemctl enable --now {unit}", "start the daemon, now and at each start of the system"
+    else:
+        yield f"{dcsync} sync", "mirror all extracts"
+
+
+def _secrets_to_store(values: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the commands that put each secret where the configuration says that it is."""
+    credentials = []
     for name in ("client_secret", "private_key", "refresh_token", "access_token"):
         kind, _, where = values.get(name, "").partition(":")
         why = f"dcsync reads auth.{name} from here"
@@ -308,15 +350,14 @@ def _next_steps(
         elif kind == "file" and not Path(where).is_file():
             yield f"install -m 600 … {shlex.quote(where)}", why
         elif kind == "credential":
-            yield f"LoadCredential={where}:…", f"in the unit: {why}"
-    if values["method"] == "login":
-        yield f"{dcsync} login", "sign in with a browser, once"
-    if not accounts:
-        yield f"{dcsync} accounts", "list your accounts, then add one to the file as [[account]]"
-    if place == SYSTEM:
-        yield f"chown -R dcsync: {place.parent}", "if the service runs as the user dcsync, which must read the file"
-    yield f"{dcsync} doctor", "check the whole setup"
-    yield f"{dcsync} sync", "mirror all extracts"
+            credentials.append(where)
+            if not (folder / where).is_file():
+                yield f"install -m 0600 /dev/stdin {folder / where}", "paste the secret, press Enter, then Ctrl-D"
+    settings = folder / "service.d/secrets.conf"
+    if credentials and not settings.is_file():
+        lines = "".join(f"\\nLoadCredential={name}:{folder / name}" for name in credentials)
+        yield f"printf '[Service]{lines}\\n' > {settings}", "let systemd pass the secret to the service only"
+        yield "systemctl daemon-reload", "let systemd read that file"
 
 
 def _is_found(place: Path) -> bool:

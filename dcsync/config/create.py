@@ -36,10 +36,11 @@ def refuse_existing(path: Path) -> None:
     raise _there(path)
 
 
-def create(path: Path, text: str) -> None:
+def create(path: Path, text: str, *, group: int | None = None) -> None:
     """Write a configuration durably with mode 0600, and create missing folders with mode 0700. Never replaces a file.
 
-    Raises `ConfigError`. The file then does not exist, unless it existed before.
+    With a `group`, its members can read the file (mode 0640). Raises `ConfigError`. The file then does not exist,
+    unless it existed before.
     """
     body = text.encode()
     try:
@@ -59,6 +60,9 @@ def create(path: Path, text: str) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(body)
             file.flush()
+            if group is not None:
+                os.fchown(file.fileno(), -1, group)
+                os.fchmod(file.fileno(), 0o640)
             os.fsync(file.fileno())
         _sync_folder(path.absolute().parent)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import pwd
 import select
 import subprocess
 import sys
@@ -356,3 +357,70 @@ def test_a_file_in_place_of_the_schema_stays(dcsync: Dcsync, place: Path) -> Non
 
     assert dcsync("--config", place, "init", "--root", "/data", "--client-id", "app").status == 0
     assert place.with_name("config.schema.json").read_text() == "mine"
+
+
+# --- for the service --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the service's configuration, on a machine where the service is installed."""
+    folder = tmp_path / "etc/dcsync"
+    (folder / "service.d").mkdir(parents=True)
+    monkeypatch.setattr("dcsync.config.SYSTEM", folder / "config.toml")
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: pwd.getpwuid({"dcsync": 65534}[name]))
+    return folder
+
+
+def init_service(dcsync: Dcsync, place: Path) -> str:
+    given = ("--root", "/srv/dcsync", "--client-id", "app", "--client-secret", "credential:client-secret")
+    result = dcsync("--config", str(place), "init", *given)
+    assert result.status == 0
+    return result.out
+
+
+@pytest.mark.needs_root
+def test_root_writes_a_file_that_the_service_can_read_and_the_steps_to_start_it(dcsync: Dcsync, etc: Path) -> None:
+    place = etc / "config.toml"
+
+    out = init_service(dcsync, place)
+
+    facts = place.stat()
+    assert (facts.st_uid, facts.st_gid, facts.st_mode & 0o777) == (0, pwd.getpwuid(65534).pw_gid, 0o640)
+    commands = [line.strip().split("   ")[0] for line in out.partition("Next:\n")[2].splitlines()]
+    assert [command for command in commands if command.startswith(("install", "printf", "systemctl", "dcsync"))] == [
+        f"install -m 0600 /dev/stdin {etc}/client-secret",
+        f"printf '[Service]\\nLoadCredential=client-secret:{etc}/client-secret\\n' > {etc}/service.d/secrets.conf",
+        "systemctl daemon-reload",
+        *[f"dcsync --config {place} {word}" for word in ("login", "accounts", "doctor")],
+        "systemctl enable --now dcsync",
+    ]
+
+
+@pytest.mark.needs_root
+def test_the_steps_leave_out_what_is_there_and_name_the_unit_of_an_instance(dcsync: Dcsync, etc: Path) -> None:
+    (etc / "client-secret").touch()
+    (etc / "service.d/secrets.conf").touch()
+
+    out = init_service(dcsync, etc / "other.toml")
+
+    assert "LoadCredential" not in out
+    assert "install -m" not in out
+    assert "systemctl enable --now dcsync@other" in out
+
+
+@pytest.mark.needs_root
+def test_without_the_service_the_first_step_installs_it(
+    dcsync: Dcsync, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(name: str) -> pwd.struct_passwd:
+        raise KeyError(name)
+
+    monkeypatch.setattr(pwd, "getpwnam", nobody)
+
+    out = init_service(dcsync, etc / "config.toml")
+
+    steps = out.partition("Next:\n")[2]
+    assert steps.lstrip().startswith("dcsync service install")
+    assert f"chgrp dcsync {etc} {etc / 'config.toml'}" in steps
+    assert (etc / "config.toml").stat().st_mode & 0o777 == 0o600

@@ -62,7 +62,7 @@ def packages(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (tree / HOME / name).touch()
         build_deb(tree, version, folder, level=1).rename(folder / f"{name}.deb")
         (tree / HOME / name).unlink()
-    build_rpm(tree, __version__, folder).rename(folder / "dcsync.rpm")
+    build_rpm(tree, __version__, folder, level=1).rename(folder / "dcsync.rpm")
     return folder
 
 

@@ -76,7 +76,7 @@ def assert_all_of_it_once(hosts: Fleet, jobs: int) -> None:
 async def test_three_hosts_share_the_work_and_mirror_each_extract_once(
     tmp_path: Path, postgres_server: Postgres
 ) -> None:
-    jobs = 40
+    jobs = 24
     async with Sandbox(make_world(0), options=Options(quota_per_minute=None, latency_s=0.01)) as sandbox:
         sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.05, times=None))
         async with fleet(tmp_path, sandbox, postgres_server) as hosts:
@@ -114,7 +114,7 @@ def most_calls_in_a_minute(sandbox: Sandbox) -> int:
 async def test_a_database_that_restarts_and_is_away_for_half_a_minute_is_sat_out(
     tmp_path: Path, postgres_server: Postgres
 ) -> None:
-    jobs = 40
+    jobs = 24
     async with Sandbox(make_world(jobs), options=Options(quota_per_minute=None)) as sandbox:
         sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.3, times=None))
         async with fleet(tmp_path, sandbox, postgres_server) as hosts:

@@ -52,4 +52,4 @@ async def ask_list(api: DataConnector, account: AccountSettings, project: str | 
     except (ApiFault, ApiUnreachable, BadAnswer, RateLimited):
         raise
     except ApiError:
-        return
+        pass  # a refusal is an answer

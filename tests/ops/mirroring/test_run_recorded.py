@@ -113,6 +113,20 @@ async def test_two_silent_jobs_ask_for_the_list_and_its_error_stops_the_account(
     assert [failed.job for failed in outcome.failed] == [jobs[0].id]
 
 
+async def test_a_mirrored_job_between_two_silent_ones_ends_their_row(rig: Rig) -> None:
+    silent, mirrored, other = [await rig.know(make(number, (9 - number) * DAY)) for number in (1, 2, 3)]
+    rig.fail(silent, DOWN)
+    rig.fail(other, DOWN)
+    rig.bench.publish_by_another(mirrored, {"a.csv": "id\n1\n"})
+
+    outcome = await rig.run()
+
+    assert [published.job for published in outcome.published] == [mirrored.id]
+    assert "probe" not in rig.api.asked
+    (row,) = await rig.runs()
+    assert (row.published, row.failed, row.fetched_bytes, row.linked_bytes) == (1, 2, 0, 0)
+
+
 async def test_the_poll_of_the_next_run_begins_the_row_of_silent_jobs_anew(rig: Rig) -> None:
     job = await rig.know(make())
     rig.fail(job, DOWN)

@@ -101,6 +101,20 @@ async def test_a_full_disk_lets_its_job_wait_except_in_a_dry_run(rig: Rig) -> No
     assert job.id in await Observations(rig.bench.context.manifest, rig.bench.account.name).space_needs()
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_disk_without_any_space_takes_no_call_of_a_job_except_to_plan_it(rig: Rig, *, dry_run: bool) -> None:
+    for number in (1, 2):
+        await rig.know(make(number))
+    settings = replace(rig.bench.context.settings, min_free=1 << 60)
+    context = replace(rig.bench.context, api=rig.api, settings=settings)
+
+    (outcome,) = await sync(context, [rig.bench.account], dry_run=dry_run)
+
+    assert (len(rig.tried), outcome.blocked) == ((2, 0) if dry_run else (0, 2))
+    if not dry_run:
+        assert [failed.code for failed in outcome.failed] == ["F-SPACE"]
+
+
 async def test_two_silent_jobs_ask_for_the_list_and_its_error_stops_the_account(rig: Rig) -> None:
     jobs = [await rig.know(make(number, (9 - number) * DAY)) for number in (1, 2, 3)]
     for job in jobs:

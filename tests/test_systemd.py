@@ -75,6 +75,8 @@ def test_an_instance_differs_from_the_daemon_in_its_name_only() -> None:
         "+ ExecStart=/usr/local/bin/dcsync --config /etc/dcsync/%i.toml run",
         "- StateDirectory=dcsync",
         "+ StateDirectory=dcsync/%i",
+        "- RuntimeDirectory=dcsync",
+        "+ RuntimeDirectory=dcsync/%i",
     ]
 
 
@@ -84,6 +86,8 @@ def test_one_pass_is_confined_like_the_daemon() -> None:
     assert differing <= {
         *("[Install]", "WantedBy"),
         *("Description", "Type", "NotifyAccess", "ExecStart", "ExecReload", "WatchdogSec", "SuccessExitStatus"),
+        # The run of a timer ends, and its metrics stay.
+        "RuntimeDirectoryPreserve",
         *("Restart", "RestartSec", "RestartPreventExitStatus", "StartLimitIntervalSec", "StartLimitBurst"),
     }
 
@@ -363,6 +367,10 @@ class TestUnderSystemd:
         assert [
             path for path in others if not re.match(r"/etc/(dcsync|systemd)/|/var/log/(journal/|wtmp$)", path)
         ] == []
+
+    def test_others_can_read_the_metrics_file(self, seen: Seen) -> None:
+        assert seen["run"]["metrics"]["mode"] == "0o644"
+        assert seen["run"]["runtime"] == {**seen["run"]["state"], "mode": "0o755"}
 
     def test_a_command_of_root_runs_as_the_service_with_its_credentials(self, seen: Seen) -> None:
         by_root, uid = seen["by_root"], seen["look_at_setup"]["uid"]

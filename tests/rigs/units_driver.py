@@ -28,6 +28,7 @@ from tests.rigs.units_system import (
     FIXED,
     MAIN,
     MARK,
+    METRICS,
     OUT,
     PASS,
     PROBE,
@@ -142,7 +143,7 @@ def run(api: Api) -> dict[str, Any]:
     write_secret("client-secret", "sandbox-secret\n")
     write_secret("refresh-token", api.refresh_token)
     write_secret("access-token", api.access_token)
-    write_config(api, auth=REFRESHING)
+    write_config(api, auth=REFRESHING, more=f'[metrics]\ntextfile = "{METRICS}"')
     (SHARED / "secrets.conf").write_text(f"[Service]\n{CREDENTIALS}")
     MAIN.drop_in("RestartSec=500ms\n")
     MARK.touch()
@@ -158,6 +159,7 @@ def run(api: Api) -> dict[str, Any]:
         check=False,
         capture_output=True,
     )
+    until("the metrics are there", METRICS.is_file)
     until("the daemon has nothing to do", lambda: MAIN.show()["StatusText"].startswith("waiting"))
     return {
         "start": started,
@@ -167,6 +169,8 @@ def run(api: Api) -> dict[str, Any]:
         "owners": sorted({(path.lstat().st_uid, path.lstat().st_gid) for path in (ROOT / "sandbox").rglob("*")}),
         "modes": sorted({oct(path.stat().st_mode & 0o777) for path in newest.rglob("*") if path.is_file()}),
         "state": facts(STATE),
+        "runtime": facts(METRICS.parent),
+        "metrics": facts(METRICS),
     }
 
 

@@ -23,6 +23,7 @@ SHARED: Final = ETC / "service.d"
 DROP_INS: Final = Path("/etc/systemd/system")
 ROOT: Final = Path("/srv/dcsync")
 STATE: Final = Path("/var/lib/dcsync")
+METRICS: Final = Path("/run/dcsync/dcsync.prom")
 SANDBOX_OUTPUT: Final = Path("/run/sandbox.output")
 TLS_OUTPUT: Final = Path("/run/tls-sandbox.output")
 #: The authority of the sandbox with TLS, and the proxy with its password.

@@ -144,8 +144,7 @@ class SecretUnavailable(ConfigError):
     """A secret configured as `env:`, `file:` or `credential:` is missing, empty or unreadable."""
 
     code = "C-SECRET"
-    hint = "set the variable above, or make the file readable for the user that runs dcsync. "
-    hint += "A credential: exists only inside the systemd service (docs/guides/sign-in.md shows the command)"
+    hint = "set the variable above, or make the file readable for the user that runs dcsync"
 
 
 class SecretExposed(ConfigError):

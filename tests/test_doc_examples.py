@@ -14,7 +14,7 @@ import pytest
 
 from dcsync.cli.group import dcsync
 from dcsync.config.load import parse
-from dcsync.errors import ConfigInvalid, SecretUnavailable
+from dcsync.errors import ConfigInvalid
 
 REPOSITORY: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = sorted(
@@ -234,9 +234,3 @@ def test_every_document_that_the_package_names_exists() -> None:
 
     assert len(named) > 5
     assert [name for name in sorted(named) if not (REPOSITORY / name).is_file()] == []
-
-
-def test_the_hint_about_credentials_names_the_page_with_the_command_that_works() -> None:
-    named = re.findall(r"docs/[\w/-]+\.md", SecretUnavailable.hint)
-
-    assert ["LoadCredential=" in text_of(name) and "systemd-run" in text_of(name) for name in named] == [True]

@@ -74,6 +74,14 @@ def test_a_secret_that_is_not_there_is_named(text: str, environ: dict[str, str],
     assert str(caught.value) == said
 
 
+def test_the_hint_about_a_credential_is_a_command_that_works() -> None:
+    with pytest.raises(SecretUnavailable) as caught:
+        SecretRef("credential:c").resolve({})
+
+    assert "run the command as root" in caught.value.advice
+    assert "sudo dcsync" in caught.value.advice
+
+
 @pytest.mark.parametrize("body", [b"", b"\n", b"s\xe9cret"])
 def test_a_secret_file_without_a_secret_is_refused(tmp_path: Path, body: bytes) -> None:
     path = secret_file(tmp_path, body)

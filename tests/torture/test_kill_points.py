@@ -167,10 +167,10 @@ async def test_an_older_dcsync_refuses_the_manifest_of_a_newer_one(tmp_path: Pat
         before, calls = mirror.manifest.read_bytes(), len(mirror.sandbox.calls)
 
         for command in ("sync", "run", "status", "verify", "prune"):
-            refusals = mirror.said().count("D-NEWER")
+            refusals = mirror.said().count("code: D-NEWER")
             async with run_of(start, "--config", str(mirror.folder / "config.toml"), command) as run:
                 status = await run.wait()
-            assert (status, mirror.said().count("D-NEWER")) == (2, refusals + 1), mirror.said()
+            assert (status, mirror.said().count("code: D-NEWER")) == (2, refusals + 1), mirror.said()
 
         assert mirror.manifest.read_bytes() == before
         assert len(mirror.sandbox.calls) == calls

@@ -288,7 +288,7 @@ class TestUnderSystemd:
         (sync, repair, poll) = seen["one_pass"]["by_root"]
         assert (sync[0], sync[1][:20]) == (0, "sandbox: nothing new"), sync
         assert (repair[0], "no problems found" in repair[1]) == (0, True), repair
-        assert poll[:2] == (0, "the daemon polls now: sandbox\n"), poll
+        assert poll == [0, "the daemon polls now: sandbox\n", ""], poll
         assert seen["one_pass"]["of_root"] == []
 
     def test_it_stops_at_once_when_it_has_nothing_to_do(self, seen: Seen) -> None:

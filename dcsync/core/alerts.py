@@ -476,7 +476,13 @@ _OWN = (
     ),
     _kind(AlertCode.H_FAILED, AlertScope.HOOK, "fix the hook. The next event runs it again"),
     _kind(AlertCode.P_LISTEN, AlertScope.MIRROR, "correct http.listen. dcsync tries the address again each minute"),
-    _kind(AlertCode.P_ORDERS, AlertScope.MIRROR, "correct state.dir. dcsync tries again each minute"),
+    # Every snapshot is published: only commands have to wait.
+    _kind(
+        AlertCode.P_ORDERS,
+        AlertScope.MIRROR,
+        "correct state.dir. dcsync tries again each minute",
+        exit_status=ExitStatus.DONE,
+    ),
     _kind(AlertCode.P_REPORT, AlertScope.MIRROR, "check the file and its folder. The next poll writes it again"),
     _kind(AlertCode.P_METRICS, AlertScope.MIRROR, "correct metrics.textfile, or make its folder writable for dcsync"),
     _kind(AlertCode.D_CHORE, AlertScope.MIRROR, "the log names the cause. dcsync tries again the next night"),

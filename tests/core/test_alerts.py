@@ -51,7 +51,7 @@ TABLE = """
     V-EXTRA     warning  account here      0 alert
     H-FAILED    warning  hook    here      3 alert
     P-LISTEN    warning  mirror  here      3 alert
-    P-ORDERS    warning  mirror  here      3 alert
+    P-ORDERS    warning  mirror  here      0 alert
     P-REPORT    warning  mirror  here      3 alert
     P-METRICS   warning  mirror  here      3 alert
     D-CHORE     warning  mirror  here      3 alert

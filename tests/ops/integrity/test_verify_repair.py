@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import JobId
+from dcsync.core.model import AccountName, JobId
 from dcsync.errors import ExitStatus
 from dcsync.ops.integrity.report import Outcome, VerifyReport
+from dcsync.ops.integrity.verify import verify
 from dcsync.sandbox import Fault
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, sidecar, tables
 from tests.rigs.verified import ACME, spoil, verified
@@ -43,6 +47,34 @@ async def test_what_the_server_still_has_is_fetched_and_replaced_in_every_snapsh
     kept = {mirror.root / str(item.kept) for item in report.damage}
     assert all(path.read_bytes() == b"SHARED CONTENT" for path in kept)
     assert all(".dcsync/quarantine/" in str(path) for path in kept)
+
+
+async def test_an_account_is_held_only_while_it_is_repaired(mirror: Mirror) -> None:
+    """The daemon mirrors while the rest is read. What was pruned before the repair began is not repaired."""
+    job = add_extract(mirror, tables(2))
+    await mirror.sync()
+    path = mirror.snapshot_of(job) / "admin_table_001.csv"
+    held: list[str] = []
+    is_pruned = False
+    async with mirror.opened() as context:
+
+        @asynccontextmanager
+        async def repairing(account: AccountName) -> AsyncIterator[None]:
+            held.append(f"{account} is held")
+            if is_pruned:
+                await context.manifest.move(account, JobId(job), JobState.PRUNED, at=mirror.clock.now())
+            yield
+            held.append(f"{account} is free")
+
+        accounts = account_settings(mirror.configuration())
+        for is_damaged, is_pruned in ((False, False), (True, False), (True, True)):
+            if is_damaged:
+                spoil(path, b"x")
+            held.clear()
+            report = await verify(context, accounts, repair=True, repairing=repairing)
+
+            assert held == (["acme is held", "acme is free"] if is_damaged else [])
+            assert outcome_of(report) == ({"repaired"} if is_damaged and not is_pruned else set())
 
 
 async def test_what_was_repaired_is_linked_to_tomorrow(mirror: Mirror) -> None:

@@ -203,15 +203,16 @@ async def test_a_named_job_is_tried_again_if_its_extract_may_exist(
 
 
 async def test_a_named_job_may_be_too_old_and_of_an_unknown_data_request(rig: Rig) -> None:
-    rig.show([make(1, 40 * DAY, request_id=OTHER), make(2, 40 * DAY)])
+    rig.show([make(1, 40 * DAY, request_id=OTHER), make(2, 40 * DAY), make(4, 40 * DAY, request_id=OTHER)])
 
     outcome = await rig.run(jobs=(make_id(1), make_id(3)), requests=("My *",))
 
     assert (outcome.found_jobs, [skipped.state for skipped in outcome.skipped]) == ([make_id(1)], [S.TOO_OLD])
 
 
-async def test_a_named_job_of_another_data_request_is_not_found(rig: Rig) -> None:
-    job = await rig.know(make(1))
+@pytest.mark.parametrize(("state", "age"), [(S.SEEN, DAY), (S.TOO_OLD, 40 * DAY)])
+async def test_a_named_job_of_another_data_request_is_not_found(rig: Rig, state: JobState, age: timedelta) -> None:
+    job = await rig.know(make(1, age), state)
 
     outcome = await rig.run(jobs=(job.id,), requests=(OTHER,))
 

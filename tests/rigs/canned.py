@@ -33,6 +33,8 @@ class CannedApi(DataConnector):
         self._lists |= {project: list(found) for project, found in (projects or {}).items()}
         self._requests = {request.id: request for request in requests}
         self.failing = failing or {}
+        #: The jobs whose data listing is empty.
+        self.empty = set[JobId]()
         self._is_tried_once = False
         #: Such as "page 1", "page 2 of ONE", "probe", "probe ONE", "request R1", "requests", "listing J1", and
         #: "listing J1, once" of an API that does not repeat its calls.
@@ -57,6 +59,8 @@ class CannedApi(DataConnector):
     async def listing(self, account: AccountId, job: JobId) -> tuple[ListedFile, ...]:
         """No job has a listing, unless it fails otherwise."""
         self._call(f"listing {job}")
+        if job in self.empty:
+            return ()
         message = f"no listing of {job}"
         raise NotFound(message)
 

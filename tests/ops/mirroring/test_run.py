@@ -66,6 +66,8 @@ async def test_the_oldest_goes_first_and_a_failing_one_stops_nobody(mirror: Mirr
     outcome = await mirror.sync_one()
 
     assert [published.job for published in outcome.published] == [jobs[0], jobs[2], jobs[3]]
+    # The listing and a signed URL, each job for itself. No time passes here.
+    assert [(published.transfer.calls, published.transfer.seconds) for published in outcome.published] == [(2, 0.0)] * 3
     assert [failed.job for failed in outcome.failed] == [jobs[1]]
     assert outcome.exit_status is ExitStatus.INCOMPLETE
 

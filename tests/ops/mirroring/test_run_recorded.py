@@ -66,6 +66,16 @@ async def test_a_failed_job_stops_no_other_one(rig: Rig) -> None:
     assert outcome.calls == len(rig.api.asked) == 4
 
 
+async def test_an_empty_listing_fails_its_job(rig: Rig) -> None:
+    job = await rig.know(make(1, timedelta(hours=1)))
+    rig.api.empty.add(job.id)
+
+    outcome = await rig.run()
+
+    assert [(failed.code, failed.state) for failed in outcome.failed] == [("L-EMPTY", S.FAILED)]
+    assert "is empty" in outcome.failed[0].message
+
+
 async def test_an_error_of_the_whole_run_stops_the_account_at_once(rig: Rig) -> None:
     jobs = [await rig.know(make(number, (9 - number) * DAY)) for number in (1, 2)]
     rig.fail(jobs[0], MirrorMissing("away"))

@@ -18,16 +18,13 @@ import click
 from dcsync.cli.group import exit_statuses
 from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import ConfigError
+from dcsync.sandbox import DEMO_APART, demo_time
 
 if TYPE_CHECKING:
     from dcsync.ops.mirroring.outcome import AccountOutcome
 
 _STATE = ".state"
 _FIRST_DAYS = 3
-#: The made-up extracts start this long ago, so that many more days can be added before they reach today.
-_DAYS_BACK = 12
-#: Days older than this are moved closer to today, because Autodesk deletes extracts after 30 days.
-_OLDEST_NEXT = 18
 _TOKEN_VARIABLE = "DCSYNC_DEMO_TOKEN"  # noqa: S105 - the variable's name
 #: A program that starts the demo, such as make, sets this variable to the command that runs the demo again.
 _RERUN_VARIABLE = "DCSYNC_DEMO_AGAIN"
@@ -40,24 +37,21 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
     """Mirror a made-up account into FOLDER (./dcsync-demo).
 
     The demo starts a local simulator of Autodesk's API and mirrors from it over real HTTP. You need no Autodesk
-    account. Each further run adds one day. Unchanged files are hard links to the previous snapshot.
+    account. Each further run adds a newer extract. Unchanged files are hard links to the previous snapshot.
     """
     from dcsync.cli.startup import run_async, set_up_log
     from dcsync.ops.mirroring.outcome import exit_status
 
     set_up_log(ctx, level="warning", form="auto")
     folder = folder.absolute()
-    first_day, days = _prepare(folder)
-    again = days > _FIRST_DAYS
-    first_day, skipped = _move_forward(first_day, days, datetime.now(UTC).date())
-    if skipped:
-        click.echo(f"The last run of the demo was long ago. It skips {skipped} days.")
+    before = _prepare(folder)
+    completed = _next_extracts(before, datetime.now(UTC))
     click.echo(
-        f"A local simulator of Autodesk's API serves {days} days of two data requests. "
-        f"dcsync mirrors {'the new extracts' if again else 'them'} into {folder}\n"
+        f"A local simulator of Autodesk's API serves {len(completed)} extracts of two data requests. "
+        f"dcsync mirrors {'the new ones' if before else 'them'} into {folder}\n"
     )
-    outcomes = run_async(_mirror(folder, first_day, days))
-    (folder / _STATE / "demo.json").write_text(json.dumps({"first_day": first_day.isoformat(), "days": days}))
+    outcomes = run_async(_mirror(folder, completed))
+    (folder / _STATE / "demo.json").write_text(json.dumps({"completed": [at.isoformat() for at in completed]}))
     _show_published(outcomes)
     status = exit_status(outcomes)
     if status == 0:
@@ -66,14 +60,17 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
     return int(status)
 
 
-def _prepare(folder: Path) -> tuple[date, int]:
-    """Return the first made-up day and the number of days. Refuse a folder that does not belong to the demo."""
+def _prepare(folder: Path) -> list[datetime]:
+    """Return when the extracts of earlier runs were completed. Refuse a folder that does not belong to the demo."""
     state = folder / _STATE
     progress = state / "demo.json"
     try:
         if progress.is_file():
             entry = json.loads(progress.read_text())
-            return date.fromisoformat(entry["first_day"]), int(entry["days"]) + 1
+            if "first_day" in entry:  # as version 0.2 wrote it
+                first = date.fromisoformat(entry["first_day"])
+                return [demo_time(first + timedelta(days=day)) for day in range(int(entry["days"]))]
+            return [datetime.fromisoformat(at) for at in entry["completed"]]
         if folder.is_dir() and not state.is_dir() and any(folder.iterdir()):
             message = f"{folder} contains other files"
             raise ConfigError(message, hint="name a new or empty folder: dcsync demo DIR")
@@ -84,22 +81,22 @@ def _prepare(folder: Path) -> tuple[date, int]:
     except (ValueError, KeyError, TypeError):
         message = f"{progress} was not written by the demo, or is damaged"
         raise ConfigError(message, hint=f"remove {folder} and run the demo again") from None
-    return datetime.now(UTC).date() - timedelta(days=_DAYS_BACK), _FIRST_DAYS
+    return []
 
 
-def _move_forward(first_day: date, days: int, today: date) -> tuple[date, int]:
-    """Return the first day, moved so that the newest extract is not expired, and by how many days it was moved.
+def _next_extracts(before: Sequence[datetime], now: datetime) -> list[datetime]:
+    """Return when the extracts are complete, up to the newest one that both data requests have by now.
 
-    The earlier extracts move too. That has no effect: they are mirrored, and the manifest has their dates.
+    The first run has those of the last days. Any other run adds that of today, or if it is there, one of this moment.
     """
-    newest = first_day + timedelta(days=days - 1)
-    if (today - newest).days <= _OLDEST_NEXT:
-        return first_day, 0
-    moved = (today - timedelta(days=_DAYS_BACK - _FIRST_DAYS + 1) - newest).days
-    return first_day + timedelta(days=moved), moved
+    of_today = demo_time(now.date())
+    newest = of_today if of_today + DEMO_APART <= now else of_today - timedelta(days=1)
+    if not before:
+        return [newest - timedelta(days=day) for day in reversed(range(_FIRST_DAYS))]
+    return [*before, newest if newest > before[-1] else max(now - DEMO_APART, before[-1] + timedelta(seconds=1))]
 
 
-async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutcome]:
+async def _mirror(folder: Path, completed: Sequence[datetime]) -> list[AccountOutcome]:
     from dcsync.app.from_config import account_settings
     from dcsync.app.renew import renewing
     from dcsync.app.status import current_status
@@ -111,7 +108,7 @@ async def _mirror(folder: Path, first_day: date, days: int) -> list[AccountOutco
     from dcsync.ops.recovery import recover
     from dcsync.sandbox import Options, Sandbox, World
 
-    world = World.demo(seed=1, days=days, first_day=first_day)
+    world = World.demo_at(completed)
     # Autodesk's limit of 60 calls per minute would make you wait. Everything else is as strict as the real API.
     async with Sandbox(world, options=Options(quota_per_minute=None)) as sandbox:
         path = folder / _STATE / "config.toml"
@@ -182,13 +179,19 @@ def _files(snapshot: Path) -> list[str]:
 def _show_next(folder: Path) -> None:
     latest = next(iter(sorted(folder.glob("acme/*/latest"))))
     shown = shlex.quote(str(latest))
+    config = shlex.quote(str(folder / _STATE / "config.toml"))
+    dcsync = f"{shlex.join(_program())} --config {config}"
+    request = shlex.quote(latest.parent.name)
     click.echo(
         f"""
 Next:
-  (cd {shown} && sha256sum -c --quiet {SUMS_NAME}) && echo OK      # check every file without dcsync
+  {dcsync} status      # is everything here, and when is the next extract expected?
+  {dcsync} diff previous latest --request {request}      # what changed
+  {dcsync} verify      # read every file again
+  (cd {shown} && sha256sum -c --quiet {SUMS_NAME}) && echo OK      # the same without dcsync
   xdg-open {shlex.quote(str(folder / "index.html"))}      # the report: history, changes, alerts
   less {shown}/{SIDECAR_NAME}      # where each file came from
-  {_rerun_command(folder)}      # add a day: only changed files are downloaded"""
+  {_rerun_command(folder)}      # add an extract: only changed files are downloaded"""
     )
 
 
@@ -197,10 +200,12 @@ def _rerun_command(folder: Path) -> str:
     given = os.environ.get(_RERUN_VARIABLE)
     if given:
         return given
+    return shlex.join([*_program(), "demo", str(folder)])
+
+
+def _program() -> list[str]:
     if shutil.which("dcsync"):
-        command = ["dcsync"]
-    elif Path(sys.argv[0]).name == "dcsync":
-        command = [sys.argv[0]]
-    else:
-        command = [sys.executable, "-m", "dcsync"]
-    return shlex.join([*command, "demo", str(folder)])
+        return ["dcsync"]
+    if Path(sys.argv[0]).name == "dcsync":
+        return [sys.argv[0]]
+    return [sys.executable, "-m", "dcsync"]

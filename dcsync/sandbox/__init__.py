@@ -8,6 +8,6 @@ from dcsync.sandbox.faults import Fault, Faults
 from dcsync.sandbox.oauth import Tokens
 from dcsync.sandbox.server import Sandbox
 from dcsync.sandbox.state import Call, Options
-from dcsync.sandbox.world import World
+from dcsync.sandbox.world import DEMO_APART, World, demo_time
 
-__all__ = ["Call", "Fault", "Faults", "Options", "Sandbox", "Synthetic", "Tokens", "World"]
+__all__ = ["DEMO_APART", "Call", "Fault", "Faults", "Options", "Sandbox", "Synthetic", "Tokens", "World", "demo_time"]

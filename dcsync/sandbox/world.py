@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -12,6 +12,8 @@ from dcsync.sandbox import data
 from dcsync.sandbox.blobs import Archive, Blob, Stored, as_blob
 
 _EXTRACT_LIFE = timedelta(days=30)
+#: How much later than the first one the second data request of the demo is complete.
+DEMO_APART = timedelta(minutes=11, seconds=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +64,11 @@ class _View:
     status: str
     completion: str | None
     completed_at: datetime | None
+
+
+def demo_time(day: date) -> datetime:
+    """Return when the first data request of the demo has its extract on a day."""
+    return datetime(day.year, day.month, day.day, 2, 34, 5, tzinfo=UTC)
 
 
 class World:
@@ -208,9 +215,22 @@ class World:
 
         More days do not change the IDs and bytes of earlier days.
         """
+        days_at = [demo_time(first_day + timedelta(days=day)) for day in range(days)]
+        return cls.demo_at(days_at, seed=seed, requests=requests, tables=tables, now=now)
+
+    @classmethod
+    def demo_at(
+        cls,
+        completed: Sequence[datetime],
+        *,
+        seed: int = 1,
+        requests: int = 2,
+        tables: int = 40,
+        now: Callable[[], float] = time.time,
+    ) -> World:
+        """Create the same data requests with an extract of each at these times. The second one takes longer."""
         world = cls(seed=seed, now=now)
-        midnight = datetime(first_day.year, first_day.month, first_day.day, tzinfo=UTC)
-        created = midnight - timedelta(days=30)
+        created = completed[0].replace(hour=0, minute=0, second=0) - timedelta(days=30)
         ids = [
             world.add_request("My Company Data Extract", tables=tables, service_groups=("all",), created_at=created),
             world.add_request(
@@ -223,12 +243,11 @@ class World:
                 created_at=created,
             ),
         ][:requests]
-        for day in range(days):
+        for day, at in enumerate(completed):
             for index, request_id in enumerate(ids):
-                completed = midnight + timedelta(days=day, hours=2, minutes=34 + 11 * index, seconds=5 + index)
                 world.add_job(
                     request_id,
-                    completed_at=completed,
+                    completed_at=at + index * DEMO_APART,
                     day=day,
                     job_id=data.identifier(seed, "demo", request_id, day),
                 )

@@ -7,11 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from dcsync.cli.demo import _next_extracts
 from tests.cli.conftest import Dcsync, Result
 from tests.rigs.mirror import assert_proved_by_sums, sidecar
 
@@ -53,31 +54,70 @@ def test_running_the_demo_again_picks_up_a_new_day_and_links_what_did_not_change
     assert "linked" in result.out
 
 
-def test_a_demo_continues_after_months(dcsync: Dcsync, tmp_path: Path) -> None:
+def test_its_days_end_today_and_its_mirror_is_on_time(dcsync: Dcsync, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    config = folder / ".state/config.toml"
+    for _ in range(2):
+        dcsync("demo", str(folder))
+
+        status = dcsync("--config", str(config), "status", "--check", "--json")
+
+        assert status.status == 0
+        (account,) = status.json["accounts"]
+        assert {request["state"] for request in account["requests"]} <= {"ok", "due"}
+        newest = datetime.fromisoformat(account["newest_completed_at"])
+        # Today's extract is there from 02:46 UTC on.
+        assert newest.date() >= (datetime.now(UTC) - timedelta(hours=3)).date()
+
+
+@pytest.mark.parametrize("days", [1, 40, 300])
+def test_a_demo_continues_after_days_and_months(dcsync: Dcsync, tmp_path: Path, days: int) -> None:
     folder = tmp_path / "demo"
     dcsync("demo", str(folder))
     notes = folder / ".state/demo.json"
-    for months in (3, 9):
-        # Moving the recorded day back has the same effect as waiting.
-        entry = json.loads(notes.read_text())
-        entry["first_day"] = (date.fromisoformat(entry["first_day"]) - timedelta(days=30 * months)).isoformat()
-        notes.write_text(json.dumps(entry))
-        before = snapshots(folder)
+    # Moving the recorded times back has the same effect as waiting.
+    entry = json.loads(notes.read_text())
+    entry["completed"] = [(datetime.fromisoformat(at) - timedelta(days=days)).isoformat() for at in entry["completed"]]
+    notes.write_text(json.dumps(entry))
+    before = snapshots(folder)
 
-        result = dcsync("demo", str(folder))
-
-        assert result.status == 0, result.err
-        assert "The last run of the demo was long ago" in result.out
-        new = [snapshot for snapshot in snapshots(folder) if snapshot not in before]
-        assert len(new) == 2
-        assert all(
-            datetime.fromisoformat(sidecar(snapshot)["job"]["completed_at"]) < datetime.now(UTC) for snapshot in new
-        )
-        for latest in folder.glob("acme/*/latest"):
-            assert latest.resolve() in new
     result = dcsync("demo", str(folder))
-    assert result.status == 0
-    assert "was long ago" not in result.out
+
+    assert result.status == 0, result.err
+    new = [snapshot for snapshot in snapshots(folder) if snapshot not in before]
+    assert len(new) == 2
+    assert all(datetime.fromisoformat(sidecar(each)["job"]["completed_at"]) < datetime.now(UTC) for each in new)
+
+
+def test_a_demo_of_version_0_2_continues(dcsync: Dcsync, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    dcsync("demo", str(folder))
+    first = (datetime.now(UTC) - timedelta(days=12)).date()
+    (folder / ".state/demo.json").write_text(json.dumps({"first_day": first.isoformat(), "days": 3}))
+    before = snapshots(folder)
+
+    result = dcsync("demo", str(folder))
+
+    assert result.status == 0, result.err
+    assert len([snapshot for snapshot in snapshots(folder) if snapshot not in before]) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ([], "2026-03-01T02:45:06", ["2026-02-27T02:34:05", "2026-02-28T02:34:05", "2026-03-01T02:34:05"]),
+        ([], "2026-03-01T02:45:05", ["2026-02-26T02:34:05", "2026-02-27T02:34:05", "2026-02-28T02:34:05"]),
+        (["2026-02-28T02:34:05"], "2026-03-01T09:00:00", ["2026-03-01T02:34:05"]),
+        (["2026-03-01T02:34:05"], "2026-03-01T09:00:00", ["2026-03-01T08:48:59"]),
+        (["2026-03-01T08:48:59"], "2026-03-01T09:00:00", ["2026-03-01T08:49:00"]),
+        (["2026-03-01T02:34:05"], "2026-03-02T00:10:00", ["2026-03-01T23:58:59"]),
+    ],
+)
+def test_each_run_adds_the_newest_extract_there_can_be(before: list[str], now: str, expected: list[str]) -> None:
+    def times(texts: list[str]) -> list[datetime]:
+        return [datetime.fromisoformat(f"{text}+00:00") for text in texts]
+
+    assert _next_extracts(times(before), times([now])[0]) == times([*before, *expected])
 
 
 def test_the_demo_counts_the_files_of_a_snapshot_the_same_everywhere(dcsync: Dcsync, tmp_path: Path) -> None:
@@ -108,6 +148,17 @@ def test_the_demo_ends_with_a_command_that_works(
     again = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - as typed
     assert again.returncode == 0, again.stderr
     assert len(snapshots(folder)) == 8
+
+
+def test_the_commands_that_it_shows_work(dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    shown = dcsync("demo", str(tmp_path / "a folder")).out.partition("Next:\n")[2].splitlines()
+    commands = [line.partition("   #")[0].strip() for line in shown]
+
+    for word in ("status", "diff previous latest", "verify", "sha256sum"):
+        (command,) = [command for command in commands if word in command]
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - as typed
+        assert done.returncode == 0, (command, done.stderr)
 
 
 def test_the_demo_ends_with_the_command_given_to_it(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
@@ -83,6 +84,14 @@ def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json:
             "services": "serviceGroups",
             "description": "description",
         },
+        shown={
+            "account": ["account"],
+            "id": ["id"],
+            "active": ["isActive"],
+            "every": ["scheduleInterval"],
+            "last queued": ["lastQueuedAt"],
+            "description": ["description"],
+        },
         as_json=as_json,
     )
     return status
@@ -120,6 +129,13 @@ def jobs_command(
             "completion": "completionStatus",
             "created": "createdAt",
             "completed": "completedAt",
+        },
+        shown={
+            "account": ["account"],
+            "id": ["id"],
+            "request": ["requestId"],
+            "result": ["completionStatus", "status"],
+            "completed": ["completedAt"],
         },
         as_json=as_json,
     )
@@ -181,14 +197,42 @@ async def _list_each(
     return rows, status
 
 
-def _print(key: str, rows: Sequence[dict[str, Json]], columns: dict[str, str], *, as_json: bool) -> None:
+def _print(
+    key: str,
+    rows: Sequence[dict[str, Json]],
+    columns: Mapping[str, str],
+    *,
+    shown: Mapping[str, Sequence[str]],
+    as_json: bool,
+) -> None:
+    """Print the rows as JSON, all `columns` for programs, or on a terminal those that fit.
+
+    `shown` has the fields of each column of a terminal. The first one with a value is shown.
+    """
     from dcsync.cli.output import print_json, print_table
 
     if as_json:
         print_json({key: list(rows)})
-        return
-    table = [[_cell(row.get(field)) for field in columns.values()] for row in rows]
-    print_table(list(columns), table, wide=(1,))
+    elif not sys.stdout.isatty():
+        print_table(list(columns), [[_cell(row.get(field)) for field in columns.values()] for row in rows])
+    else:
+        table = [[_shown(fields, row) for fields in shown.values()] for row in rows]
+        whole = [index for index, (field, *_) in enumerate(shown.values()) if field == "id" or field.endswith("At")]
+        print_table(list(shown), table, wide=whole)
+
+
+def _shown(fields: Sequence[str], row: Mapping[str, Json]) -> str:
+    """Return the first value of these fields. A time is to the minute, the ID of another object is its first part."""
+    from dcsync.cli.output import time_text
+    from dcsync.core.wire import parse_time
+
+    field, value = next(((field, row[field]) for field in fields if row.get(field)), (fields[0], None))
+    if field.endswith("At") and isinstance(value, str):
+        moment = parse_time(value)
+        return value if moment is None else time_text(moment)
+    if field.endswith("Id") and isinstance(value, str):
+        return value[:8]
+    return _cell(value)
 
 
 def _cell(value: Json) -> str:

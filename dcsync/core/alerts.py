@@ -7,9 +7,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from dcsync.core.alert_codes import AlertCode
 from dcsync.core.events import EventKind
 from dcsync.core.model import Json
 from dcsync.errors import DcsyncError, ExitStatus, Scope, every_error
+
+__all__ = [
+    "ALERT_KINDS",
+    "Alert",
+    "AlertCode",
+    "AlertKind",
+    "AlertScope",
+    "Severity",
+]
 
 
 class Severity(StrEnum):
@@ -37,130 +47,6 @@ class AlertScope(StrEnum):
     REQUEST = "request"
     JOB = "job"
     HOOK = "hook"
-
-
-class AlertCode(StrEnum):
-    """Every code that an alert can have. Stable: monitors match on them."""
-
-    L_LATE = "L-LATE"
-    L_SLOW = "L-SLOW"
-    L_FAILED = "L-FAILED"
-    L_INACTIVE = "L-INACTIVE"
-    L_ENDS = "L-ENDS"
-    L_ENDED = "L-ENDED"
-    L_GONE = "L-GONE"
-    L_SCHEDULE = "L-SCHEDULE"
-    L_GAP = "L-GAP"
-    L_EXPIRING = "L-EXPIRING"
-    L_LOST = "L-LOST"
-    L_STATUS = "L-STATUS"
-    L_ENTRY = "L-ENTRY"
-    L_PROJECT = "L-PROJECT"
-    L_REQUEST = "L-REQUEST"
-    L_LIST = "L-LIST"
-    L_NONE = "L-NONE"
-    C_NOMATCH = "C-NOMATCH"
-    C_ACCOUNT = "C-ACCOUNT"
-    L_ROWS = "L-ROWS"
-    L_COLUMNS = "L-COLUMNS"
-    L_TABLE = "L-TABLE"
-    L_ZIP = "L-ZIP"
-    L_PARTIAL = "L-PARTIAL"
-    T_DEADLINE = "T-DEADLINE"
-    M_EMPTY = "M-EMPTY"
-    M_TRASH = "M-TRASH"
-    M_PRUNE = "M-PRUNE"
-    M_LATEST = "M-LATEST"
-    M_NESTED = "M-NESTED"
-    F_APART = "F-APART"
-    F_MODE = "F-MODE"
-    F_LAYER = "F-LAYER"
-    V_DAMAGED = "V-DAMAGED"
-    V_EXTRA = "V-EXTRA"
-    H_FAILED = "H-FAILED"
-    P_LISTEN = "P-LISTEN"
-    P_ORDERS = "P-ORDERS"
-    P_REPORT = "P-REPORT"
-    P_METRICS = "P-METRICS"
-    D_CHORE = "D-CHORE"
-    D_ALERTS = "D-ALERTS"
-
-    # Codes of errors: the classes of `dcsync.errors` declare them.
-    DCSYNC = "DCSYNC"
-    C_CONFIG = "C-CONFIG"
-    C_MISSING = "C-MISSING"
-    C_SECRET = "C-SECRET"  # noqa: S105 - a code
-    C_EXPOSED = "C-EXPOSED"
-    C_SNAPSHOT = "C-SNAPSHOT"
-    A_API = "A-API"
-    A_NETWORK = "A-NETWORK"
-    A_SERVER = "A-SERVER"
-    A_QUOTA = "A-QUOTA"
-    A_ANSWER = "A-ANSWER"
-    A_REQUEST = "A-REQUEST"
-    A_DENIED = "A-DENIED"
-    A_MISSING = "A-MISSING"
-    T_AUTH = "T-AUTH"
-    T_LOGIN = "T-LOGIN"
-    T_REFUSED = "T-REFUSED"
-    T_NOBODY = "T-NOBODY"
-    T_USER = "T-USER"
-    T_ACCOUNT = "T-ACCOUNT"
-    T_KEY = "T-KEY"
-    T_CLIENT = "T-CLIENT"
-    T_UNDECIDED = "T-UNDECIDED"
-    T_ENDPOINT = "T-ENDPOINT"
-    T_STORE = "T-STORE"
-    T_DAMAGED = "T-DAMAGED"
-    T_EXPOSED = "T-EXPOSED"
-    S_STORAGE = "S-STORAGE"
-    S_NETWORK = "S-NETWORK"
-    S_REFUSED = "S-REFUSED"
-    S_SERVER = "S-SERVER"
-    S_SLOW = "S-SLOW"
-    S_CHANGED = "S-CHANGED"
-    S_RANGE = "S-RANGE"
-    F_SIZE = "F-SIZE"
-    F_CHECKSUM = "F-CHECKSUM"
-    S_UNSAFE = "S-UNSAFE"
-    L_LISTING = "L-LISTING"
-    L_MISSING = "L-MISSING"
-    L_EMPTY = "L-EMPTY"
-    C_NOTABLES = "C-NOTABLES"
-    D_BUG = "D-BUG"
-    F_DISK = "F-DISK"
-    F_SPACE = "F-SPACE"
-    F_INODES = "F-INODES"
-    F_READONLY = "F-READONLY"
-    F_PERM = "F-PERM"
-    F_IO = "F-IO"
-    F_HUNG = "F-HUNG"
-    M_MIRROR = "M-MIRROR"
-    M_LOCKED = "M-LOCKED"
-    M_UNMOUNTED = "M-UNMOUNTED"
-    M_MISSING = "M-MISSING"
-    M_FOREIGN = "M-FOREIGN"
-    M_MASS = "M-MASS"
-    M_TAMPERED = "M-TAMPERED"
-    D_MANIFEST = "D-MANIFEST"
-    D_NEWER = "D-NEWER"
-    D_CORRUPT = "D-CORRUPT"
-    D_MISSING = "D-MISSING"
-    D_DATABASE = "D-DATABASE"
-    D_BUSY = "D-BUSY"
-    D_REFUSED = "D-REFUSED"
-    D_FENCED = "D-FENCED"
-    D_STATE = "D-STATE"
-    D_THREADS = "D-THREADS"
-    D_DAEMON = "D-DAEMON"
-
-    @classmethod
-    def parse(cls, text: str) -> AlertCode:
-        """Return the code. A code that only another version knows becomes `DCSYNC`."""
-        try:
-            return cls(text)
-        except ValueError:
-            return cls.DCSYNC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

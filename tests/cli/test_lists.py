@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -145,3 +146,24 @@ def test_a_refused_list_shows_the_reason_and_the_request_id(side: Served, dcsync
 
     assert result.status == 13
     assert f"you lack Insight: SANDBOX-42 (request ID {REQUEST_ID})" in result.err
+
+
+@pytest.mark.parametrize("width", [100, 160])
+def test_on_a_terminal_ids_and_times_are_whole(
+    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    world = side.sandbox.world
+    request = world.add_request("A data request whose description is longer than any column of a table can be")
+    job = world.add_job(request, completed_at=datetime.now(UTC), files={"a.csv": b"id\n1\n"})
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    jobs, requests = (re.sub(r"\x1b\[\d*m", "", dcsync(command).out) for command in ("jobs", "requests"))
+
+    for shown in (jobs, requests):
+        assert max(map(len, shown.splitlines())) <= width
+    assert job in jobs
+    assert request in requests
+    assert request[:8] in jobs
+    assert "success" in jobs
+    assert re.search(rf"{datetime.now(UTC):%Y-%m}-\d\d \d\d:\d\dZ", jobs)

@@ -22,6 +22,7 @@ from dcsync.tasks import running
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.table import Column
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 #: Often enough to show progress, rarely enough to keep the log short.
 INTERVAL_S = 30.0
+_BAR_WIDTH = 12
 
 
 def watching(clock: Clock) -> AbstractAsyncContextManager[Observer]:
@@ -98,15 +100,18 @@ class Bars:
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
+        from rich.table import Column
 
+        # On a narrow terminal the name is cut. Without a fixed width, the bar would vanish instead.
         self._progress: Progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}", markup=False, table_column=_cut()),
+            BarColumn(bar_width=_BAR_WIDTH),
+            DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
+            TransferSpeedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
+            expand=True,
         )
         self._jobs: dict[JobId, TaskID] = {}
         self._files: dict[tuple[JobId, str], TaskID] = {}
@@ -146,6 +151,13 @@ class Bars:
         task = self._jobs.pop(job, None)
         if task is not None:
             self._progress.remove_task(task)
+
+
+def _cut() -> Column:
+    """Return a column that gets the rest of the width, and is cut to it."""
+    from rich.table import Column
+
+    return Column(ratio=1, no_wrap=True)
 
 
 class Lines:
@@ -200,11 +212,12 @@ class ReadingBar:
         self._size = 0
         self._progress: Progress = Progress(
             TextColumn("reading"),
-            BarColumn(),
+            BarColumn(bar_width=_BAR_WIDTH),
             MofNCompleteColumn(),
-            TextColumn("snapshots, {task.fields[read]} read: {task.description}", markup=False),
+            TextColumn("snapshots, {task.fields[read]} read: {task.description}", markup=False, table_column=_cut()),
             console=console,
             transient=True,
+            expand=True,
         )
         self._task = self._progress.add_task("", total=None, read=size_text(0))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from tests.rigs.mirror import add_extract, mirroring, tables
 ACCOUNT, JOB = AccountName("acme"), JobId("9bd7c8a0")
 
 
-def terminal() -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+def terminal(width: int = 120) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
 
 
 def shown(console: Console) -> str:
@@ -51,6 +52,32 @@ def test_a_run_on_a_terminal_has_a_bar_for_each_job_and_each_current_file() -> N
     assert "0.5/2.9 MiB" in halfway
     assert "admin_users.csv" in halfway
     assert left == []
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_every_line_has_a_cut_name_a_bar_bytes_rate_and_time(width: int) -> None:
+    console = terminal(width)
+    with Bars(console) as bars:
+        bars.job_started(
+            ACCOUNT,
+            JOB,
+            "acme/my-company-data-extract-911686f6/2026/11/30/023405Z" * 3,
+            files=260,
+            size=3 << 30,
+        )
+        bars.file_started(JOB, f"{'activities_' * 20}.csv", 2 << 30)
+        bars.file_advanced(JOB, f"{'activities_' * 20}.csv", 1 << 30)
+        bars._progress.refresh()
+        drawn = shown(console).rpartition("\x1b[2K")[2]
+
+    job, file = drawn.splitlines()
+    for line, name, size in ((job, "acme/my-company-d", "1.0/3.0 GiB"), (file, "  activities_", "1.0/2.0 GiB")):
+        assert line.startswith(name)
+        assert len(line.rstrip()) <= width
+        assert "…" in line
+        assert "━━━" in line
+        assert size in line
+        assert re.search(r"(/s|\?) +[\d:-]+$", line)
 
 
 def test_reading_on_a_terminal_shows_how_many_snapshots_and_bytes() -> None:

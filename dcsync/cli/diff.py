@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dcsync.cli.completion import account_names, request_ids
 from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 @click.command("diff", epilog=exit_statuses(3, 14))
 @click.argument("before", metavar="[A]", default="previous")
 @click.argument("after", metavar="[B]", default="latest")
-@click.option("--account", metavar="NAME", help="Compare only snapshots of this account.")
-@click.option("--request", metavar="ID|SLUG|GLOB", help="Compare only snapshots of this data request.")
+@click.option("--account", metavar="NAME", shell_complete=account_names, help="Compare only snapshots of this account.")
+@click.option(
+    "--request", metavar="ID|SLUG|GLOB", shell_complete=request_ids, help="Compare only snapshots of this data request."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")
 @click.pass_context
 def diff_command(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from dcsync.cli.completion import account_names, request_ids
 from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def _list_options(command: Callable[P, T]) -> Callable[P, T]:
                 "accounts",
                 multiple=True,
                 metavar="NAME",
+                shell_complete=account_names,
                 help="Only this account. Can be given multiple times.",
             ),
             click.option(
@@ -99,7 +101,9 @@ def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json:
 
 @click.command("jobs", epilog=exit_statuses(3, 12, 13))
 @_list_options
-@click.option("--request", "request_id", metavar="ID", help="Show only jobs of this data request.")
+@click.option(
+    "--request", "request_id", metavar="ID", shell_complete=request_ids, help="Show only jobs of this data request."
+)
 @click.pass_context
 def jobs_command(
     ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, request_id: str | None, **_: object

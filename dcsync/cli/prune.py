@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dcsync.cli.completion import account_names
 from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
 @click.command("prune", epilog=exit_statuses(3, 11, 14))
 @click.option(
-    "--account", "accounts", multiple=True, metavar="NAME", help="Only this account. Can be given multiple times."
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=account_names,
+    help="Only this account. Can be given multiple times.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be removed or kept, and why. Removes nothing.")
 @click.option("--force", is_flag=True, help="Allow removing more than 40 % of a data request's snapshots.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dcsync.cli.completion import account_names, request_ids
 from dcsync.cli.group import EXIT_STATUSES
 from dcsync.errors import ExitStatus
 
@@ -28,10 +29,20 @@ if TYPE_CHECKING:
 
 @click.command("sync", epilog=EXIT_STATUSES)
 @click.option(
-    "--account", "accounts", multiple=True, metavar="NAME", help="Only this account. Can be given multiple times."
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=account_names,
+    help="Only this account. Can be given multiple times.",
 )
 @click.option(
-    "--request", "requests", multiple=True, metavar="ID|GLOB", help="Only this data request, by ID or description."
+    "--request",
+    "requests",
+    multiple=True,
+    metavar="ID|GLOB",
+    shell_complete=request_ids,
+    help="Only this data request, by ID or description.",
 )
 @click.option(
     "--job",

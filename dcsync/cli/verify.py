@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dcsync.cli.completion import account_names
 from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ _PART = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
     ),
 )
 @click.option(
-    "--account", "accounts", multiple=True, metavar="NAME", help="Only this account. Can be given multiple times."
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=account_names,
+    help="Only this account. Can be given multiple times.",
 )
 @click.option("--part", metavar="I/N", help="Read only this part of the files, for example 1/30.")
 @click.option(

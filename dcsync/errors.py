@@ -693,7 +693,7 @@ class ManifestCorrupt(ManifestError):
 
 
 class ManifestMissing(ManifestError):
-    """The shared database has no manifest yet."""
+    """There is no manifest yet: nothing was mirrored with this state folder or database."""
 
     code = "D-MISSING"
     hint = "start the daemon or run `dcsync sync`: the first run creates the manifest"

@@ -93,7 +93,8 @@ def _refuse_without_mirror(stores: Stores, state: Path, root: MirrorRoot, *, nee
     marker, stored = root.marker(), read_text(state / INSTANCE_NAME)
     if marker is None and (needs_marker or not holds_snapshots(root)):
         message = (
-            f"the manifest {stores.shown} can only be rebuilt from the mirror, and {root.path} has no mirror's marker"
+            f"the manifest {stores.shown} can only be rebuilt from the mirror, "
+            f"and {root.path} has no mirror ID (.dcsync/instance)"
         )
         raise MirrorNotMounted(message)
     if marker is not None and stored is not None and stored != marker:

@@ -117,7 +117,10 @@ def notify_command(ctx: click.Context, is_test: bool) -> int:  # noqa: ARG001 - 
     for outcome in outcomes:
         words = "sent" if outcome.error is None else f"failed: {outcome.error}"
         click.secho(f"address {outcome.number} ({outcome.service}): {words}", fg="red" if outcome.error else None)
-    return 0 if all(outcome.error is None for outcome in outcomes) else 3
+    if all(outcome.error is None for outcome in outcomes):
+        return 0
+    click.echo("  do:   correct these addresses; https://github.com/caronc/apprise/wiki lists the formats", err=True)
+    return 3
 
 
 async def _runs(config: Config, job: str | None, limit: int) -> Sequence[HookRun]:

@@ -57,6 +57,10 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     async def alone() -> Answer:
         return _answer(await _prune(config, accounts, dry_run=dry_run, force=force), as_json=as_json)
 
+    if not any(config.keep.model_dump().values()):
+        click.echo(
+            "note: [keep] has no rule, so every snapshot stays. Set last, daily, weekly, monthly or yearly", err=True
+        )
     if dry_run:
         return print_answer(run_async(alone()))
     return print_answer(carry_out(config, "prune", asdict(options), alone=alone, shown=Shown.NOTHING))

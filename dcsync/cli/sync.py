@@ -341,7 +341,7 @@ def _jobs_not_found(outcomes: Sequence[AccountOutcome], jobs: Sequence[str]) -> 
         return []
     known = {job for outcome in outcomes for job in outcome.found_jobs}
     missing = sorted(set(jobs) - touched - known)
-    return [f"unknown job in these accounts: {', '.join(missing)}"] if missing else []
+    return [f"unknown job in these accounts: {', '.join(missing)}; dcsync jobs lists the jobs"] if missing else []
 
 
 def _requests_not_found(outcomes: Sequence[AccountOutcome], requests: Sequence[str]) -> list[str]:
@@ -361,5 +361,9 @@ def _requests_not_found(outcomes: Sequence[AccountOutcome], requests: Sequence[s
     if not missing:
         return []
     there = sorted({f"{printable(request.description)!r} ({request.id})" for _, request in known})
-    known_words = f"known data requests: {', '.join(there)}" if there else "no data request has run yet"
+    known_words = (
+        f"known data requests: {', '.join(there)}"
+        if there
+        else "no data request has run yet: run it in Autodesk's Data Connector"
+    )
     return [f"unknown data request in these accounts: {', '.join(missing)}; {known_words}"]

@@ -19,7 +19,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dcsync.errors import ManifestCorrupt, ManifestError
+from dcsync.errors import ManifestCorrupt, ManifestError, ManifestMissing
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.migrate import REVISIONS, migrate, refuse_newer
 from dcsync.tasks import disk_call, finish, starting_threads
@@ -86,6 +86,9 @@ def _must_exist(path: Path) -> None:
             raise ManifestError(message, hint="find out what created it, and move it away")
         if not os.access(path, os.R_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except FileNotFoundError:
+        message = f"the manifest {path} does not exist yet"
+        raise ManifestMissing(message) from None
     except OSError as error:
         message = f"cannot open the manifest {path}: {error.strerror} (as uid {os.geteuid()})"
         raise ManifestError(message) from None

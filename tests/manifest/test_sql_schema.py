@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import JobId
 from dcsync.core.ports import AccountFacts
-from dcsync.errors import ManifestError, ManifestNewer
+from dcsync.errors import ManifestError, ManifestMissing, ManifestNewer
 from dcsync.manifest import open_manifest, schema
 from dcsync.manifest.migrate import REVISIONS
 from tests.fakes import NOON, make_job, make_snapshot
@@ -141,7 +141,7 @@ async def test_opened_to_be_read_an_older_one_tells_of_jobs_and_requests(path: P
 
 
 async def test_opened_to_be_read_a_missing_one_is_not_made(path: Path) -> None:
-    with pytest.raises(ManifestError, match="cannot open the manifest"):
+    with pytest.raises(ManifestMissing, match="does not exist yet"):
         async with open_manifest(path, read_only=True):
             pass
 

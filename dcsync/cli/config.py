@@ -21,7 +21,7 @@ def config_command() -> None:
     """Show the configuration, check it, or print its JSON schema for editors."""
 
 
-@config_command.command("show", epilog=exit_statuses())
+@config_command.command("show", short_help="Show every key, its value and its line.", epilog=exit_statuses())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def show_command(ctx: click.Context, as_json: bool) -> int:
@@ -54,7 +54,7 @@ def show_command(ctx: click.Context, as_json: bool) -> int:
     return 0
 
 
-@config_command.command("check", epilog=exit_statuses())
+@config_command.command("check", short_help="Check the file and list all mistakes.", epilog=exit_statuses())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check_command(ctx: click.Context, as_json: bool) -> int:
@@ -89,7 +89,7 @@ def check_command(ctx: click.Context, as_json: bool) -> int:
     return 0
 
 
-@config_command.command("schema", epilog=exit_statuses())
+@config_command.command("schema", short_help="Print the JSON schema for editors.", epilog=exit_statuses())
 def schema_command() -> int:
     """Print the JSON schema of the configuration, with which an editor completes and checks the file.
 

@@ -14,7 +14,7 @@ def manifest_command() -> None:
     """Manage the manifest, the database of known jobs, snapshots and alerts."""
 
 
-@manifest_command.command("copy", epilog=exit_statuses(3, 11, 14))
+@manifest_command.command("copy", short_help="Copy the manifest and the tokens.", epilog=exit_statuses(3, 11, 14))
 @click.option(
     "--to",
     "target",

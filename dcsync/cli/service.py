@@ -42,7 +42,7 @@ _root = click.option(
 )
 
 
-@service_command.command("install", epilog=exit_statuses())
+@service_command.command("install", short_help="Install the units, user and folders.", epilog=exit_statuses())
 @_dry_run
 @_root
 @click.option(
@@ -76,7 +76,7 @@ def install_command(*, dry_run: bool, root: Path, program: Path | None) -> int:
     return 0
 
 
-@service_command.command("uninstall", epilog=exit_statuses())
+@service_command.command("uninstall", short_help="Stop and remove the units.", epilog=exit_statuses())
 @_dry_run
 @_root
 def uninstall_command(*, dry_run: bool, root: Path) -> int:

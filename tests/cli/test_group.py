@@ -39,6 +39,15 @@ def test_every_command_s_help_lists_the_exit_statuses(dcsync: Dcsync, command: s
     assert {0, 1, 2, 130} <= listed <= set(ExitStatus)
 
 
+@pytest.mark.parametrize("command", [name for name in _COMMANDS if name in {"config", "hooks", "manifest", "service"}])
+def test_no_summary_of_a_subcommand_is_cut(dcsync: Dcsync, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    summaries = dcsync(command, "--help").out.partition("Commands:")[2].partition("Exit status")[0]
+
+    assert summaries.strip()
+    assert "..." not in summaries
+
+
 def test_the_version_is_printed(dcsync: Dcsync) -> None:
     import dcsync as package
 

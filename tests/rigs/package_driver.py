@@ -97,7 +97,7 @@ def upgrade(_: Api) -> dict[str, Any]:
         "new_file": (HOME / "second").exists(),
         "old_file": (HOME / "first").exists(),
         "config": (ETC / "config.toml").exists(),
-        "left": [str(path) for path in Path("/run").glob("dcsync*")],
+        "left": [str(path) for path in Path("/run").glob("dcsync-*")],
     }
 
 

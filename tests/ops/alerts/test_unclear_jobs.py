@@ -79,7 +79,7 @@ async def test_one_call_a_poll_finds_out_whether_its_data_listing_can_be_read_an
     assert calls == [1, 1, 0, 0]
     hints = {item.alert.subject: item.alert for item in (await status_of(mirror)).accounts[0].alerts}
     assert hints[listed].message.endswith("Its data listing can be read")
-    assert f"dcsync sync --job {listed} " in hints[listed].hint
+    assert f"dcsync sync --job {listed}. " in hints[listed].hint
     assert "data listing" not in hints[bare].message
     assert "check the job in Autodesk's Data Connector" in hints[bare].hint
     # Another status is another question.

@@ -693,7 +693,7 @@ class ManifestCorrupt(ManifestError):
 
 
 class ManifestMissing(ManifestError):
-    """There is no manifest yet: nothing was mirrored with this state folder or database."""
+    """No run has created the manifest yet, in this state folder or database."""
 
     code = "D-MISSING"
     hint = "start the daemon or run `dcsync sync`: the first run creates the manifest"

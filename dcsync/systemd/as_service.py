@@ -37,7 +37,7 @@ class ServiceUnit:
 
 
 def find_unit(user: str, config: Path) -> ServiceUnit | None:
-    """Return the unit that runs dcsync as this user with this configuration, or None if there is none."""
+    """Return the unit that runs dcsync as this user with this configuration, if systemd has one."""
     if not RUNNING.is_dir() or shutil.which("busctl") is None:
         return None
     instances = [f"dcsync@{config.stem}.service"] if config.parent == _ETC and config.stem != "config" else []

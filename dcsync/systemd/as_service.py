@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from dcsync.errors import ConfigError
@@ -98,17 +99,25 @@ def _options(properties: Mapping[str, Any]) -> Iterator[str]:
 
 
 def run_as_service(unit: ServiceUnit, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run dcsync as the service, and return its exit status. An interrupt is passed on to it."""
+    """Run dcsync as the service, and return its exit status. Signals that ask this process to end are passed on."""
     run_as = f"dcsync-by-root-{os.getpid()}"
     command = command_as_service(unit, run_as, arguments, environ)
-    with subprocess.Popen(command) as process:  # noqa: S603
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                # On a terminal of its own, the command received it already. A second one does no harm.
-                stop = ["systemctl", "kill", f"--signal={signal.SIGINT}", run_as]
-                subprocess.run(stop, check=False, capture_output=True)  # noqa: S603
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        stop = ["systemctl", "kill", f"--signal={number}", run_as]
+        subprocess.run(stop, check=False, capture_output=True)  # noqa: S603
+
+    # systemd-run would end at Ctrl-C and leave the command running. It keeps ignoring what is ignored at its start.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    others = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with subprocess.Popen(command) as process:  # noqa: S603
+            signal.signal(signal.SIGINT, pass_on)
+            status = process.wait()
+    finally:
+        for number, handler in {signal.SIGINT: before, **others}.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
 
 
 def become(uid: int, program: Sequence[str]) -> None:

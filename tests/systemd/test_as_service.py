@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from dcsync.errors import ConfigError
 from dcsync.systemd import ServiceUnit, as_service, become, find_unit
-from dcsync.systemd.as_service import command_as_service
+from dcsync.systemd.as_service import command_as_service, run_as_service
 
 PROGRAM = [["/usr/bin/dcsync", ["/usr/bin/dcsync", "run"], False, 0, 0, 0, 0, 0, 0, 0]]
 DEFAULTS = {
@@ -109,6 +111,39 @@ def test_the_command_gets_the_user_the_credentials_and_the_environment() -> None
         "--setenv=LANG=de_DE.UTF-8",
         "--setenv=TERM=xterm",
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_and_not_only_systemd_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """The stand-in for systemd-run ends when the stand-in for systemctl tells it, as it does when its unit ends."""
+    started, ended = tmp_path / "started", tmp_path / "ended"
+    (tmp_path / "systemd-run").write_text(
+        f"#!/bin/sh\necho $$ > {started}\nuntil test -s {ended}; do sleep 0.05; done\nexit 130\n"
+    )
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$@" > {ended}\n')
+    for name in ("systemd-run", "systemctl"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    unit = ServiceUnit(name="dcsync.service", program="/usr/bin/dcsync", properties=DEFAULTS)
+
+    def interrupt() -> None:
+        while not started.exists() or not started.read_text():
+            threading.Event().wait(0.05)
+        # Ctrl-C reaches both. The program would have ended without its command.
+        os.kill(int(started.read_text()), signal.SIGINT)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    thread.start()
+    status = run_as_service(unit, ["sync"], {})
+    thread.join()
+
+    assert status == 130
+    assert ended.read_text() == f"kill --signal={int(number)} dcsync-by-root-{os.getpid()}\n"
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_without_a_unit_only_the_user_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,8 +76,11 @@ def _bus(*arguments: str) -> list[Any]:
 
 def command_as_service(
     unit: ServiceUnit, run_as: str, arguments: Sequence[str], environ: Mapping[str, str]
-) -> list[str]:
-    """Return the command that runs dcsync with these arguments as a transient unit named `run_as`."""
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs dcsync with these arguments as a transient unit, and its environment.
+
+    The values of variables are in the environment only, because everyone can read a command line.
+    """
     properties = unit.properties
     options = [f"--uid={properties['User']}"]
     if properties["Group"]:
@@ -85,10 +88,11 @@ def command_as_service(
     options += [f"--property={option}" for option in _options(properties)]
     variables = dict(item.split("=", 1) for item in properties["Environment"])
     variables |= {name: environ[name] for name in _KEPT if name in environ}
-    options += [f"--setenv={name}={value}" for name, value in variables.items()]
+    options += [f"--setenv={name}" for name in variables]
     # With both, systemd-run uses a terminal only if all three streams are one.
     form = ("--pty", "--pipe", "--wait", "--collect", "--quiet", "--service-type=exec")
-    return ["systemd-run", *form, f"--unit={run_as}", *options, "--", unit.program, *arguments]
+    command = ["systemd-run", *form, f"--unit={run_as}", *options, "--", unit.program, *arguments]
+    return command, {**environ, **variables}
 
 
 def _options(properties: Mapping[str, Any]) -> Iterator[str]:
@@ -101,7 +105,7 @@ def _options(properties: Mapping[str, Any]) -> Iterator[str]:
 def run_as_service(unit: ServiceUnit, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run dcsync as the service, and return its exit status. Signals that ask this process to end are passed on."""
     run_as = f"dcsync-by-root-{os.getpid()}"
-    command = command_as_service(unit, run_as, arguments, environ)
+    command, environ = command_as_service(unit, run_as, arguments, environ)
 
     def pass_on(number: int, _: FrameType | None) -> None:
         stop = ["systemctl", "kill", f"--signal={number}", run_as]
@@ -111,7 +115,7 @@ def run_as_service(unit: ServiceUnit, arguments: Sequence[str], environ: Mapping
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     others = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        with subprocess.Popen(command) as process:  # noqa: S603
+        with subprocess.Popen(command, env=environ) as process:  # noqa: S603
             signal.signal(signal.SIGINT, pass_on)
             status = process.wait()
     finally:

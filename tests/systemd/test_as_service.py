@@ -89,11 +89,12 @@ def test_the_command_gets_the_user_the_credentials_and_the_environment() -> None
         "LoadCredential": [["secret", "/etc/dcsync/secret"], ["key", "/etc/dcsync/key"]],
         "LoadCredentialEncrypted": [["sealed", "/etc/dcsync/sealed"]],
         "EnvironmentFiles": [["/etc/default/dcsync", True], ["/etc/env", False]],
-        "Environment": ["HTTPS_PROXY=http://proxy:3128", "LANG=C"],
+        "Environment": ["HTTPS_PROXY=http://user:hunter2@proxy:3128", "LANG=C"],
     }
     unit = ServiceUnit(name="dcsync.service", program="/usr/bin/dcsync", properties=properties)
 
-    command = command_as_service(unit, "by-root", ["login"], {"TERM": "xterm", "LANG": "de_DE.UTF-8", "HOME": "/root"})
+    given = {"TERM": "xterm", "LANG": "de_DE.UTF-8", "HOME": "/root"}
+    command, environ = command_as_service(unit, "by-root", ["login"], given)
 
     assert command[0] == "systemd-run"
     assert command[-3:] == ["--", "/usr/bin/dcsync", "login"]
@@ -107,10 +108,13 @@ def test_the_command_gets_the_user_the_credentials_and_the_environment() -> None
         "--property=LoadCredentialEncrypted=sealed:/etc/dcsync/sealed",
         "--property=EnvironmentFile=-/etc/default/dcsync",
         "--property=EnvironmentFile=/etc/env",
-        "--setenv=HTTPS_PROXY=http://proxy:3128",
-        "--setenv=LANG=de_DE.UTF-8",
-        "--setenv=TERM=xterm",
+        "--setenv=HTTPS_PROXY",
+        "--setenv=LANG",
+        "--setenv=TERM",
     ]
+    # Everyone can read a command line.
+    assert "hunter2" not in " ".join(command)
+    assert environ == {**given, "HTTPS_PROXY": "http://user:hunter2@proxy:3128"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -138,7 +142,7 @@ def test_a_signal_ends_the_command_and_not_only_systemd_run(
     thread = threading.Thread(target=interrupt)
     handler = signal.getsignal(signal.SIGINT)
     thread.start()
-    status = run_as_service(unit, ["sync"], {})
+    status = run_as_service(unit, ["sync"], os.environ)
     thread.join()
 
     assert status == 130

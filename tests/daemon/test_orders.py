@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from dcsync.clock import SystemClock
 from dcsync.daemon.open_order import OpenOrder
 from dcsync.daemon.orders import RETRY_S, Orders
 from dcsync.errors import DcsyncError, MirrorNotMounted
-from dcsync.orders import SOCKET_NAME, Answer, Order, connect, send
+from dcsync.orders import SOCKET_NAME, Answer, Order, Peer, connect, send
 from tests.rigs.daemon import Rig, running
 from tests.rigs.mirror import Mirror, mirroring
 from tests.rigs.waiting import until
@@ -76,3 +78,24 @@ async def test_an_order_that_waits_for_the_mirror_fails_with_the_error_of_the_mi
             assert waited == ["opening the mirror"]
             # Without the socket, commands meet the error themselves.
             await until(lambda: not (state / SOCKET_NAME).exists())
+
+
+@pytest.mark.parametrize(("uid", "is_accepted"), [(0, True), (os.geteuid(), True), (54321, False)])
+async def test_only_the_owner_and_root_are_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, is_accepted: bool
+) -> None:
+    """The mode of the socket keeps others out. This is the second lock."""
+    monkeypatch.setattr("dcsync.daemon.orders.peer_of", lambda _: Peer(pid=1, uid=uid))
+    async with mirroring(tmp_path) as mirror:
+        config, orders = mirror.configuration(), Orders({"echo": echo}, clock=SystemClock())
+        state = state_folder(config)
+        async with orders.opened():
+            orders.mirror_locked(config)
+            await until((state / SOCKET_NAME).exists)
+            connection = connect(state)
+            assert connection is not None
+            with connection:
+                connection.settimeout(60)
+                said = await asyncio.to_thread(connection.recv, 1000)
+
+    assert (b'"hello"' in said) == is_accepted

@@ -49,8 +49,8 @@ async def test_a_dry_run_writes_nothing_and_downloads_nothing(mirror: Mirror) ->
 
     (planned,) = outcome.planned
     assert planned.job == job
-    assert planned.price.calls == 3
-    assert planned.price.size == sum(map(len, tables(3).values()))
+    assert planned.choice.price.calls == 3
+    assert planned.choice.price.size == sum(map(len, tables(3).values()))
     assert mirror.sandbox.count("api", path_contains="/data/") == 0
     assert list(mirror.root.iterdir()) == []
     assert not (mirror.state / "manifest.sqlite").exists()
@@ -140,8 +140,9 @@ async def test_each_of_three_accounts_counts_its_own_calls_while_they_run_side_b
 
     assert sum(len(outcome.failed) for outcome in outcomes) == 1
     assert sum(first) == mirror.sandbox.count("api")
-    # Of five listings in all two are asked for again, and one brings no files.
-    assert min(first) > 3
+    # Of five listings in all two are asked for again, and one brings no files: which one, is chance. If it is the only
+    # one of its account, that account makes three calls: jobs, data requests, listing.
+    assert min(first) >= 3
     again = await mirror.sync()
     assert [outcome.calls for outcome in again] == [1, 1, 1]
 

@@ -244,11 +244,14 @@ def _print_plans(out: Answer, outcome: AccountOutcome) -> None:
             f"  {len(plan.links)} files hard-linked, {len(plan.extracts)} from the ZIP, {len(plan.fetches)} downloaded "
             f"individually ({conditional} of them only if changed), {len(plan.skipped)} skipped"
         )
-        for method, price in planned.prices.items():
-            mark = "*" if price is planned.price else " "
+        choice = planned.choice
+        for price in choice.prices:
+            rejected = choice.rejected.get(price.method)
+            why = "" if rejected is None else f"  ({rejected.text})"
             out.echo(
-                f"  {mark} {method.value:<7} {price.calls:>4} calls  {size_text(price.size):>10}  "
-                f"about {duration_text(price.seconds)}"
+                f"  {'*' if rejected is None else ' '} {price.method.value:<7} {price.calls:>4} "
+                f"{'call ' if price.calls == 1 else 'calls'}  "
+                f"{size_text(price.size):>10}  about {duration_text(price.seconds)}{why}"
             )
     if not outcome.planned and not outcome.failed and not outcome.skipped and outcome.error is None:
         out.echo(f"{outcome.account.name}: nothing to do")
@@ -305,23 +308,19 @@ def _outcome_json(outcome: AccountOutcome) -> dict[str, Json]:
 
 
 def _plan_json(planned: Planned) -> dict[str, Json]:
+    from dcsync.core.sidecar import prices_json
+
+    price = planned.choice.price
     return {
         "job": planned.job,
         "request": planned.request,
         "folder": planned.folder,
-        "way": planned.price.method.value,
-        "calls": planned.price.calls,
-        "fetch_bytes": planned.price.size,
-        "expected_seconds": round(planned.price.seconds, 1),
-        "prices": [
-            {
-                "way": price.method.value,
-                "calls": price.calls,
-                "bytes": price.size,
-                "seconds": round(price.seconds, 1),
-            }
-            for price in planned.prices.values()
-        ],
+        "way": price.method.value,
+        "reason": planned.choice.describe(),
+        "calls": price.calls,
+        "fetch_bytes": price.size,
+        "expected_seconds": round(price.seconds, 1),
+        "prices": prices_json(planned.choice),
         "files": [
             {
                 "name": action.file.name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from dcsync.core.anomaly import TableWarning
-from dcsync.core.cost import Method, Price
+from dcsync.core.cost import Choice, Method
 from dcsync.core.diff import total_rows
 from dcsync.core.kinds import parse_kind
 from dcsync.core.model import AccountName, DataRequest, How, JobId, Json, RequestId, Snapshot, StoredFile
@@ -53,8 +53,8 @@ class Decisions:
     method: Method
     #: The reason for this method, as text.
     reason: str
-    #: The price of each method at the time of the choice.
-    prices: tuple[Price, ...] = ()
+    #: The choice of the method. None if there was none.
+    choice: Choice | None = None
     #: The reason to fetch or link each file, by its name on disk.
     files: Mapping[str, str]
     #: The files that were left out, by Autodesk's name, each with the reason.
@@ -160,7 +160,7 @@ def render(provenance: Provenance) -> bytes:
             "method": decisions.method.value,
             "reason": decisions.reason,
             "calls": transfer.calls,
-            "prices": [_price_json(price) for price in decisions.prices],
+            "prices": [] if decisions.choice is None else prices_json(decisions.choice),
         },
         "fetched_bytes": transfer.fetched_bytes,
         "linked_bytes": transfer.linked_bytes,
@@ -316,13 +316,18 @@ def _parse_request(entry: Mapping[str, Json]) -> DataRequest | None:
         return None
 
 
-def _price_json(price: Price) -> dict[str, Json]:
-    return {
-        "way": price.method.value,
-        "calls": price.calls,
-        "bytes": price.size,
-        "seconds": round(price.seconds, 1),
-    }
+def prices_json(choice: Choice) -> list[Json]:
+    """Return the prices that were compared, and why all but one were rejected."""
+    return [
+        {
+            "way": price.method.value,
+            "calls": price.calls,
+            "bytes": price.size,
+            "seconds": round(price.seconds, 1),
+            "rejected": choice.rejected.get(price.method),
+        }
+        for price in choice.prices
+    ]
 
 
 def _file_json(stored: StoredFile) -> dict[str, Json]:

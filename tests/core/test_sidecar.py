@@ -69,7 +69,10 @@ def test_a_sidecar_says_everything_of_its_snapshot() -> None:
             "method": "ranges",
             "reason": "ranges: the cheapest",
             "calls": 2,
-            "prices": [{"way": "ranges", "calls": 2, "bytes": 900, "seconds": 1.3}],
+            "prices": [
+                {"way": "ranges", "calls": 2, "bytes": 900, "seconds": 1.3, "rejected": None},
+                {"way": "whole", "calls": 2, "bytes": 5400, "seconds": 1.2, "rejected": "more_bytes"},
+            ],
         },
         "fetched_bytes": 8,
         "linked_bytes": 5,

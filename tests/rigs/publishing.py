@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.app.from_config import account_settings
-from dcsync.core.cost import Method, Price
+from dcsync.core.cost import Choice, Method, Price
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import Job, JobId, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest
@@ -53,7 +53,7 @@ def make_decisions(**changes: Any) -> Decisions:
     values: dict[str, Any] = {
         "method": Method.RANGES,
         "reason": "ranges: the cheapest",
-        "prices": (PRICE,),
+        "choice": Choice(price=PRICE, prices=(PRICE,)),
         "files": {},
     }
     return Decisions(**{**values, **changes})

@@ -9,7 +9,7 @@ from typing import Any
 
 from dcsync.core import sidecar
 from dcsync.core.anomaly import TableWarning
-from dcsync.core.cost import Method, Price
+from dcsync.core.cost import Choice, Method, Price, Rejection
 from dcsync.core.model import AccountName, How, Job, JobId, Json
 from dcsync.core.sidecar import Adopted, Changes, Decisions, Provenance
 from dcsync.core.summary import Summary
@@ -22,6 +22,8 @@ CHANGES = Changes(against=JobId("j0"), added=("b.csv",), removed=("c.csv",), unc
 WARNINGS = (TableWarning(code="L-ROWS", table="d.csv", message="has 1 row"),)
 SUMMARY = Summary(files=2, size=13, rows=3, added=1, removed=1, columns=COLUMNS, warnings=WARNINGS)
 FOLDER = "acme/r/2026/11/22/x"
+CHOSEN = Price(method=Method.RANGES, calls=2, size=900, requests=4, seconds=1.26)
+REJECTED = Price(method=Method.WHOLE, calls=2, size=5400, requests=1, seconds=1.2)
 
 
 def make_provenance(**changes: Any) -> Provenance:
@@ -45,7 +47,7 @@ def make_provenance(**changes: Any) -> Provenance:
         "decisions": Decisions(
             method=Method.RANGES,
             reason="ranges: the cheapest",
-            prices=(Price(method=Method.RANGES, calls=2, size=900, requests=4, seconds=1.26),),
+            choice=Choice(price=CHOSEN, prices=(CHOSEN, REJECTED), rejected={Method.WHOLE: Rejection.MORE_BYTES}),
             files={"b.csv": "as before"},
             skipped=(("autodesk_data_extract.zip", "repeats the other files"),),
         ),

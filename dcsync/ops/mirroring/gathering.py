@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from dcsync.core import cost
 from dcsync.core import plan as planning
-from dcsync.core.cost import Method, Price
+from dcsync.core.cost import Choice, Method
 from dcsync.core.model import How, Job, ListedFile, Snapshot, StoredFile
 from dcsync.core.plan import Known, Plan, Selection, Skip
 from dcsync.core.sidecar import Decisions
@@ -50,9 +49,10 @@ class Gathering:
     damaged: dict[str, str] = field(default_factory=dict)
     selection: Selection
     plan: Plan = field(default_factory=lambda: Plan(actions=()))
-    #: The price of the chosen method, and the prices of all methods. None while no ZIP is usable.
-    price: Price | None = None
-    prices: Mapping[Method, Price] = field(default_factory=dict)
+    #: The method that extracts files from the ZIP. None while no ZIP is usable.
+    method: Method | None = None
+    #: The choice of the method. None if there was none.
+    choice: Choice | None = None
     reason: str = "the extract has no ZIP that could be used"
     fetched_bytes: int = 0
     reading: ZipReading = field(default_factory=ZipReading)
@@ -74,13 +74,13 @@ class Gathering:
         for name in stored:
             self.reasons[name] = "staged by an earlier run" if reasons is None else reasons[name]
 
-    def settle_on(self, price: Price, prices: Mapping[Method, Price], *, is_chosen: bool) -> None:
-        """Set the method, and the prices that were compared if dcsync chose it."""
-        if is_chosen:
-            self.price, self.prices = price, prices
-            self.reason = f"{price.method}: the cheapest of {cost.describe(tuple(prices.values()))}"
-        else:
-            self.reason = f"{price.method}: configured (mirror.strategy)"
+    def settle_on(self, choice: Choice) -> None:
+        """Set the method that dcsync chose, and its reason."""
+        self.method, self.choice, self.reason = choice.price.method, choice, choice.describe()
+
+    def settle_without_choice(self, method: Method | None, reason: str) -> None:
+        """Set a method that was the only one, and its reason."""
+        self.method, self.choice, self.reason = method, None, reason
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -96,7 +96,7 @@ class Gathering:
     def transfer(self, *, calls: int, seconds: float) -> Transfer:
         """Return the bytes and the method of the download. The caller counts calls and time."""
         return Transfer(
-            strategy=FILES if self.price is None else ZIP,
+            strategy=FILES if self.method is None else ZIP,
             calls=calls,
             fetched_bytes=self.fetched_bytes,
             linked_bytes=sum(stored.size for stored in self.files if stored.how is How.LINKED),
@@ -107,9 +107,9 @@ class Gathering:
     def decisions(self) -> Decisions:
         """The method, and the reason for each file."""
         return Decisions(
-            method=Method.FILES if self.price is None else self.price.method,
+            method=self.method or Method.FILES,
             reason=self.reason,
-            prices=tuple(self.prices.values()),
+            choice=self.choice,
             files=self.reasons,
             skipped=tuple((skip.file.name, skip.reason) for skip in self.plan.skipped),
         )

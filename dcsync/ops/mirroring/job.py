@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dcsync.core import completeness
 from dcsync.core import plan as planning
 from dcsync.core.anomaly import TableWarning
-from dcsync.core.cost import Method, Price
+from dcsync.core.cost import Choice, Method
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import Job, JobId, ListedFile, RequestId, SignedFile, Snapshot
 from dcsync.core.plan import Known, Plan
@@ -41,14 +40,13 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The plan of a run for a job. `price` is that of the chosen method, `prices` those of all methods."""
+    """The plan of a run for a job, and the choice of the method."""
 
     job: JobId
     request: RequestId
     folder: str
     plan: Plan
-    price: Price
-    prices: Mapping[Method, Price]
+    choice: Choice
 
 
 class JobMirror:
@@ -83,9 +81,9 @@ class JobMirror:
         plan = planning.plan(listing, reading.known(facts), selection=self._account.selection)
         refuse_without_tables(plan, reading, job)
         prices = planning.prices_of(plan, reading.directory, await cost_inputs(context, knowledge))
-        price = choose(prices, settings.strategy)
-        plan = plan.by_url() if price.method is Method.FILES else plan
-        return Planned(job=job.id, request=request.id, folder=folder, plan=plan, price=price, prices=prices)
+        choice = choose(prices, settings.strategy)
+        plan = plan.by_url() if choice.price.method is Method.FILES else plan
+        return Planned(job=job.id, request=request.id, folder=folder, plan=plan, choice=choice)
 
     async def mirror(self, known: KnownJob, request: KnownRequest) -> Published:
         """Mirror a job. Raises the error that prevented publishing. Staged files are kept for the next attempt."""

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from dcsync.core import cost
-from dcsync.core.cost import CostInputs, Method, Price
+from dcsync.core.cost import Choice, CostInputs, Method, Price
 from dcsync.core.ports import AccountFacts
 from dcsync.core.transfer import md5_of_etag
 from dcsync.ops.context import Strategy, SyncContext
 
 log = structlog.get_logger(__name__)
+
+_ALLOWED = {
+    Strategy.AUTO: tuple(Method),
+    Strategy.FILES: (Method.FILES,),
+    Strategy.ZIP: (Method.RANGES, Method.WHOLE),
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,14 +73,6 @@ async def cost_inputs(context: SyncContext, knowledge: AccountKnowledge) -> Cost
     )
 
 
-def choose(prices: Mapping[Method, Price], strategy: Strategy) -> Price:
-    """Return the cheapest price that the strategy allows."""
-    match strategy:
-        case Strategy.FILES:
-            return prices[Method.FILES]
-        case Strategy.ZIP:
-            return cost.cheapest(
-                [price for price in prices.values() if price.method is not Method.FILES] or prices.values()
-            )
-        case Strategy.AUTO:
-            return cost.cheapest(prices.values())
+def choose(prices: Mapping[Method, Price], strategy: Strategy) -> Choice:
+    """Choose among the methods that the strategy allows."""
+    return cost.choose(prices.values(), _ALLOWED[strategy])

@@ -16,6 +16,7 @@ import structlog
 from dcsync import __version__
 from dcsync.core import anomaly, names, schema_documents, sidecar
 from dcsync.core.anomaly import TableWarning
+from dcsync.core.cost import Choice
 from dcsync.core.coverage import window_of
 from dcsync.core.kinds import kind_of, request_of
 from dcsync.core.lifecycle import JobState
@@ -250,6 +251,15 @@ async def _withdraw(context: SyncContext, account: AccountSettings, staged: Stag
         await empty_trash(context, leaf)
 
 
+def _expected(choice: Choice | None) -> dict[str, float]:
+    """Return what the chosen method was expected to take, to compare with what it took."""
+    if choice is None:
+        return {}
+    price = choice.price
+    seconds = round(price.seconds, 1)
+    return {"expected_calls": price.calls, "expected_bytes": price.size, "expected_seconds": seconds}
+
+
 def _log_published(account: AccountSettings, staged: Staged, sealed: _Sealed) -> None:
     transfer = staged.transfer
     log.info(
@@ -259,6 +269,7 @@ def _log_published(account: AccountSettings, staged: Staged, sealed: _Sealed) ->
         folder=staged.folder,
         strategy=transfer.strategy,
         method=staged.decisions.method.value,
+        reason=staged.decisions.reason,
         files=len(staged.files),
         fetched=sum(stored.how is How.FETCHED for stored in staged.files),
         fetched_bytes=transfer.fetched_bytes,
@@ -267,6 +278,7 @@ def _log_published(account: AccountSettings, staged: Staged, sealed: _Sealed) ->
         changed=len(sealed.changes.changed),
         calls=transfer.calls,
         seconds=round(transfer.seconds, 3),
+        **_expected(staged.decisions.choice),
     )
     for warning in sealed.record.summary.warnings:
         log.warning(

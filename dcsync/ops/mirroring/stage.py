@@ -313,15 +313,19 @@ class Stager:
         """Extract files from the ZIP by the cheapest method. Entries that are damaged are fetched by their own URL."""
         context, gathering, directory = self._context, self._gathering, self._gathering.reading.directory
         prices = planning.prices_of(plan, directory, await cost_inputs(context, self._knowledge))
-        price = choose(prices, context.settings.strategy)
-        if not archive.is_remote:
-            price = prices[Method.RANGES]
-        gathering.settle_on(price, prices, is_chosen=context.settings.strategy is not Strategy.FILES)
+        choice = choose(prices, context.settings.strategy)
+        method = choice.price.method if archive.is_remote else Method.RANGES
+        if context.settings.strategy is Strategy.FILES:
+            gathering.settle_without_choice(None, f"{Method.FILES}: configured (mirror.strategy)")
+        elif archive.is_remote:
+            gathering.settle_on(choice)
+        else:
+            gathering.settle_without_choice(method, f"{method}: the snapshot keeps the ZIP, which was downloaded first")
         await self._check_room(size=plan.new_bytes, files=len(plan.actions))
-        plan = plan.by_url() if price.method is Method.FILES else plan
+        plan = plan.by_url() if method is Method.FILES else plan
         extractor = Extractor(context, archive, job=gathering.job, staging=gathering.staging)
         assert directory is not None  # noqa: S101 - the plan comes from it
-        spans = planning.spans_of([extract.member for extract in plan.extracts], price.method, directory)
+        spans = planning.spans_of([extract.member for extract in plan.extracts], method, directory)
         began, before = context.clock.monotonic(), archive.fetched_bytes
         try:
             await extractor.extract(spans, plan.extracts)

@@ -101,8 +101,40 @@ async def test_strategy_archive_uses_it_for_a_single_file(mirror: Mirror) -> Non
     await mirror.sync()
 
     mirror.assert_identical(job)
-    assert sidecar(mirror.snapshot_of(job))["strategy"]["name"] == "zip"
+    strategy = sidecar(mirror.snapshot_of(job))["strategy"]
+    assert strategy["name"] == "zip"
+    assert {price["way"]: price["rejected"] for price in strategy["prices"]}["files"] == "configured"
     assert mirror.sandbox.count("api", path_contains="/a.csv") == 0
+
+
+async def test_a_kept_archive_leaves_no_choice_and_the_sidecar_says_so(mirror: Mirror) -> None:
+    mirror.config["mirror"] = {"keep_archive": True}
+    job = add_extract(mirror, tables(5), with_archive=True)
+
+    await mirror.sync()
+
+    assert (mirror.snapshot_of(job) / ARCHIVE).is_file()
+    strategy = sidecar(mirror.snapshot_of(job))["strategy"]
+    assert (strategy["method"], strategy["prices"]) == ("ranges", [])
+    assert strategy["reason"] == "ranges: the snapshot keeps the ZIP, which was downloaded first"
+
+
+async def test_a_few_changed_tables_are_not_the_whole_archive(mirror: Mirror) -> None:
+    """A fast line: the whole ZIP would save a request, at six times the bytes."""
+    noise = {f"{number:02}.csv": random.Random(number).randbytes(64 << 10) for number in range(30)}
+    add_extract(mirror, noise, days_ago=1, with_archive=True)
+    await mirror.sync()
+    before = mirror.fetched_bytes()
+    changed = {name: random.Random(name).randbytes(64 << 10) for name in list(noise)[::6]}
+    job = add_extract(mirror, {**noise, **changed}, with_archive=True)
+
+    await mirror.sync()
+
+    mirror.assert_identical(job)
+    strategy = sidecar(mirror.snapshot_of(job))["strategy"]
+    assert strategy["method"] == "ranges"
+    assert {price["way"]: price["rejected"] for price in strategy["prices"]}["whole"] == "more_bytes"
+    assert mirror.fetched_bytes() - before < 0.3 * mirror.world.extract(job)[ARCHIVE].size
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -121,12 +153,13 @@ async def test_a_dry_run_tells_the_price_of_all_three_ways(mirror: Mirror) -> No
 
     (planned,) = (await mirror.sync_one(dry_run=True)).planned
 
-    assert planned.prices.keys() == set(Method)
-    assert planned.prices[Method.FILES].calls == 70 + 1  # and one for the schemas, which only the archive has
-    assert planned.prices[Method.WHOLE].calls == 1
+    prices = {price.method: price for price in planned.choice.prices}
+    assert prices.keys() == set(Method)
+    assert prices[Method.FILES].calls == 70 + 1  # and one for the schemas, which only the archive has
+    assert prices[Method.WHOLE].calls == 1
     # 57 calls go at once, one of which was the listing, one the poll, ...: the rest waits for the next minute.
-    assert planned.prices[Method.FILES].seconds >= 60
-    assert planned.price.method is not Method.FILES
+    assert prices[Method.FILES].seconds >= 60
+    assert planned.choice.price.method is not Method.FILES
     assert len(planned.plan.extracts) == 71
     assert mirror.visible() == []
 
@@ -139,7 +172,13 @@ async def test_the_sidecar_says_what_was_weighed(mirror: Mirror) -> None:
     strategy = sidecar(mirror.snapshot_of(job))["strategy"]
     assert strategy["name"] == "zip"
     assert [price["way"] for price in strategy["prices"]] == ["files", "ranges", "whole"]
-    assert strategy["reason"].split(":")[0] in {"ranges", "whole"}
+    assert strategy["reason"].startswith("ranges: 1 call, ")
+    assert "; rejected: files: 71 calls, " in strategy["reason"]
+    assert {price["way"]: price["rejected"] for price in strategy["prices"]} == {
+        "files": "slower",
+        "ranges": None,
+        "whole": "equal",
+    }
     assert strategy["calls"] == 2
 
 

@@ -91,7 +91,7 @@ async def test_a_dry_run_plans_what_a_run_would_do_without_the_archive(mirror: M
     outcome = await mirror.sync_one(dry_run=True)
 
     (planned,) = outcome.planned
-    assert planned.prices.keys() == {Method.FILES}
+    assert [price.method for price in planned.choice.prices] == [Method.FILES]
     assert len(planned.plan.fetches) == 6
 
 

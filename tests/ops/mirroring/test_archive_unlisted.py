@@ -55,7 +55,7 @@ async def test_a_dry_run_of_an_archive_alone_plans_all_of_it(mirror: Mirror, str
     (planned,) = (await mirror.sync_one(dry_run=True)).planned
 
     assert {extract.name for extract in planned.plan.extracts} == set(tables(3))
-    assert planned.price.calls == 1
+    assert planned.choice.price.calls == 1
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ async def test_everything_in_the_metadata_file_is_read_back(bench: Workbench) ->
         "method": "ranges",
         "reason": "ranges: the cheapest",
         "calls": 3,
-        "prices": [{"way": "ranges", "calls": 2, "bytes": 900, "seconds": 1.5}],
+        "prices": [{"way": "ranges", "calls": 2, "bytes": 900, "seconds": 1.5, "rejected": None}],
     }
     assert (document["fetched_bytes"], document["linked_bytes"]) == (80, 20)
     assert document["changes"] == {
@@ -140,6 +140,7 @@ async def test_the_log_says_what_was_published_and_what_looks_wrong(bench: Workb
         "folder": bench.folder(job),
         "strategy": "zip",
         "method": "ranges",
+        "reason": "ranges: the cheapest",
         "files": 1,
         "fetched": 1,
         "fetched_bytes": 80,
@@ -148,6 +149,9 @@ async def test_the_log_says_what_was_published_and_what_looks_wrong(bench: Workb
         "changed": 1,
         "calls": 3,
         "seconds": 1.235,
+        "expected_calls": 2,
+        "expected_bytes": 900,
+        "expected_seconds": 1.5,
     }
     (warned,) = [line for line in lines if line.get("code") == "L-COLUMNS"]
     assert (warned["log_level"], warned["account"], warned["job"], warned["table"], warned["what"]) == (

@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 import structlog
 
-from dcsync.api.transport import ATTEMPTS, ApiTransport
+from dcsync.api.limiter import OnWait
+from dcsync.api.transport import ATTEMPTS, ApiTransport, CallWatch
 from dcsync.core import wire
 from dcsync.core.model import AccountId, DataRequest, Hub, Job, JobId, Json, ListedFile, RequestId, SignedFile
 from dcsync.core.names import printable
@@ -56,43 +57,32 @@ class ListOptions:
         return params
 
 
-@dataclass(slots=True)
-class CallCount:
-    """How many calls were made."""
-
-    calls: int = 0
-
-    def add(self) -> None:
-        """Count one more call."""
-        self.calls += 1
-
-
 class DataConnector:
     """The API of one client ID. Each method makes one call, lists one call per page. Each retry is one more call."""
 
-    def __init__(self, transport: ApiTransport, *, count: CallCount | None = None, attempts: int = ATTEMPTS) -> None:
+    def __init__(self, transport: ApiTransport, *, watch: CallWatch | None = None, attempts: int = ATTEMPTS) -> None:
         self._transport = transport
-        self._count = count or CallCount()
+        self._watch = watch or CallWatch()
         self._attempts = attempts
 
     @property
     def calls(self) -> int:
         """Calls made through this object, including those that failed."""
-        return self._count.calls
+        return self._watch.calls
 
-    def with_own_count(self) -> DataConnector:
+    def with_own_count(self, on_wait: OnWait) -> DataConnector:
         """Return the same API with its own call count, which starts at zero. Rate limit, tokens and pauses are shared.
 
-        Accounts run concurrently, so each account counts its own calls.
+        Accounts run concurrently, so each account counts its own calls. `on_wait` is told when one of them waits.
         """
-        return DataConnector(self._transport)
+        return DataConnector(self._transport, watch=CallWatch(on_wait=on_wait))
 
     def with_one_attempt(self) -> DataConnector:
         """Return the same API with the same call count. Its calls for a single job are not retried.
 
         A job that failed before has a back-off of its own.
         """
-        return DataConnector(self._transport, count=self._count, attempts=1)
+        return DataConnector(self._transport, watch=self._watch, attempts=1)
 
     @property
     def tokens(self) -> TokenSource:
@@ -108,7 +98,7 @@ class DataConnector:
         """Return the hubs that the user can see. `on_warning` gets Autodesk's warnings: regions that are not listed."""
         path = "/project/v1/hubs"
         headers: dict[str, str] = {}
-        value = await self._transport.get(path, on_call=self._count.add, on_headers=headers.update)
+        value = await self._transport.get(path, watch=self._watch, on_headers=headers.update)
         hubs = _parsed(path, wire.parse_hubs, value)
         for warning in warnings_in(value):
             on_warning(with_request_id(warning, headers))
@@ -178,10 +168,10 @@ class DataConnector:
         return _parsed(path, lambda value: wire.parse_signed(value, name), await self._get_of_job(path))
 
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
-        return await self._transport.get(path, params, on_call=self._count.add)
+        return await self._transport.get(path, params, watch=self._watch)
 
     async def _get_of_job(self, path: str) -> Json:
-        return await self._transport.get(path, on_call=self._count.add, attempts=self._attempts, of_job=True)
+        return await self._transport.get(path, watch=self._watch, attempts=self._attempts, of_job=True)
 
     async def _pages(
         self,

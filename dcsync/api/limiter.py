@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeAlias
 
 from dcsync.api.window import CallWindow
 from dcsync.clock import Clock
 from dcsync.core.quota import WINDOW_MARGIN_S, usable
+from dcsync.core.waits import WaitReason
 from dcsync.errors import RateLimited
+
+#: Is called when a call waits: why, and for how many seconds.
+OnWait: TypeAlias = Callable[[WaitReason, float], None]
 
 #: A call does not wait for a longer pause than this. The run ends, and its work is retried after the pause.
 PATIENCE_S = 600.0
@@ -24,12 +30,18 @@ class Limiter:
         self._clock = clock
         self._window = window
         self._turn = asyncio.Lock()
+        #: When the wait of the call whose turn it is ends.
+        self._waits_until = 0.0
 
-    async def acquire(self) -> None:
+    async def acquire(self, on_wait: OnWait = lambda _reason, _seconds: None) -> None:
         """Wait until one call may be made, and count it. A cancelled wait may still count one call.
 
         Raises `RateLimited` immediately if a pause of more than ten minutes is in force.
         """
+        left = self._waits_until - self._clock.monotonic()
+        if self._turn.locked() and left > 0:
+            # The wait of another call, perhaps for another command, is the wait of this one too.
+            on_wait(WaitReason.RATE_LIMIT, left)
         async with self._turn:
             unused = 0
             while True:
@@ -46,6 +58,8 @@ class Limiter:
                 if wait > PATIENCE_S:
                     message = f"the API asked dcsync to pause, for another {wait:.0f} s"
                     raise RateLimited(message, status=429, retry_after_s=wait)
+                self._waits_until = asked + wait
+                on_wait(WaitReason.RATE_LIMIT, wait)
                 await self._clock.sleep(wait)
 
     async def pause(self, seconds: float) -> None:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import aiohttp
 import stamina
 import structlog
 from yarl import URL
 
-from dcsync.api.limiter import Limiter
+from dcsync.api.limiter import Limiter, OnWait
 from dcsync.clock import Clock
 from dcsync.core import wire
 from dcsync.core.model import Json
 from dcsync.core.ports import TokenSource
 from dcsync.core.quota import MAX_BACKOFF_S, backoff, parse_retry_after, skew
 from dcsync.core.reasons import reason, with_request_id
+from dcsync.core.waits import WaitReason
 from dcsync.errors import (
     AccessRefused,
     ApiError,
@@ -47,6 +49,18 @@ PROBE_S = 60.0
 #: A larger clock error puts 60 s URLs and 300 s assertions at risk, so dcsync warns (docs/project/faults.md C4).
 MAX_SKEW_S = 120.0
 _TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
+
+
+@dataclass(slots=True, kw_only=True)
+class CallWatch:
+    """Counts calls, and is told of their waits."""
+
+    on_wait: OnWait = lambda _reason, _seconds: None
+    calls: int = 0
+
+    def add(self) -> None:
+        """Count one more call."""
+        self.calls += 1
 
 
 class ApiTransport:
@@ -83,23 +97,24 @@ class ApiTransport:
         path: str,
         params: Mapping[str, str] | None = None,
         *,
-        on_call: Callable[[], None] = lambda: None,
+        watch: CallWatch | None = None,
         attempts: int = ATTEMPTS,
         of_job: bool = False,
         on_headers: Callable[[Mapping[str, str]], None] = lambda _: None,
     ) -> Json:
         """Return the JSON of `GET path`. `path` is already percent-encoded, `params` are not.
 
-        Transient failures are retried within the rate limit, up to that many attempts. `on_call` runs once per call,
+        Transient failures are retried within the rate limit, up to that many attempts. `watch` counts every call,
         including retries. `on_headers` gets the lower-case headers of the answer. With `of_job`, the path belongs to
         one job, and its failure does not mean that the API is down. Raises an `ApiError` or `AuthError`. Cancelling
         is safe.
         """
         url = URL(self._base_url + path, encoded=True).with_query(dict(params or {}))
-        is_probe = await self._is_down()
+        watch = watch or CallWatch()
+        is_probe = await self._is_down(watch)
         answered = self._answered
         try:
-            value, headers = await self._get_with_retries(url, path, 1 if is_probe else attempts, on_call)
+            value, headers = await self._get_with_retries(url, path, 1 if is_probe else attempts, watch)
         except (ApiFault, ApiUnreachable):
             if is_probe or (self._answered == answered and not of_job):
                 self._probe_at = self._clock.monotonic() + PROBE_S
@@ -115,18 +130,19 @@ class ApiTransport:
         self._answered += 1
         self._probe_at = None
 
-    async def _is_down(self) -> bool:
+    async def _is_down(self, watch: CallWatch) -> bool:
         """Return False if the API is up. If it is down, wait for the caller's turn to probe it and return True."""
         while self._probe_at is not None:
             now = self._clock.monotonic()
             if now >= self._probe_at:
                 self._probe_at = now + PROBE_S
                 return True
+            watch.on_wait(WaitReason.API, self._probe_at - now)
             await self._clock.sleep(self._probe_at - now)
         return False
 
     async def _get_with_retries(
-        self, url: URL, path: str, attempts: int, on_call: Callable[[], None]
+        self, url: URL, path: str, attempts: int, watch: CallWatch
     ) -> tuple[Json, Mapping[str, str]]:
         failures = 0
 
@@ -144,16 +160,18 @@ class ApiTransport:
             if isinstance(error, RateLimited):
                 # A wait here would only add to that of the limiter.
                 return 0.0
-            return backoff(failures, base_s=1.0, cap_s=60.0, draw=self._draw())
+            wait = backoff(failures, base_s=1.0, cap_s=60.0, draw=self._draw())
+            watch.on_wait(WaitReason.API, wait)
+            return wait
 
         async for attempt in stamina.retry_context(on=wait_after, attempts=None, timeout=None):
             with attempt:
-                return await self._get_authorized(url, path, on_call)
+                return await self._get_authorized(url, path, watch)
         raise AssertionError  # the loop returns or raises
 
-    async def _get_authorized(self, url: URL, path: str, on_call: Callable[[], None]) -> tuple[Json, Mapping[str, str]]:
+    async def _get_authorized(self, url: URL, path: str, watch: CallWatch) -> tuple[Json, Mapping[str, str]]:
         token = await self.tokens.access_token()
-        status, headers, body = await self._exchange(url, path, token, on_call)
+        status, headers, body = await self._exchange(url, path, token, watch)
         if status == 401:
             # Only one retry: a 401 for a fresh token does not go away with time (docs/project/faults.md A5).
             words = reason(headers, body, secrets=[token])
@@ -161,7 +179,7 @@ class ApiTransport:
                 token = await self.tokens.access_token(rejected=token)
             except LoginRequired as error:
                 raise (error.with_message(f"{error.message}. The API said: {words}") if words else error) from None
-            status, headers, body = await self._exchange(url, path, token, on_call)
+            status, headers, body = await self._exchange(url, path, token, watch)
             if status == 401:
                 words = reason(headers, body, secrets=[token])
                 message = "the API rejected the access token"
@@ -175,10 +193,10 @@ class ApiTransport:
         raise await self._error(status, headers, reason(headers, body, secrets=[token]), path)
 
     async def _exchange(
-        self, url: URL, path: str, token: str, on_call: Callable[[], None]
+        self, url: URL, path: str, token: str, watch: CallWatch
     ) -> tuple[int, Mapping[str, str], bytes]:
-        await self.limiter.acquire()
-        on_call()
+        await self.limiter.acquire(watch.on_wait)
+        watch.add()
         try:
             async with self._session.get(
                 url,
@@ -223,7 +241,7 @@ class ApiTransport:
         )
         seconds += self._draw()
         await self.limiter.pause(seconds)
-        log.warning("api rate limit reached", pause_seconds=round(seconds, 1), asked=asked is not None)
+        log.debug("api rate limit reached", pause_seconds=round(seconds, 1), asked=asked is not None)
         return seconds
 
     def _note_date(self, value: str | None) -> None:

@@ -150,7 +150,7 @@ _STATUS = Part(
 
 async def _check_requests(context: SyncContext, dispatcher: AlertDispatcher, outcome: AccountOutcome) -> None:
     """List the data requests of an account if that is due, and add the names that match none to the outcome."""
-    name, api = outcome.account.name, context.api.with_own_count()
+    name, api = outcome.account.name, context.api.with_own_count(context.observer.waiting)
 
     async def check() -> None:
         outcome.unmatched.extend(await dispatcher.check_requests(api, outcome.account))

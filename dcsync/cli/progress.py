@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from math import ceil
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
@@ -15,14 +16,17 @@ from dcsync.clock import Clock
 from dcsync.core.formatting import size_text
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.names import printable
+from dcsync.core.waits import WaitReason
 from dcsync.ops.context import Observer
 from dcsync.ops.integrity.content_reader import ReadingObserver
+from dcsync.ops.progress import RunProgress
 from dcsync.tasks import running
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
     from rich.table import Column
+    from rich.text import Text
 
 log = structlog.get_logger(__name__)
 
@@ -31,12 +35,13 @@ T = TypeVar("T")
 #: Often enough to show progress, rarely enough to keep the log short.
 INTERVAL_S = 30.0
 _BAR_WIDTH = 12
+_FRAMES_PER_S = 10
 
 
 def watching(clock: Clock) -> AbstractAsyncContextManager[Observer]:
     """Yield an observer of a run: bars if stderr is a terminal, otherwise log lines."""
-    lines = Lines()
-    return _shown(Bars, lines, lines.report, clock)
+    lines = Lines(clock)
+    return _shown(lambda console: Bars(console, clock), lines, lines.report, clock)
 
 
 def reading(clock: Clock) -> AbstractAsyncContextManager[ReadingObserver]:
@@ -60,19 +65,28 @@ async def _shown(
         yield lines
 
 
+#: The events of a run whose arguments are passed on as they are, with the types of these.
+_PLAIN_EVENTS = {
+    "jobs_left": (str, int),
+    "job_advanced": (str, int),
+    "file_started": (str, str, int),
+    "file_resumed": (str, str, int),
+    "file_advanced": (str, str, int),
+    "file_unchanged": (str, str),
+    "file_done": (str, str),
+    "job_done": (str,),
+}
+
+
 def apply_run(observer: Observer, event: str, values: Sequence[str | int]) -> None:
     """Pass on an event of a run in the daemon. An event that is not known is ignored."""
     match (event, *values):
         case ("job_started", str(account), str(job), str(label), int(files), int(size)):
             observer.job_started(AccountName(account), JobId(job), label, files=files, size=size)
-        case ("file_started", str(job), str(name), int(size)):
-            observer.file_started(JobId(job), name, size)
-        case ("file_advanced", str(job), str(name), int(size)):
-            observer.file_advanced(JobId(job), name, size)
-        case ("file_done", str(job), str(name)):
-            observer.file_done(JobId(job), name)
-        case ("job_done", str(job)):
-            observer.job_done(JobId(job))
+        case ("waiting", str(reason), int(seconds)) if reason in {known.value for known in WaitReason}:
+            observer.waiting(WaitReason(reason), seconds)
+        case _ if tuple(map(type, values)) == _PLAIN_EVENTS.get(event):
+            getattr(observer, event)(*values)
         case _:
             pass
 
@@ -89,68 +103,54 @@ def apply_reading(observer: ReadingObserver, event: str, values: Sequence[str | 
 
 
 class Bars:
-    """A bar for each job, over all its bytes, and a bar for each file that is being downloaded."""
+    """The run, what it waits for, a bar for each job and a bar for each file that is being downloaded."""
 
-    def __init__(self, console: Console) -> None:
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-        from rich.table import Column
+    def __init__(self, console: Console, clock: Clock) -> None:
+        from rich.live import Live
 
-        # On a narrow terminal the name is cut. Without a fixed width, the bar would vanish instead.
-        self._progress: Progress = Progress(
-            TextColumn("{task.description}", markup=False, table_column=_cut()),
-            BarColumn(bar_width=_BAR_WIDTH),
-            DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
-            TransferSpeedColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            console=console,
-            transient=True,
-            expand=True,
-        )
-        self._jobs: dict[JobId, TaskID] = {}
-        self._files: dict[tuple[JobId, str], TaskID] = {}
+        self._progress = RunProgress(clock)
+        self._console = console
+        self._live = Live(get_renderable=self._text, console=console, refresh_per_second=_FRAMES_PER_S, transient=True)
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
+    def __enter__(self) -> RunProgress:
+        self._live.start()
+        return self._progress
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
-    def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:  # noqa: ARG002 - the port's signature
-        """Add the job's bar."""
-        self._jobs[job] = self._progress.add_task(f"{label} ({files} files)", total=size)
+    def _text(self) -> Text:
+        from rich.text import Text
 
-    def file_started(self, job: JobId, name: str, size: int) -> None:
-        """Add the file's bar. A retry keeps the first one."""
-        if (job, name) not in self._files:
-            self._files[job, name] = self._progress.add_task(f"  {name}", total=size)
+        from dcsync.cli.bars import ASCII, LINE, run_lines
 
-    def file_advanced(self, job: JobId, name: str, size: int) -> None:
-        """Move both bars."""
-        for task in (self._jobs.get(job), self._files.get((job, name))):
-            if task is not None:
-                self._progress.advance(task, size)
+        width, height = self._console.size
+        signs = LINE if self._console.encoding.startswith("utf") else ASCII
+        return Text("\n").join(run_lines(self._progress, width=width, height=max(2, height - 1), signs=signs))
 
-    def file_done(self, job: JobId, name: str) -> None:
-        """Remove the file's bar."""
-        task = self._files.pop((job, name), None)
-        if task is not None:
-            self._progress.remove_task(task)
 
-    def job_done(self, job: JobId) -> None:
-        """Remove the bars of the job and its files."""
-        for key in [key for key in self._files if key[0] == job]:
-            self._progress.remove_task(self._files.pop(key))
-        task = self._jobs.pop(job, None)
-        if task is not None:
-            self._progress.remove_task(task)
+class Lines(RunProgress):
+    """Counts for the log line every 30 s."""
+
+    def report(self) -> None:
+        """Write a line for each job that is being downloaded, or one for what is waited for."""
+        place, waits = (
+            self.place(),
+            {f"{reason.name.lower()}_wait_seconds": ceil(left) for reason, left in self.waits().items()},
+        )
+        facts = {} if place is None else {"snapshot": f"{place[0]}/{place[1]}"}
+        for identifier, job in list(self.jobs.items()):
+            log.info(
+                "progress",
+                account=job.account,
+                job=identifier,
+                **facts,
+                files=f"{job.files_done}/{job.files}",
+                bytes=f"{min(job.received, job.size)}/{job.size}",
+                **waits,
+            )
+        if waits and not self.jobs:
+            log.info("progress", **facts, **waits)
 
 
 def _cut() -> Column:
@@ -158,49 +158,6 @@ def _cut() -> Column:
     from rich.table import Column
 
     return Column(ratio=1, no_wrap=True)
-
-
-class Lines:
-    """Counts for the log line every 30 s."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[JobId, tuple[AccountName, int, int]] = {}
-        self.done: dict[JobId, int] = {}
-        self.received: dict[JobId, int] = {}
-
-    def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:  # noqa: ARG002 - the port's signature
-        """Start counting."""
-        self.jobs[job] = (account, files, size)
-        self.done[job] = self.received[job] = 0
-
-    def file_started(self, job: JobId, name: str, size: int) -> None:
-        """Nothing to count yet."""
-
-    def file_advanced(self, job: JobId, name: str, size: int) -> None:  # noqa: ARG002 - the port's signature
-        """Count bytes."""
-        if job in self.received:
-            self.received[job] += size
-
-    def file_done(self, job: JobId, name: str) -> None:  # noqa: ARG002 - the port's signature
-        """Count a file."""
-        if job in self.done:
-            self.done[job] += 1
-
-    def job_done(self, job: JobId) -> None:
-        """Stop counting."""
-        for counts in (self.jobs, self.done, self.received):
-            counts.pop(job, None)
-
-    def report(self) -> None:
-        """Write a line for each job that is being downloaded."""
-        for job, (account, files, size) in self.jobs.items():
-            log.info(
-                "progress",
-                account=account,
-                job=job,
-                files=f"{self.done[job]}/{files}",
-                bytes=f"{self.received[job]}/{size}",
-            )
 
 
 class ReadingBar:

@@ -14,6 +14,23 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def share_text(size: int, of: int) -> str:
+    """Return a size and the whole of which it is a part, both in the unit of the whole."""
+    whole, unit = size_text(of).split()
+    step = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}[unit]
+    part = f"{size / (1 << step):.{1 if step else 0}f}"
+    return f"{part}/{whole} {unit}"
+
+
+def left_text(seconds: float | None) -> str:
+    """Return a time as on a clock, such as 0:42 or 1:02:03. None is unknown."""
+    if seconds is None:
+        return "-:--"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
 def age_text(moment: datetime | None, now: datetime) -> str:
     """Return the age of a time."""
     if moment is None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from typing import TypeAlias
 
 from pydantic import JsonValue
@@ -16,6 +17,7 @@ from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.stores import Stores
 from dcsync.config import Config
 from dcsync.core.model import AccountName, JobId
+from dcsync.core.waits import WaitReason
 from dcsync.daemon import turns
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.session import Visit
@@ -50,20 +52,40 @@ class Relay:
         self.has_events.clear()
         return events
 
+    def jobs_left(self, account: AccountName, jobs: int) -> None:
+        """Tell both."""
+        self._inner.jobs_left(account, jobs)
+        self._add("jobs_left", account, jobs)
+
     def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
         """Tell both."""
         self._inner.job_started(account, job, label, files=files, size=size)
         self._add("job_started", account, job, label, files, size)
+
+    def job_advanced(self, job: JobId, size: int) -> None:
+        """Tell both."""
+        self._inner.job_advanced(job, size)
+        self._count("job_advanced", job, size=size)
 
     def file_started(self, job: JobId, name: str, size: int) -> None:
         """Tell both."""
         self._inner.file_started(job, name, size)
         self._add("file_started", job, name, size)
 
+    def file_resumed(self, job: JobId, name: str, size: int) -> None:
+        """Tell both."""
+        self._inner.file_resumed(job, name, size)
+        self._add("file_resumed", job, name, size)
+
     def file_advanced(self, job: JobId, name: str, size: int) -> None:
         """Tell both."""
         self._inner.file_advanced(job, name, size)
         self._count("file_advanced", job, name, size=size)
+
+    def file_unchanged(self, job: JobId, name: str) -> None:
+        """Tell both."""
+        self._inner.file_unchanged(job, name)
+        self._add("file_unchanged", job, name)
 
     def file_done(self, job: JobId, name: str) -> None:
         """Tell both."""
@@ -74,6 +96,11 @@ class Relay:
         """Tell both."""
         self._inner.job_done(job)
         self._add("job_done", job)
+
+    def waiting(self, reason: WaitReason, seconds: float) -> None:
+        """Tell both."""
+        self._inner.waiting(reason, seconds)
+        self._add("waiting", reason.value, ceil(seconds))
 
     def snapshot(self, folder: str, number: int, of: int) -> None:
         """Tell both."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 from dcsync.clock import Clock
 from dcsync.core.model import AccountName, JobId
+from dcsync.core.waits import WaitReason
+from dcsync.ops.progress import RunProgress
 
 #: Longer than any intended wait. The API asks for pauses of one hour at most.
 _STUCK_S = 2 * 3600.0
@@ -13,14 +16,16 @@ _STUCK_S = 2 * 3600.0
 SLOW_DISK_S = 30.0
 
 
-class Progress:
+class Progress(RunProgress):
     """Implements the ports `Observer` and `ReadingObserver`. Every event is progress. Workers report start and end."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._last = clock.monotonic()
+        super().__init__(clock)
+        #: Set when the status line changes by more than a number.
+        self.has_changed = asyncio.Event()
         self._busy: Counter[str] = Counter()
-        self._jobs: dict[JobId, str] = {}
+        #: The snapshot that is being read.
+        self._reading = ""
 
     @property
     def is_busy(self) -> bool:
@@ -30,54 +35,46 @@ class Progress:
     def begin(self, what: str) -> None:
         """Record that work started."""
         self._busy[what] += 1
-        self._note()
+        self.note_event()
 
     def end(self, what: str) -> None:
         """Record that work ended, in success or failure."""
         self._busy[what] -= 1
         self._busy += Counter()
-        self._note()
+        self._reading = ""
+        self.note_event()
 
     def is_stuck(self) -> bool:
         """Return whether work is running without progress for longer than any intended wait."""
-        return self.is_busy and self._clock.monotonic() - self._last > _STUCK_S
+        return self.is_busy and self.clock.monotonic() - self.changed_at > _STUCK_S
 
     def describe(self) -> str:
         """Return the running work for the status line, or an empty text."""
-        if self._jobs:
-            names = ", ".join(sorted(set(self._jobs.values())))
-            return f"mirroring {len(self._jobs)} extract{'s' if len(self._jobs) > 1 else ''} ({names})"
-        return ", ".join(sorted(self._busy))
+        words, busy = self.words(), ", ".join(sorted(self._busy))
+        if self.jobs or self.place() is not None:
+            return f"mirroring {words}"
+        return "; ".join(part for part in (busy and f"{busy}{self._reading}", words) if part)
 
-    def _note(self) -> None:
-        self._last = self._clock.monotonic()
+    def jobs_left(self, account: AccountName, jobs: int) -> None:
+        """Count the snapshots."""
+        super().jobs_left(account, jobs)
+        self.has_changed.set()
 
-    def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:  # noqa: ARG002 - the port's
-        """Record that the download of a job starts."""
-        self._jobs[job] = account
-        self._note()
+    def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
+        """Begin to count a job, or correct what is left of it."""
+        super().job_started(account, job, label, files=files, size=size)
+        self.has_changed.set()
 
-    def file_started(self, job: JobId, name: str, size: int) -> None:  # noqa: ARG002 - the port's
-        """Record that a file was requested."""
-        self._note()
-
-    def file_advanced(self, job: JobId, name: str, size: int) -> None:  # noqa: ARG002 - the port's
-        """Record that bytes arrived."""
-        self._note()
-
-    def file_done(self, job: JobId, name: str) -> None:  # noqa: ARG002 - the port's
-        """Record that a file is staged."""
-        self._note()
+    def waiting(self, reason: WaitReason, seconds: float) -> None:
+        """Note until when something is waited for."""
+        super().waiting(reason, seconds)
+        self.has_changed.set()
 
     def snapshot(self, folder: str, number: int, of: int) -> None:  # noqa: ARG002 - the port's
         """Record that a snapshot is being read."""
-        self._note()
+        self._reading = f" (snapshot {number} of {of})"
+        self.note_event()
 
     def read(self, size: int) -> None:  # noqa: ARG002 - the port's
         """Record that bytes were read."""
-        self._note()
-
-    def job_done(self, job: JobId) -> None:
-        """Record that a job was published, or failed for now."""
-        self._jobs.pop(job, None)
-        self._note()
+        self.note_event()

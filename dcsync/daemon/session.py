@@ -46,6 +46,8 @@ log = structlog.get_logger(__name__)
 #: How long work in progress may take after SIGTERM before it is cancelled. Closing takes some seconds more, and
 #: the daemon ends within 10 s. Staged files are kept.
 DRAIN_S = 6.0
+#: How often the status line counts a wait down.
+_COUNTDOWN_S = 5.0
 #: How long a cancelled order may take to tell its command.
 _TELL_S = 2.0
 
@@ -195,6 +197,7 @@ class Session(ABC):
                 self._start_work(group)
                 ticker = group.create_task(self._tick(), name="ticker")
                 recorder = group.create_task(self._record_problems(), name="problems")
+                status = group.create_task(self._show_progress(), name="status")
                 self.poll_all()
                 self._notifier.ready(self.notice or self.describe())
                 await self._signals.end.wait()
@@ -203,6 +206,7 @@ class Session(ABC):
                 await visits
                 ticker.cancel()
                 recorder.cancel()
+                status.cancel()
         except BaseExceptionGroup as errors:
             error = primary_error(errors)
             raise error from (None if isinstance(error, DcsyncError) else errors)
@@ -227,8 +231,21 @@ class Session(ABC):
             yield
         finally:
             self.progress.end(what)
-            if not self._signals.end.is_set():
-                self._notifier.status(self.describe())
+            self._show_status()
+
+    async def _show_progress(self) -> NoReturn:
+        """Report each snapshot and each wait to systemd as it begins, and the seconds that are left of a wait."""
+        while True:
+            await self.progress.has_changed.wait()
+            self.progress.has_changed.clear()
+            while self.progress.waits():
+                self._show_status()
+                await self.context.clock.sleep(_COUNTDOWN_S)
+            self._show_status()
+
+    def _show_status(self) -> None:
+        if not self._signals.end.is_set():
+            self._notifier.status(self.describe())
 
     async def _tick(self) -> NoReturn:
         """Do the regular checks every few seconds. If the event loop is blocked, systemd restarts the service."""

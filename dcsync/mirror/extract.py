@@ -27,7 +27,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The progress of one target in a `feed`: the bytes added, and at its end the stored file or the damage found."""
+    """The progress of one target in a `feed`: the ZIP's bytes taken, and at its end the stored file or the damage."""
 
     target: Target
     size: int
@@ -53,6 +53,8 @@ class SpanExtractor:
         self._position = span.start
         self._reader: MemberReader | None = None
         self._part: Part | None = None
+        #: The bytes taken of the current entry.
+        self._taken = 0
 
     def resume(self) -> int:
         """Return the offset in the ZIP at which the next bytes must start. Earlier bytes are not needed."""
@@ -85,23 +87,23 @@ class SpanExtractor:
         """Drop an incomplete entry, because the state of its decompressor ends with this object."""
         if self._part is None:
             return []
-        dropped = Step(target=self._targets[self.done], size=-self._part.written)
+        dropped = Step(target=self._targets[self.done], size=-self._taken)
         self._part.discard()
         self._reader = self._part = None
         return [dropped]
 
     def _stage_bytes(self, target: Target, data: bytes, *, is_last: bool) -> Step | None:
-        size = 0
         if self._reader is None or self._part is None:
+            self._taken = 0
             self._reader = MemberReader(target.member, inflate=self._inflate)
             self._part = self._staging.part(target.name, target.original, target.member.size)
             self._part.restart()
+        self._taken += len(data)
         try:
             for piece in self._reader.feed(data):
                 self._part.write(piece)
-                size += len(piece)
             if not self._reader.is_complete and not is_last:
-                return Step(target=target, size=size)
+                return Step(target=target, size=len(data))
             self._reader.finish()
             digest = self._part.digest()
             if digest.crc32 != target.member.crc32:
@@ -115,8 +117,8 @@ class SpanExtractor:
             return self._damaged(target, error.message)
         stored = self._part.finish(None, packed=target.member.packed)
         self._reader = self._part = None
-        return Step(target=target, size=size, stored=stored)
+        return Step(target=target, size=len(data), stored=stored)
 
     def _damaged(self, target: Target, damage: str) -> Step:
-        (dropped,) = self.close()
-        return Step(target=target, size=dropped.size, damage=damage)
+        self.close()
+        return Step(target=target, size=0, damage=damage)

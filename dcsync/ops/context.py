@@ -19,6 +19,7 @@ from dcsync.core.plan import Selection
 from dcsync.core.ports import KnownRequest
 from dcsync.core.system_files import Ignored
 from dcsync.core.transfer import Throttle
+from dcsync.core.waits import WaitReason
 from dcsync.manifest import SqlManifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import MirrorRoot
@@ -100,16 +101,28 @@ class MirrorSettings:
 
 
 class Observer(Protocol):
-    """Receives the progress of a run, for progress bars and status lines."""
+    """Receives the progress of a run, for progress bars and status lines. Its bytes are those on the network."""
+
+    def jobs_left(self, account: AccountName, jobs: int) -> None:
+        """A run still has to mirror `jobs` jobs of an account, the current one included. 0 ends it."""
 
     def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
-        """The download of a job begins: `files` files and `size` bytes in total."""
+        """A job has `files` files of `size` bytes in total to download. Called again when what is left changes."""
+
+    def job_advanced(self, job: JobId, size: int) -> None:
+        """`size` more bytes of a job arrived. Negative when they have to arrive again."""
 
     def file_started(self, job: JobId, name: str, size: int) -> None:
-        """The download of a file begins."""
+        """The download of a file begins. `size` are its bytes on the network."""
+
+    def file_resumed(self, job: JobId, name: str, size: int) -> None:
+        """The download of a file continues an earlier one, of which `size` bytes are there."""
 
     def file_advanced(self, job: JobId, name: str, size: int) -> None:
         """`size` more bytes of a file arrived. Negative when a file starts over."""
+
+    def file_unchanged(self, job: JobId, name: str) -> None:
+        """A file does not have to be downloaded."""
 
     def file_done(self, job: JobId, name: str) -> None:
         """A file is staged."""
@@ -117,23 +130,41 @@ class Observer(Protocol):
     def job_done(self, job: JobId) -> None:
         """A job is published, or has failed in this run."""
 
+    def waiting(self, reason: WaitReason, seconds: float) -> None:
+        """The run waits, unless another part of it continues. The wait is over after that time."""
+
 
 class NullObserver:
     """An observer that does nothing."""
 
+    def jobs_left(self, account: AccountName, jobs: int) -> None:
+        """Do nothing."""
+
     def job_started(self, account: AccountName, job: JobId, label: str, *, files: int, size: int) -> None:
+        """Do nothing."""
+
+    def job_advanced(self, job: JobId, size: int) -> None:
         """Do nothing."""
 
     def file_started(self, job: JobId, name: str, size: int) -> None:
         """Do nothing."""
 
+    def file_resumed(self, job: JobId, name: str, size: int) -> None:
+        """Do nothing."""
+
     def file_advanced(self, job: JobId, name: str, size: int) -> None:
+        """Do nothing."""
+
+    def file_unchanged(self, job: JobId, name: str) -> None:
         """Do nothing."""
 
     def file_done(self, job: JobId, name: str) -> None:
         """Do nothing."""
 
     def job_done(self, job: JobId) -> None:
+        """Do nothing."""
+
+    def waiting(self, reason: WaitReason, seconds: float) -> None:
         """Do nothing."""
 
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError,
 from dcsync import __version__
 from dcsync.errors import DcsyncError, every_error
 
-PROTOCOL = 1
+PROTOCOL = 2
 #: The longest line in bytes. The output of a command goes in pieces.
 MAX_LINE = 1 << 18
 #: The longest piece in characters, each of which takes at most 12 bytes in JSON.

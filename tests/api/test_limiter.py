@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dcsync.api.limiter import Limiter
 from dcsync.api.window import FileWindow
+from dcsync.core.waits import WaitReason
 from dcsync.errors import RateLimited
 from dcsync.tasks import DiskThreads
 from tests.fakes import FakeClock, MemoryWindow
@@ -178,3 +181,29 @@ async def test_a_slow_window_does_not_waste_the_rate_limit() -> None:
     await limiter.acquire()
 
     assert limiter.calls == 4
+
+
+def told_by(told: list[tuple[str, WaitReason, float]]) -> Callable[[str, WaitReason, float], None]:
+    return lambda whose, reason, seconds: told.append((whose, reason, seconds))
+
+
+async def test_a_call_that_waits_says_how_long_and_so_do_those_behind_it() -> None:
+    """A command that the daemon carries out may wait behind the daemon's own poll."""
+    clock, told = StuckClock(), list[tuple[str, WaitReason, float]]()
+    limiter = make_limiter(clock, 2)
+    for _ in range(2):
+        await limiter.acquire(partial(told_by(told), "first"))
+    await limiter.pause(42.0)
+
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(limiter.acquire(partial(told_by(told), "poll")))]
+        while not clock.slept:  # noqa: ASYNC110 - until the first one waits
+            await asyncio.sleep(0)  # noqa: TID251
+        clock.advance(10.0)
+        waiting.append(group.create_task(limiter.acquire(partial(told_by(told), "command"))))
+        while len(told) < 2:  # noqa: ASYNC110 - until the second one waits
+            await asyncio.sleep(0)  # noqa: TID251
+        for task in waiting:
+            task.cancel()
+
+    assert told == [("poll", WaitReason.RATE_LIMIT, 61.0), ("command", WaitReason.RATE_LIMIT, 51.0)]

@@ -11,7 +11,8 @@ import pytest
 import stamina.instrumentation
 from aioresponses import aioresponses
 
-from dcsync.api.transport import ATTEMPTS
+from dcsync.api.transport import ATTEMPTS, PROBE_S, CallWatch
+from dcsync.core.waits import WaitReason
 from dcsync.errors import (
     AccessRefused,
     ApiError,
@@ -191,3 +192,20 @@ async def test_a_failing_path_does_not_block_others_while_the_api_answers(rig: R
     await rig.transport.get("/sound")
 
     assert [seconds for seconds in rig.clock.slept if seconds] == []
+
+
+async def test_each_wait_of_a_call_is_told_with_its_reason(rig: Rig, api: aioresponses) -> None:
+    told: list[tuple[WaitReason, float]] = []
+    watch = CallWatch(on_wait=lambda reason, seconds: told.append((reason, seconds)))
+    api.get(ANY, status=503)
+    api.get(ANY, status=429, headers={"Retry-After": "7"})
+    api.get(ANY, payload={})
+    await rig.transport.get("/x", watch=watch)
+    api.get(ANY, status=503, repeat=True)
+    with pytest.raises(ApiFault):
+        await rig.transport.get("/x", attempts=1)
+    with pytest.raises(ApiFault):
+        await rig.transport.get("/x", watch=watch)
+
+    assert told == [(WaitReason.API, 0), (WaitReason.RATE_LIMIT, 7), (WaitReason.API, PROBE_S)]
+    assert watch.calls == 4

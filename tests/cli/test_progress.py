@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from structlog.testing import capture_logs
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.rebuild import rebuild_manifest
-from dcsync.cli.progress import INTERVAL_S, Bars, Lines, ReadingBar, ReadingLines, reading, watching
+from dcsync.cli.progress import INTERVAL_S, Lines, ReadingBar, ReadingLines, reading, watching
 from dcsync.core.model import AccountName, JobId
+from dcsync.core.waits import WaitReason
 from dcsync.errors import DiskFault
 from dcsync.ops.integrity.verify import verify
 from tests.fakes import FakeClock
@@ -24,60 +24,13 @@ from tests.rigs.mirror import add_extract, mirroring, tables
 ACCOUNT, JOB = AccountName("acme"), JobId("9bd7c8a0")
 
 
-def terminal(width: int = 120) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+def terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
 
 
 def shown(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
-
-
-def test_a_run_on_a_terminal_has_a_bar_for_each_job_and_each_current_file() -> None:
-    console = terminal()
-    with Bars(console) as bars:
-        bars.job_started(ACCOUNT, JOB, "acme/[nightly]", files=2, size=3_000_000)
-        bars.file_started(JOB, "admin_users.csv", 1_000_000)
-        bars.file_started(JOB, "admin_users.csv", 1_000_000)  # tried again
-        bars.file_advanced(JOB, "admin_users.csv", 524_288)
-        bars._progress.refresh()
-        halfway = shown(console)
-        bars.file_done(JOB, "admin_users.csv")
-        bars.file_started(JOB, "left_over.csv", 1_000_000)
-        bars.job_done(JOB)
-        bars.file_advanced(JOB, "late.csv", 1)
-        left = [task.description for task in bars._progress.tasks]
-
-    assert "acme/[nightly] (2 files)" in halfway
-    assert "0.5/2.9 MiB" in halfway
-    assert "admin_users.csv" in halfway
-    assert left == []
-
-
-@pytest.mark.parametrize("width", [80, 100, 160])
-def test_every_line_has_a_cut_name_a_bar_bytes_rate_and_time(width: int) -> None:
-    console = terminal(width)
-    with Bars(console) as bars:
-        bars.job_started(
-            ACCOUNT,
-            JOB,
-            "acme/my-company-data-extract-911686f6/2026/11/30/023405Z" * 3,
-            files=260,
-            size=3 << 30,
-        )
-        bars.file_started(JOB, f"{'activities_' * 20}.csv", 2 << 30)
-        bars.file_advanced(JOB, f"{'activities_' * 20}.csv", 1 << 30)
-        bars._progress.refresh()
-        drawn = shown(console).rpartition("\x1b[2K")[2]
-
-    job, file = drawn.splitlines()
-    for line, name, size in ((job, "acme/my-company-d", "1.0/3.0 GiB"), (file, "  activities_", "1.0/2.0 GiB")):
-        assert line.startswith(name)
-        assert len(line.rstrip()) <= width
-        assert "…" in line
-        assert "━━━" in line
-        assert size in line
-        assert re.search(r"(/s|\?) +[\d:-]+$", line)
 
 
 def test_reading_on_a_terminal_shows_how_many_snapshots_and_bytes() -> None:
@@ -105,12 +58,20 @@ async def turns() -> None:
         (
             watching,
             lambda lines: (
+                lines.jobs_left(ACCOUNT, 3),
+                lines.jobs_left(ACCOUNT, 2),
                 lines.job_started(ACCOUNT, JOB, "acme/nightly", files=2, size=3000),
+                lines.job_advanced(JOB, 1000),
                 lines.file_started(JOB, "a.csv", 1000),
                 lines.file_advanced(JOB, "a.csv", 1000),
                 lines.file_done(JOB, "a.csv"),
             ),
-            {"account": ACCOUNT, "job": JOB, "files": "1/2", "bytes": "1000/3000"},
+            {"account": ACCOUNT, "job": JOB, "files": "1/2", "bytes": "1000/3000", "snapshot": "2/3"},
+        ),
+        (
+            watching,
+            lambda lines: (lines.jobs_left(ACCOUNT, 3), lines.waiting(WaitReason.RATE_LIMIT, 42)),
+            {"snapshot": "1/3", "rate_limit_wait_seconds": 42},
         ),
         (
             reading,
@@ -118,7 +79,7 @@ async def turns() -> None:
             {"snapshot": "3/40", "folder": "acme/nightly/2026", "read_bytes": 12},
         ),
     ],
-    ids=["a run", "reading"],
+    ids=["a run", "a wait", "reading"],
 )
 async def test_without_a_terminal_there_is_a_line_every_30_seconds(watch: Any, tell: Any, told: dict[str, Any]) -> None:
     clock = FakeClock()

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from dcsync.core.formatting import age_text, count_text, size_text
+from dcsync.core.formatting import age_text, count_text, left_text, share_text, size_text
 from tests.fakes import NOON
 
 
@@ -61,3 +61,26 @@ def test_never_is_no_age() -> None:
 def test_counts() -> None:
     assert count_text(1234567) == "1,234,567"
     assert count_text(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("size", "of", "text"),
+    [
+        (0, 0, "0/0 B"),
+        (7, 1000, "7/1000 B"),
+        (512, 2048, "0.5/2.0 KiB"),
+        (1 << 20, 3 << 30, "0.0/3.0 GiB"),
+        (3 << 29, 3 << 30, "1.5/3.0 GiB"),
+        (1 << 40, 2 << 40, "1.0/2.0 TiB"),
+    ],
+)
+def test_a_part_has_the_unit_of_the_whole(size: int, of: int, text: str) -> None:
+    assert share_text(size, of) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-:--"), (0, "0:00"), (42.4, "0:42"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")],
+)
+def test_the_time_left_is_that_of_a_clock(seconds: float | None, text: str) -> None:
+    assert left_text(seconds) == text

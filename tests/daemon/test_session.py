@@ -16,6 +16,8 @@ import pytest
 from dcsync.app.sync import open_dispatcher, open_sync
 from dcsync.cluster.session import SharedSession
 from dcsync.config import Config
+from dcsync.core.model import AccountName
+from dcsync.core.waits import WaitReason
 from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
@@ -293,3 +295,20 @@ async def test_codes_of_what_needs_attention_are_in_the_status_line_while_it_wai
 
     idle.progress.begin("polling acme")
     assert idle.session.describe() == "polling acme"
+
+
+async def test_the_status_line_tells_the_snapshot_and_counts_a_wait_down(rig: Rig) -> None:
+    # The session itself polls the other one meanwhile.
+    another = AccountName("other")
+    async with rig.running():
+        await rig.hears("READY=1")
+        rig.progress.jobs_left(another, 6)
+        rig.progress.jobs_left(another, 4)
+        await rig.hears("STATUS=mirroring snapshot 3 of 6")
+        rig.progress.waiting(WaitReason.RATE_LIMIT, 12)
+        for left in (12, 7, 2):
+            await rig.hears(f"STATUS=mirroring snapshot 3 of 6; waiting {left} s for the rate limit")
+            rig.clock.leap(timedelta(seconds=5))
+        await until(lambda: rig.heard.messages[-1].endswith("snapshot 3 of 6"), "the end of the wait")
+        rig.progress.jobs_left(another, 0)
+        rig.signals.end.set()

@@ -41,7 +41,7 @@ def explode(folder: Path, wanted: list[int], sizes: list[int], breaks: set[int])
         assert extractor.done == len(targets)
         assert extractor.close() == []
         path = root.path / ".dcsync/staging" / JOB_ID
-        assert sum(step.size for step in steps) == sum(member.size for member in members)
+        assert sum(step.size for step in steps) == sum(member.stop - member.offset for member in members)
         return {file.name: file.read_bytes() for file in path.iterdir()}
 
 

@@ -64,7 +64,7 @@ def test_anything_else_is_no_message(line: bytes) -> None:
 
 
 def test_the_hello_of_another_version_can_be_read() -> None:
-    line = b'{"kind": "hello", "protocol": 2, "version": "9.0", "more": [1]}\n'
+    line = b'{"kind": "hello", "protocol": 3, "version": "9.0", "more": [1]}\n'
 
     assert decode(line) == Hello(protocol=PROTOCOL + 1, version="9.0")
 

@@ -6,12 +6,14 @@ import copy
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
-from dcsync.api.client import MAX_PAGES, CallCount, DataConnector, ListOptions, OnBad
+from dcsync.api.client import MAX_PAGES, DataConnector, ListOptions, OnBad
+from dcsync.api.transport import CallWatch
 from dcsync.core.model import AccountId, DataRequest, Job, JobId, ListedFile, RequestId
 from dcsync.core.wire import BadEntry
 from dcsync.errors import DcsyncError, NotFound
 
 if TYPE_CHECKING:
+    from dcsync.api.limiter import OnWait
     from dcsync.api.transport import ApiTransport
 
 Page = Sequence[Job | BadEntry | DcsyncError]
@@ -40,9 +42,9 @@ class CannedApi(DataConnector):
         #: "listing J1, once" of an API that does not repeat its calls.
         self.asked: list[str] = []
 
-    def with_own_count(self) -> CannedApi:
+    def with_own_count(self, on_wait: OnWait) -> CannedApi:
         clone = copy.copy(self)
-        clone._count = CallCount()
+        clone._watch = CallWatch(on_wait=on_wait)
         return clone
 
     def with_one_attempt(self) -> CannedApi:
@@ -51,7 +53,7 @@ class CannedApi(DataConnector):
         return clone
 
     def _call(self, what: str) -> None:
-        self._count.add()
+        self._watch.add()
         self.asked.append(f"{what}, once" if self._is_tried_once else what)
         if what in self.failing:
             raise self.failing[what]

@@ -14,6 +14,7 @@ from dcsync.core.model import ARCHIVE_NAME, Job, SignedFile, StoredFile
 from dcsync.core.plan import Extract
 from dcsync.core.ports import Sign
 from dcsync.core.transfer import PIECE_SIZE, Patience, decide_range, range_headers
+from dcsync.core.waits import WaitReason
 from dcsync.core.ziplayout import TAIL_SIZE, Directory, Span, ZipError, read_directory
 from dcsync.errors import ContentChanged, RangeIgnored, StorageError, StorageRefused, StorageUnreachable
 from dcsync.mirror.disk import disk_errors
@@ -102,6 +103,7 @@ class RemoteArchive:
         gauge = Gauge(self._context)
         async for piece in pieces:
             self.fetched_bytes += len(piece)
+            self._context.observer.job_advanced(self._job.id, len(piece))
             yield piece
             await gauge.count(len(piece))
 
@@ -221,6 +223,7 @@ class Extractor:
                 if wait is None:
                     raise error
                 log.debug("range of the ZIP will be requested again", code=error.code, wait=wait)
+                self._context.observer.waiting(WaitReason.STORAGE, wait)
                 await self._context.clock.sleep(wait)
         finally:
             self._note(extractor.close())
@@ -243,7 +246,7 @@ class Extractor:
         observer, job = self._context.observer, self._job.id
         for step in steps:
             name = step.target.name
-            observer.file_started(job, name, step.target.member.size)
+            observer.file_started(job, name, step.target.member.stop - step.target.member.offset)
             observer.file_advanced(job, name, step.size)
             if step.stored is not None:
                 self.extraction.stored[name] = step.stored
@@ -265,6 +268,7 @@ async def _read(context: SyncContext, archive: Archive, start: int, stop: int) -
             wait = patience.wait_after(error, progressed=False, draw=context.draw())
             if wait is None:
                 raise
+            context.observer.waiting(WaitReason.STORAGE, wait)
             await context.clock.sleep(wait)
 
 

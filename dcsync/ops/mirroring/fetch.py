@@ -21,6 +21,7 @@ from dcsync.core.transfer import (
     headers_for,
     md5_of_etag,
 )
+from dcsync.core.waits import WaitReason
 from dcsync.errors import (
     ChecksumMismatch,
     ContentChanged,
@@ -108,11 +109,12 @@ class Fetcher:
                         error, progressed=part.written > before, draw=self._context.draw()
                     )
                     if error.poison or isinstance(error, ContentChanged):
-                        self._context.observer.file_advanced(self._job.id, fetch.name, -part.written)
+                        self._advance(fetch, -part.written)
                         await disk.run(part.restart)
                     if wait is None:
                         raise
                     log.debug("download will be retried", file=fetch.name, code=error.code, wait=wait)
+                    self._context.observer.waiting(WaitReason.STORAGE, wait)
                     await self._context.clock.sleep(wait)
         except asyncio.CancelledError:
             # This is short and needs no network. A later run resumes here.
@@ -132,6 +134,9 @@ class Fetcher:
             await disk.run(part.restart)
         signed = await self._sign(self._job, fetch.file.name)
         self._context.observer.file_started(self._job.id, fetch.name, fetch.file.size)
+        if part.written and not attempts.resumes:
+            self._context.observer.file_resumed(self._job.id, fetch.name, part.written)
+        attempts.resumes = True
         have = part.have
         unless = None if attempts.unless is None or have is not None else attempts.unless.etag
         async with self._context.storage.get(signed, headers_for(have, unless)) as answer:
@@ -150,7 +155,7 @@ class Fetcher:
                     return await self._store(fetch, part, b"", have.etag if have else None, attempts)
                 case Write(offset=0, etag=etag):
                     if part.written:
-                        self._context.observer.file_advanced(self._job.id, fetch.name, -part.written)
+                        self._advance(fetch, -part.written)
                         await disk.run(part.restart)
                     await disk.run(part.begin, etag)
                     return await self._receive(fetch, part, answer, etag, attempts)
@@ -174,7 +179,7 @@ class Fetcher:
         return await self._store(fetch, part, behind.rest, etag, attempts)
 
     async def _read_into(self, behind: WriteBehind[None], fetch: Fetch, received: int, answer: Answer) -> None:
-        context, size, gauge = self._context, fetch.file.size, Gauge(self._context)
+        size, gauge = fetch.file.size, Gauge(self._context)
         async for piece in answer.pieces:
             received += len(piece)
             if received > size:
@@ -182,8 +187,12 @@ class Fetcher:
                 raise SizeMismatch(message)
             await behind.add(piece)
             self.tally.fetched_bytes += len(piece)
-            context.observer.file_advanced(self._job.id, fetch.name, len(piece))
+            self._advance(fetch, len(piece))
             await gauge.count(len(piece))
+
+    def _advance(self, fetch: Fetch, size: int) -> None:
+        self._context.observer.job_advanced(self._job.id, size)
+        self._context.observer.file_advanced(self._job.id, fetch.name, size)
 
     async def _store(
         self, fetch: Fetch, part: Part, rest: bytes | bytearray, etag: str | None, attempts: _Attempts
@@ -225,7 +234,7 @@ class Fetcher:
             message = "the file in the previous snapshot does not match its record"
             raise ContentChanged(message)
         self._knowledge.matched += 1
-        self._context.observer.file_advanced(self._job.id, fetch.name, linked.size)
+        self._context.observer.file_unchanged(self._job.id, fetch.name)
         return linked
 
     async def _link_if_equal(self, fetch: Fetch, stored: StoredFile, attempts: _Attempts) -> StoredFile:
@@ -252,6 +261,8 @@ class _Attempts:
 
     unless: StoredFile | None
     patience: Patience = field(default_factory=Patience)
+    #: Whether the bytes that are there are of an attempt of this run.
+    resumes: bool = False
     #: SHA-256 of the content whose MD5 did not match its ETag.
     mismatched_sha256: str | None = None
 

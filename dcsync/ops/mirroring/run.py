@@ -114,7 +114,7 @@ class _AccountRun:
         *,
         dry_run: bool,
     ) -> None:
-        self._context = replace(context, api=context.api.with_own_count())
+        self._context = replace(context, api=context.api.with_own_count(context.observer.waiting))
         self._outcome = outcome
         self._account = outcome.account
         self._wanted = wanted
@@ -147,8 +147,13 @@ class _AccountRun:
             await self._record_result(started_at, facts, is_done=is_done)
 
     async def _poll_and_mirror(self) -> bool:
-        for known, request in await self.poll():
-            await self._mirror_if_room(known, request)
+        due = await self.poll()
+        try:
+            for position, (known, request) in enumerate(due):
+                self._context.observer.jobs_left(self._account.name, len(due) - position)
+                await self._mirror_if_room(known, request)
+        finally:
+            self._context.observer.jobs_left(self._account.name, 0)
         return True
 
     async def mirror_known(self, job: JobId) -> bool:

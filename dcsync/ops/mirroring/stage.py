@@ -16,7 +16,7 @@ from dcsync.core.model import ARCHIVE_NAME, Job, Snapshot, StoredFile
 from dcsync.core.names import printable
 from dcsync.core.plan import Fetch, Known, Link, Plan
 from dcsync.core.ports import KnownJob, Sign
-from dcsync.core.ziplayout import ZipError, describe
+from dcsync.core.ziplayout import Span, ZipError, describe
 from dcsync.errors import (
     ContentChanged,
     DcsyncError,
@@ -103,7 +103,7 @@ class Stager:
         self._knowledge = knowledge
         self._gathering = gathering
         self._sign = sign
-        self._is_announced = False
+        self._folder = ""
 
     async def stage(self, known: KnownJob, folder: str) -> None:
         """Stage every file: first from the ZIP, then the rest file by file. `gathering` holds the results.
@@ -111,12 +111,12 @@ class Stager:
         If the download of the ZIP fails, the listed files are staged, and then its error is raised: the ZIP may have
         files that the listing lacks. After `POISON_ATTEMPTS` attempts in a row, such files count as lost.
         """
-        gathering = self._gathering
+        gathering, self._folder = self._gathering, folder
         archive, reads = await self._archive(), 0
         while archive is not None:
             reads, read = reads + 1, archive
             try:
-                archive = await self._from_zip(archive, folder)
+                archive = await self._from_zip(archive)
             except ContentChanged as error:
                 # The ZIP's entries are compared again. A staged file stays if the new ZIP has the same entry.
                 log.warning(
@@ -135,7 +135,7 @@ class Stager:
             await self._whole_zip("")
             plan = self._plan().by_url()
         refuse_without_tables(plan, gathering.reading, gathering.job)
-        self._announce(folder, plan)
+        self._announce(plan, _rest_of(plan))
         await self._fetch_rest(plan)
         broken = gathering.reading.broken
         if broken is not None and (gathering.reading.directory is None or plan.extracts or _fetches_zip(plan)):
@@ -143,7 +143,7 @@ class Stager:
             plan = self._plan().by_url()
         gathering.plan = plan
 
-    async def _from_zip(self, archive: Archive, folder: str) -> Archive | None:
+    async def _from_zip(self, archive: Archive) -> Archive | None:
         """Link and extract what the ZIP allows. Return another form of the ZIP to continue with, or None at the end."""
         gathering = self._gathering
         gathering.reading = await read_zip(self._context, archive, gathering.job)
@@ -154,7 +154,6 @@ class Stager:
         if plan.keeps_archive and archive.is_remote:
             # The snapshot needs the ZIP itself, so the entries are read from it.
             return await self._whole_zip("")
-        self._announce(folder, plan)
         await self._extract(plan, archive)
         if archive.is_remote and gathering.reading.broken is None and self._plan().keeps_archive:
             # Entries that only the ZIP has are damaged. The download may be the cause, so the next one decides.
@@ -172,6 +171,7 @@ class Stager:
         assert listed is not None  # noqa: S101 - only a listed ZIP is read
         planned = (fetch for fetch in self._plan().fetches if fetch.file.name == ARCHIVE_NAME)
         fetch = next(planned, Fetch(file=listed, name=ARCHIVE_NAME, reason=reason))
+        self._announce(self._plan(), [fetch])
         try:
             await self._fetch([fetch])
         except NotFound as error:
@@ -197,27 +197,31 @@ class Stager:
 
     async def _fetch_rest(self, plan: Plan) -> None:
         """Fetch the files that did not come from the ZIP. The ZIP itself was fetched before, if that was possible."""
-        fetches = tuple(fetch for fetch in plan.fetches if fetch.file.name != ARCHIVE_NAME)
+        fetches = _rest_of(plan)
         if self._gathering.reading.broken is not None and fetches:
             # The smallest file alone first: if the network is down, five attempts show it, not five for each file.
             await self._fetch(fetches[-1:])
             fetches = fetches[:-1]
         await self._fetch(fetches)
 
-    def _announce(self, folder: str, plan: Plan) -> None:
-        if not self._is_announced:
-            self._is_announced = True
-            files, job = len(plan.fetches) + len(plan.extracts), self._gathering.job
-            self._context.observer.job_started(self._account.name, job.id, folder, files=files, size=plan.new_bytes)
+    def _announce(self, plan: Plan, fetches: Sequence[Fetch], spans: Sequence[Span] = ()) -> None:
+        """Tell the observer what is downloaded next, and so what is left of the job."""
+        size = sum(fetch.file.size for fetch in fetches) + sum(span.stop - span.start for span in spans)
+        files, account, job = len(plan.fetches) + len(plan.extracts), self._account.name, self._gathering.job.id
+        self._context.observer.job_started(account, job, self._folder, files=files, size=size)
 
     async def _archive(self) -> Archive | None:
         """Return the ZIP to read from. A ZIP that the snapshot keeps is fetched first and read from the staging."""
         gathering = self._gathering
         listed = planning.archive_in(gathering.listing)
         if listed is None:
-            log.info("the extract has no ZIP; it is fetched file by file", job=gathering.job.id)
+            log.debug("the extract has no ZIP; it is fetched file by file", job=gathering.job.id)
             return None
-        await self._fetch([fetch for fetch in self._plan().fetches if fetch.file.name == ARCHIVE_NAME])
+        plan = self._plan()
+        fetches = [fetch for fetch in plan.fetches if fetch.file.name == ARCHIVE_NAME]
+        if fetches:
+            self._announce(plan, fetches)
+        await self._fetch(fetches)
         stored = gathering.staged.get(ARCHIVE_NAME)
         if stored is not None and stored.size == listed.size:
             return StagedArchive(self._context, gathering.staging, stored)
@@ -326,6 +330,7 @@ class Stager:
         extractor = Extractor(context, archive, job=gathering.job, staging=gathering.staging)
         assert directory is not None  # noqa: S101 - the plan comes from it
         spans = planning.spans_of([extract.member for extract in plan.extracts], method, directory)
+        self._announce(plan, _rest_of(plan), spans if archive.is_remote else ())
         began, before = context.clock.monotonic(), archive.fetched_bytes
         try:
             await extractor.extract(spans, plan.extracts)
@@ -380,6 +385,11 @@ class Stager:
             gathering.stage(fetcher.tally.stored, {fetch.name: fetch.reason for fetch in fetches})
         if fetcher.tally.failures:
             raise _first_failure(fetcher.tally.failures)
+
+
+def _rest_of(plan: Plan) -> tuple[Fetch, ...]:
+    """Return the files that are fetched one by one. The ZIP itself is fetched before, if it is."""
+    return tuple(fetch for fetch in plan.fetches if fetch.file.name != ARCHIVE_NAME)
 
 
 def _fetches_zip(plan: Plan) -> bool:

@@ -7,13 +7,12 @@ import errno
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -21,11 +20,14 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from dcsync.errors import ManifestCorrupt, ManifestError, ManifestMissing
 from dcsync.manifest import checksums as seal
+from dcsync.manifest.connection import Connection
 from dcsync.manifest.migrate import REVISIONS, migrate, refuse_newer
-from dcsync.tasks import disk_call, finish, starting_threads
+from dcsync.tasks import disk_call, finish
 
 #: How long a writer waits for another process to write (a command while the daemon is running).
 _BUSY_TIMEOUT_S = 30.0
+#: The option of an engine that says how its transactions begin.
+_BEGIN = "dcsync_begin"
 #: Primary codes for errors that the machine or another process causes (sqlite.org/rescode.html): PERM, ABORT, BUSY,
 #: LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, AUTH.
 _MACHINE = frozenset({3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 23})
@@ -36,13 +38,14 @@ class SqliteBackend:
 
     def __init__(self, engine: AsyncEngine, path: Path) -> None:
         self._engine = engine
+        self._readers = engine.execution_options(**{_BEGIN: "BEGIN"})
         self._path = path
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection to read with."""
         with _sql_errors(self._path), disk_call():
-            async with self._engine.connect() as connection:
+            async with self._readers.connect() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -146,30 +149,8 @@ def _corrupt(path: Path, words: str) -> ManifestCorrupt:
     return ManifestCorrupt(f"the manifest {path} is damaged: {words}")
 
 
-class _Connection(aiosqlite.Connection):
-    """A connection that can be stopped twice.
-
-    On a cancellation SQLAlchemy closes a connection. On a second cancellation during that, it stops the connection by
-    force. The close then asked a thread to stop that had ended already, waited for its answer forever, and the process
-    never ended.
-    """
-
-    _stopped: asyncio.Future[Any] | None = None
-
-    def __await__(self) -> Generator[Any, None, aiosqlite.Connection]:
-        """Connect. Raises `NoThreads`."""
-        with starting_threads():
-            return super().__await__()
-
-    def stop(self) -> asyncio.Future[Any] | None:
-        """Stop the thread. Every call returns the same future."""
-        if self._stopped is None:
-            self._stopped = super().stop()
-        return self._stopped
-
-
-def _connect(database: str, **options: Any) -> _Connection:  # noqa: ANN401 - sqlite3's own
-    connection = _Connection(lambda: sqlite3.connect(database, **options), iter_chunk_size=64)
+def _connect(database: str, **options: Any) -> Connection:  # noqa: ANN401 - sqlite3's own
+    connection = Connection(lambda: sqlite3.connect(database, **options), iter_chunk_size=64)
     # As SQLAlchemy does for its own connections: a connection that was not closed must not keep the process alive.
     connection._thread.daemon = True  # noqa: SLF001
     return connection
@@ -185,6 +166,8 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
         # None: the event below begins transactions, not the driver (SQLAlchemy, "pysqlite").
         connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S, "async_creator_fn": _connect},
         hide_parameters=True,
+        # A deferred transaction that meets another writer gets SQLITE_BUSY at once, whatever the timeout.
+        execution_options={_BEGIN: "BEGIN" if read_only else "BEGIN IMMEDIATE"},
     )
 
     @sa.event.listens_for(engine.sync_engine, "connect")
@@ -199,8 +182,9 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
 
     @sa.event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        # A deferred transaction that meets another writer gets SQLITE_BUSY at once, whatever the timeout.
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, Connection)  # noqa: S101 - the engine's `async_creator_fn` makes it
+        driver.begin(connection.get_execution_options()[_BEGIN])
 
     return engine
 

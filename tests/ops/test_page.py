@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import pytest
 
 from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import JobId
+from dcsync.ops.page import render_page
 from tests.ops.test_diff import forget_tables
 from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of
+from tests.rigs.pages import page_of
 from tests.rigs.reports import ACME, days, report, rows, write
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -31,6 +35,22 @@ async def test_the_page_shows_each_request_with_its_newest_snapshot(mirror: Mirr
     assert "No alerts." in page
     assert "Size of 2 snapshots" in page
     assert 'href="./acme/my-company-data-extract-' in page
+
+
+def test_the_template_is_compiled_once_however_many_pages_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+    compile_source = jinja2.Environment.compile
+
+    def counted(self: jinja2.Environment, *arguments: Any, **options: Any) -> Any:
+        compiled.append(self)
+        return compile_source(self, *arguments, **options)
+
+    monkeypatch.setattr(jinja2.Environment, "compile", counted)
+
+    pages = {render_page(page_of()) for _ in range(3)}
+
+    assert len(pages) == 1
+    assert len(compiled) <= 1  # none if an earlier test wrote a page
 
 
 async def test_the_page_opens_with_the_verdict_of_today_and_marks_the_days_that_are_missing(mirror: Mirror) -> None:

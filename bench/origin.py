@@ -1,8 +1,16 @@
-"""nginx on loopback, which serves the bytes over http and https with a self-signed certificate."""
+"""nginx on loopback, which serves the bytes over http and https with a self-signed certificate.
+
+Object storage gives each connection only so much. nginx has two limits for that, and neither is one of the connection:
+`limit_rate` begins again with each request, with what a second allows at once, so a client with many small ranges on
+one connection is not limited at all. `proxy_download_rate` of a proxy in front has the same second at the start of each
+connection, and copies every byte. Here the kernel paces the connections (`SO_MAX_PACING_RATE`), which costs nothing and
+has no burst. The option is inherited: it is set on the listening sockets, which nginx receives open.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
 import socket
 import subprocess
@@ -17,9 +25,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+#: From <asm-generic/socket.h>. The `socket` module has no name for it. Bytes per second of each connection, socket(7).
+SO_MAX_PACING_RATE = 47
+
 _CONFIGURATION = """
 daemon off;
-master_process off;
+worker_processes 1;
+{user}
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
 events {{ worker_connections 1024; }}
@@ -29,6 +41,7 @@ http {{
     sendfile on;
     tcp_nopush on;
     keepalive_requests 1000000;
+    limit_rate {limit_rate};
     client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
     uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
     server {{
@@ -62,23 +75,37 @@ class Origin:
 
 
 @contextmanager
-def serving(files: Path, folder: Path) -> Iterator[Origin]:
-    """Serve `files` until the end of the block. nginx's own files go to `folder`."""
+def serving(files: Path, folder: Path, *, pace: int | None = None, limit_rate: str = "0") -> Iterator[Origin]:
+    """Serve `files` until the end of the block. nginx's own files go to `folder`.
+
+    `pace` is the bytes per second of each connection, `limit_rate` nginx's limit of each request.
+    """
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None:
         message = "the comparison needs nginx (tests/debian-packages.txt)"
         raise SystemExit(message)
     folder.mkdir(parents=True)
     authority = _certify(folder)
-    http, https = _free_port(), _free_port()
-    configuration = folder / "nginx.conf"
-    configuration.write_text(_CONFIGURATION.format(folder=folder, files=files, http=http, https=https))
-    server = subprocess.Popen([program, "-c", str(configuration), "-e", str(folder / "error.log")])
+    with listening(pace) as http, listening(pace) as https:
+        ports = {"http": http.getsockname()[1], "https": https.getsockname()[1]}
+        # As root, the worker would become a user that cannot read the folder.
+        user = "user root;" if os.geteuid() == 0 else ""
+        configuration = folder / "nginx.conf"
+        configuration.write_text(
+            _CONFIGURATION.format(folder=folder, files=files, user=user, limit_rate=limit_rate, **ports)
+        )
+        sockets = (http.fileno(), https.fileno())
+        server = subprocess.Popen(
+            [program, "-c", str(configuration), "-e", str(folder / "error.log")],
+            # nginx takes over open sockets when a running one replaces its program. It names them in this variable.
+            env={**os.environ, "NGINX": "".join(f"{number};" for number in sockets)},
+            pass_fds=sockets,
+        )
     try:
-        _wait_for(http)
+        _wait_for(folder / "nginx.pid", server)
         yield Origin(
-            http=f"http://127.0.0.1:{http}",
-            https=f"https://127.0.0.1:{https}",
+            http=f"http://127.0.0.1:{ports['http']}",
+            https=f"https://127.0.0.1:{ports['https']}",
             authority=authority,
             log=folder / "access.log",
         )
@@ -112,17 +139,23 @@ def _certify(folder: Path) -> Path:
     return path
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+def listening(pace: int | None) -> socket.socket:
+    """Return a socket that listens on a free port, whose connections send at most `pace` bytes per second."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    if pace is not None:
+        listener.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, pace)
+    listener.listen(511)
+    return listener
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+def _wait_for(path: Path, server: subprocess.Popen[bytes]) -> None:
+    """Wait until nginx has written its pid, after it has read its configuration."""
+    for _ in range(600):
+        if path.exists():
+            return
+        if server.poll() is not None:
+            break
         time.sleep(0.05)
-    message = "nginx did not start listening"
+    message = f"nginx did not start ({path.parent}/error.log)"
     raise SystemExit(message)

@@ -73,6 +73,21 @@ def one_file(url: str, authority: Path) -> dict[str, Peer]:
     return {**peers, "curl, sync (no hash)": _shell(f"{commands['curl']}\n{SYNC}")}
 
 
+def through_many(url: str, authority: Path) -> dict[str, Peer]:
+    """Return the alternatives that fetch a file or a ZIP through several connections, by name."""
+    name = url.rsplit("/", 1)[1]
+    fetch = f"aria2c -q -x8 -s8 -k1M --file-allocation=falloc --ca-certificate={authority} -o {name} {url}"
+    peers = {"aria2c -x8, sha256sum, sync": _shell(f"{fetch}\n{HASH}\n{SYNC}")}
+    if name.endswith(".zip"):
+        peers["aria2c -x8, unzip, sha256sum, sync"] = _shell(f"{fetch}\nunzip -q {name}\nrm {name}\n{HASH}\n{SYNC}")
+    return peers
+
+
+def curl(url: str, *, stop: int) -> Peer:
+    """Return curl for the first bytes of a file, through one connection."""
+    return _shell(f"curl -sS --fail -r 0-{stop - 1} -o part {url}")
+
+
 def many_files(extract: Extract) -> dict[str, Peer]:
     """Return the alternatives for all files of an extract by name."""
     environ = {**extract.environ(), "ONE": _ONE}

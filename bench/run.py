@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -276,6 +276,14 @@ async def main(arguments: Sequence[str]) -> int:
     options = argparse.ArgumentParser(prog="bench")
     options.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     options.add_argument("--small", action="store_true", help="do little work in one round, to try the benchmark")
+    options.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="the dcsync command of another version, for the part line_unlimited",
+    )
+    options.add_argument("--rounds", type=int, metavar="N", help="how often each tool runs")
+    options.add_argument("--paces", metavar="N,N", help="megabytes per second of each connection, for the part line")
     options.add_argument("--into", type=Path, metavar="FILE", help="write the table into this document")
     given = options.parse_args(arguments)
     unknown = set(given.parts) - set(PARTS)
@@ -289,6 +297,13 @@ async def main(arguments: Sequence[str]) -> int:
     if "memory" in wanted:
         await asyncio.to_thread(memory)
     size = SMALL if given.small else Size()
+    if given.against is not None:
+        # The interpreter of the same virtual environment. Its link must not be resolved.
+        size = replace(size, against=given.against.absolute().parent / "python")
+    if given.rounds is not None:
+        size = replace(size, rounds=given.rounds)
+    if given.paces is not None:
+        size = replace(size, paces=tuple(map(int, given.paces.split(","))))
     table = await asyncio.to_thread(compare.compare, sorted(wanted), size=size)
     document = "\n".join([table.markdown(), *_lines()]) if table.rows else "\n".join(_lines())
     out = Path("build/bench")

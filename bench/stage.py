@@ -50,6 +50,14 @@ class Size:
     memory_files: int = 16
     known_jobs: tuple[int, int] = (10, 1000)
     days: int = 30
+    line_bytes: int = 197_000_000
+    line_tables: int = 40
+    #: Megabytes per second of each connection.
+    paces: tuple[int, ...] = (2, 10, 50)
+    #: After how many bytes on the disk the memory of unfinished downloads is read.
+    flight_bytes: int = 3_000_000_000
+    #: The Python interpreter of another installation, to measure alternately with this one.
+    against: Path | None = None
 
 
 SMALL = Size(
@@ -61,6 +69,10 @@ SMALL = Size(
     memory_files=4,
     known_jobs=(2, 12),
     days=3,
+    line_bytes=9_000_000,
+    line_tables=4,
+    paces=(50,),
+    flight_bytes=1_000_000,
 )
 
 
@@ -151,15 +163,24 @@ class Stage:
                 process.wait(60)
         return took
 
-    def run(self, side: Served, *arguments: str) -> tuple[float, float]:
-        """Run dcsync. Returns its duration in seconds and its peak memory in MiB."""
-        command = [*self._command(side), *arguments]
+    def run(self, side: Served, *arguments: str, python: Path | None = None) -> tuple[float, float]:
+        """Run dcsync, this one or the one that `python` imports. Returns its seconds and its peak memory in MiB."""
         began = time.perf_counter()
-        done = subprocess.run(command, env=self._environ(), stdout=subprocess.PIPE, text=True, check=True, cwd=_HERE)
-        return time.perf_counter() - began, int(done.stdout.rsplit("peak ", 1)[1]) / 1024
+        process = self.start(side, *arguments, python=python)
+        answer, _ = process.communicate()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+        return time.perf_counter() - began, int(answer.rsplit("peak ", 1)[1]) / 1024
 
-    def _command(self, side: Served) -> list[str]:
-        return [sys.executable, "-c", _PROGRAM, "--config", str(side.config), "--log-level", "error"]
+    def start(self, side: Served, *arguments: str, python: Path | None = None) -> subprocess.Popen[str]:
+        """Start dcsync."""
+        # The interpreter imports from its working folder first.
+        place = _HERE if python is None else self.folder
+        command = [*self._command(side, python), *arguments]
+        return subprocess.Popen(command, env=self._environ(), stdout=subprocess.PIPE, text=True, cwd=place)
+
+    def _command(self, side: Served, python: Path | None = None) -> list[str]:
+        return [str(python or sys.executable), "-c", _PROGRAM, "--config", str(side.config), "--log-level", "error"]
 
     def _environ(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", TOKEN: self.side.token, "SSL_CERT_FILE": str(self.origin.authority)}
@@ -175,12 +196,19 @@ class Stage:
 
 
 @contextmanager
-def staged(*, scheme: str = "http", quota: int | None = None, latency_s: float = 0.0) -> Iterator[Stage]:
-    """Serve an empty world."""
+def staged(
+    *,
+    scheme: str = "http",
+    quota: int | None = None,
+    latency_s: float = 0.0,
+    pace: int | None = None,
+    limit_rate: str = "0",
+) -> Iterator[Stage]:
+    """Serve an empty world. For `pace` and `limit_rate` see `serving`."""
     with tempfile.TemporaryDirectory(prefix="dcsync-bench-") as place:
         folder = Path(place)
         (folder / "files").mkdir()
-        with serving(folder / "files", folder / "nginx") as origin:
+        with serving(folder / "files", folder / "nginx", pace=pace, limit_rate=limit_rate) as origin:
 
             def sign(job: str, name: str) -> str:
                 return f"{origin.at(scheme)}/{job}/{quote(name)}?X-Amz-Signature=bench"

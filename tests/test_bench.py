@@ -5,6 +5,7 @@ No time is looked at: machines are shared.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench import peers as other
+from bench.line import cases
+from bench.origin import SO_MAX_PACING_RATE, listening
 from bench.stage import ARCHIVE, SMALL, Stage, staged, tables
 from bench.table import Row, Table
 from tests.rigs.mirror import sidecar
@@ -82,6 +85,35 @@ def test_each_alternative_for_one_file_produces_the_same_hash(scheme: str, tmp_p
             assert (folder / "large.csv").read_bytes() == body, name
             if "no hash" not in name:
                 assert sums(folder) == expected, name
+
+
+def test_dcsync_and_each_tool_bring_the_same_extract_over_a_paced_line(tmp_path: Path) -> None:
+    with cases(SMALL) as made, staged(pace=50_000_000) as stage:
+        for case in made:
+            request = stage.side.sandbox.world.add_request(case.name)
+            job = stage.add(case.files, request=request, with_archive=False)
+            with stage.mirror({'name = "acme"': f'requests = ["{request}"]'}) as side:
+                stage.run(side, "sync")
+                expected = sums(published(stage, side.root))
+            assert len(expected) == len([name for name in case.files if name.endswith(".csv")])
+
+            for name, peer in other.through_many(
+                f"{stage.origin.http}/{job}/{case.fetched}", stage.origin.authority
+            ).items():
+                folder = tmp_path / case.fetched / str(len(expected)) / name.replace(" ", "-")
+                folder.mkdir(parents=True)
+                peer(folder)
+                if "unzip" in name or case.fetched != ARCHIVE:
+                    assert sums(folder) == expected, name
+                else:
+                    assert (folder / ARCHIVE).read_bytes() == case.files[ARCHIVE].path.read_bytes(), name
+
+
+def test_the_kernel_paces_each_connection_of_the_origin() -> None:
+    with listening(12_345_678) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE) == 12_345_678
 
 
 def test_a_first_day_takes_four_calls_and_a_later_one_three(stage: Stage) -> None:

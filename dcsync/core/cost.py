@@ -20,8 +20,8 @@ ASSUMED_SPEED = 12.5e6
 REQUEST_S = 0.1
 #: A method is about as fast as the fastest within this share of its time, or within these seconds, if they are more.
 NEARLY_SHARE, NEARLY_S = 0.2, 1.0
-#: The bytes of a call or of a request to storage beside the content: headers, a signed URL, a handshake. Without them,
-#: forty calls would be made to save the few bytes that the ZIP adds to a small file.
+#: The bytes of a call or of a request to storage on top of the content: headers, a signed URL, a handshake. Without
+#: them, forty calls would be made to save the few bytes that the ZIP adds to a small file.
 EXCHANGE_SIZE = 1 << 12
 
 

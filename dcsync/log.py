@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Protocol
 
@@ -84,25 +83,15 @@ class _ForJournal(logging.Formatter):
         return "\n".join(prefix + line for line in self._inner.format(record).split("\n"))
 
 
-def is_journal(descriptor: int, environ: Mapping[str, str]) -> bool:
-    """Return whether an output goes to the journal: `$JOURNAL_STREAM` names its device and inode (systemd.exec(5)).
-
-    A hook or a redirected command inherits the variable, but not the output.
-    """
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return False
-    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
-def configure(level: str, form: str, *, stream: Stream, for_journal: bool = False) -> None:
+def configure(level: str, form: str, *, stream: Stream, for_journal: bool = False, command: str | None = None) -> None:
     """Set up the log. `form` is `console`, `json`, or `auto`: console on a terminal, else JSON lines.
 
-    With `for_journal`, each line begins with its priority, so that `journalctl -p warning` finds it.
+    With `for_journal`, each line begins with its priority, so that `journalctl -p warning` finds it. An event that the
+    result of `command` tells is left out: the field `in_result` has the names of such commands.
     """
     as_console = form == "console" or (form == "auto" and stream.isatty())
     shared: list[Callable[[WrappedLogger, str, EventDict], Mapping[str, Any]]] = [
+        _Untold(command),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         # As text: a renderer of structures would show the local variables of each frame, which contain tokens.
@@ -119,7 +108,7 @@ def configure(level: str, form: str, *, stream: Stream, for_journal: bool = Fals
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             _redact_event,
-            *([_escape_event] if as_console else []),
+            *([_as_words, _escape_event] if as_console else []),
             renderer,
         ],
     )
@@ -153,14 +142,44 @@ def _json_line(event: EventDict, **options: Any) -> str:  # noqa: ANN401 - passe
     return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
+class _Untold:
+    """Drops the events of a command that are part of its result, so that they are shown once."""
+
+    def __init__(self, command: str | None) -> None:
+        self._command = command
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        if self._command in event.pop("in_result", "").split():
+            raise structlog.DropEvent
+        return event
+
+
 def _redact_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Make each value plain, without secrets. A field without a value is left out."""
     for key, value in list(event.items()):
-        event[key] = _redacted(key, value)
+        if value is None:
+            del event[key]
+        else:
+            event[key] = _redacted(key, value)
     return event
 
 
+def _simplified(value: object) -> object:
+    """Return the value of an enum, a time as ISO text, a span in seconds, and anything else as it is."""
+    match value:
+        case Enum():
+            return value.value
+        case datetime():
+            return value.astimezone(UTC).isoformat().removesuffix("+00:00") + "Z"
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return value
+
+
 def _redacted(key: str, value: object) -> object:
-    if key in _FORMATTERS_OWN or value is None or isinstance(value, bool | int | float | datetime | Enum):
+    value = _simplified(value)
+    if key in _FORMATTERS_OWN or value is None or isinstance(value, bool | int | float):
         return value
     if _SECRET_KEY.search(key) and key not in _HARMLESS_KEYS:
         return "***"
@@ -176,6 +195,14 @@ def _redacted(key: str, value: object) -> object:
         return redact(f"{type(value).__name__}: {value}")
     # Everything else, such as a URL, a path or bytes, is text.
     return redact(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
+
+
+def _as_words(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Show values as in JSON, where the renderer of the console would show them as in Python."""
+    for key, value in event.items():
+        if key not in _FORMATTERS_OWN and isinstance(value, bool | list | dict):
+            event[key] = json.dumps(value, ensure_ascii=False, default=str)
+    return event
 
 
 def _escape_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import time
+from datetime import datetime
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import Mock
 
@@ -24,6 +26,8 @@ from tests.rigs.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    from structlog.typing import EventDict
 
 #: In CI nothing may be left out: a test that cannot run there is a failure, not a gap.
 CI: Final = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -74,7 +78,23 @@ def plain_log() -> Iterator[None]:
 def _configure_log() -> None:
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.reset_defaults()
-    structlog.configure(processors=[structlog.processors.add_log_level, plain])
+    structlog.configure(processors=[refuse_objects, structlog.processors.add_log_level, plain])
+
+
+def refuse_objects(_: Any, __: str, event: EventDict) -> EventDict:
+    """Fail for a value of a log event that is neither text, number nor time: a reader would see Python's words for it.
+
+    `dcsync.log` makes any value plain. Here the event shows that nobody thought about its words.
+    """
+    for key, value in event.items():
+        is_plain = isinstance(value, str | int | float | datetime | None) and type(value).__base__ not in {
+            Enum,
+            IntEnum,
+        }
+        # stamina shows the arguments of a call. dcsync.log leaves its events out.
+        is_foreign = key == "exc_info" or event["event"].startswith("stamina.")
+        assert is_plain or is_foreign, f"{event['event']!r} has {key}={value!r}"
+    return event
 
 
 # --- lost exceptions --------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import ast
 import io
 import json
 import logging
-import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from yarl import URL
 
 import dcsync
 from dcsync.auth.token_store import TokenPair
-from dcsync.errors import ApiUnreachable
-from dcsync.log import configure, is_journal, redact
+from dcsync.cli.group import _COMMANDS
+from dcsync.cli.hooks import rerun_command
+from dcsync.errors import ApiUnreachable, ExitStatus
+from dcsync.log import configure, redact
 
 #: What must appear nowhere; in letters that survive every escaping.
 CANARY = "SECRETcanary0123456789abcdef"
@@ -208,7 +212,8 @@ def test_facts_about_a_token_and_the_lack_of_one_are_shown() -> None:
     structlog.get_logger().info("status", token_method="token", token_expires_at="2026-11-22", refresh_token=None)
 
     (event,) = stream.events()
-    assert (event["token_method"], event["token_expires_at"], event["refresh_token"]) == ("token", "2026-11-22", None)
+    assert (event["token_method"], event["token_expires_at"]) == ("token", "2026-11-22")
+    assert "refresh_token" not in event
 
 
 def test_a_traceback_shows_no_local_variable() -> None:
@@ -298,6 +303,110 @@ def test_auto_is_for_people_on_a_terminal_and_json_elsewhere(terminal: bool, is_
     structlog.get_logger().info("event")
 
     assert stream.getvalue().startswith("{") == is_json
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Word(StrEnum):
+    ONE = "one"
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str
+    at: datetime
+
+
+MOMENT = datetime(2026, 11, 22, 14, 0, 0, 500000, tzinfo=timezone(timedelta(hours=2)))
+#: What each kind of value is in JSON, and on the console.
+VALUES: dict[str, tuple[object, object, str]] = {
+    "text": ("a b", "a b", "a b"),
+    "a number": (7, 7, "7"),
+    "a fraction": (0.5, 0.5, "0.5"),
+    "a flag": (True, True, "true"),
+    "a time": (MOMENT, "2026-11-22T12:00:00.500000Z", "2026-11-22T12:00:00.500000Z"),
+    "a span": (timedelta(minutes=1), 60.0, "60.0"),
+    "an enum": (Colour.RED, "red", "red"),
+    "an enum of texts": (Word.ONE, "one", "one"),
+    "an enum of numbers": (ExitStatus.INCOMPLETE, 3, "3"),
+    "a path": (Path("a/b"), "a/b", "a/b"),
+    "an error": (ApiUnreachable("no answer"), "ApiUnreachable: no answer", "ApiUnreachable: no answer"),
+    "a foreign error": (ValueError("x"), "ValueError: x", "ValueError: x"),
+    "bytes": (b"\xff.csv", "\\xff.csv", "\\xff.csv"),
+    "a tuple": (("a", Path("b")), ["a", "b"], '["a", "b"]'),
+    "a list of times": ([MOMENT], ["2026-11-22T12:00:00.500000Z"], '["2026-11-22T12:00:00.500000Z"]'),
+    "a mapping": ({"a": None, "b": Colour.RED}, {"a": None, "b": "red"}, '{"a": null, "b": "red"}'),
+    "a dataclass": (
+        Pair("a", MOMENT),
+        {"name": "a", "at": "2026-11-22T12:00:00.500000Z"},
+        '{"name": "a", "at": "2026-11-22T12:00:00.500000Z"}',
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_each_value_is_plain_and_none_looks_like_python(kind: str) -> None:
+    value, in_json, on_console = VALUES[kind]
+
+    stream = make_stream("json")
+    structlog.get_logger().info("event", field=value)
+    console = make_stream("console")
+    structlog.get_logger().info("event", field=value)
+
+    assert stream.events()[0]["field"] == in_json
+    # A text with spaces is quoted.
+    shown = f"'{on_console}'" if set(on_console) & {" ", '"'} else on_console
+    assert console.getvalue().rstrip().endswith(f"field={shown}")
+
+
+@both_forms
+def test_a_field_without_a_value_is_left_out(form: str) -> None:
+    stream = make_stream(form)
+
+    structlog.get_logger().info("event", field=None, other=1)
+
+    assert "field" not in stream.getvalue()
+    assert "other" in stream.getvalue()
+
+
+# --- told once -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("command", "is_told"), [("sync", False), ("demo", False), ("verify", True), (None, True)])
+def test_what_the_result_of_a_command_tells_is_not_in_its_log(command: str | None, is_told: bool) -> None:
+    stream = Stream()
+    configure("debug", "json", stream=stream, command=command)
+
+    structlog.get_logger().warning("job failed", job="1", in_result="sync demo")
+    structlog.get_logger().warning("another")
+
+    events = [event["event"] for event in stream.events()]
+    assert events == (["job failed", "another"] if is_told else ["another"])
+    assert "in_result" not in stream.getvalue()
+
+
+def test_the_results_that_are_named_are_those_of_commands() -> None:
+    """A name that is none would leave an event out of no log."""
+    commands = {*_COMMANDS, rerun_command.name}
+    named: set[str] = set()
+    for path in Path(dcsync.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            values = [node.value] if isinstance(node, ast.keyword) and node.arg == "in_result" else []
+            if isinstance(node, ast.Dict):
+                pairs = zip(node.keys, node.values, strict=True)
+                values += [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "in_result"]
+            for value in values:
+                for part in ast.walk(value):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        named.update(part.value.split())
+
+    assert named == {"sync", "demo", "verify", "prune", "rebuild", "rerun", "notify"}
+    assert named <= commands
 
 
 # --- streams and levels -----------------------------------------------------------------------------------------------
@@ -415,15 +524,3 @@ def test_in_the_journal_the_lines_of_a_traceback_have_its_priority() -> None:
 
     assert len(stream.lines()) > 3
     assert {line[:3] for line in stream.lines()} == {"<3>"}
-
-
-def test_only_the_output_that_the_variable_names_is_the_journal(tmp_path: Path) -> None:
-    with (tmp_path / "a").open("w") as journal, (tmp_path / "b").open("w") as other:
-        status = os.fstat(journal.fileno())
-        environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-
-        assert is_journal(journal.fileno(), environ)
-        assert not is_journal(other.fileno(), environ)
-        assert not is_journal(journal.fileno(), {})
-        closed = journal.fileno()
-    assert not is_journal(closed, environ)

@@ -205,7 +205,8 @@ class DataConnector:
             for entry in bad:
                 if on_bad is not None:
                     on_bad(entry)
-                log.warning("skipped a malformed list entry", path=path, problem=printable(entry.problem, 200))
+                problem, told = printable(entry.problem, 200), "" if on_bad is None else "sync demo"
+                log.warning("skipped a malformed list entry", path=path, problem=problem, in_result=told)
             # The overlap is one entry, so an empty page means that the list became more than one page shorter.
             shifted = not page.results or (bool(entries) and entries[0].id not in seen)
             if last_id is not None and shifted and restarts < MAX_RESTARTS:
@@ -224,7 +225,7 @@ class DataConnector:
                 return
             last_id = ids[-1] if ids else last_id
             offset += max(1, len(page.results) - 1)
-        log.warning("list does not end", path=path, pages=most_pages)
+        log.warning("list does not end", path=path, pages=most_pages, in_result="sync demo")
         on_endless()
 
 

@@ -53,7 +53,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
 
 @dataclass(slots=True, kw_only=True)
 class CallWatch:
-    """Counts calls, and is told of their waits."""
+    """Counts calls. `on_wait` gets their waits."""
 
     on_wait: OnWait = lambda _reason, _seconds: None
     calls: int = 0

@@ -133,7 +133,7 @@ class ServiceAccountToken:
         self._token = granted.access_token
         lifetime = timedelta(seconds=granted.lifetime_s)
         self._good_until = now + max(lifetime - MARGIN, lifetime / 2).total_seconds()
-        log.info("service account token obtained", lifetime_seconds=granted.lifetime_s)
+        log.debug("service account token obtained", lifetime_seconds=granted.lifetime_s)
         return granted.access_token
 
 
@@ -330,7 +330,7 @@ class RefreshingToken:
         self._unsaved = (pair, spending)
         await self._save_unsaved()
         self._cache(pair, self._clock.now())
-        log.info("access token renewed", expires_at=pair.expires_at)
+        log.debug("access token renewed", expires_at=pair.expires_at)
         return granted.access_token
 
     def _refuse_too_soon(self, earlier: Intent, now: datetime) -> None:

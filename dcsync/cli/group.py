@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from dcsync import __version__
+from dcsync.cli.journal import Priority, with_priority
 from dcsync.errors import DcsyncError, ExitStatus, NotStateOwner
 
 #: What each exit status means.
@@ -199,13 +200,11 @@ def show_error(error: DcsyncError) -> None:
     """Print on stderr what failed, what is safe, and what to do."""
     lines = error.message.splitlines() or [type(error).__name__]
     with suppress(OSError):  # stderr is closed or its reader is gone
-        click.secho(f"dcsync: {lines[0]}", fg="red", err=True)
-        for line in lines[1:]:
-            click.echo(f"        {line}", err=True)
-        click.echo(f"  code: {error.code} (dcsync explain {error.code})", err=True)
-        click.echo(f"  safe: {error.safe}", err=True)
-        if error.advice:
-            click.echo(f"  do:   {error.advice}", err=True)
+        rest = [f"        {line}" for line in lines[1:]]
+        rest += [f"  code: {error.code} (dcsync explain {error.code})", f"  safe: {error.safe}"]
+        rest += [f"  do:   {error.advice}"] if error.advice else []
+        click.secho(with_priority(f"dcsync: {lines[0]}", Priority.ERROR), fg="red", err=True)
+        click.echo(with_priority("\n".join(rest), Priority.ERROR), err=True)
 
 
 def _interrupted() -> int:
@@ -217,7 +216,7 @@ def _interrupted() -> int:
 def show_bug(error: Exception) -> int:
     """Print the traceback of a bug on stderr, without secrets."""
     with suppress(OSError):  # stderr is closed or its reader is gone
-        click.echo(bug_report(error), err=True)
+        click.echo(with_priority(bug_report(error), Priority.ERROR), err=True)
     return int(ExitStatus.BUG)
 
 

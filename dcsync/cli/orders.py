@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, assert_never
 
 import click
 
+from dcsync.cli.journal import Priority, with_priority
 from dcsync.errors import ConfigError, DcsyncError, ExitStatus
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ async def _send(connection: socket.socket, order: Order, shown: Shown) -> Answer
 def print_answer(answer: Answer) -> int:
     """Print an answer and return its exit status."""
     for line in answer.lines:
-        click.echo(line.text, nl=False, err=line.is_error)
+        text = with_priority(line.text, Priority.WARNING) if line.is_error else line.text
+        click.echo(text, nl=False, err=line.is_error)
     return answer.status
 
 

@@ -16,6 +16,7 @@ import click
 
 from dcsync.app.state_dir import refuse_to_be_root
 from dcsync.cli.group import Globals
+from dcsync.cli.journal import Priority, is_journal, with_priority
 from dcsync.config import Config, OldName, load
 from dcsync.errors import ExitStatus
 
@@ -39,7 +40,7 @@ class _Stderr:
 
 
 def _print_warning(old: OldName) -> None:
-    click.secho(f"warning: {old}", fg="yellow", err=True)
+    click.secho(with_priority(f"warning: {old}", Priority.WARNING), fg="yellow", err=True)
 
 
 def load_config(
@@ -88,7 +89,7 @@ def load_stores(ctx: click.Context) -> tuple[Config, Stores]:
 
 def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:
     """Set up the log on stderr. The global options override `level` and `form`."""
-    from dcsync.log import configure, is_journal
+    from dcsync.log import configure
 
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
@@ -97,6 +98,7 @@ def set_up_log(ctx: click.Context, *, level: str, form: str) -> None:
         options.log_format or form,
         stream=_Stderr(),
         for_journal=is_journal(2, os.environ),
+        command=ctx.command.name,
     )
 
 

@@ -228,6 +228,8 @@ def _print_problems(out: Answer, outcome: AccountOutcome) -> None:
     for pattern in outcome.unmatched:
         what = "no visible data request matches"
         out.echo(f"{name}: {what} {pattern!r} in [[account]] requests (see dcsync status) [C-NOMATCH]", err=True)
+    for job in outcome.expiring:
+        out.echo(f"{name}: job {job} is not mirrored, and Autodesk deletes its extract soon [L-EXPIRING]", err=True)
     if outcome.unclear:
         jobs = "1 job has" if outcome.unclear == 1 else f"{outcome.unclear} jobs have"
         out.echo(f"{name}: {jobs} a status that dcsync does not know (see dcsync status) [L-STATUS]", err=True)

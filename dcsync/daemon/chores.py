@@ -82,7 +82,7 @@ class Chores:
         match kind:
             case Kind.KEEP_ALIVE:
                 if await self.context.api.tokens.keep_alive():
-                    log.info("refresh token renewed because of its age")
+                    log.debug("refresh token renewed because of its age")
             case Kind.TIDY:
                 await self.dispatcher.tidy()
             case Kind.PRUNE:

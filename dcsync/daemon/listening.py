@@ -160,7 +160,7 @@ async def _try_to_listen(state: Listening, host: str, port: int) -> socket.socke
         state.problem = problem
         return None
     state.problem, state.address = None, (host, int(listener.getsockname()[1]))
-    log.info("serving the HTTP pages", address=f"http://{host}:{state.address[1]}")
+    log.debug("serving the HTTP pages", address=f"http://{host}:{state.address[1]}")
     return listener
 
 

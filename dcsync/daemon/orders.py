@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from dcsync.app.fingerprints import fingerprints
 from dcsync.app.stores import Stores
@@ -162,21 +163,22 @@ class Orders:
                 order = await wire.order()
                 if order is None:
                     return
-                log.info("command received", command=order.name, uid=peer.uid, pid=peer.pid)
+                who = structlog.get_logger(__name__).bind(command=order.name, uid=peer.uid, pid=peer.pid)
+                who.debug("command received")
                 try:
-                    await self._carry_out(order, wire)
+                    await self._carry_out(order, wire, who)
                 except DcsyncError as error:
-                    await self._refuse(order, error, wire)
+                    await self._refuse(error, wire, who)
         except Exception:  # a bug in one order must not end the daemon
             log.exception("a bug in dcsync; the daemon continues")
         finally:
             self._connections -= 1
 
-    async def _refuse(self, order: Order, error: DcsyncError, wire: _Wire) -> None:
-        log.info("command failed", command=order.name, code=error.code, error=error.message)
+    async def _refuse(self, error: DcsyncError, wire: _Wire, who: FilteringBoundLogger) -> None:
+        who.info("command failed", code=error.code, error=error.message)
         await wire.send(Failed.of(error))
 
-    async def _carry_out(self, order: Order, wire: _Wire) -> None:
+    async def _carry_out(self, order: Order, wire: _Wire, who: FilteringBoundLogger) -> None:
         work = self._works.get(order.name)
         if work is None:
             message = f"the daemon does not know the command {order.name!r}"
@@ -190,14 +192,16 @@ class Orders:
             except DcsyncError as error:
                 await self._reopened(visit)
                 # Before the visit ends: the session waits for it.
-                await self._refuse(order, error, wire)
+                await self._refuse(error, wire, who)
                 return
             if answer is not None:
                 await self._reopened(visit)
                 await wire.send(*opened.progress.take(), *answer.messages())
-        seconds, status = round(self._clock.monotonic() - began, 1), None if answer is None else answer.status
-        event = "command interrupted" if answer is None else "command carried out"
-        log.info(event, command=order.name, status=status, seconds=seconds)
+        seconds = round(self._clock.monotonic() - began, 1)
+        if answer is None:
+            who.info("command interrupted", seconds=seconds)
+        else:
+            who.info("command carried out", status=answer.status, seconds=seconds)
 
     async def _ready(self, order: Order, wire: _Wire) -> tuple[Session, Stores]:
         """Return the session as soon as there is one. Raises the error of the mirror, and `ConfigError`."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import structlog
+
 from dcsync.clock import Clock
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.waits import WaitReason
+from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.ops.progress import RunProgress
+
+log = structlog.get_logger(__name__)
 
 #: Longer than any intended wait. The API asks for pauses of one hour at most.
 _STUCK_S = 2 * 3600.0
@@ -78,3 +83,20 @@ class Progress(RunProgress):
     def read(self, size: int) -> None:  # noqa: ARG002 - the port's
         """Record that bytes were read."""
         self.note_event()
+
+
+def log_run(outcome: AccountOutcome) -> None:
+    """Log one line for a run. It is for debugging only if the run had nothing to do."""
+    level = log.info if outcome.published or outcome.failed or outcome.error else log.debug
+    level(
+        "run ended",
+        account=outcome.account.name,
+        published=len(outcome.published),
+        files=sum(published.files for published in outcome.published),
+        fetched_bytes=sum(published.transfer.fetched_bytes for published in outcome.published),
+        linked_bytes=sum(published.transfer.linked_bytes for published in outcome.published),
+        failed=len(outcome.failed),
+        waiting=outcome.waiting,
+        later=outcome.due_later,
+        calls=outcome.calls,
+    )

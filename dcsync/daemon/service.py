@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import structlog
 
+from dcsync import __version__
 from dcsync.app.alerts import alert_settings
 from dcsync.app.from_config import account_settings, callback_secret
 from dcsync.app.renew import renewing
@@ -280,8 +281,10 @@ class Service:
         """Record that the configuration and the mirror work."""
         if self._mirror_error is not None:
             log.info("the mirror is available again", after=self._mirror_error.code)
+        if not self._has_started:
+            log.info("daemon started", version=__version__, **_facts(self._config))
         if self._previous_config is not None:
-            log.info("configuration reloaded")
+            log.info("configuration reloaded", **_facts(self._config))
         self._mirror_error, self._has_started, self._previous_config = None, True, None
 
     def _problems(self) -> Sequence[BrokenPart]:
@@ -391,6 +394,15 @@ class Service:
             stores = self._stores_for(self._config, self._environ)
             return await read_status(self._config, stores, clock=self._clock)
         return await current_status(self._session.config, self._session.context)
+
+
+def _facts(config: Config) -> dict[str, str | int]:
+    """Return what the daemon mirrors, where to, and how often it polls."""
+    return {
+        "accounts": ", ".join(account.name for account in config.accounts),
+        "mirror": str(config.mirror.root),
+        "poll_seconds": round(config.poll.interval.total_seconds()),
+    }
 
 
 def _previous_notice(error: DcsyncError) -> str:

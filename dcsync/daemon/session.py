@@ -19,7 +19,7 @@ from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
 from dcsync.core.next_poll import next_poll
 from dcsync.daemon.chores import Chores
-from dcsync.daemon.progress import SLOW_DISK_S, Progress
+from dcsync.daemon.progress import SLOW_DISK_S, Progress, log_run
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.turns import Turns
 from dcsync.errors import (
@@ -402,6 +402,7 @@ class Session(ABC):
     def _note_outcome(self, outcome: AccountOutcome) -> None:
         """React to errors that affect the whole session: a lost mirror, an API that is down, or a required sign-in."""
         error = outcome.error
+        log_run(outcome)
         if isinstance(error, MirrorError):
             self._lose_mirror(error)
         if isinstance(error, ApiFault | ApiUnreachable):

@@ -91,7 +91,7 @@ async def login(
             raise
         if listener is not None:
             listener.show_outcome(None)
-    log.info("signed in", user=pair.user)
+    log.debug("signed in", user=pair.user)
     return pair
 
 

@@ -122,7 +122,7 @@ async def _clear_staging(context: MirrorContext, accounts: Sequence[AccountSetti
         if component_ in useful or (context.peers.are_at_work and not number):
             # A folder without a number is temporary work of another host.
             continue
-        log.info("staging cleared", job=leaf)
+        log.debug("staging cleared", job=leaf)
         if component_ in folders:
             try:
                 await context.disk.run(discard_copy, context.root, leaf, folders[component_])

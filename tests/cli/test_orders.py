@@ -109,14 +109,40 @@ def test_each_command_ends_beside_the_daemon_as_it_does_alone(
             daemon = stack.enter_context(daemon_beside(side)) if name == "beside" else None
             results.append([(words, as_compared(result, side)) for words, result in every_command(side, dcsync)])
             if daemon is not None:
-                received = [line["command"] for line in daemon.said("command received")]
-                assert len(received) == len(results[0])
+                events = ("command carried out", "command failed")
+                assert sum(len(daemon.said(event)) for event in events) == len(results[0])
                 assert not daemon.said("a bug in dcsync; the daemon continues")
                 assert daemon.end() == 0
 
     for alone, beside in zip(*results, strict=True):
         assert beside == alone
     assert {status for _, (status, _, _) in results[0]} == {0, 2, 3, 13, 14}
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_daemon_logs_one_line_at_its_start_and_one_for_each_run_and_each_command(
+    side: Served, dcsync: Dcsync, daemon: Beside
+) -> None:
+    add_job(side, datetime.now(UTC))
+    assert dcsync("sync").status == 0
+    assert dcsync("sync").status == 0  # nothing new
+    assert daemon.end() == 0
+
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    assert [line["event"] for line in lines] == [
+        "daemon started",
+        "command carried out",
+        "run ended",
+        "command carried out",
+        "command carried out",
+    ]
+    assert {line["level"] for line in lines} == {"info"}
+    started, _, ran, *_ = lines
+    assert (started["accounts"], started["mirror"], started["poll_seconds"]) == ("acme", str(side.root), 3600)
+    assert (ran["account"], ran["published"], ran["failed"], ran["files"]) == ("acme", 1, 0, 5)
+    assert all(isinstance(value, str | int | float) for line in lines for value in line.values())
 
 
 # --- polling ----------------------------------------------------------------------------------------------------------

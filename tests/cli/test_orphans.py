@@ -56,7 +56,19 @@ def daemon(side: Served, *before: str) -> Iterator[subprocess.Popen[bytes]]:
     log = side.folder / "log.txt"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*before, sys.executable, "-m", "dcsync", "--config", str(side.config), "--log-format", "json", "run"],
+            [
+                *before,
+                sys.executable,
+                "-m",
+                "dcsync",
+                "--config",
+                str(side.config),
+                "--log-format",
+                "json",
+                "--log-level",
+                "debug",
+                "run",
+            ],
             env={**os.environ, TOKEN: side.token},
             stdout=output,
             stderr=output,

@@ -87,7 +87,8 @@ async def launched(folder: Path, sandbox: Sandbox) -> AsyncIterator[Daemon]:
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "dcsync", "--config", str(folder / "config.toml"), "--log-format", "json", "run"),
+            *("-m", "dcsync", "--config", str(folder / "config.toml"), "--log-format", "json"),
+            *("--log-level", "debug", "run"),
             env={**os.environ, TOKEN: sandbox.tokens.issue_access_token("tester", 86400)},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=errors,

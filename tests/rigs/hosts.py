@@ -219,7 +219,7 @@ async def _serve(config: Path, pace: str) -> int:
     from dcsync.daemon.service import Service
     from dcsync.log import configure
 
-    configure("info", "json", stream=sys.stderr)
+    configure("debug", "json", stream=sys.stderr)
     paces = {
         "fast": Pace(heartbeat_s=0.5, silence_s=3.0, stalled_cron="* * * * * *", due_cron="* * * * * */5", fetch_s=0.5),
         "usual": Pace(),

@@ -142,7 +142,15 @@ class AlertDispatcher:
             return None
         for event in result.events:
             level = log.info if event.kind is EventKind.RECOVERED else log.warning
-            level(event.kind.value, account=event.account, code=event.code, message=event.message, hint=event.hint)
+            told = "sync demo" if outcome is not None and outcome.tells(event.code, event.job) else ""
+            level(
+                event.kind.value,
+                account=event.account,
+                code=event.code,
+                message=event.message,
+                hint=event.hint,
+                in_result=told,
+            )
         return events
 
     async def _collect(self, account: AccountSettings, token: Alert | None, run: RunFacts) -> list[Alert]:
@@ -220,7 +228,7 @@ class AlertDispatcher:
         try:
             return await check_requests(api, self._manifest, self._clock, account)
         except DcsyncError as error:
-            log.info("data requests not checked", account=account.name, code=error.code)
+            log.warning("data requests not checked", account=account.name, code=error.code, error=error.message)
             return ()
 
     async def _send(self, events: Sequence[Event]) -> None:

@@ -243,12 +243,12 @@ def _printable_tail(tail: bytes) -> str:
 
 
 def _log_outcome(run: HookRun, outcome: _Outcome, state: HookState, retry: datetime | None) -> None:
-    facts = {"hook": run.argv[0], "kind": run.kind.value, "account": run.account, "job": run.job}
+    facts = {"hook": run.argv[0], "kind": run.kind.value, "account": run.account, "job": run.job, "in_result": "rerun"}
     if outcome.left is not None:
         hint = "let the hook wait for everything that it starts, or start it as a service of its own"
         log.warning("a hook left processes behind", **facts, left=outcome.left, hint=hint)
     if outcome.succeeded:
-        log.info("hook succeeded", **facts)
+        log.debug("hook succeeded", **facts)
     elif state is HookState.DUE:
         log.warning(
             "hook failed, will be retried", **facts, status=outcome.exit_status, error=outcome.error, next_try_at=retry

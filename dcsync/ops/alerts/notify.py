@@ -64,6 +64,7 @@ async def send(urls: Sequence[str], events: Sequence[Event]) -> bool:
                 number=outcome.number,
                 error=outcome.error,
                 hint="dcsync notify --test",
+                in_result="notify",
             )
     return all(outcome.error is None for outcome in outcomes)
 

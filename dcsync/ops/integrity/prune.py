@@ -169,7 +169,17 @@ async def prune(
     finally:
         for account in accounts:
             await BrokenParts(context.manifest, account.name).replace([AlertCode.M_PRUNE], failures.of(account.name))
-    return PruneReport(dry_run=False, requests=tuple(requests), freed=freed, failed=failures.by_job)
+    report = PruneReport(dry_run=False, requests=tuple(requests), freed=freed, failed=failures.by_job)
+    if freed:
+        log.info(
+            "snapshots pruned",
+            removed=report.removed,
+            reduced=report.reduced,
+            kept=report.kept,
+            freed_bytes=report.freed_bytes,
+            in_result="prune",
+        )
+    return report
 
 
 @dataclass(slots=True)
@@ -184,7 +194,12 @@ class _Failures:
     def add(self, account: AccountName, snapshot: Dated, error: DcsyncError) -> None:
         """Add a snapshot that stays whole."""
         log.warning(
-            "snapshot not pruned", account=account, folder=snapshot.folder, error=error.message, hint=error.advice
+            "snapshot not pruned",
+            account=account,
+            folder=snapshot.folder,
+            error=error.message,
+            hint=error.advice,
+            in_result="prune",
         )
         self.by_job[snapshot.job] = error
         self.snapshots.append((account, snapshot, error))
@@ -302,7 +317,7 @@ async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapsh
     freed = await empty_trash(context, leaf)
     if pruned is not None and not is_noted:
         await note_late(context, pruned)
-    log.info("snapshot pruned", account=account, job=job, folder=snapshot.folder, freed_bytes=freed)
+    log.debug("snapshot pruned", account=account, job=job, folder=snapshot.folder, freed_bytes=freed)
     return freed
 
 

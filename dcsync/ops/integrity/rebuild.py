@@ -172,6 +172,7 @@ class _Rebuild:
             damaged=sum(bool(rebuilt.damaged) for rebuilt in report.snapshots),
             refused=len(report.refused),
             pruned=report.pruned,
+            in_result="rebuild",
         )
         return report
 
@@ -270,9 +271,11 @@ class _Rebuild:
             damaged=tuple(damaged),
         )
         self._report.snapshots.append(rebuilt)
-        log.info("snapshot adopted", account=found.account, job=rebuilt.job, folder=folder, files=rebuilt.files)
+        log.debug("snapshot adopted", account=found.account, job=rebuilt.job, folder=folder, files=rebuilt.files)
         if damaged:
-            log.error("adopted snapshot is damaged", folder=folder, files=len(damaged), first=damaged[0])
+            log.error(
+                "adopted snapshot is damaged", folder=folder, files=len(damaged), first=damaged[0], in_result="rebuild"
+            )
 
     def _is_newest(self, account: AccountName, found: Adopted) -> bool:
         """Say whether no newer snapshot of the data request was adopted: its data request is as Autodesk knows it."""
@@ -424,11 +427,13 @@ class _Rebuild:
                 try:
                     await self._records.restore(account, pruned.record)
                 except UnicodeEncodeError:
-                    log.warning("the line of a pruned snapshot contains invalid Unicode", folder=repr(folder))
+                    log.warning("the line of a pruned snapshot contains invalid Unicode", folder=printable(folder, 300))
                     continue
                 self._report.pruned += 1
         return True
 
     def _refuse(self, folder: str, reason: str) -> None:
         self._report.refused.append((folder, reason))
-        log.warning("folder cannot be adopted", folder=printable(folder, 300), reason=reason, hint=_HINT)
+        log.warning(
+            "folder cannot be adopted", folder=printable(folder, 300), reason=reason, hint=_HINT, in_result="rebuild"
+        )

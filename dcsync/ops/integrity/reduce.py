@@ -73,7 +73,7 @@ async def _reduce(context: MirrorContext, account: AccountName, snapshot: Dated,
     freed = 0
     for name in await _discard_old(context, reduction):
         freed += await empty_trash(context, name)
-    log.info(
+    log.debug(
         "snapshot reduced",
         account=account,
         job=snapshot.job,

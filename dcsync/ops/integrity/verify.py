@@ -414,6 +414,7 @@ def _log_report(report: VerifyReport) -> None:
             path=item.path,
             detail=item.detail,
             outcome=item.outcome.value,
+            in_result="verify",
         )
     if report.damage or report.files:
         log.info(
@@ -424,4 +425,5 @@ def _log_report(report: VerifyReport) -> None:
             damage=len(report.damage),
             ignored_files=report.ignored_files,
             part=None if report.part is None else f"{report.part[0]}/{report.part[1]}",
+            in_result="verify",
         )

@@ -78,7 +78,7 @@ async def adopt_snapshot(
     with after_acknowledgement(account, job.id):
         # A crash directly after the rename leaves the journal of the staging behind.
         await context.disk.run(_discard_all, context.root, account.staging_of(job.id), snapshot.folder)
-    log.info("snapshot adopted", account=account.name, job=job.id, folder=snapshot.folder, files=len(snapshot.files))
+    log.debug("snapshot adopted", account=account.name, job=job.id, folder=snapshot.folder, files=len(snapshot.files))
     return snapshot
 
 

@@ -67,6 +67,7 @@ class Descriptions:
             account=account.name,
             request=identifier,
             code=error.code,
+            in_result="sync demo" if error.transient else "",
         )
 
     async def _read_list(self, api: DataConnector, account: AccountSettings) -> None:

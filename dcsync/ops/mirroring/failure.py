@@ -143,6 +143,7 @@ class Failures:
             error=failed.message,
             hint=failed.hint,
             next_try_at=failed.next_try_at,
+            in_result="sync demo",
         )
 
 

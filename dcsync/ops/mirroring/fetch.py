@@ -87,7 +87,7 @@ class Fetcher:
             stored = await self._fetch(fetch)
         except StorageError as error:
             self.tally.failures.append((fetch.file.name, error))
-            log.warning(
+            log.debug(
                 "file could not be downloaded", job=self._job.id, file=fetch.name, code=error.code, error=error.message
             )
             return

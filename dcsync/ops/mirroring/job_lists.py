@@ -69,7 +69,14 @@ async def read_job_lists(
             if project is None or (silent > 1 and await _is_outage(api, account, lists, project)):
                 raise
             lists.unread[project] = error
-            log.warning("project not read", account=account.name, project=project, code=error.code, error=error.message)
+            log.warning(
+                "project not read",
+                account=account.name,
+                project=project,
+                code=error.code,
+                error=error.message,
+                in_result="sync demo",
+            )
             continue
         silent = 0
         lists.read.append(project)

@@ -53,7 +53,7 @@ class AccountKnowledge:
             works = True
         elif self.missed and works is None:
             works = False
-            log.info("object storage never reports unchanged files; conditional requests turned off", account=account)
+            log.debug("object storage never reports unchanged files; conditional requests turned off", account=account)
         self.facts = replace(self.facts, conditional_works=works)
 
     def learn_speed(self, size: int, seconds: float) -> None:

@@ -116,7 +116,7 @@ class _Latest:
             if place and place != now:
                 dropped = await self._context.disk.run(drop_latest, self._context.root, place, targets=folders)
                 if dropped:
-                    log.info("old latest removed", account=self._account.name, path=place)
+                    log.debug("old latest removed", account=self._account.name, path=place)
         await self._values.save(self._key, now)
 
     def _is_wanted(self) -> bool:

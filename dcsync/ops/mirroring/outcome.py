@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dcsync.core.alerts import AlertCode
 from dcsync.core.lifecycle import EXTRACT_LIFE, JobState
 from dcsync.core.model import JobId
 from dcsync.core.ports import KnownRequest
@@ -89,6 +90,16 @@ class AccountOutcome:
         if not self.is_complete or any(skipped.state in GONE for skipped in self.skipped):
             return ExitStatus.INCOMPLETE
         return ExitStatus.DONE
+
+    def tells(self, code: str, job: str | None) -> bool:
+        """Say whether the result of the run tells an alert, by its code or by its job."""
+        codes: set[str] = {part.code for part in self.broken}
+        codes |= {warning.code for published in self.published for warning in published.warnings}
+        codes |= {AlertCode.L_ENTRY} if self.unusable else set()
+        codes |= {AlertCode.L_STATUS} if self.unclear else set()
+        codes |= {AlertCode.C_NOMATCH} if self.unmatched else set()
+        is_error = self.error is not None and self.error.code == code
+        return is_error or code in codes or job in {*(failed.job for failed in self.failed), *self.expiring}
 
     @property
     def is_complete(self) -> bool:

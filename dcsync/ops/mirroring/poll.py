@@ -151,6 +151,7 @@ def _updated(job: Job, known: KnownJob | None, now: datetime) -> KnownJob:
                 job=job.id,
                 status=job.status,
                 completion=job.completion_status,
+                in_result="sync demo",
             )
         return KnownJob(job=job, state=state, reason=_reason(job, state))
     if state is known.state:

@@ -262,7 +262,7 @@ def _expected(choice: Choice | None) -> dict[str, float]:
 
 def _log_published(account: AccountSettings, staged: Staged, sealed: _Sealed) -> None:
     transfer = staged.transfer
-    log.info(
+    log.debug(
         "snapshot published",
         account=account.name,
         job=staged.job.id,
@@ -288,4 +288,5 @@ def _log_published(account: AccountSettings, staged: Staged, sealed: _Sealed) ->
             code=warning.code,
             table=warning.table,
             what=warning.message,
+            in_result="sync demo",
         )

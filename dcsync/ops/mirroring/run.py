@@ -136,7 +136,12 @@ class _AccountRun:
         except DcsyncError as error:
             self._outcome.error = error
             log.warning(
-                "account stopped", account=account.name, code=error.code, error=error.message, hint=error.advice
+                "account stopped",
+                account=account.name,
+                code=error.code,
+                error=error.message,
+                hint=error.advice,
+                in_result="sync demo",
             )
         except Exception as error:  # a bug in one account must not stop the others
             log.exception("a bug in dcsync stopped an account; the others continue", account=account.name)
@@ -276,6 +281,7 @@ class _AccountRun:
                     account=self._account.name,
                     job=known.job.id,
                     completed_at=known.job.completed_at,
+                    in_result="sync demo",
                 )
 
     def _wants(self, known: KnownJob, requests: Mapping[RequestId, KnownRequest]) -> bool:

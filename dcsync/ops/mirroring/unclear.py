@@ -54,6 +54,6 @@ async def probe_listing(
     except (NotFound, BadListing):
         listed[job.id] = False
     except ApiError as error:
-        log.info("cannot find out whether a job has a data listing", job=job.id, code=error.code)
+        log.warning("cannot find out whether a job has a data listing", job=job.id, code=error.code)
         return
     await observations.save_listings(listed, unclear)

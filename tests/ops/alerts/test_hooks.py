@@ -193,7 +193,7 @@ async def test_what_became_of_it_is_logged_with_what_to_do(bench: Bench) -> None
         ("hook failed, will be retried", "warning"),
         ("hook failed, will be retried", "warning"),
         ("hook failed", "error"),
-        ("hook succeeded", "info"),
+        ("hook succeeded", "debug"),
     ]
     assert lines[2]["hint"].endswith("To run it now: dcsync hooks rerun job-1")
 

@@ -134,7 +134,7 @@ async def test_the_log_says_what_was_published_and_what_looks_wrong(bench: Workb
     (published,) = [line for line in lines if line["event"] == "snapshot published"]
     assert published == {
         "event": "snapshot published",
-        "log_level": "info",
+        "log_level": "debug",
         "account": "acme",
         "job": job.id,
         "folder": bench.folder(job),

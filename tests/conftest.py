@@ -229,6 +229,8 @@ def _group(item: pytest.Item) -> str | None:
     for server in _SERVERS:
         if server in fixtures:
             return server
+    if "postgresql" in getattr(getattr(item, "callspec", None), "params", {}).values():
+        return "postgres_server"  # a fixture with this parameter asks for it when it is set up
     definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
     shares_a_fixture = any(fixture.scope == "module" for found in definitions.values() for fixture in found)
     return item.nodeid.partition("::")[0].replace("/", ".") if shares_a_fixture else None

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ DASHBOARD: Final = json.loads((FOLDER / "grafana-dashboard.json").read_text(enco
 promtool = pytest.mark.needs_tool("promtool")
 
 
+@cache
 def rules() -> dict[str, dict[str, Any]]:
     (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
     found = {rule["alert"]: rule for rule in group["rules"]}

@@ -234,6 +234,13 @@ GROUPS: Final = """
     @pytest.mark.parametrize("number", range(8))
     def test_alone(number): note("alone")
 
+    @pytest.fixture(params=["sqlite", "memory", "postgresql"])
+    def place(request):
+        return request.param
+
+    @pytest.mark.parametrize("number", range(8))
+    def test_of_a_database(place, number): note(place)
+
     @pytest.mark.parametrize("number", range(16))
     def test_any(number): note("any")
 """
@@ -242,11 +249,11 @@ GROUPS: Final = """
 def test_tests_that_share_something_run_in_one_worker(tmp_path: Path) -> None:
     said = inner_session(tmp_path, *BESIDE, ci=True, groups=GROUPS)
 
-    assert "32 passed" in said
+    assert "56 passed" in said
     ran = [line.split() for line in (tmp_path / "workers").read_text().splitlines()]
     # How many workers run the tests of no group is a matter of the machine's load.
-    workers = {kind: {worker for name, worker in ran if name == kind} for kind in ("shares", "alone")}
-    assert {kind: len(found) for kind, found in workers.items()} == {"shares": 1, "alone": 1}
+    workers = {kind: {worker for name, worker in ran if name == kind} for kind in ("shares", "alone", "postgresql")}
+    assert {kind: len(found) for kind, found in workers.items()} == {"shares": 1, "alone": 1, "postgresql": 1}
     assert [name for name, _ in ran].count("fixture") == 1
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import stat
+from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from dcsync.core.model import JobId
 from dcsync.ops.page import render_page
 from tests.ops.test_diff import forget_tables
 from tests.rigs.mirror import Mirror, add_extract, sidecar, status_of
-from tests.rigs.pages import page_of
+from tests.rigs.pages import HOSTILE, make_account_of, page_of, write_page
 from tests.rigs.reports import ACME, days, report, rows, write
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -250,3 +254,44 @@ async def test_a_lost_manifest_is_rebuilt_with_the_history(mirror: Mirror) -> No
         return re.sub(r"\d+(\.\d+)? [KMG]?i?B</td>", "", text[text.index("<article") :])
 
     assert told(page) == told(before)
+
+
+# --- what is in it ----------------------------------------------------------------------------------------------------
+
+
+def test_every_tag_is_closed(tmp_path: Path) -> None:
+    class Stack(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in {"meta", "link", "polygon", "polyline"}:
+                self.open.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    stack = Stack()
+    text = write_page(tmp_path, make_account_of(HOSTILE), make_account_of(["Nightly"])).read_text()
+    stack.feed(text.replace("/>", ">"))
+
+    assert stack.open == []
+
+
+def test_nothing_in_it_but_its_own_script_can_run_and_nothing_be_fetched(tmp_path: Path) -> None:
+    text = write_page(tmp_path, make_account_of(["Nightly"])).read_text()
+
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    # The one script is a file of the package, and its hash allows no other.
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert script == resources.files("dcsync.ops").joinpath("templates/age.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy[1] == (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    assert "http://" not in text
+    assert "https://" not in text
+    assert text.count("<script") == 1

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
+from dcsync.core.alerts import Alert, AlertCode
+from dcsync.core.anomaly import TableWarning
+from dcsync.core.coverage import Days
+from dcsync.core.diff import compare
 from dcsync.core.freshness import Cause, FreshnessState, MissedSlot, RequestFreshness
 from dcsync.core.model import JobId, StoredFile
-from dcsync.core.page import AccountHistory, RequestHistory, page
+from dcsync.core.page import AccountHistory, Missing, RequestHistory, page
 from dcsync.core.page_view import Page, RequestView
 from dcsync.core.summary import PastSnapshot, Summary
-from dcsync.core.table import TableFacts
+from dcsync.core.table import ColumnChange, TableFacts
+from dcsync.ops.page import render_page
 from tests.fakes import NOON, REQUEST_ID, make_stored
 
 
@@ -83,3 +89,68 @@ def view(*snapshots: PastSnapshot, **changes: Any) -> RequestView:
 
 def make_table(name: str, rows: int, *columns: str, version: int = 0) -> StoredFile:
     return make_stored(name, f"{rows}/{version}".encode(), table=TableFacts(header=columns or ("id",), rows=rows))
+
+
+#: Names that want to be more than text.
+HOSTILE = [
+    "<script>document.title='owned'</script>",
+    '"><img src=x onerror="document.title=\'owned\'">',
+    "' onmouseover='document.title=\"owned\"",
+    "{{ 7 * 7 }} {% raw %}",
+    "javascript:document.title='owned'",
+    "</style><style>body{display:none}</style>",
+    "<!--",
+    "&lt;b&gt; &amp;",
+    "\u202egpj.exe\u2066",
+    "تقرير المشروع اليومي",
+    "line\nbreak\ttab\x00nul\x1b[31m",
+    "W" * 300,
+    "\ud800 lone",
+]
+
+
+def make_account_of(names: list[str], *, snapshots: int = 8) -> AccountHistory:
+    """Return an account whose every name is one of these."""
+    requests = []
+    for number, name in enumerate(names):
+        before = [make_stored(f"{name}.csv", b"1", table=TableFacts(header=(name, "b"), rows=10))]
+        after = [make_stored(f"{name}.csv", b"2", table=TableFacts(header=("b", name), rows=400 + number))]
+        warned = Summary(
+            files=3,
+            size=5000,
+            rows=400,
+            changed=1,
+            columns=(ColumnChange(table=f"{name}.csv", added=(name,), removed=(name,), reordered=True),),
+            warnings=(TableWarning(code="L-ROWS", table=f"{name}.csv", message=f"has 4 rows {name}"),),
+        )
+        past = [
+            make_past(
+                index,
+                days_ago=snapshots - index,
+                folder=f"acme/{name}/{index}",
+                summary=warned if index == snapshots - 1 else None,
+            )
+            for index in range(snapshots)
+        ]
+        requests.append(
+            make_history(
+                *past,
+                description=name,
+                folder=f"acme/{name}",
+                newest=compare(before, after),
+                missing=[Missing(completed_at=NOON, words=f"no snapshot: {name}")],
+                rows={f"{name}.csv": {one.job: 10 * place for place, one in enumerate(past)}},
+                freshness=make_freshness(FreshnessState.LATE, 50, 26, 2, description=name),
+                skipped=[NOON - timedelta(days=4, hours=3)],
+                gaps=[Days(first=date(2026, 11, 2), last=date(2026, 11, 4))],
+            )
+        )
+    alerts = [Alert.of(AlertCode.T_LOGIN, account="acme", message=name, hint=name) for name in names]
+    return make_account(*requests, name=names[0], alerts=alerts)
+
+
+def write_page(folder: Path, *accounts: AccountHistory) -> Path:
+    """Write a page of these accounts as dcsync does, and return its path."""
+    path = folder / "index.html"
+    path.write_bytes(render_page(page(accounts, now=NOON, version="1.0")).encode("utf-8", "replace"))
+    return path

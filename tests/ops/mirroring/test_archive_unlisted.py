@@ -58,7 +58,7 @@ async def test_a_dry_run_of_an_archive_alone_plans_all_of_it(mirror: Mirror, str
     assert planned.choice.price.calls == 1
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # and not of the session: the tests of a module run in one worker, which makes it once
 def large_zip() -> tuple[bytes, int]:
     """Return a ZIP with a table of 70 MiB that compresses as tables do, and its size."""
     rows = "".join(f"{number},{number * 7919 % 100_003},open,2026-11-22\n" for number in range(50_000)).encode()

@@ -322,26 +322,34 @@ async def capture(work: Coroutine[None, None, T]) -> Success[T] | Failure:
 
 
 @asynccontextmanager
-async def running(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
-    """Run `work` while the block runs, and cancel it at the end of the block.
+async def beside() -> AsyncIterator[asyncio.TaskGroup]:
+    """Yield a group for tasks that run beside the block. The block cancels those that it does not need any more.
 
-    An exception of the block is raised as it is, not in a group. If `work` fails, the block is cancelled and the error
-    of `work` is raised.
+    An exception of the block is raised as it is, not in a group. If a task fails, the block is cancelled and the error
+    of the task is raised.
     """
     failure: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(work)
             try:
-                yield
+                yield group
             except Exception as error:  # noqa: BLE001 - raised below, outside the group
                 failure = error
-            finally:
-                task.cancel()
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None
     if failure is not None:
         raise failure
+
+
+@asynccontextmanager
+async def running(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
+    """Run `work` while the block runs, and cancel it at the end of the block. Errors are raised as in `beside`."""
+    async with beside() as group:
+        task = group.create_task(work)
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 async def _to_the_end(future: asyncio.Future[T]) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -22,6 +21,7 @@ from dcsync.errors import DcsyncError, ExitStatus
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
+from dcsync.ops.connections import Connections
 from dcsync.ops.context import AccountSettings, MirrorContext, NullObserver, Observer, SyncContext
 from dcsync.ops.metrics import write_textfile
 from dcsync.ops.mirroring.latest import retry_latest
@@ -93,7 +93,7 @@ async def _open_network(
             settings=mirror.settings,
             peers=mirror.peers,
             is_new=mirror.is_new,
-            slots=asyncio.Semaphore(config.transfer.concurrency),
+            connections=Connections(config.transfer.concurrency),
             throttle=Throttle(config.transfer.bandwidth),
             observer=observer or NullObserver(),
         )

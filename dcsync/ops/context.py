@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from dcsync.core.waits import WaitReason
 from dcsync.manifest import SqlManifest
 from dcsync.mirror.latest import LatestKind
 from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.connections import Connections
 from dcsync.ops.peers import Peers, SingleHost
 from dcsync.tasks import DiskThreads
 
@@ -197,7 +197,7 @@ class MirrorContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncContext(MirrorContext):
-    """The open adapters and settings of a run. `slots` are the downloads in flight over all accounts."""
+    """The open adapters and settings of a run. `connections` are those to the storage, over all accounts."""
 
     api: DataConnector
     limiter: Limiter
@@ -205,7 +205,7 @@ class SyncContext(MirrorContext):
     token_store: ChainStore
     token_threads: DiskThreads
     storage: Storage
-    slots: asyncio.Semaphore
+    connections: Connections
     throttle: Throttle
     observer: Observer = field(default_factory=NullObserver)
     #: How many jobs in a row Autodesk has not answered for, by account.

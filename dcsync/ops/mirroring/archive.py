@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
-from dcsync.core.model import ARCHIVE_NAME, Job, SignedFile, StoredFile
+from dcsync.core.model import ARCHIVE_NAME, Job, StoredFile
 from dcsync.core.plan import Extract
 from dcsync.core.ports import Sign
-from dcsync.core.transfer import PIECE_SIZE, Patience, decide_range, range_headers
+from dcsync.core.transfer import PIECE_SIZE, Patience
 from dcsync.core.waits import WaitReason
 from dcsync.core.ziplayout import TAIL_SIZE, Directory, Span, ZipError, read_directory
-from dcsync.errors import ContentChanged, RangeIgnored, StorageError, StorageRefused, StorageUnreachable
+from dcsync.errors import ContentChanged, RangeIgnored, StorageError, StorageUnreachable
 from dcsync.mirror.disk import disk_errors
 from dcsync.mirror.extract import SpanExtractor, Step, Target
 from dcsync.mirror.native import fastest_decompressor
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
-from dcsync.ops.mirroring.streams import Gauge, WriteBehind
+from dcsync.ops.mirroring.remote import RemoteFile
+from dcsync.ops.mirroring.streams import WriteBehind
 from dcsync.tasks import DiskFile, each
 
 log = structlog.get_logger(__name__)
 
-#: A range request must start within 60 s of signing (api.md §4). After this time dcsync asks for a new URL.
-URL_GOOD_S = 40.0
 #: A broken range counts as progress only if it brought this many bytes or a whole entry.
 _PROGRESS = 1 << 16
 #: The number of reads for the central directory: the tail, a Zip64 record before it, and the directory before that.
@@ -39,8 +37,14 @@ class Archive(Protocol):
     """A ZIP that can be read in parts. `fetched_bytes` of it were downloaded."""
 
     size: int
-    is_remote: bool
-    fetched_bytes: int
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading costs a download."""
+
+    @property
+    def fetched_bytes(self) -> int:
+        """The downloaded bytes."""
 
     def forget(self) -> None:
         """Forget the ETag, because the ZIP may be a new one."""
@@ -50,71 +54,47 @@ class Archive(Protocol):
 
 
 class RemoteArchive:
-    """The ZIP in the object storage. One signed URL serves all ranges that start while it is fresh."""
+    """The ZIP in the object storage."""
+
+    is_remote = True
 
     def __init__(self, context: SyncContext, *, job: Job, sign: Sign, size: int) -> None:
         self.size = size
-        self.is_remote = True
-        self.fetched_bytes = 0
         self._context = context
         self._job = job
-        self._sign = sign
-        self._etag: str | None = None
-        self._signed: SignedFile | None = None
-        self._signed_at = 0.0
-        self._signing = asyncio.Lock()
+        self._file = RemoteFile(context, job=job, name=ARCHIVE_NAME, sign=sign, size=size)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """The downloaded bytes."""
+        return self._file.fetched_bytes
 
     @asynccontextmanager
     async def stream(self, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
         """Request a range of the ZIP that the first range came from. `ContentChanged` when it was replaced."""
-        signed = await self._fresh_url()
-        headers = range_headers(start, stop, self._etag)
-        async with self._context.storage.get(signed, headers) as answer:
-            try:
-                etag = decide_range(
-                    answer.status,
-                    answer.headers,
-                    start=start,
-                    stop=stop,
-                    size=self.size,
-                    etag=self._etag,
-                    words=answer.words,
-                )
-            except StorageRefused:
-                if self._signed is signed:
-                    self._signed = None
-                raise
-            self._etag = self._etag or etag
-            yield self._counted(answer.pieces)
+        async with AsyncExitStack() as own:
+            first = await own.enter_async_context(self._file.range(start, stop))
+            async with self._file.reader(start, stop, own).pieces(first) as pieces:
+                yield self._reported(pieces)
 
     def forget(self) -> None:
         """Forget the ETag, because the ZIP may be a new one."""
-        self._etag = None
+        self._file.etag = None
 
-    async def _fresh_url(self) -> SignedFile:
-        async with self._signing:
-            now = self._context.clock.monotonic()
-            if self._signed is None or now - self._signed_at > URL_GOOD_S:
-                self._signed = await self._sign(self._job, ARCHIVE_NAME)
-                self._signed_at = self._context.clock.monotonic()
-            return self._signed
-
-    async def _counted(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        gauge = Gauge(self._context)
+    async def _reported(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for piece in pieces:
-            self.fetched_bytes += len(piece)
             self._context.observer.job_advanced(self._job.id, len(piece))
             yield piece
-            await gauge.count(len(piece))
 
 
 class StagedArchive:
     """The ZIP in the staging, when the mirror keeps it: no byte of it is downloaded twice."""
 
+    is_remote = False
+    fetched_bytes = 0
+
     def __init__(self, context: SyncContext, staging: Staging, stored: StoredFile) -> None:
         self.size = stored.size
-        self.is_remote = False
-        self.fetched_bytes = 0
         self._context = context
         self._staging = staging
         self._stored = stored
@@ -208,7 +188,7 @@ class Extractor:
             while extractor.done < len(targets):
                 start, done = extractor.resume(), extractor.done
                 try:
-                    async with self._context.slots:
+                    async with self._context.connections.one():
                         await self._stream(start, span.stop, extractor)
                     error: StorageError = StorageUnreachable("the ZIP ended before its entries did")
                 except (ContentChanged, RangeIgnored):
@@ -260,7 +240,7 @@ async def _read(context: SyncContext, archive: Archive, start: int, stop: int) -
     patience = Patience()
     while True:
         try:
-            async with context.slots, archive.stream(start, stop) as pieces:
+            async with context.connections.one(), archive.stream(start, stop) as pieces:
                 return await _gather(pieces, stop - start)
         except ContentChanged:
             raise

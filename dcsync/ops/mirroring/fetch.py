@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 import structlog
 
-from dcsync.api.storage import Answer
 from dcsync.core.model import How, Job, Snapshot, StoredFile
 from dcsync.core.plan import Fetch
 from dcsync.core.ports import Sign
@@ -27,14 +27,17 @@ from dcsync.errors import (
     ContentChanged,
     DcsyncError,
     DiskError,
+    RangeIgnored,
     SizeMismatch,
     StorageError,
+    StorageUnreachable,
 )
 from dcsync.mirror.part import Part
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
 from dcsync.ops.mirroring.knowledge import AccountKnowledge
-from dcsync.ops.mirroring.streams import Gauge, WriteBehind
+from dcsync.ops.mirroring.remote import RemoteFile
+from dcsync.ops.mirroring.streams import WriteBehind
 from dcsync.tasks import each
 
 log = structlog.get_logger(__name__)
@@ -97,13 +100,14 @@ class Fetcher:
     async def _fetch(self, fetch: Fetch) -> StoredFile:
         disk = self._context.disk
         part = await disk.run(self._staging.part, fetch.name, fetch.file.name, fetch.file.size)
+        remote = RemoteFile(self._context, job=self._job, name=fetch.file.name, sign=self._sign, size=fetch.file.size)
         attempts = _Attempts(unless=fetch.unless)
         try:
             while True:
                 before = part.written
                 try:
-                    async with self._context.slots:
-                        return await self._attempt(fetch, part, attempts)
+                    async with self._context.connections.one():
+                        return await self._attempt(fetch, remote, part, attempts)
                 except StorageError as error:
                     wait = attempts.patience.wait_after(
                         error, progressed=part.written > before, draw=self._context.draw()
@@ -126,20 +130,23 @@ class Fetcher:
         except DcsyncError:
             part.suspend()
             raise
+        finally:
+            self.tally.fetched_bytes += remote.fetched_bytes
 
-    async def _attempt(self, fetch: Fetch, part: Part, attempts: _Attempts) -> StoredFile:
+    async def _attempt(self, fetch: Fetch, remote: RemoteFile, part: Part, attempts: _Attempts) -> StoredFile:
         disk = self._context.disk
         if part.written and part.have is None:
             # Without an ETag, nothing shows that the rest would belong to these bytes.
             await disk.run(part.restart)
-        signed = await self._sign(self._job, fetch.file.name)
+        signed = await remote.sign()
         self._context.observer.file_started(self._job.id, fetch.name, fetch.file.size)
         if part.written and not attempts.resumes:
             self._context.observer.file_resumed(self._job.id, fetch.name, part.written)
         attempts.resumes = True
         have = part.have
         unless = None if attempts.unless is None or have is not None else attempts.unless.etag
-        async with self._context.storage.get(signed, headers_for(have, unless)) as answer:
+        async with AsyncExitStack() as own:
+            answer = await own.enter_async_context(self._context.storage.get(signed, headers_for(have, unless)))
             decision = decide(
                 answer.status,
                 answer.headers,
@@ -153,22 +160,26 @@ class Fetcher:
                     return await self._link(fetch, attempts)
                 case Complete():
                     return await self._store(fetch, part, b"", have.etag if have else None, attempts)
-                case Write(offset=0, etag=etag):
-                    if part.written:
-                        self._advance(fetch, -part.written)
-                        await disk.run(part.restart)
-                    await disk.run(part.begin, etag)
-                    return await self._receive(fetch, part, answer, etag, attempts)
-                case Write(etag=etag):
-                    return await self._receive(fetch, part, answer, etag, attempts)
+                case Write(offset=offset, etag=etag):
+                    if not offset:
+                        await self._restart(fetch, part)
+                        await disk.run(part.begin, etag)
+                    remote.etag = etag
+                    reader = remote.reader(part.written, fetch.file.size, own)
+                    async with reader.pieces(remote.counted(answer.pieces)) as pieces:
+                        rest = await self._receive(fetch, part, pieces)
+                    return await self._store(fetch, part, rest, etag, attempts)
 
-    async def _receive(
-        self, fetch: Fetch, part: Part, answer: Answer, etag: str | None, attempts: _Attempts
-    ) -> StoredFile:
-        """Write the body while it arrives. The last piece is written, checked and fsynced in one call."""
+    async def _restart(self, fetch: Fetch, part: Part) -> None:
+        if part.written:
+            self._advance(fetch, -part.written)
+            await self._context.disk.run(part.restart)
+
+    async def _receive(self, fetch: Fetch, part: Part, pieces: AsyncIterator[bytes]) -> bytearray:
+        """Write the body while it arrives. Return the last piece, which is written, checked and fsynced in one call."""
         behind = WriteBehind(self._context.disk, part.write)
         try:
-            await self._read_into(behind, fetch, part.written, answer)
+            await self._read_into(behind, fetch, part.written, pieces)
         except StorageError as error:
             if not error.poison:
                 # Keep the received bytes: the next attempt resumes after them.
@@ -176,19 +187,22 @@ class Fetcher:
             raise
         finally:
             await behind.drain()
-        return await self._store(fetch, part, behind.rest, etag, attempts)
+        return behind.rest
 
-    async def _read_into(self, behind: WriteBehind[None], fetch: Fetch, received: int, answer: Answer) -> None:
-        size, gauge = fetch.file.size, Gauge(self._context)
-        async for piece in answer.pieces:
-            received += len(piece)
-            if received > size:
-                message = f"the body is longer than the {size} bytes of the data listing"
-                raise SizeMismatch(message)
-            await behind.add(piece)
-            self.tally.fetched_bytes += len(piece)
-            self._advance(fetch, len(piece))
-            await gauge.count(len(piece))
+    async def _read_into(
+        self, behind: WriteBehind[None], fetch: Fetch, received: int, pieces: AsyncIterator[bytes]
+    ) -> None:
+        try:
+            async for piece in pieces:
+                received += len(piece)
+                if received > fetch.file.size:
+                    message = f"the body is longer than the {fetch.file.size} bytes of the data listing"
+                    raise SizeMismatch(message)
+                await behind.add(piece)
+                self._advance(fetch, len(piece))
+        except RangeIgnored as error:
+            # The storage delivered parts of this file before. The next attempt can read all of it at once.
+            raise StorageUnreachable(error.message) from None
 
     def _advance(self, fetch: Fetch, size: int) -> None:
         self._context.observer.job_advanced(self._job.id, size)

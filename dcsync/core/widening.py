@@ -8,8 +8,8 @@ from __future__ import annotations
 
 #: A download that ends sooner than this at its present rate gets no more connections, in seconds.
 WORTH_S = 0.5
-#: A rate is measured over at least this time, in seconds.
-MEASURE_S = 0.25
+#: A rate is measured over at least this time, in seconds. The first one decides only whether the download is long.
+FIRST_S, MEASURE_S = 0.1, 0.25
 #: New connections that take longer than this to answer are measured without them, in seconds.
 SETTLE_S = 3.0
 #: After more connections gained nothing, the next trial waits this long, then twice as long, up to a minute.
@@ -17,7 +17,9 @@ HOLD_S, MOST_HOLD_S = 1.0, 60.0
 #: Each step multiplies the connections by this.
 STEP = 4
 #: The gain of a step that is worth it. Less is the noise of a measurement.
-GAIN = 1.2
+GAIN = 1.3
+#: At this rate the disk and the hashes are the limit, and not a connection, in bytes per second.
+FAST = 200e6
 
 
 class Widening:
@@ -37,6 +39,7 @@ class Widening:
         #: The fewest connections with the best rate so far.
         self._best, self._best_rate = 1, 0.0
         self._is_second_trial = False
+        self._least_s = FIRST_S
         self._hold_s = HOLD_S
         self._held_until = now
 
@@ -65,8 +68,9 @@ class Widening:
             self._answer_s, self._measured_from, self._counted = now - self._changed_at, now, 0
         # A connection over a long line begins slowly. The time until its answer shows how long the line is.
         measured_s = now - self._measured_from
-        if measured_s >= max(MEASURE_S, 2 * self._answer_s):
+        if measured_s >= max(self._least_s, 2 * self._answer_s):
             rate, self._measured_from, self._counted = self._counted / measured_s, now, 0
+            self._least_s = MEASURE_S
             self._judge(now, rate, rest=rest, limit=limit)
         return self._wanted
 
@@ -79,7 +83,7 @@ class Widening:
             return
         self._is_second_trial = False
         self._best, self._best_rate = self._wanted, rate
-        if now >= self._held_until and rest > rate * WORTH_S and limit > self._wanted:
+        if now >= self._held_until and rate < FAST and rest > rate * WORTH_S and limit > self._wanted:
             self._change(min(limit, self._wanted * STEP), now)
 
     def _fall_back(self, now: float) -> None:

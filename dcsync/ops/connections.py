@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 #: All downloads together hold at most this many bytes that arrived before their turn.
-AHEAD_BYTES = 64 << 20
+AHEAD_BYTES = 48 << 20
 
 
 class Connections:

@@ -403,7 +403,7 @@ class ContentChanged(StorageError):
 
 
 class RangeIgnored(StorageError):
-    """The storage does not deliver parts of a file, so dcsync cannot read the ZIP's central directory alone."""
+    """The storage does not deliver the requested parts of a file, so dcsync can only download all of it."""
 
     code = "S-RANGE"
     transient = False

@@ -118,34 +118,40 @@ def decide_range(
     etag: str | None,
     words: str = "",
 ) -> str | None:
-    """Return the ETag of an answer to a GET of the bytes `start` to `stop` of a ZIP of `size` bytes.
+    """Return the ETag of an answer to a GET of the bytes `start` to `stop` of a file of `size` bytes.
 
-    Raises `ContentChanged` if the ZIP is not the one with `etag`, `RangeIgnored` if the storage does not support
+    Raises `ContentChanged` if the file is not the one with `etag`, `RangeIgnored` if the storage does not support
     ranges, and the errors of `decide` otherwise.
     """
     match status:
         case 206:
             span = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-            if span is None or (int(span[1]), int(span[2])) != (start, stop - 1):
-                msg = "the storage sent a different part of the ZIP than requested"
+            announced, encoding = headers.get("content-length"), headers.get("content-encoding", "identity")
+            if (
+                span is None
+                or (int(span[1]), int(span[2])) != (start, stop - 1)
+                or announced not in {None, str(stop - start)}
+                or encoding != "identity"
+            ):
+                msg = "the storage sent a different part of the file than requested"
                 raise RangeIgnored(msg)
             found = headers.get("etag")
             if span[3] not in {"*", str(size)} or (etag is not None and found not in {None, etag}):
-                msg = "the ZIP is not the listed one, or changed at Autodesk while it was read"
+                msg = "the file is not the listed one, or changed at Autodesk while it was read"
                 raise ContentChanged(msg)
             return found
         case 200:
-            msg = "the storage sends the whole ZIP when a part of it is requested"
+            msg = "the storage sends the whole file when a part of it is requested"
             raise RangeIgnored(msg)
         case 412 | 416:
-            msg = "the ZIP changed at Autodesk while it was read"
+            msg = "the file changed at Autodesk while it was read"
             raise ContentChanged(msg)
         case _:
             raise _refusal(status, words)
 
 
 def range_headers(start: int, stop: int, etag: str | None) -> dict[str, str]:
-    """Return the headers of a GET of the bytes `start` to `stop` of a ZIP, on condition of `etag` if it is strong."""
+    """Return the headers of a GET of the bytes `start` to `stop` of a file, on condition of `etag` if it is strong."""
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
     if resumable_etag(etag) is not None and etag is not None:
         headers["If-Match"] = etag

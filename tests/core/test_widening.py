@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,7 +64,7 @@ def test_a_line_that_one_connection_fills_keeps_one_and_is_tried_again_later() -
     assert numbers.count(1) > 0.9 * len(numbers)
     # It never goes beyond the first step.
     assert set(numbers) == {1, 4}
-    steps = sum(before == 1 and after == 4 for before, after in zip(numbers, numbers[1:], strict=False))
+    steps = sum(before == 1 and after == 4 for before, after in pairwise(numbers))
     # Each time twice as long after the time before, beginning with a second.
     assert steps == 6
 

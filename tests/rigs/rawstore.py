@@ -60,9 +60,13 @@ class Blob:
 
 
 class RawStore:
-    """The files by their path; `pieces` cuts a body into the writes that send it."""
+    """The files by their path; `pieces` cuts a body into the writes that send it.
 
-    def __init__(self, pieces: Callable[[bytes], Iterator[bytes]]) -> None:
+    If `is_slow`, each piece is sent in a turn of the loop of its own, so that several answers arrive at the same time.
+    """
+
+    def __init__(self, pieces: Callable[[bytes], Iterator[bytes]], *, is_slow: bool = False) -> None:
+        self.is_slow = is_slow
         self.blobs: dict[str, Blob] = {}
         self.pieces = pieces
         self.base_url = ""
@@ -113,7 +117,7 @@ class _Connection(asyncio.Protocol):
         if wanted is not None and wanted[1] != etag and kind != "other-range":
             self._send(b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n")
             return
-        start, status = 0, b"200 OK"
+        start, stop, status = 0, len(body), b"200 OK"
         headers = b"ETag: " + etag + b"\r\n" if blob.has_etag else b""
         span = _RANGE.search(head)
         if span is not None and kind != "no-range":
@@ -121,9 +125,10 @@ class _Connection(asyncio.Protocol):
             if start >= len(body):
                 self._send(b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n")
                 return
+            stop = min(stop, int(span[2]) + 1) if span[2] else stop
             shown = start + 1 if kind == "wrong-range" else start
-            headers += b"Content-Range: bytes %d-%d/%d\r\n" % (shown, len(body) - 1, len(body))
-        self._send_body(kind, amount, b"HTTP/1.1 " + status + b"\r\n" + headers, body[start:])
+            headers += b"Content-Range: bytes %d-%d/%d\r\n" % (shown, stop - 1, len(body))
+        self._send_body(kind, amount, b"HTTP/1.1 " + status + b"\r\n" + headers, body[start:stop])
 
     def _send_body(self, kind: str, amount: int, head: bytes, due: bytes) -> None:
         if kind == "gzip":
@@ -141,8 +146,26 @@ class _Connection(asyncio.Protocol):
             self._send(head + b"Connection: close\r\n\r\n")
         else:
             self._send(head + b"Content-Length: %d\r\n\r\n" % max(0, length))
-        for piece in self._store.pieces(sent):
+        pieces = self._store.pieces(sent)
+        if self._store.is_slow:
+            self._send_slowly(kind, pieces)
+            return
+        for piece in pieces:
             self._send(piece)
+        self._finish(kind)
+
+    def _send_slowly(self, kind: str, pieces: Iterator[bytes]) -> None:
+        assert self._transport is not None
+        if self._transport.is_closing():
+            return
+        piece = next(pieces, None)
+        if piece is None:
+            self._finish(kind)
+            return
+        self._send(piece)
+        asyncio.get_running_loop().call_later(0.0005, self._send_slowly, kind, pieces)
+
+    def _finish(self, kind: str) -> None:
         if kind == "cut":
             # After a moment, so that the client has read what came: an error takes what still lies in its buffer.
             asyncio.get_running_loop().call_later(0.002, self._end)

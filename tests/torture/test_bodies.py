@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,11 @@ import pytest
 
 from dcsync.core.model import Job, JobId, SignedFile, StoredFile
 from dcsync.core.plan import Fetch
+from dcsync.core.widening import Widening
 from dcsync.errors import StorageError
 from dcsync.mirror.staging import Staging
 from dcsync.ops.context import SyncContext
+from dcsync.ops.mirroring import reader
 from dcsync.ops.mirroring.fetch import Fetcher
 from dcsync.ops.mirroring.knowledge import AccountKnowledge
 from tests.fakes import make_job, make_listed
@@ -76,17 +78,18 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(folder: Path, chance: random.Random) -> AsyncIterator[Bench]:
-    raw = RawStore(lambda body: cut_up(chance, body))
+async def bench(folder: Path, chance: random.Random, *, is_slow: bool = False) -> AsyncIterator[Bench]:
+    sizes = (500, 1000, 1 << 12) if is_slow else (1, 7, 1000, 1 << 14, 1 << 20)
+    raw = RawStore(lambda body: cut_up(chance, body, sizes), is_slow=is_slow)
     async with mirroring(folder) as mirror, mirror.opened() as context, raw.serving() as store:
         yield Bench(store=store, context=context, folder=folder)
 
 
-def cut_up(chance: random.Random, body: bytes) -> Iterator[bytes]:
+def cut_up(chance: random.Random, body: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
     """Give a body in the pieces of chance."""
     at = 0
     while at < len(body):
-        size = chance.choice((1, 7, 1000, 1 << 14, len(body)))
+        size = chance.choice(sizes)
         yield body[at : at + size]
         at += size
 
@@ -114,6 +117,74 @@ async def test_a_body_cut_at_every_byte_gives_the_same_file(
                 resumed += any(b"if-match" in head.lower() for head in blob.asked)
     assert resumed > len(places) // 3
     figure("64 KiB body cut or reset at byte k", f"{len(places):,} places, {resumed:,} resumed, all whole and equal")
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make parts so small that a body of 64 KiB has many, and use every free connection from the first byte on."""
+    monkeypatch.setattr(reader, "LEAST_PART", 64)
+    monkeypatch.setattr(reader, "MOST_PART", 1 << 12)
+
+    def all_of_them(_self: Widening, _now: float, *, rest: int, receiving: int, limit: int) -> int:
+        return limit if rest and receiving else 1
+
+    monkeypatch.setattr(Widening, "connections", all_of_them)
+
+
+@pytest.mark.usefixtures("narrow")
+async def test_several_connections_cut_at_every_byte_give_the_same_file(
+    memory_path: Path, chance: random.Random, figure: Figure
+) -> None:
+    """Fault A19 again: after k bytes of any of the connections, for every k of a part and of the whole body."""
+    body = chance.randbytes(SIZE)
+    step = pick(1, 257)
+    places = range(chance.randrange(step), SIZE + 1, step)
+    asked = parts = 0
+    async with bench(memory_path, chance, is_slow=True) as rig:
+        # Few files at once, so that each has several connections.
+        for first in range(0, len(places), 4):
+            blobs = {}
+            for place in places[first : first + 4]:
+                # The first answers are whole, so that the cut hits another connection than the first.
+                whole = [Twist(kind="cut", amount=SIZE)] * chance.randrange(8)
+                kind: Kind = chance.choice(("cut", "reset"))
+                amount = place if not whole else place % (1 << 12)
+                blobs[f"cut-{place}"] = Blob(body=body, twists=[*whole, Twist(kind=kind, amount=amount)])
+            stored, failed = await rig.fetch(blobs)
+            assert failed == {}
+            assert all(stored[name].size == SIZE for name in blobs)
+            asked += sum(len(blob.asked) for blob in blobs.values())
+            parts += sum(b"if-match" in head.lower() for blob in blobs.values() for head in blob.asked)
+    assert parts > 4 * len(places)
+    figure(
+        "64 KiB body through several connections, one of them cut or reset at byte k",
+        f"{len(places):,} places, {asked:,} requests, all whole and equal",
+    )
+
+
+@pytest.mark.usefixtures("narrow")
+async def test_several_connections_that_lie_give_the_right_file_or_none(
+    memory_path: Path, chance: random.Random, figure: Figure
+) -> None:
+    """What a single connection must refuse is refused from any of several, too."""
+    count = pick(4_000, 200)
+    stored_files = 0
+    async with bench(memory_path, chance, is_slow=True) as rig:
+        for _ in range(0, count, 4):
+            blobs = {}
+            for number in range(4):
+                body, other = chance.randbytes(SIZE), chance.randbytes(SIZE)
+                whole = [Twist(kind="cut", amount=SIZE)] * chance.randrange(8)
+                twists = [
+                    Twist(kind=chance.choice(KINDS), amount=chance.randrange(1, 1 << 12))
+                    for _ in range(chance.randrange(1, 4))
+                ]
+                blobs[f"file-{number}"] = Blob(body=body, other=other, twists=[*whole, *twists])
+            # `fetch` compares what is stored: it is one of the two bodies, and no mixture.
+            stored, _failed = await rig.fetch(blobs)
+            stored_files += len(stored)
+    assert stored_files > count // 2
+    figure("several connections, some of which lie", f"{count:,} files, {stored_files:,} stored, all right")
 
 
 async def test_a_resumed_rest_of_any_cuts_and_pieces_is_the_same_file(

@@ -51,8 +51,9 @@ class _Part:
         self.task: asyncio.Task[None] | None = None
 
     def add(self, piece: bytes) -> None:
-        """Add the next bytes. What is too much was not requested."""
-        piece = piece[: self.stop - self.end]
+        """Add the next bytes. Raises `RangeIgnored` when they are more than was requested."""
+        if len(piece) > self.stop - self.end:
+            raise _too_much()
         self.end += len(piece)
         self.pieces.append(piece)
         self.changed.set()
@@ -123,7 +124,7 @@ class RangeReader:
                 piece = await self._next_ahead(foremost)
             else:
                 piece = await self._next_alone()
-                if not piece and self._at < self._until:
+                if self._source is None and self._at + len(piece) < self._until:
                     return
             if piece:
                 self._at += len(piece)
@@ -131,7 +132,7 @@ class RangeReader:
                 yield piece
 
     async def _next_alone(self) -> bytes:
-        """Return the next piece of the consumer's own connection, or b"" at its end."""
+        """Return the next piece of the consumer's own connection, or b"" when it ends or a part ahead begins."""
         if self._source is None:
             self._owns = True
             while self._reading > self._more:
@@ -143,6 +144,8 @@ class RangeReader:
         piece = await anext(self._source, b"")
         if not piece:
             await self._close()
+        if self._at + len(piece) > self._until < self._stop:
+            raise _too_much()
         while self._parts and self._parts[0].start < self._at + len(piece):
             part = self._parts[0]
             if part.is_accepted:
@@ -250,3 +253,7 @@ class RangeReader:
         while self._more:
             self._more -= 1
             self._connections.give_back()
+
+
+def _too_much() -> RangeIgnored:
+    return RangeIgnored("the storage sends more of the file than requested")

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from dcsync.errors import (
     TooSlow,
 )
 from dcsync.ops.connections import AHEAD_BYTES, Connections
+from dcsync.ops.mirroring import reader
 from dcsync.ops.mirroring.reader import RangeReader
 from tests.fakes import FakeClock
 
@@ -39,9 +41,12 @@ class Range:
 
 @dataclass(slots=True, kw_only=True)
 class Remote:
-    """A remote file that sends pieces of 256 KiB. Each one takes 50 ms of the clock divided by the connections."""
+    """A remote file that sends it in pieces. Each one takes 50 ms of the clock divided by the connections."""
 
     body: bytes
+    piece: int = 256 << 10
+    #: The turns of the loop until an answer comes, and until the next piece of it.
+    answer_turns: int = 1
     clock: FakeClock = field(default_factory=FakeClock)
     is_pinned: bool = True
     #: Called before each answer and each piece, with the request and its number from 0. May wait or raise.
@@ -63,7 +68,8 @@ class Remote:
         self.asked.append(asked)
         self.open_now += 1
         try:
-            await self._turns()
+            for _ in range(self.answer_turns):
+                await self._turns()
             self._check(asked, number)
             self.most_open = max(self.most_open, self.open_now)
             yield self._pieces(asked, number)
@@ -76,7 +82,7 @@ class Remote:
             self.clock.advance(0.05 / max(1, self.open_now))
             self._check(asked, number)
             begin = asked.start + asked.sent
-            piece = self.body[begin : min(asked.stop, begin + (256 << 10))]
+            piece = self.body[begin : min(asked.stop, begin + self.piece)]
             asked.sent += len(piece)
             yield piece
 
@@ -94,8 +100,8 @@ class Remote:
         into = bytearray() if into is None else into
         async with connections.one(), AsyncExitStack() as own:
             first = await own.enter_async_context(self.answer(start, len(self.body)))
-            reader = RangeReader(self, start, len(self.body), own=own, connections=connections, clock=self.clock)
-            async with reader.pieces(first) as pieces:
+            wide = RangeReader(self, start, len(self.body), own=own, connections=connections, clock=self.clock)
+            async with wide.pieces(first) as pieces:
                 async for piece in pieces:
                     into += piece
         return bytes(into)
@@ -281,8 +287,8 @@ async def test_a_body_that_is_too_long_is_delivered_as_it_is() -> None:
     remote, connections = Remote(body=content(30 * MIB)), Connections(1)
     async with connections.one(), AsyncExitStack() as own:
         first = await own.enter_async_context(remote.answer(0, len(remote.body)))
-        reader = RangeReader(remote, 0, 20 * MIB, own=own, connections=connections, clock=remote.clock)
-        async with reader.pieces(first) as pieces:
+        wide = RangeReader(remote, 0, 20 * MIB, own=own, connections=connections, clock=remote.clock)
+        async with wide.pieces(first) as pieces:
             received = b"".join([piece async for piece in pieces])
 
     assert received == remote.body
@@ -297,9 +303,9 @@ async def test_a_consumer_that_stops_leaves_nothing_open() -> None:
     async def read() -> None:
         async with connections.one(), AsyncExitStack() as own:
             first = await own.enter_async_context(remote.answer(0, len(remote.body)))
-            reader = RangeReader(remote, 0, len(remote.body), own=own, connections=connections, clock=remote.clock)
+            wide = RangeReader(remote, 0, len(remote.body), own=own, connections=connections, clock=remote.clock)
             received = 0
-            async with reader.pieces(first) as pieces:
+            async with wide.pieces(first) as pieces:
                 async for piece in pieces:
                     received += len(piece)
                     if received > 30 * MIB:
@@ -349,9 +355,9 @@ async def test_the_bytes_ahead_stay_within_the_memory() -> None:
     remote, connections, least = Remote(body=content(200 * MIB)), Connections(16), AHEAD_BYTES
     async with connections.one(), AsyncExitStack() as own:
         first = await own.enter_async_context(remote.answer(0, len(remote.body)))
-        reader = RangeReader(remote, 0, len(remote.body), own=own, connections=connections, clock=remote.clock)
+        wide = RangeReader(remote, 0, len(remote.body), own=own, connections=connections, clock=remote.clock)
         received = 0
-        async with reader.pieces(first) as pieces:
+        async with wide.pieces(first) as pieces:
             async for piece in pieces:
                 received += len(piece)
                 least = min(least, connections.ahead)
@@ -363,33 +369,45 @@ async def test_the_bytes_ahead_stay_within_the_memory() -> None:
     assert_all_returned(connections, 16)
 
 
-@given(seed=st.integers(min_value=0), limit=st.integers(min_value=1, max_value=9), start=st.integers(0, 5 * MIB))
+async def test_a_part_may_be_accepted_at_any_moment() -> None:
+    """Also while the first connection waits for the byte at which the part begins."""
+    for answer_turns in range(1, 60):
+        for seed in range(3):
+            remote = Remote(body=content(3000), piece=64, answer_turns=answer_turns, chance=random.Random(seed))
+            with mock.patch.multiple(reader, LEAST_PART=64, MOST_PART=256):
+                assert await remote.read(Connections(4)) == remote.body
+
+
+@given(
+    seed=st.integers(min_value=0),
+    limit=st.integers(min_value=1, max_value=9),
+    piece=st.sampled_from([1, 7, 64, 100]),
+    likely=st.sampled_from([0.0, 0.001, 0.01, 0.05]),
+)
 async def test_whatever_breaks_what_is_delivered_is_the_beginning_of_the_file(
-    seed: int, limit: int, start: int
+    seed: int, limit: int, piece: int, likely: float
 ) -> None:
+    """With parts of 64 to 256 bytes, so that they begin and end everywhere."""
     chance = random.Random(seed)
-    body = _BODY[: chance.randrange(6 * MIB, len(_BODY))]
+    body = chance.randbytes(chance.randrange(1000, 8000))
     errors: list[Callable[[str], DcsyncError]] = [
         StorageUnreachable, StorageRefused, StorageFault, TooSlow, RangeIgnored, ContentChanged,
     ]  # fmt: skip
-    remote, connections = Remote(body=body, chance=chance), Connections(limit)
-    likely = chance.choice([0.0, 0.001, 0.01, 0.05])
+    remote, connections = Remote(body=body, piece=piece, chance=chance), Connections(limit)
     remote.before = lambda _asked, _number: chance.choice(errors)("broken") if chance.random() < likely else None
     received = bytearray()
 
-    for _ in range(1000):
-        try:
-            await remote.read(connections, start=start + len(received), into=received)
-        except DcsyncError:
-            continue
-        finally:
-            assert remote.open_now == 0
-            assert body[start:].startswith(received)
-            assert connections.ahead == AHEAD_BYTES
-        break
+    with mock.patch.multiple(reader, LEAST_PART=64, MOST_PART=256):
+        for _ in range(1000):
+            try:
+                await remote.read(connections, start=len(received), into=received)
+            except DcsyncError:
+                continue
+            finally:
+                assert remote.open_now == 0
+                assert body.startswith(received)
+                assert connections.ahead == AHEAD_BYTES
+            break
 
-    assert received == body[start:]
+    assert received == body
     assert_all_returned(connections, limit)
-
-
-_BODY = content(24 * MIB, 7)

@@ -322,8 +322,8 @@ async def capture(work: Coroutine[None, None, T]) -> Success[T] | Failure:
 
 
 @asynccontextmanager
-async def beside() -> AsyncIterator[asyncio.TaskGroup]:
-    """Yield a group for tasks that run beside the block. The block cancels those that it does not need any more.
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """Yield a group for tasks that run while the block runs. The block must cancel those that are left at its end.
 
     An exception of the block is raised as it is, not in a group. If a task fails, the block is cancelled and the error
     of the task is raised.
@@ -343,8 +343,11 @@ async def beside() -> AsyncIterator[asyncio.TaskGroup]:
 
 @asynccontextmanager
 async def running(work: Coroutine[None, None, object]) -> AsyncIterator[None]:
-    """Run `work` while the block runs, and cancel it at the end of the block. Errors are raised as in `beside`."""
-    async with beside() as group:
+    """Run `work` while the block runs, and cancel it at the end of the block.
+
+    `task_group` says how errors are raised.
+    """
+    async with task_group() as group:
         task = group.create_task(work)
         try:
             yield

@@ -50,7 +50,7 @@ def _unowned(node: ast.AST, groups: frozenset[str]) -> Iterator[int]:
 
 
 def _is_task_group(node: ast.expr) -> bool:
-    return ast.unparse(node) == "asyncio.TaskGroup"
+    return ast.unparse(node) in {"asyncio.TaskGroup", "task_group"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -226,6 +226,8 @@ class TestRangeOfTheArchive:
             (206, {"content-range": "bytes 11-19/100"}, RangeIgnored),
             (206, {}, RangeIgnored),
             (200, {"content-length": "100"}, RangeIgnored),
+            (206, {"content-range": "bytes 10-19/100", "content-length": "11"}, RangeIgnored),
+            (206, {"content-range": "bytes 10-19/100", "content-encoding": "gzip"}, RangeIgnored),
             (206, {"content-range": "bytes 10-19/101"}, ContentChanged),
             (206, {"content-range": "bytes 10-19/100", "etag": OTHER}, ContentChanged),
             (412, {}, ContentChanged),

@@ -30,13 +30,19 @@ LARGEST = 2 << 20
 IN_MEMORY = 1 << 20
 
 
-def make_world(*, with_archive: bool, days: int = 6) -> World:
+#: Over a long line each connection gets this many bytes a second, and the large file of a day has this size.
+LINE_RATE, LINE_SIZE = 4_000_000, 12 << 20
+#: Then a part of that file that another connection brings ahead is in memory until its turn.
+PART = 4 << 20
+
+
+def make_world(*, with_archive: bool, days: int = 6, largest: int = LARGEST) -> World:
     """Make some days of a request with one large file among small ones, and of a narrow one."""
     world = World(seed=5)
     now = datetime.now(UTC)
     full, narrow = world.add_request("Full"), world.add_request("Narrow")
     for day in range(days):
-        files: dict[str, bytes | Blob] = {**tables(25, size=2000), "forms_forms.csv": Synthetic(LARGEST, day)}
+        files: dict[str, bytes | Blob] = {**tables(25, size=2000), "forms_forms.csv": Synthetic(largest, day)}
         completed = now - timedelta(days=days - day)
         world.add_job(full, completed_at=completed, files=files, with_archive=with_archive)
         files = {**tables(5, seed=day)}
@@ -189,16 +195,25 @@ async def kill_at_random(
     latest_s: Callable[[int], float],
     starter: Callable[[int], Starter],
     chance: random.Random,
+    over_a_long_line: bool = False,
 ) -> Killed:
     """Kill `kills` runs and look at the mirror after each; `starter` and `latest_s` say how, and when at the latest.
 
-    Whenever all is mirrored, another day is added, so that there is something to interrupt again.
+    Over a long line the large files come through several connections. Whenever all is mirrored, another day is added, so
+    that there is something to interrupt again.
     """
-    world = make_world(with_archive=with_archive)
+    world = (
+        make_world(with_archive=with_archive, days=2, largest=LINE_SIZE)
+        if over_a_long_line
+        else make_world(with_archive=with_archive)
+    )
     (folder / "mirror").mkdir()
     witness = Witness(folder / "mirror", world)
     # A little latency, so that there is something to interrupt.
     async with Sandbox(world, options=Options(quota_per_minute=None, latency_s=0.01)) as sandbox:
+        if over_a_long_line:
+            large = Fault(server="storage", kind="slow", amount=LINE_RATE, match="forms_forms|zip", times=None)
+            sandbox.faults.add(large)
         sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.02, times=None))
         config = write_config(folder, sandbox)
         environ: Mapping[str, str] = {TOKEN: sandbox.tokens.issue_access_token("tester", 86400)}
@@ -230,5 +245,5 @@ async def kill_at_random(
         sent, due = sent_bytes(sandbox), due_bytes(world)
         # No byte twice beyond what was open: at most the downloads in flight at each kill come again, and of the large
         # ones only what had not reached the disk.
-        assert sent <= due + kills * CONCURRENCY * IN_MEMORY
+        assert sent <= due + kills * CONCURRENCY * (PART if over_a_long_line else IN_MEMORY)
         return Killed(kills=killed, ended=ended, snapshots=len(world.jobs), sent_share=sent / due)

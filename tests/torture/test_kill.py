@@ -46,3 +46,28 @@ async def test_kills_at_random_moments_leave_nothing_torn(
         f"{killed.kills} kills and {killed.ended} whole runs, {killed.snapshots} snapshots, nothing partial or lost; "
         f"{killed.sent_share:.2f} of the bytes sent; {(time.monotonic() - began) / kills:.2f} s a kill",
     )
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("with_archive", [False, True], ids=["by files", "by archive"])
+async def test_kills_while_several_connections_bring_one_file_leave_nothing_torn(
+    tmp_path: Path, with_archive: bool, chance: random.Random, figure: Figure
+) -> None:
+    kills = pick(60, 4)
+    async with forking(tmp_path) as forked:
+        killed = await kill_at_random(
+            tmp_path,
+            with_archive=with_archive,
+            kills=kills,
+            latest_s=lambda _number: 3.0,
+            starter=lambda _number: forked,
+            chance=chance,
+            over_a_long_line=True,
+        )
+
+    way = "through the archive" if with_archive else "by files"
+    figure(
+        f"kill -9 at random over a long line, {way}",
+        f"{killed.kills} kills and {killed.ended} whole runs, {killed.snapshots} snapshots, nothing partial or lost; "
+        f"{killed.sent_share:.2f} of the bytes sent",
+    )

@@ -18,7 +18,7 @@ from dcsync.clock import Clock
 from dcsync.core.widening import Widening
 from dcsync.errors import ContentChanged, DcsyncError, RangeIgnored, StorageRefused, StorageUnreachable
 from dcsync.ops.connections import AHEAD_BYTES, Connections
-from dcsync.tasks import beside
+from dcsync.tasks import task_group
 
 #: The sizes of a part: large, because each one costs the way to the storage and back, and small, so that 16 connections
 #: fit into the memory for bytes that arrive before their turn.
@@ -62,8 +62,8 @@ class _Part:
 class RangeReader:
     """Reads the bytes from `start` to `stop` of a remote file once.
 
-    `own` holds the answer of the first connection, which is closed as soon as it is not needed any more. The caller
-    holds one of the run's connections.
+    `own` holds the answer of the first connection, which is closed when it is no longer needed. The caller holds one of
+    the run's connections.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class RangeReader:
         self._stop = stop
         self._parts: deque[_Part] = deque()
         self._widening = Widening(clock.monotonic())
-        #: The connections beside the caller's one, and the parts that are being read.
+        #: The further connections of this download, and the parts that are being read.
         self._more = 0
         self._reading = 0
         self._ended = asyncio.Event()
@@ -95,7 +95,6 @@ class RangeReader:
         self._source: AsyncIterator[bytes] | None = None
         self._until = stop
         self._ranges_work = True
-        self._changed: ContentChanged | None = None
 
     @asynccontextmanager
     async def pieces(self, first: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -107,7 +106,7 @@ class RangeReader:
             yield first
             return
         self._source = first
-        async with beside() as group, aclosing(self._deliver(group)) as pieces:
+        async with task_group() as group, aclosing(self._deliver(group)) as pieces:
             try:
                 yield pieces
             finally:
@@ -115,8 +114,6 @@ class RangeReader:
 
     async def _deliver(self, group: asyncio.TaskGroup) -> AsyncGenerator[bytes]:
         while self._at < self._stop or self._source is not None:
-            if self._changed is not None:
-                raise self._changed
             foremost = self._parts[0] if self._parts and self._parts[0].start <= self._at else None
             if foremost is not None and self._source is not None and foremost.is_accepted:
                 await self._close()
@@ -217,9 +214,8 @@ class RangeReader:
             except (StorageRefused, StorageUnreachable):
                 # An expired URL or a broken connection says nothing about the next one.
                 await self._receive(part)
-        except ContentChanged as error:
-            self._changed = error
-        except RangeIgnored:
+        except (ContentChanged, RangeIgnored):
+            # Some storage gives every answer a new ETag. A connection that already has the rest is still good.
             self._ranges_work = False
         except DcsyncError:
             self._widening.refuse(self._clock.monotonic())

@@ -199,8 +199,8 @@ async def kill_at_random(
 ) -> Killed:
     """Kill `kills` runs and look at the mirror after each; `starter` and `latest_s` say how, and when at the latest.
 
-    Over a long line the large files come through several connections. Whenever all is mirrored, another day is added, so
-    that there is something to interrupt again.
+    Over a long line the large files come through several connections. Whenever all is mirrored, another day is added,
+    so that there is something to interrupt again.
     """
     world = (
         make_world(with_archive=with_archive, days=2, largest=LINE_SIZE)

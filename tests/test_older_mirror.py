@@ -27,6 +27,7 @@ from dcsync.manifest import HookRuns, StandingAlerts
 from dcsync.ops.diff import compare
 from dcsync.ops.integrity.verify import verify
 from tests.rigs.mirror import Mirror, add_extract, assert_proved_by_sums, mirroring, sidecar, tables
+from tests.rigs.sqlite import FILE_VIEW
 
 ACME = AccountName("acme")
 DATA = Path(__file__).parent / "data"
@@ -68,6 +69,7 @@ def rows(mirror: Mirror) -> dict[str, list[dict[str, Any]]]:
     """Return the rows that the tree can give back."""
     with closing(sqlite3.connect(mirror.state / "manifest.sqlite")) as connection:
         connection.row_factory = sqlite3.Row
+        connection.execute(FILE_VIEW)
         found = {
             "job": "SELECT * FROM job WHERE state IN ('published', 'pruned') ORDER BY account, id",
             "file": "SELECT * FROM file ORDER BY account, job, name",
@@ -202,6 +204,6 @@ async def test_a_rebuild_gives_the_same_rows(older: Mirror) -> None:
             # Unpacking gives other inodes, and times without their last digits: only the rebuilt row knows these.
             del row["inode"], row["mtime_ns"]
         for row in found["job"]:
-            # A digest covers them.
-            del row["digest"]
+            # A digest covers them, and a rebuild may number the contents otherwise.
+            del row["digest"], row["files"]
     assert after == before

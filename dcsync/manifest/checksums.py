@@ -1,16 +1,16 @@
 """Digests over the rows. SQLite's own checks find a broken structure, but not a changed byte in a value.
 
-The digest of a job covers its row and the rows of its files. The digest of a request covers its row. `meta.seal` covers
-the schema, its version and the instance ID. Each digest is written in the transaction that changes its rows. The mirror
-cannot restore the rows of other tables, so these only have to be readable.
+The digest of a content covers its row. The digest of a job covers its row and the digests of its contents, and does not
+depend on their IDs. The digest of a request covers its row. `meta.seal` covers the schema, its version and the instance
+ID. Each digest is written in the transaction that changes its rows. The mirror cannot restore the rows of other tables,
+so these only have to be readable.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.core.table import TableFacts
-from dcsync.manifest.published import header_digest
-from dcsync.manifest.schema import file as file_table
+from dcsync.manifest.contents import listed
+from dcsync.manifest.rows import CONTENT_COLUMNS, content_digest, header_digest
+from dcsync.manifest.schema import content as content_table
 from dcsync.manifest.schema import header as header_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta, metadata
@@ -28,31 +29,29 @@ from dcsync.manifest.schema import request as request_table
 #: The digest under this key can never cover anything else. Otherwise a manifest of a newer dcsync would look damaged to
 #: this one. A version with another digest must use another key and remove this one.
 _SEAL = "seal"
-_SEALED = frozenset({"job", "file", "request"})
-_ROWS_AT_ONCE = 2000
+_SEALED = frozenset({"job", "content", "request"})
 
 
 def _columns(table: sa.Table) -> str:
-    return ", ".join(f'"{column.name}"' for column in table.columns if column.name != "digest")
+    return ", ".join(f'"{column.name}"' for column in table.columns if column.name not in {"digest", "files"})
 
 
-# The database joins the columns, because there may be a million rows. No column is a float, whose text may vary.
-_FILE_TEXT = " || '|' || ".join(f"coalesce(CAST(\"{column.name}\" AS TEXT), '~')" for column in file_table.columns)
-_JOB = f"SELECT account, id, digest, {_columns(job_table)} FROM job"  # noqa: S608 - names of our own columns
-_FILES = f"SELECT account, job, {_FILE_TEXT} FROM file"  # noqa: S608 - the same
+_JOB = f"SELECT account, id, digest, files, {_columns(job_table)} FROM job"  # noqa: S608 - names of our own columns
+_CONTENT = f"SELECT id, digest, {', '.join(CONTENT_COLUMNS)} FROM content"  # noqa: S608 - the same
 _REQUEST = f"SELECT digest, {_columns(request_table)} FROM request"  # noqa: S608 - the same
 
 
 async def seal_job(connection: AsyncConnection, account: AccountName, job: JobId) -> None:
     """Write the digest of a job after its row or its files changed."""
-    values = {"account": account, "job": job}
-    row = (await connection.execute(sa.text(f"{_JOB} WHERE account = :account AND id = :job"), values)).one()
-    files = await connection.execute(
-        sa.text(f"{_FILES} WHERE account = :account AND job = :job {_order(connection, 'name')}"), values
-    )
-    digest = _digest(tuple(row)[3:], (file[2] for file in files))
+    here = sa.text(f"{_JOB} WHERE account = :account AND id = :job")
+    row = (await connection.execute(here, {"account": account, "job": job})).one()
+    ids = [number for _, number in listed(row.files)]
+    contents = sa.select(content_table.c.id, content_table.c.digest).where(content_table.c.id.in_(ids))
+    digests = dict((await connection.execute(contents)).all()) if ids else {}
     await connection.execute(
-        sa.update(job_table).where(job_table.c.account == account, job_table.c.id == job).values(digest=digest)
+        sa.update(job_table)
+        .where(job_table.c.account == account, job_table.c.id == job)
+        .values(digest=_job_digest(row, digests))
     )
 
 
@@ -76,13 +75,22 @@ async def seal_meta(connection: AsyncConnection) -> None:
 
 async def seal_all(connection: AsyncConnection) -> None:
     """Seal every row and the schema. A migration may have changed all of them."""
-    jobs = await connection.execute(sa.select(job_table.c.account, job_table.c.id))
-    for account, job in jobs.all():
-        await seal_job(connection, account, job)
+    await connection.run_sync(_seal_jobs)
     requests = await connection.execute(sa.select(request_table.c.account, request_table.c.id))
     for account, request in requests.all():
         await seal_request(connection, account, request)
     await seal_meta(connection)
+
+
+def _seal_jobs(connection: sa.Connection) -> None:
+    digests = {row[0]: row[1] for row in connection.execute(sa.text("SELECT id, digest FROM content"))}
+    sealed = [
+        {"in_account": row[0], "job": row[1], "sealed": _job_digest(row, digests)}
+        for row in connection.execute(sa.text(_JOB)).all()
+    ]
+    if sealed:
+        here = sa.and_(job_table.c.account == sa.bindparam("in_account"), job_table.c.id == sa.bindparam("job"))
+        connection.execute(sa.update(job_table).where(here).values(digest=sa.bindparam("sealed")), sealed)
 
 
 def broken_meta(connection: sa.Connection) -> str | None:
@@ -107,18 +115,21 @@ def broken_row(connection: sa.Connection) -> str | None:
 
 
 def _broken_job(connection: sa.Connection) -> str | None:
-    statement = sa.text(f"{_FILES} {_order(connection, 'account', 'job', 'name')}")
-    rows = connection.execute(statement.execution_options(stream_results=True, yield_per=_ROWS_AT_ONCE))
-    files: Iterator[tuple[Any, Iterator[Any]]] = groupby(rows, key=lambda row: (row[0], row[1]))
-    found = next(files, None)
-    for job in connection.execute(sa.text(f"{_JOB} {_order(connection, 'account', 'id')}")).all():
-        texts: list[str] = []
-        if found is not None and found[0] == (job[0], job[1]):
-            texts = [row[2] for row in found[1]]
-            found = next(files, None)
-        if job[2] is not None and job[2] != _digest(tuple(job)[3:], texts):
+    digests = {}
+    for number, digest, *values in connection.execute(sa.text(_CONTENT)):
+        digests[number] = digest
+        if digest != content_digest(values):
+            return "a row of content does not match its checksum"
+    for job in connection.execute(sa.text(_JOB)).all():
+        try:
+            ids = {number for _, number in listed(job.files)}
+        except (ValueError, TypeError, AttributeError):
+            return "a row of job cannot be read"
+        if not ids <= digests.keys():
+            return "a file of a job is missing"
+        if job.digest is not None and job.digest != _job_digest(job, digests):
             return "a row of job or of its files does not match its checksum"
-    return None if found is None else "there are files of a job that does not exist"
+    return None
 
 
 def _broken_header(connection: sa.Connection) -> str | None:
@@ -156,12 +167,6 @@ def _is_postgres(connection: sa.Connection | AsyncConnection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
-def _order(connection: sa.Connection | AsyncConnection, *columns: str) -> str:
-    """Return a byte-wise ORDER BY for these columns. PostgreSQL would use a locale's collation."""
-    collation = ' COLLATE "C"' if _is_postgres(connection) else ""
-    return "ORDER BY " + ", ".join(f"{column}{collation}" for column in columns)
-
-
 def _has_meta(connection: sa.Connection) -> str:
     if _is_postgres(connection):
         return "SELECT 1 WHERE to_regclass('meta') IS NOT NULL"
@@ -180,7 +185,12 @@ def _schema(connection: sa.Connection) -> str:
     return "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 
 
-def _digest(row: Sequence[Any], texts: Iterator[str] | Sequence[str] = ()) -> str:
+def _job_digest(row: sa.Row[Any], digests: Mapping[int, str]) -> str:
+    """Return the digest of a row of `_JOB` and its files."""
+    return _digest(tuple(row)[4:], sorted(f"{how} {digests[number]}" for how, number in listed(row.files)))
+
+
+def _digest(row: Sequence[Any], texts: Iterable[str] = ()) -> str:
     # SQLite returns numbers for booleans, PostgreSQL does not.
     values = tuple(int(value) if isinstance(value, bool) else value for value in row)
     digest = hashlib.sha256(repr(values).encode("utf-8", "surrogatepass"))

@@ -12,9 +12,9 @@ from dcsync.manifest import checksums as seal
 from dcsync.manifest import schema
 
 #: The revisions that this version knows, oldest first. Any other revision was written by a newer dcsync.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
-#: The oldest revision that a command can read without migrating it. Since then only columns were added that such a
-#: command leaves out.
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+#: The oldest revision that a command can read without migrating it. Such a command leaves out the columns that were
+#: added since then, and reads files with `dcsync.manifest.older`.
 OLDEST_READABLE = "0006"
 
 

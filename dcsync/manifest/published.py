@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import summary
 from dcsync.core.anomaly import TableWarning
 from dcsync.core.coverage import Days
-from dcsync.core.kinds import parse_kind
+from dcsync.core.diff import total_rows
 from dcsync.core.lifecycle import ON_DISK, WAS_PUBLISHED, JobState
-from dcsync.core.model import AccountName, How, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.names import clash_key
 from dcsync.core.summary import PastSnapshot, Summary
 from dcsync.core.table import TableFacts, TableKind, is_table
-from dcsync.manifest.schema import file as file_table
-from dcsync.manifest.schema import header as header_table
+from dcsync.manifest.contents import files_by_request, files_of, files_of_jobs
+from dcsync.manifest.rows import SNAPSHOT_COLUMNS
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
-
-#: The first schema with the kind of each table.
-_KINDS_SINCE = "0007"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +52,7 @@ class History:
         """Return every snapshot of an account, oldest first, including reduced and pruned ones."""
         columns = job_table.c
         query = (
-            sa.select(job_table)
+            sa.select(*SNAPSHOT_COLUMNS)
             .where(
                 columns.account == account,
                 columns.state.in_([state.value for state in WAS_PUBLISHED]),
@@ -121,27 +115,18 @@ class History:
         if completed_at is not None:
             query = query.where(columns.completed_at < completed_at)
         async with self._read() as connection:
-            jobs = (await connection.scalars(query)).all()
-            return [
-                {
-                    stored.original: stored.table
-                    for stored in await files_of(connection, account, job)
-                    if is_table(stored.original)
-                }
-                for job in jobs
-            ]
+            jobs = [JobId(job) for job in await connection.scalars(query)]
+            files = await files_of_jobs(connection, account, jobs)
+        return [
+            {stored.original: stored.table for stored in files.get(job, ()) if is_table(stored.original)}
+            for job in jobs
+        ]
 
     async def with_windows(self, account: AccountName, jobs: Collection[JobId]) -> set[JobId]:
         """Return those of these snapshots that have a table with only the rows of a period."""
-        columns = file_table.c
         async with self._read() as connection:
-            named = columns.key.like("activities\\_%.csv", escape="\\")
-            is_window: sa.ColumnElement[bool] = named
-            if await _has_kinds(connection):
-                is_window = sa.or_(columns.kind == TableKind.WINDOW.value, sa.and_(columns.kind.is_(None), named))
-            here = sa.and_(columns.account == account, columns.job.in_(sorted(jobs)))
-            found = await connection.scalars(sa.select(columns.job).where(here, is_window).distinct())
-            return {JobId(job) for job in found}
+            files = await files_of_jobs(connection, account, jobs)
+        return {job for job, stored in files.items() if any(map(_is_window, stored))}
 
     async def recorded_windows(self, account: AccountName) -> Mapping[JobId, Days]:
         """Return the days of the window tables of each snapshot on disk that has recorded them."""
@@ -157,19 +142,13 @@ class History:
         self, account: AccountName, jobs: Collection[JobId], tables: Collection[str]
     ) -> Mapping[str, Mapping[JobId, int]]:
         """Return the known row counts of tables in these snapshots, by original name."""
-        columns = file_table.c
-        found: defaultdict[str, dict[JobId, int]] = defaultdict(dict)
         async with self._read() as connection:
-            for job in jobs:
-                rows = await connection.execute(
-                    sa.select(columns.original, columns.rows).where(
-                        columns.account == account, columns.job == job, columns.rows.is_not(None)
-                    )
-                )
-                for original, counted in rows:
-                    table = json.loads(original)
-                    if table in tables:
-                        found[table][job] = counted
+            files = await files_of_jobs(connection, account, jobs)
+        found: defaultdict[str, dict[JobId, int]] = defaultdict(dict)
+        for job, stored_files in files.items():
+            for stored in stored_files:
+                if stored.original in tables and stored.table is not None and stored.table.rows is not None:
+                    found[stored.original][job] = stored.table.rows
         return found
 
     async def headers(self, account: AccountName) -> Mapping[tuple[RequestId, str], Sequence[tuple[str, ...] | None]]:
@@ -177,23 +156,15 @@ class History:
 
         None stands for snapshots without a recorded header and for truncated headers.
         """
-        query = (
-            sa.select(job_table.c.request, file_table.c.name, file_table.c.header)
-            .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
-            .where(file_table.c.account == account, is_on_disk())
-            .distinct()
-        )
         async with self._read() as connection:
-            rows = (await connection.execute(query)).all()
-            known = {
-                row.digest: None if row.is_cut else tuple(json.loads(row.names))
-                for row in await connection.execute(sa.select(header_table))
-            }
-        found: defaultdict[tuple[RequestId, str], list[tuple[str, ...] | None]] = defaultdict(list)
-        for request, name, digest in rows:
-            if is_table(name):
-                found[RequestId(request), name].append(known.get(digest))
-        return found
+            files = await files_by_request(connection, account)
+        found: defaultdict[tuple[RequestId, str], dict[tuple[str, ...] | None, None]] = defaultdict(dict)
+        for request, stored_files in files.items():
+            for stored in stored_files:
+                if is_table(stored.name):
+                    facts = stored.table
+                    found[request, stored.name][None if facts is None or facts.is_cut else facts.header] = None
+        return {key: [*headers] for key, headers in found.items()}
 
     async def published_after(
         self, account: AccountName, moment: datetime, *, also: Sequence[str] = ()
@@ -203,7 +174,7 @@ class History:
 
     async def _published(self, account: AccountName, which: sa.ColumnElement[bool]) -> tuple[PublishedRow, ...]:
         query = (
-            sa.select(job_table, request_table.c.description)
+            sa.select(*SNAPSHOT_COLUMNS, request_table.c.description)
             .join(
                 request_table,
                 sa.and_(request_table.c.account == job_table.c.account, request_table.c.id == job_table.c.request),
@@ -243,93 +214,18 @@ def is_on_disk() -> sa.ColumnElement[bool]:
     return job_table.c.state.in_([state.value for state in ON_DISK])
 
 
-async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:
-    """Return the files of a snapshot, by their name on disk."""
-    query = file_rows(has_kinds=await _has_kinds(connection))
-    rows = await connection.execute(query.where(file_table.c.account == account, file_table.c.job == job))
-    # Sorted in Python, because the collation of a database may differ from the order of characters.
-    return tuple(sorted((stored_file(row) for row in rows), key=lambda stored: stored.name))
-
-
-async def kinds_of(connection: AsyncConnection, account: AccountName, job: JobId) -> dict[str, TableKind | None]:
-    """Return the recorded kind of each file of a snapshot, by Autodesk's name."""
-    kind = file_table.c.kind if await _has_kinds(connection) else sa.null().label("kind")
-    query = sa.select(file_table.c.original, kind).where(file_table.c.account == account, file_table.c.job == job)
-    return {json.loads(row.original): parse_kind(row.kind) for row in await connection.execute(query)}
-
-
-async def _has_kinds(connection: AsyncConnection) -> bool:
-    """Say whether the manifest records kinds. A command that only reads may open one of an older version."""
-    version: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    return version is not None and version >= _KINDS_SINCE
-
-
-def file_rows(*, has_kinds: bool = True) -> sa.Select[Any]:
-    """Return the query for rows of `stored_file`. Without `has_kinds`, from a manifest that does not record kinds."""
-    columns = [column for column in file_table.columns if has_kinds or column.name != "kind"]
-    unknown = [] if has_kinds else [sa.null().label("kind")]
-    return sa.select(*columns, *unknown, header_table.c.names, header_table.c.is_cut).select_from(
-        file_table.join(header_table, header_table.c.digest == file_table.c.header, isouter=True)
-    )
-
-
-async def record_headers(connection: AsyncConnection, files: Sequence[StoredFile]) -> None:
-    """Add the headers of these files to the table that keeps each header once. Most exist already."""
-    headers = {header_digest(stored.table): stored.table for stored in files if stored.table is not None}
-    rows = [
-        {"digest": digest, "names": json.dumps(facts.header), "is_cut": facts.is_cut}
-        for digest, facts in headers.items()
-    ]
-    if rows:
-        # Each database has its own statement for this. A query before the insert would race with other hosts.
-        statement: sa.Insert = sqlite.insert(header_table).on_conflict_do_nothing()
-        if connection.dialect.name == "postgresql":
-            # Only imported if several hosts share the manifest, because the import takes 30 ms.
-            from sqlalchemy.dialects import postgresql
-
-            statement = postgresql.insert(header_table).on_conflict_do_nothing()
-        await connection.execute(statement, rows)
-
-
-def header_digest(facts: TableFacts) -> str:
-    """Return the key of a header."""
-    return hashlib.sha256(json.dumps([facts.is_cut, *facts.header]).encode()).hexdigest()[:32]
+def _is_window(stored: StoredFile) -> bool:
+    """Say whether a file is a table with only the rows of a period. Older versions recorded no kinds."""
+    if stored.kind is not None:
+        return stored.kind is TableKind.WINDOW
+    key = clash_key(stored.name)
+    return key.startswith("activities_") and is_table(key)
 
 
 async def _totals(connection: AsyncConnection, account: AccountName, jobs: Sequence[str]) -> Mapping[str, Summary]:
     """Return the totals of snapshots that were published before the manifest had summaries."""
-    if not jobs:
-        return {}
-    columns, wanted = file_table.c, set(jobs)
-    rows = await connection.execute(
-        sa.select(columns.job, sa.func.count(), sa.func.sum(columns.size), sa.func.sum(columns.rows))
-        .where(columns.account == account)
-        .group_by(columns.job)
-    )
+    files = await files_of_jobs(connection, account, [JobId(job) for job in jobs])
     return {
-        job: Summary(files=files, size=int(size), rows=None if counted is None else int(counted))
-        for job, files, size, counted in rows
-        if job in wanted
+        job: Summary(files=len(stored), size=sum(one.size for one in stored), rows=total_rows(stored))
+        for job, stored in files.items()
     }
-
-
-def stored_file(row: sa.Row[Any]) -> StoredFile:
-    """Return the file of a row that is joined with its header."""
-    table = None
-    if row.names is not None:
-        table = TableFacts(header=tuple(json.loads(row.names)), rows=row.rows, is_cut=row.is_cut)
-    return StoredFile(
-        name=row.name,
-        original=json.loads(row.original),
-        size=row.size,
-        sha256=row.sha256,
-        crc32=row.crc32,
-        md5=row.md5,
-        etag=row.etag,
-        how=How(row.how),
-        packed=row.packed,
-        mtime_ns=row.mtime_ns,
-        inode=None if row.inode is None else int(row.inode),
-        table=table,
-        kind=parse_kind(row.kind),
-    )

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 
-from dcsync.core import names, summary, wire
+from dcsync.core import summary, wire
+from dcsync.core.kinds import parse_kind
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, DataRequest, Job, JobId, RequestId, StoredFile
+from dcsync.core.model import AccountName, DataRequest, How, Job, JobId, RequestId, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.snapshot import ADOPTED, Record, Transfer
 from dcsync.core.summary import NO_SUMMARY
-from dcsync.manifest.published import header_digest
+from dcsync.core.table import TableFacts
+from dcsync.manifest.schema import content as content_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
-
-#: SQLite's limit on bound parameters is 32,766. A row of a file has 17.
-ROWS_AT_ONCE = 1000
 
 #: The columns of a job, in the order of `known_job`, and those of a request. Digests are left out: a command that only
 #: reads may open a manifest of an older version, which has none.
@@ -36,6 +36,12 @@ JOB_COLUMNS = (
     job_table.c.first_seen_at,
     job_table.c.published_at,
 )
+#: The columns of a snapshot. The lists of files are left out, because they are long, and older manifests have none.
+SNAPSHOT_COLUMNS = tuple(
+    column for column in job_table.columns if column.name not in {"digest", "files", "holds_table"}
+)
+#: The columns that make a file distinct from others. The digest of a content covers them.
+CONTENT_COLUMNS = tuple(column.name for column in content_table.columns if column.name not in {"id", "digest"})
 REQUEST_COLUMNS = tuple(column for column in request_table.columns if column.name != "digest")
 
 
@@ -89,7 +95,7 @@ def described_request(document: str) -> DataRequest:
 
 
 def snapshot_row(record: Record, *, sidecar_sha256: str | None) -> dict[str, object]:
-    """Return every column of `job` for a snapshot, without keys and digest. Add a new column only here."""
+    """Return the columns of `job` for a snapshot, but for its keys, its digest, and the list of its files."""
     transfer = record.transfer
     return {
         "request": record.request.id,
@@ -141,13 +147,10 @@ def _state_of(record: Record) -> JobState:
     return JobState.PUBLISHED if record.reduced_at is None else JobState.REDUCED
 
 
-def file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str, object]:
-    """Return the row of a file of a snapshot."""
+def content_row(stored: StoredFile) -> dict[str, str | int | None]:
+    """Return the values of `CONTENT_COLUMNS` for a file."""
     return {
-        "account": account,
-        "job": job,
         "name": stored.name,
-        "key": names.clash_key(stored.name),
         # As JSON with escapes, because a lone surrogate in a name from Autodesk has no UTF-8.
         "original": json.dumps(stored.original),
         "size": stored.size,
@@ -155,7 +158,6 @@ def file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str, 
         "md5": stored.md5,
         "sha256": stored.sha256,
         "etag": stored.etag,
-        "how": stored.how.value,
         "packed": stored.packed,
         "mtime_ns": stored.mtime_ns,
         "inode": None if stored.inode is None else str(stored.inode),
@@ -163,3 +165,36 @@ def file_row(account: AccountName, job: JobId, stored: StoredFile) -> dict[str, 
         "header": None if stored.table is None else header_digest(stored.table),
         "kind": None if stored.kind is None else stored.kind.value,
     }
+
+
+@lru_cache(maxsize=1 << 14)
+def stored_file(row: tuple[Any, ...], how: str) -> StoredFile:
+    """Return the file of `CONTENT_COLUMNS` and two columns of its header. Cached: thousands of snapshots share it."""
+    *values, names, is_cut = row
+    fields: dict[str, Any] = dict(zip(CONTENT_COLUMNS, values, strict=True))
+    rows, inode = fields.pop("rows"), fields["inode"]
+    del fields["header"]
+    fields |= {
+        "original": json.loads(fields["original"]),
+        "how": How(how),
+        "inode": None if inode is None else int(inode),
+        "table": None if names is None else TableFacts(header=_header(names), rows=rows, is_cut=bool(is_cut)),
+        "kind": parse_kind(fields["kind"]),
+    }
+    return StoredFile(**fields)
+
+
+@lru_cache(maxsize=1 << 10)
+def _header(names: str) -> tuple[str, ...]:
+    return tuple(json.loads(names))
+
+
+def header_digest(facts: TableFacts) -> str:
+    """Return the key of a header."""
+    return hashlib.sha256(json.dumps([facts.is_cut, *facts.header]).encode()).hexdigest()[:32]
+
+
+def content_digest(values: Iterable[str | int | None]) -> str:
+    """Return the digest of a content from its values of `CONTENT_COLUMNS`."""
+    # PostgreSQL's text cannot contain NUL: `dcsync.cluster.database` replaces it.
+    return hashlib.sha256(json.dumps([*values]).replace("\\u0000", "\\ufffd").encode()).hexdigest()[:32]

@@ -10,7 +10,6 @@ from sqlalchemy import (
     Column,
     Dialect,
     Float,
-    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -18,7 +17,6 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
-    UniqueConstraint,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,33 +97,32 @@ job = Table(
     Column("summary", Text),  # JSON of dcsync.core.summary, kept when the files are pruned
     Column("sidecar_sha256", String),
     Column("digest", String),  # over the row and its files, see dcsync.manifest.checksums
+    # The files of a snapshot on disk: JSON with the sorted IDs of their `content`, by how they came.
+    Column("files", Text),
+    Column("holds_table", Boolean),
     Index("job_by_state", "account", "state"),
     Index("job_by_request", "account", "request", "completed_at"),
 )
 
-file = Table(
-    "file",
+#: Each distinct stored version of a file once. Most files are hard links to the file of the day before.
+content = Table(
+    "content",
     metadata,
-    Column("account", String, primary_key=True),
-    Column("job", String, primary_key=True),
-    Column("name", String, primary_key=True),
-    Column("key", String, nullable=False),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("digest", String, nullable=False, unique=True),  # over the other columns, see dcsync.manifest.contents
+    Column("name", String, nullable=False),
     Column("original", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("crc32", BigInteger, nullable=False),
     Column("md5", String),
     Column("sha256", String, nullable=False),
     Column("etag", Text),
-    Column("how", String, nullable=False),
     Column("packed", BigInteger),
     Column("mtime_ns", BigInteger),
     Column("inode", String),  # as text: an inode number may use all 64 bits, and BigInteger has a sign
     Column("rows", BigInteger),
     Column("header", String),
     Column("kind", String),
-    ForeignKeyConstraint(["account", "job"], ["job.account", "job.id"], ondelete="CASCADE"),
-    # docs/project/design.md, Names (N): a snapshot never has two names that some file system treats as equal.
-    UniqueConstraint("account", "job", "key", name="file_key"),
 )
 
 #: Each header once. A table has the same header for years, and 260 headers a day would outgrow all other data.

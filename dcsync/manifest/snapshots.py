@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -13,16 +14,14 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.core.table import TableKind
 from dcsync.manifest import checksums as seal
-from dcsync.manifest.published import file_rows, files_of, is_on_disk, kinds_of, stored_file
-from dcsync.manifest.rows import is_job, known_request, snapshot_record
-from dcsync.manifest.schema import file as file_table
+from dcsync.manifest.contents import drop_unused, files_like, files_of, store_files
+from dcsync.manifest.published import is_on_disk
+from dcsync.manifest.rows import SNAPSHOT_COLUMNS, is_job, known_request, snapshot_record
+from dcsync.manifest.schema import content as content_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.sql import SqlManifest
 from dcsync.manifest.writer import add_request, write_request, write_snapshot
-
-#: Well below the number of values that SQLite accepts in one `IN`.
-_VALUES_AT_ONCE = 500
 
 
 class SnapshotRows:
@@ -34,7 +33,7 @@ class SnapshotRows:
     async def record(self, account: AccountName, job: JobId) -> Record | None:
         """Return the record of a job that is or was published. None for any other job."""
         async with self._manifest.reading() as connection:
-            row = (await connection.execute(sa.select(job_table).where(is_job(account, job)))).one_or_none()
+            row = (await connection.execute(sa.select(*SNAPSHOT_COLUMNS).where(is_job(account, job)))).one_or_none()
             if row is None or row.published_at is None:
                 return None
             request = (
@@ -91,7 +90,7 @@ class SnapshotRows:
         """Return a snapshot that is in the mirror, and the hash of its sidecar, if known. None if it is not there."""
         async with self._manifest.reading() as connection:
             row = (
-                await connection.execute(sa.select(job_table).where(is_job(account, job), is_on_disk()))
+                await connection.execute(sa.select(*SNAPSHOT_COLUMNS).where(is_job(account, job), is_on_disk()))
             ).one_or_none()
             if row is None:
                 return None
@@ -107,35 +106,34 @@ class SnapshotRows:
     async def kinds(self, account: AccountName, job: JobId) -> Mapping[str, TableKind | None]:
         """Return the recorded kind of each file of a snapshot, by Autodesk's name."""
         async with self._manifest.reading() as connection:
-            return await kinds_of(connection, account, job)
+            return {stored.original: stored.kind for stored in await files_of(connection, account, job)}
 
     async def copies(
         self, account: AccountName, contents: Collection[str]
     ) -> Mapping[str, Sequence[tuple[JobId, StoredFile]]]:
         """Return, for each SHA-256, every file of a published snapshot with that content, and its job."""
         found: dict[str, list[tuple[JobId, StoredFile]]] = {sha256: [] for sha256 in contents}
-        wanted = sorted(found)
+        jobs = sa.select(job_table.c.id, job_table.c.files).where(job_table.c.account == account)
         async with self._manifest.reading() as connection:
-            for start in range(0, len(wanted), _VALUES_AT_ONCE):
-                rows = await connection.execute(
-                    file_rows().where(
-                        file_table.c.account == account,
-                        file_table.c.sha256.in_(wanted[start : start + _VALUES_AT_ONCE]),
-                    )
-                )
-                for row in rows:
-                    found[row.sha256].append((JobId(row.job), stored_file(row)))
+            for row, stored in await files_like(connection, content_table.c.sha256.in_(sorted(found)), jobs):
+                found[stored.sha256].append((JobId(row.id), stored))
         return found
 
     async def note_replaced(self, account: AccountName, job: JobId, name: str, *, mtime_ns: int, inode: int) -> None:
         """Record that a file of a snapshot was replaced on the disk by a file with the same content."""
         async with self._manifest.writing() as connection:
-            await connection.execute(
-                sa.update(file_table)
-                .where(file_table.c.account == account, file_table.c.job == job, file_table.c.name == name)
-                .values(mtime_ns=mtime_ns, inode=str(inode))
-            )
+            files = [
+                replace(stored, mtime_ns=mtime_ns, inode=inode) if stored.name == name else stored
+                for stored in await files_of(connection, account, job)
+            ]
+            values = await store_files(connection, files)
+            await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
             await seal.seal_job(connection, account, job)
+
+    async def forget_unused(self) -> None:
+        """Remove the files that no snapshot lists."""
+        async with self._manifest.writing() as connection:
+            await drop_unused(connection)
 
 
 async def _forget(connection: AsyncConnection, account: AccountName, job: JobId) -> None:

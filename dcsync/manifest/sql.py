@@ -15,13 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import wire
 from dcsync.core.lifecycle import ON_DISK, JobState
-from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
+from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.manifest import checksums as seal
+from dcsync.manifest import older
 from dcsync.manifest.backend import Backend, Guard
+from dcsync.manifest.contents import files_like, files_of
 from dcsync.manifest.migrate import OLDEST_READABLE, REVISIONS, revision
-from dcsync.manifest.published import History, file_rows, files_of, is_on_disk, stored_file
+from dcsync.manifest.published import History, is_on_disk
 from dcsync.manifest.rows import (
     JOB_COLUMNS,
     REQUEST_COLUMNS,
@@ -30,7 +32,7 @@ from dcsync.manifest.rows import (
     known_request,
 )
 from dcsync.manifest.schema import account as account_table
-from dcsync.manifest.schema import file as file_table
+from dcsync.manifest.schema import content as content_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
@@ -209,7 +211,7 @@ class SqlManifest:
     ) -> None:
         """Change the state of a job. The folder stays once it is set. Raises `IllegalTransition`."""
         async with self.writing() as connection:
-            current = await state_before(connection, account, job, state)
+            await state_before(connection, account, job, state)
             values: dict[str, object] = {
                 "state": state.value,
                 "changed_at": at,
@@ -222,13 +224,9 @@ class SqlManifest:
             if folder is not None:
                 values["folder"] = folder
             if state not in ON_DISK:
-                values["sidecar_sha256"] = None
-            await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
-            if current in ON_DISK and state not in ON_DISK:
                 # Its files are no longer on the disk. No later snapshot may link to them.
-                await connection.execute(
-                    sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == job)
-                )
+                values |= {"sidecar_sha256": None, "files": None, "holds_table": None}
+            await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
             await seal.seal_job(connection, account, job)
 
     async def publish(
@@ -282,7 +280,7 @@ class SqlManifest:
         if completed_at is not None:
             query = query.where(job_table.c.completed_at < completed_at)
         async with self.reading() as connection:
-            row = (await connection.execute(query)).first()
+            row = (await connection.execute(query.where(await holds_table(connection)).limit(1))).first()
             if row is None:
                 return None
             return Snapshot(
@@ -298,40 +296,28 @@ class SqlManifest:
     ) -> Sequence[Snapshot]:
         """Return published snapshots of a request that have an equal file, newest first, each with that file alone.
 
-        Equal means the same names, size and CRC32. The name on disk makes use of the primary key.
+        Equal means the same names, size and CRC32.
         """
-        query = (
-            file_rows()
-            .add_columns(job_table.c.folder, job_table.c.completed_at)
-            .join(job_table, sa.and_(job_table.c.account == file_table.c.account, job_table.c.id == file_table.c.job))
-            .where(
-                job_table.c.account == account,
-                job_table.c.request == request,
-                job_table.c.state == JobState.PUBLISHED.value,
-                file_table.c.name == stored.name,
-                file_table.c.original == json.dumps(stored.original),
-                file_table.c.size == stored.size,
-                file_table.c.crc32 == stored.crc32,
-            )
-            .order_by(job_table.c.completed_at.desc().nulls_last(), job_table.c.published_at.desc())
-            .limit(limit)
-        )
+        jobs = _published(account, request).add_columns(job_table.c.files)
+        name, original = content_table.c.name == stored.name, content_table.c.original == json.dumps(stored.original)
+        equal = sa.and_(name, original, content_table.c.size == stored.size, content_table.c.crc32 == stored.crc32)
         async with self.reading() as connection:
             return [
                 Snapshot(
-                    job=JobId(row.job),
+                    job=JobId(row.id),
                     request=request,
                     folder=row.folder,
                     completed_at=row.completed_at,
-                    files=(stored_file(row),),
+                    files=(found,),
                 )
-                for row in await connection.execute(query)
+                for row, found in (await files_like(connection, equal, jobs))[:limit]
             ]
 
     async def newest_snapshot(self, account: AccountName, request: RequestId) -> str | None:
         """Return the folder of the newest published snapshot of a request that holds a table."""
         async with self.reading() as connection:
-            row = (await connection.execute(_published(account, request))).first()
+            newest = _published(account, request).where(await holds_table(connection)).limit(1)
+            row = (await connection.execute(newest)).first()
             return None if row is None else str(row.folder)
 
     async def published_folders(self, account: AccountName) -> Mapping[JobId, str]:
@@ -373,26 +359,19 @@ class SqlManifest:
             yield connection
 
 
-def holds_table() -> sa.ColumnElement[bool]:
+async def holds_table(connection: AsyncConnection) -> sa.ColumnElement[bool]:
     """Return the condition that the snapshot of a row of `job` holds a table (`completeness.holds_rows`)."""
-    original = sa.func.lower(file_table.c.original)
-    is_table = sa.and_(original.like('%.csv"'), original.not_like('"schemas/%'))
-    return sa.exists().where(
-        file_table.c.account == job_table.c.account,
-        file_table.c.job == job_table.c.id,
-        sa.or_(is_table, file_table.c.original == json.dumps(ARCHIVE_NAME)),
-    )
+    return older.holds_table() if await older.is_older(connection) else job_table.c.holds_table.is_(True)
 
 
 def _published(account: AccountName, request: RequestId) -> sa.Select[Any]:
+    """Return the query for the published snapshots of a request, newest first."""
     return (
         sa.select(job_table.c.id, job_table.c.folder, job_table.c.completed_at)
         .where(
             job_table.c.account == account,
             job_table.c.request == request,
             job_table.c.state == JobState.PUBLISHED.value,
-            holds_table(),
         )
         .order_by(job_table.c.completed_at.desc().nulls_last(), job_table.c.published_at.desc())
-        .limit(1)
     )

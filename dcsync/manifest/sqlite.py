@@ -8,7 +8,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -67,8 +67,10 @@ async def sqlite_backend(path: Path, *, read_only: bool) -> AsyncIterator[Sqlite
         with _sql_errors(path, opening=True), disk_call():
             async with engine.connect() as connection:
                 await _check(connection, path, thorough=not read_only)
-                if not read_only and await migrate(connection):
+                if not read_only:
+                    is_migrated = await migrate(connection)
                     await connection.commit()
+                    await _shrink(connection, always=is_migrated)
         yield SqliteBackend(engine, path)
     finally:
         # Not cancelled by a second signal either: a connection that is half closed logs a traceback.
@@ -204,6 +206,21 @@ async def _check(connection: AsyncConnection, path: Path, *, thorough: bool) -> 
         damage = await connection.run_sync(seal.broken_row)
     if damage is not None:
         raise _corrupt(path, damage)
+
+
+async def _shrink(connection: AsyncConnection, *, always: bool) -> None:
+    """Give the pages that a migration or a pruning freed back to the disk, if most of the file is free.
+
+    SQLite replaces the file's content in one transaction.
+    """
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None  # noqa: S101 - it was just used
+    ((pages,),) = await driver.execute_fetchall("PRAGMA page_count")
+    ((free,),) = await driver.execute_fetchall("PRAGMA freelist_count")
+    if always or free * 2 > pages:
+        # Not as a statement of SQLAlchemy, which begins a transaction first. On a full disk the file stays as it is.
+        with suppress(sqlite3.OperationalError):
+            await driver.execute("VACUUM")
 
 
 def set_aside(path: Path, label: str) -> Path | None:

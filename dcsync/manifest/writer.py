@@ -16,10 +16,9 @@ from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.errors import IllegalTransition
 from dcsync.manifest import checksums
-from dcsync.manifest.published import record_headers
-from dcsync.manifest.rows import ROWS_AT_ONCE, file_row, is_job, snapshot_row
+from dcsync.manifest.contents import store_files
+from dcsync.manifest.rows import is_job, snapshot_row
 from dcsync.manifest.schema import account as account_table
-from dcsync.manifest.schema import file as file_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 
@@ -91,16 +90,12 @@ async def write_snapshot(
     sidecar_sha256: str | None,
 ) -> None:
     """Write the rows of a snapshot: in the mirror with files, or pruned without. Earlier rows are replaced."""
-    job, values = record.job.id, snapshot_row(record, sidecar_sha256=sidecar_sha256)
+    job = record.job.id
+    values = {**snapshot_row(record, sidecar_sha256=sidecar_sha256), **await store_files(connection, files)}
     await add_account(connection, account)
     changed = await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
     if changed.rowcount == 0:
         await connection.execute(sa.insert(job_table).values(account=account, id=job, **values))
-    await connection.execute(sa.delete(file_table).where(file_table.c.account == account, file_table.c.job == job))
-    await record_headers(connection, files)
-    rows = [file_row(account, job, stored) for stored in files]
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        await connection.execute(sa.insert(file_table), rows[start : start + ROWS_AT_ONCE])
     await checksums.seal_job(connection, account, job)
 
 

@@ -60,11 +60,19 @@ async def test_an_untouched_manifest_opens(path: Path) -> None:
         "UPDATE job SET seconds = seconds + 1e-12",
         "UPDATE job SET completed_at = completed_at + 1",
         "UPDATE job SET digest = 'x'",
-        "UPDATE file SET sha256 = replace(sha256, 'a', 'b')",
-        "UPDATE file SET size = size + 1",
-        "UPDATE file SET etag = NULL",
-        "DELETE FROM file WHERE name = 'b.csv'",
-        "UPDATE file SET job = 'nobody' WHERE name = 'b.csv'",
+        "UPDATE job SET files = NULL",
+        "UPDATE job SET files = replace(files, '2', '1')",
+        "UPDATE job SET files = replace(files, 'fetched', 'linked')",
+        "UPDATE job SET files = 'x'",
+        "UPDATE job SET files = '[1]'",
+        "UPDATE job SET holds_table = 0",
+        "UPDATE content SET sha256 = replace(sha256, 'a', 'b')",
+        "UPDATE content SET size = size + 1",
+        "UPDATE content SET etag = 'x'",
+        "UPDATE content SET inode = '5'",
+        "UPDATE content SET digest = 'x' WHERE name = 'b.csv'",
+        "UPDATE content SET id = 99 WHERE name = 'b.csv'",
+        "DELETE FROM content WHERE name = 'b.csv'",
         "UPDATE request SET slug = slug || 'x'",
         "UPDATE request SET is_delta = 1",
         "UPDATE header SET names = replace(names, 'id', 'ix')",
@@ -82,6 +90,25 @@ async def test_an_untouched_manifest_opens(path: Path) -> None:
 )
 async def test_a_change_behind_our_back_is_damage(path: Path, statement: str) -> None:
     change(path, statement)
+
+    with pytest.raises(ManifestCorrupt):
+        await opens(path)
+
+
+async def test_a_row_of_an_earlier_time_is_damage(path: Path) -> None:
+    """A disk that lost a write has a row that is sound in itself."""
+    async with open_manifest(path) as manifest:
+        with closing(sqlite3.connect(path)) as connection:
+            before = connection.execute("SELECT * FROM content WHERE name = 'b.csv'").fetchone()
+        record = make_record(summary=Summary(files=1, size=8))
+        await SnapshotRows(manifest).restore(ACME, record, files=[make_stored("b.csv", etag='"new"')])
+        await SnapshotRows(manifest).forget_unused()
+    with closing(sqlite3.connect(path)) as connection:
+        ((number,),) = connection.execute("SELECT id FROM content").fetchall()
+        connection.execute("DELETE FROM content")
+        marks = ", ".join("?" * len(before))
+        connection.execute(f"INSERT INTO content VALUES ({marks})", (number, *before[1:]))  # noqa: S608 - marks
+        connection.commit()
 
     with pytest.raises(ManifestCorrupt):
         await opens(path)

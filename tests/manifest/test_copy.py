@@ -123,7 +123,7 @@ async def test_a_damaged_manifest_is_not_copied_and_the_target_stays(
     source, target = (file, shared) if which == "file" else (shared, file)
     await fill(source)
     async with source.writing() as connection:
-        await connection.execute(sa.text("UPDATE file SET size = size + 1 WHERE name = 'b.csv'"))
+        await connection.execute(sa.text("UPDATE content SET size = size + 1 WHERE name = 'b.csv'"))
 
     with pytest.raises(ManifestCorrupt, match="the manifest to copy is damaged"):
         await copy_rows(source, target, instance="there")

@@ -69,7 +69,7 @@ async def test_what_was_written_can_be_read_by_others_before_the_manifest_is_clo
 
         with raw(path) as other:
             assert other.execute("SELECT state, folder FROM job").fetchall() == [("published", f"acme/{JOB_ID}")]
-            assert other.execute("SELECT name FROM file").fetchall() == [("admin_users.csv",)]
+            assert other.execute("SELECT name FROM content").fetchall() == [("admin_users.csv",)]
 
 
 @pytest.mark.parametrize("again", ["read", "written"])

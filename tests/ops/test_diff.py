@@ -18,7 +18,7 @@ from dcsync.errors import DcsyncError, ManifestError, SnapshotUnclear
 from dcsync.ops.context import ReadContext
 from dcsync.ops.diff import Candidate, choose, compare
 from tests.rigs.mirror import Mirror, add_extract
-from tests.rigs.sqlite import downgrade
+from tests.rigs.sqlite import backend_of, change_content, downgrade
 
 ACME = AccountName("acme")
 
@@ -262,8 +262,8 @@ async def forget_tables(manifest: Any) -> None:
 
     from dcsync.manifest.checksums import seal_all
 
+    change_content(backend_of(manifest)._path, "rows = NULL, header = NULL")
     async with manifest.writing() as connection:
-        await connection.execute(sa.text("UPDATE file SET rows = NULL, header = NULL"))
         await connection.execute(sa.text("UPDATE job SET summary = NULL"))
         await connection.execute(sa.text("DELETE FROM header"))
         await seal_all(connection)

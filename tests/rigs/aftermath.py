@@ -18,6 +18,7 @@ from dcsync.auth.token_store import TokenPair, TokenStore, fingerprint
 from dcsync.errors import AuthError
 from dcsync.sandbox import Sandbox, World
 from tests.rigs.mirror import assert_identical
+from tests.rigs.sqlite import FILE_VIEW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,9 @@ def published(state: Path) -> dict[str, Row]:
     if not _is_there(place) or place.stat().st_size == 0:
         return {}
     with closing(sqlite3.connect(place)) as database:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'file'").fetchall():
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'content'").fetchall():
             return {}
+        database.execute(FILE_VIEW)
         rows = {
             job: Row(job=job, folder=folder, files={})
             for job, folder in database.execute("SELECT id, folder FROM job WHERE state = 'published'")

@@ -83,7 +83,7 @@ def served(folder: Path, world: World | None = None, **options: Any) -> Iterator
     try:
         assert ready.wait(120)
         ready_made = Served(sandbox=sandbox, folder=folder, token=sandbox.tokens.issue_access_token("tester", 86400))
-        ready_made.root.mkdir()
+        ready_made.root.mkdir(exist_ok=True)
         ready_made.write_config()
         yield ready_made
     finally:

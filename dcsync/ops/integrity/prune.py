@@ -246,6 +246,8 @@ async def _remove_all(
             raise
         except (MirrorTampered, DiskError) as error:
             failures.add(request.account, snapshot, error)
+    if freed:
+        await SnapshotRows(context.manifest).forget_unused()
     return freed
 
 

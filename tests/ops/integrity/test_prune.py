@@ -21,6 +21,7 @@ from tests.rigs.mirror import (
     walk_folders,
 )
 from tests.rigs.prunings import fill, in_trash, jobs_of, pruned, states
+from tests.rigs.sqlite import raw
 
 
 async def test_what_no_rule_keeps_is_removed_and_the_rest_is_whole(mirror: Mirror) -> None:
@@ -48,6 +49,18 @@ async def test_pruning_again_removes_nothing(mirror: Mirror) -> None:
     await pruned(mirror, KeepPolicy(last=3))
 
     assert (await pruned(mirror, KeepPolicy(last=3))).removed == 0
+
+
+async def test_files_that_only_pruned_snapshots_had_leave_the_manifest(mirror: Mirror) -> None:
+    for day in range(3):
+        add_extract(mirror, {**tables(1), "b.csv": b"id\n%d\n" % day}, days_ago=3 - day)
+    await mirror.sync()
+
+    await pruned(mirror, KeepPolicy(last=1), force=True)
+
+    with raw(mirror.state / "manifest.sqlite") as manifest:
+        names = manifest.execute("SELECT name FROM content ORDER BY name").fetchall()
+    assert names == [("admin_table_000.csv",), ("b.csv",)]
 
 
 async def test_folders_of_days_that_are_empty_go_and_those_of_requests_stay(mirror: Mirror) -> None:

@@ -26,6 +26,7 @@ from tests.rigs.reductions import (
     rows_of,
     window,
 )
+from tests.rigs.sqlite import change_content
 
 
 def used_bytes(mirror: Mirror) -> int:
@@ -202,9 +203,7 @@ async def test_a_request_of_windows_alone_is_kept_whole(mirror: Mirror) -> None:
 async def test_snapshots_without_kinds_are_judged_by_the_request_and_stay_in_doubt(mirror: Mirror) -> None:
     """As an older version left them. With dates, a table that supports them may be a window."""
     await fill(mirror, 3)
-    with closing(sqlite3.connect(mirror.state / "manifest.sqlite")) as connection, connection:
-        connection.execute("UPDATE file SET kind = NULL")
-        connection.execute("UPDATE job SET digest = NULL")
+    change_content(mirror.state / "manifest.sqlite", "kind = NULL")
 
     assert (await pruned(mirror, KeepPolicy(last=1), dry_run=True)).reduced == 2
 
@@ -221,9 +220,7 @@ async def test_a_zip_that_repeats_the_other_files_goes_and_any_other_stays(mirro
     assert archive.exists()
 
     planned = await pruned(mirror, KeepPolicy(last=1), dry_run=True)
-    with closing(sqlite3.connect(mirror.state / "manifest.sqlite")) as connection, connection:
-        connection.execute("UPDATE job SET digest = NULL")
-        connection.execute("UPDATE file SET crc32 = 1 WHERE name = ?", (FULL[0],))
+    change_content(mirror.state / "manifest.sqlite", "crc32 = 1", f"name = '{FULL[0]}'")
     doubtful = await pruned(mirror, KeepPolicy(last=1), dry_run=True)
 
     def kept(report: PruneReport) -> list[str]:

@@ -1,0 +1,182 @@
+"""The files of snapshots. Each distinct file is stored once, and the row of a snapshot lists its files.
+
+Most files of a snapshot are hard links to those of the day before: name, content, inode and times are the same. They
+share one row of `content`. A job's row has the IDs of its files as JSON, sorted, by how they came:
+`{"fetched": [7], "linked": [1, 2]}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dcsync.core.completeness import holds_rows
+from dcsync.core.model import AccountName, How, JobId, RequestId, StoredFile
+from dcsync.core.names import clash_key
+from dcsync.errors import ManifestCorrupt, ManifestError
+from dcsync.manifest import older
+from dcsync.manifest.rows import CONTENT_COLUMNS, content_digest, content_row, header_digest, stored_file
+from dcsync.manifest.schema import content as content_table
+from dcsync.manifest.schema import header as header_table
+from dcsync.manifest.schema import job as job_table
+
+#: Well below the number of values that SQLite accepts in one statement, 32,766. A row of a content has 14.
+VALUES_AT_ONCE = 500
+
+
+async def store_files(connection: AsyncConnection, files: Sequence[StoredFile]) -> dict[str, object]:
+    """Store the files of a snapshot that are new, and return the columns of its job that list all of them."""
+    if len({clash_key(stored.name) for stored in files}) != len(files):
+        # docs/project/design.md, Names (N): a snapshot never has two names that some file system treats as equal.
+        message = "a snapshot cannot have two files of one name"
+        raise ManifestError(message)
+    await _store_headers(connection, files)
+    rows = [content_row(stored) for stored in files]
+    digests = [content_digest(row.values()) for row in rows]
+    known = await _ids(connection, digests)
+    new = {digest: row for digest, row in zip(digests, rows, strict=True) if digest not in known}
+    if new:
+        values = [{"digest": digest, **row} for digest, row in new.items()]
+        await connection.execute(_insert_unless_there(connection, content_table), values)
+        known |= await _ids(connection, new)
+    ids: defaultdict[str, list[int]] = defaultdict(list)
+    for stored, digest in zip(files, digests, strict=True):
+        ids[stored.how.value].append(known[digest])
+    return {
+        "files": json.dumps({how: sorted(numbers) for how, numbers in sorted(ids.items())}) if files else None,
+        "holds_table": holds_rows(stored.original for stored in files) if files else None,
+    }
+
+
+async def drop_unused(connection: AsyncConnection) -> None:
+    """Delete the contents that no snapshot lists."""
+    lists = await connection.scalars(sa.select(job_table.c.files).where(job_table.c.files.is_not(None)))
+    used = {number for text in lists for _, number in listed(text)}
+    unused = {*await connection.scalars(sa.select(content_table.c.id))} - used
+    for batch in _batches(unused):
+        await connection.execute(sa.delete(content_table).where(content_table.c.id.in_(batch)))
+
+
+async def files_of(connection: AsyncConnection, account: AccountName, job: JobId) -> tuple[StoredFile, ...]:
+    """Return the files of a snapshot, by their name on disk."""
+    return (await files_of_jobs(connection, account, [job])).get(job, ())
+
+
+async def files_of_jobs(
+    connection: AsyncConnection, account: AccountName, jobs: Collection[JobId]
+) -> dict[JobId, tuple[StoredFile, ...]]:
+    """Return the files of snapshots, by their name on disk. Jobs without files are left out."""
+    if await older.is_older(connection):
+        return await older.files_of_jobs(connection, account, jobs)
+    lists: dict[JobId, str] = {}
+    for batch in _batches(jobs):
+        here = sa.and_(job_table.c.account == account, job_table.c.id.in_(batch), job_table.c.files.is_not(None))
+        rows = await connection.execute(sa.select(job_table.c.id, job_table.c.files).where(here))
+        lists |= {JobId(job): text for job, text in rows}
+    contents = await _contents(connection, {number for text in lists.values() for _, number in listed(text)})
+    # Sorted in Python, because the collation of a database may differ from the order of characters.
+    return {
+        job: tuple(
+            sorted((stored_file(contents[number], how) for how, number in listed(text)), key=lambda stored: stored.name)
+        )
+        for job, text in lists.items()
+    }
+
+
+async def files_like(
+    connection: AsyncConnection, which: sa.ColumnElement[bool], jobs: sa.Select[Any]
+) -> Sequence[tuple[sa.Row[Any], StoredFile]]:
+    """Return the files whose content meets a condition, each with the row of its job, in the order of `jobs`.
+
+    `jobs` selects at least the column `files`.
+    """
+    wanted = {*await connection.scalars(sa.select(content_table.c.id).where(which))}
+    contents = await _contents(connection, wanted)
+    return [
+        (row, stored_file(contents[number], how))
+        for row in (await connection.execute(jobs.where(job_table.c.files.is_not(None)))).all()
+        for how, number in listed(row.files)
+        if number in wanted
+    ]
+
+
+async def files_by_request(
+    connection: AsyncConnection, account: AccountName
+) -> Mapping[RequestId, Collection[StoredFile]]:
+    """Return the distinct files of all snapshots of each data request."""
+    if await older.is_older(connection):
+        return await older.files_by_request(connection, account)
+    ids: defaultdict[str, set[int]] = defaultdict(set)
+    query = sa.select(job_table.c.request, job_table.c.files)
+    rows = await connection.execute(query.where(job_table.c.account == account, job_table.c.files.is_not(None)))
+    for request, text in rows:
+        ids[request].update(number for _, number in listed(text))
+    contents = await _contents(connection, {number for numbers in ids.values() for number in numbers})
+    return {
+        RequestId(request): [stored_file(contents[number], How.FETCHED) for number in sorted(numbers)]
+        for request, numbers in ids.items()
+    }
+
+
+def listed(files: str | None) -> Iterator[tuple[str, int]]:
+    """Return what the row of a job lists: how each file came, and the ID of its content."""
+    for how, numbers in json.loads(files or "{}").items():
+        for number in numbers:
+            yield how, number
+
+
+async def _ids(connection: AsyncConnection, digests: Collection[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for batch in _batches(digests):
+        query = sa.select(content_table.c.digest, content_table.c.id).where(content_table.c.digest.in_(batch))
+        found |= dict((await connection.execute(query)).all())
+    return found
+
+
+async def _contents(connection: AsyncConnection, ids: Collection[int]) -> dict[int, tuple[Any, ...]]:
+    query = sa.select(
+        content_table.c.id,
+        *(content_table.c[name] for name in CONTENT_COLUMNS),
+        header_table.c.names,
+        header_table.c.is_cut,
+    ).select_from(content_table.join(header_table, header_table.c.digest == content_table.c.header, isouter=True))
+    found: dict[int, tuple[Any, ...]] = {}
+    for batch in _batches(ids):
+        for row in await connection.execute(query.where(content_table.c.id.in_(batch))):
+            found[row[0]] = tuple(row[1:])
+    if len(found) != len(ids):
+        message = "the manifest is damaged: a file of a snapshot is missing in it"
+        raise ManifestCorrupt(message)
+    return found
+
+
+async def _store_headers(connection: AsyncConnection, files: Sequence[StoredFile]) -> None:
+    headers = {header_digest(stored.table): stored.table for stored in files if stored.table is not None}
+    rows = [
+        {"digest": digest, "names": json.dumps(facts.header), "is_cut": facts.is_cut}
+        for digest, facts in headers.items()
+    ]
+    if rows:
+        await connection.execute(_insert_unless_there(connection, header_table), rows)
+
+
+def _insert_unless_there(connection: AsyncConnection, table: sa.Table) -> sa.Insert:
+    """Return an insert that skips rows which exist. Each database has its own statement for this."""
+    if connection.dialect.name == "postgresql":
+        # Only imported if several hosts share the manifest, because the import takes 30 ms.
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def _batches(values: Collection[Any]) -> Iterator[list[Any]]:
+    ordered = sorted(values)
+    for start in range(0, len(ordered), VALUES_AT_ONCE):
+        yield ordered[start : start + VALUES_AT_ONCE]

@@ -84,7 +84,6 @@ OPENERS: Final = {
     ("mirror/disk.py", "open_folder"): "O_DIRECTORY: a folder, or an error",
     ("mirror/disk.py", "remove_tree"): "O_DIRECTORY",
     ("mirror/root.py", "open_root"): "O_DIRECTORY",
-    ("mirror/journal.py", "_boot_id"): "below /proc",
     ("mirror/limits.py", "_mounts_below"): "below /proc",
     ("mirror/probe.py", "file_system"): "below /proc",
     ("ops/doctor/machine.py", "_facts_of"): "O_DIRECTORY",

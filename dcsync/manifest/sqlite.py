@@ -7,6 +7,7 @@ import errno
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dcsync.errors import ManifestCorrupt, ManifestError, ManifestMissing
+from dcsync.manifest import checked
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.connection import Connection
 from dcsync.manifest.migrate import REVISIONS, migrate, refuse_newer
@@ -60,22 +62,33 @@ class SqliteBackend:
 async def sqlite_backend(path: Path, *, read_only: bool) -> AsyncIterator[SqliteBackend]:
     """Open a file, and migrate it unless it is only read."""
     engine = _engine(path, read_only=read_only)
+    checked_at = None
     try:
         # Checked before the driver opens it, because the driver leaves a thread behind when it cannot open a file.
         with disk_call():
             await asyncio.to_thread(_must_exist if read_only else _make_private, path)
+            if not read_only:
+                checked_at = await asyncio.to_thread(checked.take, path)
         with _sql_errors(path, opening=True), disk_call():
             async with engine.connect() as connection:
-                await _check(connection, path, thorough=not read_only)
+                is_due = not read_only and checked_at is None
+                await _check(connection, path, thorough=is_due)
+                checked_at = time.time() if is_due else checked_at
                 if not read_only:
                     is_migrated = await migrate(connection)
                     await connection.commit()
                     await _shrink(connection, always=is_migrated)
         yield SqliteBackend(engine, path)
+    except ManifestCorrupt:
+        # The next start checks every row.
+        checked_at = None
+        raise
     finally:
         # Not cancelled by a second signal either: a connection that is half closed logs a traceback.
         with disk_call():
             await finish(engine.dispose())
+            if checked_at is not None:
+                await finish(asyncio.to_thread(checked.leave, path, checked_at))
 
 
 def _must_exist(path: Path) -> None:
@@ -194,8 +207,8 @@ def _engine(path: Path, *, read_only: bool) -> AsyncEngine:
 async def _check(connection: AsyncConnection, path: Path, *, thorough: bool) -> None:
     """Raise `ManifestCorrupt` or `ManifestNewer`.
 
-    A thorough check, before writing, compares every row with its digest and every index with its table. Otherwise only
-    the structure is checked, which takes a third of the time.
+    A thorough check compares every row with its digest and every index with its table. It is done before writing, once
+    a day and whenever the file may have changed (`dcsync.manifest.checked`). Otherwise only the structure is checked.
     """
     verdict = await connection.scalar(sa.text(f"PRAGMA {'integrity_check' if thorough else 'quick_check'}(1)"))
     if verdict != "ok":

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from dcsync.clock import boot_id
 from dcsync.core import sidecar
 from dcsync.core.model import Json, StoredFile
 from dcsync.core.transfer import PIECE_SIZE
@@ -37,7 +38,7 @@ class Journal:
 
     def __init__(self, leaf: str, parent: int) -> None:
         self._shown = f"{leaf}{SUFFIX}"
-        self._boot = _boot_id()
+        self._boot = boot_id()
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
         try:
             self._descriptor = open_regular(f"{leaf}{SUFFIX}", flags, below=parent)
@@ -102,11 +103,3 @@ def _parse(body: bytes, boot: str) -> tuple[dict[str, Unfinished], dict[str, Sto
                 name = str(entry["written"])
                 opened[name] = replace(opened[name], written=int(entry["size"]), crc32=int(entry["crc32"]))
     return opened, stored
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

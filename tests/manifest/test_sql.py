@@ -112,7 +112,7 @@ async def test_any_name_of_a_folder_will_do(tmp_path: Path, name: str) -> None:
 
     await fill(tmp_path / name / "manifest.sqlite")
 
-    assert contents(tmp_path / name).keys() == {"manifest.sqlite"}
+    assert contents(tmp_path / name).keys() == {"manifest.sqlite", "manifest.sqlite-checked"}
     assert {found.name for found in (tmp_path / name).parent.iterdir()} == {name}
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core.completeness import holds_rows
-from dcsync.core.model import AccountName, How, JobId, RequestId, StoredFile
+from dcsync.core.model import AccountName, JobId, RequestId, StoredFile
 from dcsync.core.names import clash_key
 from dcsync.errors import ManifestCorrupt, ManifestError
 from dcsync.manifest import older
@@ -106,22 +106,25 @@ async def files_like(
     ]
 
 
-async def files_by_request(
+async def headers_of_tables(
     connection: AsyncConnection, account: AccountName
-) -> Mapping[RequestId, Collection[StoredFile]]:
-    """Return the distinct files of all snapshots of each data request."""
+) -> Mapping[tuple[RequestId, str], Collection[str | None]]:
+    """Return the digests of all headers that each file has in the snapshots of a request, by its name on disk."""
     if await older.is_older(connection):
-        return await older.files_by_request(connection, account)
-    ids: defaultdict[str, set[int]] = defaultdict(set)
+        return await older.headers_of_tables(connection, account)
+    ids: defaultdict[RequestId, set[int]] = defaultdict(set)
     query = sa.select(job_table.c.request, job_table.c.files)
     rows = await connection.execute(query.where(job_table.c.account == account, job_table.c.files.is_not(None)))
     for request, text in rows:
-        ids[request].update(number for _, number in listed(text))
-    contents = await _contents(connection, {number for numbers in ids.values() for number in numbers})
-    return {
-        RequestId(request): [stored_file(contents[number], How.FETCHED) for number in sorted(numbers)]
-        for request, numbers in ids.items()
-    }
+        # Most of the IDs are those of the snapshot before. There may be millions.
+        ids[RequestId(request)].update(*json.loads(text).values())
+    found: defaultdict[tuple[RequestId, str], set[str | None]] = defaultdict(set)
+    contents = sa.select(content_table.c.name, content_table.c.header).distinct()
+    for request, numbers in ids.items():
+        for batch in _batches(numbers):
+            for name, header in await connection.execute(contents.where(content_table.c.id.in_(batch))):
+                found[request, name].add(header)
+    return found
 
 
 def listed(files: str | None) -> Iterator[tuple[str, int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -43,15 +43,15 @@ async def files_of_jobs(
     return {job: tuple(sorted(files, key=lambda stored: stored.name)) for job, files in found.items()}
 
 
-async def files_by_request(
+async def headers_of_tables(
     connection: AsyncConnection, account: AccountName
-) -> dict[RequestId, tuple[StoredFile, ...]]:
-    """Return the files of all snapshots of each data request."""
-    query = sa.select(job_table.c.id, job_table.c.request).where(job_table.c.account == account)
-    requests = {JobId(job): RequestId(request) for job, request in await connection.execute(query)}
-    found: defaultdict[RequestId, tuple[StoredFile, ...]] = defaultdict(tuple)
-    for job, files in (await files_of_jobs(connection, account, requests)).items():
-        found[requests[job]] += files
+) -> Mapping[tuple[RequestId, str], Collection[str | None]]:
+    """Return the digests of all headers that each file has in the snapshots of a request, by its name on disk."""
+    same = sa.and_(job_table.c.account == _FILE.c.account, job_table.c.id == _FILE.c.job)
+    query = sa.select(job_table.c.request, _FILE.c.name, _FILE.c.header).join_from(_FILE, job_table, same).distinct()
+    found: defaultdict[tuple[RequestId, str], set[str | None]] = defaultdict(set)
+    for request, name, header in await connection.execute(query.where(_FILE.c.account == account)):
+        found[RequestId(request), name].add(header)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -20,8 +21,9 @@ from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFil
 from dcsync.core.names import clash_key
 from dcsync.core.summary import PastSnapshot, Summary
 from dcsync.core.table import TableFacts, TableKind, is_table
-from dcsync.manifest.contents import files_by_request, files_of, files_of_jobs
+from dcsync.manifest.contents import files_of, files_of_jobs, headers_of_tables
 from dcsync.manifest.rows import SNAPSHOT_COLUMNS
+from dcsync.manifest.schema import header as header_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 
@@ -157,14 +159,16 @@ class History:
         None stands for snapshots without a recorded header and for truncated headers.
         """
         async with self._read() as connection:
-            files = await files_by_request(connection, account)
-        found: defaultdict[tuple[RequestId, str], dict[tuple[str, ...] | None, None]] = defaultdict(dict)
-        for request, stored_files in files.items():
-            for stored in stored_files:
-                if is_table(stored.name):
-                    facts = stored.table
-                    found[request, stored.name][None if facts is None or facts.is_cut else facts.header] = None
-        return {key: [*headers] for key, headers in found.items()}
+            tables = await headers_of_tables(connection, account)
+            headers = {
+                row.digest: None if row.is_cut else tuple(json.loads(row.names))
+                for row in await connection.execute(sa.select(header_table))
+            }
+        return {
+            (request, name): [headers.get(digest) for digest in digests]
+            for (request, name), digests in tables.items()
+            if is_table(name)
+        }
 
     async def published_after(
         self, account: AccountName, moment: datetime, *, also: Sequence[str] = ()

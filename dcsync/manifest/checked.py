@@ -21,7 +21,7 @@ _LASTS_S = 86400
 
 
 def take(path: Path) -> float | None:
-    """Remove the mark, and return the time of the last thorough check. None if another one is due. Blocks."""
+    """Remove the mark, and return the time of the last thorough check, or None if a check is due. Blocks."""
     mark = path.with_name(path.name + SUFFIX)
     try:
         entry = json.loads(read_regular(mark))

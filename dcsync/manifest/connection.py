@@ -43,7 +43,7 @@ class Connection(aiosqlite.Connection):
         return self._stopped
 
     def begin(self, statement: str) -> None:
-        """Begin a transaction together with the next statement. Without one, there is no transaction."""
+        """Begin a transaction together with the next statement, and not before."""
         self._beginning = statement
 
     @contextmanager

@@ -14,7 +14,7 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.core.table import TableKind
 from dcsync.manifest import checksums as seal
-from dcsync.manifest.contents import drop_unused, files_like, files_of, store_files
+from dcsync.manifest.contents import drop_unused, files_like, files_of, files_of_jobs, store_files
 from dcsync.manifest.published import is_on_disk
 from dcsync.manifest.rows import SNAPSHOT_COLUMNS, is_job, known_request, snapshot_record
 from dcsync.manifest.schema import content as content_table
@@ -88,20 +88,29 @@ class SnapshotRows:
 
     async def snapshot(self, account: AccountName, job: JobId) -> tuple[Snapshot, str | None] | None:
         """Return a snapshot that is in the mirror, and the hash of its sidecar, if known. None if it is not there."""
+        return (await self.snapshots(account, [job])).get(job)
+
+    async def snapshots(
+        self, account: AccountName, jobs: Collection[JobId]
+    ) -> Mapping[JobId, tuple[Snapshot, str | None]]:
+        """Return the same for several jobs. Those that are not in the mirror are left out."""
+        here = sa.and_(job_table.c.account == account, job_table.c.id.in_(sorted(jobs)), is_on_disk())
         async with self._manifest.reading() as connection:
-            row = (
-                await connection.execute(sa.select(*SNAPSHOT_COLUMNS).where(is_job(account, job), is_on_disk()))
-            ).one_or_none()
-            if row is None:
-                return None
-            snapshot = Snapshot(
-                job=job,
-                request=RequestId(row.request),
-                folder=row.folder,
-                completed_at=row.completed_at,
-                files=await files_of(connection, account, job),
+            rows = (await connection.execute(sa.select(*SNAPSHOT_COLUMNS).where(here))).all()
+            files = await files_of_jobs(connection, account, jobs)
+        return {
+            JobId(row.id): (
+                Snapshot(
+                    job=JobId(row.id),
+                    request=RequestId(row.request),
+                    folder=row.folder,
+                    completed_at=row.completed_at,
+                    files=files.get(JobId(row.id), ()),
+                ),
+                row.sidecar_sha256,
             )
-            return snapshot, row.sidecar_sha256
+            for row in rows
+        }
 
     async def kinds(self, account: AccountName, job: JobId) -> Mapping[str, TableKind | None]:
         """Return the recorded kind of each file of a snapshot, by Autodesk's name."""

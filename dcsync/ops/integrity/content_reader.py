@@ -47,6 +47,13 @@ class ContentReader:
         self._throttle = Throttle(rate)
         self._known: dict[tuple[int, int], Digest | DcsyncError] = {}
 
+    def has_read(self, entry: Entry | None, sha256: str) -> bool:
+        """Say whether a file is a name of an inode that was read already and has this SHA-256."""
+        if entry is None or not entry.is_file:
+            return False
+        known = self._known.get((entry.device, entry.inode))
+        return isinstance(known, Digest) and known.sha256 == sha256 and known.size == entry.size
+
     async def digest(self, folder: str, name: str, entry: Entry) -> Digest:
         """Return the hashes of a file on the disk. Cancelling is safe.
 

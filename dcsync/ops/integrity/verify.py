@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import structlog
 
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 _LAST_PART = "verify.part"
 #: Another process that prunes renames a folder at most this long before it records that.
 _PRUNING_S = 1.0
+#: How many snapshots are read from the manifest at once. They share most of their files.
+_SNAPSHOTS_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +49,16 @@ class Part:
 
     def has(self, key: str) -> bool:
         """Say whether this part reads a content or folder. The answer never changes."""
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") % self.of == self.number - 1
+        return self.of == 1 or _number_of(key) % self.of == self.number - 1
 
 
 WHOLE = Part(number=1, of=1)
+
+
+@lru_cache(maxsize=1 << 16)
+def _number_of(key: str) -> int:
+    """Return the number that decides about the part. Cached, because many snapshots share each content."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 async def verify(
@@ -159,9 +167,15 @@ class _Verification:
         published = list(jobs.values())
         # The newest first, because the next snapshot links to its files.
         published.sort(key=lambda known: (known.folder or "", known.job.id), reverse=True)
-        for number, known in enumerate(published, 1):
-            self._observer.snapshot(known.folder or "", number, len(published))
-            await self._snapshot(known.job.id)
+        for start in range(0, len(published), _SNAPSHOTS_AT_ONCE):
+            batch = published[start : start + _SNAPSHOTS_AT_ONCE]
+            # A snapshot that is pruned or reduced from here on is looked at again.
+            found = await self._records.snapshots(self._account.name, [known.job.id for known in batch])
+            for number, known in enumerate(batch, start + 1):
+                self._observer.snapshot(known.folder or "", number, len(published))
+                if known.job.id in found:
+                    self._report.snapshots += 1
+                    await self._check_snapshot(*found[known.job.id])
         await self._unknown_folders()
         if self._found:
             whole = {job for job, known in jobs.items() if known.state is JobState.PUBLISHED}
@@ -186,14 +200,6 @@ class _Verification:
         ]
         await record_damage(self._context.manifest, self._account.name, found, was_read=self._part.has)
 
-    async def _snapshot(self, job: JobId) -> None:
-        found = await self._records.snapshot(self._account.name, job)
-        if found is None:
-            return
-        snapshot, sidecar_sha256 = found
-        self._report.snapshots += 1
-        await self._check_snapshot(snapshot, sidecar_sha256)
-
     async def _look_again(self, whole: Collection[JobId]) -> None:
         """Forget problems in snapshots that were pruned during the check, and check again those that were reduced.
 
@@ -216,7 +222,6 @@ class _Verification:
         root, folder = self._context.root, snapshot.folder
         try:
             there = await self._context.disk.run(survey, root, folder)
-            sums = await self._sums(folder)
         except FileNotFoundError:
             self._find(Kind.MISSING, snapshot.job, folder, "the snapshot folder is missing", is_folder=True)
             return
@@ -224,18 +229,29 @@ class _Verification:
             kind = Kind.CHANGED if isinstance(error, MirrorTampered) else Kind.UNREADABLE
             self._find(kind, snapshot.job, folder, error.message)
             return
-        expected = {stored.name: _Expected(sha256=stored.sha256, size=stored.size) for stored in snapshot.files}
-        own = self._own_files(snapshot, sidecar_sha256, sums)
-        for name, wanted in expected.items():
-            if self._part.has(wanted.sha256):
-                await self._file(snapshot, name, wanted, there, sums)
-        if not self._part.has(folder):
-            return
-        for name, wanted in own.items():
-            await self._file(snapshot, name, wanted, there, {})
+        await self._files(snapshot, there)
+        if self._part.has(folder):
+            await self._folder(snapshot, sidecar_sha256, there)
+
+    async def _files(self, snapshot: Snapshot, there: Survey) -> None:
+        """Compare the files that Autodesk delivered."""
+        for stored in snapshot.files:
+            # Most files are further names of an inode that was read for another snapshot.
+            if self._reader.has_read(there.entries.get(stored.name), stored.sha256):
+                continue
+            if self._part.has(stored.sha256):
+                wanted = _Expected(sha256=stored.sha256, size=stored.size)
+                await self._file(snapshot, stored.name, wanted, there)
+
+    async def _folder(self, snapshot: Snapshot, sidecar_sha256: str | None, there: Survey) -> None:
+        """Compare our own files, and look for extra ones."""
+        folder = snapshot.folder
+        sums = await self._sums(folder) if sidecar_sha256 is None else {}
+        for name, wanted in self._own_files(snapshot, sidecar_sha256, sums).items():
+            await self._file(snapshot, name, wanted, there)
         if sidecar_sha256 is None:
             self._compare_sums(snapshot, sums)
-        for name in sorted(there.entries.keys() - expected.keys() - OWN_FILES):
+        for name in sorted(there.entries.keys() - {stored.name for stored in snapshot.files} - OWN_FILES):
             if self._context.settings.ignored.covers(name):
                 self._report.ignored_files += 1
                 continue
@@ -243,7 +259,9 @@ class _Verification:
 
     async def _sums(self, folder: str) -> Mapping[str, str]:
         # The check of SHA256SUMS itself reports an error.
-        return await self._context.disk.run(adopt.usable_sums, self._context.root, folder)
+        with suppress(FileNotFoundError):
+            return await self._context.disk.run(adopt.usable_sums, self._context.root, folder)
+        return {}
 
     def _own_files(
         self, snapshot: Snapshot, sidecar_sha256: str | None, sums: Mapping[str, str]
@@ -265,9 +283,7 @@ class _Verification:
             detail = f"SHA256SUMS disagrees with the manifest for {len(other)} files (first: {other[0]})"
             self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{SUMS_NAME}", detail, key=snapshot.folder)
 
-    async def _file(
-        self, snapshot: Snapshot, name: str, wanted: _Expected, there: Survey, sums: Mapping[str, str]
-    ) -> None:
+    async def _file(self, snapshot: Snapshot, name: str, wanted: _Expected, there: Survey) -> None:
         """Compare one file and add the problem, if there is one."""
         entry = there.entries.get(name)
         error = next((there.errors[path] for path in _above(name) if path in there.errors), None)
@@ -282,11 +298,9 @@ class _Verification:
             detail = f"it has {entry.size} bytes, {wanted.size} were published"
             self._find_repairable(kind, snapshot, name, wanted, detail, entry=entry)
         else:
-            await self._content(snapshot, name, wanted, entry, sums)
+            await self._content(snapshot, name, wanted, entry)
 
-    async def _content(
-        self, snapshot: Snapshot, name: str, wanted: _Expected, entry: Entry, sums: Mapping[str, str]
-    ) -> None:
+    async def _content(self, snapshot: Snapshot, name: str, wanted: _Expected, entry: Entry) -> None:
         try:
             digest = await self._reader.digest(snapshot.folder, name, entry)
         except FileNotFoundError:
@@ -296,7 +310,8 @@ class _Verification:
         else:
             if digest.sha256 == wanted.sha256:
                 return
-            if digest.sha256 == sums.get(name):
+            is_own = name in {SIDECAR_NAME, SUMS_NAME}
+            if not is_own and digest.sha256 == (await self._sums(snapshot.folder)).get(name):
                 detail = f"it matches {SUMS_NAME} but not the manifest: run dcsync rebuild"
                 key = _key(snapshot, name, wanted)
                 self._find(Kind.CHANGED, snapshot.job, f"{snapshot.folder}/{name}", detail, key=key)

@@ -27,6 +27,7 @@ from dcsync.manifest import schema
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
 from tests.rigs.kills import Witness, assert_rows_have_folders, sent_bytes, write_config
 from tests.rigs.processes import Forking, run_of, said
+from tests.rigs.sqlite import FILE_VIEW
 from tests.rigs.syscalls import Watch
 
 #: Of the job in the staging: whole, begun, not there yet.
@@ -138,6 +139,7 @@ class Halfway:
     def rows(self) -> list[tuple[object, ...]]:
         """Return what the manifest says of jobs and files, without times and ways."""
         with closing(sqlite3.connect(self.manifest)) as connection:
+            connection.execute(FILE_VIEW)
             query = """SELECT job.id, job.state, job.folder, file.name, file.size, file.sha256, version_num
                        FROM alembic_version, job LEFT JOIN file ON file.job = job.id ORDER BY job.id, file.name"""
             return connection.execute(query).fetchall()

@@ -16,6 +16,7 @@ from dcsync.sandbox import Options, Sandbox, World
 from tests.rigs.kills import TOKEN, write_config
 from tests.rigs.mirror import assert_proved_by_sums, tables
 from tests.rigs.processes import Forking, run_of, said
+from tests.rigs.sqlite import FILE_VIEW
 from tests.rigs.syscalls import Watch
 
 _DAYS = 3
@@ -66,6 +67,7 @@ class Pruned:
     def states(self) -> list[tuple[object, ...]]:
         """Return what the manifest says of jobs and files."""
         with closing(sqlite3.connect(self.folder / "state/manifest.sqlite")) as connection:
+            connection.execute(FILE_VIEW)
             query = """SELECT job.id, job.state, job.folder, file.name, file.size, file.sha256
                        FROM job LEFT JOIN file ON file.job = job.id ORDER BY job.id, file.name"""
             return connection.execute(query).fetchall()

@@ -9,7 +9,7 @@ doubt.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -63,9 +63,9 @@ def divide(
     return Division(kept=tuple(kept), removed=tuple(removed), keeps_full=keeps_full)
 
 
-def full_tables(kinds: Mapping[str, TableKind | None], request: DataRequest | None) -> set[str]:
-    """Return those of Autodesk's file names that are certainly full tables. `kinds` has the recorded kind of each."""
-    return {name for name, kind in kinds.items() if is_table(name) and _has_all_rows(_certain(name, kind, request))}
+def full_tables(kinds: Iterable[tuple[str, TableKind | None]], request: DataRequest | None) -> set[str]:
+    """Return those of Autodesk's file names that are certainly full tables. `kinds` has their recorded kinds."""
+    return {name for name, kind in kinds if is_table(name) and _has_all_rows(_certain(name, kind, request))}
 
 
 def kind_now(stored: StoredFile, request: DataRequest | None) -> TableKind | None:

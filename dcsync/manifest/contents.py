@@ -17,8 +17,10 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core.completeness import holds_rows
+from dcsync.core.kinds import parse_kind
 from dcsync.core.model import AccountName, JobId, RequestId, StoredFile
 from dcsync.core.names import clash_key
+from dcsync.core.table import TableKind
 from dcsync.errors import ManifestCorrupt, ManifestError
 from dcsync.manifest import older
 from dcsync.manifest.rows import CONTENT_COLUMNS, content_digest, content_row, header_digest, stored_file
@@ -59,7 +61,7 @@ async def drop_unused(connection: AsyncConnection) -> None:
     lists = await connection.scalars(sa.select(job_table.c.files).where(job_table.c.files.is_not(None)))
     used = {number for text in lists for _, number in listed(text)}
     unused = {*await connection.scalars(sa.select(content_table.c.id))} - used
-    for batch in _batches(unused):
+    for batch in in_batches(unused):
         await connection.execute(sa.delete(content_table).where(content_table.c.id.in_(batch)))
 
 
@@ -74,11 +76,7 @@ async def files_of_jobs(
     """Return the files of snapshots, by their name on disk. Jobs without files are left out."""
     if await older.is_older(connection):
         return await older.files_of_jobs(connection, account, jobs)
-    lists: dict[JobId, str] = {}
-    for batch in _batches(jobs):
-        here = sa.and_(job_table.c.account == account, job_table.c.id.in_(batch), job_table.c.files.is_not(None))
-        rows = await connection.execute(sa.select(job_table.c.id, job_table.c.files).where(here))
-        lists |= {JobId(job): text for job, text in rows}
+    lists = await _lists(connection, account, jobs)
     contents = await _contents(connection, {number for text in lists.values() for _, number in listed(text)})
     # Sorted in Python, because the collation of a database may differ from the order of characters.
     return {
@@ -87,6 +85,24 @@ async def files_of_jobs(
         )
         for job, text in lists.items()
     }
+
+
+async def kinds_of_jobs(
+    connection: AsyncConnection, account: AccountName, jobs: Collection[JobId]
+) -> set[tuple[str, TableKind | None]]:
+    """Return Autodesk's name and the recorded kind of every file in snapshots, each pair once."""
+    if await older.is_older(connection):
+        files = await older.files_of_jobs(connection, account, jobs)
+        return {(stored.original, stored.kind) for stored_files in files.values() for stored in stored_files}
+    ids: set[int] = set()
+    for text in (await _lists(connection, account, jobs)).values():
+        ids.update(*json.loads(text).values())
+    found: set[tuple[str, TableKind | None]] = set()
+    query = sa.select(content_table.c.original, content_table.c.kind).distinct()
+    for batch in in_batches(ids):
+        rows = await connection.execute(query.where(content_table.c.id.in_(batch)))
+        found |= {(json.loads(original), parse_kind(kind)) for original, kind in rows}
+    return found
 
 
 async def files_like(
@@ -121,7 +137,7 @@ async def headers_of_tables(
     found: defaultdict[tuple[RequestId, str], set[str | None]] = defaultdict(set)
     contents = sa.select(content_table.c.name, content_table.c.header).distinct()
     for request, numbers in ids.items():
-        for batch in _batches(numbers):
+        for batch in in_batches(numbers):
             for name, header in await connection.execute(contents.where(content_table.c.id.in_(batch))):
                 found[request, name].add(header)
     return found
@@ -134,9 +150,18 @@ def listed(files: str | None) -> Iterator[tuple[str, int]]:
             yield how, number
 
 
+async def _lists(connection: AsyncConnection, account: AccountName, jobs: Collection[JobId]) -> dict[JobId, str]:
+    found: dict[JobId, str] = {}
+    for batch in in_batches(jobs):
+        here = sa.and_(job_table.c.account == account, job_table.c.id.in_(batch), job_table.c.files.is_not(None))
+        rows = await connection.execute(sa.select(job_table.c.id, job_table.c.files).where(here))
+        found |= {JobId(job): text for job, text in rows}
+    return found
+
+
 async def _ids(connection: AsyncConnection, digests: Collection[str]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for batch in _batches(digests):
+    for batch in in_batches(digests):
         query = sa.select(content_table.c.digest, content_table.c.id).where(content_table.c.digest.in_(batch))
         found |= dict((await connection.execute(query)).all())
     return found
@@ -150,7 +175,7 @@ async def _contents(connection: AsyncConnection, ids: Collection[int]) -> dict[i
         header_table.c.is_cut,
     ).select_from(content_table.join(header_table, header_table.c.digest == content_table.c.header, isouter=True))
     found: dict[int, tuple[Any, ...]] = {}
-    for batch in _batches(ids):
+    for batch in in_batches(ids):
         for row in await connection.execute(query.where(content_table.c.id.in_(batch))):
             found[row[0]] = tuple(row[1:])
     if len(found) != len(ids):
@@ -179,7 +204,8 @@ def _insert_unless_there(connection: AsyncConnection, table: sa.Table) -> sa.Ins
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
-def _batches(values: Collection[Any]) -> Iterator[list[Any]]:
+def in_batches(values: Collection[Any]) -> Iterator[list[Any]]:
+    """Yield the values in order, few enough at once for one statement."""
     ordered = sorted(values)
     for start in range(0, len(ordered), VALUES_AT_ONCE):
         yield ordered[start : start + VALUES_AT_ONCE]

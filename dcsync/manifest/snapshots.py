@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,7 +15,15 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.core.table import TableKind
 from dcsync.manifest import checksums as seal
-from dcsync.manifest.contents import drop_unused, files_like, files_of, files_of_jobs, store_files
+from dcsync.manifest.contents import (
+    drop_unused,
+    files_like,
+    files_of,
+    files_of_jobs,
+    in_batches,
+    kinds_of_jobs,
+    store_files,
+)
 from dcsync.manifest.published import is_on_disk
 from dcsync.manifest.rows import SNAPSHOT_COLUMNS, is_job, known_request, snapshot_record
 from dcsync.manifest.schema import content as content_table
@@ -94,9 +103,11 @@ class SnapshotRows:
         self, account: AccountName, jobs: Collection[JobId]
     ) -> Mapping[JobId, tuple[Snapshot, str | None]]:
         """Return the same for several jobs. Those that are not in the mirror are left out."""
-        here = sa.and_(job_table.c.account == account, job_table.c.id.in_(sorted(jobs)), is_on_disk())
+        query = sa.select(*SNAPSHOT_COLUMNS).where(job_table.c.account == account, is_on_disk())
+        rows: list[sa.Row[Any]] = []
         async with self._manifest.reading() as connection:
-            rows = (await connection.execute(sa.select(*SNAPSHOT_COLUMNS).where(here))).all()
+            for batch in in_batches(jobs):
+                rows += await connection.execute(query.where(job_table.c.id.in_(batch)))
             files = await files_of_jobs(connection, account, jobs)
         return {
             JobId(row.id): (
@@ -112,10 +123,10 @@ class SnapshotRows:
             for row in rows
         }
 
-    async def kinds(self, account: AccountName, job: JobId) -> Mapping[str, TableKind | None]:
-        """Return the recorded kind of each file of a snapshot, by Autodesk's name."""
+    async def kinds(self, account: AccountName, jobs: Collection[JobId]) -> set[tuple[str, TableKind | None]]:
+        """Return Autodesk's name and the recorded kind of every file in these snapshots, each pair once."""
         async with self._manifest.reading() as connection:
-            return {stored.original: stored.kind for stored in await files_of(connection, account, job)}
+            return await kinds_of_jobs(connection, account, jobs)
 
     async def copies(
         self, account: AccountName, contents: Collection[str]
@@ -124,8 +135,9 @@ class SnapshotRows:
         found: dict[str, list[tuple[JobId, StoredFile]]] = {sha256: [] for sha256 in contents}
         jobs = sa.select(job_table.c.id, job_table.c.files).where(job_table.c.account == account)
         async with self._manifest.reading() as connection:
-            for row, stored in await files_like(connection, content_table.c.sha256.in_(sorted(found)), jobs):
-                found[stored.sha256].append((JobId(row.id), stored))
+            for batch in in_batches(contents):
+                for row, stored in await files_like(connection, content_table.c.sha256.in_(batch), jobs):
+                    found[stored.sha256].append((JobId(row.id), stored))
         return found
 
     async def note_replaced(self, account: AccountName, job: JobId, name: str, *, mtime_ns: int, inode: int) -> None:

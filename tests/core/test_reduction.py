@@ -75,8 +75,8 @@ def test_only_a_table_that_is_certainly_full_replaces_an_older_one() -> None:
         "activities_all.csv": TableKind.FULL,
     }
 
-    assert full_tables(kinds, ALL) == {"admin_users.csv", "activities_all.csv"}
-    assert full_tables(kinds, replace(ALL, date_range="YESTERDAY")) == {"activities_all.csv"}
+    assert full_tables(kinds.items(), ALL) == {"admin_users.csv", "activities_all.csv"}
+    assert full_tables(kinds.items(), replace(ALL, date_range="YESTERDAY")) == {"activities_all.csv"}
 
 
 def test_only_a_table_is_full_whatever_was_recorded() -> None:
@@ -85,7 +85,7 @@ def test_only_a_table_is_full_whatever_was_recorded() -> None:
     division = divide([readme], ALL, archive_repeats=False, newer={README.name})
 
     assert division == Division(kept=(readme,), removed=())
-    assert full_tables({README.name: TableKind.FULL}, ALL) == set()
+    assert full_tables([(README.name, TableKind.FULL)], ALL) == set()
 
 
 def test_documents_alone_are_no_reason_to_keep_a_snapshot() -> None:

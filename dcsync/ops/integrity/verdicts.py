@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, RequestId
+from dcsync.core.model import ARCHIVE_NAME, AccountName, DataRequest, JobId, RequestId, Snapshot
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.reduction import divide, full_tables
 from dcsync.core.retention import (
@@ -104,28 +104,33 @@ async def _spare_all(
     context: MirrorContext, account: AccountName, request: DataRequest | None, verdicts: Sequence[Verdict]
 ) -> list[Verdict]:
     """Decide what stays of each snapshot that no rule keeps. The verdicts are those of one request, newest first."""
-    spared, newer = [], set[str]()
-    to_judge = sum(not verdict.keep for verdict in verdicts)
+    rows = SnapshotRows(context.manifest)
+    spared, newer, kept = [], set[str](), list[JobId]()
+    found = await rows.snapshots(account, [verdict.snapshot.job for verdict in verdicts if not verdict.keep])
     for verdict in verdicts:
-        to_judge -= not verdict.keep
-        decided = await _spare(context, account, request, verdict, newer)
+        job = verdict.snapshot.job
+        if not verdict.keep and kept:
+            newer |= full_tables(await rows.kinds(account, kept), request)
+            kept.clear()
+        decided = await _spare(context, found[job][0] if job in found else None, request, verdict, newer)
         # A snapshot without a date comes first, and may be older than all others.
-        if to_judge and decided.keep and verdict.snapshot.completed_at is not None:
-            newer |= full_tables(await SnapshotRows(context.manifest).kinds(account, verdict.snapshot.job), request)
+        if decided.keep and verdict.snapshot.completed_at is not None:
+            kept.append(job)
         spared.append(decided)
     return spared
 
 
 async def _spare(
-    context: MirrorContext, account: AccountName, request: DataRequest | None, verdict: Verdict, newer: Collection[str]
+    context: MirrorContext,
+    snapshot: Snapshot | None,
+    request: DataRequest | None,
+    verdict: Verdict,
+    newer: Collection[str],
 ) -> Verdict:
     """Decide what stays of a snapshot that no rule keeps. `newer` has the full tables of newer whole snapshots."""
-    if verdict.keep:
+    if verdict.keep or snapshot is None:
         return verdict
-    found = await SnapshotRows(context.manifest).snapshot(account, verdict.snapshot.job)
-    if found is None:
-        return verdict
-    snapshot, repeats = found[0], False
+    repeats = False
     archive = next((stored for stored in snapshot.files if stored.original == ARCHIVE_NAME), None)
     if archive is not None:
         repeats = await context.disk.run(reduce.archive_repeats, context.root, snapshot.folder, archive, snapshot.files)

@@ -25,6 +25,7 @@ from typing import Any
 
 import structlog
 
+import dcsync
 from bench import compare
 from bench.stage import SMALL, OnDisk, Size
 from dcsync.core import plan as planning
@@ -300,6 +301,7 @@ async def main(arguments: Sequence[str]) -> int:
     if given.against is not None:
         # The interpreter of the same virtual environment. Its link must not be resolved.
         size = replace(size, against=given.against.absolute().parent / "python")
+        _refuse_itself(size.against)
     if given.rounds is not None:
         size = replace(size, rounds=given.rounds)
     if given.paces is not None:
@@ -317,6 +319,16 @@ async def main(arguments: Sequence[str]) -> int:
         into.write_text(f"{before}{_BEGIN}\n{document}\n{_END}{after}", encoding="utf-8")
         into.with_suffix(".svg").write_text(table.plot(), encoding="utf-8")
     return 0 if all(shown.met for shown in shown_lines) and all(row.met for row in table.rows) else 1
+
+
+def _refuse_itself(python: Path | None) -> None:
+    """Exit unless the interpreter imports another dcsync. A copy of a virtual environment may import the original's."""
+    command = [str(python), "-c", "import dcsync; print(dcsync.__file__)"]
+    place = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout.strip()
+    print(f"against {place}")
+    if Path(place) == Path(dcsync.__file__):
+        message = "--against names this version itself"
+        raise SystemExit(message)
 
 
 def _lines() -> list[str]:

@@ -19,6 +19,10 @@ from dcsync.opening import open_regular
 #: The kernel starts to write a large file to the disk while the rest arrives. Without that, the final fsync of 2 GB
 #: takes more than a second.
 _WRITEBACK_SIZE = 8 << 20
+#: It forgets what the disk has, so that the next bytes use the same memory again. In a virtual machine, whose host has
+#: to provide new memory, writing to it takes several times as long. A part that is not on the disk yet stays, and is
+#: named in so many rounds.
+_WRITEBACK_ROUNDS = 4
 
 
 class Part:
@@ -107,8 +111,14 @@ class Part:
         if self.etag is not None and self._hashers.size < self._size:
             self._journal.note_written(self._name, self._hashers.size, self._hashers.crc32)
         if self._hashers.size - self._writeback_end >= _WRITEBACK_SIZE:
-            space.start_writeback(self._opened, self._writeback_end, self._hashers.size - self._writeback_end)
-            self._writeback_end = self._hashers.size
+            self._write_back()
+
+    def _write_back(self) -> None:
+        space.start_writeback(self._opened, self._writeback_end, self._hashers.size - self._writeback_end)
+        self._writeback_end = self._hashers.size
+        stop = self._writeback_end - 2 * _WRITEBACK_SIZE
+        if stop > 0:
+            space.forget_written(self._opened, max(0, stop - _WRITEBACK_ROUNDS * _WRITEBACK_SIZE), stop)
 
     def restart(self) -> None:
         """Drop all bytes written so far."""

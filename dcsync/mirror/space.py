@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 from dcsync.core.formatting import size_text
 from dcsync.errors import DiskFull, InodesExhausted, SpaceNeeds
@@ -57,6 +58,12 @@ def start_writeback(descriptor: int, offset: int, size: int) -> None:
     """
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
+
+
+def forget_written(descriptor: int, start: int, stop: int) -> None:
+    """Let the kernel forget its copy of a part of a file, as far as the disk has it. This is a hint."""
+    with suppress(OSError):
+        os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def clone(source: int, target: int) -> bool:

@@ -274,6 +274,50 @@ def test_the_kernel_starts_to_write_a_large_file_after_every_eight_mebibytes(
     part.discard()
 
 
+def test_the_kernel_forgets_what_it_has_written_of_a_large_file(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it may not have written yet, the last 16 MiB, stays. The parts before it are named up to four times."""
+    forgotten: list[tuple[int, int]] = []
+
+    def note(_descriptor: int, offset: int, size: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        forgotten.append((offset // MIB, (offset + size) // MIB))
+
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    part = staging.part("a.bin", "a.bin", 100 * MIB)
+    part.begin(None)
+
+    for _ in range(23):
+        part.write(bytes(MIB))
+    assert forgotten == []
+    for _ in range(42):
+        part.write(bytes(MIB))
+    assert forgotten == [(0, 8), (0, 16), (0, 24), (0, 32), (8, 40), (16, 48)]
+
+    part.restart()
+    for _ in range(24):
+        part.write(bytes(MIB))
+    assert forgotten[6:] == [(0, 8)]
+    part.discard()
+
+
+def test_a_file_system_without_such_hints_gets_the_whole_file(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    part = staging.part("a.bin", "a.bin", 25 * MIB)
+    part.begin(None)
+
+    for number in range(25):
+        part.write(bytes([number]) * MIB)
+
+    assert part.finish(None).sha256 == hashlib.sha256(b"".join(bytes([n]) * MIB for n in range(25))).hexdigest()
+
+
 @pytest.mark.parametrize(("length", "shown"), [(120, "x" * 120), (121, "x" * 120 + "…")])
 def test_a_message_names_the_file_and_cuts_a_long_name(staging: Staging, length: int, shown: str) -> None:
     part = staging.part("a.csv", "x" * length, 10)

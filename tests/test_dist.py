@@ -130,7 +130,8 @@ def test_the_control_file_says_what_the_package_needs(packages: Path) -> None:
 
     assert fields["Package"] == "data-connector-mirror"
     assert fields["Version"] == __version__
-    assert fields["Depends"].split(", ")[0] == PYTHON
+    assert fields["Depends"] == f"{PYTHON}, libc6 (>= 2.28), ca-certificates, tzdata"
+    assert fields["Recommends"] == "systemd, dbus"
     assert fields["Provides"] == "dcsync"
     assert 20_000 < int(fields["Installed-Size"]) < 300_000
 
@@ -162,7 +163,7 @@ def test_the_rpm_has_the_files_of_the_deb_and_needs_the_interpreter_only(package
     assert packed <= files
     assert {line.split()[1] for line in listed} == {"root"}
     needed = {line for line in rpm("--query", "--package", "--requires", package) if not line.startswith("rpmlib(")}
-    assert needed == {SYSTEM_PYTHON, "ca-certificates", "/bin/sh"}
+    assert needed == {SYSTEM_PYTHON, "ca-certificates", "tzdata", "/bin/sh"}
 
 
 def test_the_rpm_installs_into_another_root(packages: Path, tree: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def rerun_command(ctx: click.Context, job: str) -> int:
     from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config
 
-    config = load_config(ctx)
+    config = load_config(ctx, is_order=True)
     if not any("snapshot" in hook.on for hook in config.hooks):
         message = "no hook is configured for the event snapshot"
         raise ConfigError(message, hint='add a [[hook]] with on = ["snapshot"]')

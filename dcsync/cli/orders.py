@@ -61,13 +61,17 @@ def carry_out(
     """Carry out a command: by the daemon if it holds the mirror, else by `alone`. Return its answer.
 
     Raises the errors of the command, `KeyboardInterrupt` after a signal, and `DaemonGone` when the daemon ends first.
+    Without a daemon, raises `NotStateOwner` for root if the state folder belongs to another user.
     """
     from dcsync.app.fingerprints import fingerprints
+    from dcsync.app.state_dir import refuse_to_be_root
     from dcsync.cli.startup import run_async
     from dcsync.orders import Order, connect
 
     connection = connect(Path(config.state.dir))
     if connection is None:
+        if name != "poll":
+            refuse_to_be_root(Path(config.state.dir))
         return run_async(alone())
     same = {} if name == "poll" else fingerprints(config)
     order = Order(name=name, options=dict(options), root=str(config.mirror.root), config=same)

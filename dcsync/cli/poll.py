@@ -26,7 +26,7 @@ def poll_command(ctx: click.Context, as_json: bool) -> int:
     from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config
 
-    config = load_config(ctx)
+    config = load_config(ctx, as_owner=False)  # only the daemon has something to do
 
     async def alone() -> Answer:
         message = f"no daemon is working in {config.state.dir}"

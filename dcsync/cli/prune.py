@@ -51,7 +51,7 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config, run_async
 
-    config = load_config(ctx)
+    config = load_config(ctx, is_order=not dry_run)
     options = PruneOptions(accounts=list(accounts), force=force, as_json=as_json)
 
     async def alone() -> Answer:

@@ -41,7 +41,7 @@ def rebuild_command(ctx: click.Context, as_json: bool) -> int:
     from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config
 
-    config = load_config(ctx)
+    config = load_config(ctx, is_order=True)
 
     async def alone() -> Answer:
         return _answer(await _rebuild(config), as_json=as_json)

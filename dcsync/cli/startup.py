@@ -49,6 +49,7 @@ def load_config(
     accounts_needed: bool = True,
     logs: bool = True,
     as_owner: bool = True,
+    is_order: bool = False,
     warn: Callable[[OldName], None] = _print_warning,
 ) -> Config:
     """Load the configuration, and set up the log from it and from the global options.
@@ -57,20 +58,27 @@ def load_config(
     loads its stores with `load_stores`.
 
     With `as_owner`, raises `NotStateOwner` for root if the state folder belongs to another user. The group then runs
-    the command as that user.
+    the command as that user. An order to a daemon needs neither that user nor its credentials, so `is_order` leaves
+    this check to `carry_out` where a daemon works.
 
     `warn` is called for each name in the file that only this version still accepts.
     """
     options = ctx.obj
     assert isinstance(options, Globals)  # noqa: S101 - the group sets it
     config = load(options.config, environ=os.environ, accounts_needed=accounts_needed)
-    if as_owner:
+    if as_owner and not (is_order and _is_listening(config)):
         refuse_to_be_root(Path(config.state.dir))
     if logs:
         set_up_log(ctx, level=config.log.level, form=config.log.format)
     for old in config.old_names:
         warn(old)
     return config
+
+
+def _is_listening(config: Config) -> bool:
+    from dcsync.orders import is_expected
+
+    return is_expected(Path(config.state.dir))
 
 
 def load_stores(ctx: click.Context) -> tuple[Config, Stores]:

@@ -70,7 +70,7 @@ def sync_command(
     from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config, run_async
 
-    config = load_config(ctx)
+    config = load_config(ctx, is_order=not dry_run)
     options = SyncOptions(accounts=list(accounts), requests=list(requests), jobs=list(jobs), as_json=as_json)
 
     async def alone() -> Answer:

@@ -70,7 +70,7 @@ def verify_command(
     from dcsync.cli.startup import load_config, run_async
 
     chosen = _part(part)
-    config = load_config(ctx)
+    config = load_config(ctx, is_order=repair)
     limit = config.verify.rate if rate is None else _rate(rate)
     options = RepairOptions(accounts=list(accounts), part=chosen, rate=limit, as_json=as_json)
 

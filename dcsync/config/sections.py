@@ -53,10 +53,16 @@ class Mirror(Section):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
+        if value == "UTC":  # a minimal Debian has no time zones
+            return value
         try:
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            close = get_close_matches(value, available_timezones(), n=1)
+            known = available_timezones()
+            if not known:
+                message = f"this system has no time zones but UTC, so {value!r} is unknown: install the package tzdata"
+                raise ValueError(message) from None
+            close = get_close_matches(value, known, n=1)
             hint = f'; did you mean "{close[0]}"?' if close else ""
             message = f"{value!r} is not a time zone such as UTC or Europe/Berlin{hint}"
             raise ValueError(message) from None

@@ -2,7 +2,7 @@
 
 from dcsync.orders.client import send
 from dcsync.orders.messages import MAX_LINE, Answer, Failed, Hello, Message, Order, Progressed, Waiting, decode, encode
-from dcsync.orders.place import SOCKET_NAME, Peer, connect, listening, peer_of
+from dcsync.orders.place import SOCKET_NAME, Peer, connect, is_expected, listening, peer_of
 
 __all__ = [
     "MAX_LINE",
@@ -18,6 +18,7 @@ __all__ = [
     "connect",
     "decode",
     "encode",
+    "is_expected",
     "listening",
     "peer_of",
     "send",

@@ -84,6 +84,14 @@ def connect(folder: Path) -> socket.socket | None:
     return None
 
 
+def is_expected(folder: Path) -> bool:
+    """Return whether a daemon works in a folder, as far as its socket says. It can be stale."""
+    try:
+        return stat.S_ISSOCK((folder / SOCKET_NAME).lstat().st_mode)
+    except OSError:
+        return False
+
+
 @contextmanager
 def _opened(folder: Path, flags: int) -> Iterator[int]:
     descriptor = os.open(folder, flags | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from dcsync.cli import as_owner
+from dcsync.orders import SOCKET_NAME
 from dcsync.systemd import ServiceUnit
 from tests.cli.conftest import Dcsync
+from tests.rigs.beside import daemon_beside
 from tests.rigs.served import Served
 
 pytestmark = pytest.mark.needs_root
@@ -67,6 +70,49 @@ def test_a_relative_path_of_the_configuration_stays_right(
 
     assert dcsync(*arguments).status == 12
     assert ran == [["--config", str(side.config), "sync"]]
+
+
+HOOK = ["[[hook]]", 'on = ["snapshot"]', 'run = ["/bin/true"]']
+#: The commands that the daemon carries out.
+ORDERS = ["sync", "prune", "verify --repair", "hooks rerun no-such-job", "rebuild"]
+
+
+def test_an_order_to_the_daemon_needs_neither_its_user_nor_its_credentials(
+    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor D-Bus, nor systemd-run: root may use the socket."""
+    monkeypatch.setattr(as_owner, "run_as_owner", lambda *_: pytest.fail("it runs as the owner"))
+    side.write_config(*HOOK)
+    with daemon_beside(side):
+        os.chown(side.state, 65534, 65534)
+        results = {command: dcsync(*command.split()) for command in ["poll", *ORDERS]}
+        os.chown(side.state, 0, 0)
+
+    assert {command: result.status for command, result in results.items()} == {
+        **dict.fromkeys(["poll", *ORDERS], 0),
+        "hooks rerun no-such-job": 2,
+        "rebuild": 3,  # the daemon of this test is root, and may not open the folder again
+    }
+
+
+@pytest.mark.parametrize("command", ORDERS)
+def test_beside_a_stale_socket_it_runs_as_the_service(
+    side: Served, dcsync: Dcsync, ran: list[list[str]], command: str
+) -> None:
+    """The daemon was killed."""
+    side.write_config(*HOOK)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(side.state / SOCKET_NAME))
+
+    assert dcsync(*command.split()).status == 12
+    assert ran == [["--config", str(side.config), *command.split()]]
+
+
+def test_without_a_daemon_poll_says_so_at_once(side: Served, dcsync: Dcsync, ran: list[list[str]]) -> None:
+    result = dcsync("poll")
+
+    assert (result.status, ran) == (3, [])
+    assert "no daemon is working in" in result.err
 
 
 def test_commands_that_only_read_stay_with_root(side: Served, dcsync: Dcsync, ran: list[list[str]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zoneinfo
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -82,6 +84,27 @@ def test_a_time_zone_that_is_misspelled_gets_a_suggestion() -> None:
 @pytest.mark.parametrize("zone", ["", "Nowhere/At/All", "../../etc/passwd", "/etc/localtime", "UTC\0"])
 def test_what_is_no_time_zone_is_refused(zone: str) -> None:
     assert "is not a time zone such as UTC or Europe/Berlin" in refusal(mirror={"timezone": zone})
+
+
+@pytest.fixture
+def no_zones() -> Iterator[None]:
+    """A minimal system: no package has installed time zones."""
+    zoneinfo.ZoneInfo.clear_cache()
+    zoneinfo.reset_tzpath(())
+    yield
+    zoneinfo.reset_tzpath()
+
+
+@pytest.mark.usefixtures("no_zones")
+def test_utc_needs_no_time_zones_on_the_system() -> None:
+    assert make_config(mirror={"timezone": "UTC"}).mirror.zone is UTC
+
+
+@pytest.mark.usefixtures("no_zones")
+def test_without_time_zones_the_mistake_is_the_system_s() -> None:
+    said = refusal(mirror={"timezone": "Europe/Berlin"})
+
+    assert said == "this system has no time zones but UTC, so 'Europe/Berlin' is unknown: install the package tzdata"
 
 
 @pytest.mark.parametrize(("value", "expected"), [("5 GiB", 5 << 30), ("0", 0), (1024, 1024), ("500 MB", 500_000_000)])

@@ -1,0 +1,158 @@
+"""A bare Debian: the distribution's own packages and nothing of this machine, booted by systemd-nspawn. Needs root.
+
+`image` installs it from the packages that `scripts/bare-debian` has downloaded, as debootstrap would. They are also its
+mirror, so that apt works in it. A boot changes an overlay of the image only. The network is loopback. A sandbox outside
+shares it, and this process types, so that no Python of this machine is inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.rigs.nspawn import own_cgroups
+
+#: What `make .venv/.bare` has downloaded, and the index of it for apt.
+DOWNLOADED: Final = Path(sys.prefix) / "bare/packages"
+#: Where the machine has it.
+MIRROR: Final = "/var/lib/mirror"
+#: Finds a hang.
+PATIENCE_S: Final = 300.0
+
+#: Installing it flushes thousands of files, which nobody needs: it happens in memory.
+_INSTALL: Final = """
+place=$1; shift
+mount -t tmpfs -o mode=755 tmpfs "$place"
+TMPDIR=$place exec "$@"
+"""
+_BOOT: Final = """
+place=$1 image=$2 cgroups=$3; shift 3
+for cgroup in $cgroups; do echo $$ > "$cgroup/cgroup.procs"; done
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs -o mode=755 tmpfs /run/systemd/nspawn  # where systemd-nspawn leaves folders
+mount -t tmpfs -o mode=755 tmpfs "$place"
+tar -C "$place" -xf "$image"
+exec "$@" < /dev/null
+"""
+_UNSHARE: Final = ("unshare", "--mount", "--propagation=private", "--", "sh", "-euc")
+
+
+def image() -> Path:
+    """Install the bare system, unless one of the same packages is there, and return its files as a tar archive."""
+    index = DOWNLOADED / "Packages"
+    assert index.exists(), "run: make .venv/.bare (it downloads the packages of a bare Debian)"
+    options = ["--mode=root", "--variant=apt", "--include=systemd-sysv", "--skip=check/signed-by", "--format=tar"]
+    options += ["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/locale/*"]
+    # Options that hold only while it is installed, and the names that are this machine's.
+    forget = 'cd "$1"/etc && rm dpkg/dpkg.cfg.d/99mmdebstrap apt/sources.list hostname resolv.conf'
+    source = f'echo "deb [trusted=yes] file:{MIRROR} ./" > "$1"/etc/apt/sources.list.d/mirror.list'
+    options += [f"--customize-hook={forget}", f"--customize-hook={source}"]
+    made_of = hashlib.sha256(index.read_bytes() + "".join(options).encode()).hexdigest()[:16]
+    path = DOWNLOADED.parent / f"image-{made_of}.tar"
+    if not path.exists():
+        for old in DOWNLOADED.parent.glob("image-*"):
+            old.unlink()
+        new, place = path.with_suffix(".new"), DOWNLOADED.parent / "place"
+        place.mkdir(exist_ok=True)
+        command = ["mmdebstrap", "--quiet", *options, "", str(new), f"deb [trusted=yes] copy:{DOWNLOADED} ./"]
+        subprocess.run([*_UNSHARE, _INSTALL, "sh", str(place), *command], check=True, stdin=subprocess.DEVNULL)
+        new.rename(path)
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    status: int
+    said: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The booted system."""
+
+    pid: int
+
+    def enter(self, *command: str | Path) -> list[str | Path]:
+        """Return the command that runs this one inside, with the environment of a new boot."""
+        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return ["nsenter", f"--target={self.pid}", "--all", "--wd=/", "env", "-i", path, "TERM=dumb", *command]
+
+    def run(self, *command: str | Path) -> Done:
+        """Run a command of root inside."""
+        done = subprocess.run(
+            self.enter(*command),
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        return Done(status=done.returncode, said=done.stdout)
+
+    def read(self, path: str | Path) -> str:
+        """Return a file's text."""
+        done = self.run("cat", path)
+        assert done.status == 0, done.said
+        return done.said
+
+
+@contextmanager
+def booted(folder: Path, *, binds: Mapping[str, Path]) -> Iterator[Machine]:
+    """Boot the image, and end it with the block. `folder` takes the working files, `binds` are mounted read-only."""
+    made, place = image(), folder / "machine"
+    place.mkdir()
+    name = f"bare-{os.getpid()}"
+    with own_cgroups(f"dcsync-{name}") as cgroups, _notified(folder / "notify") as receiver:
+        nspawn = ["systemd-nspawn", "--quiet", f"--directory={place}", f"--machine={name}", "--hostname=debian"]
+        nspawn += ["--register=no", "--keep-unit", "--console=pipe", "--link-journal=no", "--notify-ready=yes"]
+        nspawn += ["--private-network", "--resolv-conf=off", "--timezone=off", f"--bind-ro={DOWNLOADED}:{MIRROR}"]
+        nspawn += [f"--bind-ro={path}:{target}" for target, path in binds.items()]
+        shell = [_BOOT, "sh", str(place), str(made), " ".join(map(str, cgroups))]
+        with (folder / "console").open("wb") as console:
+            process = subprocess.Popen(
+                [*_UNSHARE, *shell, *nspawn, "--boot"],
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env={"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(folder / "notify")},
+                start_new_session=True,
+            )
+        try:
+            yield Machine(pid=_leader(receiver, process, folder / "console"))
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def _notified(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(path))
+        receiver.settimeout(1)
+        yield receiver
+
+
+def _leader(receiver: socket.socket, process: subprocess.Popen[bytes], console: Path) -> int:
+    """Wait until the system says that it is up, and return its first process (systemd-nspawn(1), --notify-ready=)."""
+    told = ""
+    while "READY=1" not in told.split("\n"):
+        assert process.poll() is None, console.read_text(errors="replace")[-4000:]
+        with suppress(TimeoutError):
+            told += receiver.recv(4096).decode() + "\n"
+    found = re.search(r"^X_NSPAWN_LEADER_PID=(\d+)$", told, re.MULTILINE)
+    assert found, told
+    return int(found[1])

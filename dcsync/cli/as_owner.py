@@ -16,7 +16,7 @@ import click
 
 from dcsync.config import find
 from dcsync.errors import NotStateOwner
-from dcsync.systemd import become, find_unit, run_as_service
+from dcsync.systemd import become, find_unit, lacks_bus, run_as_service
 
 
 def run_as_owner(error: NotStateOwner, arguments: Sequence[str]) -> int:
@@ -30,7 +30,13 @@ def run_as_owner(error: NotStateOwner, arguments: Sequence[str]) -> int:
     except KeyError:
         user = f"#{error.uid}"
     unit = find_unit(user, config)
-    if sys.stderr.isatty():
+    if unit is None and lacks_bus():
+        click.echo(
+            f"dcsync: running as the user {user} without the credentials of the service, because D-Bus is not running\n"
+            "  do:   install the package dbus, and run the command again",
+            err=True,
+        )
+    elif sys.stderr.isatty():
         how = f"as {unit.name} does, as the user {user}" if unit else f"as the user {user}, who owns the state folder"
         click.echo(f"dcsync: running {how}", err=True)
     if unit is not None:

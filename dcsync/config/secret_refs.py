@@ -18,7 +18,9 @@ from dcsync.errors import SecretExposed, SecretUnavailable
 _AROUND = re.compile(r"^[\s\ufeff\u200b\u2060]+|[\s\ufeff\u200b\u2060]+$")
 #: A PEM key has line breaks, and a password may have tabs.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_BY_ROOT = "run the command as root: with D-Bus, sudo dcsync … runs as the service does, with its credentials"
+_BY_ROOT = (
+    "run the command as root: sudo dcsync … runs as the service does, with its credentials (needs the package dbus)"
+)
 
 R = TypeVar("R", bound="SecretRef")
 
@@ -80,7 +82,9 @@ class SecretRef:
                     message = (
                         f"credential:{self._rest} needs systemd's LoadCredential= ($CREDENTIALS_DIRECTORY is not set)"
                     )
-                    raise SecretUnavailable(message, hint=_BY_ROOT)
+                    # systemd sets this variable in whatever it starts (systemd.exec(5)).
+                    in_unit = "INVOCATION_ID" in environ
+                    raise SecretUnavailable(message, hint=_load(self._rest) if in_unit else _BY_ROOT)
                 # systemd owns the folder, and only the unit's user can read the files.
                 value = _read_secret(Path(folder) / self._rest, private=False)
             case _:
@@ -93,6 +97,12 @@ class SecretRef:
             message = f"{self.describe()} contains a control character"
             raise SecretUnavailable(message, hint="write the secret again, as plain text")
         return SecretStr(value)
+
+
+def _load(name: str) -> str:
+    """Return how the administrator lets systemd pass a secret to all units of dcsync."""
+    line = f"LoadCredential={name}:/etc/dcsync/{name}"
+    return f"add {line} below [Service] in /etc/dcsync/service.d/secrets.conf, then run: systemctl daemon-reload"
 
 
 def _read_secret(path: Path, *, private: bool) -> str:

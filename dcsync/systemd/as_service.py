@@ -21,6 +21,8 @@ from dcsync.errors import ConfigError
 
 #: Exists while systemd manages this machine.
 RUNNING: Final = Path("/run/systemd/system")
+#: Exists while D-Bus runs.
+BUS: Final = Path("/run/dbus/system_bus_socket")
 _ETC: Final = Path("/etc/dcsync")
 _BUS: Final = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 _PROPERTIES: Final = ("LoadCredential", "LoadCredentialEncrypted", "EnvironmentFiles", "Environment", "Group")
@@ -41,12 +43,23 @@ def find_unit(user: str, config: Path) -> ServiceUnit | None:
     """Return the unit that runs dcsync as this user with this configuration, if systemd has one."""
     if not RUNNING.is_dir() or shutil.which("busctl") is None:
         return None
+    if not BUS.exists():
+        # Installing the package dbus does not start it before the next start of the system.
+        start = ["systemctl", "start", "dbus.socket"]
+        subprocess.run(start, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+        if lacks_bus():
+            return None
     instances = [f"dcsync@{config.stem}.service"] if config.parent == _ETC and config.stem != "config" else []
     for name in (*instances, "dcsync.service", "dcsync-sync.service"):
         unit = _read_unit(name)
         if unit is not None and unit.properties["User"] == user:
             return unit
     return None
+
+
+def lacks_bus() -> bool:
+    """Return whether systemd is there and D-Bus is not, so that systemd cannot be asked to run a command."""
+    return RUNNING.is_dir() and not BUS.exists()
 
 
 def _read_unit(name: str) -> ServiceUnit | None:

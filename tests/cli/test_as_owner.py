@@ -137,12 +137,28 @@ def test_without_a_unit_only_the_user_changes(
     became: list[object] = []
     monkeypatch.setattr(as_owner, "find_unit", lambda *_: None)
     monkeypatch.setattr(as_owner, "become", lambda *values: became.append(values))
+    monkeypatch.setattr(as_owner, "lacks_bus", lambda: False)
 
     result = dcsync("sync")
 
     # The stand-in returns, which an exec does not.
     assert result.status == 2
     assert "belongs to the user nobody" in result.err
+    assert "D-Bus" not in result.err
     assert became == [(65534, [sys.executable, "-m", "dcsync", "--config", str(side.config), "sync"])]
     assert ran == []
     assert list(side.state.iterdir()) == []
+
+
+def test_without_d_bus_it_says_what_is_missing(
+    side: Served, dcsync: Dcsync, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(as_owner, "find_unit", lambda *_: None)
+    monkeypatch.setattr(as_owner, "become", lambda *_: None)
+    monkeypatch.setattr(as_owner, "lacks_bus", lambda: True)
+
+    result = dcsync("sync")
+
+    assert "without the credentials of the service, because D-Bus is not running" in result.err
+    assert "install the package dbus" in result.err
+    assert ran == []

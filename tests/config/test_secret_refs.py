@@ -82,6 +82,15 @@ def test_the_hint_about_a_credential_is_a_command_that_works() -> None:
     assert "sudo dcsync" in caught.value.advice
 
 
+def test_in_a_unit_the_hint_about_a_credential_is_how_to_pass_it() -> None:
+    with pytest.raises(SecretUnavailable) as caught:
+        SecretRef("credential:c").resolve({"INVOCATION_ID": "1"})
+
+    assert "LoadCredential=c:/etc/dcsync/c" in caught.value.advice
+    assert "/etc/dcsync/service.d/secrets.conf" in caught.value.advice
+    assert "systemctl daemon-reload" in caught.value.advice
+
+
 @pytest.mark.parametrize("body", [b"", b"\n", b"s\xe9cret"])
 def test_a_secret_file_without_a_secret_is_refused(tmp_path: Path, body: bytes) -> None:
     path = secret_file(tmp_path, body)

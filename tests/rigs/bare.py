@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ DOWNLOADED: Final = Path(sys.prefix) / "bare/packages"
 #: Where the machine has it.
 MIRROR: Final = "/var/lib/mirror"
 #: Finds a hang.
-PATIENCE_S: Final = 300.0
+PATIENCE_S: Final = 20.0
 
 #: Installing it flushes thousands of files, which nobody needs: it happens in memory.
 _INSTALL: Final = """
@@ -88,7 +88,7 @@ class Machine:
     def enter(self, *command: str | Path) -> list[str | Path]:
         """Return the command that runs this one inside, with the environment of a new boot."""
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return ["nsenter", f"--target={self.pid}", "--all", "--wd=/", "env", "-i", path, "TERM=dumb", *command]
+        return ["nsenter", f"--target={self.pid}", "--all", "env", "-i", "--chdir=/", path, "TERM=dumb", *command]
 
     def run(self, *command: str | Path) -> Done:
         """Run a command of root inside."""
@@ -156,3 +156,58 @@ def _leader(receiver: socket.socket, process: subprocess.Popen[bytes], console: 
     found = re.search(r"^X_NSPAWN_LEADER_PID=(\d+)$", told, re.MULTILINE)
     assert found, told
     return int(found[1])
+
+
+class Terminal:
+    """A login shell on a terminal of the machine, at which a person types."""
+
+    def __init__(self, machine: Machine, user: str) -> None:
+        # `script` makes the terminal inside, so that every program there knows its name.
+        command = machine.enter("script", "--quiet", "--return", "--command", f"su --login {user}", "/dev/null")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+        )
+        self._unread = ""
+        self.type("PS1='\\n<$?> ' PS2='' PAGER=cat; stty -echo")
+
+    def type(self, line: str, answers: Mapping[str, Callable[[str], str]] | None = None) -> Done:
+        """Type a line, answer what it asks, and return when the shell is ready for the next one.
+
+        `answers` has what to type as soon as a pattern appears, made from what was printed so far. Each is used once.
+        """
+        self._write(f"{line}\n")
+        said, waiting = "", dict(answers or {})
+        while True:
+            ended = re.search(r"\n<(\d+)> $", said)
+            if ended:
+                return Done(status=int(ended[1]), said=said[: ended.start()].replace("\r\n", "\n"))
+            for pattern in [each for each in waiting if re.search(each, said)]:
+                self._write(waiting.pop(pattern)(said))
+            said += self._read(line, said)
+
+    def close(self) -> None:
+        """End the shell and all that it runs."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _write(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text.encode())
+
+    def _read(self, line: str, said: str) -> str:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
+        assert ready, f"{line!r} does not end, and said: {said[-4000:]}"
+        piece = os.read(self._process.stdout.fileno(), 1 << 16)
+        assert piece, f"the shell has ended in {line!r}, and said: {said[-4000:]}"
+        return piece.decode(errors="replace")
+
+
+@contextmanager
+def terminal(machine: Machine, user: str = "root") -> Iterator[Terminal]:
+    """Log a user in."""
+    shell = Terminal(machine, user)
+    try:
+        yield shell
+    finally:
+        shell.close()

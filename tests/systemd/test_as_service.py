@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dcsync.errors import ConfigError
-from dcsync.systemd import ServiceUnit, as_service, become, find_unit
+from dcsync.systemd import ServiceUnit, as_service, become, find_unit, lacks_bus
 from dcsync.systemd.as_service import command_as_service, run_as_service
 
 PROGRAM = [["/usr/bin/dcsync", ["/usr/bin/dcsync", "run"], False, 0, 0, 0, 0, 0, 0, 0]]
@@ -56,6 +56,7 @@ def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Units:
 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(as_service, "RUNNING", tmp_path)
+    monkeypatch.setattr(as_service, "BUS", tmp_path)
     return have
 
 
@@ -71,6 +72,40 @@ def test_the_unit_with_this_user_and_configuration_is_found(units: Units) -> Non
     assert instance.name == "dcsync@other.service"
     assert find_unit("dcsync", Path("/etc/dcsync/other.toml")) == daemon
     assert find_unit("nobody", Path("/etc/dcsync/config.toml")) is None
+
+
+_SYSTEMCTL = """#!/bin/sh
+[ "$*" = "start dbus.socket" ] && touch {bus}
+"""
+
+
+def test_d_bus_is_started_because_its_package_leaves_that_to_the_next_boot(
+    units: Units, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units(dcsync={})
+    bus, systemctl = tmp_path / "bus", tmp_path / "systemctl"
+    systemctl.write_text(_SYSTEMCTL.format(bus=bus))
+    systemctl.chmod(0o755)
+    monkeypatch.setattr(as_service, "BUS", bus)
+
+    assert find_unit("dcsync", Path("/etc/dcsync/config.toml")) is not None
+    assert bus.exists()
+
+
+def test_without_d_bus_there_is_no_unit_and_the_reason_is_known(
+    units: Units, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units(dcsync={})
+    (tmp_path / "systemctl").symlink_to("/bin/false")
+    assert not lacks_bus()
+
+    monkeypatch.setattr(as_service, "BUS", tmp_path / "absent")
+    assert find_unit("dcsync", Path("/etc/dcsync/config.toml")) is None
+    assert lacks_bus()
+
+    # Without systemd, D-Bus would not help.
+    monkeypatch.setattr(as_service, "RUNNING", tmp_path / "absent")
+    assert not lacks_bus()
 
 
 def test_without_units_or_without_systemd_there_is_none(units: Units, monkeypatch: pytest.MonkeyPatch) -> None:

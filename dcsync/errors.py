@@ -116,7 +116,7 @@ class ConfigError(DcsyncError):
 class ConfigInvalid(ConfigError):
     """The configuration file has mistakes. `mistakes` has all of them."""
 
-    hint = "correct the lines above. config.example.toml documents every key"
+    hint = "correct the lines above. `dcsync config schema` describes every key"
 
     def __init__(self, mistakes: tuple[ConfigMistake, ...]) -> None:
         super().__init__("\n".join(str(mistake) for mistake in mistakes))
@@ -127,7 +127,13 @@ class ConfigMissing(ConfigError):
     """No configuration file was found."""
 
     code = "C-MISSING"
-    hint = "create one with `dcsync init` (config.example.toml documents every key), or name yours with --config FILE"
+    hint = "create one with `dcsync init`, which writes every key with a comment, or name yours with --config FILE"
+
+
+class ConfigUnreadable(ConfigInvalid):
+    """The user that runs the command may not read the configuration file."""
+
+    hint = "for the service, run the command as root (sudo dcsync …). For a mirror of your own, run dcsync init"
 
 
 class NotStateOwner(ConfigError):

@@ -38,6 +38,7 @@ TABLE = """
     ServiceSetupFailed       C-CONFIG    run      2
     SecretExposed            C-EXPOSED   run      2
     ConfigMissing            C-MISSING   run      2
+    ConfigUnreadable         C-CONFIG    run      2
     SecretUnavailable        C-SECRET    run      2
     NothingSelected          C-NOTABLES  job      2
     SnapshotUnclear          C-SNAPSHOT  run      2

@@ -49,7 +49,6 @@ _NO_DEFAULT = (
     "refresh_token",
     "access_token",
 )
-_CLIENT_SECRET = "env:DCSYNC_CLIENT_SECRET"  # noqa: S105 - a reference
 _REFRESH_TOKEN = "env:DCSYNC_REFRESH_TOKEN"  # noqa: S105 - the same
 
 
@@ -246,7 +245,8 @@ def _ask_for_secret(answers: dict[str, str], place: Path) -> None:
 
 
 def _secret(place: Path) -> str:
-    return _CLIENT_SECRET if _service_group(place) is None else "credential:client-secret"
+    own = f"file:{place.absolute().parent / 'client-secret'}"
+    return own if _service_group(place) is None else "credential:client-secret"
 
 
 def _ask_for_accounts() -> list[tuple[str, str]]:
@@ -341,18 +341,18 @@ def _next_steps(
 
 def _secrets_to_store(values: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the commands that put each secret where the configuration says that it is."""
-    credentials = []
+    credentials, paste = [], "paste the secret, press Enter, then Ctrl-D"
     for name in ("client_secret", "private_key", "refresh_token", "access_token"):
         kind, _, where = values.get(name, "").partition(":")
         why = f"dcsync reads auth.{name} from here"
         if kind == "env" and where not in os.environ:
             yield f"export {where}=…", why
         elif kind == "file" and not Path(where).is_file():
-            yield f"install -m 600 … {shlex.quote(where)}", why
+            yield f"install -m 0600 /dev/stdin {shlex.quote(where)}", paste
         elif kind == "credential":
             credentials.append(where)
             if not (folder / where).is_file():
-                yield f"install -m 0600 /dev/stdin {folder / where}", "paste the secret, press Enter, then Ctrl-D"
+                yield f"install -m 0600 /dev/stdin {folder / where}", paste
     settings = folder / "service.d/secrets.conf"
     if credentials and not settings.is_file():
         lines = "".join(f"\\nLoadCredential={name}:{folder / name}" for name in credentials)

@@ -20,7 +20,7 @@ from dcsync.config.model import Config
 from dcsync.config.renamed import OldName, rename
 from dcsync.config.secret_refs import is_utf_16, secret_refs
 from dcsync.core.names import printable
-from dcsync.errors import ConfigInvalid, ConfigMissing, ConfigMistake
+from dcsync.errors import ConfigInvalid, ConfigMissing, ConfigMistake, ConfigUnreadable
 
 #: The machine's configuration, for a service.
 SYSTEM = Path("/etc/dcsync/config.toml")
@@ -129,7 +129,9 @@ def read(place: Path) -> tuple[str, bool]:
     except IsADirectoryError:
         raise fail("not a file but a folder") from None
     except OSError as error:
-        raise fail(f"cannot read the file: {error.strerror} (as uid {os.geteuid()})") from None
+        message = f"cannot read the file: {error.strerror} (as uid {os.geteuid()})"
+        kind = ConfigUnreadable if isinstance(error, PermissionError) else ConfigInvalid
+        raise kind(fail(message).mistakes) from None
     if is_utf_16(body):
         message = "UTF-16 text. Save the file as UTF-8"
         raise fail(message, 1)

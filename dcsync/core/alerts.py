@@ -121,7 +121,7 @@ class Alert:
 #: Hints for error classes without one. Most of their errors have a hint of their own.
 _HINTS = {
     AlertCode.DCSYNC: "the log of dcsync names the cause. Please report the problem if it persists",
-    AlertCode.C_CONFIG: "correct the configuration. config.example.toml documents every key",
+    AlertCode.C_CONFIG: "correct the configuration. `dcsync config schema` describes every key",
     AlertCode.T_AUTH: "sign in again: dcsync login",
     AlertCode.F_DISK: "check the disk and the kernel log. dcsync retries automatically",
     AlertCode.M_MIRROR: "check mirror.root: dcsync doctor names the problem",

@@ -26,6 +26,8 @@ BUS: Final = Path("/run/dbus/system_bus_socket")
 _ETC: Final = Path("/etc/dcsync")
 _BUS: Final = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 _PROPERTIES: Final = ("LoadCredential", "LoadCredentialEncrypted", "EnvironmentFiles", "Environment", "Group")
+#: What systemd-run returns for a command that systemd could not start (systemd.exec(5), Process Exit Codes).
+_SYSTEMD_STATUSES: Final = range(200, 244)
 #: The variables of the caller that the command keeps. The unit sets the others.
 _KEPT: Final = ("TERM", "COLUMNS", "LINES", "LANG", "LC_ALL", "NO_COLOR", "FORCE_COLOR", "DCSYNC_CONFIG")
 
@@ -46,7 +48,7 @@ def find_unit(user: str, config: Path) -> ServiceUnit | None:
     if not BUS.exists():
         # Installing the package dbus does not start it before the next start of the system.
         start = ["systemctl", "start", "dbus.socket"]
-        subprocess.run(start, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+        subprocess.run(start, check=False, capture_output=True, stdin=subprocess.DEVNULL)  # noqa: S603
         if lacks_bus():
             return None
     instances = [f"dcsync@{config.stem}.service"] if config.parent == _ETC and config.stem != "config" else []
@@ -117,6 +119,7 @@ def _options(properties: Mapping[str, Any]) -> Iterator[str]:
 
 def run_as_service(unit: ServiceUnit, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run dcsync as the service, and return its exit status. Signals that ask this process to end are passed on."""
+    _refuse_missing(unit)
     run_as = f"dcsync-by-root-{os.getpid()}"
     command, environ = command_as_service(unit, run_as, arguments, environ)
 
@@ -134,7 +137,19 @@ def run_as_service(unit: ServiceUnit, arguments: Sequence[str], environ: Mapping
     finally:
         for number, handler in {signal.SIGINT: before, **others}.items():
             signal.signal(number, handler)
+    if status in _SYSTEMD_STATUSES:
+        message = f"systemd could not run the command as {unit.name} does (status {status}, systemd.exec(5))"
+        raise ConfigError(message, hint=f"journalctl -u {run_as} shows the reason")
     return status if status >= 0 else 128 - status
+
+
+def _refuse_missing(unit: ServiceUnit) -> None:
+    """Raise `ConfigError` for a credential whose file is missing: systemd says so only in the journal."""
+    for identifier, path in unit.properties["LoadCredential"]:
+        if Path(path).is_absolute() and not Path(path).exists():
+            message = f"{path} does not exist, and {unit.name} has LoadCredential={identifier}:{path}"
+            hint = f"write the secret: install -m 0600 /dev/stdin {path} (paste it, press Enter, then Ctrl-D)"
+            raise ConfigError(message, hint=hint)
 
 
 def become(uid: int, program: Sequence[str]) -> None:

@@ -116,7 +116,7 @@ def test_no_configuration_says_where_it_looked(dcsync: Dcsync, monkeypatch: pyte
 
     assert result.status == 2
     assert str(tmp_path / "dcsync/config.toml") in result.err
-    assert "config.example.toml" in result.err
+    assert "dcsync init" in result.err
 
 
 def test_every_mistake_in_the_configuration_is_named_with_its_line(side: Served, dcsync: Dcsync) -> None:

@@ -260,13 +260,14 @@ def test_on_a_terminal_it_asks_and_enter_takes_the_default(place: Path) -> None:
         user.answer("Sign-in method (login, service-account, token) [login]", "")
         user.answer("Client ID of your app: ", "abc")
         user.answer("Does your app have a client secret", "y")
-        user.answer("Reference to the client secret [env:DCSYNC_CLIENT_SECRET]", "hunter2-canary")
+        user.answer(f"Reference to the client secret [file:{place.parent}/client-secret]", "hunter2-canary")
         user.answer("env:NAME, file:PATH", "")  # said of a secret: it is asked for again
         user.answer("Callback URL of your app [http://localhost:8080/callback]", "")
         user.answer("Account to mirror, as NAME=ID", "acme=1")
         user.answer("is not a hub ID", f"acme={ACCOUNT}")
         user.answer("Next account", "")
         user.until("Next:")
+        user.until(f"install -m 0600 /dev/stdin {place.parent}/client-secret")
         status = user.finish()
 
     assert status == 0, user.said
@@ -274,7 +275,7 @@ def test_on_a_terminal_it_asks_and_enter_takes_the_default(place: Path) -> None:
     assert str(config.mirror.root) == "/data/mirror"
     assert config.auth.method == "login"
     assert config.auth.client_secret is not None
-    assert config.auth.client_secret.describe() == "env:DCSYNC_CLIENT_SECRET"
+    assert config.auth.client_secret.describe() == f"file:{place.parent}/client-secret"
     assert config.auth.redirect_uri == "http://localhost:8080/callback"
     assert [(account.name, account.id) for account in config.accounts] == [("acme", ACCOUNT)]
     assert "canary" not in place.read_text()

@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_is_missing_not_invalid(tmp_path: Path) -> None
     with pytest.raises(ConfigMissing, match=r"none\.toml does not exist") as caught:
         load(tmp_path / "none.toml", environ={})
 
-    assert "config.example.toml" in caught.value.advice
+    assert "dcsync init" in caught.value.advice
 
 
 def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
@@ -108,6 +108,7 @@ def test_a_file_without_permission_is_said_so_with_the_uid(tmp_path: Path) -> No
             load(path, environ={})
 
     assert str(caught.value) == f"{path}: cannot read the file: Permission denied (as uid {uid})"
+    assert "run the command as root (sudo dcsync …)" in caught.value.advice
 
 
 # --- where it is looked for -------------------------------------------------------------------------------------------

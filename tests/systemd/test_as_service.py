@@ -186,6 +186,30 @@ def test_a_signal_ends_the_command_and_not_only_systemd_run(
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_a_credential_whose_file_is_missing_is_named(tmp_path: Path) -> None:
+    """Only the journal would have the reason of systemd."""
+    missing = tmp_path / "client-secret"
+    properties = {**DEFAULTS, "LoadCredential": [["encrypted", "relative"], ["client-secret", str(missing)]]}
+    unit = ServiceUnit(name="dcsync.service", program="/usr/bin/dcsync", properties=properties)
+
+    with pytest.raises(ConfigError, match=f"{missing} does not exist") as raised:
+        run_as_service(unit, ["sync"], os.environ)
+
+    assert raised.value.advice.startswith(f"write the secret: install -m 0600 /dev/stdin {missing}")
+
+
+def test_what_systemd_cannot_start_does_not_end_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "systemd-run").write_text("#!/bin/sh\nexit 226\n")
+    (tmp_path / "systemd-run").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    unit = ServiceUnit(name="dcsync.service", program="/usr/bin/dcsync", properties=DEFAULTS)
+
+    with pytest.raises(ConfigError, match=r"as dcsync\.service does \(status 226") as raised:
+        run_as_service(unit, ["sync"], os.environ)
+
+    assert raised.value.advice == f"journalctl -u dcsync-by-root-{os.getpid()} shows the reason"
+
+
 def test_without_a_unit_only_the_user_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[tuple[object, ...]] = []
     for name in ("setgroups", "setgid", "setuid", "execv"):

@@ -348,7 +348,8 @@ def _secrets_to_store(values: Mapping[str, str], folder: Path) -> Iterator[tuple
         if kind == "env" and where not in os.environ:
             yield f"export {where}=…", why
         elif kind == "file" and not Path(where).is_file():
-            yield f"install -m 0600 /dev/stdin {shlex.quote(where)}", paste
+            # After su, /dev/stdin is the terminal of another user, which `install` cannot open.
+            yield f"(umask 077; cat > {shlex.quote(where)})", paste
         elif kind == "credential":
             credentials.append(where)
             if not (folder / where).is_file():

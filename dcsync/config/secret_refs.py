@@ -86,7 +86,11 @@ class SecretRef:
                     in_unit = "INVOCATION_ID" in environ
                     raise SecretUnavailable(message, hint=_load(self._rest) if in_unit else _BY_ROOT)
                 # systemd owns the folder, and only the unit's user can read the files.
-                value = _read_secret(Path(folder) / self._rest, private=False)
+                path = Path(folder) / self._rest
+                if not path.exists():
+                    message = f"the unit has no credential {self._rest}"
+                    raise SecretUnavailable(message, hint=_load(self._rest))
+                value = _read_secret(path, private=False)
             case _:
                 value = self._rest
         value = _AROUND.sub("", value)
@@ -113,6 +117,10 @@ def _read_secret(path: Path, *, private: bool) -> str:
                 message = f"the secret file {path} has mode {mode:04o}, so others can use it"
                 raise SecretExposed(message)
             body = file.read(1 << 16)
+    except FileNotFoundError:
+        message = f"the secret file {path} does not exist"
+        hint = f"store the secret: (umask 077; cat > {path}), then paste it, press Enter and Ctrl-D"
+        raise SecretUnavailable(message, hint=hint) from None
     except OSError as error:
         message = f"cannot read the secret file {path}: {error.strerror}"
         raise SecretUnavailable(message) from None

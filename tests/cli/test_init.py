@@ -267,7 +267,7 @@ def test_on_a_terminal_it_asks_and_enter_takes_the_default(place: Path) -> None:
         user.answer("is not a hub ID", f"acme={ACCOUNT}")
         user.answer("Next account", "")
         user.until("Next:")
-        user.until(f"install -m 0600 /dev/stdin {place.parent}/client-secret")
+        user.until(f"(umask 077; cat > {place.parent}/client-secret)")
         status = user.finish()
 
     assert status == 0, user.said

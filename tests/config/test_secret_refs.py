@@ -58,12 +58,12 @@ def test_a_secret_file_that_others_can_use_is_refused_with_its_mode(tmp_path: Pa
         ("env:TOKEN", {}, "the environment variable TOKEN is not set"),
         ("env:TOKEN", {"TOKEN": ""}, "env:TOKEN is empty"),
         ("env:TOKEN", {"TOKEN": "\n"}, "env:TOKEN is empty"),
-        ("file:/absent/secret", {}, "cannot read the secret file /absent/secret: No such file or directory"),
+        ("file:/absent/secret", {}, "the secret file /absent/secret does not exist"),
         ("credential:c", {}, "credential:c needs systemd's LoadCredential= ($CREDENTIALS_DIRECTORY is not set)"),
         (
             "credential:c",
             {"CREDENTIALS_DIRECTORY": "/no"},
-            "cannot read the secret file /no/c: No such file or directory",
+            "the unit has no credential c",
         ),
     ],
 )
@@ -82,13 +82,21 @@ def test_the_hint_about_a_credential_is_a_command_that_works() -> None:
     assert "sudo dcsync" in caught.value.advice
 
 
-def test_in_a_unit_the_hint_about_a_credential_is_how_to_pass_it() -> None:
+@pytest.mark.parametrize("environ", [{"INVOCATION_ID": "1"}, {"CREDENTIALS_DIRECTORY": "/no"}])
+def test_in_a_unit_the_hint_about_a_credential_is_how_to_pass_it(environ: dict[str, str]) -> None:
     with pytest.raises(SecretUnavailable) as caught:
-        SecretRef("credential:c").resolve({"INVOCATION_ID": "1"})
+        SecretRef("credential:c").resolve(environ)
 
     assert "LoadCredential=c:/etc/dcsync/c" in caught.value.advice
     assert "/etc/dcsync/service.d/secrets.conf" in caught.value.advice
     assert "systemctl daemon-reload" in caught.value.advice
+
+
+def test_the_hint_about_a_missing_file_is_how_to_write_it() -> None:
+    with pytest.raises(SecretUnavailable) as caught:
+        SecretRef("file:/absent/secret").resolve({})
+
+    assert "(umask 077; cat > /absent/secret)" in caught.value.advice
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"s\xe9cret"])

@@ -165,7 +165,12 @@ class Terminal:
         # `script` makes the terminal inside, so that every program there knows its name.
         command = machine.enter("script", "--quiet", "--return", "--command", f"su --login {user}", "/dev/null")
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            start_new_session=True,
         )
         self._unread = ""
         self.type("PS1='\\n<$?> ' PS2='' PAGER=cat; stty -echo")
@@ -187,7 +192,8 @@ class Terminal:
 
     def close(self) -> None:
         """End the shell and all that it runs."""
-        self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
     def _write(self, text: str) -> None:

@@ -161,7 +161,7 @@ async def test_every_secret_that_is_missing_is_named_and_the_api_is_not_asked(mi
     checks = await examine(mirror)
 
     assert "auth.client_secret: the environment variable NOT_SET is not set" in checks["secrets"].message
-    assert "auth.private_key: cannot read the secret file /not/there" in checks["secrets"].message
+    assert "auth.private_key: the secret file /not/there does not exist" in checks["secrets"].message
     assert checks["api"].message == "needs secrets"
     assert status(checks) == 2
     assert mirror.sandbox.count() == 0

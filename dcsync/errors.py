@@ -223,7 +223,7 @@ class BadAnswer(ApiError):
     code = "A-ANSWER"
     transient = True
     hint = "a proxy or a sign-in page may have answered instead of Autodesk: check network.proxy and api.base_url "
-    hint += "(docs/guides/network.md)"
+    hint += "(dcsync explain network)"
 
 
 class BadRequest(ApiError):

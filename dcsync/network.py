@@ -27,13 +27,13 @@ EXCHANGE_ERRORS = (aiohttp.ClientError, OSError, ValueError, RuntimeError)
 #: What to do about a certificate that is not trusted, and about a proxy that cannot be reached.
 UNTRUSTED = (
     "the certificate is not trusted. If a proxy inspects TLS, set network.ca_file to the certificate of your company's "
-    "CA (docs/guides/network.md). Otherwise check the clock and the CA certificates of this machine"
+    "CA (dcsync explain network). Otherwise check the clock and the CA certificates of this machine"
 )
-_PASSWORD = "check the user name and the password of the proxy (network.proxy or HTTPS_PROXY, docs/guides/network.md)"  # noqa: S105
-_SCHEMES = "use a local helper such as cntlm, and name it in network.proxy (docs/guides/network.md)"
-_REFUSED = "ask the administrator of the proxy to allow this host (docs/guides/network.md lists all hosts)"
+_PASSWORD = "check the user name and the password of the proxy (network.proxy or HTTPS_PROXY, dcsync explain network)"  # noqa: S105
+_SCHEMES = "use a local helper such as cntlm, and name it in network.proxy (dcsync explain network)"
+_REFUSED = "ask the administrator of the proxy to allow this host (dcsync explain network lists all hosts)"
 UNREACHABLE_PROXY = (
-    "check network.proxy, or HTTPS_PROXY and NO_PROXY in the environment of dcsync (docs/guides/network.md)"
+    "check network.proxy, or HTTPS_PROXY and NO_PROXY in the environment of dcsync (dcsync explain network)"
 )
 
 

@@ -79,6 +79,7 @@ def test_the_wheel_says_that_it_is_typed_and_has_the_files_that_are_no_code(whee
         "dcsync/py.typed",
         "dcsync/config/example.toml",
         "dcsync/explain/codes.toml",
+        "dcsync/explain/guides/network.md",
         "dcsync/ops/templates/index.html.j2",
         "dcsync/ops/templates/age.js",
         *(f"dcsync/systemd/files/{name}" for name in SYSTEMD),

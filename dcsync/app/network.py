@@ -26,7 +26,7 @@ def _proxies(config: Config, environ: Mapping[str, str]) -> ProxyRules:
         return one_proxy(place.resolve(environ).get_secret_value(), environ, source="network.proxy")
     except ValueError as error:
         hint = "correct the address (percent-encode special characters of the password), or set network.proxy = "
-        hint += '"none" to use no proxy (docs/guides/network.md)'
+        hint += '"none" to use no proxy (dcsync explain network)'
         raise ConfigError(str(error), hint=hint) from None
 
 

@@ -21,7 +21,8 @@ from dcsync.ops.status import Status
 from scripts.docs.pages import REPOSITORY
 from scripts.manual import commands
 
-#: A page that a text names. Its link shows the page's title.
+#: A guide that a text names. Its link shows the title of the page.
+_GUIDE: Final = re.compile(r"`dcsync explain ([a-z-]+)`")
 _PAGE: Final = re.compile(r"\bdocs/([\w/-]+\.md)")
 #: A row of the table of exit statuses below a command's help.
 _STATUS: Final = re.compile(r"^ +(\d+) +(.+)$", re.MULTILINE)
@@ -186,7 +187,7 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def _text(text: str) -> str:
     """Return plain text with code in backticks as Markdown: no other markup, and links to the pages that it names."""
-    spans = text.split("`")
+    spans = _GUIDE.sub(r"docs/guides/\1.md", text).split("`")
     for index in range(0, len(spans), 2):
         spans[index] = _PAGE.sub(_link, _MARKUP.sub(r"\\\1", spans[index]))
     return "`".join(spans)

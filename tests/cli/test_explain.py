@@ -9,7 +9,7 @@ from dcsync.cli.group import dcsync as cli
 from dcsync.cli.group import show_error
 from dcsync.core.alerts import AlertCode
 from dcsync.errors import ConfigMissing
-from dcsync.explain import explanation
+from dcsync.explain import explanation, guide
 from tests.cli.conftest import Dcsync
 
 
@@ -54,7 +54,7 @@ def test_an_unknown_code_gets_a_suggestion(dcsync: Dcsync) -> None:
     result = dcsync("explain", "L-LAET")
 
     assert result.status == 2
-    assert "'L-LAET' is not a code of dcsync. Did you mean L-LATE?" in result.err
+    assert "'L-LAET' is neither a code nor a guide of dcsync. Did you mean L-LATE?" in result.err
 
 
 def test_a_word_that_is_like_no_code_gets_the_list(dcsync: Dcsync) -> None:
@@ -68,3 +68,18 @@ def test_an_error_names_the_command_that_explains_it(capsys: pytest.CaptureFixtu
     show_error(ConfigMissing("no configuration file found"))
 
     assert "  code: C-MISSING (dcsync explain C-MISSING)\n" in capsys.readouterr().err
+
+
+def test_a_guide_is_printed(dcsync: Dcsync) -> None:
+    assert dcsync("explain", "Network").out == guide("network")
+    assert "several-hosts" in dcsync("explain").out
+
+
+def test_an_unknown_guide_gets_a_suggestion(dcsync: Dcsync) -> None:
+    assert "'netwrk' is neither a code nor a guide of dcsync. Did you mean network?" in dcsync("explain", "netwrk").err
+
+
+def test_the_shell_completes_guides() -> None:
+    complete = ShellComplete(cli, {}, "dcsync", "_DCSYNC_COMPLETE")
+
+    assert [item.value for item in complete.get_completions(["explain"], "net")] == ["network"]

@@ -26,7 +26,7 @@ help: ## List these commands
 demo: $(VENV)/.package ## Serve a stand-in for the API on loopback and mirror it into a folder
 	@DCSYNC_DEMO_AGAIN='make demo' $(BIN)/dcsync demo
 
-test: $(VENV)/.dev $(VENV)/.debian $(VENV)/.wheels ## Run all tests (ARGS="tests/core -k names" runs some)
+test: $(VENV)/.dev $(VENV)/.debian $(VENV)/.wheels $(VENV)/.bare ## Run all tests (ARGS="tests/core -k names" runs some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
@@ -104,6 +104,11 @@ $(VENV)/.wheels: $(VENV)/.dev
 	$(BIN)/python -m scripts.dist.pinned > $(VENV)/wheels/requirements.txt
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
 		--dest $(VENV)/wheels -r $(VENV)/wheels/requirements.txt
+	@touch $@
+
+# The packages of a bare Debian. The tests install it from them, without the network.
+$(VENV)/.bare: tests/bare-packages.txt | $(BIN)/python
+	@scripts/bare-debian $< $(VENV)/bare/packages
 	@touch $@
 
 $(VENV)/.torture: tests/torture/debian-packages.txt | $(BIN)/python

@@ -23,11 +23,15 @@ from aiohttp.client_proto import ResponseHandler
 
 from tests.rigs import postgres, s3
 from tests.rigs.ports import free_port
+from tests.rigs.release import packages, tree, wheel
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from structlog.typing import EventDict
+
+# Fixtures of all modules.
+__all__ = ["packages", "tree", "wheel"]
 
 #: In CI nothing may be left out: a test that cannot run there is a failure, not a gap.
 CI: Final = os.environ.get("CI", "").lower() in {"1", "true", "yes"}

@@ -1,4 +1,4 @@
-"""The files of a release: what is in the packages, and the .deb on a system with a real systemd."""
+"""The files of a release: what is in the packages. tests/test_bare_debian.py installs them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from hatchling.builders.wheel import WheelBuilder
 
 from dcsync import __version__
-from scripts.dist.deb import SCRIPTS, build_deb
+from scripts.dist.deb import SCRIPTS
 from scripts.dist.pinned import EXTRAS, needed, pinned
 from scripts.dist.pyz import build_pyz
-from scripts.dist.rpm import build_rpm
-from scripts.dist.tree import HOME, PYTHON, make_tree
-from tests.rigs import nspawn
+from scripts.dist.tree import HOME, PYTHON
+from tests.rigs.release import REPOSITORY, WHEELS
 
-REPOSITORY: Final = Path(__file__).parents[1]
-WHEELS: Final = Path(sys.prefix) / "wheels"
 SYSTEM_PYTHON: Final = f"/usr/bin/{PYTHON}"
 #: The packages contain the pinned packages, and installing them needs root.
 pytestmark = [
@@ -35,35 +31,6 @@ pytestmark = [
     pytest.mark.needs_tool(SYSTEM_PYTHON),
     pytest.mark.timeout(600),
 ]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel of dcsync."""
-    assert (WHEELS / "requirements.txt").exists(), "run: make .venv/.wheels (it downloads the pinned packages)"
-    folder = tmp_path_factory.mktemp("wheel")
-    (path,) = WheelBuilder(str(REPOSITORY)).build(directory=str(folder), versions=["standard"])
-    return Path(path)
-
-
-@pytest.fixture(scope="module")
-def tree(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what the packages install."""
-    folder = tmp_path_factory.mktemp("tree")
-    make_tree(folder / "tree", wheel=wheel, wheels=WHEELS)
-    return folder / "tree"
-
-
-@pytest.fixture(scope="module")
-def packages(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with two versions of the .deb, and the .rpm."""
-    folder = tmp_path_factory.mktemp("packages")
-    for name, version in (("first", __version__), ("second", f"{__version__}+1")):
-        (tree / HOME / name).touch()
-        build_deb(tree, version, folder, level=1).rename(folder / f"{name}.deb")
-        (tree / HOME / name).unlink()
-    build_rpm(tree, __version__, folder, level=1).rename(folder / "dcsync.rpm")
-    return folder
 
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
@@ -130,8 +97,8 @@ def test_the_control_file_says_what_the_package_needs(packages: Path) -> None:
 
     assert fields["Package"] == "data-connector-mirror"
     assert fields["Version"] == __version__
-    assert fields["Depends"] == f"{PYTHON}, libc6 (>= 2.28), ca-certificates, tzdata"
-    assert fields["Recommends"] == "systemd, dbus"
+    assert fields["Depends"] == f"{PYTHON}, libc6 (>= 2.28), ca-certificates"
+    assert fields["Recommends"] == "systemd, dbus, tzdata"
     assert fields["Provides"] == "dcsync"
     assert 20_000 < int(fields["Installed-Size"]) < 300_000
 
@@ -163,7 +130,7 @@ def test_the_rpm_has_the_files_of_the_deb_and_needs_the_interpreter_only(package
     assert packed <= files
     assert {line.split()[1] for line in listed} == {"root"}
     needed = {line for line in rpm("--query", "--package", "--requires", package) if not line.startswith("rpmlib(")}
-    assert needed == {SYSTEM_PYTHON, "ca-certificates", "tzdata", "/bin/sh"}
+    assert needed == {SYSTEM_PYTHON, "ca-certificates", "/bin/sh"}
 
 
 def test_the_rpm_installs_into_another_root(packages: Path, tree: Path, tmp_path: Path) -> None:
@@ -250,119 +217,3 @@ def test_what_the_image_copies_exists_and_its_commands_install_dcsync(wheel: Pat
     assert done.stdout == f"dcsync, version {__version__}\n"
     for each in arguments("RUN"):
         subprocess.run(["sh", "-n", "-c", each], check=True)
-
-
-# --- on a real system -------------------------------------------------------------------------------------------------
-
-DRIVER: Final = """[Unit]
-SuccessAction=exit
-FailureAction=exit
-[Service]
-Type=oneshot
-ExecStart=/usr/local/bin/package-driver
-StandardError=file:/out/complaint
-TimeoutStartSec=500
-"""
-SANDBOX: Final = """[Service]
-ExecStart=/usr/local/bin/units-sandbox
-StandardOutput=file:/run/sandbox.output
-"""
-
-
-@pytest.fixture(scope="module")
-def seen(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Boot once, and return what an operator would have seen."""
-    files = {
-        "/etc/systemd/system/driver.service": DRIVER,
-        "/etc/systemd/system/sandbox.service": SANDBOX,
-        "/usr/local/bin/hook": "#!/bin/sh\n",
-        "/usr/local/bin/units-sandbox": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/units_sandbox.py"),
-        "/usr/local/bin/package-driver": nspawn.python(f"{nspawn.SOURCES}/tests/rigs/package_driver.py"),
-    }
-    booted = nspawn.boot(
-        tmp_path_factory.mktemp("boot"),
-        files=files,
-        unit="driver.service",
-        timeout_s=520,
-        folders={"/packages": packages},
-    )
-    report = booted.results / "observed.json"
-    assert report.exists(), (booted.results / "complaint").read_text() + booted.console[-4000:]
-    steps: dict[str, Any] = json.loads(report.read_text())
-    assert "broke" not in steps, steps
-    return steps
-
-
-@pytest.mark.needs_tool("systemd-nspawn")
-class TestOnARealSystem:
-    """One boot: the .deb, the .rpm and the service of a wheel, one after another."""
-
-    def test_installing_it_makes_the_user_and_the_folders_and_starts_nothing(self, seen: dict[str, Any]) -> None:
-        step = seen["install"]
-        uid, gid = step["ids"]
-
-        assert step["installed"]["exit"] == 0, step["installed"]["said"]
-        assert "Next: write /etc/dcsync/config.toml (dcsync init)" in step["installed"]["said"]
-        assert step["folders"] == [
-            {"uid": uid, "gid": gid, "mode": "0o755"},
-            {"uid": 0, "gid": gid, "mode": "0o750"},
-            {"uid": 0, "gid": 0, "mode": "0o755"},
-            {"uid": uid, "gid": gid, "mode": "0o700"},
-        ]
-        assert step["version"]["said"] == f"dcsync, version {__version__}\n"
-        assert step["manual"]["said"] == "/usr/share/man/man1/dcsync.1.gz\n"
-        assert step["verify"] == {"exit": 0, "said": ""}
-        assert step["unit"]["FragmentPath"].endswith("/lib/systemd/system/dcsync.service")
-        assert (step["enabled"], step["unit"]["ActiveState"]) == ("disabled", "inactive")
-
-    def test_it_mirrors_under_its_unit(self, seen: dict[str, Any]) -> None:
-        assert seen["run"]["enabled"]["exit"] == 0, seen["run"]["enabled"]["said"]
-        assert seen["run"]["unit"]["ActiveState"] == "active"
-
-    def test_an_upgrade_replaces_the_files_and_starts_the_daemon_again(self, seen: dict[str, Any]) -> None:
-        step = seen["upgrade"]
-
-        assert step["upgraded"]["exit"] == 0, step["upgraded"]["said"]
-        assert "Next:" not in step["upgraded"]["said"]
-        assert (step["new_file"], step["old_file"], step["config"]) == (True, False, True)
-        assert (step["unit"]["ActiveState"], step["same_pid"]) == ("active", False)
-        assert step["left"] == []
-
-    def test_removing_it_keeps_the_configuration_the_state_and_the_mirror(self, seen: dict[str, Any]) -> None:
-        step = seen["remove"]
-
-        assert step["removed"]["exit"] == 0, step["removed"]["said"]
-        assert step["unit"] == "not-found"
-        assert step["kept"] == [True, True, True]
-        assert step["snapshots"] == 5
-        assert step["left"] == []
-
-    def test_the_rpm_is_installed_upgraded_and_removed_in_the_same_way(self, seen: dict[str, Any]) -> None:
-        step = seen["rpm"]
-
-        assert [step[name]["exit"] for name in ("installed", "upgraded", "erased")] == [0, 0, 0], step
-        assert "Next: write /etc/dcsync/config.toml (dcsync init)" in step["installed"]["said"]
-        assert (step["started"]["ActiveState"], step["unit"]["ActiveState"], step["same_pid"]) == (
-            "active",
-            "active",
-            False,
-        )
-        assert (step["after"], step["kept"], step["left"]) == ("not-found", [True, True], [])
-
-    def test_purging_it_deletes_the_configuration_and_the_state_but_never_a_mirror(self, seen: dict[str, Any]) -> None:
-        step = seen["purge"]
-
-        assert step["purged"]["exit"] == 0, step["purged"]["said"]
-        assert step["gone"]
-        assert (step["snapshots"], step["user"], step["links"]) == (5, "dcsync", [])
-        assert "/var/lib/dcsync is kept, because it contains a mirror: /var/lib/dcsync/mirror" in step["spared"]["said"]
-        assert step["mirror"]
-
-    def test_the_service_of_a_wheel_starts_the_program_of_its_own_environment(self, seen: dict[str, Any]) -> None:
-        step = seen["wheel"]
-
-        assert step["installed"]["exit"] == 0, step["installed"]["said"]
-        assert "path=/opt/venv/bin/dcsync" in step["unit"]["ExecStart"]
-        # It ran, and found no configuration. If the unit could not run it, this would be 203.
-        assert step["unit"]["ExecMainStatus"] == "2", step["said"]
-        assert "/etc/dcsync/config.toml" in "\n".join(step["said"])

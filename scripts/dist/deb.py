@@ -17,8 +17,8 @@ Version: {version}
 Architecture: {architecture}
 Maintainer: The dcsync maintainers <maintainers@dcsync.invalid>
 Installed-Size: {size}
-Depends: {python}, libc6 (>= 2.28), ca-certificates, tzdata
-Recommends: systemd, dbus
+Depends: {python}, libc6 (>= 2.28), ca-certificates
+Recommends: systemd, dbus, tzdata
 Provides: dcsync
 Section: net
 Priority: optional

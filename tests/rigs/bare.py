@@ -15,11 +15,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from time import monotonic
+from typing import Final, TypeAlias
 
 from tests.rigs.nspawn import own_cgroups
 
@@ -28,7 +30,9 @@ DOWNLOADED: Final = Path(sys.prefix) / "bare/packages"
 #: Where the machine has it.
 MIRROR: Final = "/var/lib/mirror"
 #: Finds a hang.
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 300.0
+#: Makes what a person types from what is on the screen.
+Answer: TypeAlias = Callable[[str], str]
 
 #: Installing it flushes thousands of files, which nobody needs: it happens in memory.
 _INSTALL: Final = """
@@ -71,6 +75,19 @@ def image() -> Path:
     return path
 
 
+def plain(text: str) -> str:
+    """Return what a terminal showed without its colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def until(what: str, claim: Callable[[], bool]) -> None:
+    """Wait until the claim is true. A hang fails."""
+    deadline = monotonic() + PATIENCE_S
+    while not claim():
+        assert monotonic() < deadline, f"this did not become true: {what}"
+        threading.Event().wait(0.1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """How a command ended, and what it printed."""
@@ -102,6 +119,10 @@ class Machine:
             timeout=PATIENCE_S,
         )
         return Done(status=done.returncode, said=done.stdout)
+
+    def has(self, path: str) -> bool:
+        """Return whether the path exists."""
+        return self.run("test", "-e", path).status == 0
 
     def read(self, path: str | Path) -> str:
         """Return a file's text."""
@@ -162,32 +183,38 @@ class Terminal:
     """A login shell on a terminal of the machine, at which a person types."""
 
     def __init__(self, machine: Machine, user: str) -> None:
+        self._machine = machine
         # `script` makes the terminal inside, so that every program there knows its name.
-        command = machine.enter("script", "--quiet", "--return", "--command", f"su --login {user}", "/dev/null")
         self._process = subprocess.Popen(
-            command,
+            machine.enter("script", "--quiet", "--command", f"su --login {user}", "/dev/null"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
             start_new_session=True,
         )
-        self._unread = ""
+        self._name = "/dev/null"
         self.type("PS1='\\n<$?> ' PS2='' PAGER=cat; stty -echo")
+        self._name = self.type("tty").said.strip()
 
-    def type(self, line: str, answers: Mapping[str, Callable[[str], str]] | None = None) -> Done:
+    def type(self, line: str, answers: Sequence[tuple[str, Answer]] = (), *, paste: str = "") -> Done:
         """Type a line, answer what it asks, and return when the shell is ready for the next one.
 
-        `answers` has what to type as soon as a pattern appears, made from what was printed so far. Each is used once.
+        `answers` has patterns of questions in their order, and what to type then, made from what was printed so far.
+        `paste` is typed when the command reads, then Ctrl-D.
         """
         self._write(f"{line}\n")
-        said, waiting = "", dict(answers or {})
+        if paste:
+            self._wait_until_it_reads(line)
+            self._write(f"{paste}\n\x04")
+        said, answered, waiting = "", 0, list(answers)
         while True:
             ended = re.search(r"\n<(\d+)> $", said)
             if ended:
-                return Done(status=int(ended[1]), said=said[: ended.start()].replace("\r\n", "\n"))
-            for pattern in [each for each in waiting if re.search(each, said)]:
-                self._write(waiting.pop(pattern)(said))
+                return Done(status=int(ended[1]), said=plain(said[: ended.start()].replace("\r\n", "\n")))
+            if waiting and re.search(waiting[0][0], said[answered:]):
+                answered = len(said)
+                self._write(waiting.pop(0)[1](said))
             said += self._read(line, said)
 
     def close(self) -> None:
@@ -195,6 +222,10 @@ class Terminal:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
+
+    def _wait_until_it_reads(self, line: str) -> None:
+        """Wait until the shell, which reads key by key, has given the terminal to the command."""
+        until(f"{line!r} reads", lambda: " icanon" in self._machine.run("stty", "-F", self._name, "-a").said)
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None

@@ -1,168 +1,305 @@
-"""Runs inside the container: installs, upgrades, removes and purges the packages, and writes down what it saw."""
+"""What a person does with the packages of a release on a bare machine, and what the machine then shows.
+
+The commands of the documentation are typed as its pages have them. Only three things differ: the client ID and the
+account's ID are the sandbox's, which the README asks for, and `dcsync init` is told where the sandbox is.
+"""
 
 from __future__ import annotations
 
 import json
-import pwd
-import shutil
+import re
 import subprocess
-import traceback
-from pathlib import Path
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from tests.rigs.units_system import (
-    CREDENTIALS,
-    ETC,
-    MAIN,
-    OUT,
-    REFRESHING,
-    ROOT,
-    SHARED,
-    STATE,
-    Api,
-    facts,
-    snapshots,
-    start_sandbox,
-    until,
-    write_config,
-    write_secret,
-)
+from dcsync import __version__
+from tests.rigs.bare import Answer, Done, Machine, Terminal, terminal, until
+from tests.rigs.steps import REPOSITORY, commands, one
 
-PACKAGES: Final = Path("/packages")
-HOME: Final = Path("/usr/lib/dcsync")
-#: A virtual environment that a wheel was installed into, for all users.
-ELSEWHERE: Final = Path("/opt/venv")
+#: Where the machine has the files of the release, and the wheels that pip would download.
+RELEASE: Final = "/media/release"
+WHEELS: Final = "/media/wheels"
+HOME: Final = "/usr/lib/dcsync"
+PERSON: Final = "ada"
+SECRET: Final = "sandbox-secret"
+PACKAGE: Final = "data-connector-mirror"
+#: An interpreter, where it has packages, and whatever belongs to dcsync.
+PYTHON_OR_US: Final = ".*/(python3[^/]*|site-packages|dist-packages|[^/]*dcsync[^/]*)"
+#: What the sandbox has.
+SNAPSHOTS: Final = 5
+#: The index of pip is a folder, because the machine has no network.
+OFFLINE: Final = f"export PIP_NO_INDEX=1 PIP_FIND_LINKS={WHEELS}"
+#: The account's ID in the README, which says to replace it.
+EXAMPLE_ID: Final = "b.872264f8-2433-498d-8d36-16649ecb13fe"
 
 
-def command(*words: str | Path) -> dict[str, Any]:
-    """Run a command; return its exit status and what it said."""
-    done = subprocess.run(words, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    return {"exit": done.returncode, "said": done.stdout + done.stderr}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """The sandbox, which has the machine's network."""
+
+    machine: Machine
+    base_url: str
+    hub: str
+
+    def allow(self, said: str) -> str:
+        """Allow access at the address on the screen, as in a browser. Return where the browser then goes."""
+        found = re.search(r"^ +(http://\S+)\r$", said, re.MULTILINE)
+        assert found, said
+        address = urlsplit(found[1])
+        form = urlencode({**dict(parse_qsl(address.query)), "user": PERSON, "answer": "allow"})
+        page = f"http://{address.netloc}{address.path}"
+        return self._curl("--write-out", "%{redirect_url}", "--data", form, page)
+
+    def visit(self, said: str) -> str:
+        """Do the same in a browser on the machine itself, which tells dcsync. Nothing is typed."""
+        self._curl(self.allow(said))
+        return ""
+
+    def _curl(self, *arguments: str) -> str:
+        command = ["nsenter", f"--target={self.machine.pid}", "--net", "curl", "--silent", "--show-error"]
+        done = subprocess.run(
+            [*command, "--output", "/dev/null", *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout
 
 
-def dpkg(*words: str | Path) -> dict[str, Any]:
-    """Run dpkg, without the triggers of other packages."""
-    return command("dpkg", "--no-triggers", "--force-unsafe-io", *words)
+@contextmanager
+def api(machine: Machine) -> Iterator[Api]:
+    """Run the sandbox with this machine's Python, in the network of the booted one."""
+    command = ["nsenter", f"--target={machine.pid}", "--net", sys.executable, "-m", "tests.rigs.units_sandbox"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            told = json.loads(process.stdout.readline())
+            yield Api(machine=machine, base_url=told["base_url"], hub=told["hub"])
+        finally:
+            process.kill()
 
 
-def drive() -> None:
-    """Do it all in the order of an operator, and leave what was seen in `observed.json`."""
-    observed: dict[str, Any] = {}
-    api = start_sandbox()
-    try:
-        for step in (install, run, upgrade, remove, rpm, purge, wheel):
-            observed[step.__name__] = step(api)
-    except Exception:  # noqa: BLE001 - told to the tests
-        observed["broke"] = traceback.format_exc()
-    (OUT / "observed.json").write_text(json.dumps(observed, indent=1))
+def typed(text: str) -> Callable[[str], str]:
+    """Return an answer that is always the same."""
+    return lambda _: f"{text}\n"
 
 
-def install(_: Api) -> dict[str, Any]:
-    """Install the package on a system that knows nothing of dcsync."""
-    installed = dpkg("--install", PACKAGES / "first.deb")
-    user = pwd.getpwnam("dcsync")
+#: The questions of `dcsync init` on a workstation. Enter takes the proposed value.
+INIT: Final = [
+    (r"Folder for tokens and the manifest.*: $", typed("")),
+    (r"Sign-in method.*: $", typed("")),
+    (r"Client ID of your app: $", typed("sandbox")),
+    (r"Does your app have a client secret.*: $", typed("")),
+    (r"Reference to the client secret.*: $", typed("")),
+    (r"Callback URL of your app.*: $", typed("")),
+    (r"Account to mirror.*: $", typed("")),
+]
+
+
+def type_it(shell: Terminal, api: Api, line: str) -> Done:
+    """Type a command of the documentation, and answer what it asks for."""
+    line = line.replace("YOUR_CLIENT_ID", "sandbox").replace(EXAMPLE_ID, api.hub)
+    answers: list[tuple[str, Answer]] = []
+    if line.startswith("apt install"):
+        answers = [(r"\[Y/n\] $", typed("y"))]
+    if line.startswith("dcsync init"):
+        command, hash_, comment = line.partition("#")
+        line = f"{command.rstrip()} --base-url {api.base_url} {hash_}{comment}".rstrip()
+        answers = INIT
+    if line.startswith("dcsync login"):
+        by_hand = "Paste the address" in line
+        answers = [(r"press Enter\.\r\n", (lambda said: api.allow(said) + "\n") if by_hand else api.visit)]
+    return shell.type(line, answers, paste=SECRET if "paste the secret" in line else "")
+
+
+def type_all(shell: Terminal, api: Api, lines: list[str]) -> list[dict[str, Any]]:
+    """Type the commands one after another."""
+    done = [(line, type_it(shell, api, line)) for line in lines]
+    return [{"typed": line, "status": each.status, "said": each.said} for line, each in done]
+
+
+def drive(machine: Machine) -> Iterator[tuple[str, Any]]:
+    """Do it all in the order of an operator: what was seen, by step."""
+    with api(machine) as sandbox:
+        for step in (before, deb, upgrade, remove, rpm, purge, wheel, workstation):
+            yield step.__name__, step(machine, sandbox)
+
+
+def before(machine: Machine, _: Api) -> dict[str, Any]:
+    """See what the machine has."""
+    programs = ("dcsync", "python3", "python3.11", "pip", "pipx", "dbus-daemon")
+    packages = machine.run("dpkg-query", "--show", "--showformat=${Package}=${Version}\n").said.splitlines()
     return {
-        "installed": installed,
-        "ids": [user.pw_uid, user.pw_gid],
-        "folders": [facts(path) for path in (ROOT, ETC, SHARED, STATE)],
-        "version": command("dcsync", "--version"),
-        "manual": command("man", "-w", "dcsync"),
-        "verify": command("systemd-analyze", "verify", MAIN.name, "dcsync@x.service", "dcsync-sync.timer"),
-        "unit": MAIN.show(),
-        "enabled": command("systemctl", "is-enabled", MAIN.name)["said"].strip(),
+        "programs": [name for name in programs if machine.run("which", name).status == 0],
+        "packages": packages,
+        "python": machine.run("find", "/", "-xdev", "-regextype", "egrep", "-regex", PYTHON_OR_US).said,
+        "zones": machine.run("ls", "/usr/share/zoneinfo").status == 0,
+        "processes": machine.run("cat", "/proc/1/comm").said,
     }
 
 
-def run(api: Api) -> dict[str, Any]:
-    """Configure it as an operator would, and let it mirror."""
-    write_secret("client-secret", "sandbox-secret\n")
-    write_secret("refresh-token", api.refresh_token)
-    (SHARED / "secrets.conf").write_text(f"[Service]\n{CREDENTIALS}")
-    write_config(api, auth=REFRESHING, hook="true")
-    command("systemctl", "daemon-reload")
-    enabled = MAIN.do("enable", "--now")
-    until("all that there is has been mirrored", lambda: len(snapshots(ROOT)) == 5)
-    return {"enabled": enabled, "unit": MAIN.show()}
+def facts(machine: Machine, *paths: str) -> list[str]:
+    """Return owner, group and mode of each path."""
+    return machine.run("stat", "--format=%U:%G %a", *paths).said.splitlines()
 
 
-def upgrade(_: Api) -> dict[str, Any]:
+def show(machine: Machine, unit: str = "dcsync.service") -> dict[str, str]:
+    """Return a unit's properties."""
+    lines = machine.run("systemctl", "show", unit).said.splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def snapshots(machine: Machine, root: str = "/srv/dcsync") -> list[str]:
+    """Return the published snapshots."""
+    found = machine.run(
+        "find", root, "-path", "*/[0-9]*/_dcsync.json", "-not", "-path", "*/.dcsync/*", "-printf", "%U %h\n"
+    )
+    return sorted(found.said.splitlines()) if found.status == 0 else []
+
+
+def mirrored(machine: Machine) -> dict[str, Any]:
+    """Wait for the first snapshots by the service, and return how it is then."""
+    until("the service has mirrored everything", lambda: len(snapshots(machine)) == SNAPSHOTS)
+    return {
+        "unit": show(machine),
+        "owners": sorted({line.split()[0] for line in snapshots(machine)}),
+        "uid": machine.run("id", "--user", "dcsync").said.strip(),
+        "check": machine.run("sh", "-c", "cd /srv/dcsync/*/large-*/latest && sha256sum --check --quiet SHA256SUMS"),
+        "warnings": machine.run("journalctl", "--unit=dcsync", "--priority=warning", "--output=cat", "--quiet").said,
+    }
+
+
+def deb(machine: Machine, api: Api) -> dict[str, Any]:
+    """Follow the README from the package to the first snapshot."""
+    machine.run("cp", f"{RELEASE}/first.deb", f"/root/{PACKAGE}_{__version__}_amd64.deb")
+    with terminal(machine) as shell:
+        shell.type("export DEBIAN_FRONTEND=noninteractive; apt update")
+        installed = type_it(shell, api, one("README.md", "Install", "apt install"))
+        fresh = {
+            "folders": facts(machine, "/srv/dcsync", "/etc/dcsync", "/etc/dcsync/service.d", "/var/lib/dcsync"),
+            "verify": machine.run(
+                "systemd-analyze", "verify", "--man=no", "dcsync.service", "dcsync@x.service", "dcsync-sync.timer"
+            ),
+            "unit": show(machine),
+            "imports": {
+                module: machine.run("/usr/bin/python3.11", "-c", f"import {module}").status
+                for module in ("dcsync", "aiohttp", "pydantic")
+            },
+            "bus": machine.run("systemctl", "is-active", "dbus.socket").said.strip(),
+        }
+        typed = type_all(shell, api, commands("README.md", "Server"))
+        first = mirrored(machine)
+        pruned = shell.type("dcsync prune")
+    return {
+        "installed": installed,
+        "fresh": fresh,
+        "typed": typed,
+        "first": first,
+        "pruned": pruned,
+        "by_root": machine.run("journalctl", "--unit=dcsync-by-root-*", "--output=cat", "--grep=prune").said,
+    }
+
+
+def upgrade(machine: Machine, _: Api) -> dict[str, Any]:
     """Install the next version over it while the daemon runs."""
-    shutil.copytree(HOME, ELSEWHERE, symlinks=True)
-    before = MAIN.pid()
-    upgraded = dpkg("--install", PACKAGES / "second.deb")
+    before = show(machine)["MainPID"]
+    upgraded = machine.run("apt-get", "install", "-y", f"{RELEASE}/second.deb")
+    until("the daemon runs", lambda: show(machine)["ActiveState"] == "active")
     return {
         "upgraded": upgraded,
-        "unit": MAIN.until_state("active", "failed"),
-        "same_pid": MAIN.pid() == before,
-        "new_file": (HOME / "second").exists(),
-        "old_file": (HOME / "first").exists(),
-        "config": (ETC / "config.toml").exists(),
-        "left": [str(path) for path in Path("/run").glob("dcsync-*")],
+        "same_pid": show(machine)["MainPID"] == before,
+        "files": [name for name in ("first", "second") if machine.has(f"{HOME}/{name}")],
+        "config": machine.has("/etc/dcsync/config.toml"),
+        "left": machine.run("sh", "-c", "ls -d /run/dcsync-*").said if machine.has("/run/dcsync-upgrade") else "",
     }
 
 
-def remove(_: Api) -> dict[str, Any]:
+KEPT: Final = ("/etc/dcsync/config.toml", "/etc/dcsync/service.d/secrets.conf", "/var/lib/dcsync/manifest.sqlite")
+
+
+def remove(machine: Machine, _: Api) -> dict[str, Any]:
     """Remove it while the daemon runs."""
-    removed = dpkg("--remove", "data-connector-mirror")
+    removed = machine.run("apt-get", "remove", "-y", PACKAGE)
+    return {"removed": removed, **gone(machine)}
+
+
+def gone(machine: Machine) -> dict[str, Any]:
+    """Return what is left of a removed package."""
     return {
-        "removed": removed,
-        "unit": MAIN.show()["LoadState"],
-        "kept": [path.exists() for path in (ETC / "config.toml", STATE / "manifest.sqlite", SHARED / "secrets.conf")],
-        "snapshots": len(snapshots(ROOT)),
-        "left": [str(path) for path in (HOME, Path("/usr/bin/dcsync")) if path.exists()],
+        "unit": show(machine)["LoadState"],
+        "kept": [path for path in KEPT if machine.has(path)],
+        "snapshots": len(snapshots(machine)),
+        "left": [path for path in (HOME, "/usr/bin/dcsync", "/run/dcsync-upgrade") if machine.has(path)],
     }
 
 
-def rpm(_: Api) -> dict[str, Any]:
+def rpm(machine: Machine, _: Api) -> dict[str, Any]:
     """Install, upgrade and remove the .rpm. The configuration and the state of the .deb are still there."""
-    options = ["--nodeps", "--force-debian"]  # the system's packages are not in its database
-    installed = command("rpm", "--install", *options, PACKAGES / "dcsync.rpm")
-    MAIN.do("enable", "--now")
-    started, before = MAIN.until_state("active", "failed"), MAIN.pid()
+    machine.run("apt-get", "install", "-y", "--no-install-recommends", "rpm")
+    options = ("--nodeps", "--force-debian")  # the system's packages are not in its database
+    installed = machine.run("rpm", "--install", *options, f"{RELEASE}/dcsync.rpm")
+    machine.run("systemctl", "enable", "--now", "dcsync")
+    started = show(machine)
     # The scripts run as in an upgrade to another version.
-    upgraded = command("rpm", "--upgrade", "--force", *options, PACKAGES / "dcsync.rpm")
-    unit, same_pid = MAIN.until_state("active", "failed"), MAIN.pid() == before
-    erased = command("rpm", "--erase", "--nodeps", "--force-debian", "data-connector-mirror")
+    upgraded = machine.run("rpm", "--upgrade", "--force", *options, f"{RELEASE}/dcsync.rpm")
+    until("the daemon runs", lambda: show(machine)["ActiveState"] == "active")
+    same_pid = show(machine)["MainPID"] == started["MainPID"]
+    erased = machine.run("rpm", "--erase", *options, PACKAGE)
+    return {
+        "done": [installed, upgraded, erased],
+        "started": started["ActiveState"],
+        "same_pid": same_pid,
+        **gone(machine),
+    }
+
+
+def purge(machine: Machine, _: Api) -> dict[str, Any]:
+    """Purge it. The same script keeps a mirror that is inside the state."""
+    script = machine.read(f"/var/lib/dpkg/info/{PACKAGE}.postrm")
+    purged = machine.run("apt-get", "purge", "-y", PACKAGE)
+    after = {
+        "purged": purged,
+        "folders": [path for path in ("/etc/dcsync", "/var/lib/dcsync") if machine.has(path)],
+        "snapshots": len(snapshots(machine)),
+        "user": machine.run("id", "--user", "--name", "dcsync").said.strip(),
+        "links": machine.run("sh", "-c", "ls /etc/systemd/system/*.wants | grep dcsync").said,
+    }
+    machine.run("sh", "-c", "mkdir -p /var/lib/dcsync/mirror/.dcsync && touch /var/lib/dcsync/mirror/.dcsync/instance")
+    spared = machine.run("sh", "-c", script, "postrm", "purge")
+    return {**after, "spared": spared, "mirror": machine.has("/var/lib/dcsync/mirror/.dcsync/instance")}
+
+
+def wheel(machine: Machine, api: Api) -> dict[str, Any]:
+    """Follow the documentation from the wheel to the first snapshot. The mirror of before is moved away."""
+    machine.run("sh", "-c", f"rm -r /var/lib/dcsync && mv /srv/dcsync /srv/before && cp {RELEASE}/*.whl /root")
+    with terminal(machine) as shell:
+        shell.type(OFFLINE)
+        installed = type_all(shell, api, commands("docs/start/install.md", "On another server"))
+        typed = type_all(shell, api, commands("README.md", "Server"))
+        return {"installed": installed, "typed": typed, "first": mirrored(machine)}
+
+
+def workstation(machine: Machine, api: Api) -> dict[str, Any]:
+    """Follow the README as a user without rights, on a machine that has nothing else of dcsync."""
+    machine.run("dcsync", "service", "uninstall")
+    machine.run("sh", "-c", "rm -r /opt/pipx /usr/local/bin/dcsync /etc/dcsync /var/lib/dcsync")
+    machine.run("useradd", "--create-home", "--shell=/bin/bash", PERSON)
+    machine.run("sh", "-c", f"cp {RELEASE}/*.whl /home/{PERSON}")
+    with terminal(machine, PERSON) as shell:
+        shell.type(OFFLINE)
+        installed = type_all(shell, api, [one("README.md", "Install", "pipx install"), "pipx ensurepath"])
+    typed = []
+    with terminal(machine, PERSON) as shell:
+        for line in commands("README.md", "First snapshot on a workstation"):
+            typed += type_all(shell, api, [line])
+            if line.startswith("dcsync accounts"):  # "add one to config.toml"
+                shell.type("dcsync accounts >> ~/.config/dcsync/config.toml")
+        report = shell.type("ls ~/mirror/index.html")
     return {
         "installed": installed,
-        "started": started,
-        "upgraded": upgraded,
-        "unit": unit,
-        "same_pid": same_pid,
-        "erased": erased,
-        "after": MAIN.show()["LoadState"],
-        "kept": [path.exists() for path in (ETC / "config.toml", STATE / "manifest.sqlite")],
-        "left": [str(path) for path in (HOME, Path("/usr/bin/dcsync"), Path("/run/dcsync-upgrade")) if path.exists()],
+        "typed": typed,
+        "report": report,
+        "snapshots": len(snapshots(machine, f"/home/{PERSON}/mirror")),
+        "secret": facts(machine, f"/home/{PERSON}/.config/dcsync/client-secret"),
     }
-
-
-def purge(_: Api) -> dict[str, Any]:
-    """Purge it. The same script keeps a mirror that is inside the state."""
-    purged = dpkg("--purge", "data-connector-mirror")
-    gone = not ETC.exists() and not STATE.exists()
-    mirror = STATE / "mirror/.dcsync/instance"
-    mirror.parent.mkdir(parents=True)
-    mirror.touch()
-    spared = command("sh", "/opt/dcsync/release/deb/postrm", "purge")
-    return {
-        "purged": purged,
-        "gone": gone,
-        "snapshots": len(snapshots(ROOT)),
-        "user": pwd.getpwnam("dcsync").pw_name,
-        "links": [str(path) for path in Path("/etc/systemd/system").glob("*.wants/dcsync*")],
-        "spared": spared,
-        "mirror": mirror.exists(),
-    }
-
-
-def wheel(_: Api) -> dict[str, Any]:
-    """Install the service of a virtual environment, and start it without a configuration."""
-    script = ELSEWHERE / "bin/dcsync"
-    script.write_text(script.read_text().replace(f"#!{HOME}", f"#!{ELSEWHERE}"))
-    installed = command(script, "service", "install")
-    started = MAIN.do("start")
-    return {"installed": installed, "started": started, "unit": MAIN.show(), "said": MAIN.journal()}
-
-
-if __name__ == "__main__":
-    drive()

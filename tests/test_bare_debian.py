@@ -6,6 +6,7 @@ The commands are those of the pages. Nothing of this machine is in the system, a
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -18,6 +19,7 @@ from tests.rigs.package_driver import WHEELS as PLACE_OF_WHEELS
 from tests.rigs.release import WHEELS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -35,13 +37,20 @@ NEXT: Final = "Next: write /etc/dcsync/config.toml (dcsync init), then run: syst
 
 
 @pytest.fixture(scope="module")
-def seen(packages: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def image() -> Iterator[Future[Path]]:
+    """Install the bare system while the packages are built."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        yield pool.submit(bare.image)
+
+
+@pytest.fixture(scope="module")
+def seen(image: Future[Path], packages: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Boot once, do all of it, and return what was seen by step. A step that breaks ends it."""
     folder = tmp_path_factory.mktemp("bare")
     release = folder / "release"
     shutil.copytree(packages, release)
     shutil.copy(wheel, release)
-    with bare.booted(folder, binds={RELEASE: release, PLACE_OF_WHEELS: WHEELS}) as machine:
+    with bare.booted(folder, image.result(), binds={RELEASE: release, PLACE_OF_WHEELS: WHEELS}) as machine:
         return dict(package_driver.drive(machine))
 
 
@@ -118,6 +127,11 @@ def test_an_order_of_root_goes_to_the_daemon(seen: dict[str, Any]) -> None:
 
     assert (pruned.status, pruned.said.strip().splitlines()[-1]) == (0, f"0 removed (0 B freed), {SNAPSHOTS} kept")
     assert "prune" not in seen["deb"]["by_root"]
+
+
+def test_a_reload_needs_no_other_package(seen: dict[str, Any]) -> None:
+    """The program /bin/kill is in the package procps, which this machine does not have."""
+    assert seen["deb"]["reloaded"].status == 0, seen["deb"]["reloaded"].said
 
 
 def test_an_upgrade_replaces_the_files_and_starts_the_daemon_again(seen: dict[str, Any]) -> None:

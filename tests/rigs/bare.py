@@ -132,9 +132,9 @@ class Machine:
 
 
 @contextmanager
-def booted(folder: Path, *, binds: Mapping[str, Path]) -> Iterator[Machine]:
-    """Boot the image, and end it with the block. `folder` takes the working files, `binds` are mounted read-only."""
-    made, place = image(), folder / "machine"
+def booted(folder: Path, made: Path, *, binds: Mapping[str, Path]) -> Iterator[Machine]:
+    """Boot an image, and end it with the block. `folder` takes the working files, `binds` are mounted read-only."""
+    place = folder / "machine"
     place.mkdir()
     name = f"bare-{os.getpid()}"
     with own_cgroups(f"dcsync-{name}") as cgroups, _notified(folder / "notify") as receiver:

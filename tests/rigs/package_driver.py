@@ -191,12 +191,14 @@ def deb(machine: Machine, api: Api) -> dict[str, Any]:
         typed = type_all(shell, api, commands("README.md", "Server"))
         first = mirrored(machine)
         pruned = shell.type("dcsync prune")
+        reloaded = shell.type("systemctl reload dcsync")
     return {
         "installed": installed,
         "fresh": fresh,
         "typed": typed,
         "first": first,
         "pruned": pruned,
+        "reloaded": reloaded,
         "by_root": machine.run("journalctl", "--unit=dcsync-by-root-*", "--output=cat", "--grep=prune").said,
     }
 

@@ -119,7 +119,7 @@ def _read_secret(path: Path, *, private: bool) -> str:
             body = file.read(1 << 16)
     except FileNotFoundError:
         message = f"the secret file {path} does not exist"
-        hint = f"store the secret: (umask 077; cat > {path}), then paste it, press Enter and Ctrl-D"
+        hint = f"run (umask 077; cat > {path}), paste the secret, press Enter, then Ctrl-D"
         raise SecretUnavailable(message, hint=hint) from None
     except OSError as error:
         message = f"cannot read the secret file {path}: {error.strerror}"

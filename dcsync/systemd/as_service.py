@@ -148,7 +148,7 @@ def _refuse_missing(unit: ServiceUnit) -> None:
     for identifier, path in unit.properties["LoadCredential"]:
         if Path(path).is_absolute() and not Path(path).exists():
             message = f"{path} does not exist, and {unit.name} has LoadCredential={identifier}:{path}"
-            hint = f"write the secret: install -m 0600 /dev/stdin {path} (paste it, press Enter, then Ctrl-D)"
+            hint = f"run install -m 0600 /dev/stdin {path}, paste the secret, press Enter, then Ctrl-D"
             raise ConfigError(message, hint=hint)
 
 

@@ -195,7 +195,7 @@ def test_a_credential_whose_file_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{missing} does not exist") as raised:
         run_as_service(unit, ["sync"], os.environ)
 
-    assert raised.value.advice.startswith(f"write the secret: install -m 0600 /dev/stdin {missing}")
+    assert raised.value.advice.startswith(f"run install -m 0600 /dev/stdin {missing}, paste the secret")
 
 
 def test_what_systemd_cannot_start_does_not_end_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import re
 import signal
 import socket
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.rigs.beside import Beside, daemon_beside, started, until
 from tests.rigs.json_page import documented, written
 from tests.rigs.mirror import assert_identical, tables
 from tests.rigs.served import TOKEN, Served, served
+from tests.rigs.terminal import Terminal, on_terminal
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -214,27 +216,59 @@ def test_an_interrupted_command_leaves_the_daemon_in_order(side: Served, dcsync:
     assert daemon.process.poll() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_end_of_the_daemon_is_an_error_of_the_command_and_the_next_one_works_alone(
-    side: Served, dcsync: Dcsync, daemon: Beside, number: signal.Signals
-) -> None:
-    with downloading(side) as job, started(side, "sync") as client:
-        until(lambda: is_staging(side), "the download")
-        daemon.end(number)
-        _, err = client.communicate(timeout=150)
+@contextmanager
+def every_order_under_way(side: Served, job: str) -> Iterator[list[Terminal]]:
+    """Start a command of each kind that lasts: three at work, and one that waits until they have ended."""
+    begun = side.folder / "hook-begun"
+    begun.unlink(missing_ok=True)
+    is_at_work: dict[tuple[str, ...], Callable[[Terminal], object]] = {
+        ("sync",): lambda shown: shown.until(lambda frame: any("B/s" in line for line in frame), "the download"),
+        ("verify", "--repair", "--rate", "100B"): lambda shown: shown.until(
+            lambda frame: any("snapshots" in line for line in frame), "the reading"
+        ),
+        ("hooks", "rerun", job): lambda _: until(begun.exists, "the hook"),
+        ("rebuild",): lambda shown: shown.until(
+            lambda frame: any("waiting: the daemon is" in line for line in frame), "its turn"
+        ),
+    }
+    with ExitStack() as stack:
+        shown = []
+        for words, wait in is_at_work.items():
+            command = [sys.executable, "-m", "dcsync", "--config", str(side.config), *words]
+            shown.append(stack.enter_context(on_terminal(command, environ={TOKEN: side.token})))
+            wait(shown[-1])
+        yield shown
 
-        assert client.returncode == 3
-        assert "code: D-DAEMON" in err
-        assert "run the command again" in err
-        # A killed daemon leaves its socket.
-        assert daemon.socket.exists() == (number is signal.SIGKILL)
 
+def test_orders_of_every_kind_end_with_their_command_and_with_the_daemon(side: Served, dcsync: Dcsync) -> None:
+    side.sandbox.world.add_request("Nightly")
+    first, slow = add_job(side, datetime.now(UTC) - timedelta(days=1)), side.folder / "slow"
+    script = f"test -e {slow} || exit 0; touch {side.folder}/hook-begun; exec sleep 600"
+    side.config.write_text(f'{side.config.read_text()}\n[[hook]]\non = ["snapshot"]\nrun = ["sh", "-c", "{script}"]\n')
+    with daemon_beside(side) as daemon:
+        assert dcsync("sync").status == 0
+        assert dcsync("hooks", "rerun", first).status == 0
+        slow.touch()
+        with downloading(side) as job:
+            with every_order_under_way(side, first) as shown:
+                for terminal in shown:
+                    terminal.process.send_signal(signal.SIGINT)
+                assert [terminal.end() for terminal in shown] == [130] * 4
+                assert all("interrupted" in terminal.screen.text() for terminal in shown)
+            assert len(daemon.said("command interrupted")) == 4
+            with every_order_under_way(side, first) as shown:
+                assert daemon.end() == 0
+                assert [terminal.end() for terminal in shown] == [3] * 4
+                for terminal in shown:
+                    assert terminal.screen.text().count("code: D-DAEMON") == 1
+        assert not list(side.state.glob("orders.sock*"))
+
+    slow.unlink()
     assert dcsync("sync").status == 0
-    (sidecar,) = side.root.glob("acme/*/[0-9]*/**/_dcsync.json")
-    assert_identical(sidecar.parent, side.sandbox.world, job)
+    folders = [sidecar.parent for sidecar in sorted(side.root.glob("acme/*/[0-9]*/**/_dcsync.json"))]
+    for folder, published in zip(folders, (first, job), strict=True):
+        assert_identical(folder, side.sandbox.world, published)
     assert dcsync("verify").status == 0
-    with daemon_beside(side):
-        assert dcsync("poll").status == 0
 
 
 def test_two_commands_wait_for_each_other_and_one_that_waits_can_be_interrupted(

@@ -142,8 +142,8 @@ def test_the_daemon_logs_one_line_at_its_start_and_one_for_each_run_and_each_com
     ]
     assert {line["level"] for line in lines} == {"info"}
     started, _, ran, *_ = lines
-    assert (started["accounts"], started["mirror"], started["poll_seconds"]) == ("acme", str(side.root), 3600)
-    assert (ran["account"], ran["published"], ran["failed"], ran["files"]) == ("acme", 1, 0, 5)
+    assert (started["accounts"], started["mirror"], started["poll_seconds"]) == ("acme", str(side.root), 900)
+    assert (ran["account"], ran["published"], ran["failed"], ran["files"]) == ("acme", 1, 0, 3)
     assert all(isinstance(value, str | int | float) for line in lines for value in line.values())
 
 
@@ -182,11 +182,11 @@ def test_poll_without_a_daemon_says_what_to_do(side: Served, dcsync: Dcsync) -> 
 
 
 @contextmanager
-def downloading(side: Served) -> Iterator[str]:
+def downloading(side: Served, *, rate: int = 1 << 20) -> Iterator[str]:
     """Add a job whose download never ends during the block. Yield its ID."""
     world = side.sandbox.world
     files = {"forms.csv": Synthetic(20 << 20)}
-    fault = Fault(server="storage", kind="slow", amount=1 << 20, times=None)
+    fault = Fault(server="storage", kind="slow", amount=rate, times=None)
     side.sandbox.faults.add(fault)
     yield world.add_job(next(iter(world.requests)), completed_at=datetime.now(UTC), files=files, with_archive=False)
     side.sandbox.faults.clear()
@@ -249,7 +249,7 @@ def test_orders_of_every_kind_end_with_their_command_and_with_the_daemon(side: S
         assert dcsync("sync").status == 0
         assert dcsync("hooks", "rerun", first).status == 0
         slow.touch()
-        with downloading(side) as job:
+        with downloading(side, rate=1 << 16) as job:
             with every_order_under_way(side, first) as shown:
                 for terminal in shown:
                     terminal.process.send_signal(signal.SIGINT)

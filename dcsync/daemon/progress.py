@@ -87,10 +87,13 @@ class Progress(RunProgress):
 
 def log_run(outcome: AccountOutcome) -> None:
     """Log one line for a run. It is for debugging only if the run had nothing to do."""
-    level = log.info if outcome.published or outcome.failed or outcome.error else log.debug
+    error = outcome.error
+    level = log.warning if error else log.info if outcome.published or outcome.failed else log.debug
     level(
         "run ended",
         account=outcome.account.name,
+        code=None if error is None else error.code,
+        error=None if error is None else error.message,
         published=len(outcome.published),
         files=sum(published.files for published in outcome.published),
         fetched_bytes=sum(published.transfer.fetched_bytes for published in outcome.published),

@@ -298,7 +298,7 @@ def test_a_daemon_goes_on_when_its_disk_is_mounted_again(
             run("mount", "-o", "remount,abort", tree.mount)
             job = add_day(stage, 5)
             os.kill(process.pid, signal.SIGUSR1)
-            until(lambda: "account stopped" in process.output(), process)
+            until(lambda: '"run ended", "level": "warning"' in process.output(), process)
             assert ask(unused_tcp_port)["status"] == "not ok"
             assert job not in states(stage)
 

@@ -15,7 +15,7 @@ import structlog
 
 from dcsync.api.client import DataConnector
 from dcsync.clock import Clock
-from dcsync.core.alerts import Alert, AlertCode
+from dcsync.core.alerts import ALERT_KINDS, Alert, AlertCode, Severity
 from dcsync.core.events import Event, EventKind
 from dcsync.core.model import AccountName, DataRequest, Job, RequestId
 from dcsync.core.next_poll import Expectation, expect
@@ -141,7 +141,8 @@ class AlertDispatcher:
         if not is_recorded:
             return None
         for event in result.events:
-            level = log.info if event.kind is EventKind.RECOVERED else log.warning
+            is_critical = ALERT_KINDS[AlertCode(event.code)].severity is Severity.CRITICAL
+            level = log.info if event.kind is EventKind.RECOVERED else log.error if is_critical else log.warning
             told = "sync demo" if outcome is not None and outcome.tells(event.code, event.job) else ""
             level(
                 event.kind.value,

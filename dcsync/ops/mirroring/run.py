@@ -135,14 +135,8 @@ class _AccountRun:
             is_done = await (work or self._poll_and_mirror)()
         except DcsyncError as error:
             self._outcome.error = error
-            log.warning(
-                "account stopped",
-                account=account.name,
-                code=error.code,
-                error=error.message,
-                hint=error.advice,
-                in_result="sync demo",
-            )
+            # The outcome says why, in the result of a command or in the daemon's line for the run.
+            log.debug("account stopped", account=account.name, code=error.code, error=error.message)
         except Exception as error:  # a bug in one account must not stop the others
             log.exception("a bug in dcsync stopped an account; the others continue", account=account.name)
             # Only the class: the text of a foreign exception may contain a secret.

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from dcsync.api.client import DataConnector
 from dcsync.app.alerts import alert_settings
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import follow_up, open_dispatcher
 from dcsync.auth.token_store import TokenPair, TokenStore
-from dcsync.core.alerts import Alert
+from dcsync.core.alerts import ALERT_KINDS, Alert, AlertCode, Severity
+from dcsync.core.events import EventKind
 from dcsync.errors import SecretUnavailable
 from dcsync.ops.alerts.collect import RunFacts
 from dcsync.ops.alerts.dispatch import AlertDispatcher
@@ -226,3 +228,22 @@ async def test_a_lost_column_is_sent_with_its_snapshot(mirror: Mirror, listener:
     assert "a.csv" in event["message"]
     assert f"dcsync diff previous {job}" in event["hint"]
     assert await listener.run() == []
+
+
+async def test_the_level_of_an_alert_in_the_log_is_its_severity(mirror: Mirror, listener: Listener) -> None:
+    """In the journal, `-p err` shows the critical ones."""
+    token, mirror.environ["TOKEN"] = mirror.environ["TOKEN"], "wrong"
+    add_extract(mirror, {"a.csv": b"id,name\n1,x\n"}, days_ago=1)
+
+    with capture_logs() as lines:
+        await listener.run()
+        mirror.environ["TOKEN"] = token
+        await listener.run()
+        mirror.clock.advance(60)
+        add_extract(mirror, {"a.csv": b"id\n1\n"})
+        await listener.run()
+
+    told = [(line["event"], line["code"], line["log_level"]) for line in lines if line["event"] in set(EventKind)]
+    assert told == [("alert", "T-LOGIN", "error"), ("recovered", "T-LOGIN", "info"), ("alert", "L-COLUMNS", "warning")]
+    assert ALERT_KINDS[AlertCode.T_LOGIN].severity is Severity.CRITICAL
+    assert ALERT_KINDS[AlertCode.L_COLUMNS].severity is Severity.WARNING

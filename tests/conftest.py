@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import time
 from datetime import datetime
 from enum import Enum, IntEnum
@@ -125,7 +126,13 @@ def lost_exceptions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, 
 
 
 def pytest_collection_finish() -> None:
-    """Take what the imports left out of the collector's sight: gc.collect() after a test then takes 1 ms, not 50."""
+    """Do what is only possible, or only of use, when all modules of the tests are there."""
+    if "dcsync.manifest.sqlite" in sys.modules:
+        # Not before: the core's tests measure what the core's modules do when they are imported.
+        from tests.rigs.statements import share_statements
+
+        share_statements()
+    # Take what the imports left out of the collector's sight: gc.collect() after a test then takes 1 ms, not 50.
     gc.collect()
     gc.freeze()
 

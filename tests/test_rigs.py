@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import sqlalchemy as sa
 from aiohttp import ClientSession
 from aioresponses import aioresponses
+from sqlalchemy.sql.elements import ClauseElement
 
+from dcsync.manifest import open_manifest
 from tests.rigs import nspawn
 from tests.rigs.postgres import Postgres
 from tests.rigs.syscalls import Call, Watch, watching
@@ -255,6 +258,25 @@ def test_tests_that_share_something_run_in_one_worker(tmp_path: Path) -> None:
     workers = {kind: {worker for name, worker in ran if name == kind} for kind in ("shares", "alone", "postgresql")}
     assert {kind: len(found) for kind, found in workers.items()} == {"shares": 1, "alone": 1, "postgresql": 1}
     assert [name for name, _ in ran].count("fixture") == 1
+
+
+async def test_a_statement_is_compiled_for_the_first_manifest_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    compile_statement: Any = ClauseElement._compiler
+
+    def counted(self: object, *arguments: Any, **options: Any) -> Any:
+        compiled.append(self)
+        return compile_statement(self, *arguments, **options)
+
+    monkeypatch.setattr(ClauseElement, "_compiler", counted)
+    statement: sa.Select[Any] = sa.select(sa.literal_column("'of this test alone'"))
+    for name in ("first", "second"):
+        async with open_manifest(tmp_path / name) as manifest, manifest.reading() as connection:
+            assert await connection.scalar(statement) == "of this test alone"
+
+    assert [each for each in compiled if each is statement] == [statement]
 
 
 def test_the_tests_zone_is_not_utc_in_child_processes_either() -> None:

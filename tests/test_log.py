@@ -374,6 +374,24 @@ def test_a_field_without_a_value_is_left_out(form: str) -> None:
     assert "other" in stream.getvalue()
 
 
+def test_no_value_is_made_of_the_words_of_python() -> None:
+    """`repr()` or `!r` of a value shows quotes and escapes, and the class of an object."""
+    levels, found = {"debug", "info", "warning", "error", "exception", "critical"}, []
+    calls = 0
+    for path in sorted(Path(dcsync.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in levels):
+                continue
+            calls += 1
+            for part in (part for keyword in node.keywords for part in ast.walk(keyword.value)):
+                is_repr = isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "repr"
+                if is_repr or (isinstance(part, ast.FormattedValue) and part.conversion == ord("r")):
+                    found.append(f"{path.name}: {ast.unparse(node)}")
+
+    assert calls > 100
+    assert found == []
+
+
 # --- told once -------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,8 @@ from dcsync.core.waits import waits_text
 from dcsync.ops.progress import RunProgress, Transfer
 
 _BAR_WIDTH = 12
+#: The least widths of columns: with these, they move rarely.
+_LEAST = {"size": 11, "rate": 11, "left": 4}
 #: A narrow terminal loses columns until this is left for the name.
 _NAME_WIDTH = 16
 
@@ -97,8 +99,9 @@ def _rate_text(rate: float | None) -> str:
 
 def _fitting(rows: Sequence[Row], width: int) -> dict[str, int]:
     """Return the width of each column that is shown. The rate goes first, then the bar, then the time."""
-    widths = {"share": _BAR_WIDTH}
-    widths |= {name: max((len(getattr(row, name)) for row in rows), default=0) for name in ("size", "rate", "left")}
+    widths = {"share": _BAR_WIDTH, **_LEAST}
+    for row in rows:
+        widths |= {name: max(widths[name], len(getattr(row, name))) for name in _LEAST}
     for name in ("rate", "share", "left"):
         if width - sum(widths.values()) - len(widths) < _NAME_WIDTH:
             del widths[name]

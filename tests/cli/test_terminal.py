@@ -52,18 +52,18 @@ def has_begun(frame: Sequence[str]) -> bool:
 LINES = {
     40: (
         r"snapshot 1 of 3, [\w…/ ]+ [\d.]+ [KM]iB",
-        r"acme/my-com\S*…\S*-\w{8} [\d.]+/5\.0 MiB \d:\d\d",
-        r"  activitie…\w+\.csv +[\d.]+/5\.0 MiB \d:\d\d",
+        r"acme/my-com\S*…\S*-\w{8} +[\d.]+/5\.0 MiB +\d:\d\d",
+        r"  activitie…\w+\.csv +[\d.]+/5\.0 MiB +\d:\d\d",
     ),
     80: (
-        r"snapshot 1 of 3, 2/3 files +[━╸─]{12} +[\d.]+ [KM]iB [\d.]+ [KM]iB/s",
-        r"acme/my-comp\S+…\S+Z-\w{8} [━╸─]{12} +[\d.]+/5\.0 MiB [\d.]+ [KM]iB/s \d:\d\d",
-        r"  activities_\S*…\S+company\.csv [━╸─]{12} +[\d.]+/5\.0 MiB [\d.]+ [KM]iB/s \d:\d\d",
+        r"snapshot 1 of 3, 2/3 files +[━╸─]{12} +[\d.]+ [KM]iB +[\d.]+ [KM]iB/s",
+        r"acme/my-comp\S+…\S+Z-\w{8} [━╸─]{12} +[\d.]+/5\.0 MiB +[\d.]+ [KM]iB/s \d:\d\d",
+        r"  activities_\S*…\S+company\.csv [━╸─]{12} +[\d.]+/5\.0 MiB +[\d.]+ [KM]iB/s \d:\d\d",
     ),
     100: (
-        r"snapshot 1 of 3, 2/3 files +[━╸─]{12} +[\d.]+ [KM]iB [\d.]+ [KM]iB/s",
-        r"acme/my-company-data-ext\S+…\S+Z-\w{8} [━╸─]{12} +[\d.]+/5\.0 MiB [\d.]+ [KM]iB/s \d:\d\d",
-        r"  activities_activities_of_the_whole_company\.csv +[━╸─]{12} +[\d.]+/5\.0 MiB [\d.]+ [KM]iB/s \d:\d\d",
+        r"snapshot 1 of 3, 2/3 files +[━╸─]{12} +[\d.]+ [KM]iB +[\d.]+ [KM]iB/s",
+        r"acme/my-company-data-ext\S+…\S+Z-\w{8} [━╸─]{12} +[\d.]+/5\.0 MiB +[\d.]+ [KM]iB/s \d:\d\d",
+        r"  activities_activities_of_the_whole_company\.csv +[━╸─]{12} +[\d.]+/5\.0 MiB +[\d.]+ [KM]iB/s \d:\d\d",
     ),
 }
 

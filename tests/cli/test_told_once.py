@@ -156,6 +156,39 @@ TROUBLE = {
     "poll: there is no daemon": Trouble(
         make=lambda *_: None, command=("poll",), status=3, words="no daemon is working"
     ),
+    "accounts: refused": Trouble(
+        make=with_fault(Fault(server="api", kind="status", status=403, body=REFUSED, match="hubs", times=None)),
+        command=("accounts",),
+        status=13,
+    ),
+    "requests: the account is refused": Trouble(
+        make=with_fault(Fault(server="api", kind="status", status=403, body=REFUSED, match="/requests", times=None)),
+        command=("requests",),
+        status=13,
+    ),
+    "doctor: the account is refused": Trouble(
+        make=with_fault(Fault(server="api", kind="status", status=403, body=REFUSED, match="/jobs", times=None)),
+        command=("doctor",),
+        status=13,
+    ),
+    "run: the disk is not mounted": Trouble(
+        make=unmounted, command=("run",), status=14, words="the manifest has snapshots, but"
+    ),
+    "run: the configuration is not valid": Trouble(
+        make=lambda side, _: side.config.write_text("[mirror]\nroof = 1\n"), command=("run",), status=2, words="roof"
+    ),
+    "diff: there is no such snapshot": Trouble(
+        make=mirrored, command=("diff", "no-such-1", "latest"), status=2, words="no-such-1"
+    ),
+    "login: the configuration has a token": Trouble(
+        make=lambda *_: None, command=("login",), status=2, words="dcsync: "
+    ),
+    "manifest copy: nobody listens": Trouble(
+        make=mirrored,
+        command=("manifest", "copy", "--to", "postgresql://dcsync@127.0.0.1:9/x"),
+        status=3,
+        words="(?i)connection refused|refused the connection",
+    ),
     "jobs: the account is refused": Trouble(
         make=with_fault(Fault(server="api", kind="status", status=403, body=REFUSED, match="/jobs", times=None)),
         command=("jobs",),

@@ -232,5 +232,5 @@ def test_every_document_that_the_package_names_exists() -> None:
     files = [path for path in (REPOSITORY / "dcsync").rglob("*") if path.suffix in {".py", ".toml", ".service", ".j2"}]
     named = {name for path in files for name in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8"))}
 
-    assert len(named) > 5
+    assert len(named) > 3
     assert [name for name in sorted(named) if not (REPOSITORY / name).is_file()] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,21 @@ def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 @pytest.fixture
 def dcsync(capsys: pytest.CaptureFixture[str]) -> Iterator[Dcsync]:
     """Run `dcsync` with these arguments in this process."""
-    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
 
     def call(*arguments: str) -> Result:
         status = run([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return Result(status=status, out=captured.out, err=captured.err)
 
-    yield call
+    with log_as_before():
+        yield call
+
+
+@contextmanager
+def log_as_before() -> Iterator[None]:
+    """Undo what a command in this process configures."""
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    yield
     structlog.reset_defaults()
     logging.getLogger().handlers[:] = handlers
     logging.getLogger().setLevel(level)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from dcsync.cli.demo import _next_extracts
-from tests.cli.conftest import Dcsync, Result
+from dcsync.cli.group import run
+from tests.cli.conftest import Dcsync, Result, log_as_before
 from tests.rigs.mirror import assert_proved_by_sums, sidecar
 
 ROOT = Path(__file__).parents[2]
@@ -35,17 +38,34 @@ def test_the_demo_mirrors_three_days_of_two_requests_and_shows_the_tree(dcsync: 
     assert "sha256sum -c" in result.out
 
 
-def test_running_the_demo_again_picks_up_a_new_day_and_links_what_did_not_change(
-    dcsync: Dcsync, tmp_path: Path
-) -> None:
-    folder = tmp_path / "demo"
-    dcsync("demo", str(folder))
-    before = snapshots(folder)
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a first demo left, to be copied."""
+    folder = tmp_path_factory.mktemp("kept") / "demo"
+    with log_as_before():
+        assert run(["demo", str(folder)]) == 0
+    return folder
 
-    result = dcsync("demo", str(folder))
+
+@pytest.fixture
+def again(kept: Path) -> Iterator[Path]:
+    """The folder of a demo that ran once. Its configuration names the folder, so the copy takes its place."""
+    original = kept.with_name("original")
+    kept.rename(original)
+    # With hard links and times, as it was.
+    subprocess.run(["cp", "--archive", str(original), str(kept)], check=True)
+    yield kept
+    shutil.rmtree(kept)
+    original.rename(kept)
+
+
+def test_running_the_demo_again_picks_up_a_new_day_and_links_what_did_not_change(dcsync: Dcsync, again: Path) -> None:
+    before = snapshots(again)
+
+    result = dcsync("demo", str(again))
 
     assert result.status == 0
-    new = [snapshot for snapshot in snapshots(folder) if snapshot not in before]
+    new = [snapshot for snapshot in snapshots(again) if snapshot not in before]
     assert len(new) == 2
     for snapshot in new:
         how = [entry["how"] for entry in sidecar(snapshot)["files"]]
@@ -71,35 +91,31 @@ def test_its_days_end_today_and_its_mirror_is_on_time(dcsync: Dcsync, tmp_path: 
 
 
 @pytest.mark.parametrize("days", [1, 40, 300])
-def test_a_demo_continues_after_days_and_months(dcsync: Dcsync, tmp_path: Path, days: int) -> None:
-    folder = tmp_path / "demo"
-    dcsync("demo", str(folder))
-    notes = folder / ".state/demo.json"
+def test_a_demo_continues_after_days_and_months(dcsync: Dcsync, again: Path, days: int) -> None:
+    notes = again / ".state/demo.json"
     # Moving the recorded times back has the same effect as waiting.
     entry = json.loads(notes.read_text())
     entry["completed"] = [(datetime.fromisoformat(at) - timedelta(days=days)).isoformat() for at in entry["completed"]]
     notes.write_text(json.dumps(entry))
-    before = snapshots(folder)
+    before = snapshots(again)
 
-    result = dcsync("demo", str(folder))
+    result = dcsync("demo", str(again))
 
     assert result.status == 0, result.err
-    new = [snapshot for snapshot in snapshots(folder) if snapshot not in before]
+    new = [snapshot for snapshot in snapshots(again) if snapshot not in before]
     assert len(new) == 2
     assert all(datetime.fromisoformat(sidecar(each)["job"]["completed_at"]) < datetime.now(UTC) for each in new)
 
 
-def test_a_demo_of_version_0_2_continues(dcsync: Dcsync, tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    dcsync("demo", str(folder))
+def test_a_demo_of_version_0_2_continues(dcsync: Dcsync, again: Path) -> None:
     first = (datetime.now(UTC) - timedelta(days=12)).date()
-    (folder / ".state/demo.json").write_text(json.dumps({"first_day": first.isoformat(), "days": 3}))
-    before = snapshots(folder)
+    (again / ".state/demo.json").write_text(json.dumps({"first_day": first.isoformat(), "days": 3}))
+    before = snapshots(again)
 
-    result = dcsync("demo", str(folder))
+    result = dcsync("demo", str(again))
 
     assert result.status == 0, result.err
-    assert len([snapshot for snapshot in snapshots(folder) if snapshot not in before]) == 2
+    assert len([snapshot for snapshot in snapshots(again) if snapshot not in before]) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,23 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tool("setpriv"), pytest.
 
 @pytest.fixture
 def side() -> Iterator[Served]:
-    """An empty sandbox and a configuration for a user who may start no thread."""
+    with of_the_user() as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def synced() -> Iterator[Served]:
+    """A mirror for the commands, none of which can change it. A run makes it, which may start threads."""
+    with of_the_user() as ready:
+        with start(ready, "sync", limit=500) as process:
+            process.communicate(timeout=120)
+        assert process.returncode == 0
+        yield ready
+
+
+@contextmanager
+def of_the_user() -> Iterator[Served]:
+    """Serve an empty sandbox, and make a configuration for a user who may start no thread."""
     # Not below tmp_path, which other users cannot enter.
     folder = Path(tempfile.mkdtemp())
     try:
@@ -51,12 +68,8 @@ def start(side: Served, *arguments: str, limit: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("command", ["sync", "status", "verify", "requests", "doctor", "prune"])
-def test_a_command_says_what_to_do(side: Served, command: str) -> None:
-    with start(side, "sync", limit=500) as process:
-        process.communicate(timeout=120)
-    assert process.returncode == 0
-
-    with start(side, command, limit=1) as process:
+def test_a_command_says_what_to_do(synced: Served, command: str) -> None:
+    with start(synced, command, limit=1) as process:
         _, errors = process.communicate(timeout=120)
 
     assert "Traceback" not in errors

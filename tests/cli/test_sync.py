@@ -210,7 +210,7 @@ def test_a_refresh_token_in_the_configuration_is_used_once_in_two_runs(
     ("reference", "code", "words"),
     [
         ("env:NO_SUCH_SEED", "C-SECRET", "the environment variable NO_SUCH_SEED is not set"),
-        ("file:{folder}/none", "C-SECRET", "/none: No such file or directory"),
+        ("file:{folder}/none", "C-SECRET", "/none does not exist"),
         ("file:{folder}/loose", "C-EXPOSED", "/loose has mode 0644, so others can use it"),
     ],
 )

@@ -215,24 +215,33 @@ def _print_outcome(out: Answer, outcome: AccountOutcome, *, dry_run: bool) -> No
 
 def _print_problems(out: Answer, outcome: AccountOutcome) -> None:
     """Print what keeps data out of the mirror although no job failed."""
-    from dcsync.core.alerts import ALERT_KINDS
+    from dcsync.core.alerts import ALERT_KINDS, AlertCode
     from dcsync.core.names import printable
 
     name = outcome.account.name
+
+    def advise(code: AlertCode, is_needed: object) -> None:
+        if is_needed and code in outcome.hints:
+            out.echo(f"  do:   {outcome.hints[code]}", err=True)
+
     for text in outcome.unusable:
         what = "an entry of Autodesk's job list cannot be used"
         out.echo(f"{name}: {what}: {printable(text, 300)} [L-ENTRY]", err=True)
+    advise(AlertCode.L_ENTRY, outcome.unusable)
     for part in outcome.broken:
         out.echo(f"{name}: {printable(part.message, 400)} [{part.code}]", err=True)
         out.echo(f"  do:   {part.hint or ALERT_KINDS[part.code].hint}", err=True)
     for pattern in outcome.unmatched:
         what = "no visible data request matches"
-        out.echo(f"{name}: {what} {pattern!r} in [[account]] requests (see dcsync status) [C-NOMATCH]", err=True)
+        out.echo(f"{name}: {what} {pattern!r} in [[account]] requests [C-NOMATCH]", err=True)
+    advise(AlertCode.C_NOMATCH, outcome.unmatched)
     for job in outcome.expiring:
         out.echo(f"{name}: job {job} is not mirrored, and Autodesk deletes its extract soon [L-EXPIRING]", err=True)
+    advise(AlertCode.L_EXPIRING, outcome.expiring)
     if outcome.unclear:
         jobs = "1 job has" if outcome.unclear == 1 else f"{outcome.unclear} jobs have"
         out.echo(f"{name}: {jobs} a status that dcsync does not know (see dcsync status) [L-STATUS]", err=True)
+    advise(AlertCode.L_STATUS, outcome.unclear)
 
 
 def _print_plans(out: Answer, outcome: AccountOutcome) -> None:

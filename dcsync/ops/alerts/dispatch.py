@@ -125,6 +125,8 @@ class AlertDispatcher:
         before = await self._values.load(version)
         run = RunFacts(error=None if outcome is None else outcome.error, hints={item.job: item.hint for item in failed})
         alerts = await self._collect(account, token, run)
+        if outcome is not None:
+            outcome.hints = {alert.code: alert.hint for alert in alerts if alert.hint}
         # The lost jobs of earlier runs are not new.
         new = {item.job for item in failed}
         silent = {alert.key for alert in alerts if alert.is_final and alert.job is not None and alert.job not in new}

@@ -75,6 +75,8 @@ class AccountOutcome:
     broken: list[BrokenPart] = field(default_factory=list)
     #: The names of `[[account]] requests` that match no visible data request.
     unmatched: list[str] = field(default_factory=list)
+    #: By code, what to do about the alerts of the account after the run.
+    hints: dict[str, str] = field(default_factory=dict)
     calls: int = 0
     error: DcsyncError | None = None
 

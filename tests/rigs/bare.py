@@ -65,9 +65,9 @@ def image() -> Path:
     made_of = hashlib.sha256(index.read_bytes() + "".join(options).encode()).hexdigest()[:16]
     path = DOWNLOADED.parent / f"image-{made_of}.tar"
     if not path.exists():
-        for old in DOWNLOADED.parent.glob("image-*"):
+        for old in DOWNLOADED.parent.glob("image-*.tar"):
             old.unlink()
-        new, place = path.with_suffix(".new"), DOWNLOADED.parent / "place"
+        new, place = path.with_suffix(f".{os.getpid()}"), DOWNLOADED.parent / "place"
         place.mkdir(exist_ok=True)
         command = ["mmdebstrap", "--quiet", *options, "", str(new), f"deb [trusted=yes] copy:{DOWNLOADED} ./"]
         subprocess.run([*_UNSHARE, _INSTALL, "sh", str(place), *command], check=True, stdin=subprocess.DEVNULL)

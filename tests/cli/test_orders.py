@@ -257,6 +257,8 @@ def test_orders_of_every_kind_end_with_their_command_and_with_the_daemon(side: S
                 assert all("interrupted" in terminal.screen.text() for terminal in shown)
             assert len(daemon.said("command interrupted")) == 4
             with every_order_under_way(side, first) as shown:
+                # The second one ends what is under way at once.
+                daemon.process.send_signal(signal.SIGTERM)
                 assert daemon.end() == 0
                 assert [terminal.end() for terminal in shown] == [3] * 4
                 for terminal in shown:

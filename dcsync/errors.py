@@ -264,7 +264,7 @@ class LoginRequired(AuthError):
 
     code = "T-LOGIN"
     exit_status = ExitStatus.LOGIN_REQUIRED
-    hint = "sign in again: run `dcsync login` as the user that runs dcsync. "
+    hint = "run `dcsync login` as the user that runs dcsync, or as root. "
     hint += 'With method = "token", put a new refresh_token in [auth] and restart the daemon'
 
 

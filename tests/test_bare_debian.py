@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.needs_tool("rpmbuild"),
     pytest.mark.needs_tool("curl"),
     pytest.mark.needs_tool(f"/usr/bin/{PYTHON}"),
-    pytest.mark.timeout(900),  # a hang; alone on two cores it takes a minute
+    pytest.mark.timeout(1800),  # a hang; alone on two cores it takes a minute
 ]
 #: The beginnings of what the package prints when it is installed first.
 NEXT: Final = "Next: write /etc/dcsync/config.toml (dcsync init), then run: systemctl enable --now dcsync"

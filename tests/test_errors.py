@@ -16,6 +16,7 @@ from dcsync.errors import (
     DcsyncError,
     DiskError,
     ExitStatus,
+    LoginRequired,
     PlaceUnusable,
     Scope,
 )
@@ -257,3 +258,8 @@ def test_a_lock_of_a_daemon_says_how_to_stop_it() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.transient], ids=lambda kind: kind.__name__)
 def test_a_transient_error_asks_for_another_run(kind: type[DcsyncError]) -> None:
     assert kind.exit_status is ExitStatus.INCOMPLETE
+
+
+def test_a_required_sign_in_is_for_root_too() -> None:
+    """On a server, `sudo dcsync login` signs the service in."""
+    assert "as the user that runs dcsync, or as root" in LoginRequired("").advice

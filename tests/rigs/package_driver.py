@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from dcsync import __version__
-from tests.rigs.bare import Answer, Done, Machine, Terminal, terminal, until
+from tests.rigs.bare import MIRROR, Answer, Done, Machine, Terminal, terminal, until
 from tests.rigs.steps import REPOSITORY, commands, one
 
 #: Where the machine has the files of the release, and the wheels that pip would download.
@@ -238,7 +238,9 @@ def gone(machine: Machine) -> dict[str, Any]:
 
 def rpm(machine: Machine, _: Api) -> dict[str, Any]:
     """Install, upgrade and remove the .rpm. The configuration and the state of the .deb are still there."""
-    machine.run("apt-get", "install", "-y", "--no-install-recommends", "rpm")
+    # The package rpm needs Perl and more, to build packages.
+    machine.run("apt-get", "install", "-y", "--no-install-recommends", "rpm-common")
+    machine.run("sh", "-c", f"dpkg-deb --fsys-tarfile {MIRROR}/rpm_*.deb | tar -x -C / ./usr/bin/rpm")
     options = ("--nodeps", "--force-debian")  # the system's packages are not in its database
     installed = machine.run("rpm", "--install", *options, f"{RELEASE}/dcsync.rpm")
     machine.run("systemctl", "enable", "--now", "dcsync")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,19 +32,18 @@ from dcsync.ops.recovery import recover
 from dcsync.sandbox import World
 from tests.rigs.served import TOKEN, Served, served
 
-FILES = 260
 #: The share of the tables that changes each day.
 CHANGED = 0.02
 #: The time of the first job is kept here, so that the same mirror can be measured again.
 _BEGAN = "began"
-_BLOCK = b"".join(b"%016x,open,2026-11-22,Level 3,%d\n" % (row * 2654435761 % 2**64, row) for row in range(200_000))
+_BLOCK = b"".join(b"%016x,open,2026-11-22,Level 3,%d\n" % (row * 2654435761 % 2**64, row) for row in range(250_000))
 
 
 @contextmanager
-def past(folder: Path, days: int, *, smallest: int = 4000, growth: float = 1.03) -> Iterator[Served]:
-    """Serve an account with `days` jobs, and yield a mirror of them. A mirror that is there already is used again.
+def past(folder: Path, days: int, sizes: Sequence[int]) -> Iterator[Served]:
+    """Serve an account with `days` jobs, and yield their mirror, with tables of these sizes.
 
-    The tables have between `smallest` bytes and growth ** 259 times as many.
+    A mirror that is in the folder already is used again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     is_new = not (folder / _BEGAN).exists()
@@ -59,8 +58,27 @@ def past(folder: Path, days: int, *, smallest: int = 4000, growth: float = 1.03)
         world.add_job(request, completed_at=at, files={"admin_users.csv": b"id\n"}, with_archive=False)
     with served(folder, world) as side:
         if is_new:
-            asyncio.run(_mirror(side, [round(smallest * growth**index) for index in range(FILES)]))
+            asyncio.run(_mirror(side, sizes))
         yield side
+
+
+def add_day(side: Served, day: int, sizes: Sequence[int]) -> None:
+    """Add a job with the tables of a day after the last one of the mirror. Its bytes can be downloaded."""
+    world = side.sandbox.world
+    files = {name_of(index): body(index, version_of(index, day), size) for index, size in enumerate(sizes)}
+    world.add_job(next(iter(world.requests)), completed_at=datetime.now(UTC), files=files)
+
+
+def name_of(index: int) -> str:
+    """Return the name of a table."""
+    return f"admin_table_{index:03}.csv"
+
+
+def version_of(index: int, day: int) -> int:
+    """Return the day on which a table changed last."""
+    while day and random.Random(f"{day}/{index}").random() >= CHANGED:
+        day -= 1
+    return day
 
 
 def body(index: int, version: int, size: int) -> bytes:
@@ -68,7 +86,7 @@ def body(index: int, version: int, size: int) -> bytes:
     return b"id,status,day,level,number\n%d-%d,open,2026-11-22,Level 3,0\n%b" % (index, version, _BLOCK[:size])
 
 
-async def _mirror(side: Served, sizes: list[int]) -> None:
+async def _mirror(side: Served, sizes: Sequence[int]) -> None:
     config = Config.model_validate(tomllib.loads(side.config.read_text()))
     environ = {TOKEN: side.token}
     (account,) = account_settings(config)
@@ -84,7 +102,12 @@ async def _mirror(side: Served, sizes: list[int]) -> None:
 
 
 async def _publish(
-    context: SyncContext, account: AccountSettings, known: KnownJob, request: KnownRequest, day: int, sizes: list[int]
+    context: SyncContext,
+    account: AccountSettings,
+    known: KnownJob,
+    request: KnownRequest,
+    day: int,
+    sizes: Sequence[int],
 ) -> None:
     job, now = known.job, context.clock.now()
     folder = await choose_folder(context, account, request, known)
@@ -95,8 +118,8 @@ async def _publish(
     files: list[StoredFile] = []
     with Staging(context.root, account.staging_of(job.id)) as staging:
         for index, size in enumerate(sizes):
-            name = f"admin_table_{index:03}.csv"
-            if previous is not None and random.Random(f"{day}/{index}").random() >= CHANGED:
+            name = name_of(index)
+            if previous is not None and version_of(index, day) != day:
                 linked = staging.link(previous, before[name], name)
                 assert linked is not None
                 files.append(linked)

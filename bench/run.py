@@ -285,6 +285,7 @@ async def main(arguments: Sequence[str]) -> int:
     )
     options.add_argument("--rounds", type=int, metavar="N", help="how often each tool runs")
     options.add_argument("--paces", metavar="N,N", help="megabytes per second of each connection, for the part line")
+    options.add_argument("--past", type=Path, metavar="FOLDER", help="keep the mirrors of the part history here")
     options.add_argument("--into", type=Path, metavar="FILE", help="write the table into this document")
     given = options.parse_args(arguments)
     unknown = set(given.parts) - set(PARTS)
@@ -304,6 +305,8 @@ async def main(arguments: Sequence[str]) -> int:
         _refuse_itself(size.against)
     if given.rounds is not None:
         size = replace(size, rounds=given.rounds)
+    if given.past is not None:
+        size = replace(size, past=given.past.absolute())
     if given.paces is not None:
         size = replace(size, paces=tuple(map(int, given.paces.split(","))))
     table = await asyncio.to_thread(compare.compare, sorted(wanted), size=size)

@@ -24,7 +24,7 @@ MIB = 1 << 20
 _HERE = Path(__file__).parents[1]
 #: Like `python -m dcsync`, but prints its peak memory at its end. The kernel's figure for a finished child (ru_maxrss)
 #: would be the parent's if that is larger.
-_PROGRAM = """
+PROGRAM = """
 import atexit, sys
 def peak():
     with open("/proc/self/status") as status:
@@ -58,6 +58,16 @@ class Size:
     flight_bytes: int = 3_000_000_000
     #: The Python interpreter of another installation, to measure alternately with this one.
     against: Path | None = None
+    #: Snapshots of the mirrors with a short and a long history, how many of them a prune removes, the smallest of their
+    #: tables, and how much larger each next table is.
+    past_days: tuple[int, int] = (10, 1000)
+    pruned: int = 100
+    past_bytes: int = 4000
+    past_growth: float = 1.03
+    #: Where these mirrors stay for the next measurement.
+    past: Path | None = None
+    #: Accounts of a daemon, and the data requests of each.
+    accounts: tuple[int, int] = (10, 100)
 
 
 SMALL = Size(
@@ -73,6 +83,10 @@ SMALL = Size(
     line_tables=4,
     paces=(50,),
     flight_bytes=1_000_000,
+    past_days=(2, 5),
+    pruned=2,
+    past_growth=1.0,
+    accounts=(2, 2),
 )
 
 
@@ -180,7 +194,7 @@ class Stage:
         return subprocess.Popen(command, env=self._environ(), stdout=subprocess.PIPE, text=True, cwd=place)
 
     def _command(self, side: Served, python: Path | None = None) -> list[str]:
-        return [str(python or sys.executable), "-c", _PROGRAM, "--config", str(side.config), "--log-level", "error"]
+        return [str(python or sys.executable), "-c", PROGRAM, "--config", str(side.config), "--log-level", "error"]
 
     def _environ(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", TOKEN: self.side.token, "SSL_CERT_FILE": str(self.origin.authority)}

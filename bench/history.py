@@ -160,7 +160,7 @@ def daemon(table: Table, size: Size) -> None:
         with served(Path(place), world) as side:
             config = side.write_config(accounts=False)
             named = "".join(f'[[account]]\nname = "acme{n}"\nid = "{hub}"\n' for n, hub in enumerate(hubs))
-            text = config.read_text().replace("[api]\n", "[api]\nrequests_per_minute = 10000\n")
+            text = config.read_text().replace("[api]\n", "[api]\nrequests_per_minute = 1000\n")
             config.write_text(text + named)
             calls, seconds = _polls(side, size, accounts * requests)
     work = f"a poll of {accounts} accounts of {requests} data requests in the daemon"
@@ -178,11 +178,11 @@ def _polls(side: Served, size: Size, snapshots: int) -> tuple[float, float]:
     calls: list[float] = []
     seconds: list[float] = []
     try:
-        _settle(process.pid, lambda: len(list(side.root.glob("acme*/*/[0-9]*/**/_dcsync.json"))) == snapshots)
+        _settle(process, lambda: len(list(side.root.glob("acme*/*/[0-9]*/**/_dcsync.json"))) == snapshots)
         for _ in range(size.rounds):
             asked, before = side.sandbox.count("api"), _process_cpu(process.pid)
             process.send_signal(signal.SIGUSR1)
-            _settle(process.pid, partial(_has_polled, side, asked))
+            _settle(process, partial(_has_polled, side, asked))
             calls.append(side.sandbox.count("api") - asked)
             seconds.append(_process_cpu(process.pid) - before)
     finally:
@@ -195,15 +195,15 @@ def _has_polled(side: Served, asked: int) -> bool:
     return side.sandbox.count("api") > asked
 
 
-def _settle(pid: int, begun: Callable[[], bool]) -> None:
+def _settle(process: subprocess.Popen[bytes], begun: Callable[[], bool]) -> None:
     """Wait until `begun` holds, and then until the process has not worked for two seconds. At most twenty minutes."""
     deadline, quiet, before = time.monotonic() + 1200, 0, -1.0
     while quiet < 4:
-        if time.monotonic() > deadline:
+        if process.poll() is not None or time.monotonic() > deadline:
             message = "the daemon did not come to rest"
             raise SystemExit(message)
         time.sleep(0.5)
-        now = _process_cpu(pid)
+        now = _process_cpu(process.pid)
         quiet = quiet + 1 if begun() and now - before < 0.02 else 0
         before = now
 

@@ -17,9 +17,11 @@ import pytest
 from bench import peers as other
 from bench.line import cases
 from bench.origin import SO_MAX_PACING_RATE, listening
+from bench.past import add_day, name_of, past, version_of
 from bench.stage import ARCHIVE, SMALL, Stage, staged, tables
 from bench.table import Row, Table
 from tests.rigs.mirror import sidecar
+from tests.rigs.served import TOKEN
 
 pytestmark = [
     pytest.mark.needs_tool(tool) for tool in ("aria2c", "curl", "jq", "nginx", "rclone", "sha256sum", "unzip", "wget")
@@ -114,6 +116,32 @@ def test_the_kernel_paces_each_connection_of_the_origin() -> None:
         connection, _ = listener.accept()
         with connection:
             assert connection.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE) == 12_345_678
+
+
+def test_the_mirror_with_a_history_is_whole_and_its_next_day_is_published(tmp_path: Path) -> None:
+    sizes = [3000] * FILES
+    with past(tmp_path / "past", 7, sizes) as side:
+
+        def run(*arguments: str) -> None:
+            command = [sys.executable, "-m", "dcsync", "--config", str(side.config), *arguments]
+            subprocess.run(command, check=True, env={"PATH": "/usr/bin:/bin", TOKEN: side.token})
+
+        run("verify")
+        add_day(side, 7, sizes)
+        run("sync")
+
+        folders = sorted(path.parent for path in side.root.glob("acme/*/[0-9]*/**/_dcsync.json"))
+        assert len(folders) == 8
+        before, newest = (
+            {path.name: path.read_bytes() for path in folder.glob("*.csv")} for folder in (folders[-2], folders[-1])
+        )
+        changed = {name_of(index) for index in range(FILES) if version_of(index, 7) == 7}
+        assert len(changed) == 1
+        assert {name for name, content in newest.items() if content != before[name]} == changed
+
+    # It is used again.
+    with past(tmp_path / "past", 7, sizes) as side:
+        assert len(list(side.root.glob("acme/*/[0-9]*/**/_dcsync.json"))) == 8
 
 
 def test_a_first_day_takes_four_calls_and_a_later_one_three(stage: Stage) -> None:

@@ -235,6 +235,9 @@ def _copied(side: Served) -> Iterator[Served]:
     copy.folder.mkdir()
     try:
         subprocess.run(["cp", "-al", str(side.root), str(copy.root)], check=True)
+        # Its lock and the lines of pruned snapshots are its own.
+        shutil.rmtree(copy.root / ".dcsync")
+        subprocess.run(["cp", "-a", str(side.root / ".dcsync"), str(copy.root)], check=True)
         subprocess.run(["cp", "-a", str(side.state), str(copy.state)], check=True)
         copy.write_config()
         yield copy

@@ -43,7 +43,7 @@ def decode_json(body: bytes) -> Json:
     """Decode a body strictly as JSON in UTF-8, without NaN and endless nesting. `WireError` quotes its beginning."""
     try:
         text = body.decode("utf-8-sig")
-        value: Json = json.loads(text, parse_constant=_refuse_constant)
+        value: Json = _STRICT.decode(text)
     except (ValueError, RecursionError):
         start = printable(body[:240].decode("utf-8", "replace").strip(), 80)
         msg = f"a body that is not valid JSON and begins with {start!r}" if start else "an empty body"
@@ -316,6 +316,10 @@ def _refuse_constant(name: str) -> Json:
     raise ValueError(msg)
 
 
+#: Made once: `json.loads` makes a decoder for each text, which takes as long as the text of a job.
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def _is_sequence(value: Json) -> TypeGuard[Sequence[Json]]:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
@@ -365,7 +369,7 @@ def _text(value: Json) -> str | None:
     """Return text that can be stored: a lone surrogate has no UTF-8 and is replaced."""
     if not isinstance(value, str) or not value:
         return None
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _texts(value: Json) -> tuple[str, ...]:

@@ -328,6 +328,23 @@ class SqlManifest:
             )
             return {JobId(row.id): row.folder for row in rows}
 
+    async def newest_folder(self, account: AccountName) -> str | None:
+        """Return the folder of the newest snapshot that has a time, published or reduced."""
+        columns = job_table.c
+        dated = sa.and_(columns.account == account, columns.folder.is_not(None), columns.completed_at.is_not(None))
+        query = sa.select(columns.folder).where(dated, is_on_disk()).order_by(columns.completed_at.desc()).limit(1)
+        async with self.reading() as connection:
+            found: str | None = await connection.scalar(query)
+            return found
+
+    async def one_of_each_request(self, account: AccountName) -> Sequence[JobId]:
+        """Return one published job of each data request that has any."""
+        columns = job_table.c
+        published = sa.and_(columns.account == account, columns.state == JobState.PUBLISHED.value)
+        query = sa.select(sa.func.max(columns.id)).where(published).group_by(columns.request)
+        async with self.reading() as connection:
+            return [JobId(job) for job in await connection.scalars(query)]
+
     async def folder_taken_by(self, folder: str) -> JobId | None:
         """Return the job that has this folder."""
         async with self.reading() as connection:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from dcsync.core.lifecycle import OPEN, JobState
+from dcsync.core.lifecycle import OPEN
 from dcsync.core.model import AccountId
 from dcsync.core.names import component
 from dcsync.errors import DcsyncError, DiskError, MirrorTampered
@@ -80,9 +80,7 @@ async def _recover_alone(context: MirrorContext, accounts: Sequence[AccountSetti
 
 async def _restore_latest(context: MirrorContext, account: AccountSettings) -> None:
     """Point `latest` to the newest recorded snapshot. A kill between the commit and the swap leaves the old link."""
-    jobs = await context.manifest.jobs(account.name, states={JobState.PUBLISHED})
-    published = {known.job.request_id: job for job, known in jobs.items()}
-    for job in published.values():
+    for job in await context.manifest.one_of_each_request(account.name):
         await move_latest(context, account, job)
 
 

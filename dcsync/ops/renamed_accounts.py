@@ -64,9 +64,7 @@ async def _with_other_ids(context: MirrorContext, accounts: Sequence[AccountSett
     """Return an alert for each name whose newest snapshot is of another account: the IDs may be swapped or mistyped."""
     parts = []
     for account in accounts:
-        jobs = await context.manifest.jobs(account.name, states=ON_DISK)
-        dated = [(known.job.completed_at, known.folder) for known in jobs.values() if known.folder is not None]
-        newest = max((one for one in dated if one[0] is not None), default=(None, ""))[1]
+        newest = await context.manifest.newest_folder(account.name)
         try:
             found = await context.disk.run(_account_id, context.root, [newest] if newest else [])
         except (DiskError, MirrorTampered):

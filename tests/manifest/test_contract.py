@@ -49,6 +49,8 @@ async def test_a_new_manifest_knows_nothing(manifest: SqlManifest) -> None:
     assert await manifest.snapshot_before(ACME, REQUEST_ID, None) is None
     assert await manifest.newest_snapshot(ACME, REQUEST_ID) is None
     assert await manifest.published_folders(ACME) == {}
+    assert await manifest.newest_folder(ACME) is None
+    assert await manifest.one_of_each_request(ACME) == []
     assert await manifest.folder_taken_by("acme/x/2026") is None
 
 

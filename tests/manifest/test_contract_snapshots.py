@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -50,6 +51,24 @@ async def test_a_published_snapshot_is_known_row_for_row(manifest: SqlManifest) 
     assert await manifest.published_folders(ACME) == {JOB_ID: "acme/x/2026"}
     assert await manifest.newest_snapshot(ACME, REQUEST_ID) == "acme/x/2026"
     assert await manifest.folder_taken_by("acme/x/2026") == JOB_ID
+
+
+async def test_the_newest_folder_is_that_of_the_newest_snapshot_with_a_time(manifest: SqlManifest) -> None:
+    for days, job in ((1, "old"), (3, "new"), (2, "other"), (None, "undated")):
+        at = None if days is None else NOON + timedelta(days=days)
+        request = RequestId("another") if job == "other" else REQUEST_ID
+        made = make_job(id=JobId(job), completed_at=at, request_id=request)
+        await manifest.record_poll(ACME, jobs=[KnownJob(job=made, state=S.SEEN)], requests=[], at=NOON)
+        record, files = make_publication(JobId(job), f"acme/{job}")
+        record = replace(record, job=made, request=replace(record.request, id=request))
+        await manifest.publish(ACME, record, files)
+
+    assert await manifest.newest_folder(ACME) == "acme/new"
+    assert set(await manifest.one_of_each_request(ACME)) == {"undated", "other"}
+
+    await manifest.move(ACME, JobId("new"), S.PRUNED, at=NOON)
+
+    assert await manifest.newest_folder(ACME) == "acme/other"
 
 
 async def test_a_snapshot_may_have_more_files_than_a_statement_has_room_for(manifest: SqlManifest) -> None:

@@ -41,14 +41,15 @@ class Bench:
     def __init__(self) -> None:
         self.peaks: defaultdict[str, float] = defaultdict(float)
 
-    def cpu(self, side: Served, *arguments: str) -> float:
-        """Run dcsync and return the seconds of the processor."""
+    def cpu(self, side: Served, *arguments: str, label: str = "") -> float:
+        """Run dcsync and return the seconds of the processor. `label` names the command in the results for memory."""
+        label = label or arguments[0]
         command = [sys.executable, "-c", PROGRAM, "--config", str(side.config), "--log-level", "error", *arguments]
         environ = {"PATH": "/usr/bin:/bin", TOKEN: side.token}
         before = _children()
         done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True, cwd=_HERE)
         took = _children() - before
-        self.peaks[arguments[0]] = max(self.peaks[arguments[0]], int(done.stdout.rsplit("peak ", 1)[1]) / 1024)
+        self.peaks[label] = max(self.peaks[label], int(done.stdout.rsplit("peak ", 1)[1]) / 1024)
         return took
 
 
@@ -99,7 +100,8 @@ def _new_snapshots(table: Table, size: Size, bench: Bench, few: Served, many: Se
         for name, side, days in (("few", few, size.past_days[0]), ("many", many, size.past_days[1])):
             add_day(side, days + number, sizes)
             before = len(_snapshots(side))
-            seconds[name].append(bench.cpu(side, "sync"))
+            label = f"sync of a new snapshot, history of {days} days"
+            seconds[name].append(bench.cpu(side, "sync", label=label))
             assert len(_snapshots(side)) == before + 1
     first, last = size.past_days
     ours, theirs = statistics.median(seconds["many"]), statistics.median(seconds["few"])

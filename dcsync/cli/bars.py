@@ -10,7 +10,7 @@ from rich.text import Text
 from dcsync.core.formatting import left_text, share_text, size_text
 from dcsync.core.names import printable
 from dcsync.core.waits import waits_text
-from dcsync.ops.progress import RunProgress, Transfer
+from dcsync.ops.progress import ReadingProgress, RunProgress, Transfer
 
 _BAR_WIDTH = 12
 #: The least widths of columns: with these, they move rarely.
@@ -26,6 +26,7 @@ class Row:
     name: str
     is_path: bool = False
     share: float | None = None
+    style: str = "yellow"
     size: str = ""
     rate: str = ""
     left: str = ""
@@ -46,14 +47,40 @@ LINE = Signs(done="━", half="╸", left="─", cut="…")
 ASCII = Signs(done="#", half="", left="-", cut="~")
 
 
-def run_lines(progress: RunProgress, *, width: int, height: int, signs: Signs = LINE) -> list[Text]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """The columns and lines of a terminal."""
+
+    width: int
+    height: int
+
+
+def run_lines(progress: RunProgress, *, size: Size, signs: Signs = LINE) -> list[Text]:
     """Return the lines for a run: its snapshots, its waits, each job with its files. What does not fit is counted."""
-    rows = _rows(progress)
-    columns = _fitting(rows, width)
-    lines = [_line(row, columns, width, signs) for row in rows]
-    if len(lines) > height:
-        lines[height - 1 :] = [Text(f"  and {len(lines) - height + 1} more")]
+    lines = _lines(_rows(progress), size.width, signs)
+    if len(lines) > size.height:
+        lines[size.height - 1 :] = [Text(f"  and {len(lines) - size.height + 1} more")]
     return lines
+
+
+def reading_lines(progress: ReadingProgress, *, size: Size, signs: Signs = LINE) -> list[Text]:
+    """Return the lines for reading: how many snapshots, and which one."""
+    if not progress.number:
+        return []
+    total = Row(
+        name=f"snapshot {progress.number} of {progress.of}",
+        share=(progress.number - 1) / progress.of,
+        size=size_text(progress.size),
+        rate=_rate_text(progress.rate.per_s(progress.clock.monotonic())),
+        left=left_text(progress.seconds_left()),
+    )
+    folder = Row(name=printable(progress.folder, 1000), is_path=True, style="")
+    return _lines([total, folder], size.width, signs)
+
+
+def _lines(rows: Sequence[Row], width: int, signs: Signs) -> list[Text]:
+    columns = _fitting(rows, width)
+    return [_line(row, columns, width, signs) for row in rows]
 
 
 def _rows(progress: RunProgress) -> list[Row]:
@@ -110,7 +137,7 @@ def _fitting(rows: Sequence[Row], width: int) -> dict[str, int]:
 
 def _line(row: Row, widths: dict[str, int], width: int, signs: Signs) -> Text:
     if row.share is None:
-        return Text(_cut(row, width, signs), style="yellow")
+        return Text(_cut(row, width, signs), style=row.style)
     name = max(1, width - sum(widths.values()) - len(widths))
     line = Text(_cut(row, name, signs).ljust(name))
     if "share" in widths:

@@ -25,7 +25,7 @@ class Rate:
         self._began = now if self._began is None else self._began
         second = int(now)
         self._sizes[second] = self._sizes.get(second, 0) + size
-        for old in [old for old in self._sizes if old <= second - _RATE_S]:
+        for old in [old for old in self._sizes if old < second - _RATE_S]:
             del self._sizes[old]
 
     def per_s(self, now: float) -> float | None:
@@ -33,7 +33,7 @@ class Rate:
         elapsed = 0.0 if self._began is None else min(now - self._began, float(_RATE_S))
         if elapsed < 1:
             return None
-        return max(0, sum(size for second, size in list(self._sizes.items()) if second > now - _RATE_S)) / elapsed
+        return max(0, sum(size for second, size in list(self._sizes.items()) if second >= now - _RATE_S)) / elapsed
 
 
 @dataclass(slots=True, kw_only=True)
@@ -186,3 +186,33 @@ class RunProgress:
         self.note_event()
         until = self.changed_at + seconds
         self._waits[reason] = max(until, self._waits.get(reason, until))
+
+
+class ReadingProgress:
+    """Implements the port `ReadingObserver`. Other threads may read it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.folder = ""
+        #: The current snapshot, from 1 on, and how many there are.
+        self.number = self.of = 0
+        #: The bytes read. A file that several snapshots share is read once.
+        self.size = 0
+        self.rate = Rate()
+        self._began = clock.monotonic()
+
+    def snapshot(self, folder: str, number: int, of: int) -> None:
+        """Record the current snapshot."""
+        if not self.number:
+            self._began = self.clock.monotonic()
+        self.folder, self.number, self.of = folder, number, of
+
+    def read(self, size: int) -> None:
+        """Count bytes."""
+        self.size += size
+        self.rate.add(self.clock.monotonic(), size)
+
+    def seconds_left(self) -> float | None:
+        """Return the time for the rest, as if all snapshots took equally long. None before the second one."""
+        done = self.number - 1
+        return (self.clock.monotonic() - self._began) / done * (self.of - done) if done > 0 else None

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from dcsync.cli.bars import ASCII, run_lines
+from dcsync.cli.bars import ASCII, Size, reading_lines, run_lines
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.waits import WaitReason
-from dcsync.ops.progress import RunProgress
+from dcsync.ops.progress import ReadingProgress, RunProgress
 from tests.fakes import FakeClock
 
 ACCOUNT, JOB = AccountName("acme"), JobId("9bd7c8a0")
@@ -34,7 +34,7 @@ def make_progress(files: int = 1) -> RunProgress:
 
 
 def plain(progress: RunProgress, width: int, height: int = 24) -> list[str]:
-    return [line.plain for line in run_lines(progress, width=width, height=height)]
+    return [line.plain for line in run_lines(progress, size=Size(width=width, height=height))]
 
 
 def test_at_80_columns_each_line_has_a_cut_name_a_bar_bytes_rate_and_time() -> None:
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_counted() -> None:
 
 
 def test_without_utf_8_the_lines_are_ascii() -> None:
-    lines = [line.plain for line in run_lines(make_progress(), width=80, height=24, signs=ASCII)]
+    lines = [line.plain for line in run_lines(make_progress(), size=Size(width=80, height=24), signs=ASCII)]
 
     assert all(line.isascii() for line in lines)
     assert "#####-------" in lines[0]
@@ -95,3 +95,51 @@ def test_a_snapshot_of_links_has_a_full_bar() -> None:
 
 def test_before_anything_is_known_there_is_no_line() -> None:
     assert plain(RunProgress(FakeClock()), 80) == []
+
+
+def make_reading() -> ReadingProgress:
+    """Return the third of 41 snapshots, after 20 s and 200 MiB."""
+    clock = FakeClock()
+    progress = ReadingProgress(clock)
+    for number in (1, 2):
+        progress.snapshot("acme/x", number, 41)
+        for _ in range(10):
+            progress.read(10 << 20)
+            clock.advance(1)
+    progress.snapshot(FOLDER, 3, 41)
+    return progress
+
+
+READING = {
+    40: [
+        "snapshot 3 of 41          200.0 MiB 6:30",
+        "acme/my-company-data…30/023405Z-9bd7c8a0",
+    ],
+    80: [
+        "snapshot 3 of 41                       ╸───────────   200.0 MiB  10.0 MiB/s 6:30",
+        "acme/my-company-data-extract-911686f6/2026/11/30/023405Z-9bd7c8a0",
+    ],
+    100: [
+        "snapshot 3 of 41                                           ╸───────────   200.0 MiB  10.0 MiB/s 6:30",
+        "acme/my-company-data-extract-911686f6/2026/11/30/023405Z-9bd7c8a0",
+    ],
+}
+
+
+@pytest.mark.parametrize("width", READING)
+def test_reading_shows_which_snapshot_the_bytes_and_the_time_that_is_left(width: int) -> None:
+    lines = [line.plain for line in reading_lines(make_reading(), size=Size(width=width, height=24))]
+
+    assert lines == READING[width]
+    assert all(len(line) <= width for line in lines)
+
+
+def test_before_the_first_snapshot_there_is_no_line_and_at_the_first_one_no_end() -> None:
+    progress = ReadingProgress(FakeClock())
+    assert reading_lines(progress, size=Size(width=80, height=24)) == []
+
+    progress.snapshot("acme/[24]\x1b[2J", 1, 40)
+
+    total, folder = (line.plain for line in reading_lines(progress, size=Size(width=80, height=24)))
+    assert total.endswith("-:--")
+    assert folder == "acme/[24]\\x1b[2J"

@@ -224,7 +224,7 @@ def every_order_under_way(side: Served, job: str) -> Iterator[list[Terminal]]:
     is_at_work: dict[tuple[str, ...], Callable[[Terminal], object]] = {
         ("sync",): lambda shown: shown.until(lambda frame: any("B/s" in line for line in frame), "the download"),
         ("verify", "--repair", "--rate", "100B"): lambda shown: shown.until(
-            lambda frame: any("snapshots" in line for line in frame), "the reading"
+            lambda frame: any("snapshot 1 of" in line for line in frame), "the reading"
         ),
         ("hooks", "rerun", job): lambda _: until(begun.exists, "the hook"),
         ("rebuild",): lambda shown: shown.until(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from structlog.testing import capture_logs
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.rebuild import rebuild_manifest
-from dcsync.cli.progress import INTERVAL_S, Lines, ReadingBar, ReadingLines, reading, watching
+from dcsync.cli.progress import INTERVAL_S, Lines, ReadingLines, reading, watching
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.waits import WaitReason
 from dcsync.errors import DiskFault
@@ -22,28 +20,6 @@ from tests.fakes import FakeClock
 from tests.rigs.mirror import add_extract, mirroring, tables
 
 ACCOUNT, JOB = AccountName("acme"), JobId("9bd7c8a0")
-
-
-def terminal() -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
-
-
-def shown(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def test_reading_on_a_terminal_shows_how_many_snapshots_and_bytes() -> None:
-    console = terminal()
-    with ReadingBar(console) as bar:
-        bar.snapshot("acme/nightly/2026/11/[24]\x1b[2J/120000Z-9bd7c8a0", 3, 40)
-        bar.read(5 << 20)
-        bar.read(5 << 20)
-        bar._progress.refresh()
-
-    line = shown(console)
-    assert "2/40 snapshots, 10.0 MiB read: acme/nightly/2026/11/[24]" in line
-    assert "\x1b[2J" not in line
 
 
 async def turns() -> None:
@@ -110,7 +86,7 @@ class Seen(ReadingLines):
     """Records its calls."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(FakeClock())
         self.snapshots: list[tuple[str, int, int]] = []
         self.size = 0
 

@@ -109,6 +109,17 @@ class Machine:
 
     def run(self, *command: str | Path) -> Done:
         """Run a command of root inside."""
+        try:
+            return self._run(*command, timeout_s=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{' '.join(map(str, command))} does not end\n{self.describe()}") from None
+
+    def describe(self) -> str:
+        """Return what the system does, for the message about a hang."""
+        commands = ("systemctl list-jobs", "systemctl status dcsync", "journalctl --no-pager --lines=80")
+        return "\n".join(self._run("sh", "-c", command, timeout_s=60).said for command in commands)
+
+    def _run(self, *command: str | Path, timeout_s: float) -> Done:
         done = subprocess.run(
             self.enter(*command),
             check=False,
@@ -116,7 +127,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=timeout_s,
         )
         return Done(status=done.returncode, said=done.stdout)
 
@@ -234,7 +245,7 @@ class Terminal:
     def _read(self, line: str, said: str) -> str:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
-        assert ready, f"{line!r} does not end, and said: {said[-4000:]}"
+        assert ready, f"{line!r} does not end, and said: {said[-4000:]}\n{self._machine.describe()}"
         piece = os.read(self._process.stdout.fileno(), 1 << 16)
         assert piece, f"the shell has ended in {line!r}, and said: {said[-4000:]}"
         return piece.decode(errors="replace")

@@ -113,8 +113,8 @@ WAITS = {
         Fault(server="api", kind="status", status=429, match="data-listing", headers={"Retry-After": "20"}),
         "for the rate limit",
     ),
-    "a 503": (Fault(server="api", kind="status", status=503, match="data-listing", times=3), "to call the API again"),
-    "a 503 of the storage": (Fault(server="storage", kind="status", status=503, times=4), "to download again"),
+    "a 503": (Fault(server="api", kind="status", status=503, match="data-listing", times=4), "to call the API again"),
+    "a 503 of the storage": (Fault(server="storage", kind="status", status=503, times=12), "to download again"),
 }
 
 

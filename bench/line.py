@@ -27,7 +27,7 @@ from bench.table import Row, Table
 
 #: A limit of each request, not of each connection (bench/origin.py).
 LIMIT_RATE = "10m"
-ARIA2C, BEFORE = "aria2c -x8, sha256sum, sync", "dcsync before"
+ARIA2C, CURL, BEFORE = "aria2c -x8, sha256sum, sync", "curl, sha256sum, sync", "dcsync before"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ def _line(
             return _spent(stage, lambda _: stage.run(side, "sync", python=python))
 
     works: dict[str, Callable[[], Spent]] = {"dcsync": ours}
-    if size.against is not None:
+    if size.against is not None and bar is None:
         works[BEFORE] = partial(ours, size.against)
     for name, peer in other.through_many(url, stage.origin.authority).items():
         works[name] = partial(_spent, stage, peer)
@@ -179,6 +179,11 @@ def _line(
     for name in works:
         if name != "dcsync":
             _row(table, f"{case.name}, {setting}", name, rounds, bars.get(name))
+    if bar is not None and case.fetched != ARCHIVE:
+        # Once is enough for a tool that waits for its one connection.
+        took = _spent(stage, other.one_file(url, stage.origin.authority)[CURL]).seconds
+        pairs = [(spent["dcsync"].seconds, took) for spent in rounds]
+        table.add(_paired(f"{case.name}, {setting}", CURL, pairs, None))
 
 
 def _row(table: Table, work: str, against: str, rounds: Sequence[Mapping[str, Spent]], bar: float | None) -> None:

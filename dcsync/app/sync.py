@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from dcsync.api.storage import open_storage
@@ -111,8 +112,32 @@ async def open_dispatcher(
     return dispatcher
 
 
+class Reports:
+    """Runs that end at the same time share a report: it covers all accounts, and may take a second."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._asked = self._written = 0
+        self._status: Status | None = None
+
+    async def write(self, work: Callable[[], Awaitable[Status | None]]) -> Status | None:
+        """Write a report with `work`, unless another caller began one after this call. Return the status after it."""
+        self._asked += 1
+        mine = self._asked
+        async with self._lock:
+            if self._written < mine:
+                asked = self._asked
+                self._status = await work()
+                self._written = asked
+            return self._status
+
+
 async def follow_up(
-    config: Config, context: SyncContext, dispatcher: AlertDispatcher, outcomes: Sequence[AccountOutcome]
+    config: Config,
+    context: SyncContext,
+    dispatcher: AlertDispatcher,
+    outcomes: Sequence[AccountOutcome],
+    reports: Reports | None = None,
 ) -> Status | None:
     """Do the steps that follow a run: send events and alerts, write the report and the metrics, send the heartbeat.
 
@@ -124,6 +149,10 @@ async def follow_up(
         if outcome.error is None:
             await _check_requests(context, dispatcher, outcome)
         await dispatcher.after_run(outcome, token=account_token_alert(context, outcome.account, token))
+    return await (reports or Reports()).write(lambda: _report(config, context, dispatcher))
+
+
+async def _report(config: Config, context: SyncContext, dispatcher: AlertDispatcher) -> Status | None:
     found: list[Status] = []
 
     async def read() -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from dcsync.api.transport import PROBE_S
 from dcsync.app.from_config import account_settings
-from dcsync.app.sync import follow_up
+from dcsync.app.sync import Reports, follow_up
 from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
 from dcsync.core.next_poll import next_poll
@@ -135,6 +135,7 @@ class Session(ABC):
         self._problems_changed = asyncio.Event()
         self._lost: MirrorError | None = None
         self._alert_codes: list[str] = []
+        self._reports = Reports()
 
     # --- different on one host and on several -------------------------------------------------------------------------
 
@@ -390,7 +391,7 @@ class Session(ABC):
 
     async def _follow_up(self, outcomes: Sequence[AccountOutcome]) -> None:
         """Do what follows a poll, and keep the codes of the alerts for the status line."""
-        status = await follow_up(self.config, self.context, self.dispatcher, outcomes)
+        status = await follow_up(self.config, self.context, self.dispatcher, outcomes, self._reports)
         if status is not None:
             self._alert_codes = status.codes
 

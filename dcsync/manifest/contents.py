@@ -134,13 +134,16 @@ async def headers_of_tables(
     for request, text in rows:
         # Most of the IDs are those of the snapshot before. There may be millions.
         ids[RequestId(request)].update(*json.loads(text).values())
-    found: defaultdict[tuple[RequestId, str], set[str | None]] = defaultdict(set)
-    contents = sa.select(content_table.c.name, content_table.c.header).distinct()
+    contents: dict[int, tuple[str, str | None]] = {}
+    query_contents = sa.select(content_table.c.id, content_table.c.name, content_table.c.header)
+    for batch in in_batches({number for numbers in ids.values() for number in numbers}):
+        found = await connection.execute(query_contents.where(content_table.c.id.in_(batch)))
+        contents |= {number: (name, header) for number, name, header in found}
+    headers: defaultdict[tuple[RequestId, str], set[str | None]] = defaultdict(set)
     for request, numbers in ids.items():
-        for batch in in_batches(numbers):
-            for name, header in await connection.execute(contents.where(content_table.c.id.in_(batch))):
-                found[request, name].add(header)
-    return found
+        for name, header in map(contents.__getitem__, numbers & contents.keys()):
+            headers[request, name].add(header)
+    return headers
 
 
 def listed(files: str | None) -> Iterator[tuple[str, int]]:

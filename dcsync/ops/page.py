@@ -6,7 +6,7 @@ import base64
 import glob
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -27,6 +27,7 @@ from dcsync.core.ports import KnownRequest
 from dcsync.core.skipped_slots import skipped_slots
 from dcsync.core.summary import PastSnapshot
 from dcsync.core.views import RequestTables, TableHistory
+from dcsync.manifest import SnapshotRows
 from dcsync.manifest.broken import BrokenParts
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.alerts.boundary import Part, contain
@@ -162,9 +163,16 @@ class _Collector:
         documents = await self._context.manifest.request_documents(account)
         freshness = {found.request: found for found in status.requests}
         now = self._context.clock.now()
+        kept = {request: [past for past in found if past.is_whole] for request, found in snapshots.items()}
+        last_two = [past.job for found in kept.values() for past in found[-2:]]
+        # One query for all data requests: there may be hundreds, and a daemon writes the page after each poll.
+        stored = await SnapshotRows(self._context.manifest).snapshots(account, last_two)
+        files = {job: snapshot for job, (snapshot, _) in stored.items()}
         histories, tables = [], []
         for request in sorted(requests, key=lambda request: _newest_first(snapshots[request.id], request)):
-            history, newest = await self._request(account, request, snapshots[request.id], missing[request.id])
+            history, newest = await self._request(
+                account, request, snapshots[request.id], missing[request.id], kept=kept.get(request.id, []), files=files
+            )
             document = documents.get(request.id)
             skipped = () if document is None else skipped_slots(document, filled[request.id], now)
             gaps = status.coverage.get(request.id, NO_COVERAGE).gaps
@@ -175,11 +183,17 @@ class _Collector:
         return histories, tables
 
     async def _request(
-        self, account: AccountName, request: KnownRequest, past: Sequence[PastSnapshot], missing: Sequence[Missing]
+        self,
+        account: AccountName,
+        request: KnownRequest,
+        past: Sequence[PastSnapshot],
+        missing: Sequence[Missing],
+        *,
+        kept: Sequence[PastSnapshot],
+        files: Mapping[JobId, Snapshot],
     ) -> tuple[RequestHistory, Snapshot | None]:
-        kept = [snapshot for snapshot in past if snapshot.is_whole]
-        newest = await self._history.snapshot(account, kept[-1].job) if kept else None
-        before = await self._history.snapshot(account, kept[-2].job) if len(kept) > 1 else None
+        newest = files.get(kept[-1].job) if kept else None
+        before = files.get(kept[-2].job) if len(kept) > 1 else None
         difference = None if newest is None or before is None else diffing.compare(before.files, newest.files)
         folder = latest = None
         settings = self._context.settings

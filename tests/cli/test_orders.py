@@ -33,6 +33,8 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture
 def daemon(side: Served, dcsync: Dcsync) -> Iterator[Beside]:
     side.sandbox.world.add_request("Nightly")
+    # A slow download stays slow.
+    side.config.write_text(f"{side.config.read_text()}\n[transfer]\nconcurrency = 1\n")
     with daemon_beside(side) as ready:
         # Its first poll is over then.
         assert dcsync("sync").status == 0

@@ -80,14 +80,6 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
-def until(what: str, claim: Callable[[], bool]) -> None:
-    """Wait until the claim is true. A hang fails."""
-    deadline = monotonic() + PATIENCE_S
-    while not claim():
-        assert monotonic() < deadline, f"this did not become true: {what}"
-        threading.Event().wait(0.1)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """How a command ended, and what it printed."""
@@ -113,6 +105,13 @@ class Machine:
             return self._run(*command, timeout_s=PATIENCE_S)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{' '.join(map(str, command))} does not end\n{self.describe()}") from None
+
+    def until(self, what: str, claim: Callable[[], bool]) -> None:
+        """Wait until the claim is true. A hang fails."""
+        deadline = monotonic() + PATIENCE_S
+        while not claim():
+            assert monotonic() < deadline, f"this did not become true: {what}\n{self.describe()}"
+            threading.Event().wait(0.1)
 
     def describe(self) -> str:
         """Return what the system does, for the message about a hang."""
@@ -163,11 +162,35 @@ def booted(folder: Path, made: Path, *, binds: Mapping[str, Path]) -> Iterator[M
                 start_new_session=True,
             )
         try:
-            yield Machine(pid=_leader(receiver, process, folder / "console"))
+            machine = Machine(pid=_leader(receiver, process, folder / "console"))
+            with _woken(machine):
+                yield machine
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextmanager
+def _woken(machine: Machine) -> Iterator[None]:
+    """Ask systemd something every 15 s.
+
+    On a machine with many times more work than processors, systemd 252 was seen to sleep for minutes on a READY=1 in
+    its queue, until the next client woke it.
+    """
+    ended = threading.Event()
+
+    def wake() -> None:
+        while not ended.wait(15):
+            command = machine.enter("systemctl", "is-system-running")
+            subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+
+    thread = threading.Thread(target=wake, name="wake systemd", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextmanager
@@ -236,7 +259,9 @@ class Terminal:
 
     def _wait_until_it_reads(self, line: str) -> None:
         """Wait until the shell, which reads key by key, has given the terminal to the command."""
-        until(f"{line!r} reads", lambda: " icanon" in self._machine.run("stty", "-F", self._name, "-a").said)
+        self._machine.until(
+            f"{line!r} reads", lambda: " icanon" in self._machine.run("stty", "-F", self._name, "-a").said
+        )
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None

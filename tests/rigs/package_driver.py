@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from dcsync import __version__
-from tests.rigs.bare import MIRROR, Answer, Done, Machine, Terminal, terminal, until
+from tests.rigs.bare import MIRROR, Answer, Done, Machine, Terminal, terminal
 from tests.rigs.steps import REPOSITORY, commands, one
 
 #: Where the machine has the files of the release, and the wheels that pip would download.
@@ -160,7 +160,7 @@ def snapshots(machine: Machine, root: str = "/srv/dcsync") -> list[str]:
 
 def mirrored(machine: Machine) -> dict[str, Any]:
     """Wait for the first snapshots by the service, and return how it is then."""
-    until("the service has mirrored everything", lambda: len(snapshots(machine)) == SNAPSHOTS)
+    machine.until("the service has mirrored everything", lambda: len(snapshots(machine)) == SNAPSHOTS)
     return {
         "unit": show(machine),
         "owners": sorted({line.split()[0] for line in snapshots(machine)}),
@@ -207,7 +207,7 @@ def upgrade(machine: Machine, _: Api) -> dict[str, Any]:
     """Install the next version over it while the daemon runs."""
     before = show(machine)["MainPID"]
     upgraded = machine.run("apt-get", "install", "-y", f"{RELEASE}/second.deb")
-    until("the daemon runs", lambda: show(machine)["ActiveState"] == "active")
+    machine.until("the daemon runs", lambda: show(machine)["ActiveState"] == "active")
     return {
         "upgraded": upgraded,
         "same_pid": show(machine)["MainPID"] == before,
@@ -243,11 +243,12 @@ def rpm(machine: Machine, _: Api) -> dict[str, Any]:
     machine.run("sh", "-c", f"dpkg-deb --fsys-tarfile {MIRROR}/rpm_*.deb | tar -x -C / ./usr/bin/rpm")
     options = ("--nodeps", "--force-debian")  # the system's packages are not in its database
     installed = machine.run("rpm", "--install", *options, f"{RELEASE}/dcsync.rpm")
-    machine.run("systemctl", "enable", "--now", "dcsync")
+    machine.run("systemctl", "enable", "--now", "--no-block", "dcsync")
+    machine.until("the daemon runs", lambda: show(machine)["ActiveState"] == "active")
     started = show(machine)
     # The scripts run as in an upgrade to another version.
     upgraded = machine.run("rpm", "--upgrade", "--force", *options, f"{RELEASE}/dcsync.rpm")
-    until("the daemon runs", lambda: show(machine)["ActiveState"] == "active")
+    machine.until("the daemon runs", lambda: show(machine)["ActiveState"] == "active")
     same_pid = show(machine)["MainPID"] == started["MainPID"]
     erased = machine.run("rpm", "--erase", *options, PACKAGE)
     return {

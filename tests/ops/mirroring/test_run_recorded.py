@@ -192,7 +192,7 @@ async def test_what_stopped_an_account_is_recorded_until_a_run_succeeds(rig: Rig
     assert "secret" not in outcome.error.message
     assert isinstance(error, DcsyncError) or type(error).__name__ in outcome.error.message
     (line,) = [line for line in lines if "stopped" in line["event"]]
-    assert (line["account"], line["log_level"]) == ("acme", "warning" if error is DOWN else "error")
+    assert (line["account"], line["log_level"]) == ("acme", "debug" if error is DOWN else "error")
     (row,) = await rig.runs()
     assert (row.error_code, row.published, row.failed, row.calls) == (facts.error_code, 0, 0, 1)
     assert (row.started_at, row.ended_at) == (TODAY + timedelta(minutes=1), TODAY + timedelta(minutes=1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 WORTH_S = 0.5
 #: A rate is measured over at least this time, in seconds. The first one decides only whether the download is long.
 FIRST_S, MEASURE_S = 0.1, 0.25
-#: New connections that take longer than this to answer are measured without them, in seconds.
+#: If new connections take longer than this to answer, the rate is measured without them, in seconds.
 SETTLE_S = 3.0
 #: After more connections gained nothing, the next trial waits this long, then twice as long, up to a minute.
 HOLD_S, MOST_HOLD_S = 1.0, 60.0
@@ -18,7 +18,7 @@ HOLD_S, MOST_HOLD_S = 1.0, 60.0
 STEP = 4
 #: The gain of a step that is worth it. Less is the noise of a measurement.
 GAIN = 1.3
-#: At this rate the disk and the hashes are the limit, and not a connection, in bytes per second.
+#: At this rate, the disk and the hashes are the bottleneck, not a connection, in bytes per second.
 FAST = 200e6
 
 

@@ -1,7 +1,7 @@
 """One range of a file in the object storage, through as many connections as make it faster, delivered in order.
 
-The download begins with one connection, which reads on to the end. While more connections raise the rate, parts of the
-range ahead of it are requested as well, and held in memory until their turn. The first connection stops where such a
+The download begins with one connection, which has requested the whole range. While more connections raise the rate,
+they request parts ahead of it, whose bytes stay in memory until their turn. The first connection stops where such a
 part begins, but only after the storage has accepted the request for it. A part that fails is requested again in its
 turn, so its failure ends the download in the same way as a failure of a single connection.
 """
@@ -20,8 +20,8 @@ from dcsync.errors import ContentChanged, DcsyncError, RangeIgnored, StorageRefu
 from dcsync.ops.connections import AHEAD_BYTES, Connections
 from dcsync.tasks import task_group
 
-#: The sizes of a part: large, because each one costs the way to the storage and back, and small, so that 16 connections
-#: fit into the memory for bytes that arrive before their turn.
+#: The smallest and the largest part. Each part costs a round trip to the storage, so parts are large. The parts of 16
+#: connections must fit into the memory for bytes that arrive before their turn, so they are not larger.
 LEAST_PART, MOST_PART = 1 << 20, 4 << 20
 
 

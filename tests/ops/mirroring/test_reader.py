@@ -41,7 +41,7 @@ class Range:
 
 @dataclass(slots=True, kw_only=True)
 class Remote:
-    """A remote file that sends it in pieces. Each one takes 50 ms of the clock divided by the connections."""
+    """A remote file, sent in pieces. Each piece takes 50 ms of the clock divided by the number of connections."""
 
     body: bytes
     piece: int = 256 << 10

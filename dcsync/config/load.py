@@ -165,6 +165,9 @@ def _mistake(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
         case "literal_error":
             expected = item.get("ctx", {}).get("expected", "")
             message = f"must be one of {expected}"
+        case "path_type":
+            # pydantic's own words name a Python class.
+            message = "must be a path in quotes"
         case _:
             pass
     if not path and ": " in message and re.match(r"[a-z.]+: ", message):

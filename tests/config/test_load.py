@@ -204,6 +204,7 @@ def test_an_unknown_key_is_named_with_its_line_and_what_was_meant(
         ('[poll]\ninterval = "5s"\n', "poll.interval: must be 30s or more: polls and downloads share the rate limit"),
         ("[poll]\ninterval = 15\n", 'poll.interval: 15 is not a duration such as "15m"'),
         ('[http]\nlisten = ["x"]\n', "http.listen: Input should be a valid string"),
+        ("[state]\ndir = 5\n", "state.dir: must be a path in quotes"),
         ("[keep]\ndaily = -1\n", "keep.daily: Input should be greater than or equal to 0"),
     ],
 )

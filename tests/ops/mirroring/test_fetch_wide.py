@@ -45,8 +45,14 @@ def add_large(mirror: Mirror, way: str) -> str:
 
 
 @pytest.fixture
-def few_parts(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave parts that are requested late, however slowly the disk takes the first ones.
+def slow_start(mirror: Mirror) -> None:
+    """Slow the first connections down, which could else have the whole file before the answers of others arrive."""
+    mirror.sandbox.faults.add(Fault(server="storage", kind="slow", amount=16 * MIB, match="large|zip", times=3))
+
+
+@pytest.fixture
+def few_parts(mirror: Mirror, slow_start: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave parts that are requested late.
 
     With more connections, or more memory, every part could be requested before the test changes something.
     """
@@ -60,6 +66,7 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.usefixtures("slow_start")
 async def test_a_large_table_comes_through_several_connections(mirror: Mirror, way: str) -> None:
     job = add_large(mirror, way)
 

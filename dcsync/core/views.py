@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dcsync.core.names import printable
+from dcsync.core.sql import identifier, text
 from dcsync.core.wire import time_json
 
 #: Up to this size DuckDB reads the whole table to detect its types. From a larger table it reads this many rows.
@@ -82,14 +83,14 @@ def render(root: str, requests: Sequence[RequestTables], *, written_at: datetime
         lines += ["", *_request(request, name)]
         for table in request.tables:
             if table.has_columns:
-                view = _View(root.rstrip("/"), request, _identifier(name), table)
+                view = _View(root.rstrip("/"), request, identifier(name), table)
                 lines += view.without_reading()
                 reading += view.with_reading()
     if requests:
         lines += [
             "",
             "-- latest.… and history.… without a prefix belong to this data request:",
-            f"USE {_identifier(names[0])};",
+            f"USE {identifier(names[0])};",
         ]
     if reading:
         lines += ["", "-- From here on DuckDB reads the files, for the types and for columns that changed.", *reading]
@@ -97,7 +98,7 @@ def render(root: str, requests: Sequence[RequestTables], *, written_at: datetime
 
 
 def _request(request: RequestTables, name: str) -> list[str]:
-    database = _identifier(name)
+    database = identifier(name)
     return [
         f"-- {printable(request.account)}: {printable(request.description, 200)}",
         f"ATTACH IF NOT EXISTS ':memory:' AS {database};",
@@ -144,7 +145,7 @@ class _View:
 
     @property
     def _name(self) -> str:
-        return _identifier(re.sub(r"\.csv$", "", self.table.name, flags=re.IGNORECASE) or self.table.name)
+        return identifier(re.sub(r"\.csv$", "", self.table.name, flags=re.IGNORECASE) or self.table.name)
 
     def _latest(self, options: str) -> str:
         path = _path(f"{self.root}/{self.request.latest}/{self.table.name}")
@@ -161,7 +162,7 @@ class _View:
         snapshot = f"filename[{len(above) + 1}:-{len(table.name) + 2}]"
         more = "" if _has(table, "snapshot") or _has(table, "filename") else f", {snapshot} AS snapshot"
         # If snapshots are directly in the request's folder, so is `latest`, which would repeat one of them.
-        latest = _text(f"{self.root}/{request.latest}/")
+        latest = text(f"{self.root}/{request.latest}/")
         filtered = f" WHERE NOT starts_with(filename, {latest})" if _has_latest(request) else ""
         return (
             f"CREATE OR REPLACE VIEW {self.database}.history.{self._name} AS SELECT *{more} FROM read_csv({path}, "
@@ -173,7 +174,7 @@ def _declared(header: tuple[str, ...] | None) -> str | None:
     """Return the options that declare these columns as text. None if DuckDB would name the columns differently."""
     if header is None or not all(header) or len({name.lower() for name in header}) != len(header):
         return None
-    columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in header)
+    columns = ", ".join(f"{text(name)}: 'VARCHAR'" for name in header)
     return f"auto_detect = false, columns = {{{columns}}}"
 
 
@@ -206,12 +207,4 @@ def _database_names(requests: Sequence[RequestTables]) -> list[str]:
 
 def _path(*parts: str) -> str:
     """Return a path as an SQL string. Every second part is a pattern. The other parts are escaped."""
-    return _text("".join(part if index % 2 else _GLOB.sub(r"[\g<0>]", part) for index, part in enumerate(parts)))
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return text("".join(part if index % 2 else _GLOB.sub(r"[\g<0>]", part) for index, part in enumerate(parts)))

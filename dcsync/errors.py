@@ -487,6 +487,37 @@ class Bug(DcsyncError):
     hint = "please report this bug with the traceback in the log. dcsync retries, also after an update"
 
 
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+class RowsFailed(DcsyncError):
+    """DuckDB could not answer. The message is its own."""
+
+    code = "R-ROWS"
+    transient = True
+    hint = "if the error persists, please report it with this message"
+
+
+class RowsInterrupted(RowsFailed):
+    """The work on rows was interrupted, because dcsync ends."""
+
+    hint = "the next run continues"
+
+
+class RowsUnreadable(RowsFailed):
+    """A table of which DuckDB would have to guess a record. `line` is where the record begins, from 1."""
+
+    code = "R-CSV"
+    transient = False
+    hint = "the file is as Autodesk delivered it. Report it to Autodesk with this line"
+
+    def __init__(self, message: str, *, path: str = "", line: int = 1, reason: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line
+        self.reason = reason
+
+
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 

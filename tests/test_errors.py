@@ -18,6 +18,8 @@ from dcsync.errors import (
     ExitStatus,
     LoginRequired,
     PlaceUnusable,
+    RowsFailed,
+    RowsInterrupted,
     Scope,
 )
 from dcsync.log import redact
@@ -77,6 +79,9 @@ TABLE = """
     MirrorMissing            M-MISSING   run     14
     MirrorTampered           M-TAMPERED  job     14
     MirrorNotMounted         M-UNMOUNTED run     14
+    RowsUnreadable           R-CSV       job      3
+    RowsFailed               R-ROWS      job      3 transient
+    RowsInterrupted          R-ROWS      job      3 transient
     ContentChanged           S-CHANGED   file     3 transient
     StorageUnreachable       S-NETWORK   file     3 transient
     RangeIgnored             S-RANGE     file     3
@@ -186,9 +191,10 @@ def test_python_can_still_set_a_traceback_and_add_notes() -> None:
 def test_codes_are_unique_except_those_that_a_class_has_from_its_parent() -> None:
     shared = {code for code, times in Counter(kind.code for kind in ALL).items() if times > 1}
 
-    assert shared == {"C-CONFIG", "F-DISK"}
+    assert shared == {"C-CONFIG", "F-DISK", "R-ROWS"}
     assert issubclass(ConfigInvalid, ConfigError)
     assert PlaceUnusable.__bases__ == (DiskError,)
+    assert RowsInterrupted.__bases__ == (RowsFailed,)
 
 
 def test_one_module_has_every_error() -> None:

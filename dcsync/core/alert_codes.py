@@ -94,6 +94,8 @@ class AlertCode(StrEnum):
     L_EMPTY = "L-EMPTY"
     C_NOTABLES = "C-NOTABLES"
     D_BUG = "D-BUG"
+    R_ROWS = "R-ROWS"
+    R_CSV = "R-CSV"
     F_DISK = "F-DISK"
     F_SPACE = "F-SPACE"
     F_INODES = "F-INODES"

@@ -98,6 +98,8 @@ TABLE = """
     L-EMPTY     warning  job     here      3 failure may-pass
     C-NOTABLES  critical job     here      2 alert
     D-BUG       critical job     here      1 alert
+    R-ROWS      warning  job     here      3 failure may-pass
+    R-CSV       critical job     here      3 alert
     F-DISK      warning  job     here      3 failure may-pass
     F-SPACE     warning  job     here      3 failure may-pass
     F-INODES    warning  job     here      3 failure may-pass

@@ -1,0 +1,10 @@
+"""The rows of tables, through DuckDB, which the extra `history` installs.
+
+Everything that reads rows opens an `Engine`. The files are opened here and not by DuckDB, so that it meets neither a
+symlink nor a pattern in a path.
+"""
+
+from dcsync.rows.engine import Engine, check_installed, opened
+from dcsync.rows.table import CsvTable, open_table
+
+__all__ = ["CsvTable", "Engine", "check_installed", "open_table", "opened"]

@@ -1,0 +1,108 @@
+"""One DuckDB in memory, with limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dcsync.core.extras import install_hint
+from dcsync.errors import ConfigError, RowsFailed, RowsInterrupted
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+#: The threads of one engine. More would take the processor from downloads.
+THREADS = 2
+#: The least memory with which DuckDB reads a table of several million rows, in bytes.
+LEAST_MEMORY = 128 << 20
+
+
+def check_installed() -> None:
+    """Raise `ConfigError` if DuckDB is not installed."""
+    try:
+        import duckdb  # noqa: F401
+    except ImportError:
+        message = "rows of tables need the package duckdb, which is not installed"
+        raise ConfigError(message, hint=install_hint("history")) from None
+
+
+class Engine:
+    """A DuckDB connection. Its methods block, and belong into a thread. Only `interrupt` is for another thread."""
+
+    def __init__(self, connection: DuckDBPyConnection) -> None:
+        self.connection = connection
+
+    def run(self, sql: str) -> None:
+        """Run statements. Raises `RowsFailed`, or `RowsInterrupted` after `interrupt`."""
+        with rows_errors():
+            self.connection.execute(sql)
+
+    def one(self, sql: str) -> tuple[object, ...]:
+        """Return the only row of a query. Raises the errors of `run`."""
+        with rows_errors():
+            row = self.connection.execute(sql).fetchone()
+        if row is None:
+            raise RowsFailed("a query for one row has none")
+        return tuple(row)
+
+    def all(self, sql: str) -> list[tuple[object, ...]]:
+        """Return all rows of a query that has few. Raises the errors of `run`."""
+        with rows_errors():
+            return [tuple(row) for row in self.connection.execute(sql).fetchall()]
+
+    def relation(self, sql: str) -> DuckDBPyRelation:
+        """Return a query as a relation, which runs when its rows are fetched. Raises the errors of `run`."""
+        with rows_errors():
+            return self.connection.sql(sql)
+
+    def interrupt(self) -> None:
+        """End the statement that runs now with `RowsInterrupted`. For another thread."""
+        self.connection.interrupt()
+
+
+@contextmanager
+def opened(*, memory: int, spill: Path | None) -> Iterator[Engine]:
+    """Open an engine that uses about `memory` bytes, and a file in the folder `spill` for what does not fit.
+
+    Without `spill`, what does not fit fails. Raises `ConfigError` if DuckDB is not installed.
+    """
+    check_installed()
+    import duckdb
+
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        # A server may have no internet, and an extension is a program.
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        # Files are named by their descriptors, and a descriptor's number is used again for another file.
+        "enable_external_file_cache": False,
+        "memory_limit": f"{max(memory, LEAST_MEMORY) >> 10}KiB",
+        "threads": THREADS,
+        "temp_directory": "" if spill is None else os.fsdecode(spill),
+    }
+    with rows_errors():
+        connection = duckdb.connect(config=settings)
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield Engine(connection)
+    finally:
+        connection.close()
+
+
+@contextmanager
+def rows_errors() -> Iterator[None]:
+    """Turn DuckDB's errors into ours."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise RowsInterrupted("reading rows was interrupted") from None
+    except duckdb.Error as error:
+        raise RowsFailed(_first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

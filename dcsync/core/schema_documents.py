@@ -19,7 +19,8 @@ from dcsync.core.wire import WireError, decode_json
 #: The largest schema, with its types and descriptions, is a page of about 100 KB.
 MAX_SIZE = 4 << 20
 _PATH = re.compile(r"(?:^|/)schemas?/[^/]+\.(?:html?|json|md|txt)$", re.IGNORECASE)
-_TAG = re.compile(r"<[^>]*>")
+#: A `<` that begins no tag is text, and many of them take no quadratic time.
+_TAG = re.compile(r"<[^<>]*>")
 _WORD = re.compile(r"[^a-z0-9]+")
 
 
@@ -37,16 +38,14 @@ def texts_of_tables(documents: Mapping[str, bytes], tables: Iterable[str]) -> Ma
     groups: dict[str, dict[str, str]] = {}
     for table in tables:
         if is_table(table):
-            stem = table.rpartition("/")[2].lower().removesuffix(".csv")
-            names = groups.setdefault(group_of(table), {})
-            names |= dict.fromkeys((stem, f"{stem}.csv", stem.partition("_")[2] or stem), table)
+            stem, short = names_of_table(table)
+            groups.setdefault(group_of(table), {}).update(dict.fromkeys((stem, f"{stem}.csv", short), table))
     found: dict[str, str] = {}
     for group, names in groups.items():
         texts: dict[str, list[str]] = {}
         for path, body in sorted(documents.items()):
-            leaf = path.rpartition("/")[2].lower()
-            if group in _WORD.split(leaf.rpartition(".")[0]):
-                for name, text in _sections(leaf, body, names):
+            if is_about_group(path, group):
+                for name, text in _sections(path.lower(), body, names):
                     texts.setdefault(name, []).append(text)
         joined = {name: "\n".join(parts) for name, parts in texts.items()}
         if any(SUPPORTED.search(text) for text in joined.values()):
@@ -54,9 +53,20 @@ def texts_of_tables(documents: Mapping[str, bytes], tables: Iterable[str]) -> Ma
     return found
 
 
-def _sections(leaf: str, body: bytes, names: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+def names_of_table(table: str) -> tuple[str, str]:
+    """Return the names that documents have for a table: `group_table`, and `table` as in the sections of its group."""
+    stem = table.rpartition("/")[2].lower().removesuffix(".csv")
+    return stem, stem.partition("_")[2] or stem
+
+
+def is_about_group(path: str, group: str) -> bool:
+    """Whether a document is about the tables of a service group, by the document's name."""
+    return group in _WORD.split(path.rpartition("/")[2].lower().rpartition(".")[0])
+
+
+def _sections(path: str, body: bytes, names: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     """Return pairs of an original name and a text about that table."""
-    if not leaf.endswith(".json"):
+    if not path.endswith(".json"):
         return _headed(body, names)
     try:
         return _objects(decode_json(body), names)

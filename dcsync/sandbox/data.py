@@ -39,7 +39,20 @@ _SCHEMAS: Mapping[str, Sequence[str]] = {
 }
 #: A full extract has about 260 files.
 MAX_TABLES = 260
-_HEADER = ("id", "project_id", "title", "description", "created_by", "created_at", "status", "attributes", "amount")
+#: The columns of every table, with the types that Autodesk's schema documents would name.
+_COLUMNS = {
+    "id": "string: UUID",
+    "project_id": "string: UUID",
+    "title": "string",
+    "description": "string",
+    "created_by": "string",
+    "created_at": "timestamp: SQL",
+    "status": "enum: string",
+    "attributes": "string",
+    "amount": "number",
+}
+_HEADER = tuple(_COLUMNS)
+_KEY = "id"
 _SATURDAY = 6
 #: As in the schema documents of Autodesk.
 _WINDOW_SENTENCE = (
@@ -129,23 +142,36 @@ def readme(description: str, day: int) -> bytes:
 
 
 def schema_files(names: Sequence[str], *, has_windows: bool = False) -> dict[str, bytes]:
-    """Return the ZIP's `schemas/` folder, which is missing from the data listing.
+    """Return the ZIP's `schemas/` folder, which is missing from the data listing: a page and a JSON for each schema.
 
-    With `has_windows`, the page of the activities says which of its tables a period limits, as Autodesk's does.
+    The pages have the form of Autodesk's. With `has_windows`, the page of the activities says which of its tables a
+    period limits. The layout of Autodesk's JSON is not known.
     """
     files = {}
-    windows = [name for name in names if has_windows and is_window(name)]
-    if windows:
-        sections = [
-            f"<h2>{name.removeprefix('activities_').removesuffix('.csv')}</h2><p>{_WINDOW_SENTENCE}</p>"
-            for name in windows
-        ]
-        page = f"<html><body><h1>activities Schema Description</h1>{''.join(sections)}</body></html>"
-        files["schemas/activities.html"] = page.encode()
     for schema in sorted({name.split("_", 1)[0] for name in names if name.endswith(".csv")}):
-        tables = {name: list(_HEADER) for name in names if name.startswith(f"{schema}_")}
-        files[f"schemas/{schema}.json"] = json.dumps(tables, indent=1).encode()
+        tables = [name for name in names if name.startswith(f"{schema}_")]
+        sections = "".join(_section(name, is_limited=has_windows and is_window(name)) for name in tables)
+        page = f"<html><body><h1>{schema} Schema Description</h1>{sections}</body></html>\n"
+        files[f"schemas/{schema}.html"] = page.encode()
+        columns = [{"name": name, "type": kind} for name, kind in _COLUMNS.items()]
+        document = {"schema": schema, "tables": {name: {"columns": columns, "primary_key": [_KEY]} for name in tables}}
+        files[f"schemas/{schema}.json"] = json.dumps(document, indent=1).encode()
     return files
+
+
+def _section(name: str, *, is_limited: bool) -> str:
+    """Return the section of a table in the page of its schema."""
+    title = name.partition("_")[2].removesuffix(".csv")
+    about = f"Rows of {title}. {_WINDOW_SENTENCE}" if is_limited else f"Rows of {title}."
+    rows = "".join(
+        f"<tr><td>{number}</td><td>{column}</td><td>{kind}</td><td>{'Primary key' if column == _KEY else ''}</td>"
+        f"<td></td></tr>"
+        for number, (column, kind) in enumerate(_COLUMNS.items(), 1)
+    )
+    head = "".join(
+        f"<th>{word}</th>" for word in ("ordinal_position", "column_name", "data_type", "constraints", "notes")
+    )
+    return f'<h2 id="{title}">{title}</h2><p>{about}</p><table><tr>{head}</tr>{rows}</table>'
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:

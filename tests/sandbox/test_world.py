@@ -74,7 +74,8 @@ def test_the_zip_contains_all_other_files_and_the_schemas_with_correct_checksums
 
     assert {name: members[name].CRC for name in plain} == {name: zlib.crc32(body) for name, body in plain.items()}
     more = members.keys() - plain.keys()
-    assert more == {f"schemas/{schema}.json" for schema in {name.split("_")[0] for name in plain if "_" in name}}
+    schemas = {name.split("_")[0] for name in plain if "_" in name}
+    assert more == {f"schemas/{schema}.{form}" for schema in schemas for form in ("html", "json")}
 
 
 def test_every_file_says_its_size_and_md5() -> None:
@@ -128,7 +129,7 @@ def test_activities_have_the_rows_of_a_period_and_their_schema_says_so() -> None
     assert days[2]["2026-11-23"] >= 10
     assert all(count <= 4 for found in days[:2] for count in found.values())
     archive = zipfile.ZipFile(io.BytesIO(bodies(world, jobs[0])[data.ARCHIVE_NAME]))
-    assert b"<h2>docs_activities</h2><p>Date Range Extractions Supported" in archive.read("schemas/activities.html")
+    assert b"<p>Rows of docs_activities. Date Range Extractions Supported" in archive.read("schemas/activities.html")
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ async def test_a_dry_run_tells_the_price_of_all_three_ways(mirror: Mirror) -> No
     # 57 calls go at once, one of which was the listing, one the poll, ...: the rest waits for the next minute.
     assert prices[Method.FILES].seconds >= 60
     assert planned.choice.price.method is not Method.FILES
-    assert len(planned.plan.extracts) == 71
+    assert len(planned.plan.extracts) == 70 + 2  # and the page and the JSON of the schema
     assert mirror.visible() == []
 
 

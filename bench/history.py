@@ -134,7 +134,10 @@ def _prune(table: Table, size: Size, bench: Bench, many: Served) -> None:
         side.write_config("[keep]", f"last = {size.past_days[1] - size.pruned}")
         ours = bench.cpu(side, "prune")
         assert len(_snapshots(side)) == size.past_days[1] - size.pruned
-    _cpu(table, f"prune of {size.pruned} snapshots of {size.files} tables", "rm -rf of their folders", ours, plain, 3)
+        start = bench.cpu(side, "prune")
+    work, against = f"prune of {size.pruned} snapshots of {size.files} tables", "rm -rf of their folders"
+    _cpu(table, work, against, ours, plain, 3)
+    _cpu(table, f"{work}, without that of a prune with nothing to remove", against, ours - start, plain)
 
 
 def _sizes(table: Table, many: Served, work: str) -> None:
@@ -261,7 +264,7 @@ def _alternately(rounds: int, works: Mapping[str, Callable[[], float]]) -> dict[
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _cpu(table: Table, work: str, against: str, ours: float, theirs: float, bar: float) -> None:
+def _cpu(table: Table, work: str, against: str, ours: float, theirs: float, bar: float | None = None) -> None:
     figures = {"dcsync": f"{ours:.2f} s", "other": f"{theirs:.2f} s"}
     table.add(Row(work=work, against=against, ratio=ours / theirs, bar=bar, **figures))
 

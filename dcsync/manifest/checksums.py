@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core.model import AccountName, JobId, RequestId
 from dcsync.core.table import TableFacts
-from dcsync.manifest.contents import listed
+from dcsync.manifest.contents import in_batches, listed
 from dcsync.manifest.rows import CONTENT_COLUMNS, content_digest, header_digest
 from dcsync.manifest.schema import content as content_table
 from dcsync.manifest.schema import header as header_table
@@ -40,19 +40,29 @@ _JOB = f"SELECT account, id, digest, files, {_columns(job_table)} FROM job"  # n
 _CONTENT = f"SELECT id, digest, {', '.join(CONTENT_COLUMNS)} FROM content"  # noqa: S608 - the same
 _REQUEST = f"SELECT digest, {_columns(request_table)} FROM request"  # noqa: S608 - the same
 
+_SEAL_JOB = (
+    sa.update(job_table)
+    .where(job_table.c.account == sa.bindparam("in_account"), job_table.c.id == sa.bindparam("job"))
+    .values(digest=sa.bindparam("sealed"))
+)
+
 
 async def seal_job(connection: AsyncConnection, account: AccountName, job: JobId) -> None:
     """Write the digest of a job after its row or its files changed."""
-    here = sa.text(f"{_JOB} WHERE account = :account AND id = :job")
-    row = (await connection.execute(here, {"account": account, "job": job})).one()
-    ids = [number for _, number in listed(row.files)]
-    contents = sa.select(content_table.c.id, content_table.c.digest).where(content_table.c.id.in_(ids))
-    digests = dict((await connection.execute(contents)).all()) if ids else {}
-    await connection.execute(
-        sa.update(job_table)
-        .where(job_table.c.account == account, job_table.c.id == job)
-        .values(digest=_job_digest(row, digests))
-    )
+    await seal_jobs(connection, account, [job])
+
+
+async def seal_jobs(connection: AsyncConnection, account: AccountName, jobs: Sequence[JobId]) -> None:
+    """Write the digests of jobs, few enough for one statement (`in_batches`), after their rows or files changed."""
+    here = sa.text(f"{_JOB} WHERE account = :account AND id IN :jobs").bindparams(sa.bindparam("jobs", expanding=True))
+    rows = (await connection.execute(here, {"account": account, "jobs": jobs})).all()
+    digests: dict[int, str] = {}
+    for batch in in_batches({number for row in rows for _, number in listed(row.files)}):
+        contents = sa.select(content_table.c.id, content_table.c.digest).where(content_table.c.id.in_(batch))
+        digests |= dict((await connection.execute(contents)).all())
+    sealed = [_sealed(row, digests) for row in rows]
+    if sealed:
+        await connection.execute(_SEAL_JOB, sealed)
 
 
 async def seal_request(connection: AsyncConnection, account: AccountName, request: RequestId) -> None:
@@ -84,13 +94,9 @@ async def seal_all(connection: AsyncConnection) -> None:
 
 def _seal_jobs(connection: sa.Connection) -> None:
     digests = {row[0]: row[1] for row in connection.execute(sa.text("SELECT id, digest FROM content"))}
-    sealed = [
-        {"in_account": row[0], "job": row[1], "sealed": _job_digest(row, digests)}
-        for row in connection.execute(sa.text(_JOB)).all()
-    ]
+    sealed = [_sealed(row, digests) for row in connection.execute(sa.text(_JOB)).all()]
     if sealed:
-        here = sa.and_(job_table.c.account == sa.bindparam("in_account"), job_table.c.id == sa.bindparam("job"))
-        connection.execute(sa.update(job_table).where(here).values(digest=sa.bindparam("sealed")), sealed)
+        connection.execute(_SEAL_JOB, sealed)
 
 
 def broken_meta(connection: sa.Connection) -> str | None:
@@ -183,6 +189,11 @@ def _schema(connection: sa.Connection) -> str:
             'ORDER BY table_name COLLATE "C", ordinal_position'
         )
     return "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+
+
+def _sealed(row: sa.Row[Any], digests: Mapping[int, str]) -> dict[str, str]:
+    """Return the values of `_SEAL_JOB` for a row of `_JOB`."""
+    return {"in_account": row.account, "job": row.id, "sealed": _job_digest(row, digests)}
 
 
 def _job_digest(row: sa.Row[Any], digests: Mapping[int, str]) -> str:

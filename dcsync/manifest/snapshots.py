@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import KnownRequest
 from dcsync.core.snapshot import Record
@@ -30,7 +31,7 @@ from dcsync.manifest.schema import content as content_table
 from dcsync.manifest.schema import job as job_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.sql import SqlManifest
-from dcsync.manifest.writer import add_request, write_request, write_snapshot
+from dcsync.manifest.writer import add_request, moved_to, refuse_illegal, write_request, write_snapshot
 
 
 class SnapshotRows:
@@ -41,20 +42,22 @@ class SnapshotRows:
 
     async def record(self, account: AccountName, job: JobId) -> Record | None:
         """Return the record of a job that is or was published. None for any other job."""
+        return (await self.records(account, [job])).get(job)
+
+    async def records(self, account: AccountName, jobs: Collection[JobId]) -> Mapping[JobId, Record]:
+        """Return the records of those of these jobs that are or were published."""
+        published = sa.and_(job_table.c.account == account, job_table.c.published_at.is_not(None))
+        rows: list[sa.Row[Any]] = []
+        requests: dict[str, KnownRequest] = {}
         async with self._manifest.reading() as connection:
-            row = (await connection.execute(sa.select(*SNAPSHOT_COLUMNS).where(is_job(account, job)))).one_or_none()
-            if row is None or row.published_at is None:
-                return None
-            request = (
-                await connection.execute(
-                    sa.select(request_table).where(
-                        request_table.c.account == account, request_table.c.id == row.request
-                    )
-                )
-            ).one_or_none()
-        if request is None:
-            return None
-        return snapshot_record(row, known_request(request))
+            for batch in in_batches(jobs):
+                query = sa.select(*SNAPSHOT_COLUMNS).where(published, job_table.c.id.in_(batch))
+                rows += await connection.execute(query)
+            for batch in in_batches({row.request for row in rows}):
+                here = sa.and_(request_table.c.account == account, request_table.c.id.in_(batch))
+                found = await connection.execute(sa.select(request_table).where(here))
+                requests |= {row.id: known_request(row) for row in found}
+        return {JobId(row.id): snapshot_record(row, requests[row.request]) for row in rows if row.request in requests}
 
     async def origin(self, account: AccountName, job: JobId) -> tuple[datetime, KnownRequest] | None:
         """Return the time when a job was first seen, and its data request."""
@@ -150,6 +153,15 @@ class SnapshotRows:
             values = await store_files(connection, files)
             await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
             await seal.seal_job(connection, account, job)
+
+    async def record_pruned(self, account: AccountName, jobs: Collection[JobId], *, at: datetime) -> None:
+        """Record in one transaction that snapshots were pruned. Raises `IllegalTransition`, having changed nothing."""
+        async with self._manifest.writing() as connection:
+            await refuse_illegal(connection, account, jobs, JobState.PRUNED)
+            for batch in in_batches(jobs):
+                here = sa.and_(job_table.c.account == account, job_table.c.id.in_(batch))
+                await connection.execute(sa.update(job_table).where(here).values(**moved_to(JobState.PRUNED, at)))
+                await seal.seal_jobs(connection, account, batch)
 
     async def forget_unused(self) -> None:
         """Remove the files that no snapshot lists."""

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import wire
-from dcsync.core.lifecycle import ON_DISK, JobState
+from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
@@ -38,7 +38,7 @@ from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
 from dcsync.manifest.sqlite import sqlite_backend
-from dcsync.manifest.writer import add_account, state_before, write_job, write_request, write_snapshot
+from dcsync.manifest.writer import add_account, moved_to, refuse_illegal, write_job, write_request, write_snapshot
 
 
 @asynccontextmanager
@@ -211,10 +211,8 @@ class SqlManifest:
     ) -> None:
         """Change the state of a job. The folder stays once it is set. Raises `IllegalTransition`."""
         async with self.writing() as connection:
-            await state_before(connection, account, job, state)
-            values: dict[str, object] = {
-                "state": state.value,
-                "changed_at": at,
+            await refuse_illegal(connection, account, [job], state)
+            values = moved_to(state, at) | {
                 "next_try_at": next_try_at,
                 "reason_code": reason_code,
                 "reason": reason,
@@ -223,9 +221,6 @@ class SqlManifest:
                 values["attempts"] = attempts
             if folder is not None:
                 values["folder"] = folder
-            if state not in ON_DISK:
-                # Its files are no longer on the disk. No later snapshot may link to them.
-                values |= {"sidecar_sha256": None, "files": None, "holds_table": None}
             await connection.execute(sa.update(job_table).where(is_job(account, job)).values(**values))
             await seal.seal_job(connection, account, job)
 
@@ -237,7 +232,7 @@ class SqlManifest:
         `sidecar_sha256` is the hash of `_dcsync.json`. None if the snapshot has no such file that can be trusted.
         """
         async with self.writing() as connection:
-            await state_before(connection, account, record.job.id, JobState.PUBLISHED)
+            await refuse_illegal(connection, account, [record.job.id], JobState.PUBLISHED)
             await write_snapshot(connection, account, record, files, sidecar_sha256=sidecar_sha256)
 
     async def record_run(  # noqa: PLR0913 - a row's columns

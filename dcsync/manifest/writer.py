@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core import wire
-from dcsync.core.lifecycle import JobState, may_go
+from dcsync.core.lifecycle import ON_DISK, JobState, may_go
 from dcsync.core.model import AccountName, DataRequest, JobId, StoredFile
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.core.snapshot import Record
 from dcsync.errors import IllegalTransition
 from dcsync.manifest import checksums
-from dcsync.manifest.contents import store_files
+from dcsync.manifest.contents import in_batches, store_files
 from dcsync.manifest.rows import is_job, snapshot_row
 from dcsync.manifest.schema import account as account_table
 from dcsync.manifest.schema import job as job_table
@@ -99,15 +99,34 @@ async def write_snapshot(
     await checksums.seal_job(connection, account, job)
 
 
-async def state_before(connection: AsyncConnection, account: AccountName, job: JobId, new: JobState) -> JobState:
-    """Return the current state of a job that may change to `new`. Raises `IllegalTransition`."""
-    found = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, job)))
-    if found is None:
-        message = f"job {job} of {account} is not in the manifest"
-        raise IllegalTransition(message)
-    current = JobState(found)
-    _refuse_illegal(job, current, new)
-    return current
+async def refuse_illegal(
+    connection: AsyncConnection, account: AccountName, jobs: Collection[JobId], new: JobState
+) -> None:
+    """Raise `IllegalTransition` unless each of these jobs is known and may change to `new`."""
+    found: dict[str, str] = {}
+    for batch in in_batches(jobs):
+        here = sa.and_(job_table.c.account == account, job_table.c.id.in_(batch))
+        found |= dict((await connection.execute(sa.select(job_table.c.id, job_table.c.state).where(here))).all())
+    for job in jobs:
+        if job not in found:
+            message = f"job {job} of {account} is not in the manifest"
+            raise IllegalTransition(message)
+        _refuse_illegal(job, JobState(found[job]), new)
+
+
+def moved_to(state: JobState, at: datetime) -> dict[str, object]:
+    """Return the columns of a job that change with its state. What is known about earlier attempts is cleared."""
+    values: dict[str, object] = {
+        "state": state.value,
+        "changed_at": at,
+        "next_try_at": None,
+        "reason_code": None,
+        "reason": None,
+    }
+    if state not in ON_DISK:
+        # Its files are no longer on the disk. No later snapshot may link to them.
+        values |= {"sidecar_sha256": None, "files": None, "holds_table": None}
+    return values
 
 
 async def _insert_request(

@@ -13,17 +13,20 @@ from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 from dcsync.opening import open_regular
 
 
-def append_line(root: MirrorRoot, name: str, entry: Mapping[str, Json]) -> None:
-    """Append a line to a file in `.dcsync`, durably. Blocks. The caller holds the lock."""
-    line = json.dumps(entry).encode("ascii") + b"\n"
+def append_lines(root: MirrorRoot, name: str, *entries: Mapping[str, Json]) -> None:
+    """Append lines to a file in `.dcsync`, durably. Blocks. The caller holds the lock.
+
+    After an error, any of them may be there.
+    """
+    lines = b"".join(json.dumps(entry).encode("ascii") + b"\n" for entry in entries)
     with disk.disk_errors(f"writing {OWN_FOLDER}/{name}"), root.folder(OWN_FOLDER, create=True) as own:
         descriptor = open_regular(name, os.O_RDWR | os.O_CREAT, 0o644, below=own)
         try:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             if end and os.pread(descriptor, 1, end - 1) != b"\n":
                 # A crash or a full disk cut the last line.
-                line = b"\n" + line
-            disk.write_all(descriptor, line)
+                lines = b"\n" + lines
+            disk.write_all(descriptor, lines)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -21,7 +21,7 @@ from dcsync.errors import DcsyncError, DiskError, MirrorTampered
 from dcsync.mirror import disk
 from dcsync.mirror.durable import copy_durably, create_durably, replace_durably
 from dcsync.mirror.hashing import hash_descriptor
-from dcsync.mirror.lines import append_line, read_lines
+from dcsync.mirror.lines import append_lines, read_lines
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 from dcsync.mirror.trash import TRASH, discard_name, trash_leaf
 from dcsync.opening import open_regular
@@ -84,7 +84,7 @@ def swap(root: MirrorRoot, reduction: Reduction) -> None:
     A line in `.dcsync` names the snapshot first. With it, the next start finishes what a crash cut short.
     """
     try:
-        append_line(root, _REDUCED, {"account": reduction.account, "job": reduction.job, "folder": reduction.folder})
+        append_lines(root, _REDUCED, {"account": reduction.account, "job": reduction.job, "folder": reduction.folder})
     except DcsyncError:
         drop_unbegun(root, reduction.leaf)
         raise

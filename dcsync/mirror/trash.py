@@ -12,14 +12,16 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from dcsync.core.model import AccountName, JobId, Json
 from dcsync.core.names import SIDECAR_NAME
 from dcsync.core.snapshot import Record, parse_record, record_json
 from dcsync.core.wire import WireError
+from dcsync.errors import DcsyncError, DiskReadOnly
 from dcsync.mirror import disk
-from dcsync.mirror.lines import append_line, read_lines
+from dcsync.mirror.lines import append_lines, read_lines
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 
 TRASH = "trash"
@@ -39,10 +41,12 @@ def trash_leaf(account: AccountName, job: JobId) -> str:
     return hashlib.sha256(f"{account}/{job}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def note_pruned(root: MirrorRoot, pruned: Pruned) -> None:
-    """Append the line of a pruned snapshot, durably. Blocks. The caller holds the lock."""
-    record = pruned.record
-    append_line(root, PRUNED, {"account": pruned.account, "folder": record.folder, "record": record_json(record)})
+def note_pruned(root: MirrorRoot, *pruned: Pruned) -> None:
+    """Append the lines of pruned snapshots, durably. Blocks. The caller holds the lock."""
+    entries: list[Mapping[str, Json]] = [
+        {"account": one.account, "folder": one.record.folder, "record": record_json(one.record)} for one in pruned
+    ]
+    append_lines(root, PRUNED, *entries)
 
 
 def all_pruned(root: MirrorRoot) -> Iterator[Pruned]:
@@ -66,7 +70,7 @@ def withdraw_unpruned(root: MirrorRoot, folders: Mapping[AccountName, Mapping[Jo
     withdrawn = []
     for account, folder in sorted(here & lines):
         if root.has_folder(folder):
-            append_line(root, PRUNED, {"account": account, "withdrawn": folder})
+            append_lines(root, PRUNED, {"account": account, "withdrawn": folder})
             withdrawn.append(folder)
     return withdrawn
 
@@ -89,21 +93,56 @@ def discard(root: MirrorRoot, folder: str, leaf: str, *, depth: int) -> None:
     Removes the folders above it that are now unused, except the first `depth` ones. Raises `DiskError`s, and
     `FileNotFoundError` when the snapshot does not exist.
     """
-    parent_path, _, name = folder.rpartition("/")
-    with (
-        root.folder(parent_path) as parent,
-        # The caller decides what a missing snapshot means. All other errors are those of the disk.
-        disk.disk_errors_but_missing(f"moving {disk.shown(folder)} to the trash"),
-        root.folder(f"{OWN_FOLDER}/{TRASH}", create=True) as trash,
-    ):
-        # A part of an earlier snapshot of the job that cannot be removed makes room.
-        discard_name(root, leaf, trash)
-        disk.rename(name, parent, leaf, trash)
-        # The new name first: a crash in between may leave the snapshot under both names, never under none.
-        os.fsync(trash)
-        os.fsync(parent)
+    for error in discard_all(root, {folder: leaf}, depth=depth).values():
+        raise error
+
+
+def discard_all(
+    root: MirrorRoot, leaves: Mapping[str, str], *, depth: int
+) -> dict[str, DcsyncError | FileNotFoundError]:
+    """Do the same for several snapshots, which share the fsyncs. `leaves` has the name in the trash of each folder.
+
+    Return the error of each snapshot that did not go. The first `DiskReadOnly` is that of all snapshots after it. After
+    an error, a snapshot is in its place, or in the trash until the next start.
+    """
+    failed: dict[str, DcsyncError | FileNotFoundError] = {}
+    moved: dict[str, int] = {}
+    with ExitStack() as opened:
+        with disk.disk_errors(f"opening {OWN_FOLDER}/{TRASH}"):
+            trash = opened.enter_context(root.folder(f"{OWN_FOLDER}/{TRASH}", create=True))
+        for folder, leaf in leaves.items():
+            try:
+                moved[folder] = opened.enter_context(_moved(root, folder, leaf, trash))
+            except DiskReadOnly as error:
+                failed |= dict.fromkeys(leaves.keys() - moved.keys() - failed.keys(), error)
+                break
+            except (DcsyncError, FileNotFoundError) as error:
+                failed[folder] = error
+        with disk.disk_errors(f"moving snapshots to {OWN_FOLDER}/{TRASH}"):
+            # The new names first: a crash in between may leave a snapshot under both names, never under none.
+            os.fsync(trash)
+            for parent in moved.values():
+                os.fsync(parent)
     with root.reshaping:
-        _remove_empty(root, parent_path, depth)
+        for folder in moved:
+            try:
+                _remove_empty(root, folder.rpartition("/")[0], depth)
+            except DcsyncError as error:
+                failed[folder] = error
+    return failed
+
+
+@contextmanager
+def _moved(root: MirrorRoot, folder: str, leaf: str, trash: int) -> Iterator[int]:
+    """Rename a snapshot into the trash, and hold its parent folder open for an fsync."""
+    parent_path, _, name = folder.rpartition("/")
+    with root.folder(parent_path) as parent:
+        # The caller decides what a missing snapshot means. All other errors are those of the disk.
+        with disk.disk_errors_but_missing(f"moving {disk.shown(folder)} to the trash"):
+            # A part of an earlier snapshot of the job that cannot be removed makes room.
+            discard_name(root, leaf, trash)
+            disk.rename(name, parent, leaf, trash)
+        yield parent
 
 
 def discard_name(root: MirrorRoot, name: str, parent: int) -> None:

@@ -54,8 +54,8 @@ async def finish_pruning(context: MirrorContext) -> list[Unfinished]:
                 unfinished.append(Unfinished(account=account, job=job, folder=folder, error=error))
                 left.discard(leaf)
     await empty_whole_trash(context, sorted(left))
-    for pruned in unnoted:
-        await note_late(context, pruned)
+    if unnoted:
+        await note_late(context, *unnoted)
     await _withdraw_unpruned(context)
     return unfinished
 
@@ -73,13 +73,15 @@ async def _withdraw_unpruned(context: MirrorContext) -> None:
         log.info("snapshot was not pruned, although it has a line", folder=folder)
 
 
-async def note_late(context: MirrorContext, pruned: trash.Pruned) -> None:
-    """Write the line of a pruning that is recorded already. Without it, only an older manifest would not know it."""
+async def note_late(context: MirrorContext, *pruned: trash.Pruned) -> None:
+    """Write the lines of prunings that are recorded. Without them, only an older manifest would not know them."""
     try:
-        await context.disk.run(trash.note_pruned, context.root, pruned)
+        await context.disk.run(trash.note_pruned, context.root, *pruned)
     except (DiskError, MirrorTampered) as error:
-        folder = pruned.record.folder
-        log.warning("the line of a pruned snapshot cannot be written", folder=folder, error=error.message)
+        folder = pruned[0].record.folder
+        log.warning(
+            "the lines of pruned snapshots cannot be written", first=folder, count=len(pruned), error=error.message
+        )
 
 
 async def _finish_pruning_of(

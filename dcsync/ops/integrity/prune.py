@@ -6,12 +6,11 @@ Each is removed or reduced in one step. The newest snapshot of a data request al
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
 from dcsync.core.alerts import AlertCode
-from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId, Json
 from dcsync.core.reduction import rows_of
 from dcsync.core.retention import (
@@ -24,7 +23,6 @@ from dcsync.core.wire import time_json
 from dcsync.errors import (
     DcsyncError,
     DiskError,
-    DiskFull,
     DiskReadOnly,
     ExitStatus,
     MassChange,
@@ -32,22 +30,18 @@ from dcsync.errors import (
 )
 from dcsync.manifest import SnapshotRows
 from dcsync.manifest.broken import BrokenPart, BrokenParts
-from dcsync.mirror import reduce, trash
+from dcsync.mirror import reduce
 from dcsync.mirror.nesting import refuse_of_other
 from dcsync.ops.context import AccountSettings, MirrorContext
-from dcsync.ops.integrity.missing import note_late
 from dcsync.ops.integrity.reduce import reduce_snapshot
+from dcsync.ops.integrity.remove import AT_ONCE, remove_snapshots
 from dcsync.ops.integrity.verdicts import RequestVerdicts, judge
-from dcsync.ops.trash import empty_trash
-from dcsync.tasks import finish
 
 log = structlog.get_logger(__name__)
 
 #: The codes of the alerts that each prune records or resolves.
 PRUNE_CODES = (AlertCode.M_MASS, AlertCode.M_PRUNE)
 
-_MISSING_HINT = "put the folder back if you have it. Otherwise the next start of dcsync downloads it again or records "
-_MISSING_HINT += "the loss"
 MASS_HINT = "check dcsync prune --dry-run. If you mean it, run dcsync prune --force"
 
 
@@ -149,7 +143,8 @@ async def prune(
     than 40 % of a request's snapshots would be removed or reduced without `force` or `dry_run`. The refusal is an alert
     until a prune passes. A single snapshot may always be removed. A read-only disk ends the pruning, and the snapshots
     removed until then are removed completely. After any other error of one snapshot, the others follow. Such a
-    snapshot is an alert until a prune removes or keeps it. Cancelling is safe: it takes effect between two snapshots.
+    snapshot is an alert until a prune removes or keeps it. Cancelling is safe: each snapshot stays, or is recorded
+    as pruned. The next start removes what is left of it.
     """
     judged = [judged for account in accounts for judged in await judge(context, account.name, policy)]
     requests = [verdicts for verdicts, _ in judged]
@@ -192,7 +187,9 @@ class _Failures:
     unread: list[tuple[RequestVerdicts, DcsyncError]] = field(default_factory=list)
 
     def add(self, account: AccountName, snapshot: Dated, error: DcsyncError) -> None:
-        """Add a snapshot that stays whole."""
+        """Add a snapshot that stays whole. Raises `DiskReadOnly`: the next snapshot would fail as well."""
+        if isinstance(error, DiskReadOnly):
+            raise error
         log.warning(
             "snapshot not pruned",
             account=account,
@@ -233,19 +230,26 @@ async def _remove_all(
 ) -> dict[JobId, int]:
     """Remove or reduce each snapshot that does not stay whole, and return the bytes that each freed."""
     freed: dict[JobId, int] = {}
-    for request, verdict in _to_do(requests):
-        snapshot = verdict.snapshot
+    to_do = _to_do(requests)
+    for account in dict.fromkeys(request.account for request in requests):
+        removed = [
+            verdict.snapshot for request, verdict in to_do if request.account == account and verdict.division is None
+        ]
+        for start in range(0, len(removed), AT_ONCE):
+            removal = await remove_snapshots(context, account, removed[start : start + AT_ONCE])
+            freed |= removal.freed
+            for snapshot, error in removal.failed:
+                failures.add(account, snapshot, error)
+    for request, verdict in to_do:
+        if verdict.division is None:
+            continue
         try:
-            await context.disk.run(refuse_of_other, context.root, snapshot.folder)
-            if verdict.division is None:
-                freed[snapshot.job] = await _remove(context, request, snapshot)
-            else:
-                freed[snapshot.job] = await reduce_snapshot(context, request.account, snapshot, verdict.division)
-        except DiskReadOnly:
-            # The next snapshot would fail as well.
-            raise
+            await context.disk.run(refuse_of_other, context.root, verdict.snapshot.folder)
+            freed[verdict.snapshot.job] = await reduce_snapshot(
+                context, request.account, verdict.snapshot, verdict.division
+            )
         except (MirrorTampered, DiskError) as error:
-            failures.add(request.account, snapshot, error)
+            failures.add(request.account, verdict.snapshot, error)
     if freed:
         await SnapshotRows(context.manifest).forget_unused()
     return freed
@@ -299,49 +303,3 @@ def _refused(message: str) -> BrokenPart:
 def _named(request: RequestVerdicts) -> str:
     counts = [(action, len(request.with_action(action))) for action in (Action.REMOVE, Action.REDUCE)]
     return " and ".join(f"{action.value} {count}" for action, count in counts if count)
-
-
-async def _remove(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:
-    """Remove one snapshot and return the bytes that this freed."""
-    context.root.check_still_there()
-    return await finish(_remove_whole(context, request, snapshot))
-
-
-async def _remove_whole(context: MirrorContext, request: RequestVerdicts, snapshot: Dated) -> int:
-    """Rename the folder, write its line, record it, then delete the files. The next start finishes after a crash."""
-    account, job = request.account, snapshot.job
-    now = context.clock.now()
-    record = await SnapshotRows(context.manifest).record(account, job)
-    pruned = None if record is None else trash.Pruned(account=account, record=replace(record, pruned_at=now))
-    leaf = trash.trash_leaf(account, job)
-    is_noted = await context.disk.run(_discard, context, snapshot, leaf, pruned)
-    await context.manifest.move(account, job, JobState.PRUNED, at=now)
-    freed = await empty_trash(context, leaf)
-    if pruned is not None and not is_noted:
-        await note_late(context, pruned)
-    log.debug("snapshot pruned", account=account, job=job, folder=snapshot.folder, freed_bytes=freed)
-    return freed
-
-
-def _discard(context: MirrorContext, snapshot: Dated, leaf: str, pruned: trash.Pruned | None) -> bool:
-    """Move a snapshot into the trash, and write its line. False if the disk has no space for the line now. Blocks.
-
-    Raises `MirrorTampered` when something else removed the snapshot, and what moving and writing raise. The snapshot
-    is in its place then.
-    """
-    try:
-        trash.discard(context.root, snapshot.folder, leaf, depth=len(context.settings.layout.request_segments))
-    except FileNotFoundError:
-        message = f"{snapshot.folder} is missing"
-        raise MirrorTampered(message, hint=_MISSING_HINT) from None
-    try:
-        if pruned is not None:
-            trash.note_pruned(context.root, pruned)
-    except DiskFull:
-        # Removing the files makes room for it.
-        return False
-    except DcsyncError:
-        # Without its line, a rebuild would have the snapshot downloaded again.
-        trash.restore(context.root, snapshot.folder, leaf)
-        raise
-    return True

@@ -264,8 +264,8 @@ async def test_a_line_whose_fsync_failed_does_not_call_a_later_loss_pruned(
     jobs = await fill(mirror, days=3)
     note = trash.note_pruned
 
-    def note_and_fail(root: MirrorRoot, line: trash.Pruned) -> None:
-        note(root, line)
+    def note_and_fail(root: MirrorRoot, *lines: trash.Pruned) -> None:
+        note(root, *lines)
         raise DiskFault("fsync")
 
     monkeypatch.setattr(trash, "note_pruned", note_and_fail)

@@ -160,12 +160,12 @@ async def test_a_full_disk_is_pruned_and_the_line_is_written_when_there_is_room(
     jobs = await fill(mirror)
     note, calls = trash.note_pruned, 0
 
-    def full_once(root: MirrorRoot, line: trash.Pruned) -> None:
+    def full_once(root: MirrorRoot, *lines: trash.Pruned) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise DiskFull("full")
-        note(root, line)
+        note(root, *lines)
 
     monkeypatch.setattr(trash, "note_pruned", full_once)
 

@@ -17,7 +17,7 @@ from dcsync.core.retention import KeepPolicy
 from dcsync.errors import DiskDenied, DiskFull
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import disk, reduce, trash
-from dcsync.mirror.lines import append_line
+from dcsync.mirror.lines import append_lines
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.integrity.prune import prune
 from tests.rigs.mirror import Mirror, assert_proved_by_sums, status_of
@@ -57,7 +57,7 @@ class Cut(Exception):
 
 #: The call before which a reduction ends, and the state of the job after the next start.
 CUTS = {
-    "before its line": ("append_line", JobState.PUBLISHED),
+    "before its line": ("append_lines", JobState.PUBLISHED),
     "before the exchange": ("exchange", JobState.PUBLISHED),
     "between two renames": ("rename_noreplace", JobState.PUBLISHED),
     "before its row": ("restore", JobState.REDUCED),
@@ -91,7 +91,7 @@ async def test_a_reduction_that_was_cut_short_is_finished_or_undone_at_the_next_
         with monkeypatch.context() as patch:
             if call == "rename_noreplace":
                 patch.setattr(disk, "exchange", lambda *_: False)
-            places = {"append_line": reduce, "discard_old": reduce, "empty": trash, "restore": SnapshotRows}
+            places = {"append_lines": reduce, "discard_old": reduce, "empty": trash, "restore": SnapshotRows}
             patch.setattr(places.get(call, disk), call, fail)
             with pytest.raises(Cut):
                 await prune(context, account_settings(mirror.configuration()), KeepPolicy(last=1))
@@ -250,7 +250,7 @@ async def test_a_line_of_a_reduction_that_never_happened_hides_no_loss(mirror: M
     async with mirror.opened() as context:
         folder = (await context.manifest.published_folders(AccountName("acme")))[JobId(jobs[0])]
         line = {"account": "acme", "job": jobs[0], "folder": folder}
-        append_line(context.root, "reduced.jsonl", line)
+        append_lines(context.root, "reduced.jsonl", line)
     assert (await mirror.states())[jobs[0]] is JobState.PUBLISHED
 
     shutil.rmtree(mirror.root / folder)
@@ -265,7 +265,7 @@ async def test_a_snapshot_that_cannot_be_put_back_is_no_loss_and_the_start_goes_
     async with mirror.opened() as context:
         folder = (await context.manifest.published_folders(AccountName("acme")))[JobId(jobs[0])]
         one = reduce.Reduction(account=AccountName("acme"), job=JobId(jobs[0]), folder=folder)
-        append_line(context.root, "reduced.jsonl", {"account": "acme", "job": jobs[0], "folder": folder})
+        append_lines(context.root, "reduced.jsonl", {"account": "acme", "job": jobs[0], "folder": folder})
     # As a crash between two renames leaves it, on a file system that cannot exchange two names.
     (mirror.root / ".dcsync/reducing").mkdir()
     (mirror.root / folder).rename(mirror.root / f".dcsync/reducing/{one.leaf}.aside")

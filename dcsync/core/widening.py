@@ -6,6 +6,8 @@ near store a second connection gains nothing, so the number is measured and not 
 
 from __future__ import annotations
 
+import math
+
 #: A download that ends sooner than this at its present rate gets no more connections, in seconds.
 WORTH_S = 0.5
 #: A rate is measured over at least this time, in seconds. The first one decides only whether the download is long.
@@ -14,8 +16,8 @@ FIRST_S, MEASURE_S = 0.1, 0.25
 SETTLE_S = 3.0
 #: After more connections gained nothing, the next trial waits this long, then twice as long, up to a minute.
 HOLD_S, MOST_HOLD_S = 1.0, 60.0
-#: Each step multiplies the connections by this.
-STEP = 4
+#: After the storage refused a connection or broke it, the connections are divided by this.
+REFUSED = 4
 #: The gain of a step that is worth it. Less is the noise of a measurement.
 GAIN = 1.3
 #: At this rate, the disk and the hashes are the bottleneck, not a connection, in bytes per second.
@@ -49,7 +51,7 @@ class Widening:
 
     def refuse(self, now: float) -> None:
         """Take back the last step, because the storage refused a connection or broke it."""
-        self._best = max(1, self._wanted // STEP)
+        self._best = max(1, self._wanted // REFUSED)
         self._is_second_trial = False
         self._fall_back(now)
 
@@ -81,10 +83,19 @@ class Widening:
                 self._fall_back(now)
             self._is_second_trial = not self._is_second_trial
             return
+        enough = max(1, math.ceil(self._best * rate / max(1.0, self._best_rate)))
+        if self._wanted > self._best and self._wanted >= 2 * enough:
+            # The line is full. Fewer connections, each as fast as before, fill it as well.
+            if self._is_second_trial:
+                self._best, self._best_rate = enough, rate
+                self._fall_back(now)
+            self._is_second_trial = not self._is_second_trial
+            return
         self._is_second_trial = False
         self._best, self._best_rate = self._wanted, rate
         if now >= self._held_until and rate < FAST and rest > rate * WORTH_S and limit > self._wanted:
-            self._change(min(limit, self._wanted * STEP), now)
+            # As many as end the download in that time, if each is as fast as these.
+            self._change(min(limit, math.ceil(self._wanted * rest / max(1.0, rate * WORTH_S))), now)
 
     def _fall_back(self, now: float) -> None:
         self._held_until = now + self._hold_s

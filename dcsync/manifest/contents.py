@@ -146,6 +146,35 @@ async def headers_of_tables(
     return headers
 
 
+async def headers_in_order(
+    connection: AsyncConnection, account: AccountName, names: Collection[str], below: Mapping[RequestId, str]
+) -> Mapping[tuple[RequestId, str], Sequence[tuple[str, str | None]]]:
+    """Return the digest of the header of each named file in each snapshot, with the snapshot's folder, in its order.
+
+    `below` has the folder of each data request. Folders are those below it, and other snapshots are left out. Of
+    several snapshots in a row with the same header, only the first one is returned.
+    """
+    if await older.is_older(connection):
+        return {}
+    wanted: dict[int, tuple[str, str | None]] = {}
+    contents = sa.select(content_table.c.id, content_table.c.name, content_table.c.header)
+    for batch in in_batches(names):
+        found = await connection.execute(contents.where(content_table.c.name.in_(batch)))
+        wanted |= {number: (name, header) for number, name, header in found}
+    runs: defaultdict[tuple[RequestId, str], list[tuple[str, str | None]]] = defaultdict(list)
+    jobs = sa.select(job_table.c.request, job_table.c.folder, job_table.c.files).where(
+        job_table.c.account == account, job_table.c.files.is_not(None), job_table.c.folder.is_not(None)
+    )
+    for request, folder, text in sorted(tuple(row) for row in await connection.execute(jobs)):
+        prefix = f"{below.get(RequestId(request), '')}/"
+        if folder.startswith(prefix):
+            for name, header in (wanted[number] for _, number in listed(text) if number in wanted):
+                of_table = runs[RequestId(request), name]
+                if not of_table or of_table[-1][1] != header:
+                    of_table.append((folder.removeprefix(prefix), header))
+    return runs
+
+
 def listed(files: str | None) -> Iterator[tuple[str, int]]:
     """Return what the row of a job lists: how each file came, and the ID of its content."""
     for how, numbers in json.loads(files or "{}").items():

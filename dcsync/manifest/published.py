@@ -21,7 +21,7 @@ from dcsync.core.model import AccountName, JobId, RequestId, Snapshot, StoredFil
 from dcsync.core.names import clash_key
 from dcsync.core.summary import PastSnapshot, Summary
 from dcsync.core.table import TableFacts, TableKind, is_table
-from dcsync.manifest.contents import files_of, files_of_jobs, headers_of_tables
+from dcsync.manifest.contents import files_of, files_of_jobs, headers_in_order, headers_of_tables
 from dcsync.manifest.rows import SNAPSHOT_COLUMNS
 from dcsync.manifest.schema import header as header_table
 from dcsync.manifest.schema import job as job_table
@@ -160,15 +160,31 @@ class History:
         """
         async with self._read() as connection:
             tables = await headers_of_tables(connection, account)
-            headers = {
-                row.digest: None if row.is_cut else tuple(json.loads(row.names))
-                for row in await connection.execute(sa.select(header_table))
-            }
+            headers = await self._headers(connection)
         return {
             (request, name): [headers.get(digest) for digest in digests]
             for (request, name), digests in tables.items()
             if is_table(name)
         }
+
+    async def header_runs(
+        self, account: AccountName, names: Collection[str], below: Mapping[RequestId, str]
+    ) -> Mapping[tuple[RequestId, str], Sequence[tuple[str, tuple[str, ...] | None]]]:
+        """Return from which snapshot on a table has which header, by its name on disk, in the order of the folders.
+
+        `below` has the folder of each data request, and the folders are those below it. None is an unknown header, as
+        in `headers`. A manifest of an older version has no answer.
+        """
+        async with self._read() as connection:
+            runs = await headers_in_order(connection, account, names, below)
+            headers = await self._headers(connection) if runs else {}
+        return {key: [(folder, headers.get(digest)) for folder, digest in found] for key, found in runs.items()}
+
+    @staticmethod
+    async def _headers(connection: AsyncConnection) -> Mapping[str | None, tuple[str, ...] | None]:
+        """Return the headers by their digest. None stands for a truncated one."""
+        rows = await connection.execute(sa.select(header_table))
+        return {row.digest: None if row.is_cut else tuple(json.loads(row.names)) for row in rows}
 
     async def published_after(
         self, account: AccountName, moment: datetime, *, also: Sequence[str] = ()

@@ -18,7 +18,9 @@ from dcsync.core import anomaly, views
 from dcsync.core import diff as diffing
 from dcsync.core import page as report
 from dcsync.core.alerts import AlertCode
+from dcsync.core.column_types import Described
 from dcsync.core.coverage import NO_COVERAGE
+from dcsync.core.kinds import kind_of
 from dcsync.core.lifecycle import LOSSES, WAS_PUBLISHED
 from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.page import AccountHistory, Missing, RequestHistory
@@ -26,9 +28,10 @@ from dcsync.core.page_view import Page
 from dcsync.core.ports import KnownRequest
 from dcsync.core.skipped_slots import skipped_slots
 from dcsync.core.summary import PastSnapshot
-from dcsync.core.views import RequestTables, TableHistory
+from dcsync.core.views import Header, RequestTables, TableHistory
 from dcsync.manifest import SnapshotRows
 from dcsync.manifest.broken import BrokenParts
+from dcsync.mirror.described import describe_tables
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.context import SyncContext
@@ -117,9 +120,9 @@ def _write_views(context: SyncContext, requests: Sequence[RequestTables]) -> Non
     """Render and write the views. Blocks."""
     context.root.check_still_there()
     present = [_present(context.root.path, request) for request in requests]
-    sql = views.render(str(context.root.path.absolute()), present, written_at=context.clock.now())
-    # A path that is not UTF-8 is written unchanged.
-    context.root.replace_file(VIEWS_NAME, sql.encode("utf-8", "surrogateescape"))
+    root = str(context.root.path.absolute())
+    sql = views.render(root, present, written_at=context.clock.now(), zone=context.settings.zone)
+    context.root.replace_file(VIEWS_NAME, sql.encode())
 
 
 class _Collector:
@@ -168,7 +171,8 @@ class _Collector:
         # One query for all data requests: there may be hundreds, and a daemon writes the page after each poll.
         stored = await SnapshotRows(self._context.manifest).snapshots(account, last_two)
         files = {job: snapshot for job, (snapshot, _) in stored.items()}
-        histories, tables = [], []
+        histories: list[RequestHistory] = []
+        found: list[_Found] = []
         for request in sorted(requests, key=lambda request: _newest_first(snapshots[request.id], request)):
             history, newest = await self._request(
                 account, request, snapshots[request.id], missing[request.id], kept=kept.get(request.id, []), files=files
@@ -178,9 +182,22 @@ class _Collector:
             gaps = status.coverage.get(request.id, NO_COVERAGE).gaps
             histories.append(replace(history, freshness=freshness.get(request.id), skipped=skipped, gaps=gaps))
             if newest is not None and history.folder is not None:
-                mine = {name: found for (owner, name), found in headers.items() if owner == request.id}
-                tables.append(_tables(account, request, history.folder, history.latest, newest, mine))
-        return histories, tables
+                mine = {name: all_of for (owner, name), all_of in headers.items() if owner == request.id}
+                found.append(_Found(request, history.folder, history.latest, newest, kept[request.id], mine))
+        return histories, await self._tables(account, found)
+
+    async def _tables(self, account: AccountName, found: Sequence[_Found]) -> list[RequestTables]:
+        changed = {name for request in found for name, headers in request.headers.items() if len(headers) > 1}
+        below = {request.request.id: request.folder for request in found}
+        runs = await self._history.header_runs(account, changed, below) if changed else {}
+        described = await self._context.disk.run(
+            lambda: [describe_tables(self._context.root, one.newest.folder, one.newest.files) for one in found]
+        )
+        history = self._context.settings.layout.latest_name.replace("latest", "history")
+        return [
+            replace(_tables(account, one, runs, about), history=f"{one.folder}/{history}")
+            for one, about in zip(found, described, strict=True)
+        ]
 
     async def _request(
         self,
@@ -222,34 +239,62 @@ def _newest_first(past: Sequence[PastSnapshot], request: KnownRequest) -> tuple[
     return (0.0 if completed is None else -completed.timestamp(), request.slug)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A data request with snapshots. `headers` are those of its tables, by their name on disk."""
+
+    request: KnownRequest
+    folder: str
+    latest: str | None
+    newest: Snapshot
+    kept: Sequence[PastSnapshot]
+    headers: Mapping[str, Sequence[Header]]
+
+
 def _tables(
     account: AccountName,
-    request: KnownRequest,
-    folder: str,
-    latest: str | None,
-    newest: Snapshot,
-    headers: dict[str, Sequence[tuple[str, ...] | None]],
+    found: _Found,
+    runs: Mapping[tuple[RequestId, str], Sequence[tuple[str, Header]]],
+    described: Mapping[str, Described],
 ) -> RequestTables:
-    files = {stored.name: stored for stored in newest.files}
+    above = f"{found.folder}/"
+    files = {stored.name: stored for stored in found.newest.files}
     return RequestTables(
         account=account,
-        slug=request.slug,
-        description=request.description,
-        folder=folder,
-        latest=latest,
-        depth=newest.folder.count("/") - folder.count("/"),
-        tables=[_table(name, found, files.get(name)) for name, found in sorted(headers.items())],
+        slug=found.request.slug,
+        description=found.request.description,
+        folder=found.folder,
+        latest=found.latest,
+        depth=found.newest.folder.count("/") - found.folder.count("/"),
+        snapshots=[
+            (past.completed_at, past.folder.removeprefix(above))
+            for past in found.kept
+            if past.completed_at is not None and past.folder.startswith(above)
+        ],
+        tables=[
+            _table(name, headers, runs.get((found.request.id, name), ()), files.get(name), described)
+            for name, headers in sorted(found.headers.items())
+        ],
     )
 
 
-def _table(name: str, headers: Sequence[tuple[str, ...] | None], newest: StoredFile | None) -> TableHistory:
+def _table(
+    name: str,
+    headers: Sequence[Header],
+    runs: Sequence[tuple[str, Header]],
+    newest: StoredFile | None,
+    described: Mapping[str, Described],
+) -> TableHistory:
     facts = None if newest is None else newest.table
+    original = name if newest is None else newest.original
     return TableHistory(
         name=name,
         headers=headers,
-        size=None if newest is None else newest.size,
+        runs=runs,
         columns=None if facts is None or facts.is_cut else facts.header,
-        is_malformed=facts is not None and facts.rows is None,
+        is_current=newest is not None and newest.size > 0,
+        types=described[original].types if original in described else {},
+        kind=kind_of(original, None) if newest is None else newest.kind,
     )
 
 
@@ -257,10 +302,12 @@ def _present(root: Path, request: RequestTables) -> RequestTables:
     """Return the data request with the tables whose files exist. DuckDB refuses a view without any file. Blocks."""
     tables = []
     for table in request.tables:
+        parquet = f"{request.history}/{views.stem(table.name).replace('/', '.')}.parquet"
+        found = replace(table, parquet=parquet if _is_file(root / parquet) else None)
         if request.latest is not None and _is_file(root / request.latest / table.name):
-            tables.append(table)
+            tables.append(found)
         elif next(root.glob(glob.escape(request.folder) + "/*" * request.depth + "/" + glob.escape(table.name)), None):
-            tables.append(replace(table, size=None))
+            tables.append(replace(found, is_current=False))
     return replace(request, tables=tables)
 
 

@@ -37,12 +37,13 @@ async def publish(
     days_ago: float | None = 0,
     request: RequestId = REQUEST_ID,
     summary: Summary | None = None,
+    folder: str | None = None,
 ) -> None:
     completed_at = None if days_ago is None else NOON - timedelta(days=days_ago)
     transfer = make_transfer(fetched_bytes=7)
     record = make_published(
         job,
-        folder=f"acme/{job}",
+        folder=folder or f"acme/{job}",
         request_id=request,
         completed_at=completed_at,
         transfer=transfer,
@@ -174,3 +175,22 @@ async def test_headers_are_all_that_a_table_ever_had(manifest: SqlManifest) -> N
         (REQUEST_ID, "c.csv"): {None},
         (OTHER, "a.csv"): {("id",)},
     }
+
+
+async def test_header_runs_say_from_which_folder_on_a_table_has_a_header(manifest: SqlManifest) -> None:
+    longer = TableFacts(header=("id", "name"), rows=1)
+    cut = TableFacts(header=("id",), rows=1, is_cut=True)
+    facts = [IDS, IDS, longer, None, cut, IDS]
+    for number, found in enumerate(facts):
+        files = make_stored("a.csv", table=found), make_stored("b.csv", table=IDS)
+        await publish(manifest, f"job-{number}", *files, folder=f"acme/x/2026/{number}")
+    await publish(manifest, "moved", make_stored("a.csv", table=longer), folder="acme/elsewhere/2026/9")
+    await publish(manifest, "other", make_stored("a.csv", table=longer), folder="acme/x/2026/9", request=OTHER)
+    await publish(manifest, "gone", make_stored("a.csv", table=longer), folder="acme/x/2026/9z")
+    await manifest.move(ACME, JobId("gone"), JobState.PRUNED, at=NOON)
+
+    runs = await manifest.history.header_runs(ACME, ["a.csv", "z.csv"], {REQUEST_ID: "acme/x"})
+
+    names = [("2026/0", ("id",)), ("2026/2", ("id", "name")), ("2026/3", None), ("2026/4", None), ("2026/5", ("id",))]
+    assert runs == {(REQUEST_ID, "a.csv"): names}
+    assert await manifest.history.header_runs(ACME, ["z.csv"], {REQUEST_ID: "acme/x"}) == {}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+
+import duckdb
 
 from dcsync.core.model import AccountId, AccountName
 from dcsync.ops.alerts.collect import AlertSources
@@ -42,3 +47,25 @@ async def days(mirror: Mirror, *bodies: bytes, name: str = "a.csv", **options: A
 
 def rows(count: int, header: bytes = b"id") -> bytes:
     return header + b"\n" + b"1\n" * count
+
+
+@contextmanager
+def views_of(root: Path, *before: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Read `views.sql` as a user does, after these statements."""
+    with duckdb.connect() as connection:
+        for statement in before:
+            connection.execute(statement)
+        connection.execute((root / "views.sql").read_text(encoding="utf-8"))
+        yield connection
+
+
+def ask(mirror: Mirror, question: str) -> list[Any]:
+    """Read `views.sql` as a user does, and ask."""
+    with views_of(mirror.root) as connection:
+        return connection.execute(question).fetchall()
+
+
+def schema_of(**types: str) -> bytes:
+    """Return the page of a schema with one table `a`, whose columns have these types."""
+    rows = "".join(f"<tr><td>{name}</td><td>{kind}</td></tr>" for name, kind in types.items())
+    return f"<h2>a</h2><table><tr><th>column_name</th><th>data_type</th></tr>{rows}</table>".encode()

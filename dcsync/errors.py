@@ -504,6 +504,12 @@ class RowsInterrupted(RowsFailed):
     hint = "the next run continues"
 
 
+class RowsUnproved(RowsFailed):
+    """A row history does not have exactly the rows of a snapshot."""
+
+    hint = "please report this with the message. The snapshots are not affected"
+
+
 class RowsUnreadable(RowsFailed):
     """A table of which DuckDB would have to guess a record. `line` is where the record begins, from 1."""
 

@@ -79,6 +79,7 @@ TABLE = """
     MirrorMissing            M-MISSING   run     14
     MirrorTampered           M-TAMPERED  job     14
     MirrorNotMounted         M-UNMOUNTED run     14
+    RowsUnproved             R-ROWS      job      3 transient
     RowsUnreadable           R-CSV       job      3
     RowsFailed               R-ROWS      job      3 transient
     RowsInterrupted          R-ROWS      job      3 transient

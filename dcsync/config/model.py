@@ -14,6 +14,7 @@ from dcsync.config.sections import (
     Api,
     Auth,
     Heartbeat,
+    History,
     Hook,
     Http,
     Keep,
@@ -43,6 +44,7 @@ class Config(Section):
     accounts: list[Account] = Field(alias="account", default_factory=list)
     keep: Keep = Field(default_factory=Keep)
     verify: Verify = Field(default_factory=Verify)
+    history: History = Field(default_factory=History)
     http: Http = Field(default_factory=Http)
     hooks: list[Hook] = Field(alias="hook", default_factory=list)
     notify: Notify = Field(default_factory=Notify)

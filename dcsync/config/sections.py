@@ -283,6 +283,13 @@ class Verify(Section):
         return value
 
 
+class History(Section):
+    """`[history]`: the row history of tables."""
+
+    tables: list[str] = Field(default_factory=list)
+    memory: Size = 1 << 30
+
+
 class Http(Section):
     """`[http]`: the daemon's HTTP server."""
 

@@ -48,6 +48,7 @@ class AlertCode(StrEnum):
     P_ORDERS = "P-ORDERS"
     P_REPORT = "P-REPORT"
     P_METRICS = "P-METRICS"
+    R_HISTORY = "R-HISTORY"
     D_CHORE = "D-CHORE"
     D_ALERTS = "D-ALERTS"
 

@@ -371,6 +371,13 @@ _OWN = (
     ),
     _kind(AlertCode.P_REPORT, AlertScope.MIRROR, "check the file and its folder. The next poll writes it again"),
     _kind(AlertCode.P_METRICS, AlertScope.MIRROR, "correct metrics.textfile, or make its folder writable for dcsync"),
+    # A warning: the snapshots have every row, and other tables advance.
+    _kind(
+        AlertCode.R_HISTORY,
+        AlertScope.ACCOUNT,
+        "the snapshots are not affected. dcsync tries again with the next snapshot, and dcsync history tries at once",
+        exit_status=ExitStatus.DONE,
+    ),
     _kind(AlertCode.D_CHORE, AlertScope.MIRROR, "the log names the cause. dcsync tries again the next night"),
     _kind(AlertCode.D_ALERTS, AlertScope.ACCOUNT, "the log names the cause. The next poll sends the alerts"),
 )

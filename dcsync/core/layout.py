@@ -45,6 +45,15 @@ class Layout:
         """Whether the request's folder belongs to one data request, so that `latest` in it is unambiguous."""
         return any("{request}" in segment for segment in self.request_segments)
 
+    def history_folder(self, snapshot: str, slug: str) -> str:
+        """Return the folder of the row history of a data request, by the folder of one of its snapshots.
+
+        It has the name of `latest` with `history` in its place, which Spark skips where it skips `latest`.
+        """
+        name = self.latest_name.replace("latest", "history")
+        parts = [*snapshot.split("/")[: len(self.request_segments)], name]
+        return "/".join(parts if self.holds_one_request else [*parts, slug])
+
 
 def parse_layout(text: str) -> Layout:
     """Parse a layout's name or template. Raises `ValueError` with the mistake."""

@@ -54,6 +54,7 @@ TABLE = """
     P-ORDERS    warning  mirror  here      0 alert
     P-REPORT    warning  mirror  here      3 alert
     P-METRICS   warning  mirror  here      3 alert
+    R-HISTORY   warning  account here      0 alert
     D-CHORE     warning  mirror  here      3 alert
     D-ALERTS    warning  account here      3 alert
     DCSYNC      critical job     here      3 alert

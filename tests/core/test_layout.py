@@ -407,3 +407,15 @@ def test_the_folder_of_an_account_is_known_under_another_name(
     parsed = layout.parse_layout(template)
 
     assert layout.account_folder(parsed, folder, old=AccountName("acme"), new=AccountName("new")) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "folder", "history"),
+    [
+        ("dated", "acme/r-1/2026/11/22/x", "acme/r-1/history"),
+        ("hive", "account=acme/request=r-1/date=2026-11-22/job=x", "account=acme/request=r-1/_history"),
+        ("{account}/{date:%Y}/{job}", "acme/2026/x", "acme/history/r-1"),
+    ],
+)
+def test_the_history_is_in_the_folder_of_its_data_request(template: str, folder: str, history: str) -> None:
+    assert layout.parse_layout(template).history_folder(folder, "r-1") == history

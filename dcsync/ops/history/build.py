@@ -1,0 +1,316 @@
+"""Bring the row history of one data request up to date. Blocks, and belongs into a thread of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from dcsync.core.model import JobId
+from dcsync.core.row_history import Extract, Omission, RequestState, TableHistory, can_restart, plan
+from dcsync.errors import DcsyncError, RowsInterrupted, RowsUnreadable
+from dcsync.mirror import disk
+from dcsync.mirror.durable import replace_durably
+from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
+from dcsync.ops.history.files import WORK, HistoryFolder, Lost
+from dcsync.ops.history.steps import Files, Taken, take_step, unchanged_step
+from dcsync.rows import Engine, open_table, opened
+
+#: How often the process may end while it takes one step, before that step waits for another table.
+_MOST_CRASHES: Final = 2
+_CRASHES: Final = "crashes.json"
+#: The share of the memory that DuckDB gets. The rest is for what it does not count.
+_DUCKDB_SHARE: Final = 0.75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTables:
+    """A data request: its tables in the mirror, oldest first, by the names of their histories.
+
+    `jobs` are the snapshots that were read for it. Without `is_whole`, the mirror has more, and no history begins
+    again. `folder` is the folder of the history.
+    """
+
+    request: str
+    slug: str
+    folder: str
+    wanted: tuple[str, ...]
+    jobs: tuple[JobId, ...]
+    tables: Mapping[str, Sequence[Extract]]
+    is_whole: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A table whose history does not advance now, and why. Tables that wait for another extract are not among them."""
+
+    table: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What happened to the tables of a data request."""
+
+    #: The steps that were taken, and those among them that changed a file.
+    steps: int = 0
+    written: int = 0
+    failed: list[Failed] = field(default_factory=list)
+    #: The tables that were not begun again, because the mirror lacks snapshots of their steps.
+    kept: list[str] = field(default_factory=list)
+    state: RequestState = field(default_factory=RequestState)
+    #: Whether snapshots that were not read are needed, because an older one was published late.
+    needs_all: bool = False
+
+
+class Stopping:
+    """Asks a build to end, from another thread."""
+
+    def __init__(self) -> None:
+        self._is_set = threading.Event()
+        self._engine: Engine | None = None
+
+    def stop(self) -> None:
+        """End the statement that runs, and begin no more. Call it again until the build has ended."""
+        self._is_set.set()
+        engine = self._engine
+        if engine is not None:
+            engine.interrupt()
+
+    def check(self) -> None:
+        """Raise `RowsInterrupted` if the build is to end."""
+        if self._is_set.is_set():
+            raise RowsInterrupted("the row history was interrupted")
+
+    def wait(self, seconds: float) -> None:
+        """Wait, at most until the build is to end."""
+        self._is_set.wait(seconds)
+
+    def watch(self, engine: Engine) -> None:
+        """Let `stop` interrupt this engine."""
+        self._engine = engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a build works."""
+
+    memory: int
+    reserve: int = 0
+    #: Also try tables again that could not be read.
+    retries: bool = False
+    #: Begin every history again whose snapshots are all in the mirror.
+    rebuilds: bool = False
+    #: Called for each table of each snapshot, with its number and how many there are.
+    progressed: Callable[[Extract, int, int], None] = lambda _extract, _number, _of: None
+
+
+class Building:
+    """The work on one data request."""
+
+    def __init__(self, root: MirrorRoot, request: RequestTables, options: Options, stopping: Stopping) -> None:
+        self._root = root
+        self._request = request
+        self._options = options
+        self._stopping = stopping
+        self._files = HistoryFolder(root, request.folder, request.request)
+        self._crashes = _Crashes(root, request.request)
+        self._resources = ExitStack()
+        self._engine: Engine | None = None
+        self._tables: dict[str, TableHistory] = {}
+        self._number = 0
+        self.outcome = Outcome()
+
+    def run(self) -> Outcome:
+        """Advance every table. What fails for one table stops no other. Raises `RowsInterrupted`."""
+        known = self._files.read()
+        self._tables = dict(known.tables)
+        jobs = known.jobs if known.wanted == self._request.wanted else ()
+        with self._resources:
+            self._crashes.load()
+            try:
+                for name, extracts in self._request.tables.items():
+                    self._stopping.check()
+                    self._advance(name, known.tables.get(name), extracts)
+                if not self.outcome.failed and not self.outcome.needs_all:
+                    jobs = tuple(dict.fromkeys((*jobs, *self._request.jobs)))
+            finally:
+                state = RequestState(tables=self._tables, wanted=self._request.wanted, jobs=jobs)
+                self.outcome.state = state
+                if state != known:
+                    self._files.write(state)
+        return self.outcome
+
+    def engine(self) -> Engine:
+        """Return the engine, which is opened when it is needed: a table without a change needs none."""
+        if self._engine is None:
+            work = self._resources.enter_context(
+                self._root.folder(f"{OWN_FOLDER}/{WORK}{self._root.mark}", create=True)
+            )
+            disk.remove_tree("spill", work)
+            os.mkdir("spill", 0o700, dir_fd=work)
+            spill = disk.open_folder("spill", below=work)
+            self._resources.callback(os.close, spill)
+            memory = int(self._options.memory * _DUCKDB_SHARE)
+            self._engine = self._resources.enter_context(opened(memory=memory, spill=Path(f"/proc/self/fd/{spill}")))
+            self._stopping.watch(self._engine)
+        return self._engine
+
+    def _advance(self, name: str, listed: TableHistory | None, extracts: Sequence[Extract]) -> None:
+        found: TableHistory | Lost | None = listed
+        try:
+            found = self._files.check(name, listed, self.engine)
+            history = self._begun(name, found, extracts)
+            if history is not None:
+                self._take_all(name, history, extracts)
+        except RowsInterrupted:
+            raise
+        except DcsyncError as error:
+            self._fail(name, error.message, error.advice or "")
+        except OSError as error:
+            self._fail(name, disk.disk_error(error, f"building the row history of {name}").message)
+
+    def _begun(self, name: str, found: TableHistory | Lost | None, extracts: Sequence[Extract]) -> TableHistory | None:
+        """Return the history to go on with. None if the table has to wait."""
+        history = found.history if isinstance(found, Lost) else found
+        may_restart = history is None or (self._request.is_whole and can_restart(history, extracts))
+        if isinstance(found, Lost) or (self._options.rebuilds and history is not None and history.steps):
+            if isinstance(found, Lost) and not self._request.is_whole:
+                self.outcome.needs_all = True
+                return None
+            if may_restart:
+                history = None
+            elif isinstance(found, Lost) and not self._options.rebuilds:
+                hint = "dcsync history --rebuild builds it again from the snapshots that are left"
+                self._fail(name, f"{found.reason}, and snapshots of its steps are no longer in the mirror", hint)
+                return None
+            elif isinstance(found, Lost):
+                history = None
+            else:
+                self.outcome.kept.append(name)
+        if history is not None:
+            return history
+        kind = next((extract.kind for extract in extracts if extract.kind is not None), None)
+        if kind is None:
+            self._fail(name, "it is not known which rows of the table an extract has")
+            return None
+        return TableHistory(kind=kind)
+
+    def _take_all(self, name: str, history: TableHistory, extracts: Sequence[Extract]) -> None:
+        planned = plan(history, extracts)
+        if (planned.late or planned.restarts) and not self._request.is_whole:
+            self.outcome.needs_all = True
+            return
+        if planned.restarts:
+            history = TableHistory(kind=history.kind)
+        reason = "it was published after newer snapshots, and snapshots of earlier steps are no longer in the mirror"
+        late = tuple(Omission(job=extract.job, reason=reason) for extract in planned.late)
+        history = replace(history, omitted=(*history.omitted, *late))
+        self._tables[name] = history
+        for extract in planned.steps:
+            self._stopping.check()
+            self._number += 1
+            self._options.progressed(extract, self._number, sum(map(len, self._request.tables.values())))
+            if not self._waits_for(history, extract):
+                history = self._tables[name] = self._step(name, history, extract)
+
+    def _waits_for(self, history: TableHistory, extract: Extract) -> bool:
+        wait = history.waits
+        return (
+            wait is not None and (wait.job, wait.sha256) == (extract.job, extract.sha256) and not self._options.retries
+        )
+
+    def _step(self, name: str, history: TableHistory, extract: Extract) -> TableHistory:
+        """Take one step. Returns the history with a wait if this table cannot be used."""
+        if extract.kind is not history.kind:
+            was = "unknown" if extract.kind is None else extract.kind.value
+            return history.with_wait(extract, f"it was a {history.kind.value} table before, and is now {was}")
+        same = unchanged_step(history, extract)
+        if same is None:
+            if self._crashes.count(name, extract) >= _MOST_CRASHES and not self._options.retries:
+                return history.with_wait(extract, f"dcsync ended {_MOST_CRASHES} times while it read this table")
+            with self._crashes.guarding(name, extract):
+                try:
+                    same = self._take(name, history, extract)
+                except RowsUnreadable as error:
+                    return history.with_wait(extract, f"line {error.line}: {error.reason}")
+            self.outcome.written += 1
+        self.outcome.steps += 1
+        return same
+
+    def _take(self, name: str, history: TableHistory, extract: Extract) -> TableHistory:
+        with ExitStack() as stack:
+            before = stack.enter_context(self._files.opened(name)) if history.steps else None
+            size = extract.size // 2 + (0 if before is None else os.fstat(before).st_size)
+            self._root.check_room(size=size, entries=2, reserve=self._options.reserve)
+            snapshot = stack.enter_context(self._root.folder(extract.folder))
+            table = stack.enter_context(open_table(extract.name, below=snapshot))
+            replacement = stack.enter_context(self._files.replacing(name))
+            files = Files(before=before, after=replacement.descriptor)
+            taken: Taken = take_step(self.engine(), history, extract, table, files)
+            if not taken.is_written:
+                return taken.history
+            return replace(taken.history, file=replacement.put_in_place())
+
+    def _fail(self, table: str, reason: str, hint: str = "") -> None:
+        self.outcome.failed.append(Failed(table=table, reason=reason, hint=hint))
+
+
+class _Crashes:
+    """Counts how often the process ended while it took a step, so that one table cannot end every start."""
+
+    def __init__(self, root: MirrorRoot, request: str) -> None:
+        self._root = root
+        self._request = request
+        self._counts: dict[str, int] = {}
+
+    def load(self) -> None:
+        with suppress(FileNotFoundError, ValueError, AttributeError, TypeError):
+            read = json.loads(self._root.read_file(self._folder, _CRASHES))
+            self._counts = {str(key): int(count) for key, count in read.items()}
+
+    def count(self, name: str, extract: Extract) -> int:
+        return self._counts.get(self._key(name, extract), 0)
+
+    def guarding(self, name: str, extract: Extract) -> _Guard:
+        return _Guard(self, self._key(name, extract))
+
+    def change(self, key: str, by: int) -> None:
+        self._counts[key] = max(0, self._counts.get(key, 0) + by)
+        self._counts = {key: count for key, count in self._counts.items() if count}
+        with self._root.folder(self._folder, create=True) as folder:
+            if self._counts:
+                replace_durably(folder, _CRASHES, json.dumps(self._counts).encode(), mode=0o600)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(_CRASHES, dir_fd=folder)
+
+    def forget(self, key: str) -> None:
+        self.change(key, -self._counts.get(key, 0))
+
+    @property
+    def _folder(self) -> str:
+        return f"{OWN_FOLDER}/{WORK}{self._root.mark}"
+
+    def _key(self, name: str, extract: Extract) -> str:
+        return f"{self._request} {name} {extract.sha256}"
+
+
+class _Guard:
+    """Counts a crash in advance. A step that ends, however, takes it back."""
+
+    def __init__(self, crashes: _Crashes, key: str) -> None:
+        self._crashes = crashes
+        self._key = key
+
+    def __enter__(self) -> None:
+        self._crashes.change(self._key, 1)
+
+    def __exit__(self, *error: object) -> None:
+        self._crashes.forget(self._key)

@@ -1,0 +1,320 @@
+"""Bring the row histories of all data requests up to date: find the tables, build in a thread, record the alerts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Final, TypeVar
+
+import structlog
+
+from dcsync.core.alerts import AlertCode
+from dcsync.core.model import AccountName, RequestId, Snapshot
+from dcsync.core.ports import KnownRequest
+from dcsync.core.row_history import Extract, Wait, table_name
+from dcsync.core.summary import PastSnapshot
+from dcsync.core.table import has_rows
+from dcsync.errors import MirrorLocked, RowsInterrupted
+from dcsync.manifest.broken import BrokenPart, BrokenParts
+from dcsync.mirror.root import OWN_FOLDER, FileLock
+from dcsync.ops.context import AccountSettings, MirrorContext
+from dcsync.ops.history.build import Building, Options, Outcome, RequestTables, Stopping
+from dcsync.ops.history.files import WORK, HistoryFolder
+from dcsync.ops.integrity.content_reader import ReadingObserver, Unwatched
+from dcsync.tasks import Threads
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+#: A statement that runs is interrupted again this often, until it ends.
+_INTERRUPT_S: Final = 0.05
+#: How often a build looks whether another host has finished with the same data request.
+_LOCK_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistorySettings:
+    """`[history]` of the configuration."""
+
+    tables: tuple[str, ...] = ()
+    memory: int = 1 << 30
+
+    def wants(self, name: str) -> bool:
+        """Say whether a table has a row history."""
+        return has_rows(name) and any(
+            fnmatchcase(name, glob) or fnmatchcase(table_name(name), glob) for glob in self.tables
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What a command chose: everything, or some data requests and tables. How it works on them."""
+
+    requests: Collection[str] = ()
+    tables: Collection[str] = ()
+    retries: bool = False
+    rebuilds: bool = False
+
+    @property
+    def is_thorough(self) -> bool:
+        """Whether snapshots are looked at again from which no table needs a step."""
+        return self.retries or self.rebuilds
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it is everything."""
+        return not (self.requests or self.tables)
+
+    def has_request(self, request: KnownRequest) -> bool:
+        """Say whether a data request is chosen: by its ID, its folder's name, or a glob for its description."""
+        return not self.requests or any(
+            name in {request.id, request.slug} or fnmatchcase(request.description, name) for name in self.requests
+        )
+
+    def has_table(self, name: str) -> bool:
+        """Say whether a table is chosen, by the name of its history."""
+        return not self.tables or any(
+            fnmatchcase(name, glob) or fnmatchcase(f"{name}.csv", glob) for glob in self.tables
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReport:
+    """What happened to the histories of a data request."""
+
+    account: AccountName
+    request: KnownRequest
+    folder: str
+    outcome: Outcome
+    settings: HistorySettings
+
+    @property
+    def waiting(self) -> Mapping[str, Wait]:
+        """The tables that wait for another extract, by name."""
+        tables = self.outcome.state.tables
+        return {
+            name: table.waits
+            for name, table in tables.items()
+            if table.waits is not None and self.settings.wants(f"{name}.csv")
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class HistoryReport:
+    """What happened to all histories."""
+
+    requests: list[RequestReport] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every table is up to date."""
+        return not any(item.outcome.failed or item.outcome.kept or item.waiting for item in self.requests)
+
+
+async def catch_up(
+    context: MirrorContext,
+    accounts: Sequence[AccountSettings],
+    settings: HistorySettings,
+    *,
+    chosen: Chosen | None = None,
+    observer: ReadingObserver | None = None,
+) -> HistoryReport:
+    """Take the steps that are missing, oldest first. Cancelling ends it within a moment, and loses one step at most.
+
+    A table that fails is an alert. Raises `ConfigError` without DuckDB, and errors of the manifest.
+    """
+    report = HistoryReport()
+    chosen = chosen or Chosen()
+    for account in accounts:
+        found = await _Account(context, account.name, settings, chosen, observer or Unwatched()).catch_up()
+        report.requests += found
+        parts = [part for item in found for part in _alerts(item)]
+        await _record(context, account.name, parts, found, chosen)
+    return report
+
+
+async def _record(
+    context: MirrorContext,
+    account: AccountName,
+    parts: Sequence[BrokenPart],
+    found: Sequence[RequestReport],
+    chosen: Chosen,
+) -> None:
+    """Record the alerts of an account. Those of tables that were not looked at stay."""
+    broken = BrokenParts(context.manifest, account)
+    if chosen.is_all:
+        await broken.replace([AlertCode.R_HISTORY], parts)
+        return
+    looked_at = {
+        _subject(item.request, name) for item in found for name in item.outcome.state.tables if chosen.has_table(name)
+    }
+    kept = [part for part in await broken.load() if part.code is AlertCode.R_HISTORY and part.subject not in looked_at]
+    await broken.replace([AlertCode.R_HISTORY], [*kept, *parts])
+
+
+def _subject(request: KnownRequest, table: str) -> str:
+    return f"{request.slug}/{table}"
+
+
+def _alerts(found: RequestReport) -> list[BrokenPart]:
+    parts = [
+        _alert(found, failed.table, "is not up to date", failed.reason, failed.hint) for failed in found.outcome.failed
+    ]
+    for name, wait in found.waiting.items():
+        parts.append(_alert(found, name, f"does not have {wait.path}", wait.reason, ""))
+    return parts
+
+
+def _alert(found: RequestReport, table: str, what: str, reason: str, hint: str) -> BrokenPart:
+    return BrokenPart(
+        code=AlertCode.R_HISTORY,
+        subject=_subject(found.request, table),
+        message=f"the row history {found.folder}/{table}.parquet {what}: {reason}",
+        hint=hint,
+    )
+
+
+class _Account:
+    """The histories of one account."""
+
+    def __init__(
+        self,
+        context: MirrorContext,
+        account: AccountName,
+        settings: HistorySettings,
+        chosen: Chosen,
+        observer: ReadingObserver,
+    ) -> None:
+        self._context = context
+        self._account = account
+        self._settings = settings
+        self._chosen = chosen
+        self._observer = observer
+
+    async def catch_up(self) -> list[RequestReport]:
+        if not self._settings.tables:
+            return []
+        requests = await self._context.manifest.requests(self._account)
+        past: dict[RequestId, list[PastSnapshot]] = {}
+        for snapshot in await self._context.manifest.history.snapshots(self._account):
+            past.setdefault(snapshot.request, []).append(snapshot)
+        found = []
+        for identifier, snapshots in past.items():
+            request = requests.get(identifier)
+            there = [snapshot for snapshot in snapshots if not snapshot.is_pruned]
+            if request is not None and there and self._chosen.has_request(request):
+                found.append(await self._request(request, there))
+        return found
+
+    async def _request(self, request: KnownRequest, there: Sequence[PastSnapshot]) -> RequestReport:
+        folder = self._context.settings.layout.history_folder(there[-1].folder, request.slug)
+        files = HistoryFolder(self._context.root, folder, request.id)
+        known = await self._context.disk.run(files.read)
+        done = known.jobs if known.wanted == self._settings.tables and not self._chosen.is_thorough else ()
+        needed = [snapshot for snapshot in there if snapshot.job not in done]
+        outcome = Outcome(state=known)
+        if needed:
+            outcome = await self._build(request, folder, needed, is_whole=len(needed) == len(there))
+            if outcome.needs_all:
+                first = outcome
+                outcome = await self._build(request, folder, there, is_whole=True)
+                outcome.steps, outcome.written = outcome.steps + first.steps, outcome.written + first.written
+        return RequestReport(
+            account=self._account, request=request, folder=folder, outcome=outcome, settings=self._settings
+        )
+
+    async def _build(
+        self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], *, is_whole: bool
+    ) -> Outcome:
+        snapshots = []
+        for past in needed:
+            snapshot = await self._context.manifest.history.snapshot(self._account, past.job)
+            if snapshot is not None:
+                snapshots.append(snapshot)
+        tables = RequestTables(
+            request=request.id,
+            slug=request.slug,
+            folder=folder,
+            wanted=self._settings.tables,
+            # Only a look at all tables is enough to leave a snapshot out the next time.
+            jobs=() if self._chosen.tables else tuple(snapshot.job for snapshot in snapshots),
+            tables=self._tables(snapshots),
+            is_whole=is_whole,
+        )
+        return await _in_thread(partial(self._run, tables, asyncio.get_running_loop()))
+
+    def _tables(self, snapshots: Sequence[Snapshot]) -> Mapping[str, Sequence[Extract]]:
+        found: dict[str, list[Extract]] = {}
+        for snapshot in snapshots:
+            for extract in extracts_of(snapshot, self._settings):
+                name = table_name(extract.name)
+                if self._chosen.has_table(name):
+                    found.setdefault(name, []).append(extract)
+        return dict(sorted(found.items()))
+
+    def _run(self, tables: RequestTables, loop: asyncio.AbstractEventLoop, stopping: Stopping) -> Outcome:
+        """Build in a thread, as the only process that builds this data request."""
+
+        def progressed(extract: Extract, number: int, of: int) -> None:
+            words = f"{table_name(extract.name)} of {extract.folder}"
+            loop.call_soon_threadsafe(self._observer.snapshot, words, number, of)
+            loop.call_soon_threadsafe(self._observer.read, extract.size)
+
+        options = Options(
+            memory=self._settings.memory,
+            reserve=self._context.settings.min_free,
+            retries=self._chosen.retries,
+            rebuilds=self._chosen.rebuilds,
+            progressed=progressed,
+        )
+        root = self._context.root
+        with root.folder(f"{OWN_FOLDER}/{WORK}", create=True):
+            path = root.path / OWN_FOLDER / WORK / f"{tables.slug}.lock"
+        while True:
+            stopping.check()
+            try:
+                with FileLock(path, f"the row history of {tables.slug}", role=None):
+                    return Building(root, tables, options, stopping).run()
+            except MirrorLocked:
+                stopping.wait(_LOCK_S)
+
+
+def extracts_of(snapshot: Snapshot, settings: HistorySettings) -> list[Extract]:
+    """Return the tables of a snapshot that have a row history. A snapshot without a time has none."""
+    if snapshot.completed_at is None:
+        return []
+    return [
+        Extract(
+            job=snapshot.job,
+            time=snapshot.completed_at,
+            folder=snapshot.folder,
+            name=stored.name,
+            size=stored.size,
+            sha256=stored.sha256,
+            rows=None if stored.table is None else stored.table.rows,
+            kind=stored.kind,
+        )
+        for stored in snapshot.files
+        if settings.wants(stored.original)
+    ]
+
+
+async def _in_thread(work: Callable[[Stopping], T]) -> T:
+    """Run work in a thread of its own, which is no call to a disk: it may take minutes. Cancelling interrupts it."""
+    stopping = Stopping()
+    with Threads(1, "dcsync-history") as pool:
+        future = asyncio.get_running_loop().run_in_executor(pool, work, stopping)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                stopping.stop()
+                await asyncio.wait({future}, timeout=_INTERRUPT_S)
+            with suppress(RowsInterrupted):
+                future.result()
+            raise

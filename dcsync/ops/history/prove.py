@@ -1,0 +1,78 @@
+"""The proof of a step: the rows that a history has at the time of a snapshot are the rows of the snapshot.
+
+Both sides are read from the disk. The rows are compared as a multiset, by their number and the sum of their hashes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from dcsync.core.row_history import Step
+from dcsync.core.sql import identifier
+from dcsync.core.table import TableKind
+from dcsync.errors import RowsUnproved
+from dcsync.ops.history.statements import Sources, proof_hash, valid_at
+from dcsync.rows import Engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """The rows of one side: their number, and the sum of their hashes."""
+
+    rows: int
+    digest: str
+
+
+def content_of(engine: Engine, sql: str) -> Content:
+    """Return the content of a query that gives the number of rows and the sum of their hashes."""
+    rows, total = engine.one(sql)
+    return Content(rows=int(str(rows)), digest=f"{int(str(total or 0)):032x}")
+
+
+def content_of_snapshot(engine: Engine, kind: TableKind) -> Content:
+    """Return the rows of the snapshot that are in the history. Needs the table `mine`."""
+    live = " WHERE is_live" if kind is TableKind.DELTA else ""
+    return content_of(engine, f"SELECT count(*), sum(s::HUGEINT) FROM mine{live}")
+
+
+def prove(engine: Engine, sources: Sources, after: str, moment: datetime) -> None:
+    """Raise `RowsUnproved` unless the history in `after` has the rows of `mine` at that time.
+
+    `after` has the columns of `sources`.
+    """
+    wanted = content_of_snapshot(engine, sources.kind)
+    hashed = proof_hash(sources.columns, sources.all_columns)
+    where = valid_at(sources.kind, moment)
+    if sources.kind is TableKind.WINDOW:
+        if not _has_all(engine, f"SELECT {hashed} AS s FROM {after} WHERE {where}"):
+            raise RowsUnproved(f"the snapshot has {wanted.rows} rows, and the history not all of them")
+        return
+    if sources.kind is TableKind.DELTA:
+        where += f" AND {identifier(sources.key)} IN (SELECT k FROM mine)"
+    found = content_of(engine, f"SELECT count(*), sum({hashed}::HUGEINT) FROM {after} WHERE {where}")
+    if found != wanted:
+        there = f"{found.rows} rows with digest {found.digest}"
+        raise RowsUnproved(f"the snapshot has {wanted.rows} rows with digest {wanted.digest}, and the history {there}")
+
+
+def _has_all(engine: Engine, hashes: str) -> bool:
+    """Say whether each row of `mine` is among these hashes, and not less often."""
+    missing = f"""
+    SELECT count(*) FROM (SELECT s, count(*) AS c FROM mine GROUP BY s) m
+    LEFT JOIN (SELECT s, count(*) AS c FROM ({hashes}) WHERE s IN (SELECT s FROM mine) GROUP BY s) t USING (s)
+    WHERE t.c IS NULL OR t.c < m.c
+    """
+    return engine.one(missing) == (0,)
+
+
+def prove_counts(before: int, added: int, after: int) -> None:
+    """Raise `RowsUnproved` unless a step added this many rows to the file, and lost none."""
+    if before + added != after:
+        raise RowsUnproved(f"the history had {before} rows, and after {added} more it has {after}")
+
+
+def prove_download(step: Step, counted: int | None) -> None:
+    """Raise `RowsUnproved` unless the snapshot has as many rows as dcsync counted at the download."""
+    if counted is not None and counted != step.rows:
+        raise RowsUnproved(f"the table has {step.rows} rows, and dcsync counted {counted} at the download")

@@ -1,0 +1,193 @@
+"""Steps of a row history: every day again, exactly, and proved."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from dcsync.core.table import TableKind
+from dcsync.errors import RowsFailed, RowsUnproved, RowsUnreadable
+from dcsync.rows import Engine, opened
+from tests.rigs.row_histories import Day, Track, check_history, histories
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with opened(memory=512 << 20, spill=None) as engine:
+        yield engine
+
+
+@pytest.fixture
+def track(tmp_path: Path, engine: Engine) -> Iterator[Track]:
+    track = Track(tmp_path, engine)
+    yield track
+    track.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(histories())
+def test_every_day_of_a_random_history_is_its_csv(engine: Engine, days: list[Day]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check_history(Path(folder), engine, days)
+
+
+def test_rows_that_repeat_are_kept_as_often(track: Track) -> None:
+    first = track.add(b"a,b\n1,x\n1,x\n2,y\n")
+    second = track.add(b"a,b\n1,x\n1,x\n1,x\n2,y\n")
+    third = track.add(b"a,b\n1,x\n2,y\n")
+
+    assert (second.added, second.removed) == (1, 0)
+    assert (third.added, third.removed) == (0, 2)
+    assert [len(track.at(step)) for step in (first, second, third)] == [3, 4, 2]
+
+
+def test_rows_in_another_order_write_no_file(track: Track) -> None:
+    track.add(b"a\n1\n2\n")
+    file = track.file
+    step = track.add(b"a\n2\n1\n")
+
+    assert (track.file, step.added, step.removed) == (file, 0, 0)
+    assert len(track.metadata.steps) == 1
+
+
+def test_the_file_has_its_steps(track: Track) -> None:
+    track.add(b"a\n1\n")
+    track.add(b"a,b\n1,2\n")
+
+    assert track.metadata == track.history
+
+
+def test_a_column_that_is_gone_is_null_and_keeps_its_place(track: Track) -> None:
+    first = track.add(b"id,name\n1,a\n")
+    second = track.add(b"ID\n1\n")
+    third = track.add(b"name,id\na,1\n")
+
+    assert track.history.columns == ("id", "name")
+    assert [track.at(step) for step in (first, second, third)] == [[("1", "a")], [("1",)], [("a", "1")]]
+
+
+def test_a_table_that_is_empty_for_a_day(track: Track) -> None:
+    steps = [track.add(body) for body in (b"a\n1\n", b"a\n", b"a\n1\n")]
+
+    assert [track.at(step) for step in steps] == [[("1",)], [], [("1",)]]
+
+
+def test_row_groups_have_narrow_times(track: Track) -> None:
+    def body(day: int) -> bytes:
+        rows = (f"{number},{day if number % 100 == day else ''}\n" for number in range(130_000))
+        return ("a,b\n" + "".join(rows)).encode()
+
+    for day in range(3):
+        track.add(body(day))
+
+    # Rows that ended lie together, so that most of a large file is skipped for a day on which they were valid.
+    sql = (
+        f"SELECT count(*), max(file_row_number) - min(file_row_number) FROM {track.parquet} WHERE _valid_to IS NOT NULL"
+    )
+    assert track.engine.one(sql) == (5200, 5199)
+
+
+def test_three_megabytes_in_a_field_and_reserved_names(track: Track) -> None:
+    body = b'_valid_to,file_row_number,_valid_to\n"' + b"x" * 3_000_000 + b'",1,2\n'
+    step = track.add(body)
+
+    assert step.columns == ("_valid_to_2", "file_row_number_2", "_valid_to_3")
+    assert track.at(step) == [("x" * 3_000_000, "1", "2")]
+
+
+def test_five_thousand_columns(tmp_path: Path) -> None:
+    header = ",".join(f"c{number}" for number in range(5000))
+    with opened(memory=1 << 30, spill=None) as engine:
+        track = Track(tmp_path, engine)
+        steps = [track.add(f"{header}\n{','.join([value] * 5000)}\n".encode()) for value in "ab"]
+        assert [track.at(step) for step in steps] == [[("a",) * 5000], [("b",) * 5000]]
+        track.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"a,b\n1,\xff\n", b'a,b\n1,"2\n', b"a,b\n1\n", b"a,b\n1,2,3\n", b""],
+)
+def test_a_table_that_cannot_be_read_changes_nothing(track: Track, body: bytes) -> None:
+    first = track.add(b"a,b\n1,2\n")
+    with pytest.raises(RowsUnreadable):
+        track.add(body)
+
+    assert track.history.steps == (first,)
+    assert track.at(first) == [("1", "2")]
+
+
+def test_a_table_with_other_rows_than_dcsync_counted_is_not_proved(track: Track) -> None:
+    # dcsync counts an empty line, which no reader of tables with two columns takes for a row.
+    with pytest.raises(RowsUnproved, match="1 rows, and dcsync counted 2"):
+        track.add(b"a,b\n1,2\n\n")
+
+
+# --- window tables ----------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_has_each_row_once_and_as_often_as_one_extract_has_it(tmp_path: Path, engine: Engine) -> None:
+    track = Track(tmp_path, engine, TableKind.WINDOW)
+    track.add(b"a\n1\n1\n2\n")
+    second = track.add(b"a\n1\n3\n")
+    third = track.add(b"a\n1\n1\n1\n3\n")
+
+    assert (second.added, second.removed, second.rows) == (1, 0, 2)
+    assert (third.added, third.removed) == (1, 0)
+    assert track.sorted(f"SELECT a, count(*), count(DISTINCT _first_seen) FROM {track.parquet} GROUP BY a") == [
+        ("1", "3", "2"),
+        ("2", "1", "1"),
+        ("3", "1", "1"),
+    ]
+    track.close()
+
+
+# --- delta tables -----------------------------------------------------------------------------------------------------
+
+
+def test_a_delta_is_merged_by_its_key_and_deletions_are_honored(tmp_path: Path, engine: Engine) -> None:
+    track = Track(tmp_path, engine, TableKind.DELTA)
+    track.add(b"adsk_row_id,v,deleted_at\n1,a,\n2,b,\n2,c,\n")
+    track.add(b"adsk_row_id,v,deleted_at\n1,a,2026-11-02\n3,d,\n")
+    track.add(b"adsk_row_id,v,deleted_at\n1,e,\n9,z,2026-11-03\n3,d,\n")
+
+    assert track.sorted(f"SELECT adsk_row_id, v FROM {track.parquet} WHERE _valid_to IS NULL") == [
+        ("1", "e"),
+        ("2", "c"),
+        ("3", "d"),
+    ]
+    assert [(step.rows, step.added, step.removed) for step in track.history.steps] == [(3, 2, 0), (2, 1, 1), (3, 1, 0)]
+    track.close()
+
+
+def test_a_delta_without_a_key_waits(tmp_path: Path, engine: Engine) -> None:
+    track = Track(tmp_path, engine, TableKind.DELTA)
+    with pytest.raises(RowsUnreadable, match="no column adsk_row_id"):
+        track.add(b"id\n1\n")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"", b"PAR1 but damaged PAR1"])
+def test_a_damaged_file_is_named(track: Track, body: bytes) -> None:
+    track.add(b"a\n1\n")
+    (track.folder / "0.parquet").write_bytes(body)
+
+    with pytest.raises(RowsFailed):
+        _ = track.metadata
+
+
+def test_a_file_of_another_format_is_not_read(track: Track) -> None:
+    track.add(b"a\n1\n")
+    path, form = track.folder / "0.parquet", "FORMAT parquet, USE_TMP_FILE false"
+    track.engine.run(f"COPY (SELECT 1) TO '{path}' ({form}, KV_METADATA {{dcsync: '{{\"format\": 0}}'}})")
+    with pytest.raises(RowsFailed, match="format"):
+        _ = track.metadata
+    track.engine.run(f"COPY (SELECT 1) TO '{path}' ({form})")
+    with pytest.raises(RowsFailed, match="no steps"):
+        _ = track.metadata

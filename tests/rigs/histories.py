@@ -1,0 +1,68 @@
+"""Mirrors with row histories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from dcsync.app.from_config import account_settings
+from dcsync.core.row_history import RequestState, parse_state
+from dcsync.manifest.broken import BrokenPart, BrokenParts
+from dcsync.ops.history.catch_up import Chosen, HistoryReport, HistorySettings, catch_up
+from tests.rigs.mirror import Mirror, add_extract
+
+ALL = HistorySettings(tables=("*",), memory=256 << 20)
+
+
+async def add_day(mirror: Mirror, files: Mapping[str, Any], *, days_ago: float = 0.0, **options: Any) -> str:
+    """Mirror a snapshot with these files, and return its job."""
+    job = add_extract(mirror, files, days_ago=days_ago, **options)
+    await mirror.sync()
+    return job
+
+
+async def build(mirror: Mirror, settings: HistorySettings = ALL, **chosen: Any) -> HistoryReport:
+    """Bring all row histories up to date."""
+    async with mirror.opened() as context:
+        accounts = account_settings(mirror.configuration())
+        return await catch_up(context, accounts, settings, chosen=Chosen(**chosen))
+
+
+async def alerts(mirror: Mirror) -> list[BrokenPart]:
+    """Return the alerts about row histories."""
+    async with mirror.opened() as context:
+        return [part for part in await BrokenParts(context.manifest, mirror.acme).load() if part.code == "R-HISTORY"]
+
+
+def folder_of(mirror: Mirror) -> Path:
+    """Return the folder of the only history."""
+    (found,) = mirror.root.glob("[!.]*/*/*history")
+    return found
+
+
+def state_of(mirror: Mirror) -> RequestState:
+    """Return what `history.json` says."""
+    body = json.loads((folder_of(mirror) / "history.json").read_bytes())
+    return parse_state(body, body["request"])
+
+
+def rows_at(mirror: Mirror, table: str, moment: datetime | None = None) -> list[tuple[str | None, ...]]:
+    """Return the rows of a table at a time, or now, sorted. A plain reader of Parquet files, as users have one."""
+    path = folder_of(mirror) / f"{table}.parquet"
+    where = "_valid_to IS NULL"
+    if moment is not None:
+        literal = f"TIMESTAMPTZ '{moment.isoformat()}'"
+        where = f"_valid_from <= {literal} AND (_valid_to IS NULL OR {literal} < _valid_to)"
+    with duckdb.connect() as connection:
+        sql = f"SELECT * EXCLUDE (_valid_from, _valid_to) FROM '{path}' WHERE {where}"
+        return sorted(connection.execute(sql).fetchall(), key=repr)
+
+
+def steps_of(mirror: Mirror, table: str) -> Sequence[str]:
+    """Return the jobs of a table's steps."""
+    return [step.job for step in state_of(mirror).tables[table].steps]

@@ -70,7 +70,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Omission:
-    """A snapshot that is no step and never will be, unless the history is built again."""
+    """A snapshot that the history leaves out, unless it is built again."""
 
     job: JobId
     reason: str
@@ -108,7 +108,7 @@ class TableHistory:
 
     @property
     def jobs(self) -> frozenset[JobId]:
-        """The jobs that need no step any more."""
+        """The jobs that are steps, or are left out."""
         return frozenset({step.job for step in self.steps} | {omission.job for omission in self.omitted})
 
     def with_step(self, step: Step) -> TableHistory:
@@ -133,7 +133,7 @@ class TableHistory:
 class RequestState:
     """The histories of the tables of a data request, by their names.
 
-    `jobs` are the snapshots from which no table in `wanted`, the globs of the configuration, needs a step any more.
+    `jobs` are the snapshots from which no table in `wanted`, the globs of the configuration, still needs a step.
     """
 
     tables: Mapping[str, TableHistory] = field(default_factory=dict)

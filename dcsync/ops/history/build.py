@@ -177,7 +177,7 @@ class Building:
             self._fail(name, disk.disk_error(error, f"building the row history of {name}").message)
 
     def _begun(self, name: str, found: TableHistory | Lost | None, extracts: Sequence[Extract]) -> TableHistory | None:
-        """Return the history to go on with. None if the table has to wait."""
+        """Return the history to continue. None if the table has to wait."""
         history = found.history if isinstance(found, Lost) else found
         may_restart = history is None or (self._request.is_whole and can_restart(history, extracts))
         if isinstance(found, Lost) or (self._options.rebuilds and history is not None and history.steps):

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 #: A statement that runs is interrupted again this often, until it ends.
 _INTERRUPT_S: Final = 0.05
-#: How often a build looks whether another host has finished with the same data request.
+#: How often a build checks if another host has finished the same data request.
 _LOCK_S: Final = 0.5
 
 
@@ -305,7 +305,7 @@ def extracts_of(snapshot: Snapshot, settings: HistorySettings) -> list[Extract]:
 
 
 async def _in_thread(work: Callable[[Stopping], T]) -> T:
-    """Run work in a thread of its own, which is no call to a disk: it may take minutes. Cancelling interrupts it."""
+    """Run work that may take minutes in a thread of its own. Cancelling interrupts it."""
     stopping = Stopping()
     with Threads(1, "dcsync-history") as pool:
         future = asyncio.get_running_loop().run_in_executor(pool, work, stopping)

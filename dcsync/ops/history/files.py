@@ -56,9 +56,9 @@ class HistoryFolder:
             replace_durably(folder, STATE_NAME, body, mode=_MODE)
 
     def check(self, name: str, listed: TableHistory | None, engine: Callable[[], Engine]) -> TableHistory | Lost | None:
-        """Return the history of a table as its Parquet file has it. None if there is none yet.
+        """Return the history of a table as its Parquet file has it. None without a file.
 
-        The file is read only if it is another one than `history.json` knows.
+        The file is read only if `history.json` does not know it.
         """
         try:
             with self.opened(name) as descriptor:
@@ -100,7 +100,7 @@ class HistoryFolder:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """An open file that can replace another one."""
+    """An open file that can replace the file of a table."""
 
     descriptor: int
     _work: int
@@ -118,7 +118,7 @@ class Replacement:
 
 
 def identity(descriptor: int) -> tuple[int, int]:
-    """Return what tells whether a file is another one."""
+    """Return the attributes by which dcsync recognizes a file."""
     facts = os.fstat(descriptor)
     return facts.st_size, facts.st_mtime_ns
 

@@ -73,7 +73,7 @@ def take_step(engine: Engine, history: TableHistory, extract: Extract, table: Cs
 
 
 def unchanged_step(history: TableHistory, extract: Extract) -> TableHistory | None:
-    """Return the history after a step to a table with the same bytes. None if the table is another one."""
+    """Return the history after a step to a table with the same bytes. None for other bytes."""
     if not history.steps or history.steps[-1].sha256 != extract.sha256:
         return None
     last = history.steps[-1]

@@ -37,9 +37,12 @@ MAX_RESTARTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListOptions:
-    """The documented options of a list call. `limit` is the total number of entries, not the page size."""
+    """The documented options of a list call. `limit` is the total number of entries, not the page size.
 
-    sort: str = "desc"
+    Without `sort` and `sort_fields`, the newest entries come first.
+    """
+
+    sort: str | None = None
     limit: int | None = None
     offset: int = 0
     sort_fields: tuple[str, ...] = ()
@@ -48,7 +51,10 @@ class ListOptions:
 
     def params(self) -> dict[str, str]:
         """Return the query parameters of all options except `limit` and `offset`."""
-        params = {"sort": self.sort}
+        params = {}
+        if self.sort is not None or not self.sort_fields:
+            # Each field has an order of its own, so `sort` is only sent with them on request.
+            params["sort"] = self.sort or "desc"
         if self.sort_fields:
             params["sortFields"] = ",".join(self.sort_fields)
         if self.project_id is not None:

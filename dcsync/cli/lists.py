@@ -15,6 +15,7 @@ from dcsync.cli.group import exit_statuses
 if TYPE_CHECKING:
     from dcsync.api.client import DataConnector, ListOptions
     from dcsync.config import Config
+    from dcsync.core.filters import ListFilters
     from dcsync.core.model import Json
     from dcsync.ops.context import AccountSettings
 
@@ -39,12 +40,18 @@ def _list_options(command: Callable[P, T]) -> Callable[P, T]:
                 "filters",
                 multiple=True,
                 metavar="FIELD=VALUE",
-                help="Filter by a field of the API, for example isActive=true. Can be given multiple times.",
+                help="Filter by a field of the API, for example isActive=true or createdAt=2026-11-01..2026-11-30. "
+                "Either side of a range can be missing. Can be given once for each field.",
             ),
             click.option(
-                "--sort", type=click.Choice(["asc", "desc"]), default="desc", show_default=True, help="Sort order."
+                "--sort", type=click.Choice(["asc", "desc"]), help="Sort by date. By default the newest come first."
             ),
-            click.option("--sort-fields", metavar="FIELD,…", help="Sort by these fields of the API."),
+            click.option(
+                "--sort-fields",
+                metavar="FIELD,…",
+                help="Sort by these fields of the API, in ascending order. A hyphen sorts in descending order, for "
+                "example -createdAt.",
+            ),
             click.option(
                 "--limit",
                 type=click.IntRange(min=1),
@@ -66,9 +73,10 @@ def _list_options(command: Callable[P, T]) -> Callable[P, T]:
 @click.pass_context
 def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, **_: object) -> int:
     """List the data requests that the signed-in user created."""
+    from dcsync.core.filters import REQUEST_FILTERS
     from dcsync.core.wire import request_json
 
-    chosen = _options(ctx.params)
+    chosen = _options(ctx.params, REQUEST_FILTERS)
 
     async def list_rows(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
         return [request_json(request) for request in await api.requests(account.id, chosen)]
@@ -109,10 +117,11 @@ def jobs_command(
     ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, request_id: str | None, **_: object
 ) -> int:
     """List the jobs of the data requests that the signed-in user created."""
+    from dcsync.core.filters import JOB_FILTERS
     from dcsync.core.model import RequestId
     from dcsync.core.wire import job_json
 
-    chosen = _options(ctx.params)
+    chosen = _options(ctx.params, JOB_FILTERS)
     if request_id is not None and (chosen.filters or chosen.sort_fields or chosen.project_id):
         message = "with --request, the API supports only --sort, --limit and --offset"
         raise click.UsageError(message)
@@ -146,22 +155,23 @@ def jobs_command(
     return status
 
 
-def _options(params: dict[str, Any]) -> ListOptions:
+def _options(params: dict[str, Any], known: ListFilters) -> ListOptions:
     from dcsync.api.client import ListOptions
+    from dcsync.core.filters import FilterError, parse_filters
 
-    pairs = {}
-    for text in params["filters"]:
-        field, equals, value = text.partition("=")
-        if not equals or not field:
-            message = f"{text!r} is not FIELD=VALUE"
-            raise click.BadParameter(message, param_hint="--filter")
-        pairs[field] = value
+    try:
+        filters = parse_filters(params["filters"], known)
+    except FilterError as error:
+        raise click.BadParameter(str(error), param_hint="--filter") from None
+    if "projectId" in filters and params["project"] is not None:
+        message = "--project and --filter projectId=… name a project each: give one of them"
+        raise click.UsageError(message)
     return ListOptions(
         sort=params["sort"],
         limit=params["limit"],
         offset=params["offset"],
         sort_fields=tuple(field for field in (params["sort_fields"] or "").split(",") if field),
-        filters=pairs,
+        filters=filters,
         project_id=params["project"],
     )
 

@@ -10,14 +10,14 @@ from urllib.parse import quote
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from dcsync.sandbox.access import no_hub, refuse_call, user_of
 from dcsync.sandbox.breakage import FAULT, break_call, hang_up
 from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.oauth_handlers import OAuthHandlers
-from dcsync.sandbox.refusals import REQUEST_ID, warnings
+from dcsync.sandbox.query import JOBS, REQUEST_JOBS, REQUESTS, ListFields, QueryError, select
+from dcsync.sandbox.refusals import REQUEST_ID, bad_request, not_found, warnings
 from dcsync.sandbox.state import Origin, State
 from dcsync.sandbox.world import JobEntry, RequestEntry, job_json, request_json, stamp
-
-_DEFAULT_LIMIT = 20
 
 
 class ApiHandlers:
@@ -32,6 +32,7 @@ class ApiHandlers:
         account = "/data-connector/v1/accounts/{account}"
         return [
             web.get("/project/v1/hubs", self._hubs),
+            web.get("/project/v1/hubs/{hub}", self._hub),
             web.get(f"{account}/requests", self._requests),
             web.get(f"{account}/requests/{{request}}", self._request),
             web.get(f"{account}/requests/{{request}}/jobs", self._request_jobs),
@@ -76,29 +77,11 @@ class ApiHandlers:
             if broken is not None:
                 return broken
         if counted:
-            refusal = self._authorize(request) or self._check_quota(request)
+            refusal = refuse_call(request, self._state) or self._check_quota(request)
             if refusal is not None:
                 return refusal
         response: web.StreamResponse = await handler(request)
         return response
-
-    def _authorize(self, request: web.Request) -> web.Response | None:
-        if not self._state.options.require_auth:
-            return None
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" or not self._state.tokens.accepts(token):
-            body = {
-                "developerMessage": "The access token is invalid or has expired.",
-                "errorCode": "AUTH-006",
-                "moreInfo": "",
-            }
-            return web.json_response(body, status=401)
-        account = request.match_info.get("account")
-        if account is not None and account.lower() not in self._state.world.accounts:
-            return web.json_response(
-                {"title": "Forbidden", "detail": "No access to this account", "status": 403}, status=403
-            )
-        return None
 
     def _check_quota(self, request: web.Request) -> web.Response | None:
         """Allow 60 calls in any 60 s over all Data Connector endpoints."""
@@ -116,11 +99,7 @@ class ApiHandlers:
         return None
 
     async def _hubs(self, request: web.Request) -> web.Response:
-        world = self._state.world
-        hubs = [
-            {"type": "hubs", "id": f"b.{account}", "attributes": {"name": name, "region": "EMEA"}}
-            for account, name in world.accounts.items()
-        ]
+        hubs = self._state.world.hubs_of(user_of(request))
         answer: dict[str, object] = {"jsonapi": {"version": "1.0"}, "data": hubs}
         fault = request.get(FAULT)
         if fault is not None and fault.kind == "warn":
@@ -128,41 +107,40 @@ class ApiHandlers:
             return web.json_response(answer, headers={"x-request-id": REQUEST_ID})
         return web.json_response(answer)
 
+    async def _hub(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["hub"]
+        hub = next((hub for hub in self._state.world.hubs_of(user_of(request)) if hub["id"] == wanted), None)
+        return no_hub(wanted) if hub is None else web.json_response({"jsonapi": {"version": "1.0"}, "data": hub})
+
     async def _requests(self, request: web.Request) -> web.Response:
         world = self._state.world
-        rows = [request_json(world, entry) for entry in world.requests.values() if _is_of(request, entry)]
-        return self._page(request, rows)
+        rows = [request_json(world, entry) for entry in world.requests.values() if self._is_visible(request, entry)]
+        return self._page(request, rows, REQUESTS)
 
     async def _request(self, request: web.Request) -> web.Response:
-        entry = self._state.world.requests.get(request.match_info["request"])
-        if entry is None or not _is_of(request, entry):
-            return _not_found("request")
-        return web.json_response(request_json(self._state.world, entry))
+        entry = self._find_request(request)
+        return not_found("request") if entry is None else web.json_response(request_json(self._state.world, entry))
 
     async def _request_jobs(self, request: web.Request) -> web.Response:
-        wanted = request.match_info["request"]
-        world = self._state.world
-        if wanted not in world.requests:
-            return _not_found("request")
-        return self._page(request, [job_json(world, job) for job in world.jobs.values() if job.request.id == wanted])
+        entry, world = self._find_request(request), self._state.world
+        if entry is None:
+            return not_found("request")
+        rows = [job_json(world, job) for job in world.jobs.values() if job.request is entry]
+        return self._page(request, rows, REQUEST_JOBS)
 
     async def _jobs(self, request: web.Request) -> web.Response:
         world = self._state.world
-        rows = [job_json(world, job) for job in world.jobs.values() if _is_of(request, job.request)]
-        project = request.query.get("projectId")
-        if project is not None:
-            rows = [row for row in rows if row["projectId"] == project]
-        return self._page(request, rows)
+        rows = [job_json(world, job) for job in world.jobs.values() if self._is_visible(request, job.request)]
+        return self._page(request, rows, JOBS)
 
     async def _job(self, request: web.Request) -> web.Response:
-        job = self._state.world.jobs.get(request.match_info["job"])
-        return _not_found("job") if job is None else web.json_response(job_json(self._state.world, job))
+        job = self._find_job(request)
+        return not_found("job") if job is None else web.json_response(job_json(self._state.world, job))
 
     async def _listing(self, request: web.Request) -> web.Response:
-        world = self._state.world
-        job = world.jobs.get(request.match_info["job"])
+        world, job = self._state.world, self._find_job(request)
         if job is None or not world.has_extract(job):
-            return _not_found("data listing")
+            return not_found("data listing")
         if job.listing is not None:
             return web.json_response(job.listing)
         rows = [
@@ -173,11 +151,10 @@ class ApiHandlers:
         return web.json_response(rows)
 
     async def _sign(self, request: web.Request) -> web.Response:
-        world = self._state.world
-        job: JobEntry | None = world.jobs.get(request.match_info["job"])
+        world, job = self._state.world, self._find_job(request)
         name = request.match_info["name"]
         if job is None or not world.has_extract(job) or name not in world.extract(job.id):
-            return _not_found("file")
+            return not_found("file")
         if self._state.options.sign is not None:
             url = self._state.options.sign(job.id, name)
         else:
@@ -187,45 +164,26 @@ class ApiHandlers:
             url = f"{self._state.storage_url}{raw_path}?{self._state.signer.sign(raw_path, world.now())}"
         return web.json_response({"name": name, "size": world.extract(job.id)[name].size, "signedUrl": url})
 
-    def _page(self, request: web.Request, rows: Sequence[dict[str, object]]) -> web.Response:
-        query = request.query
-        for field, value in query.items():
-            if field.startswith("filter[") and field.endswith("]"):
-                rows = [row for row in rows if _text(row.get(field[7:-1])) == value]
+    def _find_request(self, request: web.Request) -> RequestEntry | None:
+        entry = self._state.world.requests.get(request.match_info["request"])
+        return entry if entry is not None and self._is_visible(request, entry) else None
+
+    def _find_job(self, request: web.Request) -> JobEntry | None:
+        job = self._state.world.jobs.get(request.match_info["job"])
+        return job if job is not None and self._is_visible(request, job.request) else None
+
+    def _is_visible(self, request: web.Request, entry: RequestEntry) -> bool:
+        """Return whether a data request belongs to the account of a call, and to its user."""
+        own = request.match_info["account"].lower() == entry.account_id
+        return own and self._state.world.is_visible(entry, user_of(request))
+
+    def _page(self, request: web.Request, rows: Sequence[dict[str, object]], fields: ListFields) -> web.Response:
         try:
-            limit, offset = int(query.get("limit", _DEFAULT_LIMIT)), int(query.get("offset", "0"))
-        except ValueError:
-            return _bad_request("limit and offset must be numbers")
-        if limit < 1 or offset < 0 or query.get("sort", "asc") not in {"asc", "desc"}:
-            return _bad_request("limit, offset or sort out of range")
+            selected = select(rows, list(request.query.items()), fields)
+        except QueryError as error:
+            return bad_request(str(error))
         top = self._state.options.max_limit
-        limit = limit if top is None else min(limit, top)
-        fields = [field for field in query.get("sortFields", "createdAt").split(",") if field]
-        # The default order is ascending, so page one contains the oldest entries.
-        ordered = sorted(
-            rows,
-            key=lambda row: [_text(row.get(field)) for field in [*fields, "id"]],
-            reverse=query.get("sort") == "desc",
-        )
-        results = ordered[offset : offset + limit]
-        pagination = {"limit": limit, "offset": offset, "totalResults": len(rows)}
+        limit = selected.limit if top is None else min(selected.limit, top)
+        results = selected.rows[selected.offset : selected.offset + limit]
+        pagination = {"limit": limit, "offset": selected.offset, "totalResults": len(selected.rows)}
         return web.json_response({"pagination": pagination, "results": results})
-
-
-def _is_of(request: web.Request, entry: RequestEntry) -> bool:
-    """Return whether a data request belongs to the account of a call."""
-    return request.match_info["account"].lower() == entry.account_id
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else str(value)
-
-
-def _not_found(kind: str) -> web.Response:
-    return web.json_response({"detail": f"The {kind} was not found"}, status=404)
-
-
-def _bad_request(detail: str) -> web.Response:
-    return web.json_response({"title": "Bad request", "detail": detail, "status": 400}, status=400)

@@ -15,11 +15,23 @@ _GRACE_S = 30.0
 _CODE_LIFE_S = 300.0
 #: An assertion may expire at most this far in the future.
 _ASSERTION_LIFE_S = 300.0
+#: The scopes of a token for which none are named.
+READ = frozenset({"data:read"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What an access token permits. A token of the application itself (2-legged) has no user."""
+
+    user: str | None
+    scopes: frozenset[str]
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Refresh:
     user: str
+    scopes: frozenset[str]
     family: str
     issued_at: float
 
@@ -27,6 +39,7 @@ class _Refresh:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Code:
     user: str
+    scopes: frozenset[str]
     challenge: str
     redirect_uri: str
     issued_at: float
@@ -54,30 +67,39 @@ class Tokens:
         self.live_refresh_tokens: set[str] = set()
         self._now = now
         self._refresh: dict[str, _Refresh] = {}
-        self._access: dict[str, float] = {}
+        self._access: dict[str, Grant] = {}
         self._used: dict[str, tuple[float, Pair]] = {}
         self._codes: dict[str, _Code] = {}
         #: The public keys of each service account: PEM by key ID.
         self.service_accounts: dict[str, dict[str, str]] = {}
 
-    def issue_refresh_token(self, user: str, *, family: str | None = None) -> str:
+    def issue_refresh_token(self, user: str, *, family: str | None = None, scopes: frozenset[str] = READ) -> str:
         """Begin a chain, or continue one, and return its live token."""
         # The prefix lets tests recognise a leaked token.
         token = f"sandbox-refresh-{secrets.token_urlsafe(32)}"
-        self._refresh[token] = _Refresh(user=user, family=family or token, issued_at=self._now())
+        self._refresh[token] = _Refresh(user=user, scopes=scopes, family=family or token, issued_at=self._now())
         self.live_refresh_tokens.add(token)
         return token
 
-    def issue_access_token(self, user: str, lifetime_s: float | None = None) -> str:
-        """Return an access token that is valid from now on."""
+    def issue_access_token(
+        self, user: str | None, lifetime_s: float | None = None, *, scopes: frozenset[str] = READ
+    ) -> str:
+        """Return an access token that is valid from now on. Without a user it is the application's own."""
         # A JWT like Autodesk's, with a random signature.
-        token = f"{_part({'alg': 'RS256'})}.{_part({'userid': user})}.{secrets.token_urlsafe(24)}"
-        self._access[token] = self._now() + (self.access_lifetime_s if lifetime_s is None else lifetime_s)
+        claims = {"scope": sorted(scopes), **({} if user is None else {"userid": user})}
+        token = f"{_part({'alg': 'RS256'})}.{_part(claims)}.{secrets.token_urlsafe(24)}"
+        expires_at = self._now() + (self.access_lifetime_s if lifetime_s is None else lifetime_s)
+        self._access[token] = Grant(user=user, scopes=scopes, expires_at=expires_at)
         return token
+
+    def grant_of(self, token: str) -> Grant | None:
+        """Return what an access token permits. None if it is not valid now."""
+        grant = self._access.get(token)
+        return grant if grant is not None and grant.expires_at > self._now() else None
 
     def accepts(self, token: str) -> bool:
         """Return whether an access token is valid now."""
-        return self._access.get(token, 0.0) > self._now()
+        return self.grant_of(token) is not None
 
     def revoke_access(self) -> None:
         """Revoke all access tokens issued so far."""
@@ -102,17 +124,19 @@ class Tokens:
             return None
         self.refresh_count += 1
         pair = Pair(
-            access_token=self.issue_access_token(entry.user),
-            refresh_token=self.issue_refresh_token(entry.user, family=entry.family),
+            access_token=self.issue_access_token(entry.user, scopes=entry.scopes),
+            refresh_token=self.issue_refresh_token(entry.user, family=entry.family, scopes=entry.scopes),
             expires_in=int(self.access_lifetime_s),
         )
         self._used[token] = (now, pair)
         return pair
 
-    def issue_code(self, user: str, *, challenge: str, redirect_uri: str) -> str:
+    def issue_code(self, user: str, *, challenge: str, redirect_uri: str, scopes: frozenset[str] = READ) -> str:
         """Return an authorization code, the result of consent."""
         code = secrets.token_urlsafe(32)
-        self._codes[code] = _Code(user=user, challenge=challenge, redirect_uri=redirect_uri, issued_at=self._now())
+        self._codes[code] = _Code(
+            user=user, scopes=scopes, challenge=challenge, redirect_uri=redirect_uri, issued_at=self._now()
+        )
         return code
 
     def redeem(self, code: str, *, verifier: str, redirect_uri: str) -> Pair | None:
@@ -124,8 +148,8 @@ class Tokens:
         if not entry.challenge or digest != entry.challenge:
             return None
         return Pair(
-            access_token=self.issue_access_token(entry.user),
-            refresh_token=self.issue_refresh_token(entry.user),
+            access_token=self.issue_access_token(entry.user, scopes=entry.scopes),
+            refresh_token=self.issue_refresh_token(entry.user, scopes=entry.scopes),
             expires_in=int(self.access_lifetime_s),
         )
 
@@ -154,7 +178,8 @@ class Tokens:
         left = float(claims.get("exp", 0)) - self._now()
         if not 0 < left <= _ASSERTION_LIFE_S:
             return "exp is not within 300 seconds"
-        return self.issue_access_token(str(claims["sub"])), int(self.access_lifetime_s)
+        scopes = frozenset(map(str, claims["scope"]))
+        return self.issue_access_token(str(claims["sub"]), scopes=scopes), int(self.access_lifetime_s)
 
 
 def _part(value: object) -> str:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from dcsync.sandbox.breakage import FAULT, hang_up
 from dcsync.sandbox.faults import Fault
-from dcsync.sandbox.oauth import Pair
+from dcsync.sandbox.oauth import READ, Pair
 from dcsync.sandbox.state import State
 
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -43,7 +43,7 @@ class OAuthHandlers:
             return web.json_response({"error": "invalid_request", "error_description": problem}, status=400)
         kept = "".join(
             f'<input type="hidden" name="{html.escape(name)}" value="{html.escape(query.get(name, ""))}">'
-            for name in ("client_id", "redirect_uri", "state", "code_challenge")
+            for name in ("client_id", "redirect_uri", "state", "code_challenge", "scope")
         )
         body = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sandbox: sign in</title></head>
 <body><main><h1>Sandbox</h1><p>The application {html.escape(query["client_id"])} asks to read your data
@@ -61,7 +61,10 @@ class OAuthHandlers:
             return web.json_response({"error": "invalid_request", "error_description": problem}, status=400)
         if form.get("answer") == "allow":
             code = self._state.tokens.issue_code(
-                form.get("user", ""), challenge=form.get("code_challenge", ""), redirect_uri=redirect_uri
+                form.get("user", ""),
+                challenge=form.get("code_challenge", ""),
+                redirect_uri=redirect_uri,
+                scopes=frozenset(form.get("scope", "").split()) or READ,
             )
             answer = {"code": code}
         else:

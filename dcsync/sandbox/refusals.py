@@ -15,7 +15,8 @@ REQUEST_ID: Final = "5f0d7a2c-3b1e-4c57-9d1a-8e2f6b7c9d10"
 _CODE: Final = "SANDBOX-42"
 
 
-def _json_api(status: int, words: str) -> web.Response:
+def json_api(status: int, words: str) -> web.Response:
+    """Return an error in the format of JSON:API, as the Data Management API does."""
     error = {"id": REQUEST_ID, "status": str(status), "code": _CODE, "title": "Refused", "detail": words}
     return web.json_response({"jsonapi": {"version": "1.0"}, "errors": [error]}, status=status)
 
@@ -48,7 +49,7 @@ def _xml(status: int, words: str) -> web.Response:
 
 
 _SHAPES: Final[dict[str, Callable[[int, str], web.Response]]] = {
-    "refuse-json-api": _json_api,
+    "refuse-json-api": json_api,
     "refuse-error-object": _error_object,
     "refuse-developer-message": _developer_message,
     "refuse-reason": _reason,
@@ -57,6 +58,16 @@ _SHAPES: Final[dict[str, Callable[[int, str], web.Response]]] = {
 }
 #: The kinds of faults that answer like that.
 KINDS: Final = tuple(_SHAPES)
+
+
+def not_found(kind: str) -> web.Response:
+    """Return the Data Connector's answer for an object that does not exist, or that its user cannot see."""
+    return web.json_response({"detail": f"The {kind} was not found"}, status=404)
+
+
+def bad_request(detail: str) -> web.Response:
+    """Return the Data Connector's answer for a malformed call."""
+    return web.json_response({"title": "Bad request", "detail": detail, "status": 400}, status=400)
 
 
 def refusal(fault: Fault) -> web.Response | None:

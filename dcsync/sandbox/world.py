@@ -35,6 +35,8 @@ class RequestEntry:
     #: Whether its activities tables hold only the rows of a period, as at Autodesk.
     has_windows: bool = False
     account_id: str
+    #: The user who created it. None belongs to every person, and to no service account.
+    owner: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,6 +84,10 @@ class World:
         #: The names of the accounts, by ID.
         self.accounts = {self.account_id: "Sandbox Construction"}
         self.user_id = "SANDBOXUSER1"
+        #: The names of hubs that have no Data Connector, by ID.
+        self.other_hubs: dict[str, str] = {}
+        #: The accounts to which each service account was invited.
+        self.service_accounts: dict[str, set[str]] = {}
         self.requests: dict[str, RequestEntry] = {}
         self.jobs: dict[str, JobEntry] = {}
         self._extracts: dict[str, dict[str, Blob]] = {}
@@ -97,6 +103,24 @@ class World:
         self.accounts[account] = name
         return f"b.{account}"
 
+    def admits(self, user: str, account: str) -> bool:
+        """Return whether a user has access to an account: every person, and the service accounts that were invited."""
+        return account in self.accounts and account in self.service_accounts.get(user, self.accounts)
+
+    def is_visible(self, entry: RequestEntry, user: str) -> bool:
+        """Return whether a user sees a data request and its jobs."""
+        return entry.owner == user if entry.owner is not None else user not in self.service_accounts
+
+    def hubs_of(self, user: str) -> list[dict[str, object]]:
+        """Return the hubs that a user sees, as the Data Management API sends them."""
+        own = {f"b.{account}": name for account, name in self.accounts.items() if self.admits(user, account)}
+        others = {} if user in self.service_accounts else self.other_hubs
+        return [
+            {"type": "hubs", "id": hub, "attributes": {"name": name, "region": "EMEA", "extension": {"type": kind}}}
+            for hubs, kind in ((own, "hubs:autodesk.bim360:Account"), (others, "hubs:autodesk.a360:PersonalHub"))
+            for hub, name in hubs.items()
+        ]
+
     def add_request(
         self,
         description: str,
@@ -111,8 +135,11 @@ class World:
         end_date: datetime | None = None,
         has_windows: bool = False,
         hub_id: str | None = None,
+        owner: str | None = None,
     ) -> str:
         """Add a data request and return its ID. It belongs to the first account unless another hub is named.
+
+        Only its `owner` sees it. Without one, every person does.
 
         With `has_windows`, the tables `activities_…` have the rows of the days that the dates name, by default of the
         day before the job, and other rows each day.
@@ -131,6 +158,7 @@ class World:
             end_date=end_date,
             has_windows=has_windows,
             account_id=(hub_id or self.hub_id).removeprefix("b."),
+            owner=owner,
         )
         self.requests[entry.id] = entry
         return entry.id
@@ -282,10 +310,10 @@ def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
         "accountId": entry.account_id,
         "projectId": entry.project_id,
         "projectIdList": [entry.project_id] if entry.project_id else None,
-        "createdBy": world.user_id,
+        "createdBy": entry.owner or world.user_id,
         "createdByEmail": "sandbox.user@example.com",
         "createdAt": stamp(entry.created_at),
-        "updatedBy": world.user_id,
+        "updatedBy": entry.owner or world.user_id,
         "updatedAt": stamp(entry.created_at),
         "scheduleInterval": entry.schedule,
         "reoccuringInterval": 1,
@@ -314,7 +342,7 @@ def job_json(world: World, job: JobEntry) -> dict[str, object]:
         "accountId": job.request.account_id,
         "projectId": project,
         "projectIdList": json.dumps([project]) if project else None,
-        "createdBy": world.user_id,
+        "createdBy": job.request.owner or world.user_id,
         "createdByEmail": "sandbox.user@example.com",
         "createdAt": stamp(job.created_at),
         "startedAt": stamp(job.created_at),

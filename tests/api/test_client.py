@@ -267,6 +267,24 @@ async def test_the_lists_own_options_go_into_every_query() -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        (ListOptions(), {"sort": "desc"}),
+        (ListOptions(sort_fields=("-createdAt",)), {"sortFields": "-createdAt"}),
+        (ListOptions(sort="asc", sort_fields=("status",)), {"sort": "asc", "sortFields": "status"}),
+    ],
+)
+async def test_fields_to_sort_by_go_without_an_order_unless_it_is_named(
+    options: ListOptions, sent: dict[str, str]
+) -> None:
+    server = ListServer(down_from(3, 3))
+
+    await jobs_of(server, options)
+
+    assert server.queries == [{**sent, "limit": "100", "offset": "0"}]
+
+
 async def test_pages_are_requested_one_by_one_and_not_ahead() -> None:
     server = ListServer(down_from(30, 30), top=10)
     with aioresponses() as api:

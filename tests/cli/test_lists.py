@@ -65,14 +65,50 @@ def test_the_limit_counts_what_is_returned_over_all_pages(many: Served, dcsync: 
     assert len({row["id"] for row in rows}) == 130
 
 
-def test_filters_sorting_and_paging_go_to_the_api_as_they_are(many: Served, dcsync: Dcsync) -> None:
-    rows = dcsync("requests", "--json", "--filter", "isActive=true", "--sort-fields", "description").json["requests"]
+def test_filters_and_sorting_go_to_the_api_as_it_documents_them(many: Served, dcsync: Dcsync) -> None:
+    options = ("--filter", "isActive=true", "--filter", "createdAt=2026-01-01..", "--sort-fields", "-createdAt")
+
+    rows = dcsync("requests", "--json", *options).json["requests"]
 
     assert [row["description"] for row in rows] == ["Request 2", "Request 0"]
-    call = many.sandbox.calls[-1]
-    assert call.query["filter[isActive]"] == "true"
-    assert call.query["sortFields"] == "description"
-    assert call.query["sort"] == "desc"
+    assert many.sandbox.calls[-1].query == {
+        "filter[isActive]": "true",
+        "filter[createdAt]": "2026-01-01T00:00:00.000Z..",
+        "sortFields": "-createdAt",
+        "limit": "100",
+        "offset": "0",
+    }
+
+
+def test_a_project_of_data_requests_goes_as_a_filter_and_one_of_jobs_as_a_parameter(
+    many: Served, dcsync: Dcsync
+) -> None:
+    assert dcsync("requests", "--project", "p").status == 0
+    assert dcsync("jobs", "--project", "p").status == 0
+
+    requests, jobs = (call.query for call in many.sandbox.calls[-2:])
+    assert (requests.get("filter[projectId]"), requests.get("projectId")) == ("p", None)
+    assert (jobs.get("filter[projectId]"), jobs.get("projectId")) == (None, "p")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["requests", "--filter", "isActive=true", "--filter", "isActive=false"], "isActive has two values"),
+        (["jobs", "--filter", "status=queued,running"], "status has two values"),
+        (["requests", "--filter", "status=complete"], "Choose from: createdAt, effectiveFrom, effectiveTo, endDate"),
+        (["jobs", "--filter", "createdAt=yesterday"], "write a date such as 2026-11-30"),
+        (["requests", "--project", "p", "--filter", "projectId=q"], "give one of them"),
+    ],
+)
+def test_a_filter_that_the_api_would_refuse_is_a_usage_error_without_a_call(
+    many: Served, dcsync: Dcsync, arguments: list[str], words: str
+) -> None:
+    result = dcsync(*arguments)
+
+    assert result.status == 2
+    assert words in " ".join(result.err.split())
+    assert many.sandbox.calls == []
 
 
 def test_ascending_and_an_offset(many: Served, dcsync: Dcsync) -> None:

@@ -16,6 +16,8 @@ from yarl import URL
 from dcsync.sandbox import Options, Sandbox, World
 from tests.fakes import FakeClock
 
+EVERY_SCOPE = frozenset({"data:read", "data:create", "data:write"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -89,7 +91,10 @@ async def serving(**options: Any) -> AsyncIterator[Remote]:
         aiohttp.ClientSession(auto_decompress=False) as session,
     ):
         yield Remote(
-            sandbox=sandbox, session=session, clock=clock, token=sandbox.tokens.issue_access_token("tester", 90 * 86400)
+            sandbox=sandbox,
+            session=session,
+            clock=clock,
+            token=sandbox.tokens.issue_access_token("tester", 90 * 86400, scopes=EVERY_SCOPE),
         )
 
 

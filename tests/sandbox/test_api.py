@@ -11,7 +11,7 @@ import pytest
 
 from dcsync.sandbox import Fault, Faults
 from dcsync.sandbox.refusals import KINDS, REQUEST_ID
-from tests.sandbox.conftest import Remote, serving
+from tests.sandbox.conftest import EVERY_SCOPE, Remote, serving
 
 OTHER_ACCOUNT = "00000000-0000-4000-8000-000000000000"
 
@@ -60,18 +60,9 @@ async def test_filters_leave_what_matches(remote: Remote) -> None:
     failed = world.add_job(whole, completion="failed")
 
     assert (await remote.api("jobs?filter[completionStatus]=failed")).ids == [failed]
-    assert (await remote.api("jobs?projectId=p1")).ids == [jobs[2]]
-    assert (await remote.api("jobs?projectId=p2")).ids == []
     assert (await remote.api("requests?filter[scheduleInterval]=WEEK")).ids == [narrow]
     assert set((await remote.api("requests?filter[isActive]=true")).ids) == {whole, narrow}
     assert (await remote.api(f"requests/{narrow}/jobs")).ids == [jobs[2]]
-
-
-async def test_sort_fields_say_what_to_sort_by(remote: Remote) -> None:
-    ids = {name: remote.world.add_request(name) for name in ("b", "c", "a")}
-
-    assert (await remote.api("requests?sortFields=description")).ids == [ids["a"], ids["b"], ids["c"]]
-    assert (await remote.api("requests?sortFields=description&sort=desc")).ids == [ids["c"], ids["b"], ids["a"]]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "offset=-1", "offset=", "sort=down"])
@@ -116,6 +107,74 @@ async def test_another_account_is_403_and_so_is_a_hub_id(remote: Remote, account
     account = account.format(own=remote.world.account_id)
 
     assert (await remote.api(f"/data-connector/v1/accounts/{account}/jobs")).status == 403
+
+
+@pytest.mark.parametrize(("scopes", "status"), [({"data:read"}, 403), ({"data:read", "data:write"}, 200)])
+async def test_one_job_is_read_with_the_scope_data_write(remote: Remote, scopes: set[str], status: int) -> None:
+    (job,) = remote.add_jobs(1)
+    token = remote.sandbox.tokens.issue_access_token("ana", scopes=frozenset(scopes))
+
+    answer = await remote.api(f"jobs/{job}", token=token)
+
+    assert answer.status == status
+    assert (answer.json().get("errorCode") == "AUTH-010") is (status == 403)
+    assert (await remote.api(f"jobs/{job}/data-listing", token=token)).status == 200
+
+
+async def test_a_token_of_the_application_alone_is_refused(remote: Remote) -> None:
+    token = remote.sandbox.tokens.issue_access_token(None)
+
+    assert (await remote.api("jobs", token=token)).status == 403
+
+
+async def test_a_user_sees_only_what_they_created(remote: Remote) -> None:
+    world = remote.world
+    own, other = world.add_request("own", owner="ana"), world.add_request("other", owner="bob")
+    own_job, other_job = (*remote.add_jobs(1, own), *remote.add_jobs(1, other))
+    token = remote.sandbox.tokens.issue_access_token("ana", scopes=EVERY_SCOPE)
+    paths = ["requests/{}", "requests/{}/jobs"], ["jobs/{}", "jobs/{}/data-listing", "jobs/{}/data/a.csv"]
+
+    assert (await remote.api("requests", token=token)).ids == [own]
+    assert (await remote.api("jobs", token=token)).ids == [own_job]
+    for request, job, status in ((own, own_job, 200), (other, other_job, 404)):
+        asked = [path.format(request) for path in paths[0]] + [path.format(job) for path in paths[1]]
+        assert {(await remote.api(path, token=token)).status for path in asked} == {status}
+    assert (await remote.api("requests")).ids == []
+
+
+async def test_a_service_account_sees_the_accounts_to_which_it_was_invited(remote: Remote) -> None:
+    world = remote.world
+    world.add_request("of a person")
+    own = world.add_request("own", owner="robot")
+    world.service_accounts["robot"] = set()
+    token = remote.sandbox.tokens.issue_access_token("robot")
+
+    before = await remote.api("requests", token=token)
+    hubs_before = (await remote.api("/project/v1/hubs", token=token)).json()["data"]
+    world.service_accounts["robot"].add(world.account_id)
+
+    assert (before.status, hubs_before) == (403, [])
+    assert (await remote.api("requests", token=token)).ids == [own]
+    assert len((await remote.api("/project/v1/hubs", token=token)).json()["data"]) == 1
+
+
+async def test_hubs_of_other_kinds_are_listed_and_have_no_data_connector(remote: Remote) -> None:
+    remote.world.other_hubs["a.cGVyc29uYWw6cGUyNjQz"] = "Ana's hub"
+
+    hubs = (await remote.api("/project/v1/hubs")).json()["data"]
+
+    assert [hub["id"][:2] for hub in hubs] == ["b.", "a."]
+    assert hubs[1]["attributes"]["extension"]["type"] == "hubs:autodesk.a360:PersonalHub"
+    assert (await remote.api("/data-connector/v1/accounts/a.cGVyc29uYWw6cGUyNjQz/jobs")).status == 403
+
+
+async def test_a_hub_that_is_missing_is_a_json_api_error(remote: Remote) -> None:
+    found = await remote.api(f"/project/v1/hubs/{remote.world.hub_id}")
+    missing = await remote.api("/project/v1/hubs/b.x")
+
+    assert found.json()["data"]["id"] == remote.world.hub_id
+    assert missing.status == 404
+    assert missing.json()["errors"][0]["detail"] == "The hub b.x was not found"
 
 
 # --- quota ------------------------------------------------------------------------------------------------------------

@@ -165,8 +165,9 @@ async def headers_in_order(
     jobs = sa.select(job_table.c.request, job_table.c.folder, job_table.c.files).where(
         job_table.c.account == account, job_table.c.files.is_not(None), job_table.c.folder.is_not(None)
     )
-    for request, folder, text in sorted(tuple(row) for row in await connection.execute(jobs)):
-        prefix = f"{below.get(RequestId(request), '')}/"
+    rows = [tuple(row) for row in await connection.execute(jobs) if row.request in below]
+    for request, folder, text in sorted(rows):
+        prefix = f"{below[RequestId(request)]}/"
         if folder.startswith(prefix):
             for name, header in (wanted[number] for _, number in listed(text) if number in wanted):
                 of_table = runs[RequestId(request), name]

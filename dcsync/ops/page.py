@@ -187,9 +187,9 @@ class _Collector:
         return histories, await self._tables(account, found)
 
     async def _tables(self, account: AccountName, found: Sequence[_Found]) -> list[RequestTables]:
-        changed = {name for request in found for name, headers in request.headers.items() if len(headers) > 1}
-        below = {request.request.id: request.folder for request in found}
-        runs = await self._history.header_runs(account, changed, below) if changed else {}
+        changed = {one.request.id: {n for n, headers in one.headers.items() if len(headers) > 1} for one in found}
+        below = {one.request.id: one.folder for one in found if changed[one.request.id]}
+        runs = await self._history.header_runs(account, set().union(*changed.values()), below) if below else {}
         described = await self._context.disk.run(
             lambda: [describe_tables(self._context.root, one.newest.folder, one.newest.files) for one in found]
         )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import html
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from dcsync.core.kinds import group_of
 from dcsync.core.model import Json
-from dcsync.core.schema_documents import is_about_group, names_of_table
+from dcsync.core.schema_documents import groups_of_document, names_of_table
 from dcsync.core.table import is_table
 from dcsync.core.wire import WireError, decode_json
 
@@ -82,15 +83,14 @@ def described(documents: Mapping[str, bytes], tables: Iterable[str]) -> Mapping[
 
 def matched(documents: Mapping[str, Sections], tables: Iterable[str]) -> Mapping[str, Described]:
     """Return what the sections of documents say about each table. The first document by name decides, others add."""
+    of_group: defaultdict[str, list[Sections]] = defaultdict(list)
+    for path, parts in sorted(documents.items()):
+        for group in groups_of_document(path):
+            of_group[group].append(parts)
     found: dict[str, Described] = {}
     for table in filter(is_table, tables):
-        about = [
-            parts[name]
-            for path, parts in sorted(documents.items())
-            if is_about_group(path, group_of(table))
-            for name in names_of_table(table)
-            if name in parts
-        ]
+        names = names_of_table(table)
+        about = [parts[name] for parts in of_group.get(group_of(table), ()) for name in names if name in parts]
         if about:
             types = {column: kind for part in reversed(about) for column, kind in part.types.items()}
             found[table] = Described(types=types, key=next((part.key for part in about if part.key), ()))
@@ -213,25 +213,29 @@ def _json(body: bytes) -> Iterator[tuple[str, Sequence[_Column]]]:
         return
     while left:
         label, item = left.pop()
-        columns = _columns_of(item)
-        if columns:
-            named = [item.get(key) for key in _TABLES] if isinstance(item, Mapping) else []
-            for name in (label, *named):
-                if isinstance(name, str):
-                    yield name, columns
-        if isinstance(item, Mapping):
-            left += ((None if key.lower() in _COLUMNS else key, inner) for key, inner in item.items())
-        elif isinstance(item, list):
+        columns, place = _columns_of(item)
+        if isinstance(item, list) and not columns:
             left += ((None, inner) for inner in item)
+        labels: list[Json] = [label]
+        if isinstance(item, Mapping) and item is not place:
+            labels += (item.get(key) for key in _TABLES)
+            for key, inner in item.items():
+                name = None if key.lower() in _COLUMNS else key
+                # A column is not searched as if it were a table.
+                if inner is place and columns:
+                    labels.append(name)
+                else:
+                    left.append((name, inner))
+        yield from ((name, columns) for name in labels if isinstance(name, str))
 
 
-def _columns_of(item: Json) -> Sequence[_Column]:
-    """Return the columns that a JSON value lists, itself or in one of its values. Empty unless it describes a table."""
+def _columns_of(item: Json) -> tuple[Sequence[_Column], Json]:
+    """Return the columns that a JSON value lists, and the value where they are: itself, or one in it."""
     found = _listed(item, ())
-    if found or not isinstance(item, Mapping):
-        return found
-    keys = _strings(_value(item, _KEYS))
-    return next((columns for inner in item.values() if (columns := _listed(inner, keys))), ())
+    if not found and isinstance(item, Mapping):
+        keys = _strings(_value(item, _KEYS))
+        return next(((columns, inner) for inner in item.values() if (columns := _listed(inner, keys))), ((), None))
+    return found, item
 
 
 def _listed(item: Json, keys: Sequence[str]) -> Sequence[_Column]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dcsync.core.kinds import SUPPORTED, group_of
 from dcsync.core.model import Json
@@ -44,7 +44,7 @@ def texts_of_tables(documents: Mapping[str, bytes], tables: Iterable[str]) -> Ma
     for group, names in groups.items():
         texts: dict[str, list[str]] = {}
         for path, body in sorted(documents.items()):
-            if is_about_group(path, group):
+            if group in groups_of_document(path):
                 for name, text in _sections(path.lower(), body, names):
                     texts.setdefault(name, []).append(text)
         joined = {name: "\n".join(parts) for name, parts in texts.items()}
@@ -59,9 +59,9 @@ def names_of_table(table: str) -> tuple[str, str]:
     return stem, stem.partition("_")[2] or stem
 
 
-def is_about_group(path: str, group: str) -> bool:
-    """Whether a document is about the tables of a service group, by the document's name."""
-    return group in _WORD.split(path.rpartition("/")[2].lower().rpartition(".")[0])
+def groups_of_document(path: str) -> Sequence[str]:
+    """Return the words of a document's name. One of them is the service group whose tables it is about."""
+    return _WORD.split(path.rpartition("/")[2].lower().rpartition(".")[0])
 
 
 def _sections(path: str, body: bytes, names: Mapping[str, str]) -> Iterable[tuple[str, str]]:

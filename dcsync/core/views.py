@@ -11,9 +11,10 @@ The mirror's place is in a variable. A view evaluates it at each query, so the v
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from functools import lru_cache
 from typing import TypeAlias
 
 from dcsync.core.column_types import TEXT
@@ -160,13 +161,23 @@ def _request(request: RequestTables, name: str) -> list[str]:
     return ["", *lines]
 
 
-@dataclass(frozen=True, slots=True)
 class _View:
-    """The views of one table."""
+    """The views of one table. The headers of all snapshots are looked at once."""
 
-    request: RequestTables
-    database: str
-    table: TableHistory
+    def __init__(self, request: RequestTables, database: str, table: TableHistory) -> None:
+        self.request, self.database, self.table = request, database, table
+        self._name = identifier(stem(table.name))
+        headers = [_UNKNOWN if header is None else header for header in table.headers]
+        # The columns of all snapshots, as SQL compares names.
+        columns = {name.lower(): name for header in headers for name in _names(header)}
+        self._columns = list(columns.values())
+        self._filename, self._snapshot = _own("filename", columns), _own("snapshot", columns)
+        #: The parameter of the table's macro. A column of that name would be taken for it.
+        self._day = _own("_day", columns)
+        below = table.name.count("/") + 1
+        part = f"[-{request.depth + below}:-{below + 1}]"
+        #: The part of a file's path that is the snapshot's folder, wherever the mirror is.
+        self._folder = f"array_to_string(string_split({identifier(self._filename)}, '/'){part}, '/')"
 
     def without_reading(self) -> list[str]:
         """Return the statements that succeed whatever the files contain."""
@@ -187,13 +198,9 @@ class _View:
         source = f"read_parquet({_path(f'/{self.table.parquet}')})"
         return [self._create("history", f"FROM {source}"), self._as_of_history(source)]
 
-    @property
-    def _name(self) -> str:
-        return identifier(stem(self.table.name))
-
     def _latest(self, header: tuple[str, ...]) -> str:
         source = self._source(_path(f"/{self.request.latest}/{self.table.name}"), header)
-        return f"SELECT *{self._typed(distinct_names(header))} FROM {source}"
+        return f"SELECT *{self._typed(_names(header))} FROM {source}"
 
     def _snapshots(self) -> str | None:
         """Return the query over all snapshots, in which each file is read with its own header. None if none has one."""
@@ -216,9 +223,9 @@ class _View:
         rows = f"{self.database}.snapshots.{self._name}"
         found = [self._create("history", f"FROM {rows}")]
         if self.request.snapshots and self.table.kind not in {TableKind.WINDOW, TableKind.DELTA}:
-            own = identifier(self._own("filename")), identifier(self._own("snapshot"))
+            own = identifier(self._filename), identifier(self._snapshot)
             where = f"{own[1]} = {self.database}.main.snapshot_at({self._day})"
-            typed = self._typed(self._all_names)
+            typed = self._typed(self._columns)
             found.append(self._as_of(f"SELECT * EXCLUDE ({', '.join(own)}){typed} FROM {rows} WHERE {where}"))
         return found
 
@@ -229,12 +236,12 @@ class _View:
         if request.depth == 1 and request.latest is not None:
             beside = f"{self._folder} <> {text(request.latest.rpartition('/')[2])}"
             where = f"{beside} AND ({where})"
-        own = f"{self._folder} AS {identifier(self._own('snapshot'))}"
+        own = f"{self._folder} AS {identifier(self._snapshot)}"
         return f"SELECT *, {own} FROM {self._source(path, header)}" + ("" if where == "true" else f" WHERE {where}")
 
     def _as_of_history(self, source: str) -> str:
         """Return the macro over the row history, whichever of our columns it has."""
-        names = [name for name in self._all_names if self.table.types.get(name.lower(), TEXT) != TEXT]
+        names = [name for name in self._columns if self.table.types.get(name.lower(), TEXT) != TEXT]
         nulls = [f"NULL::TIMESTAMPTZ AS {name}" for name in _VALIDITY]
         nulls += [f"NULL::VARCHAR AS {identifier(name)}" for name in names]
         rows = f"(FROM {source} UNION ALL BY NAME SELECT {', '.join(nulls)} WHERE false)"
@@ -250,16 +257,9 @@ class _View:
     def _as_of(self, query: str) -> str:
         return f"CREATE OR REPLACE MACRO {self.database}.as_of.{self._name}({self._day}) AS TABLE {query};"
 
-    @property
-    def _day(self) -> str:
-        """The parameter of the table's macro. A column of that name would be taken for it."""
-        return self._own("_day")
-
     def _source(self, path: str, header: tuple[str, ...]) -> str:
-        columns = ", ".join(f"{text(name)}: {text(TEXT)}" for name in distinct_names(header))
-        own = self._own("filename")
-        filename = "true" if own == "filename" else text(own)
-        return f"read_csv({path}, {CSV_FORM}, columns = {{{columns}}}, filename = {filename})"
+        filename = "true" if self._filename == "filename" else text(self._filename)
+        return f"read_csv({path}, {CSV_FORM}, {_declared(header)}, filename = {filename})"
 
     def _typed(self, names: Sequence[str]) -> str:
         types = [(identifier(name), self.table.types.get(name.lower(), TEXT)) for name in names]
@@ -267,25 +267,23 @@ class _View:
         casts = ", ".join(f"TRY_CAST(trim({name}) AS {kind}) AS {name}" for name, kind in types if kind != TEXT)
         return f" REPLACE ({casts})" if casts else ""
 
-    @property
-    def _all_names(self) -> list[str]:
-        """The columns of all snapshots, as SQL compares names."""
-        headers = [_UNKNOWN if header is None else header for header in self.table.headers]
-        return list({name.lower(): name for header in headers for name in distinct_names(header)}.values())
 
-    @property
-    def _folder(self) -> str:
-        """The part of a file's path that is the snapshot's folder, wherever the mirror is."""
-        below = self.table.name.count("/") + 1
-        path = identifier(self._own("filename"))
-        return f"array_to_string(string_split({path}, '/')[-{self.request.depth + below}:-{below + 1}], '/')"
+@lru_cache(maxsize=1024)
+def _names(header: tuple[str, ...]) -> tuple[str, ...]:
+    return distinct_names(header)
 
-    def _own(self, name: str) -> str:
-        """Return a name that no column of the table has."""
-        taken = {column.lower() for column in self._all_names}
-        while name in taken:
-            name = f"source_{name}"
-        return name
+
+@lru_cache(maxsize=1024)
+def _declared(header: tuple[str, ...]) -> str:
+    """Return the option that declares the columns of a header as text. Most data requests have the same tables."""
+    return f"columns = {{{', '.join(f'{text(name)}: {text(TEXT)}' for name in _names(header))}}}"
+
+
+def _own(name: str, taken: Collection[str]) -> str:
+    """Return a name that no column of the table has."""
+    while name in taken:
+        name = f"source_{name}"
+    return name
 
 
 def _database_names(requests: Sequence[RequestTables]) -> list[str]:

@@ -123,6 +123,18 @@ def test_a_document_without_columns_of_a_table_says_nothing(document: object) ->
     assert read(document) == {}
 
 
+def test_a_column_is_not_taken_for_a_table() -> None:
+    columns = [{"name": "map", "type": "string: UUID"}, {"name": "text", "type": "number"}]
+
+    for document in (
+        {"t": {"columns": columns}},
+        {"t": columns},
+        {"t": {column["name"]: column for column in columns}},
+    ):
+        found = sections("schemas/a.json", json.dumps(document).encode())
+        assert found == {"t": Described(types={"map": "VARCHAR", "text": "DOUBLE"})}
+
+
 def test_a_document_that_cannot_be_read_says_nothing() -> None:
     assert sections("schemas/admin.json", b"{") == {}
     assert sections("schemas/admin.html", b"\xff\x00<td></tr>") == {}
@@ -220,7 +232,8 @@ def test_any_document_is_read_without_an_error(page: str, value: object) -> None
 
 @given(
     st.dictionaries(
-        st.from_regex(r"[a-z_]{1,12}", fullmatch=True),
+        st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
+        | st.sampled_from(["map", "text", "name", "type", "date", "key"]),
         st.sampled_from(["string: UUID", "timestamp: SQL", "number", "boolean", "date: string", "enum: string"]),
         min_size=1,
     ),

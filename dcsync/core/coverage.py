@@ -76,15 +76,19 @@ def window_of(request: DataRequest, job: Job) -> Days | None:
     The range is empty if the period has no whole day, such as `TODAY`.
     """
     day = _day_of(job)
-    start, end = (
-        (job.start_date, job.end_date) if job.start_date is not None else (request.start_date, request.end_date)
-    )
+    is_of_job = job.start_date is not None or job.end_date is not None
+    start, end = (job.start_date, job.end_date) if is_of_job else (request.start_date, request.end_date)
     name = (request.date_range or "").upper()
-    if start is not None and (job.start_date is not None or name in {"", "CUSTOM"}):
-        first, last = start.astimezone(UTC).date(), None if end is None else end.astimezone(UTC).date()
-        if last is None and day is not None:
-            last = day - _DAY
-        return None if last is None or last < first else Days(first=first, last=last)
+    # One date alone counts for both (APS, POST requests, startDate).
+    given = start or end
+    if given is not None and (is_of_job or name in {"", "CUSTOM"}):
+        first, last = ((moment or given).astimezone(UTC).date() for moment in (start, end))
+        if last < first:
+            return None
+        if (last - first).days < MAX_DAYS:
+            return Days(first=first, last=last)
+        # A longer period gives the default period (the same page).
+        name = _DEFAULT
     return None if day is None else _relative(name or _DEFAULT, day)
 
 

@@ -11,13 +11,15 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from dcsync.sandbox.access import no_hub, refuse_call, user_of
-from dcsync.sandbox.breakage import FAULT, break_call, hang_up
+from dcsync.sandbox.breakage import FAULT, break_answer, break_call, hang_up
 from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.oauth_handlers import OAuthHandlers
 from dcsync.sandbox.query import JOBS, REQUEST_JOBS, REQUESTS, ListFields, QueryError, select
 from dcsync.sandbox.refusals import REQUEST_ID, bad_request, not_found, warnings
+from dcsync.sandbox.request_handlers import RequestHandlers
 from dcsync.sandbox.state import Origin, State
-from dcsync.sandbox.world import JobEntry, RequestEntry, job_json, request_json, stamp
+from dcsync.sandbox.views import job_json, request_json, stamp
+from dcsync.sandbox.world import JobEntry, RequestEntry
 
 
 class ApiHandlers:
@@ -40,6 +42,7 @@ class ApiHandlers:
             web.get(f"{account}/jobs/{{job}}", self._job),
             web.get(f"{account}/jobs/{{job}}/data-listing", self._listing),
             web.get(rf"{account}/jobs/{{job}}/data/{{name:[\s\S]+}}", self._sign),
+            *RequestHandlers(self._state).routes(),
             *OAuthHandlers(self._state).routes(),
         ]
 
@@ -80,8 +83,9 @@ class ApiHandlers:
             refusal = refuse_call(request, self._state) or self._check_quota(request)
             if refusal is not None:
                 return refusal
+            self._state.world.run_schedules()
         response: web.StreamResponse = await handler(request)
-        return response
+        return await break_answer(request, response)
 
     def _check_quota(self, request: web.Request) -> web.Response | None:
         """Allow 60 calls in any 60 s over all Data Connector endpoints."""

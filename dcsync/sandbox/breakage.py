@@ -11,6 +11,7 @@ from dcsync.sandbox.refusals import refusal
 
 #: The fault of a call, for handlers in which it changes how the normal response is sent.
 FAULT = web.RequestKey("fault", Fault)
+_REFUSED = 400
 
 
 def hang_up(request: web.Request) -> web.Response:
@@ -44,6 +45,27 @@ async def break_call(request: web.Request, fault: Fault) -> web.StreamResponse |
         case _:
             return refusal(fault)
     return None
+
+
+async def break_answer(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Apply a fault to the response of a call that has done its work."""
+    fault = request.get(FAULT)
+    if fault is None or not isinstance(response, web.Response) or response.status >= _REFUSED:
+        return response
+    match fault.kind:
+        case "lose-after-commit":
+            return hang_up(request)
+        case "wait-after-commit":
+            await asyncio.sleep(fault.seconds)
+        case "garble-after-commit":
+            whole = response.body if isinstance(response.body, bytes) else b""
+            return web.Response(status=response.status, body=whole[: len(whole) // 2], content_type="application/json")
+        case "fail-after-commit":
+            text = "<html><h1>Bad gateway</h1></html>"
+            return web.Response(status=fault.status, text=text, content_type="text/html")
+        case _:
+            pass
+    return response
 
 
 async def _gather(fault: Fault) -> None:

@@ -90,6 +90,14 @@ def table_names(count: int) -> list[str]:
     return names[: min(count, MAX_TABLES)]
 
 
+def tables_of(groups: Sequence[str]) -> tuple[str, ...]:
+    """Return the tables of an extract with these service groups. A delta group has the tables of its full one."""
+    if "all" in groups:
+        return tuple(table_names(40))
+    plain = {group: _SCHEMAS.get(group.removeprefix("cdc"), ("items",)) for group in groups}
+    return tuple(f"{group}_{table}.csv" for group, tables in plain.items() for table in tables)
+
+
 def versions_on(seed: int, name: str, day: int) -> int:
     """Return the version of a table on a day: about one in five tables changes from one day to the next."""
     return sum(_draw(seed, name, str(past)) < 0.2 for past in range(1, day + 1))
@@ -112,7 +120,7 @@ def table(seed: int, name: str, version: int) -> bytes:
 
 def is_window(name: str) -> bool:
     """Whether an extract has only the rows of a period in a table, by its name."""
-    return name.startswith("activities_")
+    return name.startswith(("activities_", "cdc"))
 
 
 @lru_cache(maxsize=4096)

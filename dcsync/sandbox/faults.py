@@ -32,10 +32,10 @@ Kind = Literal[
     "etag",  # answer with the ETag `body`
     "gzip",  # answer with Content-Encoding: gzip
     "expired",  # answer 403 as for an expired URL
-    "wait-after-commit",  # token endpoint: rotate, then wait `seconds` before answering
-    "lose-after-commit",  # token endpoint: rotate, then close the connection
-    "garble-after-commit",  # token endpoint: rotate, then send half of the JSON
-    "fail-after-commit",  # token endpoint: rotate, then answer `status`
+    "wait-after-commit",  # do the work of the call, then wait `seconds` before answering
+    "lose-after-commit",  # do the work, then close the connection
+    "garble-after-commit",  # do the work, then send half of the JSON
+    "fail-after-commit",  # do the work, then answer `status`
 ]
 
 

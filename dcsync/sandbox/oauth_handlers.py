@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import html
-import json
 from urllib.parse import urlencode
 
 from aiohttp import web
 
-from dcsync.sandbox.breakage import FAULT, hang_up
-from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.oauth import READ, Pair
 from dcsync.sandbox.state import State
 
@@ -98,14 +94,14 @@ class OAuthHandlers:
                 )
                 refused = "The authorization code is invalid or expired"
             case grant if grant == _JWT_BEARER:
-                return await self._mint(request, form)
+                return self._mint(form)
             case _:
                 return _oauth_error("unsupported_grant_type", "The sandbox does not support this grant type")
         if pair is None:
             return _oauth_error("invalid_grant", refused)
-        return await _granted(request, pair)
+        return _granted(pair)
 
-    async def _mint(self, request: web.Request, form: dict[str, str]) -> web.Response:
+    def _mint(self, form: dict[str, str]) -> web.Response:
         options = self._state.options
         if options.client_secret is None:
             return _oauth_error("unauthorized_client", "service accounts need a confidential client")
@@ -114,7 +110,7 @@ class OAuthHandlers:
         if isinstance(minted, str):
             return _oauth_error("invalid_grant", minted)
         access_token, expires_in = minted
-        return await _granted(request, Pair(access_token=access_token, refresh_token="", expires_in=expires_in))
+        return _granted(Pair(access_token=access_token, refresh_token="", expires_in=expires_in))
 
     async def _revoke(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
@@ -137,23 +133,11 @@ class OAuthHandlers:
         return None if known else _oauth_error("invalid_client", "The client is not known", status=401)
 
 
-async def _granted(request: web.Request, pair: Pair) -> web.Response:
+def _granted(pair: Pair) -> web.Response:
     answer = {"token_type": "Bearer", "expires_in": pair.expires_in, "access_token": pair.access_token}
     if pair.refresh_token:
         answer["refresh_token"] = pair.refresh_token
-    body = json.dumps(answer).encode()
-    match request.get(FAULT):
-        case Fault(kind="lose-after-commit"):
-            return hang_up(request)
-        case Fault(kind="wait-after-commit", seconds=seconds):
-            await asyncio.sleep(seconds)
-            return web.Response(body=body, content_type="application/json")
-        case Fault(kind="garble-after-commit"):
-            return web.Response(body=body[: len(body) // 2], content_type="application/json")
-        case Fault(kind="fail-after-commit", status=status):
-            return web.Response(status=status, text="<html><h1>Bad gateway</h1></html>", content_type="text/html")
-        case _:
-            return web.Response(body=body, content_type="application/json")
+    return web.json_response(answer)
 
 
 def _oauth_error(code: str, description: str, *, status: int = 400) -> web.Response:

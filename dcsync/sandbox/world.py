@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 
 from dcsync.sandbox import data
 from dcsync.sandbox.blobs import Archive, Blob, Stored, as_blob
+from dcsync.sandbox.schedules import due_at
 
 _EXTRACT_LIFE = timedelta(days=30)
+#: Jobs in any 24 hours, for each account and for each user (APS, Data Connector API Rate Limit and Quota).
+JOBS_A_DAY = 24
+#: The longest period of a table. Any longer one gives the default period (APS, POST requests, startDate).
+_MAX_WINDOW = 31
 #: How much later than the first one the second data request of the demo is complete.
 DEMO_APART = timedelta(minutes=11, seconds=1)
 
@@ -37,6 +41,25 @@ class RequestEntry:
     account_id: str
     #: The user who created it. None belongs to every person, and to no service account.
     owner: str | None = None
+    #: The interval counts units of `schedule`.
+    every: int | None = 1
+    starts_at: datetime | None = None
+    updated_at: datetime | None = None
+    project_ids: tuple[str, ...] = ()
+    project_status: str = "all"
+    callback_url: str | None = None
+    sends_email: bool = False
+    #: When its first job is due. Only data requests that were created through the API have jobs of their own accord.
+    first_at: datetime | None = None
+    #: How many times it was due.
+    runs: int = 0
+
+    @property
+    def next_at(self) -> datetime | None:
+        """When its next job is due, whether or not its schedule has ended."""
+        if self.first_at is None:
+            return None
+        return due_at(self.first_at, self.schedule, self.every or 1, self.runs)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,6 +113,8 @@ class World:
         self.service_accounts: dict[str, set[str]] = {}
         self.requests: dict[str, RequestEntry] = {}
         self.jobs: dict[str, JobEntry] = {}
+        #: How long the jobs of created data requests take. None leaves them queued until `complete_jobs`.
+        self.jobs_take_s: float | None = None
         self._extracts: dict[str, dict[str, Blob]] = {}
         self._shared: dict[bytes, Stored] = {}
 
@@ -151,6 +176,7 @@ class World:
             service_groups=service_groups,
             schedule=schedule,
             project_id=project_id,
+            project_ids=(project_id,) if project_id else (),
             created_at=created_at or self.clock() - timedelta(days=60),
             tables=names,
             date_range=date_range,
@@ -196,6 +222,51 @@ class World:
         )
         self.jobs[entry.id] = entry
         return entry.id
+
+    def run_schedules(self, now: datetime | None = None) -> list[str]:
+        """Add the jobs that are due at this time, by default the world's, and return their IDs.
+
+        No job is added for an inactive data request, after the end of a schedule, or beyond the daily limit.
+        """
+        now, added = now or self.clock(), []
+        for entry in self.requests.values():
+            while (due := entry.next_at) is not None and due <= now:
+                entry.runs += 1
+                has_ended = entry.ends_at is not None and due > entry.ends_at
+                user = entry.owner or self.user_id
+                if entry.is_active and not has_ended and self.jobs_left(entry.account_id, user, due):
+                    added.append(self._spawn(entry, due))
+        return added
+
+    def complete_jobs(self, completion: str = "success") -> list[str]:
+        """Complete all queued jobs now, and return their IDs. Their extracts follow from their data requests."""
+        queued = [job for job in self.jobs.values() if job.status == "queued"]
+        for job in queued:
+            job.status, job.completion, job.completed_at = "complete", completion, self.clock()
+        return [job.id for job in queued]
+
+    def jobs_left(self, account: str, user: str, now: datetime) -> int:
+        """Return how many jobs an account and a user can still have in the 24 hours before this time."""
+        recent = [job for job in self.jobs.values() if now - timedelta(days=1) < job.created_at <= now]
+        of_account = sum(job.request.account_id == account for job in recent)
+        of_user = sum((job.request.owner or self.user_id) == user for job in recent)
+        return max(0, JOBS_A_DAY - max(of_account, of_user))
+
+    def active_requests(self, account: str, user: str, now: datetime) -> int:
+        """Return how many data requests of a user in an account still have jobs to come."""
+        own = [entry for entry in self.requests.values() if (entry.account_id, entry.owner) == (account, user)]
+        return sum(
+            entry.is_active and entry.next_at is not None and (entry.ends_at is None or entry.ends_at >= now)
+            for entry in own
+        )
+
+    def _spawn(self, entry: RequestEntry, due: datetime) -> str:
+        if not entry.tables:
+            entry.tables = data.tables_of(entry.service_groups)
+        if self.jobs_take_s is None:
+            return self.add_job(entry.id, created_at=due, status="queued", day=entry.runs)
+        done = due + timedelta(seconds=self.jobs_take_s)
+        return self.add_job(entry.id, created_at=due, completed_at=done, takes_s=self.jobs_take_s, day=entry.runs)
 
     def view(self, job: JobEntry) -> _View:
         """Return the current state of a job."""
@@ -301,67 +372,12 @@ class World:
         return self._shared.setdefault(body, Stored(body))
 
 
-def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
-    """Return a data request as the API sends it, including its spelling mistakes."""
-    return {
-        "id": entry.id,
-        "description": entry.description,
-        "isActive": entry.is_active,
-        "accountId": entry.account_id,
-        "projectId": entry.project_id,
-        "projectIdList": [entry.project_id] if entry.project_id else None,
-        "createdBy": entry.owner or world.user_id,
-        "createdByEmail": "sandbox.user@example.com",
-        "createdAt": stamp(entry.created_at),
-        "updatedBy": entry.owner or world.user_id,
-        "updatedAt": stamp(entry.created_at),
-        "scheduleInterval": entry.schedule,
-        "reoccuringInterval": 1,
-        "effectiveFrom": stamp(entry.created_at),
-        "effectiveTo": stamp(entry.ends_at),
-        "lastQueuedAt": stamp(
-            max((job.created_at for job in world.jobs.values() if job.request is entry), default=None)
-        ),
-        "serviceGroups": list(entry.service_groups),
-        "callbackUrl": None,
-        "sendEmail": False,
-        "startDate": stamp(entry.start_date),
-        "endDate": stamp(entry.end_date),
-        "dateRange": entry.date_range,
-        "projectStatus": "all",
-    }
-
-
-def job_json(world: World, job: JobEntry) -> dict[str, object]:
-    """Return a job as the API sends it, with a list as JSON in a string, and `""` for a missing number."""
-    view = world.view(job)
-    project = job.request.project_id
-    return {
-        "id": job.id,
-        "requestId": job.request.id,
-        "accountId": job.request.account_id,
-        "projectId": project,
-        "projectIdList": json.dumps([project]) if project else None,
-        "createdBy": job.request.owner or world.user_id,
-        "createdByEmail": "sandbox.user@example.com",
-        "createdAt": stamp(job.created_at),
-        "startedAt": stamp(job.created_at),
-        "completedAt": stamp(view.completed_at),
-        "status": view.status,
-        "completionStatus": view.completion,
-        "progress": 100 if view.status == "complete" and job.day % 2 else "",
-        "sendEmail": False,
-        "lastDownloadedBy": "",
-        "lastDownloadedAt": None,
-        "startDate": stamp(job.request.start_date),
-        "endDate": stamp(job.request.end_date),
-    }
-
-
 def window_of(job: JobEntry) -> list[date]:
-    """Return the days, in UTC, whose rows the activities tables of a job have. At most 31, as at Autodesk."""
+    """Return the days, in UTC, whose rows the tables of a job have if they are limited to a period."""
     request, today = job.request, (job.completed_at or job.created_at).date()
-    first = last = today - timedelta(days=1)
+    yesterday = today - timedelta(days=1)
+    first = last = yesterday
+    given = request.start_date or request.end_date
     match request.date_range:
         case "TODAY":
             first = last = today
@@ -372,15 +388,9 @@ def window_of(job: JobEntry) -> list[date]:
         case "LAST_MONTH":
             last = today.replace(day=1) - timedelta(days=1)
             first = last.replace(day=1)
-        case None | "CUSTOM" if request.start_date is not None:
-            first, last = request.start_date.date(), (request.end_date or job.created_at).date()
-    return [first + timedelta(days=number) for number in range(min((last - first).days + 1, 31))]
-
-
-def stamp(moment: datetime | None) -> str | None:
-    """Return ISO 8601 with milliseconds and Z."""
-    return (
-        None
-        if moment is None
-        else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03}Z"
-    )
+        case None | "CUSTOM" if given is not None:
+            # One date alone counts for both.
+            first, last = (request.start_date or given).date(), (request.end_date or given).date()
+    if (last - first).days >= _MAX_WINDOW:
+        first = last = yesterday
+    return [first + timedelta(days=number) for number in range((last - first).days + 1)]

@@ -61,12 +61,18 @@ def numbers(found: tuple[Days, ...]) -> list[tuple[int, int]]:
         (asks(start_date=moment(-9, 0), end_date=moment(-5, 0)), job(0), days(-9, -5)),
         (asks(date_range="CUSTOM", start_date=moment(-9), end_date=moment(-5)), job(0), days(-9, -5)),
         (asks(date_range="YESTERDAY", start_date=moment(-9), end_date=moment(-5)), job(0), days(-1, -1)),
-        (asks(start_date=moment(-9)), job(0), days(-9, -1)),
+        # One date alone counts for both.
+        (asks(start_date=moment(-9)), job(0), days(-9, -9)),
+        (asks(end_date=moment(-9)), job(0), days(-9, -9)),
+        # A period of more than 31 days gives the default period.
+        (asks(start_date=moment(-31), end_date=moment(-1)), job(0), days(-31, -1)),
+        (asks(start_date=moment(-32), end_date=moment(-1)), job(0), days(-1, -1)),
         (asks(start_date=moment(-9), end_date=moment(-9, 5)), job(0), days(-9, -9)),
         (asks(start_date=moment(-9), end_date=moment(-10)), job(0), None),
-        (asks(start_date=moment(-9)), job(0, created_at=None, completed_at=None), None),
+        (asks(start_date=moment(-9)), job(0, created_at=None, completed_at=None), days(-9, -9)),
         (asks(), job(0, start_date=moment(-4), end_date=moment(-3)), days(-4, -3)),
-        (asks(date_range="YESTERDAY"), job(0, start_date=moment(-4)), days(-4, -1)),
+        (asks(date_range="YESTERDAY"), job(0, start_date=moment(-4)), days(-4, -4)),
+        (asks(date_range="YESTERDAY"), job(0, end_date=moment(-4)), days(-4, -4)),
         (asks(date_range="CUSTOM"), job(0), None),
         # The day on which the job began, or else the next time that is known.
         (asks(), job(0, created_at=moment(0, -1)), days(-2, -2)),

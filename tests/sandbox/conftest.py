@@ -59,6 +59,13 @@ class Remote:
         url = f"{self.sandbox.base_url}{path if path.startswith('/') else f'{self.dc}/{path}'}"
         return await self.get(url, Authorization=f"Bearer {self.token if token is None else token}")
 
+    async def send(self, method: str, path: str, body: object = None, *, token: str | None = None) -> Answer:
+        """Send JSON to a path of the API, below the account unless it begins with `/`."""
+        url = f"{self.sandbox.base_url}{path if path.startswith('/') else f'{self.dc}/{path}'}"
+        headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
+        async with self.session.request(method, URL(url, encoded=True), headers=headers, json=body) as response:
+            return Answer(status=response.status, headers=response.headers, body=await response.read())
+
     async def get(self, url: str, *, method: str = "GET", **headers: str) -> Answer:
         """GET exactly this address. `_` in a header's name stands for a hyphen."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}

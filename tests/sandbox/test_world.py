@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcsync.sandbox import Synthetic, World, data
-from dcsync.sandbox.world import job_json, window_of
+from dcsync.sandbox.views import job_json
+from dcsync.sandbox.world import window_of
 
 FIRST_DAY = date(2026, 11, 20)
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -141,7 +142,10 @@ def test_activities_have_the_rows_of_a_period_and_their_schema_says_so() -> None
         ({"date_range": "MONTH_TO_DATE"}, "2026-11-01", "2026-11-24"),
         ({"date_range": "LAST_MONTH"}, "2026-10-01", "2026-10-31"),
         ({"start_date": NOW - timedelta(days=3), "end_date": NOW - timedelta(days=2)}, "2026-11-21", "2026-11-22"),
-        ({"start_date": NOW - timedelta(days=99)}, "2026-08-17", "2026-09-16"),
+        ({"start_date": NOW - timedelta(days=99)}, "2026-08-17", "2026-08-17"),
+        ({"end_date": NOW - timedelta(days=99)}, "2026-08-17", "2026-08-17"),
+        ({"start_date": NOW - timedelta(days=40), "end_date": NOW - timedelta(days=10)}, "2026-10-15", "2026-11-14"),
+        ({"start_date": NOW - timedelta(days=41), "end_date": NOW - timedelta(days=10)}, "2026-11-23", "2026-11-23"),
     ],
 )
 def test_the_dates_of_a_request_say_which_days_its_windows_have(changes: dict[str, Any], first: str, last: str) -> None:

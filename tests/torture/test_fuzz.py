@@ -25,7 +25,8 @@ from dcsync.core.reasons import reason
 from dcsync.core.snapshot import Record, parse_record
 from dcsync.core.wire import WireError
 from dcsync.errors import AuthError, LoginRequired
-from dcsync.sandbox.world import World, job_json, request_json
+from dcsync.sandbox.views import job_json, request_json
+from dcsync.sandbox.world import World
 from tests.rigs import nasty
 from tests.rigs.mirror import add_extract, mirroring, tables
 from tests.torture.conftest import Figure, pick

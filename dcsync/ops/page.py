@@ -26,6 +26,7 @@ from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot, Stor
 from dcsync.core.page import AccountHistory, Missing, RequestHistory
 from dcsync.core.page_view import Page
 from dcsync.core.ports import KnownRequest
+from dcsync.core.row_history import table_name
 from dcsync.core.skipped_slots import skipped_slots
 from dcsync.core.summary import PastSnapshot
 from dcsync.core.views import Header, RequestTables, TableHistory
@@ -193,9 +194,11 @@ class _Collector:
         described = await self._context.disk.run(
             lambda: [describe_tables(self._context.root, one.newest.folder, one.newest.files) for one in found]
         )
-        history = self._context.settings.layout.latest_name.replace("latest", "history")
+        layout = self._context.settings.layout
         return [
-            replace(_tables(account, one, runs, about), history=f"{one.folder}/{history}")
+            replace(
+                _tables(account, one, runs, about), history=layout.history_folder(one.newest.folder, one.request.slug)
+            )
             for one, about in zip(found, described, strict=True)
         ]
 
@@ -302,7 +305,7 @@ def _present(root: Path, request: RequestTables) -> RequestTables:
     """Return the data request with the tables whose files exist. DuckDB refuses a view without any file. Blocks."""
     tables = []
     for table in request.tables:
-        parquet = f"{request.history}/{views.stem(table.name).replace('/', '.')}.parquet"
+        parquet = f"{request.history}/{table_name(table.name)}.parquet"
         found = replace(table, parquet=parquet if _is_file(root / parquet) else None)
         if request.latest is not None and _is_file(root / request.latest / table.name):
             tables.append(found)

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from tests.rigs.histories import build
 from tests.rigs.mirror import Mirror, add_extract
 from tests.rigs.reports import ask, days, report, rows, schema_of, views_of
 
@@ -197,6 +198,35 @@ async def test_the_ledger_of_a_period_has_any_day(mirror: Mirror) -> None:
     ]
     assert ask(mirror, "FROM as_of.activities_a('2026-11-20')") == [("1", "10")]
     assert ask(mirror, "SELECT count(*) FROM as_of.activities_a('2026-11-21')") == [(2,)]
+
+
+@pytest.mark.parametrize("layout", ["dated", "hive", "{account}/{request}/{job}"])
+async def test_a_day_is_the_same_from_the_row_history_as_from_the_snapshots(mirror: Mirror, layout: str) -> None:
+    if layout != "dated":
+        mirror.config["mirror"] = {"layout": layout}
+    page = schema_of(id="number", size="number", new="timestamp: SQL")
+    bodies = [
+        b"id,size\n1,10\n2,x\n2,x\n",
+        b'id,size\n1,11\n2,x\n"",\n',
+        b"new,id\n2026-11-22,3\n,4\n",
+    ]
+    for index, body in enumerate(bodies):
+        window = b"id\n%d\n" % index
+        add_extract(mirror, {"a.csv": body, "activities_a.csv": window, PAGE: page}, days_ago=2 - index)
+        await mirror.sync()
+    await report(mirror)
+    question = "SELECT id, size, new FROM as_of.a('{}') ORDER BY ALL"
+    moments = ["2026-11-19", "2026-11-20", "2026-11-21 11:59:59", "2026-11-21", "2026-11-22 12:00:00", "2030-01-01"]
+    before = [ask(mirror, question.format(moment)) for moment in moments]
+
+    assert (await build(mirror)).is_complete
+    await report(mirror)
+
+    assert ask(mirror, "SELECT count(*) FROM (DESCRIBE history.a) WHERE column_name = '_valid_from'") == [(1,)]
+    assert [ask(mirror, question.format(moment)) for moment in moments] == before
+    assert [len(found) for found in before] == [0, 3, 3, 3, 2, 2]
+    activities = "SELECT id FROM as_of.activities_a('{}') ORDER BY 1"
+    assert [len(ask(mirror, activities.format(moment))) for moment in moments] == [0, 1, 1, 2, 3, 3]
 
 
 async def test_the_row_history_of_hives_layout_is_found(mirror: Mirror) -> None:

@@ -4,7 +4,18 @@ Everything that reads rows opens an `Engine`. The files are opened here and not 
 symlink nor a pattern in a path.
 """
 
+from dcsync.rows.compare import RowChange, RowFate, TableChanges, compared
 from dcsync.rows.engine import Engine, check_installed, opened
 from dcsync.rows.table import CsvTable, open_table
 
-__all__ = ["CsvTable", "Engine", "check_installed", "open_table", "opened"]
+__all__ = [
+    "CsvTable",
+    "Engine",
+    "RowChange",
+    "RowFate",
+    "TableChanges",
+    "check_installed",
+    "compared",
+    "open_table",
+    "opened",
+]

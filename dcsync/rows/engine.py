@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,15 +34,16 @@ class Engine:
 
     def __init__(self, connection: DuckDBPyConnection) -> None:
         self.connection = connection
+        self._is_interrupted = False
 
     def run(self, sql: str) -> None:
         """Run statements. Raises `RowsFailed`, or `RowsInterrupted` after `interrupt`."""
-        with rows_errors():
+        with self._running():
             self.connection.execute(sql)
 
     def one(self, sql: str) -> tuple[object, ...]:
         """Return the only row of a query. Raises the errors of `run`."""
-        with rows_errors():
+        with self._running():
             row = self.connection.execute(sql).fetchone()
         if row is None:
             raise RowsFailed("a query for one row has none")
@@ -50,17 +51,35 @@ class Engine:
 
     def all(self, sql: str) -> list[tuple[object, ...]]:
         """Return all rows of a query that has few. Raises the errors of `run`."""
-        with rows_errors():
+        with self._running():
             return [tuple(row) for row in self.connection.execute(sql).fetchall()]
+
+    def stream(self, sql: str, size: int) -> Iterator[Sequence[tuple[object, ...]]]:
+        """Yield the rows of a query, at most `size` at once. Raises the errors of `run`.
+
+        Until the last rows, nothing else may run.
+        """
+        with self._running():
+            result = self.connection.execute(sql)
+            while rows := result.fetchmany(size):
+                yield rows
 
     def relation(self, sql: str) -> DuckDBPyRelation:
         """Return a query as a relation, which runs when its rows are fetched. Raises the errors of `run`."""
-        with rows_errors():
+        with self._running():
             return self.connection.sql(sql)
 
     def interrupt(self) -> None:
-        """End the statement that runs now with `RowsInterrupted`. For another thread."""
+        """End the statement that runs now, and any later one, with `RowsInterrupted`. For another thread."""
+        self._is_interrupted = True
         self.connection.interrupt()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        if self._is_interrupted:
+            raise RowsInterrupted("reading rows was interrupted")
+        with rows_errors():
+            yield
 
 
 @contextmanager

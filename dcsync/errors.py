@@ -174,6 +174,13 @@ class SnapshotUnclear(ConfigError):
     hint = "give a job ID or its first characters, a day such as 2026-11-22, latest, or previous"
 
 
+class TableUnclear(ConfigError):
+    """The given name matches no table of a snapshot, or several."""
+
+    code = "C-TABLE"
+    hint = "give the name of a table, with or without .csv"
+
+
 # --- the API --------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ TABLE = """
     SecretUnavailable        C-SECRET    run      2
     NothingSelected          C-NOTABLES  job      2
     SnapshotUnclear          C-SNAPSHOT  run      2
+    TableUnclear             C-TABLE     run      2
     Bug                      D-BUG       job      1 poison
     DatabaseBusy             D-BUSY      run      3 transient
     ManifestCorrupt          D-CORRUPT   run     14

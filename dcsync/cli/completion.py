@@ -41,6 +41,20 @@ def request_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list
     ]
 
 
+def table_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the tables of the newest snapshots, without `.csv`."""
+    from dcsync.config import load
+    from dcsync.core.table import has_rows
+    from dcsync.core.table_names import stem
+
+    try:
+        root = Path(load(_config_of(ctx), environ=os.environ).mirror.root)
+        found = {stem(path.name) for path in root.glob("*/*/*latest/*.csv") if has_rows(path.name)}
+    except (DcsyncError, OSError):
+        return []
+    return [CompletionItem(name) for name in sorted(found) if name.startswith(incomplete)]
+
+
 def _config_of(ctx: click.Context) -> Path | None:
     found = ctx.find_root().params.get("config")
     return found if isinstance(found, Path) else None

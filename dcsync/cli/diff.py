@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.completion import account_names, request_ids
+from dcsync.cli.comparison import columns_json, columns_text, print_sides, sides_json
+from dcsync.cli.completion import account_names, request_ids, table_names
 from dcsync.cli.group import exit_statuses
 
 if TYPE_CHECKING:
     from dcsync.config import Config
     from dcsync.core.diff import FileDiff
     from dcsync.core.model import Json
-    from dcsync.core.table import ColumnChange
-    from dcsync.ops.diff import Candidate, Comparison
+    from dcsync.ops.diff import Comparison
 
 
 @click.command("diff", epilog=exit_statuses(3, 14))
@@ -26,20 +26,63 @@ if TYPE_CHECKING:
 @click.option(
     "--request", metavar="ID|SLUG|GLOB", shell_complete=request_ids, help="Compare only snapshots of this data request."
 )
+@click.option("--rows", is_flag=True, help="Show which rows were added, removed and changed.")
+@click.option(
+    "--table",
+    "tables",
+    metavar="NAME|GLOB",
+    multiple=True,
+    shell_complete=table_names,
+    help="With --rows, compare only these tables. Can be given multiple times.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --rows, show at most N rows of each kind of a table. [default: 5; with --json all]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys.")
 @click.pass_context
-def diff_command(
-    ctx: click.Context, before: str, after: str, account: str | None, request: str | None, as_json: bool
+def diff_command(  # noqa: PLR0913 - click passes options by name
+    ctx: click.Context,
+    before: str,
+    after: str,
+    account: str | None,
+    request: str | None,
+    rows: bool,
+    tables: tuple[str, ...],
+    limit: int | None,
+    as_json: bool,
 ) -> int:
     """Compare the snapshots A and B: tables, columns, rows and bytes.
 
     A and B are each a job ID, the first characters of one, a date (the newest snapshot of that day), "latest" or
     "previous" (the snapshot before the latest). The default compares previous with latest. Of a snapshot that the
     retention policy reduced, only the remaining tables are compared. "latest" and "previous" are never such a snapshot.
+
+    With --rows, rows are paired by the key that the schema documents name, or else by columns that are unique and never
+    empty in both tables. Without such columns, whole rows are compared. Exit status 3: a table cannot be compared.
     """
     from dcsync.cli.output import print_json
     from dcsync.cli.startup import load_config, run_async
 
+    if rows:
+        from dcsync.cli.row_diff import compare_rows
+
+        return run_async(
+            compare_rows(
+                load_config(ctx),
+                before,
+                after,
+                account=account,
+                request=request,
+                tables=tables,
+                limit=limit,
+                as_json=as_json,
+            )
+        )
+    if tables or limit is not None:
+        raise click.UsageError("--table and --limit need --rows.", ctx)
     comparison = run_async(_compare(load_config(ctx), before, after, account=account, request=request))
     if as_json:
         print_json(_comparison_json(comparison))
@@ -60,18 +103,10 @@ async def _compare(config: Config, before: str, after: str, *, account: str | No
 
 
 def _print(comparison: Comparison) -> None:
-    from dcsync.cli.output import print_table, size_text
+    from dcsync.cli.output import print_table
 
     diff = comparison.diff
-    for mark, side, files, rows, size in (
-        ("A", comparison.before, comparison.files_before, diff.rows_before, diff.size_before),
-        ("B", comparison.after, comparison.files_after, diff.rows_after, diff.size_after),
-    ):
-        click.echo(f"{mark}: {side.folder}  {files} files, {rows:,} rows, {size_text(size)}")
-    if comparison.not_compared:
-        count = len(comparison.not_compared)
-        lost = f"{count} file{'' if count == 1 else 's'} not compared"
-        click.echo(f"{_reduced_sides(comparison)} lost its full tables to the retention policy: {lost}")
+    print_sides(comparison)
     differing = [*diff.tables, *diff.others]
     if not differing:
         click.echo("no differences")
@@ -84,11 +119,6 @@ def _print(comparison: Comparison) -> None:
     )
 
 
-def _reduced_sides(comparison: Comparison) -> str:
-    sides = (("A", comparison.before), ("B", comparison.after))
-    return " and ".join(mark for mark, side in sides if side.is_reduced)
-
-
 def _row(entry: FileDiff) -> tuple[str, ...]:
     row_change = entry.rows_more
     return (
@@ -99,7 +129,7 @@ def _row(entry: FileDiff) -> tuple[str, ...]:
         "-" if row_change is None else f"{row_change:+,}",
         _count(entry.size_before),
         _count(entry.size_after),
-        _columns(entry.columns),
+        columns_text(entry.columns),
     )
 
 
@@ -107,38 +137,13 @@ def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def _columns(change: ColumnChange | None) -> str:
-    if change is None:
-        return ""
-    words = [f"+{column}" for column in change.added] + [f"-{column}" for column in change.removed]
-    return " ".join([*words, *(["reordered"] if change.reordered else [])])
-
-
 def _comparison_json(comparison: Comparison) -> dict[str, Json]:
     diff = comparison.diff
     return {
-        "a": _side_json(comparison.before, comparison.files_before, diff.rows_before, diff.size_before),
-        "b": _side_json(comparison.after, comparison.files_after, diff.rows_after, diff.size_after),
-        "not_compared": list(comparison.not_compared),
+        **sides_json(comparison),
         "unchanged": diff.unchanged,
         "tables": _files_json(diff.tables),
         "other_files": _files_json(diff.others),
-    }
-
-
-def _side_json(side: Candidate, files: int, rows: int, size: int) -> dict[str, Json]:
-    from dcsync.core.wire import time_json
-
-    return {
-        "account": side.account,
-        "request": side.request,
-        "job": side.job,
-        "folder": side.folder,
-        "completed_at": time_json(side.completed_at),
-        "reduced": side.is_reduced,
-        "files": files,
-        "rows": rows,
-        "bytes": size,
     }
 
 
@@ -149,13 +154,7 @@ def _files_json(files: Sequence[FileDiff]) -> list[Json]:
             "change": entry.fate.value,
             "rows": {"a": entry.rows_before, "b": entry.rows_after},
             "bytes": {"a": entry.size_before, "b": entry.size_after},
-            "columns": None
-            if entry.columns is None
-            else {
-                "added": list(entry.columns.added),
-                "removed": list(entry.columns.removed),
-                "reordered": entry.columns.reordered,
-            },
+            "columns": columns_json(entry.columns),
         }
         for entry in files
     ]

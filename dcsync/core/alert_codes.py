@@ -59,6 +59,7 @@ class AlertCode(StrEnum):
     C_SECRET = "C-SECRET"  # noqa: S105 - a code
     C_EXPOSED = "C-EXPOSED"
     C_SNAPSHOT = "C-SNAPSHOT"
+    C_TABLE = "C-TABLE"
     A_API = "A-API"
     A_NETWORK = "A-NETWORK"
     A_SERVER = "A-SERVER"

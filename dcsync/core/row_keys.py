@@ -19,7 +19,7 @@ class KeySource(StrEnum):
     SCHEMA = "schema"
     #: Columns that are unique and never empty in both tables.
     UNIQUE = "unique"
-    #: There is no key. Rows are compared as a whole.
+    #: No column is unique. Rows are compared as a whole.
     ROWS = "rows"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, tzinfo
 from fnmatch import fnmatchcase
 
@@ -63,6 +63,8 @@ class Comparison:
     files_after: int
     diff: SnapshotDiff
     not_compared: tuple[str, ...] = ()
+    #: The files of A and of B that are compared, by Autodesk's names.
+    stored: tuple[Mapping[str, StoredFile], Mapping[str, StoredFile]] = field(repr=False)
 
 
 async def compare(
@@ -84,6 +86,7 @@ async def compare(
         files_after=len(right),
         diff=diffing.compare(left, right),
         not_compared=tuple(sorted(removed)),
+        stored=({stored.original: stored for stored in left}, {stored.original: stored for stored in right}),
     )
 
 

@@ -7,6 +7,7 @@ symlink nor a pattern in a path.
 from dcsync.rows.compare import RowChange, RowFate, TableChanges, compared
 from dcsync.rows.engine import Engine, check_installed, opened
 from dcsync.rows.table import CsvTable, open_table
+from dcsync.rows.work import in_thread
 
 __all__ = [
     "CsvTable",
@@ -16,6 +17,7 @@ __all__ = [
     "TableChanges",
     "check_installed",
     "compared",
+    "in_thread",
     "open_table",
     "opened",
 ]

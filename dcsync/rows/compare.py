@@ -29,7 +29,7 @@ class RowFate(StrEnum):
 class RowChange:
     """A row that differs. `before` and `after` have its values, or of a changed row only those that changed.
 
-    A side that does not have the row is None. An empty field is None, the field `""` is the empty string.
+    Values are as in `CsvTable`: NULL, which is None here, for an empty field. The side without the row is None as well.
     """
 
     fate: RowFate

@@ -63,6 +63,7 @@ TABLE = """
     C-SECRET    critical mirror  here      2 alert
     C-EXPOSED   critical mirror  here      2 alert
     C-SNAPSHOT  critical mirror  here      2 alert
+    C-TABLE     critical mirror  here      2 alert
     A-API       critical job     here      3 alert
     A-NETWORK   warning  job     here      3 failure may-pass
     A-SERVER    warning  job     here      3 failure may-pass

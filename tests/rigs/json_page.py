@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any, Final
 
 PAGE: Final = (Path(__file__).parents[2] / "docs/reference/json.md").read_text(encoding="utf-8")
-#: Objects whose keys are not listed: job states are data, the record is for dcsync itself, and the others have the keys
-#: of a neighbour.
-_OPEN: Final = {"accounts[].jobs", "record", "reduced.files[]", "b", "other_files[]"}
+#: Objects whose keys are not listed: job states and columns are data, the record is for dcsync itself, and the others
+#: have the keys of a neighbour.
+_OPEN: Final = {
+    "accounts[].jobs",
+    "record",
+    "reduced.files[]",
+    "b",
+    "other_files[]",
+    "tables[].changed_columns",
+    "tables[].rows[].key",
+    "tables[].rows[].before",
+    "tables[].rows[].after",
+}
 
 
 def documented(heading: str) -> set[str]:

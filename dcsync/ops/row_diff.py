@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from dcsync.core.column_types import Described
 from dcsync.core.diff import FileDiff
 from dcsync.core.model import StoredFile
 from dcsync.core.table import TableKind, has_rows
 from dcsync.core.table_names import matching, similar
 from dcsync.errors import DcsyncError, RowsInterrupted, TableUnclear
 from dcsync.mirror import disk
+from dcsync.mirror.described import describe_tables
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.diff import Comparison
 from dcsync.rows import CsvTable, Engine, TableChanges, compared, open_table
@@ -59,6 +61,7 @@ def table_diffs(
 
     A table that cannot be compared has an error. Raises `RowsInterrupted`.
     """
+    documented = describe_tables(root, comparison.after.folder, comparison.stored[1].values())
     for file in tables:
         before, after = (side.get(file.name) for side in comparison.stored)
         newest = after or before
@@ -67,7 +70,7 @@ def table_diffs(
             with (
                 _opened(root, comparison.before.folder, before) as left,
                 _opened(root, comparison.after.folder, after) as right,
-                compared(engine, left, right) as changes,
+                compared(engine, left, right, documented.get(file.name, Described()).key) as changes,
             ):
                 yield TableDiff(file=file, kind=kind, changes=changes)
         except RowsInterrupted:

@@ -29,7 +29,7 @@ class RowFate(StrEnum):
 class RowChange:
     """A row that differs. `before` and `after` have its values, or of a changed row only those that changed.
 
-    Values are as in `CsvTable`: NULL, which is None here, for an empty field. The side without the row is None as well.
+    None stands for the side without the row, and for an empty field. The field `""` is the empty string.
     """
 
     fate: RowFate

@@ -159,3 +159,21 @@ def test_a_table_that_vanished_from_the_disk_is_named(jobs: list[str], side: Ser
     assert result.status == 3
     assert "a: cannot be compared: reading acme/nightly-" in result.out
     assert "No such file or directory" in result.out
+
+
+def test_the_key_of_the_schema_documents_is_used(side: Served, dcsync: Dcsync) -> None:
+    world = side.sandbox.world
+    request = world.add_request("Nightly")
+    schema = b"<h1>admin Schema</h1><h2>roles</h2><table><tr><th>Column Name</th><th>Data Type</th><th>Constraints</th>"
+    schema += b"</tr><tr><td>user</td><td>text</td><td>Primary Key</td></tr>"
+    schema += b"<tr><td>project</td><td>text</td><td>Primary Key</td></tr></table>"
+    for days, role in ((1, b"x"), (0, b"y")):
+        files = {"admin_roles.csv": b"id,user,project,role\n1,a,p,%s\n2,a,q,x\n" % role, "schemas/admin.html": schema}
+        completed = datetime.now(UTC) - timedelta(days=days)
+        world.add_job(request, completed_at=completed, files=files, with_archive=False)
+    dcsync("sync")
+
+    (table,) = dcsync("diff", "--rows", "--json").json["tables"]
+
+    assert (table["key"], table["key_source"]) == (["user", "project"], "schema")
+    assert table["rows"][0]["key"] == {"user": "a", "project": "p"}

@@ -17,6 +17,7 @@ from dcsync.sandbox.oauth_handlers import OAuthHandlers
 from dcsync.sandbox.query import JOBS, REQUEST_JOBS, REQUESTS, ListFields, QueryError, select
 from dcsync.sandbox.refusals import REQUEST_ID, bad_request, not_found, warnings
 from dcsync.sandbox.request_handlers import RequestHandlers
+from dcsync.sandbox.service_account_handlers import ServiceAccountHandlers
 from dcsync.sandbox.state import Origin, State
 from dcsync.sandbox.views import job_json, request_json, stamp
 from dcsync.sandbox.world import JobEntry, RequestEntry
@@ -44,6 +45,7 @@ class ApiHandlers:
             web.get(rf"{account}/jobs/{{job}}/data/{{name:[\s\S]+}}", self._sign),
             *RequestHandlers(self._state).routes(),
             *OAuthHandlers(self._state).routes(),
+            *ServiceAccountHandlers(self._state).routes(),
         ]
 
     @web.middleware

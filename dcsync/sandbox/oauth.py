@@ -157,8 +157,11 @@ class Tokens:
         """Revoke a refresh token. An unknown token is not an error (RFC 7009 §2.2)."""
         self.live_refresh_tokens.discard(token)
 
-    def mint(self, assertion: str, *, client_id: str, audience: str) -> tuple[str, int] | str:
-        """Return an access token and its lifetime for an assertion, or the reason why the assertion is refused."""
+    def mint(self, assertion: str, *, client_id: str, audience: str, only: str | None = None) -> tuple[str, int] | str:
+        """Return an access token and its lifetime for an assertion, or the reason why the assertion is refused.
+
+        `only` has scopes, separated by spaces, and must be a part of those in the assertion.
+        """
         import jwt
 
         try:
@@ -179,6 +182,10 @@ class Tokens:
         if not 0 < left <= _ASSERTION_LIFE_S:
             return "exp is not within 300 seconds"
         scopes = frozenset(map(str, claims["scope"]))
+        if only is not None:
+            if not scopes >= set(only.split()):
+                return "the scope is not part of that of the assertion"
+            scopes = frozenset(only.split())
         return self.issue_access_token(str(claims["sub"]), scopes=scopes), int(self.access_lifetime_s)
 
 

@@ -93,6 +93,8 @@ class OAuthHandlers:
                     redirect_uri=form.get("redirect_uri", ""),
                 )
                 refused = "The authorization code is invalid or expired"
+            case "client_credentials":
+                return self._grant_application(form)
             case grant if grant == _JWT_BEARER:
                 return self._mint(form)
             case _:
@@ -101,12 +103,26 @@ class OAuthHandlers:
             return _oauth_error("invalid_grant", refused)
         return _granted(pair)
 
+    def _grant_application(self, form: dict[str, str]) -> web.Response:
+        """Grant a token of the application itself, without a user (2-legged)."""
+        if self._state.options.client_secret is None:
+            return _oauth_error("unauthorized_client", "a public client has no token of its own")
+        scopes = frozenset(form.get("scope", "").split())
+        if not scopes:
+            return _oauth_error("invalid_scope", "The scope is missing")
+        token = self._state.tokens.issue_access_token(None, scopes=scopes)
+        return _granted(
+            Pair(access_token=token, refresh_token="", expires_in=int(self._state.tokens.access_lifetime_s))
+        )
+
     def _mint(self, form: dict[str, str]) -> web.Response:
         options = self._state.options
         if options.client_secret is None:
             return _oauth_error("unauthorized_client", "service accounts need a confidential client")
         audience = f"{self._state.base_url}/authentication/v2/token"
-        minted = self._state.tokens.mint(form.get("assertion", ""), client_id=options.client_id, audience=audience)
+        minted = self._state.tokens.mint(
+            form.get("assertion", ""), client_id=options.client_id, audience=audience, only=form.get("scope")
+        )
         if isinstance(minted, str):
             return _oauth_error("invalid_grant", minted)
         access_token, expires_in = minted

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from dcsync.sandbox.faults import Faults
 from dcsync.sandbox.oauth import Tokens
+from dcsync.sandbox.service_accounts import ServiceAccounts
 from dcsync.sandbox.signing import Signer
 from dcsync.sandbox.world import World
 
@@ -63,6 +64,7 @@ class State:
         self.options = options
         self.faults = Faults()
         self.tokens = Tokens(world.now, access_lifetime_s=options.access_token_lifetime_s)
+        self.service_accounts = ServiceAccounts(world, self.tokens, client_id=options.client_id)
         self.signer = Signer(secrets.token_bytes(32), lifetime_s=options.url_lifetime_s)
         self.calls: list[Call] = []
         #: The number of requests in progress. Tests advance the clock only while it is 0.

@@ -18,7 +18,7 @@ def request_json(world: World, entry: RequestEntry) -> dict[str, object]:
         "projectId": entry.project_id,
         "projectIdList": list(entry.project_ids) or None,
         "createdBy": entry.owner or world.user_id,
-        "createdByEmail": "sandbox.user@example.com",
+        "createdByEmail": _email_of(world, entry),
         "createdAt": stamp(entry.created_at),
         "updatedBy": entry.owner or world.user_id,
         "updatedAt": stamp(entry.updated_at or entry.created_at),
@@ -50,7 +50,7 @@ def job_json(world: World, job: JobEntry) -> dict[str, object]:
         "projectId": job.request.project_id,
         "projectIdList": json.dumps(projects) if projects else None,
         "createdBy": job.request.owner or world.user_id,
-        "createdByEmail": "sandbox.user@example.com",
+        "createdByEmail": _email_of(world, job.request),
         "createdAt": stamp(job.created_at),
         "startedAt": stamp(job.created_at),
         "completedAt": stamp(view.completed_at),
@@ -72,3 +72,7 @@ def stamp(moment: datetime | None) -> str | None:
         if moment is None
         else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03}Z"
     )
+
+
+def _email_of(world: World, entry: RequestEntry) -> str:
+    return world.emails.get(entry.owner or "", "sandbox.user@example.com")

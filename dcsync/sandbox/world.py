@@ -111,6 +111,8 @@ class World:
         self.other_hubs: dict[str, str] = {}
         #: The accounts to which each service account was invited.
         self.service_accounts: dict[str, set[str]] = {}
+        #: The e-mail addresses of the service accounts.
+        self.emails: dict[str, str] = {}
         self.requests: dict[str, RequestEntry] = {}
         self.jobs: dict[str, JobEntry] = {}
         #: How long the jobs of created data requests take. None leaves them queued until `complete_jobs`.
@@ -127,6 +129,11 @@ class World:
         account = data.identifier(self.seed, "account", len(self.accounts))
         self.accounts[account] = name
         return f"b.{account}"
+
+    def invite(self, email: str, *, hub_id: str | None = None) -> None:
+        """Invite a service account to an account, by default the first one, as its administrator does."""
+        (user,) = (user for user, own in self.emails.items() if own == email)
+        self.service_accounts[user].add((hub_id or self.hub_id).removeprefix("b."))
 
     def admits(self, user: str, account: str) -> bool:
         """Return whether a user has access to an account: every person, and the service accounts that were invited."""

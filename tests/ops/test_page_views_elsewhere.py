@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 
 import duckdb
@@ -99,6 +101,38 @@ async def test_a_place_can_be_relative_and_end_with_a_slash(
 
     with views_of(mirror.root, f"SET VARIABLE dcsync_root = '{name}//'") as connection:
         assert answers(connection) == expected(mirror, name)
+
+
+@pytest.fixture
+def duckdb_program() -> str:
+    """The path of the program `duckdb`, which is older than the Python package of the development set."""
+    found = shutil.which("duckdb", path=sysconfig.get_path("scripts")) or shutil.which("duckdb")
+    if found is None:
+        pytest.skip("needs the program `duckdb` (the package duckdb-cli)")
+    return found
+
+
+async def test_the_program_opens_the_file_and_reads_a_copy(mirror: Mirror, tmp_path: Path, duckdb_program: str) -> None:
+    add_extract(mirror, {"bad.csv": b'id\n"1\xff', "a.csv": rows(9), "b.csv": rows(9)}, days_ago=2)
+    await mirror.sync()
+    await publish(mirror)
+    copy = tmp_path / "it's a copy"
+    shutil.copytree(mirror.root, copy, symlinks=True)
+    question = "SELECT count(*) FROM latest.b; FROM as_of.a('2026-11-21'); SELECT min(snapshot) FROM snapshots.bad;"
+
+    def run(*options: str, script: str) -> tuple[int, list[str], str]:
+        command = [duckdb_program, "-csv", "-noheader", *options]
+        done = subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    code, lines, error = run("-init", str(mirror.root / "views.sql"), script=question)
+    assert (code, lines) == (1, ["3", "1"])
+    assert "CSV Error" in error
+
+    shutil.rmtree(mirror.root)
+    place = str(copy).replace("'", "''")
+    script = f"SET VARIABLE dcsync_root = '{place}';\n.read \"{copy}/views.sql\"\nSELECT count(*) FROM history.b;"
+    assert run("-init", "/dev/null", script=script)[:2] == (0, ["1"])
 
 
 async def test_in_a_place_that_is_not_utf8_it_works_in_the_folder_of_the_mirror(

@@ -15,7 +15,8 @@ from dcsync.core.system_files import Ignored
 from dcsync.core.urls import StoragePolicy, is_loopback_url
 from dcsync.errors import ConfigError
 from dcsync.mirror.latest import LatestKind
-from dcsync.ops.context import AccountSettings, MirrorSettings, Strategy
+from dcsync.ops.context import AccountSettings, HistorySettings, MirrorSettings, Strategy
+from dcsync.rows import check_installed
 
 
 def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountSettings]:
@@ -59,6 +60,13 @@ def mirror_settings(config: Config) -> MirrorSettings:
         trust_crc=mirror.trust_crc,
         ignored=Ignored(tuple(config.verify.ignore)),
     )
+
+
+def history_settings(config: Config) -> HistorySettings:
+    """Return `[history]`. Raises `ConfigError` now if it names tables and DuckDB is not installed."""
+    if config.history.tables:
+        check_installed()
+    return HistorySettings(tables=tuple(config.history.tables), memory=config.history.memory)
 
 
 def keep_policy(config: Config) -> KeepPolicy:

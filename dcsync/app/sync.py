@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dcsync.api.storage import open_storage
 from dcsync.app.alerts import alert_settings
 from dcsync.app.api import open_api
-from dcsync.app.from_config import account_settings, storage_policy
+from dcsync.app.from_config import account_settings, history_settings, storage_policy
 from dcsync.app.mirror import open_mirror, open_mirror_unlocked
 from dcsync.app.network import network_of
 from dcsync.app.status import current_status, read_token
@@ -103,8 +103,12 @@ async def _open_network(
 async def open_dispatcher(
     config: Config, stores: Stores, context: SyncContext, *, environ: Mapping[str, str], runs_hooks: bool = True
 ) -> AlertDispatcher:
-    """Return the dispatcher for the runs of `context`. It sends events for snapshots from now on."""
+    """Return the dispatcher for the runs of `context`. It sends events for snapshots from now on.
+
+    Raises `ConfigError` for a missing secret, or a package that is not installed.
+    """
     settings = alert_settings(config, stores, environ=environ)
+    history_settings(config)
     dispatcher = AlertDispatcher(
         manifest=context.manifest, clock=context.clock, settings=settings, runs_hooks=runs_hooks
     )

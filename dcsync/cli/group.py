@@ -53,6 +53,7 @@ _COMMANDS = {
     "diff": ("dcsync.cli.diff", "Compare two snapshots."),
     "doctor": ("dcsync.cli.doctor", "Check the whole setup and say how to fix each problem."),
     "explain": ("dcsync.cli.explain", "Explain a code of an alert or error."),
+    "history": ("dcsync.cli.history", "Build the row histories of tables, or prove them again."),
     "hooks": ("dcsync.cli.hooks", "List the runs of hooks, or run the hooks of a snapshot again."),
     "init": ("dcsync.cli.init", "Write a configuration from options or your answers."),
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),

@@ -33,6 +33,7 @@ T = TypeVar("T", bound="DataclassInstance")
 
 #: The module of each order, which has a function `order_work`.
 _MODULES: Final = {
+    "history": "dcsync.cli.history",
     "hooks rerun": "dcsync.cli.hooks",
     "poll": "dcsync.cli.poll",
     "prune": "dcsync.cli.prune",

@@ -123,6 +123,7 @@ def _answer(outcomes: Sequence[AccountOutcome], options: SyncOptions, *, dry_run
 async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, dry_run: bool) -> list[AccountOutcome]:
     """Recover the mirror, do one run, then send notifications and write the report."""
     from dcsync.app.from_config import account_settings
+    from dcsync.app.history import build_after_run
     from dcsync.app.renew import renewing
     from dcsync.app.sync import follow_up, open_dispatcher, open_dry_run, open_sync
     from dcsync.cli.progress import watching
@@ -146,6 +147,7 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
         dispatcher = await open_dispatcher(config, stores, context, environ=os.environ)
         outcomes = await sync(context, selected, wanted=wanted)
         await follow_up(config, context, dispatcher, outcomes)
+        await build_after_run(config, context, dispatcher)
         return outcomes
 
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from pydantic import JsonValue
 
 from dcsync.app.from_config import account_settings
+from dcsync.app.history import build_histories
 from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.stores import Stores
 from dcsync.config import Config
@@ -23,6 +24,7 @@ from dcsync.daemon.progress import Progress
 from dcsync.daemon.session import Visit
 from dcsync.daemon.turns import Turn
 from dcsync.manifest import HookRun
+from dcsync.ops.history.catch_up import Chosen, HistoryReport
 from dcsync.ops.integrity.prune import PruneReport
 from dcsync.ops.integrity.rebuild import RebuildReport
 from dcsync.ops.integrity.report import VerifyReport
@@ -183,6 +185,14 @@ class OpenOrder:
             return await self._session.chores.repair_now(
                 accounts, part=part, rate=rate, observer=self.progress, repairing=repairing
             )
+
+    async def build_histories(self, names: Sequence[str], chosen: Chosen) -> HistoryReport:
+        """Bring row histories up to date, and send the alerts that this changes. Cancelling is safe."""
+        await self._session.check_mirror()
+        session = self._session
+        return await build_histories(
+            self.config, session.context, session.dispatcher, names=names, chosen=chosen, observer=self.progress
+        )
 
     async def rerun_hooks(self, job: str) -> tuple[int, Sequence[HookRun]]:
         """Make the hooks of a snapshot due and run them. Return how many there are, and the runs that ended.

@@ -19,6 +19,7 @@ from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
 from dcsync.core.next_poll import next_poll
 from dcsync.daemon.chores import Chores
+from dcsync.daemon.histories import Histories
 from dcsync.daemon.progress import SLOW_DISK_S, Progress, log_run
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.turns import Turns
@@ -121,6 +122,7 @@ class Session(ABC):
             progress=parts.progress,
             accounts=tuple(self._accounts.values()),
         )
+        self.histories = Histories(config=parts.config, context=parts.context, dispatcher=parts.dispatcher)
         #: Precedes the status line while nothing is running.
         self.notice = ""
         #: Since when the disk of the mirror has not answered, as a message. None while it answers.
@@ -199,9 +201,12 @@ class Session(ABC):
                 ticker = group.create_task(self._tick(), name="ticker")
                 recorder = group.create_task(self._record_problems(), name="problems")
                 status = group.create_task(self._show_progress(), name="status")
+                histories = group.create_task(self.histories.run(), name="histories")
                 self.poll_all()
+                self.histories.build_soon()
                 self._notifier.ready(self.notice or self.describe())
                 await self._signals.end.wait()
+                histories.cancel()
                 visits = group.create_task(self._end_visits(group), name="orders")
                 await self._end_work(group)
                 await visits
@@ -394,6 +399,8 @@ class Session(ABC):
         status = await follow_up(self.config, self.context, self.dispatcher, outcomes, self._reports)
         if status is not None:
             self._alert_codes = status.codes
+        if any(outcome.published for outcome in outcomes):
+            self.histories.build_soon()
 
     async def _next_poll_in(self, account: AccountSettings) -> timedelta:
         """Return how long to wait until the next poll of an account: the interval, or less when an extract is due."""

@@ -16,7 +16,9 @@ from dcsync.core.layout import Layout, parse_layout
 from dcsync.core.model import AccountId, AccountName, JobId, RequestId
 from dcsync.core.plan import Selection
 from dcsync.core.ports import KnownRequest
+from dcsync.core.row_history import table_name
 from dcsync.core.system_files import Ignored
+from dcsync.core.table import has_rows
 from dcsync.core.transfer import Throttle
 from dcsync.core.waits import WaitReason
 from dcsync.manifest import SqlManifest
@@ -98,6 +100,20 @@ class MirrorSettings:
     trust_crc: bool = True
     #: The extra files that are not reported.
     ignored: Ignored = field(default_factory=Ignored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistorySettings:
+    """`[history]` of the configuration."""
+
+    tables: tuple[str, ...] = ()
+    memory: int = 1 << 30
+
+    def wants(self, name: str) -> bool:
+        """Say whether a table has a row history."""
+        return has_rows(name) and any(
+            fnmatchcase(name, glob) or fnmatchcase(table_name(name), glob) for glob in self.tables
+        )
 
 
 class Observer(Protocol):

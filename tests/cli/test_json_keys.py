@@ -109,3 +109,15 @@ def test_config_and_explain_have_the_documented_keys(side: Served, dcsync: Dcsyn
     assert keys_of(shown) == documented("`dcsync config show --json`")
     assert keys_of(dcsync("config", "check", "--json").json) == documented("`dcsync config check --json`")
     assert keys_of(explained) == documented("`dcsync explain --json`")
+
+
+def test_history_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
+    side.config.write_text(side.config.read_text() + '\n[history]\ntables = ["*"]\n')
+    world = side.sandbox.world
+    world.add_job(world.add_request("Nightly"), completed_at=datetime.now(UTC), files={"a.csv": b"id\n1\n"})
+    dcsync("sync")
+    assert set(written(dcsync("history", "--json").json)) == documented("`dcsync history --json`")
+
+    (path,) = side.root.glob("acme/*/history/a.parquet")
+    path.write_bytes(b"x")
+    assert set(written(dcsync("history", "--verify", "--json").json)) == documented("`dcsync history --verify --json`")

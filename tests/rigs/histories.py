@@ -13,7 +13,8 @@ import duckdb
 from dcsync.app.from_config import account_settings
 from dcsync.core.row_history import RequestState, parse_state
 from dcsync.manifest.broken import BrokenPart, BrokenParts
-from dcsync.ops.history.catch_up import Chosen, HistoryReport, HistorySettings, catch_up
+from dcsync.ops.context import HistorySettings
+from dcsync.ops.history.catch_up import Chosen, HistoryReport, catch_up
 from tests.rigs.mirror import Mirror, add_extract
 
 ALL = HistorySettings(tables=("*",), memory=256 << 20)

@@ -20,7 +20,7 @@ from tests.rigs.syscalls import Watch
 from tests.rigs.waiting import until
 
 #: The policy of the mirror, and a hook that ends at once.
-_MORE = ("[keep]", "last = 2", "[[hook]]", 'on = ["snapshot"]', 'run = ["/bin/true"]')
+_MORE = ("[keep]", "last = 2", "[history]", 'tables = ["*"]', "[[hook]]", 'on = ["snapshot"]', 'run = ["/bin/true"]')
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,6 +174,7 @@ KINDS: dict[str, Callable[[OrderKills], tuple[str, ...]]] = {
     "sync": _sync,
     "verify --repair": _repair,
     "prune": _prune,
+    "history": lambda _: ("history", "--rebuild"),
     "hooks rerun": _rerun,
     "rebuild": lambda _: ("rebuild",),
     "poll": lambda _: ("poll",),

@@ -125,6 +125,8 @@ class Building:
         self._engine: Engine | None = None
         self._tables: dict[str, TableHistory] = {}
         self._number = 0
+        #: Whether every snapshot that should be there was there.
+        self._has_all = True
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -138,7 +140,7 @@ class Building:
                 for name, extracts in self._request.tables.items():
                     self._stopping.check()
                     self._advance(name, known.tables.get(name), extracts)
-                if not self.outcome.failed and not self.outcome.needs_all:
+                if self._has_all and not self.outcome.failed and not self.outcome.needs_all:
                     jobs = tuple(dict.fromkeys((*jobs, *self._request.jobs)))
             finally:
                 state = RequestState(tables=self._tables, wanted=self._request.wanted, jobs=jobs)
@@ -238,6 +240,10 @@ class Building:
             with self._crashes.guarding(name, extract):
                 try:
                     same = self._take(name, history, extract)
+                except FileNotFoundError:
+                    # It was pruned a moment ago. `verify` reports it if it was not.
+                    self._has_all = False
+                    return history
                 except RowsUnreadable as error:
                     return history.with_wait(extract, f"line {error.line}: {error.reason}")
             self.outcome.written += 1

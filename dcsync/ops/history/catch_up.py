@@ -17,13 +17,13 @@ from dcsync.core.model import AccountName, RequestId, Snapshot
 from dcsync.core.ports import KnownRequest
 from dcsync.core.row_history import Extract, Wait, table_name
 from dcsync.core.summary import PastSnapshot
-from dcsync.core.table import has_rows
 from dcsync.errors import MirrorLocked, RowsInterrupted
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror.root import OWN_FOLDER, FileLock
-from dcsync.ops.context import AccountSettings, MirrorContext
+from dcsync.ops.context import AccountSettings, HistorySettings, MirrorContext
 from dcsync.ops.history.build import Building, Options, Outcome, RequestTables, Stopping
 from dcsync.ops.history.files import WORK, HistoryFolder
+from dcsync.ops.history.verify import Verified, Verifying
 from dcsync.ops.integrity.content_reader import ReadingObserver, Unwatched
 from dcsync.tasks import Threads
 
@@ -35,20 +35,6 @@ T = TypeVar("T")
 _INTERRUPT_S: Final = 0.05
 #: How often a build checks if another host has finished the same data request.
 _LOCK_S: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistorySettings:
-    """`[history]` of the configuration."""
-
-    tables: tuple[str, ...] = ()
-    memory: int = 1 << 30
-
-    def wants(self, name: str) -> bool:
-        """Say whether a table has a row history."""
-        return has_rows(name) and any(
-            fnmatchcase(name, glob) or fnmatchcase(table_name(name), glob) for glob in self.tables
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +124,23 @@ async def catch_up(
     return report
 
 
+async def verify(
+    context: MirrorContext,
+    accounts: Sequence[AccountSettings],
+    settings: HistorySettings,
+    *,
+    chosen: Chosen | None = None,
+    observer: ReadingObserver | None = None,
+) -> list[Verified]:
+    """Prove all steps again whose snapshots are in the mirror. Writes nothing. Raises `ConfigError` without DuckDB."""
+    chosen, observer = chosen or Chosen(), observer or Unwatched()
+    return [
+        verified
+        for account in accounts
+        for verified in await _Account(context, account.name, settings, chosen, observer).verify()
+    ]
+
+
 async def _record(
     context: MirrorContext,
     account: AccountName,
@@ -197,19 +200,22 @@ class _Account:
         self._observer = observer
 
     async def catch_up(self) -> list[RequestReport]:
+        return [await self._request(request, there) for request, there in await self._requests()]
+
+    async def _requests(self) -> list[tuple[KnownRequest, Sequence[PastSnapshot]]]:
+        """Return the chosen data requests with the snapshots that are in the mirror, oldest first."""
         if not self._settings.tables:
             return []
         requests = await self._context.manifest.requests(self._account)
-        past: dict[RequestId, list[PastSnapshot]] = {}
+        there: dict[RequestId, list[PastSnapshot]] = {}
         for snapshot in await self._context.manifest.history.snapshots(self._account):
-            past.setdefault(snapshot.request, []).append(snapshot)
-        found = []
-        for identifier, snapshots in past.items():
-            request = requests.get(identifier)
-            there = [snapshot for snapshot in snapshots if not snapshot.is_pruned]
-            if request is not None and there and self._chosen.has_request(request):
-                found.append(await self._request(request, there))
-        return found
+            if not snapshot.is_pruned:
+                there.setdefault(snapshot.request, []).append(snapshot)
+        return [
+            (requests[identifier], snapshots)
+            for identifier, snapshots in there.items()
+            if identifier in requests and self._chosen.has_request(requests[identifier])
+        ]
 
     async def _request(self, request: KnownRequest, there: Sequence[PastSnapshot]) -> RequestReport:
         folder = self._context.settings.layout.history_folder(there[-1].folder, request.slug)
@@ -228,15 +234,42 @@ class _Account:
             account=self._account, request=request, folder=folder, outcome=outcome, settings=self._settings
         )
 
+    async def verify(self) -> list[Verified]:
+        return [await self._verify(request, there) for request, there in await self._requests()]
+
+    async def _verify(self, request: KnownRequest, there: Sequence[PastSnapshot]) -> Verified:
+        folder = self._context.settings.layout.history_folder(there[-1].folder, request.slug)
+        tables = await self._tables_of(request, folder, there, is_whole=True)
+        verified = Verified(account=self._account, request=request, folder=folder)
+        loop = asyncio.get_running_loop()
+
+        def work(stopping: Stopping) -> Verified:
+            verifying = Verifying(
+                root=self._context.root,
+                request=tables,
+                memory=self._settings.memory,
+                observer=_FromThread(loop, self._observer),
+                stopping=stopping,
+            )
+            return verifying.run(verified)
+
+        return await in_thread(work)
+
     async def _build(
         self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], *, is_whole: bool
     ) -> Outcome:
+        tables = await self._tables_of(request, folder, needed, is_whole=is_whole)
+        return await in_thread(partial(self._run, tables, asyncio.get_running_loop()))
+
+    async def _tables_of(
+        self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], *, is_whole: bool
+    ) -> RequestTables:
         snapshots = []
         for past in needed:
             snapshot = await self._context.manifest.history.snapshot(self._account, past.job)
             if snapshot is not None:
                 snapshots.append(snapshot)
-        tables = RequestTables(
+        return RequestTables(
             request=request.id,
             slug=request.slug,
             folder=folder,
@@ -246,7 +279,6 @@ class _Account:
             tables=self._tables(snapshots),
             is_whole=is_whole,
         )
-        return await _in_thread(partial(self._run, tables, asyncio.get_running_loop()))
 
     def _tables(self, snapshots: Sequence[Snapshot]) -> Mapping[str, Sequence[Extract]]:
         found: dict[str, list[Extract]] = {}
@@ -259,11 +291,11 @@ class _Account:
 
     def _run(self, tables: RequestTables, loop: asyncio.AbstractEventLoop, stopping: Stopping) -> Outcome:
         """Build in a thread, as the only process that builds this data request."""
+        observer = _FromThread(loop, self._observer)
 
         def progressed(extract: Extract, number: int, of: int) -> None:
-            words = f"{table_name(extract.name)} of {extract.folder}"
-            loop.call_soon_threadsafe(self._observer.snapshot, words, number, of)
-            loop.call_soon_threadsafe(self._observer.read, extract.size)
+            observer.snapshot(f"{table_name(extract.name)} of {extract.folder}", number, of)
+            observer.read(extract.size)
 
         options = Options(
             memory=self._settings.memory,
@@ -282,6 +314,20 @@ class _Account:
                     return Building(root, tables, options, stopping).run()
             except MirrorLocked:
                 stopping.wait(_LOCK_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _FromThread:
+    """Tells an observer from another thread."""
+
+    loop: asyncio.AbstractEventLoop
+    observer: ReadingObserver
+
+    def snapshot(self, folder: str, number: int, of: int) -> None:
+        self.loop.call_soon_threadsafe(self.observer.snapshot, folder, number, of)
+
+    def read(self, size: int) -> None:
+        self.loop.call_soon_threadsafe(self.observer.read, size)
 
 
 def extracts_of(snapshot: Snapshot, settings: HistorySettings) -> list[Extract]:
@@ -304,7 +350,7 @@ def extracts_of(snapshot: Snapshot, settings: HistorySettings) -> list[Extract]:
     ]
 
 
-async def _in_thread(work: Callable[[Stopping], T]) -> T:
+async def in_thread(work: Callable[[Stopping], T]) -> T:
     """Run work that may take minutes in a thread of its own. Cancelling interrupts it."""
     stopping = Stopping()
     with Threads(1, "dcsync-history") as pool:

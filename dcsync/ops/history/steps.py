@@ -68,7 +68,7 @@ def take_step(engine: Engine, history: TableHistory, extract: Extract, table: Cs
         moment = max(moment, history.steps[-1].time + timedelta(microseconds=1))
     wide = len(sources.all_columns) >= _WIDE
     engine.run(_SETTINGS.format(threads=1 if wide else THREADS))
-    with _tables(engine), table.reading():
+    with temporary_tables(engine), table.reading():
         return _Taking(engine, sources, files).take(history, replace(extract, time=moment))
 
 
@@ -134,7 +134,7 @@ def _row_group(columns: int) -> int:
 
 
 @contextmanager
-def _tables(engine: Engine) -> Iterator[None]:
+def temporary_tables(engine: Engine) -> Iterator[None]:
     """Remove the temporary tables of a step at its end, and those of a step that failed."""
     drop = "; ".join(f"DROP TABLE IF EXISTS {name}" for name in statements.TABLES)
     engine.run(drop)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from datetime import timedelta
 
 import duckdb
 import pytest
 
+from dcsync.app.from_config import account_settings
 from dcsync.core.retention import KeepPolicy
-from dcsync.ops.history.catch_up import HistorySettings
+from dcsync.manifest.broken import BrokenParts
+from dcsync.ops.context import HistorySettings
+from dcsync.ops.history.build import Stopping
+from dcsync.ops.history.catch_up import catch_up, in_thread
+from dcsync.rows import opened
 from tests.rigs.histories import ALL, add_day, alerts, build, folder_of, rows_at, state_of, steps_of
 from tests.rigs.mirror import TODAY, Mirror
 from tests.rigs.prunings import pruned
@@ -233,3 +239,35 @@ async def test_hive_readers_skip_the_history(mirror: Mirror) -> None:
     await build(mirror, ALL)
 
     assert folder_of(mirror).name == "_history"
+
+
+async def test_cancelling_ends_a_statement_that_would_take_days() -> None:
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def work(stopping: Stopping) -> None:
+        with opened(memory=128 << 20, spill=None) as engine:
+            stopping.watch(engine)
+            loop.call_soon_threadsafe(begun.set)
+            engine.run("SELECT sum(i * j) FROM range(10000000) a(i), range(10000000) b(j)")
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(in_thread(work))
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait({task}, timeout=60)
+        assert task.cancelled()
+
+
+async def test_a_snapshot_that_was_pruned_a_moment_ago_is_no_problem(mirror: Mirror) -> None:
+    await add_day(mirror, {USERS: b"id\n1\n"}, days_ago=1)
+    await add_day(mirror, {USERS: b"id\n2\n"})
+    (first, _) = mirror.snapshots()
+    # Another process renames a folder before it records that.
+    first.rename(mirror.folder / "pruned")
+    async with mirror.opened(notices_missing=False) as context:
+        await catch_up(context, account_settings(mirror.configuration()), ALL)
+        assert await BrokenParts(context.manifest, mirror.acme).load() == ()
+    assert [step.rows for step in state_of(mirror).tables["admin_users"].steps] == [1]
+    # It is looked at again, in case that it comes back.
+    assert state_of(mirror).jobs == ()

@@ -1,0 +1,51 @@
+"""The row histories of the mirror, with the settings of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from dcsync.app.from_config import account_settings, history_settings
+from dcsync.app.sync import account_token_alert, stored_token
+from dcsync.config import Config
+from dcsync.core.alerts import AlertCode
+from dcsync.manifest.broken import BrokenParts
+from dcsync.ops.alerts.boundary import Part, contain
+from dcsync.ops.alerts.dispatch import AlertDispatcher
+from dcsync.ops.context import SyncContext
+from dcsync.ops.history.catch_up import Chosen, HistoryReport, catch_up
+from dcsync.ops.integrity.content_reader import ReadingObserver
+
+_PART: Final = Part(
+    code=AlertCode.R_HISTORY,
+    subject="",
+    name="building the row histories",
+    next_try="it is tried again after the next snapshot",
+)
+
+
+async def build_after_run(config: Config, context: SyncContext, dispatcher: AlertDispatcher) -> None:
+    """Bring all row histories up to date, as the last thing after a run. What fails is an alert."""
+
+    async def build() -> None:
+        await build_histories(config, context, dispatcher)
+
+    await contain(BrokenParts(context.manifest, None), _PART, build)
+
+
+async def build_histories(
+    config: Config,
+    context: SyncContext,
+    dispatcher: AlertDispatcher,
+    *,
+    names: Sequence[str] = (),
+    chosen: Chosen | None = None,
+    observer: ReadingObserver | None = None,
+) -> HistoryReport:
+    """Bring row histories up to date, and send the alerts that this changes. Raises `ConfigError` without DuckDB."""
+    accounts = account_settings(config, names)
+    report = await catch_up(context, accounts, history_settings(config), chosen=chosen, observer=observer)
+    token = await stored_token(config, context)
+    for account in accounts:
+        await dispatcher.update(account, token=account_token_alert(context, account, token))
+    return report

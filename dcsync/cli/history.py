@@ -1,0 +1,245 @@
+"""`dcsync history`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from dcsync.cli.completion import account_names, request_ids
+from dcsync.cli.group import exit_statuses
+from dcsync.errors import ConfigError, ExitStatus
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from dcsync.config import Config
+    from dcsync.core.model import Json
+    from dcsync.daemon.open_order import OpenOrder
+    from dcsync.ops.history.catch_up import Chosen, HistoryReport, RequestReport
+    from dcsync.ops.history.verify import Verified
+    from dcsync.orders import Answer
+
+
+@click.command(
+    "history",
+    epilog=exit_statuses(3, 11, 14, incomplete="a table is not up to date, was not rebuilt, or does not prove"),
+)
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=account_names,
+    help="Only this account. Can be given multiple times.",
+)
+@click.option(
+    "--request",
+    "requests",
+    multiple=True,
+    metavar="ID|GLOB",
+    shell_complete=request_ids,
+    help="Only this data request, by ID, folder or description.",
+)
+@click.option("--table", "tables", multiple=True, metavar="GLOB", help="Only these tables, such as 'admin_*'.")
+@click.option("--verify", is_flag=True, help="Prove every step again from the snapshots. Writes nothing.")
+@click.option("--rebuild", is_flag=True, help="Build the histories again from the snapshots.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def history_command(
+    ctx: click.Context,
+    accounts: Sequence[str],
+    requests: Sequence[str],
+    tables: Sequence[str],
+    verify: bool,
+    rebuild: bool,
+    as_json: bool,
+) -> int:
+    """Bring the row histories of the tables in [history] up to date, oldest snapshot first.
+
+    The daemon and sync do this after each snapshot. This command also tries the tables again that could not be read.
+
+    --rebuild leaves a history as it is if the mirror no longer has the snapshots of all its steps, because the rows of
+    the others would be lost. If its file is damaged, it is built from the snapshots that are left. While the daemon is
+    running, the daemon builds.
+    """
+    from dcsync.cli.orders import Shown, carry_out, print_answer
+    from dcsync.cli.startup import load_config, run_async
+
+    if verify and rebuild:
+        raise click.UsageError("--verify and --rebuild exclude each other")
+    config = load_config(ctx, is_order=not verify)
+    if not config.history.tables:
+        raise ConfigError("no table has a row history", hint='set [history] tables, for example tables = ["*"]')
+    options = HistoryOptions(
+        accounts=list(accounts), requests=list(requests), tables=list(tables), rebuild=rebuild, as_json=as_json
+    )
+
+    async def alone() -> Answer:
+        return _answer(await _build(config, options), as_json=as_json)
+
+    if verify:
+        return print_answer(run_async(_verify(config, options)))
+    return print_answer(carry_out(config, "history", asdict(options), alone=alone, shown=Shown.READING))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryOptions:
+    """The options of an order to build histories."""
+
+    accounts: list[str]
+    requests: list[str]
+    tables: list[str]
+    rebuild: bool
+    as_json: bool
+
+    def chosen(self) -> Chosen:
+        """Return what the work is limited to."""
+        from dcsync.ops.history.catch_up import Chosen
+
+        return Chosen(requests=self.requests, tables=self.tables, retries=True, rebuilds=self.rebuild)
+
+
+async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answer:
+    """Build in the daemon."""
+    from dcsync.cli.orders import read_options
+
+    chosen = read_options(HistoryOptions, options)
+    return _answer(await order.build_histories(chosen.accounts, chosen.chosen()), as_json=chosen.as_json)
+
+
+async def _build(config: Config, options: HistoryOptions) -> HistoryReport:
+    from dcsync.app.from_config import account_settings, history_settings
+    from dcsync.app.mirror import open_mirror
+    from dcsync.app.renew import renewing
+    from dcsync.cli.progress import reading
+    from dcsync.clock import SystemClock
+    from dcsync.cluster import stores_for
+    from dcsync.ops.history.catch_up import catch_up
+    from dcsync.ops.recovery import recover
+
+    selected, settings = account_settings(config, options.accounts), history_settings(config)
+    stores = stores_for(config, os.environ)
+    async with (
+        reading(SystemClock()) as observer,
+        renewing(open_mirror, config, stores, role="history") as context,
+    ):
+        await recover(context, account_settings(config))
+        return await catch_up(context, selected, settings, chosen=options.chosen(), observer=observer)
+
+
+async def _verify(config: Config, options: HistoryOptions) -> Answer:
+    from dcsync.app.from_config import account_settings, history_settings
+    from dcsync.app.mirror import open_mirror_unlocked
+    from dcsync.cli.progress import reading
+    from dcsync.clock import SystemClock
+    from dcsync.cluster import stores_for
+    from dcsync.ops.history.catch_up import verify
+
+    selected, settings = account_settings(config, options.accounts), history_settings(config)
+    async with (
+        reading(SystemClock()) as observer,
+        open_mirror_unlocked(config, stores_for(config, os.environ)) as context,
+    ):
+        verified = await verify(context, selected, settings, chosen=options.chosen(), observer=observer)
+    return _verify_answer(verified, as_json=options.as_json)
+
+
+def _answer(report: HistoryReport, *, as_json: bool) -> Answer:
+    from dcsync.cli.output import json_text
+    from dcsync.orders import Answer
+
+    answer = Answer(status=ExitStatus.DONE if report.is_complete else ExitStatus.INCOMPLETE)
+    if as_json:
+        answer.echo(json_text({"requests": [_request_json(found) for found in report.requests]}))
+        return answer
+    for found in report.requests:
+        _print(answer, found)
+    return answer
+
+
+def _print(out: Answer, found: RequestReport) -> None:
+    from dcsync.core.names import printable
+
+    outcome, where = found.outcome, f"{found.account}: {found.folder}"
+    tables = len(outcome.state.tables)
+    steps = f"{outcome.steps} new step{'s' if outcome.steps != 1 else ''}" if outcome.steps else "up to date"
+    out.echo(f"{where}: {tables} table{'s' if tables != 1 else ''}, {steps}")
+    for failed in outcome.failed:
+        out.echo(f"{where}/{failed.table}.parquet: {printable(failed.reason, 400)}", err=True)
+        if failed.hint:
+            out.echo(f"  do:   {failed.hint}", err=True)
+    for name, wait in found.waiting.items():
+        out.echo(f"{where}/{name}.parquet: {wait.path} is left out: {printable(wait.reason, 400)}", err=True)
+    for name in outcome.kept:
+        reason = "kept: the mirror no longer has the snapshots of all its steps"
+        out.echo(f"{where}/{name}.parquet: {reason}", err=True)
+
+
+def _request_json(found: RequestReport) -> dict[str, Json]:
+    from dcsync.core.wire import time_json
+
+    failed = {each.table: each for each in found.outcome.failed}
+    tables: list[Json] = []
+    for name in sorted({*found.outcome.state.tables, *failed}):
+        table = found.outcome.state.tables.get(name)
+        last = table.steps[-1] if table is not None and table.steps else None
+        wait = found.waiting.get(name)
+        problem = failed[name].reason if name in failed else None if wait is None else f"{wait.path}: {wait.reason}"
+        tables.append(
+            {
+                "table": name,
+                "kind": None if table is None else table.kind.value,
+                "steps": 0 if table is None else len(table.steps),
+                "job": None if last is None else last.job,
+                "time": None if last is None else time_json(last.time),
+                "rows": None if last is None else last.rows,
+                "omitted": 0 if table is None else len(table.omitted),
+                "kept": name in found.outcome.kept,
+                "problem": problem,
+            }
+        )
+    return {
+        "account": found.account,
+        "request": found.request.id,
+        "folder": found.folder,
+        "new_steps": found.outcome.steps,
+        "tables": tables,
+    }
+
+
+def _verify_answer(verified: Sequence[Verified], *, as_json: bool) -> Answer:
+    from dcsync.cli.output import json_text
+    from dcsync.core.names import printable
+    from dcsync.orders import Answer
+
+    is_proved = not any(found.unproved for found in verified)
+    answer = Answer(status=ExitStatus.DONE if is_proved else ExitStatus.INCOMPLETE)
+    if as_json:
+        answer.echo(json_text({"requests": [_verified_json(found) for found in verified]}))
+        return answer
+    for found in verified:
+        for each in found.unproved:
+            what = f"{found.account}: {found.folder}/{each.table}.parquet does not prove"
+            answer.echo(f"{what}: {each.path}: {printable(each.reason, 400)}")
+        gone = f", {found.gone} not checked, because their snapshots are no longer in the mirror" if found.gone else ""
+        bad = f", {len(found.unproved)} not proved" if found.unproved else ""
+        answer.echo(f"{found.account}: {found.folder}: {found.proved} steps proved{bad}{gone}")
+    return answer
+
+
+def _verified_json(found: Verified) -> dict[str, Json]:
+    unproved: list[Json] = [
+        {"table": each.table, "job": each.job, "path": each.path, "reason": each.reason} for each in found.unproved
+    ]
+    return {
+        "account": found.account,
+        "request": found.request.id,
+        "folder": found.folder,
+        "proved": found.proved,
+        "not_checked": found.gone,
+        "unproved": unproved,
+    }

@@ -1,0 +1,137 @@
+"""`dcsync history`, and the histories that `dcsync sync` builds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.cli.conftest import Dcsync
+from tests.rigs.served import Served
+
+
+def switch_on(side: Served) -> None:
+    side.config.write_text(side.config.read_text() + '\n[history]\ntables = ["*"]\nmemory = "256 MiB"\n')
+
+
+def add_day(side: Served, body: bytes, *, days_ago: int, **more: bytes) -> None:
+    world = side.sandbox.world
+    request = next(iter(world.requests), None) or world.add_request("Nightly")
+    files = {"admin_users.csv": body, **{f"{name}.csv": content for name, content in more.items()}}
+    completed = datetime.now(UTC) - timedelta(days=days_ago)
+    world.add_job(request, completed_at=completed, files=files, with_archive=False)
+
+
+def folder_of(side: Served) -> Path:
+    (found,) = side.root.glob("acme/*/history")
+    return found
+
+
+def test_sync_builds_the_histories(side: Served, dcsync: Dcsync) -> None:
+    switch_on(side)
+    add_day(side, b"id,name\n1,a\n", days_ago=2)
+    add_day(side, b"id,name\n1,b\n", days_ago=1)
+    assert dcsync("sync").status == 0
+
+    path = folder_of(side) / "admin_users.parquet"
+    assert duckdb.execute(f"SELECT name, _valid_to IS NULL FROM '{path}' ORDER BY _valid_from").fetchall() == [
+        ("a", False),
+        ("b", True),
+    ]
+    result = dcsync("history")
+    assert (result.status, result.out) == (0, f"acme: {folder_of(side).relative_to(side.root)}: 1 table, up to date\n")
+
+
+def test_what_is_there_already_is_caught_up(side: Served, dcsync: Dcsync) -> None:
+    add_day(side, b"id\n1\n", days_ago=2, issues=b"id\n1\n")
+    add_day(side, b"id\n2\n", days_ago=1, issues=b"id\n1\n")
+    dcsync("sync")
+    switch_on(side)
+
+    assert dcsync("history", "--table", "admin_*").out.endswith("1 table, 2 new steps\n")
+    assert dcsync("history").out.endswith("2 tables, 2 new steps\n")
+    assert dcsync("history", "--request", "Other").out == ""
+
+
+def test_a_table_that_cannot_be_read_is_exit_3_and_no_problem_of_sync(side: Served, dcsync: Dcsync) -> None:
+    switch_on(side)
+    add_day(side, b"id,name\n1\n", days_ago=1)
+    assert dcsync("sync").status == 0
+    result = dcsync("history")
+
+    assert result.status == 3
+    assert "admin_users.csv is left out: line 2: it has 1 field and the header 2" in result.err
+    assert "[R-HISTORY]" in dcsync("status").out
+
+
+def test_verify_proves_every_step_again_and_names_what_does_not_prove(side: Served, dcsync: Dcsync) -> None:
+    switch_on(side)
+    add_day(side, b"id,name\n1,a\n2,x\n", days_ago=2, activities=b"id\n1\n")
+    add_day(side, b"id,name\n1,b\n2,x\n", days_ago=1, activities=b"id\n2\n")
+    dcsync("sync")
+    proved = dcsync("history", "--verify")
+    assert (proved.status, proved.out.split(": ")[-1]) == (0, "4 steps proved\n")
+
+    path = folder_of(side) / "admin_users.parquet"
+    duckdb.execute(
+        f"COPY (SELECT * REPLACE (CASE name WHEN 'a' THEN 'A' ELSE name END AS name) FROM '{path}') TO '{path}' "
+        f"(KV_METADATA {{dcsync: '{_metadata(path)}'}})"
+    )
+    result = dcsync("history", "--verify")
+    assert result.status == 3
+    first, last = result.out.splitlines()
+    assert "history/admin_users.parquet does not prove: " in first
+    assert "/admin_users.csv: the snapshot has 2 rows with digest" in first
+    assert last.endswith("3 steps proved, 1 not proved")
+
+    assert dcsync("history", "--rebuild").status == 0
+    assert dcsync("history", "--verify").status == 0
+
+
+def _metadata(path: Path) -> str:
+    row = duckdb.execute(f"SELECT value FROM parquet_kv_metadata('{path}')").fetchone()
+    assert row is not None
+    return bytes(row[0]).decode()
+
+
+def test_without_a_table_it_is_a_mistake(side: Served, dcsync: Dcsync) -> None:
+    result = dcsync("history")
+
+    assert result.status == 2
+    assert 'tables = ["*"]' in result.err
+    switch_on(side)
+    assert dcsync("history", "--verify", "--rebuild").status == 2
+
+
+def test_without_duckdb_no_command_begins(side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch_on(side)
+    add_day(side, b"id\n1\n", days_ago=1)
+    monkeypatch.setitem(sys.modules, "duckdb", None)  # as if it were not installed
+
+    for command in ("sync", "history"):
+        result = dcsync(command)
+        assert result.status == 2
+        assert "the package duckdb, which is not installed" in result.err
+        assert "[history]" in result.err
+    assert list(side.root.glob("acme/*")) == []
+
+
+def test_json(side: Served, dcsync: Dcsync) -> None:
+    switch_on(side)
+    add_day(side, b"id\n1\n", days_ago=2, bad=b"a,b\n1\n")
+    dcsync("sync")
+    (request,) = dcsync("history", "--json").json["requests"]
+
+    assert request["new_steps"] == 0
+    assert [(table["table"], table["steps"], table["rows"]) for table in request["tables"]] == [
+        ("admin_users", 1, 1),
+        ("bad", 0, None),
+    ]
+    assert "line 2: it has 1 field" in request["tables"][1]["problem"]
+    (verified,) = dcsync("history", "--verify", "--json").json["requests"]
+    assert (verified["proved"], verified["not_checked"], verified["unproved"]) == (1, 0, [])
+    assert json.loads((folder_of(side) / "history.json").read_text())["format"] == 1

@@ -15,6 +15,7 @@ def fingerprints(config: Config) -> dict[str, str]:
         "[[account]]": [account.model_dump(mode="json") for account in config.accounts],
         "[keep]": config.keep.model_dump(mode="json"),
         "[verify]": config.verify.model_dump(mode="json"),
+        "[history]": config.history.model_dump(mode="json"),
         "[transfer]": config.transfer.model_dump(mode="json"),
         "[[hook]]": [hook.model_dump(mode="json") for hook in config.hooks],
     }

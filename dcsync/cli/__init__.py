@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dcsync.cli.encoding import make_outputs_lenient, restart_with_utf8_names
+from dcsync.cli.without_rich import keep_rich_out
 
 
 def main() -> NoReturn:
@@ -22,6 +23,7 @@ def main() -> NoReturn:
         make_outputs_lenient()
         # Imported modules are never freed. Searching them for garbage took a fifth of the start. `run_loop` enables it.
         gc.disable()
+        keep_rich_out()
         # Most of the start is this import, so it happens where an interrupt is caught.
         from dcsync.cli.group import run
 

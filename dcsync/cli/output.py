@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import click
 
+from dcsync.cli.without_rich import let_rich_in
 from dcsync.core.formatting import age_text, size_text
 from dcsync.core.model import Json
 from dcsync.core.names import printable
@@ -37,6 +38,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wide: 
         for row in [list(headers), *cells]:
             click.echo("\t".join(row))
         return
+    let_rich_in()
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -5,6 +5,7 @@ A run reports to the port `Observer`. `verify` and `rebuild` report to the port 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import ceil
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
+from dcsync.cli.without_rich import let_rich_in
 from dcsync.clock import Clock
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.waits import WaitReason
@@ -66,18 +68,18 @@ def reading(clock: Clock) -> AbstractAsyncContextManager[ReadingObserver]:
 
 @asynccontextmanager
 async def _shown(shown: T, draw: Callable[[Size, Signs], Sequence[Text]], clock: Clock) -> AsyncIterator[T]:
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         async with _reporting(shown.report, clock):
             yield shown
         return
+    let_rich_in()
+    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     from dcsync.cli.bars import ASCII, LINE, Size
 
+    console = Console(stderr=True)
     signs = LINE if console.encoding.startswith("utf") else ASCII
 
     def text() -> Text:

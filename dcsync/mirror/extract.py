@@ -15,6 +15,9 @@ from dcsync.errors import StorageError
 from dcsync.mirror.part import Part
 from dcsync.mirror.staging import Staging
 
+#: A decompressor gets this much at once: it copies the rest of its input each time that it gives output.
+_AT_ONCE = 1 << 18
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -73,9 +76,7 @@ class SpanExtractor:
             start, stop = max(begin, member.offset), min(self._position, member.stop)
             if start >= self._position:
                 break
-            step = self._stage_bytes(
-                target, bytes(view[start - begin : stop - begin]), is_last=self._position >= member.stop
-            )
+            step = self._stage_bytes(target, view[start - begin : stop - begin], is_last=self._position >= member.stop)
             if step is not None:
                 steps.append(step)
             if step is None or (step.stored is None and step.damage is None):
@@ -92,7 +93,7 @@ class SpanExtractor:
         self._reader = self._part = None
         return [dropped]
 
-    def _stage_bytes(self, target: Target, data: bytes, *, is_last: bool) -> Step | None:
+    def _stage_bytes(self, target: Target, data: memoryview, *, is_last: bool) -> Step | None:
         if self._reader is None or self._part is None:
             self._taken = 0
             self._reader = MemberReader(target.member, inflate=self._inflate)
@@ -100,8 +101,9 @@ class SpanExtractor:
             self._part.restart()
         self._taken += len(data)
         try:
-            for piece in self._reader.feed(data):
-                self._part.write(piece)
+            for start in range(0, len(data), _AT_ONCE):
+                for piece in self._reader.feed(bytes(data[start : start + _AT_ONCE])):
+                    self._part.write(piece)
             if not self._reader.is_complete and not is_last:
                 return Step(target=target, size=len(data))
             self._reader.finish()

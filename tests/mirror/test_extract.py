@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import tempfile
 from pathlib import Path
@@ -74,3 +75,42 @@ def test_after_a_break_nothing_is_asked_for_that_is_not_needed(tmp_path: Path) -
 
     assert (dropped.target.name, dropped.stored) == ("5.csv", None)
     assert [path.name for path in (tmp_path / ".dcsync/staging" / JOB_ID).iterdir()] == ["0.csv"]
+
+
+class Measured:
+    """A decompressor that records how much it is given at once."""
+
+    def __init__(self, most: list[int]) -> None:
+        self._inner, self._most = zlib_decompressor(), most
+
+    def decompress(self, data: bytes, max_length: int = 0, /) -> bytes:
+        self._most.append(len(data))
+        return self._inner.decompress(data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unconsumed_tail(self) -> bytes:
+        return self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+
+def test_a_decompressor_holds_little_input_however_much_arrives_at_once(tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(1 << 20)
+    archive = make_zip({"a.csv": content})
+    (member,) = directory_of(archive).members
+    (span,) = coalesce([member], gap=0)
+    most: list[int] = []
+    with open_root(tmp_path) as root, Staging(root, JOB_ID) as staging:
+        target = Target(member=member, name=member.name, original=member.name)
+        extractor = SpanExtractor(staging, span, [target], inflate=lambda: Measured(most))
+        (step,) = extractor.feed(archive[member.offset : member.stop])
+
+    assert step.stored is not None
+    assert step.stored.sha256 == hashlib.sha256(content).hexdigest()
+    assert max(most) <= 1 << 18

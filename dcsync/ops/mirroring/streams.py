@@ -17,8 +17,8 @@ T = TypeVar("T")
 class WriteBehind(Generic[T]):
     """Collects pieces of 1 MiB and passes each one to `write` in a disk thread while the next one arrives.
 
-    `write` must not keep its argument: from the second MiB on, two buffers are used in turn. The caller must `drain`
-    it, also after an error. `on_written` gets each result, in order and in the event loop's thread.
+    `write` must not keep its argument: two buffers are used in turn. The caller must `drain` it, also after an error.
+    `on_written` gets each result, in order and in the event loop's thread.
     """
 
     def __init__(
@@ -47,10 +47,11 @@ class WriteBehind(Generic[T]):
         """Add a piece. Waits while two pieces of 1 MiB are not written yet."""
         if self._buffers is None:
             self._first += piece
-            if len(self._first) >= PIECE_SIZE:
-                self._writing, self._first = self._disk.start(self._write, self._first), bytearray()
-                self._buffers = bytearray(PIECE_SIZE), bytearray(PIECE_SIZE)
-            return
+            if len(self._first) < PIECE_SIZE:
+                return
+            full, piece, self._first = self._first, bytes(self._first[PIECE_SIZE:]), bytearray()
+            del full[PIECE_SIZE:]
+            self._writing, self._buffers = self._disk.start(self._write, full), (bytearray(PIECE_SIZE), full)
         taken = 0
         while taken < len(piece):
             taken += self._fill(piece[taken : taken + PIECE_SIZE - self._filled])

@@ -61,7 +61,7 @@ class TableHistory:
     @property
     def has_columns(self) -> bool:
         """Whether the table can be queried: an empty file has no header."""
-        return any(header is None or any(header) for header in self.headers)
+        return self.parquet is not None or any(header is None or any(header) for header in self.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +205,7 @@ class _View:
     def _snapshots(self) -> str | None:
         """Return the query over all snapshots, in which each file is read with its own header. None if none has one."""
         runs = self.table.runs or [("", header) for header in self.table.headers]
-        if len(self.table.headers) > 1 and not self.table.runs:
+        if len(runs) != 1 and not self.table.runs:
             return None
         found: dict[tuple[str, ...], list[str]] = {}
         for (first, header), (following, _) in zip(runs, [*runs[1:], ("", None)], strict=True):

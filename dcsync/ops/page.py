@@ -311,6 +311,14 @@ def _present(root: Path, request: RequestTables) -> RequestTables:
             tables.append(found)
         elif next(root.glob(glob.escape(request.folder) + "/*" * request.depth + "/" + glob.escape(table.name)), None):
             tables.append(replace(found, is_current=False))
+    # The row history of a table outlives its snapshots.
+    names = {table_name(table.name) for table in tables}
+    paths = sorted(root.glob(glob.escape(request.history) + "/*.parquet"))
+    tables += [
+        TableHistory(name=f"{path.stem}.csv", headers=(), parquet=f"{request.history}/{path.name}", is_current=False)
+        for path in paths
+        if path.stem not in names
+    ]
     return replace(request, tables=tables)
 
 

@@ -233,6 +233,14 @@ def test_the_row_history_of_a_table_comes_last_and_has_any_day() -> None:
     assert sum('.snapshots."admin_users"' in line for line in found) == 1
 
 
+def test_a_table_without_snapshots_has_its_row_history() -> None:
+    table = make_table(headers=(), columns=None, is_current=False, parquet="acme/x/history/a.parquet")
+
+    views_of_table = [line for line in statements(make_request(table, snapshots=SNAPSHOTS)) if '"admin_users"' in line]
+    assert [line.split(f"{DATABASE}.")[1].split(".")[0] for line in views_of_table] == ["history", "as_of"]
+    assert "REPLACE (" not in views_of_table[1]
+
+
 def test_columns_whose_names_sql_cannot_tell_apart_get_distinct_names() -> None:
     header = ("id", "ID", "", "it's")
 

@@ -240,6 +240,21 @@ async def test_the_row_history_of_hives_layout_is_found(mirror: Mirror) -> None:
     assert ask(mirror, "SELECT count(*) FROM snapshots.a") == [(1,)]
 
 
+async def test_a_row_history_outlives_the_snapshots_of_its_table(mirror: Mirror) -> None:
+    add_extract(mirror, {"a.csv": rows(1), "gone.csv": rows(1)})
+    await mirror.sync()
+    write_history(mirror, ROW_HISTORY, "b")
+    duckdb.execute(LEDGER.format(next(mirror.root.glob("acme/*/history")) / "gone.parquet"))
+    mirror.snapshots()[0].joinpath("gone.csv").unlink()
+    await report(mirror)
+
+    assert ask(mirror, "SELECT count(*) FROM history.b") == [(3,)]
+    assert ask(mirror, "SELECT count(*) FROM as_of.b('2026-11-20')") == [(2,)]
+    assert ask(mirror, "SELECT count(*) FROM history.gone") == [(2,)]
+    with pytest.raises(duckdb.CatalogException):
+        ask(mirror, "FROM snapshots.gone")
+
+
 async def test_a_row_history_that_is_broken_leaves_all_other_views(mirror: Mirror) -> None:
     await extracts(mirror, rows(1))
     write_history(mirror, ROW_HISTORY)

@@ -637,10 +637,28 @@ def _print(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> 
 def _compare(comparison: Comparison) -> None:
     comparison.make_data()
     columns = {FORMATS[name].name: comparison.measure(name) for name in comparison.names}
-    _table(f"{comparison.rows} rows, {comparison.days} days", columns)
+    title = f"{comparison.rows} rows, {comparison.days} days"
+    _table(title, columns)
+    _table(f"{title}, validity columns = 1", _ratios(columns))
     if comparison.kills:
         columns = {FORMATS[name].name: comparison.kill(name) for name in comparison.names}
         _table(f"{comparison.kills} times killed in a step", columns)
+
+
+def _ratios(columns: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Return the figures of each format divided by those of the validity columns, which stay as they are."""
+    own = columns[Validity.name]
+    found = {Validity.name: dict(own)}
+    for name in columns.keys() - {Validity.name}:
+        found[name] = {row: _ratio(cell, own[row]) for row, cell in columns[name].items()}
+    return {name: found[name] for name in (Validity.name, *(name for name in columns if name != Validity.name))}
+
+
+def _ratio(cell: str, own: str) -> str:
+    if not cell[0].isdigit():
+        return cell
+    ratio = float(cell.split(maxsplit=1)[0]) / float(own.split(maxsplit=1)[0])
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
 def _table(title: str, columns: Mapping[str, Mapping[str, str]]) -> None:

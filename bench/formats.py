@@ -525,8 +525,12 @@ def _year(place: Path, count: int) -> None:
             near = statistics.median(seconds[max(1, day - 4) :])
             lines.append([str(day), f"{near / statistics.median(seconds[1:6]):.2f}", f"{_size(folder) / 1e6:.1f} MB"])
     _print(f"One year, {count} rows", ["Day", "CPU of a step, day 1 = 1", "File"], lines)
-    form = Validity(folder)
-    source, lines = form.path, []
+    _layouts(place / "layout", Validity(folder).path)
+
+
+def _layouts(place: Path, source: Path) -> None:
+    """Print how the order, the row groups and the compression of a file change its size and its answers."""
+    lines = []
     orders = {
         "closed first": "_valid_to nulls last, _valid_from",
         "first day": "_valid_from",
@@ -537,7 +541,7 @@ def _year(place: Path, count: int) -> None:
     layouts += [("closed first", size, 1) for size in (8192, 20_480, 491_520)]
     layouts += [("closed first", 122_880, level) for level in (3, 9, 19)]
     for order, size, level in layouts:
-        form = Validity(place / "layout")
+        form = Validity(place)
         cpu = time.process_time()
         form.query("set preserve_insertion_order = true")
         form.query(

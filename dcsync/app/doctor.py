@@ -103,6 +103,7 @@ def _outlets(config: Config, environ: Mapping[str, str]) -> Outlets:
         heartbeat=None if url is None else secret("heartbeat.url", url),
         textfile=config.metrics.textfile,
         listen=config.http.address,
+        history=config.history.tables,
     )
 
 

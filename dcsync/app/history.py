@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dcsync.app.from_config import account_settings, history_settings
+from dcsync.app.status import current_status
 from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
@@ -15,6 +16,7 @@ from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import SyncContext
 from dcsync.ops.history.catch_up import Chosen, HistoryReport, catch_up
 from dcsync.ops.integrity.content_reader import ReadingObserver
+from dcsync.ops.page import write_report
 
 _PART: Final = Part(
     code=AlertCode.R_HISTORY,
@@ -28,7 +30,11 @@ async def build_after_run(config: Config, context: SyncContext, dispatcher: Aler
     """Bring all row histories up to date, as the last thing after a run. What fails is an alert."""
 
     async def build() -> None:
-        await build_histories(config, context, dispatcher)
+        report = await build_histories(config, context, dispatcher)
+        if report.steps:
+            # The report and views.sql show the histories.
+            status = await current_status(config, context)
+            await write_report(context, status.accounts, stale_after=config.poll.stale_after)
 
     await contain(BrokenParts(context.manifest, None), _PART, build)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,12 +98,13 @@ def _next_extracts(before: Sequence[datetime], now: datetime) -> list[datetime]:
 
 
 async def _mirror(folder: Path, completed: Sequence[datetime]) -> list[AccountOutcome]:
-    from dcsync.app.from_config import account_settings
+    from dcsync.app.from_config import account_settings, history_settings
     from dcsync.app.renew import renewing
     from dcsync.app.status import current_status
     from dcsync.app.sync import open_sync
     from dcsync.cluster import stores_for
     from dcsync.config import load
+    from dcsync.ops.history.catch_up import catch_up
     from dcsync.ops.mirroring.run import sync
     from dcsync.ops.page import write_report
     from dcsync.ops.recovery import recover
@@ -119,6 +121,7 @@ async def _mirror(folder: Path, completed: Sequence[datetime]) -> list[AccountOu
         async with renewing(opener, config, stores_for(config, environ), role="sync") as context:
             await recover(context, account_settings(config))
             outcomes = await sync(context, account_settings(config))
+            await catch_up(context, account_settings(config), history_settings(config))
             status = await current_status(config, context)
             await write_report(context, status.accounts, stale_after=config.poll.stale_after)
             return outcomes
@@ -143,6 +146,9 @@ access_token = "env:{_TOKEN_VARIABLE}"
 [[account]]
 name = "acme"
 id = "{hub_id}"
+
+[history]
+tables = {'["*"]' if find_spec("duckdb") else "[]"}
 """
 
 

@@ -42,6 +42,7 @@ def test_sync_builds_the_histories(side: Served, dcsync: Dcsync) -> None:
         ("a", False),
         ("b", True),
     ]
+    assert "admin_users.parquet" in (side.root / "views.sql").read_text()
     result = dcsync("history")
     assert (result.status, result.out) == (0, f"acme: {folder_of(side).relative_to(side.root)}: 1 table, up to date\n")
 

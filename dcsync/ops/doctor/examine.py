@@ -54,6 +54,7 @@ NAMES = (
     "heartbeat",
     "metrics",
     "http",
+    "history",
     "token",
     "proxy",
     "network",

@@ -1,4 +1,4 @@
-"""The checks of `doctor` of everything through which dcsync reports: hooks, notifications, metrics, the HTTP pages.
+"""The checks of `doctor` of everything beside snapshots: hooks, notifications, metrics, HTTP pages, row histories.
 
 None of them stops the mirror, so each problem is a warning. Nothing is sent and no program is run.
 """
@@ -18,12 +18,13 @@ from dcsync.network import bind_listener, listen_hint
 from dcsync.ops.alerts.notify import check_installed, service_of
 from dcsync.ops.doctor.checks import Check, CheckList, ok, warned
 from dcsync.ops.doctor.machine import Secret
+from dcsync.rows import check_installed as check_duckdb
 from dcsync.tasks import DiskThreads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlets:
-    """Everything in the configuration through which dcsync reports."""
+    """Everything in the configuration that dcsync makes or sends beside snapshots."""
 
     #: The program and the arguments of each hook.
     hooks: Sequence[Sequence[str]]
@@ -34,6 +35,8 @@ class Outlets:
     textfile: Path | None
     #: Where the HTTP pages are served. None if nowhere.
     listen: tuple[str, int] | None
+    #: The tables with a row history.
+    history: Sequence[str] = ()
 
     def heartbeat_address(self) -> str | None:
         """Return the heartbeat's address, if there is one that can be read."""
@@ -51,6 +54,7 @@ async def examine_outlets(checks: CheckList, outlets: Outlets, disk: DiskThreads
         "heartbeat": lambda: heartbeat(outlets.heartbeat),
         "metrics": lambda: metrics_file(outlets.textfile),
         "http": lambda: http_pages(outlets.listen, is_daemon_running=is_daemon_running),
+        "history": lambda: row_history(outlets.history),
     }
     for name, step in steps.items():
         await checks.take(name, disk.run(step))
@@ -99,6 +103,17 @@ def notifications(addresses: Sequence[Secret]) -> Check:
     if doubts:
         return warned("notify", "\n".join(doubts), "; ".join(dict.fromkeys(doubts.values())))
     return ok("notify", f"{', '.join(services)}: valid; `dcsync notify --test` sends a message")
+
+
+def row_history(tables: Sequence[str]) -> Check:
+    """Check that DuckDB is installed if tables have a row history."""
+    if not tables:
+        return ok("history", "off: [history] tables is empty")
+    try:
+        check_duckdb()
+    except ConfigError as error:
+        return warned("history", error.message, error.advice)
+    return ok("history", f"DuckDB is installed; tables: {', '.join(tables)}")
 
 
 def heartbeat(address: Secret | None) -> Check:

@@ -97,6 +97,11 @@ class HistoryReport:
     requests: list[RequestReport] = field(default_factory=list)
 
     @property
+    def steps(self) -> int:
+        """The number of steps that were taken."""
+        return sum(found.outcome.steps for found in self.requests)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every table is up to date."""
         return not any(item.outcome.failed or item.outcome.kept or item.waiting for item in self.requests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from dcsync.errors import SecretUnavailable
 from dcsync.ops.doctor.checks import Level
 from dcsync.ops.doctor.machine import Secret
-from dcsync.ops.doctor.outlets import heartbeat, hooks, http_pages, metrics_file, notifications
+from dcsync.ops.doctor.outlets import heartbeat, hooks, http_pages, metrics_file, notifications, row_history
 from tests.rigs.examined import examine, levels
 from tests.rigs.mirror import Mirror
 
@@ -141,3 +142,11 @@ def test_the_address_of_the_pages(taken: int) -> None:
     assert (silent.level, "does not listen" in silent.message) == (Level.WARN, True)
     elsewhere = http_pages(("192.0.2.1", 9321), is_daemon_running=False)
     assert "ip address shows them" in elsewhere.advice
+
+
+def test_row_histories_need_duckdb(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert row_history([]).level == "ok"
+    assert row_history(["admin_*"]).message == "DuckDB is installed; tables: admin_*"
+    monkeypatch.setitem(sys.modules, "duckdb", None)  # as if it were not installed
+    check = row_history(["*"])
+    assert (check.level, "[history]" in (check.advice or "")) == ("warn", True)

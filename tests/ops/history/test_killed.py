@@ -1,0 +1,18 @@
+"""kill -9 of a build: the old file or the new one, and the next build goes on. The torture does it at every call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.rigs.history_kills import history_kills
+
+
+@pytest.mark.timeout(300)
+async def test_a_killed_build_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    async with history_kills(tmp_path) as kills:
+        points = await kills.points()
+        killed = [await kills.kill_at(number) for number in (points // 2, points - 3)]
+
+    assert any(killed)

@@ -1,4 +1,4 @@
-"""The checks of `doctor` of everything beside snapshots: hooks, notifications, metrics, HTTP pages, row histories.
+"""The checks of `doctor` of everything but snapshots: hooks, notifications, metrics, HTTP pages, row histories.
 
 None of them stops the mirror, so each problem is a warning. Nothing is sent and no program is run.
 """
@@ -24,7 +24,7 @@ from dcsync.tasks import DiskThreads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlets:
-    """Everything in the configuration that dcsync makes or sends beside snapshots."""
+    """Everything in the configuration that dcsync makes or sends, but for snapshots."""
 
     #: The program and the arguments of each hook.
     hooks: Sequence[Sequence[str]]

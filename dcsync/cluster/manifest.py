@@ -6,6 +6,7 @@ copies or checks the manifest. The operator repairs damage from PostgreSQL's own
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -50,6 +51,20 @@ class PostgresBackend:
             async with self._engine.begin() as connection:
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITER)))
                 yield connection
+
+    async def check_rows(self) -> None:
+        """Compare every row with its digest. A thread does it with an event loop and a connection of its own."""
+        damage = await asyncio.to_thread(lambda: asyncio.run(self._damage()))
+        if damage is not None:
+            raise _corrupt(self.database, damage)
+
+    async def _damage(self) -> str | None:
+        engine = self.database.engine(label="check")
+        try:
+            async with PostgresBackend(engine, self.database).reading() as connection:
+                return await connection.run_sync(seal.broken_meta) or await broken_row(connection)
+        finally:
+            await finish(engine.dispose())
 
 
 @asynccontextmanager
@@ -104,10 +119,14 @@ async def _check(connection: AsyncConnection, database: Database, *, read_only: 
         raise ManifestMissing(message)
     damage = await connection.run_sync(seal.broken_meta)
     if damage is not None:
-        message = f"the manifest in {database.shown} is damaged: {damage}"
-        raise ManifestCorrupt(
-            message, hint="restore the database from a backup, or run dcsync rebuild, which reads the mirror"
-        )
+        raise _corrupt(database, damage)
+
+
+def _corrupt(database: Database, damage: str) -> ManifestCorrupt:
+    return ManifestCorrupt(
+        f"the manifest in {database.shown} is damaged: {damage}",
+        hint="restore the database from a backup, or run dcsync rebuild, which reads the mirror",
+    )
 
 
 async def broken_row(connection: AsyncConnection) -> str | None:

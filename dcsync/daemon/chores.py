@@ -37,13 +37,14 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 #: The hour, in the mirror's time zone, from which each task is due once a day.
-NIGHT: Final = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.TIDY: 5}
+NIGHT: Final = {Kind.KEEP_ALIVE: 1, Kind.PRUNE: 2, Kind.VERIFY: 3, Kind.CHECK: 4, Kind.TIDY: 5}
 
 #: The tasks, as alerts name them.
 _NAMES: Final = {
     Kind.KEEP_ALIVE: "the daily renewal of the refresh token",
     Kind.PRUNE: "the nightly prune",
     Kind.VERIFY: "the nightly verify",
+    Kind.CHECK: "the daily check of the manifest",
     Kind.TIDY: "the daily deletion of old hook runs",
 }
 
@@ -52,7 +53,7 @@ _NAMES: Final = {
 TURNS_OF: Final[Mapping[Kind, tuple[Collection[str], str]]] = {
     Kind.PRUNE: ([turns.PRUNE], "busy with the nightly prune"),
     Kind.VERIFY: ([turns.VERIFY], "busy with the nightly verify"),
-    **{kind: ([], "") for kind in (Kind.POLL, Kind.KEEP_ALIVE, Kind.TIDY)},
+    **{kind: ([], "") for kind in (Kind.POLL, Kind.KEEP_ALIVE, Kind.CHECK, Kind.TIDY)},
 }
 
 
@@ -83,6 +84,8 @@ class Chores:
             case Kind.KEEP_ALIVE:
                 if await self.context.api.tokens.keep_alive():
                     log.debug("refresh token renewed because of its age")
+            case Kind.CHECK:
+                await self.context.manifest.check_rows()
             case Kind.TIDY:
                 await self.dispatcher.tidy()
             case Kind.PRUNE:

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     TIDY = "tidy"
     PRUNE = "prune"
     VERIFY = "verify"
+    CHECK = "check"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,3 +23,6 @@ class Backend(Protocol):
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Lend a connection for one transaction. It is durable after the block, and an error in the block undoes it."""
+
+    async def check_rows(self) -> None:
+        """Compare every row with its digest, while others read and write. Raises `ManifestCorrupt`."""

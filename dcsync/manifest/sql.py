@@ -81,6 +81,13 @@ class SqlManifest:
             async with self.reading() as connection:
                 await self._guard.check(connection)
 
+    async def check_rows(self) -> None:
+        """Compare every row with its digest, as a start does once a day. It blocks no reader and no writer.
+
+        Raises `ManifestCorrupt`, and the next start of a single host then checks again and rebuilds the manifest.
+        """
+        await self.backend.check_rows()
+
     @property
     def history(self) -> History:
         """The published snapshots, to read."""

@@ -34,6 +34,9 @@ _BEGIN = "dcsync_begin"
 #: LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, AUTH.
 _MACHINE = frozenset({3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 23})
 
+#: The hint while a daemon has the file open: it does nothing about the damage before its next start.
+_OPEN_HINT = "run dcsync rebuild, or restart the daemon: both rename the manifest and rebuild it from the mirror"
+
 
 class SqliteBackend:
     """Implements `Backend`. Readers and the writer do not wait for each other."""
@@ -42,6 +45,8 @@ class SqliteBackend:
         self._engine = engine
         self._readers = engine.execution_options(**{_BEGIN: "BEGIN"})
         self._path = path
+        #: The time of the last thorough check. None lets the next start check every row.
+        self.checked_at: float | None = None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -57,38 +62,47 @@ class SqliteBackend:
             async with self._engine.begin() as connection:
                 yield connection
 
+    async def check_rows(self) -> None:
+        """Compare every row with its digest. A thread does it with a connection of its own."""
+        began, self.checked_at = time.time(), None
+        with _sql_errors(self._path), disk_call():
+            damage = await asyncio.to_thread(_damage, self._path)
+        if damage is not None:
+            raise _corrupt(self._path, damage, hint=_OPEN_HINT)
+        self.checked_at = began
+
 
 @asynccontextmanager
 async def sqlite_backend(path: Path, *, read_only: bool) -> AsyncIterator[SqliteBackend]:
     """Open a file, and migrate it unless it is only read."""
     engine = _engine(path, read_only=read_only)
-    checked_at = None
+    backend = SqliteBackend(engine, path)
     try:
         # Checked before the driver opens it, because the driver leaves a thread behind when it cannot open a file.
         with disk_call():
             await asyncio.to_thread(_must_exist if read_only else _make_private, path)
             if not read_only:
-                checked_at = await asyncio.to_thread(checked.take, path)
+                backend.checked_at = await asyncio.to_thread(checked.take, path)
         with _sql_errors(path, opening=True), disk_call():
             async with engine.connect() as connection:
-                is_due = not read_only and checked_at is None
+                is_due = not read_only and backend.checked_at is None
                 await _check(connection, path, thorough=is_due)
-                checked_at = time.time() if is_due else checked_at
+                backend.checked_at = time.time() if is_due else backend.checked_at
                 if not read_only:
                     is_migrated = await migrate(connection)
                     await connection.commit()
                     await _shrink(connection, always=is_migrated)
-        yield SqliteBackend(engine, path)
+        yield backend
     except ManifestCorrupt:
         # The next start checks every row.
-        checked_at = None
+        backend.checked_at = None
         raise
     finally:
         # Not cancelled by a second signal either: a connection that is half closed logs a traceback.
         with disk_call():
             await finish(engine.dispose())
-            if checked_at is not None:
-                await finish(asyncio.to_thread(checked.leave, path, checked_at))
+            if backend.checked_at is not None:
+                await finish(asyncio.to_thread(checked.leave, path, backend.checked_at))
 
 
 def _must_exist(path: Path) -> None:
@@ -160,8 +174,24 @@ class _sql_errors:  # noqa: N801 - reads as a context, like contextlib.suppress
         return isinstance(cause, sqlite3.DatabaseError)
 
 
-def _corrupt(path: Path, words: str) -> ManifestCorrupt:
-    return ManifestCorrupt(f"the manifest {path} is damaged: {words}")
+def _corrupt(path: Path, words: str, *, hint: str | None = None) -> ManifestCorrupt:
+    return ManifestCorrupt(f"the manifest {path} is damaged: {words}", hint=hint)
+
+
+def _damage(path: Path) -> str | None:
+    """Return the damage of a file that others use, or None. Blocks. All of it is read as of one moment."""
+
+    def connect() -> sqlite3.Connection:
+        uri = f"file:{quote(os.fsencode(path))}?mode=ro"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.NullPool, hide_parameters=True)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN")
+        verdict = connection.scalar(sa.text("PRAGMA integrity_check(1)"))
+        if verdict != "ok":
+            return str(verdict)
+        return seal.broken_meta(connection) or seal.broken_row(connection)
 
 
 def _connect(database: str, **options: Any) -> Connection:  # noqa: ANN401 - sqlite3's own

@@ -23,10 +23,11 @@ from dcsync.daemon.chores import NIGHT, Chores
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.schedule import Kind
 from dcsync.errors import DiskFault
-from dcsync.manifest import HookRuns
+from dcsync.manifest import HookRuns, SqlManifest
 from dcsync.mirror import trash
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from tests.rigs.mirror import Mirror, add_extract, tables
+from tests.rigs.sqlite import raw
 
 ACME = AccountName("acme")
 
@@ -73,6 +74,28 @@ async def test_a_mass_change_is_reported_and_nothing_is_removed(mirror: Mirror) 
         assert await work.do(Kind.PRUNE)
         assert await waiting(work) == 1
     assert len(mirror.snapshots()) == 4
+
+
+async def test_damage_of_the_manifest_is_an_alert_until_it_is_rebuilt(mirror: Mirror) -> None:
+    jobs = await fill(mirror, 2)
+    manifest = mirror.state / "manifest.sqlite"
+    async with chores(mirror) as work:
+        await work.do(Kind.CHECK)
+        assert await codes(mirror) == []
+        with raw(manifest) as connection:
+            connection.execute("UPDATE content SET sha256 = 'changed' WHERE id = 1")
+
+        await work.do(Kind.CHECK)
+
+        (standing,) = await alerts(mirror)
+        assert (standing.code, standing.subject) == ("D-CHORE", "check")
+        assert str(manifest) in standing.message
+        assert "dcsync rebuild" in standing.hint
+    # The next start checks every row again, and rebuilds the manifest.
+    assert (await mirror.sync_one()).failed == []
+    assert set(await mirror.states()) == set(jobs)
+    assert await codes(mirror) == []
+    assert len(list(mirror.state.glob("manifest.sqlite.damaged-*"))) == 1
 
 
 async def test_a_refused_prune_is_an_alert_until_one_passes(mirror: Mirror) -> None:
@@ -240,6 +263,13 @@ def broken(work: Chores, kind: Kind, error: Exception) -> Chores:
             return replace(work, context=replace(work.context, root=cast("Any", _Failing(error))))
         case Kind.VERIFY:
             return replace(work, progress=cast("Any", _Failing(error)))
+        case Kind.CHECK:
+
+            class Damaged(SqlManifest):
+                async def check_rows(self) -> None:
+                    raise error
+
+            return replace(work, context=replace(work.context, manifest=Damaged(work.context.manifest.backend)))
         case _:
 
             class Dispatcher(AlertDispatcher):

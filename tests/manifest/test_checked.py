@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from dcsync.errors import ManifestCorrupt
 from dcsync.manifest import checked, checksums, open_manifest
-from tests.rigs.sqlite import ACME, fill
+from tests.rigs.sqlite import ACME, fill, raw
 
 DAY = 86400
 DAMAGED = ManifestCorrupt("the manifest is damaged")
@@ -186,3 +190,54 @@ async def test_a_reader_leaves_the_mark_alone(closed: Path, checks: Checks) -> N
 
     assert mark_of(closed).read_bytes() == before
     assert await checks.at_start_of(closed) == 0
+
+
+async def test_an_open_manifest_can_be_checked_while_it_is_read_and_written(closed: Path, checks: Checks) -> None:
+    async with open_manifest(closed) as manifest, manifest.writing() as connection:
+        await connection.execute(sa.text("UPDATE meta SET value = 'half' WHERE key = 'instance'"))
+
+        # It reads what is committed.
+        await manifest.check_rows()
+
+        assert checks.number == 1
+        assert len(await manifest.jobs(ACME)) == 2
+        await connection.rollback()
+
+
+async def test_a_check_does_not_hold_up_the_event_loop(closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+
+    def wait(_: object) -> None:
+        assert goes_on.wait(60)
+
+    async with open_manifest(closed) as manifest, asyncio.TaskGroup() as group:
+        monkeypatch.setattr(checksums, "broken_row", wait)
+        check = group.create_task(manifest.check_rows())
+        # Other work goes on meanwhile.
+        await manifest.set_instance("another")
+        assert len(await manifest.jobs(ACME)) == 2
+        assert not check.done()
+        goes_on.set()
+
+
+async def test_a_check_at_work_counts_for_the_next_start(closed: Path, checks: Checks) -> None:
+    rewrite(closed, checked_at=json.loads(mark_of(closed).read_text())["checked_at"] - DAY + 1000)
+    async with open_manifest(closed) as manifest:
+        await manifest.check_rows()
+
+    assert checks.number == 1
+    assert json.loads(mark_of(closed).read_text())["checked_at"] > time.time() - DAY + 2000
+    assert await checks.at_start_of(closed) == 0
+
+
+async def test_damage_that_a_check_finds_is_looked_for_at_the_next_start(closed: Path, checks: Checks) -> None:
+    async with open_manifest(closed) as manifest:
+        with raw(closed) as connection:
+            connection.execute("UPDATE content SET sha256 = 'changed' WHERE id = 1")
+
+        with pytest.raises(ManifestCorrupt, match="a row of content"):
+            await manifest.check_rows()
+
+    assert not mark_of(closed).exists()
+    with pytest.raises(ManifestCorrupt):
+        await checks.at_start_of(closed)

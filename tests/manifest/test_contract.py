@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from dcsync.core.lifecycle import OPEN, JobState, may_go
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import AccountFacts, KnownJob
-from dcsync.errors import DcsyncError, IllegalTransition
+from dcsync.errors import DcsyncError, IllegalTransition, ManifestCorrupt
 from dcsync.manifest import SqlManifest
+from dcsync.manifest.schema import job as job_table
 from tests.fakes import (
     JOB_ID,
     NOON,
@@ -346,6 +348,19 @@ async def test_many_write_at_once_and_all_of_it_is_there(manifest: SqlManifest) 
             group.create_task(manifest.jobs(ACME))
 
     assert await manifest.published_folders(ACME) == {job: f"acme/{job}" for job in jobs}
+
+
+async def test_every_row_is_checked_while_others_write(manifest: SqlManifest) -> None:
+    await know(manifest, "one", "two")
+    await manifest.publish(ACME, *make_publication(JobId("one"), "acme/one"))
+    await manifest.check_rows()
+    async with manifest.writing() as connection:
+        await connection.execute(sa.update(job_table).where(job_table.c.id == "one").values(attempts=7))
+        # What is not committed is not seen.
+        await manifest.check_rows()
+
+    with pytest.raises(ManifestCorrupt, match="a row of job"):
+        await manifest.check_rows()
 
 
 async def test_the_document_decides_whether_a_request_is_a_delta(manifest: SqlManifest) -> None:

@@ -214,6 +214,13 @@ class ApiFault(ApiError):
     hint = "the fault is on Autodesk's side. Run the command again later. The daemon retries automatically"
 
 
+class Unconfirmed(ApiError):
+    """A call that changes something got no usable answer. Autodesk may have carried it out, so it is not repeated."""
+
+    code = "A-UNCONFIRMED"
+    hint = "check with `dcsync requests` if it was done before you run the command again"
+
+
 class RateLimited(ApiError):
     """429: the rate limit of the client ID is used up."""
 

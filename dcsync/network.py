@@ -24,6 +24,9 @@ from dcsync.core.urls import host_and_port
 #: and encodings. Reading from a connection that was lost between two pieces raises a RuntimeError.
 EXCHANGE_ERRORS = (aiohttp.ClientError, OSError, ValueError, RuntimeError)
 
+#: Those of them that prove that nothing was sent: no connection was made, or no tunnel through the proxy.
+NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+
 #: What to do about a certificate that is not trusted, and about a proxy that cannot be reached.
 UNTRUSTED = (
     "the certificate is not trusted. If a proxy inspects TLS, set network.ca_file to the certificate of your company's "

@@ -34,6 +34,7 @@ TABLE = """
     ApiUnreachable           A-NETWORK   job      3 transient
     RateLimited              A-QUOTA     run      3 transient
     BadRequest               A-REQUEST   job      3
+    Unconfirmed              A-UNCONFIRMED job    3
     ApiFault                 A-SERVER    job      3 transient
     ConfigError              C-CONFIG    run      2
     ConfigInvalid            C-CONFIG    run      2

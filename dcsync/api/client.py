@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 from urllib.parse import quote
@@ -14,14 +14,16 @@ from dcsync.api.transport import ATTEMPTS, ApiTransport, CallWatch
 from dcsync.core import wire
 from dcsync.core.model import AccountId, DataRequest, Hub, Job, JobId, Json, ListedFile, RequestId, SignedFile
 from dcsync.core.names import printable
+from dcsync.core.new_request import NewRequest, RequestChanges, create_json, update_json
 from dcsync.core.ports import TokenSource
 from dcsync.core.reasons import warnings_in, with_request_id
-from dcsync.errors import BadAnswer, BadListing
+from dcsync.errors import BadAnswer, BadListing, NotFound, Unconfirmed
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T", Job, DataRequest)
 T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 #: Receives the entries of a list that dcsync cannot use.
 OnBad: TypeAlias = Callable[[wire.BadEntry], None]
 
@@ -33,6 +35,8 @@ MAX_PAGES = 1000
 MAX_REQUEST_PAGES = 100
 #: How often a list that changes while it is read is read again from the top. After that the seen entries are used.
 MAX_RESTARTS = 3
+#: How often a change or a deletion is sent until an answer arrives.
+_SENDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +177,43 @@ class DataConnector:
         path = f"{_root(account)}/jobs/{_segment(job)}/data/{_segment(name)}"
         return _parsed(path, lambda value: wire.parse_signed(value, name), await self._get_of_job(path))
 
+    async def create_request(self, account: AccountId, wanted: NewRequest) -> DataRequest:
+        """Create a data request. Needs the scope data:create.
+
+        Raises `Unconfirmed` if it may have been created: look for it before you try again (`ops.requests.create`).
+        """
+        path = f"{_root(account)}/requests"
+        return _confirmed(
+            f"POST {path}", await self._transport.send("POST", path, create_json(wanted), watch=self._watch)
+        )
+
+    async def update_request(self, account: AccountId, current: DataRequest, changes: RequestChanges) -> DataRequest:
+        """Change a data request and return it. Needs the scope data:write. A lost answer is repeated."""
+        path = f"{_root(account)}/requests/{_segment(current.id)}"
+        body = update_json(current, changes)
+
+        async def send() -> DataRequest:
+            return _confirmed(f"PATCH {path}", await self._transport.send("PATCH", path, body, watch=self._watch))
+
+        return await _until_confirmed(send)
+
+    async def delete_request(self, account: AccountId, request: RequestId) -> None:
+        """Delete a data request. Needs the scope data:write. A lost answer is repeated."""
+        path = f"{_root(account)}/requests/{_segment(request)}"
+        tries = 0
+
+        async def send() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                await self._transport.send("DELETE", path, watch=self._watch)
+            except NotFound:
+                # The attempt before has deleted it, although its answer was lost.
+                if tries == 1:
+                    raise
+
+        await _until_confirmed(send)
+
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
         return await self._transport.get(path, params, watch=self._watch)
 
@@ -264,6 +305,24 @@ def _parsed(path: str, parse: Callable[[Json], T2], value: Json) -> T2:
     except wire.WireError as error:
         message = f"GET {path} returned an undocumented response: {error}"
         raise BadAnswer(message, status=200) from None
+
+
+def _confirmed(call: str, value: Json) -> DataRequest:
+    try:
+        return wire.parse_request(value)
+    except wire.WireError as error:
+        message = f"{call} returned an undocumented response: {error}"
+        raise Unconfirmed(message) from None
+
+
+async def _until_confirmed(send: Callable[[], Awaitable[T3]]) -> T3:
+    """Repeat a call without an answer. Only for calls that have the same effect once or several times."""
+    for _ in range(_SENDS - 1):
+        try:
+            return await send()
+        except Unconfirmed as error:
+            log.warning("repeating a call whose answer was lost", error=error.message)
+    return await send()
 
 
 def _root(account: AccountId) -> str:

@@ -18,6 +18,7 @@ from dcsync.api.limiter import Limiter, OnWait
 from dcsync.clock import Clock
 from dcsync.core import wire
 from dcsync.core.model import Json
+from dcsync.core.oauth import missing_scope
 from dcsync.core.ports import TokenSource
 from dcsync.core.quota import MAX_BACKOFF_S, backoff, parse_retry_after, skew
 from dcsync.core.reasons import reason, with_request_id
@@ -33,8 +34,9 @@ from dcsync.errors import (
     LoginRequired,
     NotFound,
     RateLimited,
+    Unconfirmed,
 )
-from dcsync.network import DIRECT, EXCHANGE_ERRORS, Network
+from dcsync.network import DIRECT, EXCHANGE_ERRORS, NOTHING_SENT, Network
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +50,12 @@ ATTEMPTS = 5
 PROBE_S = 60.0
 #: A larger clock error puts 60 s URLs and 300 s assertions at risk, so dcsync warns (docs/project/faults.md C4).
 MAX_SKEW_S = 120.0
+#: The rate limit of calls asks for a minute at most. A longer wait, or none, means the daily limit of jobs.
+_SHORT_WAIT_S = 120.0
+_DAILY_HINT = "Autodesk runs at most 24 jobs in 24 hours for each user and account. Try again later"
+_SCOPE_OF = {"GET": "data:read", "POST": "data:create", "PATCH": "data:write", "DELETE": "data:write"}
+_SCOPE_HINT = "sign in with the scopes data:create and data:write, and run the command again"
+_DONE = frozenset({200, 201, 204})
 _TIMEOUT = aiohttp.ClientTimeout(total=180, connect=30, sock_read=30)
 
 
@@ -63,8 +71,27 @@ class CallWatch:
         self.calls += 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One call. `path` is for messages."""
+
+    method: str
+    url: URL
+    path: str
+    body: Json = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def secrets(self) -> list[str]:
+        """The secrets in its body, which a refusal may repeat."""
+        url = self.body.get("callbackUrl") if isinstance(self.body, Mapping) else None
+        return [url] if isinstance(url, str) else []
+
+
 class ApiTransport:
-    """GET calls to the API. The session stores no cookies and follows no redirects. Only `base_url` gets the token."""
+    """Calls to the API. The session stores no cookies and follows no redirects. Only `base_url` gets the token."""
 
     def __init__(
         self,
@@ -110,11 +137,12 @@ class ApiTransport:
         is safe.
         """
         url = URL(self._base_url + path, encoded=True).with_query(dict(params or {}))
+        call = _Call(method="GET", url=url, path=path)
         watch = watch or CallWatch()
         is_probe = await self._is_down(watch)
         answered = self._answered
         try:
-            value, headers = await self._get_with_retries(url, path, 1 if is_probe else attempts, watch)
+            value, headers = await self._get_with_retries(call, 1 if is_probe else attempts, watch)
         except (ApiFault, ApiUnreachable):
             if is_probe or (self._answered == answered and not of_job):
                 self._probe_at = self._clock.monotonic() + PROBE_S
@@ -125,6 +153,33 @@ class ApiTransport:
         self._note_answer()
         on_headers(headers)
         return value
+
+    async def send(self, method: str, path: str, body: Json = None, *, watch: CallWatch | None = None) -> Json:
+        """Return the JSON of a call that changes something: POST, PATCH or DELETE. None if the answer has no body.
+
+        It is repeated only if nothing was sent, or if the rate limit refused it. Raises `Unconfirmed` if it may have
+        been carried out, and other `ApiError`s or `AuthError`s if it was not. If it is cancelled, it may have been
+        carried out as well.
+        """
+        call = _Call(method=method, url=URL(self._base_url + path, encoded=True), path=path, body=body)
+        watch = watch or CallWatch()
+        failures = 0
+
+        def wait_after(error: Exception) -> bool | float:
+            nonlocal failures
+            failures += 1
+            if failures >= ATTEMPTS:
+                return False
+            if isinstance(error, RateLimited):
+                return 0.0 if error.retry_after_s is not None else False
+            return backoff(failures, base_s=1.0, cap_s=60.0, draw=self._draw()) if _is_unsent(error) else False
+
+        async for attempt in stamina.retry_context(on=wait_after, attempts=None, timeout=None):
+            with attempt:
+                value = await self._send(call, watch)
+                self._note_answer()
+                return value
+        raise AssertionError  # the loop returns or raises
 
     def _note_answer(self) -> None:
         self._answered += 1
@@ -141,9 +196,7 @@ class ApiTransport:
             await self._clock.sleep(self._probe_at - now)
         return False
 
-    async def _get_with_retries(
-        self, url: URL, path: str, attempts: int, watch: CallWatch
-    ) -> tuple[Json, Mapping[str, str]]:
+    async def _get_with_retries(self, call: _Call, attempts: int, watch: CallWatch) -> tuple[Json, Mapping[str, str]]:
         failures = 0
 
         def wait_after(error: Exception) -> bool | float:
@@ -166,40 +219,68 @@ class ApiTransport:
 
         async for attempt in stamina.retry_context(on=wait_after, attempts=None, timeout=None):
             with attempt:
-                return await self._get_authorized(url, path, watch)
+                return await self._get(call, watch)
         raise AssertionError  # the loop returns or raises
 
-    async def _get_authorized(self, url: URL, path: str, watch: CallWatch) -> tuple[Json, Mapping[str, str]]:
+    async def _get(self, call: _Call, watch: CallWatch) -> tuple[Json, Mapping[str, str]]:
+        status, headers, body, words = await self._call(call, watch)
+        if status != 200:
+            raise await self._error(status, headers, words, call)
+        try:
+            return wire.decode_json(body), headers
+        except wire.WireError as error:
+            message = with_request_id(f"{call} returned {error}", headers)
+            raise BadAnswer(message, status=status) from None
+
+    async def _send(self, call: _Call, watch: CallWatch) -> Json:
+        try:
+            status, headers, body, words = await self._call(call, watch)
+            if status in _DONE:
+                return wire.decode_json(body) if body else None
+        except (BadAnswer, wire.WireError) as error:
+            message = f"{call} returned {error}" if isinstance(error, wire.WireError) else error.message
+            raise Unconfirmed(message) from None
+        if status >= 500:
+            # A gateway may answer so while the call is carried out behind it.
+            raise Unconfirmed(_refusal(call, status, words), status=status)
+        if status == 429 and not _is_short(parse_retry_after(headers.get("retry-after"), self._clock.now())):
+            # Not the limit of calls, which names a wait of at most a minute, so the other calls are not paused.
+            raise RateLimited(_refusal(call, status, words), status=status, hint=_DAILY_HINT)
+        raise await self._error(status, headers, words, call)
+
+    async def _call(self, call: _Call, watch: CallWatch) -> tuple[int, Mapping[str, str], bytes, str]:
+        """Return status, headers and body of an answer, and the words of a refusal. Renews a rejected token once."""
         token = await self.tokens.access_token()
-        status, headers, body = await self._exchange(url, path, token, watch)
+        status, headers, body = await self._exchange(call, token, watch)
         if status == 401:
             # Only one retry: a 401 for a fresh token does not go away with time (docs/project/faults.md A5).
-            words = reason(headers, body, secrets=[token])
+            words = reason(headers, body, secrets=[token, *call.secrets])
             try:
                 token = await self.tokens.access_token(rejected=token)
             except LoginRequired as error:
                 raise (error.with_message(f"{error.message}. The API said: {words}") if words else error) from None
-            status, headers, body = await self._exchange(url, path, token, watch)
+            status, headers, body = await self._exchange(call, token, watch)
             if status == 401:
-                words = reason(headers, body, secrets=[token])
+                words = reason(headers, body, secrets=[token, *call.secrets])
                 message = "the API rejected the access token"
                 raise self.tokens.refused(f"{message}. It said: {words}" if words else message)
-        if status == 200:
-            try:
-                return wire.decode_json(body), headers
-            except wire.WireError as error:
-                message = with_request_id(f"GET {path} returned {error}", headers)
-                raise BadAnswer(message, status=status) from None
-        raise await self._error(status, headers, reason(headers, body, secrets=[token]), path)
+        if status < 400:
+            return status, headers, body, ""
+        words = reason(headers, body, secrets=[token, *call.secrets])
+        missing = missing_scope(token, _SCOPE_OF[call.method])
+        if status == 403 and missing is not None:
+            message = f"{_refusal(call, status, words)}. The access token lacks the scope {missing}"
+            raise AccessRefused(message, status=status, hint=_SCOPE_HINT)
+        return status, headers, body, words
 
-    async def _exchange(
-        self, url: URL, path: str, token: str, watch: CallWatch
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    async def _exchange(self, call: _Call, token: str, watch: CallWatch) -> tuple[int, Mapping[str, str], bytes]:
         await self.limiter.acquire(watch.on_wait)
         watch.add()
         try:
-            async with self._session.get(
-                url,
+            async with self._session.request(
+                call.method,
+                call.url,
+                json=call.body,
                 headers={**self._headers, "Authorization": f"Bearer {token}", "Accept": "application/json"},
                 allow_redirects=False,
                 timeout=_TIMEOUT,
@@ -207,15 +288,17 @@ class ApiTransport:
             ) as response:
                 headers = {key.lower(): value for key, value in response.headers.items()}
                 self._note_date(headers.get("date"))
-                body = await _read_capped(response, path)
+                body = await _read_capped(response, str(call))
                 return response.status, headers, body
         except EXCHANGE_ERRORS as error:
             failure = self._network.explain(error, self._base_url)
-            message = f"GET {path} failed: {failure.reason}"
+            message = f"{call} failed: {failure.reason}"
+            if call.method != "GET" and not isinstance(error, NOTHING_SENT):
+                raise Unconfirmed(message) from None
             raise ApiUnreachable(message, hint=failure.hint) from None
 
-    async def _error(self, status: int, headers: Mapping[str, str], text: str, path: str) -> DcsyncError:
-        message = f"GET {path} returned {status}: {text}" if text else f"GET {path} returned {status}"
+    async def _error(self, status: int, headers: Mapping[str, str], words: str, call: _Call) -> DcsyncError:
+        message = _refusal(call, status, words)
         match status:
             case 400 | 405 | 406 | 410 | 415 | 422:
                 return BadRequest(message, status=status)
@@ -253,12 +336,24 @@ class ApiTransport:
         self.skew_s = skew_s
 
 
-async def _read_capped(response: aiohttp.ClientResponse, path: str) -> bytes:
+def _refusal(call: _Call, status: int, words: str) -> str:
+    return f"{call} returned {status}: {words}" if words else f"{call} returned {status}"
+
+
+def _is_unsent(error: Exception) -> bool:
+    return isinstance(error, ApiUnreachable)
+
+
+def _is_short(seconds: float | None) -> bool:
+    return seconds is not None and seconds <= _SHORT_WAIT_S
+
+
+async def _read_capped(response: aiohttp.ClientResponse, call: str) -> bytes:
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > MAX_BODY:
             # Leaving the response unread closes its connection.
-            message = f"GET {path} returned more than {MAX_BODY >> 20} MiB of JSON"
+            message = f"{call} returned more than {MAX_BODY >> 20} MiB of JSON"
             raise BadAnswer(message, status=response.status)
     return bytes(body)

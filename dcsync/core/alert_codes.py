@@ -68,6 +68,7 @@ class AlertCode(StrEnum):
     A_REQUEST = "A-REQUEST"
     A_DENIED = "A-DENIED"
     A_MISSING = "A-MISSING"
+    A_UNCONFIRMED = "A-UNCONFIRMED"
     T_AUTH = "T-AUTH"
     T_LOGIN = "T-LOGIN"
     T_REFUSED = "T-REFUSED"

@@ -100,16 +100,27 @@ def user_of(access_token: str) -> str | None:
 
     The claim is not verified and grants nothing. It only distinguishes two users of the same operator.
     """
+    user = _claims(access_token).get("userid")
+    return user if isinstance(user, str) and user else None
+
+
+def missing_scope(access_token: str, needed: str) -> str | None:
+    """Return `needed` if an access token is known to lack this scope. The claim `scope` of a JWT is not verified."""
+    scopes = _claims(access_token).get("scope")
+    return needed if isinstance(scopes, list) and needed not in scopes else None
+
+
+def _claims(access_token: str) -> dict[str, object]:
+    """Return the claims of a JWT, or none for another token."""
     parts = access_token.split(".")
     if len(parts) != 3:
-        return None
+        return {}
     try:
         # A JWT has no padding, and Python ignores more of it than is needed.
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=="))
     except (ValueError, RecursionError):  # binascii.Error is a ValueError
-        return None
-    user = claims.get("userid") if isinstance(claims, dict) else None
-    return user if isinstance(user, str) and user else None
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 def days_old(issued_at: datetime | None, now: datetime) -> int | None:

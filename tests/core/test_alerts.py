@@ -72,6 +72,7 @@ TABLE = """
     A-REQUEST   critical job     here      3 alert
     A-DENIED    critical job     here     13 alert
     A-MISSING   critical job     here      3 alert
+    A-UNCONFIRMED critical job   here      3 alert
     T-AUTH      critical mirror  here      3 alert
     T-LOGIN     critical mirror  here     12 alert
     T-REFUSED   critical mirror  here     12 alert

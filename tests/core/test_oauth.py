@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core.oauth import SignIn, begin, belongs, challenge, code_in, days_old, user_of, wants_keeping_alive
+from dcsync.core.oauth import (
+    SignIn,
+    begin,
+    belongs,
+    challenge,
+    code_in,
+    days_old,
+    missing_scope,
+    user_of,
+    wants_keeping_alive,
+)
 from dcsync.errors import LoginRefused
 from tests.fakes import NOON
 
@@ -149,6 +159,20 @@ def test_an_address_belongs_to_the_attempt_with_its_state() -> None:
 )
 def test_a_token_says_whose_it_is_or_nothing(token: str, user: str | None) -> None:
     assert user_of(token) == user
+
+
+@pytest.mark.parametrize(
+    ("token", "missing"),
+    [
+        (jwt_of({"scope": ["data:read"]}), "data:create"),
+        (jwt_of({"scope": ["data:read", "data:create"]}), None),
+        (jwt_of({"scope": "data:read"}), None),
+        (jwt_of({}), None),
+        ("opaque", None),
+    ],
+)
+def test_a_token_says_which_scope_it_lacks_if_it_names_its_scopes(token: str, missing: str | None) -> None:
+    assert missing_scope(token, "data:create") == missing
 
 
 @given(st.text(max_size=60))

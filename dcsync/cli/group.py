@@ -48,6 +48,7 @@ EXIT_STATUSES = exit_statuses(*ExitStatus, incomplete="incomplete; the next run 
 #: A command's module is imported only when the command is called, so that `dcsync --help` answers immediately.
 _COMMANDS = {
     "accounts": ("dcsync.cli.login", "List the accounts (hubs) that you can see."),
+    "at": ("dcsync.cli.at", "Print a table as it was on a day."),
     "config": ("dcsync.cli.config", "Show or check the configuration, or print its JSON schema."),
     "demo": ("dcsync.cli.demo", "Mirror a made-up account into a folder. Needs no configuration."),
     "diff": ("dcsync.cli.diff", "Compare two snapshots."),

@@ -43,6 +43,8 @@ class Candidate:
     completed_at: datetime | None
     #: Whether the retention policy removed its full tables.
     is_reduced: bool = False
+    #: Whether the retention policy removed all of it.
+    is_pruned: bool = False
 
     @property
     def group(self) -> tuple[AccountName, RequestId]:
@@ -74,7 +76,7 @@ async def compare(
 
     Tables without a row count are read. Raises `SnapshotUnclear`, which names the choices.
     """
-    candidates = await _candidates(context, accounts, request)
+    candidates = await list_candidates(context, accounts, request)
     old, new = choose(candidates, before, after, context.zone)
     sides = [(await _load(context, side)).files for side in (old, new)]
     removed = await _removed(context, old, sides[0], sides[1]) | await _removed(context, new, sides[1], sides[0])
@@ -114,17 +116,17 @@ def choose(candidates: Sequence[Candidate], before: str, after: str, zone: tzinf
     if not candidates:
         message = "no published snapshot to compare"
         raise SnapshotUnclear(message, hint="run dcsync sync first, or check --account and --request")
-    by_id = {word: _by_id(candidates, word) for word in (before, after) if not _is_relative(word)}
-    groups = {candidate.group for candidate in by_id.values()}
+    named = {word: by_id(candidates, word) for word in (before, after) if not _is_relative(word)}
+    groups = {candidate.group for candidate in named.values()}
     if not groups:
         groups = _groups_with(candidates, (before, after), zone)
     found: list[Candidate] = []
     for word in (before, after):
-        if word in by_id:
-            found.append(by_id[word])
+        if word in named:
+            found.append(named[word])
             continue
         if len(groups) > 1:
-            raise _several_requests(word, [candidate for candidate in candidates if candidate.group in groups])
+            raise several_requests(word, [candidate for candidate in candidates if candidate.group in groups])
         found.append(_relative([candidate for candidate in candidates if candidate.group in groups], word, zone))
     return found[0], found[1]
 
@@ -133,7 +135,8 @@ def _is_relative(word: str) -> bool:
     return word in {LATEST, PREVIOUS} or _DAY.fullmatch(word) is not None
 
 
-def _by_id(candidates: Sequence[Candidate], word: str) -> Candidate:
+def by_id(candidates: Sequence[Candidate], word: str) -> Candidate:
+    """Return the snapshot of a job, by its ID or the first characters. Raises `SnapshotUnclear`."""
     wanted = word.replace("-", "").lower()
     exact = [candidate for candidate in candidates if candidate.job == word]
     found = exact or [
@@ -206,7 +209,8 @@ def _local(candidate: Candidate, zone: tzinfo) -> str:
     return (candidate.completed_at or datetime.min.replace(tzinfo=UTC)).astimezone(zone).date().isoformat()
 
 
-def _several_requests(word: str, candidates: Sequence[Candidate]) -> SnapshotUnclear:
+def several_requests(word: str, candidates: Sequence[Candidate]) -> SnapshotUnclear:
+    """Return the error for a word that means snapshots of several data requests, with the choices."""
     choices = sorted({(candidate.account, candidate.slug) for candidate in candidates})
     shown = "".join(f"\n--account {account} --request {slug}" for account, slug in choices[:_SHOWN])
     more = f"\n… and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
@@ -214,13 +218,16 @@ def _several_requests(word: str, candidates: Sequence[Candidate]) -> SnapshotUnc
     return SnapshotUnclear(message, hint="add one of the lines above, or give job IDs")
 
 
-async def _candidates(context: ReadContext, accounts: Sequence[AccountName], wanted: str | None) -> Sequence[Candidate]:
+async def list_candidates(
+    context: ReadContext, accounts: Sequence[AccountName], wanted: str | None, *, with_pruned: bool = False
+) -> Sequence[Candidate]:
+    """Return the published snapshots of accounts, oldest first in each, all or those of one data request."""
     found = []
     for account in accounts:
         requests = await context.manifest.requests(account)
         for past in await context.manifest.history.snapshots(account):
             request = requests.get(past.request)
-            if past.is_pruned or request is None or not _is_wanted(request, wanted):
+            if (past.is_pruned and not with_pruned) or request is None or not _is_wanted(request, wanted):
                 continue
             found.append(
                 Candidate(
@@ -232,6 +239,7 @@ async def _candidates(context: ReadContext, accounts: Sequence[AccountName], wan
                     folder=past.folder,
                     completed_at=past.completed_at,
                     is_reduced=past.is_reduced,
+                    is_pruned=past.is_pruned,
                 )
             )
     return found

@@ -16,6 +16,7 @@ import click
 
 from dcsync.cli.completion import account_names, request_ids, table_names
 from dcsync.cli.group import exit_statuses
+from dcsync.cli.without_rich import let_rich_in
 from dcsync.core.formatting import count_text
 from dcsync.core.names import printable
 from dcsync.core.table_names import stem
@@ -203,9 +204,8 @@ def _sink(target: Path | None) -> Iterator[tuple[Callable[[bytes], object], int 
     from dcsync.opening import open_regular
 
     if target is None:
-        stream = click.get_binary_stream("stdout")
-        yield stream.write, None
-        stream.flush()
+        yield sys.stdout.buffer.write, None
+        sys.stdout.buffer.flush()
         return
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     with disk.disk_errors(f"writing {target}"):
@@ -223,6 +223,7 @@ def _sink(target: Path | None) -> Iterator[tuple[Callable[[bytes], object], int 
 
 def _show(engine: Engine, past: Past, source: Source) -> None:
     """Show some rows on a terminal, with the columns that fit."""
+    let_rich_in()
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

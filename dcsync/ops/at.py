@@ -209,16 +209,19 @@ async def _missing(
     if others:
         newest = await context.manifest.history.snapshot(others[-1].account, others[-1].job)
     known = names | ({stored.original for stored in newest.files if has_rows(stored.original)} if newest else set())
-    if not matching(table, known):
-        close = similar(table, known)
+    close = [] if matching(table, known) else similar(table, known)
+    is_whole = not (candidate.is_pruned or candidate.is_reduced)
+    if close or is_whole:
         hint = f"did you mean {' or '.join(close)}?" if close else None
-        return TableUnclear(f"{candidate.slug} has no table named {printable(table)!r}", hint=hint)
-    lost = "was pruned" if candidate.is_pruned else "was reduced" if candidate.is_reduced else "does not have the table"
+        return TableUnclear(f"{candidate.folder} has no table named {printable(table)!r}", hint=hint)
+    lost = "pruned" if candidate.is_pruned else "reduced"
     days = sorted(
         {f"{each.completed_at.astimezone(context.zone):%Y-%m-%d}" for each in others if each.completed_at}, reverse=True
     )
     there = ", ".join(days[:_SHOWN]) + (f" and {len(days) - _SHOWN} more" if len(days) > _SHOWN else "")
-    message = f"the snapshot {candidate.folder} {lost}, and the row history does not have its {stem(table)}"
+    message = (
+        f"the snapshot {candidate.folder} was {lost}, and the row history does not have its {printable(stem(table))}"
+    )
     return SnapshotUnclear(message, hint=f"whole snapshots are of {there or 'no day'}")
 
 

@@ -221,8 +221,8 @@ def test_a_terminal_shows_some_rows_and_the_columns_that_fit(
         assert refused.end() == 2
         words = refused.screen.text()
 
-    assert lines[0].split() == ["id", "\\x1b[31mred", "column_0"]
-    assert lines[1].startswith("0       xxxxx")
+    assert lines[0].split() == ["id", "\\x1b[31mred", "column_0", "column_1"]
+    assert lines[1].startswith("0   xxxxx")
     assert lines[20].startswith("19 ")
-    assert lines[22].startswith("20 of 1,000 rows, 3 of 42 columns: wide in acme/nightly-")
+    assert lines[22].startswith("20 of 1,000 rows, 4 of 42 columns: wide in acme/nightly-")
     assert "Parquet is binary" in words

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from dcsync.app.from_config import account_settings
-from dcsync.core.row_history import RequestState, parse_state
+from dcsync.core.model import JobId
+from dcsync.core.row_history import Extract, RequestState, parse_state
+from dcsync.core.table import TableKind
 from dcsync.manifest.broken import BrokenPart, BrokenParts
+from dcsync.mirror.root import open_root
 from dcsync.ops.context import HistorySettings
+from dcsync.ops.history.build import Building, Options, Outcome, RequestTables, Stopping
 from dcsync.ops.history.catch_up import Chosen, HistoryReport, catch_up
-from tests.rigs.mirror import Mirror, add_extract
+from tests.rigs.mirror import TODAY, Mirror, add_extract
 
 ALL = HistorySettings(tables=("*",), memory=256 << 20)
 
@@ -67,3 +72,32 @@ def rows_at(mirror: Mirror, table: str, moment: datetime | None = None) -> list[
 def steps_of(mirror: Mirror, table: str) -> Sequence[str]:
     """Return the jobs of a table's steps."""
     return [step.job for step in state_of(mirror).tables[table].steps]
+
+
+def build_plain(root: Path, bodies: Mapping[str, Sequence[bytes]], **options: Any) -> Outcome:
+    """Build the histories of these tables, each with the body of each day, in a root without a manifest."""
+    tables: dict[str, list[Extract]] = {}
+    jobs: list[JobId] = []
+    for name, days in bodies.items():
+        for day, body in enumerate(days):
+            folder = root / f"acme/r/{day}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.csv").write_bytes(body)
+            tables.setdefault(name, []).append(
+                Extract(
+                    job=JobId(f"job-{day}"),
+                    time=TODAY + timedelta(days=day),
+                    folder=f"acme/r/{day}",
+                    name=f"{name}.csv",
+                    size=len(body),
+                    sha256=hashlib.sha256(body).hexdigest(),
+                    rows=None,
+                    kind=TableKind.FULL,
+                )
+            )
+        jobs = [extract.job for extract in tables[name]]
+    request = RequestTables(
+        request="r", slug="r", folder="acme/r/history", wanted=("*",), jobs=tuple(jobs), tables=tables
+    )
+    with open_root(root) as opened:
+        return Building(opened, request, Options(memory=256 << 20, **options), Stopping()).run()

@@ -28,26 +28,24 @@ _ELEMENTS = frozenset({"td", "th", "tr", *(name.removeprefix("/") for name in _H
 _WORD = re.compile(r"[a-z0-9]+")
 _PRECISION = re.compile(r"\b(?:numeric|decimal)\s*\(\s*(\d{1,2})\s*(?:,\s*(\d{1,2})\s*)?\)", re.IGNORECASE)
 _MAX_PRECISION = 38
-_NAMES = ("column_name", "column", "field_name", "field", "name")
-_TYPES = ("data_type", "datatype", "column_type", "type")
-_MARKS = ("constraints", "constraint", "primary_key", "is_primary_key", "primary", "key", "pk")
-_NOTES = ("notes", "note", "description", "comment")
+#: The titles of a page's columns, and the keys of a JSON document, by what is below them.
+_NAMES = ("column_name", "column", "field", "name")
+_TYPES = ("data_type", "type")
+_MARKS = ("constraints", "primary_key", "key")
+_NOTES = ("notes", "description")
 _COLUMNS = ("columns", "fields", "properties")
-#: How the JSON of a table may name its key.
-_KEYS = ("primary_key", "primary_keys", "keys", "key")
-_TABLES = ("table_name", "table", "name", "id", "title")
-_KEY = re.compile(r"\bprimary[\s_-]*key\b|^\s*(?:pk|pri|primary|yes|true)\s*$", re.IGNORECASE)
+_KEYS = ("primary_key", "primary_keys", "key")
+_TABLES = ("table_name", "table", "name")
+_KEY = re.compile(r"\bprimary[\s_-]*key\b|^\s*(?:pk|yes|true)\s*$", re.IGNORECASE)
 #: Autodesk's words for `adsk_row_id`, by which rows of delta tables are merged.
 _ROW_ID = re.compile(r"\bunique\s+row\s+identifier\b", re.IGNORECASE)
 #: Types that contain others. Their values stay text.
-_CONTAINERS = frozenset({"array", "list", "json", "jsonb", "object", "struct", "map"})
-_NUMBERS = frozenset({"number", "numeric", "decimal", "double", "float", "float4", "float8", "real", "money"})
-_INTEGERS = frozenset(
-    {"integer", "int", "int2", "int4", "int8", "int16", "int32", "int64", "bigint", "smallint", "long", "serial"}
-)
-_BOOLEANS = frozenset({"boolean", "bool"})
-_TIMES = frozenset({"timestamp", "timestamptz", "datetime"})
-_TEXTS = frozenset({"string", "text", "varchar", "char", "character", "uuid", "guid", "enum", "date", "time"})
+_CONTAINERS = frozenset({"array", "json", "list", "object"})
+_NUMBERS = frozenset({"decimal", "double", "float", "number", "numeric", "real"})
+_INTEGERS = frozenset({"bigint", "int", "integer", "long", "smallint"})
+_BOOLEANS = frozenset({"bool", "boolean"})
+_TIMES = frozenset({"datetime", "timestamp", "timestamptz"})
+_TEXTS = frozenset({"char", "date", "enum", "string", "text", "time", "uuid", "varchar"})
 _KNOWN = _CONTAINERS | _NUMBERS | _INTEGERS | _BOOLEANS | _TIMES | _TEXTS
 
 
@@ -222,7 +220,7 @@ def _json(body: bytes) -> Iterator[tuple[str, Sequence[_Column]]]:
             for key, inner in item.items():
                 name = None if key.lower() in _COLUMNS else key
                 # A column is not searched as if it were a table.
-                if inner is place and columns:
+                if inner is place:
                     labels.append(name)
                 else:
                     left.append((name, inner))

@@ -28,7 +28,7 @@ PAGE = """<!DOCTYPE html><html><body><h1>admin Schema Description</h1><b>Documen
 <tr><td>3</td><td>Active</td><td>boolean</td><td></td><td>Is a primary key of nothing</td></tr>
 <tr><td>4</td><td>size</td><td>number</td><td>Max length: 255</td><td></td></tr>
 <tr><td>5</td><td>due</td><td>date: string</td><td></td></tr>
-<tr><td>6</td></tr>
+<tr><td>6</td></tr><tr><td>6</td><td>cut</td></tr>
 <tr><td>7</td><td></td><td>number</td></tr>
 </tbody></table>
 <h2>project_users</h2><p>users</p><table><tr><td>column_name</td><td>data_type</td></tr>
@@ -112,6 +112,7 @@ def test_a_json_document_is_searched_for_columns_in_any_layout(document: object)
         {"users": [{"name": "id"}, {"type": "uuid"}]},
         {"users": [{"name": "x", "type": "geometry"}]},
         {"users": [{"name": "", "type": "uuid"}]},
+        {"users": [{"name": 5, "type": "uuid"}]},
         {"users": {"id": 5}},
         {"users": [5, "id"]},
         {"companies": COLUMNS},
@@ -124,7 +125,7 @@ def test_a_document_without_columns_of_a_table_says_nothing(document: object) ->
 
 
 def test_a_column_is_not_taken_for_a_table() -> None:
-    columns = [{"name": "map", "type": "string: UUID"}, {"name": "text", "type": "number"}]
+    columns = [{"name": "json", "type": "string: UUID"}, {"name": "text", "type": "number"}]
 
     for document in (
         {"t": {"columns": columns}},
@@ -132,7 +133,7 @@ def test_a_column_is_not_taken_for_a_table() -> None:
         {"t": {column["name"]: column for column in columns}},
     ):
         found = sections("schemas/a.json", json.dumps(document).encode())
-        assert found == {"t": Described(types={"map": "VARCHAR", "text": "DOUBLE"})}
+        assert found == {"t": Described(types={"json": "VARCHAR", "text": "DOUBLE"})}
 
 
 def test_a_document_that_cannot_be_read_says_nothing() -> None:
@@ -207,10 +208,68 @@ def test_a_key_can_have_several_columns() -> None:
         ("numeric(39,2)", "DOUBLE"),
         ("numeric(2,3)", "DOUBLE"),
         ("numeric(0)", "DOUBLE"),
+        ("numeric(1)", "DECIMAL(1, 0)"),
+        ("date time", "TIMESTAMP"),
+        *((name, "VARCHAR") for name in ("list", "object number", "list of numbers", "char", "text", "uuid")),
+        *((name, "TIMESTAMP") for name in ("datetime", "timestamp", "timestamptz")),
+        *((name, "BIGINT") for name in ("integer", "smallint", "long")),
+        *((name, "DOUBLE") for name in ("decimal", "float", "real")),
     ],
 )
 def test_types_have_a_type_of_duckdb(name: str, expected: str) -> None:
     assert duckdb_type(name) == expected
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "array",
+        "bool",
+        "char",
+        "date",
+        "enum",
+        "int",
+        "json",
+        "list",
+        "number",
+        "object",
+        "time",
+        "timestamp",
+        "varchar",
+    ],
+)
+def test_a_json_value_with_a_known_type_is_a_column(kind: str) -> None:
+    assert read({"users": [{"name": "x", "type": kind}]})["admin_users.csv"].types == {"x": duckdb_type(kind)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "mark", "notes"),
+    [
+        ("column_name", "data_type", "constraints", "notes"),
+        ("Column", "Type", "Primary Key", "Description"),
+        ("field", "type", "key", "notes"),
+        ("name", "Data type", "PRIMARY_KEY", "notes"),
+    ],
+)
+def test_titles_and_keys_can_have_several_names(name: str, kind: str, mark: str, notes: str) -> None:
+    cells = [("id", "uuid", "", "Unique row identifier"), ("x", "date", "", "")]
+    table = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
+    titles = f"<tr><th>{name}</th><th>{kind}</th><th>{mark}</th><th>{notes}</th></tr>"
+    expected = Described(types={"id": "VARCHAR", "x": "DATE"}, key=("id",))
+
+    assert sections("a.html", f"<h3>T.csv</h3>{titles}{table}".encode()) == {"t": expected}
+    listed = [dict(zip((name, kind, mark, notes), row, strict=True)) for row in cells]
+    for titled in ("table_name", "table", "name"):
+        document = {titled: "t", "columns": listed}
+        assert sections("a.json", json.dumps(document).encode()) == {"t": expected}
+    listed = [{name: "id", kind: "uuid", mark: "PK"}, {name: "x", kind: "date", mark: "no", notes: "not the key"}]
+    assert sections("a.json", json.dumps({"t": listed}).encode()) == {"t": expected}
+
+
+def test_a_table_without_the_titles_of_columns_is_skipped() -> None:
+    for titles in ("<th>name</th><th>notes</th>", "<th>type</th><th>notes</th>"):
+        page = f"<h2>t</h2><table><tr>{titles}</tr><tr><td>id</td><td>uuid</td></tr></table>"
+        assert sections("a.html", page.encode()) == {}
 
 
 VALUES = st.recursive(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,8 @@ from dcsync.api.transport import ApiTransport
 from dcsync.app.network import network_of
 from dcsync.app.state_dir import state_folder
 from dcsync.app.stores import Stores
-from dcsync.auth.endpoint import Client, TokenEndpoint
+from dcsync.auth.endpoint import SCOPES, Client, TokenEndpoint
+from dcsync.auth.service_accounts import ServiceAccountAdmin
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
 from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
@@ -44,8 +45,12 @@ async def open_api(
     environ: Mapping[str, str],
     clock: Clock | None = None,
     disk: DiskThreads | None = None,
+    scopes: Sequence[str] = SCOPES,
 ) -> AsyncIterator[OpenApi]:
-    """Open the API without a mirror and without a lock. All processes on the same stores share the rate limit."""
+    """Open the API without a mirror and without a lock. All processes on the same stores share the rate limit.
+
+    `scopes` are those of a service account's tokens. Other tokens have the scopes with which they were obtained.
+    """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         disk = disk or stack.enter_context(DiskThreads())
@@ -67,7 +72,7 @@ async def open_api(
         )
         # aiohttp would repeat a GET after a disconnect automatically, past the limiter, which would not count the call.
         session._retry_connection = False  # noqa: SLF001
-        tokens = _token_source(config, store, environ=environ, clock=clock, disk=threads)
+        tokens = _token_source(config, store, environ=environ, clock=clock, disk=threads, scopes=scopes)
         if isinstance(tokens, RefreshingToken):
             stack.push_async_callback(tokens.close)
         transport = ApiTransport(
@@ -83,7 +88,13 @@ async def open_api(
 
 
 def _token_source(
-    config: Config, store: ChainStore, *, environ: Mapping[str, str], clock: Clock, disk: DiskThreads
+    config: Config,
+    store: ChainStore,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock,
+    disk: DiskThreads,
+    scopes: Sequence[str],
 ) -> TokenSource:
     auth = config.auth
     if auth.method == "service-account":
@@ -95,6 +106,7 @@ def _token_source(
             key_id=auth.key_id,
             private_key=auth.private_key.resolve(environ).get_secret_value(),
             clock=clock,
+            scopes=scopes,
         )
     if auth.method == "token" and auth.refresh_token is None:
         if auth.access_token is None:
@@ -117,6 +129,13 @@ def token_endpoint(config: Config, *, environ: Mapping[str, str]) -> TokenEndpoi
     secret = None if auth.client_secret is None else auth.client_secret.resolve(environ).get_secret_value()
     client = Client(id=auth.client_id or "", secret=secret)
     return TokenEndpoint(base_url=config.api.base_url, client=client, network=network_of(config, environ=environ))
+
+
+def service_account_admin(config: Config, *, environ: Mapping[str, str]) -> ServiceAccountAdmin:
+    """Return the service accounts of the configured app. Raises `ConfigError`s."""
+    endpoint = token_endpoint(config, environ=environ)
+    network = network_of(config, environ=environ)
+    return ServiceAccountAdmin(endpoint=endpoint, base_url=config.api.base_url, network=network)
 
 
 def _seed(config: Config, environ: Mapping[str, str]) -> tuple[str | None, ConfigError | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from dcsync.auth.endpoint import SCOPES
@@ -13,7 +14,14 @@ _LIFE = timedelta(seconds=300 - 60)
 
 
 def sign_assertion(
-    *, client_id: str, service_account_id: str, key_id: str, private_key: str, audience: str, now: datetime
+    *,
+    client_id: str,
+    service_account_id: str,
+    key_id: str,
+    private_key: str,
+    audience: str,
+    now: datetime,
+    scopes: Sequence[str] = SCOPES,
 ) -> str:
     """Return a signed assertion. Raises `PrivateKeyUnusable`. No message contains the key."""
     import jwt
@@ -24,7 +32,7 @@ def sign_assertion(
         "sub": service_account_id,
         "aud": audience,
         "exp": int((now + _LIFE).timestamp()),
-        "scope": list(SCOPES),  # Autodesk expects an array here, not OAuth's usual string (docs/project/api.md §6)
+        "scope": list(scopes),  # Autodesk expects an array here, not OAuth's usual string (docs/project/api.md §6)
     }
     try:
         return jwt.encode(claims, _pem(private_key), algorithm="RS256", headers={"kid": key_id})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -34,6 +34,8 @@ TOKEN_PATH = "/authentication/v2/token"  # noqa: S105 - a path
 REVOKE_PATH = "/authentication/v2/revoke"
 #: dcsync only reads, and the lists are enough for that. Only GET jobs/:jobId needs `data:write` (api.md §1).
 SCOPES = ("data:read",)
+#: What the commands that create and change data requests need.
+WRITE_SCOPES = ("data:read", "data:create", "data:write")
 #: Our own time-out leaves a refresh unconfirmed, so it is long (docs/project/design.md, Token protocol T3).
 READ_TIMEOUT_S = 90.0
 #: A 4xx without a code that OAuth defines. It may be about the token, and only `invalid_grant` may end a sign-in.
@@ -42,6 +44,10 @@ _UNCLEAR_HINT = (
     "again: `dcsync login`"
 )
 _SERVICE_CLIENT_HINT = "compare auth.client_id and auth.client_secret with the app's page on the developer portal"
+_APPLICATION_HINT = (
+    "use the client ID and the client secret of a server-to-server app (compare them with its page on the developer "
+    "portal), which alone can have service accounts"
+)
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523 §2.1
 _MAX_BODY = 1 << 20
 _MIN_LIFE_S, _MAX_LIFE_S = 60.0, 3600.0
@@ -126,14 +132,28 @@ class TokenEndpoint:
         except (LoginRequired, TokenUndecided) as error:
             raise LoginRefused(error.message) from None
 
-    async def mint(self, assertion: str, *, now: datetime) -> Granted:
+    async def application_token(self, scopes: Sequence[str]) -> Granted:
+        """Return a token of the application itself, without a user (2-legged).
+
+        Raises `ClientRejected`, and `TokenEndpointUnavailable` if a later call may succeed. It uses up no token.
+        """
+        form = {"grant_type": "client_credentials", "scope": " ".join(scopes)}
+        try:
+            answer = await self._post(TOKEN_PATH, form, _nothing)
+            if 400 <= answer.status < 500 and answer.status not in _RETRYABLE:
+                raise ClientRejected(_message(answer), hint=_APPLICATION_HINT)
+            return _parse_response(answer)
+        except TokenUndecided as error:
+            raise TokenEndpointUnavailable(error.message) from None
+
+    async def mint(self, assertion: str, *, now: datetime, scopes: Sequence[str] = SCOPES) -> Granted:
         """Exchange a service account's assertion for an access token, without a refresh token.
 
-        `now` is the time at which it was signed. Raises `ServiceAccountRejected` for every definite refusal except that
-        of the client (`ClientRejected`), and `TokenEndpointUnavailable` if a new assertion may be accepted later. An
-        assertion uses up no token.
+        `scopes` are those of the assertion, or some of them. `now` is the time at which it was signed. Raises
+        `ServiceAccountRejected` for every definite refusal except that of the client (`ClientRejected`), and
+        `TokenEndpointUnavailable` if a new assertion may be accepted later. An assertion uses up no token.
         """
-        form = {"grant_type": _JWT_BEARER, "assertion": assertion, "scope": " ".join(SCOPES)}
+        form = {"grant_type": _JWT_BEARER, "assertion": assertion, "scope": " ".join(scopes)}
         try:
             answer = await self._post(TOKEN_PATH, form, _nothing)
             if 400 <= answer.status < 500 and answer.status not in _RETRYABLE:
@@ -196,8 +216,9 @@ class TokenEndpoint:
             ):
                 body = await _read(response)
                 lowered = {key.lower(): value for key, value in response.headers.items()}
-                secrets = [*form.values(), headers.get("Authorization", ""), self._client.secret or ""]
-                words = reason(lowered, body, secrets=[text for text in secrets if text not in _PUBLIC])
+                secrets = [text for name, text in form.items() if name not in _PUBLIC]
+                secrets += [text for text in (headers.get("Authorization"), self._client.secret) if text]
+                words = reason(lowered, body, secrets=secrets)
                 return _Response(status=response.status, headers=lowered, body=body, words=words)
         except EXCHANGE_ERRORS as error:
             failure = self._network.explain(error, self._base_url)
@@ -222,8 +243,8 @@ _UNKNOWN_CLIENT = frozenset({"invalid_client", "unauthorized_client"})
 _HARMLESS_SKEW_S = 20.0
 #: 408 and 429 refuse a call before anything in it is checked (RFC 9110 §15.5.9, RFC 6585 §4).
 _RETRYABLE = frozenset({408, 425, 429})
-#: Values of the forms that an answer may contain as words. They are not secret.
-_PUBLIC = frozenset({_JWT_BEARER, "refresh_token", "authorization_code", *SCOPES})
+#: Fields of the forms that are not secret, so an answer may repeat their values.
+_PUBLIC = frozenset({"grant_type", "scope", "token_type_hint"})
 
 
 def _parse_response(answer: _Response) -> Granted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from dcsync.auth.assertion import sign_assertion
-from dcsync.auth.endpoint import Granted, TokenEndpoint
+from dcsync.auth.endpoint import SCOPES, Granted, TokenEndpoint
 from dcsync.auth.token_store import ChainStore, Intent, TokenPair, fingerprint
 from dcsync.clock import Clock
 from dcsync.core.oauth import user_of, wants_keeping_alive
@@ -79,8 +79,16 @@ class ServiceAccountToken:
     """Access tokens of a service account, obtained when they are needed and kept in memory only."""
 
     def __init__(
-        self, *, endpoint: TokenEndpoint, service_account_id: str, key_id: str, private_key: str, clock: Clock
+        self,
+        *,
+        endpoint: TokenEndpoint,
+        service_account_id: str,
+        key_id: str,
+        private_key: str,
+        clock: Clock,
+        scopes: Sequence[str] = SCOPES,
     ) -> None:
+        self._scopes = tuple(scopes)
         self._endpoint = endpoint
         self._service_account_id = service_account_id
         self._key_id = key_id
@@ -123,9 +131,10 @@ class ServiceAccountToken:
             private_key=self._private_key,
             audience=self._endpoint.url,
             now=signed_at,
+            scopes=self._scopes,
         )
         try:
-            granted = await self._endpoint.mint(assertion, now=signed_at)
+            granted = await self._endpoint.mint(assertion, now=signed_at, scopes=self._scopes)
         except ServiceAccountRejected as error:
             self._rejection = (error, now)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,8 +66,9 @@ async def login(
     redirect_uri: str,
     switch_user: bool = False,
     patience_s: float = PATIENCE_S,
+    scopes: Sequence[str] = SCOPES,
 ) -> TokenPair:
-    """Sign in and begin a new chain. A running daemon picks it up.
+    """Sign in and begin a new chain with these scopes. A running daemon picks it up.
 
     Raises `LoginRefused`, `WrongUser` (before anything is stored), `ClientRejected`, `TokenStoreUnusable` and the
     other `AuthError`s. The old chain is untouched until the new pair is durable.
@@ -76,7 +77,7 @@ async def login(
         authorize_url=chain.endpoint.authorize_url,
         client_id=chain.endpoint.client_id,
         redirect_uri=redirect_uri,
-        scopes=SCOPES,
+        scopes=scopes,
         state=secrets.token_urlsafe(32),
         verifier=secrets.token_urlsafe(64),
     )

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import aiohttp
 import pytest
 
-from dcsync.auth.endpoint import Client, TokenEndpoint
+from dcsync.auth.endpoint import WRITE_SCOPES, Client, TokenEndpoint
 from dcsync.auth.source import RefreshingToken
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.errors import (
@@ -95,7 +95,7 @@ async def rig(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[Rig]:
 async def consent(url: str, *, answer: str = "allow", user: str = "sandbox-user") -> str:
     """Submit the sandbox's consent page like a browser without scripts, and return the redirect address."""
     query = {key: values[0] for key, values in parse_qs(urlsplit(url).query).items()}
-    kept = {name: query[name] for name in ("client_id", "redirect_uri", "state", "code_challenge")}
+    kept = {name: query[name] for name in ("client_id", "redirect_uri", "state", "code_challenge", "scope")}
     async with (
         aiohttp.ClientSession() as session,
         session.post(
@@ -120,6 +120,22 @@ async def sign_in(rig: Rig, *, user: str = "sandbox-user", switch_user: bool = F
         await person.shown.wait()
         person.lines.put_nowait(await consent(person.url, user=user))
     return task.result()
+
+
+async def test_a_sign_in_can_ask_for_more_scopes(rig: Rig) -> None:
+    person = Pasting()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(
+            login(rig.chain, person, redirect_uri=rig.redirect_uri, scopes=WRITE_SCOPES), name="login"
+        )
+        await person.shown.wait()
+        person.lines.put_nowait(await consent(person.url))
+
+    grant = rig.sandbox.tokens.grant_of(task.result().access_token or "")
+    renewed = rig.sandbox.tokens.grant_of(await rig.source().access_token(rejected=task.result().access_token))
+    assert grant is not None
+    assert renewed is not None
+    assert grant.scopes == renewed.scopes == set(WRITE_SCOPES)
 
 
 async def failed_sign_in(rig: Rig, **options: object) -> AuthError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
 
 from dcsync.api.storage import open_storage
 from dcsync.app.alerts import alert_settings
@@ -27,7 +28,7 @@ from dcsync.ops.context import AccountSettings, MirrorContext, NullObserver, Obs
 from dcsync.ops.metrics import write_textfile
 from dcsync.ops.mirroring.latest import retry_latest
 from dcsync.ops.mirroring.outcome import AccountOutcome
-from dcsync.ops.page import write_report
+from dcsync.ops.page import report_content, write_report
 from dcsync.ops.status import Status, TokenState, token_alert
 
 
@@ -116,13 +117,34 @@ async def open_dispatcher(
     return dispatcher
 
 
+#: So long a page may show an older time of the last poll, while nothing else on it changes.
+_SAME_REPORT = timedelta(minutes=30)
+
+
 class Reports:
-    """Runs that end at the same time share a report: it covers all accounts, and may take a second."""
+    """Runs that end at the same time share a report: it covers all accounts, and may take a second.
+
+    A report that would show the same is not written again before its time on the page is half an hour old.
+    """
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._asked = self._written = 0
         self._status: Status | None = None
+        #: What the files show, and since when. None if they could not be written.
+        self._shown: tuple[Sequence[object], datetime] | None = None
+
+    def is_due(self, content: Sequence[object], now: datetime, *, stale_after: timedelta) -> bool:
+        """Return whether a report must be written. The page calls itself outdated after `stale_after`."""
+        if self._shown is None:
+            return True
+        shown, written_at = self._shown
+        # A poll comes within half of `stale_after` (config/sections.py), and may take a while.
+        return shown != content or not timedelta(0) <= now - written_at < min(_SAME_REPORT, stale_after / 6)
+
+    def note(self, content: Sequence[object], at: datetime, *, is_written: bool) -> None:
+        """Record what a report shows."""
+        self._shown = (content, at) if is_written else None
 
     async def write(self, work: Callable[[], Awaitable[Status | None]]) -> Status | None:
         """Write a report with `work`, unless another caller began one after this call. Return the status after it."""
@@ -153,20 +175,25 @@ async def follow_up(
         if outcome.error is None:
             await _check_requests(context, dispatcher, outcome)
         await dispatcher.after_run(outcome, token=account_token_alert(context, outcome.account, token))
-    return await (reports or Reports()).write(lambda: _report(config, context, dispatcher))
+    reports = reports or Reports()
+    return await reports.write(lambda: _report(config, context, dispatcher, reports))
 
 
-async def _report(config: Config, context: SyncContext, dispatcher: AlertDispatcher) -> Status | None:
-    found: list[Status] = []
+async def _report(config: Config, context: SyncContext, dispatcher: AlertDispatcher, reports: Reports) -> Status | None:
+    found: list[tuple[Status, Sequence[object]]] = []
 
     async def read() -> None:
-        found.append(await current_status(config, context))
+        status = await current_status(config, context)
+        found.append((status, await report_content(context, status.accounts)))
 
     shared = BrokenParts(context.manifest, None)
     if not await contain(shared, _STATUS, read):
         return None
-    (status,) = found
-    await write_report(context, status.accounts, stale_after=config.poll.stale_after)
+    ((status, content),) = found
+    now, stale_after = context.clock.now(), config.poll.stale_after
+    if reports.is_due(content, now, stale_after=stale_after):
+        is_written = await write_report(context, status.accounts, stale_after=stale_after)
+        reports.note([True, *content[1:]], now, is_written=is_written)
     if status.check is ExitStatus.DONE:
         await dispatcher.send_heartbeat()
     await _write_metrics(config, context, status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -223,6 +224,15 @@ class History:
                 )
                 for row in await connection.execute(query)
             )
+
+    async def fingerprint(self, account: AccountName) -> str:
+        """Return a value that changes with any job, snapshot or data request of an account."""
+        found = hashlib.sha256()
+        async with self._read() as connection:
+            for table in (job_table, request_table):
+                query = sa.select(table.c.digest).where(table.c.account == account).order_by(table.c.id)
+                found.update(repr([*await connection.scalars(query)]).encode())
+        return found.hexdigest()
 
     async def published(self, account: AccountName, jobs: Sequence[JobId]) -> tuple[PublishedRow, ...]:
         """Return these snapshots of an account, in the order in which they were published."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import glob
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from dcsync.core.summary import PastSnapshot
 from dcsync.core.views import Header, RequestTables, TableHistory
 from dcsync.manifest import SnapshotRows
 from dcsync.manifest.broken import BrokenParts
+from dcsync.mirror import disk
 from dcsync.mirror.described import describe_tables
 from dcsync.mirror.latest import LatestKind
 from dcsync.ops.alerts.boundary import Part, contain
@@ -47,11 +49,11 @@ VIEWS_NAME = "views.sql"
 _SPARK_SNAPSHOTS = 30
 
 
-async def write_report(context: SyncContext, accounts: Sequence[AccountStatus], *, stale_after: timedelta) -> None:
+async def write_report(context: SyncContext, accounts: Sequence[AccountStatus], *, stale_after: timedelta) -> bool:
     """Write `index.html` and `views.sql` for all of these accounts, even if the run was limited to some of them.
 
     The page says that it is outdated if it is not written again within `stale_after`. A file that cannot be written is
-    an alert. No error is raised.
+    an alert. No error is raised. Return whether both were written.
     """
     collected: list[_Collected] = []
 
@@ -63,9 +65,27 @@ async def write_report(context: SyncContext, accounts: Sequence[AccountStatus], 
         await context.disk.run(_write_views, context, collected[0].requests)
 
     parts = BrokenParts(context.manifest, None)
-    await contain(parts, _part(PAGE_NAME, "the report page"), page)
-    if collected:
-        await contain(parts, _part(VIEWS_NAME, "the file of DuckDB views"), database_views)
+    is_written = await contain(parts, _part(PAGE_NAME, "the report page"), page)
+    if not collected:
+        return False
+    return await contain(parts, _part(VIEWS_NAME, "the file of DuckDB views"), database_views) and is_written
+
+
+async def report_content(context: SyncContext, accounts: Sequence[AccountStatus]) -> Sequence[object]:
+    """Return a value that is the same as long as both files would be, apart from the times of the last polls."""
+    history, root = context.manifest.history, context.root.descriptor
+    return [
+        await context.disk.run(lambda: all(_is_plain_file(name, root) for name in (PAGE_NAME, VIEWS_NAME))),
+        *[replace(account, last_poll=None, last_success=None) for account in accounts],
+        *[await history.fingerprint(account.name) for account in accounts],
+    ]
+
+
+def _is_plain_file(name: str, folder: int) -> bool:
+    try:
+        return disk.is_plain_file(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    except OSError:
+        return False
 
 
 def _part(name: str, what: str) -> Part:
@@ -169,7 +189,7 @@ class _Collector:
         now = self._context.clock.now()
         kept = {request: [past for past in found if past.is_whole] for request, found in snapshots.items()}
         last_two = [past.job for found in kept.values() for past in found[-2:]]
-        # One query for all data requests: there may be hundreds, and a daemon writes the page after each poll.
+        # One query for all data requests: there may be hundreds.
         stored = await SnapshotRows(self._context.manifest).snapshots(account, last_two)
         files = {job: snapshot for job, (snapshot, _) in stored.items()}
         histories: list[RequestHistory] = []

@@ -191,7 +191,8 @@ async def test_without_scripts_the_page_says_what_its_time_means(browser: Browse
     async with visiting(browser, path, java_script_enabled=False) as page:
         assert await page.inner_text("#verdict") == "Today is complete: 1 of 1 data request"
         assert await page.inner_text("#age") == (
-            "Written on 2026-11-22 12:00 UTC. dcsync rewrites this page after every poll. If that was more than 24 "
+            "Written on 2026-11-22 12:00 UTC. dcsync rewrites this page when something on it changes, and "
+            "otherwise about every half hour. If that was more than 24 "
             "hours ago, dcsync has stopped or cannot write it, and nothing here is about today."
         )
 

@@ -111,7 +111,7 @@ def render(root: str, requests: Sequence[RequestTables], *, written_at: datetime
     A day ends in `zone`. A path that is not UTF-8 cannot be written in SQL: the file then works in the mirror's folder.
     """
     names = _database_names(requests)
-    root = "." if any(_is_surrogate(letter) for letter in root) else root
+    root = root if root == root.encode("utf-8", "ignore").decode() else "."
     zone_name, at = text(str(zone)), time_json(written_at)
     lines = [_HEAD.format(written_at=at, root=text(root), shared=_SHARED, zone=zone_name)]
     if not requests:
@@ -307,7 +307,3 @@ def _path(*parts: str) -> str:
     """Return a path below the root as an SQL expression. Every second part is a pattern. The others are escaped."""
     below = "".join(part if index % 2 else _GLOB.sub(r"[\g<0>]", part) for index, part in enumerate(parts))
     return f"{_SHARED}.main.path({text(below)})"
-
-
-def _is_surrogate(letter: str) -> bool:
-    return "\ud800" <= letter <= "\udfff"

@@ -141,7 +141,10 @@ def test_without_a_snapshot_it_says_so() -> None:
     assert "-- The mirror has no snapshots yet." in views.render("/srv/dcsync", [], written_at=NOON, zone=UTC)
 
 
-@pytest.mark.parametrize(("root", "written"), [("/it's", "/it''s"), ("/Größe ع", "/Größe ع"), ("/a\udcff", ".")])
+@pytest.mark.parametrize(
+    ("root", "written"),
+    [("/it's", "/it''s"), ("/Größe ع", "/Größe ع"), ("/a\udcff", ".")],
+)
 def test_the_place_is_written_as_sql_and_is_the_current_folder_if_it_is_not_utf8(root: str, written: str) -> None:
     text = views.render(root, [], written_at=NOON, zone=UTC)
 
@@ -217,8 +220,10 @@ def test_the_row_history_of_a_table_comes_last_and_has_any_day() -> None:
         types={"id": "BIGINT", "name": "VARCHAR"},
     )
 
+    text = views.render("/srv", [make_request(table, make_table("b.csv"))], written_at=NOON, zone=UTC)
     found = statements(make_request(table, make_table("b.csv")))
 
+    assert "\n\n-- From here on DuckDB opens files.\nCREATE OR REPLACE VIEW" in text
     source = "read_parquet(dcsync_mirror.main.path('/acme/[[]1]/history/admin_users.parquet'))"
     nulls = "NULL::TIMESTAMPTZ AS _valid_from, NULL::TIMESTAMPTZ AS _valid_to, NULL::TIMESTAMPTZ AS _first_seen"
     moment = "dcsync_mirror.main.moment(_day)"

@@ -98,6 +98,9 @@ SET VARIABLE dcsync_root = coalesce(getvariable('dcsync_root'), {root});
 ATTACH IF NOT EXISTS ':memory:' AS {shared};
 CREATE OR REPLACE MACRO {shared}.main.path(below) AS \
 regexp_replace(rtrim(getvariable('dcsync_root'), '/'), '([*?[])', '[\\1]', 'g') || below;
+CREATE OR REPLACE MACRO {shared}.main.utc(value) AS CASE \
+WHEN regexp_matches(value, ':.*[+-]\\d\\d(:?\\d\\d)?$') THEN TRY_CAST(value AS TIMESTAMPTZ) AT TIME ZONE 'UTC' \
+ELSE TRY_CAST(value AS TIMESTAMP) END;
 CREATE OR REPLACE MACRO {shared}.main.moment(day) AS CASE \
 WHEN length(day::VARCHAR) = 10 THEN \
 ((day::VARCHAR::DATE + 1)::TIMESTAMP AT TIME ZONE {zone}) - INTERVAL 1 MICROSECOND \
@@ -263,8 +266,7 @@ class _View:
 
     def _typed(self, names: Sequence[str]) -> str:
         types = [(identifier(name), self.table.types.get(name.lower(), TEXT)) for name in names]
-        # DuckDB 2.0 lets the CSV reader cast a mere column, and then a value that does not fit is an error.
-        casts = ", ".join(f"TRY_CAST(trim({name}) AS {kind}) AS {name}" for name, kind in types if kind != TEXT)
+        casts = ", ".join(f"{_cast(name, kind)} AS {name}" for name, kind in types if kind != TEXT)
         return f" REPLACE ({casts})" if casts else ""
 
 
@@ -297,6 +299,16 @@ def _database_names(requests: Sequence[RequestTables]) -> list[str]:
             name = f"{plain}_{number}"
         names.append(name)
     return names
+
+
+def _cast(name: str, kind: str) -> str:
+    """Return the value of a text column as a type, or NULL.
+
+    DuckDB 2.0 lets the CSV reader cast a mere column, and then a value that does not fit is an error. It ignores the
+    offset of a time that is cast to a TIMESTAMP.
+    """
+    value = f"trim({name})"
+    return f"{_SHARED}.main.utc({value})" if kind == "TIMESTAMP" else f"TRY_CAST({value} AS {kind})"
 
 
 def _moment(day: str) -> str:

@@ -38,8 +38,8 @@ def statements(*requests: RequestTables, root: str = "/srv/dcsync") -> list[str]
     """Return the statements for the data requests, without those that all have in common."""
     text = views.render(root, requests, written_at=NOON, zone=UTC)
     found = [line for line in text.splitlines() if line and not line.startswith("--")]
-    assert [line.split()[0] for line in found[:4]] == ["SET", "ATTACH", "CREATE", "CREATE"]
-    return found[4:]
+    assert [line.split()[0] for line in found[:5]] == ["SET", "ATTACH", "CREATE", "CREATE", "CREATE"]
+    return found[5:]
 
 
 def created(table: TableHistory, schema: str, **changes: Any) -> str | None:
@@ -62,13 +62,14 @@ CREATE OR REPLACE MACRO {DATABASE}.main.snapshot_at(_day) AS list_last(list_filt
 getvariable('dcsync_snapshots_acme_nightly_ce9bc188'), \
 lambda s: s.completed_at <= dcsync_mirror.main.moment(_day))).snapshot;
 CREATE OR REPLACE VIEW {DATABASE}.latest."admin_users" AS SELECT * \
-REPLACE (TRY_CAST(trim("id") AS BIGINT) AS "id") FROM read_csv(\
+REPLACE (TRY_CAST(trim("id") AS BIGINT) AS "id", dcsync_mirror.main.utc(trim("name")) AS "name") FROM read_csv(\
 dcsync_mirror.main.path('/acme/nightly-ce9bc188/latest/admin_users.csv'), {CSV_FORM}, {COLUMNS});
 CREATE OR REPLACE VIEW {DATABASE}.snapshots."admin_users" AS SELECT *, {FOLDER} AS "snapshot" FROM read_csv(\
 dcsync_mirror.main.path('/acme/nightly-ce9bc188/*/*/*/*/admin_users.csv'), {CSV_FORM}, {COLUMNS});
 CREATE OR REPLACE VIEW {DATABASE}.history."admin_users" AS FROM {DATABASE}.snapshots."admin_users";
 CREATE OR REPLACE MACRO {DATABASE}.as_of."admin_users"(_day) AS TABLE SELECT * EXCLUDE ("filename", "snapshot") \
-REPLACE (TRY_CAST(trim("id") AS BIGINT) AS "id") FROM {DATABASE}.snapshots."admin_users" \
+REPLACE (TRY_CAST(trim("id") AS BIGINT) AS "id", dcsync_mirror.main.utc(trim("name")) AS "name") \
+FROM {DATABASE}.snapshots."admin_users" \
 WHERE "snapshot" = {DATABASE}.main.snapshot_at(_day);
 USE {DATABASE};
 """  # noqa: S608 - nothing runs it
@@ -79,7 +80,7 @@ SNAPSHOTS = [
 
 
 def test_each_request_has_a_database_with_a_view_of_each_kind() -> None:
-    table = make_table(types={"id": "BIGINT", "name": "VARCHAR", "other": "DATE"})
+    table = make_table(types={"id": "BIGINT", "name": "TIMESTAMP", "other": "DATE"})
 
     assert statements(make_request(table, snapshots=SNAPSHOTS)) == EXPECTED.splitlines()
 
@@ -99,6 +100,9 @@ SET VARIABLE dcsync_root = coalesce(getvariable('dcsync_root'), '/srv/dcsync');
 ATTACH IF NOT EXISTS ':memory:' AS dcsync_mirror;
 CREATE OR REPLACE MACRO dcsync_mirror.main.path(below) AS \
 regexp_replace(rtrim(getvariable('dcsync_root'), '/'), '([*?[])', '[\\1]', 'g') || below;
+CREATE OR REPLACE MACRO dcsync_mirror.main.utc(value) AS CASE \
+WHEN regexp_matches(value, ':.*[+-]\\d\\d(:?\\d\\d)?$') THEN TRY_CAST(value AS TIMESTAMPTZ) AT TIME ZONE 'UTC' \
+ELSE TRY_CAST(value AS TIMESTAMP) END;
 CREATE OR REPLACE MACRO dcsync_mirror.main.moment(day) AS CASE WHEN length(day::VARCHAR) = 10 THEN \
 ((day::VARCHAR::DATE + 1)::TIMESTAMP AT TIME ZONE 'Europe/Berlin') - INTERVAL 1 MICROSECOND \
 WHEN regexp_matches(day::VARCHAR, '(Z|[+-]\\d\\d(:?\\d\\d)?)$') THEN day::VARCHAR::TIMESTAMPTZ \

@@ -55,6 +55,28 @@ async def test_latest_has_the_types_of_the_schema_documents(mirror: Mirror) -> N
     ]
 
 
+TIMES = [
+    ("2026-11-20T07:37:48.000Z", datetime(2026, 11, 20, 7, 37, 48)),  # noqa: DTZ001 - UTC
+    ("2026-11-20 07:37:48", datetime(2026, 11, 20, 7, 37, 48)),  # noqa: DTZ001 - UTC
+    ("2026-11-20T07:37:48+02:00", datetime(2026, 11, 20, 5, 37, 48)),  # noqa: DTZ001 - UTC
+    ("2026-11-20 07:37:48.5-0130", datetime(2026, 11, 20, 9, 7, 48, 500000)),  # noqa: DTZ001 - UTC
+    ("2026-11-20 07:37:48+00", datetime(2026, 11, 20, 7, 37, 48)),  # noqa: DTZ001 - UTC
+    ("2026-11-20", datetime(2026, 11, 20)),  # noqa: DTZ001 - UTC
+    ("2026-11-20T25:37:48+02:00", None),
+]
+
+
+async def test_times_are_in_utc_whatever_the_zone_of_the_session(mirror: Mirror) -> None:
+    body = "at\n" + "".join(f"{text}\n" for text, _ in TIMES)
+    await extracts(mirror, body.encode(), page=schema_of(at="timestamp: SQL"))
+
+    with views_of(mirror.root) as connection:
+        for zone in ("UTC", "America/New_York"):
+            connection.execute(f"SET TimeZone = '{zone}'")
+            found = connection.execute('SELECT "at" FROM latest.a').fetchall()
+            assert found == [(time,) for _, time in TIMES]
+
+
 async def test_a_value_that_does_not_fit_is_text_in_the_snapshots(mirror: Mirror) -> None:
     await extracts(mirror, BODY, page=ALL_TYPES)
 

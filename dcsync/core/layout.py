@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
@@ -25,6 +25,8 @@ NAMED_LAYOUTS = {
 _HIVE_LATEST = "_latest"
 #: Every name that `latest` can have.
 LATEST_NAMES = ("latest", _HIVE_LATEST)
+#: Every name that the folder of row histories can have.
+HISTORY_NAMES = tuple(name.replace("latest", "history") for name in LATEST_NAMES)
 _FIELDS = ("account", "request", "project", "date", "time", "job")
 _PER_JOB = frozenset({"date", "time", "job"})
 _DATE_DIRECTIVE = re.compile(r"%[YmdjGVuHMSyb]|[A-Za-z0-9=_./-]")
@@ -132,6 +134,17 @@ class Recognised:
     request_slug: str | None
     completed_at: datetime | None
     job: str
+
+
+def history_folders(snapshots: Iterable[str], slug: str) -> list[str]:
+    """Return every folder that the row history of a data request may have in any layout, by its snapshots' folders."""
+    above = {
+        "/".join(parts[:depth])
+        for parts in (folder.split("/") for folder in snapshots)
+        for depth in range(1, len(parts))
+    }
+    own = [f"{folder}/{name}" for folder in above for name in HISTORY_NAMES if slug in folder]
+    return sorted([*own, *(f"{folder}/{name}/{slug}" for folder in above for name in HISTORY_NAMES)])
 
 
 def recognise(layout: Layout, folder: str, zone: tzinfo = UTC) -> Recognised | None:

@@ -419,3 +419,9 @@ def test_the_folder_of_an_account_is_known_under_another_name(
 )
 def test_the_history_is_in_the_folder_of_its_data_request(template: str, folder: str, history: str) -> None:
     assert layout.parse_layout(template).history_folder(folder, "r-1") == history
+
+
+def test_a_history_is_found_in_any_layout() -> None:
+    found = layout.history_folders(["acme/r-1/2026/x", "account=acme/request=r-1/date=2026/job=y"], "r-1")
+
+    assert {"acme/r-1/history", "account=acme/request=r-1/_history", "acme/history/r-1"} <= set(found)

@@ -59,13 +59,19 @@ def state_of(mirror: Mirror) -> RequestState:
 
 def rows_at(mirror: Mirror, table: str, moment: datetime | None = None) -> list[tuple[str | None, ...]]:
     """Return the rows of a table at a time, or now, sorted. A plain reader of Parquet files, as users have one."""
-    path = folder_of(mirror) / f"{table}.parquet"
-    where = "_valid_to IS NULL"
+    return rows_in(folder_of(mirror), table, moment)
+
+
+def rows_in(folder: Path, table: str, moment: datetime | None = None) -> list[tuple[str | None, ...]]:
+    """Return the same of a history in this folder."""
+    path = folder / f"{table}.parquet"
+    # DuckDB would take the folders of the layout "hive" for columns.
+    source, where = f"read_parquet('{path}', hive_partitioning = false)", "_valid_to IS NULL"
     if moment is not None:
         literal = f"TIMESTAMPTZ '{moment.isoformat()}'"
         where = f"_valid_from <= {literal} AND (_valid_to IS NULL OR {literal} < _valid_to)"
     with duckdb.connect() as connection:
-        sql = f"SELECT * EXCLUDE (_valid_from, _valid_to) FROM '{path}' WHERE {where}"
+        sql = f"SELECT * EXCLUDE (_valid_from, _valid_to) FROM {source} WHERE {where}"
         return sorted(connection.execute(sql).fetchall(), key=repr)
 
 

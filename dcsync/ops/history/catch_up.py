@@ -13,9 +13,10 @@ from typing import Final, TypeVar
 import structlog
 
 from dcsync.core.alerts import AlertCode
+from dcsync.core.layout import history_folders
 from dcsync.core.model import AccountName, RequestId, Snapshot
 from dcsync.core.ports import KnownRequest
-from dcsync.core.row_history import Extract, Wait, table_name
+from dcsync.core.row_history import Extract, RequestState, Wait, table_name
 from dcsync.core.summary import PastSnapshot
 from dcsync.errors import MirrorLocked, RowsInterrupted
 from dcsync.manifest.broken import BrokenPart, BrokenParts
@@ -226,6 +227,11 @@ class _Account:
         folder = self._context.settings.layout.history_folder(there[-1].folder, request.slug)
         files = HistoryFolder(self._context.root, folder, request.id)
         known = await self._context.disk.run(files.read)
+        if known == RequestState():
+            await self._context.disk.run(
+                files.take_over, history_folders([past.folder for past in there], request.slug)
+            )
+            known = await self._context.disk.run(files.read)
         done = known.jobs if known.wanted == self._settings.tables and not self._chosen.is_thorough else ()
         needed = [snapshot for snapshot in there if snapshot.job not in done]
         outcome = Outcome(state=known)

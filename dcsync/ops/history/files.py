@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -48,6 +48,23 @@ class HistoryFolder:
             return parse_state(json.loads(self._root.read_file(self.path, STATE_NAME)), self._request)
         except (FileNotFoundError, ValueError):
             return RequestState()
+
+    def take_over(self, places: Iterable[str]) -> None:
+        """Move the history here from the first place that has it: the layout has changed."""
+        for place in places:
+            elsewhere = HistoryFolder(self._root, place, self._request)
+            if place == self.path or elsewhere.read() == RequestState():
+                continue
+            (source, _, name), (target, _, new) = place.rpartition("/"), self.path.rpartition("/")
+            with (
+                self._root.folder(source) as old,
+                self._root.folder(target, create=True) as parent,
+                disk.disk_errors(f"moving {place} to {self.path}"),
+            ):
+                disk.rename(name, old, new, parent)
+                os.fsync(parent)
+                os.fsync(old)
+            return
 
     def write(self, state: RequestState) -> None:
         """Replace `history.json`, durably."""

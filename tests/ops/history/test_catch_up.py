@@ -15,8 +15,10 @@ from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.context import HistorySettings
 from dcsync.ops.history.build import Stopping
 from dcsync.ops.history.catch_up import catch_up, in_thread
+from dcsync.ops.integrity.rebuild import rebuild
+from dcsync.ops.integrity.verify import verify
 from dcsync.rows import opened
-from tests.rigs.histories import ALL, add_day, alerts, build, folder_of, rows_at, state_of, steps_of
+from tests.rigs.histories import ALL, add_day, alerts, build, folder_of, rows_at, rows_in, state_of, steps_of
 from tests.rigs.mirror import TODAY, Mirror
 from tests.rigs.prunings import pruned
 
@@ -271,3 +273,37 @@ async def test_a_snapshot_that_was_pruned_a_moment_ago_is_no_problem(mirror: Mir
     assert [step.rows for step in state_of(mirror).tables["admin_users"].steps] == [1]
     # It is looked at again, in case that it comes back.
     assert state_of(mirror).jobs == ()
+
+
+async def test_another_layout_takes_the_history_along(mirror: Mirror) -> None:
+    await add_day(mirror, {USERS: b"id\n1\n"}, days_ago=5)
+    await add_day(mirror, {USERS: b"id\n2\n"}, days_ago=4)
+    await build(mirror)
+    await pruned(mirror, KeepPolicy(last=1))
+    for layout in ("hive", "{account}/{date:%Y}/{request}-{job}", "dated"):
+        mirror.config["mirror"] = {"layout": layout, "latest": "none"}
+        await add_day(mirror, {USERS: f"id\n{layout}\n".encode()}, days_ago=3 - len(mirror.snapshots()) / 10)
+        await build(mirror)
+        (found,) = mirror.root.glob("[!.]*/**/history.json")
+        assert rows_in(found.parent, "admin_users", TODAY - timedelta(days=5)) == [("1",)]
+
+
+async def test_a_history_is_nothing_that_verify_or_rebuild_report(mirror: Mirror) -> None:
+    for layout in ("dated", "hive"):
+        mirror.config["mirror"] = {"layout": layout}
+        await add_day(mirror, {USERS: f"id\n{layout}\n".encode()}, days_ago=len(layout) / 10)
+        await build(mirror)
+        async with mirror.opened() as context:
+            report = await verify(context, account_settings(mirror.configuration()))
+            assert report.damage == []
+            rebuilt = await rebuild(context, account_settings(mirror.configuration()))
+            assert (rebuilt.is_whole, rebuilt.refused) == (True, [])
+
+
+async def test_a_data_request_is_built_by_one_process_at_a_time(mirror: Mirror) -> None:
+    await add_day(mirror, {USERS: b"id\n1\n"})
+    async with mirror.opened() as context:
+        accounts = account_settings(mirror.configuration())
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(catch_up(context, accounts, ALL)) for _ in range(3)]
+        assert sum(task.result().steps for task in tasks) == 1

@@ -198,7 +198,7 @@ class _View:
         """Return the statements that fail if DuckDB cannot open a file."""
         if self.table.parquet is None:
             return []
-        source = f"read_parquet({_path(f'/{self.table.parquet}')})"
+        source = f"read_parquet({_path(f'/{self.table.parquet}')}, hive_partitioning = false)"
         return [self._create("history", f"FROM {source}"), self._as_of_history(source)]
 
     def _latest(self, header: tuple[str, ...]) -> str:

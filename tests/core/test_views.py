@@ -228,7 +228,8 @@ def test_the_row_history_of_a_table_comes_last_and_has_any_day() -> None:
     found = statements(make_request(table, make_table("b.csv")))
 
     assert "\n\n-- From here on DuckDB opens files.\nCREATE OR REPLACE VIEW" in text
-    source = "read_parquet(dcsync_mirror.main.path('/acme/[[]1]/history/admin_users.parquet'))"
+    path = "dcsync_mirror.main.path('/acme/[[]1]/history/admin_users.parquet')"
+    source = f"read_parquet({path}, hive_partitioning = false)"
     nulls = "NULL::TIMESTAMPTZ AS _valid_from, NULL::TIMESTAMPTZ AS _valid_to, NULL::TIMESTAMPTZ AS _first_seen"
     moment = "dcsync_mirror.main.moment(_day)"
     assert found[-2] == f'CREATE OR REPLACE VIEW {DATABASE}.history."admin_users" AS FROM {source};'

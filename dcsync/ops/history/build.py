@@ -6,24 +6,26 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from dcsync.core.model import JobId
 from dcsync.core.row_history import Extract, Omission, RequestState, TableHistory, can_restart, plan
-from dcsync.errors import DcsyncError, RowsInterrupted, RowsUnreadable
+from dcsync.errors import DcsyncError, RowsFailed, RowsInterrupted, RowsUnreadable
 from dcsync.mirror import disk
 from dcsync.mirror.durable import replace_durably
-from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
-from dcsync.ops.history.files import WORK, HistoryFolder, Lost
+from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.history.files import HistoryFolder, Lost, Replacement
 from dcsync.ops.history.steps import Files, Taken, take_step, unchanged_step
 from dcsync.rows import Engine, open_table, opened
 
 #: How often the process may end while it takes one step, before that step waits for another table.
 _MOST_CRASHES: Final = 2
 _CRASHES: Final = "crashes.json"
+_LATE: Final = "it was published after newer snapshots, and snapshots of earlier steps are no longer in the mirror"
+_AGAIN: Final = "the history stays as it was"
 #: The share of the memory that DuckDB gets. The rest is for what it does not count.
 _DUCKDB_SHARE: Final = 0.75
 
@@ -119,8 +121,8 @@ class Building:
         self._request = request
         self._options = options
         self._stopping = stopping
-        self._files = HistoryFolder(root, request.folder, request.request)
-        self._crashes = _Crashes(root, request.request)
+        self._files = HistoryFolder(root, request.folder, request.request, request.slug)
+        self._crashes = _Crashes(root, self._files.work)
         self._resources = ExitStack()
         self._engine: Engine | None = None
         self._tables: dict[str, TableHistory] = {}
@@ -152,9 +154,7 @@ class Building:
     def engine(self) -> Engine:
         """Return the engine, which is opened when it is needed: a table without a change needs none."""
         if self._engine is None:
-            work = self._resources.enter_context(
-                self._root.folder(f"{OWN_FOLDER}/{WORK}{self._root.mark}", create=True)
-            )
+            work = self._resources.enter_context(self._root.folder(self._files.work, create=True))
             disk.remove_tree("spill", work)
             os.mkdir("spill", 0o700, dir_fd=work)
             spill = disk.open_folder("spill", below=work)
@@ -165,12 +165,16 @@ class Building:
         return self._engine
 
     def _advance(self, name: str, listed: TableHistory | None, extracts: Sequence[Extract]) -> None:
-        found: TableHistory | Lost | None = listed
         try:
             found = self._files.check(name, listed, self.engine)
-            history = self._begun(name, found, extracts)
-            if history is not None:
-                self._take_all(name, history, extracts)
+            if isinstance(found, Lost):
+                self._replace_lost(name, found, extracts)
+            elif found is None:
+                self._begin(name, extracts)
+            elif self._options.rebuilds and found.steps:
+                self._rebuild(name, found, extracts)
+            else:
+                self._take_all(name, found, extracts)
         except RowsInterrupted:
             raise
         except DcsyncError as error:
@@ -178,49 +182,59 @@ class Building:
         except OSError as error:
             self._fail(name, disk.disk_error(error, f"building the row history of {name}").message)
 
-    def _begun(self, name: str, found: TableHistory | Lost | None, extracts: Sequence[Extract]) -> TableHistory | None:
-        """Return the history to continue. None if the table has to wait."""
-        history = found.history if isinstance(found, Lost) else found
-        may_restart = history is None or (self._request.is_whole and can_restart(history, extracts))
-        if isinstance(found, Lost) or (self._options.rebuilds and history is not None and history.steps):
-            if isinstance(found, Lost) and not self._request.is_whole:
-                self.outcome.needs_all = True
-                return None
-            if may_restart:
-                history = None
-            elif isinstance(found, Lost) and not self._options.rebuilds:
-                hint = "dcsync history --rebuild builds it again from the snapshots that are left"
-                self._fail(name, f"{found.reason}, and snapshots of its steps are no longer in the mirror", hint)
-                return None
-            elif isinstance(found, Lost):
-                history = None
-            else:
-                self.outcome.kept.append(name)
-        if history is not None:
-            return history
+    def _begin(self, name: str, extracts: Sequence[Extract]) -> None:
         kind = next((extract.kind for extract in extracts if extract.kind is not None), None)
         if kind is None:
             self._fail(name, "it is not known which rows of the table an extract has")
-            return None
-        return TableHistory(kind=kind)
+        else:
+            self._take_all(name, TableHistory(kind=kind), extracts)
+
+    def _replace_lost(self, name: str, lost: Lost, extracts: Sequence[Extract]) -> None:
+        """Build a history again whose file cannot be used."""
+        if not self._request.is_whole:
+            self.outcome.needs_all = True
+        elif self._options.rebuilds or lost.history is None or can_restart(lost.history, extracts):
+            self._begin(name, extracts)
+        else:
+            hint = "dcsync history --rebuild builds it again from the snapshots that are left"
+            self._fail(name, f"{lost.reason}, and snapshots of its steps are no longer in the mirror", hint)
+
+    def _rebuild(self, name: str, history: TableHistory, extracts: Sequence[Extract]) -> None:
+        if self._request.is_whole and can_restart(history, extracts):
+            ordered = plan(TableHistory(kind=history.kind), extracts)
+            self._begin_again(name, TableHistory(kind=history.kind), ordered.steps)
+        else:
+            self.outcome.kept.append(name)
+            self._take_all(name, history, extracts)
 
     def _take_all(self, name: str, history: TableHistory, extracts: Sequence[Extract]) -> None:
         planned = plan(history, extracts)
         if (planned.late or planned.restarts) and not self._request.is_whole:
             self.outcome.needs_all = True
-            return
-        if planned.restarts:
-            history = TableHistory(kind=history.kind)
-        reason = "it was published after newer snapshots, and snapshots of earlier steps are no longer in the mirror"
-        late = tuple(Omission(job=extract.job, reason=reason) for extract in planned.late)
-        history = replace(history, omitted=(*history.omitted, *late))
-        self._tables[name] = history
-        for extract in planned.steps:
-            self._stopping.check()
-            self._number += 1
-            self._options.progressed(extract, self._number, sum(map(len, self._request.tables.values())))
-            if not self._waits_for(history, extract):
-                history = self._tables[name] = self._step(name, history, extract)
+        elif planned.restarts:
+            self._begin_again(name, TableHistory(kind=history.kind), planned.steps)
+        else:
+            late = tuple(Omission(job=extract.job, reason=_LATE) for extract in planned.late)
+            history = self._tables[name] = replace(history, omitted=(*history.omitted, *late))
+            for extract in planned.steps:
+                self._tell(extract)
+                if not self._waits_for(history, extract):
+                    history = self._tables[name] = self._step(name, history, extract, None)
+
+    def _begin_again(self, name: str, history: TableHistory, extracts: Sequence[Extract]) -> None:
+        """Build a history from its first snapshot on. Its file so far stays until the new one is complete."""
+        with _Chain(self._files, name) as chain:
+            for extract in extracts:
+                self._tell(extract)
+                history = self._step(name, history, extract, chain)
+            if not self._has_all:
+                raise RowsFailed("a snapshot was removed while the history was built again", hint=_AGAIN)
+            self._tables[name] = replace(history, file=chain.put_in_place())
+
+    def _tell(self, extract: Extract) -> None:
+        self._stopping.check()
+        self._number += 1
+        self._options.progressed(extract, self._number, sum(map(len, self._request.tables.values())))
 
     def _waits_for(self, history: TableHistory, extract: Extract) -> bool:
         wait = history.waits
@@ -228,7 +242,7 @@ class Building:
             wait is not None and (wait.job, wait.sha256) == (extract.job, extract.sha256) and not self._options.retries
         )
 
-    def _step(self, name: str, history: TableHistory, extract: Extract) -> TableHistory:
+    def _step(self, name: str, history: TableHistory, extract: Extract, chain: _Chain | None) -> TableHistory:
         """Take one step. Returns the history with a wait if this table cannot be used."""
         if extract.kind is not history.kind:
             was = "unknown" if extract.kind is None else extract.kind.value
@@ -239,7 +253,7 @@ class Building:
                 return history.with_wait(extract, f"dcsync ended {_MOST_CRASHES} times while it read this table")
             with self._crashes.guarding(name, extract):
                 try:
-                    same = self._take(name, history, extract)
+                    same = self._take(name, history, extract, chain)
                 except FileNotFoundError:
                     # It was pruned a moment ago. `verify` reports it if it was not.
                     self._has_all = False
@@ -250,17 +264,23 @@ class Building:
         self.outcome.steps += 1
         return same
 
-    def _take(self, name: str, history: TableHistory, extract: Extract) -> TableHistory:
+    def _take(self, name: str, history: TableHistory, extract: Extract, chain: _Chain | None) -> TableHistory:
         with ExitStack() as stack:
-            before = stack.enter_context(self._files.opened(name)) if history.steps else None
+            before = None
+            if history.steps:
+                before = stack.enter_context(self._files.opened(name)) if chain is None else chain.descriptor
             size = extract.size // 2 + (0 if before is None else os.fstat(before).st_size)
             self._root.check_room(size=size, entries=2, reserve=self._options.reserve)
             snapshot = stack.enter_context(self._root.folder(extract.folder))
             table = stack.enter_context(open_table(extract.name, below=snapshot))
-            replacement = stack.enter_context(self._files.replacing(name))
+            replacing = self._files.replacing(name) if chain is None else chain.replacing()
+            replacement = stack.enter_context(replacing)
             files = Files(before=before, after=replacement.descriptor)
             taken: Taken = take_step(self.engine(), history, extract, table, files)
             if not taken.is_written:
+                return taken.history
+            if chain is not None:
+                chain.keep(stack, replacement)
                 return taken.history
             return replace(taken.history, file=replacement.put_in_place())
 
@@ -268,12 +288,49 @@ class Building:
         self.outcome.failed.append(Failed(table=table, reason=reason, hint=hint))
 
 
+class _Chain:
+    """The file of a history that begins again: of its last step so far."""
+
+    def __init__(self, files: HistoryFolder, name: str) -> None:
+        self._files = files
+        self._name = name
+        self._number = 0
+        self._last: Replacement | None = None
+        #: Holds the files of the last step open.
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._resources.close()
+
+    @property
+    def descriptor(self) -> int | None:
+        """The file so far."""
+        return None if self._last is None else self._last.descriptor
+
+    def replacing(self) -> AbstractContextManager[Replacement]:
+        """Open the file of the next step."""
+        self._number += 1
+        return self._files.replacing(self._name, f"again-{self._number % 2}.parquet")
+
+    def keep(self, resources: ExitStack, replacement: Replacement) -> None:
+        """Go on with the file of the next step, which `resources` hold open."""
+        self._resources.close()
+        self._resources, self._last = resources.pop_all(), replacement
+
+    def put_in_place(self) -> tuple[int, int] | None:
+        """Replace the file of the table, and return the identity of the new one. None if no step could be taken."""
+        return None if self._last is None else self._last.put_in_place()
+
+
 class _Crashes:
     """Counts how often the process ended while it took a step, so that one table cannot end every start."""
 
-    def __init__(self, root: MirrorRoot, request: str) -> None:
+    def __init__(self, root: MirrorRoot, folder: str) -> None:
         self._root = root
-        self._request = request
+        self._folder = folder
         self._counts: dict[str, int] = {}
 
     def load(self) -> None:
@@ -300,12 +357,8 @@ class _Crashes:
     def forget(self, key: str) -> None:
         self.change(key, -self._counts.get(key, 0))
 
-    @property
-    def _folder(self) -> str:
-        return f"{OWN_FOLDER}/{WORK}{self._root.mark}"
-
     def _key(self, name: str, extract: Extract) -> str:
-        return f"{self._request} {name} {extract.sha256}"
+        return f"{name} {extract.sha256}"
 
 
 class _Guard:

@@ -225,7 +225,7 @@ class _Account:
 
     async def _request(self, request: KnownRequest, there: Sequence[PastSnapshot]) -> RequestReport:
         folder = self._context.settings.layout.history_folder(there[-1].folder, request.slug)
-        files = HistoryFolder(self._context.root, folder, request.id)
+        files = HistoryFolder(self._context.root, folder, request.id, request.slug)
         known = await self._context.disk.run(files.read)
         if known == RequestState():
             await self._context.disk.run(

@@ -37,8 +37,12 @@ class Lost:
 class HistoryFolder:
     """The folder with the history of one data request."""
 
-    def __init__(self, root: MirrorRoot, path: str, request: str) -> None:
+    def __init__(self, root: MirrorRoot, path: str, request: str, slug: str = "") -> None:
+        """Name the folder. `slug` names the data request's unfinished files, which only a build has."""
         self.path = path
+        #: The folder for unfinished files of this data request.
+        self.work = f"{OWN_FOLDER}/{WORK}{root.mark}/{slug}"
+        self._slug = slug
         self._root = root
         self._request = request
 
@@ -52,7 +56,7 @@ class HistoryFolder:
     def take_over(self, places: Iterable[str]) -> None:
         """Move the history here from the first place that has it: the layout has changed."""
         for place in places:
-            elsewhere = HistoryFolder(self._root, place, self._request)
+            elsewhere = HistoryFolder(self._root, place, self._request, self._slug)
             if place == self.path or elsewhere.read() == RequestState():
                 continue
             (source, _, name), (target, _, new) = place.rpartition("/"), self.path.rpartition("/")
@@ -100,10 +104,12 @@ class HistoryFolder:
             os.close(descriptor)
 
     @contextmanager
-    def replacing(self, name: str) -> Iterator[Replacement]:
-        """Open an empty file that can replace the Parquet file of a table. It is removed if it does not."""
-        with self._root.folder(f"{OWN_FOLDER}/{WORK}{self._root.mark}", create=True) as work:
-            leaf = "next.parquet"
+    def replacing(self, name: str, leaf: str = "next.parquet") -> Iterator[Replacement]:
+        """Open an empty file that can replace the Parquet file of a table. It is removed if it does not.
+
+        Two files that are open at the same time need different names, `leaf`.
+        """
+        with self._root.folder(self.work, create=True) as work:
             disk.remove_tree(leaf, work)
             descriptor = open_regular(leaf, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE, below=work)
             try:

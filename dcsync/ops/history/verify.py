@@ -57,7 +57,7 @@ class Verifying:
 
     def run(self, verified: Verified) -> Verified:
         """Prove every step whose snapshot is in the mirror."""
-        files = HistoryFolder(self.root, self.request.folder, self.request.request)
+        files = HistoryFolder(self.root, self.request.folder, self.request.request, self.request.slug)
         known = files.read()
         with ExitStack() as stack:
             spill = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -34,7 +34,7 @@ def test_a_full_disk_leaves_the_old_file_and_other_tables_advance(tmp_path: Path
         assert ("No space left" if reserve == 0 else "mirror.min_free") in outcome.failed[0].reason
         assert (root / "acme/r/history/a.parquet").read_bytes() == old
         assert len(table(outcome, "z").steps) == (2 if reserve == 0 else 1)
-        assert not list((root / ".dcsync/history").glob("*.parquet"))
+        assert not list((root / ".dcsync/history").rglob("*.parquet"))
         # It is looked at again, because nothing waits for another extract.
         assert (table(outcome, "a").waits, outcome.state.jobs) == (None, ("job-0",))
 
@@ -59,6 +59,7 @@ def test_a_table_that_ends_the_process_twice_waits_and_ends_no_other_start(tmp_p
     for _ in range(2):
         ended = crash(root)
         assert ended.returncode == -signal.SIGXFSZ, ended.stderr
+        assert (root / ".dcsync/history/r/crashes.json").exists()
 
     outcome = build_plain(root, {"a": [LARGE], "z": [SMALL]})
     wait = table(outcome, "a").waits
@@ -68,7 +69,7 @@ def test_a_table_that_ends_the_process_twice_waits_and_ends_no_other_start(tmp_p
 
     # `dcsync history` tries it again, and so does the next extract.
     assert len(table(build_plain(root, {"a": [LARGE]}, retries=True), "a").steps) == 1
-    assert not (root / ".dcsync/history/crashes.json").exists()
+    assert not list(root.rglob("crashes.json"))
 
 
 def crash(root: Path) -> subprocess.CompletedProcess[str]:

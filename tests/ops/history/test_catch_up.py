@@ -14,12 +14,12 @@ from dcsync.core.retention import KeepPolicy
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.context import HistorySettings
 from dcsync.ops.history.build import Stopping
-from dcsync.ops.history.catch_up import catch_up, in_thread
+from dcsync.ops.history.catch_up import Chosen, catch_up, in_thread
 from dcsync.ops.integrity.rebuild import rebuild
 from dcsync.ops.integrity.verify import verify
 from dcsync.rows import opened
 from tests.rigs.histories import ALL, add_day, alerts, build, folder_of, rows_at, rows_in, state_of, steps_of
-from tests.rigs.mirror import TODAY, Mirror
+from tests.rigs.mirror import TODAY, Mirror, add_extract
 from tests.rigs.prunings import pruned
 
 USERS = "admin_users.csv"
@@ -307,3 +307,38 @@ async def test_a_data_request_is_built_by_one_process_at_a_time(mirror: Mirror) 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(catch_up(context, accounts, ALL)) for _ in range(3)]
         assert sum(task.result().steps for task in tasks) == 1
+
+
+async def test_a_rebuild_that_lacks_a_snapshot_leaves_the_history_as_it_was(mirror: Mirror) -> None:
+    for day in range(3):
+        await add_day(mirror, {USERS: f"id\n{day}\n".encode()}, days_ago=3 - day)
+    await build(mirror)
+    before = {path.name: path.read_bytes() for path in folder_of(mirror).iterdir()}
+    # Another process renames a folder before it records that.
+    mirror.snapshots()[1].rename(mirror.folder / "pruned")
+    async with mirror.opened(notices_missing=False) as context:
+        accounts = account_settings(mirror.configuration())
+        report = await catch_up(context, accounts, ALL, chosen=Chosen(rebuilds=True))
+    (failed,) = report.requests[0].outcome.failed
+    assert "a snapshot was removed" in failed.reason
+    assert {path.name: path.read_bytes() for path in folder_of(mirror).iterdir()} == before
+
+
+async def test_two_data_requests_are_built_at_the_same_time(mirror: Mirror) -> None:
+    for name in ("One", "Two"):
+        request = mirror.world.add_request(name)
+        for day in range(3):
+            files = {f"t{number}.csv": f"id\n{name}{day}\n".encode() for number in range(5)}
+            add_extract(mirror, files, request=request, days_ago=3 - day)
+    await mirror.sync()
+    async with mirror.opened() as context, asyncio.TaskGroup() as group:
+        accounts = account_settings(mirror.configuration())
+        for name in ("One", "Two", "One", "Two"):
+            chosen = Chosen(requests=[name], rebuilds=True)
+            group.create_task(catch_up(context, accounts, ALL, chosen=chosen))
+    for folder in mirror.root.glob("acme/*/history"):
+        for number in range(5):
+            (row,) = rows_in(folder, f"t{number}")
+            assert row in {("One2",), ("Two2",)}
+    assert await alerts(mirror) == []
+    assert (await build(mirror)).steps == 0

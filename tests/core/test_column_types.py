@@ -266,6 +266,21 @@ def test_titles_and_keys_can_have_several_names(name: str, kind: str, mark: str,
     assert sections("a.json", json.dumps({"t": listed}).encode()) == {"t": expected}
 
 
+@pytest.mark.parametrize("level", range(8))
+def test_a_heading_is_of_any_of_the_six_levels(level: int) -> None:
+    titles = "<tr><th>name</th><th>type</th></tr><tr><td>id</td><td>date</td></tr>"
+
+    found = sections("a.html", f"<h{level}>t</h{level}>{titles}".encode())
+    assert found == ({"t": Described(types={"id": "DATE"})} if 0 < level < 7 else {"": Described(types={"id": "DATE"})})
+
+
+@pytest.mark.parametrize("key", ["columns", "fields", "properties"])
+def test_the_key_of_the_columns_is_not_a_table(key: str) -> None:
+    document = {"t": {key: [{"name": "id", "type": "date"}]}}
+
+    assert sections("a.json", json.dumps(document).encode()) == {"t": Described(types={"id": "DATE"})}
+
+
 def test_a_table_without_the_titles_of_columns_is_skipped() -> None:
     for titles in ("<th>name</th><th>notes</th>", "<th>type</th><th>notes</th>"):
         page = f"<h2>t</h2><table><tr>{titles}</tr><tr><td>id</td><td>uuid</td></tr></table>"

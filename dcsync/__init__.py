@@ -26,8 +26,8 @@ def read(
 ) -> Mirror:
     """Read the mirror in the folder `root`: its data requests, snapshots, files and rows.
 
-    Only the folders are read: there is no network, and no configuration, manifest or lock is needed. Days are in
-    `zone`, by default UTC. Rows come through DuckDB, which the extra `history` installs, by `connection` if given.
+    It needs only the folders, not the network, the configuration, the manifest or a lock. Days are in `zone`, by
+    default UTC. Rows come through DuckDB, which the extra `history` installs, by `connection` if given.
     Raises `dcsync.errors.MirrorMissing` if the folder does not exist.
     """
     from datetime import UTC

@@ -123,7 +123,7 @@ class Request:
 
     @property
     def history_path(self) -> Path | None:
-        """The folder of the row history. None if there is none."""
+        """The folder of the row history, if it exists."""
         above = [parent for parent in self.snapshots[-1].path.parents if parent.is_relative_to(self._mirror.root)]
         folders = (parent / name for parent in above for name in _HISTORIES)
         return next((folder for folder in folders if (folder / STATE_NAME).is_file()), None)
@@ -181,7 +181,7 @@ class Snapshot:
         path = self.files[_one(name, [each for each in self.files if has_rows(each)], str(self.path))]
         return self._mirror.connection.sql(f"SELECT * FROM {csv_text(_escaped(path), _columns(path))}")
 
-    def arrow(self, name: str) -> Any:  # noqa: ANN401 - pyarrow is no dependency
+    def arrow(self, name: str) -> Any:  # noqa: ANN401 - pyarrow is not a dependency
         """Return a table as a `pyarrow.Table`, which needs the package pyarrow. Raises the errors of `table`."""
         if importlib.util.find_spec("pyarrow") is None:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -15,7 +16,7 @@ from dcsync.api.transport import ApiTransport
 from dcsync.app.network import network_of
 from dcsync.app.state_dir import state_folder
 from dcsync.app.stores import Stores
-from dcsync.auth.endpoint import SCOPES, Client, TokenEndpoint
+from dcsync.auth.endpoint import SCOPES, WRITE_SCOPES, Client, TokenEndpoint
 from dcsync.auth.service_accounts import ServiceAccountAdmin
 from dcsync.auth.source import FixedToken, RefreshingToken, ServiceAccountToken
 from dcsync.auth.token_store import ChainStore
@@ -24,6 +25,9 @@ from dcsync.config import Config
 from dcsync.core.ports import TokenSource
 from dcsync.errors import ConfigError
 from dcsync.tasks import DiskThreads
+
+if TYPE_CHECKING:
+    from dcsync.ops.login import Person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +49,12 @@ async def open_api(
     environ: Mapping[str, str],
     clock: Clock | None = None,
     disk: DiskThreads | None = None,
-    scopes: Sequence[str] = SCOPES,
+    changer: Person | None = None,
 ) -> AsyncIterator[OpenApi]:
     """Open the API without a mirror and without a lock. All processes on the same stores share the rate limit.
 
-    `scopes` are those of a service account's tokens. Other tokens have the scopes with which they were obtained.
+    With `changer`, the client may change data requests. A service account and a configured access token need nothing
+    for that. Otherwise that person signs in for the block, and dcsync keeps no token that may change anything.
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
@@ -72,7 +77,19 @@ async def open_api(
         )
         # aiohttp would repeat a GET after a disconnect automatically, past the limiter, which would not count the call.
         session._retry_connection = False  # noqa: SLF001
-        tokens = _token_source(config, store, environ=environ, clock=clock, disk=threads, scopes=scopes)
+        if changer is None or config.auth.method != "login":
+            scopes = SCOPES if changer is None else WRITE_SCOPES
+            tokens = _token_source(config, store, environ=environ, clock=clock, disk=threads, scopes=scopes)
+        else:
+            # Imported here because it brings a web server, and most commands change nothing.
+            from dcsync.ops.login import TokenChain, signed_in_once
+
+            endpoint = token_endpoint(config, environ=environ)
+            chain = TokenChain(endpoint=endpoint, store=store, clock=clock, disk=threads)
+            token = await stack.enter_async_context(
+                signed_in_once(chain, changer, redirect_uri=config.auth.redirect_uri)
+            )
+            tokens = FixedToken(token, what="the token of this sign-in", hint="run the command again")
         if isinstance(tokens, RefreshingToken):
             stack.push_async_callback(tokens.close)
         transport = ApiTransport(

@@ -52,23 +52,23 @@ _FINAL_SAVE_PAUSES_S = (0.0, 1.0, 2.0)
 
 
 class FixedToken:
-    """One access token from the configuration, for short runs. dcsync cannot renew it."""
+    """One access token, for short runs: of the configuration, or of a sign-in for one command. It is not renewed."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, what: str = "the configured access token", hint: str = _RENEW_HINT) -> None:
         self._token = token
+        self._what = what
+        self._hint = hint
 
     async def access_token(self, *, rejected: str | None = None) -> str:
         """Return the token. Raises `LoginRequired` if the API just rejected it."""
         if rejected is not None:
-            message = (
-                "the API rejected the configured access token, which has expired or belongs to another application"
-            )
-            raise LoginRequired(message, hint=_RENEW_HINT)
+            message = f"the API rejected {self._what}, which has expired or belongs to another application"
+            raise LoginRequired(message, hint=self._hint)
         return self._token
 
     def refused(self, message: str) -> AuthError:
         """Return `LoginRequired`: only another token helps."""
-        return LoginRequired(message, hint=_RENEW_HINT)
+        return LoginRequired(message, hint=self._hint)
 
     async def keep_alive(self) -> bool:
         """Do nothing, because a fixed token cannot be renewed."""

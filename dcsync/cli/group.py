@@ -65,7 +65,7 @@ _COMMANDS = {
     "poll": ("dcsync.cli.poll", "Let the daemon poll for new extracts now."),
     "prune": ("dcsync.cli.prune", "Remove the snapshots that the retention policy does not keep."),
     "rebuild": ("dcsync.cli.rebuild", "Rebuild the manifest from the mirror."),
-    "requests": ("dcsync.cli.lists", "List data requests."),
+    "requests": ("dcsync.cli.requests", "List data requests, or create and change them."),
     "run": ("dcsync.cli.run", "Run the daemon."),
     "sandbox": ("dcsync.cli.sandbox", "Run a local simulator of Autodesk's API."),
     "service": ("dcsync.cli.service", "Install or uninstall the systemd service."),

@@ -1,4 +1,4 @@
-"""`dcsync requests` and `dcsync jobs`: the lists of the API, with the options of the API."""
+"""The lists of `dcsync requests` and `dcsync jobs`, with the options of the API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _list_options(command: Callable[P, T]) -> Callable[P, T]:
+def list_options(command: Callable[P, T]) -> Callable[P, T]:
     """Add the options that both lists share. Names and defaults are those of the API."""
     for option in reversed(
         [
@@ -68,11 +68,8 @@ def _list_options(command: Callable[P, T]) -> Callable[P, T]:
     return command
 
 
-@click.command("requests", epilog=exit_statuses(3, 12, 13))
-@_list_options
-@click.pass_context
-def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, **_: object) -> int:
-    """List the data requests that the signed-in user created."""
+def list_requests(ctx: click.Context, *, accounts: Sequence[str], as_json: bool) -> int:
+    """Print the data requests of these accounts, chosen by the list options of the command."""
     from dcsync.core.filters import REQUEST_FILTERS
     from dcsync.core.wire import request_json
 
@@ -108,7 +105,7 @@ def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json:
 
 
 @click.command("jobs", epilog=exit_statuses(3, 12, 13))
-@_list_options
+@list_options
 @click.option(
     "--request", "request_id", metavar="ID", shell_complete=request_ids, help="Show only jobs of this data request."
 )

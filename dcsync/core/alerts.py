@@ -149,8 +149,8 @@ def _kind(
 
 _DATA_CONNECTOR = "in Autodesk's Data Connector"
 _WAIT = f"each poll checks for the extract. Check the data request {_DATA_CONNECTOR}"
-_EXTEND = f"move its end date {_DATA_CONNECTOR}. dcsync notices the change within a day. "
-_EXTEND += "If it is over on purpose, name it in [[account]] retired"
+_EXTEND = f"run dcsync requests extend with its ID, or move its end date {_DATA_CONNECTOR}. "
+_EXTEND += "dcsync notices the change within a day. If it is over on purpose, name it in [[account]] retired"
 _COMPARE = "compare the snapshot with the previous one: dcsync diff previous latest"
 
 

@@ -57,11 +57,15 @@ class AccountSettings:
 
     def wants_request(self, request: KnownRequest) -> bool:
         """Say whether a data request is mirrored, by its ID or a glob of its description. Without names all are."""
-        return not self.requests or _is_named(request, self.requests)
+        return self.selects(request.id, request.description)
+
+    def selects(self, request: RequestId, description: str) -> bool:
+        """Say the same about a data request that dcsync may not know yet."""
+        return not self.requests or _is_named(request, description, self.requests)
 
     def is_retired(self, request: KnownRequest) -> bool:
         """Say whether a data request is over on purpose, by its ID or a glob of its description."""
-        return _is_named(request, self.retired)
+        return _is_named(request.id, request.description, self.retired)
 
     def unmatched_requests(self, visible: Mapping[RequestId, str]) -> list[str]:
         """Return the names of `requests` that match none of these data requests, which are descriptions by ID."""
@@ -72,8 +76,8 @@ class AccountSettings:
         ]
 
 
-def _is_named(request: KnownRequest, names: Sequence[str]) -> bool:
-    return any(request.id == name or fnmatchcase(request.description, name) for name in names)
+def _is_named(request: RequestId, description: str, names: Sequence[str]) -> bool:
+    return any(request == name or fnmatchcase(description, name) for name in names)
 
 
 class Strategy(StrEnum):

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
-from dcsync.auth.endpoint import SCOPES, TokenEndpoint
+from dcsync.auth.endpoint import SCOPES, WRITE_SCOPES, Granted, TokenEndpoint
 from dcsync.auth.listener import Listener, listening
 from dcsync.auth.source import first_pair
 from dcsync.auth.token_store import ChainStore, TokenPair
 from dcsync.clock import Clock
-from dcsync.core.oauth import SignIn, begin, code_in
+from dcsync.core.oauth import SignIn, begin, code_in, user_of
 from dcsync.errors import AuthError, DcsyncError, LoginRefused, TokenStoreDamaged, WrongUser
 from dcsync.tasks import DiskThreads, finish, primary_error
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: How long dcsync waits for the sign-in. The code itself lives 5 minutes after it (docs/project/api.md §6).
 PATIENCE_S = 15 * 60.0
@@ -66,34 +68,76 @@ async def login(
     redirect_uri: str,
     switch_user: bool = False,
     patience_s: float = PATIENCE_S,
-    scopes: Sequence[str] = SCOPES,
 ) -> TokenPair:
-    """Sign in and begin a new chain with these scopes. A running daemon picks it up.
+    """Sign in and begin a new chain. A running daemon picks it up.
 
     Raises `LoginRefused`, `WrongUser` (before anything is stored), `ClientRejected`, `TokenStoreUnusable` and the
     other `AuthError`s. The old chain is untouched until the new pair is durable.
     """
-    attempt = begin(
-        authorize_url=chain.endpoint.authorize_url,
-        client_id=chain.endpoint.client_id,
+    attempt = _attempt(chain.endpoint, redirect_uri, SCOPES)
+
+    async def use(code: str) -> TokenPair:
+        return await finish(_begin_chain(chain, code, attempt, switch_user=switch_user))
+
+    pair = await _signed_in(attempt, person, patience_s, use)
+    log.debug("signed in", user=pair.user)
+    return pair
+
+
+@asynccontextmanager
+async def signed_in_once(
+    chain: TokenChain, person: Person, *, redirect_uri: str, patience_s: float = PATIENCE_S
+) -> AsyncIterator[str]:
+    """Sign in for the block, with the scopes to change data requests. Yields the access token, which is not stored.
+
+    The stored chain, which only reads, stays as it is. Raises `WrongUser` for another user than that of the chain,
+    because every user sees only their own data requests, and the errors of `login`.
+    """
+    attempt = _attempt(chain.endpoint, redirect_uri, WRITE_SCOPES)
+
+    async def use(code: str) -> Granted:
+        return await chain.endpoint.exchange(code, verifier=attempt.verifier, redirect_uri=attempt.redirect_uri)
+
+    granted = await _signed_in(attempt, person, patience_s, use)
+    try:
+        try:
+            before = await chain.disk.run(chain.store.read)
+        except TokenStoreDamaged:
+            before = None
+        user = user_of(granted.access_token)
+        if before is not None and None not in {before.user, user} and before.user != user:
+            message = f"signed in as user {user}, but dcsync mirrors the data requests of user {before.user}"
+            raise WrongUser(message, hint="sign in as that user, who then owns the data request")
+        yield granted.access_token
+    finally:
+        if granted.refresh_token is not None:
+            await _revoke_quietly(chain, granted.refresh_token)
+
+
+def _attempt(endpoint: TokenEndpoint, redirect_uri: str, scopes: Sequence[str]) -> SignIn:
+    return begin(
+        authorize_url=endpoint.authorize_url,
+        client_id=endpoint.client_id,
         redirect_uri=redirect_uri,
         scopes=scopes,
         state=secrets.token_urlsafe(32),
         verifier=secrets.token_urlsafe(64),
     )
+
+
+async def _signed_in(attempt: SignIn, person: Person, patience_s: float, use: Callable[[str], Awaitable[T]]) -> T:
+    """Wait for the code, use it, and tell the browser of the outcome."""
     async with _listening_if_possible(attempt) as (listener, why_not):
         person.show(attempt.url, listening=listener is not None, why_not=why_not)
         try:
-            code = await _wait_for_code(attempt, listener, person, patience_s)
-            pair = await finish(_begin_chain(chain, code, attempt, switch_user=switch_user))
+            result = await use(await _wait_for_code(attempt, listener, person, patience_s))
         except DcsyncError as error:
             if listener is not None:
                 listener.show_outcome(error)
             raise
         if listener is not None:
             listener.show_outcome(None)
-    log.debug("signed in", user=pair.user)
-    return pair
+    return result
 
 
 async def logout(chain: TokenChain, *, local: bool = False) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dcsync.clock import Clock
 from dcsync.core import new_request
 from dcsync.core.model import AccountId, DataRequest, RequestId
+from dcsync.core.names import printable
 from dcsync.core.new_request import JOBS_A_DAY, NewRequest, find_created, problems_of
 from dcsync.errors import ApiError, ConfigError, RateLimited, Unconfirmed
 
@@ -23,6 +24,9 @@ _SENDS = 3
 _TOLERANCE = timedelta(minutes=2)
 #: How many of the newest data requests are compared.
 _NEWEST = 50
+#: Fewer characters of an ID are ambiguous.
+_LEAST_PREFIX = 4
+_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,22 @@ async def create(
             if not sends_left:
                 raise
     raise AssertionError  # the loop returns or raises
+
+
+async def find_request(api: DataConnector, account: AccountId, word: str) -> DataRequest:
+    """Return the data request with this ID, a beginning of it of at least 4 characters, or this description.
+
+    Raises `ConfigError`, which lists the choices, unless exactly one matches.
+    """
+    entries = await api.requests(account)
+    exact = [entry for entry in entries if word in {entry.id, entry.description}]
+    begun = [entry for entry in entries if len(word) >= _LEAST_PREFIX and entry.id.startswith(word.lower())]
+    found = exact or begun
+    if len(found) == 1:
+        return found[0]
+    choices = "".join(f"\n{entry.id}  {printable(entry.description, 60)}" for entry in (found or entries)[:_SHOWN])
+    what = "several data requests match" if found else "no data request that this user created is called"
+    raise ConfigError(f"{what} {printable(word)!r}", hint=f"give the ID of one of these:{choices}" if choices else "")
 
 
 async def jobs_left(api: DataConnector, account: AccountId, *, clock: Clock) -> JobsLeft:

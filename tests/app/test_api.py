@@ -8,12 +8,11 @@ import pytest
 
 from dcsync.app.api import open_api, service_account_admin
 from dcsync.app.stores import FileStores
-from dcsync.auth.endpoint import WRITE_SCOPES
 from dcsync.clock import SystemClock
 from dcsync.config import Config
 from dcsync.core.model import AccountId
 from dcsync.core.new_request import NewRequest
-from dcsync.errors import AccessRefused
+from dcsync.errors import AccessRefused, DcsyncError
 from dcsync.ops.requests import create
 from dcsync.sandbox import Sandbox, World
 from tests.rigs.configs import make_config
@@ -36,6 +35,19 @@ def configure(sandbox: Sandbox, folder: Path, account: str, key: str) -> Config:
     )
 
 
+class Nobody:
+    """A service account needs nobody to sign in."""
+
+    def show(self, url: str, *, listening: bool, why_not: str) -> None:
+        raise AssertionError(url)
+
+    async def pasted(self) -> str:
+        raise AssertionError
+
+    def complain(self, error: DcsyncError) -> None:
+        raise AssertionError(error)
+
+
 async def test_the_app_creates_a_service_account_which_creates_its_data_request(tmp_path: Path) -> None:
     clock = SystemClock()
     async with Sandbox(World()) as sandbox:
@@ -52,7 +64,7 @@ async def test_the_app_creates_a_service_account_which_creates_its_data_request(
         async with open_api(config, stores, environ=environ) as reading:
             with pytest.raises(AccessRefused, match="lacks the scope data:create"):
                 await create(reading.client, account, wanted, clock=clock)
-        async with open_api(config, stores, environ=environ, scopes=WRITE_SCOPES) as writing:
+        async with open_api(config, stores, environ=environ, changer=Nobody()) as writing:
             made = await create(writing.client, account, wanted, clock=clock)
         sandbox.world.complete_jobs()
         async with open_api(config, stores, environ=environ) as reading:

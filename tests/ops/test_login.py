@@ -25,7 +25,7 @@ from dcsync.errors import (
     TokenStoreUnusable,
     WrongUser,
 )
-from dcsync.ops.login import PATIENCE_S, TokenChain, login, logout
+from dcsync.ops.login import PATIENCE_S, TokenChain, login, logout, signed_in_once
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from dcsync.tasks import DiskThreads
 from tests.fakes import FakeClock
@@ -120,22 +120,6 @@ async def sign_in(rig: Rig, *, user: str = "sandbox-user", switch_user: bool = F
         await person.shown.wait()
         person.lines.put_nowait(await consent(person.url, user=user))
     return task.result()
-
-
-async def test_a_sign_in_can_ask_for_more_scopes(rig: Rig) -> None:
-    person = Pasting()
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(
-            login(rig.chain, person, redirect_uri=rig.redirect_uri, scopes=WRITE_SCOPES), name="login"
-        )
-        await person.shown.wait()
-        person.lines.put_nowait(await consent(person.url))
-
-    grant = rig.sandbox.tokens.grant_of(task.result().access_token or "")
-    renewed = rig.sandbox.tokens.grant_of(await rig.source().access_token(rejected=task.result().access_token))
-    assert grant is not None
-    assert renewed is not None
-    assert grant.scopes == renewed.scopes == set(WRITE_SCOPES)
 
 
 async def failed_sign_in(rig: Rig, **options: object) -> AuthError:
@@ -412,3 +396,50 @@ async def test_an_unused_chain_is_renewed_on_its_seventh_day(rig: Rig) -> None:
 
 async def test_without_a_chain_there_is_nothing_to_keep_alive(rig: Rig) -> None:
     assert not await rig.source().keep_alive()
+
+
+async def once(rig: Rig, *, user: str = "sandbox-user") -> tuple[str, set[str]]:
+    """Sign in for one command. Returns its access token, and the refresh tokens that were valid in it."""
+    person = Pasting()
+
+    async def command() -> tuple[str, set[str]]:
+        async with signed_in_once(rig.chain, person, redirect_uri=rig.redirect_uri) as token:
+            return token, set(rig.sandbox.tokens.live_refresh_tokens)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(command())
+        await person.shown.wait()
+        person.lines.put_nowait(await consent(person.url, user=user))
+    return task.result()
+
+
+async def test_a_sign_in_for_one_command_may_change_data_requests_and_stores_nothing(rig: Rig) -> None:
+    token, live = await once(rig)
+
+    grant = rig.sandbox.tokens.grant_of(token)
+    assert grant is not None
+    assert grant.scopes == set(WRITE_SCOPES)
+    assert rig.chain.store.read() is None
+    assert len(live) == 1
+    # Nothing that may change anything is left.
+    assert set(rig.sandbox.tokens.live_refresh_tokens) == set()
+
+
+async def test_a_sign_in_for_one_command_leaves_the_stored_chain_alone(rig: Rig) -> None:
+    stored = await sign_in(rig)
+
+    token, _ = await once(rig)
+
+    assert token != stored.access_token
+    assert rig.chain.store.read() == stored
+    assert set(rig.sandbox.tokens.live_refresh_tokens) == {stored.refresh_token}
+
+
+async def test_another_user_cannot_sign_in_for_one_command(rig: Rig) -> None:
+    stored = await sign_in(rig)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await once(rig, user="somebody-else")
+
+    assert isinstance(caught.value.exceptions[0], WrongUser)
+    assert set(rig.sandbox.tokens.live_refresh_tokens) == {stored.refresh_token}

@@ -1,0 +1,280 @@
+"""`dcsync requests`: list data requests, and create, change and delete them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+from dcsync.cli.completion import account_names, request_ids
+from dcsync.cli.group import exit_statuses
+from dcsync.cli.lists import list_options, list_requests
+from dcsync.cli.request_changes import Change, create_request, delete_request, update_request
+
+if TYPE_CHECKING:
+    from dcsync.config import Config
+    from dcsync.core.model import DataRequest
+    from dcsync.core.new_request import NewRequest, RequestChanges
+    from dcsync.ops.context import AccountSettings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_STATUSES = exit_statuses(3, 12, 13)
+_SCHEDULES = {"once": "ONE_TIME", "day": "DAY", "week": "WEEK", "month": "MONTH", "year": "YEAR"}
+_LIFE = timedelta(days=3650)
+
+
+class Moment(click.ParamType[datetime]):
+    """A date or a time in UTC, such as 2026-12-01 or 2026-12-01T02:00."""
+
+    name = "time"
+
+    def __init__(self, *, ends_day: bool = False) -> None:
+        self._ends_day = ends_day
+
+    def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the time. A date alone is its begin, or its last millisecond."""
+        from dcsync.core.wire import parse_time
+
+        moment = value if isinstance(value, datetime) else parse_time(value)
+        if moment is None:
+            self.fail(f"{value!r} is not a time such as 2026-12-01 or 2026-12-01T02:00 (UTC)", param, ctx)
+        is_day = isinstance(value, str) and len(value.strip()) == 10
+        return moment + timedelta(days=1, milliseconds=-1) if is_day and self._ends_day else moment
+
+
+class Days(click.ParamType[timedelta]):
+    """A duration such as 365d."""
+
+    name = "duration"
+
+    def convert(self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return the duration."""
+        from dcsync.config.units import parse_duration
+
+        try:
+            return value if isinstance(value, timedelta) else parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _account_option(command: Callable[P, T]) -> Callable[P, T]:
+    return click.option(
+        "--account", metavar="NAME", shell_complete=account_names, help="The account, if several are configured."
+    )(command)
+
+
+def _common(command: Callable[P, T]) -> Callable[P, T]:
+    """Add the options of every command that changes something."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--dry-run", is_flag=True, help="Show the call, and change nothing."),
+        click.option("--no-browser", is_flag=True, help="Print the address of the sign-in and do not open a browser."),
+    ):
+        command = option(command)
+    return _account_option(command)
+
+
+@click.group("requests", invoke_without_command=True, epilog=_STATUSES)
+@list_options
+@click.pass_context
+def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, **_: object) -> int:
+    """List the data requests that the signed-in user created. The commands below create and change them.
+
+    dcsync keeps a sign-in that only reads. To create or change a data request, you sign in once more in the browser,
+    and that token is revoked afterwards. A service account needs no further sign-in.
+    """
+    return 0 if ctx.invoked_subcommand is not None else list_requests(ctx, accounts=accounts, as_json=as_json)
+
+
+@requests_command.command("create", epilog=_STATUSES)
+@click.option(
+    "--service-group",
+    "groups",
+    multiple=True,
+    default=["all"],
+    show_default=True,
+    metavar="GROUP",
+    help="A service group, such as admin or issues. Can be given multiple times.",
+)
+@click.option("--description", default="", metavar="TEXT", help="How Autodesk and dcsync name it.")
+@click.option(
+    "--schedule", type=click.Choice(list(_SCHEDULES)), default="day", show_default=True, help="How often it runs."
+)
+@click.option("--every", type=click.IntRange(min=1), default=1, help="Run every this many days, weeks, ….")
+@click.option("--from", "starts_at", type=Moment(), metavar="TIME", help="The first run, in UTC. By default now.")
+@click.option(
+    "--to",
+    "ends_at",
+    type=Moment(ends_day=True),
+    metavar="TIME",
+    help="The end of the schedule. By default in ten years.",
+)
+@click.option(
+    "--project", "projects", multiple=True, metavar="ID", help="Only this project. Can be given multiple times."
+)
+@click.option(
+    "--project-status", type=click.Choice(["all", "active", "archived"]), help="Only projects of this status."
+)
+@click.option(
+    "--date-range",
+    type=click.Choice(["TODAY", "YESTERDAY", "PAST_7_DAYS", "MONTH_TO_DATE", "LAST_MONTH"]),
+    help="The period of activities and of delta service groups.",
+)
+@click.option("--start-date", type=Moment(), metavar="TIME", help="The begin of a fixed period.")
+@click.option("--end-date", type=Moment(ends_day=True), metavar="TIME", help="The end of a fixed period.")
+@click.option(
+    "--callback-url",
+    metavar="URL",
+    help="Where Autodesk reports the end of a job. For https://HOST/callback/, the secret of this mirror is added.",
+)
+@click.option("--email", "send_email", is_flag=True, help="Autodesk sends you an e-mail after each job.")
+@_common
+@click.pass_context
+def create_command(ctx: click.Context, /, *, account: str | None, **_: object) -> int:
+    """Create a data request, also after an attempt whose end is not known. It is never created twice."""
+    from dcsync.cli.startup import load_config, run_async
+
+    config = load_config(ctx)
+    wanted = _wanted(config, ctx.params)
+    return run_async(create_request(Change(config, _only_account(config, account), ctx.params), wanted))
+
+
+@requests_command.command("extend", epilog=_STATUSES)
+@click.argument("request", shell_complete=request_ids)
+@click.option(
+    "--to", "ends_at", type=Moment(ends_day=True), metavar="TIME", help="The new end of the schedule, in UTC."
+)
+@click.option(
+    "--by", type=Days(), default="365d", show_default=True, help="Move the end by this duration, without --to."
+)
+@_common
+@click.pass_context
+def extend_command(
+    ctx: click.Context, /, *, request: str, ends_at: datetime | None, by: timedelta, account: str | None, **_: object
+) -> int:
+    """Let the schedule of REQUEST end later. An ended schedule is extended from now on."""
+    from dcsync.core.new_request import RequestChanges
+    from dcsync.errors import ConfigError
+
+    def changes(found: DataRequest) -> RequestChanges:
+        if found.schedule_interval in {None, "ONE_TIME"}:
+            message = f"{found.id} runs once and has no schedule to extend"
+            raise ConfigError(message, hint="create a recurring one: dcsync requests create --schedule day")
+        now = datetime.now(UTC)
+        return RequestChanges(ends_at=ends_at or max(now, found.effective_to or now) + by)
+
+    return _change(ctx, account, request, changes)
+
+
+@requests_command.command("activate", epilog=_STATUSES)
+@click.argument("request", shell_complete=request_ids)
+@_common
+@click.pass_context
+def activate_command(ctx: click.Context, /, *, request: str, account: str | None, **_: object) -> int:
+    """Let REQUEST run again by its schedule."""
+    from dcsync.core.new_request import RequestChanges
+
+    return _change(ctx, account, request, lambda _found: RequestChanges(is_active=True))
+
+
+@requests_command.command("deactivate", epilog=_STATUSES)
+@click.argument("request", shell_complete=request_ids)
+@_common
+@click.pass_context
+def deactivate_command(ctx: click.Context, /, *, request: str, account: str | None, **_: object) -> int:
+    """Stop the schedule of REQUEST. It stays at Autodesk, and can be activated again."""
+    from dcsync.core.new_request import RequestChanges
+
+    return _change(ctx, account, request, lambda _found: RequestChanges(is_active=False))
+
+
+@requests_command.command("set-callback", epilog=_STATUSES)
+@click.argument("request", shell_complete=request_ids)
+@click.argument("url", required=False)
+@click.option("--none", "removes", is_flag=True, help="Remove the callback.")
+@_common
+@click.pass_context
+def set_callback_command(
+    ctx: click.Context, /, *, request: str, url: str | None, removes: bool, account: str | None, **_: object
+) -> int:
+    """Set the URL that Autodesk calls after each job of REQUEST. For https://HOST/callback/, the secret is added."""
+    from dcsync.cli.startup import load_config
+    from dcsync.core.new_request import RequestChanges
+
+    if (url is None) != removes:
+        message = "give either a URL or --none"
+        raise click.UsageError(message)
+    address = "" if url is None else _callback(load_config(ctx), url)
+    return _change(ctx, account, request, lambda _found: RequestChanges(callback_url=address))
+
+
+@requests_command.command("delete", epilog=_STATUSES)
+@click.argument("request", shell_complete=request_ids)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_common
+@click.pass_context
+def delete_command(ctx: click.Context, /, *, request: str, yes: bool, account: str | None, **_: object) -> int:
+    """Delete REQUEST and its schedule at Autodesk. The snapshots in the mirror stay."""
+    from dcsync.cli.startup import load_config, run_async
+
+    config = load_config(ctx)
+    change = Change(config, _only_account(config, account), ctx.params)
+    return run_async(delete_request(change, request, is_sure=yes))
+
+
+def _change(
+    ctx: click.Context, account: str | None, word: str, changes: Callable[[DataRequest], RequestChanges]
+) -> int:
+    from dcsync.cli.startup import load_config, run_async
+
+    config = load_config(ctx)
+    return run_async(update_request(Change(config, _only_account(config, account), ctx.params), word, changes))
+
+
+def _wanted(config: Config, options: Mapping[str, Any]) -> NewRequest:
+    from dcsync.core.new_request import NewRequest
+
+    schedule = _SCHEDULES[str(options["schedule"])]
+    is_recurring = schedule != "ONE_TIME"
+    starts_at = options["starts_at"] or datetime.now(UTC)
+    url = options["callback_url"]
+    has_period = options["start_date"] is not None and options["end_date"] is not None
+    return NewRequest(
+        service_groups=tuple(options["groups"]),
+        starts_at=starts_at,
+        schedule=schedule,
+        every=options["every"] if is_recurring else None,
+        ends_at=options["ends_at"] or (starts_at + _LIFE if is_recurring else None),
+        description=options["description"],
+        project_ids=tuple(options["projects"]),
+        project_status=options["project_status"],
+        date_range=options["date_range"] or ("CUSTOM" if has_period else None),
+        start_date=options["start_date"],
+        end_date=options["end_date"],
+        callback_url=None if url is None else _callback(config, url),
+        send_email=options["send_email"],
+    )
+
+
+def _callback(config: Config, url: str) -> str:
+    """Return the callback's URL, with this mirror's secret if the URL ends before it."""
+    from dcsync.app.from_config import callback_secret
+
+    if not url.rstrip("/").endswith("/callback"):
+        return url
+    return f"{url.rstrip('/')}/{callback_secret(config, environ=os.environ)}"
+
+
+def _only_account(config: Config, name: str | None) -> AccountSettings:
+    from dcsync.app.from_config import account_settings
+
+    found = account_settings(config, () if name is None else (name,))
+    if len(found) != 1:
+        message = f"several accounts are configured: add --account {' or '.join(each.name for each in found)}"
+        raise click.UsageError(message)
+    return found[0]

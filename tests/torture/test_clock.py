@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -152,7 +153,8 @@ async def test_a_machine_that_begins_in_1970_dates_nothing_there(memory_path: Pa
         async with running(memory_path, now=begin) as rig:
             rig.sandbox.world.now = lambda: TODAY.timestamp() + rig.clock.monotonic() - 1000.0
             # A token by the server's clock.
-            rig.sandbox.tokens._access.update(dict.fromkeys(rig.sandbox.tokens._access, TODAY.timestamp() + 9e6))
+            granted = rig.sandbox.tokens._access
+            granted |= {token: replace(grant, expires_at=TODAY.timestamp() + 9e6) for token, grant in granted.items()}
             nightly = rig.mirror.world.add_request("Nightly")
             job = rig.mirror.world.add_job(nightly, completed_at=TODAY, files=tables(3), with_archive=False)
             await rig.pass_time(minutes=20)

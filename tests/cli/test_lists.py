@@ -36,6 +36,8 @@ def many(side: Served) -> Served:
             f"Request {index}", project_id=None if index else "0f000000-0000-4000-8000-00000000"
         )
         world.requests[request].is_active = index != 1
+        # Two that begin in one millisecond would be in any order.
+        world.requests[request].created_at = now + timedelta(seconds=index)
         for day in range(50):
             world.add_job(request, completed_at=now - timedelta(days=day, minutes=index), files={})
     return side

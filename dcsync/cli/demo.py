@@ -18,6 +18,7 @@ import click
 
 from dcsync.cli.group import exit_statuses
 from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
+from dcsync.core.table_names import stem
 from dcsync.errors import ConfigError
 from dcsync.sandbox import DEMO_APART, demo_time
 
@@ -188,17 +189,29 @@ def _show_next(folder: Path) -> None:
     config = shlex.quote(str(folder / _STATE / "config.toml"))
     dcsync = f"{shlex.join(_program())} --config {config}"
     request = shlex.quote(latest.parent.name)
+    table, day = _changed_table(latest)
     click.echo(
         f"""
 Next:
   {dcsync} status      # is everything here, and when is the next extract expected?
   {dcsync} diff previous latest --request {request}      # what changed
+  {dcsync} diff --rows --request {request} --table {table}      # which rows changed, and how
+  {dcsync} at {day} {table} --request {request}      # the table as it was on a day
   {dcsync} verify      # read every file again
   (cd {shown} && sha256sum -c --quiet {SUMS_NAME}) && echo OK      # the same without dcsync
   xdg-open {shlex.quote(str(folder / "index.html"))}      # the report: history, changes, alerts
   less {shown}/{SIDECAR_NAME}      # where each file came from
   {_rerun_command(folder)}      # add an extract: only changed files are downloaded"""
     )
+
+
+def _changed_table(latest: Path) -> tuple[str, str]:
+    """Return a table that changed in the latest snapshot, and the day of the oldest one."""
+    document = json.loads((latest / SIDECAR_NAME).read_text())
+    with_rows = [entry["original"] for entry in document["files"] if entry.get("rows") and entry["kind"] == "full"]
+    changed = [name for name in with_rows if name in document["changes"]["changed"]]
+    oldest = min(latest.parent.glob(f"[0-9]*/**/{SIDECAR_NAME}"))
+    return stem((changed or with_rows)[0]), "-".join(oldest.relative_to(latest.parent).parts[:3])
 
 
 def _rerun_command(folder: Path) -> str:

@@ -79,7 +79,9 @@ def _print(
     from dcsync.ops.row_diff import table_diffs
 
     print_sides(comparison)
-    click.echo("no differences" if not tables else f"{len(tables)} table{'' if len(tables) == 1 else 's'} differ")
+    click.echo(
+        "no differences" if not tables else "1 table differs" if len(tables) == 1 else f"{len(tables)} tables differ"
+    )
     is_complete = True
     for table in table_diffs(root, engine, comparison, tables):
         is_complete = is_complete and table.error is None
@@ -136,7 +138,7 @@ def _row_lines(row: RowChange, width: int) -> Iterator[str]:
         for column in columns[:_MOST_COLUMNS]:
             head = f"      {printable(column, 40)}: "
             room = max(10, (width - len(head) - 3) // 2)
-            before, after = (_cut(_value(values[column]), room) for values in (row.before, row.after))
+            before, after = (_cut(_plain(values[column]), room) for values in (row.before, row.after))
             yield _cut(f"{head}{before} → {after}", width)
         if len(columns) > _MOST_COLUMNS:
             yield f"      … {len(columns) - _MOST_COLUMNS} more columns"
@@ -152,10 +154,12 @@ def _pairs(values: Mapping[str, str | None]) -> str:
 
 
 def _value(value: str | None) -> str:
-    if value is None:
-        return "(empty)"
-    shown = printable(value, 200)
-    return f'"{shown}"' if not shown or " " in shown else shown
+    shown = _plain(value)
+    return f'"{shown}"' if value and " " in shown else shown
+
+
+def _plain(value: str | None) -> str:
+    return "(empty)" if value is None else printable(value, 200) or '""'
 
 
 def _cut(text: str, width: int) -> str:

@@ -53,6 +53,8 @@ _COLUMNS = {
 }
 _HEADER = tuple(_COLUMNS)
 _KEY = "id"
+#: An edit changes the columns from this one on.
+_STATUS = _HEADER.index("status")
 _SATURDAY = 6
 #: As in the schema documents of Autodesk.
 _WINDOW_SENTENCE = (
@@ -113,8 +115,11 @@ def table(seed: int, name: str, version: int) -> bytes:
     writer = csv.writer(out, lineterminator=line_end)
     writer.writerow(_HEADER)
     for index in range(rows + (version * (1 + rows // 50) if rows else 0)):
-        edited = version if rows and index == version % rows else 0
-        writer.writerow(_row(random.Random(f"{seed}/{name}/{index}/{edited}")))
+        row = _row(random.Random(f"{seed}/{name}/{index}/0"))
+        if rows and version and index == version % rows:
+            other = _row(random.Random(f"{seed}/{name}/{index}/{version}"))
+            row[_STATUS:] = other[_STATUS:]
+        writer.writerow(row)
     return out.getvalue().encode()
 
 

@@ -171,7 +171,7 @@ def test_the_commands_that_it_shows_work(dcsync: Dcsync, tmp_path: Path, monkeyp
     shown = dcsync("demo", str(tmp_path / "a folder")).out.partition("Next:\n")[2].splitlines()
     commands = [line.partition("   #")[0].strip() for line in shown]
 
-    for word in ("status", "diff previous latest", "verify", "sha256sum"):
+    for word in ("status", "diff previous latest", "diff --rows", " at 2", "verify", "sha256sum"):
         (command,) = [command for command in commands if word in command]
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - as typed
         assert done.returncode == 0, (command, done.stderr)

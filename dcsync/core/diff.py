@@ -21,7 +21,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDiff:
-    """One file, by Autodesk's name. A value is None if a snapshot does not have the file, or it is not known."""
+    """One file, by Autodesk's name. None stands for a value that is unknown, or that of a file that is missing."""
 
     name: str
     fate: Fate

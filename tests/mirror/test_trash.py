@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,3 +129,32 @@ def test_a_line_that_is_none_is_passed_over(root: MirrorRoot, line: str) -> None
 
 def test_without_a_line_nothing_was_pruned(root: MirrorRoot) -> None:
     assert list(trash.all_pruned(root)) == []
+
+
+def test_snapshots_that_go_together_are_durable_in_the_trash_before_their_old_names_are_gone(
+    root: MirrorRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "acme/request/2026/11/23/120000Z-9bd7c8a1"
+    (root.path / other).mkdir(parents=True)
+    synced: list[tuple[str, list[str]]] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        place = str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(root.path))
+        synced.append((place, sorted(os.listdir(descriptor))))
+        fsync(descriptor)
+
+    (root.path / ".dcsync/trash").mkdir(parents=True)
+    monkeypatch.setattr(os, "fsync", record)
+
+    assert trash.discard_all(root, {FOLDER: "one", other: "two"}, depth=2) == {}
+
+    days = [("acme/request/2026/11/22", list[str]()), ("acme/request/2026/11/23", list[str]())]
+    assert synced == [(".dcsync/trash", ["one", "two"]), *days]
+
+
+def test_a_snapshot_that_is_missing_does_not_keep_the_others(root: MirrorRoot) -> None:
+    failed = trash.discard_all(root, {"acme/request/2026/11/21/gone": "one", FOLDER: "two"}, depth=2)
+
+    assert [type(error) for error in failed.values()] == [FileNotFoundError]
+    assert trash.leaves(root) == {"two"}

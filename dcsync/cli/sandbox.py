@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from dcsync.sandbox import Sandbox
 
 
+_JOBS_TAKE_S = 60.0
+_SCOPES = frozenset({"data:read", "data:create", "data:write"})
+
+
 @click.command("sandbox", epilog=exit_statuses())
 @click.option(
     "--port",
@@ -64,7 +68,8 @@ def sandbox_command(  # noqa: PLR0913 - its options
 ) -> None:
     """Run a local simulator of Autodesk's API, sign-in and storage on 127.0.0.1 until you interrupt it.
 
-    It prints a configuration for dcsync that uses the simulator.
+    It prints a configuration for dcsync that uses the simulator. The jobs of data requests that you create take a
+    minute. Service accounts that you create are invited at once.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -78,6 +83,8 @@ def sandbox_command(  # noqa: PLR0913 - its options
 
         first_day = datetime.now(UTC).date() - timedelta(days=days)
         world = World.demo(seed=seed, days=days, first_day=first_day, tables=tables)
+        # In this world, no other program completes the jobs of new data requests or invites new service accounts.
+        world.jobs_take_s, world.invites_all = _JOBS_TAKE_S, True
         options = Options(quota_per_minute=quota or None, url_lifetime_s=url_lifetime, latency_s=latency)
         async with Sandbox(world, port=port, storage_port=storage_port, options=options) as sandbox:
             _announce(sandbox)
@@ -90,7 +97,7 @@ def sandbox_command(  # noqa: PLR0913 - its options
 
 
 def _announce(sandbox: Sandbox) -> None:
-    token = sandbox.tokens.issue_refresh_token("sandbox-user")
+    token = sandbox.tokens.issue_refresh_token("sandbox-user", scopes=_SCOPES)
     click.echo(f"# API: {sandbox.base_url}, storage: {sandbox.storage_url}. Ctrl-C stops both.")
     click.echo("# Save this as sandbox.toml (chmod 600) and run: dcsync --config sandbox.toml sync")
     click.echo(

@@ -60,7 +60,7 @@ class ServiceAccounts:
         self._created = 0
 
     def create(self, body: object) -> ServiceAccount:
-        """Create a service account. It has access to no account of ACC until it is invited."""
+        """Create a service account. It has no access to an account of ACC until it is invited."""
         fields = body if isinstance(body, dict) else {}
         for name, shape in (("name", _NAME), ("firstName", _PERSON), ("lastName", _PERSON)):
             if not isinstance(fields.get(name), str) or shape.fullmatch(fields[name]) is None:
@@ -79,7 +79,7 @@ class ServiceAccounts:
             created_at=self._world.clock(),
         )
         self.accounts[account.id] = account
-        self._world.service_accounts[account.id] = set()
+        self._world.service_accounts[account.id] = set(self._world.accounts) if self._world.invites_all else set()
         self._world.emails[account.id] = account.email
         return account
 

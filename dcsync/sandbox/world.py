@@ -111,6 +111,8 @@ class World:
         self.other_hubs: dict[str, str] = {}
         #: The accounts to which each service account was invited.
         self.service_accounts: dict[str, set[str]] = {}
+        #: Whether new service accounts are invited to all accounts at once, for experiments.
+        self.invites_all = False
         #: The e-mail addresses of the service accounts.
         self.emails: dict[str, str] = {}
         self.requests: dict[str, RequestEntry] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -14,8 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from dcsync.app.api import open_api
+from dcsync.app.from_config import account_settings
+from dcsync.app.stores import FileStores
 from dcsync.cli.demo import _next_extracts
 from dcsync.cli.group import run
+from dcsync.clock import SystemClock
+from dcsync.config.load import load
+from dcsync.core.model import DataRequest
+from dcsync.core.new_request import NewRequest
+from dcsync.ops.requests import create
 from tests.cli.conftest import Dcsync, Result, log_as_before
 from tests.rigs.mirror import assert_proved_by_sums, sidecar
 
@@ -204,6 +213,15 @@ def test_the_demo_does_not_touch_a_folder_with_other_files(dcsync: Dcsync, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+async def _create_request(path: Path) -> DataRequest:
+    """Create a data request at the sandbox, which its configuration allows."""
+    config, clock = load(path, environ={}), SystemClock()
+    wanted = NewRequest(service_groups=("admin",), starts_at=clock.now(), description="Mine")
+    async with open_api(config, FileStores(Path(config.state.dir)), environ={}) as opened:
+        (account,) = account_settings(config)
+        return (await create(opened.client, account.id, wanted, clock=clock)).request
+
+
 def test_the_sandbox_prints_a_configuration_that_works(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "dcsync", "sandbox", "--quota", "0", "--tables", "5", "--days", "1"],
@@ -232,6 +250,8 @@ def test_the_sandbox_prints_a_configuration_that_works(tmp_path: Path) -> None:
 
             assert result.returncode == 0, result.stderr
             assert len(list((tmp_path / "mirror").glob("sandbox/*/latest/SHA256SUMS"))) == 2
+            made = asyncio.run(_create_request(config))
+            assert made.description == "Mine"
         finally:
             sandbox.send_signal(signal.SIGINT)
             _, errors = sandbox.communicate(timeout=120)

@@ -74,6 +74,15 @@ async def test_a_new_service_account_mirrors_once_it_is_invited(remote: Remote) 
     assert (await remote.api("jobs")).ids == []
 
 
+async def test_a_world_can_invite_each_new_service_account_at_once(remote: Remote) -> None:
+    remote.world.invites_all = True
+    account, key = await robot(remote, await admin(remote))
+
+    token = (await sign_in(remote, account["serviceAccountId"], key, ["data:read"])).json()["access_token"]
+
+    assert (await remote.api("requests", token=token)).ids == []
+
+
 async def test_the_scope_of_a_token_can_be_a_part_of_the_assertion_s(remote: Remote) -> None:
     account, key = await robot(remote, await admin(remote))
     who = account["serviceAccountId"]

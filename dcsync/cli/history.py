@@ -169,7 +169,7 @@ def _print(out: Answer, found: RequestReport) -> None:
     steps = f"{outcome.steps} new step{'s' if outcome.steps != 1 else ''}" if outcome.steps else "up to date"
     out.echo(f"{where}: {tables} table{'s' if tables != 1 else ''}, {steps}")
     for failed in outcome.failed:
-        out.echo(f"{where}/{failed.table}.parquet: {printable(failed.reason, 400)}", err=True)
+        out.echo(f"{found.account}: {found.path_of(failed.table)}: {printable(failed.reason, 400)}", err=True)
         if failed.hint:
             out.echo(f"  do:   {failed.hint}", err=True)
     for name, wait in found.waiting.items():

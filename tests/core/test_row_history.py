@@ -123,13 +123,8 @@ def test_a_history_has_the_name_of_its_table(path: str, name: str) -> None:
 
 
 def test_the_state_survives_json() -> None:
-    history = make_history(
-        1,
-        2,
-        omitted=(Omission(job=JobId("x"), reason="late"),),
-        waits=Wait(job=JobId("y"), path="p", sha256="s", reason="r"),
-        file=(10, 20),
-    ).with_step(make_step(4, added=3, removed=2))
+    history = make_history(1, 2, omitted=(Omission(job=JobId("x"), reason="late"),), file=(10, 20))
+    history = history.with_step(make_step(4, added=3, removed=2)).with_wait(make_extract(5), "line 2: bad")
     state = RequestState(tables={"a": history, "b": make_history()}, wanted=("*",), jobs=(JobId("job-1"),))
 
     assert parse_state(state_json("r", state), "r") == state

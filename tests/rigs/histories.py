@@ -80,7 +80,13 @@ def steps_of(mirror: Mirror, table: str) -> Sequence[str]:
     return [step.job for step in state_of(mirror).tables[table].steps]
 
 
-def build_plain(root: Path, bodies: Mapping[str, Sequence[bytes]], **options: Any) -> Outcome:
+def build_plain(
+    root: Path,
+    bodies: Mapping[str, Sequence[bytes]],
+    *,
+    kinds: Sequence[TableKind | None] = (TableKind.FULL,) * 9,
+    **options: Any,
+) -> Outcome:
     """Build the histories of these tables, each with the body of each day, in a root without a manifest."""
     tables: dict[str, list[Extract]] = {}
     jobs: list[JobId] = []
@@ -98,7 +104,7 @@ def build_plain(root: Path, bodies: Mapping[str, Sequence[bytes]], **options: An
                     size=len(body),
                     sha256=hashlib.sha256(body).hexdigest(),
                     rows=None,
-                    kind=TableKind.FULL,
+                    kind=kinds[day],
                 )
             )
         jobs = [extract.job for extract in tables[name]]

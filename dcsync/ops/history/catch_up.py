@@ -18,11 +18,11 @@ from dcsync.core.model import AccountName, RequestId, Snapshot
 from dcsync.core.ports import KnownRequest
 from dcsync.core.row_history import Extract, RequestState, Wait, table_name
 from dcsync.core.summary import PastSnapshot
-from dcsync.errors import MirrorLocked, RowsInterrupted
+from dcsync.errors import DiskError, MirrorLocked, MirrorTampered, RowsFailed, RowsInterrupted
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror.root import OWN_FOLDER, FileLock
 from dcsync.ops.context import AccountSettings, HistorySettings, MirrorContext
-from dcsync.ops.history.build import Building, Options, Outcome, RequestTables, Stopping
+from dcsync.ops.history.build import Building, Failed, Options, Outcome, RequestTables, Stopping
 from dcsync.ops.history.files import WORK, HistoryFolder
 from dcsync.ops.history.verify import Verified, Verifying
 from dcsync.ops.integrity.content_reader import ReadingObserver, Unwatched
@@ -79,6 +79,10 @@ class RequestReport:
     folder: str
     outcome: Outcome
     settings: HistorySettings
+
+    def path_of(self, table: str) -> str:
+        """Return the path of a table's history, or of all histories for an empty name."""
+        return f"{self.folder}/{table}.parquet" if table else self.folder
 
     @property
     def waiting(self) -> Mapping[str, Wait]:
@@ -183,7 +187,7 @@ def _alert(found: RequestReport, table: str, what: str, reason: str, hint: str) 
     return BrokenPart(
         code=AlertCode.R_HISTORY,
         subject=_subject(found.request, table),
-        message=f"the row history {found.folder}/{table}.parquet {what}: {reason}",
+        message=f"the row history {found.path_of(table)} {what}: {reason}",
         hint=hint,
     )
 
@@ -206,7 +210,20 @@ class _Account:
         self._observer = observer
 
     async def catch_up(self) -> list[RequestReport]:
-        return [await self._request(request, there) for request, there in await self._requests()]
+        return [await self._contained(request, there) for request, there in await self._requests()]
+
+    async def _contained(self, request: KnownRequest, there: Sequence[PastSnapshot]) -> RequestReport:
+        """Build one data request. A folder that cannot be used stops no other data request."""
+        try:
+            return await self._request(request, there)
+        except RowsInterrupted:
+            raise
+        except (DiskError, MirrorTampered, RowsFailed) as error:
+            folder = self._context.settings.layout.history_folder(there[-1].folder, request.slug)
+            outcome = Outcome(failed=[Failed(table="", reason=error.message, hint=error.advice or "")])
+            return RequestReport(
+                account=self._account, request=request, folder=folder, outcome=outcome, settings=self._settings
+            )
 
     async def _requests(self) -> list[tuple[KnownRequest, Sequence[PastSnapshot]]]:
         """Return the chosen data requests with the snapshots that are in the mirror, oldest first."""

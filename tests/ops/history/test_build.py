@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from dcsync.core.row_history import TableHistory
+from dcsync.core.table import TableKind
+from dcsync.errors import DcsyncError
 from dcsync.ops.history.build import Outcome
 from tests.rigs.folders import small_disk
 from tests.rigs.histories import build_plain
@@ -82,3 +84,28 @@ def crash(root: Path) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=120,
     )
+
+
+def test_a_table_of_which_an_extract_suddenly_has_other_rows_waits(tmp_path: Path) -> None:
+    kinds = [TableKind.FULL, TableKind.WINDOW, None]
+    outcome = build_plain(tmp_path, {"a": [SMALL, b"id\n2\n", b"id\n3\n"]}, kinds=kinds)
+    found = table(outcome, "a")
+
+    assert len(found.steps) == 1
+    assert [each.reason for each in found.omitted] == ["it was a full table before, and is now window"]
+    assert found.waits is not None
+    assert found.waits.reason == "it was a full table before, and is now unknown"
+
+
+def test_a_table_of_unknown_kind_has_no_history(tmp_path: Path) -> None:
+    outcome = build_plain(tmp_path, {"a": [SMALL], "b": [SMALL]}, kinds=[None])
+
+    assert [failed.table for failed in outcome.failed] == ["a", "b"]
+    assert "not known which rows" in outcome.failed[0].reason
+
+
+def test_something_else_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "acme/r").mkdir(parents=True)
+    (tmp_path / "acme/r/history").write_bytes(b"")
+    with pytest.raises(DcsyncError, match="history"):
+        build_plain(tmp_path, {"a": [SMALL]})

@@ -342,3 +342,19 @@ async def test_two_data_requests_are_built_at_the_same_time(mirror: Mirror) -> N
             assert row in {("One2",), ("Two2",)}
     assert await alerts(mirror) == []
     assert (await build(mirror)).steps == 0
+
+
+async def test_a_folder_that_cannot_be_used_stops_no_other_data_request(mirror: Mirror) -> None:
+    for name in ("One", "Two"):
+        add_extract(mirror, {USERS: b"id\n1\n"}, request=mirror.world.add_request(name))
+    await mirror.sync()
+    (one,) = mirror.root.glob("acme/one-*")
+    (one / "history").write_bytes(b"")
+    await build(mirror)
+
+    (alert,) = await alerts(mirror)
+    assert f"{one.name}/history" in alert.message
+    assert len(list(mirror.root.glob("acme/two-*/history/admin_users.parquet"))) == 1
+    (one / "history").unlink()
+    await build(mirror)
+    assert await alerts(mirror) == []

@@ -121,3 +121,15 @@ def test_history_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
     (path,) = side.root.glob("acme/*/history/a.parquet")
     path.write_bytes(b"x")
     assert set(written(dcsync("history", "--verify", "--json").json)) == documented("`dcsync history --verify --json`")
+
+
+def test_history_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
+    side.config.write_text(side.config.read_text() + '\n[history]\ntables = ["*"]\n')
+    world, now = side.sandbox.world, datetime.now(UTC)
+    request = world.add_request("Nightly")
+    for day, body in enumerate([b"id\n1\n", b"id\n1,2\n", b"id\n2\n", b"id\n1,2\n"]):
+        world.add_job(request, completed_at=now - timedelta(days=4 - day), files={"TABLE.csv": body})
+    dcsync("sync")
+
+    (path,) = side.root.glob("acme/*/history/history.json")
+    assert set(written(json.loads(path.read_text()))) == documented("`history.json`")

@@ -33,6 +33,7 @@ from dcsync.core.page_view import (
     SnapshotRow,
     TableRow,
 )
+from dcsync.core.row_changes import RowChanges, counts_text, sentences
 from dcsync.core.summary import PastSnapshot
 from dcsync.core.table import ColumnChange
 from dcsync.core.verdict import Tone, span_text, tone_of, verdict
@@ -83,6 +84,8 @@ class RequestHistory:
     newest: SnapshotDiff | None = None
     #: The rows of the tables that changed, by their original name and snapshot.
     rows: Mapping[str, Mapping[JobId, int]]
+    #: The rows that differ between the two, if the row history has counted them.
+    changes: RowChanges | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +217,7 @@ class _View:
             years=_by_year(months([*_gap_events(request.gaps), *self._events(listed, request.missing, missed)])),
             gap_days=_gaps_text(request.gaps),
             missed_days=self._days_text(missed),
+            row_changes=() if request.changes is None else sentences(request.changes),
             tables=tuple(self._table(table, request) for table in shown),
             tables_left=len(tables) - len(shown),
             unchanged=None if request.newest is None else request.newest.unchanged,
@@ -316,11 +320,13 @@ class _View:
     def _table(self, table: FileDiff, request: RequestHistory) -> TableRow:
         counts = request.rows.get(table.name, {})
         more = table.rows_more
+        changes = None if request.changes is None else request.changes.tables.get(table.name)
         return TableRow(
             name=printable(table.name, _NAME),
             change=table.fate.value,
             rows=count_text(table.rows_before if table.size_after is None else table.rows_after),
             more="" if more is None else f"{more:+,}",
+            row_changes="" if changes is None else counts_text(changes),
             size=size_text(table.size_before or 0 if table.size_after is None else table.size_after),
             columns="" if table.columns is None else columns_text(table.columns),
             spark=spark([counts[past.job] for past in request.snapshots if past.job in counts]),

@@ -31,6 +31,8 @@ class TableRow:
     change: str
     rows: str
     more: str
+    #: The rows that were added, removed and changed. Empty if they were not counted.
+    row_changes: str
     size: str
     columns: str
     spark: str
@@ -93,6 +95,7 @@ class RequestView:
     years: tuple[tuple[int, tuple[Month, ...]], ...]
     missed_days: str
     gap_days: str
+    row_changes: tuple[str, ...]
     tables: tuple[TableRow, ...]
     tables_left: int
     unchanged: int | None

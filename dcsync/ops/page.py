@@ -27,6 +27,7 @@ from dcsync.core.model import AccountName, Job, JobId, RequestId, Snapshot, Stor
 from dcsync.core.page import AccountHistory, Missing, RequestHistory
 from dcsync.core.page_view import Page
 from dcsync.core.ports import KnownRequest
+from dcsync.core.row_changes import RowChanges
 from dcsync.core.row_history import table_name
 from dcsync.core.skipped_slots import skipped_slots
 from dcsync.core.summary import PastSnapshot
@@ -36,8 +37,10 @@ from dcsync.manifest.broken import BrokenParts
 from dcsync.mirror import disk
 from dcsync.mirror.described import describe_tables
 from dcsync.mirror.latest import LatestKind
+from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.context import SyncContext
+from dcsync.ops.history.changes import read_changes
 from dcsync.ops.status import AccountStatus
 
 if TYPE_CHECKING:
@@ -241,6 +244,10 @@ class _Collector:
             folder = "/".join(newest.folder.split("/")[: len(settings.layout.request_segments)])
             if not request.is_delta and settings.latest is not LatestKind.NONE:
                 latest = f"{folder}/{settings.layout.latest_name}"
+        changes = None
+        if newest is not None and before is not None:
+            history_folder = settings.layout.history_folder(newest.folder, request.slug)
+            changes = await self._context.disk.run(_changes_between, self._context.root, history_folder, before, newest)
         changed = {table.name for table in difference.tables} if difference is not None else set()
         jobs: list[JobId] = [snapshot.job for snapshot in kept[-_SPARK_SNAPSHOTS:]]
         history = RequestHistory(
@@ -252,9 +259,16 @@ class _Collector:
             snapshots=past,
             missing=missing,
             newest=difference,
+            changes=changes,
             rows=await self._history.row_counts(account, jobs, changed) if changed else {},
         )
         return history, newest
+
+
+def _changes_between(root: MirrorRoot, folder: str, before: Snapshot, after: Snapshot) -> RowChanges | None:
+    """Return the rows that the row history counted between two snapshots, if these are the ones. Blocks."""
+    found = read_changes(root, folder)
+    return found if found is not None and (found.job, found.against) == (after.job, before.job) else None
 
 
 def _newest_first(past: Sequence[PastSnapshot], request: KnownRequest) -> tuple[float, str]:

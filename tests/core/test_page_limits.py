@@ -11,7 +11,9 @@ from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.calendar import Mark
 from dcsync.core.coverage import Days
 from dcsync.core.diff import compare
+from dcsync.core.model import JobId
 from dcsync.core.page import Missing
+from dcsync.core.row_changes import RowChanges, RowCounts
 from dcsync.core.summary import Summary
 from dcsync.core.table import ColumnChange
 from tests.fakes import NOON
@@ -43,6 +45,21 @@ def test_the_page_has_limits_and_says_what_it_leaves_out() -> None:
     assert (len(request.tables), request.tables_left) == (report.MOST_TABLES, 100)
     assert (len(request.schema), request.schema_left) == (report.MOST_SCHEMA_CHANGES, 199_700)
     assert (found.alerts.count, len(found.alerts.items), found.alerts.left) == (100, 60, 40)
+
+
+def test_counted_rows_stand_beside_the_table_and_projects_in_words() -> None:
+    names = tuple(f"{'p' * 300}{number}" for number in range(20))
+    counts = RowCounts(added=3000, removed=1, changed=2, added_names=names)
+    changes = RowChanges(job=JobId("b"), against=JobId("a"), tables={"admin_projects.csv": counts})
+    before, after = [make_table("admin_projects.csv", 1)], [make_table("admin_projects.csv", 2)]
+
+    counted = view(newest=compare(before, after), changes=changes)
+    uncounted = view(newest=compare(before, after))
+
+    assert counted.tables[0].row_changes == "3,000 added, 1 removed, 2 changed"
+    assert [len(sentence) < 700 for sentence in counted.row_changes] == [True, True]
+    assert counted.row_changes[0].endswith(" and 2,994 more")
+    assert (uncounted.tables[0].row_changes, uncounted.row_changes) == ("", ())
 
 
 def test_many_requests_share_the_page() -> None:

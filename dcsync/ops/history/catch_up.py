@@ -18,11 +18,12 @@ from dcsync.core.model import AccountName, RequestId, Snapshot
 from dcsync.core.ports import KnownRequest
 from dcsync.core.row_history import Extract, RequestState, Wait, table_name
 from dcsync.core.summary import PastSnapshot
-from dcsync.errors import DiskError, MirrorLocked, MirrorTampered, RowsFailed, RowsInterrupted
+from dcsync.errors import DcsyncError, DiskError, MirrorLocked, MirrorTampered, RowsFailed, RowsInterrupted
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror.root import OWN_FOLDER, FileLock
 from dcsync.ops.context import AccountSettings, HistorySettings, MirrorContext
 from dcsync.ops.history.build import Building, Failed, Options, Outcome, RequestTables, Stopping
+from dcsync.ops.history.changes import read_changes, update_changes
 from dcsync.ops.history.files import WORK, HistoryFolder
 from dcsync.ops.history.verify import Verified, Verifying
 from dcsync.ops.integrity.content_reader import ReadingObserver, Unwatched
@@ -258,9 +259,30 @@ class _Account:
                 first = outcome
                 outcome = await self._build(request, folder, there, is_whole=True)
                 outcome.steps, outcome.written = outcome.steps + first.steps, outcome.written + first.written
+        if not self._chosen.tables:
+            await self._count_changes(folder, [snapshot for snapshot in there if snapshot.is_whole], outcome)
         return RequestReport(
             account=self._account, request=request, folder=folder, outcome=outcome, settings=self._settings
         )
+
+    async def _count_changes(self, folder: str, there: Sequence[PastSnapshot], outcome: Outcome) -> None:
+        """Count the rows that changed on the newest day, for the report. What fails is one more alert."""
+        if len(there) < 2:
+            return
+        context = self._context
+        known = await context.disk.run(read_changes, context.root, folder)
+        jobs = (there[-1].job, there[-2].job)
+        if known is not None and (known.job, known.against, known.wanted) == (*jobs, self._settings.tables):
+            return
+        after, before = [await context.manifest.history.snapshot(self._account, job) for job in jobs]
+        if before is None or after is None:
+            return
+        try:
+            await in_thread(partial(update_changes, context.root, folder, before, after, self._settings))
+        except RowsInterrupted:
+            raise
+        except DcsyncError as error:
+            outcome.failed.append(Failed(table="", reason=error.message, hint=error.advice or ""))
 
     async def verify(self) -> list[Verified]:
         return [await self._verify(request, there) for request, there in await self._requests()]

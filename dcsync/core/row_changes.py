@@ -11,7 +11,7 @@ from dcsync.core.names import printable
 from dcsync.core.wire import WireError
 
 FORMAT: Final = 1
-#: The name of the file, which is beside `history.json`.
+#: The name of the file in the folder of a row history.
 CHANGES_NAME: Final = "changes.json"
 #: The tables whose rows people know by name, with the words for one and for several, and the columns with the name.
 NAMED: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {

@@ -79,7 +79,7 @@ def update_changes(
     Raises `RowsInterrupted`, and `DiskError`s.
     """
     wanted = [stored.original for stored in after.files if settings.wants(stored.original)]
-    with ExitStack() as stack:
+    with disk.disk_errors(f"counting the changed rows of {folder}"), ExitStack() as stack:
         work = stack.enter_context(root.folder(f"{OWN_FOLDER}/{WORK}{root.mark}", create=True))
         disk.remove_tree(_SPILL, work)
         os.mkdir(_SPILL, 0o700, dir_fd=work)

@@ -10,7 +10,7 @@ import pytest
 
 from dcsync.core.row_changes import RowChanges, RowCounts, parse_changes
 from dcsync.ops.context import HistorySettings
-from tests.rigs.histories import ALL, add_day, build, folder_of
+from tests.rigs.histories import ALL, add_day, alerts, build, folder_of
 from tests.rigs.mirror import Mirror, mirroring
 
 BEFORE = {
@@ -110,6 +110,8 @@ async def test_a_file_that_cannot_be_written_stops_nothing(mirror: Mirror) -> No
     report = await build(mirror)
 
     assert report.requests[0].outcome.steps > 0
+    (alert,) = [each for each in await alerts(mirror) if not each.subject.endswith("/bad")]
+    assert "/changes.json: Is a directory" in alert.message
     assert (folder_of(mirror) / "changes.json").is_dir()
 
 

@@ -80,7 +80,8 @@ def at_command(
     is_shown = output is None and form is None and sys.stdout.isatty()
     if output is None and form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("Parquet is binary: name a file with -o, or pipe it into a program.", ctx)
-    config = load_config(ctx)
+    # Nothing is written into the state folder, and root expects FILE in this folder.
+    config = load_config(ctx, as_owner=False)
     target = None if output is None else _target(output, Path(config.mirror.root))
     run_async(_at(config, moment, table, account, request, None if is_shown else form or "csv", target))
     return 0

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 THREADS = 2
 #: The least memory with which DuckDB reads a table of several million rows, in bytes.
 LEAST_MEMORY = 128 << 20
+#: The rows that are fetched at first, and the characters at once later. A field may have several megabytes.
+_FIRST_ROWS = 16
+_MOST_LENGTH = 4 << 20
 
 
 def check_installed() -> None:
@@ -55,14 +58,17 @@ class Engine:
             return [tuple(row) for row in self.connection.execute(sql).fetchall()]
 
     def stream(self, sql: str, size: int) -> Iterator[Sequence[tuple[object, ...]]]:
-        """Yield the rows of a query, at most `size` at once. Raises the errors of `run`.
+        """Yield the rows of a query, at most `size` at once, and fewer if they are long. Raises the errors of `run`.
 
         Until the last rows, nothing else may run.
         """
         with self._running():
             result = self.connection.execute(sql)
-            while rows := result.fetchmany(size):
+            count = min(size, _FIRST_ROWS)
+            while rows := result.fetchmany(count):
                 yield rows
+                length = sum(len(value) for row in rows for value in row if isinstance(value, str))
+                count = max(1, min(size, 2 * count, count * _MOST_LENGTH // max(1, length)))
 
     def relation(self, sql: str) -> DuckDBPyRelation:
         """Return a query as a relation, which runs when its rows are fetched. Raises the errors of `run`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,8 +77,11 @@ class Engine:
 
     def interrupt(self) -> None:
         """End the statement that runs now, and any later one, with `RowsInterrupted`. For another thread."""
+        import duckdb
+
         self._is_interrupted = True
-        self.connection.interrupt()
+        with suppress(duckdb.ConnectionException):  # it is closed, so nothing runs
+            self.connection.interrupt()
 
     @contextmanager
     def _running(self) -> Iterator[None]:

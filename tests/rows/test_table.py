@@ -148,3 +148,9 @@ def test_an_interrupt_ends_a_statement(engine: Engine) -> None:
 def test_a_line_as_long_as_the_limit_is_read(tmp_path: Path, engine: Engine) -> None:
     with table(tmp_path, b"a,b\n1," + b"x" * (LONGEST_LINE // 2) + b"\n") as found:
         assert found.count(engine) == 1
+
+
+def test_an_interrupt_of_a_closed_engine_does_nothing() -> None:
+    with opened(memory=128 << 20, spill=None) as engine:
+        pass
+    engine.interrupt()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from datetime import timedelta
 
 import duckdb
@@ -11,6 +12,7 @@ import pytest
 
 from dcsync.app.from_config import account_settings
 from dcsync.core.retention import KeepPolicy
+from dcsync.errors import RowsFailed
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.context import HistorySettings
 from dcsync.ops.history.build import Stopping
@@ -358,3 +360,27 @@ async def test_a_folder_that_cannot_be_used_stops_no_other_data_request(mirror: 
     (one / "history").unlink()
     await build(mirror)
     assert await alerts(mirror) == []
+
+
+async def test_cancelling_again_or_an_error_at_the_end_is_still_a_cancellation() -> None:
+    begun, stopped = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def work(stopping: Stopping) -> None:
+        with opened(memory=128 << 20, spill=None) as engine:
+            stopping.watch(engine)
+        loop.call_soon_threadsafe(begun.set)
+        # It is asked to stop, and needs a moment with a closed engine.
+        assert stopped.wait(60)
+        raise RowsFailed("a disk is full")
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(in_thread(work))
+        await begun.wait()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.2)
+            assert not task.done()
+        stopped.set()
+        await asyncio.wait({task}, timeout=60)
+        assert task.cancelled()

@@ -316,7 +316,7 @@ class _Chain:
         return self._files.replacing(self._name, f"again-{self._number % 2}.parquet")
 
     def keep(self, resources: ExitStack, replacement: Replacement) -> None:
-        """Go on with the file of the next step, which `resources` hold open."""
+        """Continue with the file of the next step, which `resources` hold open."""
         self._resources.close()
         self._resources, self._last = resources.pop_all(), replacement
 

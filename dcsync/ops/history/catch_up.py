@@ -410,7 +410,7 @@ async def in_thread(work: Callable[[Stopping], T]) -> T:
         except asyncio.CancelledError:
             while not future.done():
                 stopping.stop()
-                # Whoever cancels again waits for the same end.
+                # A second cancellation waits for the same end.
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({future}, timeout=_INTERRUPT_S)
             # Reading the outcome keeps the loop from reporting an exception that was never retrieved.

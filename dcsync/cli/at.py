@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from dcsync.ops.at import Past, Source
     from dcsync.rows import Engine
 
-#: The memory of DuckDB. What does not fit goes into a file in the folder for temporary files.
-_MEMORY = 1 << 30
 _PIECE = 1 << 20
 _SHOWN = 20
 _NARROWEST, _WIDEST = 6, 30
@@ -127,9 +125,10 @@ async def _at(
             # The file itself is the exact text, also of a table that no reader can be sure about.
             await context.disk.run(_copy, context.root, past, target)
             return
+        from dcsync.cli.row_diff import MEMORY
         from dcsync.rows import in_thread, opened
 
-        with TemporaryDirectory(prefix="dcsync-") as spill, opened(memory=_MEMORY, spill=Path(spill)) as engine:
+        with TemporaryDirectory(prefix="dcsync-") as spill, opened(memory=MEMORY, spill=Path(spill)) as engine:
             work = partial(_write, context.root, engine, past, form, target)
             await in_thread(context.disk, engine, work)
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from dcsync.ops.row_diff import TableDiff
     from dcsync.rows import Engine, RowChange, TableChanges
 
-#: The memory of DuckDB. What does not fit goes into a file in the folder for temporary files.
-MEMORY = 1 << 30
+#: The memory of DuckDB, which does not count all of it: dcsync needs about 1 GiB. What does not fit goes into a file in
+#: the folder for temporary files.
+MEMORY = 768 << 20
 _SHOWN = 5
 _MOST_COLUMNS = 8
 _LEAST_WIDTH = 40

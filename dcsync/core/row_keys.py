@@ -9,7 +9,9 @@ from enum import StrEnum
 #: More columns than these are not tried one by one, because each one is a pass over both tables.
 _MOST_SINGLE = 12
 _MOST_FIRST = 4
-_ID_ENDINGS = ("id", "guid", "uuid", "urn")
+#: Names such as `project_id` and `guid`, before those such as `item_urn`.
+_ENDINGS = ("id", "urn")
+_NAMES = ("id", "adsk_row_id")
 
 
 class KeySource(StrEnum):
@@ -40,7 +42,8 @@ def key_candidates(columns: Sequence[str], documented: Sequence[str] = ()) -> It
     given = tuple(by_name[name.casefold()] for name in documented if name.casefold() in by_name)
     if given and len(given) == len(documented):
         yield RowKey(columns=given, source=KeySource.SCHEMA)
-    ids = sorted((name for name in columns if _rank(name) < len(_ID_ENDINGS) + 2), key=_rank)
+    ranked = [(rank, name) for name in columns if (rank := _rank(name)) is not None]
+    ids = [name for _, name in sorted(ranked, key=lambda item: item[0])]
     first = [columns[:count] for count in range(1, min(_MOST_FIRST, len(columns)) + 1)]
     others = [(name,) for name in columns]
     tried = {given}
@@ -50,10 +53,9 @@ def key_candidates(columns: Sequence[str], documented: Sequence[str] = ()) -> It
             yield RowKey(columns=key, source=KeySource.UNIQUE)
 
 
-def _rank(name: str) -> int:
-    """Return how likely a column is to identify rows by its name, from 0."""
+def _rank(name: str) -> int | None:
+    """Return how likely a column is to identify rows by its name, from 0. None if its name does not say so."""
     folded = name.casefold()
-    if folded in {"id", "adsk_row_id"}:
-        return ("id", "adsk_row_id").index(folded)
-    endings = [place for place, ending in enumerate(_ID_ENDINGS, 2) if folded.endswith(ending)]
-    return endings[0] if endings else len(_ID_ENDINGS) + 2
+    if folded in _NAMES:
+        return _NAMES.index(folded)
+    return next((place for place, ending in enumerate(_ENDINGS, len(_NAMES)) if folded.endswith(ending)), None)

@@ -64,6 +64,10 @@ def test_counts_leave_zeros_out() -> None:
     [
         ("admin_projects.csv", ["id", "Number", "NAME"], "NAME"),
         ("admin_users.csv", ["id", "email"], "email"),
+        ("admin_users.csv", ["first_name"], "first_name"),
+        ("admin_users.csv", ["first_name", "email", "name"], "name"),
+        ("admin_projects.csv", ["number", "title"], "title"),
+        ("admin_projects.csv", ["number"], "number"),
         ("admin_users.csv", ["id"], None),
         ("issues_issues.csv", ["name"], None),
     ],
@@ -88,6 +92,8 @@ def test_json_is_read_back() -> None:
         {"format": 1, "tables": []},
         {"format": 1, "tables": {"a": 1}},
         {"format": 1, "tables": {"a": {"added": "1", "removed": 0, "changed": 0}}},
+        {"format": 1, "tables": {"a": {"added": 1, "removed": None, "changed": 0}}},
+        {"format": 1, "tables": {"a": {"added": 1, "removed": 0, "changed": []}}},
     ],
 )
 def test_a_damaged_file_is_refused(value: Json) -> None:

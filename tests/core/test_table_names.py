@@ -26,6 +26,18 @@ def test_a_name_is_found_with_and_without_its_ending_and_by_a_glob(word: str, fo
     assert matching(word, NAMES) == found
 
 
+def test_the_closest_match_counts() -> None:
+    assert matching("a", ["a", "a.csv"]) == ["a"]
+    assert matching("B[1]", ["b[1].csv", "x/b[1].csv", "b1.csv"]) == ["b[1].csv"]
+
+
+def test_at_most_three_names_are_suggested() -> None:
+    names = [f"issues_issue{number}.csv" for number in range(5)]
+
+    assert len(similar("issues_issue", names)) == 3
+    assert len(similar("sue", names)) == 3
+
+
 def test_a_mistyped_name_gets_suggestions() -> None:
     assert similar("issue_isues.csv", NAMES) == ["issues_issues"]
     assert similar("issues", NAMES) == ["issues_issues"]

@@ -167,6 +167,13 @@ class ServiceSetupFailed(ConfigError):
     hint = "fix the cause, and run the command again: it continues"
 
 
+class KeyIdUnchanged(ConfigError):
+    """A new private key is in place, but dcsync cannot change auth.key_id in the configuration."""
+
+    safe = "both keys exist at Autodesk, and the private key of the new one is stored"
+    hint = "change auth.key_id, and run the command again"
+
+
 class SnapshotUnclear(ConfigError):
     """The given name matches no snapshot, or several."""
 

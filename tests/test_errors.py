@@ -38,6 +38,7 @@ TABLE = """
     ApiFault                 A-SERVER    job      3 transient
     ConfigError              C-CONFIG    run      2
     ConfigInvalid            C-CONFIG    run      2
+    KeyIdUnchanged           C-CONFIG    run      2
     NotStateOwner            C-CONFIG    run      2
     ServiceSetupFailed       C-CONFIG    run      2
     SecretExposed            C-EXPOSED   run      2

@@ -88,7 +88,7 @@ OPENERS: Final = {
     ("mirror/probe.py", "file_system"): "below /proc",
     ("ops/doctor/machine.py", "_facts_of"): "O_DIRECTORY",
     ("app/state_dir.py", "_sync_folder"): "O_DIRECTORY",
-    ("app/state_dir.py", "_folder"): "O_DIRECTORY",
+    ("app/state_dir.py", "open_folder"): "O_DIRECTORY",
     ("auth/token_store.py", "_sync_folder"): "O_DIRECTORY",
     ("manifest/sqlite.py", "_make_private"): "O_EXCL: a new file, or an error",
     ("manifest/sqlite.py", "set_aside"): "O_DIRECTORY",

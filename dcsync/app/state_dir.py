@@ -77,7 +77,7 @@ def _sync_folder(path: Path) -> None:
 def write_text(state: Path, name: str, text: str) -> None:
     """Write a line to a file of the state folder, durably. Raises `ManifestError`."""
     try:
-        with _folder(state) as descriptor:
+        with open_folder(state) as descriptor:
             replace_durably(descriptor, name, f"{text}\n".encode(), mode=0o600)
     except OSError as error:
         message = f"{state / name} cannot be written: {error.strerror} (as uid {os.geteuid()})"
@@ -85,7 +85,8 @@ def write_text(state: Path, name: str, text: str) -> None:
 
 
 @contextmanager
-def _folder(path: Path) -> Iterator[int]:
+def open_folder(path: Path) -> Iterator[int]:
+    """Open a folder for functions that work below its descriptor."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor

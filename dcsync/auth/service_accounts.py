@@ -45,6 +45,7 @@ _MAX_BODY: Final = 1 << 20
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=120, connect=30, sock_read=60)
 _NAME_HINT = "use 5 to 64 letters, digits and dashes for the name, and a name that no other service account has"
 _LIMIT_HINT = "an app has at most 10 service accounts, and a service account at most 3 keys: delete one first"
+_KEYS_HINT = "a disabled service account shows no keys: run dcsync service-account enable with its ID"
 _APP_HINT = "use the client ID and the client secret of a server-to-server app, which alone can have service accounts"
 
 
@@ -225,7 +226,8 @@ def _refusal(method: str, path: str, status: int, words: str, answer: bytes) -> 
     message = f"{method} {path} returned {status}: {words}" if words else f"{method} {path} returned {status}"
     match status:
         case 400:
-            return BadRequest(message, status=status, hint=_NAME_HINT if method == "POST" and path == _ROOT else None)
+            hint = _NAME_HINT if method == "POST" and path == _ROOT else _KEYS_HINT if "/keys" in path else None
+            return BadRequest(message, status=status, hint=hint)
         case 401:
             return ClientRejected(message, hint=_APP_HINT)
         case 403:

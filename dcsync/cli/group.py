@@ -69,6 +69,7 @@ _COMMANDS = {
     "run": ("dcsync.cli.run", "Run the daemon."),
     "sandbox": ("dcsync.cli.sandbox", "Run a local simulator of Autodesk's API."),
     "service": ("dcsync.cli.service", "Install or uninstall the systemd service."),
+    "service-account": ("dcsync.cli.service_account", "Create a service account and its key, or replace the key."),
     "status": ("dcsync.cli.status", "Show the state of the mirror."),
     "sync": ("dcsync.cli.sync", "Mirror all new extracts once."),
     "verify": ("dcsync.cli.verify", "Check every file in the mirror against its checksum."),
@@ -97,7 +98,7 @@ class LazyGroup(click.Group):
             close = get_close_matches(cmd_name, _COMMANDS, n=1)
             message = f"No such command '{cmd_name}'." + (f" Did you mean '{close[0]}'?" if close else "")
             raise click.UsageError(message, ctx)
-        command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), f"{cmd_name}_command")
+        command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)  # noqa: S101 - the table above names them
         _add_global_options(command)
         return command

@@ -49,10 +49,12 @@ _NO_DEFAULT = (
     "refresh_token",
     "access_token",
 )
+#: The units of dcsync know the file of the private key under this name.
+KEY_CREDENTIAL = "service-account-key"
 _REFRESH_TOKEN = "env:DCSYNC_REFRESH_TOKEN"  # noqa: S105 - the same
 
 
-def _absolute(value: str) -> str:
+def absolute(value: str) -> str:
     """Return an absolute path. A relative one starts in the current folder, as usual in a shell."""
     if not value:
         message = "the path is empty"
@@ -64,7 +66,7 @@ def _absolute(value: str) -> str:
         raise click.BadParameter(message) from None
 
 
-def _reference(value: str) -> str:
+def reference(value: str) -> str:
     """Return a reference to a secret. A secret itself is refused, and the message does not repeat it."""
     kind, colon, rest = value.partition(":")
     if not colon or kind not in {"env", "file", "credential"}:
@@ -76,7 +78,7 @@ def _reference(value: str) -> str:
     if not rest:
         message = f"a name is missing after {kind}:"
         raise click.BadParameter(message)
-    return f"file:{_absolute(rest)}" if kind == "file" else value
+    return f"file:{absolute(rest)}" if kind == "file" else value
 
 
 def _name_and_id(value: str) -> tuple[str, str]:
@@ -98,30 +100,30 @@ def _name_and_id(value: str) -> tuple[str, str]:
 
 
 @click.command("init", epilog=exit_statuses(3))
-@click.option("--root", type=_absolute, metavar="FOLDER", help="The mirror folder.")
+@click.option("--root", type=absolute, metavar="FOLDER", help="The mirror folder.")
 @click.option(
     "--state-dir",
-    type=_absolute,
+    type=absolute,
     metavar="FOLDER",
     help="The folder for tokens and the manifest [root: /var/lib/dcsync, others: ~/.local/state/dcsync].",
 )
 @click.option("--method", type=click.Choice(["login", "service-account", "token"]), help="The sign-in method [login].")
 @click.option("--client-id", metavar="ID", help="The client ID of your app.")
 @click.option(
-    "--client-secret", type=_reference, metavar="REF", help="The client secret of your app. A public app has none."
+    "--client-secret", type=reference, metavar="REF", help="The client secret of your app. A public app has none."
 )
 @click.option("--redirect-uri", metavar="URL", help="login: a callback URL of your app.")
 @click.option("--service-account", metavar="ID", help="service-account: the service account's ID.")
 @click.option("--key-id", metavar="ID", help="service-account: the ID of its key.")
-@click.option("--private-key", type=_reference, metavar="REF", help="service-account: its private key (PEM).")
+@click.option("--private-key", type=reference, metavar="REF", help="service-account: its private key (PEM).")
 @click.option(
     "--refresh-token",
-    type=_reference,
+    type=reference,
     metavar="REF",
     help=f"token: a refresh token [{_REFRESH_TOKEN}].",
 )
 @click.option(
-    "--access-token", type=_reference, metavar="REF", help="token: an access token instead, valid for one hour."
+    "--access-token", type=reference, metavar="REF", help="token: an access token instead, valid for one hour."
 )
 @click.option(
     "--account",
@@ -159,7 +161,7 @@ def init_command(ctx: click.Context, /, **_: object) -> int:
             raise click.UsageError(message)
         given, accounts = _ask(given, accounts, place)
     values = _with_defaults(given)
-    create(place, _text(values, accounts, place), group=_service_group(place))
+    create(place, _text(values, accounts, place), group=service_group(place))
     create_schema(place)
     _show_next(place, values, accounts)
     return 0
@@ -200,12 +202,12 @@ def _ask(
         if name not in answers:
             answers[name] = click.prompt(question, **how)
 
-    ask("root", "Mirror folder", default=_default_root(), value_proc=_absolute)
+    ask("root", "Mirror folder", default=_default_root(), value_proc=absolute)
     ask(
         "state_dir",
         "Folder for tokens and the manifest, on a local disk",
         default=_default_state(),
-        value_proc=_absolute,
+        value_proc=absolute,
     )
     ask(
         "method",
@@ -218,19 +220,19 @@ def _ask(
         ask("client_id", "Client ID of your app")
     match answers["method"]:
         case "service-account":
-            ask("client_secret", "Reference to the client secret", default=_secret(place), value_proc=_reference)
+            ask("client_secret", "Reference to the client secret", default=_secret(place), value_proc=reference)
             ask("service_account", "ID of the service account")
             ask("key_id", "ID of its key")
             key = f"file:{place.absolute().parent / 'service-account.pem'}"
-            key = key if _service_group(place) is None else "credential:service-account-key"
-            ask("private_key", "Reference to its private key (PEM)", default=key, value_proc=_reference)
+            key = key if service_group(place) is None else f"credential:{KEY_CREDENTIAL}"
+            ask("private_key", "Reference to its private key (PEM)", default=key, value_proc=reference)
         case "login":
             _ask_for_secret(answers, place)
             ask("redirect_uri", "Callback URL of your app", default="http://localhost:8080/callback")
         case _:
             if "access_token" not in answers:
                 _ask_for_secret(answers, place)
-                ask("refresh_token", "Reference to the refresh token", default=_REFRESH_TOKEN, value_proc=_reference)
+                ask("refresh_token", "Reference to the refresh token", default=_REFRESH_TOKEN, value_proc=reference)
     return answers, list(accounts) or _ask_for_accounts()
 
 
@@ -240,13 +242,13 @@ def _ask_for_secret(answers: dict[str, str], place: Path) -> None:
     ):
         return
     answers["client_secret"] = click.prompt(
-        "Reference to the client secret", default=_secret(place), value_proc=_reference
+        "Reference to the client secret", default=_secret(place), value_proc=reference
     )
 
 
 def _secret(place: Path) -> str:
     own = f"file:{place.absolute().parent / 'client-secret'}"
-    return own if _service_group(place) is None else "credential:client-secret"
+    return own if service_group(place) is None else "credential:client-secret"
 
 
 def _ask_for_accounts() -> list[tuple[str, str]]:
@@ -292,7 +294,7 @@ def _text(values: Mapping[str, str], accounts: Sequence[tuple[str, str]], place:
     return text
 
 
-def _service_group(place: Path) -> int | None:
+def service_group(place: Path) -> int | None:
     """Return the group of the service, if root writes a configuration for it."""
     from dcsync.config import SYSTEM
 
@@ -304,8 +306,15 @@ def _service_group(place: Path) -> int | None:
         return None
 
 
+def credential_file(name: str) -> Path:
+    """Return the file of root that systemd passes to the service under this name."""
+    from dcsync.config import SYSTEM
+
+    return SYSTEM.parent / ("service-account.pem" if name == KEY_CREDENTIAL else name)
+
+
 def _show_next(place: Path, values: Mapping[str, str], accounts: Sequence[tuple[str, str]]) -> None:
-    mode = "0600" if _service_group(place) is None else "0640, for the service"
+    mode = "0600" if service_group(place) is None else "0640, for the service"
     click.echo(f"Wrote {place} (mode {mode}, with a comment on every key).\n\nNext:")
     for command, why in _next_steps(place, values, accounts):
         click.echo(f"  {command}\n      {why}" if len(command) > 40 else f"  {command:<40}  {why}")
@@ -318,7 +327,7 @@ def _next_steps(
     from dcsync.config import SYSTEM
 
     dcsync = "dcsync" if _is_found(place) else f"dcsync --config {shlex.quote(str(place))}"
-    is_service = _service_group(place) is not None
+    is_service = service_group(place) is not None
     if place == SYSTEM and not is_service:
         yield "dcsync service install", "create the user dcsync and the units, to run dcsync as a service"
         yield f"chgrp dcsync {place.parent} {place}", "let the service read the file"
@@ -352,11 +361,11 @@ def _secrets_to_store(values: Mapping[str, str], folder: Path) -> Iterator[tuple
             yield f"(umask 077; cat > {shlex.quote(where)})", paste
         elif kind == "credential":
             credentials.append(where)
-            if not (folder / where).is_file():
-                yield f"install -m 0600 /dev/stdin {folder / where}", paste
+            if not credential_file(where).is_file():
+                yield f"install -m 0600 /dev/stdin {credential_file(where)}", paste
     settings = folder / "service.d/secrets.conf"
     if credentials and not settings.is_file():
-        lines = "".join(f"\\nLoadCredential={name}:{folder / name}" for name in credentials)
+        lines = "".join(f"\\nLoadCredential={name}:{credential_file(name)}" for name in credentials)
         yield f"printf '[Service]{lines}\\n' > {settings}", "let systemd pass the secret to the service only"
         yield "systemctl daemon-reload", "let systemd read that file"
 

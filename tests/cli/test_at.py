@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from dcsync.mirror.root import FileLock
 from tests.cli.conftest import Dcsync
 from tests.rigs.served import Served
 from tests.rigs.terminal import on_terminal
@@ -226,3 +227,34 @@ def test_a_terminal_shows_some_rows_and_the_columns_that_fit(
     assert lines[20].startswith("19 ")
     assert lines[22].startswith("20 of 1,000 rows, 4 of 42 columns: wide in acme/nightly-")
     assert "Parquet is binary" in words
+
+
+def test_a_delta_table_is_merged_by_the_row_history(side: Served, dcsync: Dcsync) -> None:
+    now = datetime.now(UTC)
+    request = side.sandbox.world.add_request(
+        "Delta", service_groups=("cdcadmin",), start_date=now - timedelta(days=9), end_date=now
+    )
+    name = "cdcadmin_users.csv"
+    add(side, request, now - timedelta(days=2), {name: b"adsk_row_id,name,deleted_at\n1,Ana,\n2,Bo,\n"})
+    add(side, request, now - timedelta(days=1), {name: b"adsk_row_id,name,deleted_at\n2,Bob,\n3,Cy,\n"})
+    dcsync("sync")
+
+    extract = dcsync("at", day(1), "cdcadmin_users")
+    side.config.write_text(side.config.read_text() + '\n[history]\ntables = ["*"]\n')
+    dcsync("history")
+    merged = dcsync("at", day(1), "cdcadmin_users")
+
+    assert extract.out.splitlines()[1:] == ["2,Bob,", "3,Cy,"]
+    assert "cdcadmin_users has only the rows that changed in one extract's period" in extract.err
+    assert sorted(merged.out.splitlines()[1:]) == ["1,Ana,", "2,Bob,", "3,Cy,"]
+    assert merged.err == ""
+
+
+def test_it_works_beside_a_daemon(jobs: list[str], side: Served, dcsync: Dcsync) -> None:
+    with (
+        FileLock(side.state / "lock", "the state folder", role="daemon"),
+        FileLock(side.root / ".dcsync/lock", "the mirror", role="daemon"),
+    ):
+        assert dcsync("at", "latest", "admin_users").out.encode() == SECOND
+        assert dcsync("diff", "--rows").status == 0
+        assert dcsync("sync").status == 11

@@ -99,7 +99,7 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.package
 
 # What the packages contain, as pinned. Only this step of `make dist` needs the network, and the tests do not.
-$(VENV)/.wheels: $(VENV)/.dev
+$(VENV)/.wheels: $(VENV)/.dev scripts/dist/pinned.py
 	@rm -rf $(VENV)/wheels && mkdir $(VENV)/wheels
 	$(BIN)/python -m scripts.dist.pinned > $(VENV)/wheels/requirements.txt
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \

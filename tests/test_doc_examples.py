@@ -89,9 +89,10 @@ def check_call(arguments: list[str]) -> str | None:
     try:
         while True:
             context = command.make_context(name, rest, parent=parent)
-            if not isinstance(command, click.Group):
+            after = [*context._protected_args, *context.args]
+            if not isinstance(command, click.Group) or (command.invoke_without_command and not after):
                 return None
-            name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            name, found, rest = command.resolve_command(context, after)
             assert found is not None
             command, parent = found, context
     except click.exceptions.NoArgsIsHelpError:

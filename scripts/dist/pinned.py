@@ -10,8 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parents[2]
-#: The extras that the packages contain. DuckDB (`sql`) is left out: dcsync does not use it, and it is as large as the rest.
-EXTRAS = ("cluster", "fast", "notify")
+#: The extras that the packages contain. `sql` needs nothing that `history` does not.
+EXTRAS = ("cluster", "fast", "history", "notify")
 
 
 def needed(distribution: str, extras: tuple[str, ...]) -> set[str]:

@@ -18,7 +18,7 @@ def completed(*words: str, start: str = "") -> dict[str, str | None]:
     return {item.value: item.help for item in found}
 
 
-@pytest.mark.parametrize("command", ["sync", "prune", "verify", "jobs", "requests", "diff"])
+@pytest.mark.parametrize("command", ["sync", "prune", "verify", "jobs", "requests", "diff", "at"])
 def test_account_names_come_from_the_configuration(side: Served, command: str) -> None:
     assert side.config.is_file()
     assert completed(command, "--account") == {"acme": None}
@@ -26,7 +26,7 @@ def test_account_names_come_from_the_configuration(side: Served, command: str) -
     assert completed(command, "--account", start="x") == {}
 
 
-@pytest.mark.parametrize("command", ["sync", "jobs", "diff"])
+@pytest.mark.parametrize("command", ["sync", "jobs", "diff", "at"])
 def test_data_requests_come_from_the_manifest(side: Served, dcsync: Dcsync, command: str) -> None:
     request = side.sandbox.world.add_request("Nightly")
     side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files={"a.csv": b"id\n"}, with_archive=False)
@@ -37,6 +37,17 @@ def test_data_requests_come_from_the_manifest(side: Served, dcsync: Dcsync, comm
     assert completed("--config", str(side.config), command, "--request", start="~") == {}
 
 
+@pytest.mark.parametrize("words", [("at", "latest"), ("diff", "--rows", "--table")])
+def test_tables_are_those_of_the_newest_snapshots(side: Served, dcsync: Dcsync, words: tuple[str, ...]) -> None:
+    request = side.sandbox.world.add_request("Nightly")
+    files = {"admin_users.csv": b"id\n", "issues_issues.csv": b"id\n", "README.html": b"x"}
+    side.sandbox.world.add_job(request, completed_at=datetime.now(UTC), files=files, with_archive=False)
+    assert dcsync("sync").status == 0
+
+    assert completed(*words) == {"admin_users": None, "issues_issues": None}
+    assert completed(*words, start="is") == {"issues_issues": None}
+
+
 @pytest.mark.parametrize("option", ["--account", "--request"])
 def test_a_problem_completes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
@@ -44,4 +55,5 @@ def test_a_problem_completes_nothing(
     monkeypatch.setenv("DCSYNC_CONFIG", "/nonexistent/config.toml")
 
     assert completed("sync", option) == {}
+    assert completed("at", "latest") == {}
     assert capsys.readouterr() == ("", "")

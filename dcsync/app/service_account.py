@@ -53,7 +53,7 @@ async def _account(keys: Keys, name: str) -> ServiceAccount:
     found = await find_named(keys.admin, name)
     if found is None:
         return await keys.admin.create(name, first_name="dcsync", last_name="mirror")
-    keys.say(f"the service account {name} exists already and gets another key")
+    keys.say(f"the service account {name} exists already and gets a new key")
     if found.status not in {"", ENABLED}:
         message = f"the service account {name} is not enabled, but {found.status.lower()}"
         raise ConfigError(message, hint=f"run dcsync service-account enable {name}, or choose another name")

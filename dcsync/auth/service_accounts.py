@@ -44,7 +44,8 @@ _SENDS: Final = 3
 _MAX_BODY: Final = 1 << 20
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=120, connect=30, sock_read=60)
 _NAME_HINT = "use 5 to 64 letters, digits and dashes for the name, and a name that no other service account has"
-_LIMIT_HINT = "an app has at most 10 service accounts, and a service account at most 3 keys: delete one first"
+_ACCOUNTS_HINT = "an app has at most 10 service accounts: name one of dcsync service-account list, which gets a new key"
+_KEY_HINT = "a service account has at most 3 keys: remove one that nothing uses with dcsync service-account delete-key"
 _KEYS_HINT = "a disabled service account shows no keys: run dcsync service-account enable with its ID"
 _APP_HINT = "use the client ID and the client secret of a server-to-server app, which alone can have service accounts"
 
@@ -231,8 +232,9 @@ def _refusal(method: str, path: str, status: int, words: str, answer: bytes) -> 
         case 401:
             return ClientRejected(message, hint=_APP_HINT)
         case 403:
+            limit = _KEY_HINT if path.endswith("/keys") else _ACCOUNTS_HINT
             is_limit = _title(answer) == "limit_exceeded"
-            return AccessRefused(message, status=status, hint=_LIMIT_HINT if is_limit else _APP_HINT)
+            return AccessRefused(message, status=status, hint=limit if is_limit else _APP_HINT)
         case 404:
             return NotFound(message, status=status, hint="list the service accounts and their keys")
         case 429:

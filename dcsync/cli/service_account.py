@@ -1,4 +1,4 @@
-"""`dcsync service-account`: create a service account with its key, list, disable and enable it, replace its key."""
+"""`dcsync service-account`: create, list, disable and enable service accounts, and replace and delete their keys."""
 
 from __future__ import annotations
 
@@ -142,6 +142,43 @@ def keys_command(ctx: click.Context, /, *, account: str | None, **_: object) -> 
     return 0
 
 
+@service_account_command.command("delete-key", epilog=_STATUSES)
+@click.argument("account")
+@click.argument("key")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_changing_options
+@_app_options
+@click.pass_context
+def delete_key_command(ctx: click.Context, /, *, account: str, key: str, yes: bool, **_: object) -> int:
+    """Delete the KEY of ACCOUNT at Autodesk. The configured key is refused: replace it with rotate-key."""
+    from dcsync.cli.output import print_json
+    from dcsync.cli.service_account_keys import open_app, show_steps
+    from dcsync.errors import ConfigError
+
+    app = open_app(ctx)
+
+    async def delete() -> int:
+        found = await _find(app, account)
+        if key == _configured_key(app.config, found):
+            message = f"dcsync signs in with the key {key}"
+            raise ConfigError(message, hint="replace it: dcsync service-account rotate-key")
+        if key not in {each.id for each in await app.admin.keys(found.id)}:
+            message = f"the service account {account} has no key {key}"
+            raise ConfigError(message, hint=f"choose an ID of dcsync service-account keys {account}")
+        verb = f"delete the key {key} of the service account {found.id}"
+        if app.is_dry:
+            return show_steps(app, [verb])
+        _confirm(verb, "What uses it cannot sign in then", is_sure=yes)
+        await app.admin.delete_key(found.id, key)
+        if app.as_json:
+            print_json({"deleted": key})
+        else:
+            click.echo(f"deleted the key {key} of the service account {found.id}")
+        return 0
+
+    return _run(delete())
+
+
 @service_account_command.command("disable", epilog=_STATUSES)
 @click.argument("account")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -207,11 +244,7 @@ def _set_status(ctx: click.Context, word: str, status: str, *, is_sure: bool) ->
         verb = f"{status.lower()[:-1]} the service account {named}"
         if app.is_dry:
             return show_steps(app, [verb])
-        if not is_sure:
-            if not sys.stdin.isatty():
-                message = f"without a terminal, --yes is needed to {verb}"
-                raise click.UsageError(message)
-            click.confirm(f"{verb.capitalize()}? It cannot sign in then", abort=True, err=True)
+        _confirm(verb, "It cannot sign in then", is_sure=is_sure)
         await app.admin.set_status(found.id, status)
         if app.as_json:
             print_json({"service_account": {**_row(found), "status": status}})
@@ -220,6 +253,15 @@ def _set_status(ctx: click.Context, word: str, status: str, *, is_sure: bool) ->
         return 0
 
     return _run(change())
+
+
+def _confirm(verb: str, consequence: str, *, is_sure: bool) -> None:
+    if is_sure:
+        return
+    if not sys.stdin.isatty():
+        message = f"without a terminal, --yes is needed to {verb}"
+        raise click.UsageError(message)
+    click.confirm(f"{verb[0].upper()}{verb[1:]}? {consequence}", abort=True, err=True)
 
 
 async def _find(app: App, word: str) -> ServiceAccount:

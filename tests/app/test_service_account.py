@@ -224,6 +224,29 @@ async def test_a_line_that_cannot_be_changed_is_named_and_nothing_is_removed(tmp
         assert side.remote_keys() == [new]
 
 
+async def test_a_configuration_that_cannot_be_written_is_left(tmp_path: Path) -> None:
+    async with connected(tmp_path) as side:
+        old = await side.create()
+        place = tmp_path / f"{'x' * 250}.toml"  # so long that no temporary file fits beside it
+        place.write_text(f'[auth]\nkey_id = "{old.key_id}"\n')
+        rotation = Rotation(service_account_id=old.service_account_id, key_id=old.key_id, prove=side.proving(old))
+
+        with pytest.raises(KeyIdUnchanged, match="cannot be written") as caught:
+            await rotate(side.keys, rotation, side.files, place)
+
+        assert "run the command again" in caught.value.advice
+        assert len(side.remote_keys()) == 2
+
+
+async def test_a_rotation_of_an_account_of_another_app_is_refused(tmp_path: Path) -> None:
+    async with connected(tmp_path) as side:
+        note = Note(service_account_id="UNKNOWN", email="", name="", client_id="sandbox", key_id="k")
+        side.configure(note)
+
+        with pytest.raises(ConfigError, match="has no service account UNKNOWN"):
+            await side.rotate(note)
+
+
 async def test_the_files_keep_their_owner(tmp_path: Path) -> None:
     """Only root can give a file to another user, so that anyone else proves less here."""
     async with connected(tmp_path) as side:

@@ -219,6 +219,48 @@ def test_an_account_is_disabled_after_a_confirmation_and_enabled(side: Served, d
     assert account.status == "ENABLED"
 
 
+def test_a_key_is_deleted_if_it_is_named_and_not_the_configured_one(side: Served, home: Path, dcsync: Dcsync) -> None:
+    made = create(side, dcsync)
+    configure(side, home, made)
+    (account,) = side.sandbox.service_accounts.accounts.values()
+    other = side.sandbox.service_accounts.add_key(account, "a public key").id
+    delete = ("service-account", "delete-key", "mirror")
+
+    refused = [dcsync(*delete, key, "--yes") for key in (made["key_id"], "unknown")]
+    assert [result.status for result in refused] == [2, 2]
+    assert "rotate-key" in refused[0].err
+    assert dcsync(*delete, other).status == 2
+    assert other in dcsync(*delete, other, "--dry-run").out
+    assert remote_keys(side) == [made["key_id"], other]
+
+    assert dcsync(*delete, other, "--yes", "--json").json == {"deleted": other}
+    assert remote_keys(side) == [made["key_id"]]
+    third = side.sandbox.service_accounts.add_key(account, "a public key").id
+    assert third in dcsync(*delete, third, "--yes").out
+
+
+def test_no_log_has_a_private_key(side: Served, home: Path, dcsync: Dcsync) -> None:
+    made = dcsync("--log-level", "debug", "service-account", "create", "mirror", "--json", *app_of(side))
+    before = (home / "service-account.pem").read_text()
+    configure(side, home, made.json["auth"])
+    side.sandbox.faults.add(Fault(server="token", kind="garble-after-commit", match="keys$", skip=2))
+    rotated = dcsync("--log-level", "debug", "service-account", "rotate-key")
+
+    assert rotated.status == 0, rotated.err
+    assert "answer was lost" in rotated.err
+    for key in (before, (home / "service-account.pem").read_text()):
+        lines = [line for line in key.splitlines() if len(line) > 20]
+        assert not [line for line in lines if line in made.out + made.err + rotated.out + rotated.err]
+
+
+def test_a_configuration_that_is_named_is_named_in_the_next_steps(side: Served, dcsync: Dcsync) -> None:
+    place = side.folder / "my own.toml"
+
+    result = dcsync("--config", str(place), "service-account", "create", "mirror", *app_of(side))
+
+    assert f"dcsync --config '{place}' init --method service-account" in result.out
+
+
 def test_the_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
     made = run(side, dcsync, "create", "mirror", "--json").json
 
@@ -303,8 +345,8 @@ def test_the_limits_of_autodesk_are_named(side: Served, home: Path, dcsync: Dcsy
     keys = run(side, dcsync, "create", "robot-0")
 
     assert (accounts.status, keys.status) == (13, 13)
-    for result in (accounts, keys):
-        assert "at most 10 service accounts, and a service account at most 3 keys" in result.err
+    assert "at most 10 service accounts: name one of dcsync service-account list" in accounts.err
+    assert "dcsync service-account delete-key" in keys.err
     assert not (home / "service-account.pem").exists()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
@@ -90,6 +91,19 @@ class KeyFiles:
         with _reported(self.json, "removed"), _folder(self.pem.parent) as folder:
             self.json.unlink(missing_ok=True)
             os.fsync(folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from the files of this folder. The kernel lets go if the process is killed."""
+        with ExitStack() as stack:
+            with _reported(self.pem.parent, "locked"):
+                folder = stack.enter_context(_folder(self.pem.parent))
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    message = f"another dcsync service-account is working in {self.pem.parent}"
+                    raise ConfigError(message, hint="run the command again when the other one has ended") from None
+            yield
 
     def write_key(self, text: str) -> None:
         """Write the private key durably. Never replaces a file."""

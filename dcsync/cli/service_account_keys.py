@@ -150,7 +150,8 @@ async def create(app: App, name: str | None, key_file: Path | None) -> int:
     if app.is_dry:
         steps = [f"create the service account {name} of the app {app.client_id}, unless it exists", "create its key"]
         return show_steps(app, [*steps, f"write the private key to {files.pem} (mode 0600)"])
-    note = await create_account(app.keys(), files, name)
+    with files.locked():
+        note = await create_account(app.keys(), files, name)
     _report_created(app, files, note)
     return 0
 
@@ -268,7 +269,8 @@ async def rotate(app: App, key_file: Path | None, *, remove_old: bool) -> int:
     if app.is_dry:
         steps = [f"create a key for {rotation.service_account_id}, and sign in with it", f"replace {files.pem}"]
         return show_steps(app, [*steps, f"change auth.key_id in {app.place}", f"delete the key {rotation.key_id}"])
-    note = await rotate_key(app.keys(), rotation, files, app.place)
+    with files.locked():
+        note = await rotate_key(app.keys(), rotation, files, app.place)
     return _report_rotated(app, note, files, changes=[])
 
 
@@ -314,7 +316,8 @@ async def _rotate_elsewhere(app: App, rotation: Rotation, files: KeyFiles, *, re
     if remove_old and files.note() is None:
         message = f"{files.json} does not exist, so no key was replaced"
         raise ConfigError(message, hint="run the command without --remove-old first")
-    note = await prove_next(app.keys(), rotation, files)
+    with files.locked():
+        note = await prove_next(app.keys(), rotation, files)
     changes = [f'set key_id = "{note.key_id}" below [auth] in {app.place}']
     changes += [f"let {private_key.describe()} be the content of {files.pem}"]
     changes += [f"run: dcsync service-account rotate-key --key-file {shlex.quote(str(files.pem))} --remove-old"]
@@ -324,7 +327,8 @@ async def _rotate_elsewhere(app: App, rotation: Rotation, files: KeyFiles, *, re
         message = f"auth.key_id is still {rotation.key_id}, so the old key is not removed"
         raise ConfigError(message, hint=changes[0])
     secret = private_key.resolve(app.environ).get_secret_value()
-    await remove_replaced(app.keys(), rotation, files, note, secret)
+    with files.locked():
+        await remove_replaced(app.keys(), rotation, files, note, secret)
     return _report_rotated(app, note, files, changes=[])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dcsync.app.key_files import KeyFiles
 from dcsync.cli.service_account_keys import default_name
 from dcsync.sandbox import Fault
 from dcsync.sandbox.service_accounts import MAX_ACCOUNTS, MAX_KEYS
@@ -368,6 +369,16 @@ def test_a_name_that_is_taken_is_refused_in_words(side: Served, dcsync: Dcsync) 
 
     assert "already exists" in result.err
     assert "5 to 64 letters" in result.err
+
+
+def test_two_commands_do_not_create_keys_at_once(side: Served, home: Path, dcsync: Dcsync) -> None:
+    with KeyFiles(home / "service-account.pem").locked():
+        result = run(side, dcsync, "create", "mirror")
+
+    assert result.status == 2
+    assert "another dcsync service-account is working" in result.err
+    assert side.sandbox.calls == []
+    create(side, dcsync)
 
 
 def test_a_key_file_of_another_program_stays(side: Served, home: Path, dcsync: Dcsync) -> None:

@@ -46,9 +46,9 @@ class Bench:
         label = label or arguments[0]
         command = [sys.executable, "-c", PROGRAM, "--config", str(side.config), "--log-level", "error", *arguments]
         environ = {"PATH": "/usr/bin:/bin", TOKEN: side.token}
-        before = _children()
+        before = processor_seconds()
         done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True, cwd=_HERE)
-        took = _children() - before
+        took = processor_seconds() - before
         self.peaks[label] = max(self.peaks[label], int(done.stdout.rsplit("peak ", 1)[1]) / 1024)
         return took
 
@@ -114,10 +114,10 @@ def _sha256sum(side: Served) -> float:
     for path in distinct.values():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    before = _children()
+    before = processor_seconds()
     names = "\0".join(map(str, distinct.values()))
     subprocess.run(["xargs", "-0", "sha256sum"], input=names, text=True, stdout=subprocess.DEVNULL, check=True)
-    return _children() - before
+    return processor_seconds() - before
 
 
 def _prune(table: Table, size: Size, bench: Bench, many: Served) -> None:
@@ -126,9 +126,9 @@ def _prune(table: Table, size: Size, bench: Bench, many: Served) -> None:
     with tempfile.TemporaryDirectory(dir=many.folder) as place:
         for folder in oldest:
             subprocess.run(["cp", "-al", str(folder), place], check=True)
-        before = _children()
+        before = processor_seconds()
         subprocess.run(["rm", "-rf", place], check=True)
-        plain = _children() - before
+        plain = processor_seconds() - before
         Path(place).mkdir()
     with _copied(many) as side:
         side.write_config("[keep]", f"last = {size.past_days[1] - size.pruned}")
@@ -218,8 +218,9 @@ def _process_cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+def processor_seconds(*, own: bool = False) -> float:
+    """Return the processor time of the processes that have ended, or with `own` of this one, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_SELF if own else resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 

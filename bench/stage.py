@@ -66,6 +66,8 @@ class Size:
     past_growth: float = 1.03
     #: Where these mirrors stay for the next measurement.
     past: Path | None = None
+    #: The size of the large table of row histories.
+    rows_bytes: int = 1_000_000_000
     #: Accounts of a daemon, and the data requests of each.
     accounts: tuple[int, int] = (10, 100)
 
@@ -86,6 +88,7 @@ SMALL = Size(
     past_days=(2, 5),
     pruned=2,
     past_growth=1.0,
+    rows_bytes=2_000_000,
     accounts=(2, 2),
 )
 

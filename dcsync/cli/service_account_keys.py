@@ -108,6 +108,8 @@ def _config(ctx: click.Context, place: Path) -> tuple[Config, bool]:
         # Root manages the service's account itself: the key and its credentials belong to root.
         return load_config(ctx, accounts_needed=False, as_owner=False), True
     except ConfigMissing as error:
+        if "client_id" not in ctx.params:
+            raise
         message = "name the app: --client-id ID --client-secret REF, or create a configuration with dcsync init"
         raise ConfigMissing(error.message, hint=message) from None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pwd
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from dcsync.sandbox.service_accounts import MAX_ACCOUNTS, MAX_KEYS
 from tests.cli.conftest import Dcsync, Result
 from tests.rigs.json_page import documented, written
 from tests.rigs.served import Served
+from tests.rigs.terminal import on_terminal
 
 SECRET = "DCSYNC_TEST_APP_SECRET"
 
@@ -171,6 +174,8 @@ def test_a_key_in_a_variable_is_replaced_in_two_runs(
     early = dcsync(*rotate, "--remove-old")
     assert (early.status, remote_keys(side)) == (2, [made["key_id"]])
 
+    assert f"would write it to {home}/new.pem" in dcsync(*rotate, "--dry-run").out
+    assert "would delete the key" in dcsync(*rotate, "--dry-run", "--remove-old").out
     first = dcsync(*rotate)
     new = json.loads((home / "new.json").read_text())["key_id"]
     assert f'set key_id = "{new}" below [auth]' in first.out
@@ -218,6 +223,17 @@ def test_an_account_is_disabled_after_a_confirmation_and_enabled(side: Served, d
     assert "service-account enable" in keys.err
     assert run(side, dcsync, "enable", account.email, "--json").json["service_account"]["status"] == "ENABLED"
     assert account.status == "ENABLED"
+
+
+def test_on_a_terminal_an_account_is_disabled_only_after_a_yes(side: Served) -> None:
+    account = side.sandbox.service_accounts.create({"name": "mirror", "firstName": "dcsync", "lastName": "mirror"})
+    command = [sys.executable, "-m", "dcsync", "service-account", "disable", "mirror", *app_of(side)]
+    for answer, status in (("n", "ENABLED"), ("y", "DISABLED")):
+        with on_terminal(command, width=200) as terminal:
+            terminal.until(lambda lines: any("cannot sign in then [y/N]" in line for line in lines), "the question")
+            os.write(terminal.descriptor, f"{answer}\n".encode())
+            terminal.end()
+        assert account.status == status
 
 
 def test_a_key_is_deleted_if_it_is_named_and_not_the_configured_one(side: Served, home: Path, dcsync: Dcsync) -> None:
@@ -371,6 +387,33 @@ def test_a_name_that_is_taken_is_refused_in_words(side: Served, dcsync: Dcsync) 
     assert "5 to 64 letters" in result.err
 
 
+def test_without_a_configuration_the_key_is_written_to_its_folder(
+    side: Served, home: Path, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DCSYNC_CONFIG")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+
+    result = run(side, dcsync, "create", "--dry-run")
+
+    folder = Path("/etc/dcsync") if os.geteuid() == 0 else home / "dcsync"
+    assert f"write the private key to {folder}/service-account.pem" in result.out
+
+
+def test_a_removal_without_an_answer_says_that_the_next_run_continues(side: Served, home: Path, dcsync: Dcsync) -> None:
+    made = create(side, dcsync)
+    configure(side, home, made)
+    side.sandbox.faults.add(Fault(server="token", kind="reset", match="keys/", times=None))
+
+    lost = dcsync("service-account", "rotate-key")
+    side.sandbox.faults.clear()
+
+    assert lost.status == 3
+    assert "run the same command again" in lost.err
+    assert made["key_id"] in remote_keys(side)
+    assert made["key_id"] in dcsync("service-account", "rotate-key").out
+    assert made["key_id"] not in remote_keys(side)
+
+
 def test_two_commands_do_not_create_keys_at_once(side: Served, home: Path, dcsync: Dcsync) -> None:
     with KeyFiles(home / "service-account.pem").locked():
         result = run(side, dcsync, "create", "mirror")
@@ -400,7 +443,8 @@ def test_a_key_file_of_another_program_stays(side: Served, home: Path, dcsync: D
         (("create", "--client-id", "x", "--client-secret", "hunter2"), "do not write a secret on the command line"),
         (("create", "--base-url", "http://127.0.0.1"), "--base-url is for --client-id"),
         (("create", "--client-id", "x", "--client-secret", "env:X", "--base-url", "nonsense"), "api.base_url"),
-        (("rotate-key",), "dcsync init"),
+        (("rotate-key",), "create one with `dcsync init`"),
+        (("create", "--client-id", "x", "--client-secret", f"env:{SECRET}", "--key-file", "a.json"), "choose a name"),
     ],
 )
 def test_missing_options_are_named(side: Served, dcsync: Dcsync, options: tuple[str, ...], words: str) -> None:

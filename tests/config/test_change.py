@@ -25,6 +25,7 @@ def test_quotes_and_line_breaks_stay() -> None:
     "text",
     [
         '[auth]\nmethod = "login"\n',
+        '[hooks]\nkey_id = "old"\n',
         'auth = { key_id = "old" }\n',
         '[auth]\nkey_id = "another"\n',
         '[auth]\nkey_id = """\nold"""\n',

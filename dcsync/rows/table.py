@@ -6,7 +6,9 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
+from dcsync.core.blank_lines import blank_lines
 from dcsync.core.columns import distinct_names
 from dcsync.core.csv_defects import first_defect
 from dcsync.core.sql import csv_text
@@ -49,10 +51,18 @@ class CsvTable:
                 raise
             raise _unreadable(self.path, *defect) from error
 
+    def blank_lines(self) -> int:
+        """Return the number of blank lines, which are rows only of a table with one column. Reads the whole file."""
+        with self._lines() as lines:
+            return blank_lines(lines)
+
     def _defect(self) -> tuple[int, str] | None:
-        with os.fdopen(os.open(descriptor_path(self.descriptor), os.O_RDONLY | os.O_CLOEXEC), "rb") as file:
-            found = first_defect(file, len(self.header))
+        with self._lines() as lines:
+            found = first_defect(lines, len(self.header))
         return None if found is None else (found.line, found.reason)
+
+    def _lines(self) -> BinaryIO:
+        return os.fdopen(os.open(descriptor_path(self.descriptor), os.O_RDONLY | os.O_CLOEXEC), "rb")
 
 
 @contextmanager

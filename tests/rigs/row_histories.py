@@ -96,8 +96,8 @@ class Track:
     def __post_init__(self) -> None:
         self.history = TableHistory(kind=self.kind)
 
-    def add(self, body: bytes) -> Step:
-        """Take the step to the next day."""
+    def add(self, body: bytes, counted: int | None = None) -> Step:
+        """Take the step to the next day, of which dcsync counted other rows with `counted`."""
         (self.folder / TABLE).write_bytes(body)
         number = len(self.history.steps)
         facts = count([body])
@@ -108,7 +108,7 @@ class Track:
             name=TABLE,
             size=len(body),
             sha256=hashlib.sha256(body).hexdigest(),
-            rows=None if facts is None else facts.rows,
+            rows=counted if facts is None or counted is not None else facts.rows,
             kind=self.kind,
         )
         after = os.open(self.folder / f"{number}.parquet", os.O_RDWR | os.O_CREAT | os.O_TRUNC)

@@ -13,7 +13,7 @@ from dcsync.core.sql import identifier
 from dcsync.core.table import TableKind
 from dcsync.errors import RowsUnproved
 from dcsync.ops.history.statements import Sources, proof_hash, valid_at
-from dcsync.rows import Engine
+from dcsync.rows import CsvTable, Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,13 @@ def prove_counts(before: int, added: int, after: int) -> None:
         raise RowsUnproved(f"the history had {before} rows, and after {added} more it has {after}")
 
 
-def prove_download(step: Step, counted: int | None) -> None:
-    """Raise `RowsUnproved` unless the snapshot has as many rows as dcsync counted at the download."""
-    if counted is not None and counted != step.rows:
+def prove_download(step: Step, counted: int | None, table: CsvTable) -> None:
+    """Raise `RowsUnproved` unless the snapshot has as many rows as dcsync counted at the download.
+
+    dcsync counts blank lines, which are rows only of a table with one column.
+    """
+    if counted in {None, step.rows}:
+        return
+    blank = table.blank_lines() if len(table.header) > 1 else 0
+    if counted != step.rows + blank:
         raise RowsUnproved(f"the table has {step.rows} rows, and dcsync counted {counted} at the download")

@@ -69,7 +69,7 @@ def take_step(engine: Engine, history: TableHistory, extract: Extract, table: Cs
     wide = len(sources.all_columns) >= _WIDE
     engine.run(_SETTINGS.format(threads=1 if wide else THREADS))
     with temporary_tables(engine), table.reading():
-        return _Taking(engine, sources, files).take(history, replace(extract, time=moment))
+        return _Taking(engine, sources, table, files).take(history, replace(extract, time=moment))
 
 
 def unchanged_step(history: TableHistory, extract: Extract) -> TableHistory | None:
@@ -145,9 +145,10 @@ def temporary_tables(engine: Engine) -> Iterator[None]:
 class _Taking:
     """One step that is being taken."""
 
-    def __init__(self, engine: Engine, sources: Sources, files: Files) -> None:
+    def __init__(self, engine: Engine, sources: Sources, table: CsvTable, files: Files) -> None:
         self._engine = engine
         self._sources = sources
+        self._table = table
         self._files = files
         self._has_copies = False
 
@@ -164,7 +165,7 @@ class _Taking:
             added=added,
             removed=removed,
         )
-        prove_download(step, extract.rows)
+        prove_download(step, extract.rows, self._table)
         after = history.with_step(step)
         is_written = self._is_new(added, removed)
         if is_written:

@@ -121,10 +121,30 @@ def test_a_table_that_cannot_be_read_changes_nothing(track: Track, body: bytes) 
     assert track.at(first) == [("1", "2")]
 
 
-def test_a_table_with_other_rows_than_dcsync_counted_is_not_proved(track: Track) -> None:
-    # dcsync counts an empty line, which no reader of tables with two columns takes for a row.
-    with pytest.raises(RowsUnproved, match="1 rows, and dcsync counted 2"):
-        track.add(b"a,b\n1,2\n\n")
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        (b"a,b\n1,2\n\n", [("1", "2")]),
+        (b"a,b\n\n1,2\n\n\n3,4", [("1", "2"), ("3", "4")]),
+        (b"a,b\r\n1,2\r\n\r\n3,4\r\n\r\n", [("1", "2"), ("3", "4")]),
+        (b'a,b\n1,"x\n\n\ny"\n\n', [("1", "x\n\n\ny")]),
+        (b"a,b\n\n", []),
+        (b"a\n1\n\n2\n\n", [("1",), ("2",), (None,), (None,)]),
+        (b"a\r\n\r\n1\r\n", [("1",), (None,)]),
+    ],
+)
+def test_a_blank_line_is_a_row_only_of_a_table_with_one_column(
+    track: Track, body: bytes, rows: list[tuple[str | None, ...]]
+) -> None:
+    step = track.add(body)
+
+    assert (step.rows, track.at(step)) == (len(rows), rows)
+
+
+@pytest.mark.parametrize("body", [b"a,b\n1,2\n\n", b"a\n1\n\n"])
+def test_a_table_with_other_rows_than_dcsync_counted_is_not_proved(track: Track, body: bytes) -> None:
+    with pytest.raises(RowsUnproved, match=r"rows, and dcsync counted 9 at the download"):
+        track.add(body, counted=9)
 
 
 # --- window tables ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dcsync.app.key_files import KeyFiles, Note
     from dcsync.app.service_account import Keys, Rotation
     from dcsync.auth.service_accounts import ServiceAccountAdmin
-    from dcsync.config import Config
+    from dcsync.config import Config, SecretRef
 
 #: APS, POST service-accounts: 5 to 64 letters, digits and dashes, and not only dashes.
 _NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9-]{5,64}")
@@ -321,17 +321,30 @@ async def _rotate_elsewhere(app: App, rotation: Rotation, files: KeyFiles, *, re
     with files.locked():
         note = await prove_next(app.keys(), rotation, files)
     changes = [f'set key_id = "{note.key_id}" below [auth] in {app.place}']
-    changes += [f"let {private_key.describe()} be the content of {files.pem}"]
+    changes += [_pass_on(private_key, files)]
+    changes += ["restart the daemon: systemctl restart dcsync"]
     changes += [f"run: dcsync service-account rotate-key --key-file {shlex.quote(str(files.pem))} --remove-old"]
     if not remove_old:
         return _report_rotated(app, note, files, changes=changes)
     if rotation.key_id != note.key_id:
         message = f"auth.key_id is still {rotation.key_id}, so the old key is not removed"
         raise ConfigError(message, hint=changes[0])
-    secret = private_key.resolve(app.environ).get_secret_value()
+    # Only a unit has its credentials. Elsewhere, the file is proved that the unit shall read.
+    is_here = private_key.kind != "credential" or "CREDENTIALS_DIRECTORY" in os.environ
+    secret = private_key.resolve(app.environ).get_secret_value() if is_here else files.key()
     with files.locked():
         await remove_replaced(app.keys(), rotation, files, note, secret)
     return _report_rotated(app, note, files, changes=[])
+
+
+def _pass_on(private_key: SecretRef, files: KeyFiles) -> str:
+    """Return what lets the daemon read the new private key."""
+    kind, _, name = private_key.describe().partition(":")
+    if kind == "credential":
+        line = f"LoadCredential={name}:{files.pem}"
+        return f"write {line} to /etc/dcsync/service.d/secrets.conf, and run: systemctl daemon-reload"
+    place = "auth.private_key" if private_key.holds_secret else private_key.describe()
+    return f"store the content of {files.pem} in {place}"
 
 
 def _report_rotated(app: App, note: Note, files: KeyFiles, *, changes: Sequence[str]) -> int:
@@ -353,7 +366,9 @@ def _report_rotated(app: App, note: Note, files: KeyFiles, *, changes: Sequence[
     click.echo(f"  private key  {files.pem}")
     if removed:
         click.echo(f"  removed key  {removed}\n")
-        click.echo("Restart the daemon, which reads its key only at its start: systemctl restart dcsync")
+        click.echo(
+            "Restart the daemon, unless you just did. It reads its key only at its start: systemctl restart dcsync"
+        )
         return 0
     click.echo(f"\nThe key {note.replaces} stays until you have done this:")
     for number, change in enumerate(changes, start=1):

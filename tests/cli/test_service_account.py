@@ -326,6 +326,25 @@ def test_for_the_service_the_key_and_the_secret_are_credentials(
     assert "install -m" not in written_by_init.out
 
 
+@pytest.mark.needs_root
+def test_a_key_that_is_a_credential_is_replaced_in_two_runs_of_root(
+    side: Served, home: Path, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create(side, dcsync)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    configure(side, home, made, "credential:service-account-key")
+    rotate = ("service-account", "rotate-key", "--key-file", str(home / "new.pem"))
+
+    first = dcsync(*rotate)
+    new = json.loads((home / "new.json").read_text())["key_id"]
+    (home / "config.toml").write_text((home / "config.toml").read_text().replace(made["key_id"], new))
+    last = dcsync(*rotate, "--remove-old")
+
+    assert f"LoadCredential=service-account-key:{home}/new.pem" in first.out
+    assert last.status == 0, last.err
+    assert remote_keys(side) == [new]
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 

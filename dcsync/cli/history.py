@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dcsync.config import Config
     from dcsync.core.model import Json
+    from dcsync.core.row_history import Check
     from dcsync.daemon.open_order import OpenOrder
     from dcsync.ops.history.catch_up import Chosen, HistoryReport, RequestReport
     from dcsync.ops.history.verify import Verified
@@ -174,6 +175,9 @@ def _print(out: Answer, found: RequestReport) -> None:
             out.echo(f"  do:   {failed.hint}", err=True)
     for name, wait in found.waiting.items():
         out.echo(f"{where}/{name}.parquet: {wait.path} is left out: {printable(wait.reason, 400)}", err=True)
+    for name, table in outcome.state.tables.items():
+        if table.checked is not None and not table.checked.is_equal:
+            out.echo(f"{where}/{name}.parquet: {_check_text(table.checked)}", err=True)
     for name in outcome.kept:
         reason = "kept: the mirror no longer has the snapshots of all its steps"
         out.echo(f"{where}/{name}.parquet: {reason}", err=True)
@@ -225,13 +229,23 @@ def _verify_answer(verified: Sequence[Verified], *, as_json: bool) -> Answer:
         for each in found.unproved:
             what = f"{found.account}: {found.folder}/{each.table}.parquet does not prove"
             answer.echo(f"{what}: {each.path}: {printable(each.reason, 400)}")
+        for name, check in found.checked.items():
+            answer.echo(f"{found.account}: {found.folder}/{name}.parquet: {_check_text(check)}")
         gone = f", {found.gone} not checked, because their snapshots are no longer in the mirror" if found.gone else ""
         bad = f", {len(found.unproved)} not proved" if found.unproved else ""
         answer.echo(f"{found.account}: {found.folder}: {found.proved} steps proved{bad}{gone}")
     return answer
 
 
+def _check_text(check: Check) -> str:
+    counts = f"{check.equal} row{'' if check.equal == 1 else 's'} as in {check.path}"
+    differ = f"{check.missing} missing, {check.extra} extra, {check.different} different"
+    return counts if check.is_equal else f"{counts}, {differ}"
+
+
 def _verified_json(found: Verified) -> dict[str, Json]:
+    from dcsync.core.row_history import check_json
+
     unproved: list[Json] = [
         {"table": each.table, "job": each.job, "path": each.path, "reason": each.reason} for each in found.unproved
     ]
@@ -242,4 +256,5 @@ def _verified_json(found: Verified) -> dict[str, Json]:
         "proved": found.proved,
         "not_checked": found.gone,
         "unproved": unproved,
+        "checked": [{"table": name, **check_json(check)} for name, check in found.checked.items()],
     }

@@ -34,6 +34,8 @@ RESERVED: Final = (VALID_FROM, VALID_TO, FIRST_SEEN, ROW_NUMBER)
 #: The columns that delta tables have (docs/project/api.md §8).
 KEY: Final = "adsk_row_id"
 DELETED_AT: Final = "deleted_at"
+#: The counts of a comparison.
+_COUNTS: Final = ("equal", "missing", "extra", "different")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,29 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A comparison of a delta table with a full extract of the same table, whose `job`, `time` and `path` these are.
+
+    The rows are those that the delta table had after the last `step` before. The counts are of rows that both have,
+    that the delta table lacks, that only it has, and that have the same key and other fields.
+    """
+
+    job: JobId
+    time: datetime
+    path: str
+    step: JobId
+    equal: int
+    missing: int
+    extra: int
+    different: int
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both have the same rows."""
+        return not (self.missing or self.extra or self.different)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableHistory:
     """The steps of a table, oldest first."""
 
@@ -96,6 +121,8 @@ class TableHistory:
     waits: Wait | None = None
     #: The size and the time of the Parquet file, by which dcsync recognizes that the steps are those of this file.
     file: tuple[int, int] | None = None
+    #: How a delta table compares with a full extract.
+    checked: Check | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -244,7 +271,15 @@ def table_json(history: TableHistory) -> dict[str, Json]:
         found["waits"] = {"job": wait.job, "path": wait.path, "sha256": wait.sha256, "reason": wait.reason}
     if history.file is not None:
         found["file"] = list(history.file)
+    if history.checked is not None:
+        found["checked"] = check_json(history.checked)
     return found
+
+
+def check_json(check: Check) -> dict[str, Json]:
+    """Return a comparison as JSON."""
+    counts: dict[str, Json] = {name: getattr(check, name) for name in _COUNTS}
+    return {"job": check.job, "time": exact_time(check.time), "path": check.path, "step": check.step, **counts}
 
 
 def parse_table(value: Json) -> TableHistory:
@@ -261,7 +296,7 @@ def parse_table(value: Json) -> TableHistory:
     for each in _list(entry.get("steps")):
         whole = {**whole, "added": 0, "removed": 0, **_mapping(each)}
         steps.append(_step(whole))
-    waits, file = entry.get("waits"), entry.get("file")
+    waits, file, checked = entry.get("waits"), entry.get("file"), entry.get("checked")
     return TableHistory(
         kind=kind,
         steps=tuple(steps),
@@ -271,16 +306,14 @@ def parse_table(value: Json) -> TableHistory:
         ),
         waits=None if waits is None else _wait(_mapping(waits)),
         file=None if file is None else _pair(_list(file)),
+        checked=None if checked is None else _check(_mapping(checked)),
     )
 
 
 def _step(entry: Mapping[str, Json]) -> Step:
-    time = parse_time(entry.get("time"))
-    if time is None:
-        raise WireError("a step has no time")
     return Step(
         job=JobId(_text(entry, "job")),
-        time=time,
+        time=_time(entry),
         sha256=_text(entry, "sha256"),
         rows=_count(entry.get("rows")),
         digest=_text(entry, "digest"),
@@ -297,6 +330,27 @@ def _wait(entry: Mapping[str, Json]) -> Wait:
         sha256=_text(entry, "sha256"),
         reason=_text(entry, "reason"),
     )
+
+
+def _check(entry: Mapping[str, Json]) -> Check:
+    equal, missing, extra, different = (_count(entry.get(name)) for name in _COUNTS)
+    return Check(
+        job=JobId(_text(entry, "job")),
+        time=_time(entry),
+        path=_text(entry, "path"),
+        step=JobId(_text(entry, "step")),
+        equal=equal,
+        missing=missing,
+        extra=extra,
+        different=different,
+    )
+
+
+def _time(entry: Mapping[str, Json]) -> datetime:
+    time = parse_time(entry.get("time"))
+    if time is None:
+        raise WireError("a step has no time")
+    return time
 
 
 def _pair(values: Sequence[Json]) -> tuple[int, int]:

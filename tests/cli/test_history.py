@@ -93,6 +93,29 @@ def test_verify_proves_every_step_again_and_names_what_does_not_prove(side: Serv
     assert dcsync("history", "--verify").status == 0
 
 
+def test_a_delta_table_that_differs_from_a_full_extract_is_shown(side: Served, dcsync: Dcsync) -> None:
+    switch_on(side)
+    world, now = side.sandbox.world, datetime.now(UTC)
+    for name, group, dates, body, days in (
+        ("Changes", "cdcissues", "YESTERDAY", b"adsk_row_id,v\na,1\nb,2\n", 3),
+        ("Full", "issues", None, b"adsk_row_id,v\na,1\nb,3\n", 2),
+    ):
+        request = world.add_request(name, service_groups=(group,), date_range=dates)
+        files = {f"{group}_issues.csv": body}
+        world.add_job(request, completed_at=now - timedelta(days=days), files=files, with_archive=False)
+    assert dcsync("sync").status == 0
+    text = "issues_issues.csv, 0 missing, 0 extra, 1 different"
+
+    built, verified = dcsync("history"), dcsync("history", "--verify")
+    assert (built.status, verified.status) == (0, 0)
+    assert "cdcissues_issues.parquet: 1 row as in acme/full-" in built.err
+    assert text in built.err
+    assert text in verified.out
+    found = json.loads(dcsync("history", "--verify", "--json").out)["requests"]
+    (checked,) = [each for request in found for each in request["checked"]]
+    assert (checked["table"], checked["equal"], checked["different"]) == ("cdcissues_issues", 1, 1)
+
+
 def _metadata(path: Path) -> str:
     row = duckdb.execute(f"SELECT value FROM parquet_kv_metadata('{path}')").fetchone()
     assert row is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 
 from dcsync.core.model import JobId
 from dcsync.core.row_history import (
+    Check,
     Extract,
     Omission,
     RequestState,
     Step,
     TableHistory,
     Wait,
+    check_json,
     merged_columns,
     parse_state,
     parse_table,
@@ -122,6 +125,26 @@ def test_a_history_has_the_name_of_its_table(path: str, name: str) -> None:
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
+CHECK = Check(
+    job=JobId("full"), time=BEGIN, path="acme/f/a.csv", step=JobId("job-1"), equal=4, missing=3, extra=2, different=1
+)
+
+
+def test_a_comparison_is_equal_if_no_row_differs() -> None:
+    same = replace(CHECK, missing=0, extra=0, different=0)
+
+    assert same.is_equal
+    for other in (replace(same, missing=1), replace(same, extra=1), replace(same, different=1)):
+        assert not other.is_equal
+
+
+def test_a_comparison_survives_json() -> None:
+    history = make_history(1, checked=CHECK)
+
+    assert parse_table(table_json(history)) == history
+    assert history.with_step(make_step(2)).checked == CHECK
+
+
 def test_the_state_survives_json() -> None:
     history = make_history(1, 2, omitted=(Omission(job=JobId("x"), reason="late"),), file=(10, 20))
     history = history.with_step(make_step(4, added=3, removed=2)).with_wait(make_extract(5), "line 2: bad")
@@ -152,6 +175,10 @@ GOOD: dict[str, Any] = {
         {"format": None},
         {"kind": "other"},
         {"steps": "x"},
+        {"checked": []},
+        {"checked": {"job": "full", "path": "a.csv", "step": "job-1", "equal": 1}},
+        {"checked": {**check_json(CHECK), "time": None}},
+        {"checked": {**check_json(CHECK), "extra": "1"}},
         {"steps": None},
         {"steps": [1]},
         {"steps": [{**GOOD["steps"][0], "time": "yesterday"}]},

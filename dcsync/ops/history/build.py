@@ -11,15 +11,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
+import structlog
+
+from dcsync.core.delta_check import full_extracts
 from dcsync.core.model import JobId
-from dcsync.core.row_history import Extract, Omission, RequestState, TableHistory, can_restart, plan
+from dcsync.core.row_history import (
+    RESERVED,
+    Check,
+    Extract,
+    Omission,
+    RequestState,
+    TableHistory,
+    can_restart,
+    plan,
+)
 from dcsync.errors import DcsyncError, RowsFailed, RowsInterrupted, RowsUnreadable
 from dcsync.mirror import disk
 from dcsync.mirror.durable import replace_durably
 from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.history.delta_check import compare
 from dcsync.ops.history.files import HistoryFolder, Lost, Replacement
 from dcsync.ops.history.steps import Files, Taken, take_step, unchanged_step
 from dcsync.rows import Engine, open_table, opened
+
+log = structlog.get_logger(__name__)
 
 #: How often the process may end while it takes one step, before that step waits for another table.
 _MOST_CRASHES: Final = 2
@@ -45,6 +60,8 @@ class RequestTables:
     jobs: tuple[JobId, ...]
     tables: Mapping[str, Sequence[Extract]]
     is_whole: bool = True
+    #: The full tables of the data requests for the same projects, by their file names in lower case.
+    fulls: Mapping[str, Sequence[Extract]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +161,13 @@ class Building:
                     self._advance(name, known.tables.get(name), extracts)
                 if self._has_all and not self.outcome.failed and not self.outcome.needs_all:
                     jobs = tuple(dict.fromkeys((*jobs, *self._request.jobs)))
+                for name, history in self._tables.items():
+                    for full in full_extracts(name, history, self._request.fulls):
+                        self._stopping.check()
+                        checked = self._compare(name, history, full)
+                        if checked is not None:
+                            self._tables[name] = replace(history, checked=checked)
+                            break
             finally:
                 state = RequestState(tables=self._tables, wanted=self._request.wanted, jobs=jobs)
                 self.outcome.state = state
@@ -181,6 +205,22 @@ class Building:
             self._fail(name, error.message, error.advice or "")
         except OSError as error:
             self._fail(name, disk.disk_error(error, f"building the row history of {name}").message)
+
+    def _compare(self, name: str, history: TableHistory, full: Extract) -> Check | None:
+        """Compare a delta table with a full extract. None if one of them cannot be read."""
+        try:
+            with (
+                self._files.opened(name) as file,
+                self._root.folder(full.folder) as snapshot,
+                open_table(full.name, below=snapshot, reserved=RESERVED) as table,
+            ):
+                return compare(self.engine(), history, file, full, table)
+        except RowsInterrupted:
+            raise
+        except (DcsyncError, OSError) as error:
+            # The full table has a history of its own, whose alert says more.
+            log.info("delta table not compared", table=name, path=f"{full.folder}/{full.name}", reason=str(error))
+            return None
 
     def _begin(self, name: str, extracts: Sequence[Extract]) -> None:
         kind = next((extract.kind for extract in extracts if extract.kind is not None), None)

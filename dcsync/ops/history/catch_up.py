@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import structlog
 
 from dcsync.core.alerts import AlertCode
+from dcsync.core.delta_check import full_extracts, has_same_projects
 from dcsync.core.layout import history_folders
 from dcsync.core.model import AccountName, RequestId, Snapshot
 from dcsync.core.ports import KnownRequest
 from dcsync.core.row_history import Extract, RequestState, Wait, table_name
 from dcsync.core.summary import PastSnapshot
+from dcsync.core.table import TableKind
 from dcsync.errors import DcsyncError, DiskError, MirrorLocked, MirrorTampered, RowsFailed, RowsInterrupted
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror.root import OWN_FOLDER, FileLock
@@ -37,6 +39,9 @@ T = TypeVar("T")
 _INTERRUPT_S: Final = 0.05
 #: How often a build checks if another host has finished the same data request.
 _LOCK_S: Final = 0.5
+_EVERY_TABLE: Final = HistorySettings(tables=("*",))
+#: Full tables by their file names in lower case.
+_Fulls: TypeAlias = Mapping[str, Sequence[Extract]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,11 +258,12 @@ class _Account:
         done = known.jobs if known.wanted == self._settings.tables and not self._chosen.is_thorough else ()
         needed = [snapshot for snapshot in there if snapshot.job not in done]
         outcome = Outcome(state=known)
-        if needed:
-            outcome = await self._build(request, folder, needed, is_whole=len(needed) == len(there))
+        fulls = await self._fulls(request) if request.is_delta else {}
+        if needed or any(full_extracts(name, table, fulls) for name, table in known.tables.items()):
+            outcome = await self._build(request, folder, needed, fulls, is_whole=len(needed) == len(there))
             if outcome.needs_all:
                 first = outcome
-                outcome = await self._build(request, folder, there, is_whole=True)
+                outcome = await self._build(request, folder, there, fulls, is_whole=True)
                 outcome.steps, outcome.written = outcome.steps + first.steps, outcome.written + first.written
         if not self._chosen.tables:
             await self._count_changes(folder, [snapshot for snapshot in there if snapshot.is_whole], outcome)
@@ -306,10 +312,26 @@ class _Account:
         return await in_thread(work)
 
     async def _build(
-        self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], *, is_whole: bool
+        self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], fulls: _Fulls, *, is_whole: bool
     ) -> Outcome:
-        tables = await self._tables_of(request, folder, needed, is_whole=is_whole)
+        tables = replace(await self._tables_of(request, folder, needed, is_whole=is_whole), fulls=fulls)
         return await in_thread(partial(self._run, tables, asyncio.get_running_loop()))
+
+    async def _fulls(self, request: KnownRequest) -> _Fulls:
+        """Return the full tables in the newest snapshots of the data requests for the same projects."""
+        manifest = self._context.manifest
+        requests = await manifest.requests(self._account)
+        newest = {past.request: past for past in await manifest.history.snapshots(self._account) if past.is_whole}
+        found: dict[str, list[Extract]] = {}
+        for identifier, past in newest.items():
+            other = requests.get(identifier)
+            if other is None or not has_same_projects(request.document, other.document):
+                continue
+            snapshot = await manifest.history.snapshot(self._account, past.job)
+            for extract in () if snapshot is None else extracts_of(snapshot, _EVERY_TABLE):
+                if extract.kind is TableKind.FULL:
+                    found.setdefault(extract.name.casefold(), []).append(extract)
+        return found
 
     async def _tables_of(
         self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], *, is_whole: bool

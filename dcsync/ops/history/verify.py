@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import KnownRequest
-from dcsync.core.row_history import Extract, Step, TableHistory
+from dcsync.core.row_history import Check, Extract, Step, TableHistory
 from dcsync.errors import DcsyncError, RowsInterrupted, RowsUnproved
 from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot
@@ -43,6 +43,8 @@ class Verified:
     proved: int = 0
     gone: int = 0
     unproved: list[Unproved] = field(default_factory=list)
+    #: The recorded comparisons of delta tables with full extracts, by table.
+    checked: dict[str, Check] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,8 @@ class Verifying:
                     path = f"{self.request.folder}/{name}.parquet"
                     verified.unproved.append(Unproved(table=name, job=None, path=path, reason=found.reason))
                 elif found is not None and found.steps:
+                    if found.checked is not None:
+                        verified.checked[name] = found.checked
                     with files.opened(name) as descriptor:
                         self._table(engine, name, found, extracts, parquet(descriptor), verified)
         return verified

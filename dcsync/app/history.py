@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from dcsync.app.from_config import account_settings, history_settings
@@ -13,9 +14,11 @@ from dcsync.core.alerts import AlertCode
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
-from dcsync.ops.context import SyncContext
+from dcsync.ops.context import HistorySettings, SyncContext
 from dcsync.ops.history.catch_up import Chosen, HistoryReport, catch_up
+from dcsync.ops.history.windows import proved_windows
 from dcsync.ops.integrity.content_reader import ReadingObserver
+from dcsync.ops.integrity.prune import ProvesWindows
 from dcsync.ops.page import write_report
 
 _PART: Final = Part(
@@ -24,6 +27,13 @@ _PART: Final = Part(
     name="building the row histories",
     next_try="it is tried again after the next snapshot",
 )
+
+
+def proving_windows(config: Config) -> ProvesWindows:
+    """Return what proves window tables before a prune removes them: nothing, unless `[keep] proved_windows` is on."""
+    # DuckDB need not be installed: the tables stay then.
+    tables = config.history.tables if config.keep.proved_windows else ()
+    return partial(proved_windows, settings=HistorySettings(tables=tuple(tables), memory=config.history.memory))
 
 
 async def build_after_run(config: Config, context: SyncContext, dispatcher: AlertDispatcher) -> None:

@@ -48,6 +48,7 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     more than one snapshot and more than 40 % of a data request's snapshots would be removed or reduced, prune changes
     nothing and exits with status 14. Use --force if you mean it. While the daemon is running, the daemon prunes.
     """
+    from dcsync.app.from_config import keep_policy
     from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config, run_async
 
@@ -57,7 +58,7 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     async def alone() -> Answer:
         return _answer(await _prune(config, accounts, dry_run=dry_run, force=force), as_json=as_json)
 
-    if not any(config.keep.model_dump().values()):
+    if keep_policy(config).keeps_everything:
         click.echo(
             "note: [keep] has no rule, so every snapshot stays. Set last, daily, weekly, monthly or yearly", err=True
         )
@@ -97,6 +98,7 @@ def _answer(report: PruneReport, *, as_json: bool) -> Answer:
 
 async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, force: bool) -> PruneReport:
     from dcsync.app.from_config import account_settings, keep_policy
+    from dcsync.app.history import proving_windows
     from dcsync.app.mirror import open_mirror, open_mirror_unlocked
     from dcsync.app.renew import renewing
     from dcsync.cluster import stores_for
@@ -110,7 +112,7 @@ async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, forc
             return await prune(context, selected, keep_policy(config), dry_run=True, force=force)
     async with renewing(open_mirror, config, stores, role="prune") as context:
         await recover(context, account_settings(config))
-        return await prune(context, selected, keep_policy(config), force=force)
+        return await prune(context, selected, keep_policy(config), force=force, windows=proving_windows(config))
 
 
 def _print(out: Answer, report: PruneReport) -> None:

@@ -264,6 +264,7 @@ class Keep(Section):
     weekly: int = Field(default=0, ge=0)
     monthly: int = Field(default=0, ge=0)
     yearly: int = Field(default=0, ge=0)
+    proved_windows: bool = False
 
 
 class Verify(Section):

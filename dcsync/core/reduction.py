@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dcsync.core.kinds import kind_of
@@ -26,12 +26,14 @@ _UNKNOWN = "unknown"
 class Division:
     """The files of a snapshot that is reduced. `tables` are those of `kept` that are tables.
 
-    `keeps_full` says that one of them is a full table, because no newer snapshot has it.
+    `keeps_full` says that one of them is a full table, because no newer snapshot has it. `in_history` names those of
+    `removed` whose rows are only in the row history.
     """
 
     kept: tuple[StoredFile, ...]
     removed: tuple[StoredFile, ...]
     keeps_full: bool = False
+    in_history: tuple[str, ...] = ()
 
     @property
     def tables(self) -> tuple[StoredFile, ...]:
@@ -63,6 +65,17 @@ def divide(
     return Division(kept=tuple(kept), removed=tuple(removed), keeps_full=keeps_full)
 
 
+def without_windows(division: Division, proved: Collection[str]) -> Division:
+    """Return the division if these window tables go too. `proved` has their names in the snapshot."""
+    gone = tuple(stored for stored in division.kept if stored.name in proved and stored.kind is TableKind.WINDOW)
+    return replace(
+        division,
+        kept=tuple(stored for stored in division.kept if stored not in gone),
+        removed=(*division.removed, *gone),
+        in_history=tuple(stored.name for stored in gone),
+    )
+
+
 def full_tables(kinds: Iterable[tuple[str, TableKind | None]], request: DataRequest | None) -> set[str]:
     """Return those of Autodesk's file names that are certainly full tables. `kinds` has their recorded kinds."""
     return {name for name, kind in kinds if is_table(name) and _has_all_rows(_certain(name, kind, request))}
@@ -85,6 +98,8 @@ def describe_tables(tables: Sequence[StoredFile], request: DataRequest | None) -
         word = "ZIP" if _is_archive(stored) else _UNKNOWN if kind is None else kind.value
         counts[word] = counts.get(word, 0) + 1
     parts = [_counted(word, count) for word, count in sorted(counts.items(), reverse=True)]
+    if not parts:
+        return "no table"
     rows = rows_of(tables)
     return " and ".join(parts) + ("" if rows is None else f" ({rows:,} row{'' if rows == 1 else 's'})")
 
@@ -95,10 +110,13 @@ def rows_of(tables: Sequence[StoredFile]) -> int | None:
     return sum(count for count in counts if count is not None) if None not in counts else None
 
 
-def reduced_sidecar(body: bytes, keep: Collection[str], *, at: datetime, version: str) -> bytes:
+def reduced_sidecar(
+    body: bytes, keep: Collection[str], *, at: datetime, version: str, in_history: Collection[str] = ()
+) -> bytes:
     """Return the sidecar of the reduced snapshot: the old one, with the removed files in `reduced`.
 
-    Everything else stays as it was written. Raises `WireError` if the old one cannot be read or lacks a kept file.
+    The entries of files whose rows are `in_history` say so. Everything else stays as it was written. Raises `WireError`
+    if the old one cannot be read or lacks a kept file.
     """
     document = decode_json(body)
     files = document.get("files") if isinstance(document, Mapping) else None
@@ -108,7 +126,13 @@ def reduced_sidecar(body: bytes, keep: Collection[str], *, at: datetime, version
     kept: list[Json] = []
     removed: list[Json] = []
     for entry in files:
-        (kept if isinstance(entry, Mapping) and entry.get("name") in keep else removed).append(entry)
+        name = entry.get("name") if isinstance(entry, Mapping) else None
+        if name in keep:
+            kept.append(entry)
+        elif isinstance(entry, Mapping) and name in in_history:
+            removed.append({**entry, "in_history": True})
+        else:
+            removed.append(entry)
     if len(kept) != len(keep):
         msg = "the sidecar lacks a file of the snapshot"
         raise WireError(msg)

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import structlog
 
 from dcsync.app.from_config import keep_policy
+from dcsync.app.history import proving_windows
 from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
@@ -100,7 +101,13 @@ class Chores:
 
         async def work() -> PruneReport:
             unfinished = await self._finish_interrupted()
-            report = await prune(self.context, accounts, keep_policy(self.config), force=force)
+            report = await prune(
+                self.context,
+                accounts,
+                keep_policy(self.config),
+                force=force,
+                windows=proving_windows(self.config),
+            )
             await report_unfinished(self.context, unfinished)
             return report
 
@@ -143,7 +150,7 @@ class Chores:
         policy = keep_policy(self.config)
         try:
             if not policy.keeps_everything:
-                await prune(self.context, self.accounts, policy)
+                await prune(self.context, self.accounts, policy, windows=proving_windows(self.config))
             else:
                 for account in self.accounts:
                     await BrokenParts(self.context.manifest, account.name).replace(PRUNE_CODES, [])

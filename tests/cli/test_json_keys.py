@@ -24,8 +24,9 @@ def sidecars(side: Served, dcsync: Dcsync) -> list[Any]:
     second = {"a.csv": b"id\n1\n", "b.csv": b"id\n1\n"}
     world.add_job(request, completed_at=now - timedelta(days=1), files=first, with_archive=True)
     world.add_job(request, completed_at=now - timedelta(hours=1), files=second, with_archive=True)
+    keys = '[history]\ntables = ["*"]\n\n[keep]\nlast = 1\nproved_windows = true\n'
+    side.config.write_text(f"{side.config.read_text()}\n{keys}")
     assert dcsync("sync").status == 0
-    side.config.write_text(side.config.read_text() + "\n[keep]\nlast = 1\n")
     assert "1 reduced" in dcsync("prune").out
     return [json.loads(path.read_text()) for path in sorted(side.root.rglob("*/_dcsync.json"))]
 

@@ -19,6 +19,7 @@ from dcsync.core.reduction import (
     reduced_in,
     reduced_sidecar,
     rows_of,
+    without_windows,
 )
 from dcsync.core.table import TableFacts, TableKind
 from dcsync.core.wire import WireError
@@ -54,6 +55,15 @@ def test_full_tables_go_and_everything_else_stays() -> None:
     assert names(division.kept) == [README.name, SCHEMA.name, "activities_docs.csv", "cdc_issues.csv"]
     assert division.frees_tables
     assert not division.keeps_full
+
+
+def test_window_tables_that_are_proved_go_too() -> None:
+    delta = table("cdc_issues.csv", TableKind.DELTA)
+    docs, issues = (table(f"activities_{name}.csv", TableKind.WINDOW) for name in ("docs", "issues"))
+    full = table("admin_users.csv", TableKind.FULL)
+    division = without_windows(Division(kept=(README, delta, docs, issues), removed=(full,)), {docs.name, delta.name})
+
+    assert division == Division(kept=(README, delta, issues), removed=(full, docs), in_history=(docs.name,))
 
 
 def test_a_full_table_stays_if_no_newer_snapshot_has_it() -> None:
@@ -181,6 +191,17 @@ def test_the_sidecar_keeps_everything_and_says_what_was_removed() -> None:
     assert document["record"] == {"calls": 3, "reduced_at": "2026-11-22T12:00:00.000000Z"}
     assert (document["format"], document["new"]) == (1, [1])
     assert reduced_in(document) == (NOON, ("a.csv!",))
+
+
+def test_the_sidecar_marks_tables_whose_rows_are_in_the_history() -> None:
+    document = json.loads(reduced_sidecar(body(), {"c.html"}, at=NOON, version="9.9", in_history=["b.csv"]))
+
+    was = json.loads(body())["files"]
+    assert document["reduced"]["files"] == [was[0], {**was[1], "in_history": True}]
+
+
+def test_no_table_that_stays_is_described() -> None:
+    assert describe_tables([], None) == "no table"
 
 
 def test_a_sidecar_of_the_first_version_has_no_record() -> None:

@@ -21,6 +21,8 @@ _OPEN: Final = {
     "tables[].rows[].before",
     "tables[].rows[].after",
 }
+#: Keys of these objects that are listed.
+_LISTED: Final = {"reduced.files[].in_history"}
 
 
 def documented(heading: str) -> set[str]:
@@ -36,7 +38,7 @@ def written(value: Any, path: str = "") -> Iterator[str]:
             yield from written(item, f"{path}[]")
     elif isinstance(value, dict):
         for key, inner in value.items():
-            if path in _OPEN:
+            if path in _OPEN and f"{path}.{key}" not in _LISTED:
                 continue
             below = f"{path}.{key}" if path else key
             yield below

@@ -22,7 +22,7 @@ from dcsync.core.summary import PastSnapshot
 from dcsync.core.table import TableKind
 from dcsync.errors import DcsyncError, DiskError, MirrorLocked, MirrorTampered, RowsFailed, RowsInterrupted
 from dcsync.manifest.broken import BrokenPart, BrokenParts
-from dcsync.mirror.root import OWN_FOLDER, FileLock
+from dcsync.mirror.root import OWN_FOLDER, FileLock, MirrorRoot
 from dcsync.ops.context import AccountSettings, HistorySettings, MirrorContext
 from dcsync.ops.history.build import Building, Failed, Options, Outcome, RequestTables, Stopping
 from dcsync.ops.history.changes import read_changes, update_changes
@@ -377,12 +377,10 @@ class _Account:
             progressed=progressed,
         )
         root = self._context.root
-        with root.folder(f"{OWN_FOLDER}/{WORK}", create=True):
-            path = root.path / OWN_FOLDER / WORK / f"{tables.slug}.lock"
         while True:
             stopping.check()
             try:
-                with FileLock(path, f"the row history of {tables.slug}", role=None):
+                with building_lock(root, tables.slug):
                     return Building(root, tables, options, stopping).run()
             except MirrorLocked:
                 stopping.wait(_LOCK_S)
@@ -400,6 +398,13 @@ class _FromThread:
 
     def read(self, size: int) -> None:
         self.loop.call_soon_threadsafe(self.observer.read, size)
+
+
+def building_lock(root: MirrorRoot, slug: str) -> FileLock:
+    """Return the lock of a data request's row history, for the time of a build. Blocks."""
+    with root.folder(f"{OWN_FOLDER}/{WORK}", create=True):
+        path = root.path / OWN_FOLDER / WORK / f"{slug}.lock"
+    return FileLock(path, f"the row history of {slug}", role=None)
 
 
 def extracts_of(snapshot: Snapshot, settings: HistorySettings) -> list[Extract]:

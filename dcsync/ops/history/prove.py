@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from dcsync.core.row_history import Step
+from dcsync.core.row_history import FIRST_SEEN, Step
 from dcsync.core.sql import identifier
 from dcsync.core.table import TableKind
 from dcsync.errors import RowsUnproved
-from dcsync.ops.history.statements import Sources, proof_hash, valid_at
+from dcsync.ops.history.statements import Sources, proof_hash, timestamp, valid_at
 from dcsync.rows import CsvTable, Engine
 
 
@@ -70,6 +70,18 @@ def prove_counts(before: int, added: int, after: int) -> None:
     """Raise `RowsUnproved` unless a step added this many rows to the file, and lost none."""
     if before + added != after:
         raise RowsUnproved(f"the history had {before} rows, and after {added} more it has {after}")
+
+
+def prove_carried(engine: Engine, sources: Sources, after: str, moment: datetime) -> None:
+    """Raise `RowsUnproved` unless the file has the rows from before this step of a window table, unchanged.
+
+    They may be the only copy: the retention policy may have removed their snapshots.
+    """
+    columns = (*sources.known_columns, FIRST_SEEN)
+    hashed = f"SELECT count(*), sum({proof_hash(columns, columns)}::HUGEINT) FROM"
+    earlier = f"WHERE {FIRST_SEEN} < {timestamp(moment)}"
+    if content_of(engine, f"{hashed} {sources.before}") != content_of(engine, f"{hashed} {after} {earlier}"):
+        raise RowsUnproved("the step would change rows of earlier steps")
 
 
 def prove_download(step: Step, counted: int | None, table: CsvTable) -> None:

@@ -25,7 +25,7 @@ from dcsync.core.table import TableKind
 from dcsync.core.wire import WireError
 from dcsync.errors import RowsFailed, RowsUnreadable
 from dcsync.ops.history import statements
-from dcsync.ops.history.prove import content_of_snapshot, prove, prove_counts, prove_download
+from dcsync.ops.history.prove import content_of_snapshot, prove, prove_carried, prove_counts, prove_download
 from dcsync.ops.history.statements import Sources
 from dcsync.rows import CsvTable, Engine
 from dcsync.rows.engine import THREADS
@@ -175,6 +175,8 @@ class _Taking:
         prove(self._engine, self._sources, source, extract.time)
         if is_written:
             prove_counts(self._count(self._sources.before), added, self._count(source))
+            if self._sources.kind is TableKind.WINDOW and self._sources.before is not None:
+                prove_carried(self._engine, self._sources, source, extract.time)
         return Taken(history=after, is_written=is_written)
 
     def _is_new(self, added: int, removed: int) -> bool:

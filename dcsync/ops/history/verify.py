@@ -95,7 +95,7 @@ class Verifying:
                 verified.gone += 1
                 continue
             self.observer.snapshot(f"{name} of {extract.folder}", number, len(history.steps))
-            reason = self._reason(engine, history, step, extract, source)
+            reason = why_unproved(self.root, engine, history, step, extract, source)
             if reason is None:
                 verified.proved += 1
             else:
@@ -103,24 +103,27 @@ class Verifying:
                 verified.unproved.append(Unproved(table=name, job=step.job, path=path, reason=reason))
             self.observer.read(extract.size)
 
-    def _reason(self, engine: Engine, history: TableHistory, step: Step, extract: Extract, source: str) -> str | None:
-        """Return why a step does not prove, or None."""
-        try:
-            with (
-                self.root.folder(extract.folder) as folder,
-                open_table(extract.name, below=folder) as table,
-                temporary_tables(engine),
-                table.reading(),
-            ):
-                sources = sources_of(history.kind, history.columns, table, None)
-                if sources.all_columns != history.columns:
-                    raise RowsUnproved("the table has columns that the history does not have")
-                engine.run(statements.read_mine(sources))
-                prove(engine, sources, source, step.time)
-        except RowsInterrupted:
-            raise
-        except DcsyncError as error:
-            return error.message
-        except OSError as error:
-            return disk.disk_error(error, "reading the table").message
-        return None
+
+def why_unproved(
+    root: MirrorRoot, engine: Engine, history: TableHistory, step: Step, extract: Extract, source: str
+) -> str | None:
+    """Return why a step does not prove from its snapshot and the Parquet file in `source`, or None."""
+    try:
+        with (
+            root.folder(extract.folder) as folder,
+            open_table(extract.name, below=folder) as table,
+            temporary_tables(engine),
+            table.reading(),
+        ):
+            sources = sources_of(history.kind, history.columns, table, None)
+            if sources.all_columns != history.columns:
+                raise RowsUnproved("the table has columns that the history does not have")
+            engine.run(statements.read_mine(sources))
+            prove(engine, sources, source, step.time)
+    except RowsInterrupted:
+        raise
+    except DcsyncError as error:
+        return error.message
+    except OSError as error:
+        return disk.disk_error(error, "reading the table").message
+    return None

@@ -5,14 +5,16 @@ Each is removed or reduced in one step. The newest snapshot of a data request al
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import structlog
 
 from dcsync.core.alerts import AlertCode
-from dcsync.core.model import AccountName, JobId, Json
-from dcsync.core.reduction import rows_of
+from dcsync.core.model import AccountName, JobId, Json, RequestId
+from dcsync.core.reduction import Division, rows_of, without_windows
 from dcsync.core.retention import (
     Action,
     Dated,
@@ -38,6 +40,17 @@ from dcsync.ops.integrity.remove import AT_ONCE, remove_snapshots
 from dcsync.ops.integrity.verdicts import RequestVerdicts, judge
 
 log = structlog.get_logger(__name__)
+
+#: Gives the names of the window tables of a snapshot that may go, while the block lasts.
+ProvesWindows: TypeAlias = (
+    "Callable[[MirrorContext, AccountName, RequestId, JobId], AbstractAsyncContextManager[frozenset[str]]]"
+)
+
+
+def no_windows(*_: object) -> AbstractAsyncContextManager[frozenset[str]]:
+    """Let all window tables stay."""
+    return nullcontext(frozenset())
+
 
 #: The codes of the alerts that each prune records or resolves.
 PRUNE_CODES = (AlertCode.M_MASS, AlertCode.M_PRUNE)
@@ -136,15 +149,16 @@ async def prune(
     *,
     dry_run: bool = False,
     force: bool = False,
+    windows: ProvesWindows = no_windows,
 ) -> PruneReport:
     """Remove the published snapshots that the policy does not keep, but no rows that exist nowhere else.
 
-    A snapshot with window or delta tables is reduced to them. Raises `MassChange`, having removed nothing, when more
-    than 40 % of a request's snapshots would be removed or reduced without `force` or `dry_run`. The refusal is an alert
-    until a prune passes. A single snapshot may always be removed. A read-only disk ends the pruning, and the snapshots
-    removed until then are removed completely. After any other error of one snapshot, the others follow. Such a
-    snapshot is an alert until a prune removes or keeps it. Cancelling is safe: each snapshot stays, or is recorded
-    as pruned. The next start removes what is left of it.
+    A snapshot with window or delta tables is reduced to them. A window table of it goes too if `windows` has it. A dry
+    run does not ask. Raises `MassChange`, having removed nothing, when more than 40 % of a request's snapshots would be
+    removed or reduced without `force` or `dry_run`. The refusal is an alert until a prune passes. A single snapshot may
+    always be removed. A read-only disk ends the pruning, and the snapshots removed until then are removed completely.
+    After any other error of one snapshot, the others follow. Such a snapshot is an alert until a prune removes or keeps
+    it. Cancelling is safe: each snapshot stays, or is recorded as pruned. The next start removes what is left of it.
     """
     judged = [judged for account in accounts for judged in await judge(context, account.name, policy)]
     requests = [verdicts for verdicts, _ in judged]
@@ -160,11 +174,12 @@ async def prune(
     failures = _Failures()
     failures.unread = [(verdicts, error) for verdicts, error in judged if error is not None]
     try:
-        freed = await _remove_all(context, requests, failures)
+        freed, divisions = await _remove_all(context, requests, failures, windows)
     finally:
         for account in accounts:
             await BrokenParts(context.manifest, account.name).replace([AlertCode.M_PRUNE], failures.of(account.name))
-    report = PruneReport(dry_run=False, requests=tuple(requests), freed=freed, failed=failures.by_job)
+    done = tuple(_as_done(request, divisions) for request in requests)
+    report = PruneReport(dry_run=False, requests=done, freed=freed, failed=failures.by_job)
     if freed:
         log.info(
             "snapshots pruned",
@@ -226,10 +241,11 @@ def _not_pruned(subject: str, what: str, error: DcsyncError) -> BrokenPart:
 
 
 async def _remove_all(
-    context: MirrorContext, requests: Sequence[RequestVerdicts], failures: _Failures
-) -> dict[JobId, int]:
-    """Remove or reduce each snapshot that does not stay whole, and return the bytes that each freed."""
+    context: MirrorContext, requests: Sequence[RequestVerdicts], failures: _Failures, windows: ProvesWindows
+) -> tuple[dict[JobId, int], dict[JobId, Division]]:
+    """Remove or reduce each snapshot that does not stay whole. Return the bytes that each freed, and what stayed."""
     freed: dict[JobId, int] = {}
+    divisions: dict[JobId, Division] = {}
     to_do = _to_do(requests)
     for account in dict.fromkeys(request.account for request in requests):
         removed = [
@@ -241,18 +257,27 @@ async def _remove_all(
             for snapshot, error in removal.failed:
                 failures.add(account, snapshot, error)
     for request, verdict in to_do:
+        job = verdict.snapshot.job
         if verdict.division is None:
             continue
         try:
             await context.disk.run(refuse_of_other, context.root, verdict.snapshot.folder)
-            freed[verdict.snapshot.job] = await reduce_snapshot(
-                context, request.account, verdict.snapshot, verdict.division
-            )
+            async with windows(context, request.account, request.request, job) as proved:
+                division = without_windows(verdict.division, proved)
+                freed[job] = await reduce_snapshot(context, request.account, verdict.snapshot, division)
+            divisions[job] = division
         except (MirrorTampered, DiskError) as error:
             failures.add(request.account, verdict.snapshot, error)
     if freed:
         await SnapshotRows(context.manifest).forget_unused()
-    return freed
+    return freed, divisions
+
+
+def _as_done(request: RequestVerdicts, divisions: Mapping[JobId, Division]) -> RequestVerdicts:
+    verdicts = (
+        replace(verdict, division=divisions.get(verdict.snapshot.job, verdict.division)) for verdict in request.verdicts
+    )
+    return replace(request, verdicts=tuple(verdicts))
 
 
 def _to_do(requests: Sequence[RequestVerdicts]) -> list[tuple[RequestVerdicts, Verdict]]:

@@ -63,7 +63,7 @@ async def _reduce(context: MirrorContext, account: AccountName, snapshot: Dated,
         return made
 
     try:
-        own = await context.disk.run(_own_files, context, reduction, division.kept, found[1], now)
+        own = await context.disk.run(_own_files, context, reduction, division, found[1], now)
         made = await context.disk.run(replace_folder)
     except FileNotFoundError as error:
         message = f"{snapshot.folder} lacks a file that has to stay: {error.filename}"
@@ -86,7 +86,7 @@ async def _reduce(context: MirrorContext, account: AccountName, snapshot: Dated,
 
 
 def _own_files(
-    context: MirrorContext, reduction: Reduction, kept: Sequence[StoredFile], sha256: str | None, now: datetime
+    context: MirrorContext, reduction: Reduction, division: Division, sha256: str | None, now: datetime
 ) -> dict[str, bytes]:
     """Return `_dcsync.json` and `SHA256SUMS` of the reduced snapshot. Blocks."""
     body = context.root.read_file(reduction.folder, SIDECAR_NAME)
@@ -94,11 +94,17 @@ def _own_files(
         message = f"{reduction.folder}/{SIDECAR_NAME} is not the file that was published"
         raise MirrorTampered(message, hint=reduce.REPAIR_HINT)
     try:
-        new = reduced_sidecar(body, {stored.name for stored in kept}, at=now, version=__version__)
+        new = reduced_sidecar(
+            body,
+            {stored.name for stored in division.kept},
+            at=now,
+            version=__version__,
+            in_history=division.in_history,
+        )
     except WireError as error:
         message = f"{reduction.folder}/{SIDECAR_NAME} cannot be used: {error}"
         raise MirrorTampered(message, hint=reduce.REPAIR_HINT) from None
-    lines = [(stored.name, stored.sha256) for stored in kept]
+    lines = [(stored.name, stored.sha256) for stored in division.kept]
     sums = sidecar.render_sums([*lines, (SIDECAR_NAME, hashlib.sha256(new).hexdigest())])
     return {SIDECAR_NAME: new, SUMS_NAME: sums}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -10,8 +11,10 @@ import pytest
 from dcsync.app.from_config import account_settings
 from dcsync.core.retention import KeepPolicy
 from dcsync.errors import RowsUnproved
+from dcsync.ops.history import statements
 from dcsync.ops.history.catch_up import verify
 from dcsync.ops.history.prove import prove_counts
+from dcsync.ops.history.statements import Sources
 from dcsync.ops.history.verify import Verified
 from tests.rigs.histories import ALL, add_day, build, folder_of
 from tests.rigs.mirror import Mirror
@@ -122,3 +125,24 @@ def test_a_step_that_loses_rows_of_the_file_is_not_proved() -> None:
     prove_counts(2, 3, 5)
     with pytest.raises(RowsUnproved, match="2 rows, and after 3 more it has 4"):
         prove_counts(2, 3, 4)
+
+
+async def test_a_step_that_changes_rows_of_earlier_windows_is_not_taken(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mirrored(mirror)
+    before = (folder_of(mirror) / f"{WINDOW}.parquet").read_bytes()
+    write = statements.write
+
+    def changed(sources: Sources, moment: datetime, *, copies: bool) -> str:
+        sql = write(sources, moment, copies=copies)
+        return f"SELECT * REPLACE (CASE WHEN v = '0' THEN '7' ELSE v END AS v) FROM ({sql})"
+
+    monkeypatch.setattr(statements, "write", changed)
+    await add_day(mirror, {f"{WINDOW}.csv": b"id,v\n9,9\n"})
+    report = await build(mirror)
+
+    assert [failed.reason for failed in report.requests[0].outcome.failed] == [
+        "the step would change rows of earlier steps"
+    ]
+    assert (folder_of(mirror) / f"{WINDOW}.parquet").read_bytes() == before

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dcsync.core.csv_defects import LONGEST_LINE
 
 #: Autodesk writes RFC 4180. With these options DuckDB guesses nothing, and takes fields as they are.
-CSV_FORM = "auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', nullstr = '', "
-CSV_FORM += f"allow_quoted_nulls = false, strict_mode = true, max_line_size = {LONGEST_LINE}, "
-CSV_FORM += f"buffer_size = {LONGEST_LINE}"
+_CSV_FORM = "auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', nullstr = '', "
+_CSV_FORM += f"allow_quoted_nulls = false, strict_mode = true, max_line_size = {LONGEST_LINE}, "
+_CSV_FORM += f"buffer_size = {LONGEST_LINE}"
 
 
 def text(value: str) -> str:
@@ -22,6 +22,12 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def csv_form(header: Sequence[str]) -> str:
+    """Return the options that read a CSV file with this header exactly."""
+    # DuckDB takes a carriage return in the name of a column for the line break of the file, and would find no rows.
+    return f"{_CSV_FORM}, new_line = '\\n'" if any("\r" in name for name in header) else _CSV_FORM
+
+
 def csv_text(path: str, columns: Sequence[str]) -> str:
     """Return the expression that reads a CSV file with these distinct columns as text, exactly as it is.
 
@@ -29,4 +35,4 @@ def csv_text(path: str, columns: Sequence[str]) -> str:
     needed, and refuses it if a record has too few or too many fields.
     """
     declared = ", ".join(f"{text(name)}: 'VARCHAR'" for name in columns)
-    return f"read_csv({text(path)}, {CSV_FORM}, columns = {{{declared}}})"
+    return f"read_csv({text(path)}, {csv_form(columns)}, columns = {{{declared}}})"

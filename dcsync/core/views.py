@@ -20,7 +20,7 @@ from typing import TypeAlias
 from dcsync.core.column_types import TEXT
 from dcsync.core.columns import distinct_names
 from dcsync.core.names import printable
-from dcsync.core.sql import CSV_FORM, identifier, text
+from dcsync.core.sql import csv_form, identifier, text
 from dcsync.core.table import TableKind
 from dcsync.core.wire import time_json
 
@@ -262,7 +262,7 @@ class _View:
 
     def _source(self, path: str, header: tuple[str, ...]) -> str:
         filename = "true" if self._filename == "filename" else text(self._filename)
-        return f"read_csv({path}, {CSV_FORM}, {_declared(header)}, filename = {filename})"
+        return f"read_csv({path}, {csv_form(header)}, {_declared(header)}, filename = {filename})"
 
     def _typed(self, names: Sequence[str]) -> str:
         types = [(identifier(name), self.table.types.get(name.lower(), TEXT)) for name in names]

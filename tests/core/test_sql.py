@@ -30,3 +30,12 @@ def test_a_csv_file_is_read_as_text_with_the_declared_columns(tmp_path: Path) ->
 
     assert [column[0] for column in found.description] == ["a", "it's"]
     assert found.fetchall() == [("1", ""), (None, 'x "y"')]
+
+
+def test_a_carriage_return_in_the_name_of_a_column_loses_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'"a\rb",c\n"",\n"b",d\n')
+
+    source = csv_text(str(tmp_path / "a.csv"), ["x\ry", "z"])
+    found = duckdb.execute(f"FROM {source}")
+
+    assert found.fetchall() == [("", None), ("b", "d")]

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from dcsync.core import views
-from dcsync.core.sql import CSV_FORM
+from dcsync.core.sql import csv_form
 from dcsync.core.table import TableKind
 from dcsync.core.views import RequestTables, TableHistory
 from tests.fakes import NOON
@@ -63,9 +63,9 @@ getvariable('dcsync_snapshots_acme_nightly_ce9bc188'), \
 lambda s: s.completed_at <= dcsync_mirror.main.moment(_day))).snapshot;
 CREATE OR REPLACE VIEW {DATABASE}.latest."admin_users" AS SELECT * \
 REPLACE (TRY_CAST(trim("id") AS BIGINT) AS "id", dcsync_mirror.main.utc(trim("name")) AS "name") FROM read_csv(\
-dcsync_mirror.main.path('/acme/nightly-ce9bc188/latest/admin_users.csv'), {CSV_FORM}, {COLUMNS});
+dcsync_mirror.main.path('/acme/nightly-ce9bc188/latest/admin_users.csv'), {csv_form(["id"])}, {COLUMNS});
 CREATE OR REPLACE VIEW {DATABASE}.snapshots."admin_users" AS SELECT *, {FOLDER} AS "snapshot" FROM read_csv(\
-dcsync_mirror.main.path('/acme/nightly-ce9bc188/*/*/*/*/admin_users.csv'), {CSV_FORM}, {COLUMNS});
+dcsync_mirror.main.path('/acme/nightly-ce9bc188/*/*/*/*/admin_users.csv'), {csv_form(["id"])}, {COLUMNS});
 CREATE OR REPLACE VIEW {DATABASE}.history."admin_users" AS FROM {DATABASE}.snapshots."admin_users";
 CREATE OR REPLACE MACRO {DATABASE}.as_of."admin_users"(_day) AS TABLE SELECT * EXCLUDE ("filename", "snapshot") \
 REPLACE (TRY_CAST(trim("id") AS BIGINT) AS "id", dcsync_mirror.main.utc(trim("name")) AS "name") \

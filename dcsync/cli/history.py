@@ -80,7 +80,7 @@ def history_command(
     )
 
     async def alone() -> Answer:
-        return _answer(await _build(config, options), as_json=as_json)
+        return _answer(await _build(config, options), options)
 
     if verify:
         return print_answer(run_async(_verify(config, options)))
@@ -109,7 +109,7 @@ async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answ
     from dcsync.cli.orders import read_options
 
     chosen = read_options(HistoryOptions, options)
-    return _answer(await order.build_histories(chosen.accounts, chosen.chosen()), as_json=chosen.as_json)
+    return _answer(await order.build_histories(chosen.accounts, chosen.chosen()), chosen)
 
 
 async def _build(config: Config, options: HistoryOptions) -> HistoryReport:
@@ -149,12 +149,16 @@ async def _verify(config: Config, options: HistoryOptions) -> Answer:
     return _verify_answer(verified, as_json=options.as_json)
 
 
-def _answer(report: HistoryReport, *, as_json: bool) -> Answer:
+def _answer(report: HistoryReport, options: HistoryOptions) -> Answer:
     from dcsync.cli.output import json_text
     from dcsync.orders import Answer
 
-    answer = Answer(status=ExitStatus.DONE if report.is_complete else ExitStatus.INCOMPLETE)
-    if as_json:
+    unknown = _unknown(report, options)
+    status = ExitStatus.USAGE if unknown else ExitStatus.DONE
+    answer = Answer(status=status if report.is_complete else ExitStatus.INCOMPLETE)
+    for what in unknown:
+        answer.echo(f"dcsync: {what}", err=True)
+    if options.as_json:
         answer.echo(json_text({"requests": [_request_json(found) for found in report.requests]}))
         return answer
     for found in report.requests:
@@ -162,13 +166,38 @@ def _answer(report: HistoryReport, *, as_json: bool) -> Answer:
     return answer
 
 
+def _unknown(report: HistoryReport, options: HistoryOptions) -> list[str]:
+    """Return the options that matched nothing, so that a typing error does not pass for a history without work."""
+    from dcsync.core.names import printable
+    from dcsync.ops.history.catch_up import Chosen
+
+    if options.requests and not report.requests:
+        return ["no data request with a row history matches --request"]
+    if any(not failed.table for found in report.requests for failed in found.outcome.failed):
+        # The tables of a data request whose history cannot be read are not known.
+        return []
+    names = {
+        name
+        for found in report.requests
+        for name in (*found.outcome.state.tables, *(failed.table for failed in found.outcome.failed))
+    }
+    return [
+        f"no table with a row history matches --table {printable(glob)!r}"
+        for glob in options.tables
+        if not any(Chosen(tables=[glob]).has_table(name) for name in names)
+    ]
+
+
 def _print(out: Answer, found: RequestReport) -> None:
     from dcsync.core.names import printable
 
     outcome, where = found.outcome, f"{found.account}: {found.folder}"
     tables = len(outcome.state.tables)
-    steps = f"{outcome.steps} new step{'s' if outcome.steps != 1 else ''}" if outcome.steps else "up to date"
-    out.echo(f"{where}: {tables} table{'s' if tables != 1 else ''}, {steps}")
+    done = [f"{outcome.steps} new step{'s' if outcome.steps != 1 else ''}"] if outcome.steps else []
+    behind = {*(failed.table for failed in outcome.failed), *found.waiting}
+    if behind:
+        done.append("not up to date" if "" in behind else f"{len(behind)} not up to date")
+    out.echo(f"{where}: {tables} table{'s' if tables != 1 else ''}, {', '.join(done) or 'up to date'}")
     for failed in outcome.failed:
         out.echo(f"{found.account}: {found.path_of(failed.table)}: {printable(failed.reason, 400)}", err=True)
         if failed.hint:

@@ -159,3 +159,30 @@ def test_json(side: Served, dcsync: Dcsync) -> None:
     (verified,) = dcsync("history", "--verify", "--json").json["requests"]
     assert (verified["proved"], verified["not_checked"], verified["unproved"]) == (1, 0, [])
     assert json.loads((folder_of(side) / "history.json").read_text())["format"] == 1
+
+
+def test_a_name_that_matches_nothing_is_told(side: Served, dcsync: Dcsync) -> None:
+    switch_on(side)
+    add_day(side, b"id\n1\n", days_ago=1)
+    dcsync("sync")
+
+    table = dcsync("history", "--table", "nope*")
+    request = dcsync("history", "--request", "nope")
+
+    assert (table.status, request.status) == (2, 2)
+    assert "no table with a row history matches --table 'nope*'" in table.err
+    assert "no data request with a row history matches --request" in request.err
+
+
+def test_a_history_that_cannot_be_read_is_not_called_up_to_date(side: Served, dcsync: Dcsync) -> None:
+    switch_on(side)
+    add_day(side, b"id\n1\n", days_ago=1)
+    dcsync("sync")
+    folder = folder_of(side)
+    folder.rename(folder.with_name("away"))
+    folder.write_bytes(b"")
+
+    result = dcsync("history")
+
+    assert result.status == 3
+    assert result.out.endswith("history: 0 tables, not up to date\n")

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -99,7 +100,7 @@ class Rows:
         return f"{day + timedelta(microseconds=self._random.randrange(86_400 * 10**6)):%Y-%m-%d %H:%M:%S.%f}"
 
 
-class Format:
+class Format(ABC):
     """One way to keep the history. `step` adds a day; `source` is the FROM clause of the rows of a day."""
 
     name = ""
@@ -111,12 +112,13 @@ class Format:
         folder.mkdir(parents=True, exist_ok=True)
         self.db: Any = _duckdb()
 
+    @abstractmethod
     def step(self, day: int, csv: Path) -> None:
-        raise NotImplementedError
+        """Add a day."""
 
+    @abstractmethod
     def source(self, day: int | None) -> str:
         """Return the rows of a day, or the current ones."""
-        raise NotImplementedError
 
     def per_day(self, days: int) -> str:
         """Return a query of the days and their counts of open rows."""
@@ -138,7 +140,7 @@ class Format:
             f"select {_HASH} h, 1 n, null::bigint r from {new} union all select {_HASH}, -1, r from {old}"
             ") group by h having sum(n) <> 0"
         )
-        # The rows of this benchmark are distinct, so each hash stands for one row.
+        # The rows of this benchmark are distinct, so no two rows have the same hash.
         assert self.query("select count(*) from s where abs(n) <> 1") == [(0,)]
         self.query(
             f"create temp table added as select {_LIST} from {new} where {_HASH} in (select h from s where n = 1)"

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench import history, line, rows
+from bench import history, line, load, rows
 from bench import peers as other
 from bench.stage import ARCHIVE, LATENCY_S, MIB, OnDisk, Size, Stage, large_file, staged, tables
 from bench.table import Row, Table
@@ -281,6 +281,7 @@ PARTS: Sequence[Callable[[Table, Size], None]] = (
     *line.PARTS,
     *history.PARTS,
     *rows.PARTS,
+    *load.PARTS,
 )
 
 

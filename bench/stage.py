@@ -68,6 +68,8 @@ class Size:
     past: Path | None = None
     #: The size of the large table of row histories.
     rows_bytes: int = 1_000_000_000
+    #: The rows of the table that is loaded into a database.
+    load_rows: int = 1_000_000
     #: Accounts of a daemon, and the data requests of each.
     accounts: tuple[int, int] = (10, 100)
 
@@ -89,6 +91,7 @@ SMALL = Size(
     pruned=2,
     past_growth=1.0,
     rows_bytes=2_000_000,
+    load_rows=5000,
     accounts=(2, 2),
 )
 

@@ -545,6 +545,56 @@ class RowsUnreadable(RowsFailed):
         self.reason = reason
 
 
+# --- loads ----------------------------------------------------------------------------------------------------------
+
+
+class LoadFailed(DcsyncError):
+    """A table could not be loaded into a target, or no table if `table` is empty. `target` has no secrets."""
+
+    code = "R-LOAD"
+    transient = True
+    scope = Scope.RUN
+    safe = "the target shows what it showed before"
+    hint = "dcsync retries automatically"
+
+    def __init__(self, target: str, table: str, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{target}: {table}: {reason}" if table else f"{target}: {reason}", hint=hint)
+        self.target = target
+        self.table = table
+        self.reason = reason
+
+
+class TargetUnusable(LoadFailed):
+    """The target cannot be reached, or refuses the user."""
+
+    hint = "check that the target runs, the address in [[load]], and the rights of its user. dcsync retries "
+    hint += "automatically"
+
+
+class LoadInterrupted(LoadFailed):
+    """The load was interrupted, because dcsync ends."""
+
+    hint = "the next run continues"
+
+
+class LoadRefused(LoadFailed):
+    """The table of this snapshot cannot be loaded as it is. A new snapshot or your decision helps, no retry."""
+
+    hint = "correct the cause, and run dcsync load"
+
+
+class ValueRefused(LoadRefused):
+    """A type or the target refuses a value. `place` is its row or line."""
+
+    hint = "the table waits for the next snapshot. The CSV file is as Autodesk delivered it, so report it to Autodesk"
+
+    def __init__(self, target: str, table: str, reason: str, *, column: str, place: str) -> None:
+        where = f"{place}, column {column}" if column else place
+        super().__init__(target, table, f"{where}: {reason}")
+        self.column = column
+        self.place = place
+
+
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 

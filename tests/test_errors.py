@@ -16,11 +16,13 @@ from dcsync.errors import (
     DcsyncError,
     DiskError,
     ExitStatus,
+    LoadFailed,
     LoginRequired,
     PlaceUnusable,
     RowsFailed,
     RowsInterrupted,
     Scope,
+    ValueRefused,
 )
 from dcsync.log import redact
 
@@ -86,6 +88,11 @@ TABLE = """
     RowsUnreadable           R-CSV       job      3
     RowsFailed               R-ROWS      job      3 transient
     RowsInterrupted          R-ROWS      job      3 transient
+    LoadFailed               R-LOAD      run      3 transient
+    LoadInterrupted          R-LOAD      run      3 transient
+    LoadRefused              R-LOAD      run      3 transient
+    TargetUnusable           R-LOAD      run      3 transient
+    ValueRefused             R-LOAD      run      3 transient
     ContentChanged           S-CHANGED   file     3 transient
     StorageUnreachable       S-NETWORK   file     3 transient
     RangeIgnored             S-RANGE     file     3
@@ -128,6 +135,10 @@ every_leaf = pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__nam
 def make(kind: type[DcsyncError]) -> DcsyncError:
     if issubclass(kind, ConfigInvalid):
         return kind((ConfigMistake(file="c.toml", line=3, key="mirror.root", message="is missing"),))
+    if issubclass(kind, ValueRefused):
+        return kind("file:///x", "users", "it is wrong", column="id", place="row 1")
+    if issubclass(kind, LoadFailed):
+        return kind("file:///x", "users", "it is wrong")
     return kind("the file x is wrong")
 
 
@@ -195,7 +206,7 @@ def test_python_can_still_set_a_traceback_and_add_notes() -> None:
 def test_codes_are_unique_except_those_that_a_class_has_from_its_parent() -> None:
     shared = {code for code, times in Counter(kind.code for kind in ALL).items() if times > 1}
 
-    assert shared == {"C-CONFIG", "F-DISK", "R-ROWS"}
+    assert shared == {"C-CONFIG", "F-DISK", "R-LOAD", "R-ROWS"}
     assert issubclass(ConfigInvalid, ConfigError)
     assert PlaceUnusable.__bases__ == (DiskError,)
     assert RowsInterrupted.__bases__ == (RowsFailed,)

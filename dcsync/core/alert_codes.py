@@ -99,6 +99,7 @@ class AlertCode(StrEnum):
     D_BUG = "D-BUG"
     R_ROWS = "R-ROWS"
     R_CSV = "R-CSV"
+    R_LOAD = "R-LOAD"
     F_DISK = "F-DISK"
     F_SPACE = "F-SPACE"
     F_INODES = "F-INODES"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zoneinfo
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -87,8 +88,10 @@ def test_what_is_no_time_zone_is_refused(zone: str) -> None:
 
 
 @pytest.fixture
-def no_zones() -> Iterator[None]:
+def no_zones(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A minimal system: no package has installed time zones."""
+    for name in ("tzdata", *(name for name in sys.modules if name.startswith("tzdata."))):
+        monkeypatch.setitem(sys.modules, name, None)
     zoneinfo.ZoneInfo.clear_cache()
     zoneinfo.reset_tzpath(())
     yield

@@ -103,6 +103,7 @@ TABLE = """
     D-BUG       critical job     here      1 alert
     R-ROWS      warning  job     here      3 failure may-pass
     R-CSV       critical job     here      3 alert
+    R-LOAD      warning  mirror  here      3 failure may-pass
     F-DISK      warning  job     here      3 failure may-pass
     F-SPACE     warning  job     here      3 failure may-pass
     F-INODES    warning  job     here      3 failure may-pass

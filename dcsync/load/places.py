@@ -1,0 +1,150 @@
+"""Folders of files that are replaced in one step: on a disk by renaming, in S3 by an upload."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from dcsync.load.clients import file_path, s3_files
+from dcsync.load.target import Options
+from dcsync.opening import open_regular
+from dcsync.rows.table import descriptor_path
+
+_LOCK: Final = ".dcsync.lock"
+#: No reader of `*.parquet` takes an unfinished file.
+_PART: Final = ".dcsync.part"
+_MODE: Final = 0o644
+
+
+class Place(ABC):
+    """A folder."""
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Return the names of the files. Empty without the folder."""
+
+    @abstractmethod
+    def reading(self, name: str) -> AbstractContextManager[str]:
+        """Give a path by which DuckDB reads a file. Raises `FileNotFoundError`."""
+
+    @abstractmethod
+    def replacing(self, name: str) -> AbstractContextManager[int]:
+        """Give an empty open file. At the end of the block it replaces the one of this name, unless the block fails."""
+
+    @abstractmethod
+    def locked(self) -> AbstractContextManager[None]:
+        """Wait until no other loader writes here, and keep it so during the block."""
+
+
+class DiskPlace(Place):
+    """A folder on a disk."""
+
+    def __init__(self, options: Options) -> None:
+        self._folder = Path(file_path(options.address)) / options.dataset
+
+    def names(self) -> set[str]:
+        try:
+            return {path.name for path in self._folder.iterdir()}
+        except FileNotFoundError:
+            return set()
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[str]:
+        descriptor = open_regular(self._folder / name)
+        try:
+            yield descriptor_path(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[int]:
+        part = self._folder / _PART
+        with suppress(FileNotFoundError):
+            part.unlink()
+        descriptor = open_regular(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE)
+        try:
+            yield descriptor
+            os.fchmod(descriptor, _MODE)
+            os.fsync(descriptor)
+            part.replace(self._folder / name)
+            self._sync()
+        finally:
+            os.close(descriptor)
+            with suppress(FileNotFoundError):
+                part.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        # A missing parent is more likely a disk that is not mounted than a new target.
+        self._folder.mkdir(exist_ok=True)
+        descriptor = open_regular(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, _MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _sync(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class S3Place(Place):
+    """A prefix in a bucket. An upload replaces an object in one step. S3 has no locks."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._work = options.work
+        self._opened: tuple[Any, str] | None = None
+
+    @property
+    def _files(self) -> Any:  # noqa: ANN401 - fsspec has no types
+        return self._open()[0]
+
+    def _key(self, name: str = "") -> str:
+        return f"{self._open()[1]}/{self._options.dataset}/{name}".rstrip("/")
+
+    def _open(self) -> tuple[Any, str]:
+        if self._opened is None:
+            self._opened = s3_files(self._options.address)
+        return self._opened
+
+    def names(self) -> set[str]:
+        try:
+            return {str(path).rpartition("/")[2] for path in self._files.ls(self._key(), detail=False, refresh=True)}
+        except FileNotFoundError:
+            return set()
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[str]:
+        path = self._work / f"read{_PART}"
+        self._files.get_file(self._key(name), str(path))
+        try:
+            yield str(path)
+        finally:
+            path.unlink()
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[int]:
+        path = self._work / f"write{_PART}"
+        with suppress(FileNotFoundError):
+            path.unlink()
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            yield descriptor
+            self._files.put_file(str(path), self._key(name))
+        finally:
+            os.close(descriptor)
+            path.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        yield

@@ -56,7 +56,7 @@ _COMMANDS = {
     "explain": ("dcsync.cli.explain", "Explain a code of an alert or error."),
     "history": ("dcsync.cli.history", "Build the row histories of tables, or prove them again."),
     "hooks": ("dcsync.cli.hooks", "List the runs of hooks, or run the hooks of a snapshot again."),
-    "init": ("dcsync.cli.init", "Write a configuration from options or your answers."),
+    "init": ("dcsync.cli.init", "Set up dcsync, up to the first snapshot, or write a configuration."),
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),
     "login": ("dcsync.cli.login", "Sign in to Autodesk with a browser, on this machine or another."),
     "logout": ("dcsync.cli.login", "Revoke the stored refresh token and delete it."),
@@ -162,7 +162,7 @@ def dcsync(ctx: click.Context, config: Path | None, log_level: str | None, log_f
 def run(arguments: list[str]) -> int:
     """Run the command line with these arguments and return the exit status."""
     try:
-        result = dcsync.main(arguments, prog_name="dcsync", standalone_mode=False)
+        result = dcsync.main(arguments, prog_name="dcsync", standalone_mode=False, color=_color())
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.Abort:
@@ -188,6 +188,11 @@ def run(arguments: list[str]) -> int:
     return int(result) if isinstance(result, int) else int(ExitStatus.DONE)
 
 
+def _color() -> bool | None:
+    """Return False if the user or the terminal wants no color (no-color.org). None lets the output decide."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
 def _as_owner(error: NotStateOwner, arguments: list[str]) -> int:
     """Run the command again as the owner of the state folder: as its service does, or else only as that user."""
     from dcsync.cli.as_owner import run_as_owner
@@ -206,7 +211,8 @@ def show_error(error: DcsyncError) -> None:
         rest = [f"        {line}" for line in lines[1:]]
         rest += [f"  code: {error.code} (dcsync explain {error.code})", f"  safe: {error.safe}"]
         rest += [f"  do:   {error.advice}"] if error.advice else []
-        click.secho(with_priority(f"dcsync: {lines[0]}", Priority.ERROR), fg="red", err=True)
+        text = click.style(with_priority(f"dcsync: {lines[0]}", Priority.ERROR), fg="red")
+        click.echo(text, err=True, color=_color())
         click.echo(with_priority("\n".join(rest), Priority.ERROR), err=True)
 
 
@@ -219,7 +225,7 @@ def _interrupted() -> int:
 def show_bug(error: Exception) -> int:
     """Print the traceback of a bug on stderr, without secrets."""
     with suppress(OSError):  # stderr is closed or its reader is gone
-        click.echo(with_priority(bug_report(error), Priority.ERROR), err=True)
+        click.echo(with_priority(bug_report(error), Priority.ERROR), err=True, color=_color())
     return int(ExitStatus.BUG)
 
 

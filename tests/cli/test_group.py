@@ -16,6 +16,7 @@ from dcsync.errors import ExitStatus
 from dcsync.sandbox import Fault
 from tests.cli.conftest import Dcsync
 from tests.rigs.mirror import assert_identical, tables
+from tests.rigs.person import at_terminal
 from tests.rigs.served import Served
 
 
@@ -232,3 +233,17 @@ def test_two_interrupts_during_the_start_leave_no_traceback(module: str) -> None
 
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "has_color"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)],
+    ids=str,
+)
+def test_an_error_has_no_color_where_none_is_wanted(tmp_path: Path, environ: dict[str, str], has_color: bool) -> None:
+    with at_terminal("--config", tmp_path / "none.toml", "sync", environ=environ) as user:
+        status = user.finish()
+
+    assert status == 2
+    assert "does not exist" in user.seen
+    assert ("\x1b[" in user.raw) is has_color

@@ -117,11 +117,11 @@ def test_the_commands_of_the_readme_lead_from_the_installation_to_the_first_snap
 
 def test_nothing_on_the_way_looks_like_a_mistake(seen: dict[str, Any]) -> None:
     """What a person sees has no warning, no traceback, and nothing twice."""
-    typed = [*seen["deb"]["typed"], *seen["wheel"]["typed"], *seen["workstation"]["typed"]]
+    typed = [each for step in ("deb", "wheel", "guided", "workstation") for each in seen[step]["typed"]]
     for each in typed:
         for word in ("warning", "Traceback", "Error", "denied", "not found"):
             assert word not in each["said"], each
-    for step in ("deb", "wheel", "workstation"):
+    for step in ("deb", "wheel"):
         assert said(seen[step]["typed"], "dcsync login").count("signed in") == 1
 
 
@@ -185,6 +185,19 @@ def test_the_service_of_a_wheel_starts_its_own_program(seen: dict[str, Any]) -> 
     assert "path=/usr/local/bin/dcsync" in unit["ExecStart"]
 
 
+def test_init_leads_root_from_the_service_to_the_first_snapshot(seen: dict[str, Any]) -> None:
+    step = seen["guided"]
+
+    assert statuses(step["typed"]) == {}, step["typed"]
+    assert "Signed in as user ada." in said(step["typed"], "dcsync init")
+    assert "systemctl enable --now dcsync" in said(step["typed"], "dcsync init")
+    assert step["secret"] == ["root:root 600", "root:dcsync 640"]
+    assert step["drop_in"] == "[Service]\nLoadCredential=client-secret:/etc/dcsync/client-secret\n"
+    first = step["first"]
+    assert first["owners"] == [first["uid"]]
+    assert (first["check"].status, first["warnings"]) == (0, ""), first["check"].said
+
+
 # --- a workstation ----------------------------------------------------------------------------------------------------
 
 
@@ -196,5 +209,5 @@ def test_the_commands_of_the_readme_lead_a_user_without_rights_to_the_first_snap
     assert f"data-connector-mirror {__version__}" in said(step["installed"], "pipx install")
     assert step["secret"] == ["ada:ada 600"]
     # The page in the browser has told it. Nothing was pasted.
-    assert "signed in as user ada" in said(step["typed"], "dcsync login")
+    assert "Signed in as user ada." in said(step["typed"], "dcsync init")
     assert (step["snapshots"], step["report"].status) == (SNAPSHOTS, 0)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import aiohttp
+import yarl
 
 from dcsync.core.quota import parse_retry_after, skew
 from dcsync.core.reasons import reason
@@ -172,6 +173,33 @@ class TokenEndpoint:
         if answer.status in {400, 401, 403} and _error_code(answer.body) in _CLIENT_ERRORS:
             raise ClientRejected(message)
         raise TokenEndpointUnavailable(message)
+
+    async def page_refusal(self, url: str) -> str:
+        """Return why Autodesk does not show the sign-in page at this address, or an empty text if it does.
+
+        An unknown client ID or callback URL gets a 400, because no browser may be sent to an unknown address (RFC 6749
+        §4.1.2.1). Raises `TokenEndpointUnavailable`.
+        """
+        timeout = aiohttp.ClientTimeout(total=READ_TIMEOUT_S)
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    connector=self._network.connector(force_close=True),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    timeout=timeout,
+                ) as session,
+                session.get(
+                    yarl.URL(url, encoded=True), allow_redirects=False, **self._network.route(self._base_url)
+                ) as response,
+            ):
+                if response.status != 400:
+                    return ""
+                lowered = {key.lower(): value for key, value in response.headers.items()}
+                return reason(lowered, await _read(response)) or "status 400"
+        except EXCHANGE_ERRORS as error:
+            failure = self._network.explain(error, self._base_url)
+            message = f"the sign-in page cannot be reached ({failure.reason})"
+            raise TokenEndpointUnavailable(message, hint=failure.hint) from None
 
     async def _post(self, path: str, form: Mapping[str, str], before_use: Callable[[], Awaitable[None]]) -> _Response:
         form, headers = dict(form), {"Accept": "application/json"}

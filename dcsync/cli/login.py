@@ -124,9 +124,14 @@ class Terminal:
         )
 
     async def pasted(self) -> str:
-        """Return a line of standard input. If it is closed, wait for the browser, if its answer can arrive."""
+        """Return a line of standard input. If it is closed, wait for the browser, if its answer can arrive.
+
+        On a terminal, Ctrl-D is not the end of the input, but of the command.
+        """
         while True:
             line = await self._line()
+            if line is None and os.isatty(_STDIN):
+                raise click.Abort
             if line is None:
                 if self._listening:
                     await asyncio.Event().wait()
@@ -170,11 +175,16 @@ async def _read_stdin() -> bytes:
     return os.read(_STDIN, 1 << 16)
 
 
+def has_browser() -> bool:
+    """Return whether a browser can be opened here."""
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+
+
 def _open_browser(url: str) -> bool:
     """Open a browser if there is a display. A text browser would take over the terminal."""
     import webbrowser
 
-    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")):
+    if not has_browser():
         return False
     try:
         return webbrowser.open(url)
@@ -260,7 +270,7 @@ def _print_hub(hub: Hub, names: set[str], *, configured: bool) -> None:
         click.echo(f"{title}: {printable(hub.id, 80)} is not an ACC or BIM 360 account, so it has no Data Connector\n")
         return
     mark = "# " if configured else ""
-    name = _folder_name(hub) if configured else _free_name(_folder_name(hub), names)
+    name = folder_name(hub.name) if configured else _free_name(folder_name(hub.name), names)
     names.add(name.casefold())
     click.echo(f"{title}{': already in the configuration' if configured else ''}")
     click.echo(f"{mark}[[account]]")
@@ -273,9 +283,9 @@ def _free_name(name: str, names: set[str]) -> str:
     return name if name not in names else next(other for other in numbered if other not in names)
 
 
-def _folder_name(hub: Hub) -> str:
+def folder_name(hub_name: str) -> str:
     """Return a valid account name made from the name of the hub."""
     from dcsync.core.names import ascii_fold
 
-    words = re.sub(r"[^a-z0-9]+", "-", ascii_fold(hub.name).lower())
+    words = re.sub(r"[^a-z0-9]+", "-", ascii_fold(hub_name).lower())
     return words.strip("-")[:64].strip("-") or "account"

@@ -24,13 +24,13 @@ _STATUSES = exit_statuses(3, 12, 13)
 
 
 def _reference(value: str) -> str:
-    from dcsync.cli.init import reference
+    from dcsync.cli.new_config import reference
 
     return reference(value)
 
 
 def _absolute(value: str) -> str:
-    from dcsync.cli.init import absolute
+    from dcsync.cli.new_config import absolute
 
     return absolute(value)
 

@@ -79,7 +79,7 @@ def open_app(ctx: click.Context) -> App:
     if config.auth.client_id is None or config.auth.client_secret is None:
         message = "the configuration names no app with a client secret, which alone can have service accounts"
         raise ConfigError(message, hint="add client_id and client_secret to [auth], or give --client-id and its secret")
-    environ = _environ()
+    environ = root_environ()
     return App(
         config=config,
         place=place,
@@ -100,7 +100,7 @@ def _config(ctx: click.Context, place: Path) -> tuple[Config, bool]:
         raise click.UsageError(message)
     if client_id is not None and secret is not None:
         set_up_log(ctx, level="warning", form="auto")
-        return _app_only(place, client_id, secret, ctx.params["base_url"]), False
+        return app_config(place, client_id, secret, ctx.params["base_url"]), False
     if ctx.params.get("base_url") is not None:
         message = "--base-url is for --client-id: the configuration has its own address (api.base_url)"
         raise click.UsageError(message)
@@ -114,12 +114,13 @@ def _config(ctx: click.Context, place: Path) -> tuple[Config, bool]:
         raise ConfigMissing(error.message, hint=message) from None
 
 
-def _app_only(place: Path, client_id: str, secret: str, base_url: str | None) -> Config:
-    """Return a configuration of nothing but the app."""
+def app_config(place: Path, client_id: str, secret: str | None, base_url: str | None) -> Config:
+    """Return a configuration of nothing but the app. `secret` is a reference, or the secret itself."""
     from dcsync.config import parse
     from dcsync.errors import ConfigInvalid
 
-    values = {"mirror.root": "/nonexistent", "auth.client_id": client_id, "auth.client_secret": secret}
+    values = {"mirror.root": "/nonexistent", "auth.client_id": client_id}
+    values |= {} if secret is None else {"auth.client_secret": secret}
     values |= {} if base_url is None else {"api.base_url": base_url}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     try:
@@ -128,7 +129,7 @@ def _app_only(place: Path, client_id: str, secret: str, base_url: str | None) ->
         raise click.UsageError("\n".join(f"{each.key}: {each.message}" for each in error.mistakes)) from None
 
 
-def _environ() -> Mapping[str, str]:
+def root_environ() -> Mapping[str, str]:
     """Return the environment. For root, the credentials of the service are the files that systemd would pass to it."""
     from dcsync.config import SYSTEM
 
@@ -146,9 +147,7 @@ async def create(app: App, name: str | None, key_file: Path | None) -> int:
     _refuse_file(files)
     earlier = files.note()
     name = name or (default_name() if earlier is None else earlier.name)
-    if _NAME.fullmatch(name) is None:
-        message = f"{name!r} is not a valid name: use 5 to 64 letters, digits and dashes"
-        raise click.UsageError(message)
+    valid_name(name)
     if app.is_dry:
         steps = [f"create the service account {name} of the app {app.client_id}, unless it exists", "create its key"]
         return show_steps(app, [*steps, f"write the private key to {files.pem} (mode 0600)"])
@@ -156,6 +155,14 @@ async def create(app: App, name: str | None, key_file: Path | None) -> int:
         note = await create_account(app.keys(), files, name)
     _report_created(app, files, note)
     return 0
+
+
+def valid_name(name: str) -> str:
+    """Return a valid name of a service account. Raises `UsageError` for another one."""
+    if _NAME.fullmatch(name) is None:
+        message = f"{name!r} is not a valid name: use 5 to 64 letters, digits and dashes"
+        raise click.UsageError(message)
+    return name
 
 
 def default_name(host: str | None = None) -> str:
@@ -203,7 +210,7 @@ def _report_created(app: App, files: KeyFiles, note: Note) -> None:
 
 def _auth(app: App, files: KeyFiles, note: Note) -> tuple[dict[str, str], list[str]]:
     """Return the lines of [auth], and the lines for systemd where dcsync is a service."""
-    from dcsync.cli.init import KEY_CREDENTIAL, service_group
+    from dcsync.cli.new_config import KEY_CREDENTIAL, service_group
 
     secret = app.config.auth.client_secret
     own = "" if secret is None else secret.describe()

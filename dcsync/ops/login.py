@@ -84,6 +84,14 @@ async def login(
     return pair
 
 
+async def page_refusal(endpoint: TokenEndpoint, *, redirect_uri: str) -> str:
+    """Return why Autodesk would not show its sign-in page for this callback URL, or an empty text if it does.
+
+    Raises `TokenEndpointUnavailable`.
+    """
+    return await endpoint.page_refusal(_attempt(endpoint, redirect_uri, SCOPES).url)
+
+
 @asynccontextmanager
 async def signed_in_once(
     chain: TokenChain, person: Person, *, redirect_uri: str, patience_s: float = PATIENCE_S

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import pwd
-import select
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dcsync.config import example, load
 from tests.cli.conftest import Dcsync
+from tests.rigs.person import at_terminal
 from tests.rigs.served import TOKEN, Served
 
 ACCOUNT = "b.872264f8-2433-498d-8d36-16649ecb13fe"
@@ -197,151 +191,23 @@ def test_a_configuration_that_is_there_is_never_overwritten(side: Served, dcsync
 # --- on a terminal ----------------------------------------------------------------------------------------------------
 
 
-class Terminal:
-    """A program that has a terminal, and the hands in front of it."""
-
-    def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
-        self.process = process
-        self.said = ""
-        self._descriptor = descriptor
-
-    def answer(self, question: str, reply: str) -> None:
-        """Wait for a question that was not answered yet, and answer it."""
-        self.until(question)
-        self.said = self.said[self.said.index(question) + len(question) :]
-        os.write(self._descriptor, f"{reply}\n".encode())
-
-    def until(self, words: str) -> None:
-        deadline = time.monotonic() + 120
-        while words not in self.said:
-            assert self._read(deadline), f"{words!r} was not said, but {self.said!r}"
-
-    def finish(self) -> int:
-        deadline = time.monotonic() + 120
-        while self._read(deadline):
-            pass
-        return self.process.wait(120)
-
-    def _read(self, deadline: float) -> bool:
-        ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
-        try:
-            piece = os.read(self._descriptor, 4096) if ready else b""
-        except OSError:
-            # Linux gives EIO when the program has closed its end.
-            piece = b""
-        self.said += piece.decode().replace("\r\n", "\n")
-        return piece != b""
-
-
-@contextmanager
-def terminal(*arguments: str | Path, **environ: str) -> Iterator[Terminal]:
-    ours, theirs = pty.openpty()
-    try:
-        with subprocess.Popen(
-            [sys.executable, "-m", "dcsync", *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env={**os.environ, **environ},
-        ) as process:
-            os.close(theirs)
-            try:
-                yield Terminal(process, ours)
-            finally:
-                process.kill()
-    finally:
-        os.close(ours)
-
-
-def test_on_a_terminal_it_asks_and_enter_takes_the_default(place: Path) -> None:
-    with terminal("--config", place, "init") as user:
-        user.answer("Mirror folder [", "/data/mirror")
-        user.answer("Folder for tokens and the manifest", "")
-        user.answer("Sign-in method (login, service-account, token) [login]", "")
-        user.answer("Client ID of your app: ", "abc")
-        user.answer("Does your app have a client secret", "y")
-        user.answer(f"Reference to the client secret [file:{place.parent}/client-secret]", "hunter2-canary")
-        user.answer("env:NAME, file:PATH", "")  # said of a secret: it is asked for again
-        user.answer("Callback URL of your app [http://localhost:8080/callback]", "")
-        user.answer("Account to mirror, as NAME=ID", "acme=1")
-        user.answer("is not a hub ID", f"acme={ACCOUNT}")
-        user.answer("Next account", "")
-        user.until("Next:")
-        user.until(f"(umask 077; cat > {place.parent}/client-secret)")
-        status = user.finish()
-
-    assert status == 0, user.said
-    config = load(place, environ={})
-    assert str(config.mirror.root) == "/data/mirror"
-    assert config.auth.method == "login"
-    assert config.auth.client_secret is not None
-    assert config.auth.client_secret.describe() == f"file:{place.parent}/client-secret"
-    assert config.auth.redirect_uri == "http://localhost:8080/callback"
-    assert [(account.name, account.id) for account in config.accounts] == [("acme", ACCOUNT)]
-    assert "canary" not in place.read_text()
-
-
-def test_on_a_terminal_only_what_was_not_given_is_asked(place: Path) -> None:
-    given = ["--root", "/data", "--state-dir", "/state", "--client-id", "abc", "--service-account", "sa"]
-
-    with terminal("--config", place, "init", *given, "--account", f"acme={ACCOUNT}") as user:
-        user.answer("Sign-in method", "service-account")
-        user.answer("Reference to the client secret", "file:/keys/secret")
-        user.answer("ID of its key", "k")
-        user.answer(f"[file:{place.parent}/service-account.pem]", "")
-        status = user.finish()
-
-    assert status == 0, user.said
-    config = load(place, environ={})
-    assert (str(config.state.dir), config.auth.service_account_id, config.auth.key_id) == ("/state", "sa", "k")
-    assert config.auth.private_key is not None
-    assert config.auth.private_key.describe() == f"file:{place.parent}/service-account.pem"
-
-
 def test_on_a_terminal_nothing_is_asked_when_nothing_is_missing(place: Path) -> None:
-    with terminal("--config", place, "init", "--root", "/data", "--client-id", "abc") as user:
+    with at_terminal("--config", place, "init", "--root", "/data", "--client-id", "abc") as user:
         status = user.finish()
 
-    assert status == 0, user.said
-    assert "Mirror folder" not in user.said
+    assert status == 0, user.seen
+    assert "Mirror folder" not in user.seen
     assert place.is_file()
 
 
-def test_a_token_s_client_may_be_public_and_its_account_not_known_yet(place: Path) -> None:
-    with terminal("--config", place, "init", "--root", "/data", "--state-dir", "/state") as user:
-        user.answer("Sign-in method", "token")
-        user.answer("Client ID of your app", "abc")
-        user.answer("Does your app have a client secret", "n")
-        user.answer("Reference to the refresh token [env:DCSYNC_REFRESH_TOKEN]", "env:SEED")
-        user.answer("Account to mirror", "")
-        status = user.finish()
-
-    assert status == 0, user.said
-    config = load(place, environ={}, accounts_needed=False)
-    assert config.auth.client_secret is None
-    assert config.auth.refresh_token is not None
-    assert config.auth.refresh_token.describe() == "env:SEED"
-    assert config.accounts == []
-
-
-def test_giving_up_in_the_middle_writes_nothing(place: Path) -> None:
-    with terminal("--config", place, "init") as user:
-        user.answer("Mirror folder", "/data")
-        user.answer("Folder for tokens", "\x04")  # Ctrl-D
-        status = user.finish()
-
-    assert status == 130
-    assert "Traceback" not in user.said
-    assert not place.parent.exists()
-
-
-def test_a_configuration_that_is_there_is_said_before_anything_is_asked(side: Served) -> None:
-    with terminal("--config", side.config, "init") as user:
+def test_options_that_differ_from_an_existing_file_are_refused_on_a_terminal(side: Served) -> None:
+    before = side.config.read_bytes()
+    with at_terminal("--config", side.config, "init", "--root", "/elsewhere") as user:
         status = user.finish()
 
     assert status == 2
-    assert "already exists" in user.said
-    assert "Mirror folder" not in user.said
+    assert "already exists" in user.seen
+    assert side.config.read_bytes() == before
 
 
 def test_the_file_names_its_schema_to_editors(dcsync: Dcsync, place: Path) -> None:

@@ -25,7 +25,7 @@ from dcsync.errors import (
     TokenStoreUnusable,
     WrongUser,
 )
-from dcsync.ops.login import PATIENCE_S, TokenChain, login, logout, signed_in_once
+from dcsync.ops.login import PATIENCE_S, TokenChain, login, logout, page_refusal, signed_in_once
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from dcsync.tasks import DiskThreads
 from tests.fakes import FakeClock
@@ -443,3 +443,32 @@ async def test_another_user_cannot_sign_in_for_one_command(rig: Rig) -> None:
 
     assert isinstance(caught.value.exceptions[0], WrongUser)
     assert set(rig.sandbox.tokens.live_refresh_tokens) == {stored.refresh_token}
+
+
+# --- before a sign-in -------------------------------------------------------------------------------------------------
+
+
+async def test_the_sign_in_page_is_shown_for_a_known_client_and_callback_url_only(rig: Rig) -> None:
+    other = TokenEndpoint(base_url=rig.sandbox.base_url, client=Client(id="another"))
+
+    assert await page_refusal(rig.chain.endpoint, redirect_uri=rig.redirect_uri) == ""
+    refusals = [
+        await page_refusal(rig.chain.endpoint, redirect_uri="http://localhost:1/callback"),
+        await page_refusal(other, redirect_uri=rig.redirect_uri),
+    ]
+    assert ["the redirect_uri is not registered" in words for words in refusals] == [True, False]
+    assert ["unknown client" in words for words in refusals] == [False, True]
+
+
+@pytest.mark.parametrize(("status", "body", "words"), [(400, b"", "status 400"), (403, b"no", ""), (503, b"no", "")])
+async def test_only_a_bad_request_is_a_refusal_of_the_page(rig: Rig, status: int, body: bytes, words: str) -> None:
+    rig.sandbox.faults.add(Fault(server="token", kind="status", status=status, body=body, match="/authorize"))
+
+    assert await page_refusal(rig.chain.endpoint, redirect_uri=rig.redirect_uri) == words
+
+
+async def test_a_sign_in_page_that_cannot_be_reached_is_an_error(rig: Rig) -> None:
+    rig.sandbox.faults.add(Fault(server="token", kind="reset", match="/authorize", times=None))
+
+    with pytest.raises(TokenEndpointUnavailable, match="the sign-in page cannot be reached"):
+        await page_refusal(rig.chain.endpoint, redirect_uri=rig.redirect_uri)

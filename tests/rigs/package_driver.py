@@ -47,7 +47,7 @@ class Api:
 
     def allow(self, said: str) -> str:
         """Allow access at the address on the screen, as in a browser. Return where the browser then goes."""
-        found = re.search(r"^ +(http://\S+)\r$", said, re.MULTILINE)
+        found = re.search(r"^ +(http://\S+/authorize\?\S+)\r$", said, re.MULTILINE)
         assert found, said
         address = urlsplit(found[1])
         form = urlencode({**dict(parse_qsl(address.query)), "user": PERSON, "answer": "allow"})
@@ -85,16 +85,23 @@ def typed(text: str) -> Callable[[str], str]:
     return lambda _: f"{text}\n"
 
 
-#: The questions of `dcsync init` on a workstation. Enter takes the proposed value.
-INIT: Final = [
-    (r"Folder for tokens and the manifest.*: $", typed("")),
-    (r"Sign-in method.*: $", typed("")),
-    (r"Client ID of your app: $", typed("sandbox")),
-    (r"Does your app have a client secret.*: $", typed("")),
-    (r"Reference to the client secret.*: $", typed("")),
-    (r"Callback URL of your app.*: $", typed("")),
-    (r"Account to mirror.*: $", typed("")),
-]
+def guide(api: Api) -> list[tuple[str, Answer]]:
+    """Return the questions of `dcsync init` without options, and their answers. Enter takes the proposed value."""
+    return [
+        (r"Client ID: $", typed("sandbox")),
+        (r"Client secret .*: $", typed(SECRET)),
+        (r"Number \[\d\]: $", typed("2")),
+        (r"Callback URL of the app .*: $", typed("")),
+        (r"Mirror folder .*: $", typed("")),
+        (r"Folder for tokens and the manifest.*: $", typed("")),
+        (r"Sign in now\? .*: $", typed("")),
+        (r"press Enter\.\r\n", api.visit),
+        (r"Account \(number, or a part of its name\) \[1\]: $", typed("")),
+        (r"Name of its folder .*: $", typed("acme")),
+        (r"a number\) \[all\]: $", typed("")),
+        # For the service, the mirror folder exists already.
+        *[(r"(?:Create the folder|Mirror all extracts) now\? .*: $", typed(""))] * 2,
+    ]
 
 
 def type_it(shell: Terminal, api: Api, line: str) -> Done:
@@ -106,7 +113,7 @@ def type_it(shell: Terminal, api: Api, line: str) -> Done:
     if line.startswith("dcsync init"):
         command, hash_, comment = line.partition("#")
         line = f"{command.rstrip()} --base-url {api.base_url} {hash_}{comment}".rstrip()
-        answers = INIT
+        answers = guide(api)
     if line.startswith("dcsync login"):
         by_hand = "Paste the address" in line
         answers = [(r"press Enter\.\r\n", (lambda said: api.allow(said) + "\n") if by_hand else api.visit)]
@@ -122,7 +129,7 @@ def type_all(shell: Terminal, api: Api, lines: list[str]) -> list[dict[str, Any]
 def drive(machine: Machine) -> Iterator[tuple[str, Any]]:
     """Do it all in the order of an operator: what was seen, by step."""
     with api(machine) as sandbox:
-        for step in (before, deb, upgrade, remove, rpm, purge, wheel, workstation):
+        for step in (before, deb, upgrade, remove, rpm, purge, wheel, guided, workstation):
             yield step.__name__, step(machine, sandbox)
 
 
@@ -285,6 +292,20 @@ def wheel(machine: Machine, api: Api) -> dict[str, Any]:
         return {"installed": installed, "typed": typed, "first": mirrored(machine)}
 
 
+def guided(machine: Machine, api: Api) -> dict[str, Any]:
+    """Let `dcsync init` lead root from an installed service to the first snapshot and to the daemon."""
+    machine.run("systemctl", "disable", "--now", "dcsync")
+    machine.run("sh", "-c", "find /etc/dcsync /var/lib/dcsync /srv/dcsync -mindepth 1 -not -name service.d -delete")
+    with terminal(machine) as shell:
+        done = type_all(shell, api, ["dcsync init", "dcsync doctor", "systemctl enable --now dcsync"])
+    return {
+        "typed": done,
+        "secret": facts(machine, "/etc/dcsync/client-secret", "/etc/dcsync/config.toml"),
+        "drop_in": machine.read("/etc/dcsync/service.d/secrets.conf"),
+        "first": mirrored(machine),
+    }
+
+
 def workstation(machine: Machine, api: Api) -> dict[str, Any]:
     """Follow the README as a user without rights, on a machine that has nothing else of dcsync."""
     machine.run("dcsync", "service", "uninstall")
@@ -294,17 +315,13 @@ def workstation(machine: Machine, api: Api) -> dict[str, Any]:
     with terminal(machine, PERSON) as shell:
         shell.type(OFFLINE)
         installed = type_all(shell, api, [one("README.md", "Install", "pipx install"), "pipx ensurepath"])
-    typed = []
     with terminal(machine, PERSON) as shell:
-        for line in commands("README.md", "First snapshot on a workstation"):
-            typed += type_all(shell, api, [line])
-            if line.startswith("dcsync accounts"):  # "add one to config.toml"
-                shell.type("dcsync accounts >> ~/.config/dcsync/config.toml")
-        report = shell.type("ls ~/mirror/index.html")
+        typed = type_all(shell, api, commands("README.md", "First snapshot on a workstation"))
+        report = shell.type("ls ~/dcsync/index.html")
     return {
         "installed": installed,
         "typed": typed,
         "report": report,
-        "snapshots": len(snapshots(machine, f"/home/{PERSON}/mirror")),
+        "snapshots": len(snapshots(machine, f"/home/{PERSON}/dcsync")),
         "secret": facts(machine, f"/home/{PERSON}/.config/dcsync/client-secret"),
     }

@@ -16,6 +16,9 @@ def fingerprints(config: Config) -> dict[str, str]:
         "[keep]": config.keep.model_dump(mode="json"),
         "[verify]": config.verify.model_dump(mode="json"),
         "[history]": config.history.model_dump(mode="json"),
+        "[[load]]": [
+            {**load.model_dump(mode="json", exclude={"to"}), "to": load.to.describe()} for load in config.loads
+        ],
         "[transfer]": config.transfer.model_dump(mode="json"),
         "[[hook]]": [hook.model_dump(mode="json") for hook in config.hooks],
     }

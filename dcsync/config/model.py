@@ -18,6 +18,7 @@ from dcsync.config.sections import (
     Hook,
     Http,
     Keep,
+    Load,
     Log,
     Metrics,
     Mirror,
@@ -31,7 +32,7 @@ from dcsync.config.sections import (
 
 
 class Config(Section):
-    """A complete configuration. `[[account]]` and `[[hook]]` are arrays of tables."""
+    """A complete configuration. `[[account]]`, `[[load]]` and `[[hook]]` are arrays of tables."""
 
     mirror: Mirror
     state: State = Field(default_factory=State)
@@ -45,6 +46,7 @@ class Config(Section):
     keep: Keep = Field(default_factory=Keep)
     verify: Verify = Field(default_factory=Verify)
     history: History = Field(default_factory=History)
+    loads: list[Load] = Field(alias="load", default_factory=list)
     http: Http = Field(default_factory=Http)
     hooks: list[Hook] = Field(alias="hook", default_factory=list)
     notify: Notify = Field(default_factory=Notify)
@@ -79,7 +81,29 @@ class Config(Section):
         if root in state.parents and not state.relative_to(root).parts[0].startswith("."):
             message = "state.dir: inside mirror.root, the folder's name must begin with a dot"
             raise ValueError(message)
+        self._check_loads()
         return self
+
+    def _check_loads(self) -> None:
+        accounts = {account.name for account in self.accounts}
+        for index, load in enumerate(self.loads):
+            before = self.loads[:index]
+            if any(load.name.casefold() == other.name.casefold() for other in before):
+                message = f"load: two loads have the name {load.name!r}; give each [[load]] a name of its own"
+                raise ValueError(message)
+            other = next(filter(load.clashes_with, before), None)
+            if other is not None:
+                what = f"load: {other.name!r} and {load.name!r} may write the same tables of {load.dataset!r}"
+                message = f"{what}; give one of them another schema, or other tables"
+                raise ValueError(message)
+            unknown = next((name for name in load.accounts if name not in accounts), None)
+            if unknown is not None:
+                message = f"load: {load.name!r} names the account {unknown!r}, which is not in the configuration"
+                raise ValueError(message)
+            if load.mode == "history" and not self.history.tables:
+                what = f'load: {load.name!r} has mode = "history", and no table has a row history'
+                message = f'{what}; set [history] tables, for example tables = ["*"]'
+                raise ValueError(message)
 
     def start_of(self, account: Account) -> datetime | None:
         """Return the time before which an account's jobs are skipped: midnight in the mirror's time zone."""

@@ -42,7 +42,9 @@ def default_of(section: str, key: str) -> Json:
 
     Raises `KeyError` for an unknown key.
     """
-    described, field = reference()[section].keys[key], _models()[section].model_fields[key]
+    fields = _models()[section].model_fields
+    described = reference()[section].keys[key]
+    field = next((field for field in fields.values() if field.alias == key), None) or fields[key]
     if field.is_required():
         return None
     if field.get_default(call_default_factory=True) is not None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, SecretStr, WithJsonSchema
 
+from dcsync.core.load_addresses import check_address, has_secret
 from dcsync.errors import SecretExposed, SecretUnavailable
 
 #: A BOM, white space and zero-width characters at either end. No secret begins or ends with them.
@@ -201,6 +202,25 @@ class ProxyRef(SecretRef):
         return super().describe() if self.kind != "literal" or self.holds_secret else self._rest
 
 
+class LoadRef(SecretRef):
+    """The address of a database or folder that tables are loaded into, or a reference to one."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        if self.kind == "literal":
+            # Raises an error that does not have the address, which may contain a password.
+            check_address(text)
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether the configuration file itself contains a password or key."""
+        return self.kind == "literal" and has_secret(self._rest)
+
+    def describe(self) -> str:
+        """Return the reference without any secret in it."""
+        return super().describe() if self.kind != "literal" or self.holds_secret else self._rest
+
+
 def _reader(kind: type[R], must_be: str) -> BeforeValidator:
     """Return the validator of a key that holds such a reference."""
 
@@ -221,6 +241,9 @@ ManifestPlace: TypeAlias = Annotated[
 ]
 ProxyPlace: TypeAlias = Annotated[
     ProxyRef, _reader(ProxyRef, 'must be "environment", "none", or the address of a proxy'), _TEXT
+]
+LoadPlace: TypeAlias = Annotated[
+    LoadRef, _reader(LoadRef, 'must be a string: "env:NAME", "file:PATH", "credential:NAME", or an address'), _TEXT
 ]
 Secret: TypeAlias = Annotated[
     SecretRef, _reader(SecretRef, 'must be a string: "env:NAME", "file:PATH" or "credential:NAME"'), _TEXT

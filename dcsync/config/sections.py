@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from pydantic import Field, field_validator, model_validator
 
 from dcsync.config.fields import Bandwidth, Duration, EventName, Section, Size, absolute_path
-from dcsync.config.secret_refs import ManifestPlace, ManifestRef, ProxyPlace, ProxyRef, Secret
+from dcsync.config.secret_refs import LoadPlace, ManifestPlace, ManifestRef, ProxyPlace, ProxyRef, Secret
 from dcsync.config.units import parse_address
+from dcsync.core.globs import overlap
 from dcsync.core.layout import Layout, parse_layout
 from dcsync.core.urls import is_loopback_url
 
@@ -289,6 +290,41 @@ class History(Section):
 
     tables: list[str] = Field(default_factory=list)
     memory: Size = 1 << 30
+
+
+class Load(Section):
+    """A `[[load]]`: tables in a database of the user."""
+
+    name: str = "load"
+    to: LoadPlace
+    tables: list[str] = Field(default=["*"], min_length=1)
+    accounts: list[str] = Field(default_factory=list)
+    requests: list[str] = Field(default_factory=list)
+    #: pydantic has a method of the key's name.
+    dataset: str = Field(default="dcsync", alias="schema")
+    mode: Literal["latest", "history"] = "latest"
+    on_new_column: Literal["add", "stop"] = "add"
+
+    @field_validator("name")
+    @classmethod
+    def _one_word(cls, value: str) -> str:
+        if not _NAME.fullmatch(value) or value in {"all", "status"}:
+            message = f"{value!r} is not a name of up to 64 letters, digits, dots, hyphens and underscores"
+            raise ValueError(f'{message}, other than "status" and "all"')
+        return value
+
+    @field_validator("dataset")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", value):
+            message = f"{value!r} is not a name of up to 63 letters, digits and underscores that begins with a letter"
+            raise ValueError(message)
+        return value
+
+    def clashes_with(self, other: Load) -> bool:
+        """Say whether both may write the same table."""
+        same_place = (self.to, self.dataset.casefold()) == (other.to, other.dataset.casefold())
+        return same_place and any(overlap(mine, theirs) for mine in self.tables for theirs in other.tables)
 
 
 class Http(Section):

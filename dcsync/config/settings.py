@@ -78,7 +78,7 @@ def read_settings(path: Path | None, *, environ: Mapping[str, str] = os.environ)
 def _tables(document: Mapping[str, object]) -> Iterator[tuple[tuple[str | int, ...], str, Mapping[str, object]]]:
     """Yield the place, the section and the content of each table. A section that is not in the file is empty."""
     for section in reference():
-        content = document.get(section, [] if section in {"account", "hook"} else {})
+        content = document.get(section, [] if section in {"account", "load", "hook"} else {})
         if isinstance(content, list):
             for index, table in enumerate(content):
                 yield (section, index), section, table

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dcsync.config import Config, load
+from dcsync.config.sections import Load
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 #: Active keys that say something else than the default: what only the operator can know.
@@ -94,7 +95,7 @@ def test_every_key_of_every_section_is_there_and_no_other() -> None:
 def test_every_key_that_must_be_given_is_active_or_of_a_section_that_is_left_out() -> None:
     required = {key for key, field in fields().items() if field.is_required()}
 
-    assert {key for key in required if not entries()[key]} == {("hook", "on"), ("hook", "run")}
+    assert {key for key in required if not entries()[key]} == {("load", "to"), ("hook", "on"), ("hook", "run")}
 
 
 def test_every_active_key_says_its_default() -> None:
@@ -131,11 +132,21 @@ def test_a_key_that_is_only_shown_has_no_default_or_says_it() -> None:
         ("hook", "run"),
         ("hook", "timeout"),
         ("http", "callback_secret"),
+        ("load", "accounts"),
+        ("load", "mode"),
+        ("load", "name"),
+        ("load", "on_new_column"),
+        ("load", "requests"),
+        ("load", "schema"),
+        ("load", "tables"),
+        ("load", "to"),
         ("metrics", "textfile"),
         ("network", "ca_file"),
     }
-    assert all(field.default is None for key, field in fields().items() if key in shown and key[0] != "hook")
+    repeated = {"hook", "load"}
+    assert all(field.default is None for key, field in fields().items() if key in shown and key[0] not in repeated)
     assert config.hooks[0].timeout == fields()["hook", "timeout"].default
+    assert config.loads[0] == Load(to=config.loads[0].to)
     assert config.auth.private_key is not None
 
 

@@ -58,3 +58,50 @@ def test_no_glob_ignores_every_extra_file(glob: str) -> None:
     words = refusal(verify={"ignore": ["*.txt", glob]})
 
     assert words == f"{glob!r} would ignore every extra file; name the files, such as '*.txt'"
+
+
+# --- [[load]] ---------------------------------------------------------------------------------------------------------
+
+TO = "duckdb:///srv/acc.duckdb"
+
+
+def test_several_loads_need_names_in_whatever_case() -> None:
+    assert refusal(load=[{"to": "env:A"}, {"to": "env:B"}]) == (
+        "load: two loads have the name 'load'; give each [[load]] a name of its own"
+    )
+    assert "two loads have the name" in refusal(load=[{"to": "env:A", "name": "a"}, {"to": "env:B", "name": "A"}])
+    assert len(make_config(load=[{"to": "env:A"}, {"to": "env:B", "name": "b"}]).loads) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "clashes"),
+    [
+        ({}, True),
+        ({"schema": "DCSYNC"}, True),
+        ({"schema": "other"}, False),
+        ({"to": "env:OTHER"}, False),
+        ({"tables": ["admin_*"]}, True),
+        ({"tables": ["cost_x", "admin_?"]}, False),
+    ],
+)
+def test_two_loads_never_write_the_same_table(other: dict[str, object], clashes: bool) -> None:
+    loads = [{"to": TO, "tables": ["issues_*", "*_users"]}, {"to": TO, "name": "b", "tables": ["*"], **other}]
+
+    if clashes:
+        assert "'load' and 'b' may write the same tables of" in refusal(load=loads)
+    else:
+        assert len(make_config(load=loads).loads) == 2
+
+
+def test_a_load_names_accounts_that_exist() -> None:
+    assert make_config(load=[{"to": TO, "accounts": ["acme"]}]).loads[0].accounts == ["acme"]
+    assert "names the account 'beta', which is not in the configuration" in refusal(
+        load=[{"to": TO, "accounts": ["beta"]}]
+    )
+
+
+def test_the_mode_history_needs_a_row_history() -> None:
+    load = [{"to": TO, "mode": "history"}]
+
+    assert 'set [history] tables, for example tables = ["*"]' in refusal(load=load)
+    assert make_config(load=load, history={"tables": ["admin_*"]}).loads[0].mode == "history"

@@ -55,6 +55,8 @@ def test_it_accepts_what_dcsync_accepts(text: str) -> None:
         ('[log]\nlevel = "loud"\n', "'loud' is not one of ['debug', 'info', 'warning', 'error']"),
         ('[[account]]\nname = "acme"\n', "'id' is a required property"),
         ('[[hook]]\non = ["night"]\nrun = ["true"]\n', "'night' is not one of"),
+        ('[[load]]\nschema = "acc"\n', "'to' is a required property"),
+        ('[[load]]\nto = "env:X"\nmode = "all"\n', "'all' is not one of ['latest', 'history']"),
         ("[heartbeat]\nurl = 1\n", "1 is not of type 'string'"),
     ],
 )
@@ -88,6 +90,7 @@ def test_defaults_are_those_of_the_example_and_placeholders_are_none() -> None:
     assert defaults["verify", "rate"] == "50 MiB/s"
     assert defaults["hook", "timeout"] == "10m"
     assert defaults["account", "include"] == ["*"]
+    assert (defaults["load", "schema"], defaults["load", "tables"]) == ("dcsync", ["*"])
     assert defaults["keep", "last"] == 0
     absent = keys().keys() - defaults.keys()
     assert absent == {
@@ -102,6 +105,7 @@ def test_defaults_are_those_of_the_example_and_placeholders_are_none() -> None:
         ("auth", "private_key"),
         ("account", "name"),
         ("account", "id"),
+        ("load", "to"),
         ("http", "callback_secret"),
         ("hook", "on"),
         ("hook", "run"),

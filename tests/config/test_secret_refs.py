@@ -309,3 +309,19 @@ def test_a_reference_equals_the_same_reference_of_its_kind() -> None:
     assert SecretRef("env:A") == SecretRef("env:A")
     assert SecretRef("env:A") != SecretRef("env:B")
     assert len({SecretRef("env:A"), SecretRef("env:A"), SecretRef("file:A")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "holds"),
+    [
+        ("duckdb:///srv/acc.duckdb", "duckdb:///srv/acc.duckdb", False),
+        ("postgresql://user@host/acc", "postgresql://user@host/acc", False),
+        (f"postgresql://user:{CANARY}@host/acc", "***", True),
+        (f"postgresql://host/acc?password={CANARY}", "***", True),
+        ("credential:load", "credential:load", False),
+    ],
+)
+def test_the_address_of_a_load_is_a_secret_if_it_has_a_password(text: str, shown: str, holds: bool) -> None:
+    (load,) = make_config(load=[{"to": text}]).loads
+
+    assert (load.to.describe(), load.to.holds_secret) == (shown, holds)

@@ -262,3 +262,25 @@ def test_the_ca_file_is_an_absolute_path() -> None:
     assert make_config().network.ca_file is None
     assert make_config(network={"ca_file": "/etc/ca.pem"}).network.ca_file == Path("/etc/ca.pem")
     assert "not an absolute path" in refusal(network={"ca_file": "ca.pem"})
+
+
+# --- [[load]] ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".x", "status", "x" * 65])
+def test_a_name_of_a_load_that_cannot_be_one_is_refused(name: str) -> None:
+    assert "is not a name of up to 64" in refusal(load=[{"to": "env:X", "name": name}])
+
+
+@pytest.mark.parametrize("schema", ["", "1a", "a-b", 'a"b', "a" * 64])
+def test_a_schema_is_a_plain_name(schema: str) -> None:
+    assert "is not a name of up to 63" in refusal(load=[{"to": "env:X", "schema": schema}])
+
+
+def test_a_load_needs_an_address_that_dcsync_knows_and_is_never_shown() -> None:
+    assert "Field required" in refusal(load=[{"name": "x"}])
+    assert "did you mean postgresql?" in refusal(load=[{"to": f"postgressql://u:{CANARY}@host/x"}])
+    assert CANARY not in refusal(load=[{"to": CANARY}])
+    assert CANARY not in refusal(load=[{"to": [CANARY]}])
+    assert CANARY not in repr(make_config(load=[{"to": f"postgresql://u:{CANARY}@host/x"}]))
+    assert "at least 1 item" in refusal(load=[{"to": "env:X", "tables": []}])

@@ -25,6 +25,12 @@ client_id = "app"
 client_secret = "{SECRET}"
 [notify]
 urls = ["mailto://{SECRET}@example.com", "env:TEAMS"]
+[[load]]
+to = "postgresql://dcsync:{SECRET}@db/acc"
+schema = "acc"
+[[load]]
+name = "file"
+to = "duckdb:///srv/acc.duckdb"
 [[account]]
 name = "acme"
 id = "b.872264f8-2433-498d-8d36-16649ecb13fe"
@@ -53,8 +59,8 @@ def test_what_the_file_sets_has_its_line_and_the_rest_its_default(tmp_path: Path
 
     assert found["mirror.root"] == Setting(key="mirror.root", value="/srv/dcsync", line=3)
     assert found["mirror.layout"] == Setting(key="mirror.layout", value="dated", line=None)
-    assert found["account.1.start"] == Setting(key="account.1.start", value="2026-01-31", line=19)
-    assert found["account.2.name"] == Setting(key="account.2.name", value="other", line=21)
+    assert found["account.1.start"] == Setting(key="account.1.start", value="2026-01-31", line=25)
+    assert found["account.2.name"] == Setting(key="account.2.name", value="other", line=27)
     assert found["account.2.include"] == Setting(key="account.2.include", value=["*"], line=None)
     assert found["poll.interval"].value == "15m"
     assert found["transfer.bandwidth"].value == "unlimited"
@@ -78,6 +84,8 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     assert found["notify.urls"].value == ["***", "env:TEAMS"]
     assert found["state.manifest"].value == "postgresql"
     assert found["network.proxy"].value == "***"
+    assert [found[f"load.{number}.to"].value for number in (1, 2)] == ["***", "duckdb:///srv/acc.duckdb"]
+    assert [found[f"load.{number}.schema"].value for number in (1, 2)] == ["acc", "dcsync"]
 
 
 def test_every_key_there_is_has_a_row_but_those_of_tables_that_the_file_lacks(tmp_path: Path) -> None:
@@ -88,7 +96,7 @@ def test_every_key_there_is_has_a_row_but_those_of_tables_that_the_file_lacks(tm
     expected = {
         f"{section}.1.{key}" if "items" in table else f"{section}.{key}"
         for section, table in schema.items()
-        if section != "hook"
+        if section not in {"load", "hook"}
         for key in table.get("items", table)["properties"]
     }
     assert found.keys() == expected

@@ -423,7 +423,7 @@ def test_the_results_that_are_named_are_those_of_commands() -> None:
                     if isinstance(part, ast.Constant) and isinstance(part.value, str):
                         named.update(part.value.split())
 
-    assert named == {"sync", "demo", "verify", "prune", "rebuild", "rerun", "notify"}
+    assert named == {"sync", "demo", "verify", "prune", "rebuild", "rerun", "notify", "load"}
     assert named <= commands
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.app.api import open_api
 from dcsync.app.from_config import account_settings, mirror_settings
+from dcsync.app.loads import ask_target
 from dcsync.app.network import network_of
 from dcsync.app.state_dir import INSTANCE_NAME, LOCK_NAME
 from dcsync.app.status import lock_holder
@@ -22,6 +24,7 @@ from dcsync.clock import Clock, SystemClock
 from dcsync.config import Auth, Config, SecretRef, find, load
 from dcsync.errors import ConfigError
 from dcsync.ops.doctor.examine import Check, Outlets, Secret, Subject, examine, unconfigured
+from dcsync.ops.doctor.outlets import Target
 from dcsync.tasks import DiskThreads
 
 
@@ -104,6 +107,7 @@ def _outlets(config: Config, environ: Mapping[str, str]) -> Outlets:
         textfile=config.metrics.textfile,
         listen=config.http.address,
         history=config.history.tables,
+        loads=[Target(load=load.name, ask=partial(ask_target, load, environ)) for load in config.loads],
     )
 
 

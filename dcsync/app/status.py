@@ -26,6 +26,7 @@ from dcsync.opening import read_regular
 from dcsync.ops.accounts import left_accounts
 from dcsync.ops.alerts.collect import AlertSources
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.loads.states import load_state
 from dcsync.ops.peers import Host
 from dcsync.ops.status import Holder, Status, TokenState, account_statuses, token_alert
 from dcsync.tasks import DiskThreads
@@ -80,6 +81,7 @@ async def _status(
         stale_after=config.poll.stale_after,
     )
     issued_at = None if pair is None else pair.issued_at
+    loads = {} if manifest is None else {load.name: await load_state(manifest, load.name) for load in config.loads}
     return Status(
         accounts=accounts,
         quota_limit=config.api.requests_per_minute,
@@ -92,6 +94,7 @@ async def _status(
         holder=await disk.run(lock_holder, state / LOCK_NAME),
         next_poll=await disk.run(_next_poll, state / DAEMON_NAME),
         hosts=tuple(hosts),
+        loads=loads,
         not_configured=() if manifest is None else tuple(await left_accounts(manifest, _names(config))),
     )
 

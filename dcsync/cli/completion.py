@@ -41,6 +41,17 @@ def request_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list
     ]
 
 
+def load_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the loads of the configuration, and the word `status`."""
+    from dcsync.config import load
+
+    try:
+        names = [each.name for each in load(_config_of(ctx), environ=os.environ).loads]
+    except DcsyncError:
+        names = []
+    return [CompletionItem(name) for name in [*names, "status"] if name.startswith(incomplete)]
+
+
 def table_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the tables of the newest snapshots, without `.csv`."""
     from dcsync.config import load

@@ -58,6 +58,7 @@ _COMMANDS = {
     "hooks": ("dcsync.cli.hooks", "List the runs of hooks, or run the hooks of a snapshot again."),
     "init": ("dcsync.cli.init", "Set up dcsync, up to the first snapshot, or write a configuration."),
     "jobs": ("dcsync.cli.lists", "List jobs (executions of data requests)."),
+    "load": ("dcsync.cli.load", "Load tables into your own database, or show what they show."),
     "login": ("dcsync.cli.login", "Sign in to Autodesk with a browser, on this machine or another."),
     "logout": ("dcsync.cli.login", "Revoke the stored refresh token and delete it."),
     "manifest": ("dcsync.cli.manifest", "Copy the manifest to PostgreSQL for several hosts, or back."),

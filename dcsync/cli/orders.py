@@ -35,6 +35,7 @@ T = TypeVar("T", bound="DataclassInstance")
 _MODULES: Final = {
     "history": "dcsync.cli.history",
     "hooks rerun": "dcsync.cli.hooks",
+    "load": "dcsync.cli.load",
     "poll": "dcsync.cli.poll",
     "prune": "dcsync.cli.prune",
     "rebuild": "dcsync.cli.rebuild",

@@ -105,6 +105,10 @@ def _print(status: Status) -> None:
     click.echo(f"quota: {status.quota_used} of {status.quota_limit} API calls used in the last minute")
     valid = "" if status.token_refresh_by is None else f", valid until {time_text(status.token_refresh_by)} if unused"
     click.echo(f"token: {status.token_method}{valid}")
+    for name, load in status.loads.items():
+        failed = f", {load.attempts} failed since (dcsync load status)" if load.attempts else ""
+        done = f"{load.target or 'not loaded yet'}, last load {age_text(load.done_at, now)}{failed}"
+        click.secho(f"load:  {name}: {done}", fg="yellow" if load.attempts else None)
     for host in status.hosts:
         words = f"{host.doing or 'waiting'}" if host.is_alive else f"last seen {age_text(host.seen_at, now)}"
         click.secho(f"host:  {host.name}, pid {host.pid}: {words}", fg=None if host.is_alive else "yellow")

@@ -124,6 +124,7 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
     """Recover the mirror, do one run, then send notifications and write the report."""
     from dcsync.app.from_config import account_settings
     from dcsync.app.history import build_after_run
+    from dcsync.app.loads import load_after_run
     from dcsync.app.renew import renewing
     from dcsync.app.sync import follow_up, open_dispatcher, open_dry_run, open_sync
     from dcsync.cli.progress import watching
@@ -148,6 +149,7 @@ async def sync_once(config: Config, accounts: Sequence[str], wanted: Wanted, *, 
         outcomes = await sync(context, selected, wanted=wanted)
         await follow_up(config, context, dispatcher, outcomes)
         await build_after_run(config, context, dispatcher)
+        await load_after_run(config, context, dispatcher)
         return outcomes
 
 

@@ -142,7 +142,7 @@ class SharedSession(Session):
             self._note_outcome(outcome)
             await self._note_retry(outcome)
             await self._queue.chore("hooks")
-            self.histories.build_soon()
+            self.derived.update_soon()
 
     async def chore(self, kind: str) -> None:
         """Do a maintenance task of the whole mirror."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -19,6 +20,8 @@ class Histories:
     config: Config
     context: SyncContext
     dispatcher: AlertDispatcher
+    #: Called when they are up to date, or cannot be.
+    built: Callable[[], object] = lambda: None
     _due: asyncio.Event = field(default_factory=asyncio.Event)
 
     def build_soon(self) -> None:
@@ -31,3 +34,4 @@ class Histories:
             await self._due.wait()
             self._due.clear()
             await build_after_run(self.config, self.context, self.dispatcher)
+            self.built()

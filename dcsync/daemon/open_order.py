@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from dcsync.app.from_config import account_settings
 from dcsync.app.history import build_histories
+from dcsync.app.loads import load_now
 from dcsync.app.rebuild import rebuild_manifest
 from dcsync.app.stores import Stores
 from dcsync.config import Config
@@ -28,6 +29,8 @@ from dcsync.ops.history.catch_up import Chosen, HistoryReport
 from dcsync.ops.integrity.prune import PruneReport
 from dcsync.ops.integrity.rebuild import RebuildReport
 from dcsync.ops.integrity.report import VerifyReport
+from dcsync.ops.loads.run import Chosen as LoadChosen
+from dcsync.ops.loads.run import LoadReport
 from dcsync.ops.mirroring.outcome import AccountOutcome, Wanted
 from dcsync.ops.mirroring.run import sync
 from dcsync.orders import Answer, Progressed
@@ -192,6 +195,20 @@ class OpenOrder:
         session = self._session
         return await build_histories(
             self.config, session.context, session.dispatcher, names=names, chosen=chosen, observer=self.progress
+        )
+
+    async def run_loads(self, names: Sequence[str], chosen: LoadChosen) -> list[LoadReport]:
+        """Run loads, and send the alerts that this changes. Cancelling ends the current one, which resumes later."""
+        await self._session.check_mirror()
+        session = self._session
+        return await load_now(
+            self.config,
+            session.context,
+            session.dispatcher,
+            names=names,
+            chosen=chosen,
+            environ=session.derived.environ,
+            observer=self.progress,
         )
 
     async def rerun_hooks(self, job: str) -> tuple[int, Sequence[HookRun]]:

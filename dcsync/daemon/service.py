@@ -236,6 +236,7 @@ class Service:
                 progress=progress,
                 notifier=self._notifier,
                 signals=self._signals,
+                environ=self._environ,
                 problems=self._problems,
             )
             session = self._session = self._make_session(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +19,7 @@ from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
 from dcsync.core.next_poll import next_poll
 from dcsync.daemon.chores import Chores
-from dcsync.daemon.histories import Histories
+from dcsync.daemon.derived import Derived
 from dcsync.daemon.progress import SLOW_DISK_S, Progress, log_run
 from dcsync.daemon.sd_notify import Notifier
 from dcsync.daemon.turns import Turns
@@ -79,6 +79,8 @@ class SessionParts:
     progress: Progress
     notifier: Notifier
     signals: Signals
+    #: Has the secrets of the configuration.
+    environ: Mapping[str, str] = field(default_factory=dict)
     #: Returns the parts of the daemon around the session that do not work now.
     problems: Callable[[], Sequence[BrokenPart]] = _no_problems
 
@@ -122,7 +124,7 @@ class Session(ABC):
             progress=parts.progress,
             accounts=tuple(self._accounts.values()),
         )
-        self.histories = Histories(config=parts.config, context=parts.context, dispatcher=parts.dispatcher)
+        self.derived = Derived(parts.config, parts.context, parts.dispatcher, parts.environ)
         #: Precedes the status line while nothing is running.
         self.notice = ""
         #: Since when the disk of the mirror has not answered, as a message. None while it answers.
@@ -201,12 +203,12 @@ class Session(ABC):
                 ticker = group.create_task(self._tick(), name="ticker")
                 recorder = group.create_task(self._record_problems(), name="problems")
                 status = group.create_task(self._show_progress(), name="status")
-                histories = group.create_task(self.histories.run(), name="histories")
+                derived = group.create_task(self.derived.run(), name="derived")
                 self.poll_all()
-                self.histories.build_soon()
+                self.derived.update_soon()
                 self._notifier.ready(self.notice or self.describe())
                 await self._signals.end.wait()
-                histories.cancel()
+                derived.cancel()
                 visits = group.create_task(self._end_visits(group), name="orders")
                 await self._end_work(group)
                 await visits
@@ -400,7 +402,7 @@ class Session(ABC):
         if status is not None:
             self._alert_codes = status.codes
         if any(outcome.published for outcome in outcomes):
-            self.histories.build_soon()
+            self.derived.update_soon()
 
     async def _next_poll_in(self, account: AccountSettings) -> timedelta:
         """Return how long to wait until the next poll of an account: the interval, or less when an extract is due."""

@@ -10,6 +10,7 @@ from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.coverage import NO_COVERAGE, Coverage
 from dcsync.core.freshness import RequestFreshness
 from dcsync.core.lifecycle import JobState
+from dcsync.core.load_state import LoadState
 from dcsync.core.model import AccountName, Json, RequestId
 from dcsync.core.oauth import REFRESH_LIFE, days_old
 from dcsync.core.ports import AccountFacts
@@ -75,6 +76,8 @@ class Status:
     hosts: tuple[Host, ...] = ()
     #: The accounts with snapshots that are not in the configuration.
     not_configured: tuple[LeftAccount, ...] = ()
+    #: The last attempt of each load, by its name.
+    loads: Mapping[str, LoadState] = field(default_factory=dict)
 
     @property
     def check(self) -> ExitStatus:
@@ -145,6 +148,17 @@ class Status:
                 "pid": self.holder.pid if daemon and self.holder is not None else None,
                 "next_poll": time_json(self.next_poll) if daemon else None,
             },
+            "loads": [
+                {
+                    "name": name,
+                    "target": state.target or None,
+                    "tried_at": time_json(state.tried_at),
+                    "done_at": time_json(state.done_at),
+                    "failed_attempts": state.attempts,
+                    "next_try_at": time_json(state.next_try_at),
+                }
+                for name, state in self.loads.items()
+            ],
             "hosts": [
                 {
                     "name": host.name,

@@ -48,6 +48,14 @@ def test_tables_are_those_of_the_newest_snapshots(side: Served, dcsync: Dcsync, 
     assert completed(*words, start="is") == {"issues_issues": None}
 
 
+def test_loads_come_from_the_configuration(side: Served) -> None:
+    side.config.write_text(side.config.read_text() + '\n[[load]]\nname = "warehouse"\nto = "env:X"\n')
+
+    assert completed("load") == {"warehouse": None, "status": None}
+    assert completed("load", start="wa") == {"warehouse": None}
+    assert "--json" in completed("load", "status", start="--")
+
+
 @pytest.mark.parametrize("option", ["--account", "--request"])
 def test_a_problem_completes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
@@ -56,4 +64,5 @@ def test_a_problem_completes_nothing(
 
     assert completed("sync", option) == {}
     assert completed("at", "latest") == {}
+    assert completed("load") == {"status": None}
     assert capsys.readouterr() == ("", "")

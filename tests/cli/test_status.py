@@ -66,7 +66,7 @@ def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
 
     document = dcsync("status", "--json").json
 
-    assert document.keys() == {"accounts", "quota", "token", "disk", "daemon", "hosts", "not_configured"}
+    assert document.keys() == {"accounts", "quota", "token", "disk", "daemon", "hosts", "not_configured", "loads"}
     assert document["accounts"][0].keys() >= {
         "name",
         "last_poll",

@@ -176,6 +176,7 @@ KINDS: dict[str, Callable[[OrderKills], tuple[str, ...]]] = {
     "prune": _prune,
     "history": lambda _: ("history", "--rebuild"),
     "hooks rerun": _rerun,
+    "load": lambda _: ("load", "--full"),
     "rebuild": lambda _: ("rebuild",),
     "poll": lambda _: ("poll",),
 }
@@ -196,7 +197,7 @@ async def order_kills(folder: Path) -> AsyncIterator[OrderKills]:
         kills = OrderKills(
             folder=folder,
             sandbox=sandbox,
-            config=write_config(folder, sandbox, *_MORE),
+            config=write_config(folder, sandbox, *_MORE, "[[load]]", f'to = "sqlite://{folder}/target.db"'),
             environ={TOKEN: sandbox.tokens.issue_access_token("tester", 86400)},
             daemons=daemons,
             commands=commands,

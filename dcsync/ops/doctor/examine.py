@@ -55,6 +55,7 @@ NAMES = (
     "metrics",
     "http",
     "history",
+    "load",
     "token",
     "proxy",
     "network",

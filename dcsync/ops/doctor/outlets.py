@@ -1,4 +1,4 @@
-"""The checks of `doctor` of everything but snapshots: hooks, notifications, metrics, HTTP pages, row histories.
+"""The checks of `doctor` of everything but snapshots: hooks, notifications, metrics, HTTP pages, row histories, loads.
 
 None of them stops the mirror, so each problem is a warning. Nothing is sent and no program is run.
 """
@@ -13,13 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dcsync.errors import ConfigError
+from dcsync.errors import ConfigError, DcsyncError
 from dcsync.network import bind_listener, listen_hint
 from dcsync.ops.alerts.notify import check_installed, service_of
 from dcsync.ops.doctor.checks import Check, CheckList, ok, warned
 from dcsync.ops.doctor.machine import Secret
 from dcsync.rows import check_installed as check_duckdb
 from dcsync.tasks import DiskThreads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The target of a load. `ask` connects to it, and returns its address without secrets. Raises `DcsyncError`s."""
+
+    load: str
+    ask: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +45,7 @@ class Outlets:
     listen: tuple[str, int] | None
     #: The tables with a row history.
     history: Sequence[str] = ()
+    loads: Sequence[Target] = ()
 
     def heartbeat_address(self) -> str | None:
         """Return the heartbeat's address, if there is one that can be read."""
@@ -55,6 +64,7 @@ async def examine_outlets(checks: CheckList, outlets: Outlets, disk: DiskThreads
         "metrics": lambda: metrics_file(outlets.textfile),
         "http": lambda: http_pages(outlets.listen, is_daemon_running=is_daemon_running),
         "history": lambda: row_history(outlets.history),
+        "load": lambda: loads(outlets.loads),
     }
     for name, step in steps.items():
         await checks.take(name, disk.run(step))
@@ -114,6 +124,21 @@ def row_history(tables: Sequence[str]) -> Check:
     except ConfigError as error:
         return warned("history", error.message, error.advice)
     return ok("history", f"DuckDB is installed; tables: {', '.join(tables)}")
+
+
+def loads(targets: Sequence[Target]) -> Check:
+    """Check that dlt is installed, and that each target answers. Nothing is written."""
+    if not targets:
+        return ok("load", "none configured")
+    doubts, answers = {}, []
+    for target in targets:
+        try:
+            answers.append(f"{target.load}: {target.ask()}")
+        except DcsyncError as error:
+            doubts[f"{target.load}: {error.message}"] = error.advice
+    if doubts:
+        return warned("load", "\n".join(doubts), "; ".join(dict.fromkeys(doubts.values())))
+    return ok("load", f"{', '.join(answers)}")
 
 
 def heartbeat(address: Secret | None) -> Check:

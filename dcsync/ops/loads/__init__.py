@@ -1,0 +1,1 @@
+"""Loads: tables in databases of the user, after each snapshot."""

@@ -1,0 +1,175 @@
+"""From Autodesk's extract to the user's database: PostgreSQL and DuckDB, with kills, two hosts, and an outage."""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from dcsync.sandbox import Options, Sandbox, World
+from tests.rigs.hosts import fleet
+from tests.rigs.postgres import Postgres
+from tests.rigs.processes import Cold, said
+from tests.rigs.served import TOKEN, Served, served
+from tests.rigs.waiting import until
+
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(600)]
+
+TABLES = [f"admin_t{number}" for number in range(6)]
+
+
+def bodies(day: int, rows: int = 3000) -> dict[str, bytes]:
+    """Return the tables of a day. One of them is the same every day."""
+    found = {}
+    for table in TABLES:
+        shown = 0 if table == TABLES[0] else day
+        lines = (f'{number},"row ""{number}"" of {table}",{shown}\n' for number in range(rows + shown))
+        found[f"{table}.csv"] = ("id,name,day\n" + "".join(lines)).encode()
+    return found
+
+
+def rows_of(body: bytes) -> list[tuple[str, ...]]:
+    return sorted(tuple(row) for row in list(csv.reader(io.StringIO(body.decode())))[1:])
+
+
+def add_day(world: World, day: int) -> str:
+    request = next(iter(world.requests), None) or world.add_request("Nightly")
+    completed = datetime.now(UTC) - timedelta(days=10 - day)
+    return world.add_job(request, completed_at=completed, files=bodies(day), with_archive=False)
+
+
+def in_postgres(address: str) -> tuple[dict[str, str], dict[str, list[tuple[Any, ...]]]]:
+    """Return the job that each table shows, and its rows, all in one view of the database."""
+    with psycopg.connect(address) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        if not connection.execute("SELECT to_regclass('acc._dcsync_loads') IS NOT NULL").fetchall()[0][0]:
+            return {}, {}
+        shown: dict[str, str] = dict(connection.execute("SELECT table_name, job FROM acc._dcsync_loads").fetchall())
+        queries = {name: SQL("SELECT * FROM acc.{}").format(Identifier(name)) for name in shown}
+        return shown, {name: sorted(connection.execute(query).fetchall()) for name, query in queries.items()}
+
+
+def in_duckdb(path: Path) -> tuple[dict[str, str], dict[str, list[tuple[Any, ...]]]]:
+    """Return the same of a DuckDB file that no other process has open."""
+    with duckdb.connect(str(path)) as connection:
+        found = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = '_dcsync_loads'").fetchone()
+        if found != (1,):
+            return {}, {}
+        shown = dict(connection.execute("SELECT table_name, job FROM acc._dcsync_loads").fetchall())
+        return shown, {name: sorted(connection.table(f"acc.{name}").fetchall()) for name in shown}
+
+
+def assert_whole(found: tuple[dict[str, str], dict[str, list[tuple[Any, ...]]]], days: Mapping[str, int]) -> None:
+    """Each table has exactly the rows of the snapshot that it shows."""
+    shown, rows = found
+    for table, job in shown.items():
+        assert rows[table] == rows_of(bodies(days[job])[f"{table}.csv"]), (table, job)
+
+
+def shows(address: str, job: str) -> bool:
+    """Say whether all tables show the snapshot of a job."""
+    return set(in_postgres(address)[0].values()) == {job}
+
+
+def configure(side: Served, address: str, *, with_duckdb: bool = True) -> Path:
+    path = side.folder / "target.duckdb"
+    lines = ["[[load]]", 'name = "pg"', 'schema = "acc"', f'to = "{address}"']
+    if with_duckdb:
+        lines += ["[[load]]", 'name = "duck"', 'schema = "acc"', f'to = "duckdb://{path}"']
+    side.config.write_text(f"{side.config.read_text()}\n" + "\n".join(lines) + "\n")
+    return path
+
+
+async def run(side: Served, *argv: str) -> int:
+    process = await Cold(side.folder)(*argv, environ=environ(side))
+    return await process.wait()
+
+
+def environ(side: Served) -> dict[str, str]:
+    return {TOKEN: side.token, "DCSYNC_CONFIG": str(side.config)}
+
+
+async def test_a_killed_load_shows_whole_snapshots_and_the_next_one_finishes(tmp_path: Path, database: str) -> None:
+    with served(tmp_path) as side:
+        path = configure(side, database)
+        job = add_day(side.sandbox.world, 1)
+        days = {job: 1}
+        assert await run(side, "sync") == 0, said(tmp_path)
+        assert_whole(in_postgres(database), days)
+        for day, loaded in ((2, 0), (3, 2), (4, 5)):
+            job = add_day(side.sandbox.world, day)
+            days[job] = day
+            process = await Cold(tmp_path)("sync", environ=environ(side))
+
+            def has_loaded(job: str = job, loaded: int = loaded) -> bool:
+                shown, _ = in_postgres(database)
+                is_working = any((side.root / ".dcsync/load").glob("*.work"))
+                return is_working and list(shown.values()).count(job) >= loaded
+
+            await until(has_loaded, "the load")
+            process.send(signal.SIGKILL)
+            await process.wait()
+            assert_whole(in_postgres(database), days)
+            assert_whole(in_duckdb(path), days)
+
+        assert await run(side, "load") == 0, said(tmp_path)
+        for found in (in_postgres(database), in_duckdb(path)):
+            assert_whole(found, days)
+            assert found[0] == dict.fromkeys(TABLES, job)
+        assert list((side.root / ".dcsync/load").glob("*.work")) == []
+
+
+async def test_a_database_that_is_away_delays_no_snapshot_and_no_other_load(
+    tmp_path: Path, postgres_server: Postgres
+) -> None:
+    address = postgres_server.fresh()
+    with served(tmp_path) as side:
+        path = configure(side, address)
+        days = {add_day(side.sandbox.world, 1): 1}
+        assert await run(side, "sync") == 0
+        job = add_day(side.sandbox.world, 2)
+        days[job] = 2
+        with postgres_server.outage():
+            assert await run(side, "sync") == 0
+            assert in_duckdb(path)[0] == dict.fromkeys(TABLES, job)
+            assert await run(side, "load") == 3
+            assert await run(side, "status", "--check") == 3
+            assert "[R-LOAD] the load pg into postgresql://127.0.0.1" in (tmp_path / "stdout").read_text()
+        assert await run(side, "load") == 0, said(tmp_path)
+
+        assert_whole(in_postgres(address), days)
+        assert in_postgres(address)[0] == dict.fromkeys(TABLES, job)
+        assert await run(side, "status", "--check") == 0
+
+
+async def test_two_hosts_load_each_snapshot_once(tmp_path: Path, postgres_server: Postgres) -> None:
+    address = postgres_server.fresh()
+    load = f'[[load]]\nto = "{address}"\nschema = "acc"\n'
+    async with Sandbox(World(), options=Options(quota_per_minute=None)) as sandbox:
+        days = {add_day(sandbox.world, 1): 1}
+        async with fleet(tmp_path, sandbox, postgres_server, hosts=2, extra=load) as hosts:
+            for host in hosts.hosts:
+                await hosts.start(host)
+            await hosts.published(1)
+            await until(lambda: len(in_postgres(address)[0]) == len(TABLES), "the first load")
+            for day in (2, 3):
+                job = add_day(sandbox.world, day)
+                days[job] = day
+                hosts.poll_now(hosts.hosts[day % 2])
+                await until(partial(shows, address, job), "the next load")
+                assert_whole(in_postgres(address), days)
+            statuses = [await hosts.stop(host) for host in hosts.hosts]
+
+            assert statuses == [0, 0]
+            assert all(host.said("a bug in dcsync") == 0 for host in hosts.hosts)
+            assert hosts.query("SELECT value FROM meta WHERE key = 'broken:'") == []

@@ -20,8 +20,6 @@ from tests.rigs.mirror import sidecar, tables
 from tests.rigs.postgres import Postgres
 from tests.rigs.waiting import until
 
-AWAY, AGAIN = "the mirror is not available", "the mirror is available again"
-
 pytestmark = pytest.mark.machine  # several real processes, by the seconds that they take
 
 
@@ -112,40 +110,6 @@ def most_calls_in_a_minute(sandbox: Sandbox) -> int:
     return most
 
 
-@pytest.mark.timeout(600)
-async def test_a_database_that_restarts_and_is_away_for_half_a_minute_is_sat_out(
-    tmp_path: Path, postgres_server: Postgres
-) -> None:
-    jobs = 24
-    async with Sandbox(make_world(jobs), options=Options(quota_per_minute=None)) as sandbox:
-        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.3, times=None))
-        async with fleet(tmp_path, sandbox, postgres_server) as hosts:
-            for host in hosts.hosts:
-                await hosts.start(host)
-            await hosts.published(3)
-
-            postgres_server.restart()
-            await hosts.published(8)
-            before = len(list(hosts.root.glob("acme/*/[0-9]*/**/_dcsync.json")))
-            assert before < jobs
-            with postgres_server.outage():
-                await asyncio.sleep(30)  # noqa: TID251 - other processes' work
-                during = await told(hosts.hosts[0], "status")
-            await hosts.published(jobs)
-            # The other hosts may have mirrored everything before one of them has the database again.
-            await until(lambda: all(host.said(AGAIN) == host.said(AWAY) for host in hosts.hosts), AGAIN)
-            statuses = [await hosts.stop(host) for host in hosts.hosts]
-
-            assert statuses == [0, 0, 0]
-            assert_all_of_it_once(hosts, jobs)
-            assert during[0] == 3
-            assert "the database" in during[1]
-            assert "does not answer" in during[1]
-            for host in hosts.hosts:
-                assert host.said(AWAY) in {1, 2}
-                assert host.said("a bug in dcsync") == 0
-
-
 async def told(host: Host, *command: str) -> tuple[int, str]:
     """Run a command on a host beside its daemon; return its status and all that it said."""
     process = await asyncio.create_subprocess_exec(
@@ -159,29 +123,6 @@ async def told(host: Host, *command: str) -> tuple[int, str]:
     out, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode()
-
-
-@pytest.mark.timeout(600)
-async def test_at_the_usual_pace_the_job_of_a_killed_host_is_another_one_s_within_90_s(
-    tmp_path: Path, postgres_server: Postgres
-) -> None:
-    async with Sandbox(make_world(1), options=Options(quota_per_minute=None)) as sandbox:
-        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=300, times=None))
-        async with fleet(tmp_path, sandbox, postgres_server, hosts=2, pace="usual") as hosts:
-            first, second = hosts.hosts
-            await hosts.start(first)
-            await until(lambda: sandbox.active > 0)
-            await hosts.start(second)
-            await until(second.log.exists)
-            await hosts.kill(first)
-            sandbox.faults.clear()
-
-            await hosts.published(1)
-
-            assert second.said("task of a lost host returned to the queue") > 0
-            # It is told after it is in the manifest.
-            await until(lambda: second.said("snapshot published") == 1)
-            assert_all_of_it_once(hosts, 1)
 
 
 @pytest.mark.timeout(600)

@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,7 @@ from dcsync.config.load import load
 from dcsync.core.model import DataRequest
 from dcsync.core.new_request import NewRequest
 from dcsync.ops.requests import create
-from tests.cli.conftest import Dcsync, Result, log_as_before
+from tests.cli.conftest import Dcsync, log_as_before
 from tests.rigs.mirror import assert_proved_by_sums, sidecar
 
 ROOT = Path(__file__).parents[2]
@@ -35,37 +38,43 @@ def snapshots(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("acme/*/[0-9]*/**/_dcsync.json"))
 
 
-def test_the_demo_mirrors_three_days_of_two_requests_and_shows_the_tree(dcsync: Dcsync, tmp_path: Path) -> None:
-    result = dcsync("demo", str(tmp_path / "demo"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """What a first demo left in a folder, and printed."""
 
-    assert result.status == 0
-    assert len(snapshots(tmp_path / "demo")) == 6
-    for snapshot in snapshots(tmp_path / "demo"):
-        assert_proved_by_sums(snapshot)
-    assert "my-company-data-extract-" in result.out
-    assert "latest -> " in result.out
-    assert "sha256sum -c" in result.out
+    folder: Path
+    out: str
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a first demo left, to be copied."""
-    folder = tmp_path_factory.mktemp("kept") / "demo"
-    with log_as_before():
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A first demo, which takes longer than most tests. Tests that change its folder use `again`."""
+    folder = tmp_path_factory.mktemp("kept") / "a folder"
+    with log_as_before(), pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
+        patch.setenv("PATH", "/usr/bin:/bin")
         assert run(["demo", str(folder)]) == 0
-    return folder
+    return Demo(folder=folder, out=out.getvalue())
 
 
 @pytest.fixture
-def again(kept: Path) -> Iterator[Path]:
+def again(kept: Demo) -> Iterator[Path]:
     """The folder of a demo that ran once. Its configuration names the folder, so the copy takes its place."""
-    original = kept.with_name("original")
-    kept.rename(original)
+    folder, original = kept.folder, kept.folder.with_name("original")
+    folder.rename(original)
     # With hard links and times, as it was.
-    subprocess.run(["cp", "--archive", str(original), str(kept)], check=True)
-    yield kept
-    shutil.rmtree(kept)
-    original.rename(kept)
+    subprocess.run(["cp", "--archive", str(original), str(folder)], check=True)
+    yield folder
+    shutil.rmtree(folder)
+    original.rename(folder)
+
+
+def test_the_demo_mirrors_three_days_of_two_requests_and_shows_the_tree(kept: Demo) -> None:
+    assert len(snapshots(kept.folder)) == 6
+    for snapshot in snapshots(kept.folder):
+        assert_proved_by_sums(snapshot)
+    assert "my-company-data-extract-" in kept.out
+    assert "latest -> " in kept.out
+    assert "sha256sum -c" in kept.out
 
 
 def test_running_the_demo_again_picks_up_a_new_day_and_links_what_did_not_change(dcsync: Dcsync, again: Path) -> None:
@@ -145,39 +154,35 @@ def test_each_run_adds_the_newest_extract_there_can_be(before: list[str], now: s
     assert _next_extracts(times(before), times([now])[0]) == times([*before, *expected])
 
 
-def test_the_demo_counts_the_files_of_a_snapshot_the_same_everywhere(dcsync: Dcsync, tmp_path: Path) -> None:
-    result = dcsync("demo", str(tmp_path / "demo"))
-
-    published = dict(re.findall(r"published acme/(\S+): (\d+) files", result.out))
-    listed = dict(re.findall(r"      (\d\S+)/  (\d+) files", result.out))
+def test_the_demo_counts_the_files_of_a_snapshot_the_same_everywhere(kept: Demo) -> None:
+    published = dict(re.findall(r"published acme/(\S+): (\d+) files", kept.out))
+    listed = dict(re.findall(r"      (\d\S+)/  (\d+) files", kept.out))
     assert len(published) == len(listed) == 6
     for folder, count in published.items():
         assert listed[folder.partition("/")[2]] == count
-        assert f"… ({count} files)" in result.out
-        recorded = sidecar(tmp_path / "demo/acme" / folder)["files"]
+        assert f"… ({count} files)" in kept.out
+        recorded = sidecar(kept.folder / "acme" / folder)["files"]
         assert len(recorded) == int(count)
 
 
-def last_command(result: Result) -> str:
-    return result.out.strip().splitlines()[-1].partition("   #")[0].strip()
+def last_command(out: str) -> str:
+    return out.strip().splitlines()[-1].partition("   #")[0].strip()
 
 
-def test_the_demo_ends_with_a_command_that_works(
-    dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_ends_with_a_command_that_works(kept: Demo, again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    folder = tmp_path / "a folder"
 
-    command = last_command(dcsync("demo", str(folder)))
+    command = last_command(kept.out)
 
-    again = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - as typed
-    assert again.returncode == 0, again.stderr
-    assert len(snapshots(folder)) == 8
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - as typed
+    assert done.returncode == 0, done.stderr
+    assert len(snapshots(again)) == 8
 
 
-def test_the_commands_that_it_shows_work(dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("again")
+def test_the_commands_that_it_shows_work(kept: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    shown = dcsync("demo", str(tmp_path / "a folder")).out.partition("Next:\n")[2].splitlines()
+    shown = kept.out.partition("Next:\n")[2].splitlines()
     commands = [line.partition("   #")[0].strip() for line in shown]
 
     for word in ("status", "diff previous latest", "diff --rows", " at 2", "verify", "sha256sum"):
@@ -187,11 +192,11 @@ def test_the_commands_that_it_shows_work(dcsync: Dcsync, tmp_path: Path, monkeyp
 
 
 def test_the_demo_ends_with_the_command_given_to_it(
-    dcsync: Dcsync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dcsync: Dcsync, again: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DCSYNC_DEMO_AGAIN", "make demo")
 
-    assert last_command(dcsync("demo", str(tmp_path / "demo"))) == "make demo"
+    assert last_command(dcsync("demo", str(again)).out) == "make demo"
 
 
 @pytest.mark.needs_tool("make")

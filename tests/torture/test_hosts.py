@@ -1,4 +1,4 @@
-"""Several hosts on one mirror, killed and frozen at random: each extract is mirrored once all the same."""
+"""Hosts on one mirror, killed, frozen, or without their database: each extract is mirrored once all the same."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from dcsync.sandbox import Fault, Options
+from dcsync.sandbox import Fault, Options, Sandbox
 from tests.rigs.hosts import Fleet, fleet
 from tests.rigs.postgres import Postgres
-from tests.test_hosts import Watched, add_job, assert_all_of_it_once, make_world, most_calls_in_a_minute
+from tests.rigs.waiting import until
+from tests.test_hosts import Watched, add_job, assert_all_of_it_once, make_world, most_calls_in_a_minute, told
 from tests.torture.conftest import Figure, pick
 
 #: A pause longer than the fast pace's silence makes a zombie; a shorter one does not.
 LONGEST_PAUSE_S = 6.0
+#: What the log says when the database goes away, and when it is back.
+AWAY, AGAIN = "the mirror is not available", "the mirror is available again"
 
 
 async def tend(hosts: Fleet, waking: dict[int, float]) -> None:
@@ -123,3 +126,60 @@ def assert_in_order(hosts: Fleet) -> None:
         by_request.setdefault(request, []).append(int(str(published_at)))
     early = [times[:5] for times in by_request.values()]
     assert all(before < after for times in early for before, after in pairwise(times))
+
+
+@pytest.mark.timeout(600)
+async def test_a_database_that_restarts_and_is_away_for_half_a_minute_is_sat_out(
+    tmp_path: Path, postgres_server: Postgres
+) -> None:
+    jobs = 24
+    async with Sandbox(make_world(jobs), options=Options(quota_per_minute=None)) as sandbox:
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=0.3, times=None))
+        async with fleet(tmp_path, sandbox, postgres_server) as hosts:
+            for host in hosts.hosts:
+                await hosts.start(host)
+            await hosts.published(3)
+
+            postgres_server.restart()
+            await hosts.published(8)
+            before = len(list(hosts.root.glob("acme/*/[0-9]*/**/_dcsync.json")))
+            assert before < jobs
+            with postgres_server.outage():
+                await asyncio.sleep(30)  # noqa: TID251 - other processes' work
+                during = await told(hosts.hosts[0], "status")
+            await hosts.published(jobs)
+            # The other hosts may have mirrored everything before one of them has the database again.
+            await until(lambda: all(host.said(AGAIN) == host.said(AWAY) for host in hosts.hosts), AGAIN)
+            statuses = [await hosts.stop(host) for host in hosts.hosts]
+
+            assert statuses == [0, 0, 0]
+            assert_all_of_it_once(hosts, jobs)
+            assert during[0] == 3
+            assert "the database" in during[1]
+            assert "does not answer" in during[1]
+            for host in hosts.hosts:
+                assert host.said(AWAY) in {1, 2}
+                assert host.said("a bug in dcsync") == 0
+
+
+@pytest.mark.timeout(600)
+async def test_at_the_usual_pace_the_job_of_a_killed_host_is_another_one_s_within_90_s(
+    tmp_path: Path, postgres_server: Postgres
+) -> None:
+    async with Sandbox(make_world(1), options=Options(quota_per_minute=None)) as sandbox:
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=300, times=None))
+        async with fleet(tmp_path, sandbox, postgres_server, hosts=2, pace="usual") as hosts:
+            first, second = hosts.hosts
+            await hosts.start(first)
+            await until(lambda: sandbox.active > 0)
+            await hosts.start(second)
+            await until(second.log.exists)
+            await hosts.kill(first)
+            sandbox.faults.clear()
+
+            await hosts.published(1)
+
+            assert second.said("task of a lost host returned to the queue") > 0
+            # It is told after it is in the manifest.
+            await until(lambda: second.said("snapshot published") == 1)
+            assert_all_of_it_once(hosts, 1)

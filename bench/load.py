@@ -29,7 +29,7 @@ from tests.rigs import postgres
 from tests.rigs.row_histories import Track
 
 _HERE = Path(__file__).parents[1]
-_MEMORY = 256 << 20
+_MEMORY = 192 << 20
 _BEGIN = datetime(2026, 11, 1, 4, tzinfo=UTC)
 _TABLES = 260
 _TYPES = {"created_at": "TIMESTAMP", "amount": "DOUBLE", "number": "BIGINT"}

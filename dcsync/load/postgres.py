@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from dcsync.core.names import printable
+from dcsync.core.row_history import VALID_TO
 from dcsync.core.sql import identifier, text
 from dcsync.errors import LoadFailed, LoadRefused, RowsFailed, TargetUnusable, ValueRefused
 from dcsync.load.clients import column_type, native_errors, postgres_client
-from dcsync.load.reading import Column, Reading
+from dcsync.load.reading import ROW, Column, Reading
 from dcsync.load.sql_target import STAGE, SqlTarget
 from dcsync.load.target import LOADS, Options
 from dcsync.load.values import Loaded, TableLoad
@@ -33,6 +34,11 @@ _PIECE: Final = 1 << 20
 _END: Final = b"\n\\."
 _CONTEXT: Final = re.compile(r"^COPY .*?, line (\d+)(?:, column (.*?)(?:: |$))?", re.DOTALL)
 _DENIED: Final = "give the user of the address the right to create tables in that schema. dcsync retries automatically"
+#: The indexes by which rows of a history are found.
+_INDEXES: Final = (
+    "SELECT indexrelid::regclass FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey) "
+    f"WHERE indrelid = {{table}}::regclass AND attname = '{ROW}'"
+)
 _COPY: Final = "FORMAT csv, NULL '', ENCODING 'UTF8'"
 
 
@@ -85,6 +91,8 @@ class PostgresTarget(SqlTarget):
             self._client = client
             self.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET standard_conforming_strings = on")
             self.execute(f"SET lock_timeout = {round(self._options.patience_s * 1000)}; SET statement_timeout = 0")
+            # To compile a statement would take longer than to run it.
+            self.execute("SET jit = off")
         return self._client.native_connection
 
     @contextmanager
@@ -150,7 +158,12 @@ class PostgresTarget(SqlTarget):
         # With the same columns, it also keeps its indexes and comments.
         declared = f"LIKE {place} INCLUDING ALL" if there == wanted else self.declared(reading.columns)
         self.execute(f"CREATE TABLE {self.place(new)} ({declared})")
+        # Filling a table with its index takes much longer.
+        for (index,) in self.execute(_INDEXES.format(table=text(self.place(new)))):
+            self.execute(f"DROP INDEX {index}")
         rows = self._copy(self.place(new), reading, reading.all(), "FREEZE")
+        if reading.ends:
+            self.execute(f"CREATE INDEX ON {self.place(new)} ({ROW}) WHERE {VALID_TO} IS NULL")
         if there is not None:
             self._copy_grants(place, self.place(new))
             self.execute(f"DROP TABLE {place}")
@@ -192,6 +205,13 @@ class PostgresTarget(SqlTarget):
         for _, role, right, is_grantable in rights:
             option = " WITH GRANT OPTION" if is_grantable else ""
             self.execute(f"GRANT {right} ON {new} TO {role}{option}")
+
+    def end_rows(self, sql: str) -> None:
+        # Without statistics of a new table, PostgreSQL would read all of it.
+        slow = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+        self.execute("; ".join(f"SET LOCAL {name} = off" for name in slow))
+        self.execute(sql)
+        self.execute("; ".join(f"SET LOCAL {name} = on" for name in slow))
 
     def stage(self, columns: Sequence[Column]) -> str:
         self.execute(f"CREATE TEMP TABLE {STAGE} ({self.declared(columns)}) ON COMMIT DROP")

@@ -78,9 +78,10 @@ class SqlTarget(Target):
                 return Loaded(shown=known, way=Way.ALREADY, sent=0)
             self.check_columns(load, there, reading.names)
         if known is not None and self._can_change(load, known, there, reading):
-            sent = self._change(shown.table, known.completed, reading)
+            total = int(str(self.engine().one(f"SELECT count(*) FROM {reading.table}")[0]))
+            sent = self._change(known, total, reading)
             if sent is not None:
-                return Loaded(shown=self._write(shown, self._count(shown.table)), way=Way.CHANGES, sent=sent)
+                return Loaded(shown=self._write(shown, total), way=Way.CHANGES, sent=sent)
             there = self.columns_of(shown.table)
         sent = self.replace_table(shown.table, reading, there)
         if shown.mode is LoadMode.LATEST:
@@ -103,21 +104,19 @@ class SqlTarget(Target):
             self.execute(f"ALTER TABLE {self.place(shown.table)} ADD COLUMN {identifier(name)} {wanted[name]}")
         return True
 
-    def _change(self, table: str, since: datetime, reading: Reading) -> int | None:
-        """Apply what changed since a step. Returns the number of rows sent, or None if the table does not fit to it."""
-        total = self.engine().one(f"SELECT count(*) FROM {reading.table}")[0]
-        place, stage = self.place(table), self.stage(reading.columns)
-        sent = self.fill(stage, reading, reading.changed(since))
-        if self._count(table) + self._begun(stage, since, reading) != total:
-            # A user changed the table, or the history was built again.
-            self.drop_stage(stage)
-            return None
-        if reading.ends:
-            self.execute(self._end_rows(place, stage))
-        names = ", ".join(identifier(name) for name in reading.names)
-        self.execute(f"INSERT INTO {place} ({names}) SELECT {names} FROM {stage}")
+    def _change(self, known: Shown, total: int, reading: Reading) -> int | None:
+        """Apply what changed since a step. Returns the number of rows sent, or None if that does not give all rows."""
+        place, stage = self.place(known.table), self.stage(reading.columns)
+        sent = self.fill(stage, reading, reading.changed(known.completed))
+        # If a user changed the table, or the history was built again, the numbers do not fit.
+        fits = (known.rows or 0) + self._begun(stage, known.completed, reading) == total
+        if fits:
+            if reading.ends:
+                self.end_rows(self._end_rows(place, stage))
+            names = ", ".join(identifier(name) for name in reading.names)
+            self.execute(f"INSERT INTO {place} ({names}) SELECT {names} FROM {stage}")
         self.drop_stage(stage)
-        return sent if self._count(table) == total else None
+        return sent if fits and self._count(known.table) == total else None
 
     def _begun(self, stage: str, since: datetime, reading: Reading) -> int:
         if not reading.ends:
@@ -215,6 +214,10 @@ class SqlTarget(Target):
     @abstractmethod
     def fill(self, place: str, reading: Reading, query: str) -> int:
         """Insert the rows of a query of the reading engine. Returns their number."""
+
+    def end_rows(self, sql: str) -> None:
+        """Execute the statement that deletes the rows that ended."""
+        self.execute(sql)
 
     def drop_stage(self, stage: str) -> None:
         """Drop a temporary table."""

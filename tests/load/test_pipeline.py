@@ -44,33 +44,25 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_has_the_rows_names_and_types_of_the_newest_snapshot(tmp_path: Path) -> None:
-    body = b"id,day,ok,cost,share,other\n7,2026-11-02,true,12.50,0.25,007\n8,,,,,\n"
+    body = b"id,day,ok,cost,share,Other\n7,2026-11-02,true,12.50,0.25,007\n8,,,,,\n"
     with pipeline(tmp_path) as target:
         assert target.shown() == {}
-        assert latest(target, tmp_path, USERS).shown.rows == 2
-        latest(target, tmp_path, body, table="costs", types=TYPES)
-        latest(target, tmp_path, b"id,Name,note\n3,Edsger,x\n", day=2)
+        assert latest(target, tmp_path, USERS, types=TYPES).shown.rows == 2
+        latest(target, tmp_path, body, day=2, types=TYPES)
         assert latest(target, tmp_path, USERS, day=1).way is Way.ALREADY
+        target.mark([shows(body, day=3), shows(b"others", table="others")])
+        with pytest.raises(LoadRefused, match="new column: mail"):
+            latest(target, tmp_path, b"id,mail\n1,2\n", day=4, on_new_column=NewColumn.STOP)
+        with pytest.raises(ValueRefused, match="'x' is not a BIGINT"):
+            latest(target, tmp_path, b"id\nx\n", day=4, types=TYPES)
+        with pytest.raises(LoadFailed, match="1 rows of 5"):
+            latest(target, tmp_path, b"id\n1\n", day=4, rows=5)
         found = target.shown()
-    assert {name: (row.job, row.rows) for name, row in found.items()} == {"users": ("job-2", 1), "costs": ("job-1", 2)}
-    assert rows(tmp_path, 'id, "Name", note') == [("3", "Edsger", "x")]
-    assert rows(tmp_path, "id, day, ok, cost, share, other", "costs") == [
+    assert {name: (row.job, row.rows) for name, row in found.items()} == {"users": ("job-3", 2)}
+    assert rows(tmp_path, 'id, day, ok, cost, share, "Other"') == [
         (7, date(2026, 11, 2), True, Decimal("12.50"), 0.25, "007"),
         (8, None, None, None, None, None),
     ]
-
-
-def test_an_unchanged_table_is_marked_and_others_are_refused_as_everywhere(tmp_path: Path) -> None:
-    with pipeline(tmp_path) as target:
-        latest(target, tmp_path, USERS)
-        target.mark([shows(USERS, day=2)])
-        assert target.shown()["users"].job == "job-2"
-        with pytest.raises(LoadRefused, match="new column: mail"):
-            latest(target, tmp_path, b"id,mail\n1,2\n", day=3, on_new_column=NewColumn.STOP)
-        with pytest.raises(ValueRefused, match="'x' is not a BIGINT"):
-            latest(target, tmp_path, b"id\nx\n", table="others", types=TYPES)
-        with pytest.raises(LoadFailed, match="1 rows of 5"):
-            latest(target, tmp_path, b"id\n1\n", table="others", rows=5)
 
 
 def test_a_database_whose_packages_are_missing_is_named(tmp_path: Path) -> None:

@@ -98,12 +98,25 @@ def goal(kind: str, folder: Path, server: Postgres | None = None) -> Goal:
     match kind:
         case "postgresql":
             assert server is not None
-            return Goal(server.fresh(), folder)
+            return Goal(_database(server), folder)
         case "file":
             (folder / "lake").mkdir()
             return Goal(f"file://{folder / 'lake'}", folder)
         case _:
             return Goal(f"{kind}://{folder / 'acc.db'}", folder)
+
+
+#: The database of each server, by its port. Another one for each test would take seconds to remove.
+_databases: dict[int, str] = {}
+
+
+def _database(server: Postgres) -> str:
+    """Return the address of a database without the schema of loads."""
+    address = _databases.setdefault(server.port, "") or server.fresh()
+    _databases[server.port] = address
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {DATASET} CASCADE")
+    return address
 
 
 def latest(

@@ -20,7 +20,7 @@ from typing import TypeAlias
 from dcsync.core.column_types import TEXT
 from dcsync.core.columns import distinct_names
 from dcsync.core.names import printable
-from dcsync.core.sql import csv_form, identifier, text
+from dcsync.core.sql import csv_form, has_line_break, identifier, text
 from dcsync.core.table import TableKind
 from dcsync.core.wire import time_json
 
@@ -203,7 +203,8 @@ class _View:
 
     def _latest(self, header: tuple[str, ...]) -> str:
         source = self._source(_path(f"/{self.request.latest}/{self.table.name}"), header)
-        return f"SELECT *{self._typed(_names(header))} FROM {source}"
+        rows = f"(SELECT * FROM {source}{without})" if (without := self._without_header(header)) else source
+        return f"SELECT *{self._typed(_names(header))} FROM {rows}"
 
     def _snapshots(self) -> str | None:
         """Return the query over all snapshots, in which each file is read with its own header. None if none has one."""
@@ -240,7 +241,8 @@ class _View:
             beside = f"{self._folder} <> {text(request.latest.rpartition('/')[2])}"
             where = f"{beside} AND ({where})"
         own = f"{self._folder} AS {identifier(self._snapshot)}"
-        return f"SELECT *, {own} FROM {self._source(path, header)}" + ("" if where == "true" else f" WHERE {where}")
+        chosen = "" if where == "true" else f" WHERE {where}"
+        return f"SELECT *, {own} FROM {self._source(path, header)}{chosen}{self._without_header(header)}"
 
     def _as_of_history(self, source: str) -> str:
         """Return the macro over the row history, whichever of our columns it has."""
@@ -263,6 +265,15 @@ class _View:
     def _source(self, path: str, header: tuple[str, ...]) -> str:
         filename = "true" if self._filename == "filename" else text(self._filename)
         return f"read_csv({path}, {csv_form(header)}, {_declared(header)}, filename = {filename})"
+
+    def _without_header(self, header: tuple[str, ...]) -> str:
+        """Return the clause that leaves out the header of each file, if it is read as a row."""
+        if not has_line_break(header):
+            return ""
+        names = zip(_names(header), header, strict=True)
+        is_header = " AND ".join(f"coalesce({identifier(name)}, '') = {_portable(title)}" for name, title in names)
+        number = f"row_number() OVER (PARTITION BY {identifier(self._filename)}, {is_header})"
+        return f" QUALIFY NOT ({is_header}) OR {number} > 1"
 
     def _typed(self, names: Sequence[str]) -> str:
         types = [(identifier(name), self.table.types.get(name.lower(), TEXT)) for name in names]
@@ -309,6 +320,11 @@ def _cast(name: str, kind: str) -> str:
     """
     value = f"trim({name})"
     return f"{_SHARED}.main.utc({value})" if kind == "TIMESTAMP" else f"TRY_CAST({value} AS {kind})"
+
+
+def _portable(title: str) -> str:
+    """Return a text as SQL without a carriage return, which a program that reads the file may replace."""
+    return text(title).replace("\r", "' || chr(13) || '")
 
 
 def _moment(day: str) -> str:

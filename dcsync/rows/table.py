@@ -11,9 +11,9 @@ from typing import BinaryIO
 from dcsync.core.blank_lines import blank_lines
 from dcsync.core.columns import distinct_names
 from dcsync.core.csv_defects import first_defect
-from dcsync.core.sql import csv_text
+from dcsync.core.sql import csv_text, has_line_break
 from dcsync.core.table import HEADER_CAP, TableCounter
-from dcsync.errors import RowsFailed, RowsUnreadable
+from dcsync.errors import RowsFailed, RowsInterrupted, RowsUnproved, RowsUnreadable
 from dcsync.mirror import disk
 from dcsync.rows.engine import Engine
 
@@ -45,8 +45,12 @@ class CsvTable:
         """Turn a failure to read this file into `RowsUnreadable`, with the line and the reason."""
         try:
             yield
+        except RowsInterrupted:
+            raise
         except RowsFailed as error:
             defect = self._defect()
+            if defect is None and has_line_break(self.header) and not isinstance(error, RowsUnproved):
+                defect = 1, "the name of a column has a line break that is not that of the lines"
             if defect is None:
                 raise
             raise _unreadable(self.path, *defect) from error

@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, tzinfo
 from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcsync.core.columns import distinct_names
+from dcsync.core.layout import NAMED_LAYOUTS, parse_layout, recognise
 from dcsync.core.moment import end_of, is_moment
 from dcsync.core.names import SIDECAR_NAME
 from dcsync.core.row_history import FIRST_SEEN, STATE_NAME, VALID_FROM, VALID_TO, table_name
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 _HISTORIES = ("history", "_history")
+_OLDEST = datetime.min.replace(tzinfo=UTC)
+_DATED = parse_layout(NAMED_LAYOUTS["dated"])
 
 
 class Mirror:
@@ -44,15 +49,17 @@ class Mirror:
         self.root = root
         self.zone = zone
         self._connection = connection
-        self._requests, self.unreadable = _scan(self)
+        self._requests, self._places = _scan(self)
 
     @property
     def requests(self) -> Sequence[Request]:
         """The data requests with at least one snapshot, by account and description."""
         return self._requests
 
-    #: The folders that look like snapshots and cannot be used, each with the reason.
-    unreadable: Mapping[str, str]
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The folders that look like snapshots and cannot be used, each with the reason. Reads all of them."""
+        return {place.folder: place.reason for place in self._places if place.adopted(self) is None}
 
     def request(self, name: str) -> Request:
         """Return a data request by its ID, its folder's name, or a glob for one of them or its description.
@@ -90,21 +97,26 @@ class Mirror:
         return f"<Mirror {self.root}: {len(self._requests)} data requests>"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """A data request. `snapshots` are in order, oldest first. `slug` is the name of its folder."""
+    """A data request. `slug` is the name of its folder. Snapshots are read when they are needed."""
 
-    account: str
-    id: str
-    description: str
-    slug: str
-    snapshots: Sequence[Snapshot]
-    _mirror: Mirror = field(repr=False)
+    def __init__(self, mirror: Mirror, places: Sequence[_Place], newest: Adopted) -> None:
+        self.account = newest.account
+        self.id = newest.snapshot.request
+        self.description = newest.description
+        self.slug = _slug(newest)
+        self._mirror = mirror
+        self._places = sorted(places, key=lambda place: place.order)
+
+    @cached_property
+    def snapshots(self) -> Sequence[Snapshot]:
+        """All snapshots, oldest first."""
+        return [snapshot for found in self._newest_first() for snapshot in found][::-1]
 
     @property
     def latest(self) -> Snapshot:
         """The newest snapshot with all its tables. Raises `SnapshotUnclear` if the retention policy left none."""
-        found = next((each for each in reversed(self.snapshots) if not each.is_reduced), None)
+        found = next((each for found in self._newest_first() for each in found if not each.is_reduced), None)
         if found is None:
             raise SnapshotUnclear(f"{self.slug} has no snapshot with all its tables")
         return found
@@ -115,16 +127,28 @@ class Request:
         A day is in the zone of the mirror. Raises `SnapshotUnclear` if no snapshot is that old.
         """
         until = self._until(moment)
-        found = [each for each in self.snapshots if each.completed_at is not None and each.completed_at <= until]
-        if not found:
-            first = next((each.completed_at for each in self.snapshots if each.completed_at is not None), None)
-            raise SnapshotUnclear(f"{self.slug} has no snapshot as old as {moment}: the first one is of {first}")
-        return found[-1]
+        for found in self._newest_first(until):
+            for each in found:
+                if each.completed_at is not None and each.completed_at <= until:
+                    return each
+        first = next((each.completed_at for each in self.snapshots if each.completed_at is not None), None)
+        raise SnapshotUnclear(f"{self.slug} has no snapshot as old as {moment}: the first one is of {first}")
+
+    def _newest_first(self, until: datetime | None = None) -> Iterator[list[Snapshot]]:
+        """Yield the snapshots, newest first: those of one second at once. Only those that are taken are read."""
+        places = [place for place in self._places if until is None or place.begins <= until]
+        for _, found in groupby(reversed(places), key=lambda place: place.begins):
+            snapshots = [each for each in (place.snapshot(self._mirror) for place in found) if each is not None]
+            yield sorted(snapshots, key=lambda each: (each.completed_at or _OLDEST, str(each.path)), reverse=True)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.account}: {self.description!r}, {self.slug}>"
 
     @property
     def history_path(self) -> Path | None:
         """The folder of the row history, if it exists."""
-        above = [parent for parent in self.snapshots[-1].path.parents if parent.is_relative_to(self._mirror.root)]
+        newest = next(found[0] for found in self._newest_first() if found)
+        above = [parent for parent in newest.path.parents if parent.is_relative_to(self._mirror.root)]
         folders = (parent / name for parent in above for name in _HISTORIES)
         return next((folder for folder in folders if (folder / STATE_NAME).is_file()), None)
 
@@ -195,36 +219,72 @@ def read(root: str | os.PathLike[str], *, zone: tzinfo, connection: DuckDBPyConn
     return Mirror(Path(root), zone, connection)
 
 
-def _scan(mirror: Mirror) -> tuple[Sequence[Request], Mapping[str, str]]:
-    found: defaultdict[tuple[str, str], list[Adopted]] = defaultdict(list)
-    unreadable: dict[str, str] = {}
+class _Place:
+    """A folder that looks like a snapshot. Its metadata is read once, when it is needed."""
+
+    def __init__(self, folder: str, begins: datetime | None) -> None:
+        """Take a folder. `begins` is the second in which Autodesk completed the extract, as far as its path has it."""
+        self.folder = folder
+        self.begins = begins or _OLDEST
+        self.reason = ""
+        self._adopted: Adopted | None = None
+        self._snapshot: Snapshot | None = None
+        self._is_read = False
+
+    @property
+    def order(self) -> tuple[datetime, str]:
+        """The order of the snapshots of a data request."""
+        return self.begins, self.folder
+
+    def adopted(self, mirror: Mirror) -> Adopted | None:
+        """Return the metadata. None if it cannot be used, for a `reason`."""
+        if not self._is_read:
+            try:
+                with open_root(mirror.root) as root:
+                    self._adopted = read_snapshot(root, self.folder)
+                if self._adopted is None:
+                    self.reason = f"it has no {SIDECAR_NAME} that this version of dcsync can read"
+            except DcsyncError as error:
+                self.reason = error.message
+            self._is_read = True
+        return self._adopted
+
+    def snapshot(self, mirror: Mirror) -> Snapshot | None:
+        """Return the snapshot, always the same one. None if its metadata cannot be used."""
+        found = self.adopted(mirror)
+        if self._snapshot is None and found is not None:
+            self._snapshot = _snapshot(mirror, found)
+        return self._snapshot
+
+
+def _scan(mirror: Mirror) -> tuple[Sequence[Request], Sequence[_Place]]:
+    """Find the data requests. Of a folder of snapshots in the usual layout, only the newest is read."""
+    folders: defaultdict[str, list[_Place]] = defaultdict(list)
     with open_root(mirror.root) as root:
         for folder in find_snapshots(root):
-            try:
-                adopted = read_snapshot(root, folder)
-            except DcsyncError as error:
-                unreadable[folder] = error.message
-                continue
-            if adopted is None:
-                unreadable[folder] = f"it has no {SIDECAR_NAME} that this version of dcsync can read"
-                continue
-            found[adopted.account_id or adopted.account, adopted.snapshot.request].append(adopted)
-    requests = [_request(mirror, each) for each in found.values()]
-    return sorted(requests, key=lambda each: (each.account, each.description, each.id)), unreadable
+            found = recognise(_DATED, folder)
+            # Elsewhere, the path does not say when the extract was completed.
+            key = folder if found is None else "/".join(folder.split("/")[:2])
+            folders[key].append(_Place(folder, None if found is None else found.completed_at))
+    requests: defaultdict[tuple[str, str], list[_Place]] = defaultdict(list)
+    newest: dict[tuple[str, str], list[Adopted]] = defaultdict(list)
+    for places in folders.values():
+        for place in sorted(places, key=lambda place: place.order, reverse=True):
+            adopted = place.adopted(mirror)
+            if adopted is not None:
+                if place.begins == _OLDEST and adopted.snapshot.completed_at is not None:
+                    place.begins = adopted.snapshot.completed_at.replace(microsecond=0)
+                key_of_request = adopted.account_id or adopted.account, adopted.snapshot.request
+                requests[key_of_request] += places
+                newest[key_of_request].append(adopted)
+                break
+    made = [Request(mirror, places, max(newest[key], key=_age)) for key, places in requests.items()]
+    ordered = sorted(made, key=lambda each: (each.account, each.description, each.id))
+    return ordered, [place for places in folders.values() for place in places]
 
 
-def _request(mirror: Mirror, found: Sequence[Adopted]) -> Request:
-    oldest = datetime.min.replace(tzinfo=UTC)
-    ordered = sorted(found, key=lambda each: (each.snapshot.completed_at or oldest, each.snapshot.folder))
-    newest = ordered[-1]
-    return Request(
-        account=newest.account,
-        id=newest.snapshot.request,
-        description=newest.description,
-        slug=_slug(newest),
-        snapshots=[_snapshot(mirror, each) for each in ordered],
-        _mirror=mirror,
-    )
+def _age(adopted: Adopted) -> tuple[datetime, str]:
+    return adopted.snapshot.completed_at or _OLDEST, adopted.snapshot.folder
 
 
 def _slug(newest: Adopted) -> str:

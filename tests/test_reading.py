@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import shutil
@@ -20,8 +19,12 @@ import duckdb
 import pytest
 
 import dcsync
+from dcsync import reading
 from dcsync.core.model import Json
+from dcsync.core.sidecar import Adopted
 from dcsync.errors import ConfigError, DiskError, MirrorMissing, RowsUnreadable, SnapshotUnclear, TableUnclear
+from dcsync.mirror.adopt import read_snapshot
+from dcsync.mirror.root import MirrorRoot
 from dcsync.reading import Mirror as ReadMirror
 from dcsync.reading import Request, Snapshot
 from tests.rigs.histories import build
@@ -148,16 +151,84 @@ def test_without_a_row_history_there_is_none(mirror: Mirror) -> None:
         request.history("admin_users")
 
 
-def test_arrow_needs_pyarrow(mirror: Mirror) -> None:
-    latest = dcsync.read(mirror.root).request("My*").latest
+def test_a_table_comes_as_arrow(mirror: Mirror) -> None:
+    first = dcsync.read(mirror.root).request("My*").snapshots[0]
 
-    if importlib.util.find_spec("pyarrow") is None:
-        with pytest.raises(ConfigError, match="need the package pyarrow, which is not installed"):
-            latest.arrow("admin_users")
-    else:
-        assert latest.arrow("admin_users").num_rows == 1
+    table = first.arrow("admin_users")
+    assert type(table).__module__ == "pyarrow.lib"
+    assert {str(field.type) for field in table.schema} == {"string"}
+    assert table.to_pydict() == {"id": ["1", "2", "3"], "name": ["Ana", "", None]}
+
+
+def test_arrow_needs_pyarrow(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    latest = dcsync.read(mirror.root).request("My*").latest
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+
+    with pytest.raises(ConfigError, match="need the package pyarrow, which is not installed"):
+        latest.arrow("admin_users")
     # Other libraries take a relation as it is.
     assert hasattr(latest.table("admin_users"), "__arrow_c_stream__")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders whose metadata is read."""
+    found: list[str] = []
+
+    def counting(root: MirrorRoot, folder: str) -> Adopted | None:
+        found.append(folder)
+        return read_snapshot(root, folder)
+
+    monkeypatch.setattr(reading, "read_snapshot", counting)
+    return found
+
+
+def test_a_mirror_with_many_snapshots_opens_with_one_read_for_each_data_request(
+    mirror: Mirror, reads: list[str]
+) -> None:
+    latest = dcsync.read(mirror.root).request("My*").latest
+    for day in range(1, 28):
+        shutil.copytree(latest.path, latest.path.parents[3] / f"2001/02/{day:02}" / latest.path.name)
+    reads.clear()
+
+    found = dcsync.read(mirror.root)
+    request = found.request("My*")
+    assert request.latest.job == latest.job
+    assert len(request.latest.table("admin_users").fetchall()) == 1
+    assert request.history_path is None
+    assert len(reads) == 2
+    request.at(f"{mirror.clock.now():%Y-%m-%d}")
+    assert len(reads) == 2
+    # The day before the newest extract.
+    request.at((latest.completed_at or mirror.clock.now()) - timedelta(days=1))
+    assert len(reads) == 3
+
+    assert len(request.snapshots) == 29
+    assert (found.unreadable, len(reads), len(set(reads))) == ({}, 30, 30)
+
+
+@pytest.mark.parametrize("layout", ["hive", "{account}/{request}/{job}"])
+async def test_a_mirror_in_another_layout_is_read_as_a_whole(mirror: Mirror, layout: str, reads: list[str]) -> None:
+    mirror.config["mirror"] = {"layout": layout, "latest": "none"}
+    request = next(each for each in mirror.world.requests if dcsync.read(mirror.root).request("My*").id == each)
+    for day in (5, 4):
+        add_extract(mirror, {"admin_users.csv": b"id\n%d\n" % day}, request=request, days_ago=-day)
+    await mirror.sync()
+    found = dcsync.read(mirror.root).request("My*")
+
+    assert found.latest.table("admin_users").fetchall() == [("5",)]
+    assert [each.completed_at for each in found.snapshots] == sorted(
+        each.completed_at for each in found.snapshots if each.completed_at is not None
+    )
+    assert len(found.snapshots) == 4
+
+
+def test_the_newest_snapshot_may_be_unreadable(mirror: Mirror) -> None:
+    request = dcsync.read(mirror.root).request("My*")
+    write_over(request.latest.path / "_dcsync.json", {})
+
+    found = dcsync.read(mirror.root).request("My*")
+    assert (found.latest.path, len(found.snapshots)) == (request.snapshots[0].path, 1)
 
 
 def test_what_is_no_snapshot_of_this_mirror_is_left_out_and_the_rest_is_read(mirror: Mirror, tmp_path: Path) -> None:

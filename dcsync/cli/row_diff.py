@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from dcsync.core.names import printable
 from dcsync.core.row_keys import KeySource
 from dcsync.core.table import TableKind
 from dcsync.core.table_names import stem
-from dcsync.errors import ExitStatus, RowsUnreadable
+from dcsync.errors import DcsyncError, ExitStatus, RowsInterrupted, RowsUnreadable
 
 if TYPE_CHECKING:
     from dcsync.config import Config
@@ -86,9 +87,25 @@ def _print(
     is_complete = True
     for table in table_diffs(root, engine, comparison, tables):
         is_complete = is_complete and table.error is None
-        for line in _table_lines(table, _SHOWN if limit is None else limit):
-            click.echo(line)
+        with _contained() as failed:
+            for line in _table_lines(table, _SHOWN if limit is None else limit):
+                click.echo(line)
+        for error in failed:
+            is_complete = False
+            click.echo(f"  the other rows cannot be read: {error.message}")
     return is_complete
+
+
+@contextmanager
+def _contained() -> Iterator[list[DcsyncError]]:
+    """Yield a list for the error that ends the rows of a table. Other tables follow."""
+    failed: list[DcsyncError] = []
+    try:
+        yield failed
+    except RowsInterrupted:
+        raise
+    except DcsyncError as error:
+        failed.append(error)
 
 
 def _table_lines(table: TableDiff, limit: int) -> Iterator[str]:
@@ -179,13 +196,13 @@ def _print_json(
     for table in table_diffs(root, engine, comparison, tables):
         is_complete = is_complete and table.error is None
         click.echo(f'{comma}\n{_text(_table_json(table))[:-1]}, "rows": [', nl=False)
-        comma = row_comma = ","
-        if table.changes is not None and limit != 0:
-            row_comma = ""
-            for row in table.changes.rows(limit):
+        comma, row_comma = ",", ""
+        with _contained() as failed:
+            for row in () if table.changes is None or limit == 0 else table.changes.rows(limit):
                 click.echo(f"{row_comma}\n{_text(_row_json(row))}", nl=False)
                 row_comma = ","
-        click.echo("]}", nl=False)
+        is_complete = is_complete and not failed
+        click.echo(f'], "rows_error": {_text(failed[0].message if failed else None)}}}', nl=False)
     click.echo("]}")
     return is_complete
 

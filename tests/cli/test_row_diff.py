@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from dcsync.errors import RowsFailed
+from dcsync.rows import RowChange, TableChanges
 from tests.cli.conftest import Dcsync
 from tests.rigs.json_page import documented, written
 from tests.rigs.served import Served
@@ -159,6 +162,37 @@ def test_a_table_that_vanished_from_the_disk_is_named(jobs: list[str], side: Ser
     assert result.status == 3
     assert "a: cannot be compared: reading acme/nightly-" in result.out
     assert "No such file or directory" in result.out
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the rows of the first table break off, as with a full disk."""
+    rows, calls = TableChanges.rows, []
+
+    def breaking(changes: TableChanges, limit: int | None = None) -> Iterator[RowChange]:
+        calls.append(changes)
+        for number, row in enumerate(rows(changes, limit)):
+            if len(calls) == 1 and number:
+                raise RowsFailed("the disk is full")
+            yield row
+
+    monkeypatch.setattr(TableChanges, "rows", breaking)
+
+
+def test_json_whose_rows_break_off_is_still_json(jobs: list[str], dcsync: Dcsync, failing: None) -> None:
+    result = dcsync("diff", "--rows", "--table", "a", "--table", "pairs*", "--json")
+
+    first, second = result.json["tables"]
+    assert (result.status, first["rows_error"], len(first["rows"])) == (3, "the disk is full", 1)
+    assert (second["rows_error"], len(second["rows"])) == (None, 1)
+
+
+def test_rows_that_break_off_stop_no_other_table(jobs: list[str], dcsync: Dcsync, failing: None) -> None:
+    result = dcsync("diff", "--rows", "--table", "a", "--table", "pairs*")
+
+    assert result.status == 3
+    assert "the other rows cannot be read: the disk is full" in result.out
+    assert "pairs: 0 added, 1 removed" in result.out
 
 
 def test_the_key_of_the_schema_documents_is_used(side: Served, dcsync: Dcsync) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 from dcsync.app.from_config import account_settings, history_settings
@@ -16,9 +15,9 @@ from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import HistorySettings, SyncContext
 from dcsync.ops.history.catch_up import Chosen, HistoryReport, catch_up
-from dcsync.ops.history.windows import proved_windows
+from dcsync.ops.history.windows import window_tables
 from dcsync.ops.integrity.content_reader import ReadingObserver
-from dcsync.ops.integrity.prune import ProvesWindows
+from dcsync.ops.integrity.window_tables import WindowTables
 from dcsync.ops.page import write_report
 
 _PART: Final = Part(
@@ -29,11 +28,11 @@ _PART: Final = Part(
 )
 
 
-def proving_windows(config: Config) -> ProvesWindows:
+def proving_windows(config: Config) -> WindowTables:
     """Return what proves window tables before a prune removes them: nothing, unless `[keep] proved_windows` is on."""
     # DuckDB need not be installed: the tables stay then.
     tables = config.history.tables if config.keep.proved_windows else ()
-    return partial(proved_windows, settings=HistorySettings(tables=tuple(tables), memory=config.history.memory))
+    return window_tables(HistorySettings(tables=tuple(tables), memory=config.history.memory))
 
 
 async def build_after_run(config: Config, context: SyncContext, dispatcher: AlertDispatcher) -> None:

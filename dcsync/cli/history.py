@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 @click.option("--table", "tables", multiple=True, metavar="GLOB", help="Only these tables, such as 'admin_*'.")
 @click.option("--verify", is_flag=True, help="Prove every step again from the snapshots. Writes nothing.")
 @click.option("--rebuild", is_flag=True, help="Build the histories again from the snapshots.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="With --rebuild: also build histories again that have rows that no snapshot has. These rows are lost.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def history_command(
@@ -57,26 +62,35 @@ def history_command(
     tables: Sequence[str],
     verify: bool,
     rebuild: bool,
+    accept_loss: bool,
     as_json: bool,
 ) -> int:
     """Bring the row histories of the tables in [history] up to date, oldest snapshot first.
 
     The daemon and sync do this after each snapshot. This command also tries the tables again that could not be read.
 
-    --rebuild leaves a history as it is if the mirror no longer has the snapshots of all its steps, because the rows of
-    the others would be lost. If its file is damaged, it is built from the snapshots that are left. While the daemon is
-    running, the daemon builds.
+    --rebuild leaves a history as it is if the mirror no longer has the tables of all its steps, because the rows of the
+    others would be lost. That is also so if its file is damaged or missing: restore it from a backup. With
+    --accept-loss, such a history is built from the snapshots that are left. While the daemon is running, the daemon
+    builds.
     """
     from dcsync.cli.orders import Shown, carry_out, print_answer
     from dcsync.cli.startup import load_config, run_async
 
     if verify and rebuild:
         raise click.UsageError("--verify and --rebuild exclude each other")
+    if accept_loss and not rebuild:
+        raise click.UsageError("--accept-loss needs --rebuild")
     config = load_config(ctx, is_order=not verify)
     if not config.history.tables:
         raise ConfigError("no table has a row history", hint='set [history] tables, for example tables = ["*"]')
     options = HistoryOptions(
-        accounts=list(accounts), requests=list(requests), tables=list(tables), rebuild=rebuild, as_json=as_json
+        accounts=list(accounts),
+        requests=list(requests),
+        tables=list(tables),
+        rebuild=rebuild,
+        accept_loss=accept_loss,
+        as_json=as_json,
     )
 
     async def alone() -> Answer:
@@ -96,12 +110,20 @@ class HistoryOptions:
     tables: list[str]
     rebuild: bool
     as_json: bool
+    # An older command does not send it.
+    accept_loss: bool = False
 
     def chosen(self) -> Chosen:
         """Return what the work is limited to."""
         from dcsync.ops.history.catch_up import Chosen
 
-        return Chosen(requests=self.requests, tables=self.tables, retries=True, rebuilds=self.rebuild)
+        return Chosen(
+            requests=self.requests,
+            tables=self.tables,
+            retries=True,
+            rebuilds=self.rebuild,
+            accepts_loss=self.accept_loss,
+        )
 
 
 async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answer:
@@ -208,7 +230,7 @@ def _print(out: Answer, found: RequestReport) -> None:
         if table.checked is not None and not table.checked.is_equal:
             out.echo(f"{where}/{name}.parquet: {_check_text(table.checked)}", err=True)
     for name in outcome.kept:
-        reason = "kept: the mirror no longer has the snapshots of all its steps"
+        reason = "kept: the mirror no longer has the tables of all its steps (--accept-loss gives up their rows)"
         out.echo(f"{where}/{name}.parquet: {reason}", err=True)
 
 
@@ -261,8 +283,9 @@ def _verify_answer(verified: Sequence[Verified], *, as_json: bool) -> Answer:
         for name, check in found.checked.items():
             answer.echo(f"{found.account}: {found.folder}/{name}.parquet: {_check_text(check)}")
         gone = f", {found.gone} not checked, because their snapshots are no longer in the mirror" if found.gone else ""
+        kept = f", {found.recorded} as recorded, because only the history has their rows" if found.recorded else ""
         bad = f", {len(found.unproved)} not proved" if found.unproved else ""
-        answer.echo(f"{found.account}: {found.folder}: {found.proved} steps proved{bad}{gone}")
+        answer.echo(f"{found.account}: {found.folder}: {found.proved} steps proved{bad}{kept}{gone}")
     return answer
 
 
@@ -273,7 +296,7 @@ def _check_text(check: Check) -> str:
 
 
 def _verified_json(found: Verified) -> dict[str, Json]:
-    from dcsync.core.row_history import check_json
+    from dcsync.core.row_history_json import check_json
 
     unproved: list[Json] = [
         {"table": each.table, "job": each.job, "path": each.path, "reason": each.reason} for each in found.unproved
@@ -283,6 +306,7 @@ def _verified_json(found: Verified) -> dict[str, Json]:
         "request": found.request.id,
         "folder": found.folder,
         "proved": found.proved,
+        "as_recorded": found.recorded,
         "not_checked": found.gone,
         "unproved": unproved,
         "checked": [{"table": name, **check_json(check)} for name, check in found.checked.items()],

@@ -43,10 +43,11 @@ def prune_command(ctx: click.Context, accounts: Sequence[str], dry_run: bool, fo
     same way, and last = N keeps the N newest. A snapshot stays if any rule keeps it. The newest snapshot and the one
     that `latest` points to always stay.
 
-    Rows that no other snapshot has are never removed. A snapshot with window tables (activities) or delta tables (cdc)
-    is reduced to these, and only its full tables are removed. A full table that no newer snapshot has stays, too. If
-    more than one snapshot and more than 40 % of a data request's snapshots would be removed or reduced, prune changes
-    nothing and exits with status 14. Use --force if you mean it. While the daemon is running, the daemon prunes.
+    Rows of window tables (activities) and delta tables (cdc) are never removed from the mirror. A snapshot with such
+    tables is reduced to these, and only its full tables are removed. With [keep] proved_windows, window tables go that
+    the row history is proved to have. A full table that no newer snapshot has stays, too. If more than one snapshot and
+    more than 40 % of a data request's snapshots would be removed or reduced, prune changes nothing and exits with
+    status 14. Use --force if you mean it. While the daemon is running, the daemon prunes.
     """
     from dcsync.app.from_config import keep_policy
     from dcsync.cli.orders import Shown, carry_out, print_answer
@@ -109,7 +110,9 @@ async def _prune(config: Config, accounts: Sequence[str], *, dry_run: bool, forc
     stores = stores_for(config, os.environ)
     if dry_run:
         async with open_mirror_unlocked(config, stores) as context:
-            return await prune(context, selected, keep_policy(config), dry_run=True, force=force)
+            return await prune(
+                context, selected, keep_policy(config), dry_run=True, force=force, windows=proving_windows(config)
+            )
     async with renewing(open_mirror, config, stores, role="prune") as context:
         await recover(context, account_settings(config))
         return await prune(context, selected, keep_policy(config), force=force, windows=proving_windows(config))
@@ -120,7 +123,7 @@ def _print(out: Answer, report: PruneReport) -> None:
     from dcsync.core.names import printable
 
     for request in report.requests:
-        for verdict in request.verdicts:
+        for verdict in request.every:
             if report.dry_run or not verdict.keep:
                 out.echo(f"{request.account}: {_line(report, request, verdict)}")
         if report.dry_run and request.is_too_much:

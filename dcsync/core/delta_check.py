@@ -25,10 +25,13 @@ def has_same_projects(one: DataRequest | None, other: DataRequest | None) -> boo
     return one is not None and other is not None and _projects(one) == _projects(other)
 
 
-def full_extracts(name: str, history: TableHistory, fulls: Mapping[str, Sequence[Extract]]) -> list[Extract]:
+def full_extracts(
+    name: str, history: TableHistory, fulls: Mapping[str, Sequence[Extract]], *, retries: bool = False
+) -> list[Extract]:
     """Return the full extracts to compare a table with, the best first: the newest ones, until the last comparison.
 
     `fulls` has the full tables by their names in lower case. The list is empty while the table waits for an extract.
+    With `retries`, those that could not be compared are among them.
     """
     if history.kind is not TableKind.DELTA or history.waits is not None:
         return []
@@ -41,6 +44,8 @@ def full_extracts(name: str, history: TableHistory, fulls: Mapping[str, Sequence
     for full in found:
         step = step_at(history, full.time)
         checked = history.checked
+        if step is not None and (full.job, step.job) == (None if retries else history.tried):
+            break
         if checked is not None and step is not None and (checked.job, checked.step) == (full.job, step.job):
             break
         if step is not None:

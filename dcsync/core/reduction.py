@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dcsync.core.kinds import kind_of
-from dcsync.core.model import ARCHIVE_NAME, DataRequest, Json, StoredFile
+from dcsync.core.model import ARCHIVE_NAME, DataRequest, JobId, Json, StoredFile
+from dcsync.core.row_history import table_name
 from dcsync.core.snapshot import exact_time
 from dcsync.core.table import TableKind, is_table
 from dcsync.core.wire import WireError, decode_json, parse_time
@@ -124,7 +125,7 @@ def reduced_sidecar(
         msg = "the sidecar has no files"
         raise WireError(msg)
     kept: list[Json] = []
-    removed: list[Json] = []
+    removed: list[Json] = [*_removed_before(document)]
     for entry in files:
         name = entry.get("name") if isinstance(entry, Mapping) else None
         if name in keep:
@@ -146,6 +147,13 @@ def reduced_sidecar(
     return (json.dumps(reduced, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
 
+def _removed_before(document: Mapping[str, Json]) -> Sequence[Json]:
+    """Return the files that an earlier reduction removed."""
+    before = document.get("reduced")
+    files = before.get("files") if isinstance(before, Mapping) else None
+    return files if isinstance(files, list) else []
+
+
 def reduced_in(document: Mapping[str, Json]) -> tuple[datetime | None, tuple[str, ...]]:
     """Return when the snapshot of a sidecar was reduced, and Autodesk's names of the files that it lost then."""
     entry = document.get("reduced")
@@ -154,6 +162,30 @@ def reduced_in(document: Mapping[str, Json]) -> tuple[datetime | None, tuple[str
     files = entry.get("files")
     names = [file.get("original") for file in files if isinstance(file, Mapping)] if isinstance(files, list) else []
     return parse_time(entry.get("at")), tuple(name for name in names if isinstance(name, str))
+
+
+def only_in_history(document: Json) -> tuple[str, ...]:
+    """Return the names of the tables that the snapshot of a sidecar lost, and whose rows the row history has."""
+    entry = document.get("reduced") if isinstance(document, Mapping) else None
+    files = entry.get("files") if isinstance(entry, Mapping) else None
+    marked = [file for file in files if isinstance(file, Mapping)] if isinstance(files, list) else []
+    return tuple(
+        name for file in marked if isinstance(name := file.get("name"), str) and file.get("in_history") is True
+    )
+
+
+def recorded_windows(
+    files: Sequence[StoredFile], job: JobId, recorded: Collection[tuple[JobId, str, str]]
+) -> frozenset[str]:
+    """Return the names of the window tables of a snapshot that the row history records.
+
+    `recorded` has the job, the name of the history, and the SHA-256 of each table that is a step.
+    """
+    return frozenset(
+        stored.name
+        for stored in files
+        if stored.kind is TableKind.WINDOW and (job, table_name(stored.name), stored.sha256) in recorded
+    )
 
 
 def _certain(name: str, recorded: TableKind | None, request: DataRequest | None) -> TableKind | None:

@@ -8,13 +8,13 @@ without a snapshot do not count: `daily = 7` keeps seven days that have a snapsh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from enum import StrEnum
 
 from dcsync.core.model import JobId
-from dcsync.core.reduction import Division
+from dcsync.core.reduction import Division, without_windows
 
 #: A prune that would remove or reduce more than this share of a data request's snapshots is refused. One snapshot may
 #: always be removed: with `last = 1` every night removes one of two.
@@ -25,6 +25,7 @@ _NO_POLICY = "no retention policy"
 _NO_DATE = "no date"
 _DELTA = "delta extract: no other snapshot has its rows"
 _ONLY_THERE = "no full table: no other snapshot has its rows"
+_UNPROVED = "no other snapshot has its rows, and the row history is not proved to have them"
 _NOT_NEWER = "no newer snapshot has its full tables"
 
 
@@ -112,16 +113,22 @@ def apply_policy(
     return verdicts
 
 
-def spare_tables(verdict: Verdict, division: Division) -> Verdict:
+def spare_tables(verdict: Verdict, division: Division, recorded: Collection[str] = ()) -> Verdict:
     """Return the verdict on a snapshot that no rule keeps, now that its files are divided.
 
-    It is removed only if a newer snapshot that stays whole replaces each of its tables.
+    It is removed only if a newer snapshot that stays whole replaces each of its tables. `recorded` has the names of its
+    window tables that the row history records, which may go once they are proved.
     """
     if not division.tables:
         return verdict
-    if not division.frees_tables:
+    if not without_windows(division, recorded).frees_tables:
         return replace(verdict, reasons=(_NOT_NEWER if division.keeps_full else _ONLY_THERE,))
     return replace(verdict, division=division)
+
+
+def unproved(verdict: Verdict) -> Verdict:
+    """Return the verdict on a snapshot of which only window tables could go, and none is proved."""
+    return replace(verdict, reasons=(_UNPROVED,), division=None)
 
 
 def removes_too_much(verdicts: Sequence[Verdict]) -> bool:

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from dcsync.core.model import JobId, Json
-from dcsync.core.snapshot import exact_time
+from dcsync.core.model import JobId
 from dcsync.core.table import TableKind
-from dcsync.core.wire import WireError, parse_time
 
 #: The format of the Parquet files and of `history.json`. A file of another format is built again.
 FORMAT: Final = 1
@@ -34,8 +32,8 @@ RESERVED: Final = (VALID_FROM, VALID_TO, FIRST_SEEN, ROW_NUMBER)
 #: The columns that delta tables have (docs/project/api.md §8).
 KEY: Final = "adsk_row_id"
 DELETED_AT: Final = "deleted_at"
-#: The counts of a comparison.
-_COUNTS: Final = ("equal", "missing", "extra", "different")
+#: The fingerprint of no row.
+NO_ROWS: Final = "0" * 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,8 @@ class Step:
     """A proved step: from its `time` on, the history has exactly the rows of this job's table.
 
     `rows` and `digest` are those of the table in the snapshot, which has these `columns`. `added` and `removed` count
-    the rows that the step began and ended.
+    the rows that the step began and ended. `fingerprint` is of the rows that a step of a window table added: a digest
+    that every version of DuckDB computes alike.
     """
 
     job: JobId
@@ -68,6 +67,7 @@ class Step:
     columns: tuple[str, ...]
     added: int = 0
     removed: int = 0
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +121,14 @@ class TableHistory:
     waits: Wait | None = None
     #: The size and the time of the Parquet file, by which dcsync recognizes that the steps are those of this file.
     file: tuple[int, int] | None = None
+    #: The SHA-256 of that file.
+    sha256: str | None = None
+    #: The tables of snapshots of which only a file had the rows that is gone, and its steps with it.
+    lost: tuple[str, ...] = ()
     #: How a delta table compares with a full extract.
     checked: Check | None = None
+    #: The newest full extract that could not be compared, and the last step before it. So none was that is older.
+    tried: tuple[JobId, JobId] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -137,6 +143,12 @@ class TableHistory:
     def jobs(self) -> frozenset[JobId]:
         """The jobs that are steps, or are left out."""
         return frozenset({step.job for step in self.steps} | {omission.job for omission in self.omitted})
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether everything is recorded by which damage is noticed. Older versions of dcsync did not record it."""
+        is_window = self.kind is TableKind.WINDOW
+        return self.sha256 is not None and not any(is_window and step.fingerprint is None for step in self.steps)
 
     def with_step(self, step: Step) -> TableHistory:
         """Return the history after one more step."""
@@ -200,8 +212,38 @@ def plan(history: TableHistory, extracts: Sequence[Extract]) -> Plan:
 
 def can_restart(history: TableHistory, extracts: Sequence[Extract]) -> bool:
     """Whether the mirror has the snapshots of all steps, unchanged."""
+    return not (history.lost or gone_steps(history.steps, extracts))
+
+
+def gone_steps(steps: Sequence[Step], extracts: Sequence[Extract]) -> tuple[Step, ...]:
+    """Return the steps whose tables are not in the mirror, or are other files now."""
     there = {extract.job: extract.sha256 for extract in extracts}
-    return all(there.get(step.job) == step.sha256 for step in history.steps)
+    return tuple(step for step in steps if there.get(step.job) != step.sha256)
+
+
+def steps_after(listed: TableHistory, found: TableHistory) -> tuple[Step, ...]:
+    """Return the steps that changed rows and that an older file, `found`, does not have."""
+    return tuple(step for step in listed.steps if step.job not in found.jobs and (step.added or step.removed))
+
+
+def is_of_other_table(listed: TableHistory, found: TableHistory) -> bool:
+    """Say whether a file has a step to a job that is in the record with another table."""
+    known = {step.job: step.sha256 for step in listed.steps}
+    return any(known.get(step.job, step.sha256) != step.sha256 for step in found.steps)
+
+
+def is_continued(listed: TableHistory, found: TableHistory) -> bool:
+    """Say whether `listed` has the steps of a file and later ones that changed no row, and so did not write the file.
+
+    Older versions of dcsync recorded no fingerprints.
+    """
+    count = len(found.steps)
+    same = [replace(step, fingerprint=None) for step in listed.steps[:count]]
+    return (
+        listed.kind is found.kind
+        and same == [replace(step, fingerprint=None) for step in found.steps]
+        and not any(step.added or step.removed for step in listed.steps[count:])
+    )
 
 
 def table_name(path: str) -> str:
@@ -218,167 +260,3 @@ def merged_columns(known: Sequence[str], columns: Sequence[str]) -> tuple[tuple[
     for name in columns:
         spelled.setdefault(name.casefold(), name)
     return tuple(spelled.values()), tuple(spelled[name.casefold()] for name in columns)
-
-
-# --- JSON -----------------------------------------------------------------------------------------------------------
-
-
-def state_json(request: str, state: RequestState) -> dict[str, Json]:
-    """Return the content of `history.json`."""
-    return {
-        "format": FORMAT,
-        "request": request,
-        "wanted": list(state.wanted),
-        "jobs": list(state.jobs),
-        "tables": {name: table_json(state.tables[name]) for name in sorted(state.tables)},
-    }
-
-
-def parse_state(value: Json, request: str) -> RequestState:
-    """Parse `history.json`. Raises `WireError` if it is damaged, of another format, or of another data request."""
-    entry = _mapping(value)
-    if entry.get("format") != FORMAT or entry.get("request") != request:
-        raise WireError("it has another format, or belongs to another data request")
-    return RequestState(
-        tables={name: parse_table(table) for name, table in _mapping(entry.get("tables")).items()},
-        wanted=tuple(map(str, _list(entry.get("wanted")))),
-        jobs=tuple(JobId(str(job)) for job in _list(entry.get("jobs"))),
-    )
-
-
-def table_json(history: TableHistory) -> dict[str, Json]:
-    """Return a table's history as JSON. A step leaves out what is the same as in the step before."""
-    steps: list[Json] = []
-    before: Mapping[str, Json] = {}
-    for step in history.steps:
-        whole: dict[str, Json] = {
-            "job": step.job,
-            "time": exact_time(step.time),
-            "sha256": step.sha256,
-            "rows": step.rows,
-            "digest": step.digest,
-            "columns": list(step.columns),
-        }
-        counts: dict[str, Json] = {"added": step.added, "removed": step.removed}
-        changed = {key: each for key, each in whole.items() if before.get(key) != each}
-        steps.append({**changed, **{key: each for key, each in counts.items() if each}})
-        before = whole
-    found: dict[str, Json] = {"format": FORMAT, "kind": history.kind.value, "steps": steps}
-    if history.omitted:
-        found["omitted"] = [{"job": omission.job, "reason": omission.reason} for omission in history.omitted]
-    if history.waits is not None:
-        wait = history.waits
-        found["waits"] = {"job": wait.job, "path": wait.path, "sha256": wait.sha256, "reason": wait.reason}
-    if history.file is not None:
-        found["file"] = list(history.file)
-    if history.checked is not None:
-        found["checked"] = check_json(history.checked)
-    return found
-
-
-def check_json(check: Check) -> dict[str, Json]:
-    """Return a comparison as JSON."""
-    counts: dict[str, Json] = {name: getattr(check, name) for name in _COUNTS}
-    return {"job": check.job, "time": exact_time(check.time), "path": check.path, "step": check.step, **counts}
-
-
-def parse_table(value: Json) -> TableHistory:
-    """Parse a table's history. Raises `WireError` if it is damaged or of another format."""
-    entry = _mapping(value)
-    if entry.get("format") != FORMAT:
-        raise WireError(f"its format is {entry.get('format')}, and this version of dcsync has format {FORMAT}")
-    try:
-        kind = TableKind(str(entry.get("kind")))
-    except ValueError:
-        raise WireError("it has no kind of table") from None
-    steps: list[Step] = []
-    whole: Mapping[str, Json] = {}
-    for each in _list(entry.get("steps")):
-        whole = {**whole, "added": 0, "removed": 0, **_mapping(each)}
-        steps.append(_step(whole))
-    waits, file, checked = entry.get("waits"), entry.get("file"), entry.get("checked")
-    return TableHistory(
-        kind=kind,
-        steps=tuple(steps),
-        omitted=tuple(
-            Omission(job=JobId(_text(item, "job")), reason=_text(item, "reason"))
-            for item in map(_mapping, _list(entry.get("omitted", ())))
-        ),
-        waits=None if waits is None else _wait(_mapping(waits)),
-        file=None if file is None else _pair(_list(file)),
-        checked=None if checked is None else _check(_mapping(checked)),
-    )
-
-
-def _step(entry: Mapping[str, Json]) -> Step:
-    return Step(
-        job=JobId(_text(entry, "job")),
-        time=_time(entry),
-        sha256=_text(entry, "sha256"),
-        rows=_count(entry.get("rows")),
-        digest=_text(entry, "digest"),
-        columns=tuple(map(str, _list(entry.get("columns")))),
-        added=_count(entry.get("added")),
-        removed=_count(entry.get("removed")),
-    )
-
-
-def _wait(entry: Mapping[str, Json]) -> Wait:
-    return Wait(
-        job=JobId(_text(entry, "job")),
-        path=_text(entry, "path"),
-        sha256=_text(entry, "sha256"),
-        reason=_text(entry, "reason"),
-    )
-
-
-def _check(entry: Mapping[str, Json]) -> Check:
-    equal, missing, extra, different = (_count(entry.get(name)) for name in _COUNTS)
-    return Check(
-        job=JobId(_text(entry, "job")),
-        time=_time(entry),
-        path=_text(entry, "path"),
-        step=JobId(_text(entry, "step")),
-        equal=equal,
-        missing=missing,
-        extra=extra,
-        different=different,
-    )
-
-
-def _time(entry: Mapping[str, Json]) -> datetime:
-    time = parse_time(entry.get("time"))
-    if time is None:
-        raise WireError("a step has no time")
-    return time
-
-
-def _pair(values: Sequence[Json]) -> tuple[int, int]:
-    if len(values) != 2:
-        raise WireError("a file has no size and time")
-    return _count(values[0]), _count(values[1])
-
-
-def _mapping(value: Json) -> Mapping[str, Json]:
-    if not isinstance(value, Mapping):
-        raise WireError("something is not an object")
-    return value
-
-
-def _list(value: Json) -> Sequence[Json]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise WireError("something is not a list")
-    return value
-
-
-def _text(entry: Mapping[str, Json], key: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str):
-        raise WireError(f"{key} is not a text")
-    return value
-
-
-def _count(value: Json) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise WireError("something is not a number")
-    return value

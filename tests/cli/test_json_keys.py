@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from dcsync.core.model import JobId
+from dcsync.core.row_history import RequestState, TableHistory
+from dcsync.core.row_history_json import state_json
+from dcsync.core.table import TableKind
 from tests.cli.conftest import Dcsync
 from tests.rigs.json_page import documented, written
 from tests.rigs.served import TOKEN, Served
@@ -141,9 +145,13 @@ def test_history_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> N
     request = world.add_request("Nightly")
     for day, body in enumerate([b"id\n1\n", b"id\n1,2\n", b"id\n2\n", b"id\n1,2\n"]):
         world.add_job(request, completed_at=now - timedelta(days=4 - day), files={"TABLE.csv": body})
+    window = {"activities_TABLE.csv": b"id\n1\n"}
+    world.add_job(world.add_request("Window"), completed_at=now - timedelta(days=1), files=window)
     add_delta(side)
     dcsync("sync")
 
     bodies = [path.read_text() for path in side.root.glob("acme/*/history/history.json")]
+    lost = TableHistory(kind=TableKind.WINDOW, lost=("a.csv",), tried=(JobId("a"), JobId("b")))
+    bodies.append(json.dumps(state_json("r", RequestState(tables={"TABLE": lost}))))
     found = [json.loads(re.sub('"[a-z]+_TABLE":', '"TABLE":', body)) for body in bodies]
     assert {key for each in found for key in written(each)} == documented("`history.json`")

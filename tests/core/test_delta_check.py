@@ -60,6 +60,16 @@ def test_a_full_extract_is_compared_once_with_the_same_step() -> None:
     assert found(make_delta(2, 3, checked=check), *fulls) == ["full-4", "full-3"]
 
 
+def test_a_full_extract_that_could_not_be_compared_is_tried_once_with_the_same_step() -> None:
+    tried = make_delta(2, 6, tried=(JobId("full-4"), JobId("job-2")))
+
+    assert found(tried, make_full(3), make_full(4)) == []
+    assert found(tried, make_full(3), make_full(4), make_full(5)) == ["full-5"]
+    assert found(make_delta(2, 3, tried=tried.tried), make_full(3), make_full(4)) == ["full-4", "full-3"]
+    again = full_extracts(NAME, tried, {"issues_issues.csv": [make_full(4)]}, retries=True)
+    assert [full.job for full in again] == ["full-4"]
+
+
 def test_other_tables_and_a_table_that_waits_are_not_compared() -> None:
     wait = Wait(job=JobId("x"), path="", sha256="", reason="")
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from dcsync.core.model import DataRequest, RequestId, StoredFile
+from dcsync.core.model import DataRequest, JobId, RequestId, StoredFile
 from dcsync.core.reduction import (
     Division,
     describe_tables,
     divide,
     full_tables,
     kind_now,
+    only_in_history,
+    recorded_windows,
     reduced_in,
     reduced_sidecar,
     rows_of,
@@ -198,6 +200,43 @@ def test_the_sidecar_marks_tables_whose_rows_are_in_the_history() -> None:
 
     was = json.loads(body())["files"]
     assert document["reduced"]["files"] == [was[0], {**was[1], "in_history": True}]
+
+
+def test_a_second_reduction_keeps_what_the_first_one_says() -> None:
+    first = reduced_sidecar(body(), {"b.csv", "c.html"}, at=NOON, version="9.8")
+    document = json.loads(reduced_sidecar(first, {"c.html"}, at=NOON, version="9.9", in_history=["b.csv"]))
+
+    was = json.loads(body())["files"]
+    assert document["reduced"]["files"] == [was[0], {**was[1], "in_history": True}]
+    assert document["files"] == was[2:]
+    assert only_in_history(document) == ("b.csv",)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {},
+        {"reduced": 1},
+        {"reduced": {"files": {}}},
+        {"reduced": {"files": [1, {"name": 1, "in_history": True}, {"name": "a"}, {"name": "b", "in_history": 1}]}},
+    ],
+)
+def test_a_sidecar_without_marks_names_no_table(document: Any) -> None:
+    assert only_in_history(document) == ()
+
+
+def test_a_window_table_is_recorded_by_its_job_and_hash() -> None:
+    docs, issues = (table(f"activities_{name}.csv", TableKind.WINDOW) for name in ("docs", "issues"))
+    full, job = table("admin_users.csv", TableKind.FULL), JobId("j")
+    recorded = {
+        (job, "activities_docs", docs.sha256),
+        (job, "activities_issues", "other"),
+        (job, "admin_users", full.sha256),
+    }
+
+    assert recorded_windows([docs, issues, full], job, recorded) == {docs.name}
+    assert recorded_windows([docs], JobId("other"), recorded) == frozenset()
 
 
 def test_no_table_that_stays_is_described() -> None:

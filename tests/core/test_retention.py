@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from dcsync.core.model import JobId, StoredFile
 from dcsync.core.reduction import Division, divide
-from dcsync.core.retention import Action, Dated, KeepPolicy, Verdict, apply_policy, removes_too_much, spare_tables
+from dcsync.core.retention import (
+    Action,
+    Dated,
+    KeepPolicy,
+    Verdict,
+    apply_policy,
+    removes_too_much,
+    spare_tables,
+    unproved,
+)
 from dcsync.core.table import TableKind
 from tests.fakes import make_stored
 
@@ -114,6 +123,17 @@ def test_a_snapshot_that_no_rule_keeps_loses_only_tables_that_a_newer_extract_re
     assert spared(window, page).reasons == ("no full table: no other snapshot has its rows",)
     assert spared(full, window, newer="other.csv").reasons == ("no newer snapshot has its full tables",)
     assert removes_too_much([spared(full, window)] * 2)
+
+
+def test_a_snapshot_with_only_window_tables_is_reduced_if_the_history_records_one() -> None:
+    (verdict,) = apply_policy([make_dated(datetime(2020, 1, 1, tzinfo=UTC), 9)], KeepPolicy(), UTC)
+    window = make_stored("activities_docs.csv", kind=TableKind.WINDOW)
+    division = divide([window], None, archive_repeats=False, newer=set())
+    spared = spare_tables(replace(verdict, reasons=()), division, {window.name})
+
+    assert (spared.action, spared.division) == (Action.REDUCE, division)
+    assert unproved(spared).action is Action.KEEP
+    assert "not proved" in unproved(spared).reasons[0]
 
 
 def test_one_without_a_date_is_kept_and_uses_up_no_rule() -> None:

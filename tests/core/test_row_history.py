@@ -10,6 +10,7 @@ import pytest
 
 from dcsync.core.model import JobId
 from dcsync.core.row_history import (
+    NO_ROWS,
     Check,
     Extract,
     Omission,
@@ -17,15 +18,16 @@ from dcsync.core.row_history import (
     Step,
     TableHistory,
     Wait,
-    check_json,
+    can_restart,
+    gone_steps,
+    is_continued,
+    is_of_other_table,
     merged_columns,
-    parse_state,
-    parse_table,
     plan,
-    state_json,
-    table_json,
+    steps_after,
     table_name,
 )
+from dcsync.core.row_history_json import check_json, parse_state, parse_table, state_json, table_json
 from dcsync.core.table import TableKind
 from dcsync.core.wire import WireError
 
@@ -122,6 +124,52 @@ def test_a_history_has_the_name_of_its_table(path: str, name: str) -> None:
     assert table_name(path) == name
 
 
+# --- rows that no snapshot has ----------------------------------------------------------------------------------------
+
+
+def test_steps_are_gone_without_their_tables() -> None:
+    history = make_history(1, 2, 3)
+    there = [make_extract(1), make_extract(2, sha256="other")]
+
+    assert gone_steps(history.steps, there) == history.steps[1:]
+    assert not can_restart(history, there)
+    assert can_restart(history, [make_extract(day) for day in (1, 2, 3)])
+    assert not can_restart(make_history(lost=("acme/r/1/a.csv",)), [])
+
+
+def test_an_older_file_lacks_the_steps_that_changed_rows() -> None:
+    listed = TableHistory(kind=TableKind.FULL, steps=(make_step(1), make_step(2, added=1), make_step(3)))
+    older = replace(listed, steps=listed.steps[:1])
+
+    assert steps_after(listed, older) == (listed.steps[1],)
+    assert steps_after(listed, listed) == ()
+    assert steps_after(replace(listed, steps=(make_step(1), make_step(2, removed=1))), older)[0].removed == 1
+
+
+def test_a_file_of_another_table_has_another_step_to_the_same_job() -> None:
+    assert not is_of_other_table(make_history(1, 2), make_history(2, 3))
+    assert is_of_other_table(make_history(1, 2), TableHistory(kind=TableKind.FULL, steps=(make_step(2, sha256="x"),)))
+
+
+def test_a_record_continues_a_file_with_steps_that_changed_no_row() -> None:
+    listed = TableHistory(kind=TableKind.WINDOW, steps=(make_step(1, fingerprint="f"), make_step(2)))
+    found = TableHistory(kind=TableKind.WINDOW, steps=(make_step(1),))
+
+    assert is_continued(listed, found)
+    assert not is_continued(replace(listed, kind=TableKind.FULL), found)
+    assert not is_continued(replace(listed, steps=(make_step(1), make_step(2, added=1))), found)
+    assert not is_continued(replace(listed, steps=(make_step(1), make_step(2, removed=1))), found)
+    assert not is_continued(listed, replace(found, steps=(make_step(3),)))
+
+
+def test_a_history_is_sealed_with_a_hash_and_a_window_table_with_fingerprints() -> None:
+    full = make_history(1)
+    window = replace(full, kind=TableKind.WINDOW, sha256="x")
+
+    assert [full.is_sealed, replace(full, sha256="x").is_sealed, window.is_sealed] == [False, True, False]
+    assert replace(window, steps=(make_step(1, fingerprint="f"),)).is_sealed
+
+
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +199,17 @@ def test_the_state_survives_json() -> None:
     state = RequestState(tables={"a": history, "b": make_history()}, wanted=("*",), jobs=(JobId("job-1"),))
 
     assert parse_state(state_json("r", state), "r") == state
+
+
+def test_fingerprints_and_what_is_lost_survive_json() -> None:
+    steps = (make_step(1, added=1, fingerprint="f"), make_step(2, fingerprint=NO_ROWS))
+    history = TableHistory(kind=TableKind.WINDOW, steps=steps, sha256="x", lost=("acme/r/1/a.csv",))
+    history = replace(history, tried=(JobId("a"), JobId("b")))
+
+    assert parse_table(table_json(history)) == history
+    # An older version wrote no fingerprints.
+    older = replace(history, steps=(replace(steps[0], fingerprint=None), steps[1]))
+    assert parse_table(table_json(older)) == older
 
 
 def test_a_step_without_a_change_is_short() -> None:
@@ -188,6 +247,9 @@ GOOD: dict[str, Any] = {
         {"omitted": [{"job": 1, "reason": "r"}]},
         {"waits": {"job": "j"}},
         {"file": [1]},
+        {"sha256": 1},
+        {"lost": 1},
+        {"tried": ["a"]},
     ],
 )
 def test_a_damaged_history_is_refused(change: dict[str, Any]) -> None:

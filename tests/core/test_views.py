@@ -251,6 +251,16 @@ def test_a_table_without_snapshots_has_its_row_history() -> None:
     assert "REPLACE (" not in views_of_table[1]
 
 
+def test_a_header_with_a_line_break_is_read_as_a_row_and_left_out() -> None:
+    header = ("id", "a\rb")
+    text = views.render("/srv", [make_request(make_table(headers=[header], columns=header))], written_at=NOON, zone=UTC)
+
+    is_header = """coalesce("id", '') = 'id' AND coalesce("a\rb", '') = 'a' || chr(13) || 'b'"""
+    number = f'row_number() OVER (PARTITION BY "filename", {is_header})'
+    assert text.count(f"header = false, new_line = '\\n', {COLUMNS.replace('name', 'a' + chr(13) + 'b', 1)}") == 2
+    assert text.count(f" QUALIFY NOT ({is_header}) OR {number} > 1") == 2
+
+
 def test_columns_whose_names_sql_cannot_tell_apart_get_distinct_names() -> None:
     header = ("id", "ID", "", "it's")
 

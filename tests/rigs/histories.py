@@ -13,7 +13,8 @@ import duckdb
 
 from dcsync.app.from_config import account_settings
 from dcsync.core.model import JobId
-from dcsync.core.row_history import Extract, RequestState, parse_state
+from dcsync.core.row_history import STATE_NAME, Extract, RequestState
+from dcsync.core.row_history_json import parse_state
 from dcsync.core.table import TableKind
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror.root import open_root
@@ -55,6 +56,17 @@ def state_of(mirror: Mirror) -> RequestState:
     """Return what `history.json` says."""
     body = json.loads((folder_of(mirror) / "history.json").read_bytes())
     return parse_state(body, body["request"])
+
+
+def forget_seals(folder: Path) -> None:
+    """Make `history.json` one that an older version of dcsync wrote, which recorded no way to notice damage."""
+    path = folder / STATE_NAME
+    body = json.loads(path.read_bytes())
+    for table in body["tables"].values():
+        del table["sha256"]
+        for step in table["steps"]:
+            step.pop("fingerprint", None)
+    path.write_text(json.dumps(body))
 
 
 def rows_at(mirror: Mirror, table: str, moment: datetime | None = None) -> list[tuple[str | None, ...]]:

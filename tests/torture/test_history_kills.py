@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from dcsync.rows import opened
 from tests.rigs.history_kills import history_kills
+from tests.rigs.proved_kills import WORK, proved_kills
 from tests.rigs.row_histories import Day, check_history, histories
 from tests.torture.conftest import Figure, pick
 
@@ -27,6 +28,21 @@ async def test_a_kill_before_any_call_of_a_build_leaves_the_old_file_or_the_new_
             killed += await kills.kill_at(number)
     assert killed
     figure("kill before each call of a build of row histories", f"{killed} kills at {points} points, every file whole")
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("work", WORK)
+async def test_a_kill_before_any_call_loses_no_row_of_proved_windows(
+    tmp_path: Path, chance: random.Random, figure: Figure, work: str
+) -> None:
+    killed = 0
+    async with proved_kills(tmp_path) as kills:
+        points = await kills.points(work)
+        step = pick(1, max(1, points // 3))
+        for number in range(1 + chance.randrange(step), points + 1, step):
+            killed += await kills.kill_at(work, number)
+    assert killed
+    figure(f"kill before each call of {work} with proved windows", f"{killed} kills at {points} points, no row lost")
 
 
 @pytest.mark.timeout(3600)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
 import structlog
 
-from dcsync.core.delta_check import full_extracts
+from dcsync.core.delta_check import full_extracts, step_at
 from dcsync.core.model import JobId
 from dcsync.core.row_history import (
     RESERVED,
@@ -25,12 +24,14 @@ from dcsync.core.row_history import (
     can_restart,
     plan,
 )
+from dcsync.core.table import TableKind
 from dcsync.errors import DcsyncError, RowsFailed, RowsInterrupted, RowsUnreadable
 from dcsync.mirror import disk
-from dcsync.mirror.durable import replace_durably
 from dcsync.mirror.root import MirrorRoot
+from dcsync.ops.history.crashes import Crashes
 from dcsync.ops.history.delta_check import compare
-from dcsync.ops.history.files import HistoryFolder, Lost, Replacement
+from dcsync.ops.history.files import FileDamaged, HistoryFolder, Lost, Replacement, check_hash
+from dcsync.ops.history.lost import hint_for, older, tables_only_in_history, what_is_lost
 from dcsync.ops.history.steps import Files, Taken, take_step, unchanged_step
 from dcsync.rows import Engine, open_table, opened
 
@@ -38,7 +39,6 @@ log = structlog.get_logger(__name__)
 
 #: How often the process may end while it takes one step, before that step waits for another table.
 _MOST_CRASHES: Final = 2
-_CRASHES: Final = "crashes.json"
 _LATE: Final = "it was published after newer snapshots, and snapshots of earlier steps are no longer in the mirror"
 _AGAIN: Final = "the history stays as it was"
 #: The share of the memory that DuckDB gets. The rest is for what it does not count.
@@ -60,6 +60,12 @@ class RequestTables:
     jobs: tuple[JobId, ...]
     tables: Mapping[str, Sequence[Extract]]
     is_whole: bool = True
+    #: Whether a history of this name is to be built.
+    wants: Callable[[str], bool] = lambda _name: True
+    #: The folders of the snapshots that the retention policy reduced.
+    reduced: tuple[str, ...] = ()
+    #: Whether the mirror lacks tables of snapshots that it once had.
+    is_pruned: bool = False
     #: The full tables of the data requests for the same projects, by their file names in lower case.
     fulls: Mapping[str, Sequence[Extract]] = field(default_factory=dict)
 
@@ -126,6 +132,8 @@ class Options:
     retries: bool = False
     #: Begin every history again whose snapshots are all in the mirror.
     rebuilds: bool = False
+    #: With `rebuilds`: also those that have rows that no snapshot has.
+    accepts_loss: bool = False
     #: Called for each table of each snapshot, with its number and how many there are.
     progressed: Callable[[Extract, int, int], None] = lambda _extract, _number, _of: None
 
@@ -139,7 +147,10 @@ class Building:
         self._options = options
         self._stopping = stopping
         self._files = HistoryFolder(root, request.folder, request.request, request.slug)
-        self._crashes = _Crashes(root, self._files.work)
+        self._crashes = Crashes(root, self._files.work)
+        #: The tables whose files were compared with their SHA-256 in this build, or written by it.
+        self._intact: set[str] = set()
+        self._only_in_history: Mapping[str, tuple[str, ...]] | None = None
         self._resources = ExitStack()
         self._engine: Engine | None = None
         self._tables: dict[str, TableHistory] = {}
@@ -156,18 +167,13 @@ class Building:
         with self._resources:
             self._crashes.load()
             try:
-                for name, extracts in self._request.tables.items():
+                for name in self._names(known):
                     self._stopping.check()
-                    self._advance(name, known.tables.get(name), extracts)
+                    self._advance(name, known.tables.get(name), self._request.tables.get(name, ()))
                 if self._has_all and not self.outcome.failed and not self.outcome.needs_all:
                     jobs = tuple(dict.fromkeys((*jobs, *self._request.jobs)))
                 for name, history in self._tables.items():
-                    for full in full_extracts(name, history, self._request.fulls):
-                        self._stopping.check()
-                        checked = self._compare(name, history, full)
-                        if checked is not None:
-                            self._tables[name] = replace(history, checked=checked)
-                            break
+                    self._tables[name] = self._compared(name, history)
             finally:
                 state = RequestState(tables=self._tables, wanted=self._request.wanted, jobs=jobs)
                 self.outcome.state = state
@@ -188,17 +194,23 @@ class Building:
             self._stopping.watch(self._engine)
         return self._engine
 
+    def _names(self, known: RequestState) -> Iterable[str]:
+        """Return the tables: those in the snapshots, those with a history, and without a record those that had one."""
+        more = [*known.tables] if known.tables else [*self._files.names(), *self._marked()]
+        return dict.fromkeys((*self._request.tables, *filter(self._request.wants, more)))
+
+    def _marked(self) -> Mapping[str, tuple[str, ...]]:
+        if self._only_in_history is None:
+            self._only_in_history = tables_only_in_history(self._root, self._request.reduced)
+        return self._only_in_history
+
     def _advance(self, name: str, listed: TableHistory | None, extracts: Sequence[Extract]) -> None:
         try:
-            found = self._files.check(name, listed, self.engine)
-            if isinstance(found, Lost):
-                self._replace_lost(name, found, extracts)
-            elif found is None:
-                self._begin(name, extracts)
-            elif self._options.rebuilds and found.steps:
-                self._rebuild(name, found, extracts)
-            else:
-                self._take_all(name, found, extracts)
+            try:
+                self._advance_found(name, listed, extracts)
+            except FileDamaged as error:
+                self._replace_lost(name, error.lost, extracts)
+            self._seal(name)
         except RowsInterrupted:
             raise
         except DcsyncError as error:
@@ -206,8 +218,49 @@ class Building:
         except OSError as error:
             self._fail(name, disk.disk_error(error, f"building the row history of {name}").message)
 
+    def _seal(self, name: str) -> None:
+        """Record what older versions of dcsync did not record, unless the file is lost."""
+        history = self._tables.get(name)
+        is_lost = any(failed.table == name for failed in self.outcome.failed) or self.outcome.needs_all
+        if history is not None and history.file is not None and not (history.is_sealed or is_lost):
+            self._tables[name] = self._files.sealed(name, history, self.engine)
+
+    def _advance_found(self, name: str, listed: TableHistory | None, extracts: Sequence[Extract]) -> None:
+        found = self._files.check(name, listed, self.engine)
+        if isinstance(found, TableHistory):
+            found = older(listed, found, extracts) or found
+        if isinstance(found, Lost):
+            self._replace_lost(name, found, extracts)
+        elif found is None:
+            self._begin(name, extracts)
+        elif self._options.rebuilds and found.steps:
+            self._rebuild(name, found, extracts)
+        else:
+            self._take_all(name, found, extracts)
+
+    def _compared(self, name: str, history: TableHistory) -> TableHistory:
+        """Compare a delta table with the newest full extract that can be compared, and record those that cannot."""
+        fulls = full_extracts(name, history, self._request.fulls, retries=self._options.retries)
+        checked: Check | None = None
+        for full in fulls:
+            self._stopping.check()
+            try:
+                checked = self._compare(name, history, full)
+            except RowsInterrupted:
+                raise
+            except (DcsyncError, OSError) as error:
+                log.info("delta table not compared", table=name, path=f"{full.folder}/{full.name}", reason=str(error))
+                return history
+            if checked is not None:
+                break
+        if checked is not None:
+            history = replace(history, checked=checked)
+        step = step_at(history, fulls[0].time) if fulls else None
+        is_tried = step is not None and (checked is None or checked.job != fulls[0].job)
+        return replace(history, tried=(fulls[0].job, step.job)) if step is not None and is_tried else history
+
     def _compare(self, name: str, history: TableHistory, full: Extract) -> Check | None:
-        """Compare a delta table with a full extract. None if one of them cannot be read."""
+        """Compare a delta table with a full extract. None if it cannot be compared, now and later."""
         try:
             with (
                 self._files.opened(name) as file,
@@ -215,16 +268,21 @@ class Building:
                 open_table(full.name, below=snapshot, reserved=RESERVED) as table,
             ):
                 return compare(self.engine(), history, file, full, table)
-        except RowsInterrupted:
-            raise
-        except (DcsyncError, OSError) as error:
+        except RowsUnreadable:
             # The full table has a history of its own, whose alert says more.
-            log.info("delta table not compared", table=name, path=f"{full.folder}/{full.name}", reason=str(error))
             return None
 
     def _begin(self, name: str, extracts: Sequence[Extract]) -> None:
         kind = next((extract.kind for extract in extracts if extract.kind is not None), None)
-        if kind is None:
+        lost = () if self._options.accepts_loss else self._marked().get(name, ())
+        if lost:
+            self._tables[name] = TableHistory(kind=TableKind.WINDOW, lost=lost)
+            self._fail_lost(name, Lost(reason="its file is missing", history=self._tables[name]), extracts)
+        elif not extracts and self._options.accepts_loss:
+            # Nothing is left of the table.
+            self._tables.pop(name, None)
+            self._files.remove(name)
+        elif kind is None:
             self._fail(name, "it is not known which rows of the table an extract has")
         else:
             self._take_all(name, TableHistory(kind=kind), extracts)
@@ -233,18 +291,30 @@ class Building:
         """Build a history again whose file cannot be used."""
         if not self._request.is_whole:
             self.outcome.needs_all = True
-        elif self._options.rebuilds or lost.history is None or can_restart(lost.history, extracts):
+        elif self._options.accepts_loss or self._can_begin_again(lost, extracts):
             self._begin(name, extracts)
         else:
-            hint = "dcsync history --rebuild builds it again from the snapshots that are left"
-            self._fail(name, f"{lost.reason}, and snapshots of its steps are no longer in the mirror", hint)
+            self._fail_lost(name, lost, extracts)
+
+    def _can_begin_again(self, lost: Lost, extracts: Sequence[Extract]) -> bool:
+        if lost.history is not None:
+            return can_restart(lost.history, extracts)
+        # Nothing says which steps a file has that cannot be read.
+        return not self._request.is_pruned
+
+    def _fail_lost(self, name: str, lost: Lost, extracts: Sequence[Extract]) -> None:
+        reason = f"{lost.reason}, and {what_is_lost(lost.history, extracts)}"
+        self._fail(name, reason, hint_for(f"{self._request.folder}/{name}.parquet"))
 
     def _rebuild(self, name: str, history: TableHistory, extracts: Sequence[Extract]) -> None:
-        if self._request.is_whole and can_restart(history, extracts):
+        can_begin = can_restart(history, extracts) or bool(extracts and self._options.accepts_loss)
+        if self._request.is_whole and can_begin:
             ordered = plan(TableHistory(kind=history.kind), extracts)
             self._begin_again(name, TableHistory(kind=history.kind), ordered.steps)
         else:
             self.outcome.kept.append(name)
+            with self._opened(name, history):
+                """It is not damaged."""
             self._take_all(name, history, extracts)
 
     def _take_all(self, name: str, history: TableHistory, extracts: Sequence[Extract]) -> None:
@@ -269,7 +339,8 @@ class Building:
                 history = self._step(name, history, extract, chain)
             if not self._has_all:
                 raise RowsFailed("a snapshot was removed while the history was built again", hint=_AGAIN)
-            self._tables[name] = replace(history, file=chain.put_in_place())
+            self._tables[name] = chain.put_in_place(history)
+            self._intact.add(name)
 
     def _tell(self, extract: Extract) -> None:
         self._stopping.check()
@@ -308,7 +379,7 @@ class Building:
         with ExitStack() as stack:
             before = None
             if history.steps:
-                before = stack.enter_context(self._files.opened(name)) if chain is None else chain.descriptor
+                before = stack.enter_context(self._opened(name, history)) if chain is None else chain.descriptor
             size = extract.size // 2 + (0 if before is None else os.fstat(before).st_size)
             self._root.check_room(size=size, entries=2, reserve=self._options.reserve)
             snapshot = stack.enter_context(self._root.folder(extract.folder))
@@ -322,7 +393,17 @@ class Building:
             if chain is not None:
                 chain.keep(stack, replacement)
                 return taken.history
-            return replace(taken.history, file=replacement.put_in_place())
+            self._intact.add(name)
+            return replacement.put_in_place(taken.history)
+
+    @contextmanager
+    def _opened(self, name: str, history: TableHistory) -> Iterator[int]:
+        """Open the file so far. Raises `FileDamaged`, so that no step takes damage along."""
+        with self._files.opened(name) as descriptor:
+            if name not in self._intact:
+                check_hash(descriptor, history)
+                self._intact.add(name)
+            yield descriptor
 
     def _fail(self, table: str, reason: str, hint: str = "") -> None:
         self.outcome.failed.append(Failed(table=table, reason=reason, hint=hint))
@@ -360,56 +441,6 @@ class _Chain:
         self._resources.close()
         self._resources, self._last = resources.pop_all(), replacement
 
-    def put_in_place(self) -> tuple[int, int] | None:
-        """Replace the file of the table, and return the identity of the new one. None if no step could be taken."""
-        return None if self._last is None else self._last.put_in_place()
-
-
-class _Crashes:
-    """Counts how often the process ended while it took a step, so that one table cannot end every start."""
-
-    def __init__(self, root: MirrorRoot, folder: str) -> None:
-        self._root = root
-        self._folder = folder
-        self._counts: dict[str, int] = {}
-
-    def load(self) -> None:
-        with suppress(FileNotFoundError, ValueError, AttributeError, TypeError):
-            read = json.loads(self._root.read_file(self._folder, _CRASHES))
-            self._counts = {str(key): int(count) for key, count in read.items()}
-
-    def count(self, name: str, extract: Extract) -> int:
-        return self._counts.get(self._key(name, extract), 0)
-
-    def guarding(self, name: str, extract: Extract) -> _Guard:
-        return _Guard(self, self._key(name, extract))
-
-    def change(self, key: str, by: int) -> None:
-        self._counts[key] = max(0, self._counts.get(key, 0) + by)
-        self._counts = {key: count for key, count in self._counts.items() if count}
-        with self._root.folder(self._folder, create=True) as folder:
-            if self._counts:
-                replace_durably(folder, _CRASHES, json.dumps(self._counts).encode(), mode=0o600)
-            else:
-                with suppress(FileNotFoundError):
-                    os.unlink(_CRASHES, dir_fd=folder)
-
-    def forget(self, key: str) -> None:
-        self.change(key, -self._counts.get(key, 0))
-
-    def _key(self, name: str, extract: Extract) -> str:
-        return f"{name} {extract.sha256}"
-
-
-class _Guard:
-    """Counts a crash in advance. A step that ends, however, takes it back."""
-
-    def __init__(self, crashes: _Crashes, key: str) -> None:
-        self._crashes = crashes
-        self._key = key
-
-    def __enter__(self) -> None:
-        self._crashes.change(self._key, 1)
-
-    def __exit__(self, *error: object) -> None:
-        self._crashes.forget(self._key)
+    def put_in_place(self, history: TableHistory) -> TableHistory:
+        """Replace the file of the table, and return its history. Does nothing if no step could be taken."""
+        return history if self._last is None else self._last.put_in_place(history)

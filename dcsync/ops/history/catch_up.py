@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -22,21 +21,17 @@ from dcsync.core.summary import PastSnapshot
 from dcsync.core.table import TableKind
 from dcsync.errors import DcsyncError, DiskError, MirrorLocked, MirrorTampered, RowsFailed, RowsInterrupted
 from dcsync.manifest.broken import BrokenPart, BrokenParts
-from dcsync.mirror.root import OWN_FOLDER, FileLock, MirrorRoot
 from dcsync.ops.context import AccountSettings, HistorySettings, MirrorContext
 from dcsync.ops.history.build import Building, Failed, Options, Outcome, RequestTables, Stopping
 from dcsync.ops.history.changes import read_changes, update_changes
-from dcsync.ops.history.files import WORK, HistoryFolder
+from dcsync.ops.history.files import HistoryFolder
+from dcsync.ops.history.thread import FromThread, in_thread
 from dcsync.ops.history.verify import Verified, Verifying
 from dcsync.ops.integrity.content_reader import ReadingObserver, Unwatched
-from dcsync.tasks import Threads
+from dcsync.ops.integrity.history_files import building_lock
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
-#: A statement that runs is interrupted again this often, until it ends.
-_INTERRUPT_S: Final = 0.05
 #: How often a build checks if another host has finished the same data request.
 _LOCK_S: Final = 0.5
 _EVERY_TABLE: Final = HistorySettings(tables=("*",))
@@ -52,6 +47,7 @@ class Chosen:
     tables: Collection[str] = ()
     retries: bool = False
     rebuilds: bool = False
+    accepts_loss: bool = False
 
     @property
     def is_thorough(self) -> bool:
@@ -214,6 +210,8 @@ class _Account:
         self._settings = settings
         self._chosen = chosen
         self._observer = observer
+        #: The data requests of which the mirror once had more tables.
+        self._pruned: set[RequestId] = set()
 
     async def catch_up(self) -> list[RequestReport]:
         return [await self._contained(request, there) for request, there in await self._requests()]
@@ -240,6 +238,8 @@ class _Account:
         for snapshot in await self._context.manifest.history.snapshots(self._account):
             if not snapshot.is_pruned:
                 there.setdefault(snapshot.request, []).append(snapshot)
+            if not snapshot.is_whole:
+                self._pruned.add(snapshot.request)
         return [
             (requests[identifier], snapshots)
             for identifier, snapshots in there.items()
@@ -259,17 +259,32 @@ class _Account:
         needed = [snapshot for snapshot in there if snapshot.job not in done]
         outcome = Outcome(state=known)
         fulls = await self._fulls(request) if request.is_delta else {}
-        if needed or any(full_extracts(name, table, fulls) for name, table in known.tables.items()):
-            outcome = await self._build(request, folder, needed, fulls, is_whole=len(needed) == len(there))
+        retries = self._chosen.retries
+        is_due = needed or any(
+            full_extracts(name, table, fulls, retries=retries) for name, table in known.tables.items()
+        )
+        if is_due or await self._context.disk.run(self._needs_look, files, known):
+            outcome = await self._build(request, folder, needed, there, fulls)
             if outcome.needs_all:
                 first = outcome
-                outcome = await self._build(request, folder, there, fulls, is_whole=True)
+                outcome = await self._build(request, folder, there, there, fulls)
                 outcome.steps, outcome.written = outcome.steps + first.steps, outcome.written + first.written
         if not self._chosen.tables:
             await self._count_changes(folder, [snapshot for snapshot in there if snapshot.is_whole], outcome)
         return RequestReport(
             account=self._account, request=request, folder=folder, outcome=outcome, settings=self._settings
         )
+
+    def _needs_look(self, files: HistoryFolder, known: RequestState) -> bool:
+        """Say whether the file of a table is lost, or is not the recorded one. Blocks."""
+        return any(
+            self._wants(name) and not (history.is_sealed and files.has_recorded(name, history))
+            for name, history in known.tables.items()
+            if history.steps or history.lost
+        )
+
+    def _wants(self, name: str) -> bool:
+        return self._settings.wants(f"{name}.csv") and self._chosen.has_table(name)
 
     async def _count_changes(self, folder: str, there: Sequence[PastSnapshot], outcome: Outcome) -> None:
         """Count the rows that changed on the newest day, for the report. What fails is one more alert."""
@@ -295,7 +310,7 @@ class _Account:
 
     async def _verify(self, request: KnownRequest, there: Sequence[PastSnapshot]) -> Verified:
         folder = self._context.settings.layout.history_folder(there[-1].folder, request.slug)
-        tables = await self._tables_of(request, folder, there, is_whole=True)
+        tables = await self._tables_of(request, folder, there, there)
         verified = Verified(account=self._account, request=request, folder=folder)
         loop = asyncio.get_running_loop()
 
@@ -304,7 +319,7 @@ class _Account:
                 root=self._context.root,
                 request=tables,
                 memory=self._settings.memory,
-                observer=_FromThread(loop, self._observer),
+                observer=FromThread(loop, self._observer),
                 stopping=stopping,
             )
             return verifying.run(verified)
@@ -312,9 +327,14 @@ class _Account:
         return await in_thread(work)
 
     async def _build(
-        self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], fulls: _Fulls, *, is_whole: bool
+        self,
+        request: KnownRequest,
+        folder: str,
+        needed: Sequence[PastSnapshot],
+        there: Sequence[PastSnapshot],
+        fulls: _Fulls,
     ) -> Outcome:
-        tables = replace(await self._tables_of(request, folder, needed, is_whole=is_whole), fulls=fulls)
+        tables = replace(await self._tables_of(request, folder, needed, there), fulls=fulls)
         return await in_thread(partial(self._run, tables, asyncio.get_running_loop()))
 
     async def _fulls(self, request: KnownRequest) -> _Fulls:
@@ -334,7 +354,7 @@ class _Account:
         return found
 
     async def _tables_of(
-        self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], *, is_whole: bool
+        self, request: KnownRequest, folder: str, needed: Sequence[PastSnapshot], there: Sequence[PastSnapshot]
     ) -> RequestTables:
         snapshots = []
         for past in needed:
@@ -349,7 +369,10 @@ class _Account:
             # Only a look at all tables is enough to leave a snapshot out the next time.
             jobs=() if self._chosen.tables else tuple(snapshot.job for snapshot in snapshots),
             tables=self._tables(snapshots),
-            is_whole=is_whole,
+            is_whole=len(needed) == len(there),
+            wants=self._wants,
+            reduced=tuple(snapshot.folder for snapshot in there if snapshot.is_reduced),
+            is_pruned=request.id in self._pruned,
         )
 
     def _tables(self, snapshots: Sequence[Snapshot]) -> Mapping[str, Sequence[Extract]]:
@@ -363,7 +386,7 @@ class _Account:
 
     def _run(self, tables: RequestTables, loop: asyncio.AbstractEventLoop, stopping: Stopping) -> Outcome:
         """Build in a thread, as the only process that builds this data request."""
-        observer = _FromThread(loop, self._observer)
+        observer = FromThread(loop, self._observer)
 
         def progressed(extract: Extract, number: int, of: int) -> None:
             observer.snapshot(f"{table_name(extract.name)} of {extract.folder}", number, of)
@@ -374,6 +397,7 @@ class _Account:
             reserve=self._context.settings.min_free,
             retries=self._chosen.retries,
             rebuilds=self._chosen.rebuilds,
+            accepts_loss=self._chosen.accepts_loss,
             progressed=progressed,
         )
         root = self._context.root
@@ -384,27 +408,6 @@ class _Account:
                     return Building(root, tables, options, stopping).run()
             except MirrorLocked:
                 stopping.wait(_LOCK_S)
-
-
-@dataclass(frozen=True, slots=True)
-class _FromThread:
-    """Tells an observer from another thread."""
-
-    loop: asyncio.AbstractEventLoop
-    observer: ReadingObserver
-
-    def snapshot(self, folder: str, number: int, of: int) -> None:
-        self.loop.call_soon_threadsafe(self.observer.snapshot, folder, number, of)
-
-    def read(self, size: int) -> None:
-        self.loop.call_soon_threadsafe(self.observer.read, size)
-
-
-def building_lock(root: MirrorRoot, slug: str) -> FileLock:
-    """Return the lock of a data request's row history, for the time of a build. Blocks."""
-    with root.folder(f"{OWN_FOLDER}/{WORK}", create=True):
-        path = root.path / OWN_FOLDER / WORK / f"{slug}.lock"
-    return FileLock(path, f"the row history of {slug}", role=None)
 
 
 def extracts_of(snapshot: Snapshot, settings: HistorySettings) -> list[Extract]:
@@ -425,21 +428,3 @@ def extracts_of(snapshot: Snapshot, settings: HistorySettings) -> list[Extract]:
         for stored in snapshot.files
         if settings.wants(stored.original)
     ]
-
-
-async def in_thread(work: Callable[[Stopping], T]) -> T:
-    """Run work that may take minutes in a thread of its own. Cancelling interrupts it."""
-    stopping = Stopping()
-    with Threads(1, "dcsync-history") as pool:
-        future = asyncio.get_running_loop().run_in_executor(pool, work, stopping)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                stopping.stop()
-                # A second cancellation waits for the same end.
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({future}, timeout=_INTERRUPT_S)
-            # Reading the outcome keeps the loop from reporting an exception that was never retrieved.
-            future.exception()
-            raise

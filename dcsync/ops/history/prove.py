@@ -5,14 +5,14 @@ Both sides are read from the disk. The rows are compared as a multiset, by their
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
-from dcsync.core.row_history import FIRST_SEEN, Step
+from dcsync.core.row_history import FIRST_SEEN, NO_ROWS, Step, TableHistory
 from dcsync.core.sql import identifier
 from dcsync.core.table import TableKind
 from dcsync.errors import RowsUnproved
-from dcsync.ops.history.statements import Sources, proof_hash, timestamp, valid_at
+from dcsync.ops.history.statements import Sources, fingerprint, proof_hash, timestamp, valid_at
 from dcsync.rows import CsvTable, Engine
 
 
@@ -27,7 +27,15 @@ class Content:
 def content_of(engine: Engine, sql: str) -> Content:
     """Return the content of a query that gives the number of rows and the sum of their hashes."""
     rows, total = engine.one(sql)
-    return Content(rows=int(str(rows)), digest=f"{int(str(total or 0)):032x}")
+    return Content(rows=int(str(rows)), digest=_hex(total))
+
+
+def _hex(total: object) -> str:
+    return f"{int(str(total or 0)):032x}"
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
 def content_of_snapshot(engine: Engine, kind: TableKind) -> Content:
@@ -82,6 +90,35 @@ def prove_carried(engine: Engine, sources: Sources, after: str, moment: datetime
     earlier = f"WHERE {FIRST_SEEN} < {timestamp(moment)}"
     if content_of(engine, f"{hashed} {sources.before}") != content_of(engine, f"{hashed} {after} {earlier}"):
         raise RowsUnproved("the step would change rows of earlier steps")
+
+
+def prove_added(engine: Engine, sources: Sources, after: str, step: Step) -> None:
+    """Raise `RowsUnproved` unless the rows that a step of a window table added are in the file as it recorded them."""
+    hashed = fingerprint(sources.all_columns, sources.all_columns)
+    where = f"{FIRST_SEEN} = {timestamp(step.time)}"
+    found = content_of(engine, f"SELECT count(*), sum({hashed}::HUGEINT) FROM {after} WHERE {where}")
+    if found != Content(rows=step.added, digest=step.fingerprint or NO_ROWS):
+        raise RowsUnproved(f"the step added {step.added} rows, and the file has {found.rows} others")
+
+
+def sealed(engine: Engine, history: TableHistory, source: str) -> TableHistory:
+    """Return the history of a window table with the fingerprints of all steps.
+
+    Raises `RowsUnproved` unless the file has exactly the rows that each step added, whatever is left of the snapshots.
+    """
+    hashed = fingerprint(history.columns, history.columns)
+    sql = f"SELECT epoch_us({FIRST_SEEN}), count(*), sum({hashed}::HUGEINT) FROM {source} GROUP BY 1"
+    there = {moment: Content(rows=int(str(rows)), digest=_hex(total)) for moment, rows, total in engine.all(sql)}
+    steps = []
+    for step in history.steps:
+        found = there.pop(_microseconds(step.time), Content(rows=0, digest=NO_ROWS))
+        if found.rows != step.added or step.fingerprint not in {None, found.digest}:
+            added = f"the step to job {step.job} added {step.added} rows"
+            raise RowsUnproved(f"{added}, and the file has {found.rows} with digest {found.digest}")
+        steps.append(replace(step, fingerprint=found.digest))
+    if there:
+        raise RowsUnproved(f"the file has rows of {len(there)} times at which there was no step")
+    return replace(history, steps=tuple(steps))
 
 
 def prove_download(step: Step, counted: int | None, table: CsvTable) -> None:

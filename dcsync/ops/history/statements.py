@@ -74,6 +74,19 @@ def proof_hash(columns: Sequence[str], there: Sequence[str]) -> str:
     return f"hash({', '.join([_SALT, *_values(tuple(reversed(columns)), there)])})"
 
 
+def fingerprint(columns: Sequence[str], there: Sequence[str]) -> str:
+    """Return 64 bits of the SHA-256 of a row. Unlike `hash`, they are the same in every version of DuckDB.
+
+    `columns` are the history's so far. A column that comes later is NULL in this row, and changes nothing.
+    """
+    fields = [
+        f"coalesce({text(name)} || ' ' || strlen({value}) || ' ' || {value} || ' ', '')"
+        for name, value in zip(columns, _values(columns, there), strict=True)
+        if not value.startswith("NULL")
+    ]
+    return f"('0x' || left(sha256(concat({', '.join(fields)})), 16))::UBIGINT"
+
+
 def current(kind: TableKind) -> str:
     """Return the condition for rows that the next step may end."""
     return "true" if kind is TableKind.WINDOW else f"{VALID_TO} IS NULL"
@@ -98,6 +111,8 @@ def read_mine(sources: Sources) -> str:
     more = ""
     if sources.kind is TableKind.DELTA:
         more = f", {identifier(sources.key)} AS k, {sources.is_live} AS is_live"
+    elif sources.kind is TableKind.WINDOW:
+        more = f", {fingerprint(sources.all_columns, sources.columns)} AS f"
     return f"CREATE TEMP TABLE mine AS SELECT {hashed} AS h, {proof} AS s{more} FROM {sources.mine}"
 
 
@@ -149,6 +164,15 @@ TABLES = ("mine", "known", "gone", "often", "again")
 def count_copies(kind: TableKind) -> list[str]:
     """Return the statements that compare how often rows are there, and fill `again`."""
     return [_OFTEN, *([_FEWER] if kind is TableKind.FULL else []), _AGAIN]
+
+
+def added_fingerprint(sources: Sources, *, copies: bool) -> str:
+    """Return the query for the sum of the fingerprints of the rows that a step of a window table adds."""
+    added = [f"SELECT f FROM mine WHERE {new_rows(sources, 'h')}"]
+    if copies:
+        rows = "(SELECT h, any_value(f) AS f FROM mine GROUP BY h) JOIN often USING (h), range(often.more)"
+        added.append(f"SELECT f FROM {rows} WHERE more > 0")
+    return f"SELECT count(*), sum(f::HUGEINT) FROM ({' UNION ALL '.join(added)})"
 
 
 def new_rows(sources: Sources, mine: str = "") -> str:

@@ -9,23 +9,22 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from dcsync.core.columns import distinct_names
-from dcsync.core.row_history import (
-    KEY,
-    METADATA_KEY,
-    RESERVED,
-    Extract,
-    Step,
-    TableHistory,
-    merged_columns,
-    parse_table,
-    table_json,
-)
+from dcsync.core.row_history import KEY, METADATA_KEY, NO_ROWS, RESERVED, Extract, Step, TableHistory, merged_columns
+from dcsync.core.row_history_json import parse_table, table_json
 from dcsync.core.sql import csv_text, text
 from dcsync.core.table import TableKind
 from dcsync.core.wire import WireError
 from dcsync.errors import RowsFailed, RowsUnreadable
 from dcsync.ops.history import statements
-from dcsync.ops.history.prove import content_of_snapshot, prove, prove_carried, prove_counts, prove_download
+from dcsync.ops.history.prove import (
+    content_of,
+    content_of_snapshot,
+    prove,
+    prove_added,
+    prove_carried,
+    prove_counts,
+    prove_download,
+)
 from dcsync.ops.history.statements import Sources
 from dcsync.rows import CsvTable, Engine
 from dcsync.rows.engine import THREADS
@@ -78,7 +77,9 @@ def unchanged_step(history: TableHistory, extract: Extract) -> TableHistory | No
         return None
     last = history.steps[-1]
     moment = max(extract.time, last.time + timedelta(microseconds=1))
-    return history.with_step(replace(last, job=extract.job, time=moment, added=0, removed=0))
+    nothing = NO_ROWS if history.kind is TableKind.WINDOW else None
+    step = replace(last, job=extract.job, time=moment, added=0, removed=0, fingerprint=nothing)
+    return history.with_step(step)
 
 
 def read_metadata(engine: Engine, descriptor: int) -> TableHistory:
@@ -164,6 +165,7 @@ class _Taking:
             columns=self._sources.columns,
             added=added,
             removed=removed,
+            fingerprint=self._fingerprint(),
         )
         prove_download(step, extract.rows, self._table)
         after = history.with_step(step)
@@ -175,8 +177,10 @@ class _Taking:
         prove(self._engine, self._sources, source, extract.time)
         if is_written:
             prove_counts(self._count(self._sources.before), added, self._count(source))
-            if self._sources.kind is TableKind.WINDOW and self._sources.before is not None:
-                prove_carried(self._engine, self._sources, source, extract.time)
+            if self._sources.kind is TableKind.WINDOW:
+                prove_added(self._engine, self._sources, source, step)
+                if self._sources.before is not None:
+                    prove_carried(self._engine, self._sources, source, extract.time)
         return Taken(history=after, is_written=is_written)
 
     def _is_new(self, added: int, removed: int) -> bool:
@@ -200,9 +204,18 @@ class _Taking:
             added += self._number("SELECT coalesce(sum(more), 0) FROM again")
         return added, self._number("SELECT count(*) FROM gone")
 
+    def _fingerprint(self) -> str | None:
+        """Return the fingerprint of the rows that a step of a window table adds."""
+        if self._sources.kind is not TableKind.WINDOW:
+            return None
+        sql = statements.added_fingerprint(self._sources, copies=self._has_copies)
+        return content_of(self._engine, sql).digest
+
     def _write(self, after: TableHistory, extract: Extract) -> None:
         query = statements.write(self._sources, extract.time, copies=self._has_copies)
-        metadata = text(json.dumps(table_json(replace(after, file=None)), ensure_ascii=True, separators=(",", ":")))
+        metadata = text(
+            json.dumps(table_json(replace(after, file=None, sha256=None)), ensure_ascii=True, separators=(",", ":"))
+        )
         path = text(descriptor_path(self._files.after))
         group = _row_group(len(self._sources.all_columns))
         options = f"{_FORM}, ROW_GROUP_SIZE {group}, KV_METADATA {{{METADATA_KEY}: {metadata}}}"

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import KnownRequest
-from dcsync.core.row_history import Check, Extract, Step, TableHistory
-from dcsync.errors import DcsyncError, RowsInterrupted, RowsUnproved
+from dcsync.core.row_history import Check, Extract, Step, TableHistory, gone_steps
+from dcsync.core.table import TableKind
+from dcsync.errors import DcsyncError, RowsFailed, RowsInterrupted, RowsUnproved
 from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.history import statements
 from dcsync.ops.history.build import RequestTables, Stopping
-from dcsync.ops.history.files import HistoryFolder, Lost
-from dcsync.ops.history.prove import prove
+from dcsync.ops.history.files import FileDamaged, HistoryFolder, Lost, check_hash
+from dcsync.ops.history.prove import prove, sealed
 from dcsync.ops.history.steps import parquet, sources_of, temporary_tables
 from dcsync.ops.integrity.content_reader import ReadingObserver
 from dcsync.rows import Engine, open_table, opened
@@ -35,12 +36,17 @@ class Unproved:
 
 @dataclass(slots=True, kw_only=True)
 class Verified:
-    """The steps of a data request that were proved, those whose snapshots are gone, and those that do not prove."""
+    """The steps of a data request that were proved, and those that do not prove.
+
+    `recorded` counts the steps whose tables are gone, and whose rows are those that the history recorded. `gone` counts
+    those of which nothing can be proved.
+    """
 
     account: AccountName
     request: KnownRequest
     folder: str
     proved: int = 0
+    recorded: int = 0
     gone: int = 0
     unproved: list[Unproved] = field(default_factory=list)
     #: The recorded comparisons of delta tables with full extracts, by table.
@@ -65,18 +71,42 @@ class Verifying:
             spill = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             engine = stack.enter_context(opened(memory=self.memory, spill=spill))
             self.stopping.watch(engine)
-            for name, extracts in self.request.tables.items():
+            names = dict.fromkeys((*self.request.tables, *filter(self.request.wants, known.tables)))
+            for name in names:
                 self.stopping.check()
                 found = files.check(name, known.tables.get(name), lambda: engine)
                 if isinstance(found, Lost):
-                    path = f"{self.request.folder}/{name}.parquet"
-                    verified.unproved.append(Unproved(table=name, job=None, path=path, reason=found.reason))
+                    self._unproved(verified, name, found.reason)
                 elif found is not None and found.steps:
                     if found.checked is not None:
                         verified.checked[name] = found.checked
                     with files.opened(name) as descriptor:
-                        self._table(engine, name, found, extracts, parquet(descriptor), verified)
+                        self._file(engine, name, found, descriptor, verified)
         return verified
+
+    def _unproved(self, verified: Verified, name: str, reason: str) -> None:
+        path = f"{self.request.folder}/{name}.parquet"
+        verified.unproved.append(Unproved(table=name, job=None, path=path, reason=reason))
+
+    def _file(self, engine: Engine, name: str, history: TableHistory, descriptor: int, verified: Verified) -> None:
+        """Prove the file itself, which may be the only copy of rows, and then its steps."""
+        source, extracts = parquet(descriptor), self.request.tables.get(name, ())
+        is_sealed = history.is_sealed and history.kind is TableKind.WINDOW
+        try:
+            check_hash(descriptor, history)
+            if is_sealed:
+                sealed(engine, history, source)
+        except FileDamaged as error:
+            self._unproved(verified, name, error.lost.reason)
+        except RowsFailed as error:
+            if isinstance(error, RowsInterrupted):
+                raise
+            self._unproved(verified, name, f"its rows are not the recorded ones: {error.message}")
+        else:
+            gone = len(gone_steps(history.steps, extracts))
+            verified.recorded += gone if is_sealed else 0
+            verified.gone += 0 if is_sealed else gone
+        self._table(engine, name, history, extracts, source, verified)
 
     def _table(
         self,
@@ -91,8 +121,7 @@ class Verifying:
         for number, step in enumerate(history.steps, 1):
             self.stopping.check()
             extract = there.get(step.job)
-            if extract is None:
-                verified.gone += 1
+            if extract is None or extract.sha256 != step.sha256:
                 continue
             self.observer.snapshot(f"{name} of {extract.folder}", number, len(history.steps))
             reason = why_unproved(self.root, engine, history, step, extract, source)

@@ -19,17 +19,64 @@ from dcsync.mirror.hashing import hash_descriptor
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.context import HistorySettings, MirrorContext
 from dcsync.ops.history.build import Stopping
-from dcsync.ops.history.catch_up import building_lock, extracts_of, in_thread
-from dcsync.ops.history.files import HistoryFolder, identity
+from dcsync.ops.history.catch_up import extracts_of
+from dcsync.ops.history.files import FileDamaged, HistoryFolder, check_hash, identity
 from dcsync.ops.history.steps import parquet, read_metadata
+from dcsync.ops.history.thread import in_thread
 from dcsync.ops.history.verify import why_unproved
+from dcsync.ops.integrity.history_files import building_lock
+from dcsync.ops.integrity.window_tables import Recorded, WindowTables
 from dcsync.rows import Engine, open_table, opened
 
 log = structlog.get_logger(__name__)
 
 
+def window_tables(settings: HistorySettings) -> WindowTables:
+    """Return what the row histories of these settings know about window tables. Nothing without tables."""
+    return WindowTables(
+        recorded=partial(_recorded, settings=settings), proved=partial(_proved_windows, settings=settings)
+    )
+
+
+async def _recorded(
+    context: MirrorContext, account: AccountName, request: RequestId, *, settings: HistorySettings
+) -> Recorded:
+    """Return the tables that the row history of a data request has as steps, by what it says."""
+    files = await _files(context, account, request) if settings.tables else None
+    if files is None:
+        return frozenset()
+    try:
+        tables = (await context.disk.run(files.read)).tables
+    except DcsyncError as error:
+        log.debug("window tables stay", account=account, folder=files.path, error=error.message)
+        return frozenset()
+    return {
+        (step.job, name, step.sha256)
+        for name, history in tables.items()
+        if _why_unusable(history) is None and settings.wants(f"{name}.csv")
+        for step in history.steps
+    }
+
+
+async def _files(context: MirrorContext, account: AccountName, request: RequestId) -> HistoryFolder | None:
+    """Return the folder of the row history of a data request that has snapshots."""
+    known = (await context.manifest.requests(account)).get(request)
+    snapshots = await context.manifest.history.snapshots(account)
+    there = [each.folder for each in snapshots if each.request == request and not each.is_pruned]
+    if known is None or not there:
+        return None
+    folder = context.settings.layout.history_folder(there[-1], known.slug)
+    return HistoryFolder(context.root, folder, request, known.slug)
+
+
+def _why_unusable(history: TableHistory | None) -> str | None:
+    if history is None or history.kind is not TableKind.WINDOW or history.waits is not None:
+        return "its row history does not exist, waits, or is of another kind"
+    return None if history.is_sealed else "the row history does not record yet by what damage is noticed"
+
+
 @asynccontextmanager
-async def proved_windows(
+async def _proved_windows(
     context: MirrorContext, account: AccountName, request: RequestId, job: JobId, *, settings: HistorySettings
 ) -> AsyncIterator[frozenset[str]]:
     """Prove the window tables of a snapshot now, and return the names of those that the row history has.
@@ -48,20 +95,16 @@ async def _proved(
     settings: HistorySettings,
     held: ExitStack,
 ) -> frozenset[str]:
-    known = (await context.manifest.requests(account)).get(request)
-    snapshots = await context.manifest.history.snapshots(account)
-    there = [each.folder for each in snapshots if each.request == request and not each.is_pruned]
+    files = await _files(context, account, request)
     snapshot = await context.manifest.history.snapshot(account, job)
-    if known is None or snapshot is None or not there:
+    if files is None or snapshot is None:
         return frozenset()
     windows = [each for each in extracts_of(snapshot, settings) if each.kind is TableKind.WINDOW]
     if not windows:
         return frozenset()
     try:
-        lock = await context.disk.run(building_lock, context.root, known.slug)
+        lock = await context.disk.run(building_lock, context.root, files.slug)
         await context.disk.run(held.enter_context, lock)
-        folder = context.settings.layout.history_folder(there[-1], known.slug)
-        files = HistoryFolder(context.root, folder, request, known.slug)
         proving = _Proving(root=context.root, files=files, memory=settings.memory)
         return await in_thread(partial(proving.run, windows))
     except RowsInterrupted:
@@ -98,8 +141,9 @@ class _Proving:
 
     def _why_not(self, engine: Engine, history: TableHistory | None, extract: Extract) -> str | None:
         """Return why a table stays, or None."""
-        if history is None or history.kind is not TableKind.WINDOW or history.waits is not None:
-            return "its row history does not exist, waits, or is of another kind"
+        reason = _why_unusable(history)
+        if history is None or reason is not None:
+            return reason
         step = next((each for each in history.steps if (each.job, each.sha256) == (extract.job, extract.sha256)), None)
         if step is None:
             return "the row history has no step for it"
@@ -110,6 +154,7 @@ class _Proving:
                 # A build that ended between two files has not recorded the steps of this one.
                 if identity(descriptor) != history.file:
                     return "the file of the row history is not the recorded one"
+                check_hash(descriptor, history)
                 if step.rows and not any(
                     each.sha256 == step.sha256 for each in read_metadata(engine, descriptor).steps
                 ):
@@ -117,6 +162,8 @@ class _Proving:
                 return why_unproved(self.root, engine, history, step, extract, parquet(descriptor))
         except RowsInterrupted:
             raise
+        except FileDamaged as error:
+            return error.lost.reason
         except DcsyncError as error:
             return error.message
         except OSError as error:

@@ -5,21 +5,20 @@ Each is removed or reduced in one step. The newest snapshot of a data request al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import structlog
 
 from dcsync.core.alerts import AlertCode
-from dcsync.core.model import AccountName, JobId, Json, RequestId
+from dcsync.core.model import AccountName, JobId, Json
 from dcsync.core.reduction import Division, rows_of, without_windows
 from dcsync.core.retention import (
     Action,
     Dated,
     KeepPolicy,
     Verdict,
+    unproved,
 )
 from dcsync.core.wire import time_json
 from dcsync.errors import (
@@ -38,19 +37,9 @@ from dcsync.ops.context import AccountSettings, MirrorContext
 from dcsync.ops.integrity.reduce import reduce_snapshot
 from dcsync.ops.integrity.remove import AT_ONCE, remove_snapshots
 from dcsync.ops.integrity.verdicts import RequestVerdicts, judge
+from dcsync.ops.integrity.window_tables import ALL_STAY, WindowTables
 
 log = structlog.get_logger(__name__)
-
-#: Gives the names of the window tables of a snapshot that may go, while the block lasts.
-ProvesWindows: TypeAlias = (
-    "Callable[[MirrorContext, AccountName, RequestId, JobId], AbstractAsyncContextManager[frozenset[str]]]"
-)
-
-
-def no_windows(*_: object) -> AbstractAsyncContextManager[frozenset[str]]:
-    """Let all window tables stay."""
-    return nullcontext(frozenset())
-
 
 #: The codes of the alerts that each prune records or resolves.
 PRUNE_CODES = (AlertCode.M_MASS, AlertCode.M_PRUNE)
@@ -111,7 +100,7 @@ class PruneReport:
                     "description": request.description,
                     "delta": request.is_delta,
                     "too_much": request.is_too_much,
-                    "snapshots": [self._verdict_json(verdict) for verdict in request.verdicts],
+                    "snapshots": [self._verdict_json(verdict) for verdict in request.every],
                 }
                 for request in self.requests
             ],
@@ -119,9 +108,9 @@ class PruneReport:
 
     def _count(self, action: Action) -> int:
         return sum(
-            verdict.snapshot.job not in self.failed
+            verdict.action is action and verdict.snapshot.job not in self.failed
             for request in self.requests
-            for verdict in request.with_action(action)
+            for verdict in request.every
         )
 
     def _verdict_json(self, verdict: Verdict) -> dict[str, Json]:
@@ -149,20 +138,22 @@ async def prune(
     *,
     dry_run: bool = False,
     force: bool = False,
-    windows: ProvesWindows = no_windows,
+    windows: WindowTables = ALL_STAY,
 ) -> PruneReport:
     """Remove the published snapshots that the policy does not keep, but no rows that exist nowhere else.
 
-    A snapshot with window or delta tables is reduced to them. A window table of it goes too if `windows` has it. A dry
-    run does not ask. Raises `MassChange`, having removed nothing, when more than 40 % of a request's snapshots would be
-    removed or reduced without `force` or `dry_run`. The refusal is an alert until a prune passes. A single snapshot may
-    always be removed. A read-only disk ends the pruning, and the snapshots removed until then are removed completely.
-    After any other error of one snapshot, the others follow. Such a snapshot is an alert until a prune removes or keeps
-    it. Cancelling is safe: each snapshot stays, or is recorded as pruned. The next start removes what is left of it.
+    A snapshot with window or delta tables is reduced to them. A window table of it goes too if `windows` proves it,
+    also of a snapshot that was reduced before. A dry run proves nothing, and believes what is recorded. Raises
+    `MassChange`, having removed nothing, when more than 40 % of a request's snapshots would be removed or reduced
+    without `force` or `dry_run`. The refusal is an alert until a prune passes. A single snapshot may always be removed.
+    A read-only disk ends the pruning, and the snapshots removed until then are removed completely. After any other
+    error of one snapshot, the others follow. Such a snapshot is an alert until a prune removes or keeps it. Cancelling
+    is safe: each snapshot stays, or is recorded as pruned. The next start removes what is left of it.
     """
-    judged = [judged for account in accounts for judged in await judge(context, account.name, policy)]
+    judged = [judged for account in accounts for judged in await judge(context, account.name, policy, windows)]
     requests = [verdicts for verdicts, _ in judged]
     if dry_run:
+        requests = [_as_recorded(request) for request in requests]
         freed, failed = await _would_free(context, requests)
         return PruneReport(dry_run=True, requests=tuple(requests), freed=freed, failed=failed)
     refusals = {} if force else _refusals(requests)
@@ -178,7 +169,7 @@ async def prune(
     finally:
         for account in accounts:
             await BrokenParts(context.manifest, account.name).replace([AlertCode.M_PRUNE], failures.of(account.name))
-    done = tuple(_as_done(request, divisions) for request in requests)
+    done = tuple(_as_done(request, divisions, failures.by_job) for request in requests)
     report = PruneReport(dry_run=False, requests=done, freed=freed, failed=failures.by_job)
     if freed:
         log.info(
@@ -241,7 +232,7 @@ def _not_pruned(subject: str, what: str, error: DcsyncError) -> BrokenPart:
 
 
 async def _remove_all(
-    context: MirrorContext, requests: Sequence[RequestVerdicts], failures: _Failures, windows: ProvesWindows
+    context: MirrorContext, requests: Sequence[RequestVerdicts], failures: _Failures, windows: WindowTables
 ) -> tuple[dict[JobId, int], dict[JobId, Division]]:
     """Remove or reduce each snapshot that does not stay whole. Return the bytes that each freed, and what stayed."""
     freed: dict[JobId, int] = {}
@@ -262,8 +253,10 @@ async def _remove_all(
             continue
         try:
             await context.disk.run(refuse_of_other, context.root, verdict.snapshot.folder)
-            async with windows(context, request.account, request.request, job) as proved:
+            async with windows.proved(context, request.account, request.request, job) as proved:
                 division = without_windows(verdict.division, proved)
+                if not division.frees_tables:
+                    continue
                 freed[job] = await reduce_snapshot(context, request.account, verdict.snapshot, division)
             divisions[job] = division
         except (MirrorTampered, DiskError) as error:
@@ -273,15 +266,40 @@ async def _remove_all(
     return freed, divisions
 
 
-def _as_done(request: RequestVerdicts, divisions: Mapping[JobId, Division]) -> RequestVerdicts:
-    verdicts = (
-        replace(verdict, division=divisions.get(verdict.snapshot.job, verdict.division)) for verdict in request.verdicts
+def _as_done(
+    request: RequestVerdicts, divisions: Mapping[JobId, Division], failed: Mapping[JobId, DcsyncError]
+) -> RequestVerdicts:
+    """Return the verdicts as they were carried out."""
+
+    def done(verdict: Verdict) -> Verdict:
+        job, division = verdict.snapshot.job, verdict.division
+        if job in divisions:
+            return replace(verdict, division=divisions[job])
+        return verdict if division is None or job in failed else unproved(verdict)
+
+    again = tuple(done(verdict) for verdict in request.again)
+    return replace(
+        request,
+        verdicts=tuple(done(verdict) for verdict in request.verdicts),
+        again=tuple(verdict for verdict in again if not verdict.keep),
     )
-    return replace(request, verdicts=tuple(verdicts))
+
+
+def _as_recorded(request: RequestVerdicts) -> RequestVerdicts:
+    """Return the verdicts as they would be carried out if every table were proved that is recorded."""
+
+    def expected(verdict: Verdict) -> Verdict:
+        if verdict.division is None:
+            return verdict
+        recorded = request.recorded.get(verdict.snapshot.job, ())
+        return replace(verdict, division=without_windows(verdict.division, recorded))
+
+    verdicts, again = ([expected(verdict) for verdict in found] for found in (request.verdicts, request.again))
+    return replace(request, verdicts=tuple(verdicts), again=tuple(again))
 
 
 def _to_do(requests: Sequence[RequestVerdicts]) -> list[tuple[RequestVerdicts, Verdict]]:
-    return [(request, verdict) for request in requests for verdict in request.verdicts if not verdict.keep]
+    return [(request, verdict) for request in requests for verdict in request.every if not verdict.keep]
 
 
 async def _would_free(

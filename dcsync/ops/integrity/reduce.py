@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -12,7 +12,7 @@ import structlog
 
 from dcsync import __version__
 from dcsync.core import sidecar
-from dcsync.core.lifecycle import JobState
+from dcsync.core.lifecycle import ON_DISK, JobState
 from dcsync.core.model import AccountName, StoredFile
 from dcsync.core.names import SIDECAR_NAME, SUMS_NAME
 from dcsync.core.reduction import Division, reduced_sidecar
@@ -142,7 +142,7 @@ async def finish_reductions(context: MirrorContext) -> None:
     except (DiskError, MirrorTampered) as error:
         await report_leftovers(context, _REDUCING, [error], is_disposable=False)
         return
-    steps = [partial(_record_reduced, context, one) for one in await _unrecorded(context, begun)]
+    steps = [partial(_record_reduced, context, one) for one in await _unrecorded(context, begun, left)]
     steps += [partial(_clear, context, one) for one in begun if one.leaf in left]
     steps += [partial(_drop_unbegun, context, leaf) for leaf in sorted(left - {one.leaf for one in begun})]
     errors: list[DcsyncError] = []
@@ -154,13 +154,21 @@ async def finish_reductions(context: MirrorContext) -> None:
     await report_leftovers(context, _REDUCING, errors, is_disposable=False)
 
 
-async def _unrecorded(context: MirrorContext, begun: Sequence[Reduction]) -> list[Reduction]:
-    """Return the reductions of snapshots whose row is that of the whole one."""
+async def _unrecorded(context: MirrorContext, begun: Sequence[Reduction], left: Collection[str]) -> list[Reduction]:
+    """Return the reductions of snapshots whose row is that of the whole one, and those that a crash cut short.
+
+    A snapshot that is reduced a second time is a reduced one before.
+    """
     unrecorded: list[Reduction] = []
     for account in sorted({one.account for one in begun}):
-        jobs = await context.manifest.jobs(account, states={JobState.PUBLISHED})
+        jobs = await context.manifest.jobs(account, states=ON_DISK)
         unrecorded += [
-            one for one in begun if one.account == account and one.job in jobs and jobs[one.job].folder == one.folder
+            one
+            for one in begun
+            if one.account == account
+            and one.job in jobs
+            and jobs[one.job].folder == one.folder
+            and (jobs[one.job].state is JobState.PUBLISHED or one.leaf in left)
         ]
     return unrecorded
 

@@ -26,6 +26,7 @@ from dcsync.mirror import adopt
 from dcsync.mirror.check import Entry, Survey, survey
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
 from dcsync.ops.integrity.content_reader import ContentReader, ReadingObserver, Unwatched
+from dcsync.ops.integrity.history_files import damaged_histories
 from dcsync.ops.integrity.rebuild import is_placed
 from dcsync.ops.integrity.repair import repair_files, repair_folders
 from dcsync.ops.integrity.report import Damage, Kind, Outcome, Repairable, VerifyReport
@@ -183,6 +184,8 @@ class _Verification:
                 await self._look_again(whole)
                 if self._repairing is not None and self._found:
                     await self._repair()
+        name = self._account.name
+        self._found += await damaged_histories(self._context, name, self._reader, reads=self._part.has)
         self._report.damage += self._found
         if self._records_damage:
             await self._record()

@@ -16,7 +16,8 @@ from dcsync.errors import RowsFailed
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.context import HistorySettings
 from dcsync.ops.history.build import Stopping
-from dcsync.ops.history.catch_up import Chosen, catch_up, in_thread
+from dcsync.ops.history.catch_up import Chosen, catch_up
+from dcsync.ops.history.thread import in_thread
 from dcsync.ops.integrity.rebuild import rebuild
 from dcsync.ops.integrity.verify import verify
 from dcsync.rows import opened
@@ -214,9 +215,11 @@ async def test_a_file_that_cannot_be_used_waits_if_its_snapshots_are_pruned(mirr
     await build(mirror)
 
     (alert,) = await alerts(mirror)
-    assert "no longer in the mirror" in alert.message
-    assert "dcsync history --rebuild" in alert.hint
-    assert (await build(mirror, rebuilds=True)).is_complete
+    assert "no snapshot has the rows of 2 steps (2026-" in alert.message
+    assert "from a backup" in alert.hint
+    assert "dcsync history --rebuild --accept-loss" in alert.hint
+    assert not (await build(mirror, rebuilds=True)).is_complete
+    assert (await build(mirror, rebuilds=True, accepts_loss=True)).is_complete
     assert await alerts(mirror) == []
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
 
 from dcsync.app.from_config import account_settings
-from dcsync.core.row_history import Check, parse_state
+from dcsync.core.row_history import Check
+from dcsync.core.row_history_json import parse_state
+from dcsync.ops.history import build as builds
 from dcsync.ops.history.catch_up import verify
+from dcsync.rows import CsvTable, open_table
 from tests.rigs.histories import ALL, add_day, alerts, build, rows_in
 from tests.rigs.mirror import TODAY, Mirror
 
@@ -102,6 +107,31 @@ async def test_rows_are_paired_by_a_column_that_is_unique_in_both(
     await extracts.full(full, 1)
 
     assert counts(await extracts.checked()) == expected
+
+
+@pytest.mark.parametrize("full", [b"title\nx\n", b"id,title\n1\n"])
+async def test_a_full_extract_that_cannot_be_compared_is_tried_once(
+    mirror: Mirror, full: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    opened = open_table
+
+    def counting(path: str, *, below: int, reserved: Collection[str] = ()) -> AbstractContextManager[CsvTable]:
+        # Only a comparison leaves out the names that a history has.
+        tried.extend([path] * bool(reserved))
+        return opened(path, below=below, reserved=reserved)
+
+    monkeypatch.setattr(builds, "open_table", counting)
+    extracts = Extracts(mirror)
+    await extracts.delta(FIRST, 3)
+    await extracts.full(full, 2)
+    for _ in range(2):
+        assert await extracts.checked() is None
+        assert len(tried) == 1
+    await build(mirror, retries=True)
+    assert len(tried) == 2
+    await extracts.full(SAME, 1)
+    assert await extracts.checked() is not None
 
 
 async def test_an_extract_of_other_projects_is_not_compared(mirror: Mirror) -> None:

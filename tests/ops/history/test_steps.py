@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,9 @@ from hypothesis import HealthCheck, given, settings
 
 from dcsync.core.table import TableKind
 from dcsync.errors import RowsFailed, RowsUnproved, RowsUnreadable
+from dcsync.ops.history import statements
+from dcsync.ops.history.prove import sealed
+from dcsync.ops.history.statements import Sources
 from dcsync.rows import Engine, opened
 from tests.rigs.row_histories import Day, Track, check_history, histories
 
@@ -147,6 +153,38 @@ def test_a_table_with_other_rows_than_dcsync_counted_is_not_proved(track: Track,
         track.add(body, counted=9)
 
 
+_OTHER = "SELECT * REPLACE (CASE WHEN {where} THEN 'x' ELSE {column} END AS {column}) FROM ({sql})"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "reason"),
+    [
+        # A proof for each way in which a file can be wrong.
+        (TableKind.FULL, _OTHER.format(where="v = 'c'", column="v", sql="{sql}"), "rows with digest"),
+        (TableKind.DELTA, _OTHER.format(where="v = 'c'", column="v", sql="{sql}"), "rows with digest"),
+        (TableKind.WINDOW, _OTHER.format(where="v = 'c'", column="v", sql="{sql}"), "the history not all of them"),
+        (TableKind.FULL, "SELECT * FROM ({sql}) WHERE _valid_to IS NULL", "2 rows, and after 1 more it has 2"),
+        (TableKind.WINDOW, _OTHER.format(where="v = 'a'", column="v", sql="{sql}"), "rows of earlier steps"),
+        # The snapshot does not have this column.
+        (TableKind.WINDOW, _OTHER.format(where="v = 'c'", column="w", sql="{sql}"), "the step added 1 rows"),
+    ],
+)
+def test_a_step_that_writes_other_rows_is_not_proved(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: TableKind, wrong: str, reason: str
+) -> None:
+    track = Track(tmp_path, engine, kind)
+    track.add(b"adsk_row_id,v,w\n1,a,\n2,b,\n")
+    write = statements.write
+
+    def changed(sources: Sources, moment: datetime, *, copies: bool) -> str:
+        return wrong.format(sql=write(sources, moment, copies=copies))
+
+    monkeypatch.setattr(statements, "write", changed)
+    with pytest.raises(RowsUnproved, match=reason):
+        track.add(b"adsk_row_id,v\n1,c\n2,b\n")
+    track.close()
+
+
 # --- window tables ----------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +201,53 @@ def test_a_ledger_has_each_row_once_and_as_often_as_one_extract_has_it(tmp_path:
         ("2", "1", "1"),
         ("3", "1", "1"),
     ]
+    track.close()
+
+
+def test_the_fingerprint_of_a_row_is_the_same_in_every_version_of_duckdb(tmp_path: Path, engine: Engine) -> None:
+    track = Track(tmp_path, engine, TableKind.WINDOW)
+    step = track.add('id,name\n1,"é ""x"""\n2,\n2,\n3,""\n'.encode())
+
+    def fingerprint(*fields: tuple[str, str]) -> int:
+        row = "".join(f"{name} {len(value.encode())} {value} " for name, value in fields)
+        return int(hashlib.sha256(row.encode()).hexdigest()[:16], 16)
+
+    total = fingerprint(("id", "1"), ("name", 'é "x"')) + 2 * fingerprint(("id", "2"))
+    assert step.fingerprint == f"{total + fingerprint(('id', '3'), ('name', '')):032x}"
+    track.close()
+
+
+def test_the_fingerprints_of_all_steps_follow_from_the_file(tmp_path: Path, engine: Engine) -> None:
+    track = Track(tmp_path, engine, TableKind.WINDOW)
+    track.add(b"a\n1\n1\n2\n")
+    track.add(b"a\n2\n")
+    track.add(b"b,a\nx,1\n,1\n,1\n,1\n")
+    known = track.history
+    forgotten = replace(known, steps=tuple(replace(step, fingerprint=None) for step in known.steps))
+
+    assert [step.added for step in known.steps] == [3, 0, 2]
+    assert sealed(engine, known, track.parquet) == sealed(engine, forgotten, track.parquet) == known
+    assert track.metadata.steps == known.steps
+    track.close()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM {file} WHERE a <> '1'",
+        "FROM {file} UNION ALL SELECT '9', _first_seen FROM {file}",
+        "SELECT * REPLACE (replace(a, '1', '7') AS a) FROM {file}",
+        "SELECT * REPLACE (_first_seen + INTERVAL 1 SECOND AS _first_seen) FROM {file}",
+        "FROM {file} UNION ALL SELECT '9', TIMESTAMPTZ '2020-01-01 00:00:00Z'",
+    ],
+)
+def test_a_ledger_with_other_rows_than_its_steps_added_is_noticed(tmp_path: Path, engine: Engine, query: str) -> None:
+    track = Track(tmp_path, engine, TableKind.WINDOW)
+    track.add(b"a\n1\n2\n")
+    track.add(b"a\n3\n")
+    source = f"(SELECT a, _first_seen FROM {track.parquet})"
+    with pytest.raises(RowsUnproved):
+        sealed(engine, track.history, f"({query.format(file=source)})")
     track.close()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -16,16 +17,18 @@ from dcsync.app.history import proving_windows
 from dcsync.app.status import read_status
 from dcsync.core.lifecycle import JobState
 from dcsync.core.retention import KeepPolicy
+from dcsync.errors import MassChange
 from dcsync.manifest import SnapshotRows
 from dcsync.mirror import disk, reduce, trash
 from dcsync.ops.context import HistorySettings
-from dcsync.ops.history.catch_up import building_lock
-from dcsync.ops.history.windows import proved_windows
-from dcsync.ops.integrity.prune import ProvesWindows, PruneReport, prune
+from dcsync.ops.history.windows import window_tables
+from dcsync.ops.integrity.history_files import building_lock
+from dcsync.ops.integrity.prune import PruneReport, prune
+from dcsync.ops.integrity.window_tables import WindowTables
 from tests.ops.history.test_verify import rewrite
-from tests.rigs.histories import ALL, add_day, alerts, build, folder_of, state_of
+from tests.rigs.histories import ALL, add_day, alerts, build, folder_of, forget_seals, state_of
 from tests.rigs.mirror import Mirror, assert_proved_by_sums, sidecar, tables
-from tests.rigs.reductions import LARGE, ROWS, WINDOWS, activity_rows, damage, fill, pruned, window
+from tests.rigs.reductions import FULL, LARGE, ROWS, WINDOWS, activity_rows, damage, fill, pruned, window
 
 LAST = KeepPolicy(last=1)
 TABLES = tuple(name.removesuffix(".csv") for name in WINDOWS)
@@ -46,8 +49,8 @@ def ledger(mirror: Mirror) -> set[tuple[str, ...]]:
     }
 
 
-def proving(settings: HistorySettings = ALL) -> ProvesWindows:
-    return partial(proved_windows, settings=settings)
+def proving(settings: HistorySettings = ALL) -> WindowTables:
+    return window_tables(settings)
 
 
 async def prune_proved(mirror: Mirror, settings: HistorySettings = ALL) -> PruneReport:
@@ -103,6 +106,100 @@ async def test_a_damaged_file_whose_windows_went_is_an_alert(mirror: Mirror) -> 
     assert path.read_bytes() == b"x"
 
 
+async def test_windows_of_snapshots_that_were_reduced_before_go(mirror: Mirror) -> None:
+    jobs = await fill(mirror, 3)
+    await pruned(mirror, LAST)
+    assert len(windows(mirror)) == 3 * len(WINDOWS)
+    await build(mirror)
+    rows = activity_rows(mirror)
+    report = await prune_proved(mirror)
+
+    assert (report.reduced, report.kept, len(windows(mirror))) == (2, 1, len(WINDOWS))
+    assert sum(report.freed.values()) > 0
+    assert ledger(mirror) == rows
+    assert await damage(mirror) == []
+    document = sidecar(mirror.snapshot_of(jobs[0]))
+    assert {entry["name"] for entry in document["reduced"]["files"]} == {*WINDOWS, *FULL}
+    assert {entry["name"] for entry in document["files"]} == {"README.html"}
+    assert (await prune_proved(mirror)).reduced == 0
+
+
+async def test_windows_of_a_snapshot_that_was_reduced_before_stay_without_a_rule(mirror: Mirror) -> None:
+    await fill(mirror, 3)
+    await pruned(mirror, LAST)
+    await build(mirror)
+    await pruned(mirror, KeepPolicy(), windows=proving())
+
+    assert len(windows(mirror)) == 3 * len(WINDOWS)
+
+
+async def test_a_data_request_with_only_window_tables_loses_them(mirror: Mirror) -> None:
+    jobs = [await add_day(mirror, {name: window(name, day) for name in WINDOWS}, days_ago=3 - day) for day in range(3)]
+    await build(mirror)
+    rows = activity_rows(mirror)
+    report = await prune_proved(mirror)
+
+    assert (report.reduced, report.kept, len(windows(mirror))) == (2, 1, len(WINDOWS))
+    assert ledger(mirror) == rows
+    assert await damage(mirror) == []
+    assert (await mirror.states())[jobs[0]] is JobState.REDUCED
+
+
+async def test_a_data_request_with_only_window_tables_keeps_those_that_are_not_proved(mirror: Mirror) -> None:
+    for day in range(3):
+        await add_day(mirror, {name: window(name, day) for name in WINDOWS}, days_ago=3 - day)
+    await build(mirror)
+    rows = activity_rows(mirror)
+    for name in TABLES:
+        path = folder_of(mirror) / f"{name}.parquet"
+        facts = path.stat()
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    report = await prune_proved(mirror)
+
+    assert (report.reduced, report.kept, report.freed) == (0, 3, {})
+    assert "not proved" in report.requests[0].verdicts[-1].reasons[0]
+    assert activity_rows(mirror) == rows
+
+
+async def test_windows_count_for_the_limit_of_a_prune(mirror: Mirror) -> None:
+    for day in range(3):
+        await add_day(mirror, {name: window(name, day) for name in WINDOWS}, days_ago=3 - day)
+    await build(mirror)
+    async with mirror.opened() as context:
+        with pytest.raises(MassChange):
+            await prune(context, account_settings(mirror.configuration()), LAST, windows=proving())
+    assert len(windows(mirror)) == 3 * len(WINDOWS)
+
+
+async def test_a_dry_run_shows_the_windows_that_the_history_records(mirror: Mirror) -> None:
+    await fill(mirror, 3)
+    await pruned(mirror, LAST)
+    await build(mirror)
+    report = await pruned(mirror, LAST, dry_run=True, windows=proving())
+
+    assert (report.removed, report.reduced, report.kept) == (0, 2, 1)
+    assert all(size > 0 for size in report.freed.values())
+    assert len(windows(mirror)) == 3 * len(WINDOWS)
+    shown = json.loads(json.dumps(report.json()))["requests"][0]["snapshots"]
+    assert [(each["action"], each["kept_tables"]) for each in shown] == [("keep", []), ("reduce", []), ("reduce", [])]
+
+
+async def test_nothing_goes_until_the_history_records_by_what_damage_is_noticed(mirror: Mirror) -> None:
+    """It is a history of an older version, which the next build completes."""
+    await fill(mirror, 3)
+    await build(mirror)
+    wanted = state_of(mirror)
+    forget_seals(folder_of(mirror))
+    await prune_proved(mirror)
+    assert len(windows(mirror)) == 3 * len(WINDOWS)
+
+    await build(mirror)
+    assert state_of(mirror) == wanted
+    await prune_proved(mirror)
+    assert len(windows(mirror)) == len(WINDOWS)
+
+
 async def test_nothing_goes_without_the_row_history(mirror: Mirror) -> None:
     await fill(mirror, 3)
     await build(mirror)
@@ -133,12 +230,13 @@ async def test_a_table_that_the_file_does_not_have_stays(mirror: Mirror, query: 
     await build(mirror)
     path = folder_of(mirror) / f"{TABLES[0]}.parquet"
     rewrite(path, query)
-    await build(mirror, retries=True)
     state = folder_of(mirror) / "history.json"
-    was = list(state_of(mirror).tables[TABLES[0]].file or ())
-    now = path.stat()
-    body = state.read_text().replace(f'"file":[{was[0]},{was[1]}]', f'"file":[{now.st_size},{now.st_mtime_ns}]')
-    state.write_text(body)
+    body = json.loads(state.read_bytes())
+    body["tables"][TABLES[0]] |= {
+        "file": [path.stat().st_size, path.stat().st_mtime_ns],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    state.write_text(json.dumps(body))
     await prune_proved(mirror)
 
     assert {each.name for each in mirror.snapshot_of(jobs[0]).glob("activities_*")} == {WINDOWS[0]}
@@ -242,10 +340,12 @@ class Cut(Exception):
     """Ends the work where a kill would."""
 
 
+@pytest.mark.parametrize("before", [0, 1])
 @pytest.mark.parametrize(
     ("place", "call"),
     [
         (reduce, "append_lines"),
+        (reduce, "swap"),
         (disk, "exchange"),
         (SnapshotRows, "restore"),
         (reduce, "discard_old"),
@@ -253,9 +353,12 @@ class Cut(Exception):
     ],
 )
 async def test_every_row_is_there_after_a_kill(
-    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, place: object, call: str
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, place: object, call: str, before: int
 ) -> None:
+    """With `before`, the snapshot was reduced to its window tables before."""
     jobs = await fill(mirror, 2)
+    if before:
+        await pruned(mirror, LAST)
     await build(mirror)
     rows = activity_rows(mirror)
 

@@ -1,0 +1,52 @@
+"""Work on row histories in a thread of its own, which may take minutes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from dcsync.ops.history.build import Stopping
+from dcsync.ops.integrity.content_reader import ReadingObserver
+from dcsync.tasks import Threads
+
+T = TypeVar("T")
+
+#: A statement that runs is interrupted again this often, until it ends.
+_INTERRUPT_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class FromThread:
+    """Tells an observer from another thread."""
+
+    loop: asyncio.AbstractEventLoop
+    observer: ReadingObserver
+
+    def snapshot(self, folder: str, number: int, of: int) -> None:
+        """Tell it of a snapshot."""
+        self.loop.call_soon_threadsafe(self.observer.snapshot, folder, number, of)
+
+    def read(self, size: int) -> None:
+        """Tell it of bytes that were read."""
+        self.loop.call_soon_threadsafe(self.observer.read, size)
+
+
+async def in_thread(work: Callable[[Stopping], T]) -> T:
+    """Run work that may take minutes in a thread of its own. Cancelling interrupts it."""
+    stopping = Stopping()
+    with Threads(1, "dcsync-history") as pool:
+        future = asyncio.get_running_loop().run_in_executor(pool, work, stopping)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                stopping.stop()
+                # A second cancellation waits for the same end.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({future}, timeout=_INTERRUPT_S)
+            # Reading the outcome keeps the loop from reporting an exception that was never retrieved.
+            future.exception()
+            raise

@@ -8,7 +8,7 @@ from dcsync.core.csv_defects import LONGEST_LINE
 
 #: Autodesk writes RFC 4180. With these options DuckDB guesses nothing, and takes fields as they are.
 _CSV_FORM = "auto_detect = false, delim = ',', quote = '\"', escape = '\"', nullstr = '', "
-# The folders of the layout "hive" are no columns of the file.
+# DuckDB would take the names of folders in the layout "hive" for columns.
 _CSV_FORM += "hive_partitioning = false, "
 _CSV_FORM += f"allow_quoted_nulls = false, strict_mode = true, max_line_size = {LONGEST_LINE}, "
 _CSV_FORM += f"buffer_size = {LONGEST_LINE}"

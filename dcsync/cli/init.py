@@ -92,13 +92,13 @@ def init_command(ctx: click.Context, /, **_: object) -> int:
     place = new_place(options.config, environ=os.environ, is_root=os.geteuid() == 0)
     given = {name: value for name, value in ctx.params.items() if value}
     accounts: list[tuple[str, str]] = list(given.pop("accounts", ()))
-    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if is_terminal and place.is_file():
+    is_terminal, missing = sys.stdin.isatty() and sys.stdout.isatty(), _missing(given)
+    if is_terminal and missing and place.is_file():
         _refuse_other(place, given, accounts)
         return _lead(ctx, place, given, accounts)
     refuse_existing(place)
     _refuse_unfitting(given)
-    if missing := _missing(given):
+    if missing:
         if not is_terminal:
             message = f"missing: {', '.join(flag(name) for name in missing)} (on a terminal, init asks)"
             raise click.UsageError(message)

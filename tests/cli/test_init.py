@@ -200,6 +200,18 @@ def test_on_a_terminal_nothing_is_asked_when_nothing_is_missing(place: Path) -> 
     assert place.is_file()
 
 
+def test_all_options_and_an_existing_file_are_an_error_on_a_terminal_too(place: Path) -> None:
+    """A script that runs twice asks nothing."""
+    line = ("--config", place, "init", "--root", "/data", "--client-id", "abc")
+    statuses = []
+    for _ in range(2):
+        with at_terminal(*line) as user:
+            statuses.append(user.finish())
+
+    assert statuses == [0, 2], user.seen
+    assert "already exists" in user.seen
+
+
 def test_options_that_differ_from_an_existing_file_are_refused_on_a_terminal(side: Served) -> None:
     before = side.config.read_bytes()
     with at_terminal("--config", side.config, "init", "--root", "/elsewhere") as user:

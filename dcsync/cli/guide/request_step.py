@@ -109,7 +109,8 @@ def _create(guided: Guided, account: Account) -> None:
     )
     say(
         "It costs one of the 24 jobs that you can have in 24 hours. Each extract takes dcsync about 3 of the 60 API "
-        "calls a minute. The first snapshot has the size of the whole extract, the later ones share unchanged files."
+        "calls a minute. The first snapshot has the size of the whole extract, the later ones share unchanged files. "
+        "For other tools, projects or times, answer later, and run dcsync requests create --help."
     )
     if guided.signs_in:
         say(

@@ -163,3 +163,13 @@ def test_a_narrow_and_plain_terminal_shows_every_word(home: Home, environ: dict[
     assert max(map(len, prose)) <= 40
     assert "M" in user.seen
     assert "nchner Stra" in user.seen
+
+
+def test_an_existing_file_with_a_mistake_is_named_with_its_line(signed_in: Home, init: Init) -> None:
+    signed_in.place.write_text("[mirror]\nroot = 1\n")
+
+    result = init([])
+
+    assert result.status == 2
+    assert f"{signed_in.place}:2: mirror.root" in result.err
+    assert signed_in.place.read_text() == "[mirror]\nroot = 1\n"

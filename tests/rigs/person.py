@@ -61,6 +61,10 @@ class Person:
         while words not in self.said:
             assert self._read(deadline), f"{words!r} was not said, but {self.said!r}"
 
+    def shows_typing(self) -> bool:
+        """Return whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._descriptor)[3] & termios.ECHO)
+
     def finish(self) -> int:
         """Wait for the end of the process, and return its exit status."""
         deadline = time.monotonic() + _PATIENCE_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -10,6 +11,7 @@ from dcsync.config import load
 from dcsync.sandbox import Fault
 from tests.cli.guide.conftest import SECRET, Home, Init, words_of
 from tests.rigs.hands import CTRL_C
+from tests.rigs.person import at_terminal
 
 REST = [("Callback URL", "later")]
 
@@ -117,3 +119,17 @@ def test_a_client_id_is_one_word(init: Init, answer: str, words: str) -> None:
 
     assert result.status == 0
     assert words in result.out
+
+
+def test_an_interrupt_at_the_secret_gives_the_terminal_back(home: Home) -> None:
+    with at_terminal(*home.init) as user:
+        user.answer("Client ID", "sandbox")
+        user.until("Client secret")
+        assert not user.shows_typing()
+        user.process.send_signal(signal.SIGINT)
+        status = user.finish()
+        assert user.shows_typing()
+
+    assert status == 130
+    assert "To continue: dcsync init" in user.seen
+    assert not home.place.parent.exists()

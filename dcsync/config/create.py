@@ -39,36 +39,44 @@ def refuse_existing(path: Path) -> None:
 def create(path: Path, text: str, *, group: int | None = None) -> None:
     """Write a configuration durably with mode 0600, and create missing folders with mode 0700. Never replaces a file.
 
-    With a `group`, its members can read the file (mode 0640). Raises `ConfigError`. The file then does not exist,
-    unless it existed before.
+    With a `group`, its members can read the file (mode 0640). The file gets its name when it is complete. Raises
+    `ConfigError`. The file then does not exist, unless it existed before.
     """
-    body = text.encode()
     try:
         for folder in reversed([parent for parent in path.absolute().parents if not parent.is_dir()]):
             folder.mkdir(mode=0o700, exist_ok=True)
             _sync_folder(folder.parent)
     except OSError as error:
         raise _failed(path, error) from None
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    refuse_existing(path)
     try:
-        descriptor = os.open(path, flags, 0o600)
+        _write_complete(path, text.encode(), mode=0o600, group=group)
     except FileExistsError:
         raise _there(path) from None
     except OSError as error:
         raise _failed(path, error) from None
+
+
+def _write_complete(path: Path, body: bytes, *, mode: int, group: int | None = None) -> None:
+    """Write a file that gets its name when it is complete. Raises `FileExistsError` if the name is taken."""
+    # Imported here because most commands write no configuration.
+    from dcsync.mirror import disk
+    from dcsync.mirror.durable import write_new
+
+    new = f"{path.name}.new"
+    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(body)
-            file.flush()
-            if group is not None:
-                os.fchown(file.fileno(), -1, group)
-                os.fchmod(file.fileno(), 0o640)
-            os.fsync(file.fileno())
-        _sync_folder(path.absolute().parent)
-    except OSError as error:
-        # A partial file would block the next attempt.
-        path.unlink(missing_ok=True)
-        raise _failed(path, error) from None
+        write_new(folder, path.name, body, mode=mode)
+        if group is not None:
+            os.chown(new, -1, group, dir_fd=folder)
+            os.chmod(new, 0o640, dir_fd=folder)
+        disk.rename_noreplace(new, folder, path.name, folder)
+        os.fsync(folder)
+    finally:
+        # What is left of a failed attempt. After the rename there is nothing to remove.
+        with suppress(OSError):
+            os.unlink(new, dir_fd=folder)
+        os.close(folder)
 
 
 def schema_line(path: Path) -> str:
@@ -78,9 +86,9 @@ def schema_line(path: Path) -> str:
 
 def create_schema(path: Path) -> None:
     """Write the JSON schema into the folder of a configuration, unless the file exists or cannot be written."""
-    with suppress(OSError), _schema_place(path).open("x", encoding="utf-8") as file:
-        json.dump(json_schema(), file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False)
+    with suppress(OSError):
+        _write_complete(_schema_place(path), f"{text}\n".encode(), mode=0o644)
 
 
 def _schema_place(path: Path) -> Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pwd
+import shutil
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ import pytest
 from dcsync.config import example, load
 from tests.cli.conftest import Dcsync
 from tests.rigs.person import at_terminal
+from tests.rigs.processes import forking
 from tests.rigs.served import TOKEN, Served
+from tests.rigs.syscalls import Watch
 
 ACCOUNT = "b.872264f8-2433-498d-8d36-16649ecb13fe"
 
@@ -303,3 +307,26 @@ def test_without_the_service_the_first_step_installs_it(
     assert steps.lstrip().startswith("dcsync service install")
     assert f"chgrp dcsync {etc} {etc / 'config.toml'}" in steps
     assert (etc / "config.toml").stat().st_mode & 0o777 == 0o600
+
+
+async def test_killed_before_any_of_its_calls_it_leaves_the_whole_file_or_none(tmp_path: Path) -> None:
+    place = tmp_path / "etc/dcsync/config.toml"
+    line = ("--config", str(place), "init", "--root", "/data", "--client-id", "abc")
+    async with forking(tmp_path) as start:
+        for call in count(1):
+            watch = Watch(folder=tmp_path, kill_at=call)
+            await start.watched(watch, *line)
+            assert watch.killed_before is not None
+            if place.exists():
+                break
+            shutil.rmtree(tmp_path / "etc", ignore_errors=True)
+
+        assert call > 5
+        assert load(place, environ={}, accounts_needed=False).auth.client_id == "abc"
+        # What a killed run left is no obstacle for the next one.
+        place.unlink()
+        place.with_name("config.toml.new").write_text("half of")
+        run = await start(*line)
+        assert await run.wait() == 0
+    assert load(place, environ={}, accounts_needed=False).auth.client_id == "abc"
+    assert sorted(path.name for path in place.parent.iterdir()) == ["config.schema.json", "config.toml"]

@@ -129,21 +129,25 @@ def is_window(name: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _rows_of(seed: int, name: str, day: date) -> str:
-    """Return the rows of one day: up to 40, and on the days of a weekend up to 4."""
+def _rows_of(seed: int, name: str, day: date, begin: str = "", end: str = "~") -> str:
+    """Return the rows of one day between two times: up to 40, and on the days of a weekend up to 4."""
     chance = random.Random(f"{seed}/{name}/{day}")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for index in range(chance.randint(0, 4) if day.isoweekday() >= _SATURDAY else chance.randint(10, 40)):
         row = _row(random.Random(f"{seed}/{name}/{day}/{index}"))
-        row[_HEADER.index("created_at")] = f"{day}T{chance.randint(0, 23):02}:00:00.000Z"
-        writer.writerow(row)
+        at = row[_HEADER.index("created_at")] = f"{day}T{chance.randint(0, 23):02}:00:00.000Z"
+        if begin <= at <= end:
+            writer.writerow(row)
     return out.getvalue()
 
 
-def window(seed: int, name: str, days: Sequence[date]) -> bytes:
-    """Return a table that has only the rows of these days. The rows of a day are always the same."""
-    return (",".join(_HEADER) + "\n" + "".join(_rows_of(seed, name, day) for day in days)).encode()
+def window(seed: int, name: str, days: Sequence[date], begin: str = "", end: str = "~") -> bytes:
+    """Return a table that has only the rows of these days. The rows of a day are always the same.
+
+    `begin` and `end` are times in ISO 8601. Both belong to the window.
+    """
+    return (",".join(_HEADER) + "\n" + "".join(_rows_of(seed, name, day, begin, end) for day in days)).encode()
 
 
 def readme(description: str, day: int) -> bytes:

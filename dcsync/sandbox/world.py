@@ -374,11 +374,25 @@ class World:
 
     def _table(self, job: JobEntry, name: str) -> bytes:
         if job.request.has_windows and data.is_window(name):
-            return data.window(self.seed, name, window_of(job))
+            days, (begin, end) = window_of(job), _bounds_of(job)
+            return data.window(self.seed, name, days, begin, end)
         return data.table(self.seed, name, data.versions_on(self.seed, name, job.day))
 
     def _share(self, body: bytes) -> Stored:
         return self._shared.setdefault(body, Stored(body))
+
+
+def _bounds_of(job: JobEntry) -> tuple[str, str]:
+    """Return the times between which the rows of a job are, in ISO 8601. Only two dates limit the hours of a day."""
+    start, end = job.request.start_date, job.request.end_date
+    is_short = start is not None and end is not None and (end.date() - start.date()).days < _MAX_WINDOW
+    if start is None or end is None or not is_short or job.request.date_range not in {None, "CUSTOM"}:
+        return "", "~"
+    return _stamp(start), _stamp(end)
+
+
+def _stamp(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
 
 
 def window_of(job: JobEntry) -> list[date]:

@@ -263,7 +263,7 @@ async def test_the_dates_of_a_data_request_decide_the_rows_of_activities_and_del
         remote,
         serviceGroups=["activities", "cdcissues"],
         startDate="2026-11-03T00:00:00.000Z",
-        endDate="2026-11-05T00:00:00.000Z",
+        endDate="2026-11-05T23:59:59.999Z",
     )
     (job,) = remote.world.complete_jobs()
 

@@ -162,3 +162,27 @@ def rows_by_day(body: bytes) -> dict[str, int]:
     for row in csv.DictReader(io.StringIO(body.decode())):
         found[row["created_at"][:10]] = found.get(row["created_at"][:10], 0) + 1
     return found
+
+
+def test_the_dates_of_a_request_limit_the_hours_of_its_rows() -> None:
+    """Whoever ends a period at midnight does not get that day."""
+    world = World(now=NOW.timestamp)
+    begin = NOW.replace(hour=12) - timedelta(days=9)
+    request = world.add_request(
+        "All",
+        tables=("activities_x.csv",),
+        has_windows=True,
+        start_date=begin,
+        end_date=begin.replace(hour=0) + timedelta(days=2),
+    )
+    whole = world.add_request("All", tables=("activities_x.csv",), has_windows=True, start_date=begin)
+
+    body = world.extract(world.add_job(request))["activities_x.csv"]
+    rows = [row["created_at"] for row in csv.DictReader(io.StringIO(body.read(0, body.size).decode()))]
+    day = world.extract(world.add_job(whole))["activities_x.csv"]
+
+    assert min(rows) >= f"{begin:%Y-%m-%dT%H}"
+    assert max(rows) <= f"{begin + timedelta(days=2):%Y-%m-%d}T00:00:00.000Z"
+    # One date alone stands for the whole day.
+    hours = {row["created_at"] for row in csv.DictReader(io.StringIO(day.read(0, day.size).decode()))}
+    assert min(hours) < f"{begin:%Y-%m-%dT%H}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -53,6 +53,7 @@ class FakeClock:
         self.slept: list[float] = []
         self._now = now
         self._monotonic = monotonic
+        self._plan: list[tuple[datetime, Callable[[], object]]] = []
 
     def now(self) -> datetime:
         return self._now
@@ -70,6 +71,14 @@ class FakeClock:
         """Let time pass."""
         self._now += timedelta(seconds=seconds)
         self._monotonic += seconds
+        due = [item for item in self._plan if item[0] <= self._now]
+        self._plan = [item for item in self._plan if item not in due]
+        for _, do in due:
+            do()
+
+    def at(self, moment: datetime, do: Callable[[], object]) -> None:
+        """Do something when this time has come."""
+        self._plan.append((moment, do))
 
     def set_wall(self, now: datetime) -> None:
         """Let somebody set the wall clock; the monotonic one does not notice."""

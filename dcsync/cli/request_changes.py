@@ -40,13 +40,13 @@ class Change:
         return bool(self.options["dry_run"])
 
     @asynccontextmanager
-    async def api(self) -> AsyncIterator[DataConnector]:
-        """Open the API, to read only in a dry run."""
+    async def api(self, *, reads: bool = False) -> AsyncIterator[DataConnector]:
+        """Open the API, to read only in a dry run or with `reads`."""
         from dcsync.app.api import open_api
         from dcsync.cli.login import Terminal
         from dcsync.cluster import stores_for
 
-        person = None if self.is_dry else Terminal(opens_browser=not self.options["no_browser"])
+        person = None if reads or self.is_dry else Terminal(opens_browser=not self.options["no_browser"])
         stores = stores_for(self.config, os.environ)
         async with open_api(self.config, stores, environ=os.environ, changer=person) as opened:
             yield opened.client
@@ -75,6 +75,8 @@ async def create_request(change: Change, wanted: NewRequest) -> int:
         since = pending.begun(change.account.id, wanted)
         if since is None:
             pending.note(change.account.id, wanted, clock.now())
+        else:
+            click.echo("dcsync: looking for the data request of an earlier attempt …", err=True)
         try:
             made = await create(api, change.account.id, wanted, clock=clock, since=since)
         except Unconfirmed as error:

@@ -16,8 +16,10 @@ from dcsync.errors import ApiError, ConfigError, RateLimited, Unconfirmed
 if TYPE_CHECKING:
     from dcsync.api.client import DataConnector
 
-#: The seconds before each look for a data request whose answer was lost. Autodesk may need a while to list it.
-_LOOKS_S = (2.0, 8.0, 20.0, 30.0)
+#: The seconds before each look for a data request whose answer was lost. Autodesk may need a while to list it, and a
+#: gateway may give up long before Autodesk does. A call that Autodesk carries out later than all of them would create
+#: a second data request: it looks like a call that was never carried out.
+_LOOKS_S = (2.0, 8.0, 20.0, 30.0, 60.0, 60.0, 120.0)
 #: How often POST is sent in all. Before it is sent again, all looks have found nothing.
 _SENDS = 3
 #: The difference that the clocks may have after it was measured with a Date header.
@@ -65,8 +67,10 @@ async def create(
         raise ConfigError(message, hint="change these options")
     began = clock.now()
     known = await _find(api, account, wanted, since or began)
-    if since is not None and known:
-        return Created(request=known[0], was_there=True)
+    if since is not None:
+        found = known[0] if known else await _wait_for_earlier(api, account, wanted, since, clock)
+        if found is not None:
+            return Created(request=found, was_there=True)
     await _check_daily_limit(api, account, wanted, clock)
     # Those that were there before are not ours, whatever the clocks say.
     before = {entry.id for entry in known}
@@ -117,6 +121,20 @@ async def _check_daily_limit(api: DataConnector, account: AccountId, wanted: New
     wait = (left.next_at - _autodesk_time(api, clock.now())).total_seconds()
     hint = f"run the command again after {left.next_at:%Y-%m-%d %H:%M} UTC"
     raise RateLimited(message, hint=hint, retry_after_s=max(1.0, wait))
+
+
+async def _wait_for_earlier(
+    api: DataConnector, account: AccountId, wanted: NewRequest, since: datetime, clock: Clock
+) -> DataRequest | None:
+    """Look for what an attempt that was just killed may have created, as long as after a lost answer."""
+    for wait_s in _LOOKS_S:
+        if not timedelta(0) <= clock.now() - since < timedelta(seconds=sum(_LOOKS_S)):
+            return None
+        await clock.sleep(wait_s)
+        found = await _find(api, account, wanted, since)
+        if found:
+            return found[0]
+    return None
 
 
 async def _look(

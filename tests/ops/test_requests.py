@@ -52,8 +52,8 @@ async def test_a_lost_call_that_created_nothing_is_sent_again_after_looking() ->
 
         assert list(side.sandbox.world.requests) == [made.request.id]
         methods = [call.method for call in side.sandbox.calls if call.path.endswith("/requests")]
-        assert methods == ["GET", "POST", "GET", "GET", "GET", "GET", "POST"]
-        assert sum(side.clock.slept) >= 60
+        assert methods == ["GET", "POST", *["GET"] * 7, "POST"]
+        assert sum(side.clock.slept) == 300
 
 
 async def test_a_data_request_that_appears_late_is_found() -> None:
@@ -115,6 +115,47 @@ async def test_an_attempt_that_was_killed_before_its_call_is_made_now() -> None:
 
         assert not made.was_there
         assert made.request.id != older.id
+
+
+async def test_a_call_that_is_carried_out_minutes_after_its_answer_was_lost_creates_nothing_twice() -> None:
+    async with connected() as side:
+        side.sandbox.faults.add(Fault(server="api", kind="status", match="/requests$", status=504))
+        side.clock.at(
+            side.clock.now() + timedelta(seconds=200),
+            lambda: side.sandbox.world.add_request(
+                WANTED.description,
+                service_groups=WANTED.service_groups,
+                schedule="ONE_TIME",
+                owner="ana",
+                created_at=side.clock.now(),
+            ),
+        )
+
+        made = await create(side.api, side.account, WANTED, clock=side.clock)
+
+        assert list(side.sandbox.world.requests) == [made.request.id]
+
+
+async def test_a_killed_attempt_is_looked_for_as_long_as_a_lost_answer() -> None:
+    """The command is run again at once, and Autodesk is still busy with the call."""
+    async with connected() as side:
+        since = side.clock.now()
+        side.clock.advance(5)
+        side.clock.at(
+            since + timedelta(seconds=200),
+            lambda: side.sandbox.world.add_request(
+                WANTED.description,
+                service_groups=WANTED.service_groups,
+                schedule="ONE_TIME",
+                owner="ana",
+                created_at=side.clock.now(),
+            ),
+        )
+
+        again = await create(side.api, side.account, WANTED, clock=side.clock, since=since)
+
+        assert again.was_there
+        assert await posts(side) == 0
 
 
 async def test_without_any_answer_it_ends_unconfirmed_and_created_nothing_twice() -> None:

@@ -13,7 +13,7 @@ from dcsync import __version__
 from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.app.api import open_api
-from dcsync.app.from_config import account_settings, mirror_settings
+from dcsync.app.from_config import account_settings, known_callback_secret, mirror_settings
 from dcsync.app.loads import ask_target
 from dcsync.app.network import network_of
 from dcsync.app.state_dir import INSTANCE_NAME, LOCK_NAME
@@ -88,6 +88,7 @@ async def diagnose(
             chained=chained,
             holder=lambda: lock_holder(state / LOCK_NAME),
             open_api=ask,
+            callback_secret=partial(known_callback_secret, config, environ=environ),
         )
         return await examine(subject, clock=clock, disk=disk, report=report)
 

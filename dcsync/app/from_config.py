@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from dcsync.app.state_dir import CALLBACK_NAME, read_text, state_folder, write_text
 from dcsync.config import Config, secret_refs
@@ -86,6 +87,15 @@ def hidden_names(config: Config) -> frozenset[str]:
     """Return the environment variables that hooks must not inherit: secrets, and systemd's variables for dcsync."""
     ours = {ref.variable for _, ref in secret_refs(config) if ref.variable is not None}
     return frozenset({*ours, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"})
+
+
+def known_callback_secret(config: Config, *, environ: Mapping[str, str]) -> str | None:
+    """Return the last part of the callback's path, if the daemon listens and the secret exists. Writes nothing."""
+    if config.http.address is None:
+        return None
+    if config.http.callback_secret is not None:
+        return callback_secret(config, environ=environ)
+    return read_text(Path(config.state.dir) / CALLBACK_NAME)
 
 
 def callback_secret(config: Config, *, environ: Mapping[str, str]) -> str:

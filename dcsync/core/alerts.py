@@ -172,7 +172,8 @@ _OWN = (
     _kind(
         AlertCode.L_INACTIVE,
         AlertScope.REQUEST,
-        f"activate it again {_DATA_CONNECTOR}. If it is over on purpose, name it in [[account]] retired",
+        f"run dcsync requests activate with its ID, or activate it {_DATA_CONNECTOR}. "
+        "If it is over on purpose, name it in [[account]] retired",
         origin=Origin.AUTODESK,
     ),
     # A warning: the data is still complete.
@@ -210,7 +211,7 @@ _OWN = (
     _kind(
         AlertCode.L_GAP,
         AlertScope.REQUEST,
-        "run a one-time data request with activities over the missing days",
+        "run dcsync requests backfill activities over the missing months",
         origin=Origin.AUTODESK,
     ),
     _kind(
@@ -251,7 +252,7 @@ _OWN = (
         AlertCode.L_NONE,
         AlertScope.ACCOUNT,
         "Autodesk shows only the data requests that the signed-in user or service account created. Create one as that "
-        "user, or sign in as the user who created them",
+        "user (dcsync requests create), or sign in as the user who created them",
         origin=Origin.AUTODESK,
     ),
     _kind(

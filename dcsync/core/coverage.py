@@ -152,6 +152,31 @@ def wider_range(request: DataRequest) -> str | None:
     return "LAST_MONTH" if monthly else "PAST_7_DAYS, with a weekly schedule"
 
 
+def promised_from(
+    request: DataRequest, jobs: Sequence[Job], recorded: Mapping[JobId, Days], now: datetime
+) -> date | None:
+    """Return the day from which the next extracts of a schedule bring every day. None without such a schedule.
+
+    `jobs` are those that exist now. Their windows are not promised.
+    """
+    step, length = _step_days(request), _length_days(request)
+    if step is None or length is None or length < step or request.is_active is False:
+        return None
+    if request.effective_to is not None and request.effective_to <= now:
+        return None
+    own = _windows(request, jobs, recorded)
+    if own:
+        return max(window.last for window in own) + _DAY
+    begins = request.effective_from or now
+    return max(begins, now).astimezone(UTC).date() - _DAY * length
+
+
+def includes(request: DataRequest, projects: Iterable[str]) -> bool:
+    """Say whether the extracts of a data request have these projects, or the whole account if no project is given."""
+    wide, narrow = _projects(request), frozenset(projects)
+    return not wide or bool(narrow and narrow <= wide)
+
+
 def _step_days(request: DataRequest) -> int | None:
     """Return the shortest time between two scheduled extracts. None for a data request without a known schedule."""
     times = max(request.recurring_interval or 1, 1)
@@ -211,10 +236,7 @@ def _lost_until(request: DataRequest, jobs: Iterable[Job], now: datetime) -> dat
 
 def _includes(other: DataRequest, request: DataRequest) -> bool:
     """Say whether the extracts of `other` have the projects of `request`."""
-    if other.id == request.id:
-        return False
-    wide, narrow = _projects(other), _projects(request)
-    return not wide or bool(narrow and narrow <= wide)
+    return other.id != request.id and includes(other, _projects(request))
 
 
 def _projects(request: DataRequest) -> frozenset[str]:

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsync.core.coverage import MAX_DAYS, SERVED_DAYS, Coverage, Days, coverage, parse_days, wider_range, window_of
+from dcsync.core.coverage import (
+    MAX_DAYS,
+    SERVED_DAYS,
+    Coverage,
+    Days,
+    coverage,
+    includes,
+    parse_days,
+    promised_from,
+    wider_range,
+    window_of,
+)
 from dcsync.core.model import DataRequest, Job, JobId, Json, RequestId
 from tests.fakes import make_job, make_request
 
@@ -333,3 +344,56 @@ def test_each_day_from_the_first_window_on_is_covered_or_missing_and_never_both(
 
 def every_day(window: Days) -> list[date]:
     return [window.first + timedelta(days=number) for number in range(window.count)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "jobs", "found"),
+    [
+        ({}, (-2, -1), -1),
+        ({"date_range": "PAST_7_DAYS"}, (-2,), -2),
+        # The first job after now has the day before it, or the seven days before it.
+        ({}, (), -1),
+        ({"effective_from": moment(-90)}, (), -1),
+        ({"effective_from": moment(10)}, (), 9),
+        ({"effective_from": moment(10), "date_range": "PAST_7_DAYS", "schedule_interval": "WEEK"}, (), 3),
+        ({"effective_to": NOW + timedelta(hours=1)}, (-1,), -1),
+        # Without every day, nothing is promised.
+        ({"schedule_interval": "WEEK"}, (-1,), None),
+        ({"date_range": "TODAY"}, (-1,), None),
+        ({"schedule_interval": "ONE_TIME"}, (-1,), None),
+        ({"date_range": "LAST_MONTH"}, (-1,), None),
+        ({"is_active": False}, (-1,), None),
+        ({"effective_to": NOW}, (-1,), None),
+    ],
+)
+def test_a_schedule_promises_the_days_after_its_last_extract(
+    changes: dict[str, Any], jobs: tuple[int, ...], found: int | None
+) -> None:
+    promised = promised_from(
+        asks(**{"effective_to": None, "effective_from": None, **changes}), list(map(job, jobs)), {}, NOW
+    )
+
+    assert promised == (None if found is None else day(found))
+
+
+def test_a_recorded_window_decides_what_is_promised() -> None:
+    recorded = {JobId("j-1"): days(-9, -5)}
+
+    assert promised_from(asks(effective_to=None), [job(-1)], recorded, NOW) == day(-4)
+
+
+@pytest.mark.parametrize(
+    ("own", "project", "wanted", "found"),
+    [
+        ((), None, (), True),
+        ((), None, ("a",), True),
+        (("a", "b"), None, ("a",), True),
+        (("a",), "b", ("a", "b"), True),
+        (("a",), None, ("a", "b"), False),
+        (("a",), None, (), False),
+    ],
+)
+def test_a_data_request_includes_projects(
+    own: tuple[str, ...], project: str | None, wanted: tuple[str, ...], found: bool
+) -> None:
+    assert includes(asks(project_ids=own, project_id=project), wanted) is found

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from dcsync.core import remedies
 from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.freshness import Cause, FreshnessState, History, MissedSlot, RequestFreshness, ends_soon
 from dcsync.core.lifecycle import ROOM_CODES, WAS_PUBLISHED, JobState
@@ -21,6 +22,7 @@ from dcsync.ops.freshness import FollowedRequest
 _SHARED_CODES = ROOM_CODES | {AlertCode.C_NOTABLES}
 #: How long the schedule of a data request may be unknown. The list of data requests is read once in this time.
 _UNFOLLOWED_AFTER = timedelta(days=1)
+_OVER = "If it is over on purpose, name it in [[account]] retired"
 
 
 def with_red_alert(alerts: Iterable[Alert], jobs: Iterable[KnownJob]) -> Collection[JobId]:
@@ -131,17 +133,20 @@ def _schedule_unknown(account: str, request: RequestFreshness, *, is_visible: bo
 
 def _inactive(account: str, request: RequestFreshness) -> Alert:
     message = f"the data request {request.name} was set inactive: it produces no more extracts"
-    return Alert.of(AlertCode.L_INACTIVE, account=account, subject=request.request, message=message)
+    hint = f"run {remedies.activate(request.request)}. {_OVER}"
+    return Alert.of(AlertCode.L_INACTIVE, account=account, subject=request.request, message=message, hint=hint)
 
 
 def _ends(account: str, request: RequestFreshness) -> Alert:
     message = f"the schedule of {request.name} ends on {request.ends_at:%Y-%m-%d %H:%M}Z: no extract comes after that"
-    return Alert.of(AlertCode.L_ENDS, account=account, subject=request.request, message=message)
+    hint = f"run {remedies.extend(request.request)}. dcsync notices the change within a day. {_OVER}"
+    return Alert.of(AlertCode.L_ENDS, account=account, subject=request.request, message=message, hint=hint)
 
 
 def _ended(account: str, request: RequestFreshness) -> Alert:
     message = f"the schedule of {request.name} ended on {request.ends_at:%Y-%m-%d %H:%M}Z: it produces no more extracts"
-    return Alert.of(AlertCode.L_ENDED, account=account, subject=request.request, message=message)
+    hint = f"run {remedies.extend(request.request)}. dcsync notices the change within a day. {_OVER}"
+    return Alert.of(AlertCode.L_ENDED, account=account, subject=request.request, message=message, hint=hint)
 
 
 _REASONS = {

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from datetime import datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from dcsync.api.client import DataConnector, ListOptions
 from dcsync.api.limiter import Limiter
 from dcsync.api.reach import reach
-from dcsync.core.model import DataRequest, Hub
+from dcsync.core.model import Hub
 from dcsync.core.names import printable
-from dcsync.core.ports import KnownRequest
 from dcsync.errors import AccessRefused, ApiError, ApiUnreachable, DcsyncError
 from dcsync.network import Network
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor.checks import Check, CheckList, Level, failed, ok, skipped, warned
+from dcsync.ops.doctor.data_requests import requests_of
 
 T = TypeVar("T")
 
@@ -54,9 +55,15 @@ async def network(base_url: str, used: Network) -> Check:
 
 
 async def examine_api(
-    checks: CheckList, api: DataConnector, limiter: Limiter, accounts: Sequence[AccountSettings]
+    checks: CheckList,
+    api: DataConnector,
+    limiter: Limiter,
+    accounts: Sequence[AccountSettings],
+    *,
+    now: datetime,
+    secret: str | None = None,
 ) -> None:
-    """Add the checks of an open API, in order."""
+    """Add the checks of an open API, in order. `secret` is that of the daemon's callbacks, if it listens for any."""
     hubs: Sequence[Hub] | None = None
     answered = True
     try:
@@ -70,7 +77,7 @@ async def examine_api(
     checks.add(clock(api.skew_s))
     for account in accounts:
         if answered:
-            await _examine_account(checks, api, account, hubs)
+            await _examine_account(checks, api, account, hubs, now, secret)
         else:
             skip_account(checks, account)
     await checks.take("quota", _quota(limiter))
@@ -103,13 +110,18 @@ def clock(skew_s: float | None) -> Check:
 
 
 async def _examine_account(
-    checks: CheckList, api: DataConnector, account: AccountSettings, hubs: Sequence[Hub] | None
+    checks: CheckList,
+    api: DataConnector,
+    account: AccountSettings,
+    hubs: Sequence[Hub] | None,
+    now: datetime,
+    secret: str | None,
 ) -> None:
     allowed = await _permission(api, account)
     checks.add(visible(account, hubs, allowed=allowed.level is Level.OK), allowed)
     name = f"requests.{account.name}"
     if allowed.level is Level.OK:
-        await checks.take(name, _requests(api, account))
+        await checks.take(name, _requests(api, account, now, secret))
     else:
         checks.add(skipped(name, f"needs {allowed.name}"))
 
@@ -126,9 +138,9 @@ async def _permission(api: DataConnector, account: AccountSettings) -> Check:
     return ok(name, f"jobs{of} can be read")
 
 
-async def _requests(api: DataConnector, account: AccountSettings) -> Check:
+async def _requests(api: DataConnector, account: AccountSettings, now: datetime, secret: str | None) -> Check:
     try:
-        return requests_of(account, await patient(api.requests(account.id)))
+        return requests_of(account, await patient(api.requests(account.id)), now, secret=secret)
     except AccessRefused as error:
         # A run uses data requests only to name the folders, and continues without them.
         message = f"the data requests cannot be read: {error.message}"
@@ -149,32 +161,6 @@ def visible(account: AccountSettings, hubs: Sequence[Hub] | None, *, allowed: bo
         return warned(name, message, "nothing, because its jobs can be read; compare its id with `dcsync accounts`")
     advice = f"compare [[account]] id with `dcsync accounts`; otherwise {AccessRefused.hint}"
     return failed(name, AccessRefused(message, hint=advice))
-
-
-def requests_of(account: AccountSettings, requests: Sequence[DataRequest]) -> Check:
-    """Check the visible data requests of an account."""
-    name = f"requests.{account.name}"
-    if not requests:
-        advice = "create a data request as this user: each user sees only data requests that the user itself created"
-        return warned(name, "no data requests are visible", advice)
-    wanted = [request for request in requests if account.wants_request(_known(request))]
-    described = f"{_count(len(requests), 'data request')} visible"
-    if not wanted:
-        patterns = ", ".join(printable(pattern) for pattern in account.requests)
-        return warned(name, f"{described}, none of them in requests = [{patterns}]", "correct [[account]] requests")
-    if len(wanted) < len(requests):
-        described = f"{described}, {len(wanted)} of them mirrored"
-    inactive = sorted(
-        printable(request.description or request.id)
-        for request in wanted
-        if request.is_active is False and not account.is_retired(_known(request))
-    )
-    if inactive:
-        message = (
-            f"{described}; {len(inactive)} inactive: {', '.join(inactive[:5])}{', …' if len(inactive) > 5 else ''}"
-        )
-        return warned(name, message, "they produce no new extracts: activate them, or name them in [[account]] retired")
-    return ok(name, described)
 
 
 async def _quota(limiter: Limiter) -> Check:
@@ -198,10 +184,6 @@ async def patient(work: Awaitable[T], *, patience_s: float = PATIENCE_S) -> T:
         raise ApiUnreachable(
             message, hint="the API is slow, or asked for a pause (see quota); try again later"
         ) from None
-
-
-def _known(request: DataRequest) -> KnownRequest:
-    return KnownRequest(id=request.id, description=request.description, slug="", is_delta=request.is_delta)
 
 
 def _count(number: int, noun: str) -> str:

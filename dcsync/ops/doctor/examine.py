@@ -95,6 +95,8 @@ class Subject:
     chained: bool
     holder: Callable[[], Holder | None]
     open_api: Callable[[], AbstractAsyncContextManager[tuple[DataConnector, Limiter]]]
+    #: Returns the secret of the daemon's callbacks, or None if it listens for none.
+    callback_secret: Callable[[], str | None] = lambda: None
 
 
 def unconfigured(error: ConfigError, report: Callable[[Check], None]) -> list[Check]:
@@ -120,7 +122,7 @@ async def examine(subject: Subject, *, clock: Clock, disk: DiskThreads, report: 
     await examine_outlets(checks, subject.outlets, disk, is_daemon_running=holder is not None and holder.is_daemon)
     await _examine_token(checks, subject, clock)
     await _examine_network(checks, subject)
-    await _examine_api(checks, subject, disk)
+    await _examine_api(checks, subject, clock, disk)
     return checks.checks
 
 
@@ -238,7 +240,7 @@ async def _examine_network(checks: CheckList, subject: Subject) -> None:
     await checks.take("network", check_api.network(subject.base_url, network))
 
 
-async def _examine_api(checks: CheckList, subject: Subject, disk: DiskThreads) -> None:
+async def _examine_api(checks: CheckList, subject: Subject, clock: Clock, disk: DiskThreads) -> None:
     reason = checks.why_not("secrets", "state.dir", "token", "network")
     if reason is None and subject.chained and not await disk.run(subject.state.is_dir):
         reason = "a call would use auth.refresh_token, and state.dir does not exist yet to store the next token"
@@ -249,7 +251,8 @@ async def _examine_api(checks: CheckList, subject: Subject, disk: DiskThreads) -
             except DcsyncError as error:
                 checks.add(failed("api", error))
             else:
-                await check_api.examine_api(checks, api, limiter, subject.accounts)
+                secret = await disk.run(subject.callback_secret)
+                await check_api.examine_api(checks, api, limiter, subject.accounts, now=clock.now(), secret=secret)
                 return
         else:
             checks.add(skipped("api", reason))

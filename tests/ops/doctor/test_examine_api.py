@@ -14,6 +14,7 @@ from dcsync.core.model import AccountId, AccountName, DataRequest, Hub, RequestI
 from dcsync.errors import ApiUnreachable, ExitStatus
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor import api as check_api
+from dcsync.ops.doctor.data_requests import requests_of
 from dcsync.ops.doctor.examine import Level
 from dcsync.sandbox import Fault, World
 from dcsync.sandbox.refusals import KINDS, REQUEST_ID
@@ -159,7 +160,7 @@ def test_requests_are_judged_by_what_comes_of_them(
 ) -> None:
     account = AccountSettings(name=AccountName("acme"), id=AccountId(FOREIGN), requests=wanted)
 
-    check = check_api.requests_of(account, found)
+    check = requests_of(account, found, TODAY)
 
     assert check.level.value == level
     assert said in check.message
@@ -168,8 +169,8 @@ def test_requests_are_judged_by_what_comes_of_them(
 def test_a_retired_data_request_may_be_inactive() -> None:
     account = AccountSettings(name=AccountName("acme"), id=AccountId(FOREIGN), retired=("Request 1", "request-2"))
 
-    assert check_api.requests_of(account, requests(True, False, False)).level.value == "ok"
-    assert "; 1 inactive: Request 3" in check_api.requests_of(account, requests(True, False, False, False)).message
+    assert requests_of(account, requests(True, False, False), TODAY).level.value == "ok"
+    assert "; 1 inactive: Request 3" in requests_of(account, requests(True, False, False, False), TODAY).message
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,14 @@ class Unconfirmed(ApiError):
     """A call that changes something got no usable answer. Autodesk may have carried it out, so it is not repeated."""
 
     code = "A-UNCONFIRMED"
-    hint = "check with `dcsync requests` if it was done before you run the command again"
+    hint = "check whether it was done before you run the command again: `dcsync requests` lists data requests, and "
+    hint += "`dcsync service-account list` lists service accounts"
+
+
+class PartsFailed(ApiError):
+    """Autodesk could not create the extracts of some parts of a backfill."""
+
+    hint = "run dcsync requests backfill activities again. It tries each of them three more times"
 
 
 class RateLimited(ApiError):
@@ -287,6 +294,13 @@ class LoginRequired(AuthError):
     exit_status = ExitStatus.LOGIN_REQUIRED
     hint = "run `dcsync login` as the user that runs dcsync, or as root. "
     hint += 'With method = "token", put a new refresh_token in [auth] and restart the daemon'
+
+
+class ReadOnlySignIn(AuthError):
+    """The daemon would change something at Autodesk, and the stored sign-in only reads."""
+
+    safe = "nothing was changed at Autodesk"
+    hint = "run the command yourself, which signs you in once more, or use a service account"
 
 
 class LoginRefused(AuthError):

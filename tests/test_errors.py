@@ -37,6 +37,7 @@ TABLE = """
     RateLimited              A-QUOTA     run      3 transient
     BadRequest               A-REQUEST   job      3
     Unconfirmed              A-UNCONFIRMED job    3
+    PartsFailed              A-API       job      3
     ApiFault                 A-SERVER    job      3 transient
     ConfigError              C-CONFIG    run      2
     ConfigInvalid            C-CONFIG    run      2
@@ -110,6 +111,7 @@ TABLE = """
     PrivateKeyUnusable       T-KEY       run      2
     LoginRequired            T-LOGIN     run     12
     NobodyToSignIn           T-NOBODY    run     12
+    ReadOnlySignIn           T-AUTH      run      3
     LoginRefused             T-REFUSED   run     12
     TokenStoreUnusable       T-STORE     run      3
     TokenUndecided           T-UNDECIDED run      3 transient
@@ -206,7 +208,7 @@ def test_python_can_still_set_a_traceback_and_add_notes() -> None:
 def test_codes_are_unique_except_those_that_a_class_has_from_its_parent() -> None:
     shared = {code for code, times in Counter(kind.code for kind in ALL).items() if times > 1}
 
-    assert shared == {"C-CONFIG", "F-DISK", "R-LOAD", "R-ROWS"}
+    assert shared == {"A-API", "C-CONFIG", "F-DISK", "R-LOAD", "R-ROWS", "T-AUTH"}
     assert issubclass(ConfigInvalid, ConfigError)
     assert PlaceUnusable.__bases__ == (DiskError,)
     assert RowsInterrupted.__bases__ == (RowsFailed,)

@@ -23,7 +23,7 @@ from dcsync.auth.token_store import ChainStore
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.ports import TokenSource
-from dcsync.errors import ConfigError
+from dcsync.errors import ConfigError, ReadOnlySignIn
 from dcsync.tasks import DiskThreads
 
 if TYPE_CHECKING:
@@ -50,11 +50,13 @@ async def open_api(
     clock: Clock | None = None,
     disk: DiskThreads | None = None,
     changer: Person | None = None,
+    may_change: bool = False,
 ) -> AsyncIterator[OpenApi]:
     """Open the API without a mirror and without a lock. All processes on the same stores share the rate limit.
 
     With `changer`, the client may change data requests. A service account and a configured access token need nothing
     for that. Otherwise that person signs in for the block, and dcsync keeps no token that may change anything.
+    With `may_change` instead, a stored sign-in only reads.
     """
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
@@ -78,7 +80,7 @@ async def open_api(
         # aiohttp would repeat a GET after a disconnect automatically, past the limiter, which would not count the call.
         session._retry_connection = False  # noqa: SLF001
         if changer is None or config.auth.method != "login":
-            scopes = SCOPES if changer is None else WRITE_SCOPES
+            scopes = WRITE_SCOPES if may_change or changer is not None else SCOPES
             tokens = _token_source(config, store, environ=environ, clock=clock, disk=threads, scopes=scopes)
         else:
             # Imported here because it brings a web server, and most commands change nothing.
@@ -102,6 +104,18 @@ async def open_api(
             network=network,
         )
         yield OpenApi(client=DataConnector(transport), limiter=limiter, store=store, store_threads=threads)
+
+
+@asynccontextmanager
+async def open_unattended(
+    config: Config, stores: Stores, *, environ: Mapping[str, str], clock: Clock
+) -> AsyncIterator[DataConnector]:
+    """Open the API to change data requests unattended. Raises `ReadOnlySignIn` if a sign-in cannot."""
+    if config.auth.method == "login":
+        message = "dcsync keeps a sign-in that only reads, so the daemon cannot change data requests"
+        raise ReadOnlySignIn(message)
+    async with open_api(config, stores, environ=environ, clock=clock, may_change=True) as opened:
+        yield opened.client
 
 
 def _token_source(

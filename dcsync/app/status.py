@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcsync.app.backfills import Backfills
 from dcsync.app.from_config import account_settings
 from dcsync.app.state_dir import DAEMON_NAME, INSTANCE_NAME, LOCK_NAME, read_text
 from dcsync.app.stores import Stores
@@ -95,6 +96,7 @@ async def _status(
         next_poll=await disk.run(_next_poll, state / DAEMON_NAME),
         hosts=tuple(hosts),
         loads=loads,
+        backfills=await disk.run(Backfills(state).all),
         not_configured=() if manifest is None else tuple(await left_accounts(manifest, _names(config))),
     )
 

@@ -5,78 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dcsync.cli.completion import account_names, request_ids
+from dcsync.cli.backfill import backfill_command
+from dcsync.cli.completion import request_ids
 from dcsync.cli.group import exit_statuses
 from dcsync.cli.lists import list_options, list_requests
 from dcsync.cli.request_changes import Change, create_request, delete_request, update_request
+from dcsync.cli.request_options import Days, Moment, change_options, only_account
 
 if TYPE_CHECKING:
     from dcsync.config import Config
     from dcsync.core.model import DataRequest
     from dcsync.core.new_request import NewRequest, RequestChanges
-    from dcsync.ops.context import AccountSettings
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _STATUSES = exit_statuses(3, 12, 13)
 _SCHEDULES = {"once": "ONE_TIME", "day": "DAY", "week": "WEEK", "month": "MONTH", "year": "YEAR"}
 _LIFE = timedelta(days=3650)
-
-
-class Moment(click.ParamType[datetime]):
-    """A date or a time in UTC, such as 2026-12-01 or 2026-12-01T02:00."""
-
-    name = "time"
-
-    def __init__(self, *, ends_day: bool = False) -> None:
-        self._ends_day = ends_day
-
-    def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return the time. A date alone is its begin, or its last millisecond."""
-        from dcsync.core.wire import parse_time
-
-        moment = value if isinstance(value, datetime) else parse_time(value)
-        if moment is None:
-            self.fail(f"{value!r} is not a time such as 2026-12-01 or 2026-12-01T02:00 (UTC)", param, ctx)
-        is_day = isinstance(value, str) and len(value.strip()) == 10
-        return moment + timedelta(days=1, milliseconds=-1) if is_day and self._ends_day else moment
-
-
-class Days(click.ParamType[timedelta]):
-    """A duration such as 365d."""
-
-    name = "duration"
-
-    def convert(self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Return the duration."""
-        from dcsync.config.units import parse_duration
-
-        try:
-            return value if isinstance(value, timedelta) else parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _account_option(command: Callable[P, T]) -> Callable[P, T]:
-    return click.option(
-        "--account", metavar="NAME", shell_complete=account_names, help="The account, if several are configured."
-    )(command)
-
-
-def _common(command: Callable[P, T]) -> Callable[P, T]:
-    """Add the options of every command that changes something."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option("--dry-run", is_flag=True, help="Show the call, and change nothing."),
-        click.option("--no-browser", is_flag=True, help="Print the address of the sign-in and do not open a browser."),
-    ):
-        command = option(command)
-    return _account_option(command)
 
 
 @click.group("requests", invoke_without_command=True, epilog=_STATUSES)
@@ -89,6 +36,9 @@ def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json:
     and that token is revoked afterwards. A service account needs no further sign-in.
     """
     return 0 if ctx.invoked_subcommand is not None else list_requests(ctx, accounts=accounts, as_json=as_json)
+
+
+requests_command.add_command(backfill_command)
 
 
 @requests_command.command("create", epilog=_STATUSES)
@@ -133,7 +83,7 @@ def requests_command(ctx: click.Context, /, *, accounts: Sequence[str], as_json:
     help="Where Autodesk reports the end of a job. For https://HOST/callback/, the secret of this mirror is added.",
 )
 @click.option("--email", "send_email", is_flag=True, help="Autodesk sends you an e-mail after each job.")
-@_common
+@change_options
 @click.pass_context
 def create_command(ctx: click.Context, /, *, account: str | None, **_: object) -> int:
     """Create a data request, also after an attempt whose end is not known. It is never created twice."""
@@ -141,7 +91,7 @@ def create_command(ctx: click.Context, /, *, account: str | None, **_: object) -
 
     config = load_config(ctx)
     wanted = _wanted(config, ctx.params)
-    return run_async(create_request(Change(config, _only_account(config, account), ctx.params), wanted))
+    return run_async(create_request(Change(config, only_account(config, account), ctx.params), wanted))
 
 
 @requests_command.command("extend", epilog=_STATUSES)
@@ -152,7 +102,7 @@ def create_command(ctx: click.Context, /, *, account: str | None, **_: object) -
 @click.option(
     "--by", type=Days(), default="365d", show_default=True, help="Move the end by this duration, without --to."
 )
-@_common
+@change_options
 @click.pass_context
 def extend_command(
     ctx: click.Context, /, *, request: str, ends_at: datetime | None, by: timedelta, account: str | None, **_: object
@@ -173,7 +123,7 @@ def extend_command(
 
 @requests_command.command("activate", epilog=_STATUSES)
 @click.argument("request", shell_complete=request_ids)
-@_common
+@change_options
 @click.pass_context
 def activate_command(ctx: click.Context, /, *, request: str, account: str | None, **_: object) -> int:
     """Let REQUEST run again by its schedule."""
@@ -184,7 +134,7 @@ def activate_command(ctx: click.Context, /, *, request: str, account: str | None
 
 @requests_command.command("deactivate", epilog=_STATUSES)
 @click.argument("request", shell_complete=request_ids)
-@_common
+@change_options
 @click.pass_context
 def deactivate_command(ctx: click.Context, /, *, request: str, account: str | None, **_: object) -> int:
     """Stop the schedule of REQUEST. It stays at Autodesk, and can be activated again."""
@@ -197,7 +147,7 @@ def deactivate_command(ctx: click.Context, /, *, request: str, account: str | No
 @click.argument("request", shell_complete=request_ids)
 @click.argument("url", required=False)
 @click.option("--none", "removes", is_flag=True, help="Remove the callback.")
-@_common
+@change_options
 @click.pass_context
 def set_callback_command(
     ctx: click.Context, /, *, request: str, url: str | None, removes: bool, account: str | None, **_: object
@@ -216,14 +166,14 @@ def set_callback_command(
 @requests_command.command("delete", epilog=_STATUSES)
 @click.argument("request", shell_complete=request_ids)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_common
+@change_options
 @click.pass_context
 def delete_command(ctx: click.Context, /, *, request: str, yes: bool, account: str | None, **_: object) -> int:
     """Delete REQUEST and its schedule at Autodesk. The snapshots in the mirror stay."""
     from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
-    change = Change(config, _only_account(config, account), ctx.params)
+    change = Change(config, only_account(config, account), ctx.params)
     return run_async(delete_request(change, request, is_sure=yes))
 
 
@@ -233,7 +183,7 @@ def _change(
     from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
-    return run_async(update_request(Change(config, _only_account(config, account), ctx.params), word, changes))
+    return run_async(update_request(Change(config, only_account(config, account), ctx.params), word, changes))
 
 
 def _wanted(config: Config, options: Mapping[str, Any]) -> NewRequest:
@@ -268,13 +218,3 @@ def _callback(config: Config, url: str) -> str:
     if not url.rstrip("/").endswith("/callback"):
         return url
     return f"{url.rstrip('/')}/{callback_secret(config, environ=os.environ)}"
-
-
-def _only_account(config: Config, name: str | None) -> AccountSettings:
-    from dcsync.app.from_config import account_settings
-
-    found = account_settings(config, () if name is None else (name,))
-    if len(found) != 1:
-        message = f"several accounts are configured: add --account {' or '.join(each.name for each in found)}"
-        raise click.UsageError(message)
-    return found[0]

@@ -373,9 +373,13 @@ def _report_rotated(app: App, note: Note, files: KeyFiles, *, changes: Sequence[
     click.echo(f"  private key  {files.pem}")
     if removed:
         click.echo(f"  removed key  {removed}\n")
-        click.echo(
-            "Restart the daemon, unless you just did. It reads its key only at its start: systemctl restart dcsync"
-        )
+        private_key = app.config.auth.private_key
+        if private_key is not None and private_key.kind == "file":
+            click.echo("A running daemon reads the new key as soon as Autodesk refuses the old one.")
+        else:
+            click.echo(
+                "Restart the daemon, unless you just did, because systemd gives it the key: systemctl restart dcsync"
+            )
         return 0
     click.echo(f"\nThe key {note.replaces} stays until you have done this:")
     for number, change in enumerate(changes, start=1):

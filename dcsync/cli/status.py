@@ -12,6 +12,7 @@ from dcsync.cli.group import exit_statuses, show_bug
 from dcsync.errors import DcsyncError, ExitStatus
 
 if TYPE_CHECKING:
+    from dcsync.core.backfill import Backfill
     from dcsync.core.freshness import RequestFreshness
     from dcsync.ops.status import AccountStatus, Status
 
@@ -92,6 +93,9 @@ def _print(status: Status) -> None:
     now = datetime.now(UTC)
     for account in status.accounts:
         _print_account(account, now)
+        for backfill in status.backfills:
+            if backfill.account == account.name:
+                click.echo(f"  backfill      {backfill_text(backfill)}")
     for left in status.not_configured:
         when = f" ({time_text(left.newest_completed_at)})" if left.newest_completed_at else ""
         click.secho(f"{left.name}: not in the configuration", bold=True)
@@ -140,6 +144,17 @@ def _print_account(account: AccountStatus, now: datetime) -> None:
 
 #: The colors of states that need attention.
 _COLORS = {"late": "red", "ended": "red", "inactive": "yellow", "gone": "red", "unknown": "yellow"}
+
+
+def backfill_text(backfill: Backfill) -> str:
+    """Return the progress of a backfill as one line."""
+    from dcsync.core.backfill import PartState
+
+    days, of = backfill.days, len(backfill.parts)
+    words = [f"{backfill.count(PartState.MIRRORED)} of {of} parts mirrored"]
+    labels = {PartState.REQUESTED: "requested", PartState.WAITING: "to request", PartState.FAILED: "failed"}
+    words += [f"{count} {label}" for state, label in labels.items() if (count := backfill.count(state))]
+    return f"activities of {days.first} to {days.last}: {', '.join(words)}"
 
 
 def freshness_text(request: RequestFreshness) -> str:

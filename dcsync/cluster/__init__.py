@@ -14,7 +14,8 @@ from dcsync.app.stores import FileStores, Stores
 from dcsync.config import Config
 
 if TYPE_CHECKING:
-    from dcsync.daemon.session import Session, SessionParts
+    from dcsync.daemon.session import Session
+    from dcsync.daemon.session_parts import SessionParts
 
 
 def stores_for(config: Config, environ: Mapping[str, str]) -> Stores:

@@ -25,7 +25,8 @@ from dcsync.core.wire import parse_time
 from dcsync.daemon import turns
 from dcsync.daemon.chores import NIGHT, TURNS_OF
 from dcsync.daemon.schedule import Kind
-from dcsync.daemon.session import Session, SessionParts
+from dcsync.daemon.session import Session
+from dcsync.daemon.session_parts import SessionParts
 from dcsync.manifest import HookRuns, StoredValues
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.outcome import AccountOutcome

@@ -17,6 +17,12 @@ def _duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else _refuse(value, 'a duration such as "15m"')
 
 
+def _duration_or_never(value: object) -> object:
+    if value is None or value == "never":
+        return None
+    return parse_duration(value) if isinstance(value, str) else _refuse(value, '"never" or a duration such as "365d"')
+
+
 def _size(value: object) -> object:
     if isinstance(value, str | int) and not isinstance(value, bool):
         return parse_size(value)
@@ -39,9 +45,13 @@ def _refuse(value: object, expected: str) -> object:
 EventName: TypeAlias = Literal["snapshot", "failure", "alert", "recovered"]
 #: What editors check while you type. The validators are stricter in what they accept, and say more.
 _DURATION: Final[JsonSchemaValue] = {"type": "string", "examples": ["90s", "15m", "1h30m", "1d"]}
+_DURATION_OR_NEVER: Final[JsonSchemaValue] = {"type": "string", "examples": ["never", "365d"]}
 _SIZE: Final[JsonSchemaValue] = {"type": ["string", "integer"], "minimum": 0, "examples": ["500 MB", "5 GiB"]}
 _RATE: Final[JsonSchemaValue] = {"type": ["string", "integer"], "minimum": 1, "examples": ["unlimited", "20 MiB/s"]}
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration), WithJsonSchema(_DURATION)]
+DurationOrNever: TypeAlias = Annotated[
+    timedelta | None, BeforeValidator(_duration_or_never), WithJsonSchema(_DURATION_OR_NEVER)
+]
 Size: TypeAlias = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE)]
 Bandwidth: TypeAlias = Annotated[int | None, BeforeValidator(_bandwidth), WithJsonSchema(_RATE)]
 

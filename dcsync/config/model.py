@@ -25,6 +25,7 @@ from dcsync.config.sections import (
     Network,
     Notify,
     Poll,
+    Requests,
     State,
     Transfer,
     Verify,
@@ -43,6 +44,7 @@ class Config(Section):
     auth: Auth
     #: May be empty before the first `dcsync accounts`. `load` decides whether an account is needed.
     accounts: list[Account] = Field(alias="account", default_factory=list)
+    requests: Requests = Field(default_factory=Requests)
     keep: Keep = Field(default_factory=Keep)
     verify: Verify = Field(default_factory=Verify)
     history: History = Field(default_factory=History)

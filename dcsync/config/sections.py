@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
-from dcsync.config.fields import Bandwidth, Duration, EventName, Section, Size, absolute_path
+from dcsync.config.fields import Bandwidth, Duration, DurationOrNever, EventName, Section, Size, absolute_path
 from dcsync.config.secret_refs import LoadPlace, ManifestPlace, ManifestRef, ProxyPlace, ProxyRef, Secret
 from dcsync.config.units import parse_address
+from dcsync.core.freshness import ENDS_SOON
 from dcsync.core.globs import overlap
 from dcsync.core.layout import Layout, parse_layout
 from dcsync.core.urls import is_loopback_url
@@ -255,6 +256,22 @@ class Account(Section):
     def account_id(self) -> str:
         """The ID without the hub's prefix, in lower case as in the API."""
         return self.id.removeprefix("b.").lower()
+
+
+class Requests(Section):
+    """`[requests]`: what the daemon changes at Autodesk. By default nothing."""
+
+    extend: DurationOrNever = None
+
+    @field_validator("extend")
+    @classmethod
+    def _long_enough(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value <= ENDS_SOON:
+            message = (
+                f"must be longer than {ENDS_SOON.days}d: a schedule is extended {ENDS_SOON.days} days before its end"
+            )
+            raise ValueError(message)
+        return value
 
 
 class Keep(Section):

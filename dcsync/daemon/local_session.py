@@ -23,7 +23,8 @@ from dcsync.core.wire import time_json
 from dcsync.daemon import turns
 from dcsync.daemon.chores import NIGHT, TURNS_OF
 from dcsync.daemon.schedule import Kind, Schedule, Trigger
-from dcsync.daemon.session import DRAIN_S, Session, SessionParts
+from dcsync.daemon.session import DRAIN_S, Session
+from dcsync.daemon.session_parts import SessionParts
 from dcsync.errors import DcsyncError
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.outcome import AccountOutcome

@@ -14,11 +14,13 @@ import structlog
 
 from dcsync import __version__
 from dcsync.app.alerts import alert_settings
+from dcsync.app.api import open_unattended
 from dcsync.app.from_config import account_settings, callback_secret
 from dcsync.app.renew import renewing
 from dcsync.app.status import current_status, read_status
 from dcsync.app.stores import Stores, StoresFor
 from dcsync.app.sync import open_dispatcher, open_sync
+from dcsync.auth.token_store import fingerprint
 from dcsync.clock import Clock, SystemClock
 from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
@@ -30,7 +32,8 @@ from dcsync.daemon.orders import ORDERS_HINT, Orders
 from dcsync.daemon.pages import MAX_BODY, Pages
 from dcsync.daemon.progress import SLOW_DISK_S, Progress
 from dcsync.daemon.sd_notify import Notifier
-from dcsync.daemon.session import Errand, Session, SessionFactory, SessionParts, Signals
+from dcsync.daemon.session import Errand, Session, SessionFactory
+from dcsync.daemon.session_parts import SessionParts, Signals
 from dcsync.errors import (
     DatabaseUnreachable,
     DcsyncError,
@@ -108,6 +111,8 @@ class Service:
         self._mirror_error: DcsyncError | None = None
         self._status: tuple[float, Status] | None = None
         self._next_hint_at = float("-inf")
+        #: The key that the session signs in with.
+        self._key: tuple[str, str] | None = None
 
     # --- signals: record and wake up ----------------------------------------------------------------------------
 
@@ -142,6 +147,18 @@ class Service:
             return
         self._next_config = config
         self._signals.end.set()
+
+    def reload_key(self) -> None:
+        """Reload if the key of the service account was replaced: `rotate-key` removes the old one."""
+        try:
+            key = _key_of(self._load(), self._environ)
+        except DcsyncError as error:
+            log.warning("the key was not read again", code=error.code, error=error.message)
+            return
+        if key != self._key:
+            # Once for each key: the next session uses it, whether or not it is valid.
+            log.info("the key of the service account has changed; reloading the configuration")
+            self.reload()
 
     def poll_now(self) -> None:
         """Poll every account now."""
@@ -221,6 +238,8 @@ class Service:
     async def _run_opened(self, config: Config, stores: Stores, progress: Progress) -> Errand | None:
         """Open the mirror and work on it. Return what to do after it is closed."""
         async with AsyncExitStack() as stack:
+            # Before the adapters read it: a key that changes in between is one more reload.
+            self._key = _key_of(config, self._environ)
             async with self._opening("opening the mirror; a rebuild of the manifest reads all files"):
                 opener = partial(open_sync, environ=self._environ, observer=progress)
                 context = await stack.enter_async_context(
@@ -238,6 +257,8 @@ class Service:
                 signals=self._signals,
                 environ=self._environ,
                 problems=self._problems,
+                key_refused=self.reload_key,
+                opening=partial(open_unattended, config, stores, environ=self._environ, clock=self._clock),
             )
             session = self._session = self._make_session(parts)
             try:
@@ -404,6 +425,14 @@ def _facts(config: Config) -> dict[str, str | int]:
         "mirror": str(config.mirror.root),
         "poll_seconds": round(config.poll.interval.total_seconds()),
     }
+
+
+def _key_of(config: Config, environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the ID and a fingerprint of the service account's key. Raises `SecretUnavailable`."""
+    auth = config.auth
+    if auth.method != "service-account" or auth.private_key is None or auth.key_id is None:
+        return None
+    return auth.key_id, fingerprint(auth.private_key.resolve(environ).get_secret_value())
 
 
 def _previous_notice(error: DcsyncError) -> str:

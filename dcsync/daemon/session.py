@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,13 +15,13 @@ import structlog
 from dcsync.api.transport import PROBE_S
 from dcsync.app.from_config import account_settings
 from dcsync.app.sync import Reports, follow_up
-from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
 from dcsync.core.next_poll import next_poll
 from dcsync.daemon.chores import Chores
 from dcsync.daemon.derived import Derived
-from dcsync.daemon.progress import SLOW_DISK_S, Progress, log_run
-from dcsync.daemon.sd_notify import Notifier
+from dcsync.daemon.progress import SLOW_DISK_S, log_run
+from dcsync.daemon.request_chores import RequestChores
+from dcsync.daemon.session_parts import SessionParts
 from dcsync.daemon.turns import Turns
 from dcsync.errors import (
     DAEMON_ROLE,
@@ -33,12 +33,12 @@ from dcsync.errors import (
     ExitStatus,
     MirrorError,
     MirrorLocked,
+    ServiceAccountRejected,
 )
 from dcsync.manifest.broken import BrokenPart
 from dcsync.ops.alerts.daemon_parts import daemon_part, record_daemon_parts
-from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.alerts.orphans import ORPHANS
-from dcsync.ops.context import AccountSettings, SyncContext
+from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.tasks import Failure, Success, primary_error
 
@@ -53,36 +53,6 @@ _COUNTDOWN_S = 5.0
 _TELL_S = 2.0
 
 T = TypeVar("T")
-
-
-def _no_problems() -> Sequence[BrokenPart]:
-    return ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signals:
-    """Asks a session to end."""
-
-    #: Start no new work. Running work has some seconds to finish.
-    end: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Cancel running work now.
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionParts:
-    """The parts of a session."""
-
-    config: Config
-    context: SyncContext
-    dispatcher: AlertDispatcher
-    progress: Progress
-    notifier: Notifier
-    signals: Signals
-    #: Has the secrets of the configuration.
-    environ: Mapping[str, str] = field(default_factory=dict)
-    #: Returns the parts of the daemon around the session that do not work now.
-    problems: Callable[[], Sequence[BrokenPart]] = _no_problems
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -125,6 +95,13 @@ class Session(ABC):
             accounts=tuple(self._accounts.values()),
         )
         self.derived = Derived(parts.config, parts.context, parts.dispatcher, parts.environ)
+        self.request_chores = RequestChores(
+            config=parts.config,
+            context=parts.context,
+            dispatcher=parts.dispatcher,
+            accounts=tuple(self._accounts.values()),
+            opening=parts.opening,
+        )
         #: Precedes the status line while nothing is running.
         self.notice = ""
         #: Since when the disk of the mirror has not answered, as a message. None while it answers.
@@ -135,6 +112,7 @@ class Session(ABC):
         self.errand: Errand | None = None
         self._visits: set[Visit] = set()
         self._problems = parts.problems
+        self._key_refused = parts.key_refused
         self._recorded: Sequence[BrokenPart] = ()
         self._problems_changed = asyncio.Event()
         self._lost: MirrorError | None = None
@@ -204,11 +182,13 @@ class Session(ABC):
                 recorder = group.create_task(self._record_problems(), name="problems")
                 status = group.create_task(self._show_progress(), name="status")
                 derived = group.create_task(self.derived.run(), name="derived")
+                requests = group.create_task(self.request_chores.run(), name="requests")
                 self.poll_all()
                 self.derived.update_soon()
                 self._notifier.ready(self.notice or self.describe())
                 await self._signals.end.wait()
                 derived.cancel()
+                requests.cancel()
                 visits = group.create_task(self._end_visits(group), name="orders")
                 await self._end_work(group)
                 await visits
@@ -401,6 +381,7 @@ class Session(ABC):
         status = await follow_up(self.config, self.context, self.dispatcher, outcomes, self._reports)
         if status is not None:
             self._alert_codes = status.codes
+        self.request_chores.do_soon()
         if any(outcome.published for outcome in outcomes):
             self.derived.update_soon()
 
@@ -415,6 +396,8 @@ class Session(ABC):
         log_run(outcome)
         if isinstance(error, MirrorError):
             self._lose_mirror(error)
+        if isinstance(error, ServiceAccountRejected):
+            self._key_refused()
         if isinstance(error, ApiFault | ApiUnreachable):
             # One call of all accounts a minute finds out whether it works again.
             self.poll_soon(outcome.account.name, timedelta(seconds=PROBE_S))

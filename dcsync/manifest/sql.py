@@ -203,6 +203,14 @@ class SqlManifest:
                 sa.update(account_table).where(account_table.c.name == account).values(last_poll_at=at)
             )
 
+    async def describe_request(
+        self, account: AccountName, known: KnownRequest, document: DataRequest, *, at: datetime
+    ) -> None:
+        """Store a data request as Autodesk returned it after a change."""
+        async with self.writing() as connection:
+            await add_account(connection, account)
+            await write_request(connection, account, known, document, at)
+
     async def move(  # noqa: PLR0913 - a row's columns
         self,
         account: AccountName,

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from dcsync.core import coverage
+from dcsync.core import coverage, remedies
 from dcsync.core.alerts import Alert, AlertCode
+from dcsync.core.backfill import GROUP, GROUPS, missing_days
 from dcsync.core.coverage import Coverage
 from dcsync.core.freshness import FreshnessState
-from dcsync.core.lifecycle import ON_DISK
+from dcsync.core.lifecycle import ON_DISK, WAS_PUBLISHED
 from dcsync.core.model import AccountName, DataRequest, Job, Json, RequestId
+from dcsync.core.schedule import runs_once
 from dcsync.manifest import SqlManifest
 from dcsync.ops.freshness import FollowedRequest
 
@@ -34,6 +36,41 @@ async def coverage_of(
     }
 
 
+async def replaced_requests(
+    manifest: SqlManifest, account: AccountName, followed: Iterable[FollowedRequest]
+) -> set[RequestId]:
+    """Return the one-time data requests of activities that brought nothing, and whose days others brought."""
+    followed = list(followed)
+    failed = [
+        (item, document)
+        for item in followed
+        if (document := item.sighting.document) is not None
+        and runs_once(document)
+        and document.service_groups == (GROUP,)
+        and not item.history.is_mirrored
+        and item.history.jobs
+    ]
+    if not failed:
+        return set()
+    recorded = await manifest.history.recorded_windows(account)
+    found = set()
+    for item, document in failed:
+        wanted = coverage.window_of(document, item.history.jobs[0].job)
+        others = [
+            window
+            for other in followed
+            if (its := other.sighting.document) is not None
+            and GROUPS & set(its.service_groups)
+            and coverage.includes(its, [*document.project_ids])
+            for known in other.history.jobs
+            if known.state in WAS_PUBLISHED
+            and (window := recorded.get(known.job.id) or coverage.window_of(its, known.job)) is not None
+        ]
+        if wanted is not None and not missing_days(wanted, others):
+            found.add(document.id)
+    return found
+
+
 def gap_alerts(
     account: AccountName, followed: Iterable[FollowedRequest], found: Mapping[RequestId, Coverage], now: datetime
 ) -> list[Alert]:
@@ -52,8 +89,11 @@ def _gap(account: AccountName, item: FollowedRequest, found: Coverage, now: date
     days, first, last = sum(gap.count for gap in missing), missing[0].first, missing[-1].last
     which = f"of {first}" if days == 1 else f"of {days} days from {first} to {last}"
     message = f"no extract of {item.freshness.name} has the activities {which}"
-    fill = f"run a one-time data request with activities over the missing days (at most {coverage.MAX_DAYS} at once)"
-    wider = None if item.sighting.document is None else coverage.wider_range(item.sighting.document)
+    document = item.sighting.document
+    fill = f"run a one-time data request over the missing days (at most {coverage.MAX_DAYS} at once)"
+    if document is not None and GROUPS & set(document.service_groups):
+        fill = f"run {remedies.backfill(coverage.Days(first=first, last=last))}"
+    wider = None if document is None else coverage.wider_range(document)
     hint = fill if wider is None else f"set its date range in Autodesk's Data Connector to {wider}, and {fill}"
     alert = Alert.of(AlertCode.L_GAP, account=account, subject=item.freshness.request, message=message, hint=hint)
     data: dict[str, Json] = {"days": days, "first": first.isoformat(), "last": last.isoformat()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dcsync.core.alerts import Alert, AlertCode
+from dcsync.core.backfill import Backfill
 from dcsync.core.coverage import NO_COVERAGE, Coverage
 from dcsync.core.freshness import RequestFreshness
 from dcsync.core.lifecycle import JobState
@@ -78,6 +79,8 @@ class Status:
     not_configured: tuple[LeftAccount, ...] = ()
     #: The last attempt of each load, by its name.
     loads: Mapping[str, LoadState] = field(default_factory=dict)
+    #: The backfills that this host continues.
+    backfills: tuple[Backfill, ...] = ()
 
     @property
     def check(self) -> ExitStatus:
@@ -136,6 +139,7 @@ class Status:
                 }
                 for left in self.not_configured
             ],
+            "backfills": [backfill.json() for backfill in self.backfills],
             "quota": {"limit": self.quota_limit, "used_last_minute": self.quota_used},
             "token": {
                 "method": self.token_method,

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dcsync.cli.status import freshness_text
-from dcsync.core.alerts import ALERT_KINDS, AlertCode
 from dcsync.core.freshness import Cause, FreshnessState, MissedSlot, RequestFreshness
 from dcsync.core.model import RequestId
 from tests.cli.conftest import Dcsync
@@ -66,7 +65,9 @@ def test_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:
 
     document = dcsync("status", "--json").json
 
-    assert document.keys() == {"accounts", "quota", "token", "disk", "daemon", "hosts", "not_configured", "loads"}
+    assert document.keys() == {
+        *("accounts", "backfills", "quota", "token", "disk", "daemon", "hosts", "loads", "not_configured")
+    }
     assert document["accounts"][0].keys() >= {
         "name",
         "last_poll",
@@ -95,7 +96,7 @@ def test_each_data_request_is_shown_with_its_state(side: Served, dcsync: Dcsync)
     assert text.status == 3
     assert f"request       Nightly: ended, newest {completed:%Y-%m-%d %H:%MZ}, schedule ended" in text.out
     assert "[L-ENDED] the schedule of Nightly ended on" in text.out
-    assert f"\n  do            {ALERT_KINDS[AlertCode.L_ENDED].hint}\n" in text.out
+    assert f"\n  do            run dcsync requests extend {request}. dcsync notices" in text.out
     (entry,) = document["accounts"][0]["requests"]
     assert (entry["id"], entry["state"], entry["slots_missed"]) == (request, "ended", 0)
     assert entry["newest_snapshot"].startswith("acme/nightly-")

@@ -19,7 +19,7 @@ from dcsync.cluster.session import SharedSession
 from dcsync.daemon.open_order import OpenOrder
 from dcsync.daemon.progress import Progress
 from dcsync.daemon.sd_notify import Notifier
-from dcsync.daemon.session import SessionParts, Signals
+from dcsync.daemon.session_parts import SessionParts, Signals
 from dcsync.errors import MirrorError, MirrorLocked
 from dcsync.manifest import HookRuns, StoredValues
 from dcsync.ops.mirroring.outcome import Wanted

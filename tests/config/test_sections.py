@@ -34,6 +34,22 @@ def test_a_method_names_all_keys_that_it_lacks(auth: dict[str, str], said: str) 
     assert refusal(auth=auth) == said
 
 
+# --- [requests] -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("never", None), ("365d", timedelta(days=365)), ("15d", timedelta(days=15))]
+)
+def test_schedules_are_extended_by_a_duration_or_never(value: str, expected: timedelta | None) -> None:
+    assert make_config(requests={"extend": value}).requests.extend == expected
+    assert make_config().requests.extend is None
+
+
+@pytest.mark.parametrize("value", [30, "14d", "", "always", True])
+def test_an_extension_that_would_come_again_at_once_is_refused(value: object) -> None:
+    assert refusal(requests={"extend": value})
+
+
 # --- [mirror] and [state] ---------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,8 @@ from dcsync.core.model import AccountName
 from dcsync.core.waits import WaitReason
 from dcsync.daemon.local_session import LocalSession
 from dcsync.daemon.progress import Progress
-from dcsync.daemon.session import Session, SessionFactory, SessionParts, Signals
+from dcsync.daemon.session import Session, SessionFactory
+from dcsync.daemon.session_parts import SessionParts, Signals
 from dcsync.errors import DiskHung, MirrorError
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import AccountSettings

@@ -58,7 +58,7 @@ async def test_a_weekly_request_with_the_default_range_is_told_that_it_gets_one_
     assert found is not None
     first, last = day(now - timedelta(days=8)), day(now - timedelta(days=1))
     assert found.message == f"no extract of Everything has the activities of 7 days from {first} to {last}"
-    assert "date range in Autodesk's Data Connector to PAST_7_DAYS, and run a one-time" in found.hint
+    assert "date range in Autodesk's Data Connector to PAST_7_DAYS, and run dcsync requests backfill" in found.hint
     document: Any = (await status(mirror)).json()
     assert document["accounts"][0]["requests"][0]["coverage"]["gaps"] == [
         f"{first}/{day(now - timedelta(days=3))}",
@@ -156,7 +156,7 @@ async def test_a_request_for_today_never_has_a_whole_day(mirror: Mirror) -> None
 
     assert found is not None
     assert found.data["gaps"] == [f"{day(now - timedelta(days=2))}/{day(now - timedelta(days=1))}"]
-    assert "date range in Autodesk's Data Connector to YESTERDAY, and run a one-time" in found.hint
+    assert "date range in Autodesk's Data Connector to YESTERDAY, and run dcsync requests backfill" in found.hint
 
 
 async def test_a_missed_day_is_a_gap_of_one_day(mirror: Mirror) -> None:
@@ -171,7 +171,7 @@ async def test_a_missed_day_is_a_gap_of_one_day(mirror: Mirror) -> None:
     assert (
         found.message == f"no extract of Everything has the activities of {day(mirror.clock.now() - timedelta(days=3))}"
     )
-    assert found.hint.startswith("run a one-time data request")
+    assert found.hint == "run dcsync requests backfill activities --from 2026-11 --to 2026-11"
 
 
 async def test_days_that_autodesk_no_longer_serves_are_shown_but_no_alert(mirror: Mirror) -> None:

@@ -28,7 +28,7 @@ from dcsync.ops.alerts.job_alerts import job_alerts
 from dcsync.ops.alerts.list_alerts import list_alerts
 from dcsync.ops.alerts.request_alerts import request_alerts, with_red_alert
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.coverage import coverage_of, gap_alerts
+from dcsync.ops.coverage import coverage_of, gap_alerts, replaced_requests
 from dcsync.ops.freshness import follow_requests
 from dcsync.ops.observed import Observations
 
@@ -83,7 +83,9 @@ async def collect_alerts(
     # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
         followed = await follow_requests(manifest, account, jobs.values(), facts, now)
-        found += request_alerts(account.name, followed, with_red_alert(found, mirrored), now)
+        replaced = await replaced_requests(manifest, account.name, followed)
+        promising = [item for item in followed if item.freshness.request not in replaced]
+        found += request_alerts(account.name, promising, with_red_alert(found, mirrored), now)
         found += gap_alerts(account.name, followed, await coverage_of(manifest, account.name, followed, now), now)
         found += await _of_hollow(manifest, account, mirrored, requests, now)
         found += await _of_tables(manifest, sources, mirrored, requests)

@@ -581,8 +581,7 @@ class LoadFailed(DcsyncError):
 class TargetUnusable(LoadFailed):
     """The target cannot be reached, or refuses the user."""
 
-    hint = "check that the target runs, the address in [[load]], and the rights of its user. dcsync retries "
-    hint += "automatically"
+    hint = "check that the target runs, the address in [[load]], and the rights of its user"
 
 
 class LoadInterrupted(LoadFailed):

@@ -168,7 +168,6 @@ def _print_report(out: Answer, report: LoadReport, *, is_dry: bool) -> None:
     if outcome.problem is not None:
         out.echo(f"{name}: {report.target or 'the target'}: {outcome.problem.reason}", err=True)
         _print_hint(out, outcome.problem.hint)
-    written = [each for each in outcome.tables if each.planned.writes and each.problem is None]
     if is_dry:
         for each in outcome.tables:
             out.echo(f"{name}: {_words(each)}")
@@ -179,12 +178,18 @@ def _print_report(out: Answer, report: LoadReport, *, is_dry: bool) -> None:
         _print_hint(out, each.problem.hint)
     if outcome.problem is not None:
         return
-    rows = sum(each.sent for each in written)
-    skipped = [each for each in outcome.tables if each.planned.reason]
-    parts = [f"{len(written)} of {len(outcome.tables) - len(skipped)} tables updated, {rows} rows"]
+    loaded, skipped = report.loaded, [each for each in outcome.tables if each.planned.reason]
+    rows = f" with {_count(sum(each.sent for each in loaded), 'row')}" if loaded else ""
+    parts = [f"{_count(len(loaded), 'table')} loaded{rows}"]
+    unchanged = len(outcome.tables) - len(loaded) - len(skipped) - len(report.problems)
+    parts += [f"{unchanged} unchanged"] if unchanged else []
     parts += [f"{len(report.problems)} not up to date"] if report.problems else []
     parts += [f"{len(skipped)} left out (dcsync load status)"] if skipped else []
     out.echo(f"{name}: {report.target}: {', '.join(parts)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _print_hint(out: Answer, hint: str) -> None:
@@ -198,9 +203,9 @@ def _words(each: TableOutcome) -> str:
 
     planned = each.planned
     found = planned.candidate
-    rows = "" if found.rows is None else f" {found.rows} rows"
+    rows = "all rows" if found.rows is None else _count(found.rows, "row")
     words = {
-        Action.LOAD: f"load{rows or ' all rows'}",
+        Action.LOAD: f"load {rows}",
         Action.CHANGES: "load the rows that changed",
         Action.MARK: "mark: the rows did not change",
         Action.KEEP: "up to date",

@@ -312,7 +312,7 @@ class History(Section):
 class Load(Section):
     """A `[[load]]`: tables in a database of the user."""
 
-    name: str = "load"
+    name: str = "main"
     to: LoadPlace
     tables: list[str] = Field(default=["*"], min_length=1)
     accounts: list[str] = Field(default_factory=list)

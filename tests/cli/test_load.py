@@ -49,8 +49,8 @@ def test_sync_loads_and_the_command_finds_nothing_to_do(side: Served, dcsync: Dc
     assert ask(side, "SELECT DISTINCT job FROM dcsync._dcsync_loads") == [(job,)]
     result = dcsync("load")
     assert (result.status, result.err) == (0, "")
-    assert result.out == f"load: duckdb://{target(side)}: 0 of 2 tables updated, 0 rows\n"
-    assert f"load:  load: duckdb://{target(side)}, last load" in dcsync("status").out
+    assert result.out == f"main: duckdb://{target(side)}: 0 tables loaded, 2 unchanged\n"
+    assert f"load:  main: duckdb://{target(side)}, last load" in dcsync("status").out
 
 
 def test_a_dry_run_says_what_a_load_would_do(side: Served, dcsync: Dcsync) -> None:
@@ -61,18 +61,18 @@ def test_a_dry_run_says_what_a_load_would_do(side: Served, dcsync: Dcsync) -> No
     assert not target(side).exists() or ask(side, "SELECT table_name FROM duckdb_tables()") == []
     assert dry.status == 0
     lines = {line.split(": ")[1]: line.split(": ", 2)[2] for line in dry.out.splitlines()}
-    assert lines["admin_users"].startswith("load 1 rows (job ")
+    assert lines["admin_users"].startswith("load 1 row (job ")
     assert lines["activities_x"].startswith(
         "left out: it is a window table: one snapshot has only the rows of a period"
     )
 
-    assert dcsync("load").out.endswith("2 of 2 tables updated, 2 rows, 1 left out (dcsync load status)\n")
+    assert dcsync("load").out.endswith("2 tables loaded with 2 rows, 1 left out (dcsync load status)\n")
     job = add_day(side, b"id,name\n2,b\n", roles=b"id\n7\n", activities_x=b"id\n1\n")
     side.config.write_text(side.config.read_text().replace("[[load]]", "[[load]]\nname = 'w'"))
     dcsync("sync")
     assert f"roles: up to date (job {job})" in dcsync("load", "--dry-run").out
     assert dcsync("load", "w", "--full").out.endswith(
-        "2 of 2 tables updated, 2 rows, 1 left out (dcsync load status)\n"
+        "2 tables loaded with 2 rows, 1 left out (dcsync load status)\n"
     )
 
 
@@ -95,9 +95,9 @@ def test_a_target_that_cannot_be_used_is_exit_3_and_no_problem_of_sync(side: Ser
 
     result = dcsync("load")
     assert result.status == 3
-    assert result.err.startswith(f"load: duckdb://{target(side)}: ")
+    assert result.err.startswith(f"main: duckdb://{target(side)}: ")
     status = dcsync("status", "--check")
-    assert "[R-LOAD] the load load into duckdb://" in status.out
+    assert "[R-LOAD] the load main into duckdb://" in status.out
     assert status.status == 3
     shown = dcsync("load", "status")
     assert (shown.status, "next try" in shown.out) == (3, True)
@@ -108,7 +108,7 @@ def test_a_target_that_cannot_be_used_is_exit_3_and_no_problem_of_sync(side: Ser
     assert dcsync("load").status == 0
     assert "R-LOAD" not in dcsync("status").out
     (check,) = [each for each in dcsync("doctor", "--json").json["checks"] if each["name"] == "load"]
-    assert (check["level"], check["message"]) == ("ok", f"load: duckdb://{target(side)}")
+    assert (check["level"], check["message"]) == ("ok", f"main: duckdb://{target(side)}")
     assert dcsync("load", "status").status == 0
 
 
@@ -120,7 +120,7 @@ def test_names_that_are_no_loads_are_refused(side: Served, dcsync: Dcsync) -> No
     unknown = dcsync("load", "other")
 
     assert (unknown.status, "the configuration has no load 'other'" in unknown.err) == (2, True)
-    assert "the loads are: load" in unknown.err
+    assert "the loads are: main" in unknown.err
     assert dcsync("load", "status", "--full").status == 2
 
 
@@ -149,7 +149,7 @@ def test_a_secret_that_is_missing_is_told_without_a_traceback(side: Served, dcsy
     result = dcsync("load")
 
     assert result.status == 3
-    assert result.err.startswith("load: the target: the environment variable NO_SUCH_VARIABLE is not set")
+    assert result.err.startswith("main: the target: the environment variable NO_SUCH_VARIABLE is not set")
 
 
 def test_an_address_with_a_password_is_shown_nowhere(

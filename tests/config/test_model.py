@@ -67,7 +67,7 @@ TO = "duckdb:///srv/acc.duckdb"
 
 def test_several_loads_need_names_in_whatever_case() -> None:
     assert refusal(load=[{"to": "env:A"}, {"to": "env:B"}]) == (
-        "load: two loads have the name 'load'; give each [[load]] a name of its own"
+        "load: two loads have the name 'main'; give each [[load]] a name of its own"
     )
     assert "two loads have the name" in refusal(load=[{"to": "env:A", "name": "a"}, {"to": "env:B", "name": "A"}])
     assert len(make_config(load=[{"to": "env:A"}, {"to": "env:B", "name": "b"}]).loads) == 2
@@ -88,7 +88,7 @@ def test_two_loads_never_write_the_same_table(other: dict[str, object], clashes:
     loads = [{"to": TO, "tables": ["issues_*", "*_users"]}, {"to": TO, "name": "b", "tables": ["*"], **other}]
 
     if clashes:
-        assert "'load' and 'b' may write the same tables of" in refusal(load=loads)
+        assert "'main' and 'b' may write the same tables of" in refusal(load=loads)
     else:
         assert len(make_config(load=loads).loads) == 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +77,9 @@ async def test_a_target_that_is_away_is_told_and_retried_without_a_new_snapshot(
 
 
 def _is_known(rig: Rig) -> bool:
-    return (rig.mirror.root / ".dcsync/load/load.lock").exists() and (
-        rig.mirror.root / ".dcsync/load/rows.lock"
-    ).exists()
+    """Say whether the failure is an alert."""
+    with closing(sqlite3.connect(f"file:{rig.mirror.state}/manifest.sqlite?mode=ro", uri=True)) as manifest:
+        return "R-LOAD" in str(manifest.execute("SELECT value FROM meta WHERE key = 'broken:'").fetchall())
 
 
 async def test_a_command_orders_a_load(tmp_path: Path) -> None:
@@ -87,12 +89,12 @@ async def test_a_command_orders_a_load(tmp_path: Path) -> None:
         await until(lambda: ask(target(tmp_path), "SELECT id FROM now.admin_users"), "the load")
         connection = connect(tmp_path / "state")
         assert connection is not None
-        options: dict[str, JsonValue] = {"names": ["load"], "is_full": True, "is_dry": False, "as_json": False}
+        options: dict[str, JsonValue] = {"names": ["main"], "is_full": True, "is_dry": False, "as_json": False}
         order = Order(
             name="load", options=options, root=str(rig.mirror.root), config=fingerprints(rig.mirror.configuration())
         )
         answer = await send(connection, order, waits=lambda _: None, progressed=lambda _event, _values: None)
 
     assert [line.text for line in answer.lines] == [
-        f"load: duckdb://{target(tmp_path)}: 1 of 1 tables updated, 1 rows\n"
+        f"main: duckdb://{target(tmp_path)}: 1 table loaded with 1 row\n"
     ]

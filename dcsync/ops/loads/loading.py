@@ -94,8 +94,9 @@ def problem_of(error: Exception) -> Problem:
     """Return the problem for an error. A bug is logged with its traceback."""
     if isinstance(error, DcsyncError):
         reason = error.reason if isinstance(error, LoadFailed) else error.message
-        is_final = isinstance(error, LoadRefused)
-        return Problem(reason=printable(reason, _MOST), hint=error.advice or "", is_final=is_final)
+        # The alert says when the next try is.
+        hint = "" if error.advice == LoadFailed.hint else error.advice
+        return Problem(reason=printable(reason, _MOST), hint=hint, is_final=isinstance(error, LoadRefused))
     log.error("a bug in dcsync; everything else continues", part="load", exc_info=error)
     # The text of an unknown exception may contain the address. The log redacts it.
     hint = "please report this bug with the lines of the log"

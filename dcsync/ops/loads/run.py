@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from dcsync.core.alerts import AlertCode
-from dcsync.core.load_plan import LoadPlan
+from dcsync.core.load_plan import Action, LoadPlan
 from dcsync.core.load_settings import LoadSettings, retry_after
 from dcsync.core.load_state import LoadState, TableState
 from dcsync.core.loads import LoadMode, Shown
@@ -58,6 +58,12 @@ class LoadReport:
     def problems(self) -> Sequence[TableOutcome]:
         """The tables that are not up to date."""
         return [each for each in self.outcome.tables if each.problem is not None]
+
+    @property
+    def loaded(self) -> Sequence[TableOutcome]:
+        """The tables that were loaded, and not only marked."""
+        done = (each for each in self.outcome.tables if each.problem is None)
+        return [each for each in done if each.planned.action in {Action.LOAD, Action.CHANGES}]
 
     @property
     def is_final(self) -> bool:
@@ -214,9 +220,9 @@ class _Run:
     async def _record_alerts(self, report: LoadReport) -> None:
         name = self._settings.name
         where = f"the load {name} into {report.target}" if report.target else f"the load {name}"
-        again = "dcsync tries again with the next snapshot"
+        again = "The next try is with the next snapshot"
         if report.next_try_at is not None:
-            again = f"dcsync tries again at {report.next_try_at:%Y-%m-%d %H:%M} UTC and with the next snapshot"
+            again = f"The next try is at {report.next_try_at:%Y-%m-%d %H:%M} UTC, or with the next snapshot"
         again = f"{again}. To try at once: dcsync load {name}"
         parts = []
         if report.outcome.problem is not None:
@@ -238,7 +244,7 @@ def _is_left_out(before: LoadState, seen: str, now: datetime) -> bool:
 
 
 def _alert(subject: str, what: str, problem: Problem, again: str) -> BrokenPart:
-    hint = f"{problem.hint.rstrip('.')}. {again[:1].upper()}{again[1:]}" if problem.hint else again
+    hint = f"{problem.hint}. {again}" if problem.hint else again
     return BrokenPart(code=AlertCode.R_LOAD, subject=subject, message=f"{what}: {problem.reason}", hint=hint)
 
 
@@ -283,7 +289,7 @@ def _log(report: LoadReport) -> None:
         assert each.problem is not None  # noqa: S101 - it is one of the problems
         reason = each.problem.reason
         log.warning("table not loaded", load=name, table=each.planned.table, error=reason, in_result="load")
-    written = [each for each in outcome.tables if each.planned.writes and each.problem is None]
-    if written:
-        rows = sum(each.sent for each in written)
-        log.info("tables loaded", load=name, target=report.target, tables=len(written), rows=rows, in_result="load")
+    if report.loaded:
+        rows = sum(each.sent for each in report.loaded)
+        tables = len(report.loaded)
+        log.info("tables loaded", load=name, target=report.target, tables=tables, rows=rows, in_result="load")

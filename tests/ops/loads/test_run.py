@@ -84,7 +84,7 @@ async def test_a_table_that_fails_is_an_alert_until_it_works_and_stops_no_other(
     (alert,) = await load_alerts(mirror)
     assert alert.subject == "x/roles"
     assert alert.message == f"the load x into {WHERE}: roles is not up to date: row 1, column id: not a number"
-    assert alert.hint.endswith("Dcsync tries again with the next snapshot. To try at once: dcsync load x")
+    assert alert.hint.endswith(". The next try is with the next snapshot. To try at once: dcsync load x")
     assert await run(mirror, wanted(target), insists=False) == []
 
     target.fails.clear()
@@ -111,7 +111,7 @@ async def test_a_target_that_is_away_is_tried_again_at_growing_intervals(mirror:
 
     assert waits == [1, 10, 60, 60]
     assert alert.message == f"the load x into {WHERE} failed: connection refused"
-    assert f"tries again at {start:%Y-%m-%d} 14:11 UTC and with the next snapshot" in alert.hint
+    assert f". The next try is at {start:%Y-%m-%d} 14:11 UTC, or with the next snapshot. To try" in alert.hint
     assert await load_alerts(mirror) == []
     assert list(target.rows) == ["users"]
 

@@ -71,9 +71,7 @@ def test_a_dry_run_says_what_a_load_would_do(side: Served, dcsync: Dcsync) -> No
     side.config.write_text(side.config.read_text().replace("[[load]]", "[[load]]\nname = 'w'"))
     dcsync("sync")
     assert f"roles: up to date (job {job})" in dcsync("load", "--dry-run").out
-    assert dcsync("load", "w", "--full").out.endswith(
-        "2 tables loaded with 2 rows, 1 left out (dcsync load status)\n"
-    )
+    assert dcsync("load", "w", "--full").out.endswith("2 tables loaded with 2 rows, 1 left out (dcsync load status)\n")
 
 
 def test_the_history_is_loaded_after_it_is_built(side: Served, dcsync: Dcsync) -> None:

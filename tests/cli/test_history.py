@@ -186,3 +186,25 @@ def test_a_history_that_cannot_be_read_is_not_called_up_to_date(side: Served, dc
 
     assert result.status == 3
     assert result.out.endswith("history: 0 tables, not up to date\n")
+
+
+def test_rows_that_no_snapshot_has_are_given_up_only_if_that_is_said(side: Served, dcsync: Dcsync) -> None:
+    switch_on(side)
+    side.config.write_text(side.config.read_text() + "\n[keep]\nlast = 1\n")
+    for days_ago in (2, 1):
+        add_day(side, b"id\n%d\n" % days_ago, days_ago=days_ago)
+    dcsync("sync")
+    dcsync("prune", "--force")
+    path = folder_of(side) / "admin_users.parquet"
+    path.unlink()
+
+    for argv in ([], ["--rebuild"]):
+        result = dcsync("history", *argv)
+        assert result.status == 3
+        assert "its file is missing, and no snapshot has the rows of 1 step (" in result.err
+        assert f"restore {path.relative_to(side.root)} from a backup" in result.err
+        assert not path.exists()
+    assert "--accept-loss needs --rebuild" in dcsync("history", "--accept-loss").err
+    result = dcsync("history", "--rebuild", "--accept-loss")
+    assert (result.status, "1 table, 1 new step" in result.out) == (0, True)
+    assert duckdb.execute(f"SELECT id FROM '{path}'").fetchall() == [("1",)]

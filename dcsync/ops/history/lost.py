@@ -37,7 +37,13 @@ def hint_for(path: str) -> str:
 
 
 def older(listed: TableHistory | None, found: TableHistory, extracts: Sequence[Extract]) -> Lost | None:
-    """Return that a file is lost if it is an older one, and no snapshot has the rows that it lacks."""
+    """Return that a file is lost if it is an older one, and no snapshot has the rows that it lacks.
+
+    Without a record, the snapshots show that a file is not that of another table.
+    """
+    there = {extract.job: extract.sha256 for extract in extracts}
+    if listed is None and any(there.get(step.job, step.sha256) != step.sha256 for step in found.steps):
+        return Lost(reason="its file has steps of another table", history=None)
     gone = () if listed is None else gone_steps(steps_after(listed, found), extracts)
     return Lost(reason=f"its file is an older one, without {_steps(gone)}", history=listed) if gone else None
 

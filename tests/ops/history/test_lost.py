@@ -84,6 +84,10 @@ async def test_the_only_copy_is_never_begun_again(mirror: Mirror, only_copy: Non
     whole = path.read_bytes()
     DAMAGES[damage](path)
     left = path.read_bytes() if path.exists() else None
+    (found,) = await damaged(mirror)
+    assert found.path.endswith(f"history/{NAME}.parquet")
+    assert "restore it from a backup" in found.detail
+    assert set(await unproved(mirror)) == {NAME}
     await next_day(mirror)
     await build(mirror, retries=True)
     await build(mirror, rebuilds=True)
@@ -110,22 +114,9 @@ async def test_the_only_copy_is_never_begun_again(mirror: Mirror, only_copy: Non
     assert len(list(mirror.root.glob(f"acme/*/2026/*/*/*/{WINDOWS[0]}"))) == 1
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-async def test_verify_notices_damage_of_the_only_copy(mirror: Mirror, only_copy: None, damage: str) -> None:
-    path = file_of(mirror)
+async def test_a_lost_file_is_an_alert_without_a_new_snapshot(mirror: Mirror, only_copy: None) -> None:
     assert await damaged(mirror) == []
-    DAMAGES[damage](path)
-
-    (found,) = await damaged(mirror)
-    assert found.path.endswith(f"history/{NAME}.parquet")
-    assert "restore it from a backup" in found.detail
-    assert set(await unproved(mirror)) == {NAME}
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty"])
-async def test_a_lost_file_is_an_alert_without_a_new_snapshot(mirror: Mirror, only_copy: None, damage: str) -> None:
-    path = file_of(mirror)
-    DAMAGES[damage](path)
+    file_of(mirror).unlink()
     await build(mirror)
 
     assert [alert.subject.rpartition("/")[2] for alert in await alerts(mirror)] == [NAME]
@@ -142,7 +133,7 @@ async def test_a_lost_record_begins_nothing_again(mirror: Mirror, only_copy: Non
     assert (report.requests[0].outcome.written, path.read_bytes()) == (0, body)
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "flipped", "of another table"])
 async def test_a_lost_record_and_a_damaged_file_are_an_alert(mirror: Mirror, only_copy: None, damage: str) -> None:
     path = file_of(mirror)
     whole = path.read_bytes()

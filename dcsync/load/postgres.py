@@ -19,7 +19,7 @@ from dcsync.core.row_history import VALID_TO
 from dcsync.core.sql import identifier, text
 from dcsync.errors import LoadFailed, LoadRefused, RowsFailed, TargetUnusable, ValueRefused
 from dcsync.load.clients import column_type, native_errors, postgres_client
-from dcsync.load.reading import ROW, Column, Reading
+from dcsync.load.reading import ROW, Column, Reading, fitting_name
 from dcsync.load.sql_target import STAGE, SqlTarget
 from dcsync.load.target import LOADS, Options
 from dcsync.load.values import Loaded, TableLoad
@@ -34,11 +34,8 @@ _PIECE: Final = 1 << 20
 _END: Final = b"\n\\."
 _CONTEXT: Final = re.compile(r"^COPY .*?, line (\d+)(?:, column (.*?)(?:: |$))?", re.DOTALL)
 _DENIED: Final = "give the user of the address the right to create tables in that schema. dcsync retries automatically"
-#: The indexes by which rows of a history are found.
-_INDEXES: Final = (
-    "SELECT indexrelid::regclass FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey) "
-    f"WHERE indrelid = {{table}}::regclass AND attname = '{ROW}'"
-)
+#: The index by which the rows of a history that end are found.
+_ROW_INDEX: Final = ("CREATE INDEX", f"btree ({ROW}) WHERE {VALID_TO} IS NULL")
 _COPY: Final = "FORMAT csv, NULL '', ENCODING 'UTF8'"
 
 
@@ -155,20 +152,36 @@ class PostgresTarget(SqlTarget):
             return self._replace_rows(place, reading, there)
         new = f"_dcsync_new_{self.execute('SELECT txid_current()')[0][0]}"
         wanted = {column.name: self.type_of(column) for column in reading.columns}
-        # With the same columns, it also keeps its indexes and comments.
-        declared = f"LIKE {place} INCLUDING ALL" if there == wanted else self.declared(reading.columns)
-        self.execute(f"CREATE TABLE {self.place(new)} ({declared})")
-        # Filling a table with its index takes much longer.
-        for (index,) in self.execute(_INDEXES.format(table=text(self.place(new)))):
-            self.execute(f"DROP INDEX {index}")
-        rows = self._copy(self.place(new), reading, reading.all(), "FREEZE")
+        # With the same columns, it also keeps its comments and indexes.
+        declared = self.declared(reading.columns)
+        indexes = self._indexes(table) if there == wanted else {}
+        if there == wanted:
+            declared = f"LIKE {place} INCLUDING ALL EXCLUDING INDEXES"
         if reading.ends:
-            self.execute(f"CREATE INDEX ON {self.place(new)} ({ROW}) WHERE {VALID_TO} IS NULL")
+            indexes[fitting_name(f"{table}{ROW}", self.longest_name)] = _ROW_INDEX
+        self.execute(f"CREATE TABLE {self.place(new)} ({declared})")
+        rows = self._copy(self.place(new), reading, reading.all(), "FREEZE")
+        # Filling a table that has indexes would take much longer.
+        for number, (kind, form) in enumerate(indexes.values()):
+            self.execute(f"{kind} {new}_{number} ON {self.place(new)} USING {form}")
         if there is not None:
             self._copy_grants(place, self.place(new))
             self.execute(f"DROP TABLE {place}")
         self.execute(f"ALTER TABLE {self.place(new)} RENAME TO {identifier(table)}")
+        for number, name in enumerate(indexes):
+            self.execute(f"ALTER INDEX {self.place(f'{new}_{number}')} RENAME TO {identifier(name)}")
         return rows
+
+    def _indexes(self, table: str) -> dict[str, tuple[str, str]]:
+        """Return the kind and the form of each index of a table, by its name."""
+        found = self.execute(
+            "SELECT indexname, indexdef FROM pg_indexes "
+            f"WHERE schemaname = {text(self._options.dataset)} AND tablename = {text(table)}"
+        )
+        return {
+            str(name): (str(sql).partition("INDEX ")[0] + "INDEX", str(sql).partition(" USING ")[2])
+            for name, sql in found
+        }
 
     def _is_bound(self, place: str) -> bool:
         """Say whether something would be lost with the table: a view, a policy, a trigger, a publication."""

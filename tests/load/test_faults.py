@@ -183,14 +183,18 @@ def test_rights_and_indexes_of_a_table_stay(server: Goal, tmp_path: Path) -> Non
     with server.opened() as target:
         latest(target, tmp_path, USERS)
         server.tell("GRANT SELECT ON {t}.users TO PUBLIC")
-        server.tell("CREATE INDEX ON {t}.users (name)")
+        server.tell("CREATE INDEX by_name ON {t}.users (lower(name)) WHERE id > '1'")
+        server.tell("CREATE UNIQUE INDEX by_id ON {t}.users USING btree (id)")
+        before = server.ask("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'acc' ORDER BY 1")
         latest(target, tmp_path, NEXT, day=2)
+        latest(target, tmp_path, USERS, day=3)
     rights = server.ask(
         "SELECT privilege_type FROM information_schema.table_privileges "
         "WHERE grantee = 'PUBLIC' AND table_name = 'users'"
     )
     assert rights == [("SELECT",)]
-    assert server.ask("SELECT count(*) FROM pg_indexes WHERE tablename = 'users'") == [(1,)]
+    assert server.ask("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'acc' ORDER BY 1") == before
+    assert [name for name, _ in before] == ["_dcsync_loads_pkey", "by_id", "by_name"]
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,9 @@ def test_a_table_whose_history_was_built_again_is_loaded_whole(place: Goal, trac
         step = track.add(b"id,n\n1,a\n2,c\n")
         assert history(target, _file(track), step, whole=True).way is Way.WHOLE
     assert in_target(place, ("id", "n")) == in_file(track)
+    if place.kind == "postgresql":
+        found = place.ask("SELECT indexname FROM pg_indexes WHERE schemaname = 'acc' AND tablename = 'users'")
+        assert found == [("users_dcsync_row",)]
 
 
 def test_a_type_that_changed_loads_the_table_whole(place: Goal, track: Track) -> None:

@@ -73,6 +73,18 @@ def test_a_target_that_is_away_is_named_without_its_password(server: Goal, tmp_p
                 assert secret not in said
 
 
+@pytest.mark.parametrize("said", ["{address}", "password={password}", "{quoted} in {address}", "sslkey {key}"])
+@pytest.mark.parametrize("scheme", ["postgresql", "snowflake", "s3"])
+def test_a_message_of_a_driver_loses_what_is_secret_in_the_address(tmp_path: Path, scheme: str, said: str) -> None:
+    address = f"{scheme}://user:{QUOTED}@host/database?key=canary-key&mode=on"
+    message = said.format(address=address, password=PASSWORD, quoted=QUOTED, key="canary-key")
+    target = opened(address, dataset="acc", work=tmp_path, memory=1)
+    with target, pytest.raises(LoadFailed) as caught, target.failing("users"):
+        raise RuntimeError(message)
+    assert "canary" not in everything_about(caught.value)
+    assert "users" in str(caught.value)
+
+
 def test_a_lost_connection_fails_one_load_and_not_the_next(server: Goal, tmp_path: Path) -> None:
     with server.opened() as target:
         latest(target, tmp_path, USERS)

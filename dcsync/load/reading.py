@@ -87,6 +87,7 @@ class Reading:
 
     def refused(self, engine: Engine) -> tuple[str, int, str] | None:
         """Return the column, the row from 1, and the reason, of a value that a type refuses. None without one."""
+        engine.run("SET preserve_insertion_order = true")  # for the numbers of rows
         for column in self.columns:
             if column.value.startswith("CAST("):
                 value = identifier(column.source)

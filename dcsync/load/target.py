@@ -110,6 +110,8 @@ class Target(ABC):
         if self._engine is None:
             options = self._options
             self._engine = self._stack.enter_context(open_engine(memory=options.memory, spill=options.work))
+            # To keep the order of rows takes memory, and a database has none.
+            self._engine.run("SET preserve_insertion_order = false")
             if self._is_interrupted:
                 self._engine.interrupt()
         return self._engine

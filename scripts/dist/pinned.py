@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parents[2]
 #: The extras that the packages contain. `sql` needs nothing that `history` does not.
-EXTRAS = ("cluster", "fast", "history", "load", "notify")
+EXTRAS = ("cluster", "fast", "history", "notify")
 
 
 def needed(distribution: str, extras: tuple[str, ...]) -> set[str]:

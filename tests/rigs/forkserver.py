@@ -1,9 +1,9 @@
 """A program that has imported dcsync and forks a run of it at each request: 15 ms instead of a second.
 
-A request is a line of JSON on stdin: `argv`, `env`, `outputs` (the paths of stdout and stderr; null closes one), and
-`watch`: null, or the path of a socket at which somebody listens for the calls that change files
-(tests/rigs/syscalls.py). The answers are two lines on stdout: `{"pid": …}` when the run begins, `{"status": …}` when it
-has ended.
+A request is a line of JSON on stdin: `argv`, `env`, `outputs` (the paths of stdout and stderr; null closes one),
+`terminal`: null, or the path of a terminal that takes the place of the outputs, and `watch`: null, or the path of a
+socket at which somebody listens for the calls that change files (tests/rigs/syscalls.py). The answers are two lines on
+stdout: `{"pid": …}` when the run begins, `{"status": …}` when it has ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from typing import Any, TextIO
 MODULES = (
     "aiosqlite",
     "alembic.command",
+    "dcsync.app.login",
     "dcsync.app.sync",
+    "dcsync.cli.guide",
+    "dcsync.cli.init",
+    "dcsync.cli.login",
     "dcsync.cli.output",
     "dcsync.cli.progress",
     "dcsync.cli.run",
@@ -60,7 +64,13 @@ def prepared(request: dict[str, Any]) -> Callable[[], object]:
     sys.argv = ["dcsync", *request["argv"]]
     os.environ.clear()
     os.environ.update(request["env"])
-    for number, path in enumerate(request["outputs"], 1):
+    if request["terminal"] is not None:
+        # The first terminal that the leader of a session opens is the one of the session.
+        descriptor = os.open(request["terminal"], os.O_RDWR)
+        for number in range(3):
+            os.dup2(descriptor, number)
+        os.close(descriptor)
+    for number, path in enumerate([] if request["terminal"] is not None else request["outputs"], 1):
         if path is None:
             os.close(number)
             setattr(sys, ("stdout", "stderr")[number - 1], None)

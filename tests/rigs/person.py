@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,8 +28,8 @@ form = {{**dict(urllib.parse.parse_qsl(query)), "answer": "{answer}", "user": "{
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
 try:
     opener.open(page, urllib.parse.urlencode(form).encode()).read()
-except urllib.error.HTTPError:
-    pass  # a page that says why the sign-in failed
+except OSError:
+    pass  # a page that says why the sign-in failed, or a process that was killed
 """
 
 
@@ -125,3 +126,19 @@ def browser(folder: Path, *, user: str = "ada", answer: str = "allow") -> str:
     path.chmod(0o755)
     # In the background, because dcsync waits for what the browser does.
     return f"{path} %s &"
+
+
+def answer_all(descriptor: int, answers: Mapping[str, str], ended: threading.Event) -> str:
+    """Answer each of these questions whenever it is asked, until the process has ended. Return what was printed."""
+    seen, answered = "", 0
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], 0.02)
+        if not ready:
+            if ended.is_set():
+                return seen
+            continue
+        seen += os.read(descriptor, 1 << 16).decode(errors="replace")
+        for question, answer in answers.items():
+            if question in seen[answered:]:
+                answered = len(seen)
+                os.write(descriptor, f"{answer}\n".encode())

@@ -140,15 +140,23 @@ class Forking:
         """Start a run; the one before must have been waited for."""
         return await self._start(argv, environ=environ, closed=closed, watched_at=None)
 
-    async def watched(self, watch: Watch, *argv: str, environ: Mapping[str, str] | None = None) -> int:
-        """Run to the end, or to where `watch` kills it, and return the exit status."""
+    async def watched(
+        self, watch: Watch, *argv: str, environ: Mapping[str, str] | None = None, terminal: str | None = None
+    ) -> int:
+        """Run to the end, or to where `watch` kills it, and return the exit status. `terminal` is the path of one."""
         place = self.folder / "watched.socket"
         with watching(place, watch):
-            run = await self._start(argv, environ=environ, closed=(), watched_at=place)
+            run = await self._start(argv, environ=environ, closed=(), watched_at=place, terminal=terminal)
             return await run.wait()
 
     async def _start(
-        self, argv: Sequence[str], *, environ: Mapping[str, str] | None, closed: Sequence[int], watched_at: Path | None
+        self,
+        argv: Sequence[str],
+        *,
+        environ: Mapping[str, str] | None,
+        closed: Sequence[int],
+        watched_at: Path | None,
+        terminal: str | None = None,
     ) -> Run:
         request = {
             "argv": argv,
@@ -156,6 +164,7 @@ class Forking:
             "outputs": [
                 None if number in closed else str(self.folder / name) for number, name in ((1, "stdout"), (2, "stderr"))
             ],
+            "terminal": terminal,
             "watch": None if watched_at is None else str(watched_at),
         }
         assert self.process.stdin is not None

@@ -64,7 +64,7 @@ def kind_values(start: Start, app: AppAnswers, kind: Kind) -> dict[str, str]:
     given = start.given
     match kind:
         case Kind.BROWSER | Kind.ELSEWHERE:
-            return {"method": "login", "redirect_uri": _callback(start, app)}
+            return _person(start, app)
         case Kind.RENEWED:
             token = given.get("refresh_token") or ask(
                 "Reference to the refresh token", reference, default=REFRESH_TOKEN
@@ -84,22 +84,25 @@ def kind_values(start: Start, app: AppAnswers, kind: Kind) -> dict[str, str]:
             return _create(start, app)
 
 
-def _callback(start: Start, app: AppAnswers) -> str:
-    """Ask for the callback URL until Autodesk shows its sign-in page for it."""
+def _person(start: Start, app: AppAnswers) -> dict[str, str]:
+    """Ask for the callback URL until Autodesk shows its sign-in page. The client ID of a public app is checked here."""
+    client_id = app.client_id
     url = start.given.get("redirect_uri") or ask("Callback URL of the app", word, default=CALLBACK)
-    refused = ""
-    while words := _page_refusal(start, app, url):
+    refused: list[tuple[str, str]] = []
+    while words := _page_refusal(start, client_id, url):
         say(f"Autodesk refuses the sign-in page: {words}. The page of the app must have the callback URL")
         show(url)
-        say(f"and the client ID {app.client_id}. Correct the page and press Enter, or enter another callback URL.")
-        if refused == url and agree("Keep this callback URL anyway?", default=False):
+        say(f"and the client ID {client_id}. Correct the page and press Enter, or enter another value.")
+        if (client_id, url) in refused and agree("Keep these values anyway?", default=False):
             break
-        refused = url
+        refused.append((client_id, url))
+        if app.secret is None:
+            client_id = ask("Client ID", word, default=client_id)
         url = ask("Callback URL of the app", word, default=url)
-    return url
+    return {"method": "login", "client_id": client_id, "redirect_uri": url}
 
 
-def _page_refusal(start: Start, app: AppAnswers, url: str) -> str:
+def _page_refusal(start: Start, client_id: str, url: str) -> str:
     from dcsync.cli.group import show_error
     from dcsync.cli.service_account_keys import app_config, root_environ
     from dcsync.cli.startup import run_async
@@ -108,7 +111,7 @@ def _page_refusal(start: Start, app: AppAnswers, url: str) -> str:
         from dcsync.app.api import token_endpoint
         from dcsync.ops.login import page_refusal
 
-        config = app_config(start.place, app.client_id, None, start.base_url)
+        config = app_config(start.place, client_id, None, start.base_url)
         return await page_refusal(token_endpoint(config, environ=root_environ()), redirect_uri=url)
 
     try:

@@ -33,9 +33,9 @@ def test_a_callback_url_can_be_kept_against_the_check(home: Home, init: Init) ->
     again = [
         ("Callback URL", wrong),
         ("Callback URL", wrong),
-        ("Keep this", "n"),
+        ("Keep these", "n"),
         ("Callback URL", ""),
-        ("Keep this", "y"),
+        ("Keep these", "y"),
     ]
 
     result = init([*APP, ("Number", "1"), *again, *FOLDERS, ("Sign in now?", "later")])
@@ -130,3 +130,29 @@ def test_the_note_of_a_service_account_of_another_program_stops_it(home: Home, i
 
     assert result.status == 2
     assert "is not a note of dcsync" in result.err
+
+
+def test_an_access_token_needs_no_app(home: Home, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCESS", home.side.token)
+
+    result = init([*FOLDERS, ("Account (", "later")], "--access-token", "env:ACCESS")
+
+    assert result.status == 0, result
+    assert load(home.place, environ=os.environ, accounts_needed=False).auth.method == "token"
+
+
+def test_the_client_id_of_a_public_app_is_checked_with_the_page(home: Home, init: Init) -> None:
+    object.__setattr__(home.side.sandbox.options, "client_secret", None)
+    app = [("Client ID", "wrong"), ("Client secret", ""), ("public app", "y"), ("Number", "1")]
+    again = [
+        ("Callback URL", home.callback),
+        ("Client ID [wrong]", "sandbox"),
+        (f"Callback URL of the app [{home.callback}]", ""),
+    ]
+
+    result = init([*app, *again, *FOLDERS, ("Sign in now?", "later")])
+
+    assert result.status == 0, result
+    assert "unknown client" in words_of(result)
+    auth = load(home.place, environ={}, accounts_needed=False).auth
+    assert (auth.client_id, auth.redirect_uri) == ("sandbox", home.callback)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
+from dcsync.api.client import DataConnector
 from dcsync.app.backfills import Backfills
+from dcsync.app.from_config import account_settings
+from dcsync.app.sync import open_dispatcher
 from dcsync.core.backfill import Backfill, Part
 from dcsync.core.coverage import Days
+from dcsync.daemon.request_chores import RequestChores
+from dcsync.errors import ReadOnlySignIn
+from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.sandbox import Fault
 from tests.rigs.daemon import Rig, running
 from tests.rigs.listener import DAY, add_schedule
-from tests.rigs.mirror import TODAY, Mirror, status_of
+from tests.rigs.mirror import TODAY, Mirror, mirroring, status_of
 from tests.rigs.waiting import until
 
 pytestmark = pytest.mark.timeout(240)
@@ -27,7 +34,7 @@ def with_backfill(mirror: Mirror, days: Days = SUMMER, *, scopes: frozenset[str]
     mirror.world.jobs_take_s = 600
     mirror.environ["TOKEN"] = mirror.sandbox.tokens.issue_access_token("tester", 400 * DAY, scopes=scopes)
     mirror.config["history"] = {"tables": []}
-    mirror.state.mkdir()
+    mirror.state.mkdir(exist_ok=True)
     Backfills(mirror.state).save(Backfill(account="acme", days=days, parts=(part(days),)))
 
 
@@ -133,3 +140,83 @@ async def test_a_schedule_is_extended_by_the_daemon_once(tmp_path: Path) -> None
         assert request.ends_at == end
         assert sum(call.method == "PATCH" for call in rig.sandbox.calls) == 1
         assert "L-ENDS" not in await codes(rig)
+
+
+# --- one pass, without a daemon around it -----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def chores_of(
+    folder: Path, opening: Callable[[], AbstractAsyncContextManager[DataConnector]]
+) -> AsyncIterator[tuple[Mirror, RequestChores]]:
+    """Yield the chores of a mirror with a backfill. `opening` opens the API to change something."""
+    async with mirroring(folder) as mirror:
+        with_backfill(mirror)
+        await mirror.run()
+        config = mirror.configuration()
+        async with mirror.opened(role="run") as context:
+            dispatcher = await open_dispatcher(config, mirror.stores(), context, environ=mirror.environ)
+            yield (
+                mirror,
+                RequestChores(
+                    config=config,
+                    context=context,
+                    dispatcher=dispatcher,
+                    accounts=account_settings(config),
+                    opening=opening,
+                ),
+            )
+
+
+async def one_pass(chores: RequestChores) -> list[BrokenPart]:
+    """Do what is due once, and return what is broken then."""
+    (account,) = chores.accounts
+    await chores._contained(account)
+    return list(await BrokenParts(chores.context.manifest, account.name).load())
+
+
+def refused(error: Exception) -> Callable[[], AbstractAsyncContextManager[DataConnector]]:
+    def opening() -> AbstractAsyncContextManager[DataConnector]:
+        raise error
+
+    return opening
+
+
+async def test_with_a_sign_in_in_a_browser_the_alert_says_to_run_the_command(tmp_path: Path) -> None:
+    async with chores_of(tmp_path, refused(ReadOnlySignIn("it only reads"))) as (_, chores):
+        (part,) = await one_pass(chores)
+
+        assert (part.code, part.subject) == ("D-CHORE", "backfill")
+        assert "6 of its data requests are not created: it only reads" in part.message
+        assert "run dcsync requests backfill activities, which signs you in once more" in part.hint
+        # It stands while nothing is due, and ends with the backfill.
+        assert await one_pass(chores) == [part]
+        Backfills(Path(chores.config.state.dir)).forget("acme")
+        assert await one_pass(chores) == []
+
+
+async def test_a_backfill_that_a_command_continues_is_left_alone(tmp_path: Path) -> None:
+    async with chores_of(tmp_path, refused(ReadOnlySignIn("it only reads"))) as (mirror, chores):
+        with Backfills(mirror.state).lock():
+            assert await one_pass(chores) == []
+        assert len(await one_pass(chores)) == 1
+
+
+async def test_a_bug_in_it_is_an_alert_and_stops_nothing(tmp_path: Path) -> None:
+    async with chores_of(tmp_path, refused(RuntimeError("a secret"))) as (_, chores):
+        (part,) = await one_pass(chores)
+
+        assert "failed because of a bug in dcsync (RuntimeError)" in part.message
+
+
+async def test_months_that_failed_for_good_are_an_alert(tmp_path: Path) -> None:
+    async with chores_of(tmp_path, refused(ReadOnlySignIn("it only reads"))) as (mirror, chores):
+        store = Backfills(mirror.state)
+        days = Days(first=SUMMER.first, last=SUMMER.first.replace(day=30))
+        failed = Part(days=days, failures=3, problem="its job failed at Autodesk")
+        store.save(Backfill(account="acme", days=days, parts=(failed,)))
+
+        (part,) = await one_pass(chores)
+
+        assert "the activities of 2026-06 were requested 3 times: its job failed at Autodesk" in part.message
+        assert "run dcsync requests backfill activities again" in part.hint

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from datetime import timedelta
 from typing import Any
 
-import click
 import pytest
 
-from dcsync.cli.group import dcsync
 from dcsync.core.model import AccountId, AccountName, DataRequest, RequestId
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor.checks import Check
 from dcsync.ops.doctor.data_requests import requests_of
 from tests.fakes import ACCOUNT_ID, NOON, make_request
+from tests.rigs.commands import commands, parsed
 
 SECRET = "a-secret-that-nobody-knows"
 RIGHT, WRONG = (f"https://mirror.example.com/callback/{word}" for word in (SECRET, "another"))
@@ -32,24 +29,6 @@ def request(number: int = 0, **changes: Any) -> DataRequest:
 
 def check(*requests: DataRequest, secret: str | None = None, **changes: Any) -> Check:
     return requests_of(account(**changes), requests, NOON, secret=secret)
-
-
-def commands(advice: str) -> list[str]:
-    """Return the commands of a hint."""
-    return re.findall(r"dcsync requests .+?(?=, |\. |$)", advice, re.MULTILINE)
-
-
-def parsed(command: str) -> None:
-    """Parse a command as the shell and click do. Raises if it is not one."""
-    words = shlex.split(command)[1:]
-    context = click.Context(dcsync)
-    found: click.Command = dcsync
-    while isinstance(found, click.Group) and words:
-        name = words.pop(0)
-        child = found.get_command(context, name)
-        assert child is not None, command
-        found = child
-    found.make_context(found.name, words, resilient_parsing=False)
 
 
 @pytest.mark.parametrize(

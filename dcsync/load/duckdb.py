@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcsync.core.sql import identifier, text
@@ -13,7 +14,7 @@ from dcsync.errors import LoadFailed, LoadRefused, TargetUnusable
 from dcsync.load.clients import duckdb_client, file_path, native_errors
 from dcsync.load.reading import Column, Reading
 from dcsync.load.sql_target import STAGE, SqlTarget
-from dcsync.load.target import LOADS, Options
+from dcsync.load.target import LOADS, Options, check_folder
 from dcsync.rows.engine import LEAST_MEMORY, THREADS, rows_errors
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class DuckDbTarget(SqlTarget):
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in self.connection.execute(sql).fetchall()]
+
+    def is_missing(self) -> bool:
+        if os.path.lexists(self._path):
+            return False
+        check_folder(Path(self._path).parent)
+        return True
 
     def has_loads(self) -> bool:
         # To connect would create the file.

@@ -44,6 +44,10 @@ class FolderTarget(Target):
             there = self._place.names()
             return {row.table: row for row in self._rows(there) if f"{row.table}.parquet" in there}
 
+    def check_writable(self) -> None:
+        with self.failing(""):
+            self._place.check_writable()
+
     def mark(self, shown: Sequence[Shown]) -> None:
         with self.failing(""), self._place.locked():
             rows = {row.table: row for row in self._rows(self._place.names())}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dcsync.load.clients import file_path, s3_files
-from dcsync.load.target import Options
+from dcsync.load.target import Options, check_folder
 from dcsync.opening import open_regular
 from dcsync.rows.table import descriptor_path
 
@@ -23,6 +23,10 @@ _MODE: Final = 0o644
 
 class Place(ABC):
     """A folder."""
+
+    @abstractmethod
+    def check_writable(self) -> None:
+        """Check that files can be written, and leave none. Raises the errors of writing."""
 
     @abstractmethod
     def names(self) -> set[str]:
@@ -46,6 +50,12 @@ class DiskPlace(Place):
 
     def __init__(self, options: Options) -> None:
         self._folder = Path(file_path(options.address)) / options.dataset
+
+    def check_writable(self) -> None:
+        try:
+            check_folder(self._folder)
+        except FileNotFoundError:
+            check_folder(self._folder.parent)
 
     def names(self) -> set[str]:
         try:
@@ -111,6 +121,12 @@ class S3Place(Place):
 
     def _key(self, name: str = "") -> str:
         return f"{self._open()[1]}/{self._options.dataset}/{name}".rstrip("/")
+
+    def check_writable(self) -> None:
+        # No reader of tables takes it for one.
+        key = self._key(_PART)
+        self._files.pipe_file(key, b"")
+        self._files.rm_file(key)
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None:

@@ -33,7 +33,7 @@ _PIECE: Final = 1 << 20
 #: In older versions of PostgreSQL, a line with only this ends a file.
 _END: Final = b"\n\\."
 _CONTEXT: Final = re.compile(r"^COPY .*?, line (\d+)(?:, column (.*?)(?:: |$))?", re.DOTALL)
-_DENIED: Final = "give the user of the address the right to create tables in that schema. dcsync retries automatically"
+_DENIED: Final = "give the user of the address the right to create tables in that schema"
 #: The index by which the rows of a history that end are found.
 _ROW_INDEX: Final = ("CREATE INDEX", f"btree ({ROW}) WHERE {VALID_TO} IS NULL")
 _COPY: Final = "FORMAT csv, NULL '', ENCODING 'UTF8'"
@@ -270,7 +270,7 @@ class PostgresTarget(SqlTarget):
             return LoadFailed(self.name, table, reason, hint=_DENIED)
         if state == "55P03":  # lock_not_available
             reason = f"another session used the table for {self._options.patience_s:g} s"
-            return LoadFailed(self.name, table, reason, hint="end long queries. dcsync retries automatically")
+            return LoadFailed(self.name, table, reason, hint="end long queries of that table")
         if state[:2] in {"0A", "2B", "42"}:  # a view depends on a column, a name that cannot be used
             return LoadRefused(self.name, table, reason)
         if self._client is None or state[:2] in {"", "08", "57"}:

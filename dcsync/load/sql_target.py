@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,12 @@ from dcsync.load.values import Loaded, TableLoad, Way
 
 #: The temporary table with the rows of a history that changed.
 STAGE = "_dcsync_changed"
+#: The table that is created to check that a load could write.
+_CHECK = "_dcsync_check"
+
+
+class _TakenBackError(Exception):
+    """Ends a transaction that leaves nothing."""
 
 
 class SqlTarget(Target):
@@ -39,6 +45,16 @@ class SqlTarget(Target):
                 return {}
             there = self.tables()
             return {row.table: row for row in self._rows("") if row.table in there}
+
+    def check_writable(self) -> None:
+        with self.failing(""), suppress(_TakenBackError):
+            if self.is_missing():
+                return
+            with self.transaction():
+                if not self.has_loads():
+                    self.create_loads()
+                self.execute(f"CREATE TABLE {self.place(_CHECK)} (checked INTEGER)")
+                raise _TakenBackError
 
     def mark(self, shown: Sequence[Shown]) -> None:
         with self.failing(""), self.transaction():
@@ -169,6 +185,10 @@ class SqlTarget(Target):
             self._is_ready = True
 
     # --- what a database has of its own ---------------------------------------------------------------------------
+
+    def is_missing(self) -> bool:
+        """Return whether the database is a file that the first load creates, which is possible. Raises `OSError`."""
+        return False
 
     @contextmanager
     @abstractmethod

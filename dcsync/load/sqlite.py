@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dcsync.core.sql import identifier, text
@@ -14,7 +15,7 @@ from dcsync.errors import LoadFailed, TargetUnusable
 from dcsync.load.clients import file_path, native_errors, sqlite_client
 from dcsync.load.reading import MOMENT, Column, Reading
 from dcsync.load.sql_target import STAGE, SqlTarget
-from dcsync.load.target import LOADS, Options
+from dcsync.load.target import LOADS, Options, check_folder
 
 if TYPE_CHECKING:
     from dlt.destinations.sql_client import SqlClientBase
@@ -85,6 +86,12 @@ class SqliteTarget(SqlTarget):
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql).fetchall()
+
+    def is_missing(self) -> bool:
+        if os.path.lexists(self._path):
+            return False
+        check_folder(Path(self._path).parent)
+        return True
 
     def has_loads(self) -> bool:
         # To connect would create the file.

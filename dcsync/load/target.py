@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -94,6 +95,10 @@ class Target(ABC):
     @abstractmethod
     def mark(self, shown: Sequence[Shown]) -> None:
         """Say in `_dcsync_loads` that tables show a newer snapshot, which has the same rows. Raises `LoadFailed`."""
+
+    def check_writable(self) -> None:
+        """Check that a load could write, and leave nothing. Raises `LoadFailed`."""
+        self.shown()
 
     @abstractmethod
     def close(self) -> None:
@@ -202,6 +207,12 @@ def parse_record(row: Sequence[Any]) -> Shown:
         rows=int(rows),
         loaded_at=parse_time(loaded_at),
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a file can be created in a folder. Raises `OSError`."""
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def now() -> datetime:

@@ -123,6 +123,42 @@ def test_a_user_needs_no_more_than_the_right_to_create_tables_in_the_schema(serv
         server.tell(f"DROP ROLE {role}")
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "duckdb", "sqlite", "file"])
+def test_a_check_that_a_load_could_write_leaves_nothing(kind: str, tmp_path: Path, postgres_server: Postgres) -> None:
+    folder = tmp_path / "target"
+    folder.mkdir()
+    place = goal(kind, folder, postgres_server)
+    with place.opened() as target:
+        target.check_writable()
+        assert [path.name for path in folder.rglob("*") if path.name not in {"work", "lake"}] == []
+        if kind == "postgresql":
+            assert place.ask("SELECT 1 FROM pg_namespace WHERE nspname = 'acc'") == []
+        latest(target, tmp_path, USERS)
+        before = target.shown()
+        target.check_writable()
+        assert target.shown() == before
+    assert len(place.rows()) == 2
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "sqlite", "file"])
+def test_a_check_finds_a_folder_that_is_missing(kind: str, tmp_path: Path) -> None:
+    with Goal(f"{kind}://{tmp_path}/missing/acc", tmp_path).opened() as target, pytest.raises(TargetUnusable):
+        target.check_writable()
+
+
+def test_a_check_finds_a_missing_right(server: Goal) -> None:
+    database = urlsplit(server.address).path.strip("/")
+    server.tell(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    try:
+        with server.opened() as target, pytest.raises(LoadFailed, match="read-only transaction"):
+            target.check_writable()
+    finally:
+        with psycopg.connect(
+            server.address, autocommit=True, options="-c default_transaction_read_only=off"
+        ) as session:
+            session.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only".encode())
+
+
 def test_a_read_only_database_is_left_as_it_is(server: Goal, tmp_path: Path) -> None:
     database = urlsplit(server.address).path.strip("/")
     server.tell(f"ALTER DATABASE {database} SET default_transaction_read_only = on")

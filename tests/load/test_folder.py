@@ -103,6 +103,7 @@ def bucket(s3_server: S3Server, tmp_path: Path) -> Goal:
 
 def test_tables_are_objects_in_s3(bucket: Goal, tmp_path: Path) -> None:
     with bucket.opened() as target:
+        target.check_writable()
         assert target.shown() == {}
         assert latest(target, tmp_path, USERS).way is Way.WHOLE
         latest(target, tmp_path, USERS, table="others")
@@ -117,8 +118,11 @@ def test_tables_are_objects_in_s3(bucket: Goal, tmp_path: Path) -> None:
 
 def test_a_bucket_that_refuses_is_named_without_the_key(bucket: Goal, tmp_path: Path) -> None:
     address = bucket.address.replace(f"secret_access_key={SECRET_KEY}", "secret_access_key=canary-wrong-key")
-    with Goal(address, tmp_path).opened() as target, pytest.raises(TargetUnusable) as caught:
-        latest(target, tmp_path, USERS)
+    with Goal(address, tmp_path).opened() as target:
+        with pytest.raises(TargetUnusable):
+            target.check_writable()
+        with pytest.raises(TargetUnusable) as caught:
+            latest(target, tmp_path, USERS)
     assert caught.value.target.startswith("s3://lake-")
     for secret in (ACCESS_KEY, SECRET_KEY, "canary-wrong-key"):
         assert secret not in str(caught.value)

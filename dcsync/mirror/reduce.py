@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -125,16 +126,14 @@ def discard_old(root: MirrorRoot, reduction: Reduction) -> list[str]:
     return moved
 
 
-def all_reductions(root: MirrorRoot) -> Iterator[Reduction]:
-    """Yield every reduction that was begun, each snapshot once. Some were not completed. Blocks."""
-    seen = set()
+def all_reductions(root: MirrorRoot) -> Mapping[Reduction, int]:
+    """Return every snapshot whose reduction was begun, and how often. Some were not completed. Blocks."""
+    found: Counter[Reduction] = Counter()
     for entry in read_lines(root, _REDUCED):
         account, job, folder = entry.get("account"), entry.get("job"), entry.get("folder")
         if isinstance(account, str) and isinstance(job, str) and isinstance(folder, str):
-            found = Reduction(account=AccountName(account), job=JobId(job), folder=folder)
-            if found not in seen:
-                seen.add(found)
-                yield found
+            found[Reduction(account=AccountName(account), job=JobId(job), folder=folder)] += 1
+    return found
 
 
 def put_back(root: MirrorRoot, reduction: Reduction) -> bool:

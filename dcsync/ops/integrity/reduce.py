@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -137,7 +138,7 @@ async def finish_reductions(context: MirrorContext) -> None:
     cannot be finished stays as it is until a later call, and is an alert.
     """
     try:
-        begun = await context.disk.run(lambda: list(reduce.all_reductions(context.root)))
+        begun = await context.disk.run(reduce.all_reductions, context.root)
         left = await context.disk.run(reduce.leaves, context.root)
     except (DiskError, MirrorTampered) as error:
         await report_leftovers(context, _REDUCING, [error], is_disposable=False)
@@ -154,23 +155,30 @@ async def finish_reductions(context: MirrorContext) -> None:
     await report_leftovers(context, _REDUCING, errors, is_disposable=False)
 
 
-async def _unrecorded(context: MirrorContext, begun: Sequence[Reduction], left: Collection[str]) -> list[Reduction]:
-    """Return the reductions of snapshots whose row is that of the whole one, and those that a crash cut short.
-
-    A snapshot that is reduced a second time is a reduced one before.
-    """
+async def _unrecorded(context: MirrorContext, begun: Mapping[Reduction, int], left: Collection[str]) -> list[Reduction]:
+    """Return the reductions of snapshots whose row is that of the whole one, or of an earlier reduction."""
     unrecorded: list[Reduction] = []
     for account in sorted({one.account for one in begun}):
         jobs = await context.manifest.jobs(account, states=ON_DISK)
-        unrecorded += [
-            one
+        there = {
+            one: jobs[one.job].state
             for one in begun
-            if one.account == account
-            and one.job in jobs
-            and jobs[one.job].folder == one.folder
-            and (jobs[one.job].state is JobState.PUBLISHED or one.leaf in left)
-        ]
+            if one.account == account and one.job in jobs and jobs[one.job].folder == one.folder
+        }
+        unrecorded += [one for one, state in there.items() if state is JobState.PUBLISHED or one.leaf in left]
+        again = [one for one in there if begun[one] > 1 and one not in unrecorded]
+        found = await SnapshotRows(context.manifest).snapshots(account, [one.job for one in again])
+        for one in again:
+            body = await context.disk.run(_sidecar_of, context, one)
+            if one.job in found and body is not None and hashlib.sha256(body).hexdigest() != found[one.job][1]:
+                unrecorded.append(one)
     return unrecorded
+
+
+def _sidecar_of(context: MirrorContext, reduction: Reduction) -> bytes | None:
+    with suppress(FileNotFoundError, DcsyncError):
+        return context.root.read_file(reduction.folder, SIDECAR_NAME)
+    return None
 
 
 async def _drop_unbegun(context: MirrorContext, leaf: str) -> None:

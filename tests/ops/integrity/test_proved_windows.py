@@ -28,7 +28,7 @@ from dcsync.ops.integrity.window_tables import WindowTables
 from tests.ops.history.test_verify import rewrite
 from tests.rigs.histories import ALL, add_day, alerts, build, folder_of, forget_seals, state_of
 from tests.rigs.mirror import Mirror, assert_proved_by_sums, sidecar, tables
-from tests.rigs.reductions import FULL, LARGE, ROWS, WINDOWS, activity_rows, damage, fill, pruned, window
+from tests.rigs.reductions import FULL, LARGE, ROWS, WINDOWS, activity_rows, damage, fill, pruned, rows_of, window
 
 LAST = KeepPolicy(last=1)
 TABLES = tuple(name.removesuffix(".csv") for name in WINDOWS)
@@ -122,6 +122,22 @@ async def test_windows_of_snapshots_that_were_reduced_before_go(mirror: Mirror) 
     assert {entry["name"] for entry in document["reduced"]["files"]} == {*WINDOWS, *FULL}
     assert {entry["name"] for entry in document["files"]} == {"README.html"}
     assert (await prune_proved(mirror)).reduced == 0
+
+
+async def test_a_manifest_from_before_the_second_reduction_is_completed(mirror: Mirror) -> None:
+    jobs = await fill(mirror, 2)
+    await pruned(mirror, LAST)
+    await build(mirror)
+    kept = mirror.state.parent / "kept"
+    shutil.copytree(mirror.state, kept)
+    await prune_proved(mirror)
+    wanted = rows_of(mirror)
+    shutil.rmtree(mirror.state)
+    shutil.copytree(kept, mirror.state)
+
+    assert (await mirror.states())[jobs[0]] is JobState.REDUCED
+    assert await damage(mirror) == []
+    assert rows_of(mirror)["file"] == wanted["file"]
 
 
 async def test_windows_of_a_snapshot_that_was_reduced_before_stay_without_a_rule(mirror: Mirror) -> None:

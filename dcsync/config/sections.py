@@ -267,9 +267,7 @@ class Requests(Section):
     @classmethod
     def _long_enough(cls, value: timedelta | None) -> timedelta | None:
         if value is not None and value <= ENDS_SOON:
-            message = (
-                f"must be longer than {ENDS_SOON.days}d: a schedule is extended {ENDS_SOON.days} days before its end"
-            )
+            message = f"must be longer than {ENDS_SOON.days}d: the schedule would soon end again"
             raise ValueError(message)
         return value
 

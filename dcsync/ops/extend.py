@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: The shortest time between two attempts to extend a schedule. It begins to be tried 14 days before the end.
+#: The shortest time between two attempts to extend a schedule.
 _PAUSE: Final = timedelta(days=1)
+#: When the first attempt is made: a day before the alert, so that a success raises none.
+_BEFORE_END: Final = ENDS_SOON + _PAUSE
 
 
 async def extend_schedules(
@@ -40,7 +42,7 @@ async def extend_schedules(
     clock: Clock,
     opening: Callable[[], AbstractAsyncContextManager[DataConnector]],
 ) -> bool:
-    """Extend the schedules that end within 14 days, each at most once a day. Returns whether any was tried.
+    """Extend the schedules that end within 15 days, each at most once a day. Returns whether any was tried.
 
     These are data requests of the signed-in user, because Autodesk shows no others, that the account mirrors and that
     are not in `retired`. `opening` opens the API to change something. Without `by`, nothing is extended.
@@ -79,7 +81,7 @@ class _Extension:
         async with self._opening() as api:
             found = await api.request(self._account.id, self._known.id)
             now = self._clock.now()
-            if found.effective_to is not None and found.effective_to - now <= ENDS_SOON:
+            if found.effective_to is not None and found.effective_to - now <= _BEFORE_END:
                 ends_at = max(now, found.effective_to) + self._by
                 found = await api.update_request(self._account.id, found, RequestChanges(ends_at=ends_at))
                 log.info(
@@ -94,7 +96,7 @@ class _Extension:
 async def _ending(manifest: SqlManifest, account: AccountSettings, now: datetime) -> list[FollowedRequest]:
     facts, jobs = await manifest.facts(account.name), await manifest.jobs(account.name)
     followed = await follow_requests(manifest, account, jobs.values(), facts, now)
-    return [item for item in followed if ends_soon(item.freshness, now)]
+    return [item for item in followed if ends_soon(item.freshness, now + _BEFORE_END - ENDS_SOON)]
 
 
 def _part(item: FollowedRequest) -> Part:

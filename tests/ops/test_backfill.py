@@ -385,9 +385,11 @@ async def test_the_windows_meet_in_the_row_history_without_gaps_or_doubles(tmp_p
         assert (found.gaps, found.covered) == ((), (Days(first=date(2026, 8, 1), last=date(2026, 11, 21)),))
 
 
-async def test_what_the_schedule_brings_is_not_requested(tmp_path: Path) -> None:
-    """The daily extract of today is at Autodesk, and not in the mirror yet."""
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Auckland", "America/Los_Angeles"])
+async def test_what_the_schedule_brings_is_not_requested(tmp_path: Path, zone: str) -> None:
+    """The daily extract of today is at Autodesk, and not in the mirror yet. The zone of the folders does not matter."""
     async with with_history(tmp_path) as mirror:
+        mirror.config["mirror"] = {"timezone": zone}
         request = nightly(mirror, range(20, 22))
         await mirror.run()
         mirror.world.add_job(request, completed_at=datetime(2026, 11, 22, 2, 34, tzinfo=UTC))

@@ -70,6 +70,15 @@ async def test_a_schedule_that_ends_in_5_days_is_extended_once(mirror: Mirror) -
     assert (patches(mirror), mirror.world.requests[request].ends_at) == (1, end + YEAR)
 
 
+async def test_it_is_extended_before_the_alert_begins(mirror: Mirror) -> None:
+    request, end = await ending(mirror, days=15)
+    assert await alerts(mirror) == {}
+
+    await extend(mirror)
+
+    assert mirror.world.requests[request].ends_at == end + YEAR
+
+
 async def test_it_is_off_by_default(mirror: Mirror) -> None:
     request, end = await ending(mirror)
 
@@ -91,7 +100,7 @@ async def test_what_was_extended_by_hand_is_left_alone(mirror: Mirror) -> None:
     assert await alerts(mirror) == {}
 
 
-@pytest.mark.parametrize("days", [15, -1])
+@pytest.mark.parametrize("days", [15.1, -1])
 async def test_a_schedule_that_ends_later_or_has_ended_is_not_changed(mirror: Mirror, days: float) -> None:
     await ending(mirror, days=days)
 
@@ -140,7 +149,7 @@ async def test_a_refusal_stands_until_the_schedule_is_extended(mirror: Mirror) -
     mirror.world.requests[request].ends_at = end + YEAR
     mirror.clock.advance(DAY + 3600)
     await mirror.run()
-    await extend(mirror)
+    # Also without a daemon, which alone extends schedules.
     assert "L-ENDS" not in await alerts(mirror)
 
 

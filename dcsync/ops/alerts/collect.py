@@ -15,6 +15,7 @@ from dcsync.core.alerts import Alert, AlertCode, AlertScope
 from dcsync.core.anomaly import TableWarning, worst_first
 from dcsync.core.completeness import ZIP_CODES
 from dcsync.core.events import EventKind
+from dcsync.core.freshness import ends_soon
 from dcsync.core.lifecycle import JobState, has_expired
 from dcsync.core.model import JobId, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
@@ -83,6 +84,9 @@ async def collect_alerts(
     # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
         followed = await follow_requests(manifest, account, jobs.values(), facts, now)
+        ending = {item.freshness.request for item in followed if ends_soon(item.freshness, now)}
+        # The daemon recorded why it could not extend them. Others may have been extended by hand since.
+        found = [alert for alert in found if alert.code is not AlertCode.L_ENDS or alert.subject in ending]
         replaced = await replaced_requests(manifest, account.name, followed)
         promising = [item for item in followed if item.freshness.request not in replaced]
         found += request_alerts(account.name, promising, with_red_alert(found, mirrored), now)

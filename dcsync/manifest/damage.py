@@ -22,6 +22,11 @@ class KnownDamage:
     #: Whether it is a file that was never published. The snapshot's own files are intact.
     is_extra: bool = False
 
+    @property
+    def is_history(self) -> bool:
+        """Whether it is the file of a row history, which no snapshot has."""
+        return self.job is None and self.path.endswith(".parquet")
+
 
 async def known_damage(manifest: SqlManifest, account: AccountName) -> tuple[KnownDamage, ...]:
     """Return the damage that is known of an account, but for snapshots that are no longer published."""

@@ -211,8 +211,17 @@ def _completed(known: KnownJob) -> tuple[bool, float, str]:
 
 async def _of_damage(manifest: SqlManifest, account: AccountSettings) -> list[Alert]:
     known = await known_damage(manifest, account.name)
-    damage, extra = [item for item in known if not item.is_extra], [item for item in known if item.is_extra]
+    histories = [item for item in known if item.is_history]
+    damage = [item for item in known if not (item.is_extra or item.is_history)]
+    extra = [item for item in known if item.is_extra]
     alerts = []
+    if histories:
+        files = "1 file of a row history does" if len(histories) == 1 else f"{len(histories)} files of row histories do"
+        message = f"{files} not match what was recorded (first: {histories[0].path})"
+        hint = "run dcsync history --rebuild. If it says that no snapshot has some rows, restore the file from a backup"
+        alerts.append(
+            Alert.of(AlertCode.V_DAMAGED, account=account.name, subject="history", message=message, hint=hint)
+        )
     if damage:
         files = "1 file in the mirror does" if len(damage) == 1 else f"{len(damage)} files in the mirror do"
         message = f"{files} not match what was published (first: {damage[0].path})"

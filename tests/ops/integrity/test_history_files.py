@@ -12,7 +12,7 @@ from dcsync.ops.integrity.history_files import building_lock
 from dcsync.ops.integrity.report import Kind
 from dcsync.ops.integrity.verify import verify
 from tests.rigs.histories import add_day, build, folder_of, state_of
-from tests.rigs.mirror import Mirror
+from tests.rigs.mirror import Mirror, status_of
 
 NAMES = ("admin_users", "activities_admin")
 
@@ -69,6 +69,10 @@ async def test_damage_stands_until_a_later_verify_finds_none(mirror: Mirror, his
     async with mirror.opened() as context:
         (known,) = await known_damage(context.manifest, mirror.acme)
     assert known.path.endswith("history/admin_users.parquet")
+    (account,) = (await status_of(mirror)).accounts
+    (alert,) = [item.alert for item in account.alerts if item.alert.code == "V-DAMAGED"]
+    assert "1 file of a row history does not match what was recorded (first: acme/" in alert.message
+    assert "dcsync history --rebuild" in alert.hint
 
     file_of(mirror).write_bytes(body)
     assert await found(mirror, records=True) == []

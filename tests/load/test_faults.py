@@ -319,6 +319,35 @@ def test_a_full_disk_leaves_the_rows_before(kind: str, tmp_path: Path) -> None:
         assert place.rows() == [("1", "Ada"), ("3", "Edsger")]
 
 
+@pytest.mark.needs_root
+@pytest.mark.machine
+def test_a_full_database_server_leaves_the_rows_before(tmp_path: Path, postgres_server: Postgres) -> None:
+    place = Goal(postgres_server.fresh(), tmp_path)
+    database = urlsplit(place.address).path.strip("/")
+    body = b"id,name\n" + b"".join(b"%d,%s\n" % (number, b"x" * 100) for number in range(60_000))
+    owner = (postgres_server.folder / "data").stat()
+    with workshop() as made:
+        # The server runs as another user, who has to reach the place.
+        made.folder.chmod(0o711)
+        small = made.memory("tablespace", "size=5M,mode=0700")
+        os.chown(small, owner.st_uid, owner.st_gid)
+        place.tell(f"CREATE TABLESPACE small_{os.getpid()} LOCATION '{small}'")
+        try:
+            with place.opened() as target:
+                latest(target, tmp_path, USERS)
+                place.tell(f"ALTER DATABASE {database} SET default_tablespace = small_{os.getpid()}")
+            with place.opened() as target:
+                with pytest.raises(LoadFailed, match="No space left on device") as caught:
+                    latest(target, tmp_path, body, day=2)
+                assert not isinstance(caught.value, TargetUnusable)
+                assert target.shown()["users"].job == "job-1"
+                assert latest(target, tmp_path, NEXT, day=3).way is Way.WHOLE
+            assert place.rows() == [("1", "Ada"), ("3", "Edsger")]
+        finally:
+            postgres_server.execute(f"DROP DATABASE {database} WITH (FORCE)")
+            postgres_server.execute(f"DROP TABLESPACE small_{os.getpid()}")
+
+
 @pytest.mark.parametrize("kind", ["duckdb", "sqlite"])
 def test_a_file_of_something_else_is_not_touched(kind: str, tmp_path: Path) -> None:
     place = goal(kind, tmp_path)

@@ -11,7 +11,7 @@ from dcsync.core.alerts import AlertCode
 
 REPOSITORY: Final = Path(__file__).parent.parent
 #: Every fault there is, by letter.
-FAULTS: Final = {"D": 20, "F": 25, "M": 13, "T": 15, "A": 40, "C": 6, "S": 15}
+FAULTS: Final = {"D": 20, "F": 25, "M": 13, "T": 15, "A": 40, "L": 10, "C": 6, "S": 15}
 _ROW: Final = re.compile(r"^\| ([A-Z]\d+) \| (.+) \| (.*) \|$", re.MULTILINE)
 _TEST: Final = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,15 @@ def assert_whole(found: tuple[dict[str, str], dict[str, list[tuple[Any, ...]]]],
         assert rows[table] == rows_of(bodies(days[job])[f"{table}.csv"]), (table, job)
 
 
+@contextmanager
+def reading(address: str, table: str) -> Iterator[Callable[[], bool]]:
+    """Read a table in a transaction, for which a load of the table has to wait. Yields whether one does."""
+    waiting = SQL("SELECT 1 FROM pg_locks WHERE NOT granted AND relation = {}::regclass").format(f"acc.{table}")
+    with psycopg.connect(address) as reader, psycopg.connect(address, autocommit=True) as observer:
+        reader.execute(SQL("SELECT count(*) FROM acc.{}").format(Identifier(table)))
+        yield lambda: bool(observer.execute(waiting).fetchall())
+
+
 def shows(address: str, job: str) -> bool:
     """Say whether all tables show the snapshot of a job."""
     return set(in_postgres(address)[0].values()) == {job}
@@ -106,19 +116,14 @@ async def test_a_killed_load_shows_whole_snapshots_and_the_next_one_finishes(tmp
         days = {job: 1}
         assert await run(side, "sync") == 0, said(tmp_path)
         assert_whole(in_postgres(database), days)
-        for day, loaded in ((2, 0), (3, 2), (4, 5)):
+        for day, table in ((2, TABLES[1]), (3, TABLES[3]), (4, TABLES[5])):
             job = add_day(side.sandbox.world, day)
             days[job] = day
-            process = await Cold(tmp_path)("sync", environ=environ(side))
-
-            def has_loaded(job: str = job, loaded: int = loaded) -> bool:
-                shown, _ = in_postgres(database)
-                is_working = any((side.root / ".dcsync/load").glob("*.work"))
-                return is_working and list(shown.values()).count(job) >= loaded
-
-            await until(has_loaded, "the load")
-            process.send(signal.SIGKILL)
-            await process.wait()
+            with reading(database, table) as has_waiters:
+                process = await Cold(tmp_path)("sync", environ=environ(side))
+                await until(has_waiters, "the load of that table")
+                process.send(signal.SIGKILL)
+                await process.wait()
             assert_whole(in_postgres(database), days)
             assert_whole(in_duckdb(path), days)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -271,6 +272,22 @@ async def test_cancelling_interrupts_the_target(mirror: Mirror) -> None:
     assert task.cancelled()
     assert target.interrupted.is_set()
     assert target.rows == {}
+
+
+async def test_a_target_that_does_not_react_delays_no_end(mirror: Mirror) -> None:
+    target, answers = FakeTarget(), threading.Event()
+    target.before = answers.wait
+    await add_day(mirror, {"users.csv": USERS})
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(run(mirror, wanted(target)))
+        await until(lambda: target.opened, "the load")
+        task.cancel()
+
+    assert task.cancelled()
+    assert target.interrupted.is_set()
+    assert target.rows == {}
+    answers.set()
 
 
 async def test_of_two_at_once_the_second_finds_everything_loaded(mirror: Mirror) -> None:

@@ -178,3 +178,21 @@ async def test_two_hosts_load_each_snapshot_once(tmp_path: Path, postgres_server
             assert statuses == [0, 0]
             assert all(host.said("a bug in dcsync") == 0 for host in hosts.hosts)
             assert hosts.query("SELECT value FROM meta WHERE key = 'broken:'") == []
+
+
+async def test_doctor_says_that_the_user_may_not_write(tmp_path: Path, postgres_server: Postgres) -> None:
+    address = postgres_server.fresh()
+    database = address.rpartition("/")[2]
+    postgres_server.execute(f"CREATE ROLE {database} LOGIN")
+    with served(tmp_path) as side:
+        configure(side, address.replace("dcsync@", f"{database}@"), with_duckdb=False)
+        await run(side, "doctor")
+        said_before = (tmp_path / "stdout").read_text()
+        postgres_server.execute(f"GRANT CREATE ON DATABASE {database} TO {database}")
+        await run(side, "doctor")
+
+    assert "warn  load: pg: postgresql://127.0.0.1" in said_before
+    assert "ok    load: pg: postgresql://127.0.0.1" in (tmp_path / "stdout").read_text()
+    assert postgres_server.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'acc'", database=database) == [
+        (0,)
+    ]

@@ -165,8 +165,12 @@ async def read_states(config: Config, stores: Stores) -> dict[str, LoadState]:
 
 
 def ask_target(load: Section, environ: Mapping[str, str]) -> str:
-    """Connect to the target of a load, and return its address without secrets. Blocks. Raises `DcsyncError`s."""
+    """Check that a load can write to its target, and return its address without secrets. Blocks.
+
+    Raises `DcsyncError`s.
+    """
     ready = _wanted(load, environ).prepare()
     with TemporaryDirectory(prefix="dcsync-") as folder, ready.open_target(Path(folder)) as target:
         target.shown()
+        target.check_writable()
     return ready.where

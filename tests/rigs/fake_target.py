@@ -76,6 +76,9 @@ class FakeTarget:
             self.state[each.table] = each
             self.marked.append(each.table)
 
+    def check_writable(self) -> None:
+        self.shown()
+
     def interrupt(self) -> None:
         self.interrupted.set()
 

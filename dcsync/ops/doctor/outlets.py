@@ -24,7 +24,7 @@ from dcsync.tasks import DiskThreads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The target of a load. `ask` connects to it, and returns its address without secrets. Raises `DcsyncError`s."""
+    """The target of a load. `ask` returns its address without secrets, or raises why a load cannot write there."""
 
     load: str
     ask: Callable[[], str]
@@ -127,7 +127,7 @@ def row_history(tables: Sequence[str]) -> Check:
 
 
 def loads(targets: Sequence[Target]) -> Check:
-    """Check that dlt is installed, and that each target answers. Nothing is written."""
+    """Check that dlt is installed, and that a load can write to each target. Nothing stays there."""
     if not targets:
         return ok("load", "none configured")
     doubts, answers = {}, []

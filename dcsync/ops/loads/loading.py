@@ -45,6 +45,9 @@ class Target(Protocol):
     def mark(self, shown: Sequence[Shown]) -> None:
         """Record that tables show another snapshot with the same rows."""
 
+    def check_writable(self) -> None:
+        """Raise `LoadFailed` if a load could not write. Changes nothing that stays."""
+
     def interrupt(self) -> None:
         """End what runs now soon, with `LoadInterrupted`."""
 

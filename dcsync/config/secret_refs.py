@@ -207,6 +207,9 @@ class LoadRef(SecretRef):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
+        if text.startswith("file://"):
+            # The address of a folder. A secret file is file:PATH.
+            self.kind, self._rest = "literal", text
         if self.kind == "literal":
             # Raises an error that does not have the address, which may contain a password.
             check_address(text)

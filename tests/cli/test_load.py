@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -163,3 +165,19 @@ def test_an_address_with_a_password_is_shown_nowhere(
     assert "postgresql://127.0.0.1:9/acc" in said[1].err
     files = [path for folder in (side.root, side.state) for path in folder.rglob("*") if path.is_file()]
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("address", ["sqlite://{}/target.db", "file://{}/parquet"])
+def test_other_targets(side: Served, dcsync: Dcsync, address: str) -> None:
+    to = address.format(side.folder)
+    (side.folder / "parquet").mkdir()
+    side.config.write_text(f'{side.config.read_text()}\n[[load]]\nto = "{to}"\n')
+    add_day(side, b"id,name\n1,a\n2,b\n")
+    dcsync("sync")
+
+    result = dcsync("load")
+    assert (result.out, result.err) == (f"main: {to}: 0 tables loaded, 1 unchanged\n", "")
+    parquet = side.folder / "parquet/dcsync/admin_users.parquet"
+    with duckdb.connect() if to.startswith("file") else closing(sqlite3.connect(side.folder / "target.db")) as reader:
+        source = f"'{parquet}'" if to.startswith("file") else "admin_users"
+        assert reader.execute(f"SELECT name FROM {source} ORDER BY id").fetchall() == [("a",), ("b",)]

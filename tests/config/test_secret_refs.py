@@ -325,3 +325,12 @@ def test_the_address_of_a_load_is_a_secret_if_it_has_a_password(text: str, shown
     (load,) = make_config(load=[{"to": text}]).loads
 
     assert (load.to.describe(), load.to.holds_secret) == (shown, holds)
+
+
+def test_a_folder_as_the_target_of_a_load_is_no_reference_to_a_secret_file(tmp_path: Path) -> None:
+    folder, secret = make_config(load=[{"to": "file:///srv/acc"}]).loads, secret_file(tmp_path, b"duckdb:///srv/x")
+
+    assert folder[0].to.resolve({}).get_secret_value() == "file:///srv/acc"
+    assert (folder[0].to.describe(), folder[0].to.holds_secret) == ("file:///srv/acc", False)
+    (load,) = make_config(load=[{"to": f"file:{secret}"}]).loads
+    assert load.to.resolve({}).get_secret_value() == "duckdb:///srv/x"

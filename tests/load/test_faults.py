@@ -190,6 +190,7 @@ def test_a_reader_that_keeps_a_table_delays_its_load_and_no_other(server: Goal, 
                 latest(target, tmp_path, NEXT, day=2)
             assert not isinstance(caught.value, TargetUnusable)
             assert latest(target, tmp_path, USERS, table="others").way is Way.WHOLE
+    with server.opened() as target:
         assert latest(target, tmp_path, NEXT, day=2).way is Way.WHOLE
 
 

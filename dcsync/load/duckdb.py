@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dcsync.core.sql import identifier, text
 from dcsync.errors import LoadFailed, LoadRefused, TargetUnusable
@@ -19,6 +19,10 @@ from dcsync.rows.engine import LEAST_MEMORY, THREADS, rows_errors
 
 if TYPE_CHECKING:
     from dlt.destinations.sql_client import SqlClientBase
+
+
+#: DuckDB lets one process at a time write a file, and none while others read it.
+_HINT: Final = "close the programs that have the file open, and check its path and its rights"
 
 
 class DuckDbTarget(SqlTarget):
@@ -145,7 +149,7 @@ class DuckDbTarget(SqlTarget):
 
         reason = self.clean(str(error) or type(error).__name__)
         if self._client is None:
-            return TargetUnusable(self.name, table, reason)
+            return TargetUnusable(self.name, table, reason, hint=_HINT)
         if isinstance(error, duckdb.DependencyException | duckdb.CatalogException):
             return LoadRefused(self.name, table, reason)
         if isinstance(error, duckdb.FatalException | duckdb.IOException):

@@ -379,8 +379,9 @@ def test_a_duckdb_file_that_another_process_has_open_is_named(tmp_path: Path) ->
         assert other.stdout is not None
         assert other.stdin is not None
         assert other.stdout.readline() == b"open\n"
-        with place.opened() as target, pytest.raises(TargetUnusable, match=r"(?i)lock"):
+        with place.opened() as target, pytest.raises(TargetUnusable, match=r"(?i)lock") as caught:
             latest(target, tmp_path, USERS)
+        assert "close the programs" in caught.value.advice
         other.stdin.close()
     with place.opened() as target:
         assert latest(target, tmp_path, USERS).way is Way.WHOLE

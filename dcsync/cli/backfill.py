@@ -117,6 +117,9 @@ class _Command:
                 message = "--to needs --from"
                 raise click.UsageError(message)
             return known
+        if last is not None and last < first:
+            message = "the last month (--to) is before the first (--from)"
+            raise click.UsageError(message)
         days = period(first, last, SystemClock().now())
         if days is None:
             message = "the period has no day before today"

@@ -105,7 +105,8 @@ def _sync_folder(path: Path) -> None:
 
 def _there(path: Path) -> ConfigError:
     message = f"{path} already exists, and dcsync never overwrites a configuration"
-    return ConfigError(message, hint="edit the file, or choose a different file: dcsync --config FILE init")
+    hint = "edit it, continue with dcsync init on a terminal, without options, or use dcsync --config FILE init"
+    return ConfigError(message, hint=hint)
 
 
 def _failed(path: Path, error: OSError) -> ConfigError:

@@ -94,7 +94,7 @@ def parse(text: str, *, place: Path, exposed: bool = False, accounts_needed: boo
         else:
             old_names.append(OldName(file=str(place), line=line, key=key, message=renaming.message))
     if accounts_needed and document.get("account", []) == []:
-        message = "add at least one [[account]]"
+        message = "add at least one [[account]], or let dcsync init add one"
         line = line_of(("account",), lines)
         mistakes.append(ConfigMistake(file=str(place), line=line, key="account", message=message))
     try:

@@ -103,6 +103,7 @@ def test_a_cancelled_one_is_shown_as_json(side: Served, dcsync: Dcsync) -> None:
         (("--from", "2026-13"), 2, "is not a month such as 2026-11"),
         (("--from", "yesterday"), 2, "is not a month such as 2026-11"),
         (("--from", "9998-01"), 2, "the period has no day before today"),
+        (("--from", "2026-09", "--to", "2026-08"), 2, "the last month (--to) is before the first (--from)"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -189,6 +189,7 @@ def test_a_configuration_that_is_there_is_never_overwritten(side: Served, dcsync
 
     assert result.status == 2
     assert f"{side.config} already exists, and dcsync never overwrites" in result.err
+    assert "continue with dcsync init on a terminal, without options" in result.err
     assert side.config.read_bytes() == before
 
 

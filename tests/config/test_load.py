@@ -239,7 +239,7 @@ def test_sections_that_are_missing_are_named(tmp_path: Path) -> None:
     assert problems(tmp_path, "") == [
         "config.toml: mirror: the section [mirror] is missing",
         "config.toml: auth: the section [auth] is missing",
-        "config.toml: account: add at least one [[account]]",
+        "config.toml: account: add at least one [[account]], or let dcsync init add one",
     ]
 
 
@@ -255,7 +255,7 @@ def test_no_account_is_a_problem_for_all_but_what_finds_out_which_there_are(tmp_
 
 def test_a_missing_account_is_named_with_everything_else(tmp_path: Path) -> None:
     assert problems(tmp_path, MIRROR + AUTH.replace("env:TOKEN", "env:"), mode=0o644) == [
-        "config.toml: account: add at least one [[account]]",
+        "config.toml: account: add at least one [[account]], or let dcsync init add one",
         "config.toml:5: auth.access_token: a name is missing after env:",
     ]
 

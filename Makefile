@@ -18,7 +18,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutants torture bench dist docs format lint types imports check lock clean
+.PHONY: help demo test systems mutants torture bench dist docs format lint types imports check lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -26,7 +26,7 @@ help: ## List these commands
 demo: $(VENV)/.package ## Serve a stand-in for the API on loopback and mirror it into a folder
 	@DCSYNC_DEMO_AGAIN='make demo' $(BIN)/dcsync demo
 
-test: $(VENV)/.dev $(VENV)/.debian $(VENV)/.wheels $(VENV)/.bare ## Run all tests (ARGS="tests/core -k names" runs some)
+test: $(VENV)/.dev $(VENV)/.debian ## Run the tests (ARGS="tests/core -k names" runs some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
@@ -35,6 +35,9 @@ else
 	$(BIN)/pytest --ignore=tests/core $(BESIDE) || status=1; \
 	exit $$status
 endif
+
+systems: $(VENV)/.dev $(VENV)/.debian $(VENV)/.wheels $(VENV)/.bare ## Build a release, and install and run it in systems that boot, as root
+	$(BIN)/pytest --durations=10 tests/systems
 
 mutants: $(VENV)/.dev ## Make small wrong changes to MODULE=dcsync/core/quota.py, which its tests (or TESTS=…) must detect
 	@test -n "$(MODULE)" || { echo "make mutants needs a MODULE, such as dcsync/core/quota.py" >&2; exit 1; }
@@ -69,7 +72,7 @@ types: $(VENV)/.dev ## Check the types
 imports: $(VENV)/.dev ## Check that imports only go down
 	$(BIN)/lint-imports --no-logo
 
-check: lint types imports test ## Run all checks, as CI does
+check: lint types imports systems test ## Run all checks, as CI does
 
 lock: $(VENV)/.dev ## Rewrite requirements-dev.txt with uv (UPGRADE=--upgrade for newer releases)
 	@PATH="$(CURDIR)/$(BIN):$$PATH"; command -v uv >/dev/null || { echo "make lock needs the program uv on PATH" >&2; exit 1; }; \
@@ -107,7 +110,7 @@ $(VENV)/.wheels: $(VENV)/.dev scripts/dist/pinned.py
 	@touch $@
 
 # The packages of a bare Debian. The tests install it from them, without the network.
-$(VENV)/.bare: tests/bare-packages.txt | $(BIN)/python
+$(VENV)/.bare: tests/bare-packages.txt | $(BIN)/python $(VENV)/.debian
 	@scripts/bare-debian $< $(VENV)/bare/packages
 	@touch $@
 

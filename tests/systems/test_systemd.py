@@ -17,7 +17,7 @@ from tests.rigs import confined, nspawn, units_sandbox
 if TYPE_CHECKING:
     from tests.rigs.nspawn import Booted
 
-UNITS: Final = Path(__file__).parents[1] / "dcsync/systemd/files"
+UNITS: Final = Path(__file__).parents[2] / "dcsync/systemd/files"
 SERVICES: Final = ("dcsync.service", "dcsync@.service", "dcsync-sync.service")
 PROGRAM: Final = "/usr/local/bin/dcsync"
 

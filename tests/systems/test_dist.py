@@ -1,4 +1,4 @@
-"""The files of a release: what is in the packages. tests/test_bare_debian.py installs them."""
+"""The files of a release: what is in the packages. tests/systems/test_bare_debian.py installs them."""
 
 from __future__ import annotations
 

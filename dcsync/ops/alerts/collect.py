@@ -17,7 +17,7 @@ from dcsync.core.completeness import ZIP_CODES
 from dcsync.core.events import EventKind
 from dcsync.core.freshness import ends_soon
 from dcsync.core.lifecycle import JobState, has_expired
-from dcsync.core.model import JobId, Json, RequestId
+from dcsync.core.model import AccountName, JobId, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.standing import StandingAlert, with_history
 from dcsync.errors import DcsyncError
@@ -109,8 +109,11 @@ async def standing_alerts(manifest: SqlManifest, alerts: Sequence[Alert], now: d
     """Return these alerts with the history that the last run recorded. Nothing is written."""
     accounts = {alert.account for alert in alerts}
     known = await StandingAlerts(manifest).load(sorted(accounts)) if await manifest.is_current() else ()
-    # A run knows better hints than the manifest, and records them.
-    hints = {item.alert.key: item.alert.hint for item in known}
+    owners = (*map(AccountName, accounts), None)
+    broken = [part for owner in owners for part in await BrokenParts(manifest, owner).load()]
+    current = {(part.code, part.subject) for part in broken}
+    # A run knows better hints than the manifest, and records them. Only that of a broken part may be newer.
+    hints = {item.alert.key: item.alert.hint for item in known if item.alert.key[1:] not in current}
     alerts = [replace(alert, hint=hints.get(alert.key) or alert.hint) for alert in alerts]
     return tuple(with_history(alerts, known, now))
 

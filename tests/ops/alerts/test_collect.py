@@ -14,11 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dcsync.app.status import read_status
 from dcsync.auth.token_store import TokenPair, TokenStore
+from dcsync.core.alert_codes import AlertCode
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, DataRequest, JobId
 from dcsync.core.standing import StandingAlert
 from dcsync.errors import ExitStatus
 from dcsync.manifest import StandingAlerts
+from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.metrics import render
 from dcsync.sandbox import Fault
 from tests.rigs.listener import DAY, HOUR, Listener, add_schedule, make_dispatcher, pass_days
@@ -362,3 +364,18 @@ async def test_all_readers_show_the_same_alerts(mirror: Mirror, service: Notific
     async with mirror.opened() as context:
         recorded = await StandingAlerts(context.manifest).load([ACME])
     assert sorted(item.alert.code for item in recorded) == expected
+
+
+async def test_a_broken_part_shows_its_newest_hint_before_the_next_run(mirror: Mirror) -> None:
+    add_extract(mirror, tables(1))
+    part = BrokenPart(code=AlertCode.R_LOAD, subject="main", message="the load failed", hint="next try at 21:47")
+    async with mirror.opened() as context:
+        await BrokenParts(context.manifest, None).replace([AlertCode.R_LOAD], [part])
+    await mirror.run()
+    assert [item.alert.hint for item in await standing(mirror)] == ["next try at 21:47"]
+
+    async with mirror.opened() as context:
+        later = replace(part, hint="next try at 22:47")
+        await BrokenParts(context.manifest, None).replace([AlertCode.R_LOAD], [later])
+
+    assert [item.alert.hint for item in await standing(mirror)] == ["next try at 22:47"]

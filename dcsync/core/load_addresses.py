@@ -51,6 +51,8 @@ def shown(address: str) -> str:
         parts = urlsplit(address)
     except ValueError:
         return f"{scheme}://…"
+    if _may_be_cut(address, parts.netloc):
+        return f"{scheme}://…"
     host = parts.netloc.rpartition("@")[2]
     return f"{scheme}://{host}{parts.path}"
 
@@ -61,4 +63,11 @@ def has_secret(address: str) -> bool:
         parts = urlsplit(address)
     except ValueError:
         return True
-    return ":" in parts.netloc.rpartition("@")[0] or bool(parts.query or parts.fragment)
+    is_shown_whole = not (parts.query or parts.fragment or _may_be_cut(address, parts.netloc))
+    return ":" in parts.netloc.rpartition("@")[0] or not is_shown_whole
+
+
+def _may_be_cut(address: str, netloc: str) -> bool:
+    """Say whether the password may have a slash or the like, and so end behind the host."""
+    before = address.partition("://")[2].rpartition("@")[0]
+    return bool(netloc) and ":" in before and len(before) > len(netloc)

@@ -42,6 +42,12 @@ def test_what_is_no_address_is_refused_without_its_text(address: str, said: str)
         ),
         (f"postgresql://user:{CANARY}@@host/acc", "postgresql://host/acc"),
         (f"postgresql://user:{CANARY}@[::1/acc", "postgresql://…"),
+        (f"postgresql://user:{CANARY}#x@host/acc", "postgresql://…"),
+        (f"postgresql://user:{CANARY}?x@host/acc", "postgresql://…"),
+        (f"postgresql://user:{CANARY}/x@host/acc", "postgresql://…"),
+        (f"postgresql://user:x@{CANARY}/x@host/acc", "postgresql://…"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("file:///srv/a:b@c", "file:///srv/a:b@c"),
         ("duckdb:///srv/acc.duckdb", "duckdb:///srv/acc.duckdb"),
         ("s3://bucket/folder", "s3://bucket/folder"),
     ],
@@ -59,6 +65,8 @@ def test_it_is_shown_without_secrets(address: str, words: str) -> None:
         ("postgresql://host/acc?password=x", True),
         ("s3://bucket/folder#x", True),
         ("postgresql://user:x@[::1/acc", True),
+        ("postgresql://user:x/y@host/acc", True),
+        ("file:///srv/a:b@c", False),
     ],
 )
 def test_a_password_is_in_front_of_the_host_or_in_the_query(address: str, has: bool) -> None:

@@ -17,7 +17,7 @@ from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.config import Config
 from dcsync.config.sections import Load as Section
 from dcsync.core.alerts import AlertCode
-from dcsync.core.load_addresses import shown
+from dcsync.core.load_addresses import check_address, shown
 from dcsync.core.load_settings import LoadSettings
 from dcsync.core.load_state import LoadState
 from dcsync.core.loads import LoadMode, NewColumn
@@ -144,6 +144,7 @@ def _wanted(load: Section, environ: Mapping[str, str]) -> WantedLoad:
     def prepare() -> Load:
         address = load.to.resolve(environ).get_secret_value()
         try:
+            check_address(address)
             where = shown(address)
         except ValueError as error:
             raise ConfigError(f"load.to ({load.to.describe()}) {error}", hint="correct the address") from None

@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import re
+import threading
+from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from dcsync.core.model import Hub
 
 _STDIN = 0
+#: A browser that has not failed after these seconds is open.
+_BROWSER_STARTS_S: Final = 2.0
 
 
 @click.command("login", epilog=exit_statuses(3, 12))
@@ -186,10 +190,17 @@ def _open_browser(url: str) -> bool:
 
     if not has_browser():
         return False
-    try:
-        return webbrowser.open(url)
-    except (webbrowser.Error, OSError):
-        return False
+    results: list[bool] = []
+
+    def opening() -> None:
+        with suppress(webbrowser.Error, OSError):
+            results.append(webbrowser.open(url))
+
+    # A browser in the foreground, as $BROWSER may name one, ends after the sign-in only.
+    thread = threading.Thread(target=opening, name="dcsync-browser", daemon=True)
+    thread.start()
+    thread.join(_BROWSER_STARTS_S)
+    return thread.is_alive() or results == [True]
 
 
 async def _login(config: Config, terminal: Terminal, *, switch_user: bool, as_json: bool) -> int:

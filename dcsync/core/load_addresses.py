@@ -20,6 +20,9 @@ SCHEMES: Final = {
     "databricks": "Databricks",
 }
 _EXAMPLE: Final = "postgresql://user@host/database"
+_FILES: Final = {"duckdb", "sqlite", "file"}
+#: Their addresses have no user and no password, and a path may contain anything.
+_PLACES: Final = _FILES | {"s3"}
 
 
 def scheme_of(address: str) -> str:
@@ -40,8 +43,18 @@ def scheme_of(address: str) -> str:
 
 
 def check_address(address: str) -> None:
-    """Raise `ValueError` for an address that dcsync cannot load into. The message does not have the address."""
-    scheme_of(address)
+    """Raise `ValueError` for an address that dcsync cannot load into. The message does not have the address.
+
+    A special character in a password would make a part of it the host, which drivers and messages show.
+    """
+    scheme = scheme_of(address)
+    if scheme in _FILES and not address.partition("://")[2].startswith("/"):
+        message = f"must begin with {scheme}:/// and an absolute path"
+        raise ValueError(message)
+    if scheme not in _PLACES and not _is_divided_as_meant(address):
+        special = ", ".join(f"%{ord(character):02X} for {character}" for character in "@:/?#")
+        message = f"has a port that is not a number, or a user or password with a special character: write {special}"
+        raise ValueError(message)
 
 
 def shown(address: str) -> str:
@@ -65,6 +78,17 @@ def has_secret(address: str) -> bool:
         return True
     is_shown_whole = not (parts.query or parts.fragment or _may_be_cut(address, parts.netloc))
     return ":" in parts.netloc.rpartition("@")[0] or not is_shown_whole
+
+
+def _is_divided_as_meant(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        return False
+    user = parts.netloc.rpartition("@")[0]
+    has_password_in_path = ":" in parts.netloc and "@" in parts.path
+    return "@" not in user and user.count(":") <= 1 and not has_password_in_path and not parts.fragment
 
 
 def _may_be_cut(address: str, netloc: str) -> bool:

@@ -152,17 +152,25 @@ def test_a_secret_that_is_missing_is_told_without_a_traceback(side: Served, dcsy
     assert result.err.startswith("main: the target: the environment variable NO_SUCH_VARIABLE is not set")
 
 
-def test_an_address_with_a_password_is_shown_nowhere(
-    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("password", "said_instead"),
+    [
+        ("hunter2-canary", "main: postgresql://127.0.0.1:9/acc: "),
+        ("x@hunter2-canary", "has a port that is not a number, or a user or password with a special character"),
+        ("1/hunter2-canary", "has a port that is not a number, or a user or password with a special character"),
+    ],
+)
+def test_a_password_in_an_address_is_shown_nowhere(
+    side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch, password: str, said_instead: str
 ) -> None:
-    monkeypatch.setenv("LOAD_TO", "postgresql://dcsync:hunter2-canary@127.0.0.1:9/acc")
+    monkeypatch.setenv("LOAD_TO", f"postgresql://dcsync:{password}@127.0.0.1:9/acc")
     side.config.write_text(side.config.read_text() + '\n[[load]]\nto = "env:LOAD_TO"\n')
     add_day(side, b"id\n1\n")
 
     said = [dcsync(*words) for words in (("sync",), ("load",), ("load", "status"), ("status",), ("doctor",))]
 
     assert "hunter2" not in json.dumps([[each.out, each.err] for each in said])
-    assert "postgresql://127.0.0.1:9/acc" in said[1].err
+    assert said_instead in said[1].err
     files = [path for folder in (side.root, side.state) for path in folder.rglob("*") if path.is_file()]
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
 

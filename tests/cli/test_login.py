@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import re
 import sys
+import threading
 import tomllib
+import webbrowser
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ import aiohttp
 import pytest
 
 from dcsync.auth.token_store import TokenStore
+from dcsync.cli.login import Terminal
 from dcsync.sandbox import Fault
 from dcsync.sandbox.refusals import REQUEST_ID
 from tests.cli.conftest import Dcsync
@@ -265,3 +269,35 @@ def test_login_is_refused_for_a_method_without_sign_in(
 
     assert result.status == 2
     assert "login and logout do not apply" in result.err
+
+
+@pytest.mark.parametrize(("result", "opens"), [(True, True), (False, False)])
+def test_a_browser_says_whether_it_opened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], result: bool, opens: bool
+) -> None:
+    monkeypatch.setenv("BROWSER", "a browser")
+    monkeypatch.setattr(webbrowser, "open", lambda _: result)
+
+    Terminal(opens_browser=True).show("http://127.0.0.1/", listening=True, why_not="")
+
+    assert ("The browser is opening" in capsys.readouterr().err) is opens
+
+
+def test_a_browser_in_the_foreground_does_not_stop_the_sign_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends after the sign-in, for which dcsync has to go on."""
+    goes_on, seen = threading.Event(), queue.SimpleQueue[bool]()
+
+    def stays_open(_: str) -> bool:
+        seen.put(goes_on.wait(60))
+        return True
+
+    monkeypatch.setenv("BROWSER", "a browser")
+    monkeypatch.setattr(webbrowser, "open", stays_open)
+
+    Terminal(opens_browser=True).show("http://127.0.0.1/", listening=True, why_not="")
+    goes_on.set()
+
+    assert seen.get(timeout=60)
+    assert "The browser is opening" in capsys.readouterr().err

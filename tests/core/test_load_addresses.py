@@ -23,14 +23,49 @@ def test_every_scheme_is_accepted_in_any_case(scheme: str) -> None:
         (f"postgresql:{CANARY}", "is not an address such as"),
         (f"user:{CANARY}@host://x", "is not an address such as"),
         ("", "is not an address such as"),
+        ("duckdb://acc.duckdb", "must begin with duckdb:/// and an absolute path"),
+        ("file://folder", "must begin with file:/// and an absolute path"),
     ],
 )
 def test_what_is_no_address_is_refused_without_its_text(address: str, said: str) -> None:
-    with pytest.raises(ValueError, match="address") as caught:
+    with pytest.raises(ValueError, match=r"address|path") as caught:
         check_address(address)
 
     assert said in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"postgresql://user:x@{CANARY}@host/acc",
+        f"postgresql://user:x:{CANARY}@host/acc",
+        f"postgresql://user:1/{CANARY}@host/acc",
+        f"postgresql://user:x#{CANARY}@host/acc",
+        f"mssql://user:x/{CANARY}@host/acc",
+        f"postgresql://user:{CANARY}@[::1/acc",
+        f"postgresql://user:x@host:{CANARY}/acc",
+    ],
+)
+def test_a_special_character_that_would_make_the_password_the_host_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="write %40 for @, %3A for :") as caught:
+        check_address(address)
+
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://user:x%40y@host:5432/acc?sslmode=verify-full&user=a@b",
+        "postgresql://host/acc",
+        "duckdb:///srv/a@b:c@d.duckdb",
+        "file:///srv/a:b@c",
+        "s3://bucket/a@b:c@d",
+    ],
+)
+def test_an_address_that_means_one_thing_is_accepted(address: str) -> None:
+    check_address(address)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ FORCED: Final = """
     from yarl import URL
     from dcsync import log
     from dcsync.cli.group import show_bug
-    from dcsync.errors import ConfigInvalid, ConfigMistake, every_error
+    from dcsync.errors import ConfigInvalid, ConfigMistake, LoadFailed, ValueRefused, every_error
 
     token, url, secret, form = sys.argv[1:]
     log.configure("debug", form, stream=sys.stderr)
@@ -196,6 +196,10 @@ FORCED: Final = """
             for text in words:
                 if kind is ConfigInvalid:
                     yield kind((ConfigMistake(file="c", line=1, key="auth", message=text),))
+                elif issubclass(kind, ValueRefused):
+                    yield kind(text, "table", text, column="id", place="row 1")
+                elif issubclass(kind, LoadFailed):
+                    yield kind(text, "table", text)
                 else:
                     yield kind(text)
         yield aiohttp.ClientResponseError(info, (), status=403, message="Forbidden", headers=info.headers)

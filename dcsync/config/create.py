@@ -105,7 +105,7 @@ def _sync_folder(path: Path) -> None:
 
 def _there(path: Path) -> ConfigError:
     message = f"{path} already exists, and dcsync never overwrites a configuration"
-    hint = "edit it, continue with dcsync init on a terminal, without options, or use dcsync --config FILE init"
+    hint = "edit the file, continue with dcsync init on a terminal, without options, or use dcsync --config FILE init"
     return ConfigError(message, hint=hint)
 
 

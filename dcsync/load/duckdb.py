@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from dcsync.core.sql import identifier, text
 from dcsync.errors import LoadFailed, LoadRefused, TargetUnusable
+from dcsync.load import causes
 from dcsync.load.clients import duckdb_client, file_path, native_errors
 from dcsync.load.reading import Column, Reading
 from dcsync.load.sql_target import STAGE, SqlTarget
@@ -19,10 +20,6 @@ from dcsync.rows.engine import LEAST_MEMORY, THREADS, rows_errors
 
 if TYPE_CHECKING:
     from dlt.destinations.sql_client import SqlClientBase
-
-
-#: DuckDB lets one process at a time write a file, and none while others read it.
-_HINT: Final = "close the programs that have the file open, and check its path and its rights"
 
 
 class DuckDbTarget(SqlTarget):
@@ -149,13 +146,16 @@ class DuckDbTarget(SqlTarget):
 
         reason = self.clean(str(error) or type(error).__name__)
         if self._client is None:
-            return TargetUnusable(self.name, table, reason, hint=_HINT)
+            # DuckDB lets one process at a time write a file, and none while others read it.
+            is_locked = "Could not set lock" in reason
+            cause = causes.in_use(reason) if is_locked else causes.of_file(Path(self._path), reason)
+            return TargetUnusable(self.name, table, self.clean(cause.reason), hint=cause.hint)
         if isinstance(error, duckdb.DependencyException | duckdb.CatalogException):
             return LoadRefused(self.name, table, reason)
         if isinstance(error, duckdb.FatalException | duckdb.IOException):
             # After a fatal error, DuckDB answers nothing until the file is opened again.
             self.close()
-        return LoadFailed(self.name, table, reason)
+        return self.failed(table, reason, Path(self._path).parent)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import errno
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from dcsync.core.loads import Shown
@@ -86,7 +87,11 @@ class FolderTarget(Target):
             reason = self.clean(error.strerror)
             if error.errno not in _UNUSABLE:
                 return LoadFailed(self.name, table, reason)
-        return TargetUnusable(self.name, table, reason)
+        cause = self._place.cause(error, reason)
+        return TargetUnusable(self.name, table, self.clean(cause.reason), hint=cause.hint)
+
+    def own_folder(self) -> Path:
+        return self._place.folder
 
     def _rows(self, there: Iterable[str]) -> list[Shown]:
         if _FILE not in there:

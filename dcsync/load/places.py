@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from dcsync.errors import TargetUnusable
+from dcsync.load import causes
+from dcsync.load.causes import Cause
 from dcsync.load.clients import file_path, s3_files
 from dcsync.load.target import Options, check_folder
 from dcsync.opening import open_regular
@@ -22,7 +25,13 @@ _MODE: Final = 0o644
 
 
 class Place(ABC):
-    """A folder."""
+    """A folder. `folder` is where files are written: the folder itself, or the one for unfinished data."""
+
+    folder: Path
+
+    @abstractmethod
+    def cause(self, error: Exception, said: str) -> Cause:
+        """Return why the folder cannot be used."""
 
     @abstractmethod
     def check_writable(self) -> None:
@@ -49,7 +58,10 @@ class DiskPlace(Place):
     """A folder on a disk."""
 
     def __init__(self, options: Options) -> None:
-        self._folder = Path(file_path(options.address)) / options.dataset
+        self.folder = self._folder = Path(file_path(options.address)) / options.dataset
+
+    def cause(self, _: Exception, said: str) -> Cause:
+        return causes.of_folder(self._folder, said)
 
     def check_writable(self) -> None:
         try:
@@ -112,8 +124,11 @@ class S3Place(Place):
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._work = options.work
+        self.folder = self._work = options.work
         self._opened: tuple[Any, str] | None = None
+
+    def cause(self, error: Exception, said: str) -> Cause:
+        return Cause(said, causes.of_s3(error) or TargetUnusable.hint)
 
     @property
     def _files(self) -> Any:  # noqa: ANN401 - fsspec has no types

@@ -18,6 +18,7 @@ from dcsync.core.names import printable
 from dcsync.core.row_history import VALID_TO
 from dcsync.core.sql import identifier, text
 from dcsync.errors import LoadFailed, LoadRefused, RowsFailed, TargetUnusable, ValueRefused
+from dcsync.load import causes
 from dcsync.load.clients import column_type, native_errors, postgres_client
 from dcsync.load.reading import ROW, Column, Reading, fitting_name
 from dcsync.load.sql_target import STAGE, SqlTarget
@@ -33,7 +34,6 @@ _PIECE: Final = 1 << 20
 #: In older versions of PostgreSQL, a line with only this ends a file.
 _END: Final = b"\n\\."
 _CONTEXT: Final = re.compile(r"^COPY .*?, line (\d+)(?:, column (.*?)(?:: |$))?", re.DOTALL)
-_DENIED: Final = "give the user of the address the right to create tables in that schema"
 #: The index by which the rows of a history that end are found.
 _ROW_INDEX: Final = ("CREATE INDEX", f"btree ({ROW}) WHERE {VALID_TO} IS NULL")
 _COPY: Final = "FORMAT csv, NULL '', ENCODING 'UTF8'"
@@ -267,17 +267,17 @@ class PostgresTarget(SqlTarget):
             kind = _MalformedError if state == "22P04" and self._is_direct else ValueRefused
             return kind(self.name, table, reason, column=column, place=line)
         if state in {"42501", "25006"}:  # insufficient_privilege, read_only_sql_transaction
-            return LoadFailed(self.name, table, reason, hint=_DENIED)
+            return LoadFailed(self.name, table, reason, hint=causes.of_state(state))
         if state == "55P03":  # lock_not_available
             reason = f"another session used the table for {self._options.patience_s:g} s"
-            return LoadFailed(self.name, table, reason, hint="end long queries of that table")
+            return LoadFailed(self.name, table, reason, hint="end long queries of that table (pg_stat_activity)")
         if state[:2] in {"0A", "2B", "42"}:  # a view depends on a column, a name that cannot be used
             return LoadRefused(self.name, table, reason)
         if self._client is None or state[:2] in {"", "08", "57"}:
             # No connection, or one that was lost.
             self.close()
-            return TargetUnusable(self.name, table, reason)
-        return LoadFailed(self.name, table, reason)
+            return TargetUnusable(self.name, table, reason, hint=causes.of_connection(reason) or None)
+        return LoadFailed(self.name, table, reason, hint=causes.of_state(state))
 
 
 def _has_end(csv: CsvTable) -> bool:

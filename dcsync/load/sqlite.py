@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dcsync.core.sql import identifier, text
 from dcsync.errors import LoadFailed, TargetUnusable
+from dcsync.load import causes
 from dcsync.load.clients import file_path, native_errors, sqlite_client
 from dcsync.load.reading import MOMENT, Column, Reading
 from dcsync.load.sql_target import STAGE, SqlTarget
@@ -30,8 +31,10 @@ _UNUSABLE: Final = frozenset(
         sqlite3.SQLITE_NOTADB,
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
     }
 )
+_IN_USE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _TYPES: Final = {"BIGINT": "INTEGER", "BOOLEAN": "BOOLEAN", "DOUBLE": "REAL", "DATE": "DATE", MOMENT: "TIMESTAMP"}
 
 
@@ -149,10 +152,15 @@ class SqliteTarget(SqlTarget):
     def explained(self, error: Exception, table: str) -> LoadFailed:
         cause = getattr(error, "orig", None) or error
         reason = self.clean(str(cause) or type(cause).__name__)
-        if self._raw is None or getattr(cause, "sqlite_errorcode", 0) & 0xFF in _UNUSABLE:
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if code in _IN_USE:
+            return LoadFailed(self.name, table, reason, hint=causes.in_use(reason).hint)
+        if self._raw is None or code in _UNUSABLE:
             self.close()
-            return TargetUnusable(self.name, table, reason)
-        return LoadFailed(self.name, table, reason)
+            path = Path(self._path)
+            found = causes.full(path.parent) if code == sqlite3.SQLITE_FULL else causes.of_file(path, reason)
+            return TargetUnusable(self.name, table, self.clean(found.reason), hint=found.hint)
+        return self.failed(table, reason, Path(self._path).parent)
 
 
 def _value(column: Column) -> str:

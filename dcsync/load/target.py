@@ -29,6 +29,7 @@ from dcsync.errors import (
     RowsUnreadable,
     ValueRefused,
 )
+from dcsync.load import causes
 from dcsync.load.reading import Reading
 from dcsync.load.values import Loaded, TableLoad
 from dcsync.rows import CsvTable, Engine
@@ -145,7 +146,7 @@ class Target(ABC):
             if found is not None:
                 column, row, reason = found
                 return ValueRefused(self.name, table, reason, column=column, place=f"row {row}")
-            return LoadFailed(self.name, table, self.clean(error.message))
+            return self.failed(table, self.clean(error.message), self.own_folder())
         return self.explained(error, table)
 
     def _refused(self, reading: Reading) -> tuple[str, int, str] | None:
@@ -157,6 +158,18 @@ class Target(ABC):
     @abstractmethod
     def explained(self, error: Exception, table: str) -> LoadFailed:
         """Return what an error of the driver means."""
+
+    def failed(self, table: str, reason: str, folder: Path) -> LoadFailed:
+        """Return the failure of one table, with a hint if the disk of `folder`, or the one for the work, is full."""
+        if not causes.is_full(reason):
+            return LoadFailed(self.name, table, reason)
+        work = self._options.work
+        cause = causes.full(work if str(work) in reason else folder)
+        return LoadFailed(self.name, table, cause.reason, hint=cause.hint)
+
+    def own_folder(self) -> Path:
+        """Return the folder into which the engine writes while it reads a snapshot."""
+        return self._options.work
 
     def clean(self, message: str) -> str:
         """Return the first line of a driver's message, without the secrets of the address."""

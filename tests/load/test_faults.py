@@ -85,6 +85,19 @@ def test_a_message_of_a_driver_loses_what_is_secret_in_the_address(tmp_path: Pat
     assert "users" in str(caught.value)
 
 
+def test_each_cause_has_a_hint_of_its_own(server: Goal, tmp_path: Path) -> None:
+    wanted = {
+        "away": "check that PostgreSQL runs",
+        "refused": "check user and password",
+        "no such database": "create the database",
+    }
+    for kind, hint in wanted.items():
+        with replace(server, address=addresses(server, tmp_path)[kind]).opened() as target:
+            with pytest.raises(TargetUnusable) as caught:
+                target.shown()
+            assert hint in caught.value.advice
+
+
 def test_a_lost_connection_fails_one_load_and_not_the_next(server: Goal, tmp_path: Path) -> None:
     with server.opened() as target:
         latest(target, tmp_path, USERS)
@@ -266,7 +279,7 @@ def test_two_loaders_at_once_double_nothing(kind: str, tmp_path: Path, postgres_
     with place.opened() as target:
         latest(target, tmp_path, USERS)
         seen = target.shown()["users"]
-    together = threading.Barrier(2)
+    together = threading.Barrier(2, timeout=60)
 
     def run(number: int) -> Way:
         folder = tmp_path / str(number)
@@ -365,8 +378,9 @@ def test_a_missing_folder_is_not_created(kind: str, tmp_path: Path) -> None:
     place = Goal(f"{kind}://{tmp_path}/missing/acc", tmp_path)
     with place.opened() as target:
         assert target.shown() == {}
-        with pytest.raises(TargetUnusable, match=r"(?i)unable to open|no such file|cannot open"):
+        with pytest.raises(TargetUnusable, match=f"the folder {tmp_path}/missing.* does not exist") as caught:
             latest(target, tmp_path, USERS)
+    assert "create it, mount its disk" in caught.value.advice
     assert not (tmp_path / "missing").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import os
 import shutil
@@ -18,6 +19,7 @@ import aioresponses.core
 import hypothesis
 import pytest
 import structlog
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from _pytest.nodeid import coerce_node_id
 from aiohttp import ClientResponse, StreamReader
 from aiohttp.client_proto import ResponseHandler
@@ -135,6 +137,41 @@ def pytest_collection_finish() -> None:
     # Take what the imports left out of the collector's sight: gc.collect() after a test then takes 1 ms, not 50.
     gc.collect()
     gc.freeze()
+
+
+# --- no test hangs for ever -------------------------------------------------------------------------------------------
+
+#: How much longer than its time limit a test, or its clean-up, may take before its process ends.
+GRACE_S = 120.0
+
+
+def _end_later(item: pytest.Item) -> None:
+    """End this process if the test does not end, and show what each thread does then.
+
+    The time limit of pytest-timeout is a signal, which a call that never returns to Python does not notice. It also
+    comes only once, and the clean-up of a test that it ended may hang as well. pytest-xdist replaces a worker that
+    ended, and reports the test as failed.
+    """
+    marker = item.get_closest_marker("timeout")
+    limit = float(marker.args[0] if marker is not None else item.config.getini("timeout"))
+    descriptor = item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(limit + GRACE_S, file=descriptor, exit=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Limit a test, whatever it does."""
+    _end_later(item)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Limit the clean-up of a test, too: pytest removes the limit when a test fails."""
+    _end_later(item)
 
 
 # --- nothing is left out in silence -----------------------------------------------------------------------------------

@@ -133,6 +133,41 @@ def inner_session(folder: Path, *options: str, ci: bool, **modules: str) -> str:
     return answer.stdout + answer.stderr
 
 
+#: Two tests that no signal ends, one of them after it has failed.
+HANGS: Final = """
+    import ctypes
+    import pytest
+
+    def hang():
+        libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+        while True:
+            libc.pthread_mutex_lock(mutex)
+
+    @pytest.fixture
+    def cleans_up_for_ever():
+        yield
+        hang()
+
+    @pytest.mark.timeout(1)
+    def test_hangs():
+        hang()
+
+    @pytest.mark.timeout(1)
+    def test_fails_and_hangs(cleans_up_for_ever):
+        assert False
+"""
+
+
+def test_a_test_that_no_signal_ends_fails_and_its_calls_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "short.py").write_text("import tests.conftest\ntests.conftest.GRACE_S = 1.0\n")
+
+    said = inner_session(tmp_path, "-p", "short", *BESIDE, "--max-worker-restart", "1", ci=True, hangs=HANGS)
+
+    assert re.search(r"crashed while running '.*test_hangs'", said), said
+    assert re.search(r"crashed while running '.*test_fails_and_hangs'", said), said
+    assert len(re.findall(r"in hang$", said, re.MULTILINE)) >= 2, said
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
     """What pytest said of the same modules outside of CI and in CI."""

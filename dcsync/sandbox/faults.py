@@ -26,7 +26,7 @@ Kind = Literal[
     "short-chunked",  # `amount` bytes only, without a Content-Length
     "long",  # `amount` bytes too many, with a Content-Length that says so
     "long-chunked",  # bytes without end, without a Content-Length
-    "slow",  # `amount` bytes per second
+    "slow",  # `amount` bytes per second, until the fault is removed
     "no-range",  # ignore Range and answer 200 with the whole file
     "wrong-range",  # answer 206 with a Content-Range that was not requested
     "etag",  # answer with the ETag `body`
@@ -72,6 +72,10 @@ class Faults:
     def remove(self, fault: Fault) -> None:
         """Delete one fault."""
         self._script.remove(fault)
+
+    def has(self, fault: Fault) -> bool:
+        """Say whether a fault is still in the script. Used up, it still is."""
+        return any(each is fault for each in self._script)
 
     def clear(self) -> None:
         """Delete all faults."""

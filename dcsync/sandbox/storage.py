@@ -108,29 +108,27 @@ class StorageHandlers:
         end = {"cut": start + amount, "short": start + amount, "short-chunked": start + amount}.get(kind or "", stop)
         for position in range(start, min(stop, end), _PIECE):
             piece = blob.read(position, min(stop, end, position + _PIECE))
-            await self._write(request, response, piece, rate=amount if kind == "slow" else None)
+            await self._write(request, response, piece, slow=fault if kind == "slow" else None)
         if kind == "cut":
             hang_up(request)
         elif kind == "long":
-            await self._write(request, response, b"x" * amount, rate=None)
+            await self._write(request, response, b"x" * amount)
         elif kind == "long-chunked":
             while True:
-                await self._write(request, response, b"x" * _PIECE, rate=None)
+                await self._write(request, response, b"x" * _PIECE)
         await response.write_eof()
         return response
 
     async def _write(
-        self, request: web.Request, response: web.StreamResponse, piece: bytes, *, rate: int | None
+        self, request: web.Request, response: web.StreamResponse, piece: bytes, *, slow: Fault | None = None
     ) -> None:
-        if rate is None:
-            await response.write(piece)
-            request[SENT] = request.get(SENT, 0) + len(piece)
-            return
-        for position in range(0, len(piece), max(1, rate // 10)):
-            part = piece[position : position + max(1, rate // 10)]
+        step = max(1, slow.amount // 10) if slow is not None else len(piece)
+        for position in range(0, len(piece), step):
+            part = piece[position : position + step]
             await response.write(part)
             request[SENT] = request.get(SENT, 0) + len(part)
-            await asyncio.sleep(0.1)
+            if slow is not None and self._state.faults.has(slow):
+                await asyncio.sleep(len(part) / slow.amount)
 
     def _etag(self, blob: Blob) -> str:
         match self._state.options.etag:

@@ -125,7 +125,7 @@ async def test_sigterm_in_a_download_keeps_the_data_and_the_next_start_resumes(t
     world = World()
     job = world.add_job(world.add_request("Big"), files={"forms.csv": Synthetic(big)}, with_archive=False)
     async with running(tmp_path, world=world) as daemon:
-        daemon.sandbox.faults.add(Fault(server="storage", kind="slow", amount=1 << 20, times=None))
+        daemon.sandbox.faults.add(Fault(server="storage", kind="slow", amount=1 << 19, times=None))
         daemon.send(signal.SIGUSR1)
         parts = tmp_path / "mirror/.dcsync/staging"
         await daemon.until(lambda: any(path.stat().st_blocks for path in parts.rglob("*.part")), "its download")

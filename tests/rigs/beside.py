@@ -58,8 +58,7 @@ class Beside:
 
     def said(self, event: str) -> Sequence[dict[str, Any]]:
         """Return the lines of its log with this event."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
+        return lines_of(self.log, event)
 
     def hears(self, event: str) -> None:
         """Wait for a line of its log."""
@@ -74,16 +73,21 @@ class Beside:
 
 @contextmanager
 def daemon_beside(side: Served) -> Iterator[Beside]:
-    """Start a daemon; it is dead at the end of the block."""
+    """Start a daemon whose first poll is over; it is dead at the end of the block."""
     log = side.folder / "daemon.jsonl"
-    polled = polls(side)
-    with log.open("a") as errors, started(side, "--log-format", "json", "run", stderr=errors) as process:
+    # Only a log for debugging has a line for a poll that found nothing.
+    options = ("--log-format", "json", "--log-level", "debug")
+    polled = len(lines_of(log, "run ended"))
+    with log.open("a") as errors, started(side, *options, "run", stderr=errors) as process:
         daemon = Beside(process=process, side=side, log=log)
-        until(lambda: polls(side) > polled or process.poll() is not None, "its first poll")
+        until(lambda: len(daemon.said("run ended")) > polled or process.poll() is not None, "its first poll")
         until(lambda: daemon.socket.exists() or process.poll() is not None, "its socket")
         assert process.poll() is None, log.read_text()
         yield daemon
 
 
-def polls(side: Served) -> int:
-    return sum(call.path.endswith("/jobs") for call in side.sandbox.calls)
+def lines_of(log: Path, event: str) -> list[dict[str, Any]]:
+    """Return the lines of a log with an event; none while there is no log."""
+    text = log.read_text() if log.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]

@@ -13,6 +13,7 @@ import click
 
 from dcsync.cli.completion import account_names
 from dcsync.cli.group import exit_statuses
+from dcsync.errors import DcsyncError
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -59,8 +60,9 @@ def verify_command(
     """Check every file in the mirror against the checksum that was recorded when it was published.
 
     verify finds changed, missing, extra, truncated and unreadable files. It compares them with the manifest and with
-    SHA256SUMS. Without --repair it writes nothing. Extra files of desktops and NAS
-    devices (.DS_Store, Thumbs.db, @eaDir) are counted only. [verify] ignore names more.
+    SHA256SUMS. What it finds is the alert V-DAMAGED or V-EXTRA, until a later verify finds it intact. Without --repair
+    it changes nothing in the mirror. Extra files of desktops and NAS devices (.DS_Store, Thumbs.db, @eaDir) are counted
+    only. [verify] ignore names more.
 
     --repair replaces a damaged file in every snapshot that shares it. It uses an intact copy from the mirror, or
     downloads the file again: Autodesk keeps extracts for 30 days. The damaged file is moved to .dcsync/quarantine.
@@ -76,7 +78,7 @@ def verify_command(
 
     async def alone() -> Answer:
         report = await _verify(config, accounts, part=chosen, repair=repair, rate=limit)
-        return _answer(report, as_json=as_json)
+        return answer_of(report, as_json=as_json)
 
     if not repair:
         return print_answer(run_async(alone()))
@@ -99,10 +101,11 @@ async def order_work(order: OpenOrder, options: Mapping[str, JsonValue]) -> Answ
 
     chosen = read_options(RepairOptions, options)
     report = await order.repair(chosen.accounts, part=chosen.part, rate=chosen.rate)
-    return _answer(report, as_json=chosen.as_json)
+    return answer_of(report, as_json=chosen.as_json)
 
 
-def _answer(report: VerifyReport, *, as_json: bool) -> Answer:
+def answer_of(report: VerifyReport, *, as_json: bool) -> Answer:
+    """Return what a verify prints."""
     from dcsync.cli.output import json_text
     from dcsync.orders import Answer
 
@@ -111,6 +114,9 @@ def _answer(report: VerifyReport, *, as_json: bool) -> Answer:
         answer.echo(json_text(report.json()))
     else:
         _print(answer, report)
+    if report.not_recorded is not None:
+        answer.echo(f"the alerts of this mirror are as before: {report.not_recorded.message}", err=True)
+        answer.echo(f"  do:   {report.not_recorded.advice}", err=True)
     return answer
 
 
@@ -121,6 +127,7 @@ async def _verify(
     from dcsync.app.mirror import open_mirror_unlocked
     from dcsync.app.renew import renewing
     from dcsync.app.sync import open_sync
+    from dcsync.app.verify import record_findings
     from dcsync.cli.progress import reading
     from dcsync.clock import SystemClock
     from dcsync.cluster import stores_for
@@ -141,6 +148,12 @@ async def _verify(
             left = [] if accounts else await left_settings(mirror.manifest, selected)
             report = await verify(mirror, [*selected, *left], part=part, rate=rate, observer=observer)
             report.not_configured = [account.name for account in left]
+            names = [account.name for account in (*selected, *left)]
+            configured = None if accounts else [account.name for account in selected]
+            try:
+                await record_findings(stores, mirror.manifest, report, names, configured=configured)
+            except DcsyncError as error:
+                report.not_recorded = error
             return report
 
 

@@ -43,10 +43,23 @@ async def record_damage(
 ) -> None:
     """Replace the known damage of the part that a verify read by the damage that it found."""
     known = await known_damage(manifest, account)
-    kept = [item for item in known if item.key is not None and not was_read(item.key)]
-    damage = [asdict(item) for item in (*kept, *found)]
+    damage = [asdict(item) for item in _after(known, found, was_read)]
     if damage or known:
         await StoredValues(manifest).save(_key(account), json.dumps(damage) if damage else None)
+
+
+async def is_known_damage(
+    manifest: SqlManifest, account: AccountName, found: Sequence[KnownDamage], *, was_read: Callable[[str], bool]
+) -> bool:
+    """Return whether `record_damage` would change nothing. Writes nothing."""
+    known = await known_damage(manifest, account)
+    return set(known) == set(_after(known, found, was_read))
+
+
+def _after(
+    known: Sequence[KnownDamage], found: Sequence[KnownDamage], was_read: Callable[[str], bool]
+) -> list[KnownDamage]:
+    return [*(item for item in known if item.key is not None and not was_read(item.key)), *found]
 
 
 def moved_damage(stored: str, folders: Mapping[str, str]) -> str:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dcsync.cli.verify import answer_of
+from dcsync.errors import ManifestError
+from dcsync.ops.integrity.report import VerifyReport
 from tests.cli.conftest import Dcsync
 from tests.rigs.mirror import tables
 from tests.rigs.served import Served
@@ -52,6 +55,35 @@ def test_each_finding_is_a_line_and_exit_3(side: Served, dcsync: Dcsync) -> None
     assert lines[1] == f"acme: missing {relative}/admin_table_002.csv: the file does not exist"
     assert lines[2].endswith("2 problems found")
     assert lines[3:] == ["  do:   run dcsync verify --repair"]
+
+
+def test_what_it_finds_is_an_alert_until_it_finds_it_intact(side: Served, dcsync: Dcsync) -> None:
+    (folder,) = mirrored(side, dcsync)
+    path = folder / "admin_table_001.csv"
+    body = path.read_bytes()
+    spoil(path)
+
+    assert dcsync("verify").status == 3
+    status = dcsync("status")
+    assert (
+        f"1 file in the mirror does not match what was published (first: {path.relative_to(side.root)})" in status.out
+    )
+    assert "[V-DAMAGED]" in status.out
+
+    path.write_bytes(body)
+    assert dcsync("verify", "--account", "acme").status == 0
+    assert "V-DAMAGED" not in dcsync("status").out
+
+
+def test_findings_that_cannot_be_recorded_are_printed_with_the_reason() -> None:
+    report = VerifyReport(not_recorded=ManifestError("the manifest is read-only", hint="make it writable"))
+
+    lines = [line.text for line in answer_of(report, as_json=False).lines if line.is_error]
+
+    assert lines == [
+        "the alerts of this mirror are as before: the manifest is read-only\n",
+        "  do:   make it writable\n",
+    ]
 
 
 def test_json_has_every_finding(side: Served, dcsync: Dcsync) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dcsync.core.model import AccountName, JobId, Json, StoredFile
-from dcsync.errors import ExitStatus
+from dcsync.errors import DcsyncError, ExitStatus
+from dcsync.manifest.damage import KnownDamage
 
 
 class Kind(StrEnum):
@@ -94,6 +95,8 @@ class VerifyReport:
     damage: list[Damage] = field(default_factory=list)
     #: The accounts among them that are not in the configuration. They cannot be repaired.
     not_configured: list[AccountName] = field(default_factory=list)
+    #: Why the manifest could not keep the problems.
+    not_recorded: DcsyncError | None = None
 
     @property
     def exit_status(self) -> ExitStatus:
@@ -102,6 +105,14 @@ class VerifyReport:
         if Outcome.LOST in outcomes:
             return ExitStatus.UNSAFE
         return ExitStatus.INCOMPLETE if outcomes - {Outcome.REPAIRED} else ExitStatus.DONE
+
+    def remaining(self, account: AccountName) -> list[KnownDamage]:
+        """Return the problems of an account that are not repaired, as the manifest keeps them."""
+        return [
+            KnownDamage(path=item.path, key=item.key, job=item.job, is_extra=item.is_extra_file)
+            for item in self.damage
+            if item.account == account and item.outcome in {Outcome.FOUND, Outcome.LOST}
+        ]
 
     def json(self) -> dict[str, Json]:
         """Return the report for programs."""

@@ -21,7 +21,7 @@ from dcsync.core.model import AccountName, JobId, Snapshot
 from dcsync.core.names import OWN_FILES, SIDECAR_NAME, SUMS_NAME
 from dcsync.errors import DcsyncError, DiskFault, MirrorTampered
 from dcsync.manifest import SnapshotRows, StoredValues
-from dcsync.manifest.damage import KnownDamage, record_damage
+from dcsync.manifest.damage import record_damage
 from dcsync.mirror import adopt
 from dcsync.mirror.check import Entry, Survey, survey
 from dcsync.ops.context import AccountSettings, MirrorContext, SyncContext
@@ -197,11 +197,8 @@ class _Verification:
 
     async def _record(self) -> None:
         """Keep the problems that remain, for the alert that stands until a later verify finds none."""
-        open_damage = [item for item in self._found if item.outcome in {Outcome.FOUND, Outcome.LOST}]
-        found = [
-            KnownDamage(path=item.path, key=item.key, job=item.job, is_extra=item.is_extra_file) for item in open_damage
-        ]
-        await record_damage(self._context.manifest, self._account.name, found, was_read=self._part.has)
+        name = self._account.name
+        await record_damage(self._context.manifest, name, self._report.remaining(name), was_read=self._part.has)
 
     async def _look_again(self, whole: Collection[JobId]) -> None:
         """Forget problems in snapshots that were pruned during the check, and check again those that were reduced.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 from dcsync.core.names import printable
 from dcsync.core.row_history import VALID_TO
 from dcsync.core.sql import identifier, text
-from dcsync.errors import LoadFailed, LoadRefused, RowsFailed, TargetUnusable, ValueRefused
+from dcsync.errors import LoadFailed, LoadInterrupted, LoadRefused, RowsFailed, TargetUnusable, ValueRefused
 from dcsync.load import causes
 from dcsync.load.clients import column_type, native_errors, postgres_client
 from dcsync.load.reading import ROW, Column, Reading, fitting_name
@@ -52,6 +53,7 @@ class PostgresTarget(SqlTarget):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._client: SqlClientBase[Any] | None = None
+        self._line: _Line | None = None
         #: Whether PostgreSQL reads CSV files, and DuckDB only those that PostgreSQL does not take for CSV.
         self._is_direct = True
 
@@ -69,13 +71,15 @@ class PostgresTarget(SqlTarget):
         if client is not None:
             with suppress(Exception):  # the connection may be lost
                 client.close_connection()
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
 
     def interrupt(self) -> None:
         super().interrupt()
-        client = self._client
-        if client is not None and client.native_connection is not None:
-            with suppress(Exception):  # it may have been closed just now
-                client.native_connection.cancel()
+        line = self._line
+        if line is not None:
+            line.cut()
 
     @property
     def connection(self) -> Any:  # noqa: ANN401 - psycopg2 has no types
@@ -86,11 +90,20 @@ class PostgresTarget(SqlTarget):
             client = postgres_client(self._options.address, self._options.dataset)
             client.open_connection()
             self._client = client
+            self._line = _Line(client.native_connection.fileno())
+            if self._is_interrupted:  # while it connected
+                raise LoadInterrupted(self.name, "", "it was interrupted")
+            self._watch_line()
             self.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET standard_conforming_strings = on")
             self.execute(f"SET lock_timeout = {round(self._options.patience_s * 1000)}; SET statement_timeout = 0")
             # To compile a statement would take longer than to run it.
             self.execute("SET jit = off")
         return self._client.native_connection
+
+    def _watch_line(self) -> None:
+        """Let PostgreSQL end a statement or a wait for a lock within a second after the connection has ended."""
+        with suppress(Exception):  # before PostgreSQL 14, and on some systems, it cannot
+            self.execute("SET client_connection_check_interval = '1s'")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -288,6 +301,27 @@ def _has_end(csv: CsvTable) -> bool:
             return True
         before, offset = piece[-len(_END) :], offset + len(piece)
     return False
+
+
+class _Line:
+    """The socket of a connection. Another thread can close it without waiting for PostgreSQL.
+
+    The `cancel` of psycopg2 waits for PostgreSQL without a limit, and blocks all threads of the process.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        # A descriptor of its own: psycopg2 closes the other one, and its number may then be another file's.
+        self._socket = socket.socket(fileno=os.dup(descriptor))
+        self._lock = threading.Lock()
+
+    def cut(self) -> None:
+        """End the connection. A thread that waits for PostgreSQL gets an error."""
+        with self._lock, suppress(OSError):  # it may have ended, or have been closed just now
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with self._lock:
+            self._socket.close()
 
 
 class _Feed:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from dcsync.errors import ConfigError, LoadFailed, LoadInterrupted, LoadRefused, TargetUnusable, ValueRefused
+from dcsync.errors import ConfigError, LoadFailed, LoadRefused, TargetUnusable, ValueRefused
 from dcsync.load import Way, opened
 from tests.rigs.disks import workshop
 from tests.rigs.loads import Goal, goal, latest, shows
@@ -293,23 +293,6 @@ def test_two_loaders_at_once_double_nothing(kind: str, tmp_path: Path, postgres_
         ways = sorted(pool.map(run, range(2)))
     assert ways == [Way.ALREADY, Way.WHOLE]
     assert place.rows() == [("1", "Ada"), ("3", "Edsger")]
-
-
-def test_a_load_that_waits_can_be_interrupted(server: Goal, tmp_path: Path) -> None:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dcsync' AND wait_event_type = 'Lock'"
-    with server.opened() as target, ThreadPoolExecutor(1) as pool:
-        latest(target, tmp_path, USERS)
-        with psycopg.connect(server.address) as reader:
-            reader.execute("SELECT * FROM acc.users")
-            running = pool.submit(latest, target, tmp_path, NEXT, day=2)
-            while server.ask(waiting) != [(1,)]:
-                assert not running.done()
-            target.interrupt()
-            with pytest.raises(LoadInterrupted):
-                running.result(60)
-        with pytest.raises(LoadInterrupted):
-            latest(target, tmp_path, NEXT, day=2)
-    assert server.rows() == [("1", "Ada"), ("2", "Grace")]
 
 
 @pytest.mark.needs_root

@@ -14,8 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,8 @@ PACKAGES = Path("/usr/lib/postgresql")
 _USERS = ("postgres", "nobody")
 _START_S = 120.0
 _STOP_S = 20.0
+#: The longest freeze, for a test that would otherwise never end.
+_FROZEN_S = 60.0
 
 
 def programs() -> Path | None:
@@ -110,6 +112,27 @@ class Postgres:
         finally:
             self.start()
 
+    @contextmanager
+    def frozen(self) -> Iterator[Callable[[], bool]]:
+        """Freeze every process of the server. Yield what says that it is frozen: a block that hangs thaws it."""
+        assert self._process is not None
+        pid = self._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        processes = [pid, *_children(pid)]
+        command = ["sh", "-c", 'sleep "$0"; kill -CONT "$@"', f"{_FROZEN_S:.0f}", *map(str, processes)]
+        thaw = subprocess.Popen(command, start_new_session=True)
+        try:
+            for child in processes[1:]:
+                os.kill(child, signal.SIGSTOP)
+            yield lambda: thaw.poll() is None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(thaw.pid, signal.SIGKILL)
+            thaw.wait(_STOP_S)
+            for each in reversed(processes):
+                with suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGCONT)
+
     def _told(self, what: str) -> str:
         return f"PostgreSQL {what}:\n{(self.folder / 'log').read_text()[-2000:]}"
 
@@ -179,6 +202,16 @@ def _serving(folder: Path) -> Iterator[Postgres]:
         yield ready
     finally:
         ready.stop()
+
+
+def _children(pid: int) -> list[int]:
+    parents = {int(path.name): path / "stat" for path in Path("/proc").iterdir() if path.name.isdecimal()}
+    found = []
+    for child, stat in parents.items():
+        with suppress(OSError):  # it has ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(child)
+    return found
 
 
 def _configure(data: Path, settings: Mapping[str, str]) -> None:

@@ -41,8 +41,10 @@ class Stopping:
         self._is_set.wait(seconds)
 
     def watch(self, interrupt: Callable[[], object] | None) -> None:
-        """Let `stop` call this as well."""
+        """Let `stop` call this as well. It is called at once if the load is to end already."""
         self._interrupt = interrupt
+        if interrupt is not None and self._is_set.is_set():
+            interrupt()
 
 
 async def in_thread(work: Callable[[Stopping], T]) -> T:

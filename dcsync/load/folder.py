@@ -83,6 +83,9 @@ class FolderTarget(Target):
 
     def explained(self, error: Exception, table: str) -> LoadFailed:
         reason = self.clean(str(error) or type(error).__name__)
+        if isinstance(error, BlockingIOError):
+            reason = f"another loader used the folder for {self._options.patience_s:g} s"
+            return LoadFailed(self.name, table, reason, hint="wait for the end of the other load")
         if isinstance(error, OSError) and error.strerror and error.errno is not None:
             reason = self.clean(error.strerror)
             if error.errno not in _UNUSABLE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -22,6 +23,8 @@ _LOCK: Final = ".dcsync.lock"
 #: No reader of `*.parquet` takes an unfinished file.
 _PART: Final = ".dcsync.part"
 _MODE: Final = 0o644
+#: How often the lock of another loader is tried.
+_AGAIN_S: Final = 0.05
 
 
 class Place(ABC):
@@ -51,7 +54,7 @@ class Place(ABC):
 
     @abstractmethod
     def locked(self) -> AbstractContextManager[None]:
-        """Wait until no other loader writes here, and keep it so during the block."""
+        """Wait until no other loader writes here, and keep it so during the block. Raises `BlockingIOError`."""
 
 
 class DiskPlace(Place):
@@ -59,6 +62,7 @@ class DiskPlace(Place):
 
     def __init__(self, options: Options) -> None:
         self.folder = self._folder = Path(file_path(options.address)) / options.dataset
+        self._patience_s = options.patience_s
 
     def cause(self, _: Exception, said: str) -> Cause:
         return causes.of_folder(self._folder, said)
@@ -106,10 +110,22 @@ class DiskPlace(Place):
         self._folder.mkdir(exist_ok=True)
         descriptor = open_regular(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, _MODE)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._wait_for(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _wait_for(self, descriptor: int) -> None:
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+            else:
+                return
+            time.sleep(_AGAIN_S)  # noqa: TID251 - another process has the lock, and this is a thread
 
     def _sync(self) -> None:
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

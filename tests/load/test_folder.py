@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import uuid
 from pathlib import Path
@@ -10,7 +11,7 @@ import duckdb
 import pytest
 
 from dcsync.core.loads import NewColumn
-from dcsync.errors import ConfigError, LoadRefused, TargetUnusable
+from dcsync.errors import ConfigError, LoadFailed, LoadRefused, TargetUnusable
 from dcsync.load import LOADS, Way
 from tests.rigs.loads import DATASET, Goal, goal, latest, shows
 from tests.rigs.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
@@ -89,6 +90,17 @@ def test_a_damaged_list_is_named_and_not_taken_for_an_empty_one(lake: Goal, tmp_
         (Path(lake.path) / DATASET / f"{LOADS}.parquet").write_bytes(b"no Parquet")
         with pytest.raises(Exception, match=r"(?i)parquet"):
             target.shown()
+
+
+def test_another_loader_that_keeps_the_folder_delays_a_load_only_for_a_time(lake: Goal, tmp_path: Path) -> None:
+    with lake.opened(patience_s=0.1) as target:
+        latest(target, tmp_path, USERS)
+        with (Path(lake.path) / DATASET / ".dcsync.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for attempt in (lambda: latest(target, tmp_path, NEXT, day=2), lambda: target.mark([shows(USERS, day=2)])):
+                with pytest.raises(LoadFailed, match="another loader used the folder"):
+                    attempt()
+        assert latest(target, tmp_path, NEXT, day=2).way is Way.WHOLE
 
 
 @pytest.fixture

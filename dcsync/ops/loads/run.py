@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -17,6 +18,7 @@ from dcsync.core.load_plan import Action, LoadPlan
 from dcsync.core.load_settings import LoadSettings, retry_after
 from dcsync.core.load_state import LoadState, TableState
 from dcsync.core.loads import LoadMode, Shown
+from dcsync.core.verdict import span_text
 from dcsync.manifest import SqlManifest
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import AccountSettings, MirrorContext
@@ -30,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 #: How often the tables are looked for again because files left the mirror, or were replaced, during a load.
 _ATTEMPTS: Final = 3
+#: The longest time for one table. A frozen database would keep the other loads waiting, without an alert.
+_LIMIT: Final = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,7 @@ class WantedLoad:
 
     settings: LoadSettings
     prepare: Callable[[], Load]
+    limit: timedelta = _LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +183,16 @@ class _Run:
         return Problem(reason="no table of a snapshot matches it", hint=hint)
 
     async def _load(self, load: Load, found: Found) -> Outcome:
-        loop = asyncio.get_running_loop()
+        loop, seconds = asyncio.get_running_loop(), self._wanted.limit.total_seconds()
+        limit = asyncio.timeout(seconds)
+
+        def begun(table: str, number: int, of: int) -> None:
+            with suppress(RuntimeError):  # the time is up
+                limit.reschedule(loop.time() + seconds)
+            self._observer.snapshot(f"{self._settings.name}: {table}", number, of)
 
         def progressed(table: str, number: int, of: int) -> None:
-            loop.call_soon_threadsafe(self._observer.snapshot, f"{self._settings.name}: {table}", number, of)
+            loop.call_soon_threadsafe(begun, table, number, of)
 
         loading = Loading(
             root=self._context.root.path,
@@ -191,7 +202,13 @@ class _Run:
             is_dry=self._chosen.is_dry,
             progressed=progressed,
         )
-        return await in_thread(loading.run)
+        try:
+            async with limit:
+                return await in_thread(loading.run)
+        except TimeoutError:
+            hint = "check that the target answers, and end what keeps its tables locked"
+            reason = f"a table was not loaded within {span_text(self._wanted.limit)}"
+            return Outcome(problem=Problem(reason=reason, hint=hint))
 
     async def _ended(self, before: LoadState, target: str, outcome: Outcome, seen: str) -> LoadReport:
         now = self._context.clock.now()

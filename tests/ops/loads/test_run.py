@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -288,6 +290,22 @@ async def test_a_target_that_does_not_react_delays_no_end(mirror: Mirror) -> Non
     assert target.interrupted.is_set()
     assert target.rows == {}
     answers.set()
+
+
+async def test_a_target_that_never_answers_is_an_alert_and_the_next_load_runs(mirror: Mirror) -> None:
+    target, other = FakeTarget(), FakeTarget()
+    target.before = target.wait_for_interrupt
+    await add_day(mirror, {"users.csv": USERS})
+
+    frozen = replace(wanted(target), limit=timedelta(seconds=0.2))
+    report, _ = await run(mirror, [frozen, wanted(other, "y")])
+
+    assert report.outcome.problem is not None
+    assert report.next_try_at is not None
+    assert other.loaded == ["users"]
+    (alert,) = await load_alerts(mirror)
+    assert alert.subject == "x"
+    assert "a table was not loaded within less than an hour" in alert.message
 
 
 async def test_of_two_at_once_the_second_finds_everything_loaded(mirror: Mirror) -> None:

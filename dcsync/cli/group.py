@@ -207,14 +207,18 @@ def _as_owner(error: NotStateOwner, arguments: list[str]) -> int:
 
 def show_error(error: DcsyncError) -> None:
     """Print on stderr what failed, what is safe, and what to do."""
-    lines = error.message.splitlines() or [type(error).__name__]
+    first, *rest = error_lines(error)
     with suppress(OSError):  # stderr is closed or its reader is gone
-        rest = [f"        {line}" for line in lines[1:]]
-        rest += [f"  code: {error.code} (dcsync explain {error.code})", f"  safe: {error.safe}"]
-        rest += [f"  do:   {error.advice}"] if error.advice else []
-        text = click.style(with_priority(f"dcsync: {lines[0]}", Priority.ERROR), fg="red")
-        click.echo(text, err=True, color=_color())
+        click.echo(click.style(with_priority(first, Priority.ERROR), fg="red"), err=True, color=_color())
         click.echo(with_priority("\n".join(rest), Priority.ERROR), err=True)
+
+
+def error_lines(error: DcsyncError, *, safe: str | None = None) -> list[str]:
+    """Return the lines that tell what failed, what is safe, and what to do."""
+    first, *others = error.message.splitlines() or [type(error).__name__]
+    lines = [f"dcsync: {first}", *(f"        {line}" for line in others)]
+    lines += [f"  code: {error.code} (dcsync explain {error.code})", f"  safe: {safe or error.safe}"]
+    return lines + ([f"  do:   {error.advice}"] if error.advice else [])
 
 
 def _interrupted() -> int:

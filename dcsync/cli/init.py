@@ -15,6 +15,7 @@ from dcsync.cli.new_config import (
     KEYS,
     REFRESH_TOKEN,
     absolute,
+    callback_url,
     configuration_text,
     flag,
     name_and_id,
@@ -48,7 +49,7 @@ _ONLY_FOR = {
 @click.option(
     "--client-secret", type=reference, metavar="REF", help="The client secret of your app. A public app has none."
 )
-@click.option("--redirect-uri", metavar="URL", help="login: a callback URL of your app.")
+@click.option("--redirect-uri", type=callback_url, metavar="URL", help="login: a callback URL of your app.")
 @click.option("--service-account", metavar="ID", help="service-account: the service account's ID.")
 @click.option("--key-id", metavar="ID", help="service-account: the ID of its key.")
 @click.option("--private-key", type=reference, metavar="REF", help="service-account: its private key (PEM).")

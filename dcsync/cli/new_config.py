@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from dcsync.core.urls import check_callback_url
 from dcsync.errors import ConfigInvalid
 
 #: The keys that init sets, by parameter name.
@@ -52,6 +53,14 @@ def absolute(value: str) -> str:
     except RuntimeError:
         message = f"{value!r}: this user has no home folder"
         raise click.BadParameter(message) from None
+
+
+def callback_url(value: str) -> str:
+    """Return a callback URL of an app."""
+    try:
+        return check_callback_url(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def reference(value: str) -> str:

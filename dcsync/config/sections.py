@@ -18,7 +18,7 @@ from dcsync.config.units import parse_address
 from dcsync.core.freshness import ENDS_SOON
 from dcsync.core.globs import overlap
 from dcsync.core.layout import Layout, parse_layout
-from dcsync.core.urls import is_loopback_url
+from dcsync.core.urls import check_callback_url, is_loopback_url
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ACCOUNT_ID = re.compile(r"(b\.)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -192,6 +192,11 @@ class Auth(Section):
     private_key: Secret | None = None
     access_token: Secret | None = None
     refresh_token: Secret | None = None
+
+    @field_validator("redirect_uri")
+    @classmethod
+    def _callback_url(cls, value: str) -> str:
+        return check_callback_url(value)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -51,6 +51,22 @@ class StoragePolicy:
         return all(_is_public(each) for each in every) or self.names_host(host)
 
 
+def check_callback_url(url: str) -> str:
+    """Return a callback URL that an app can have at Autodesk. Raises `ValueError`.
+
+    Autodesk compares it with the URL of the app as text, and appends the code of the sign-in to it as a query.
+    """
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or "#" in url or "@" in parts.netloc or not url.isascii() or not url.isprintable() or " " in url:
+        message = f"{printable(url, 80)!r} is not a callback URL such as http://localhost:8080/callback"
+        raise ValueError(message)
+    return url
+
+
 def host_and_port(host: str, port: int | None) -> str:
     """Return a host with its port, as URLs and messages have them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dcsync.core.urls import StoragePolicy, check_signed_url, host_and_port, is_loopback_url
+from dcsync.core.urls import StoragePolicy, check_callback_url, check_signed_url, host_and_port, is_loopback_url
 from dcsync.errors import UnsafeUrl
 
 ANY = StoragePolicy()
@@ -261,3 +261,31 @@ def test_an_address_that_leads_to_a_public_one_is() -> None:
 def test_a_host_with_its_port_is_unambiguous() -> None:
     assert host_and_port("proxy.test", 3128) == "proxy.test:3128"
     assert host_and_port("::1", 3128) == "[::1]:3128"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8080/callback", "https://dcsync.example.com/callback", "http://[::1]/"]
+)
+def test_a_callback_url_of_an_app_is_accepted(url: str) -> None:
+    assert check_callback_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "",
+            "foo",
+            "localhost:8080/callback",
+            "ftp://host/",
+            "http://",
+            "http:///path",
+            "http://host:x/",
+            "http://[::1",
+        ),
+        *("http://host:0/", "http://host/#part", "http://a@host/", "http://höst/", "http://host/a b", "http://host/\n"),
+    ],
+)
+def test_a_callback_url_that_no_app_can_have_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="is not a callback URL such as"):
+        check_callback_url(url)

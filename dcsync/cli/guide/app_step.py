@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dcsync.cli.guide.asking import agree, ask, heading, say, show, word
+from dcsync.cli.guide.asking import agree, ask, heading, say, show, show_failure, word
 from dcsync.cli.new_config import credential_file, reference, service_group
 from dcsync.errors import ClientRejected, ConfigError, SecretUnavailable, TokenEndpointUnavailable
 
@@ -133,7 +133,6 @@ def _corrected(start: Start, app: AppAnswers, refusal: str) -> AppAnswers:
 
 def _refusal(start: Start, app: AppAnswers) -> str | None:
     """Return why Autodesk refuses the app, or None if it accepts the app or cannot be asked."""
-    from dcsync.cli.group import show_error
     from dcsync.cli.service_account_keys import app_config, root_environ
     from dcsync.cli.startup import run_async
 
@@ -154,6 +153,6 @@ def _refusal(start: Start, app: AppAnswers) -> str | None:
         except SecretUnavailable as error:
             return error.message
         except TokenEndpointUnavailable as error:
-            show_error(error)
+            show_failure(error)
             if not agree("Check the app again?"):
                 return None

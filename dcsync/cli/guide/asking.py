@@ -9,7 +9,9 @@ from typing import TypeVar
 
 import click
 
+from dcsync.cli.group import error_lines
 from dcsync.core.names import printable
+from dcsync.errors import DcsyncError
 
 T = TypeVar("T")
 
@@ -24,25 +26,43 @@ class LaterError(Exception):
     """The user continues later."""
 
 
-def say(text: str = "", *, indent: str = "", first: str | None = None) -> None:
+def say(text: str = "", *, indent: str = "", first: str | None = None, is_error: bool = False) -> None:
     """Print a paragraph, wrapped to the terminal. Words that are longer than a line, such as addresses, stay whole.
 
     `first` is the indent of the first line, by default that of the others.
     """
+    click.echo(_wrapped(text, indent, indent if first is None else first), err=is_error)
+
+
+def _wrapped(text: str, indent: str = "", first: str = "") -> str:
+    """Wrap a text to the terminal. Everything that the guide prints comes through here, except what is to be copied."""
     lines = textwrap.wrap(
         text,
         width=max(20, min(_WIDEST, _columns())),
-        initial_indent=indent if first is None else first,
+        initial_indent=first,
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    click.echo("\n".join(lines))
+    return "\n".join(lines)
 
 
 def heading(text: str) -> None:
     """Begin a step."""
-    click.echo(f"\n{text}")
+    click.echo()
+    say(text)
+
+
+def show_failure(error: DcsyncError, *, safe: str | None = None) -> None:
+    """Print on stderr what failed, what is safe, and what to do."""
+    show_words("\n".join(error_lines(error, safe=safe)))
+
+
+def show_words(text: str) -> None:
+    """Print lines of a command on stderr. Each one keeps its indent when it is wrapped."""
+    for line in text.splitlines():
+        first = line[: len(line) - len(line.lstrip())]
+        say(line.lstrip(), indent=f"{first}    ", first=first, is_error=True)
 
 
 def show(*lines: str) -> None:
@@ -56,16 +76,17 @@ def ask(question: str, check: Callable[[str], T], *, default: str | None = None,
 
     A hidden answer is neither shown nor repeated in a message. Raises `LaterError`.
     """
-
-    def value(text: str) -> T:
+    shown = f" [{default}]" if default and not hidden else ""
+    while True:
+        text: str = click.prompt(
+            _wrapped(f"{question}{shown}:"), default=default, hide_input=hidden, show_default=False, prompt_suffix=" "
+        )
         if text.strip().lower() == LATER:
             raise LaterError
-        return check(text.strip())
-
-    answer: T = click.prompt(
-        question, default=default, value_proc=value, hide_input=hidden, show_default=bool(default) and not hidden
-    )
-    return answer
+        try:
+            return check(text.strip())
+        except click.BadParameter as error:
+            say("Error: this answer is not valid." if hidden else f"Error: {error.message}")
 
 
 def word(text: str) -> str:

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from dcsync.cli.group import run
+from dcsync.cli.guide.asking import show_words
 from dcsync.errors import ExitStatus
 
 
@@ -41,7 +40,7 @@ class Answer:
 
     def show(self) -> None:
         """Print the words of the command."""
-        click.echo(self.words, nl=False, err=True)
+        show_words(self.words)
 
     def stop(self) -> StoppedError:
         """Print the words of the command, and return the end of the guide."""

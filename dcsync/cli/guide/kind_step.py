@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from enum import Enum
 
 from dcsync.cli.guide.app_step import CALLBACK, AppAnswers, Start
-from dcsync.cli.guide.asking import agree, ask, heading, pick, say, show, word
+from dcsync.cli.guide.asking import agree, ask, heading, pick, say, show, show_failure, word
 from dcsync.cli.guide.commands import Commands
 from dcsync.cli.login import has_browser
-from dcsync.cli.new_config import KEY_CREDENTIAL, REFRESH_TOKEN, reference
+from dcsync.cli.new_config import KEY_CREDENTIAL, REFRESH_TOKEN, callback_url, reference
 from dcsync.errors import TokenEndpointUnavailable
 
 
@@ -87,7 +87,7 @@ def kind_values(start: Start, app: AppAnswers, kind: Kind) -> dict[str, str]:
 def _person(start: Start, app: AppAnswers) -> dict[str, str]:
     """Ask for the callback URL until Autodesk shows its sign-in page. The client ID of a public app is checked here."""
     client_id = app.client_id
-    url = start.given.get("redirect_uri") or ask("Callback URL of the app", word, default=CALLBACK)
+    url = start.given.get("redirect_uri") or ask("Callback URL of the app", callback_url, default=CALLBACK)
     refused: list[tuple[str, str]] = []
     while words := _page_refusal(start, client_id, url):
         say(f"Autodesk refuses the sign-in page: {words}. The page of the app must have the callback URL")
@@ -98,12 +98,11 @@ def _person(start: Start, app: AppAnswers) -> dict[str, str]:
         refused.append((client_id, url))
         if app.secret is None:
             client_id = ask("Client ID", word, default=client_id)
-        url = ask("Callback URL of the app", word, default=url)
+        url = ask("Callback URL of the app", callback_url, default=url)
     return {"method": "login", "client_id": client_id, "redirect_uri": url}
 
 
 def _page_refusal(start: Start, client_id: str, url: str) -> str:
-    from dcsync.cli.group import show_error
     from dcsync.cli.service_account_keys import app_config, root_environ
     from dcsync.cli.startup import run_async
 
@@ -117,7 +116,7 @@ def _page_refusal(start: Start, client_id: str, url: str) -> str:
     try:
         return run_async(check())
     except TokenEndpointUnavailable as error:
-        show_error(error)
+        show_failure(error)
         return ""
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import click
 
-from dcsync.cli.group import show_error
 from dcsync.cli.guide.account_step import account_names, choose_account
 from dcsync.cli.guide.app_step import Start
-from dcsync.cli.guide.asking import LaterError, agree, heading, say, show
+from dcsync.cli.guide.asking import LaterError, agree, heading, say, show, show_failure
 from dcsync.cli.guide.commands import Commands, StoppedError
 from dcsync.cli.guide.kind_step import Kind
 from dcsync.cli.guide.request_step import choose_request
@@ -32,18 +31,25 @@ def lead(start: Start, accounts: Sequence[tuple[str, str]]) -> int:
         say(f"To continue later: {again}")
         return int(ExitStatus.DONE)
     except (click.Abort, KeyboardInterrupt):
-        click.echo()
+        say()
         say(f"dcsync: stopped. To continue: {again}")
         return int(ExitStatus.INTERRUPTED)
     except StoppedError as stopped:
+        if start.place.exists():
+            say(_done(start.place))
         say(f"To continue: {again}")
         return stopped.status
     except DcsyncError as error:
-        show_error(error)
+        show_failure(error, safe=_done(start.place) if start.place.exists() else None)
         say(f"To continue: {again}")
         return int(error.exit_status)
     _show_next(start.place)
     return int(ExitStatus.DONE)
+
+
+def _done(place: Path) -> str:
+    """Say what the steps before an error did. The error itself knows only that its own step did nothing."""
+    return f"The configuration {place} is written, and the steps before this one are done."
 
 
 def _all_steps(start: Start, accounts: Sequence[tuple[str, str]]) -> None:

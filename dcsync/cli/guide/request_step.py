@@ -101,12 +101,13 @@ def _create(guided: Guided, account: Account) -> None:
     """Create a data request with `dcsync requests create`, after the user has confirmed it."""
     description = ask("Description of the new data request", str, default=_DESCRIPTION)
     say("dcsync creates this data request at Autodesk:")
-    show(
-        f"description     {printable(description, 60)}",
-        "service groups  all",
-        "projects        the active ones",
-        "schedule        every day from now on, for ten years",
-    )
+    for name, value in (
+        ("description", printable(description, 60)),
+        ("service groups", "all"),
+        ("projects", "the active ones"),
+        ("schedule", "every day from now on, for ten years"),
+    ):
+        say(value, indent=" " * 18, first=f"  {name:<14}  ")
     say(
         "It costs one of the 24 jobs that you can have in 24 hours. Each extract takes dcsync about 3 of the 60 API "
         "calls a minute. The first snapshot has the size of the whole extract, the later ones share unchanged files. "

@@ -65,8 +65,7 @@ def _with_folders(start: Start, values: Mapping[str, str], accounts: Sequence[tu
     defaults = {"root": default_root(), "state_dir": default_state()}
     while True:
         folders = {
-            name: start.given.get(name) or ask(question, absolute, default=defaults[name])
-            for name, question in _FOLDERS.items()
+            name: start.given.get(name) or _ask_folder(question, defaults[name]) for name, question in _FOLDERS.items()
         }
         try:
             return configuration_text({**values, **folders}, accounts, start.place)
@@ -74,6 +73,20 @@ def _with_folders(start: Start, values: Mapping[str, str], accounts: Sequence[tu
             if _FOLDERS.keys() <= start.given.keys():
                 raise
             say(f"This is not possible: {error.message}")
+
+
+def _ask_folder(question: str, default: str) -> str:
+    """Ask for a folder, and show the absolute path that a relative one means."""
+    typed: list[str] = []
+
+    def check(text: str) -> str:
+        typed.append(text)
+        return absolute(text)
+
+    path = ask(question, check, default=default)
+    if path != typed[-1]:
+        say(f"That is {path}.")
+    return path
 
 
 def _create(place: Path, text: str) -> None:

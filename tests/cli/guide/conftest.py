@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.rigs.hands import at_keyboard
 from tests.rigs.served import Served, served
 
 SECRET = "sandbox-secret"
+#: A narrow terminal.
+_COLUMNS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +73,15 @@ def init(home: Home, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch) -> Init:
 
     def call(script: Sequence[tuple[str, str]], *options: str) -> Result:
         hands = at_keyboard(monkeypatch, script)
+        monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((_COLUMNS, 24)))
         result = dcsync(*(home.init if not home.place.exists() else ("init",)), *options)
         assert hands.script == [], (hands.script, result)
+        # Whatever was asked fits on the terminal, but for words that are longer than a line.
+        lines = [line.strip() for question in hands.asked for line in question.splitlines()]
+        assert [line for line in lines if len(line) > _COLUMNS and " " in line] == []
         assert SECRET not in result.out + result.err
-        return result
+        # Where lines break depends on the length of paths.
+        return replace(result, out=" ".join(result.out.split()), err=" ".join(result.err.split()))
 
     return call
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
+from pathlib import Path
 
 import click
 import pytest
 
-from dcsync.cli.guide.asking import LaterError, agree, ask, pick, say, word
+from dcsync.cli import guide
+from dcsync.cli.guide.asking import LaterError, agree, ask, heading, pick, say, show_failure, show_words, word
+from dcsync.errors import ConfigError
 from tests.rigs.hands import at_keyboard
 
 
@@ -93,3 +97,37 @@ def test_control_characters_of_a_name_reach_no_terminal(
     pick("Row", ["evil\x1b[2J\nname"])
 
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_only_one_module_prints_and_asks() -> None:
+    """So everything that the guide says is wrapped to the terminal."""
+    own = {"echo", "secho", "prompt", "confirm", "print"}
+    for path in sorted(Path(guide.__file__).parent.glob("*.py")):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+        assert names.isdisjoint(own) or path.name == "asking.py", path
+
+
+@pytest.mark.usefixtures("narrow")
+def test_all_questions_headings_and_mistakes_fit_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = " ".join(["words"] * 30)
+
+    def check(text: str) -> str:
+        if text == "wrong":
+            raise click.BadParameter(long)
+        return text
+
+    hands = at_keyboard(monkeypatch, [("words", "wrong"), ("words", "right"), ("words", "secret"), ("words", "y")])
+    heading(f"1. {long}")
+    assert ask(long, check, default="words words") == "right"
+    assert ask(long, check, hidden=True) == "secret"
+    assert agree(long)
+    show_failure(ConfigError(long, hint=long))
+    show_words(f"  do:   {long}\n")
+
+    said = capsys.readouterr()
+    lines = [*said.out.splitlines(), *said.err.splitlines(), *"\n".join(hands.asked).splitlines()]
+    assert [line for line in lines if len(line) > 40] == []
+    assert sum(len(line.split()) for line in lines) > 8 * 30

@@ -28,6 +28,15 @@ def test_a_callback_url_that_autodesk_does_not_know_is_named_before_the_sign_in(
     assert words in words_of(result)
 
 
+@pytest.mark.parametrize("wrong", ["foo", "localhost:8080/callback", "ftp://host/callback", "http://", "http://a b/"])
+def test_a_callback_url_that_no_app_can_have_is_asked_for_again(home: Home, init: Init, wrong: str) -> None:
+    result = init([*APP, ("Number", "1"), ("Callback URL", wrong), ("Callback URL", "later")])
+
+    assert result.status == 0, result
+    assert f"Error: {wrong!r} is not a callback URL such as http://localhost:8080/callback" in result.out
+    assert "Autodesk refuses" not in result.out
+
+
 def test_a_callback_url_can_be_kept_against_the_check(home: Home, init: Init) -> None:
     wrong = "http://localhost:1/callback"
     again = [

@@ -28,7 +28,8 @@ def test_a_folder_that_is_not_created_stops_the_sync_with_its_own_words(nightly:
 
     assert result.status == 14
     assert f"{nightly.folder}/dcsync" in result.err
-    assert result.out.splitlines()[-1] == "To continue: dcsync init"
+    assert f"The configuration {nightly.place} is written" in result.out
+    assert result.out.endswith("To continue: dcsync init")
 
 
 def test_a_folder_that_cannot_be_created_is_named(nightly: Home, init: Init) -> None:
@@ -39,3 +40,5 @@ def test_a_folder_that_cannot_be_created_is_named(nightly: Home, init: Init) -> 
 
     assert result.status == 2
     assert "the mirror folder /proc/dcsync cannot be created" in result.err
+    assert f"safe: The configuration {nightly.place} is written, and the steps before this one are done." in result.err
+    assert "nothing was done" not in result.err

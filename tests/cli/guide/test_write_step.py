@@ -78,6 +78,15 @@ def test_a_service_account_has_two_credentials(home: Home, init: Init, etc: Path
     assert "invites mirror@" in result.out
 
 
+@pytest.mark.usefixtures("etc")
+def test_a_relative_folder_is_shown_as_an_absolute_one(home: Home, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home.folder)
+
+    result = init([*login(home), ("Mirror folder", "relative/x"), ("Folder for tokens", "later")])
+
+    assert f"That is {home.folder}/relative/x." in result.out
+
+
 def test_folders_that_exclude_each_other_are_asked_for_again(home: Home, init: Init, etc: Path) -> None:
     same = [("Mirror folder", "/data"), ("Folder for tokens", "/data")]
 

@@ -58,10 +58,10 @@ def check_callback_url(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_usable = False
-    if not is_usable or "#" in url or "@" in parts.netloc or not url.isascii() or not url.isprintable() or " " in url:
+        is_address = False
+    if not is_address or not url.isascii() or not url.isprintable() or set("#@ ") & set(url):
         message = f"{printable(url, 80)!r} is not a callback URL such as http://localhost:8080/callback"
         raise ValueError(message)
     return url

@@ -131,9 +131,11 @@ def pytest_collection_finish() -> None:
     """Do what is only possible, or only of use, when all modules of the tests are there."""
     if "dcsync.manifest.sqlite" in sys.modules:
         # Not before: the core's tests measure what the core's modules do when they are imported.
+        from tests.rigs.empty import copy_empty_manifests
         from tests.rigs.statements import share_statements
 
         share_statements()
+        copy_empty_manifests()
     # Take what the imports left out of the collector's sight: gc.collect() after a test then takes 1 ms, not 50.
     gc.collect()
     gc.freeze()

@@ -12,7 +12,7 @@ import dcsync
 from dcsync.errors import DcsyncError
 from tests.rigs.histories import alerts, build, rows_at, state_of
 from tests.rigs.mirror import Mirror, add_extract
-from tests.rigs.reports import ask, report
+from tests.rigs.reports import report, views_of
 
 Rows: TypeAlias = list[tuple[str | None, ...]]
 
@@ -57,26 +57,31 @@ NAMES = {kind: f"t{number:02}" for number, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """A mirror that was opened once for all tables: its `views.sql`, and what `dcsync.read` gives."""
+
+    mirror: Mirror
+    views: duckdb.DuckDBPyConnection
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     """A way to read a table, and the errors that it may raise."""
 
-    read: Callable[[Mirror, str], Rows]
+    read: Callable[[Opened, str], Rows]
     errors: type[Exception] | tuple[type[Exception], ...]
 
 
-def of_view(schema: str, what: str) -> Callable[[Mirror, str], Rows]:
-    return lambda mirror, name: ask(mirror, f"SELECT {what} FROM {schema}.{name}")
-
-
-def of_python(mirror: Mirror, name: str) -> Rows:
-    return dcsync.read(mirror.root).requests[0].latest.table(name).fetchall()
+def of_view(schema: str, what: str) -> Callable[[Opened, str], Rows]:
+    return lambda opened, name: opened.views.execute(f"SELECT {what} FROM {schema}.{name}").fetchall()
 
 
 READERS = {
-    "history": Reader(rows_at, duckdb.IOException),
+    "history": Reader(lambda opened, name: rows_at(opened.mirror, name), duckdb.IOException),
     "latest": Reader(of_view("latest", "* EXCLUDE filename"), duckdb.Error),
     "snapshots": Reader(of_view("snapshots", "* EXCLUDE (filename, snapshot)"), duckdb.Error),
-    "dcsync.read": Reader(of_python, (duckdb.Error, DcsyncError)),
+    "dcsync.read": Reader(lambda opened, name: opened.snapshot.table(name).fetchall(), (duckdb.Error, DcsyncError)),
 }
 
 
@@ -85,21 +90,23 @@ async def test_every_reader_gives_the_rows_or_an_error(mirror: Mirror) -> None:
     await mirror.sync()
     await report(mirror)
     await build(mirror)
-    wrong = {}
-    for kind, (_, rows) in KINDS.items():
-        for name, reader in READERS.items():
-            try:
-                found = sorted(reader.read(mirror, NAMES[kind]))
-            except reader.errors:
-                if rows is not None and kind not in MAY_FAIL:
-                    wrong[kind, name] = "an error"
-            else:
-                if rows is None or found != sorted(rows):
-                    wrong[kind, name] = str(found)[:80]
+    with views_of(mirror.root) as views:
+        opened = Opened(mirror=mirror, views=views, snapshot=dcsync.read(mirror.root).requests[0].latest)
+        wrong = {(kind, name): said for kind in KINDS for name in READERS if (said := fault(opened, kind, name))}
     assert wrong == {}
 
     alerted = {alert.subject.rpartition("/")[2] for alert in await alerts(mirror)}
     assert alerted == {NAMES[kind] for kind in KINDS} - built(mirror)
+
+
+def fault(opened: Opened, kind: str, name: str) -> str:
+    """Return what a reader does wrong with a table. Empty means nothing."""
+    rows, reader = KINDS[kind][1], READERS[name]
+    try:
+        found = sorted(reader.read(opened, NAMES[kind]))
+    except reader.errors:
+        return "an error" if rows is not None and kind not in MAY_FAIL else ""
+    return str(found)[:80] if rows is None or found != sorted(rows) else ""
 
 
 def built(mirror: Mirror) -> set[str]:

@@ -10,6 +10,7 @@ import duckdb
 
 import dcsync
 from dcsync.errors import DcsyncError
+from dcsync.reading import Snapshot
 from tests.rigs.histories import alerts, build, rows_at, state_of
 from tests.rigs.mirror import Mirror, add_extract
 from tests.rigs.reports import report, views_of

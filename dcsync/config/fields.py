@@ -20,7 +20,11 @@ def _duration(value: object) -> object:
 def _duration_or_never(value: object) -> object:
     if value is None or value == "never":
         return None
-    return parse_duration(value) if isinstance(value, str) else _refuse(value, '"never" or a duration such as "365d"')
+    expected = '"never" or a duration such as "365d"'
+    try:
+        return parse_duration(value) if isinstance(value, str) else _refuse(value, expected)
+    except ValueError:
+        return _refuse(value, expected)
 
 
 def _size(value: object) -> object:

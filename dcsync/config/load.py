@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,6 +22,14 @@ from dcsync.config.secret_refs import is_utf_16, secret_refs
 from dcsync.core.names import printable
 from dcsync.errors import ConfigInvalid, ConfigMissing, ConfigMistake, ConfigUnreadable
 
+#: What a value must be, by pydantic's name for the mistake. Its own words are those of Python.
+_TYPES: Final = {
+    "bool_type": "must be true or false, without quotes",
+    "int_type": "must be a whole number, without quotes",
+    "string_type": "must be text in quotes",
+    "path_type": "must be a path in quotes",
+    "dict_type": 'must be a table such as { NAME = "value" }',
+}
 #: The machine's configuration, for a service.
 SYSTEM = Path("/etc/dcsync/config.toml")
 
@@ -165,16 +173,30 @@ def _mistake(place: Path, item: ErrorDetails, lines: dict[tuple[str | int, ...],
         case "literal_error":
             expected = item.get("ctx", {}).get("expected", "")
             message = f"must be one of {expected}"
-        case "path_type":
-            # pydantic's own words name a Python class.
-            message = "must be a path in quotes"
-        case _:
-            pass
+        case "list_type":
+            message = _list_words(path)
+        case "model_type":
+            message = f"must be a section: write [{key}]"
+        case "greater_than_equal" | "less_than_equal" as kind:
+            least = kind.startswith("greater")
+            limit = item.get("ctx", {}).get("ge" if least else "le")
+            message = f"must be {limit} or {'more' if least else 'less'}"
+        case kind:
+            message = _TYPES.get(kind, message)
     if not path and ": " in message and re.match(r"[a-z.]+: ", message):
         key, message = message.split(": ", 1)
         path = tuple(key.split("."))
     # A quoted key may contain any character.
     return ConfigMistake(file=str(place), line=line_of(path, lines), key=printable(key, 200), message=message)
+
+
+def _list_words(path: Sequence[str | int]) -> str:
+    """Return what a list must be, with its words if they are fixed."""
+    annotation = _annotation(Config, path)
+    if _model_in(annotation) is not None:
+        return f"must be a list of sections: write [[{path[-1]}]], with two brackets"
+    words = ", ".join(f'"{word}"' for inner in get_args(annotation) for word in get_args(inner))
+    return f"must be a list in brackets, of {words}" if words else 'must be a list in brackets, such as ["*"]'
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -192,15 +214,20 @@ def _suggestion(path: Sequence[str | int]) -> str:
 
 def _known_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """Return the keys of the section at a path."""
+    inner = _model_in(_annotation(model, path))
+    return [] if inner is None else [field.alias or name for name, field in inner.model_fields.items()]
+
+
+def _annotation(model: type[BaseModel], path: Sequence[str | int]) -> Any:  # noqa: ANN401 - it can have any type
+    """Return the annotation of the key at a path, or None for an unknown one."""
+    annotation: Any = model
     for part in path:
         if isinstance(part, int):
             continue
-        field = next((field for name, field in model.model_fields.items() if (field.alias or name) == part), None)
-        inner = None if field is None else _model_in(field.annotation)
-        if inner is None:
-            return []
-        model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
+        section = _model_in(annotation)
+        fields = {} if section is None else section.model_fields
+        annotation = next((field.annotation for name, field in fields.items() if (field.alias or name) == part), None)
+    return annotation
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - an annotation can have any type

@@ -73,7 +73,11 @@ def parse_rate(value: str | int) -> int | None:
     """Read `"20 MiB/s"` or a number of bytes per second. `"unlimited"` gives None. `ValueError` names the form."""
     if value == "unlimited":
         return None
-    rate = parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
+    size = value.removesuffix("/s") if isinstance(value, str) else value
+    if isinstance(size, str) and _SIZE.fullmatch(size.strip()) is None:
+        message = f'{value!r} is not "unlimited" or a rate such as "20 MiB/s"'
+        raise ValueError(message)
+    rate = parse_size(size)
     if not rate:
         message = f'{value!r} must be more than 0, or "unlimited"'
         raise ValueError(message)

@@ -71,6 +71,9 @@ def parse_layout(text: str) -> Layout:
             snapshot_segments.append(segment)
         else:
             request_segments.append(segment)
+    if "{" not in template:
+        msg = f"{text!r} is not a layout: write {', '.join(NAMED_LAYOUTS)}, or a template with {{job}}"
+        raise ValueError(msg)
     if "job" not in used:
         msg = f"the layout {text!r} lacks {{job}}: two snapshots of the same day would share a folder"
         raise ValueError(msg)

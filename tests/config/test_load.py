@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from dcsync.config import Config, find, load
+from dcsync.config import Config, find, json_schema, load
 from dcsync.config.load import SYSTEM
 from dcsync.errors import ConfigInvalid, ConfigMissing
 
@@ -197,15 +198,15 @@ def test_an_unknown_key_is_named_with_its_line_and_what_was_meant(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[transfer]\nconcurrency = 0\n", "transfer.concurrency: Input should be greater than or equal to 1"),
-        ('[transfer]\nconcurrency = "16"\n', "transfer.concurrency: Input should be a valid integer"),
-        ("[transfer]\nconcurrency = true\n", "transfer.concurrency: Input should be a valid integer"),
+        ("[transfer]\nconcurrency = 0\n", "transfer.concurrency: must be 1 or more"),
+        ('[transfer]\nconcurrency = "16"\n', "transfer.concurrency: must be a whole number, without quotes"),
+        ("[transfer]\nconcurrency = true\n", "transfer.concurrency: must be a whole number, without quotes"),
         ('[log]\nlevel = "loud"\n', "log.level: must be one of 'debug', 'info', 'warning' or 'error'"),
         ('[poll]\ninterval = "5s"\n', "poll.interval: must be 30s or more: polls and downloads share the rate limit"),
         ("[poll]\ninterval = 15\n", 'poll.interval: 15 is not a duration such as "15m"'),
-        ('[http]\nlisten = ["x"]\n', "http.listen: Input should be a valid string"),
+        ('[http]\nlisten = ["x"]\n', "http.listen: must be text in quotes"),
         ("[state]\ndir = 5\n", "state.dir: must be a path in quotes"),
-        ("[keep]\ndaily = -1\n", "keep.daily: Input should be greater than or equal to 0"),
+        ("[keep]\ndaily = -1\n", "keep.daily: must be 0 or more"),
     ],
 )
 def test_a_wrong_type_or_value_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -230,7 +231,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(tmp_path: Path) -> 
         "config.toml:2: log.format: must be one of 'auto', 'console' or 'json'",
         'config.toml:4: transfer.concurency: unknown key; did you mean "concurrency"?',
         "config.toml:6: mirror.root: 'srv' is not an absolute path",
-        "config.toml:7: mirror.keep_archive: Input should be a valid boolean",
+        "config.toml:7: mirror.keep_archive: must be true or false, without quotes",
         'config.toml:11: auth.methd: unknown key; did you mean "method"?',
     ]
 
@@ -347,3 +348,50 @@ def test_an_address_with_a_password_is_refused_without_showing_it(tmp_path: Path
     (said,) = problems(tmp_path, f'{WHOLE}[api]\nbase_url = "https://user:{CANARY}@example.com"\n')
 
     assert said == "config.toml:10: api.base_url: remove the user name and password, which belong in [auth]"
+
+
+def words_of_keys() -> dict[tuple[str, str], tuple[list[str], bool]]:
+    """Return the words that each key may have, and whether it is a list, from the schema of the whole model."""
+    found = {
+        ("mirror", "layout"): (["dated", "hive", "{job}"], False),
+        ("state", "manifest"): (["sqlite", "postgresql://"], False),
+        ("network", "proxy"): (["environment", "none"], False),
+    }
+    for section, schema in cast("dict[str, Any]", json_schema()["properties"]).items():
+        for name, key in schema.get("items", schema)["properties"].items():
+            inner = key.get("items", key)
+            words = inner.get("enum") or [word for word in inner.get("examples", ()) if word.isalpha()]
+            words = ["true", "false"] if inner.get("type") == "boolean" else words
+            if words:
+                found[section, name] = (words, "items" in key)
+    return found
+
+
+def test_the_mistake_of_every_key_with_fixed_words_names_them(tmp_path: Path) -> None:
+    heads = {"load": '[[load]]\nto = "env:X"\n', "hook": '[[hook]]\nrun = ["x"]\n', "auth": '[auth]\nclient_id = "x"\n'}
+    found = words_of_keys()
+    assert len(found) >= 17
+    for (section, name), (words, is_list) in found.items():
+        needed = (MIRROR if section != "mirror" else "") + (AUTH if section != "auth" else "") + ACCOUNT
+        head = MIRROR if section == "mirror" else heads.get(section, f"[{section}]\n")
+        values = ['["no-such-word"]', "[7]", '"snapshot"'] if is_list else ['"no-such-word"', "[7]"]
+        # A layout of another type than text is no mistake in a word.
+        for value in values[:1] if name == "layout" else values:
+            said = [each for each in problems(tmp_path, f"{needed}{head}{name} = {value}\n") if f"{section}." in each]
+            assert [word for word in words if word not in "".join(said)] == [], said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[hook]\non = ["alert"]\n', "hook: must be a list of sections: write [[hook]], with two brackets"),
+        ('[[poll]]\ninterval = "15m"\n', "poll: must be a section: write [poll]"),
+        ('[api]\nheaders = "x"\n', 'api.headers: must be a table such as { NAME = "value" }'),
+        ('[history]\ntables = "*"\n', 'history.tables: must be a list in brackets, such as ["*"]'),
+        ("[verify]\npart_days = 400\n", "verify.part_days: must be 366 or less"),
+        ('[transfer]\nbandwidth = "fast"\n', "transfer.bandwidth: 'fast' is not \"unlimited\" or a rate such as"),
+    ],
+)
+def test_no_mistake_has_the_words_of_python(tmp_path: Path, text: str, said: str) -> None:
+    (problem,) = problems(tmp_path, WHOLE + text)
+    assert said in problem

@@ -77,7 +77,7 @@ def test_both_names_of_one_key_are_a_mistake_at_the_old_one() -> None:
 
 def test_an_old_key_with_a_wrong_value_is_reported_at_its_own_line() -> None:
     assert problems(MIRROR + SERVICE + "account_id = 7\n" + ACCOUNT) == [
-        "config.toml:9: auth.service_account_id: Input should be a valid string"
+        "config.toml:9: auth.service_account_id: must be text in quotes"
     ]
 
 

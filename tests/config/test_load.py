@@ -354,7 +354,7 @@ def words_of_keys() -> dict[tuple[str, str], tuple[list[str], bool]]:
     """Return the words that each key may have, and whether it is a list, from the schema of the whole model."""
     found = {
         ("mirror", "layout"): (["dated", "hive", "{job}"], False),
-        ("state", "manifest"): (["sqlite", "postgresql://"], False),
+        ("state", "manifest"): (["sqlite"], False),
         ("network", "proxy"): (["environment", "none"], False),
     }
     for section, schema in cast("dict[str, Any]", json_schema()["properties"]).items():

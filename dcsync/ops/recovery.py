@@ -24,6 +24,7 @@ from dcsync.ops.integrity.rebuild import is_under_way, rebuild
 from dcsync.ops.integrity.reduce import finish_reductions, restore_reductions
 from dcsync.ops.integrity.unfinished import Unfinished, report_unfinished
 from dcsync.ops.limits import report_limits
+from dcsync.ops.loads.work import FOLDER, clear_work
 from dcsync.ops.mirroring.latest import move_latest
 from dcsync.ops.renamed_accounts import follow_accounts
 from dcsync.ops.trash import report_leftovers
@@ -35,10 +36,10 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
     """Bring the mirror, the manifest and the staging into agreement after a mirror was opened.
 
     Rebuilds an empty manifest from the mirror, finishes interrupted prunings, records published rows without a folder,
-    points `latest` to the newest snapshot, and removes staging that no open job needs. Without `notices_missing`, rows
-    without a folder keep their state. While other hosts are running, their jobs are left alone. `accounts` must be all
-    accounts of the configuration, because the staging of any other account is removed. Raises `MassChange` when too
-    many folders are missing.
+    points `latest` to the newest snapshot, and removes staging that no open job needs, and what killed loads left.
+    Without `notices_missing`, rows without a folder keep their state. While other hosts are running, their jobs are
+    left alone. `accounts` must be all accounts of the configuration, because the staging of any other account is
+    removed. Raises `MassChange` when too many folders are missing.
     """
     if context.peers.are_at_work:
         await follow_accounts(context, accounts)
@@ -48,6 +49,7 @@ async def recover(context: MirrorContext, accounts: Sequence[AccountSettings], *
     else:
         await _recover_alone(context, accounts, notices_missing=notices_missing)
     await _clear_staging(context, accounts)
+    await report_leftovers(context, FOLDER, await context.disk.run(clear_work, context.root))
     await report_limits(context)
     # What a killed daemon of this host recorded about itself has ended with it.
     await record_daemon_parts(context, ())

@@ -18,16 +18,15 @@ from dcsync.errors import DcsyncError, LoadFailed, LoadInterrupted, LoadRefused,
 from dcsync.load import HistoryFile, Loaded, TableLoad
 from dcsync.mirror import disk
 from dcsync.mirror.described import describe_tables
-from dcsync.mirror.root import OWN_FOLDER, FileLock, MirrorRoot, open_root
+from dcsync.mirror.root import MirrorRoot, open_root
 from dcsync.ops.history.files import HistoryFolder, identity
 from dcsync.ops.loads.candidates import Found
 from dcsync.ops.loads.thread import Stopping
+from dcsync.ops.loads.work import load_lock, work_folder
 from dcsync.rows import CsvTable, open_table
 
 log = structlog.get_logger(__name__)
 
-#: The folder below `.dcsync` for locks and unfinished files.
-WORK: Final = "load"
 #: How often a load checks whether the lock is free.
 _LOCK_S: Final = 0.5
 _MOST: Final = 400
@@ -125,7 +124,7 @@ class Loading:
             with (
                 open_root(self.root) as root,
                 self._locked(root, stopping),
-                _work_folder(root, self._name) as work,
+                work_folder(root, self._name) as work,
                 self.load.open_target(work) as target,
             ):
                 stopping.watch(target.interrupt)
@@ -147,13 +146,11 @@ class Loading:
     @contextmanager
     def _locked(self, root: MirrorRoot, stopping: Stopping) -> Iterator[None]:
         """Hold the lock of the load. Waits for another host, or another command, that loads the same."""
-        with root.folder(f"{OWN_FOLDER}/{WORK}", create=True):
-            path = root.path / OWN_FOLDER / WORK / f"{self._name}.lock"
         with ExitStack() as held:
             while True:
                 stopping.check()
                 try:
-                    held.enter_context(FileLock(path, f"the load {self._name}", role=None))
+                    held.enter_context(load_lock(root, self._name))
                     break
                 except MirrorLocked:
                     stopping.wait(_LOCK_S)
@@ -247,19 +244,3 @@ class _Moved(Exception):
 
 def _unchanged(planned: Planned) -> TableOutcome:
     return TableOutcome(planned=planned, shown=planned.shown)
-
-
-@contextmanager
-def _work_folder(root: MirrorRoot, name: str) -> Iterator[Path]:
-    """Give an empty folder for the files of a load. What a killed load left there is removed."""
-    leaf = f"{name}.work"
-    with root.folder(f"{OWN_FOLDER}/{WORK}", create=True) as parent:
-        with disk.disk_errors(f"clearing {OWN_FOLDER}/{WORK}/{leaf}"):
-            disk.remove_tree(leaf, parent)
-        with root.folder(f"{OWN_FOLDER}/{WORK}/{leaf}", create=True):
-            pass
-        try:
-            yield root.path / OWN_FOLDER / WORK / leaf
-        finally:
-            with disk.disk_errors(f"clearing {OWN_FOLDER}/{WORK}/{leaf}"):
-                disk.remove_tree(leaf, parent)

@@ -1,4 +1,4 @@
-"""Several hosts on one mirror: nothing is lost, doubled or incomplete when hosts are killed, frozen or disconnected."""
+"""Several hosts on one mirror: they share the work, show each other, and refuse one with another manifest."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from tests.rigs.kills import Witness
 from tests.rigs.mirror import sidecar, tables
 from tests.rigs.postgres import Postgres
 from tests.rigs.waiting import until
-
-pytestmark = pytest.mark.machine  # several real processes, by the seconds that they take
 
 
 class Watched(Sandbox):
@@ -126,56 +124,54 @@ async def told(host: Host, *command: str) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(600)
-async def test_status_shows_the_hosts_and_one_shots_wait_for_none(tmp_path: Path, postgres_server: Postgres) -> None:
-    async with Sandbox(make_world(3), options=Options(quota_per_minute=None)) as sandbox:
-        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=300, times=None))
-        async with fleet(tmp_path, sandbox, postgres_server, hosts=3) as hosts:
-            first, second, third = hosts.hosts
-            await hosts.start(first)
-            await hosts.start(second)
-            await until(lambda: sandbox.active > 0)
-            await until(lambda: hosts.workers() == 6)
-            await until(lambda: len(hosts.query("SELECT 1 FROM host WHERE doing <> ''")) > 0)
-
-            status, out = await told(third, "status", "--json")
-            shown = json.loads(out)["hosts"]
-            sync = await told(third, "sync")
-            text = await told(third, "status")
-            accounts = await told(third, "accounts")
-
-            assert status == 0
-            assert len(shown) == 2
-            assert all(host["alive"] and host["role"] == "run" for host in shown)
-            assert {host["pid"] for host in shown} == {
-                host.process.pid for host in (first, second) if host.process is not None
-            }
-            assert any("mirroring" in host["doing"] for host in shown)
-            assert sync[0] == 11
-            assert "daemons on the same manifest are running" in sync[1]
-            assert "host:" in text[1]
-            # The token of the others serves this host, too.
-            assert accounts[0] == 0
-            assert sandbox.tokens.refresh_count == 1
-
-
-@pytest.mark.timeout(600)
-async def test_a_host_with_another_manifest_is_refused(tmp_path: Path, postgres_server: Postgres) -> None:
-    """docs/project/faults.md M9."""
+async def test_status_shows_the_hosts_and_one_shots_wait_for_none_and_another_manifest_is_refused(
+    tmp_path: Path, postgres_server: Postgres
+) -> None:
+    """The last is docs/project/faults.md M9."""
     async with (
         Sandbox(make_world(1), options=Options(quota_per_minute=None)) as sandbox,
-        fleet(tmp_path, sandbox, postgres_server, hosts=3) as hosts,
+        fleet(tmp_path, sandbox, postgres_server, hosts=5) as hosts,
     ):
-        first, other, file = hosts.hosts
-        await hosts.start(first)
-        await hosts.published(1)
+        first, second, third, other, file = hosts.hosts
         other.config.write_text(other.config.read_text().replace(hosts.address, postgres_server.fresh()))
         file.config.write_text(file.config.read_text().replace(hosts.address, "sqlite"))
+        await hosts.start(first)
+        await hosts.published(1)
+        sandbox.faults.add(Fault(server="storage", kind="delay", seconds=300, times=None))
+        await hosts.start(second)
+        await until(lambda: hosts.workers() == 6, "three workers of each host")
+        add_jobs(sandbox.world, 3)
+        hosts.poll_now(first)
+        await until(lambda: sandbox.active > 0, "a download")
+        await until(lambda: len(hosts.query("SELECT 1 FROM host WHERE doing <> ''")) > 0, "a host at work")
 
+        status, out = await told(third, "status", "--json")
+        shown = json.loads(out)["hosts"]
+        sync = await told(third, "sync")
+        text = await told(third, "status")
+        accounts = await told(third, "accounts")
         while_it_runs = [await told(host, "run") for host in (other, file)]
-        await hosts.stop(first)
+
+        assert status == 0
+        assert len(shown) == 2
+        assert all(host["alive"] and host["role"] == "run" for host in shown)
+        assert {host["pid"] for host in shown} == {
+            host.process.pid for host in (first, second) if host.process is not None
+        }
+        assert any("mirroring" in host["doing"] for host in shown)
+        assert sync[0] == 11
+        assert "daemons on the same manifest are running" in sync[1]
+        assert "host:" in text[1]
+        # The token of the others serves this host, too.
+        assert accounts[0] == 0
+        assert sandbox.tokens.refresh_count == 1
+        assert [status for status, _ in while_it_runs] == [14, 11]
+
+        sandbox.faults.clear()
+        for host in (first, second):
+            await hosts.stop(host)
         after = [await told(host, "sync") for host in (other, file)]
 
-        assert [status for status, _ in while_it_runs] == [14, 11]
         assert [status for status, _ in after] == [14, 14]
         assert all("M-FOREIGN" in out for _, out in after)
-        assert_all_of_it_once(hosts, 1)
+        assert Witness(hosts.root, sandbox.world).look() == hosts.states()["published"]

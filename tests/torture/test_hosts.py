@@ -14,8 +14,8 @@ from dcsync.sandbox import Fault, Options, Sandbox
 from tests.rigs.hosts import Fleet, fleet
 from tests.rigs.postgres import Postgres
 from tests.rigs.waiting import until
-from tests.test_hosts import Watched, add_job, assert_all_of_it_once, make_world, most_calls_in_a_minute, told
 from tests.torture.conftest import Figure, pick
+from tests.torture.test_fleet import Watched, add_job, assert_all_of_it_once, make_world, most_calls_in_a_minute, told
 
 #: A pause longer than the fast pace's silence makes a zombie; a shorter one does not.
 LONGEST_PAUSE_S = 6.0

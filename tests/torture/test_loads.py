@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,11 +19,11 @@ from psycopg.sql import SQL, Identifier
 from dcsync.sandbox import Options, Sandbox, World
 from tests.rigs.hosts import fleet
 from tests.rigs.postgres import Postgres
-from tests.rigs.processes import Cold, said
+from tests.rigs.processes import Forking, Starter, forking, run_of, said
 from tests.rigs.served import TOKEN, Served, served
 from tests.rigs.waiting import until
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 TABLES = [f"admin_t{number}" for number in range(6)]
 
@@ -100,34 +99,42 @@ def configure(side: Served, address: str, *, with_duckdb: bool = True) -> Path:
     return path
 
 
-async def run(side: Served, *argv: str) -> int:
-    process = await Cold(side.folder)(*argv, environ=environ(side))
-    return await process.wait()
+async def run(start: Starter, side: Served, *argv: str) -> int:
+    async with run_of(start, *argv, environ=environ(side)) as process:
+        return await process.wait()
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Forking]:
+    """Starts the commands."""
+    async with forking(tmp_path) as ready:
+        yield ready
 
 
 def environ(side: Served) -> dict[str, str]:
     return {TOKEN: side.token, "DCSYNC_CONFIG": str(side.config)}
 
 
-async def test_a_killed_load_shows_whole_snapshots_and_the_next_one_finishes(tmp_path: Path, database: str) -> None:
+async def test_a_killed_load_shows_whole_snapshots_and_the_next_one_finishes(
+    tmp_path: Path, database: str, start: Forking
+) -> None:
     with served(tmp_path) as side:
         path = configure(side, database)
         job = add_day(side.sandbox.world, 1)
         days = {job: 1}
-        assert await run(side, "sync") == 0, said(tmp_path)
+        assert await run(start, side, "sync") == 0, said(tmp_path)
         assert_whole(in_postgres(database), days)
         for day, table in ((2, TABLES[1]), (3, TABLES[3]), (4, TABLES[5])):
             job = add_day(side.sandbox.world, day)
             days[job] = day
             with reading(database, table) as has_waiters:
-                process = await Cold(tmp_path)("sync", environ=environ(side))
-                await until(has_waiters, "the load of that table")
-                process.send(signal.SIGKILL)
-                await process.wait()
+                async with run_of(start, "sync", environ=environ(side)):
+                    await until(has_waiters, "the load of that table")
+                # It was killed at the end of that block.
             assert_whole(in_postgres(database), days)
             assert_whole(in_duckdb(path), days)
 
-        assert await run(side, "load") == 0, said(tmp_path)
+        assert await run(start, side, "load") == 0, said(tmp_path)
         for found in (in_postgres(database), in_duckdb(path)):
             assert_whole(found, days)
             assert found[0] == dict.fromkeys(TABLES, job)
@@ -135,26 +142,26 @@ async def test_a_killed_load_shows_whole_snapshots_and_the_next_one_finishes(tmp
 
 
 async def test_a_database_that_is_away_delays_no_snapshot_and_no_other_load(
-    tmp_path: Path, postgres_server: Postgres
+    tmp_path: Path, postgres_server: Postgres, start: Forking
 ) -> None:
     address = postgres_server.fresh()
     with served(tmp_path) as side:
         path = configure(side, address)
         days = {add_day(side.sandbox.world, 1): 1}
-        assert await run(side, "sync") == 0
+        assert await run(start, side, "sync") == 0
         job = add_day(side.sandbox.world, 2)
         days[job] = 2
         with postgres_server.outage():
-            assert await run(side, "sync") == 0
+            assert await run(start, side, "sync") == 0
             assert in_duckdb(path)[0] == dict.fromkeys(TABLES, job)
-            assert await run(side, "load") == 3
-            assert await run(side, "status", "--check") == 3
+            assert await run(start, side, "load") == 3
+            assert await run(start, side, "status", "--check") == 3
             assert "[R-LOAD] the load pg into postgresql://127.0.0.1" in (tmp_path / "stdout").read_text()
-        assert await run(side, "load") == 0, said(tmp_path)
+        assert await run(start, side, "load") == 0, said(tmp_path)
 
         assert_whole(in_postgres(address), days)
         assert in_postgres(address)[0] == dict.fromkeys(TABLES, job)
-        assert await run(side, "status", "--check") == 0
+        assert await run(start, side, "status", "--check") == 0
 
 
 async def test_two_hosts_load_each_snapshot_once(tmp_path: Path, postgres_server: Postgres) -> None:
@@ -180,16 +187,18 @@ async def test_two_hosts_load_each_snapshot_once(tmp_path: Path, postgres_server
             assert hosts.query("SELECT value FROM meta WHERE key = 'broken:'") == []
 
 
-async def test_doctor_says_that_the_user_may_not_write(tmp_path: Path, postgres_server: Postgres) -> None:
+async def test_doctor_says_that_the_user_may_not_write(
+    tmp_path: Path, postgres_server: Postgres, start: Forking
+) -> None:
     address = postgres_server.fresh()
     database = address.rpartition("/")[2]
     postgres_server.execute(f"CREATE ROLE {database} LOGIN")
     with served(tmp_path) as side:
         configure(side, address.replace("dcsync@", f"{database}@"), with_duckdb=False)
-        await run(side, "doctor")
+        await run(start, side, "doctor")
         said_before = (tmp_path / "stdout").read_text()
         postgres_server.execute(f"GRANT CREATE ON DATABASE {database} TO {database}")
-        await run(side, "doctor")
+        await run(start, side, "doctor")
 
     assert "warn  load: pg: postgresql://127.0.0.1" in said_before
     assert "ok    load: pg: postgresql://127.0.0.1" in (tmp_path / "stdout").read_text()

@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Most tests wait rather than work, so there are more workers than processors.
 WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+# CI sets AGAIN=1: a test outside of the core that fails runs once more, with nothing beside it. If it passes then, the run
+# passes, and its name is in the log.
+AGAIN ?=
 # A worker that a test hangs for ever is ended (tests/conftest.py). The test is tried again in a new one, at most twice.
 BESIDE := -n $(WORKERS) --dist loadgroup --max-worker-restart=2
 COVERAGE := --cov=dcsync.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
@@ -33,7 +36,9 @@ ifdef ARGS
 else
 	status=0; \
 	$(BIN)/pytest tests/core $(BESIDE) --durations=10 $(COVERAGE) || status=1; \
-	$(BIN)/pytest --ignore=tests/core $(BESIDE) --durations=25 || status=1; \
+	$(BIN)/pytest -p tests.rigs.again --ignore=tests/core $(BESIDE) --durations=25 || { \
+		[ -n "$(AGAIN)" ] && [ -s .pytest_cache/again ] && echo "These tests failed, and now run once more, alone:" && \
+		cat .pytest_cache/again && $(BIN)/pytest @.pytest_cache/again; } || status=1; \
 	exit $$status
 endif
 

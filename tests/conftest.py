@@ -27,6 +27,7 @@ from aiohttp.client_proto import ResponseHandler
 from tests.rigs import postgres, s3
 from tests.rigs.ports import free_port
 from tests.rigs.release import packages, tree, wheel
+from tests.rigs.scheduler import Groups
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -270,6 +271,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = _group(item)
         if group is not None:
             item._id = coerce_node_id(f"{item.nodeid}@{group}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Groups | None:
+    """Go on when a worker ends in the middle of a test."""
+    return Groups(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def _group(item: pytest.Item) -> str | None:

@@ -133,7 +133,7 @@ def inner_session(folder: Path, *options: str, ci: bool, **modules: str) -> str:
     return answer.stdout + answer.stderr
 
 
-#: Two tests that no signal ends, one of them after it has failed.
+#: Two tests that no signal ends, one of them after it has failed, and nine that pass.
 HANGS: Final = """
     import ctypes
     import pytest
@@ -155,14 +155,21 @@ HANGS: Final = """
     @pytest.mark.timeout(1)
     def test_fails_and_hangs(cleans_up_for_ever):
         assert False
+
+    @pytest.mark.parametrize("number", range(9))
+    def test_passes(number): pass
 """
 
 
-def test_a_test_that_no_signal_ends_fails_and_its_calls_are_shown(tmp_path: Path) -> None:
+def test_a_test_that_no_signal_ends_fails_with_its_calls_and_all_others_run(tmp_path: Path) -> None:
     (tmp_path / "short.py").write_text("import tests.conftest\ntests.conftest.GRACE_S = 1.0\n")
+    options = ("-p", "short", "-p", "tests.rigs.again", *BESIDE, "--max-worker-restart", "2")
 
-    said = inner_session(tmp_path, "-p", "short", *BESIDE, "--max-worker-restart", "1", ci=True, hangs=HANGS)
+    said = inner_session(tmp_path, *options, ci=True, hangs=HANGS)
 
+    assert "9 passed" in said, said
+    failed = (tmp_path / ".pytest_cache/again").read_text().split()
+    assert sorted(failed) == ["test_hangs.py::test_fails_and_hangs", "test_hangs.py::test_hangs"]
     assert re.search(r"crashed while running '.*test_hangs'", said), said
     assert re.search(r"crashed while running '.*test_fails_and_hangs'", said), said
     assert len(re.findall(r"in hang$", said, re.MULTILINE)) >= 2, said

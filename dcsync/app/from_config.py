@@ -32,7 +32,8 @@ def account_settings(config: Config, names: Sequence[str] = ()) -> list[AccountS
         AccountSettings(
             name=AccountName(account.name),
             id=AccountId(account.account_id),
-            projects=tuple(account.projects),
+            # Other APIs of Autodesk put a prefix before the ID of a project.
+            projects=tuple(project.removeprefix("b.") for project in account.projects),
             requests=tuple(account.requests),
             retired=tuple(account.retired),
             selection=Selection(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import click
 
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
     from dcsync.api.client import DataConnector, ListOptions
     from dcsync.config import Config
     from dcsync.core.filters import ListFilters
-    from dcsync.core.model import Json
+    from dcsync.core.model import DataRequest, Job, Json
+    from dcsync.errors import ApiError
     from dcsync.ops.context import AccountSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+T2 = TypeVar("T2", "Job", "DataRequest")
+#: The entries of an account as JSON, and what keeps others out of the list.
+_Rows: TypeAlias = "tuple[list[dict[str, Json]], list[ApiError]]"
 
 
 def list_options(command: Callable[P, T]) -> Callable[P, T]:
@@ -60,7 +66,9 @@ def list_options(command: Callable[P, T]) -> Callable[P, T]:
                 help="Show at most this many results.",
             ),
             click.option("--offset", type=click.IntRange(min=0), default=0, help="Skip this many results."),
-            click.option("--project", metavar="ID", help="Only this project. Required for project administrators."),
+            click.option(
+                "--project", metavar="ID", help="Only this project. By default those of [[account]] projects."
+            ),
             click.option("--json", "as_json", is_flag=True, help="Print JSON with every field of the API."),
         ]
     ):
@@ -75,8 +83,12 @@ def list_requests(ctx: click.Context, *, accounts: Sequence[str], as_json: bool)
 
     chosen = _options(ctx.params, REQUEST_FILTERS)
 
-    async def list_rows(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
-        return [request_json(request) for request in await api.requests(account.id, chosen)]
+    async def list_rows(api: DataConnector, account: AccountSettings) -> _Rows:
+        async def read(options: ListOptions) -> list[DataRequest]:
+            return await api.requests(account.id, options)
+
+        found, errors = await _read_projects(account, chosen, read)
+        return [request_json(request) for request in found], errors
 
     rows, status = _list_rows(ctx, accounts, list_rows)
     _print(
@@ -123,9 +135,15 @@ def jobs_command(
         message = "with --request, the API supports only --sort, --limit and --offset"
         raise click.UsageError(message)
 
-    async def list_rows(api: DataConnector, account: AccountSettings) -> list[dict[str, Json]]:
-        request = None if request_id is None else RequestId(request_id)
-        return [job_json(job) for job in await api.jobs(account.id, chosen, request=request)]
+    async def list_rows(api: DataConnector, account: AccountSettings) -> _Rows:
+        async def read(options: ListOptions) -> list[Job]:
+            return await api.jobs(account.id, options)
+
+        if request_id is not None:
+            found = await api.jobs(account.id, chosen, request=RequestId(request_id))
+            return [job_json(job) for job in found], []
+        found, errors = await _read_projects(account, chosen, read)
+        return [job_json(job) for job in found], errors
 
     rows, status = _list_rows(ctx, accounts, list_rows)
     _print(
@@ -173,10 +191,32 @@ def _options(params: dict[str, Any], known: ListFilters) -> ListOptions:
     )
 
 
+async def _read_projects(
+    account: AccountSettings, chosen: ListOptions, read: Callable[[ListOptions], Awaitable[list[T2]]]
+) -> tuple[list[T2], list[ApiError]]:
+    """Return the entries of the configured projects as one list, and the errors of projects that cannot be read."""
+    from dcsync.ops.project_lists import read_projects
+
+    if chosen.project_id is not None or "projectId" in (chosen.filters or {}) or not account.projects:
+        return await read(chosen), []
+    if chosen.sort_fields and len(account.projects) > 1:
+        message = "--sort-fields sorts the list of one project: name it with --project"
+        raise click.UsageError(message)
+    # The entries that are skipped and shown may all be those of one project.
+    most = None if chosen.limit is None else chosen.offset + chosen.limit
+    from_top = replace(chosen, limit=most, offset=0)
+    lists = await read_projects(account, lambda project: read(replace(from_top, project_id=project)))
+    found = lists.entries
+    if len(account.projects) > 1:
+        oldest = datetime.min.replace(tzinfo=UTC)
+        found.sort(key=lambda entry: entry.created_at or oldest, reverse=chosen.sort != "asc")
+    return found[chosen.offset : most], lists.errors
+
+
 def _list_rows(
     ctx: click.Context,
     accounts: Sequence[str],
-    list_rows: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
+    list_rows: Callable[[DataConnector, AccountSettings], Awaitable[_Rows]],
 ) -> tuple[list[dict[str, Json]], int]:
     from dcsync.cli.startup import load_config, run_async
 
@@ -187,9 +227,9 @@ def _list_rows(
 async def _list_each(
     config: Config,
     accounts: Sequence[str],
-    list_rows: Callable[[DataConnector, AccountSettings], Awaitable[list[dict[str, Json]]]],
+    list_rows: Callable[[DataConnector, AccountSettings], Awaitable[_Rows]],
 ) -> tuple[list[dict[str, Json]], int]:
-    """Return the rows of every account. An account that fails is reported and does not hide the others."""
+    """Return the rows of every account. An account or project that fails is reported and hides no other one."""
     from dcsync.app.api import open_api
     from dcsync.app.from_config import account_settings
     from dcsync.cli.group import show_error
@@ -201,10 +241,13 @@ async def _list_each(
     async with open_api(config, stores_for(config, os.environ), environ=os.environ) as opened:
         for account in account_settings(config, accounts):
             try:
-                rows += [{"account": account.name, **row} for row in await list_rows(opened.client, account)]
+                found, errors = await list_rows(opened.client, account)
             except ApiError as error:
-                show_error(error)
-                status = status or int(error.exit_status)
+                found, errors = [], [error]
+            rows += [{"account": account.name, **row} for row in found]
+            for each in errors:
+                show_error(each)
+                status = status or int(each.exit_status)
     return rows, status
 
 

@@ -78,7 +78,7 @@ async def create_request(change: Change, wanted: NewRequest) -> int:
         else:
             click.echo("dcsync: looking for the data request of an earlier attempt …", err=True)
         try:
-            made = await create(api, change.account.id, wanted, clock=clock, since=since)
+            made = await create(api, change.account, wanted, clock=clock, since=since)
         except Unconfirmed as error:
             hint = "run the same command again. It looks for the data request before it creates one"
             raise Unconfirmed(error.message, hint=hint) from None
@@ -88,7 +88,7 @@ async def create_request(change: Change, wanted: NewRequest) -> int:
                 pending.forget(change.account.id, wanted)
             raise
         pending.forget(change.account.id, wanted)
-        left = await jobs_left(api, change.account.id, clock=clock)
+        left = await jobs_left(api, change.account, clock=clock)
     return _report_created(change, made.request, left, was_there=made.was_there)
 
 
@@ -134,7 +134,7 @@ async def update_request(change: Change, word: str, changes: Callable[[DataReque
     from dcsync.ops.requests import find_request
 
     async with change.api() as api:
-        found = await find_request(api, change.account.id, word)
+        found = await find_request(api, change.account, word)
         wanted = changes(found)
         if change.is_dry:
             return _show_call("PATCH", change.path(found), update_json(found, wanted), as_json=change.as_json)
@@ -155,7 +155,7 @@ async def delete_request(change: Change, word: str, *, is_sure: bool) -> int:
     from dcsync.ops.requests import find_request
 
     async with change.api() as api:
-        found = await find_request(api, change.account.id, word)
+        found = await find_request(api, change.account, word)
         if change.is_dry:
             return _show_call("DELETE", change.path(found), None, as_json=change.as_json)
         named = f"{found.id} ({printable(found.description, 80)})"

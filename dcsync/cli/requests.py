@@ -65,7 +65,11 @@ requests_command.add_command(backfill_command)
     help="The end of the schedule. By default in ten years.",
 )
 @click.option(
-    "--project", "projects", multiple=True, metavar="ID", help="Only this project. Can be given multiple times."
+    "--project",
+    "projects",
+    multiple=True,
+    metavar="ID",
+    help="Only this project. Can be given multiple times. By default those of [[account]] projects.",
 )
 @click.option(
     "--project-status", type=click.Choice(["all", "active", "archived"]), help="Only projects of this status."
@@ -90,8 +94,8 @@ def create_command(ctx: click.Context, /, *, account: str | None, **_: object) -
     from dcsync.cli.startup import load_config, run_async
 
     config = load_config(ctx)
-    wanted = _wanted(config, ctx.params)
-    return run_async(create_request(Change(config, only_account(config, account), ctx.params), wanted))
+    change = Change(config, only_account(config, account), ctx.params)
+    return run_async(create_request(change, _wanted(config, ctx.params, change.account.projects)))
 
 
 @requests_command.command("extend", epilog=_STATUSES)
@@ -186,7 +190,8 @@ def _change(
     return run_async(update_request(Change(config, only_account(config, account), ctx.params), word, changes))
 
 
-def _wanted(config: Config, options: Mapping[str, Any]) -> NewRequest:
+def _wanted(config: Config, options: Mapping[str, Any], projects: Sequence[str]) -> NewRequest:
+    """Return the data request of the options. `projects` are those of the account."""
     from dcsync.core.new_request import NewRequest
 
     schedule = _SCHEDULES[str(options["schedule"])]
@@ -201,7 +206,8 @@ def _wanted(config: Config, options: Mapping[str, Any]) -> NewRequest:
         every=options["every"] if is_recurring else None,
         ends_at=options["ends_at"] or (starts_at + _LIFE if is_recurring else None),
         description=options["description"],
-        project_ids=tuple(options["projects"]),
+        # A project administrator has to name them (docs/project/api.md §9).
+        project_ids=tuple(dict.fromkeys(project.removeprefix("b.") for project in options["projects"] or projects)),
         project_status=options["project_status"],
         date_range=options["date_range"] or ("CUSTOM" if has_period else None),
         start_date=options["start_date"],

@@ -173,7 +173,7 @@ def promised_from(
 
 def includes(request: DataRequest, projects: Iterable[str]) -> bool:
     """Say whether the extracts of a data request have these projects, or the whole account if no project is given."""
-    wide, narrow = _projects(request), frozenset(projects)
+    wide, narrow = request.projects, frozenset(projects)
     return not wide or bool(narrow and narrow <= wide)
 
 
@@ -236,11 +236,7 @@ def _lost_until(request: DataRequest, jobs: Iterable[Job], now: datetime) -> dat
 
 def _includes(other: DataRequest, request: DataRequest) -> bool:
     """Say whether the extracts of `other` have the projects of `request`."""
-    return other.id != request.id and includes(other, _projects(request))
-
-
-def _projects(request: DataRequest) -> frozenset[str]:
-    return frozenset(request.project_ids) | ({request.project_id} if request.project_id else frozenset())
+    return other.id != request.id and includes(other, request.projects)
 
 
 def _day_of(job: Job) -> date | None:

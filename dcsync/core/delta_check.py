@@ -59,5 +59,4 @@ def step_at(history: TableHistory, moment: datetime) -> Step | None:
 
 
 def _projects(request: DataRequest) -> tuple[frozenset[str], str | None]:
-    named = {*request.project_ids, *([request.project_id] if request.project_id else [])}
-    return frozenset(named), request.project_status
+    return request.projects, request.project_status

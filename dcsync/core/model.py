@@ -77,6 +77,11 @@ class DataRequest:
     extra: Mapping[str, Json] = field(default_factory=dict)
 
     @property
+    def projects(self) -> frozenset[str]:
+        """The IDs of its projects. Empty for the whole account."""
+        return _projects(self.project_id, self.project_ids)
+
+    @property
     def has_dates(self) -> bool:
         """Whether it names a period. Only tables that support date ranges are limited to it."""
         return not (self.start_date is None and self.end_date is None and self.date_range is None)
@@ -113,6 +118,11 @@ class Job:
     start_date: datetime | None = None
     end_date: datetime | None = None
     extra: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def projects(self) -> frozenset[str]:
+        """The IDs of its projects. Empty for the whole account."""
+        return _projects(self.project_id, self.project_ids)
 
     @property
     def dated_at(self) -> datetime | None:
@@ -196,3 +206,7 @@ class Snapshot:
     folder: str
     completed_at: datetime | None
     files: tuple[StoredFile, ...]
+
+
+def _projects(one: str | None, several: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(several) | ({one} if one else frozenset())

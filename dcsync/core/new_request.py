@@ -153,11 +153,18 @@ def jobs_left(jobs: Iterable[Job], now: datetime) -> tuple[int, datetime | None]
 
 def _is_same(entry: DataRequest, wanted: NewRequest) -> bool:
     """Compare what Autodesk returns unchanged. It may adjust the times of the schedule."""
-    dates = ((entry.start_date, wanted.start_date), (entry.end_date, wanted.end_date))
+    # What was not asked for has a default of Autodesk.
+    asked = (
+        (entry.start_date, wanted.start_date),
+        (entry.end_date, wanted.end_date),
+        (entry.date_range, wanted.date_range),
+        (entry.project_status, wanted.project_status),
+    )
     return (
         entry.description == wanted.description
         and entry.schedule_interval == wanted.schedule
         and set(entry.service_groups) == set(wanted.service_groups)
+        and {*map(str.lower, entry.projects)} == {*map(str.lower, wanted.project_ids)}
         and (not wanted.is_recurring or entry.recurring_interval == wanted.every)
-        and not any(own is not None and other is not None and own != other for own, other in dates)
+        and not any(own is not None and other is not None and own != other for own, other in asked)
     )

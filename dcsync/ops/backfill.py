@@ -31,6 +31,8 @@ from dcsync.core.ports import KnownJob
 from dcsync.errors import ConfigError, DcsyncError, PartsFailed, RateLimited, Unconfirmed
 from dcsync.manifest import SqlManifest
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.project_lists import data_requests
+from dcsync.ops.project_lists import newest_jobs as newest_jobs_of
 from dcsync.ops.requests import create
 
 if TYPE_CHECKING:
@@ -94,26 +96,13 @@ async def follow(
     api: DataConnector, account: AccountSettings, backfill: Backfill, mirrored: Mirrored, now: datetime
 ) -> Followed:
     """Look at Autodesk, and return how the backfill is. Nothing is created."""
-    requests, jobs = await _lists(api, account)
+    requests = (await data_requests(api, account)).entries
+    jobs = (await newest_jobs_of(api, account, _JOBS)).entries
     newest = {**mirrored.jobs, **newest_jobs(jobs)}
     note = partial(note_requests, requests=requests, jobs=newest, now=now, projects=account.projects)
     # A new part may have a data request of an earlier backfill.
     found = note(divide(note(note_mirrored(backfill, mirrored)), mirrored))
     return Followed(backfill=found, spare=spare_jobs(requests, jobs, now))
-
-
-async def _lists(api: DataConnector, account: AccountSettings) -> tuple[list[DataRequest], list[Job]]:
-    """Return the data requests and the newest jobs of an account. A project administrator has to name each project."""
-    from dcsync.api.client import ListOptions
-
-    requests: dict[RequestId, DataRequest] = {}
-    jobs: dict[JobId, Job] = {}
-    for project in dict.fromkeys(account.projects) or (None,):
-        listed = await api.requests(account.id, ListOptions(project_id=project))
-        requests.update((request.id, request) for request in listed)
-        newest = await api.jobs(account.id, ListOptions(limit=_JOBS, project_id=project))
-        jobs.update((job.id, job) for job in newest)
-    return list(requests.values()), list(jobs.values())
 
 
 async def create_parts(
@@ -153,7 +142,7 @@ async def _create_part(
     if since is None:
         await save(backfill.replaced(replace(part, began_at=clock.now())))
     try:
-        made = await create(api, account.id, wanted, clock=clock, since=since)
+        made = await create(api, account, wanted, clock=clock, since=since)
     except Unconfirmed:
         raise
     except DcsyncError:

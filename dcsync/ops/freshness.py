@@ -49,7 +49,7 @@ async def follow_requests(
         sighting = Sighting(
             request=request,
             document=documents.get(request.id),
-            polled_at=_last_read(documents.get(request.id), unread, facts.last_poll_at),
+            polled_at=_last_read(account, documents.get(request.id), unread, facts.last_poll_at),
             is_retired=account.is_retired(request),
             is_gone=request.id in unseen,
         )
@@ -66,9 +66,17 @@ async def follow_requests(
 
 
 def _last_read(
-    document: DataRequest | None, unread: Mapping[str, datetime | None], polled_at: datetime | None
+    account: AccountSettings,
+    document: DataRequest | None,
+    unread: Mapping[str, datetime | None],
+    polled_at: datetime | None,
 ) -> datetime | None:
-    """Return when the jobs of a data request were last read. The list of its project may not be readable now."""
-    project = None if document is None else document.project_id
-    since = [at for name, at in unread.items() if project in {None, name}]
+    """Return when the jobs of a data request were last read. The lists of its projects may not be readable now.
+
+    The list of one of its projects is enough. A data request without projects is in the list of each one.
+    """
+    projects = set() if document is None else document.projects & set(account.projects)
+    if any(project not in unread for project in projects):
+        return polled_at
+    since = [unread[project] for project in projects or unread]
     return min([polled_at, *since], key=lambda at: (at is not None, at)) if since else polled_at

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dcsync.clock import Clock
 from dcsync.core import new_request
-from dcsync.core.model import AccountId, DataRequest, RequestId
+from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.names import printable
 from dcsync.core.new_request import JOBS_A_DAY, NewRequest, find_created, problems_of
-from dcsync.errors import ApiError, ConfigError, RateLimited, Unconfirmed
+from dcsync.errors import AccessRefused, ApiError, BadRequest, ConfigError, NotFound, RateLimited, Unconfirmed
+from dcsync.ops.context import AccountSettings
+from dcsync.ops.project_lists import data_requests, newest_jobs, read_first
 
 if TYPE_CHECKING:
     from dcsync.api.client import DataConnector
@@ -49,7 +52,7 @@ class JobsLeft:
 
 
 async def create(
-    api: DataConnector, account: AccountId, wanted: NewRequest, *, clock: Clock, since: datetime | None = None
+    api: DataConnector, account: AccountSettings, wanted: NewRequest, *, clock: Clock, since: datetime | None = None
 ) -> Created:
     """Create a data request, and return it. It is never created twice, also if answers are lost.
 
@@ -76,7 +79,9 @@ async def create(
     before = {entry.id for entry in known}
     for sends_left in reversed(range(_SENDS)):
         try:
-            return Created(request=await api.create_request(account, wanted), was_there=False)
+            return Created(request=await api.create_request(account.id, wanted), was_there=False)
+        except (AccessRefused, BadRequest, NotFound) as error:
+            raise await _naming_projects(api, account, wanted, error) from None
         except Unconfirmed as error:
             found = await _look(api, account, wanted, began, clock, before, error)
             if found is not None:
@@ -86,32 +91,33 @@ async def create(
     raise AssertionError  # the loop returns or raises
 
 
-async def find_request(api: DataConnector, account: AccountId, word: str) -> DataRequest:
+async def find_request(api: DataConnector, account: AccountSettings, word: str) -> DataRequest:
     """Return the data request with this ID, a beginning of it of at least 4 characters, or this description.
 
     Raises `ConfigError`, which lists the choices, unless exactly one matches.
     """
-    entries = await api.requests(account)
+    lists = await data_requests(api, account)
+    entries = lists.entries
     exact = [entry for entry in entries if word in {entry.id, entry.description}]
     begun = [entry for entry in entries if len(word) >= _LEAST_PREFIX and entry.id.startswith(word.lower())]
     found = exact or begun
     if len(found) == 1:
         return found[0]
+    if not found and lists.unread:
+        raise lists.errors[0]
     choices = "".join(f"\n{entry.id}  {printable(entry.description, 60)}" for entry in (found or entries)[:_SHOWN])
     what = "several data requests match" if found else "no data request that this user created is called"
     raise ConfigError(f"{what} {printable(word)!r}", hint=f"give the ID of one of these:{choices}" if choices else "")
 
 
-async def jobs_left(api: DataConnector, account: AccountId, *, clock: Clock) -> JobsLeft:
+async def jobs_left(api: DataConnector, account: AccountSettings, *, clock: Clock) -> JobsLeft:
     """Return how many jobs the user can still have now. Jobs of other users of the account are not visible."""
-    from dcsync.api.client import ListOptions
-
-    jobs = await api.jobs(account, ListOptions(limit=JOBS_A_DAY + 1))
+    jobs = (await newest_jobs(api, account, JOBS_A_DAY + 1)).entries
     count, next_at = new_request.jobs_left(jobs, _autodesk_time(api, clock.now()))
     return JobsLeft(count=count, next_at=next_at)
 
 
-async def _check_daily_limit(api: DataConnector, account: AccountId, wanted: NewRequest, clock: Clock) -> None:
+async def _check_daily_limit(api: DataConnector, account: AccountSettings, wanted: NewRequest, clock: Clock) -> None:
     if not wanted.is_active or wanted.starts_at > _autodesk_time(api, clock.now()):
         return
     left = await jobs_left(api, account, clock=clock)
@@ -124,7 +130,7 @@ async def _check_daily_limit(api: DataConnector, account: AccountId, wanted: New
 
 
 async def _wait_for_earlier(
-    api: DataConnector, account: AccountId, wanted: NewRequest, since: datetime, clock: Clock
+    api: DataConnector, account: AccountSettings, wanted: NewRequest, since: datetime, clock: Clock
 ) -> DataRequest | None:
     """Look for what an attempt that was just killed may have created, as long as after a lost answer."""
     for wait_s in _LOOKS_S:
@@ -139,7 +145,7 @@ async def _wait_for_earlier(
 
 async def _look(
     api: DataConnector,
-    account: AccountId,
+    account: AccountSettings,
     wanted: NewRequest,
     began: datetime,
     clock: Clock,
@@ -160,12 +166,42 @@ async def _look(
     return None
 
 
-async def _find(api: DataConnector, account: AccountId, wanted: NewRequest, after: datetime) -> tuple[DataRequest, ...]:
+async def _find(
+    api: DataConnector, account: AccountSettings, wanted: NewRequest, after: datetime
+) -> tuple[DataRequest, ...]:
     from dcsync.api.client import ListOptions
 
-    newest = await api.requests(account, ListOptions(limit=_NEWEST))
+    async def read(project: str | None) -> list[DataRequest]:
+        return await api.requests(account.id, ListOptions(limit=_NEWEST, project_id=project))
+
+    projects = (wanted.project_ids or account.projects) if account.projects else ()
+    newest = await read_first(projects, read)
+    if len(projects) > 1:
+        # Autodesk does not say whether the list of one project has the data requests of several. The list of the
+        # account has them, and a project administrator may be refused it.
+        with suppress(AccessRefused, BadRequest):
+            newest = [*newest, *await read(None)]
     # The list has told the difference of the clocks.
     return find_created(newest, wanted, after=_autodesk_time(api, after) - _TOLERANCE)
+
+
+async def _naming_projects(
+    api: DataConnector, account: AccountSettings, wanted: NewRequest, refused: ApiError
+) -> ApiError:
+    """Return the refusal of a new data request, with the projects that Autodesk does not let this user read."""
+    from dcsync.api.client import ListOptions
+
+    unread = []
+    for project in wanted.project_ids:
+        try:
+            await api.jobs(account.id, ListOptions(limit=1, project_id=project))
+        except (AccessRefused, BadRequest, NotFound):
+            unread.append(printable(project, 80))
+        except ApiError:
+            return refused
+    if not unread:
+        return refused
+    return refused.with_message(f"{refused.message}. Autodesk also refuses to list the jobs of {', '.join(unread)}")
 
 
 def _autodesk_time(api: DataConnector, moment: datetime) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from aiohttp import web
@@ -34,6 +35,18 @@ def refuse_call(request: web.Request, state: State) -> web.Response | None:
             {"title": "Forbidden", "detail": "No access to this account", "status": 403}, status=403
         )
     return None
+
+
+def refuse_projects(request: web.Request, state: State, projects: Collection[str]) -> web.Response | None:
+    """Return the refusal of a project administrator's call that names no project, or one of another administrator.
+
+    Autodesk documents it for GET jobs and for POST requests. For GET requests, the sandbox is as strict.
+    """
+    own = state.world.project_administrators.get(user_of(request))
+    if own is None or (projects and own.issuperset(projects)):
+        return None
+    detail = "Project administrators must name their projects" if not projects else "No access to this project"
+    return web.json_response({"title": "Forbidden", "detail": detail, "status": 403}, status=403)
 
 
 def user_of(request: web.Request) -> str:

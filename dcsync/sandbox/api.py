@@ -10,7 +10,7 @@ from urllib.parse import quote
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from dcsync.sandbox.access import no_hub, refuse_call, user_of
+from dcsync.sandbox.access import no_hub, refuse_call, refuse_projects, user_of
 from dcsync.sandbox.breakage import FAULT, break_answer, break_call, hang_up
 from dcsync.sandbox.faults import Fault
 from dcsync.sandbox.oauth_handlers import OAuthHandlers
@@ -188,6 +188,10 @@ class ApiHandlers:
             selected = select(rows, list(request.query.items()), fields)
         except QueryError as error:
             return bad_request(str(error))
+        named = {request.query[name] for name in ("projectId", "filter[projectId]") if name in request.query}
+        refusal = None if fields is REQUEST_JOBS else refuse_projects(request, self._state, named)
+        if refusal is not None:
+            return refusal
         top = self._state.options.max_limit
         limit = selected.limit if top is None else min(selected.limit, top)
         results = selected.rows[selected.offset : selected.offset + limit]

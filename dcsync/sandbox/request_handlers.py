@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from dcsync.sandbox.access import user_of
+from dcsync.sandbox.access import refuse_projects, user_of
 from dcsync.sandbox.refusals import bad_request, not_found
 from dcsync.sandbox.request_rules import RuleError, check_fields, check_whole, ids_of, time_of
 from dcsync.sandbox.state import State
@@ -37,6 +37,9 @@ class RequestHandlers:
             check_whole(fields, is_new=True)
         except RuleError as error:
             return bad_request(str(error))
+        refusal = refuse_projects(request, self._state, _projects_of(fields))
+        if refusal is not None:
+            return refusal
         starts_at = time_of(fields["effectiveFrom"])
         now = world.clock()
         is_active = fields.get("isActive", True) is True
@@ -96,6 +99,11 @@ async def _body_of(request: web.Request) -> object:
     return body
 
 
+def _projects_of(fields: dict[str, object]) -> tuple[str, ...]:
+    project = fields.get("projectId")
+    return ids_of(fields.get("projectIdList")) or ((str(project),) if project else ())
+
+
 def _apply(entry: RequestEntry, fields: dict[str, object]) -> None:
     """Take over checked fields. Fields that are missing get their documented defaults."""
     entry.description = str(fields.get("description") or "")
@@ -107,7 +115,7 @@ def _apply(entry: RequestEntry, fields: dict[str, object]) -> None:
     groups = fields["serviceGroups"]
     entry.service_groups = tuple(groups) if isinstance(groups, list) else ()
     project, several = fields.get("projectId"), ids_of(fields.get("projectIdList"))
-    entry.project_ids = several or ((str(project),) if project else ())
+    entry.project_ids = _projects_of(fields)
     entry.project_id = str(project) if project and several in {(), (project,)} else None
     entry.callback_url = str(fields["callbackUrl"]) if fields.get("callbackUrl") else None
     entry.sends_email = fields.get("sendEmail", True) is True

@@ -107,6 +107,8 @@ class World:
         #: The names of the accounts, by ID.
         self.accounts = {self.account_id: "Sandbox Construction"}
         self.user_id = "SANDBOXUSER1"
+        #: The projects of the users who are no more than their administrators, by user.
+        self.project_administrators: dict[str, frozenset[str]] = {}
         #: The names of hubs that have no Data Connector, by ID.
         self.other_hubs: dict[str, str] = {}
         #: The accounts to which each service account was invited.

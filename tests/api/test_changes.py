@@ -15,7 +15,7 @@ from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.api.transport import ATTEMPTS, ApiTransport
 from dcsync.auth.source import FixedToken
-from dcsync.core.model import AccountId, DataRequest, RequestId
+from dcsync.core.model import AccountId, AccountName, DataRequest, RequestId
 from dcsync.core.new_request import NewRequest, RequestChanges
 from dcsync.errors import (
     AccessRefused,
@@ -27,6 +27,7 @@ from dcsync.errors import (
     RateLimited,
     Unconfirmed,
 )
+from dcsync.ops.context import AccountSettings
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from tests.fakes import NOON, FakeClock, FakeTokens, MemoryWindow
 from tests.rigs.ports import free_port
@@ -49,6 +50,11 @@ class Side:
     @property
     def account(self) -> AccountId:
         return AccountId(self.sandbox.world.account_id)
+
+    @property
+    def settings(self) -> AccountSettings:
+        """The account as it is configured."""
+        return AccountSettings(name=AccountName("acme"), id=self.account)
 
     def fail(self, kind: Any, **options: Any) -> None:
         """Let calls on data requests fail."""

@@ -10,9 +10,10 @@ from dcsync.app.api import open_api, service_account_admin
 from dcsync.app.stores import FileStores
 from dcsync.clock import SystemClock
 from dcsync.config import Config
-from dcsync.core.model import AccountId
+from dcsync.core.model import AccountId, AccountName
 from dcsync.core.new_request import NewRequest
 from dcsync.errors import AccessRefused, DcsyncError
+from dcsync.ops.context import AccountSettings
 from dcsync.ops.requests import create
 from dcsync.sandbox import Sandbox, World
 from tests.rigs.configs import make_config
@@ -57,15 +58,16 @@ async def test_the_app_creates_a_service_account_which_creates_its_data_request(
         sandbox.world.invite(robot.email)
         config = configure(sandbox, tmp_path, robot.id, key.id)
         account = AccountId(sandbox.world.account_id)
+        settings = AccountSettings(name=AccountName("acme"), id=account)
         wanted = NewRequest(service_groups=("admin",), starts_at=clock.now())
         environ = {**SECRETS, "KEY": key.private_key}
         stores = FileStores(tmp_path / "state")
 
         async with open_api(config, stores, environ=environ) as reading:
             with pytest.raises(AccessRefused, match="lacks the scope data:create"):
-                await create(reading.client, account, wanted, clock=clock)
+                await create(reading.client, settings, wanted, clock=clock)
         async with open_api(config, stores, environ=environ, changer=Nobody()) as writing:
-            made = await create(writing.client, account, wanted, clock=clock)
+            made = await create(writing.client, settings, wanted, clock=clock)
         sandbox.world.complete_jobs()
         async with open_api(config, stores, environ=environ) as reading:
             (job,) = await reading.client.jobs(account)

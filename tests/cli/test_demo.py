@@ -224,7 +224,7 @@ async def _create_request(path: Path) -> DataRequest:
     wanted = NewRequest(service_groups=("admin",), starts_at=clock.now(), description="Mine")
     async with open_api(config, FileStores(Path(config.state.dir)), environ={}) as opened:
         (account,) = account_settings(config)
-        return (await create(opened.client, account.id, wanted, clock=clock)).request
+        return (await create(opened.client, account, wanted, clock=clock)).request
 
 
 def test_the_sandbox_prints_a_configuration_that_works(tmp_path: Path) -> None:

@@ -96,3 +96,12 @@ def test_a_value_cannot_be_changed() -> None:
 
     with pytest.raises(FrozenInstanceError):
         job.status = "running"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("one", "several", "projects"),
+    [(None, (), set()), ("a", (), {"a"}), (None, ("a", "b"), {"a", "b"}), ("a", ("b",), {"a", "b"}), ("", (), set())],
+)
+def test_the_projects_are_named_in_either_field(one: str | None, several: tuple[str, ...], projects: set[str]) -> None:
+    for entry in (make_request(project_id=one, project_ids=several), make_job(project_id=one, project_ids=several)):
+        assert entry.projects == projects

@@ -158,6 +158,9 @@ def test_a_change_has_the_required_fields_and_nothing_that_stays(changes: Reques
         (created(description="Twice"), False),
         (created(schedule_interval="DAY"), False),
         (created(service_groups=("admin", "issues")), False),
+        # Autodesk names what was not asked for.
+        (created(project_status="all", date_range="YESTERDAY"), True),
+        (created(project_id="P"), False),
     ],
 )
 def test_a_created_data_request_is_recognized(entry: Any, *, is_found: bool) -> None:
@@ -170,6 +173,25 @@ def test_months_of_the_same_description_and_intervals_are_told_apart() -> None:
     assert find_created([created(month)], month, after=NOON)
     assert not find_created([created(month, end_date=NOON - DAY)], month, after=NOON)
     assert not find_created([created(DAILY, recurring_interval=2)], DAILY, after=NOON)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_found"),
+    [
+        ({"project_ids": ("P1", "p2")}, True),
+        ({"project_ids": ("p2", "p1"), "project_status": "active", "date_range": "TODAY"}, True),
+        ({"project_id": "p1", "project_ids": ("p2",)}, True),
+        ({"project_id": "p1"}, False),
+        ({}, False),
+        ({"project_ids": ("p1", "p2", "p3")}, False),
+        ({"project_ids": ("p1", "p2"), "project_status": "archived"}, False),
+        ({"project_ids": ("p1", "p2"), "date_range": "YESTERDAY"}, False),
+    ],
+)
+def test_two_that_differ_only_in_projects_or_period_are_told_apart(fields: dict[str, Any], *, is_found: bool) -> None:
+    wanted = replace(ONCE, project_ids=("p1", "P2"), project_status="active", date_range="TODAY")
+
+    assert bool(find_created([created(wanted, **fields)], wanted, after=NOON)) is is_found
 
 
 @pytest.mark.parametrize(

@@ -373,6 +373,22 @@ async def test_another_user_can_neither_change_nor_delete_it(remote: Remote) -> 
     assert request in remote.world.requests
 
 
+async def test_a_project_administrator_has_to_name_projects_of_their_own(remote: Remote) -> None:
+    remote.world.add_request("mine", project_id="p-1")
+    remote.world.project_administrators["tester"] = frozenset({"p-1", "p-2"})
+
+    async def statuses(*queries: str) -> list[int]:
+        return [(await remote.api(query)).status for query in queries]
+
+    async def post(**fields: object) -> int:
+        return (await remote.send("POST", "requests", {**ONCE, **fields})).status
+
+    assert await statuses("jobs", "requests", "jobs?projectId=p-3", "requests?filter[projectId]=p-3") == [403] * 4
+    assert await statuses("jobs?projectId=p-1", "requests?filter[projectId]=p-2") == [200, 200]
+    assert [await post(), await post(projectIdList=["p-1", "p-3"]), await post(projectId="p-3")] == [403] * 3
+    assert [await post(projectIdList=["p-1", "p-2"]), await post(projectId="p-1")] == [201, 201]
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from dcsync.ops.freshness import follow_requests
 from dcsync.ops.mirroring.descriptions import known_request
 from dcsync.ops.mirroring.unread import REQUESTS_LIST
 from dcsync.ops.observed import Observations, VisibleRequests
+from dcsync.ops.project_lists import read_projects
 
 log = structlog.get_logger(__name__)
 
@@ -146,30 +147,19 @@ async def _list_requests(
 
     Raises the first error if no project could be read.
     """
-    found: dict[RequestId, DataRequest] = {}
     unusable: list[BadEntry] = []
-    errors: list[ApiError] = []
     endless: list[BrokenPart] = []
-    for project in account.projects or (None,):
-        try:
-            requests = await api.requests(
-                account.id,
-                ListOptions(project_id=project),
-                on_bad=unusable.append,
-                on_endless=partial(endless.append, _ENDLESS),
-            )
-        except RateLimited:
-            raise
-        except ApiError as error:
-            errors.append(error)
-            log.warning("data requests not listed", account=account.name, project=project, code=error.code)
-            continue
-        found.update({request.id: request for request in requests})
-    if errors and len(errors) == max(1, len(account.projects)):
-        raise errors[0]
+
+    async def read(project: str | None) -> list[DataRequest]:
+        options, on_endless = ListOptions(project_id=project), partial(endless.append, _ENDLESS)
+        return await api.requests(account.id, options, on_bad=unusable.append, on_endless=on_endless)
+
+    lists = await read_projects(account, read)
+    for project, error in lists.unread.items():
+        log.warning("data requests not listed", account=account.name, project=project, code=error.code)
     broken = BrokenParts(manifest, account.name)
     if endless:
         await broken.record(_ENDLESS)
     else:
         await broken.resolve(_ENDLESS.code, _ENDLESS.subject)
-    return found, unusable, not errors
+    return {request.id: request for request in lists.entries}, unusable, not lists.unread

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from dcsync.api.client import DataConnector, ListOptions
+from dcsync.api.client import DataConnector
 from dcsync.api.limiter import Limiter
 from dcsync.api.reach import reach
 from dcsync.core.model import Hub
@@ -18,6 +18,7 @@ from dcsync.network import Network
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.doctor.checks import Check, CheckList, Level, failed, ok, skipped, warned
 from dcsync.ops.doctor.data_requests import requests_of
+from dcsync.ops.project_lists import data_requests, newest_jobs
 
 T = TypeVar("T")
 
@@ -117,30 +118,36 @@ async def _examine_account(
     now: datetime,
     secret: str | None,
 ) -> None:
-    allowed = await _permission(api, account)
-    checks.add(visible(account, hubs, allowed=allowed.level is Level.OK), allowed)
+    allowed, can_read = await _permission(api, account)
+    checks.add(visible(account, hubs, allowed=can_read), allowed)
     name = f"requests.{account.name}"
-    if allowed.level is Level.OK:
+    if can_read:
         await checks.take(name, _requests(api, account, now, secret))
     else:
         checks.add(skipped(name, f"needs {allowed.name}"))
 
 
-async def _permission(api: DataConnector, account: AccountSettings) -> Check:
+async def _permission(api: DataConnector, account: AccountSettings) -> tuple[Check, bool]:
+    """Check that the jobs can be read. Returns also whether those of at least one project can."""
     name = f"permission.{account.name}"
     try:
         # The first call of a run. A project administrator has to name the project (docs/project/api.md §1).
-        for project in account.projects or (None,):
-            await patient(api.jobs(account.id, ListOptions(limit=1, project_id=project)))
+        errors = (await patient(newest_jobs(api, account, 1))).errors
     except DcsyncError as error:
-        return failed(name, error)
+        return failed(name, error), False
+    if errors:
+        message = "\n".join(error.message for error in errors)
+        advice = "\n".join(dict.fromkeys(error.advice for error in errors))
+        status = errors[0].exit_status
+        return Check(name=name, level=Level.FAIL, message=message, advice=advice, exit_status=status), True
     of = f" of {_count(len(account.projects), 'project')}" if account.projects else ""
-    return ok(name, f"jobs{of} can be read")
+    return ok(name, f"jobs{of} can be read"), True
 
 
 async def _requests(api: DataConnector, account: AccountSettings, now: datetime, secret: str | None) -> Check:
     try:
-        return requests_of(account, await patient(api.requests(account.id)), now, secret=secret)
+        lists = await patient(data_requests(api, account))
+        return requests_of(account, lists.entries, now, secret=secret)
     except AccessRefused as error:
         # A run uses data requests only to name the folders, and continues without them.
         message = f"the data requests cannot be read: {error.message}"

@@ -13,6 +13,7 @@ from dcsync.core.model import DataRequest, RequestId
 from dcsync.core.ports import KnownRequest
 from dcsync.errors import ApiError, ApiFault, ApiUnreachable, RateLimited
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.project_lists import data_requests
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +75,7 @@ class Descriptions:
         """Read the list. A user who may not list all requests may still read some of them."""
         self.is_listed = True
         try:
-            self.found.update({request.id: request for request in await api.requests(account.id)})
+            self.found.update({request.id: request for request in (await data_requests(api, account)).entries})
         except RateLimited:
             raise
         except ApiError as error:

@@ -16,6 +16,7 @@ from dcsync.core.wire import BadEntry
 from dcsync.errors import ApiError, ApiFault, ApiUnreachable, BadAnswer, RateLimited
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.outage import ask_list
+from dcsync.ops.project_lists import of_projects
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +85,7 @@ async def read_job_lists(
         lists.unusable.extend(reader.unusable)
         lists.endless.extend([project] if reader.was_left else [])
     if lists.unread and len(lists.unread) == len(set(account.projects)):
-        raise next(iter(lists.unread.values()))
+        raise of_projects(next(iter(lists.unread.values())), *lists.unread)
     return lists
 
 
@@ -144,7 +145,7 @@ class _Reader:
             known.job.id: known.job.created_at
             for known in self.known.values()
             if known.state is JobState.WAITING
-            and (self.project is None or known.job.project_id == self.project)
+            and (self.project is None or self.project in known.job.projects)
             and (known.job.created_at is None or self.now - known.job.created_at < _LIST_LIFE)
         }
 

@@ -40,8 +40,8 @@ class OutageWatch:
         self._in_a_row[name] = self._in_a_row.get(name, 0) + 1
         if self._in_a_row[name] >= _JOBS_IN_A_ROW:
             unread = await Observations(self._context.manifest, name).unread_since()
-            readable = [project for project in self._account.projects if project not in unread]
-            await ask_list(self._context.api, self._account, readable[0] if readable else None)
+            projects = sorted(self._account.projects, key=lambda project: project in unread)
+            await ask_list(self._context.api, self._account, projects[0] if projects else None)
             self.note_success()
 
 

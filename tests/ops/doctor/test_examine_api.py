@@ -119,6 +119,22 @@ async def test_a_project_administrator_s_projects_are_named_to_the_api(mirror: M
     assert checks["permission.acme"].message == "jobs of 2 projects can be read"
 
 
+async def test_a_refused_project_is_named_and_the_data_requests_of_the_others_are_checked(mirror: Mirror) -> None:
+    mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "projects": ["one", "two", "three"]}]
+    mirror.world.add_request("Mine", schedule="ONE_TIME", project_id="two")
+    for project in ("one", "three"):
+        mirror.sandbox.faults.add(
+            Fault(server="api", kind="status", status=403, match=f"projectId(%5D)?={project}", times=None)
+        )
+
+    checks = await examine(mirror)
+
+    lines = checks["permission.acme"].message.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["project one", "project three"]
+    assert (checks["requests.acme"].level, checks["requests.acme"].message) == (Level.OK, "1 data request visible")
+    assert status(checks) == 13
+
+
 async def test_no_requests_to_be_seen_is_warned_of_with_the_reason(mirror: Mirror) -> None:
     check = (await examine(mirror))["requests.acme"]
 

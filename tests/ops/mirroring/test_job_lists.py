@@ -209,6 +209,15 @@ async def test_a_waiting_job_is_looked_for_only_in_the_list_of_its_project(proje
     assert len(api.asked) == pages
 
 
+async def test_a_waiting_job_of_several_projects_is_looked_for_in_the_list_of_each() -> None:
+    waiting = known(pending("w", 3 * DAY, project_ids=("TWO", "ONE")), state=JobState.WAITING)
+    api = CannedApi(projects={"ONE": [[make("x")], [make("y", 4 * DAY)]]})
+
+    await read(api, "ONE", known=known(make("x"), make("y", 4 * DAY)) | waiting)
+
+    assert len(api.asked) == 2
+
+
 async def test_the_list_of_the_whole_account_has_the_jobs_of_all_projects() -> None:
     waiting = known(pending("w", 3 * DAY, project_id="ONE"), state=JobState.WAITING)
     api = list_to_search(make("w", 3 * DAY))

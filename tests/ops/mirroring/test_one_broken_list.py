@@ -89,6 +89,8 @@ async def test_if_no_project_can_be_read_the_account_stops(mirror: Mirror, proje
     outcome = await mirror.sync_one()
 
     assert outcome.exit_status is ExitStatus.PERMISSION_DENIED
+    assert outcome.error is not None
+    assert outcome.error.message.startswith(f"projects {ONE}, {TWO}, {THREE}: GET ")
 
 
 async def test_an_outage_is_not_met_project_by_project(mirror: Mirror, projects: dict[str, str]) -> None:
@@ -123,6 +125,24 @@ async def test_a_project_that_cannot_be_read_is_neither_late_nor_gone(mirror: Mi
     mirror.sandbox.faults.clear()
     await mirror.run()
     assert (await status_of(mirror)).codes == ["L-LATE"]
+
+
+async def test_a_data_request_of_two_projects_is_late_if_one_of_them_can_be_read(mirror: Mirror) -> None:
+    """The unreadable project made its last poll old, and nothing was late."""
+    mirror.config["account"] = [{"name": "acme", "id": mirror.world.hub_id, "projects": [ONE, TWO, THREE]}]
+    nightly = mirror.world.add_request("Nightly", created_at=mirror.clock.now() - timedelta(days=60, hours=10))
+    mirror.world.requests[nightly].project_ids = (ONE, TWO)
+    for day in range(3, 0, -1):
+        add_extract(mirror, tables(1, seed=day), request=nightly, days_ago=day - 0.4)
+    assert len(published(await mirror.run())) == 3
+
+    for project in (TWO, THREE):
+        refuse_project(mirror, project, 403)
+    for _ in range(2):
+        mirror.clock.advance(DAY)
+        await mirror.run()
+
+    assert (await status_of(mirror)).codes.count("L-LATE") == 1
 
 
 class Endless:

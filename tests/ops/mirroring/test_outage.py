@@ -265,7 +265,9 @@ async def test_the_jobs_of_another_account_do_not_count(bench: Workbench) -> Non
         await watched.check(DOWN)
 
 
-@pytest.mark.parametrize(("unread", "asked"), [((), "probe ONE"), (("ONE",), "probe TWO"), (("ONE", "TWO"), "probe")])
+@pytest.mark.parametrize(
+    ("unread", "asked"), [((), "probe ONE"), (("ONE",), "probe TWO"), (("ONE", "TWO"), "probe ONE")]
+)
 async def test_the_first_project_that_could_be_read_is_asked_for(
     bench: Workbench, unread: tuple[str, ...], asked: str
 ) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy.sql.elements import ClauseElement
 
 from dcsync.manifest import open_manifest
 from tests.rigs import nspawn
+from tests.rigs.ended import end
 from tests.rigs.postgres import Postgres
 from tests.rigs.syscalls import Call, Watch, watching
 
@@ -173,6 +174,17 @@ def test_a_test_that_no_signal_ends_fails_with_its_calls_and_all_others_run(tmp_
     assert re.search(r"crashed while running '.*test_hangs'", said), said
     assert re.search(r"crashed while running '.*test_fails_and_hangs'", said), said
     assert len(re.findall(r"in hang$", said, re.MULTILINE)) >= 2, said
+
+
+def test_a_process_ends_although_what_it_has_started_holds_its_output() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = int(process.stdout.readline())
+        try:
+            end(process)
+            assert process.returncode == -signal.SIGKILL
+        finally:
+            os.kill(left, signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

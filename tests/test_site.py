@@ -30,6 +30,7 @@ from scripts.docs.reference import GENERATED
 from scripts.manual import commands
 from tests.ops.test_metrics import make_account, make_status
 from tests.rigs.browser import browsing
+from tests.rigs.ended import join
 
 #: What a browser loads on its own: scripts, styles, images and fonts. Links are only followed by readers.
 _LOADED: Final = re.compile(r"""\bsrc=["']?([^"' >]+)|<link\b[^>]*\bhref=["']?([^"' >]+)|url\(["']?([^"')]+)""")
@@ -160,14 +161,15 @@ async def test_a_reader_searches_without_a_request_to_another_host(site: Path) -
 def serving(folder: Path) -> Iterator[str]:
     """Serve a folder and yield the host and port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_QuietHandler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield f"127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
-        thread.join()
+        join(thread)
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

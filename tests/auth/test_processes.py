@@ -19,6 +19,7 @@ from dcsync.errors import LoginRequired
 from dcsync.sandbox import Fault, Sandbox, World
 from dcsync.tasks import DiskThreads
 from tests.fakes import FakeClock
+from tests.rigs.ended import end_soon
 
 # Waits for the end of its input before it asks, so that all of them ask at once. With a number, it becomes so many
 # processes when everything is imported.
@@ -104,7 +105,7 @@ async def test_a_kill_between_the_server_s_commit_and_our_save(
     while sandbox.tokens.refresh_count == 0:  # noqa: ASYNC110 - the sandbox has no event for it
         await asyncio.sleep(0.01)  # noqa: TID251 - another process's work
     process.send_signal(signal.SIGKILL)
-    await process.wait()
+    await end_soon(process)
     sandbox.faults.clear()
 
     store = TokenStore(tmp_path)
@@ -138,7 +139,7 @@ async def test_a_kill_before_the_request_left(
         process.stdin.write(b"\n")
         await asyncio.sleep(0.3)  # noqa: TID251 - another process's way to the lock; being early only weakens the test
         process.send_signal(signal.SIGKILL)
-        await process.wait()
+        await end_soon(process)
     assert sandbox.count("token") == 0
 
     with DiskThreads() as disk:

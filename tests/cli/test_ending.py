@@ -21,6 +21,7 @@ from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from tests.cli.conftest import Dcsync
 from tests.cli.test_run import Daemon, end, launched, running, write_config
+from tests.rigs.ended import dying
 from tests.rigs.hung import hung
 from tests.rigs.served import TOKEN, Served
 
@@ -82,11 +83,12 @@ async def test_sigterm_ends_a_daemon_that_starts_on_a_hung_disk(tmp_path: Path) 
                 env={**os.environ, "RUN_TEST_TOKEN": "token"},
                 stderr=asyncio.subprocess.DEVNULL,
             )
-            await asyncio.to_thread(until, lambda: waits_in_a_call(process.pid), "a call that hangs")
-            process.send_signal(signal.SIGTERM)
+            async with dying(process):
+                await asyncio.to_thread(until, lambda: waits_in_a_call(process.pid), "a call that hangs")
+                process.send_signal(signal.SIGTERM)
 
-            async with asyncio.timeout(120):
-                assert await process.wait() == 0
+                async with asyncio.timeout(120):
+                    assert await process.wait() == 0
 
 
 async def test_a_new_refresh_token_is_saved_although_the_disk_hangs(tmp_path: Path, unused_tcp_port: int) -> None:
@@ -132,12 +134,8 @@ async def started(folder: Path, sandbox: Sandbox) -> AsyncIterator[Daemon]:
             stdout=errors,
             stderr=errors,
         )
-    try:
+    async with dying(process):
         yield Daemon(process=process, sandbox=sandbox, folder=folder, log=log)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 def test_an_interrupt_ends_a_sync_although_the_disk_hangs(side: Served) -> None:

@@ -25,6 +25,7 @@ from dcsync.sandbox import Fault
 from dcsync.sandbox.refusals import REQUEST_ID
 from tests.cli.conftest import Dcsync
 from tests.rigs.browser import browsing, new_page
+from tests.rigs.ended import dying
 from tests.rigs.json_page import documented, written
 from tests.rigs.served import Served, served
 
@@ -52,12 +53,8 @@ async def login(side: Served, *options: str) -> AsyncIterator[asyncio.subprocess
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    try:
+    async with dying(process):
         yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 async def address_shown(process: asyncio.subprocess.Process) -> str:

@@ -22,6 +22,7 @@ from dcsync.sandbox import Fault, Synthetic
 from tests.cli.conftest import Dcsync, Result
 from tests.cli.test_verify import spoil
 from tests.rigs.beside import Beside, daemon_beside, started, until
+from tests.rigs.ended import LIMIT_S
 from tests.rigs.json_page import documented, written
 from tests.rigs.mirror import assert_identical, tables
 from tests.rigs.served import TOKEN, Served, served
@@ -311,6 +312,7 @@ def test_idle_clients_and_garbage_do_no_harm(side: Served, dcsync: Dcsync, daemo
         idle = []
         for _ in range(MAX_CONNECTIONS):
             idle.append(stack.enter_context(socket.socket(socket.AF_UNIX)))
+            idle[-1].settimeout(LIMIT_S)
             idle[-1].connect(str(daemon.socket))
             assert idle[-1].recv(1000) == encode(Hello())
 
@@ -353,9 +355,11 @@ def test_no_secret_crosses_the_socket(side: Served, dcsync: Dcsync) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(side.state / "orders.sock"))
         listener.listen()
+        listener.settimeout(LIMIT_S)
         with started(side, "sync") as client:
             connection, _ = listener.accept()
             with connection:
+                connection.settimeout(LIMIT_S)
                 connection.sendall(encode(Hello()))
                 received = connection.recv(1 << 18)
             client.wait(timeout=150)

@@ -18,6 +18,7 @@ import pytest
 
 from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.sandbox import Fault, Options, Sandbox, Synthetic, World
+from tests.rigs.ended import dying
 from tests.rigs.mirror import assert_identical, tables
 
 TOKEN = "RUN_TEST_TOKEN"
@@ -95,13 +96,9 @@ async def launched(folder: Path, sandbox: Sandbox) -> AsyncIterator[Daemon]:
             stderr=errors,
         )
     daemon = Daemon(process=process, sandbox=sandbox, folder=folder, log=log)
-    try:
+    async with dying(process):
         await daemon.until(lambda: daemon.polls() > polled, "its first poll")
         yield daemon
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def end(daemon: Daemon) -> int:
@@ -147,7 +144,8 @@ async def test_sigterm_in_a_download_keeps_the_data_and_the_next_start_resumes(t
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        await again.communicate()
+        async with dying(again):
+            await again.communicate()
         (snapshot,) = [path.parent for path in (tmp_path / "mirror").glob("acme/*/[0-9]*/**/_dcsync.json")]
         assert_identical(snapshot, world, job)
 
@@ -170,12 +168,12 @@ async def test_sigterm_in_a_token_refresh_waits_for_the_new_token_and_saves_it(t
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(120):
+        async with dying(process), asyncio.timeout(120):
             while sandbox.tokens.refresh_count == 0:  # noqa: ASYNC110 - the sandbox has no event for it
                 await asyncio.sleep(0.01)  # noqa: TID251 - another process's work
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGTERM)
-        await process.communicate()
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            await process.communicate()
 
         assert process.returncode == 0
         saved = store.read()
@@ -192,7 +190,8 @@ async def test_a_second_daemon_is_refused_with_the_first_one_s_pid(tmp_path: Pat
             env={**os.environ, TOKEN: "x"},
             stderr=asyncio.subprocess.PIPE,
         )
-        _, err = await second.communicate()
+        async with dying(second):
+            _, err = await second.communicate()
 
         assert second.returncode == 11
         assert f"pid {daemon.pid} (run)" in err.decode()

@@ -120,7 +120,7 @@ def test_one_process_holds_the_lock_and_releases_it_with_the_connection(
             with other.locked():
                 has_it.set()
 
-        thread = threading.Thread(target=wait_for_it)
+        thread = threading.Thread(target=wait_for_it, daemon=True)
         with store.locked():
             thread.start()
             assert not has_it.wait(0.5)

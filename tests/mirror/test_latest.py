@@ -15,6 +15,7 @@ from dcsync.errors import DiskError, MirrorTampered
 from dcsync.mirror import disk
 from dcsync.mirror.latest import LatestKind, point_latest
 from dcsync.mirror.root import MirrorRoot
+from tests.rigs.ended import join
 from tests.rigs.latest import NEW, OLD, REQUEST, SHOWING, aside, point, write_sidecars
 from tests.rigs.stats import unread
 
@@ -121,13 +122,15 @@ def test_it_is_there_at_every_moment(root: MirrorRoot, kind: LatestKind) -> None
             if stop.is_set():
                 return
 
-    reader = threading.Thread(target=look)
+    reader = threading.Thread(target=look, daemon=True)
     reader.start()
-    for _ in range(50):
-        point(root, NEW, kind)
-        point(root, OLD, kind)
-    stop.set()
-    reader.join()
+    try:
+        for _ in range(50):
+            point(root, NEW, kind)
+            point(root, OLD, kind)
+    finally:
+        stop.set()
+        join(reader)
 
     assert seen == {"a folder"}
 

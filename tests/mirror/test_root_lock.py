@@ -21,6 +21,7 @@ from dcsync.errors import (
     MirrorTampered,
 )
 from dcsync.mirror.root import FileLock, MirrorRoot, locked
+from tests.rigs.ended import LIMIT_S
 
 #: Holds the mirror until its standard input ends.
 HOLD = """
@@ -61,7 +62,7 @@ def test_a_second_holder_is_told_who_the_first_one_is(root: MirrorRoot) -> None:
 def test_the_lock_is_free_at_once_after_its_holder_was_killed(root: MirrorRoot) -> None:
     with held_by_another_process(root.path) as process:
         process.kill()
-        process.wait()
+        process.wait(LIMIT_S)
 
         with locked(root, role="sync"):
             holder = (root.path / ".dcsync/lock").read_text().split()

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, TypeAlias
 
+from tests.rigs.ended import end
 from tests.rigs.nspawn import own_cgroups
 
 #: What `make .venv/.bare` has downloaded, and the index of it for apt.
@@ -166,9 +166,7 @@ def booted(folder: Path, made: Path, *, binds: Mapping[str, Path]) -> Iterator[M
             with _woken(machine):
                 yield machine
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process, group=True)
 
 
 @contextmanager
@@ -253,9 +251,7 @@ class Terminal:
 
     def close(self) -> None:
         """End the shell and all that it runs."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
+        end(self._process, group=True)
 
     def _wait_until_it_reads(self, line: str) -> None:
         """Wait until the shell, which reads key by key, has given the terminal to the command."""

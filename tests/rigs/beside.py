@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsync.orders import SOCKET_NAME
+from tests.rigs.ended import end
 from tests.rigs.served import TOKEN, Served
 
 
@@ -40,8 +41,7 @@ def started(side: Served, *arguments: str, **options: Any) -> Iterator[subproces
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
+        end(process)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

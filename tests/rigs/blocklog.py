@@ -11,12 +11,13 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.rigs.blocklog_plugin import HEADER
 from tests.rigs.disks import Disk, Kind, Workshop, is_mounted, run, unmount
+from tests.rigs.ended import end
 
 _PLUGIN = Path(__file__).with_name("blocklog_plugin.py")
 
@@ -111,11 +112,9 @@ def _served(place: Path, *nbdkit: str) -> Iterator[None]:
     finally:
         if is_mounted(place):
             unmount(place)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.communicate()
+        end(process)
 
 
 class Crashes:

@@ -62,7 +62,7 @@ def with_browser(monkeypatch: pytest.MonkeyPatch, *, user: str = "ada", answers:
 
     def opened(url: str) -> bool:
         answer = left.pop(0) if len(left) > 1 else left[0]
-        threading.Thread(target=lambda: asyncio.run(consent(url, answer))).start()
+        threading.Thread(target=lambda: asyncio.run(consent(url, answer)), daemon=True).start()
         return True
 
     monkeypatch.setenv("BROWSER", "a browser")

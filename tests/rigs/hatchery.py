@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.rigs.ended import end
+
 _REPOSITORY: Final = Path(__file__).parents[2]
 #: No run of these takes more than some seconds. This finds a hang, on the slowest machine too.
 _PATIENCE_S: Final = 250.0
@@ -179,6 +181,4 @@ def hatching() -> Iterator[Hatchery]:
         yield Hatchery(process=process)
     finally:
         # Its children are of its group, which nobody else is in.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        end(process, group=True)

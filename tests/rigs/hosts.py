@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from dcsync.sandbox import Sandbox
+from tests.rigs.ended import end_soon
 from tests.rigs.postgres import Postgres
 
 SEED = "HOSTS_TEST_SEED"
@@ -118,7 +119,7 @@ id = "{self.sandbox.world.hub_id}"
         """End a host as a power cut would."""
         assert host.process is not None
         host.process.kill()
-        await host.process.wait()
+        await end_soon(host.process)
         host.process, host.is_paused = None, False
 
     def pause(self, host: Host) -> None:

@@ -22,6 +22,7 @@ from dcsync.core.model import JobId
 from dcsync.core.row_history import Step
 from dcsync.load import Target
 from dcsync.rows import opened
+from tests.rigs.ended import end
 from tests.rigs.loads import BEGIN, DATASET, Goal, goal, history, latest
 from tests.rigs.postgres import Postgres
 from tests.rigs.row_histories import Track
@@ -102,10 +103,7 @@ class LoadKills:
         try:
             yield loader
         finally:
-            loader.kill()
-            loader.wait()
-            assert loader.stdout is not None
-            loader.stdout.close()
+            end(loader)
 
 
 def make_days(folder: Path) -> None:

@@ -18,6 +18,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from tests.rigs.ended import LIMIT_S, end
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -134,14 +136,21 @@ def boot(
             console, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            console, _ = process.communicate()
+            console = _rest(process)
             message = f"the system had not ended after {timeout_s} s; its console:\n{console[-4000:]}"
             raise AssertionError(message) from None
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process, group=True)
             raise
     return Booted(status=process.returncode, console=console, results=results, written=_written(results / "written"))
+
+
+def _rest(process: subprocess.Popen[str]) -> str:
+    """Return what a killed system has printed, unless something that survived holds its console."""
+    try:
+        return process.communicate(timeout=LIMIT_S)[0]
+    except subprocess.TimeoutExpired:
+        return "(something still holds it)"
 
 
 def _written(report: Path) -> tuple[Written, ...]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.rigs.ended import end
 from tests.rigs.ports import free_port
 
 PACKAGES = Path("/usr/lib/postgresql")
@@ -94,8 +95,7 @@ class Postgres:
                 self._process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 # Its children see that it is gone. It waits for each client that it has yet to refuse.
-                self._process.kill()
-                self._process.wait()
+                end(self._process)
             self._process = None
 
     def restart(self) -> None:
@@ -126,9 +126,7 @@ class Postgres:
                 os.kill(child, signal.SIGSTOP)
             yield lambda: thaw.poll() is None
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(thaw.pid, signal.SIGKILL)
-            thaw.wait(_STOP_S)
+            end(thaw, group=True)
             for each in reversed(processes):
                 with suppress(ProcessLookupError):
                     os.kill(each, signal.SIGCONT)

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tests.rigs.ended import dying, end_soon
 from tests.rigs.syscalls import Watch, watching
+
+#: Finds a hang. The time limit of a test is shorter.
+_RUN_S = 600.0
 
 _FORK_SERVER = Path(__file__).with_name("forkserver.py")
 
@@ -64,11 +68,20 @@ class _Cold:
         _send(self.handle, number)
 
     async def wait(self) -> int:
-        status = await self.process.wait()
+        async with asyncio.timeout(_RUN_S):
+            status = await self.process.wait()
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
         return status
+
+
+def _handle_of(pid: int) -> int:
+    """Return a descriptor of a process, or -1 if it has ended already."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def _send(handle: int, number: signal.Signals) -> None:
@@ -124,8 +137,10 @@ class _Forked:
     async def wait(self) -> int:
         if self.status is None:
             self.status = int((await self.server.answer())["status"])
-            os.close(self.handle)
-            self.handle = -1
+            self.server.running = None
+            if self.handle >= 0:
+                os.close(self.handle)
+                self.handle = -1
         return self.status
 
 
@@ -135,6 +150,8 @@ class Forking:
 
     folder: Path
     process: asyncio.subprocess.Process
+    #: The run that has not ended yet, and leads a group of its own.
+    running: int | None = None
 
     async def __call__(self, *argv: str, environ: Mapping[str, str] | None = None, closed: Sequence[int] = ()) -> Run:
         """Start a run; the one before must have been waited for."""
@@ -146,8 +163,11 @@ class Forking:
         """Run to the end, or to where `watch` kills it, and return the exit status. `terminal` is the path of one."""
         place = self.folder / "watched.socket"
         with watching(place, watch):
-            run = await self._start(argv, environ=environ, closed=(), watched_at=place, terminal=terminal)
-            return await run.wait()
+            try:
+                run = await self._start(argv, environ=environ, closed=(), watched_at=place, terminal=terminal)
+                return await run.wait()
+            finally:
+                self.kill()
 
     async def _start(
         self,
@@ -169,21 +189,28 @@ class Forking:
         }
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        pid = int((await self.answer())["pid"])
-        return _Forked(pid=pid, handle=os.pidfd_open(pid), server=self)
+        self.running = pid = int((await self.answer())["pid"])
+        return _Forked(pid=pid, handle=_handle_of(pid), server=self)
 
     async def answer(self) -> dict[str, int]:
         """Return the server's next word."""
         assert self.process.stdout is not None
-        line = await self.process.stdout.readline()
+        async with asyncio.timeout(_RUN_S):
+            line = await self.process.stdout.readline()
         assert line, f"the fork server has ended: {(self.folder / 'forkserver.err').read_text()}"
         answer: dict[str, int] = json.loads(line)
         return answer
 
+    def kill(self) -> None:
+        """Kill the run that has not ended, and what it has started."""
+        if self.running is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.running, signal.SIGKILL)
+
 
 @asynccontextmanager
 async def forking(folder: Path) -> AsyncIterator[Forking]:
-    """Start a process that has imported everything; it ends with the block, and so do its runs by their own end."""
+    """Start a process that has imported everything; it ends with the block, and a run that has not ended before."""
     with ExitStack() as stack:
         errors = stack.enter_context((folder / "forkserver.err").open("wb"))
         process = await asyncio.create_subprocess_exec(
@@ -196,11 +223,14 @@ async def forking(folder: Path) -> AsyncIterator[Forking]:
             start_new_session=True,
         )
     assert process.stdin is not None
+    server = Forking(folder, process)
     try:
-        yield Forking(folder, process)
+        yield server
     finally:
+        server.kill()
         process.stdin.close()
-        await process.wait()
+        async with dying(process):
+            await end_soon(process)
 
 
 def said(folder: Path) -> str:

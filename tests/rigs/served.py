@@ -78,7 +78,7 @@ def served(folder: Path, world: World | None = None, **options: Any) -> Iterator
             await stop.wait()
 
     # asyncio.run() ends what is still hanging when the servers are gone.
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="sandbox")
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="sandbox", daemon=True)
     thread.start()
     try:
         assert ready.wait(120)

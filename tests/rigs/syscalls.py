@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.rigs.ended import join
+
 #: Numbers of x86_64. What an argument names: a descriptor ("fd"), a path below a descriptor ("at"), a path ("path").
 CALLS: Final = {
     1: ("write", "fd", 0),
@@ -150,12 +152,12 @@ def watching(socket_path: Path, watch: Watch) -> Iterator[None]:
             except BaseException as error:  # noqa: BLE001 - raised below, in the test's own thread
                 troubles.append(error)
 
-        thread = threading.Thread(target=work, name="syscalls")
+        thread = threading.Thread(target=work, name="syscalls", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            thread.join()
+            join(thread)
             socket_path.unlink()
     if troubles:
         raise troubles[0]
@@ -164,6 +166,7 @@ def watching(socket_path: Path, watch: Watch) -> Iterator[None]:
 def _follow(server: socket.socket, watch: Watch) -> None:
     connection, _ = server.accept()
     with connection:
+        connection.settimeout(120)
         _, (listener, *_), _, _ = socket.recv_fds(connection, 1, 1)
     try:
         poll = select.poll()

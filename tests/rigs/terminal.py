@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from tests.rigs.ended import end
+
 #: Finds a hang, on the slowest machine too.
 _PATIENCE_S: Final = 150.0
 _SEQUENCE: Final = re.compile(r"\x1b\[(\??)([\d;]*)([A-Za-z])")
@@ -159,4 +161,4 @@ def on_terminal(
     finally:
         process.kill()
         os.close(ours)
-        process.wait()
+        end(process, group=True)

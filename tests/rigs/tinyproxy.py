@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from tests.rigs.ended import end
 from tests.rigs.ports import free_port
 
 #: Finds a hang, nothing else.
@@ -72,8 +73,7 @@ class Tinyproxy:
     def kill(self) -> None:
         """End it at once. Every connection through it breaks."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            end(self._process)
             self._process = None
 
     def _listens(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.rigs.ended import end
 from tests.rigs.hatchery import Ended, Hatchling
 
 #: By family: what writes, makes durable, opens, names and reserves.
@@ -78,8 +79,7 @@ def trace(process: Hatchling, *injections: str, calls: Sequence[str] = CALLS, wi
         assert tracer.returncode in {0, ended.status % 256, -ended.status}, said
     finally:
         if tracer.poll() is None:
-            tracer.kill()
-            tracer.communicate()
+            end(tracer)
         process.kill()
     return Traced(ended=ended, calls=parse(log.read_text(errors="replace")))
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from dcsync.errors import ConfigError
 from dcsync.systemd import ServiceUnit, as_service, become, find_unit, lacks_bus
 from dcsync.systemd.as_service import command_as_service, run_as_service
+from tests.rigs.ended import LIMIT_S, join
 
 PROGRAM = [["/usr/bin/dcsync", ["/usr/bin/dcsync", "run"], False, 0, 0, 0, 0, 0, 0, 0]]
 DEFAULTS = {
@@ -168,17 +170,19 @@ def test_a_signal_ends_the_command_and_not_only_systemd_run(
     unit = ServiceUnit(name="dcsync.service", program="/usr/bin/dcsync", properties=DEFAULTS)
 
     def interrupt() -> None:
+        until = time.monotonic() + LIMIT_S
         while not started.exists() or not started.read_text():
+            assert time.monotonic() < until
             threading.Event().wait(0.05)
         # Ctrl-C reaches both. The program would have ended without its command.
         os.kill(int(started.read_text()), signal.SIGINT)
         os.kill(os.getpid(), number)
 
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     handler = signal.getsignal(signal.SIGINT)
     thread.start()
     status = run_as_service(unit, ["sync"], os.environ)
-    thread.join()
+    join(thread)
 
     # 130 would be the end of systemd-run itself.
     assert status == 7

@@ -28,6 +28,7 @@ from dcsync.sandbox import Fault, Options, Sandbox, World
 from dcsync.tasks import DiskThreads
 from tests.fakes import FakeClock
 from tests.rigs.daemon import running
+from tests.rigs.ended import end
 from tests.rigs.mirror import Mirror, add_extract, tables
 from tests.rigs.quota import most_in_a_minute
 from tests.torture.conftest import Figure, pick
@@ -281,8 +282,7 @@ def test_eight_processes_at_once_never_take_one_call_too_many(tmp_path: Path, fi
         times = [float(line) for each in started for line in each.communicate(timeout=300)[0].splitlines()]
     finally:
         for each in started:
-            each.kill()
-            each.wait()
+            end(each)
 
     most = most_in_a_minute(times)
     # The killed one may have been counted without having said so.

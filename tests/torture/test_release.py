@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.rigs.disks import run, sweep
+from tests.rigs.ended import end
 from tests.torture.conftest import Figure, need
 
 _WORK = """
@@ -35,8 +36,7 @@ def test_nothing_stays_mounted_attached_or_frozen(figure: Figure, number: signal
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
     finally:
-        process.kill()
-        process.wait()
+        end(process)
         if number is signal.SIGKILL:
             # Nobody can clean up after that but the next one.
             sweep()

@@ -21,6 +21,7 @@ from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.errors import every_error
 from dcsync.sandbox import Fault, World
 from tests.rigs.canaries import BELONGS, MARKS, leaks_in, marks_in
+from tests.rigs.ended import dying
 from tests.rigs.mirror import tables
 from tests.rigs.served import Served, served
 from tests.rigs.waiting import until
@@ -42,12 +43,8 @@ async def daemon(side: Served, log: Path) -> AsyncIterator[asyncio.subprocess.Pr
             stdout=out,
             stderr=out,
         )
-    try:
+    async with dying(process):
         yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 COMMANDS: Final = (

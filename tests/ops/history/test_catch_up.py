@@ -248,7 +248,7 @@ async def test_hive_readers_skip_the_history(mirror: Mirror) -> None:
     assert folder_of(mirror).name == "_history"
 
 
-async def test_cancelling_ends_a_statement_that_would_take_days() -> None:
+async def test_cancelling_ends_a_statement() -> None:
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -256,7 +256,8 @@ async def test_cancelling_ends_a_statement_that_would_take_days() -> None:
         with opened(memory=128 << 20, spill=None) as engine:
             stopping.watch(engine)
             loop.call_soon_threadsafe(begun.set)
-            engine.run("SELECT sum(i * j) FROM range(10000000) a(i), range(10000000) b(j)")
+            # If the interrupt is lost, it ends after a minute.
+            engine.run("SELECT sum(i * j) FROM range(10000000) a(i), range(1000) b(j)")
 
     async with asyncio.TaskGroup() as group:
         task = group.create_task(in_thread(work))

@@ -19,6 +19,7 @@ from dcsync.ops.diff import compare
 from dcsync.ops.integrity.content_reader import Unwatched
 from dcsync.ops.integrity.prune import PruneReport
 from dcsync.ops.integrity.verify import verify
+from tests.rigs.ended import join
 from tests.rigs.mirror import Mirror, add_extract, sidecar, tables
 from tests.rigs.reductions import FULL, LARGE, WINDOWS, damage, fill, full_tables, pruned, window
 
@@ -103,9 +104,12 @@ async def test_a_verify_that_runs_at_the_same_time_reports_no_damage(mirror: Mir
 
         def read(self, size: int) -> None:
             if self.older and not self.reduced:
-                other = Thread(target=lambda: setattr(self, "reduced", asyncio.run(prune_once()).reduced))
+                other = Thread(target=self.prune, daemon=True)
                 other.start()
-                other.join()
+                join(other)
+
+        def prune(self) -> None:
+            self.reduced = asyncio.run(prune_once()).reduced
 
     async def prune_once() -> PruneReport:
         return await pruned(mirror, KeepPolicy(last=1))

@@ -23,11 +23,12 @@ from dcsync.errors import ConfigError
 from dcsync.sandbox import DEMO_APART, demo_time
 
 if TYPE_CHECKING:
+    from dcsync.ops.integrity.report import VerifyReport
     from dcsync.ops.mirroring.outcome import AccountOutcome
 
 _STATE = ".state"
+_TOKEN = "token"  # noqa: S105 - the name of its file
 _FIRST_DAYS = 3
-_TOKEN_VARIABLE = "DCSYNC_DEMO_TOKEN"  # noqa: S105 - the variable's name
 #: A program that starts the demo, such as make, sets this variable to the command that runs the demo again.
 _RERUN_VARIABLE = "DCSYNC_DEMO_AGAIN"
 
@@ -39,7 +40,8 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
     """Mirror a made-up account into FOLDER (./dcsync-demo).
 
     The demo starts a local simulator of Autodesk's API and mirrors from it over real HTTP. You need no Autodesk
-    account. Each further run adds a newer extract. Unchanged files are hard links to the previous snapshot.
+    account. Each further run adds a newer extract. Unchanged files are hard links to the previous snapshot. If `dcsync
+    verify` found damaged files, the next run repairs them.
     """
     from dcsync.cli.startup import run_async, set_up_log
     from dcsync.ops.mirroring.outcome import exit_status
@@ -52,9 +54,9 @@ def demo_command(ctx: click.Context, folder: Path) -> int:
         f"A local simulator of Autodesk's API serves {len(completed)} extracts of two data requests. "
         f"dcsync mirrors {'the new ones' if before else 'them'} into {folder}\n"
     )
-    outcomes = run_async(_mirror(folder, completed))
+    outcomes, repaired = run_async(_mirror(folder, completed))
     (folder / _STATE / "demo.json").write_text(json.dumps({"completed": [at.isoformat() for at in completed]}))
-    _show_published(outcomes)
+    _show_published(outcomes, repaired)
     status = exit_status(outcomes)
     if status == 0:
         _show_tree(folder)
@@ -98,14 +100,18 @@ def _next_extracts(before: Sequence[datetime], now: datetime) -> list[datetime]:
     return [*before, newest if newest > before[-1] else max(now - DEMO_APART, before[-1] + timedelta(seconds=1))]
 
 
-async def _mirror(folder: Path, completed: Sequence[datetime]) -> list[AccountOutcome]:
+async def _mirror(folder: Path, completed: Sequence[datetime]) -> tuple[list[AccountOutcome], VerifyReport | None]:
+    """Mirror the extracts, and repair what a verify found while the simulator can serve it."""
     from dcsync.app.from_config import account_settings, history_settings
     from dcsync.app.renew import renewing
+    from dcsync.app.secret_file import write_secret
     from dcsync.app.status import current_status
     from dcsync.app.sync import open_sync
     from dcsync.cluster import stores_for
     from dcsync.config import load
+    from dcsync.manifest.damage import known_damage
     from dcsync.ops.history.catch_up import catch_up
+    from dcsync.ops.integrity.verify import verify
     from dcsync.ops.mirroring.run import sync
     from dcsync.ops.page import write_report
     from dcsync.ops.recovery import recover
@@ -116,16 +122,20 @@ async def _mirror(folder: Path, completed: Sequence[datetime]) -> list[AccountOu
     async with Sandbox(world, options=Options(quota_per_minute=None)) as sandbox:
         path = folder / _STATE / "config.toml"
         path.write_text(_config(folder, sandbox.base_url, world.hub_id))
-        environ = {_TOKEN_VARIABLE: sandbox.tokens.issue_access_token("demo", 3600)}
-        config = load(path, environ=environ)
-        opener = partial(open_sync, environ=environ)
-        async with renewing(opener, config, stores_for(config, environ), role="sync") as context:
-            await recover(context, account_settings(config))
-            outcomes = await sync(context, account_settings(config))
-            await catch_up(context, account_settings(config), history_settings(config))
+        # In a file, so that commands find it after the demo.
+        write_secret(folder / _STATE / _TOKEN, sandbox.tokens.issue_access_token("demo", 3600))
+        config = load(path, environ={})
+        accounts = account_settings(config)
+        opener = partial(open_sync, environ={})
+        async with renewing(opener, config, stores_for(config, {}), role="sync") as context:
+            await recover(context, accounts)
+            damaged = await known_damage(context.manifest, accounts[0].name)
+            repaired = await verify(context, accounts, repair=True) if damaged else None
+            outcomes = await sync(context, accounts)
+            await catch_up(context, accounts, history_settings(config))
             status = await current_status(config, context)
             await write_report(context, status.accounts, stale_after=config.poll.stale_after)
-            return outcomes
+            return outcomes, repaired
 
 
 def _config(folder: Path, base_url: str, hub_id: str) -> str:
@@ -142,7 +152,7 @@ requests_per_minute = 1000
 
 [auth]
 method = "token"
-access_token = "env:{_TOKEN_VARIABLE}"
+access_token = {json.dumps(f"file:{folder / _STATE / _TOKEN}")}
 
 [[account]]
 name = "acme"
@@ -153,9 +163,13 @@ tables = {'["*"]' if find_spec("duckdb") else "[]"}
 """
 
 
-def _show_published(outcomes: Sequence[AccountOutcome]) -> None:
+def _show_published(outcomes: Sequence[AccountOutcome], repaired: VerifyReport | None) -> None:
+    from dcsync.cli.orders import print_answer
     from dcsync.cli.sync import print_outcomes
+    from dcsync.cli.verify import answer_of
 
+    if repaired is not None:
+        print_answer(answer_of(repaired, as_json=False))
     print_outcomes(outcomes, as_json=False, dry_run=False)
     click.echo()
 

@@ -169,14 +169,27 @@ def last_command(out: str) -> str:
     return out.strip().splitlines()[-1].partition("   #")[0].strip()
 
 
-def test_the_demo_ends_with_a_command_that_works(kept: Demo, again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_ends_with_a_command_that_works_and_repairs_what_verify_found(
+    kept: Demo, again: Path, monkeypatch: pytest.MonkeyPatch, dcsync: Dcsync
+) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    (path,) = again.glob("acme/my-company-*/latest/admin_companies.csv")
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes() + b"oops\n")
+    found = dcsync("--config", again / ".state/config.toml", "verify")
+    assert "run dcsync verify --repair" in found.out
+    # Without the simulator, and without a token in the environment.
+    tried = dcsync("--config", again / ".state/config.toml", "verify", "--repair")
+    assert (tried.status, tried.err) == (3, "")
+    assert "not repaired: " in tried.out
 
     command = last_command(kept.out)
 
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602 - as typed
     assert done.returncode == 0, done.stderr
+    assert "[repaired]" in done.stdout
     assert len(snapshots(again)) == 8
+    assert dcsync("--config", again / ".state/config.toml", "verify").status == 0
 
 
 @pytest.mark.usefixtures("again")

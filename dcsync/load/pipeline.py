@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from dcsync import DISTRIBUTION
 from dcsync.core.loads import Shown
 from dcsync.errors import DcsyncError, LoadFailed, RowsUnreadable, TargetUnusable
 from dcsync.load.clients import column_hint
@@ -92,7 +93,7 @@ class PipelineTarget(Target):
         while (cause := last.__cause__ or last.__context__) is not None:
             last = cause
         if isinstance(last, ImportError):
-            hint = f"install dlt[{self._kind}] in the environment of dcsync"
+            hint = f"run pipx inject {DISTRIBUTION} 'dlt[{self._kind}]', with the PIPX_HOME of the installation"
             return TargetUnusable(self.name, table, f"dlt lacks packages for {self._kind}", hint=hint)
         reason = self.clean(str(last) or type(last).__name__)
         return LoadFailed(self.name, table, reason) if table else TargetUnusable(self.name, table, reason)

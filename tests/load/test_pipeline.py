@@ -71,3 +71,10 @@ def test_a_database_whose_packages_are_missing_is_named(tmp_path: Path) -> None:
         target.shown()
     assert "dlt[snowflake]" in caught.value.advice
     assert "canary-secret" not in f"{caught.value}{caught.value.advice}"
+
+
+def test_a_database_whose_packages_are_missing_is_named_with_the_command(tmp_path: Path) -> None:
+    target = opened("mssql://user@host/database", dataset="acc", work=tmp_path, memory=1)
+    with pytest.raises(TargetUnusable, match="dlt lacks packages for mssql") as caught, target, target.failing(""):
+        raise ImportError("pyodbc")
+    assert "pipx inject data-connector-mirror 'dlt[mssql]'" in caught.value.advice

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dcsync.manifest.migrate import has_table
+from dcsync.manifest.revisions import has_table
 from dcsync.manifest.schema import meta
 
 _KEY = "queue"

@@ -10,28 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dcsync.errors import ManifestNewer
 from dcsync.manifest import checksums as seal
 from dcsync.manifest import schema
-
-#: The revisions that this version knows, oldest first. Any other revision was written by a newer dcsync.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
-#: The oldest revision that a command can read without migrating it. Such a command leaves out the columns that were
-#: added since then, and reads files with `dcsync.manifest.older`.
-OLDEST_READABLE = "0006"
-
-
-async def revision(connection: AsyncConnection) -> str | None:
-    """Return the revision of a manifest. None for an empty database."""
-    if not await has_table(connection, "alembic_version"):
-        return None
-    found: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    return found
-
-
-async def has_table(connection: AsyncConnection, name: str) -> bool:
-    """Say whether a table exists."""
-    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
-    if connection.dialect.name == "postgresql":
-        query = "SELECT 1 WHERE to_regclass(:name) IS NOT NULL"
-    return await connection.scalar(sa.text(query), {"name": name}) is not None
+from dcsync.manifest.revisions import REVISIONS, revision
 
 
 async def refuse_newer(connection: AsyncConnection, shown: str) -> str | None:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dcsync.core.model import ARCHIVE_NAME, AccountName, JobId, RequestId, StoredFile
+from dcsync.manifest.revisions import revision
 from dcsync.manifest.rows import CONTENT_COLUMNS, stored_file
 from dcsync.manifest.schema import header as header_table
 from dcsync.manifest.schema import job as job_table
@@ -67,4 +68,4 @@ def holds_table() -> sa.ColumnElement[bool]:
 
 
 async def _version(connection: AsyncConnection) -> str:
-    return str(await connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
+    return await revision(connection) or ""

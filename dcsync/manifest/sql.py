@@ -22,8 +22,8 @@ from dcsync.manifest import checksums as seal
 from dcsync.manifest import older
 from dcsync.manifest.backend import Backend, Guard
 from dcsync.manifest.contents import files_like, files_of
-from dcsync.manifest.migrate import OLDEST_READABLE, REVISIONS, revision
 from dcsync.manifest.published import History, is_on_disk
+from dcsync.manifest.revisions import OLDEST_READABLE, REVISIONS, revision
 from dcsync.manifest.rows import (
     JOB_COLUMNS,
     REQUEST_COLUMNS,

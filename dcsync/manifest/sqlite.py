@@ -23,7 +23,8 @@ from dcsync.errors import ManifestCorrupt, ManifestError, ManifestMissing
 from dcsync.manifest import checked
 from dcsync.manifest import checksums as seal
 from dcsync.manifest.connection import Connection
-from dcsync.manifest.migrate import REVISIONS, migrate, refuse_newer
+from dcsync.manifest.migrate import migrate, refuse_newer
+from dcsync.manifest.revisions import REVISIONS
 from dcsync.tasks import disk_call, finish
 
 #: How long a writer waits for another process to write (a command while the daemon is running).

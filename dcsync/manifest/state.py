@@ -8,6 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.sql import SqlManifest
 
+#: Built once, because a run reads dozens of values.
+_READ = sa.select(meta_table.c.value).where(meta_table.c.key == sa.bindparam("key"))
+
 
 class StoredValues:
     """Text by key, in the table `meta`. Every write is one transaction, durable when the method returns."""
@@ -28,7 +31,7 @@ class StoredValues:
 
 async def read_value(connection: AsyncConnection, key: str) -> str | None:
     """Return the value of a key, within a transaction of the caller."""
-    return await connection.scalar(sa.select(meta_table.c.value).where(meta_table.c.key == key))
+    return await connection.scalar(_READ, {"key": key})
 
 
 async def write_value(connection: AsyncConnection, key: str, value: str | None) -> None:

@@ -18,7 +18,7 @@ from dcsync.core.model import AccountName, JobId
 from dcsync.core.ports import AccountFacts, KnownJob
 from dcsync.errors import Fenced, ManifestCorrupt, ManifestError, ManifestNewer
 from dcsync.manifest import SqlManifest, StoredValues, open_manifest, schema
-from dcsync.manifest.migrate import REVISIONS, revision
+from dcsync.manifest.revisions import REVISIONS, revision
 from tests.fakes import JOB_ID, NOON, make_job
 from tests.rigs.manifests import make_publication
 

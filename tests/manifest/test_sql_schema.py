@@ -14,7 +14,7 @@ from dcsync.core.model import JobId
 from dcsync.core.ports import AccountFacts
 from dcsync.errors import ManifestError, ManifestMissing, ManifestNewer
 from dcsync.manifest import open_manifest, schema
-from dcsync.manifest.migrate import REVISIONS
+from dcsync.manifest.revisions import REVISIONS
 from tests.fakes import NOON, make_job, make_snapshot
 from tests.rigs.sqlite import ACME, contents, downgrade, fill, raw, read
 

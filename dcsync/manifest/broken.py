@@ -43,19 +43,32 @@ class BrokenParts:
         """Record that a part works again."""
         await self._change(lambda other: (other.code, other.subject) == (code, subject), [])
 
-    async def replace(self, codes: Collection[AlertCode], parts: Sequence[BrokenPart]) -> None:
-        """Record all broken parts with these codes. All others with these codes work again."""
-        await self._change(lambda other: other.code in codes, parts)
+    async def replace(
+        self,
+        codes: Collection[AlertCode],
+        parts: Sequence[BrokenPart],
+        *,
+        keeps: Callable[[BrokenPart], bool] | None = None,
+    ) -> tuple[BrokenPart, ...]:
+        """Record all broken parts with these codes, and return the parts that were broken before.
 
-    async def _change(self, is_replaced: Callable[[BrokenPart], bool], parts: Sequence[BrokenPart]) -> None:
+        All others with these codes work again, except those that `keeps` names.
+        """
+        return await self._change(lambda other: other.code in codes and not (keeps and keeps(other)), parts)
+
+    async def _change(
+        self, is_replaced: Callable[[BrokenPart], bool], parts: Sequence[BrokenPart]
+    ) -> tuple[BrokenPart, ...]:
         # Most calls change nothing, and then nothing is written.
-        if _changed(await self.load(), is_replaced, parts) is None:
-            return
+        before = await self.load()
+        if _changed(before, is_replaced, parts) is None:
+            return before
         async with self._manifest.writing() as connection:
             changed = _changed(_parse(await read_value(connection, self._key)), is_replaced, parts)
             if changed is not None:
                 text = json.dumps([asdict(part) for part in changed]) if changed else None
                 await write_value(connection, self._key, text)
+        return before
 
 
 def _changed(

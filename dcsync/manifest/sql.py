@@ -13,7 +13,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dcsync.core import wire
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, DataRequest, JobId, RequestId, Snapshot, StoredFile
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
@@ -67,13 +66,23 @@ class SqlManifest:
     Safe for concurrent use from one event loop. Cancelling a write rolls all of it back.
     """
 
-    def __init__(self, backend: Backend, *, guard: Guard | None = None) -> None:
+    def __init__(
+        self, backend: Backend, *, guard: Guard | None = None, connection: AsyncConnection | None = None
+    ) -> None:
         self.backend = backend
         self._guard = guard
+        #: The connection of `at_one_moment`.
+        self._connection = connection
 
     def guarded(self, guard: Guard) -> SqlManifest:
         """Return this manifest with every write checked by `guard`, in the write's own transaction."""
         return SqlManifest(self.backend, guard=guard)
+
+    @asynccontextmanager
+    async def at_one_moment(self) -> AsyncIterator[SqlManifest]:
+        """Lend this manifest to read one thing after another as of one moment. One transaction costs less than many."""
+        async with self.reading() as connection:
+            yield SqlManifest(self.backend, guard=self._guard, connection=connection)
 
     async def check_guard(self) -> None:
         """Raise `Fenced` if a write would raise it. Without a guard, do nothing."""
@@ -174,15 +183,12 @@ class SqlManifest:
             rows = await connection.execute(sa.select(*REQUEST_COLUMNS).where(request_table.c.account == account))
             return {RequestId(row.id): known_request(row) for row in rows}
 
-    async def request_documents(self, account: AccountName) -> Mapping[RequestId, DataRequest]:
-        """Return the data requests of an account as the API last described them, where it did."""
+    async def request(self, account: AccountName, request: RequestId) -> KnownRequest | None:
+        """Return one data request, or None if it is not known."""
+        here = sa.and_(request_table.c.account == account, request_table.c.id == request)
         async with self.reading() as connection:
-            rows = await connection.execute(
-                sa.select(request_table.c.id, request_table.c.document).where(
-                    request_table.c.account == account, request_table.c.document.is_not(None)
-                )
-            )
-            return {RequestId(row.id): wire.parse_request(json.loads(row.document)) for row in rows}
+            row = (await connection.execute(sa.select(*REQUEST_COLUMNS).where(here))).one_or_none()
+            return None if row is None else known_request(row)
 
     async def record_poll(
         self,
@@ -374,6 +380,9 @@ class SqlManifest:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection to read with. Errors of the database become ours."""
+        if self._connection is not None:
+            yield self._connection
+            return
         async with self.backend.reading() as connection:
             yield connection
 

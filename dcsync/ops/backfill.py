@@ -58,7 +58,8 @@ async def mirrored_activities(manifest: SqlManifest, account: AccountSettings, n
     by_request: dict[str, list[KnownJob]] = {}
     for known in (await manifest.jobs(account.name)).values():
         by_request.setdefault(known.job.request_id, []).append(known)
-    documents = (await manifest.request_documents(account.name)).values()
+    requests = (await manifest.requests(account.name)).values()
+    documents = [request.document for request in requests if request.document is not None]
     having = [each for each in documents if GROUPS & set(each.service_groups) and includes(each, account.projects)]
     newest = [job.id for each in having if (job := _newest_on_disk(by_request.get(each.id, ()))) is not None]
     lacking = set(newest) - await manifest.history.with_windows(account.name, newest)

@@ -21,7 +21,7 @@ from dcsync.manifest import SqlManifest, StoredValues
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.freshness import FollowedRequest, follow_requests
+from dcsync.ops.freshness import FollowedRequest, follow_requests, known_account
 
 if TYPE_CHECKING:
     from dcsync.api.client import DataConnector
@@ -94,8 +94,7 @@ class _Extension:
 
 
 async def _ending(manifest: SqlManifest, account: AccountSettings, now: datetime) -> list[FollowedRequest]:
-    facts, jobs = await manifest.facts(account.name), await manifest.jobs(account.name)
-    followed = await follow_requests(manifest, account, jobs.values(), facts, now)
+    followed = await follow_requests(manifest, account, await known_account(manifest, account.name), now)
     return [item for item in followed if ends_soon(item.freshness, now + _BEFORE_END - ENDS_SOON)]
 
 

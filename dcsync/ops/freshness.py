@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from dcsync.core.freshness import History, RequestFreshness, Sighting, request_freshness
-from dcsync.core.model import DataRequest, RequestId
-from dcsync.core.ports import AccountFacts, KnownJob
+from dcsync.core.model import AccountName, DataRequest, JobId, RequestId
+from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.manifest import SqlManifest, StoredValues
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.observed import Observations
@@ -24,32 +24,46 @@ class FollowedRequest:
     freshness: RequestFreshness
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownAccount:
+    """An account as the manifest knows it, with all of its jobs and data requests."""
+
+    facts: AccountFacts
+    jobs: Mapping[JobId, KnownJob]
+    requests: Mapping[RequestId, KnownRequest]
+
+
+async def known_account(manifest: SqlManifest, account: AccountName) -> KnownAccount:
+    """Read what the manifest knows of an account."""
+    facts, jobs = await manifest.facts(account), await manifest.jobs(account)
+    return KnownAccount(facts=facts, jobs=jobs, requests=await manifest.requests(account))
+
+
 async def follow_requests(
-    manifest: SqlManifest, account: AccountSettings, jobs: Iterable[KnownJob], facts: AccountFacts, now: datetime
+    manifest: SqlManifest, account: AccountSettings, known: KnownAccount, now: datetime
 ) -> Sequence[FollowedRequest]:
     """Return the data requests of an account that the configuration mirrors, by description.
 
-    `jobs` are all jobs of the account. A manifest of an older version, which is open for reading, has none.
+    A manifest of an older version, which is open for reading, has none.
     """
     if not await manifest.is_current():
         return []
     by_request: dict[RequestId, list[KnownJob]] = {}
-    for known in jobs:
-        by_request.setdefault(known.job.request_id, []).append(known)
+    for job in known.jobs.values():
+        by_request.setdefault(job.job.request_id, []).append(job)
     unseen = set(json.loads(await StoredValues(manifest).load(f"gone:{account.name}") or "[]"))
     observed = Observations(manifest, account.name)
     owed, unread = await observed.owed_slots(), await observed.unread_since()
-    documents = await manifest.request_documents(account.name)
     found = []
-    for request in (await manifest.requests(account.name)).values():
+    for request in known.requests.values():
         if not account.wants_request(request):
             continue
         its_jobs = by_request.get(request.id, [])
-        seen = [request.first_seen_at, *(known.first_seen_at for known in its_jobs)]
+        seen = [request.first_seen_at, *(job.first_seen_at for job in its_jobs)]
         sighting = Sighting(
             request=request,
-            document=documents.get(request.id),
-            polled_at=_last_read(account, documents.get(request.id), unread, facts.last_poll_at),
+            document=request.document,
+            polled_at=_last_read(account, request.document, unread, known.facts.last_poll_at),
             is_retired=account.is_retired(request),
             is_gone=request.id in unseen,
         )

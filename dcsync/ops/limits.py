@@ -76,9 +76,7 @@ async def report_limits(context: MirrorContext) -> None:
     """Record the limits of the mirror's file systems as alerts. Those that no longer exist are resolved."""
     found = await context.disk.run(find_limits, context.root, depth=search_depth(context.settings))
     parts = [BrokenPart(code=LIMIT_CODES[one.kind], subject=one.path, message=message_of(one)) for one in found]
-    broken = BrokenParts(context.manifest, None)
-    known = await broken.load()
+    known = await BrokenParts(context.manifest, None).replace(LIMIT_CODES.values(), parts)
     for part in parts:
         if part not in known:
             log.warning("the place of the mirror limits it", code=part.code.value, limit=part.message)
-    await broken.replace(LIMIT_CODES.values(), parts)

@@ -55,6 +55,8 @@ class Observations:
 
         An answer counts only while the job has the status that it had then.
         """
+        if not jobs:
+            return {}
         kept = json.loads(await self._values.load(f"listings:{self._account}") or "{}")
         return {job.id: kept[job.id]["listed"] for job in jobs if kept.get(job.id, {}).get("status") == _status(job)}
 

@@ -176,24 +176,25 @@ class _Collector:
     async def _account(self, status: AccountStatus) -> tuple[list[RequestHistory], list[RequestTables]]:
         account = status.name
         snapshots: defaultdict[RequestId, list[PastSnapshot]] = defaultdict(list)
-        for past in await self._history.snapshots(account):
-            snapshots[past.request].append(past)
         missing: defaultdict[RequestId, list[Missing]] = defaultdict(list)
         filled: defaultdict[RequestId, list[Job]] = defaultdict(list)
-        for known in (await self._context.manifest.jobs(account, states=WAS_PUBLISHED | LOSSES)).values():
+        async with self._context.manifest.at_one_moment() as moment:
+            for past in await moment.history.snapshots(account):
+                snapshots[past.request].append(past)
+            known_jobs = (await moment.jobs(account, states=WAS_PUBLISHED | LOSSES)).values()
+            headers = await moment.history.headers(account)
+            requests = (await moment.requests(account)).values()
+            kept = {request: [past for past in found if past.is_whole] for request, found in snapshots.items()}
+            last_two = [past.job for found in kept.values() for past in found[-2:]]
+            # One query for all data requests: there may be hundreds.
+            stored = await SnapshotRows(moment).snapshots(account, last_two)
+        for known in known_jobs:
             filled[known.job.request_id].append(known.job)
             if known.state in LOSSES and known.job.completed_at is not None:
                 words = f"lost: {known.reason or known.state.value}"
                 missing[known.job.request_id].append(Missing(completed_at=known.job.completed_at, words=words))
-        headers = await self._history.headers(account)
-        requests = (await self._context.manifest.requests(account)).values()
-        documents = await self._context.manifest.request_documents(account)
         freshness = {found.request: found for found in status.requests}
         now = self._context.clock.now()
-        kept = {request: [past for past in found if past.is_whole] for request, found in snapshots.items()}
-        last_two = [past.job for found in kept.values() for past in found[-2:]]
-        # One query for all data requests: there may be hundreds.
-        stored = await SnapshotRows(self._context.manifest).snapshots(account, last_two)
         files = {job: snapshot for job, (snapshot, _) in stored.items()}
         histories: list[RequestHistory] = []
         found: list[_Found] = []
@@ -201,8 +202,7 @@ class _Collector:
             history, newest = await self._request(
                 account, request, snapshots[request.id], missing[request.id], kept=kept.get(request.id, []), files=files
             )
-            document = documents.get(request.id)
-            skipped = () if document is None else skipped_slots(document, filled[request.id], now)
+            skipped = () if request.document is None else skipped_slots(request.document, filled[request.id], now)
             gaps = status.coverage.get(request.id, NO_COVERAGE).gaps
             histories.append(replace(history, freshness=freshness.get(request.id), skipped=skipped, gaps=gaps))
             if newest is not None and history.folder is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -14,15 +14,13 @@ from dcsync.core.lifecycle import JobState
 from dcsync.core.load_state import LoadState
 from dcsync.core.model import AccountName, Json, RequestId
 from dcsync.core.oauth import REFRESH_LIFE, days_old
-from dcsync.core.ports import AccountFacts
+from dcsync.core.ports import KnownJob
 from dcsync.core.standing import StandingAlert, with_history
 from dcsync.core.wire import time_json
 from dcsync.errors import SEVERITY, ExitStatus
 from dcsync.manifest import SqlManifest, Sums
 from dcsync.ops.accounts import LeftAccount
 from dcsync.ops.alerts.collect import AlertSources, collect_alerts, standing_alerts
-from dcsync.ops.coverage import coverage_of
-from dcsync.ops.freshness import follow_requests
 from dcsync.ops.peers import Host
 
 
@@ -214,39 +212,50 @@ async def account_statuses(
 
     An account is stale if its last successful run is longer ago than `stale_after`.
     """
-    return tuple([await _account(manifest, source, now, stale_after) for source in sources])
+    if manifest is None:
+        return tuple(_before_first_run(source, now) for source in sources)
+    async with manifest.at_one_moment() as moment:
+        return tuple([await _account(moment, source, now, stale_after) for source in sources])
+
+
+def _before_first_run(sources: AlertSources, now: datetime) -> AccountStatus:
+    alerts = tuple(with_history([] if sources.token is None else [sources.token], (), now))
+    return AccountStatus(
+        name=sources.account.name,
+        last_poll=None,
+        last_success=None,
+        newest_snapshot=None,
+        newest_completed_at=None,
+        jobs=_counts(()),
+        alerts=alerts,
+        is_stale=True,
+    )
+
+
+def _counts(jobs: Iterable[KnownJob]) -> dict[str, int]:
+    counts = dict.fromkeys((state.value for state in JobState), 0)
+    for job in jobs:
+        counts[job.state.value] += 1
+    return counts
 
 
 async def _account(
-    manifest: SqlManifest | None, sources: AlertSources, now: datetime, stale_after: timedelta
+    manifest: SqlManifest, sources: AlertSources, now: datetime, stale_after: timedelta
 ) -> AccountStatus:
-    name = sources.account.name
-    facts = AccountFacts() if manifest is None else await manifest.facts(name)
-    jobs = {} if manifest is None else await manifest.jobs(name)
+    name, found = sources.account.name, await collect_alerts(manifest, sources, now)
+    facts, jobs = found.known.facts, found.known.jobs
     published = [job for job in jobs.values() if job.state is JobState.PUBLISHED]
     newest = max(published, key=lambda job: (job.job.completed_at is not None, job.job.completed_at), default=None)
-    requests: tuple[RequestFreshness, ...] = ()
-    coverage: Mapping[RequestId, Coverage] = {}
-    if manifest is None:
-        alerts = tuple(with_history([] if sources.token is None else [sources.token], (), now))
-    else:
-        alerts = await standing_alerts(manifest, await collect_alerts(manifest, sources, now, jobs=jobs), now)
-        followed = await follow_requests(manifest, sources.account, jobs.values(), facts, now)
-        requests = tuple(item.freshness for item in followed)
-        coverage = await coverage_of(manifest, name, followed, now)
-    counts = dict.fromkeys((state.value for state in JobState), 0)
-    for job in jobs.values():
-        counts[job.state.value] += 1
     return AccountStatus(
         name=name,
         last_poll=facts.last_poll_at,
         last_success=facts.last_success_at,
         newest_snapshot=None if newest is None else newest.folder,
         newest_completed_at=None if newest is None else newest.job.completed_at,
-        jobs=counts,
-        alerts=alerts,
-        requests=requests,
-        coverage=coverage,
+        jobs=_counts(jobs.values()),
+        alerts=await standing_alerts(manifest, found, now),
+        requests=tuple(item.freshness for item in found.followed),
+        coverage=found.coverage,
         is_stale=facts.last_success_at is None or now - facts.last_success_at > stale_after,
-        sums=Sums() if manifest is None else await manifest.sums(name),
+        sums=await manifest.sums(name),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.core.lifecycle import JobState
-from dcsync.core.model import AccountName, JobId, RequestId
+from dcsync.core.model import AccountName, DataRequest, JobId, RequestId
 from dcsync.core.ports import KnownJob, KnownRequest
 from dcsync.manifest import SqlManifest, Sums, open_manifest
 from tests.fakes import NOON, REQUEST_ID, make_job, make_published, make_request, make_snapshot, make_transfer
@@ -93,15 +93,19 @@ async def test_data_requests_are_returned_as_the_api_last_described_them(manifes
     await manifest.record_poll(
         ACME, jobs=[], requests=[(make_known_request(), first), (make_known_request(other), None)], at=NOON
     )
-    assert await manifest.request_documents(ACME) == {REQUEST_ID: first}
-    assert await manifest.request_documents(BETA) == {}
+    assert await documents(manifest) == {REQUEST_ID: first, other: None}
+    assert await manifest.requests(BETA) == {}
 
     changed = make_request(schedule_interval="WEEK", is_active=False)
     await manifest.record_poll(ACME, jobs=[], requests=[(make_known_request(), changed)], at=NOON)
     # Without a description the last one stays.
     await manifest.record_poll(ACME, jobs=[], requests=[(make_known_request(), None)], at=NOON)
 
-    assert await manifest.request_documents(ACME) == {REQUEST_ID: changed}
+    assert await documents(manifest) == {REQUEST_ID: changed, other: None}
+
+
+async def documents(manifest: SqlManifest) -> dict[RequestId, DataRequest | None]:
+    return {request: known.document for request, known in (await manifest.requests(ACME)).items()}
 
 
 async def test_sums_include_all_snapshots_of_an_account_even_pruned_ones(manifest: SqlManifest) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 from dcsync.core.alerts import Alert, AlertCode, AlertScope
 from dcsync.core.anomaly import TableWarning, worst_first
 from dcsync.core.completeness import ZIP_CODES
+from dcsync.core.coverage import Coverage
 from dcsync.core.events import EventKind
 from dcsync.core.freshness import ends_soon
 from dcsync.core.lifecycle import JobState, has_expired
-from dcsync.core.model import AccountName, JobId, Json, RequestId
+from dcsync.core.model import AccountName, JobId, JobPhase, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.standing import StandingAlert, with_history
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts
-from dcsync.manifest.broken import BrokenParts
+from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.manifest.damage import known_damage
 from dcsync.manifest.hollow import hollow_snapshots
 from dcsync.ops.alerts.job_alerts import job_alerts
@@ -30,7 +31,7 @@ from dcsync.ops.alerts.list_alerts import list_alerts
 from dcsync.ops.alerts.request_alerts import request_alerts, with_red_alert
 from dcsync.ops.context import AccountSettings
 from dcsync.ops.coverage import coverage_of, gap_alerts, replaced_requests
-from dcsync.ops.freshness import follow_requests
+from dcsync.ops.freshness import FollowedRequest, KnownAccount, follow_requests, known_account
 from dcsync.ops.observed import Observations
 
 #: How many jobs a hint names. The next alert names the others.
@@ -61,36 +62,48 @@ class AlertSources:
     run: RunFacts = field(default_factory=RunFacts)
 
 
-async def collect_alerts(
-    manifest: SqlManifest, sources: AlertSources, now: datetime, *, jobs: Mapping[JobId, KnownJob] | None = None
-) -> list[Alert]:
-    """Return the alerts of an account, each key once. Without `jobs`, all jobs of the account are read."""
-    account = sources.account
-    jobs = await manifest.jobs(account.name) if jobs is None else jobs
-    facts = await manifest.facts(account.name)
-    requests = await manifest.requests(account.name)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """The alerts of an account, each key once, and what they follow from."""
+
+    known: KnownAccount
+    alerts: Sequence[Alert]
+    #: The broken parts of the account, and those that all accounts share.
+    broken: Sequence[BrokenPart]
+    followed: Sequence[FollowedRequest] = ()
+    coverage: Mapping[RequestId, Coverage] = field(default_factory=dict)
+
+
+async def collect_alerts(manifest: SqlManifest, sources: AlertSources, now: datetime) -> Collected:
+    """Return the alerts of an account."""
+    account, known = sources.account, await known_account(manifest, sources.account.name)
+    requests = known.requests
     wanted = {request.id for request in requests.values() if account.wants_request(request)}
-    mirrored = [known for known in jobs.values() if _is_mirrored(account, known, wanted)]
+    mirrored = [job for job in known.jobs.values() if _is_mirrored(account, job, wanted)]
     observed = Observations(manifest, account.name)
-    listed = await observed.listings([known.job for known in mirrored])
+    listed = await observed.listings([job.job for job in mirrored if job.job.phase is JobPhase.UNKNOWN])
+    broken = [part for owner in (account.name, None) for part in await BrokenParts(manifest, owner).load()]
+    followed: Sequence[FollowedRequest] = ()
+    coverage: Mapping[RequestId, Coverage] = {}
     found = [
         *([] if sources.token is None else [sources.token]),
         # After the token: the run may have met the same error, in other words.
-        *_of_the_last_run(account.name, facts, sources.run.error),
+        *_of_the_last_run(account.name, known.facts, sources.run.error),
         *job_alerts(account.name, mirrored, now, hints=sources.run.hints, listed=listed),
         *await list_alerts(observed, account, requests.values()),
-        *await _of_broken_parts(manifest, account),
+        *_of_broken_parts(account, broken),
     ]
     # A manifest that is opened read-only may have an older schema, without the tables for the rest.
     if await manifest.is_current():
-        followed = await follow_requests(manifest, account, jobs.values(), facts, now)
+        followed = await follow_requests(manifest, account, known, now)
         ending = {item.freshness.request for item in followed if ends_soon(item.freshness, now)}
         # The daemon recorded why it could not extend them. Others may have been extended by hand since.
         found = [alert for alert in found if alert.code is not AlertCode.L_ENDS or alert.subject in ending]
         replaced = await replaced_requests(manifest, account.name, followed)
         promising = [item for item in followed if item.freshness.request not in replaced]
         found += request_alerts(account.name, promising, with_red_alert(found, mirrored), now)
-        found += gap_alerts(account.name, followed, await coverage_of(manifest, account.name, followed, now), now)
+        coverage = await coverage_of(manifest, account.name, followed, now)
+        found += gap_alerts(account.name, followed, coverage, now)
         found += await _of_hollow(manifest, account, mirrored, requests, now)
         found += await _of_tables(manifest, sources, mirrored, requests)
         found += await _of_damage(manifest, account)
@@ -102,19 +115,17 @@ async def collect_alerts(
     unique: dict[tuple[str, str, str], Alert] = {}
     for alert in found:
         unique.setdefault(alert.key, alert)
-    return list(unique.values())
+    return Collected(known=known, alerts=list(unique.values()), broken=broken, followed=followed, coverage=coverage)
 
 
-async def standing_alerts(manifest: SqlManifest, alerts: Sequence[Alert], now: datetime) -> tuple[StandingAlert, ...]:
-    """Return these alerts with the history that the last run recorded. Nothing is written."""
-    accounts = {alert.account for alert in alerts}
+async def standing_alerts(manifest: SqlManifest, found: Collected, now: datetime) -> tuple[StandingAlert, ...]:
+    """Return the alerts of an account with the history that the last run recorded. Nothing is written."""
+    accounts = {alert.account for alert in found.alerts}
     known = await StandingAlerts(manifest).load(sorted(accounts)) if await manifest.is_current() else ()
-    owners = (*map(AccountName, accounts), None)
-    broken = [part for owner in owners for part in await BrokenParts(manifest, owner).load()]
-    current = {(part.code, part.subject) for part in broken}
+    current = {(part.code, part.subject) for part in found.broken}
     # A run knows better hints than the manifest, and records them. Only that of a broken part may be newer.
     hints = {item.alert.key: item.alert.hint for item in known if item.alert.key[1:] not in current}
-    alerts = [replace(alert, hint=hints.get(alert.key) or alert.hint) for alert in alerts]
+    alerts = [replace(alert, hint=hints.get(alert.key) or alert.hint) for alert in found.alerts]
     return tuple(with_history(alerts, known, now))
 
 
@@ -236,9 +247,8 @@ async def _of_damage(manifest: SqlManifest, account: AccountSettings) -> list[Al
     return alerts
 
 
-async def _of_broken_parts(manifest: SqlManifest, account: AccountSettings) -> list[Alert]:
-    """Return an alert for each part of the account that does not work, and for each part that all accounts share."""
-    parts = [part for owner in (account.name, None) for part in await BrokenParts(manifest, owner).load()]
+def _of_broken_parts(account: AccountSettings, parts: Iterable[BrokenPart]) -> list[Alert]:
+    """Return an alert for each part that does not work."""
     return [
         Alert.of(part.code, account=account.name, subject=part.subject, message=part.message, hint=part.hint)
         for part in parts

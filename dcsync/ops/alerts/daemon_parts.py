@@ -21,6 +21,4 @@ def daemon_part(code: AlertCode, *, message: str, hint: str) -> BrokenPart:
 async def record_daemon_parts(context: MirrorContext, parts: Sequence[BrokenPart]) -> None:
     """Record everything that does not work in this host's daemon now. What other living hosts recorded stays."""
     others = {host.name for host in await context.peers.known() if host.is_alive} - {socket.gethostname()}
-    recorded = BrokenParts(context.manifest, None)
-    kept = [part for part in await recorded.load() if part.code in _CODES and part.subject in others]
-    await recorded.replace(_CODES, [*kept, *parts])
+    await BrokenParts(context.manifest, None).replace(_CODES, parts, keeps=lambda part: part.subject in others)

@@ -32,6 +32,7 @@ from dcsync.ops.alerts.collect import AlertSources, RunFacts, collect_alerts
 from dcsync.ops.alerts.hooks import Hook
 from dcsync.ops.alerts.visible import check_requests
 from dcsync.ops.context import AccountSettings
+from dcsync.ops.freshness import known_account
 from dcsync.ops.mirroring.outcome import AccountOutcome
 
 log = structlog.get_logger(__name__)
@@ -122,16 +123,18 @@ class AlertDispatcher:
         """Record the alerts and the events to send, and return the events. None if another host was faster."""
         name, failed = account.name, [] if outcome is None else outcome.failed
         version = f"settled:{name}"
-        before = await self._values.load(version)
         run = RunFacts(error=None if outcome is None else outcome.error, hints={item.job: item.hint for item in failed})
-        alerts = await self._collect(account, token, run)
+        async with self._manifest.at_one_moment() as moment:
+            before = await StoredValues(moment).load(version)
+            alerts = await self._collect(moment, account, token, run)
+            snapshots, values = ([], {}) if outcome is None else await self._new_snapshots(moment, outcome)
+            known = await StandingAlerts(moment).load([name])
         if outcome is not None:
             outcome.hints = {alert.code: alert.hint for alert in alerts if alert.hint}
         # The lost jobs of earlier runs are not new.
         new = {item.job for item in failed}
         silent = {alert.key for alert in alerts if alert.is_final and alert.job is not None and alert.job not in new}
-        snapshots, values = ([], {}) if outcome is None else await self._new_snapshots(outcome)
-        result = reconcile(await self._standing_alerts.load([name]), alerts, self._clock.now(), silent=silent)
+        result = reconcile(known, alerts, self._clock.now(), silent=silent)
         events = [*snapshots, *result.events]
         is_recorded = await self._standing_alerts.settle(
             [name],
@@ -156,7 +159,9 @@ class AlertDispatcher:
             )
         return events
 
-    async def _collect(self, account: AccountSettings, token: Alert | None, run: RunFacts) -> list[Alert]:
+    async def _collect(
+        self, manifest: SqlManifest, account: AccountSettings, token: Alert | None, run: RunFacts
+    ) -> Sequence[Alert]:
         sources = AlertSources(
             account=account,
             root=self._settings.root,
@@ -164,7 +169,7 @@ class AlertDispatcher:
             token=token,
             run=run,
         )
-        return await collect_alerts(self._manifest, sources, self._clock.now())
+        return (await collect_alerts(manifest, sources, self._clock.now())).alerts
 
     async def send_event(self, event: Event) -> None:
         """Send one event. Never fails."""
@@ -212,14 +217,14 @@ class AlertDispatcher:
 
     async def expectations(self, account: AccountName) -> list[tuple[DataRequest, Expectation]]:
         """Return the expected extract of each data request of an account that has a schedule."""
-        documents = await self._manifest.request_documents(account)
+        known = await known_account(self._manifest, account)
         jobs: dict[RequestId, list[Job]] = {}
-        for known in (await self._manifest.jobs(account)).values():
-            jobs.setdefault(known.job.request_id, []).append(known.job)
+        for job in known.jobs.values():
+            jobs.setdefault(job.job.request_id, []).append(job.job)
         found = []
-        for request in documents.values():
-            expected = expect(request, jobs.get(request.id, []), self._clock.now())
-            if expected is not None:
+        for request in (known_request.document for known_request in known.requests.values()):
+            expected = None if request is None else expect(request, jobs.get(request.id, []), self._clock.now())
+            if request is not None and expected is not None:
                 found.append((request, expected))
         return found
 
@@ -239,19 +244,21 @@ class AlertDispatcher:
         if wanted and self._settings.urls:
             await notify.send(self._settings.urls, wanted)
 
-    async def _new_snapshots(self, outcome: AccountOutcome) -> tuple[list[Event], dict[str, str]]:
+    async def _new_snapshots(
+        self, manifest: SqlManifest, outcome: AccountOutcome
+    ) -> tuple[list[Event], dict[str, str]]:
         """Return events for the snapshots that had none yet, and the values that record them as sent.
 
         Snapshots of a run that was killed before it sent events are among them. The times of several hosts differ, so
         the snapshots of the last hour are recorded by their ids.
         """
-        name = outcome.account.name
-        last = parse_time(await self._values.load(_notified_key(name))) or self._clock.now()
+        name, stored = outcome.account.name, StoredValues(manifest)
+        last = parse_time(await stored.load(_notified_key(name))) or self._clock.now()
         # The snapshots of this run in any case. After the clock was set back, they are older than `last`.
         own = [published.job for published in outcome.published]
-        rows = await self._manifest.history.published_after(name, last - _CLOCK_DIFFERENCE, also=own)
+        rows = await manifest.history.published_after(name, last - _CLOCK_DIFFERENCE, also=own)
         key = f"told-jobs:{name}"
-        kept = await self._values.load(key)
+        kept = await stored.load(key)
         # Without a list of ids, the time decides which snapshots are known.
         sent = json.loads(kept) if kept is not None else [row.job for row in rows if row.published_at <= last]
         new = [row for row in rows if row.job not in sent or (kept is None and row.job in own)]

@@ -20,7 +20,7 @@ from dcsync.manifest import SqlManifest, StoredValues
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.alerts.list_alerts import unmatched_names, visible_requests
 from dcsync.ops.context import AccountSettings
-from dcsync.ops.freshness import follow_requests
+from dcsync.ops.freshness import follow_requests, known_account
 from dcsync.ops.mirroring.descriptions import known_request
 from dcsync.ops.mirroring.unread import REQUESTS_LIST
 from dcsync.ops.observed import Observations, VisibleRequests
@@ -127,8 +127,7 @@ async def _owed_slots(
     manifest: SqlManifest, account: AccountSettings, found: Mapping[RequestId, DataRequest], now: datetime
 ) -> dict[RequestId, MissedSlot]:
     """Return the missed slots that the schedules in this list no longer have. No extract satisfied them."""
-    jobs, facts = await manifest.jobs(account.name), await manifest.facts(account.name)
-    followed = await follow_requests(manifest, account, jobs.values(), facts, now)
+    followed = await follow_requests(manifest, account, await known_account(manifest, account.name), now)
     owed = {
         item.freshness.request: (
             still_owed(item.freshness, item.sighting, item.history, found[item.freshness.request])

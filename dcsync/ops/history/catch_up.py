@@ -168,8 +168,7 @@ async def _record(
     looked_at = {
         _subject(item.request, name) for item in found for name in item.outcome.state.tables if chosen.has_table(name)
     }
-    kept = [part for part in await broken.load() if part.code is AlertCode.R_HISTORY and part.subject not in looked_at]
-    await broken.replace([AlertCode.R_HISTORY], [*kept, *parts])
+    await broken.replace([AlertCode.R_HISTORY], parts, keeps=lambda part: part.subject not in looked_at)
 
 
 def _subject(request: KnownRequest, table: str) -> str:

@@ -42,7 +42,7 @@ async def finish_pruning(context: MirrorContext) -> list[Unfinished]:
         return []
     unfinished: list[Unfinished] = []
     unnoted: list[trash.Pruned] = []
-    for account in await context.manifest.accounts():
+    for account in await context.manifest.accounts() if left else ():
         for job, folder in (await context.manifest.published_folders(account)).items():
             leaf = trash.trash_leaf(account, job)
             if leaf not in left:

@@ -114,9 +114,7 @@ async def run_loads(
 
 async def forget_other_loads(manifest: SqlManifest, names: Sequence[str]) -> None:
     """Resolve the alerts of loads that are no longer configured."""
-    broken = BrokenParts(manifest, None)
-    known = [part for part in await broken.load() if part.code is AlertCode.R_LOAD]
-    await broken.replace([AlertCode.R_LOAD], [part for part in known if _name_of(part) in names])
+    await BrokenParts(manifest, None).replace([AlertCode.R_LOAD], [], keeps=lambda part: _name_of(part) in names)
 
 
 def _name_of(part: BrokenPart) -> str:
@@ -249,8 +247,7 @@ class _Run:
             table = each.planned.table
             parts.append(_alert(f"{name}/{table}", f"{where}: {table} is not up to date", each.problem, again))
         broken = BrokenParts(self._context.manifest, None)
-        kept = [part for part in await broken.load() if part.code is AlertCode.R_LOAD and _name_of(part) != name]
-        await broken.replace([AlertCode.R_LOAD], [*kept, *parts])
+        await broken.replace([AlertCode.R_LOAD], parts, keeps=lambda part: _name_of(part) != name)
 
 
 def _is_left_out(before: LoadState, seen: str, now: datetime) -> bool:

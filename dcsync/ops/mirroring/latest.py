@@ -50,9 +50,9 @@ async def move_latest(context: MirrorContext, account: AccountSettings, job: Job
     A `latest` that cannot be made, moved or removed is an alert, and nothing else depends on it. With `rebuild` a
     folder of hard links is built again although it already shows that snapshot.
     """
-    requests = await context.manifest.requests(account.name)
-    known = await context.manifest.job(account.name, job)
-    request = None if known is None else requests.get(known.job.request_id)
+    async with context.manifest.at_one_moment() as moment:
+        known = await moment.job(account.name, job)
+        request = None if known is None else await moment.request(account.name, known.job.request_id)
     if known is None or request is None or not request.is_described or known.state is not JobState.PUBLISHED:
         return
     if not request.is_delta and is_delta(known.job, request.document):

@@ -46,13 +46,15 @@ def broken_parts(poll: Poll) -> Sequence[BrokenPart]:
 async def record_unread(manifest: SqlManifest, account: AccountSettings, poll: Poll) -> None:
     """Replace what the poll before could not read. Writes nothing if it is the same."""
     observed = Observations(manifest, account.name)
-    before, polled_at = await observed.unread_since(), (await manifest.facts(account.name)).last_poll_at
+    before = await observed.unread_since()
+    polled_at = (await manifest.facts(account.name)).last_poll_at if poll.unread_projects else None
     since = {project: before.get(project, polled_at) for project in poll.unread_projects}
     if since != before:
         await observed.save_unread_since(since)
-    broken = BrokenParts(manifest, account.name)
-    others = [part for part in await broken.load() if part.subject == REQUESTS_LIST]
-    await broken.replace([AlertCode.L_PROJECT, AlertCode.L_REQUEST, AlertCode.L_LIST], [*broken_parts(poll), *others])
+    codes = [AlertCode.L_PROJECT, AlertCode.L_REQUEST, AlertCode.L_LIST]
+    await BrokenParts(manifest, account.name).replace(
+        codes, broken_parts(poll), keeps=lambda part: part.subject == REQUESTS_LIST
+    )
 
 
 def _unread_project(project: str, error: ApiError) -> BrokenPart:

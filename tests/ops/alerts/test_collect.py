@@ -193,7 +193,8 @@ async def test_a_mirror_without_described_data_requests_lists_them_at_its_first_
 
 async def documents(mirror: Mirror) -> list[DataRequest]:
     async with mirror.opened() as context:
-        return list((await context.manifest.request_documents(ACME)).values())
+        requests = (await context.manifest.requests(ACME)).values()
+        return [request.document for request in requests if request.document is not None]
 
 
 def strip_sidecar(snapshot: Path) -> None:

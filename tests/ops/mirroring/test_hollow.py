@@ -101,7 +101,7 @@ async def test_once_autodesk_has_deleted_the_extract_it_is_a_final_loss(mirror: 
         sources = AlertSources(account=account, root=mirror.root)
         found = await collect_alerts(context.manifest, sources, mirror.clock.now())
     # Nothing can resolve it, so it is notified once.
-    assert [alert.is_final for alert in found if alert.code == "L-LOST"] == [True]
+    assert [alert.is_final for alert in found.alerts if alert.code == "L-LOST"] == [True]
     assert (item.alert.code, item.alert.kind.exit_status) == ("L-LOST", ExitStatus.DONE)
     assert item.alert.message.endswith("Autodesk has deleted the extract")
     outcome = await mirror.sync_one(wanted=Wanted(jobs=(job,)))

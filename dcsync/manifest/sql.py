@@ -37,7 +37,7 @@ from dcsync.manifest.schema import meta as meta_table
 from dcsync.manifest.schema import request as request_table
 from dcsync.manifest.schema import run as run_table
 from dcsync.manifest.sqlite import sqlite_backend
-from dcsync.manifest.writer import add_account, moved_to, refuse_illegal, write_job, write_request, write_snapshot
+from dcsync.manifest.writer import add_account, moved_to, refuse_illegal, write_jobs, write_request, write_snapshot
 
 
 @asynccontextmanager
@@ -203,8 +203,7 @@ class SqlManifest:
             await add_account(connection, account)
             for known, document in requests:
                 await write_request(connection, account, known, document, at)
-            for job in jobs:
-                await write_job(connection, account, job, at)
+            await write_jobs(connection, account, jobs, at)
             await connection.execute(
                 sa.update(account_table).where(account_table.c.name == account).values(last_poll_at=at)
             )

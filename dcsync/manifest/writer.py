@@ -57,28 +57,31 @@ async def write_request(
     await checksums.seal_request(connection, account, known.id)
 
 
-async def write_job(connection: AsyncConnection, account: AccountName, known: KnownJob, at: datetime) -> None:
-    """Write a job as a poll read it. Raises `IllegalTransition`."""
-    values: dict[str, object] = {
-        "request": known.job.request_id,
-        "state": known.state.value,
-        "completed_at": known.job.completed_at,
-        "document": json.dumps(wire.job_json(known.job)),
-        "changed_at": at,
-    }
-    current = await connection.scalar(sa.select(job_table.c.state).where(is_job(account, known.job.id)))
-    if current is None:
-        await connection.execute(
-            sa.insert(job_table).values(
-                account=account, id=known.job.id, first_seen_at=at, attempts=0, reason=known.reason, **values
-            )
-        )
-    else:
-        _refuse_illegal(known.job.id, JobState(current), known.state)
-        if current != known.state.value:
+async def write_jobs(connection: AsyncConnection, account: AccountName, jobs: Sequence[KnownJob], at: datetime) -> None:
+    """Write jobs as a poll read them. The first poll reads hundreds. Raises `IllegalTransition`."""
+    current = await _states(connection, account, [known.job.id for known in jobs])
+    new: list[dict[str, object]] = []
+    for known in jobs:
+        values: dict[str, object] = {
+            "request": known.job.request_id,
+            "state": known.state.value,
+            "completed_at": known.job.completed_at,
+            "document": json.dumps(wire.job_json(known.job)),
+            "changed_at": at,
+        }
+        state = current.get(known.job.id)
+        if state is None:
+            first = {"account": account, "id": known.job.id, "first_seen_at": at, "attempts": 0, "reason": known.reason}
+            new.append({**first, **values})
+            continue
+        _refuse_illegal(known.job.id, JobState(state), known.state)
+        if state != known.state.value:
             values |= {"reason_code": known.reason_code, "reason": known.reason}
         await connection.execute(sa.update(job_table).where(is_job(account, known.job.id)).values(**values))
-    await checksums.seal_job(connection, account, known.job.id)
+    if new:
+        await connection.execute(sa.insert(job_table), new)
+    for batch in in_batches([known.job.id for known in jobs]):
+        await checksums.seal_jobs(connection, account, batch)
 
 
 async def write_snapshot(
@@ -103,10 +106,7 @@ async def refuse_illegal(
     connection: AsyncConnection, account: AccountName, jobs: Collection[JobId], new: JobState
 ) -> None:
     """Raise `IllegalTransition` unless each of these jobs is known and may change to `new`."""
-    found: dict[str, str] = {}
-    for batch in in_batches(jobs):
-        here = sa.and_(job_table.c.account == account, job_table.c.id.in_(batch))
-        found |= dict((await connection.execute(sa.select(job_table.c.id, job_table.c.state).where(here))).all())
+    found = await _states(connection, account, jobs)
     for job in jobs:
         if job not in found:
             message = f"job {job} of {account} is not in the manifest"
@@ -127,6 +127,15 @@ def moved_to(state: JobState, at: datetime) -> dict[str, object]:
         # Its files are no longer on the disk. No later snapshot may link to them.
         values |= {"sidecar_sha256": None, "files": None, "holds_table": None}
     return values
+
+
+async def _states(connection: AsyncConnection, account: AccountName, jobs: Collection[JobId]) -> dict[str, str]:
+    """Return the states of those of these jobs that are known."""
+    found: dict[str, str] = {}
+    for batch in in_batches(jobs):
+        here = sa.and_(job_table.c.account == account, job_table.c.id.in_(batch))
+        found |= dict((await connection.execute(sa.select(job_table.c.id, job_table.c.state).where(here))).all())
+    return found
 
 
 async def _insert_request(

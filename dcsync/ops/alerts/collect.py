@@ -18,7 +18,7 @@ from dcsync.core.coverage import Coverage
 from dcsync.core.events import EventKind
 from dcsync.core.freshness import ends_soon
 from dcsync.core.lifecycle import JobState, has_expired
-from dcsync.core.model import AccountName, JobId, JobPhase, Json, RequestId
+from dcsync.core.model import JobId, JobPhase, Json, RequestId
 from dcsync.core.ports import AccountFacts, KnownJob, KnownRequest
 from dcsync.core.standing import StandingAlert, with_history
 from dcsync.errors import DcsyncError

@@ -87,3 +87,12 @@ async def test_what_was_the_last_broken_part_leaves_no_row(manifest: SqlManifest
 
     async with manifest.reading() as connection:
         assert not await connection.scalar(sa.text("SELECT count(*) FROM meta WHERE key LIKE 'broken:%'"))
+
+
+async def test_parts_that_a_change_keeps_stay_as_they_are(manifest: SqlManifest) -> None:
+    broken = await broken_in(manifest, [FIRST, SECOND, OTHER])
+
+    before = await broken.replace([AlertCode.M_MASS], [], keeps=lambda part: part.subject == "b")
+
+    assert before == (FIRST, SECOND, OTHER)
+    assert await broken.load() == (SECOND, OTHER)

@@ -28,6 +28,7 @@ from tests.fakes import (
     make_request,
     make_stored,
 )
+from tests.rigs.counted import counting_statements
 from tests.rigs.manifests import (
     ACME,
     BETA,
@@ -372,3 +373,46 @@ async def test_the_document_decides_whether_a_request_is_a_delta(manifest: SqlMa
 
     assert not known.is_delta
     assert known.document == document
+
+
+# --- the cost ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_poll_of_hundreds_of_jobs_takes_the_statements_of_a_few(manifest: SqlManifest) -> None:
+    jobs = [KnownJob(job=make_job(id=JobId(f"job-{number}")), state=S.SEEN) for number in range(600)]
+
+    with counting_statements() as texts:
+        await manifest.record_poll(ACME, jobs=jobs, requests=[], at=NOON)
+
+    # A statement has at most 500 values, so there are two for each step.
+    assert len(texts) <= 12
+    assert {known.first_seen_at for known in (await manifest.jobs(ACME)).values()} == {NOON}
+
+
+async def test_a_poll_with_an_illegal_change_records_no_job(manifest: SqlManifest) -> None:
+    await know(manifest, "old", state=S.PUBLISHED)
+    new, illegal = (KnownJob(job=make_job(id=JobId(name)), state=S.WAITING) for name in ("new", "old"))
+
+    with pytest.raises(IllegalTransition):
+        await manifest.record_poll(ACME, jobs=[new, illegal], requests=[], at=NOON)
+
+    assert [*await manifest.jobs(ACME)] == ["old"]
+
+
+async def test_reads_at_one_moment_do_not_see_what_is_written_meanwhile(manifest: SqlManifest) -> None:
+    await know(manifest, "a")
+    async with manifest.at_one_moment() as moment:
+        before = await moment.jobs(ACME)
+        await know(manifest, "b")
+
+        assert await moment.jobs(ACME) == before
+    assert [*await manifest.jobs(ACME)] == ["a", "b"]
+
+
+async def test_a_connection_asks_for_the_schema_once(manifest: SqlManifest) -> None:
+    async with manifest.at_one_moment() as moment:
+        await moment.is_current()
+        with counting_statements() as texts:
+            assert await moment.is_current()
+
+    assert texts == []

@@ -16,6 +16,7 @@ from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.core.alerts import ALERT_KINDS, Alert, AlertCode, Severity
 from dcsync.core.events import EventKind
 from dcsync.errors import SecretUnavailable
+from dcsync.manifest import SqlManifest
 from dcsync.ops.alerts.collect import RunFacts
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import AccountSettings
@@ -147,10 +148,12 @@ async def test_a_damaged_manifest_does_not_fail_the_follow_up(mirror: Mirror, li
 class _Broken(AlertDispatcher):
     """Cannot collect the alerts of the first account."""
 
-    async def _collect(self, account: AccountSettings, token: Alert | None, run: RunFacts) -> list[Alert]:
+    async def _collect(
+        self, manifest: SqlManifest, account: AccountSettings, token: Alert | None, run: RunFacts
+    ) -> Sequence[Alert]:
         if account.name == "acme":
             raise KeyError
-        return await super()._collect(account, token, run)
+        return await super()._collect(manifest, account, token, run)
 
     async def check_requests(self, api: DataConnector, account: AccountSettings) -> Sequence[str]:
         if account.name == "acme":

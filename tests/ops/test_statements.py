@@ -12,9 +12,6 @@ from dcsync.ops.mirroring.run import sync
 from tests.rigs.counted import counting_statements
 from tests.rigs.mirror import Mirror, add_extract, status_of, tables
 
-#: The statements of each further account in a poll with nothing new, and in a sync that also opens the mirror.
-_POLL, _SYNC = 60, 86
-
 
 async def test_a_run_costs_few_statements(mirror: Mirror) -> None:
     add_extract(mirror, tables(2, seed=1), days_ago=2)
@@ -35,7 +32,7 @@ async def test_a_run_costs_few_statements(mirror: Mirror) -> None:
     assert len(status) <= 32
 
 
-async def test_each_account_costs_the_same_few_statements(mirror: Mirror) -> None:
+async def test_a_poll_of_ten_accounts_costs_ten_times_that_of_one(mirror: Mirror) -> None:
     mirror.config["account"] = [{"name": f"acme{number}", "id": mirror.world.hub_id} for number in range(10)]
     add_extract(mirror, tables(1))
     config, reports = mirror.configuration(), Reports()
@@ -53,4 +50,5 @@ async def test_each_account_costs_the_same_few_statements(mirror: Mirror) -> Non
         with counting_statements() as texts:
             await poll()
 
-    assert len(texts) <= 10 * _POLL
+    # One account takes 70 in a daemon, which keeps the mirror open. Nothing may be read for each pair of accounts.
+    assert len(texts) <= 10 * 70

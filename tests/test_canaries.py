@@ -16,6 +16,7 @@ from dcsync.sandbox import Fault
 from dcsync.sandbox.world import World
 from tests.auth.test_assertion import pem, public
 from tests.cli.test_login import address_shown, consent, login
+from tests.rigs.ended import dying
 from tests.rigs.mirror import tables
 from tests.rigs.served import Served, served
 
@@ -78,8 +79,9 @@ async def run(side: Served, heard: Heard, *arguments: str, **environ: str) -> in
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    heard.command_lines.append(command_line(process.pid))
-    out, err = await process.communicate()
+    async with dying(process):
+        heard.command_lines.append(command_line(process.pid))
+        out, err = await process.communicate()
     heard.text += [out.decode(), err.decode()]
     return process.returncode or 0
 

@@ -17,6 +17,7 @@ import pytest
 from dcsync import __version__
 from dcsync.cli.group import dcsync
 from scripts.manual import COMPLETIONS, completion, manual_page
+from tests.rigs.ended import ending
 
 #: A hang detector. A shell answers in a second.
 TIMEOUT_S: Final = 120
@@ -143,8 +144,14 @@ def test_zsh_completes_a_command_at_the_tab_key(tmp_path: Path, environment: dic
         f"PS1='READY>'\nfpath=({folder} $fpath)\nautoload -Uz compinit && compinit -u -D\nunsetopt beep\n"
     )
     controller, terminal = pty.openpty()
-    with subprocess.Popen(
-        ["zsh", "-i"], env={**environment, "ZDOTDIR": str(tmp_path)}, stdin=terminal, stdout=terminal, stderr=terminal
+    with ending(
+        subprocess.Popen(
+            ["zsh", "-i"],
+            env={**environment, "ZDOTDIR": str(tmp_path)},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
     ) as zsh:
         os.close(terminal)
         try:

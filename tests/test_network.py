@@ -21,6 +21,7 @@ from dcsync.errors import AuthError, TokenEndpointUnavailable
 from dcsync.ops.alerts.notify import send_heartbeat
 from dcsync.sandbox import Fault, Synthetic, World
 from tests.rigs import tinyproxy
+from tests.rigs.ended import dying
 from tests.rigs.examined import chain, examine, write_config
 from tests.rigs.mirror import Mirror, add_extract, mirroring, tables
 from tests.rigs.notified import CANARY, notification_server
@@ -196,7 +197,8 @@ async def test_a_process_obeys_the_environment_alone(tmp_path: Path, kind: str) 
             stderr=subprocess.STDOUT,
             env=environ,
         )
-        said = (await process.communicate())[0].decode()
+        async with dying(process):
+            said = (await process.communicate())[0].decode()
 
         assert process.returncode == 0, said
         assert f"through the proxy {network.proxy.url} (HTTPS_PROXY), TLSv1.3" in said

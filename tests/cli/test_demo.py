@@ -29,6 +29,7 @@ from dcsync.core.model import DataRequest
 from dcsync.core.new_request import NewRequest
 from dcsync.ops.requests import create
 from tests.cli.conftest import Dcsync, log_as_before
+from tests.rigs.ended import ending
 from tests.rigs.mirror import assert_proved_by_sums, sidecar
 
 ROOT = Path(__file__).parents[2]
@@ -241,11 +242,13 @@ async def _create_request(path: Path) -> DataRequest:
 
 
 def test_the_sandbox_prints_a_configuration_that_works(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "dcsync", "sandbox", "--quota", "0", "--tables", "5", "--days", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    with ending(
+        subprocess.Popen(
+            [sys.executable, "-m", "dcsync", "sandbox", "--quota", "0", "--tables", "5", "--days", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     ) as sandbox:
         try:
             assert sandbox.stdout is not None

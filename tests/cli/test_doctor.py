@@ -11,6 +11,7 @@ import pytest
 
 from dcsync.sandbox import Fault
 from tests.cli.conftest import Dcsync
+from tests.rigs.ended import ending
 from tests.rigs.mirror import tables
 from tests.rigs.served import TOKEN, Served
 
@@ -124,7 +125,7 @@ def test_a_disk_that_is_not_mounted_is_exit_14(side: Served, dcsync: Dcsync) -> 
 def test_doctor_works_during_a_sync_and_reports_it(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=600))
-    with subprocess.Popen([sys.executable, "-m", "dcsync", "sync"], stderr=subprocess.PIPE) as sync:
+    with ending(subprocess.Popen([sys.executable, "-m", "dcsync", "sync"], stderr=subprocess.PIPE)) as sync:
         try:
             while side.sandbox.count("api", path_contains="/data/") == 0:
                 assert sync.poll() is None

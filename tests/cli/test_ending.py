@@ -21,7 +21,7 @@ from dcsync.auth.token_store import TokenPair, TokenStore
 from dcsync.sandbox import Fault, Options, Sandbox, World
 from tests.cli.conftest import Dcsync
 from tests.cli.test_run import Daemon, end, launched, running, write_config
-from tests.rigs.ended import dying
+from tests.rigs.ended import dying, ending
 from tests.rigs.hung import hung
 from tests.rigs.served import TOKEN, Served
 
@@ -139,8 +139,7 @@ async def started(folder: Path, sandbox: Sandbox) -> AsyncIterator[Daemon]:
 
 
 def test_an_interrupt_ends_a_sync_although_the_disk_hangs(side: Served) -> None:
-    with hung(side.root):
-        process = start(side, "sync")
+    with hung(side.root), ending(start(side, "sync")) as process:
         until(lambda: waits_in_a_call(process.pid), "a call that hangs")
         process.send_signal(signal.SIGINT)
 
@@ -153,8 +152,7 @@ def test_an_interrupt_ends_a_sync_although_the_disk_hangs(side: Served) -> None:
 def test_status_does_not_wait_for_the_mirrors_disk(side: Served, dcsync: Dcsync) -> None:
     assert dcsync("sync").status == 0
 
-    with hung(side.root):
-        process = start(side, "status", "--check", "--json")
+    with hung(side.root), ending(start(side, "status", "--check", "--json")) as process:
         out, _ = process.communicate(timeout=120)
 
     disk = json.loads(out)["disk"]
@@ -166,8 +164,7 @@ def test_status_does_not_wait_for_the_mirrors_disk(side: Served, dcsync: Dcsync)
 def test_status_does_not_wait_for_the_state_folders_disk(side: Served, dcsync: Dcsync) -> None:
     assert dcsync("sync").status == 0
 
-    with hung(side.state):
-        process = start(side, "status", "--check")
+    with hung(side.state), ending(start(side, "status", "--check")) as process:
         _, errors = process.communicate(timeout=200)
 
     assert process.returncode == 14

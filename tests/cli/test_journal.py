@@ -12,6 +12,7 @@ import pytest
 from dcsync.cli.journal import is_journal
 from dcsync.sandbox import Fault
 from tests.cli.test_told_once import REFUSED, add_job
+from tests.rigs.ended import ending
 from tests.rigs.served import TOKEN, Served
 
 pytestmark = pytest.mark.timeout(300)
@@ -32,7 +33,7 @@ def in_the_journal(side: Served, *arguments: str) -> list[str]:
             )
         finally:
             os.close(theirs)
-        with process:
+        with ending(process):
             return lines.read().splitlines()
 
 

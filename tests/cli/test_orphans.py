@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Dcsync
+from tests.rigs.ended import ending
 from tests.rigs.served import TOKEN, Served
 
 pytestmark = [pytest.mark.needs_tool("setsid"), pytest.mark.timeout(300)]
@@ -134,12 +135,9 @@ main()
 def test_as_pid_1_a_start_can_be_stopped() -> None:
     """The kernel gives PID 1 no signal that it does not handle."""
     entered = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", _SLOW_START]
-    with subprocess.Popen(entered, stdout=subprocess.PIPE) as outer:
+    with ending(subprocess.Popen(entered, stdout=subprocess.PIPE)) as outer:
         assert outer.stdout is not None
         assert outer.stdout.readline() == b"started\n"
         (first,) = children(outer.pid)
         os.kill(first, signal.SIGTERM)
-        try:
-            assert outer.wait(60) == 130
-        finally:
-            outer.kill()
+        assert outer.wait(60) == 130

@@ -19,6 +19,7 @@ from dcsync.ops.context import AccountSettings
 from dcsync.ops.mirroring.outcome import AccountOutcome
 from dcsync.sandbox import Fault
 from tests.cli.conftest import Dcsync
+from tests.rigs.ended import ending
 from tests.rigs.served import TOKEN, Served
 from tests.rigs.synced import add_job, snapshot
 
@@ -210,11 +211,13 @@ def test_a_state_folder_may_be_in_one_that_cannot_be_listed(side: Served, there:
 def test_a_second_run_is_exit_11_with_the_first_one_s_pid(side: Served, dcsync: Dcsync) -> None:
     add_job(side)
     side.sandbox.faults.add(Fault(server="storage", kind="hang", seconds=600))
-    with subprocess.Popen(
-        [sys.executable, "-m", "dcsync", "sync"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
+    with ending(
+        subprocess.Popen(
+            [sys.executable, "-m", "dcsync", "sync"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
     ) as first:
         try:
             while side.sandbox.count("api", path_contains="/data/") == 0:

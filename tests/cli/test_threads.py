@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rigs.ended import ending
 from tests.rigs.served import TOKEN, Served, served
 
 #: A user without any other process, so that a limit of one is reached. Each worker of the tests has another one.
@@ -32,7 +33,7 @@ def side() -> Iterator[Served]:
 def synced() -> Iterator[Served]:
     """A mirror for the commands, none of which can change it. A run makes it, which may start threads."""
     with of_the_user() as ready:
-        with start(ready, "sync", limit=500) as process:
+        with ending(start(ready, "sync", limit=500)) as process:
             process.communicate(timeout=120)
         assert process.returncode == 0
         yield ready
@@ -69,7 +70,7 @@ def start(side: Served, *arguments: str, limit: int) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("command", ["sync", "status", "verify", "requests", "doctor", "prune"])
 def test_a_command_says_what_to_do(synced: Served, command: str) -> None:
-    with start(synced, command, limit=1) as process:
+    with ending(start(synced, command, limit=1)) as process:
         _, errors = process.communicate(timeout=120)
 
     assert "Traceback" not in errors
@@ -78,28 +79,25 @@ def test_a_command_says_what_to_do(synced: Served, command: str) -> None:
 
 
 def test_the_daemon_waits_and_works_as_soon_as_it_can(side: Served) -> None:
-    with start(side, "run", limit=1) as process:
-        try:
-            assert process.stderr is not None
-            assert "D-THREADS" in process.stderr.readline()
+    with ending(start(side, "run", limit=1)) as process:
+        assert process.stderr is not None
+        assert "D-THREADS" in process.stderr.readline()
 
-            raised = ["prlimit", "--pid", str(process.pid), "--nproc=500:1000"]
-            subprocess.run(["setpriv", "--reuid", UID, "--regid", UID, "--clear-groups", *raised], check=True)
-            deadline = time.monotonic() + 120
-            while not (side.root / "index.html").exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.1)  # noqa: TID251 - another process
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=120)
-        finally:
-            process.kill()
+        raised = ["prlimit", "--pid", str(process.pid), "--nproc=500:1000"]
+        subprocess.run(["setpriv", "--reuid", UID, "--regid", UID, "--clear-groups", *raised], check=True)
+        deadline = time.monotonic() + 120
+        while not (side.root / "index.html").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)  # noqa: TID251 - another process
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 0
     assert "Traceback" not in errors
 
 
 def test_a_few_threads_are_enough_for_a_sync(side: Served) -> None:
-    with start(side, "sync", limit=5) as process:
+    with ending(start(side, "sync", limit=5)) as process:
         _, errors = process.communicate(timeout=120)
 
     assert "Traceback" not in errors

@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, AnyStr, Final
 
 #: Finds a hang. No work takes as long.
 LIMIT_S: Final = 60.0
@@ -39,6 +39,15 @@ def join(thread: threading.Thread) -> None:
     """Wait for the end of a thread."""
     thread.join(LIMIT_S)
     assert not thread.is_alive(), f"the thread {thread.name} has not ended"
+
+
+@contextmanager
+def ending(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
+    """Kill a process at the end of the block, unless it has ended by then. `Popen` itself would wait for its end."""
+    try:
+        yield process
+    finally:
+        end(process)
 
 
 @asynccontextmanager

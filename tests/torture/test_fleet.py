@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from dcsync.sandbox import Fault, Options, Sandbox, World
+from tests.rigs.ended import dying
 from tests.rigs.hosts import SEED, Fleet, Host, fleet
 from tests.rigs.kills import Witness
 from tests.rigs.mirror import sidecar, tables
@@ -118,7 +119,8 @@ async def told(host: Host, *command: str) -> tuple[int, str]:
         stderr=asyncio.subprocess.STDOUT,
         stdin=asyncio.subprocess.DEVNULL,
     )
-    out, _ = await process.communicate()
+    async with dying(process):
+        out, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode()
 

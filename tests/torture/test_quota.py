@@ -28,7 +28,7 @@ from dcsync.sandbox import Fault, Options, Sandbox, World
 from dcsync.tasks import DiskThreads
 from tests.fakes import FakeClock
 from tests.rigs.daemon import running
-from tests.rigs.ended import end
+from tests.rigs.ended import dying, end
 from tests.rigs.mirror import Mirror, add_extract, tables
 from tests.rigs.quota import most_in_a_minute
 from tests.torture.conftest import Figure, pick
@@ -158,12 +158,8 @@ async def process(config: Path, token: str, *arguments: str) -> AsyncIterator[as
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    try:
+    async with dying(started):
         yield started
-    finally:
-        if started.returncode is None:
-            started.kill()
-        await started.wait()
 
 
 #: What the one 429 asks for, and how many calls a minute show that the quota holds the processes up.

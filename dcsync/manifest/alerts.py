@@ -65,18 +65,25 @@ class StandingAlerts:
             for key, value in values.items():
                 await write_value(connection, key, value)
             await connection.execute(sa.delete(alert_table).where(alert_table.c.account.in_(accounts)))
-            for item in standing:
-                alert = item.alert
-                await connection.execute(
-                    sa.insert(alert_table).values(
-                        account=alert.account,
-                        code=alert.code,
-                        subject=alert.subject,
-                        message=alert.message,
-                        hint=alert.hint,
-                        since=item.since,
-                        told_at=item.notified_at,
-                    )
-                )
+            if standing:
+                await connection.execute(sa.insert(alert_table), list(map(_row, standing)))
             await insert_hook_runs(connection, hooks)
         return True
+
+
+def has_same_rows(standing: Sequence[StandingAlert], others: Sequence[StandingAlert]) -> bool:
+    """Say whether the same is recorded for both."""
+    return {tuple(_row(item).values()) for item in standing} == {tuple(_row(item).values()) for item in others}
+
+
+def _row(item: StandingAlert) -> dict[str, object]:
+    alert = item.alert
+    return {
+        "account": alert.account,
+        "code": alert.code,
+        "subject": alert.subject,
+        "message": alert.message,
+        "hint": alert.hint,
+        "since": item.since,
+        "told_at": item.notified_at,
+    }

@@ -13,6 +13,7 @@ from dcsync.core.alerts import Alert, AlertCode
 from dcsync.core.standing import StandingAlert
 from dcsync.errors import ManifestError
 from dcsync.manifest import HookRuns, SqlManifest, StandingAlerts, StoredValues, open_manifest
+from dcsync.manifest.alerts import has_same_rows
 from tests.fakes import NOON, make_event
 
 LOAD = ("/bin/load", "--all")
@@ -49,6 +50,21 @@ async def test_alerts_come_back_oldest_first_with_their_history(alerts: Standing
     await alerts.settle(["acme"], standing=[young, old], hooks=[], values={})
 
     assert await alerts.load(["acme"]) == (old, young)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [({}, True), ({"since": NOON + DAY}, False), ({"notified_at": NOON}, False), ({"subject": "job"}, False)],
+)
+async def test_alerts_that_came_back_are_the_same_until_something_changes(
+    alerts: StandingAlerts, changes: dict[str, Any], is_same: bool
+) -> None:
+    other = make_standing(Y, notified_at=NOON + DAY)
+    await alerts.settle(["acme"], standing=[make_standing(), other], hooks=[], values={})
+    loaded = await alerts.load(["acme"])
+
+    assert has_same_rows(loaded, [other, make_standing(**changes)]) is is_same
+    assert not has_same_rows(loaded, [other])
 
 
 async def test_only_the_alerts_of_the_given_accounts_are_replaced(alerts: StandingAlerts) -> None:

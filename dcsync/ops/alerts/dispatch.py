@@ -23,6 +23,7 @@ from dcsync.core.standing import reconcile
 from dcsync.core.wire import parse_time, time_json
 from dcsync.errors import DcsyncError
 from dcsync.manifest import HookRun, HookRuns, PublishedRow, SqlManifest, StandingAlerts, StoredValues
+from dcsync.manifest.alerts import has_same_rows
 from dcsync.manifest.broken import BrokenParts
 from dcsync.network import DIRECT, Network
 from dcsync.ops.alerts import hooks as running
@@ -136,6 +137,9 @@ class AlertDispatcher:
         silent = {alert.key for alert in alerts if alert.is_final and alert.job is not None and alert.job not in new}
         result = reconcile(known, alerts, self._clock.now(), silent=silent)
         events = [*snapshots, *result.events]
+        if not events and not values and has_same_rows(known, result.standing):
+            # Most polls change nothing, and then nothing is written.
+            return events
         is_recorded = await self._standing_alerts.settle(
             [name],
             standing=result.standing,
@@ -247,13 +251,14 @@ class AlertDispatcher:
     async def _new_snapshots(
         self, manifest: SqlManifest, outcome: AccountOutcome
     ) -> tuple[list[Event], dict[str, str]]:
-        """Return events for the snapshots that had none yet, and the values that record them as sent.
+        """Return events for the snapshots that had none yet, and the changed values that record them as sent.
 
         Snapshots of a run that was killed before it sent events are among them. The times of several hosts differ, so
         the snapshots of the last hour are recorded by their ids.
         """
         name, stored = outcome.account.name, StoredValues(manifest)
-        last = parse_time(await stored.load(_notified_key(name))) or self._clock.now()
+        notified = await stored.load(_notified_key(name))
+        last = parse_time(notified) or self._clock.now()
         # The snapshots of this run in any case. After the clock was set back, they are older than `last`.
         own = [published.job for published in outcome.published]
         rows = await manifest.history.published_after(name, last - _CLOCK_DIFFERENCE, also=own)
@@ -265,7 +270,8 @@ class AlertDispatcher:
         events = [self._snapshot_event(name, row) for row in new]
         until = max([last, *(row.published_at for row in new)])
         recent = [row.job for row in rows if row.published_at > until - _CLOCK_DIFFERENCE]
-        return events, {key: json.dumps(recent), _notified_key(name): _exact(until)}
+        values = {key: (kept, json.dumps(recent)), _notified_key(name): (notified, _exact(until))}
+        return events, {key: new for key, (old, new) in values.items() if new != old}
 
     def _snapshot_event(self, account: str, row: PublishedRow) -> Event:
         return Event(

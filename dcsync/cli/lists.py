@@ -13,6 +13,7 @@ import click
 
 from dcsync.cli.completion import account_names, request_ids
 from dcsync.cli.group import exit_statuses
+from dcsync.cli.request_options import only_account
 
 if TYPE_CHECKING:
     from dcsync.api.client import DataConnector, ListOptions
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 T2 = TypeVar("T2", "Job", "DataRequest")
+#: The characters of a UUID. A shorter text is the beginning of an ID, or a description.
+_ID_LENGTH = 36
 #: The entries of an account as JSON, and what keeps others out of the list.
 _Rows: TypeAlias = "tuple[list[dict[str, Json]], list[ApiError]]"
 
@@ -119,28 +122,41 @@ def list_requests(ctx: click.Context, *, accounts: Sequence[str], as_json: bool)
 @click.command("jobs", epilog=exit_statuses(3, 12, 13))
 @list_options
 @click.option(
-    "--request", "request_id", metavar="ID", shell_complete=request_ids, help="Show only jobs of this data request."
+    "--request",
+    "request_id",
+    metavar="REQUEST",
+    shell_complete=request_ids,
+    help="Show only jobs of this data request.",
 )
 @click.pass_context
 def jobs_command(
     ctx: click.Context, /, *, accounts: Sequence[str], as_json: bool, request_id: str | None, **_: object
 ) -> int:
     """List the jobs of the data requests that the signed-in user created."""
+    from dcsync.cli.startup import load_config
     from dcsync.core.filters import JOB_FILTERS
     from dcsync.core.model import RequestId
     from dcsync.core.wire import job_json
+    from dcsync.ops.requests import find_request
 
     chosen = _options(ctx.params, JOB_FILTERS)
     if request_id is not None and (chosen.filters or chosen.sort_fields or chosen.project_id):
         message = "with --request, the API supports only --sort, --limit and --offset"
         raise click.UsageError(message)
 
+    if request_id is not None and len(request_id) != _ID_LENGTH and len(accounts) != 1:
+        # It is a data request of one account.
+        accounts = (only_account(load_config(ctx), None).name,)
+
     async def list_rows(api: DataConnector, account: AccountSettings) -> _Rows:
         async def read(options: ListOptions) -> list[Job]:
             return await api.jobs(account.id, options)
 
         if request_id is not None:
-            found = await api.jobs(account.id, chosen, request=RequestId(request_id))
+            whole = RequestId(request_id)
+            if len(request_id) != _ID_LENGTH:
+                whole = (await find_request(api, account, request_id)).id
+            found = await api.jobs(account.id, chosen, request=whole)
             return [job_json(job) for job in found], []
         found, errors = await _read_projects(account, chosen, read)
         return [job_json(job) for job in found], errors

@@ -145,6 +145,9 @@ async def update_request(change: Change, word: str, changes: Callable[[DataReque
     click.echo(f"changed data request {changed.id}: {printable(changed.description, 80)}")
     click.echo(f"  active          {'yes' if changed.is_active else 'no'}")
     click.echo(f"  schedule        {_schedule_text(changed)}")
+    if changed.callback_url or wanted.callback_url is not None:
+        url = _masked(request_json(changed))["callbackUrl"]
+        click.echo(f"  callback        {printable(str(url or 'none'), 200)}")
     return 0
 
 

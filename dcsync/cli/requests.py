@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dcsync.cli.backfill import backfill_command
 from dcsync.cli.completion import request_ids
@@ -112,15 +113,25 @@ def extend_command(
     ctx: click.Context, /, *, request: str, ends_at: datetime | None, by: timedelta, account: str | None, **_: object
 ) -> int:
     """Let the schedule of REQUEST end later. An ended schedule is extended from now on."""
+    from dcsync.cli.output import time_text
     from dcsync.core.new_request import RequestChanges
     from dcsync.errors import ConfigError
+
+    if ends_at is not None and ctx.get_parameter_source("by") is ParameterSource.COMMANDLINE:
+        message = "give either --to or --by"
+        raise click.UsageError(message)
 
     def changes(found: DataRequest) -> RequestChanges:
         if found.schedule_interval in {None, "ONE_TIME"}:
             message = f"{found.id} runs once and has no schedule to extend"
             raise ConfigError(message, hint="create a recurring one: dcsync requests create --schedule day")
         now = datetime.now(UTC)
-        return RequestChanges(ends_at=ends_at or max(now, found.effective_to or now) + by)
+        end = max(now, found.effective_to or now)
+        if ends_at is not None and ends_at <= end:
+            when = "is past" if found.effective_to is None or end == now else f"is not after {time_text(end)}, its end"
+            message = f"the schedule of {found.id} cannot be extended to {time_text(ends_at)}, which {when}"
+            raise ConfigError(message, hint="give a later time. To stop it, run dcsync requests deactivate")
+        return RequestChanges(ends_at=ends_at or end + by)
 
     return _change(ctx, account, request, changes)
 
@@ -221,6 +232,9 @@ def _callback(config: Config, url: str) -> str:
     """Return the callback's URL, with this mirror's secret if the URL ends before it."""
     from dcsync.app.from_config import callback_secret
 
+    if not url.startswith("https://"):
+        message = "the callback URL must begin with https://"
+        raise click.UsageError(message)
     if not url.rstrip("/").endswith("/callback"):
         return url
     return f"{url.rstrip('/')}/{callback_secret(config, environ=os.environ)}"

@@ -234,6 +234,8 @@ def _auth(app: App, files: KeyFiles, note: Note) -> tuple[dict[str, str], list[s
 
 
 def _next(app: App, auth: Mapping[str, str]) -> Iterator[str]:
+    from dcsync.cli.new_config import default_root
+
     dcsync = "dcsync"
     if app.options.get("config") or app.place.name != "config.toml":
         dcsync = f"dcsync --config {shlex.quote(str(app.place))}"
@@ -248,10 +250,11 @@ def _next(app: App, auth: Mapping[str, str]) -> Iterator[str]:
         options = [f"--{flag} {shlex.quote(auth[key])}" for flag, key in flags.items()]
         url = app.options.get("base_url")
         options += [f"--base-url {shlex.quote(url)}"] if url else []
-        yield f"{dcsync} init --method service-account {' '.join(options)} --root FOLDER"
-        yield f"{dcsync} accounts"
-    yield f"{dcsync} doctor"
+        yield f"{dcsync} init --method service-account {' '.join(options)} --root {default_root()}"
+        yield f"{dcsync} accounts      # add the account to the configuration as [[account]]"
     yield f'{dcsync} requests create --description "Mirror, every night"'
+    yield f"{dcsync} doctor"
+    yield f"{dcsync} sync"
 
 
 async def rotate(app: App, key_file: Path | None, *, remove_old: bool) -> int:

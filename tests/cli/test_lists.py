@@ -130,6 +130,15 @@ def test_jobs_of_one_request(many: Served, dcsync: Dcsync) -> None:
     assert len(rows) == 50
 
 
+@pytest.mark.parametrize("word", ["Request 1", "da3b2b23"])
+def test_the_data_request_of_jobs_is_named_as_in_other_commands(many: Served, dcsync: Dcsync, word: str) -> None:
+    request = list(many.sandbox.world.requests)[1]
+
+    assert {row["requestId"] for row in dcsync("jobs", "--json", "--request", word).json["jobs"]} == {request}
+    missing = dcsync("jobs", "--request", "nothing")
+    assert (missing.status, "no data request" in missing.err) == (2, True)
+
+
 def test_options_that_the_jobs_of_a_request_do_not_support_are_refused(many: Served, dcsync: Dcsync) -> None:
     result = dcsync("jobs", "--request", "x", "--filter", "status=complete")
 

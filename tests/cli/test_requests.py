@@ -164,6 +164,36 @@ def test_a_schedule_is_extended_from_its_end_or_from_now(side: Served, dcsync: D
     assert "2035-05-31 23:59Z" in dcsync("requests", "extend", "Nightly", "--to", "2035-05-31").out
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--to", "2029-12-31"), "cannot be extended to 2029-12-31 23:59Z, which is not after 2030-01-01 00:00Z"),
+        (("--to", "2020-01-01"), "2020-01-01 23:59Z, which is not after 2030-01-01 00:00Z, its end"),
+        (("--to", "2031-01-01", "--by", "1d"), "give either --to or --by"),
+    ],
+)
+def test_extending_never_shortens_a_schedule(
+    side: Served, dcsync: Dcsync, options: tuple[str, ...], words: str
+) -> None:
+    made = create(dcsync, "--from", "2026-01-01", "--to", "2030-01-01T00:00")
+
+    result = dcsync("requests", "extend", made, *options)
+
+    assert result.status == 2
+    assert words in result.err
+    assert [method for method, _ in changes(side)] == ["POST"]
+
+
+def test_an_ended_schedule_is_not_extended_into_the_past(side: Served, dcsync: Dcsync) -> None:
+    made = create(dcsync, "--from", "2025-01-01", "--to", "2030-01-01")
+    side.sandbox.world.requests[made].ends_at = datetime(2025, 2, 1, tzinfo=UTC)
+
+    result = dcsync("requests", "extend", made, "--to", "2025-03-01")
+
+    assert result.status == 2
+    assert "cannot be extended to 2025-03-01 23:59Z, which is past" in result.err
+
+
 def test_a_schedule_that_ended_begins_again_now(side: Served, dcsync: Dcsync) -> None:
     made = create(dcsync, "--from", "2025-01-01", "--to", "2030-01-01")
     side.sandbox.world.requests[made].ends_at = datetime(2025, 2, 1, tzinfo=UTC)
@@ -201,7 +231,10 @@ def test_a_callback_is_set_and_removed(side: Served, dcsync: Dcsync) -> None:
     assert result.status == 0, result.err
     assert side.sandbox.world.requests[made].callback_url == f"https://mirror.example.com/callback/{secret}"
     assert secret not in result.out + result.err
-    assert dcsync("requests", "set-callback", made, "--none").status == 0
+    assert "callback        https://mirror.example.com/callback/***" in result.out
+    insecure = dcsync("requests", "set-callback", made, "http://mirror.example.com/callback")
+    assert (insecure.status, "must begin with https://" in insecure.err) == (2, True)
+    assert "callback        none" in dcsync("requests", "set-callback", made, "--none").out
     assert not side.sandbox.world.requests[made].callback_url
     assert dcsync("requests", "set-callback", made).status == 2
 

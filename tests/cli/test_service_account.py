@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dcsync.app.key_files import KeyFiles
+from dcsync.cli.new_config import default_root
 from dcsync.cli.service_account_keys import default_name
 from dcsync.sandbox import Fault
 from dcsync.sandbox.service_accounts import MAX_ACCOUNTS, MAX_KEYS
@@ -276,6 +277,11 @@ def test_a_configuration_that_is_named_is_named_in_the_next_steps(side: Served, 
     result = dcsync("--config", str(place), "service-account", "create", "mirror", *app_of(side))
 
     assert f"dcsync --config '{place}' init --method service-account" in result.out
+    # The command can be copied as it is.
+    assert f" --root {default_root()}\n" in result.out
+    steps = ("init", "accounts", "requests create", "doctor", "sync")
+    places = [result.out.index(f"dcsync --config '{place}' {step}") for step in steps]
+    assert places == sorted(places)
 
 
 def test_the_json_has_the_documented_keys(side: Served, dcsync: Dcsync) -> None:

@@ -93,11 +93,11 @@ def test_running_the_demo_again_picks_up_a_new_day_and_links_what_did_not_change
     assert "linked" in result.out
 
 
-def test_its_days_end_today_and_its_mirror_is_on_time(dcsync: Dcsync, tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    config = folder / ".state/config.toml"
-    for _ in range(2):
-        dcsync("demo", str(folder))
+def test_its_days_end_today_and_its_mirror_is_on_time(dcsync: Dcsync, again: Path) -> None:
+    config = again / ".state/config.toml"
+    for runs_again in (False, True):
+        if runs_again:
+            dcsync("demo", str(again))
 
         status = dcsync("--config", str(config), "status", "--check", "--json")
 

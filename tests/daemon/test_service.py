@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -60,51 +59,6 @@ async def test_sigusr1_polls_now(tmp_path: Path) -> None:
         await rig.settle()
 
         rig.mirror.assert_identical(job)
-
-
-async def test_half_a_day_with_everything_going_wrong_ends_with_the_mirror_whole(tmp_path: Path) -> None:
-    """Many faults in twelve hours, with the real rate limit of the sandbox."""
-    async with running(tmp_path, quota_per_minute=60) as rig:
-        mirror, faults = rig.mirror, rig.sandbox.faults
-        start = rig.clock.now()
-        full, narrow = mirror.world.add_request("Full"), mirror.world.add_request("Narrow")
-        jobs: list[str] = []
-
-        def at(hours: float, what: object) -> None:
-            assert callable(what)
-            rig.plan.append((start + timedelta(hours=hours), what))
-
-        def job(request: str, **options: object) -> None:
-            jobs.append(add_extract(mirror, tables(8, seed=len(jobs)), request=request, **options))  # type: ignore[arg-type]
-
-        for hour in range(1, 11, 3):
-            at(hour, lambda: job(full, with_archive=True))
-            at(hour + 0.2, lambda: job(narrow))
-        at(1, lambda: faults.add(Fault(server="api", kind="status", status=500, times=40)))
-        at(2, lambda: faults.add(Fault(server="storage", kind="cut", amount=500, times=20)))
-        at(
-            3,
-            lambda: faults.add(Fault(server="api", kind="status", status=429, headers={"Retry-After": "90"}, times=5)),
-        )
-        at(4, lambda: faults.add(Fault(server="storage", kind="status", status=503, times=30)))
-        at(5, lambda: faults.add(Fault(server="api", kind="reset", times=15)))
-        at(6, lambda: faults.add(Fault(server="storage", kind="expired", times=10)))
-        at(7, lambda: faults.add(Fault(server="api", kind="json", body=b"<html>login</html>", times=10)))
-        at(8, lambda: faults.add(Fault(server="storage", kind="short", amount=10, times=4)))
-        at(9, lambda: faults.add(Fault(server="api", kind="status", status=503, match="data-listing", times=10)))
-        await rig.pass_time(hours=18)
-
-        assert len(jobs) == 8
-        for identifier in jobs:
-            mirror.assert_identical(identifier)
-        assert rig.sandbox.count("api", status=429) == 5  # only the injected ones: the rate limit was never reached
-        for _ in range(20):
-            # The day can end during a poll.
-            if json.loads((mirror.state / "daemon.json").read_text())["status"].startswith("waiting"):
-                break
-            await rig.pass_time(minutes=1)
-        else:
-            pytest.fail("it never waits")
 
 
 async def test_sleeping_for_eight_hours_causes_one_poll(tmp_path: Path) -> None:

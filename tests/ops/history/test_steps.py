@@ -34,7 +34,7 @@ def track(tmp_path: Path, engine: Engine) -> Iterator[Track]:
     track.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(histories())
 def test_every_day_of_a_random_history_is_its_csv(engine: Engine, days: list[Day]) -> None:
     with tempfile.TemporaryDirectory() as folder:

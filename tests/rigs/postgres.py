@@ -185,6 +185,8 @@ def _serving(folder: Path) -> Iterator[Postgres]:
             "unix_socket_directories": "''",
             "fsync": "off",
             "full_page_writes": "off",
+            # It would look after hundreds of databases that nobody uses any more.
+            "autovacuum": "off",
             "max_connections": "200",
             "log_min_messages": "log",
             "log_min_error_statement": "panic",

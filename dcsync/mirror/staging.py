@@ -35,6 +35,8 @@ class Staging:
         self.leaf = staging_leaf(job, number)
         self.relative = f"{OWN_FOLDER}/{STAGING}/{self.leaf}"
         self._resumable: dict[str, Unfinished] = {}
+        #: Whether `publish` has renamed the folder.
+        self._is_in_place = False
         with ExitStack() as opened:
             with (
                 disk.disk_errors(f"making {self.relative}"),
@@ -138,7 +140,12 @@ class Staging:
                         os.fsync(folder)
 
     def fold(self, paths: Iterable[str]) -> None:
-        """Undo `unfold`, so that a snapshot that cannot be published now is not downloaded again."""
+        """Undo `unfold`, so that a snapshot that cannot be published now is not downloaded again.
+
+        After the rename of `publish`, whatever failed, the folder is a whole snapshot, and stays as it is.
+        """
+        if self._is_in_place:
+            return
         with disk.disk_errors(f"keeping the files of {self.relative}"):
             for path in sorted(paths):
                 if staged_leaf(path) != path:
@@ -186,6 +193,7 @@ class Staging:
                     disk.rename_noreplace(self.leaf, self._parent, leaf, parent)
                 except FileExistsError:
                     return False
+                self._is_in_place = True
                 # The new name first: a crash in between may leave the folder under both names, never under none.
                 os.fsync(parent)
             os.fsync(self._parent)

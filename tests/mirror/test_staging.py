@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dcsync.core.model import JobId
-from dcsync.errors import DiskFull, MirrorTampered
+from dcsync.errors import DiskError, DiskFull, MirrorTampered
 from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot
 from dcsync.mirror.staging import Staging, discard_staging, staged_jobs
@@ -153,6 +153,21 @@ def test_a_file_of_a_folder_is_staged_beside_the_others_and_unfolded_before_publ
 
     assert listing(root.path / FOLDER) == {"schemas/deep/a.csv": BODY, "b.csv": BODY}
     assert mode(root.path / FOLDER / "schemas/deep") == 0o755
+
+
+def test_a_snapshot_in_its_place_stays_whole_if_the_journal_cannot_be_removed(
+    root: MirrorRoot, staging: Staging
+) -> None:
+    stage(staging, "schemas/a.csv")
+    staging.unfold(["schemas/a.csv"])
+    journal(root).unlink()
+    journal(root).mkdir()
+
+    with pytest.raises(DiskError):
+        staging.publish(FOLDER)
+    staging.fold(["schemas/a.csv"])
+
+    assert listing(root.path / FOLDER) == {"schemas/a.csv": BODY}
 
 
 def test_a_file_called_part_is_staged_beside_the_one_it_looks_like_a_part_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -74,19 +75,28 @@ def sandbox_command(  # noqa: PLR0913 - its options
     from datetime import UTC, datetime, timedelta
 
     from dcsync.cli.startup import run_async, set_up_log
+    from dcsync.errors import ConfigError
     from dcsync.sandbox import Options, Sandbox, World
 
     set_up_log(ctx, level="info", form="auto")
 
     async def serve() -> None:
         import asyncio
+        from contextlib import AsyncExitStack
 
         first_day = datetime.now(UTC).date() - timedelta(days=days)
         world = World.demo(seed=seed, days=days, first_day=first_day, tables=tables)
         # In this world, no other program completes the jobs of new data requests or invites new service accounts.
         world.jobs_take_s, world.invites_all = _JOBS_TAKE_S, True
         options = Options(quota_per_minute=quota or None, url_lifetime_s=url_lifetime, latency_s=latency)
-        async with Sandbox(world, port=port, storage_port=storage_port, options=options) as sandbox:
+        async with AsyncExitStack() as stack:
+            sandbox = Sandbox(world, port=port, storage_port=storage_port, options=options)
+            try:
+                await stack.enter_async_context(sandbox)
+            except OSError as error:
+                ports = " or ".join(str(each) for each in (port, storage_port) if each)
+                message = f"the simulator cannot listen on port {ports} of 127.0.0.1: {os.strerror(error.errno or 0)}"
+                raise ConfigError(message, hint="choose another port, or a free one with --port 0") from None
             _announce(sandbox)
             await asyncio.Event().wait()
 

@@ -38,8 +38,13 @@ class Sandbox(State):
         application.add_routes(api.routes())
         storage = web.Application(middlewares=[self._count])
         storage.router.add_route("*", r"/{tail:[\s\S]*}", StorageHandlers(self).handle)
-        self.base_url = await self._start(application, self._ports[0])
-        self.storage_url = await self._start(storage, self._ports[1])
+        try:
+            self.base_url = await self._start(application, self._ports[0])
+            self.storage_url = await self._start(storage, self._ports[1])
+        except OSError:
+            # The first server runs if the second port is taken.
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -241,10 +242,21 @@ async def _create_request(path: Path) -> DataRequest:
         return (await create(opened.client, account, wanted, clock=clock)).request
 
 
+@pytest.mark.parametrize("option", ["--port", "--storage-port"])
+def test_a_port_that_is_taken_is_a_mistake_and_no_bug(dcsync: Dcsync, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        result = dcsync("sandbox", "--port", "0", option, str(port), "--days", "1", "--tables", "1")
+
+    assert result.status == 2
+    assert f"cannot listen on port {port} of 127.0.0.1: Address already in use" in result.err
+
+
 def test_the_sandbox_prints_a_configuration_that_works(tmp_path: Path) -> None:
     with ending(
         subprocess.Popen(
-            [sys.executable, "-m", "dcsync", "sandbox", "--quota", "0", "--tables", "5", "--days", "1"],
+            [sys.executable, "-m", "dcsync", "sandbox", "--port", "0", "--quota", "0", "--tables", "5", "--days", "1"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

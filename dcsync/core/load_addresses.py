@@ -38,7 +38,7 @@ def scheme_of(address: str) -> str:
         raise ValueError(message)
     close = get_close_matches(scheme, SCHEMES, n=1)
     hint = f"did you mean {close[0]}?" if close else f"the known ones are {known}"
-    message = f"an address cannot begin with {scheme[:40]!r}; {hint}"
+    message = f"the address cannot begin with {scheme[:40]!r}; {hint}"
     raise ValueError(message)
 
 
@@ -48,8 +48,9 @@ def check_address(address: str) -> None:
     A special character in a password would make a part of it the host, which drivers and messages show.
     """
     scheme = scheme_of(address)
-    if scheme in _FILES and not address.partition("://")[2].startswith("/"):
-        message = f"must begin with {scheme}:/// and an absolute path"
+    path = address.partition("://")[2]
+    if scheme in _FILES and (not path.startswith("/") or path.startswith("//")):
+        message = f"must begin with {scheme}:/// (three slashes) and an absolute path, such as {scheme}:///srv/acc"
         raise ValueError(message)
     if scheme not in _PLACES and not _is_divided_as_meant(address):
         special = ", ".join(f"%{ord(character):02X} for {character}" for character in "@:/?#")

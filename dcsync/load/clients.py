@@ -139,7 +139,7 @@ def file_path(address: str) -> str:
     parts = urlsplit(address)
     path = unquote(parts.path)
     if parts.netloc or not path.startswith("/") or path.startswith("//"):
-        message = f"an address of a file begins with {parts.scheme}:/// and an absolute path"
+        message = f"an address of a file begins with {parts.scheme}:/// (three slashes) and an absolute path"
         raise ConfigError(message)
     return path
 

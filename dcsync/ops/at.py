@@ -21,7 +21,7 @@ from dcsync.errors import DcsyncError, SnapshotUnclear, TableUnclear
 from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.context import ReadContext
-from dcsync.ops.diff import LATEST, PREVIOUS, Candidate, by_id, list_candidates, several_requests
+from dcsync.ops.diff import LATEST, PREVIOUS, Candidate, by_id, list_candidates, no_snapshots, several_requests
 from dcsync.ops.history.files import HistoryFolder
 from dcsync.ops.history.statements import valid_at
 from dcsync.rows import CsvTable, open_table
@@ -80,8 +80,7 @@ async def find_table(
     """
     groups = await _groups(context, layout, accounts, request)
     if not groups:
-        hint = "run dcsync sync first, or check --account and --request"
-        raise SnapshotUnclear("no snapshot has been published", hint=hint)
+        raise no_snapshots(request)
     found: list[Past] = []
     errors: list[DcsyncError] = []
     for group, candidate in _meant(groups, moment, context):

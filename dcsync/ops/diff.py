@@ -77,6 +77,8 @@ async def compare(
     Tables without a row count are read. Raises `SnapshotUnclear`, which names the choices.
     """
     candidates = await list_candidates(context, accounts, request)
+    if not candidates:
+        raise no_snapshots(request)
     old, new = choose(candidates, before, after, context.zone)
     sides = [(await _load(context, side)).files for side in (old, new)]
     removed = await _removed(context, old, sides[0], sides[1]) | await _removed(context, new, sides[1], sides[0])
@@ -90,6 +92,14 @@ async def compare(
         not_compared=tuple(sorted(removed)),
         stored=({stored.original: stored for stored in left}, {stored.original: stored for stored in right}),
     )
+
+
+def no_snapshots(request: str | None) -> SnapshotUnclear:
+    """Return the error for an account, or for a data request, that has no snapshot."""
+    if request is None:
+        return SnapshotUnclear("no snapshot has been published", hint="run dcsync sync first, or check --account")
+    hint = "run dcsync status, which lists the data requests that have snapshots"
+    return SnapshotUnclear(f"no data request with a snapshot matches {request!r}", hint=hint)
 
 
 async def _removed(
@@ -113,9 +123,6 @@ def choose(candidates: Sequence[Candidate], before: str, after: str, zone: tzinf
 
     A word that is not an ID means a snapshot of the other word's data request, or of the only data request.
     """
-    if not candidates:
-        message = "no published snapshot to compare"
-        raise SnapshotUnclear(message, hint="run dcsync sync first, or check --account and --request")
     named = {word: by_id(candidates, word) for word in (before, after) if not _is_relative(word)}
     groups = {candidate.group for candidate in named.values()}
     if not groups:

@@ -157,6 +157,17 @@ def test_a_mirror_without_snapshots_says_so(side: Served, dcsync: Dcsync) -> Non
     assert "no snapshot has been published" in result.err
 
 
+@pytest.mark.parametrize("command", [("at", "latest", "admin_users"), ("diff",)])
+def test_a_data_request_that_is_not_in_the_mirror_is_named(
+    jobs: list[str], dcsync: Dcsync, command: tuple[str, ...]
+) -> None:
+    result = dcsync(*command, "--request", "nope")
+
+    assert result.status == 2
+    assert "no data request with a snapshot matches 'nope'" in result.err
+    assert "dcsync status" in result.err
+
+
 def test_of_two_data_requests_the_one_with_the_table_is_taken(jobs: list[str], side: Served, dcsync: Dcsync) -> None:
     other = side.sandbox.world.add_request("Other")
     add(side, other, datetime.now(UTC) - timedelta(days=2), {"admin_users.csv": SECOND, "photos.csv": b"id\n"})

@@ -23,8 +23,9 @@ def test_every_scheme_is_accepted_in_any_case(scheme: str) -> None:
         (f"postgresql:{CANARY}", "is not an address such as"),
         (f"user:{CANARY}@host://x", "is not an address such as"),
         ("", "is not an address such as"),
-        ("duckdb://acc.duckdb", "must begin with duckdb:/// and an absolute path"),
-        ("file://folder", "must begin with file:/// and an absolute path"),
+        ("duckdb://acc.duckdb", "must begin with duckdb:/// (three slashes) and an absolute path"),
+        ("sqlite:////srv/acc.db", "must begin with sqlite:/// (three slashes) and an absolute path"),
+        ("file://folder", "must begin with file:/// (three slashes) and an absolute path"),
     ],
 )
 def test_what_is_no_address_is_refused_without_its_text(address: str, said: str) -> None:

@@ -97,7 +97,6 @@ def test_ids_may_be_of_different_requests() -> None:
 @pytest.mark.parametrize(
     ("candidates", "before", "after", "words"),
     [
-        ([], "previous", "latest", "no published snapshot"),
         (ONE, "eeee", "latest", "no published snapshot has the job ID 'eeee'"),
         # Too short to mean anything.
         (ONE, "aa", "latest", "no published snapshot has the job ID 'aa'"),

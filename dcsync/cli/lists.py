@@ -277,7 +277,7 @@ def _print(
 ) -> None:
     """Print the rows as JSON, all `columns` for programs, or on a terminal those that fit.
 
-    `shown` has the fields of each column of a terminal. The first one with a value is shown.
+    `shown` has the fields of each column of a terminal. The first one with a value is shown. A single account is not.
     """
     from dcsync.cli.output import print_json, print_table
 
@@ -286,6 +286,9 @@ def _print(
     elif not sys.stdout.isatty():
         print_table(list(columns), [[_cell(row.get(field)) for field in columns.values()] for row in rows])
     else:
+        if len({row["account"] for row in rows}) == 1:
+            # The description needs the room.
+            shown = {header: fields for header, fields in shown.items() if header != "account"}
         table = [[_shown(fields, row) for fields in shown.values()] for row in rows]
         whole = [index for index, (field, *_) in enumerate(shown.values()) if field == "id" or field.endswith("At")]
         print_table(list(shown), table, wide=whole)

@@ -195,7 +195,7 @@ def test_a_refused_list_shows_the_reason_and_the_request_id(side: Served, dcsync
     assert f"you lack Insight: SANDBOX-42 (request ID {REQUEST_ID})" in result.err
 
 
-@pytest.mark.parametrize("width", [100, 160])
+@pytest.mark.parametrize("width", [80, 100, 160])
 def test_on_a_terminal_ids_and_times_are_whole(
     side: Served, dcsync: Dcsync, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
@@ -211,6 +211,7 @@ def test_on_a_terminal_ids_and_times_are_whole(
         assert max(map(len, shown.splitlines())) <= width
     assert job in jobs
     assert request in requests
+    assert "account" not in jobs + requests
     assert request[:8] in jobs
     assert "success" in jobs
     assert re.search(rf"{datetime.now(UTC):%Y-%m}-\d\d \d\d:\d\dZ", jobs)

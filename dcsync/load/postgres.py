@@ -40,10 +40,6 @@ _ROW_INDEX: Final = ("CREATE INDEX", f"btree ({ROW}) WHERE {VALID_TO} IS NULL")
 _COPY: Final = "FORMAT csv, NULL '', ENCODING 'UTF8'"
 
 
-class _MalformedError(ValueRefused):
-    """PostgreSQL does not take a file for CSV, for example because of blank lines or two kinds of line breaks."""
-
-
 class PostgresTarget(SqlTarget):
     """A PostgreSQL database."""
 
@@ -56,11 +52,16 @@ class PostgresTarget(SqlTarget):
         self._line: _Line | None = None
         #: Whether PostgreSQL reads CSV files, and DuckDB only those that PostgreSQL does not take for CSV.
         self._is_direct = True
+        #: Whether PostgreSQL refused a file because of blank lines, two kinds of line breaks, or the like.
+        self._is_malformed = False
 
     def load(self, load: TableLoad) -> Loaded:
+        self._is_malformed = False
         try:
             return super().load(load)
-        except _MalformedError:
+        except ValueRefused:
+            if not self._is_malformed:
+                raise
             self._is_direct = False
             return super().load(load)
         finally:
@@ -276,9 +277,8 @@ class PostgresTarget(SqlTarget):
         place = _CONTEXT.search(getattr(diagnosis, "context", None) or "")
         if state.startswith("22") and place is not None:
             column, line = printable(place[2] or "", 80), f"line {place[1]}"
-            # 22P04 is bad_copy_file_format.
-            kind = _MalformedError if state == "22P04" and self._is_direct else ValueRefused
-            return kind(self.name, table, reason, column=column, place=line)
+            self._is_malformed = state == "22P04"  # bad_copy_file_format
+            return ValueRefused(self.name, table, reason, column=column, place=line)
         if state in {"42501", "25006"}:  # insufficient_privilege, read_only_sql_transaction
             return LoadFailed(self.name, table, reason, hint=causes.of_state(state))
         if state == "55P03":  # lock_not_available

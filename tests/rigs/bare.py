@@ -232,7 +232,8 @@ class Terminal:
     def type(self, line: str, answers: Sequence[tuple[str, Answer]] = (), *, paste: str = "") -> Done:
         """Type a line, answer what it asks, and return when the shell is ready for the next one.
 
-        `answers` has patterns of questions in their order, and what to type then, made from what was printed so far.
+        `answers` has patterns of questions in their order, and what to type then, made from what was printed so far. A
+        space in a pattern is also a line break, because questions wrap.
         `paste` is typed when the command reads, then Ctrl-D.
         """
         self._write(f"{line}\n")
@@ -244,7 +245,7 @@ class Terminal:
             ended = re.search(r"\n<(\d+)> $", said)
             if ended:
                 return Done(status=int(ended[1]), said=plain(said[: ended.start()].replace("\r\n", "\n")))
-            if waiting and re.search(waiting[0][0], said[answered:]):
+            if waiting and re.search(waiting[0][0].replace(" ", r"\s+"), said[answered:], re.DOTALL):
                 answered = len(said)
                 self._write(waiting.pop(0)[1](said))
             said += self._read(line, said)

@@ -74,10 +74,13 @@ ORPHANS = Orphans()
 def children() -> Iterator[Child]:
     """Yield the children of this process (proc(5), /proc/pid/stat)."""
     own = os.getpid()
-    for place in Path("/proc").glob("[0-9]*/stat"):
+    # Path.glob would raise an error for a process that has just ended.
+    for place in Path("/proc").iterdir():
+        if not place.name.isdecimal():
+            continue
         with suppress(OSError, ValueError, IndexError):
             # The name is in parentheses, and may contain some.
-            head, _, rest = place.read_text(errors="replace").rpartition(")")
+            head, _, rest = (place / "stat").read_text(errors="replace").rpartition(")")
             pid, _, name = head.partition(" (")
             state, parent, group, *_ = rest.split()
             if int(parent) == own:

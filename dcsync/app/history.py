@@ -7,14 +7,19 @@ from typing import Final
 
 from dcsync.app.from_config import account_settings, history_settings
 from dcsync.app.status import current_status
+from dcsync.app.stores import Stores
 from dcsync.app.sync import account_token_alert, stored_token
 from dcsync.config import Config
 from dcsync.core.alerts import AlertCode
+from dcsync.core.model import AccountName
+from dcsync.manifest import SqlManifest
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.alerts.boundary import Part, contain
 from dcsync.ops.alerts.dispatch import AlertDispatcher
 from dcsync.ops.context import HistorySettings, SyncContext
 from dcsync.ops.history.catch_up import Chosen, HistoryReport, catch_up
+from dcsync.ops.history.unproved import record_unproved
+from dcsync.ops.history.verify import Verified
 from dcsync.ops.history.windows import window_tables
 from dcsync.ops.integrity.content_reader import ReadingObserver
 from dcsync.ops.integrity.window_tables import WindowTables
@@ -64,3 +69,30 @@ async def build_histories(
     for account in accounts:
         await dispatcher.update(account, token=account_token_alert(context, account, token))
     return report
+
+
+async def record_proofs(
+    stores: Stores,
+    manifest: SqlManifest,
+    verified: Sequence[Verified],
+    accounts: Sequence[AccountName],
+    *,
+    is_all: bool,
+) -> None:
+    """Record the tables that do not prove, and resolve those that prove. A daemon may be running.
+
+    `manifest` is open to read, and is only opened to write if something changed. `is_all` says that all data requests
+    and tables of these accounts were verified. Raises `ManifestError`s.
+    """
+    found = {name: [item for item in verified if item.account == name] for name in accounts}
+
+    async def record(where: SqlManifest, *, only_looks: bool) -> bool:
+        changed = [
+            await record_unproved(BrokenParts(where, name), found[name], is_all=is_all, only_looks=only_looks)
+            for name in accounts
+        ]
+        return any(changed)
+
+    if await record(manifest, only_looks=True):
+        async with stores.open_manifest() as writable:
+            await record(writable, only_looks=False)

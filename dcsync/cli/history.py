@@ -11,7 +11,7 @@ import click
 
 from dcsync.cli.completion import account_names, request_ids
 from dcsync.cli.group import exit_statuses
-from dcsync.errors import ConfigError, ExitStatus
+from dcsync.errors import ConfigError, DcsyncError, ExitStatus
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     help="Only this data request, by ID, folder or description.",
 )
 @click.option("--table", "tables", multiple=True, metavar="GLOB", help="Only these tables, such as 'admin_*'.")
-@click.option("--verify", is_flag=True, help="Prove every step again from the snapshots. Writes nothing.")
+@click.option("--verify", is_flag=True, help="Prove every step again from the snapshots. Changes no file.")
 @click.option("--rebuild", is_flag=True, help="Build the histories again from the snapshots.")
 @click.option(
     "--accept-loss",
@@ -156,19 +156,28 @@ async def _build(config: Config, options: HistoryOptions) -> HistoryReport:
 
 async def _verify(config: Config, options: HistoryOptions) -> Answer:
     from dcsync.app.from_config import account_settings, history_settings
+    from dcsync.app.history import record_proofs
     from dcsync.app.mirror import open_mirror_unlocked
     from dcsync.cli.progress import reading
     from dcsync.clock import SystemClock
     from dcsync.cluster import stores_for
     from dcsync.ops.history.catch_up import verify
 
+    chosen = options.chosen()
     selected, settings = account_settings(config, options.accounts), history_settings(config)
-    async with (
-        reading(SystemClock()) as observer,
-        open_mirror_unlocked(config, stores_for(config, os.environ)) as context,
-    ):
-        verified = await verify(context, selected, settings, chosen=options.chosen(), observer=observer)
-    return _verify_answer(verified, as_json=options.as_json)
+    stores, names = stores_for(config, os.environ), [account.name for account in selected]
+    not_recorded: DcsyncError | None = None
+    async with reading(SystemClock()) as observer, open_mirror_unlocked(config, stores) as context:
+        verified = await verify(context, selected, settings, chosen=chosen, observer=observer)
+        try:
+            await record_proofs(stores, context.manifest, verified, names, is_all=chosen.is_all)
+        except DcsyncError as error:
+            not_recorded = error
+    answer = _verify_answer(verified, as_json=options.as_json)
+    if not_recorded is not None:
+        answer.echo(f"the alerts of this mirror are as before: {not_recorded.message}", err=True)
+        answer.echo(f"  do:   {not_recorded.advice}", err=True)
+    return answer
 
 
 def _answer(report: HistoryReport, options: HistoryOptions) -> Answer:

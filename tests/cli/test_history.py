@@ -88,9 +88,11 @@ def test_verify_proves_every_step_again_and_names_what_does_not_prove(side: Serv
     assert "history/admin_users.parquet does not prove: " in first
     assert "/admin_users.csv: the snapshot has 2 rows with digest" in first
     assert last.endswith("3 steps proved, 1 not proved")
+    assert "history/admin_users.parquet does not prove" in dcsync("status").out
 
     assert dcsync("history", "--rebuild").status == 0
     assert dcsync("history", "--verify").status == 0
+    assert "R-HISTORY" not in dcsync("status").out
 
 
 def test_a_delta_table_that_differs_from_a_full_extract_is_shown(side: Served, dcsync: Dcsync) -> None:

@@ -90,6 +90,8 @@ class Outcome:
     #: The tables that were not begun again, because the mirror lacks snapshots of their steps.
     kept: list[str] = field(default_factory=list)
     state: RequestState = field(default_factory=RequestState)
+    #: The tables that were built from their first step on, each step proved.
+    anew: set[str] = field(default_factory=set)
     #: Whether snapshots that were not read are needed, because an older one was published late.
     needs_all: bool = False
 
@@ -282,6 +284,7 @@ class Building:
             # Nothing is left of the table.
             self._tables.pop(name, None)
             self._files.remove(name)
+            self.outcome.anew.add(name)
         elif kind is None:
             self._fail(name, "it is not known which rows of the table an extract has")
         else:
@@ -340,6 +343,8 @@ class Building:
             if not self._has_all:
                 raise RowsFailed("a snapshot was removed while the history was built again", hint=_AGAIN)
             self._tables[name] = chain.put_in_place(history)
+            if history.steps:
+                self.outcome.anew.add(name)
             self._intact.add(name)
 
     def _tell(self, extract: Extract) -> None:
@@ -394,6 +399,8 @@ class Building:
                 chain.keep(stack, replacement)
                 return taken.history
             self._intact.add(name)
+            if not history.steps:
+                self.outcome.anew.add(name)
             return replacement.put_in_place(taken.history)
 
     @contextmanager

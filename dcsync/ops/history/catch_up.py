@@ -26,6 +26,7 @@ from dcsync.ops.history.build import Building, Failed, Options, Outcome, Request
 from dcsync.ops.history.changes import read_changes, update_changes
 from dcsync.ops.history.files import HistoryFolder
 from dcsync.ops.history.thread import FromThread, in_thread
+from dcsync.ops.history.unproved import is_of_verification, subject_of
 from dcsync.ops.history.verify import Verified, Verifying
 from dcsync.ops.integrity.content_reader import ReadingObserver, Unwatched
 from dcsync.ops.integrity.history_files import building_lock
@@ -162,13 +163,21 @@ async def _record(
 ) -> None:
     """Record the alerts of an account. Those of tables that were not looked at stay."""
     broken = BrokenParts(context.manifest, account)
-    if chosen.is_all:
-        await broken.replace([AlertCode.R_HISTORY], parts)
-        return
     looked_at = {
         _subject(item.request, name) for item in found for name in item.outcome.state.tables if chosen.has_table(name)
     }
-    await broken.replace([AlertCode.R_HISTORY], parts, keeps=lambda part: part.subject not in looked_at)
+    anew = {subject_of(item.request.slug, name) for item in found for name in item.outcome.anew}
+    # Those of data requests without snapshots, and of tables without a history now, end with the history.
+    there = [(subject_of(item.request.slug, ""), item.settings) for item in found]
+
+    def keeps(part: BrokenPart) -> bool:
+        if not is_of_verification(part):
+            return not (chosen.is_all or part.subject in looked_at)
+        name = part.subject.rpartition("/")[2]
+        is_wanted = any(part.subject.startswith(slug) and given.wants(f"{name}.csv") for slug, given in there)
+        return part.subject not in anew and (is_wanted or not chosen.is_all)
+
+    await broken.replace([AlertCode.R_HISTORY], parts, keeps=keeps)
 
 
 def _subject(request: KnownRequest, table: str) -> str:
@@ -268,6 +277,7 @@ class _Account:
                 first = outcome
                 outcome = await self._build(request, folder, there, there, fulls)
                 outcome.steps, outcome.written = outcome.steps + first.steps, outcome.written + first.written
+                outcome.anew |= first.anew
         if not self._chosen.tables:
             await self._count_changes(folder, [snapshot for snapshot in there if snapshot.is_whole], outcome)
         return RequestReport(
@@ -305,7 +315,18 @@ class _Account:
             outcome.failed.append(Failed(table="", reason=error.message, hint=error.advice or ""))
 
     async def verify(self) -> list[Verified]:
-        return [await self._verify(request, there) for request, there in await self._requests()]
+        return [await self._settled(request, there) for request, there in await self._requests()]
+
+    async def _settled(self, request: KnownRequest, there: Sequence[PastSnapshot]) -> Verified:
+        """Verify once more if a build or a prune changed what was read and a step does not prove."""
+        verified = await self._verify(request, there)
+        if verified.unproved:
+            now = next((found for known, found in await self._requests() if known.id == request.id), ())
+            if not now:
+                return Verified(account=self._account, request=request, folder=verified.folder)
+            if verified.is_outdated or now != there:
+                return await self._verify(request, now)
+        return verified
 
     async def _verify(self, request: KnownRequest, there: Sequence[PastSnapshot]) -> Verified:
         folder = self._context.settings.layout.history_folder(there[-1].folder, request.slug)

@@ -1,4 +1,4 @@
-"""Prove all steps of row histories again, from the snapshots that are in the mirror. Writes nothing."""
+"""Prove all steps of row histories again, from the snapshots that are in the mirror. Writes no file."""
 
 from __future__ import annotations
 
@@ -49,8 +49,18 @@ class Verified:
     recorded: int = 0
     gone: int = 0
     unproved: list[Unproved] = field(default_factory=list)
+    #: The tables that were looked at, and those among them of which nothing could be proved.
+    looked_at: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    #: Whether a build changed the history at the same time.
+    is_outdated: bool = False
     #: The recorded comparisons of delta tables with full extracts, by table.
     checked: dict[str, Check] = field(default_factory=dict)
+
+    @property
+    def checks(self) -> int:
+        """The number of steps of which something is known."""
+        return self.proved + self.recorded + len(self.unproved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,8 @@ class Verifying:
             names = dict.fromkeys((*self.request.tables, *filter(self.request.wants, known.tables)))
             for name in names:
                 self.stopping.check()
+                verified.looked_at.add(name)
+                before = verified.checks
                 found = files.check(name, known.tables.get(name), lambda: engine)
                 if isinstance(found, Lost):
                     self._unproved(verified, name, found.reason)
@@ -82,6 +94,9 @@ class Verifying:
                         verified.checked[name] = found.checked
                     with files.opened(name) as descriptor:
                         self._file(engine, name, found, descriptor, verified)
+                    if verified.checks == before:
+                        verified.unknown.add(name)
+        verified.is_outdated = files.read() != known
         return verified
 
     def _unproved(self, verified: Verified, name: str, reason: str) -> None:

@@ -19,8 +19,9 @@ from dcsync.core.table import TableKind
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.mirror.root import open_root
 from dcsync.ops.context import HistorySettings
-from dcsync.ops.history.build import Building, Options, Outcome, RequestTables, Stopping
+from dcsync.ops.history.build import Building, Options, Outcome, RequestTables
 from dcsync.ops.history.catch_up import Chosen, HistoryReport, catch_up
+from dcsync.ops.history.thread import Stopping
 from tests.rigs.mirror import TODAY, Mirror, add_extract
 
 ALL = HistorySettings(tables=("*",), memory=256 << 20)

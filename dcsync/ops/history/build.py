@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from dcsync.ops.history.delta_check import compare
 from dcsync.ops.history.files import FileDamaged, HistoryFolder, Lost, Replacement, check_hash
 from dcsync.ops.history.lost import hint_for, older, tables_only_in_history, what_is_lost
 from dcsync.ops.history.steps import Files, Taken, take_step, unchanged_step
+from dcsync.ops.history.thread import Stopping
 from dcsync.rows import Engine, open_table, opened
 
 log = structlog.get_logger(__name__)
@@ -94,34 +94,6 @@ class Outcome:
     anew: set[str] = field(default_factory=set)
     #: Whether snapshots that were not read are needed, because an older one was published late.
     needs_all: bool = False
-
-
-class Stopping:
-    """Asks a build to end, from another thread."""
-
-    def __init__(self) -> None:
-        self._is_set = threading.Event()
-        self._engine: Engine | None = None
-
-    def stop(self) -> None:
-        """End the statement that runs, and begin no more. Call it again until the build has ended."""
-        self._is_set.set()
-        engine = self._engine
-        if engine is not None:
-            engine.interrupt()
-
-    def check(self) -> None:
-        """Raise `RowsInterrupted` if the build is to end."""
-        if self._is_set.is_set():
-            raise RowsInterrupted("the row history was interrupted")
-
-    def wait(self, seconds: float) -> None:
-        """Wait, at most until the build is to end."""
-        self._is_set.wait(seconds)
-
-    def watch(self, engine: Engine) -> None:
-        """Let `stop` interrupt this engine."""
-        self._engine = engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,10 @@ from dcsync.core.table import TableKind
 from dcsync.errors import DcsyncError, DiskError, MirrorLocked, MirrorTampered, RowsFailed, RowsInterrupted
 from dcsync.manifest.broken import BrokenPart, BrokenParts
 from dcsync.ops.context import AccountSettings, HistorySettings, MirrorContext
-from dcsync.ops.history.build import Building, Failed, Options, Outcome, RequestTables, Stopping
+from dcsync.ops.history.build import Building, Failed, Options, Outcome, RequestTables
 from dcsync.ops.history.changes import read_changes, update_changes
 from dcsync.ops.history.files import HistoryFolder
-from dcsync.ops.history.thread import FromThread, in_thread
+from dcsync.ops.history.thread import FromThread, Stopping, in_thread
 from dcsync.ops.history.unproved import is_of_verification, subject_of
 from dcsync.ops.history.verify import Verified, Verifying
 from dcsync.ops.integrity.content_reader import ReadingObserver, Unwatched

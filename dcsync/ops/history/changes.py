@@ -28,7 +28,7 @@ from dcsync.mirror.described import describe_tables
 from dcsync.mirror.durable import replace_durably
 from dcsync.mirror.root import OWN_FOLDER, MirrorRoot
 from dcsync.ops.context import HistorySettings
-from dcsync.ops.history.build import Stopping
+from dcsync.ops.history.thread import Stopping
 from dcsync.ops.integrity.history_files import WORK
 from dcsync.rows import Engine, RowFate, TableChanges, compared, open_table, opened
 

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from dcsync.ops.history.build import Stopping
+from dcsync.errors import RowsInterrupted
 from dcsync.ops.integrity.content_reader import ReadingObserver
+from dcsync.rows import Engine
 from dcsync.tasks import Threads
 
 T = TypeVar("T")
 
 #: A statement that runs is interrupted again this often, until it ends.
 _INTERRUPT_S: Final = 0.05
+
+
+class Stopping:
+    """Asks a build to end, from another thread."""
+
+    def __init__(self) -> None:
+        self._is_set = threading.Event()
+        self._engine: Engine | None = None
+
+    def stop(self) -> None:
+        """End the statement that runs, and begin no more. Call it again until the build has ended."""
+        self._is_set.set()
+        engine = self._engine
+        if engine is not None:
+            engine.interrupt()
+
+    def check(self) -> None:
+        """Raise `RowsInterrupted` if the build is to end."""
+        if self._is_set.is_set():
+            raise RowsInterrupted("the row history was interrupted")
+
+    def wait(self, seconds: float) -> None:
+        """Wait, at most until the build is to end."""
+        self._is_set.wait(seconds)
+
+    def watch(self, engine: Engine) -> None:
+        """Let `stop` interrupt this engine."""
+        self._engine = engine
 
 
 @dataclass(frozen=True, slots=True)

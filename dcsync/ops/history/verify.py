@@ -16,10 +16,11 @@ from dcsync.errors import DcsyncError, RowsFailed, RowsInterrupted, RowsUnproved
 from dcsync.mirror import disk
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.history import statements
-from dcsync.ops.history.build import RequestTables, Stopping
+from dcsync.ops.history.build import RequestTables
 from dcsync.ops.history.files import FileDamaged, HistoryFolder, Lost, check_hash
 from dcsync.ops.history.prove import prove, sealed
 from dcsync.ops.history.steps import parquet, sources_of, temporary_tables
+from dcsync.ops.history.thread import Stopping
 from dcsync.ops.integrity.content_reader import ReadingObserver
 from dcsync.rows import Engine, open_table, opened
 

@@ -18,11 +18,10 @@ from dcsync.errors import DcsyncError, RowsInterrupted
 from dcsync.mirror.hashing import hash_descriptor
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.context import HistorySettings, MirrorContext
-from dcsync.ops.history.build import Stopping
 from dcsync.ops.history.catch_up import extracts_of
 from dcsync.ops.history.files import FileDamaged, HistoryFolder, check_hash, identity
 from dcsync.ops.history.steps import parquet, read_metadata
-from dcsync.ops.history.thread import in_thread
+from dcsync.ops.history.thread import Stopping, in_thread
 from dcsync.ops.history.verify import why_unproved
 from dcsync.ops.integrity.history_files import building_lock
 from dcsync.ops.integrity.window_tables import Recorded, WindowTables

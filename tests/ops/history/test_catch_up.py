@@ -15,9 +15,8 @@ from dcsync.core.retention import KeepPolicy
 from dcsync.errors import RowsFailed
 from dcsync.manifest.broken import BrokenParts
 from dcsync.ops.context import HistorySettings
-from dcsync.ops.history.build import Stopping
 from dcsync.ops.history.catch_up import Chosen, catch_up
-from dcsync.ops.history.thread import in_thread
+from dcsync.ops.history.thread import Stopping, in_thread
 from dcsync.ops.integrity.rebuild import rebuild
 from dcsync.ops.integrity.verify import verify
 from dcsync.rows import opened

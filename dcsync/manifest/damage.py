@@ -30,30 +30,53 @@ class KnownDamage:
 
 async def known_damage(manifest: SqlManifest, account: AccountName) -> tuple[KnownDamage, ...]:
     """Return the damage that is known of an account, but for snapshots that are no longer published."""
-    stored = await StoredValues(manifest).load(_key(account))
-    if stored is None:
-        return ()
-    published = await manifest.published_folders(account)
-    found = [KnownDamage(**entry) for entry in json.loads(stored)]
-    return tuple(item for item in found if item.job is None or item.job in published)
+    return await _of_published(manifest, account, await _stored(manifest, account))
 
 
 async def record_damage(
     manifest: SqlManifest, account: AccountName, found: Sequence[KnownDamage], *, was_read: Callable[[str], bool]
 ) -> None:
     """Replace the known damage of the part that a verify read by the damage that it found."""
-    known = await known_damage(manifest, account)
-    damage = [asdict(item) for item in _after(known, found, was_read)]
-    if damage or known:
-        await StoredValues(manifest).save(_key(account), json.dumps(damage) if damage else None)
+    stored = await _stored(manifest, account)
+    damage = _after(await _of_published(manifest, account, stored), found, was_read)
+    # Also to forget what is hidden now: the snapshot may be published again.
+    if set(damage) != set(stored):
+        await _save(manifest, account, damage)
+
+
+async def forget_damage(manifest: SqlManifest, account: AccountName, job: JobId) -> None:
+    """Forget the damage of a snapshot that is no longer there. The next one of the job is a new one."""
+    stored = await _stored(manifest, account)
+    left = [item for item in stored if item.job != job]
+    if len(left) < len(stored):
+        await _save(manifest, account, left)
 
 
 async def is_known_damage(
     manifest: SqlManifest, account: AccountName, found: Sequence[KnownDamage], *, was_read: Callable[[str], bool]
 ) -> bool:
     """Return whether `record_damage` would change nothing. Writes nothing."""
-    known = await known_damage(manifest, account)
-    return set(known) == set(_after(known, found, was_read))
+    stored = await _stored(manifest, account)
+    return set(stored) == set(_after(await _of_published(manifest, account, stored), found, was_read))
+
+
+async def _stored(manifest: SqlManifest, account: AccountName) -> tuple[KnownDamage, ...]:
+    stored = await StoredValues(manifest).load(_key(account))
+    return () if stored is None else tuple(KnownDamage(**entry) for entry in json.loads(stored))
+
+
+async def _save(manifest: SqlManifest, account: AccountName, damage: Sequence[KnownDamage]) -> None:
+    text = json.dumps([asdict(item) for item in damage]) if damage else None
+    await StoredValues(manifest).save(_key(account), text)
+
+
+async def _of_published(
+    manifest: SqlManifest, account: AccountName, stored: Sequence[KnownDamage]
+) -> tuple[KnownDamage, ...]:
+    if not stored:
+        return ()
+    published = await manifest.published_folders(account)
+    return tuple(item for item in stored if item.job is None or item.job in published)
 
 
 def _after(

@@ -42,7 +42,8 @@ mount -t tmpfs -o mode=755 tmpfs /run/systemd/nspawn  # where systemd-nspawn lea
 mount -t tmpfs -o mode=755 tmpfs "$place"
 mkdir "$place/upper" "$place/work" "$place/root"
 mount -t overlay -o "lowerdir=/,upperdir=$place/upper,workdir=$place/work" overlay "$place/root"
-rm -rf "$place/root/etc/dcsync"  # this machine may have a configuration of its own
+# This machine may have a dcsync of its own.
+rm -rf "$place/root/etc/dcsync" "$place/root/srv/dcsync" "$place/root/var/lib/dcsync"
 tar -C "$image" -cf - . | tar -C "$place/root" --no-overwrite-dir --no-same-owner -xf -
 status=0
 "$@" < /dev/null || status=$?

@@ -14,6 +14,7 @@ from dcsync.core.ports import KnownJob
 from dcsync.core.snapshot import Record
 from dcsync.errors import DiskError, DiskFull, MassChange, MirrorTampered
 from dcsync.manifest import SnapshotRows
+from dcsync.manifest.damage import forget_damage
 from dcsync.mirror import trash
 from dcsync.mirror.root import MirrorRoot
 from dcsync.ops.context import AccountSettings, MirrorContext
@@ -196,6 +197,7 @@ def _is_later(pruned: Record, known: KnownJob) -> bool:
 async def _note_missing(context: MirrorContext, account: AccountName, known: KnownJob, *, lost: bool) -> None:
     """Let the next run download the snapshot again while Autodesk has the extract. Otherwise record the loss."""
     now = context.clock.now()
+    await forget_damage(context.manifest, account, known.job.id)
     if lost:
         log.error("snapshot lost", account=account, job=known.job.id, folder=known.folder)
         await context.manifest.move(

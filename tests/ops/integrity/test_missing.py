@@ -11,6 +11,7 @@ from dcsync.app.from_config import account_settings
 from dcsync.core.lifecycle import JobState
 from dcsync.core.model import AccountName, JobId
 from dcsync.errors import MassChange
+from dcsync.manifest.damage import KnownDamage, known_damage, record_damage
 from dcsync.manifest.sql import SqlManifest
 from dcsync.ops.integrity.missing import notice_missing
 from tests.rigs.mirror import Mirror, add_extract, status_of, tables
@@ -26,6 +27,31 @@ async def test_a_snapshot_that_was_removed_is_fetched_again_while_the_server_has
 
     assert [published.job for published in outcome.published] == [job]
     mirror.assert_identical(job)
+
+
+@pytest.mark.parametrize("notices", [True, False])
+async def test_what_was_damaged_of_it_is_no_damage_of_the_one_that_is_fetched_again(
+    mirror: Mirror, notices: bool
+) -> None:
+    """A run notices that a folder is gone, or a verify with repair does."""
+    add_extract(mirror, tables(1), days_ago=2)
+    job = add_extract(mirror, tables(1, seed=1), days_ago=1)
+    await mirror.sync()
+    name, job_id = mirror.acme, JobId(job)
+    folder = str(mirror.snapshot_of(job).relative_to(mirror.root))
+    async with mirror.opened() as context:
+        found = [KnownDamage(path=folder, key=folder, job=job_id)]
+        await record_damage(context.manifest, name, found, was_read=lambda _: True)
+        if not notices:
+            await context.manifest.move(name, job_id, JobState.SEEN, at=mirror.clock.now(), attempts=0)
+            await record_damage(context.manifest, name, [], was_read=lambda _: True)
+    shutil.rmtree(mirror.snapshot_of(job))
+
+    await mirror.sync_one()
+
+    mirror.assert_identical(job)
+    async with mirror.opened() as context:
+        assert await known_damage(context.manifest, name) == ()
 
 
 async def test_a_snapshot_that_was_removed_after_its_30_days_is_a_loss_that_is_said_once(mirror: Mirror) -> None:

@@ -38,7 +38,7 @@ else
 	$(BIN)/pytest tests/core $(BESIDE) --durations=10 $(COVERAGE) || status=1; \
 	$(BIN)/pytest -p tests.rigs.again --ignore=tests/core $(BESIDE) --durations=25 || { \
 		[ -n "$(AGAIN)" ] && [ -s .pytest_cache/again ] && echo "These tests failed, and now run once more, alone:" && \
-		cat .pytest_cache/again && $(BIN)/pytest @.pytest_cache/again; } || status=1; \
+		cat .pytest_cache/again && $(BIN)/pytest -p tests.rigs.again --again --ignore=tests/core; } || status=1; \
 	exit $$status
 endif
 

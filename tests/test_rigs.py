@@ -187,6 +187,17 @@ def test_a_process_ends_although_what_it_has_started_holds_its_output() -> None:
             os.kill(left, signal.SIGKILL)
 
 
+def test_what_failed_runs_again_among_the_imports_of_all_tests(tmp_path: Path) -> None:
+    modules = {
+        "a": "import builtins\nbuiltins.was_imported = True\ndef test_a(): pass\n",
+        "b": "import builtins\ndef test_b(): assert not hasattr(builtins, 'was_imported')\n",
+    }
+    plugin = ("-p", "tests.rigs.again")
+
+    assert "1 failed, 1 passed" in inner_session(tmp_path, *plugin, ci=True, **modules)
+    assert "= 1 failed in" in inner_session(tmp_path, *plugin, "--again", ci=True, **modules)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
     """What pytest said of the same modules outside of CI and in CI."""

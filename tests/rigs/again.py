@@ -1,6 +1,7 @@
 """A plugin that notes which tests failed, so that `make test AGAIN=1` can run them once more, with nothing beside them.
 
-The note is `.pytest_cache/again`: their IDs, a line each. There is none if a test did not run at all.
+The note is `.pytest_cache/again`: their IDs, a line each. There is none if a test did not run at all. `--again` runs
+these tests. It collects all tests as before: what a module imports may be why a test in another one fails.
 """
 
 from __future__ import annotations
@@ -17,12 +18,29 @@ if TYPE_CHECKING:
 _GROUP: Final = re.compile(r"@[\w.]+$")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option."""
+    parser.addoption("--again", action="store_true", help="run the tests that failed in the run before")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Watch the tests of the process that prints."""
-    if not hasattr(config, "workerinput"):
-        place = config.rootpath / ".pytest_cache/again"
-        place.unlink(missing_ok=True)
-        config.pluginmanager.register(_Again(place))
+    if not hasattr(config, "workerinput") and not config.getoption("again"):
+        _note(config).unlink(missing_ok=True)
+        config.pluginmanager.register(_Again(_note(config)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests that passed out."""
+    if config.getoption("again"):
+        failed = set(_note(config).read_text(encoding="utf-8").splitlines())
+        items[:] = [item for item in items if item.nodeid in failed]
+        missing = failed.difference(item.nodeid for item in items)
+        assert not missing, f"these tests are not there: {sorted(missing)}"
+
+
+def _note(config: pytest.Config) -> Path:
+    return config.rootpath / ".pytest_cache/again"
 
 
 class _Again:

@@ -23,7 +23,8 @@ from dcsync.core.model import JobId
 from dcsync.core.row_history import Extract
 from dcsync.core.table import TableKind
 from dcsync.mirror.root import open_root
-from dcsync.ops.history.build import Building, Options, RequestTables, Stopping
+from dcsync.ops.history.build import Building, Options, RequestTables
+from dcsync.ops.history.thread import Stopping
 
 _HERE = Path(__file__).parents[1]
 _MEMORY = 1 << 30

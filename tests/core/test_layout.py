@@ -181,6 +181,7 @@ def test_any_job_has_a_safe_relative_folder(
 @pytest.mark.parametrize(
     ("template", "what"),
     [
+        ("date", "'date' is not a layout: write dated"),
         ("{account}/{date}", "lacks {job}"),
         ("{job}", "must begin with a folder"),
         ("{date}/{account}/{job}", "must begin with a folder"),

@@ -277,7 +277,8 @@ def _print(
 ) -> None:
     """Print the rows as JSON, all `columns` for programs, or on a terminal those that fit.
 
-    `shown` has the fields of each column of a terminal. The first one with a value is shown. A single account is not.
+    `shown` has the fields of each column of a terminal. The first one with a value is shown. If all rows
+    are of one account, its column is left out.
     """
     from dcsync.cli.output import print_json, print_table
 
